@@ -1,0 +1,39 @@
+"""gnt keeps neural networks able to learn: continual backpropagation for PyTorch.
+
+Beside any optimizer, a generate-and-test engine watches every hidden unit's utility and, step by step, replaces the
+least useful mature ones with fresh ones. Three ways in:
+
+    learner = gnt.ContinualBackprop(net, opt="adam", step_size=1e-3)        learner.learn(x, y) does a whole step
+    engine = gnt.GnT(net, optimizer)                                        engine.step() after your own
+    optimizer.step() net = Sequential(fc1, ReLU(), gnt.CBPLinear(fc1, fc2), fc2)             layers that act by
+    themselves
+
+The house: `walk` turns layers into unit groups, `GnT` runs them (features, utility, selection, reinit,
+optimizer_state), the learners put a loss and an optimizer around it, `gnt.optim` holds AdamGnT, an Adam whose step
+counts restart with the unit.
+"""
+
+from gnt.engine import GnT
+from gnt.layers import CBPConv, CBPLinear
+from gnt.learner import Backprop, ContinualBackprop, Step
+from gnt.optim import AdamGnT
+from gnt.optimizer_state import register_state_reset
+from gnt.units import UnitGroup
+from gnt.utility import register_utility
+from gnt.version import __version__
+from gnt.walk import walk
+
+__all__ = [
+    "AdamGnT",
+    "Backprop",
+    "CBPConv",
+    "CBPLinear",
+    "ContinualBackprop",
+    "GnT",
+    "Step",
+    "UnitGroup",
+    "__version__",
+    "register_state_reset",
+    "register_utility",
+    "walk",
+]

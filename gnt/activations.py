@@ -1,0 +1,79 @@
+"""Activations: the name of what stands between producer and consumer, and the gain it asks of fresh weights.
+
+An activation is known by name and, for the leaky kinds, its slope. The gain keeps a layer's variance through it:
+torch's own for the kinds that `torch.nn.init.calculate_gain` knows, relu's for its smooth relatives (elu, silu, gelu,
+mish ...), as the published code and common practice have it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+Activation = tuple[str, float | None]
+
+GAINS: dict[str, float] = {
+    "identity": 1.0,
+    "sigmoid": 1.0,
+    "hardsigmoid": 1.0,
+    "softsign": 1.0,
+    "tanh": 5.0 / 3.0,
+    "hardtanh": 5.0 / 3.0,
+    "selu": 0.75,
+    **dict.fromkeys(("relu", "relu6", "elu", "celu", "silu", "gelu", "mish", "hardswish", "softplus"), math.sqrt(2.0)),
+}
+LEAKY = ("leaky_relu", "rrelu", "prelu")
+_ALIASES = {"linear": "identity", "swish": "silu", "leakyrelu": "leaky_relu", "none": "identity"}
+
+_MODULES: dict[type[nn.Module], str] = {
+    nn.ReLU: "relu", nn.ReLU6: "relu6", nn.LeakyReLU: "leaky_relu", nn.RReLU: "rrelu", nn.PReLU: "prelu", nn.ELU: "elu",
+    nn.CELU: "celu", nn.SELU: "selu", nn.SiLU: "silu", nn.GELU: "gelu", nn.Mish: "mish", nn.Tanh: "tanh", nn.Sigmoid:
+        "sigmoid",
+    nn.Hardtanh: "hardtanh", nn.Hardsigmoid: "hardsigmoid", nn.Hardswish: "hardswish", nn.Softplus: "softplus",
+    nn.Softsign: "softsign",
+}  # fmt: skip
+
+
+def names() -> list[str]:
+    """The activation names that have a gain."""
+    return sorted([*GAINS, *LEAKY, *(a for a in _ALIASES if a != "none")])
+
+
+def canonical(name: str) -> Activation:
+    """A name as users write it -> an activation; ValueError lists the names that are known."""
+    key = name.lower()
+    key = _ALIASES.get(key, key)
+    if key in GAINS:
+        return key, None
+    if key in LEAKY:
+        return key, {"leaky_relu": 0.01, "rrelu": (1 / 8 + 1 / 3) / 2, "prelu": 0.25}[key]
+    raise ValueError(f"unknown activation {name!r}; known are {', '.join(names())}")
+
+
+def identify(layer: nn.Module | Callable[..., Any]) -> Activation | None:
+    """The activation that a module or a plain function such as ``F.relu`` is, or None."""
+    if isinstance(layer, nn.Module):
+        name = _MODULES.get(type(layer))
+        if name is None:
+            return None
+        if isinstance(layer, nn.LeakyReLU):
+            return name, layer.negative_slope
+        if isinstance(layer, nn.RReLU):
+            return name, (layer.lower + layer.upper) / 2
+        return canonical(name)
+    function_name = getattr(layer, "__name__", "").rstrip("_")
+    is_torch = (getattr(layer, "__module__", None) or "torch").startswith("torch")
+    return canonical(function_name) if is_torch and function_name in {*GAINS, *LEAKY} else None
+
+
+def gain(activation: Activation) -> float | None:
+    """Gain for the standard deviation of fresh weights: sqrt(2 / (1 + slope^2)) for the leaky kinds; None when
+    unknown.
+    """
+    name, slope = activation
+    if name in LEAKY:
+        return math.sqrt(2.0 / (1.0 + (slope or 0.0) ** 2))
+    return GAINS.get(name)

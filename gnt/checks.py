@@ -1,0 +1,185 @@
+"""What is refused at the engine's door, with what was passed and what is allowed. Everything here runs before a
+change.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gnt.units import CONV_LAYERS, UnitGroup
+
+STATE_VERSION = 1
+
+
+def settings(replacement_rate: Any, maturity_threshold: Any, decay_rate: Any, generator: Any) -> None:
+    """Refuse settings outside their range."""
+    if not _is_real(replacement_rate) or not 0.0 <= replacement_rate <= 1.0:
+        raise ValueError(f"replacement_rate must be a number in [0, 1], got {replacement_rate!r}")
+    if not isinstance(maturity_threshold, Integral) or isinstance(maturity_threshold, bool) or maturity_threshold < 0:
+        raise ValueError(f"maturity_threshold must be an integer >= 0, in updates, got {maturity_threshold!r}")
+    if not _is_real(decay_rate) or not 0.0 <= decay_rate < 1.0:
+        raise ValueError(f"decay_rate must be a number in [0, 1), got {decay_rate!r}")
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_open(closed: bool) -> None:
+    """Refuse to step a closed engine."""
+    if closed:
+        raise RuntimeError("this engine is closed: its hooks are gone; build a new GnT to go on")
+
+
+def feature_count(features: Any, groups: Sequence[UnitGroup]) -> None:
+    """Refuse features that are not one for each group."""
+    if isinstance(features, Tensor) or not isinstance(features, Sequence):
+        raise TypeError(
+            f"features must be a sequence of {len(groups)} tensors, one for each group, got {type(features).__name__}"
+        )
+    if len(features) != len(groups):
+        names = ", ".join(repr(group.name) for group in groups)
+        raise ValueError(
+            f"features must hold one tensor for each of the {len(groups)} groups ({names}), got {len(features)}"
+        )
+
+
+def recorded(features: Sequence[Sequence[Any]], groups: Sequence[UnitGroup]) -> None:
+    """Refuse an update of which some group has seen nothing, and features that its consumer would not read."""
+    missing = [group.name for group, seen in zip(groups, features, strict=True) if not seen]
+    if missing:
+        raise RuntimeError(
+            f"no features of group {', '.join(map(repr, missing))} since the last update: run the network forward "
+            "in training "
+            "mode with grad enabled before the step, or give the features"
+        )
+    for group, seen in zip(groups, features, strict=True):
+        for value in seen:
+            feature(value, group)
+
+
+def feature(value: Any, group: UnitGroup) -> None:
+    """Refuse a feature that is not what the group's consumer reads."""
+    slot, name = group.outgoing[0], group.name
+    weight = slot.weight
+    if not isinstance(value, Tensor):
+        raise TypeError(f"features of group {name!r} must be a tensor, got {type(value).__name__}")
+    width = weight.shape[1] * slot.groups
+    if isinstance(slot.module, CONV_LAYERS):
+        spatial = weight.ndim - 2
+        fits = value.ndim in (spatial + 1, spatial + 2) and value.shape[-spatial - 1] == width
+        wanted = f"(batch, {width}{', size' * spatial})"
+    else:
+        # a linear layer would read the last dimension, which holds units only once a convolution's output is flat
+        flat = isinstance(group.producer, CONV_LAYERS)
+        fits = value.ndim >= 1 and value.shape[-1] == width and not (flat and value.ndim > 2)
+        wanted = f"(batch, {width})" if flat else f"(..., {width})"
+    if not fits:
+        raise ValueError(
+            f"features of group {name!r} must be what its consumer {slot.name!r} reads, of shape {wanted}, got "
+            f"{tuple(value.shape)}"
+        )
+    if (
+        not value.is_floating_point()
+        or torch.promote_types(value.dtype, group.state.utility.dtype) != group.state.utility.dtype
+    ):
+        raise ValueError(
+            f"features of group {name!r} must be floating point and no wider than {group.state.utility.dtype}, got "
+            f"{value.dtype}"
+        )
+    if value.device != weight.device:
+        raise ValueError(f"features of group {name!r} must be on {weight.device}, got {value.device}")
+
+
+def worth(value: Any, group: UnitGroup, utility: str) -> None:
+    """Refuse a measure that does not return one number a unit."""
+    if not isinstance(value, Tensor) or value.shape != (group.num_units,):
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(
+            f"utility {utility!r} must return a tensor of shape ({group.num_units},) for group {group.name!r}, got "
+            f"{got}"
+        )
+
+
+def units(chosen: Any, groups: Sequence[UnitGroup]) -> list[Tensor]:
+    """Refuse indices that are not distinct units of their groups; reads the device. Returns them on the groups'
+    devices.
+    """
+    if isinstance(chosen, Tensor) or not isinstance(chosen, Sequence) or len(chosen) != len(groups):
+        got = f"{len(chosen)} entries" if isinstance(chosen, Sequence) else type(chosen).__name__
+        raise ValueError(f"units must be a sequence of {len(groups)} index tensors, one for each group, got {got}")
+    result = []
+    for group, indices in zip(groups, chosen, strict=True):
+        indices = torch.as_tensor(indices, device=group.incoming[0].weight.device)
+        if indices.ndim != 1 or (indices.numel() and (indices.is_floating_point() or indices.dtype == torch.bool)):
+            raise ValueError(
+                f"units of group {group.name!r} must be a 1-d tensor of integer indices, got {indices.dtype} of "
+                f"shape {tuple(indices.shape)}"
+            )
+        indices = indices.long()
+        if indices.numel():
+            low, high = (int(bound) for bound in indices.aminmax())
+            if low < 0 or high >= group.num_units:
+                raise ValueError(
+                    f"units of group {group.name!r} must lie in 0..{group.num_units - 1}, got {indices.tolist()}"
+                )
+            if len(torch.unique(indices)) != len(indices):
+                raise ValueError(f"units of group {group.name!r} must be distinct, got {indices.tolist()}")
+        result.append(indices)
+    return result
+
+
+def incoming(fresh: Any, chosen: Sequence[Tensor], groups: Sequence[UnitGroup]) -> list[Tensor | None]:
+    """Refuse given weights that do not fit the chosen units. Returns them in the groups' device and dtype; None: to be
+    drawn.
+    """
+    if fresh is None:
+        return [None] * len(groups)
+    if isinstance(fresh, Tensor) or not isinstance(fresh, Sequence) or len(fresh) != len(groups):
+        got = f"{len(fresh)} entries" if isinstance(fresh, Sequence) else type(fresh).__name__
+        raise ValueError(
+            f"incoming must be a sequence of {len(groups)} tensors (or None), one for each group, got {got}"
+        )
+    result: list[Tensor | None] = []
+    for group, indices, weights in zip(groups, chosen, fresh, strict=True):
+        own = group.incoming[0].weight
+        wanted = (len(indices), *own.shape[1:])
+        if weights is not None and tuple(torch.as_tensor(weights).shape) != wanted:
+            raise ValueError(
+                f"incoming weights of group {group.name!r} must have shape {wanted}, got "
+                f"{tuple(torch.as_tensor(weights).shape)}"
+            )
+        result.append(None if weights is None else torch.as_tensor(weights).detach().to(own.device, own.dtype))
+    return result
+
+
+def saved(state_dict: Any, groups: Sequence[UnitGroup], utility: str) -> None:
+    """Refuse a saved state of another version, measure or architecture."""
+    if not isinstance(state_dict, dict) or "version" not in state_dict or "groups" not in state_dict:
+        raise ValueError("state_dict is not one of GnT.state_dict(): it has no 'version' and 'groups'")
+    if state_dict["version"] != STATE_VERSION:
+        raise ValueError(f"state_dict has version {state_dict['version']!r}; this gnt reads version {STATE_VERSION}")
+    if state_dict["utility"] != utility:
+        raise ValueError(
+            f"state_dict holds averages of utility {state_dict['utility']!r}, this engine measures {utility!r}"
+        )
+    mine = [(group.name, group.num_units) for group in groups]
+    theirs = [(entry.get("name"), entry.get("num_units")) for entry in state_dict["groups"]]
+    if mine != theirs:
+        raise ValueError(
+            f"state_dict is of another architecture: it holds groups (name, units) {theirs}, this engine has {mine}"
+        )
+    for group, entry in zip(groups, state_dict["groups"], strict=True):
+        for name in ("utility", "mean_feature", "born", "last_active"):
+            if tuple(entry[name].shape) != (group.num_units,):
+                raise ValueError(
+                    f"state_dict has {name!r} of shape {tuple(entry[name].shape)} for group {group.name!r}"
+                )

@@ -1,0 +1,368 @@
+"""GnT: generate and test. One step watches every unit, finds those that are due, and replaces them.
+
+update    ages, running means, utilities            from features read before the optimizer's step, weights after it
+select    how many are due, which are worth least   all groups are tested before any is regenerated
+replace   mean into the consumers' bias, outgoing weights zero, fresh incoming weights, norms, then optimizer state
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from gnt import checks, reinit, selection
+from gnt.features import Batch, Recorder
+from gnt.optimizer_state import StateReset
+from gnt.report import Report, warn_if_idle
+from gnt.state import UnitState
+from gnt.units import UnitGroup
+from gnt.utility import Signals, find
+from gnt.walk import Layers, walk
+
+WARN_AFTER = 10_000
+
+Features = Sequence[Tensor | Sequence[Tensor]]
+
+
+class GnT:
+    """Generate and test over the hidden units of a network, beside any torch optimizer.
+
+    Call `step` after each optimizer step. It updates every unit's age, mean feature and utility, and replaces the least
+    useful of the mature ones at the replacement rate: its mean contribution moves into its consumers' bias, its
+        outgoing weights become 0,
+    its incoming weights are drawn anew, and the optimizer forgets what it knew of these slices.
+
+    Args:
+        layers: what `walk` takes (a Sequential, ModuleList, list of layers, or a model with ``.layers``), or unit
+            groups.
+        optimizer: the optimizer whose state is reset for replaced units; None leaves all optimizer state alone.
+        replacement_rate: share of the eligible units of a group that is replaced in one update, in [0, 1].
+        maturity_threshold: a unit is eligible when its age, in updates, exceeds this; an integer >= 0.
+        decay_rate: of the running averages, in [0, 1).
+        utility: a measure of `gnt.utility`, or one registered with `register_utility`.
+        init: distribution of fresh weights: "default", "xavier", "lecun" or "kaiming" (`gnt.reinit`).
+        accumulate: carry fractions of a unit over to later updates (True), or draw whether to replace one more (False).
+        bias_transfer: move a replaced unit's mean contribution into its consumers' bias.
+        generator: for all random draws. None makes one, seeded from torch's global generator.
+        activation: name of the activation for groups whose list shows none; decides the gain of fresh weights.
+        record: record features by hooks. With False, give them to `update` or `step`.
+
+    Attributes:
+        groups: tuple of `UnitGroup`, in order; ``group.state`` holds ages, running averages and accumulator.
+        updates: number of updates so far.
+
+    Raises:
+        ValueError: a setting outside its range, a name that is not known, or layers that cannot be walked
+            (`WalkError`).
+        TypeError: an optimizer whose state cannot be reset per unit.
+
+    Sources: Dohare et al., Nature 632 (2024), Algorithm 1; arXiv 2306.13812, Eqs. 2-8 for mean and age correction.
+
+    >>> import torch, gnt
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
+    >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    >>> engine = gnt.GnT(net, optimizer, replacement_rate=0.01, maturity_threshold=5)
+    >>> for _ in range(20):
+    ...     optimizer.zero_grad()
+    ...     net(torch.randn(8, 4)).square().mean().backward()
+    ...     optimizer.step()
+    ...     replaced = engine.step()
+    >>> engine.groups[0].state.replaced
+    2
+    """
+
+    def __init__(
+        self,
+        layers: Layers | Iterable[UnitGroup],
+        optimizer: Optimizer | None = None,
+        *,
+        replacement_rate: float = 1e-4,
+        maturity_threshold: int = 100,
+        decay_rate: float = 0.99,
+        utility: str = "contribution",
+        init: str = "kaiming",
+        accumulate: bool = True,
+        bias_transfer: bool = True,
+        generator: torch.Generator | None = None,
+        activation: str | None = None,
+        record: bool = True,
+    ) -> None:
+        checks.settings(replacement_rate, maturity_threshold, decay_rate, generator)
+        self._measure = find(utility)
+        self.replacement_rate = float(replacement_rate)
+        self.maturity_threshold = int(maturity_threshold)
+        self.decay_rate = float(decay_rate)
+        self.utility = utility
+        self.init = init
+        self.accumulate = bool(accumulate)
+        self.bias_transfer = bool(bias_transfer)
+        self.groups = _own_groups(layers, activation)
+        self._bounds = [reinit.bound(group, init) for group in self.groups]
+        self.optimizer = optimizer
+        for group in self.groups:
+            group.state = UnitState(
+                group.num_units,
+                decay_rate=self.decay_rate,
+                maturity_threshold=self.maturity_threshold,
+                averaged=self._measure.averaged,
+                like=group.incoming[0].weight,
+            )
+        self.generator = (
+            generator if generator is not None else _own_generator(self.groups[0].incoming[0].weight.device)
+        )
+        # counts are drawn on the host, so that no draw asks the device
+        on_host = self.generator.device.type == "cpu"
+        self._coin = self.generator if on_host else torch.Generator().manual_seed(self.generator.initial_seed())
+        self.updates = 0
+        self._selected: list[Tensor] = []
+        self._closed = False
+        self._recorder = Recorder(self.groups) if record else None
+
+    @property
+    def optimizer(self) -> Optimizer | None:
+        """The optimizer whose state is reset for replaced units."""
+        return self._optimizer_state.optimizer if self._optimizer_state is not None else None
+
+    @optimizer.setter
+    def optimizer(self, optimizer: Optimizer | None) -> None:
+        self._optimizer_state = StateReset(optimizer, self.groups) if optimizer is not None else None
+
+    @torch.no_grad()
+    def step(self, features: Features | None = None) -> list[Tensor]:
+        """Update, select, replace; call it after each optimizer step.
+
+        Args:
+            features: as for `update`.
+
+        Returns:
+            Indices of the replaced units, one int64 tensor for each group.
+        """
+        self.update(features)
+        units = self.select()
+        self.replace(units)
+        return units
+
+    @torch.no_grad()
+    def update(self, features: Features | None = None) -> None:
+        """Everybody one older; running averages of mean feature and utility.
+
+        With d the decay rate, a the age after its increment, h the features and y the measure:
+        f <- d f + (1 - d) mean h;  f^ = f / (1 - d^a);  u <- d u + (1 - d) y;  u^ = u / (1 - d^a).
+
+        Args:
+            features: for each group what its consumer read *before* the optimizer's step, samples first: a tensor, or a
+                list of tensors from several forwards (gradient accumulation). None takes what was recorded since the
+                last update.
+
+        Raises:
+            RuntimeError: nothing was recorded, or the engine is closed.
+            ValueError: the wrong number, shape, device or dtype of features.
+            FloatingPointError: features or weights of a group are not finite (found at once on the CPU; on other
+                devices the group keeps its averages and ``state.nonfinite`` counts). Nothing is changed.
+        """
+        batches = self._batches(features)
+        if not any(batch.size for batch in batches):
+            return  # an empty remainder batch: nothing was learned, so nobody ages
+        tested = [self._test(group, batch) for group, batch in zip(self.groups, batches, strict=True)]
+        self.updates += 1
+        for group, (mean, worth, finite) in zip(self.groups, tested, strict=True):
+            group.state.advance(mean, worth, finite)
+        if self.updates == WARN_AFTER:
+            warn_if_idle(self.groups, self.replacement_rate, self.maturity_threshold)
+
+    @torch.no_grad()
+    def select(self) -> list[Tensor]:
+        """Find the units that are due now, lowest corrected utility first; consumes the accumulators.
+
+        With accumulation, over any number of updates the count is within 1 of the sum of replacement_rate * eligible.
+        Without, it is floor(replacement_rate * eligible) and one more with the probability of the fraction. It is never
+        more than there are.
+
+        Returns:
+            Indices of the units, one int64 tensor for each group; empty where none is due.
+        """
+        checks.is_open(self._closed)
+        self._selected = [self._select(group.state) for group in self.groups]
+        return list(self._selected)
+
+    @torch.no_grad()
+    def replace(self, units: Sequence[Tensor], incoming: Sequence[Tensor | None] | None = None) -> None:
+        """Replace units: all that makes them what they are starts anew.
+
+        Group by group: the mean contribution moves into the consumers' bias (b_k += sum_i w_ki f^_i), outgoing weights
+            become
+        exactly 0, incoming weights are drawn from the initial distribution, the producer's bias becomes 0, norms and
+        the units' own state are as at birth. After all groups, the optimizer's state of the same slices is reset.
+
+        Where a unit and one of its consumer's units are replaced together, the weight between them is the consumer's
+        fresh draw.
+
+        Args:
+            units: indices for each group, as `select` returns them, or any of your own.
+            incoming: for each group fresh incoming weights (k, fan-in shape...) to use in place of draws, or None.
+
+        Raises:
+            ValueError: wrong number of groups, indices out of range or repeated, wrong shape of ``incoming``. Nothing
+                is changed.
+        """
+        checks.is_open(self._closed)
+        selected = len(units) == len(self._selected) and all(a is b for a, b in zip(units, self._selected, strict=True))
+        chosen = list(units) if selected else checks.units(units, self.groups)
+        fresh = checks.incoming(incoming, chosen, self.groups)
+        self._selected = []
+        work = [item for item in zip(self.groups, chosen, fresh, self._bounds, strict=True) if len(item[1])]
+        if work and self._optimizer_state is not None:
+            self._optimizer_state.check(self.groups)
+        for group, indices, weights, limit in work:
+            if weights is None:
+                weights = reinit.fresh_weights(group.incoming[0], len(indices), limit, self.generator)
+            mean_feature = group.state.corrected_mean_feature[indices] if self.bias_transfer else None
+            reinit.regenerate(group, indices, weights, mean_feature)
+            group.state.rebirth(indices, all_eligible=selected)
+        if self._optimizer_state is not None:
+            for group, indices, _, _ in work:
+                self._optimizer_state.reset(group, indices)
+
+    def report(self) -> Report:
+        """Per group: units, eligible, replaced so far, when the next is due, dead units. Prints as a table; reads the
+        device.
+        """
+        return Report.of(self.groups, self.updates, self.replacement_rate)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on bit by bit: unit state of all groups, counters, the generator's state.
+
+        It loads with ``torch.load(weights_only=True)``. Take it between steps: features that wait for an update are not
+        in it.
+        """
+        return {
+            "version": checks.STATE_VERSION,
+            "utility": self.utility,
+            "updates": self.updates,
+            "generator": self.generator.get_state(),
+            "coin": self._coin.get_state(),
+            "groups": [{"name": g.name, "num_units": g.num_units, **g.state.state_dict()} for g in self.groups],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a saved state. Settings are not saved: build the engine with the same ones.
+
+        Raises:
+            ValueError: saved by another version, with another measure of utility, or for other groups. Nothing is
+                changed.
+        """
+        checks.saved(state_dict, self.groups, self.utility)
+        try:
+            self.generator.set_state(state_dict["generator"].cpu())
+        except RuntimeError as error:
+            raise ValueError(
+                f"the saved generator is of another device than this one ({self.generator.device}); pass a "
+                "generator of the device "
+                "it was saved with"
+            ) from error
+        self._coin.set_state(state_dict["coin"].cpu())
+        self.updates = int(state_dict["updates"])
+        self._selected = []
+        for group, saved in zip(self.groups, state_dict["groups"], strict=True):
+            group.state.load_state_dict(saved)
+        self.discard()
+
+    def discard(self) -> None:
+        """Forget the recorded features of forwards that no update will follow."""
+        if self._recorder is not None:
+            self._recorder.take()
+
+    def close(self) -> None:
+        """Remove the hooks. The engine can be read and saved afterwards, but not stepped."""
+        if self._recorder is not None:
+            self._recorder.close()
+        self._closed = True
+
+    def _batches(self, features: Features | None) -> list[Batch]:
+        """What was given or recorded, checked and arranged, one batch a group."""
+        checks.is_open(self._closed)
+        recorded = self._recorder.take() if self._recorder is not None else [[] for _ in self.groups]
+        if features is not None:
+            checks.feature_count(features, self.groups)
+            recorded = [[given] if isinstance(given, Tensor) else list(given) for given in features]
+        checks.recorded(recorded, self.groups)
+        for group in self.groups:
+            group.state.follow(group.incoming[0].weight)
+        return [
+            Batch(seen, group.outgoing[0], group.state.utility.dtype)
+            for group, seen in zip(self.groups, recorded, strict=True)
+        ]
+
+    def _test(self, group: UnitGroup, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Mean feature, worth, and on devices that must not be asked whether both are finite. Changes nothing."""
+        mean = batch.mean()
+        signals = Signals(group, batch, lambda: group.state.centre(mean), self.generator)
+        worth = self._measure.function(signals)
+        checks.worth(worth, group, self.utility)
+        worth = worth.to(mean.device, mean.dtype, non_blocking=True)
+        finite = torch.isfinite(mean + worth).all()
+        if mean.device.type != "cpu":
+            return mean, worth, finite
+        if not finite:
+            raise FloatingPointError(
+                f"features or weights of group {group.name!r} are not finite, so its units cannot be compared; "
+                "nothing was changed"
+            )
+        return mean, worth, None
+
+    def _select(self, state: UnitState) -> Tensor:
+        if not state.eligible:
+            return state.nobody
+        if self.accumulate:
+            count, state.accumulated = selection.accumulate(state.accumulated, self.replacement_rate, state.eligible)
+        else:
+            count = selection.draw_count(self.replacement_rate, state.eligible, self._uniform)
+        return selection.lowest(state.corrected_utility, state.mature, count) if count else state.nobody
+
+    def _uniform(self) -> float:
+        return torch.rand((), dtype=torch.float64, generator=self._coin).item()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # hooks do not travel, and a registered measure is found again by its name
+        return {**self.__dict__, "_recorder": self._recorder is not None, "_measure": None, "_selected": []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._measure = find(self.utility)
+        self._recorder = Recorder(self.groups) if state["_recorder"] and not self._closed else None
+
+    def __repr__(self) -> str:
+        settings = ", ".join(
+            f"{name}={getattr(self, name)!r}"
+            for name in (
+                "replacement_rate",
+                "maturity_threshold",
+                "decay_rate",
+                "utility",
+                "init",
+                "accumulate",
+                "bias_transfer",
+            )
+        )
+        return f"GnT({len(self.groups)} groups, {sum(g.num_units for g in self.groups)} units, {settings})"
+
+
+def _own_groups(layers: Layers | Iterable[UnitGroup], activation: str | None) -> tuple[UnitGroup, ...]:
+    """Groups that no other engine writes its state to."""
+    if isinstance(layers, Iterable) and not isinstance(layers, torch.nn.Module):
+        given: list[Any] = list(layers)
+        if given and all(isinstance(layer, UnitGroup) for layer in given):
+            return tuple(dataclasses.replace(group) for group in given)
+        return walk(given, activation=activation)
+    return walk(cast(Layers, layers), activation=activation)
+
+
+def _own_generator(device: torch.device) -> torch.Generator:
+    """Seeded from torch's global generator, as torch's own DataLoader does: `torch.manual_seed` governs it."""
+    seed = int(torch.empty((), dtype=torch.int64).random_().item())
+    return torch.Generator(device=device).manual_seed(seed)

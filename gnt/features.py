@@ -1,0 +1,129 @@
+"""Features: what the consumers read, recorded by forward pre-hooks and reduced to per-unit statistics.
+
+A feature is a consumer's *input*: after activation, norm, pooling, dropout, flatten. Only forwards in training mode
+with grad enabled are recorded. Several forwards before one update (gradient accumulation) count as one batch of their
+samples.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gnt.units import CONV_LAYERS, Slot, UnitGroup
+
+_MANY_FORWARDS = 1000
+
+
+class Recorder:
+    """Records the inputs of one consumer per group until they are taken.
+
+    Its hooks do not travel: in a copied or unpickled network they lie dormant, and a copied engine hangs up hooks of
+        its own.
+    """
+
+    def __init__(self, groups: Sequence[UnitGroup]) -> None:
+        self._taps = [_Tap(group.name) for group in groups]
+        self._handles = []
+        for group, tap in zip(groups, self._taps, strict=True):
+            consumer = group.outgoing[0].module
+            hooks = consumer._forward_pre_hooks
+            for key in [key for key, hook in hooks.items() if hook is _dormant]:
+                del hooks[key]
+            self._handles.append(consumer.register_forward_pre_hook(tap, with_kwargs=True))
+
+    def take(self) -> list[list[Tensor]]:
+        """The features recorded since the last call, per group one tensor for each forward."""
+        taken = [tap.features for tap in self._taps]
+        for tap in self._taps:
+            tap.features = []
+        return taken
+
+    def close(self) -> None:
+        """Remove the hooks and forget what they recorded."""
+        for handle in self._handles:
+            handle.remove()
+        self.take()
+
+
+class _Tap:
+    """A forward pre-hook that keeps what its module is about to read."""
+
+    def __init__(self, group: str) -> None:
+        self.group = group
+        self.features: list[Tensor] = []
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if module.training and torch.is_grad_enabled():
+            feature = args[0] if args else kwargs["input"]
+            self.features.append(feature.detach())
+            if len(self.features) == _MANY_FORWARDS:
+                warnings.warn(
+                    f"{_MANY_FORWARDS} forwards of the consumer of group {self.group!r} are waiting for an update: "
+                    "call GnT.step() "
+                    "after each optimizer step, or close() the engine",
+                    stacklevel=2,
+                )
+
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        return _sleep, ()
+
+
+def _dormant(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """What a tap becomes in a copy of its network: nobody would take what it records."""
+
+
+def _sleep() -> Callable[..., None]:
+    return _dormant
+
+
+class Batch:
+    """The features of one group in one update, as (samples, positions[, sites]) with their means over everything but
+    units.
+
+    ``positions`` are ``num_units * block``: a flattened channel has several. Sites are the pixels of a convolution's
+    input.
+    """
+
+    def __init__(self, features: Sequence[Tensor], slot: Slot, dtype: torch.dtype) -> None:
+        self._slot, self._dtype = slot, dtype
+        self._parts = [self._arrange(f.detach()) for f in features]
+        sizes = [p.shape[0] * (p.shape[2] if p.ndim == 3 else 1) for p in self._parts]
+        self.size = sum(sizes)
+        self._parts = [p for p, n in zip(self._parts, sizes, strict=True) if n]
+        self._shares = [n / self.size for n in sizes if n]
+
+    def _arrange(self, feature: Tensor) -> Tensor:
+        slot = self._slot
+        if isinstance(slot.module, CONV_LAYERS):
+            spatial = slot.weight.ndim - 2
+            feature = feature.reshape(-1, feature.shape[-spatial - 1], feature.shape[-spatial:].numel())
+        else:
+            feature = feature.reshape(-1, feature.shape[-1])
+        used = slot.num_units * slot.block
+        return feature if feature.shape[1] == used else feature.narrow(1, slot.offset, used)
+
+    def _mean(self, parts: Sequence[Tensor]) -> Tensor:
+        means = [p.mean(0 if p.ndim == 2 else (0, 2), dtype=self._dtype) for p in parts]
+        if len(means) > 1:
+            means = [m * share for m, share in zip(means, self._shares, strict=True)]
+            return torch.stack(means).sum(0).view(self._slot.num_units, self._slot.block)
+        return means[0].view(self._slot.num_units, self._slot.block)
+
+    def mean(self) -> Tensor:
+        """Mean feature of each unit, over samples, sites and the positions of its block: (num_units,)."""
+        mean = self._mean(self._parts)
+        return mean.mean(1) if self._slot.block > 1 else mean.view(-1)
+
+    def magnitude(self) -> Tensor:
+        """Mean |h| of each position: (num_units, block)."""
+        return self._mean([p.abs() for p in self._parts])
+
+    def deviation(self, centre: Tensor) -> Tensor:
+        """Mean |h - centre| of each position, ``centre`` one value a unit: (num_units, block)."""
+        centre = centre.repeat_interleave(self._slot.block) if self._slot.block > 1 else centre
+        return self._mean([(p - (centre[:, None] if p.ndim == 3 else centre)).abs_() for p in self._parts])

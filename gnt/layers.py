@@ -1,0 +1,186 @@
+"""CBPLinear and CBPConv: continual backpropagation as layers inside a network.
+
+Each is the identity, placed after the activation of ``in_layer``; it notes the features that pass, and after the step
+of whichever optimizer holds ``in_layer``'s weight it updates, selects and replaces, with an engine of its own. Nothing
+happens during backward. All layers of one optimizer act together: all are tested before any unit is regenerated.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, is_grad_enabled, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from gnt.engine import GnT
+from gnt.units import CONV_LAYERS, UnitGroup
+from gnt.walk import walk
+
+
+class _CBPLayer(nn.Module):
+    """The identity, with an engine over the one group of units between ``in_layer`` and ``out_layer``."""
+
+    _producers: tuple[type[nn.Module], ...] = ()
+    _consumers: tuple[type[nn.Module], ...] = ()
+
+    def __init__(
+        self,
+        in_layer: nn.Module,
+        out_layer: nn.Module,
+        *,
+        norms: nn.Module | Sequence[nn.Module] = (),
+        activation: str = "relu",
+        **settings: Any,
+    ) -> None:
+        super().__init__()
+        for role, layer, allowed in (
+            ("in_layer", in_layer, self._producers),
+            ("out_layer", out_layer, self._consumers),
+        ):
+            if not isinstance(layer, allowed):
+                kinds = ", ".join(kind.__name__ for kind in allowed)
+                raise TypeError(f"{role} of {type(self).__name__} must be one of {kinds}, got {type(layer).__name__}")
+        between = [norms] if isinstance(norms, nn.Module) else list(norms)
+        # plain attributes of the engine: the layers are submodules of the network, not of this one
+        self.engine = GnT(walk([in_layer, *between, out_layer], activation=activation), record=False, **settings)
+        self._waiting: list[Tensor] = []
+        self._order = 0
+        _watch(self)
+
+    @property
+    def group(self) -> UnitGroup:
+        """The units that this layer looks after."""
+        return self.engine.groups[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns ``x``; in training mode with grad enabled its values are noted until the optimizer's step."""
+        if self.training and is_grad_enabled():
+            self._waiting.append(self._as_read(x.detach()))
+        return x
+
+    def _as_read(self, feature: Tensor) -> Tensor:
+        """The feature as the consumer reads it, where a flatten still lies ahead."""
+        flat = isinstance(self.group.producer, CONV_LAYERS) and not isinstance(self.group.consumers[0], CONV_LAYERS)
+        return feature.flatten(1) if flat and feature.ndim > 2 else feature
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The engine's state, saved with the network's."""
+        return self.engine.state_dict()
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.engine.load_state_dict(state)
+        self._waiting = []
+
+    def extra_repr(self) -> str:
+        return repr(self.engine)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_waiting": []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        _watch(self)
+
+
+class CBPLinear(_CBPLayer):
+    """Continual backpropagation for the units between two linear layers; put it after the activation of ``in_layer``.
+
+    Args:
+        in_layer: the ``nn.Linear`` whose output features are the units.
+        out_layer: the ``nn.Linear`` that reads them.
+        norms: norm or norms between the two, whose per-unit parts are made fresh too.
+        activation: name of the activation, for the gain of fresh weights.
+        settings: of `GnT`: replacement_rate, maturity_threshold, decay_rate, utility, init, accumulate, bias_transfer,
+            generator.
+
+    The layer acts after ``optimizer.step()`` of the optimizer that holds ``in_layer.weight``, whose state it resets. It
+    changes nothing in eval mode, without grad, or while an optimizer steps without a forward before. Its state is saved
+    in the network's state_dict.
+
+    Raises:
+        TypeError: other kinds of layers, or an optimizer whose state cannot be reset per unit (at its first step).
+        ValueError: sizes that do not fit, or settings outside their range.
+
+    >>> import torch, gnt
+    >>> from torch import nn
+    >>> fc1, fc2 = nn.Linear(4, 16), nn.Linear(16, 1)
+    >>> net = nn.Sequential(fc1, nn.ReLU(), gnt.CBPLinear(fc1, fc2, replacement_rate=0.1, maturity_threshold=2), fc2)
+    >>> optimizer = torch.optim.Adam(net.parameters())
+    >>> for _ in range(5):
+    ...     optimizer.zero_grad()
+    ...     net(torch.randn(8, 4)).square().mean().backward()
+    ...     optimizer.step()
+    >>> net[2].group.state.replaced
+    4
+    """
+
+    _producers = (nn.Linear,)
+    _consumers = (nn.Linear,)
+
+
+class CBPConv(_CBPLayer):
+    """Continual backpropagation for the channels of a convolution; put it after the activation (and pooling) of
+    ``in_layer``.
+
+    Args:
+        in_layer: the ``nn.Conv1d``, ``Conv2d`` or ``Conv3d`` whose output channels are the units.
+        out_layer: the convolution of the same kind, or the ``nn.Linear``, that reads them. For a linear layer each
+            channel owns its block of columns; the layer may stand before or after the flatten.
+        norms, activation, settings: as for `CBPLinear`.
+
+    >>> import torch, gnt
+    >>> from torch import nn
+    >>> conv, fc = nn.Conv2d(1, 6, 3), nn.Linear(54, 2)
+    >>> net = nn.Sequential(conv, nn.ReLU(), nn.MaxPool2d(2), gnt.CBPConv(conv, fc), nn.Flatten(), fc)
+    >>> net(torch.randn(2, 1, 8, 8)).shape
+    torch.Size([2, 2])
+    """
+
+    _producers = CONV_LAYERS
+    _consumers = (*CONV_LAYERS, nn.Linear)
+
+
+_layers: weakref.WeakSet[_CBPLayer] = weakref.WeakSet()
+_held: weakref.WeakKeyDictionary[Optimizer, tuple[int, list[weakref.ref[_CBPLayer]]]] = weakref.WeakKeyDictionary()
+_serial = itertools.count()
+_hooks: list[Any] = []
+
+
+def _watch(layer: _CBPLayer) -> None:
+    """From now on, look for the layer after every optimizer's step."""
+    layer._order = next(_serial)
+    _layers.add(layer)
+    _held.clear()
+    if not _hooks:
+        _hooks.append(register_optimizer_step_post_hook(_after_any_step))
+
+
+def _layers_of(optimizer: Optimizer) -> list[_CBPLayer]:
+    """The layers whose producer the optimizer holds, in order of creation; looked up anew when either side grows."""
+    size = sum(len(options["params"]) for options in optimizer.param_groups)
+    known = _held.get(optimizer)
+    if known is None or known[0] != size:
+        params = {id(p) for options in optimizer.param_groups for p in options["params"]}
+        mine = sorted(
+            (layer for layer in _layers if id(layer.group.incoming[0].weight) in params),
+            key=lambda layer: layer._order,
+        )
+        known = _held[optimizer] = (size, [weakref.ref(layer) for layer in mine])
+    return [layer for reference in known[1] if (layer := reference()) is not None]
+
+
+def _after_any_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    layers = [layer for layer in _layers_of(optimizer) if layer._waiting]
+    for layer in layers:
+        if layer.engine.optimizer is not optimizer:
+            layer.engine.optimizer = optimizer
+    for layer in layers:
+        waiting, layer._waiting = layer._waiting, []
+        layer.engine.update([waiting])
+    due = [layer.engine.select() for layer in layers]
+    for layer, units in zip(layers, due, strict=True):
+        layer.engine.replace(units)

@@ -1,0 +1,163 @@
+"""The optimizer's memory of a replaced unit, reset: a table, state key -> value at birth.
+
+An optimizer that has ``reset_units(param, dim, index, groups)`` is asked. Any other goes by `STATE_RESETS`, which lists
+for each optimizer of torch.optim its per-element state. Counts that the whole tensor shares (``step``) stay: they
+belong to the other units too. An optimizer that is not listed, or keeps state that has no per-unit part, is refused by
+name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from gnt.units import Slot, UnitGroup
+
+# value at birth: a number, the name of an entry of the parameter group, or the parameter itself
+PARAMETER = object()
+Fresh = Any
+
+_ADAM = {"exp_avg": 0.0, "exp_avg_sq": 0.0, "max_exp_avg_sq": 0.0}
+
+STATE_RESETS: dict[type[Optimizer], Mapping[str, Fresh]] = {
+    torch.optim.SGD: {"momentum_buffer": 0.0},
+    torch.optim.Adam: _ADAM,
+    torch.optim.AdamW: _ADAM,
+    torch.optim.NAdam: _ADAM,
+    torch.optim.RAdam: _ADAM,
+    torch.optim.Adamax: {"exp_avg": 0.0, "exp_inf": 0.0},
+    torch.optim.Adagrad: {"sum": "initial_accumulator_value"},
+    torch.optim.Adadelta: {"square_avg": 0.0, "acc_delta": 0.0},
+    torch.optim.RMSprop: {"square_avg": 0.0, "momentum_buffer": 0.0, "grad_avg": 0.0},
+    torch.optim.Rprop: {"prev": 0.0, "step_size": "lr"},
+    torch.optim.ASGD: {"ax": PARAMETER},
+}
+if hasattr(torch.optim, "Muon"):  # torch 2.9
+    STATE_RESETS[torch.optim.Muon] = {"momentum_buffer": 0.0}
+
+_WHY_NOT = {
+    "LBFGS": "its history mixes all parameters into flat vectors",
+    "Adafactor": "its factored second moment is shared by whole rows and columns",
+    "SparseAdam": "it takes sparse gradients only",
+}
+
+
+class ResetsUnits(Protocol):
+    """An optimizer that resets its own state: ``AdamGnT``, or one of your own."""
+
+    def reset_units(self, param: Tensor, dim: int, index: Tensor, groups: int = 1) -> None:
+        """Reset the state of positions ``index`` along ``dim`` of ``param``."""
+
+
+def register_state_reset(optimizer_class: type[Optimizer], resets: Mapping[str, Fresh]) -> None:
+    """Tell gnt how to reset an optimizer's per-element state.
+
+    Args:
+        optimizer_class: the optimizer's class; subclasses inherit the entry.
+        resets: for each state key that holds a tensor of the parameter's shape, its value at birth: a number, or the
+            name of an entry of ``param_groups`` such as ``"lr"``. Keys that a run does not use may be listed too.
+
+    Raises:
+        TypeError: not a subclass of torch.optim.Optimizer, or values that are neither numbers nor names.
+
+    >>> import torch, gnt
+    >>> class Signum(torch.optim.SGD): ...
+    >>> gnt.register_state_reset(Signum, {"momentum_buffer": 0.0})
+    """
+    if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, Optimizer)):
+        raise TypeError(f"optimizer_class must be a subclass of torch.optim.Optimizer, got {optimizer_class!r}")
+    for key, value in resets.items():
+        if not isinstance(value, (int, float, str)) and value is not PARAMETER:
+            raise TypeError(f"the value at birth of {key!r} must be a number or the name of an option, got {value!r}")
+    STATE_RESETS[optimizer_class] = dict(resets)
+
+
+class StateReset:
+    """Resets the state of one optimizer for replaced units.
+
+    Raises:
+        TypeError: not a torch optimizer, or one whose state cannot be reset per unit.
+        ValueError: the optimizer does not hold a parameter of ``groups``.
+    """
+
+    def __init__(self, optimizer: Optimizer, groups: Sequence[UnitGroup]) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"optimizer must be a torch.optim.Optimizer or None, got {type(optimizer).__name__}")
+        self.optimizer = optimizer
+        held = {id(p) for options in optimizer.param_groups for p in options["params"]}
+        slices = [(name, param) for group in groups for name, param, _ in group.slices()]
+        missing = dict.fromkeys(name for name, param in slices if param.requires_grad and id(param) not in held)
+        if missing:
+            raise ValueError(
+                f"optimizer {type(optimizer).__name__} does not hold {', '.join(missing)}: give it the parameters "
+                "of all the layers "
+                "(a copied network has parameters of its own)"
+            )
+        self.check(groups)
+
+    @property
+    def _table(self) -> Mapping[str, Fresh] | None:
+        """State key -> value at birth; None for an optimizer that resets its own."""
+        return None if hasattr(self.optimizer, "reset_units") else _resets_of(self.optimizer)
+
+    def check(self, groups: Sequence[UnitGroup]) -> None:
+        """Refuse state that the table does not know, before anything is changed."""
+        table = self._table
+        if table is None:
+            return
+        for name, param, _ in (entry for group in groups for entry in group.slices()):
+            for key, value in self.optimizer.state.get(param, {}).items():
+                if key not in table and isinstance(value, Tensor) and value.ndim > 0:
+                    raise TypeError(
+                        f"{type(self.optimizer).__name__} keeps state {key!r} of shape {tuple(value.shape)} for "
+                        f"{name}, which gnt "
+                        f"does not know how to reset for a unit; {_WHAT_TO_DO}"
+                    )
+
+    def reset(self, group: UnitGroup, units: Tensor) -> None:
+        """Reset the state of every slice that ``units`` own. Nothing else changes by a bit."""
+        table = self._table
+        for _, param, slot in group.slices():
+            if table is None:
+                groups = {"groups": slot.groups} if slot.groups > 1 else {}
+                cast(ResetsUnits, self.optimizer).reset_units(param, slot.dim, slot.index(units), **groups)
+            else:
+                self._reset_by_table(table, param, slot, units)
+
+    def _reset_by_table(self, table: Mapping[str, Fresh], param: Tensor, slot: Slot, units: Tensor) -> None:
+        state = self.optimizer.state.get(param, {})
+        for key, fresh in table.items():
+            value = state.get(key)
+            if not isinstance(value, Tensor) or value.shape != param.shape:
+                continue
+            if fresh is PARAMETER:
+                slot.copy_(value, param.detach(), units)
+            else:
+                slot.fill_(value, units, self._option(param, fresh) if isinstance(fresh, str) else fresh)
+
+    def _option(self, param: Tensor, name: str) -> float:
+        holder = next(g for g in self.optimizer.param_groups if any(p is param for p in g["params"]))
+        return float(holder[name])
+
+
+_WHAT_TO_DO = (
+    "give it a method reset_units(param, dim, index), describe its state with gnt.register_state_reset, or pass "
+    "optimizer=None "
+    "to leave its state as it is"
+)
+
+
+def _resets_of(optimizer: Optimizer) -> Mapping[str, Fresh]:
+    for kind in type(optimizer).__mro__:
+        if kind in STATE_RESETS:
+            return STATE_RESETS[kind]
+    name = type(optimizer).__name__
+    known = ", ".join(sorted(kind.__name__ for kind in STATE_RESETS))
+    why = _WHY_NOT.get(name, "gnt does not know its state")
+    raise TypeError(
+        f"the state of {name} cannot be reset per unit: {why}. Known are AdamGnT, {known}; or {_WHAT_TO_DO}"
+    )

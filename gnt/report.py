@@ -1,0 +1,85 @@
+"""What the engine tells about its groups: a small record a group, printed as a table."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gnt.units import UnitGroup
+
+
+@dataclass(frozen=True)
+class GroupReport:
+    """One group's figures.
+
+    Attributes:
+        name: the group's name.
+        units: number of units.
+        eligible: units older than the maturity threshold.
+        replaced: units replaced so far.
+        next_due: updates until the next replacement, if nothing else happens (its expectation when counts are drawn);
+            None: never.
+        dead: eligible units whose features were zero in every update for longer than the maturity threshold.
+        nonfinite: updates left out because features or weights were not finite.
+    """
+
+    name: str
+    units: int
+    eligible: int
+    replaced: int
+    next_due: int | None
+    dead: int
+    nonfinite: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """All groups' figures after ``updates`` updates; `print` shows a table."""
+
+    updates: int
+    groups: tuple[GroupReport, ...]
+
+    @classmethod
+    def of(cls, groups: Sequence[UnitGroup], updates: int, replacement_rate: float) -> Report:
+        """Read the groups' states."""
+        return cls(
+            updates,
+            tuple(
+                GroupReport(
+                    name=group.name,
+                    units=group.num_units,
+                    eligible=group.state.eligible,
+                    replaced=group.state.replaced,
+                    next_due=group.state.next_due(replacement_rate),
+                    dead=int(group.state.dead.sum()),
+                    nonfinite=int(group.state.nonfinite),
+                )
+                for group in groups
+            ),
+        )
+
+    def __str__(self) -> str:
+        head = ("group", "units", "eligible", "replaced", "next due in", "dead", "non-finite")
+        rows = [head]
+        for g in self.groups:
+            due = "never" if g.next_due is None else str(g.next_due)
+            rows.append((g.name, str(g.units), str(g.eligible), str(g.replaced), due, str(g.dead), str(g.nonfinite)))
+        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+        lines = [
+            "  ".join((row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))))
+            for row in rows
+        ]
+        return "\n".join([f"after {self.updates} updates", *lines])
+
+
+def warn_if_idle(groups: Sequence[UnitGroup], replacement_rate: float, maturity_threshold: int) -> None:
+    """Warn when nothing was ever replaced, naming the setting responsible; a rate of 0 asks for just that."""
+    if replacement_rate == 0.0 or any(group.state.replaced for group in groups):
+        return
+    if any(group.state.eligible for group in groups):
+        why = f"no unit has been due: replacement_rate={replacement_rate:g} is low for groups of this size"
+    else:
+        why = f"no unit has been eligible: maturity_threshold={maturity_threshold} is longer than that"
+    updates = groups[0].state.updates
+    warnings.warn(f"gnt has replaced nothing in {updates} updates; {why}. See GnT.report()", stacklevel=5)

@@ -1,0 +1,49 @@
+"""Selection: how many units are due, and which are worth least. Pure functions; the counts are host arithmetic.
+
+With ``rate`` the replacement rate and n the number of eligible units, rate * n units are due in an update, a fraction
+of one most of the time. Either the fraction is carried over (`accumulate`), so that over any number of updates the
+count is within 1 of the sum of rate * n, or it is the probability of one more (`draw_count`), so that the count is
+right on average.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def accumulate(accumulated: float, rate: float, eligible: int) -> tuple[int, float]:
+    """Add what is due to the accumulator and take the whole units out of it -> (count, accumulated).
+
+    The count is never more than ``eligible``: rate <= 1 and an accumulator below 1 sum to less than eligible + 1.
+
+    >>> accumulate(0.75, rate=0.5, eligible=3)
+    (2, 0.25)
+    """
+    accumulated += rate * eligible
+    count = min(int(accumulated), eligible)
+    return count, accumulated - count
+
+
+def draw_count(rate: float, eligible: int, uniform: Callable[[], float]) -> int:
+    """floor(rate * eligible), and one more with the probability of the fraction; ``uniform`` draws from [0, 1).
+
+    >>> draw_count(0.5, eligible=3, uniform=lambda: 0.4), draw_count(0.5, eligible=3, uniform=lambda: 0.6)
+    (2, 1)
+    """
+    due = rate * eligible
+    count = int(due)
+    fraction = due - count
+    return min(count + (fraction > 0.0 and uniform() < fraction), eligible)
+
+
+def lowest(utility: Tensor, eligible: Tensor, count: int) -> Tensor:
+    """Indices of the ``count`` eligible units of lowest utility, lowest first; ``count`` must not exceed the number
+    eligible.
+
+    >>> lowest(torch.tensor([3.0, 0.0, 2.0, 1.0]), torch.tensor([True, False, True, True]), 2)
+    tensor([3, 2])
+    """
+    return torch.where(eligible, utility, torch.inf).topk(count, largest=False).indices

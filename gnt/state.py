@@ -1,0 +1,178 @@
+"""What is remembered of a group's units: births, running averages, and how many are old enough to be replaced.
+
+Ages are not counted up: a unit's birth is stored and its age is the number of updates since, so that a step in which
+nothing happens writes no ages. How many units are eligible is known on the host from a queue of births, without asking
+the device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class UnitState:
+    """State of the ``num_units`` units of one group.
+
+    Attributes:
+        utility: running average of the measure, (num_units,), float32 or wider.
+        mean_feature: running average of each unit's feature, not corrected for age, (num_units,).
+        accumulated: fraction of a unit that is due but not yet replaced; a Python float.
+        updates: number of updates so far; ages count in updates.
+        eligible: how many units are older than the maturity threshold; a host integer.
+        replaced: how many units have been replaced so far.
+        nonfinite: how many updates were left out because features or weights were not finite (0-d, on the device).
+    """
+
+    def __init__(
+        self, num_units: int, *, decay_rate: float, maturity_threshold: int, averaged: bool, like: Tensor
+    ) -> None:
+        self.num_units = num_units
+        self.decay_rate = decay_rate
+        self.maturity_threshold = maturity_threshold
+        self.averaged = averaged
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        self.utility = torch.zeros(num_units, dtype=dtype, device=like.device)
+        self.mean_feature = torch.zeros_like(self.utility)
+        self.born = torch.zeros(num_units, dtype=torch.int64, device=like.device)
+        self.last_active = torch.zeros_like(self.born)
+        self.nonfinite = torch.zeros((), dtype=torch.int64, device=like.device)
+        self.nobody = torch.empty(0, dtype=torch.int64, device=like.device)
+        self.updates = 0
+        self.replaced = 0
+        self.accumulated = 0.0
+        self.eligible = 0
+        self._maturing: deque[tuple[int, int]] = deque()
+        self.recount()
+
+    @property
+    def age(self) -> Tensor:
+        """Updates since each unit's birth, int64 (num_units,)."""
+        return self.updates - self.born
+
+    def correction(self, age: Tensor) -> Tensor:
+        """1 - decay_rate^age: the share that a running average which began at 0 has gathered; tiny instead of 0 at age
+        0.
+        """
+        age = age.to(self.utility.dtype)
+        gathered = -torch.expm1(age * math.log(self.decay_rate)) if self.decay_rate else age.clamp_max(1.0)
+        return gathered.clamp_min_(torch.finfo(gathered.dtype).tiny)
+
+    def centre(self, mean: Tensor) -> Tensor:
+        """f^ as it will be once ``mean`` is averaged in: what mean-corrected measures subtract (arXiv 2306.13812, Eqs.
+        3-4).
+        """
+        return torch.lerp(self.mean_feature, mean, 1.0 - self.decay_rate) / self.correction(self.age + 1)
+
+    @property
+    def corrected_utility(self) -> Tensor:
+        """What selection ranks by: utility / (1 - decay_rate^age) (arXiv 2306.13812, Eq. 8), 0 at age 0."""
+        return self.utility / self.correction(self.age) if self.averaged else self.utility
+
+    @property
+    def corrected_mean_feature(self) -> Tensor:
+        """f^ = mean_feature / (1 - decay_rate^age) (arXiv 2306.13812, Eq. 4), 0 at age 0."""
+        return self.mean_feature / self.correction(self.age)
+
+    @property
+    def mature(self) -> Tensor:
+        """Which units are eligible: age > maturity_threshold; bool (num_units,)."""
+        return self.born < self.updates - self.maturity_threshold
+
+    @property
+    def dead(self) -> Tensor:
+        """Which eligible units' features were zero in all updates for longer than the maturity threshold; bool
+        (num_units,).
+        """
+        return self.mature & (self.last_active < self.updates - self.maturity_threshold)
+
+    def advance(self, mean: Tensor, worth: Tensor, finite: Tensor | None) -> None:
+        """One update: everybody is one older, ``mean`` and ``worth`` enter the running averages.
+
+        ``finite`` (0-d bool on the device, or None: known to be) False leaves the averages as they are.
+        """
+        self.updates += 1
+        while self._maturing and self._maturing[0][0] <= self.updates:
+            self.eligible += self._maturing.popleft()[1]
+        if finite is not None:
+            mean = torch.where(finite, mean, self.mean_feature)
+            worth = torch.where(finite, worth, self.utility)
+            self.nonfinite += ~finite
+        self.mean_feature.lerp_(mean, 1.0 - self.decay_rate)
+        if self.averaged:
+            self.utility.lerp_(worth, 1.0 - self.decay_rate)
+        else:
+            self.utility.copy_(worth)
+        self.last_active.masked_fill_(mean != 0, self.updates)
+
+    def rebirth(self, units: Tensor, *, all_eligible: bool) -> None:
+        """Units start anew at age 0. ``all_eligible``: they came from `select`, so the host need not look."""
+        for average in (self.utility, self.mean_feature):
+            average.index_fill_(0, units, 0.0)
+        self.born.index_fill_(0, units, self.updates)
+        self.last_active.index_fill_(0, units, self.updates)
+        self.replaced += len(units)
+        if all_eligible:
+            self.eligible -= len(units)
+            self._maturing.append((self.updates + self.maturity_threshold + 1, len(units)))
+        else:
+            self.recount()
+
+    def recount(self) -> None:
+        """Rebuild the host's queue from the births; reads the device."""
+        births, counts = torch.unique(self.born, return_counts=True)
+        ripe = [(b + self.maturity_threshold + 1, c) for b, c in zip(births.tolist(), counts.tolist(), strict=True)]
+        self.eligible = sum(c for when, c in ripe if when <= self.updates)
+        self._maturing = deque((when, c) for when, c in ripe if when > self.updates)
+
+    def next_due(self, rate: float) -> int | None:
+        """Updates until the accumulator next reaches a whole unit, if nothing else happens; None: never."""
+        if rate == 0.0:
+            return None
+        waiting, eligible, total, now = list(self._maturing), self.eligible, self.accumulated, self.updates
+        while True:
+            until = waiting[0][0] - 1 if waiting else None
+            if eligible:
+                needed = math.ceil((1.0 - total) / (rate * eligible))
+                if until is None or now + needed <= until:
+                    return now + max(needed, 1) - self.updates
+            if until is None:
+                return None
+            total += rate * eligible * (until - now)
+            now = until
+            eligible += waiting.pop(0)[1]
+
+    def follow(self, like: Tensor) -> None:
+        """Move to the device of ``like`` and widen to its dtype, after the network was moved."""
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        if self.utility.device != like.device or self.utility.dtype != dtype:
+            for name in ("utility", "mean_feature"):
+                setattr(self, name, getattr(self, name).to(like.device, dtype))
+            for name in ("born", "last_active", "nonfinite", "nobody"):
+                setattr(self, name, getattr(self, name).to(like.device))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copies of everything but what the settings and the births tell."""
+        return {
+            "utility": self.utility.clone(),
+            "mean_feature": self.mean_feature.clone(),
+            "born": self.born.clone(),
+            "last_active": self.last_active.clone(),
+            "nonfinite": self.nonfinite.clone(),
+            "updates": self.updates,
+            "replaced": self.replaced,
+            "accumulated": self.accumulated,
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Go on from `state_dict`, on this state's device and in its dtype."""
+        for name in ("utility", "mean_feature", "born", "last_active", "nonfinite"):
+            mine = getattr(self, name)
+            setattr(self, name, saved[name].to(mine.device, mine.dtype, copy=True))
+        self.updates, self.replaced = int(saved["updates"]), int(saved["replaced"])
+        self.accumulated = float(saved["accumulated"])
+        self.recount()

@@ -1,0 +1,164 @@
+"""Utility: what a unit is worth to the network, measured in one update.
+
+Each measure is a pure function of `Signals` that returns one number a unit; the engine keeps its running average. With
+h the feature, f^ its corrected running mean, and mean |w_out|, mean |w_in| over the outgoing and incoming weights:
+
+    contribution             mean |h| * mean |w_out|                              arXiv 2306.13812, Eq. 2
+    weight                   mean |w_out|
+    adaptation               1 / mean |w_in|                                      arXiv 2306.13812, Eq. 5
+    zero_contribution        mean |h - f^| * mean |w_out|                         arXiv 2306.13812, Eq. 3
+    adaptable_contribution   mean |h - f^| * mean |w_out| / mean |w_in|           arXiv 2306.13812, Eqs. 6-8
+    feature_by_input         mean |h - f^| / mean |w_in|
+    random                   uniform in [0, 1)
+
+The paper sums |w| where these take means; within a group that is a constant factor, so the order of the units is the
+same.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gnt.features import Batch
+from gnt.units import UnitGroup
+
+
+class Signals:
+    """What a measure may look at, each computed when first asked for.
+
+    Attributes:
+        num_units: number of units of the group.
+        generator: the engine's random generator.
+    """
+
+    def __init__(
+        self, group: UnitGroup, batch: Batch, centre: Callable[[], Tensor], generator: torch.Generator
+    ) -> None:
+        self.num_units = group.num_units
+        self.generator = generator
+        self._group, self._batch, self._centre = group, batch, centre
+
+    @cached_property
+    def magnitude(self) -> Tensor:
+        """Mean |h| at each position of each unit, (num_units, block); block is 1 but for flattened channels."""
+        return self._batch.magnitude()
+
+    @cached_property
+    def deviation(self) -> Tensor:
+        """Mean |h - f^| at each position of each unit, (num_units, block)."""
+        return self._batch.deviation(self._centre())
+
+    @cached_property
+    def outgoing(self) -> Tensor:
+        """Mean magnitude of the outgoing weights of each position, (num_units, block)."""
+        return self._group.outgoing[0].mean_magnitude()
+
+    @cached_property
+    def incoming(self) -> Tensor:
+        """Mean magnitude of each unit's incoming weights, the bias left out, (num_units,); never 0, so that it may
+        divide.
+        """
+        incoming = self._group.incoming[0].mean_magnitude().view(-1)
+        return incoming.clamp_min_(torch.finfo(incoming.dtype).eps)
+
+
+MeasureFunction = Callable[[Signals], Tensor]
+
+
+class Measure(NamedTuple):
+    """A registered measure: its function, and whether the engine ranks by its running average or by its latest
+    value.
+    """
+
+    function: MeasureFunction
+    averaged: bool
+
+
+def _unit_mean(per_position: Tensor) -> Tensor:
+    return per_position.mean(1) if per_position.shape[1] > 1 else per_position.view(-1)
+
+
+def contribution(signals: Signals) -> Tensor:
+    """Mean |h| * mean |w_out|: how strongly a unit speaks to its consumers (arXiv 2306.13812, Eq. 2)."""
+    return _unit_mean(signals.magnitude * signals.outgoing)
+
+
+def weight(signals: Signals) -> Tensor:
+    """Mean |w_out|."""
+    return _unit_mean(signals.outgoing)
+
+
+def adaptation(signals: Signals) -> Tensor:
+    """1 / mean |w_in|: small incoming weights are changed quickly by a step of given size (arXiv 2306.13812, Eq. 5)."""
+    return 1.0 / signals.incoming
+
+
+def zero_contribution(signals: Signals) -> Tensor:
+    """Mean |h - f^| * mean |w_out|: what is lost when the unit is replaced by its mean (arXiv 2306.13812, Eq. 3)."""
+    return _unit_mean(signals.deviation * signals.outgoing)
+
+
+def adaptable_contribution(signals: Signals) -> Tensor:
+    """Mean |h - f^| * mean |w_out| / mean |w_in|: the paper's overall utility (arXiv 2306.13812, Eqs. 6-8)."""
+    return _unit_mean(signals.deviation * signals.outgoing) / signals.incoming
+
+
+def feature_by_input(signals: Signals) -> Tensor:
+    """Mean |h - f^| / mean |w_in|."""
+    return _unit_mean(signals.deviation) / signals.incoming
+
+
+def random(signals: Signals) -> Tensor:
+    """Uniform in [0, 1): the control in which utility knows nothing."""
+    generator = signals.generator
+    return torch.rand(signals.num_units, generator=generator, device=generator.device)
+
+
+MEASURES: dict[str, Measure] = {
+    f.__name__: Measure(f, averaged=True)
+    for f in (contribution, weight, adaptation, zero_contribution, adaptable_contribution, feature_by_input)
+}
+MEASURES["random"] = Measure(random, averaged=False)
+
+
+def register_utility(name: str, function: MeasureFunction, *, averaged: bool = True) -> None:
+    """Register a measure of utility under ``name``, for ``GnT(..., utility=name)``.
+
+    Args:
+        name: a name that is not taken by a built-in measure; an earlier one of your own is replaced.
+        function: takes `Signals`, returns a floating tensor of (num_units,); larger is worth more. It must be pure.
+        averaged: rank units by the running average with decay rate and age correction (the default), or by the latest
+            value.
+
+    Raises:
+        ValueError: the name is empty or that of a built-in measure.
+        TypeError: ``function`` cannot be called.
+
+    >>> import gnt
+    >>> gnt.register_utility("squared_contribution", lambda s: (s.magnitude * s.outgoing).mean(1) ** 2)
+    """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"name must be a non-empty string, got {name!r}")
+    if name in _BUILT_IN:
+        raise ValueError(f"name {name!r} is taken by a built-in measure; choose another")
+    if not callable(function):
+        raise TypeError(f"function must be callable, got {type(function).__name__}")
+    MEASURES[name] = Measure(function, averaged)
+
+
+_BUILT_IN = frozenset(MEASURES)
+
+
+def find(name: str) -> Measure:
+    """The measure of that name; ValueError lists what there is."""
+    if not isinstance(name, str) or name not in MEASURES:
+        near = difflib.get_close_matches(str(name), MEASURES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"utility must be one of {', '.join(MEASURES)}, got {name!r}{hint}")
+    return MEASURES[name]
