@@ -4,7 +4,6 @@ change.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -30,13 +29,7 @@ def settings(replacement_rate: Any, maturity_threshold: Any, decay_rate: Any, ge
 
 
 def _is_real(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def is_open(closed: bool) -> None:
-    """Refuse to step a closed engine."""
-    if closed:
-        raise RuntimeError("this engine is closed: its hooks are gone; build a new GnT to go on")
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def feature_count(features: Any, groups: Sequence[UnitGroup]) -> None:

@@ -7,26 +7,23 @@ replace   mean into the consumers' bias, outgoing weights zero, fresh incoming w
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from gnt import checks, reinit, selection
-from gnt.features import Batch, Recorder
+from gnt.intake import Features, Intake, Prepared
 from gnt.optimizer_state import StateReset
 from gnt.report import Report, warn_if_idle
 from gnt.state import UnitState
 from gnt.units import UnitGroup
-from gnt.utility import Signals, find
-from gnt.walk import Layers, walk
+from gnt.utility import assess, find
+from gnt.walk import Layers, own_groups
 
 WARN_AFTER = 10_000
-
-Features = Sequence[Tensor | Sequence[Tensor]]
 
 
 class GnT:
@@ -101,7 +98,7 @@ class GnT:
         self.init = init
         self.accumulate = bool(accumulate)
         self.bias_transfer = bool(bias_transfer)
-        self.groups = _own_groups(layers, activation)
+        self.groups = own_groups(layers, activation)
         self._bounds = [reinit.bound(group, init) for group in self.groups]
         self.optimizer = optimizer
         for group in self.groups:
@@ -120,8 +117,7 @@ class GnT:
         self._coin = self.generator if on_host else torch.Generator().manual_seed(self.generator.initial_seed())
         self.updates = 0
         self._selected: list[Tensor] = []
-        self._closed = False
-        self._recorder = Recorder(self.groups) if record else None
+        self._intake = Intake(self.groups, record=record)
 
     @property
     def optimizer(self) -> Optimizer | None:
@@ -133,7 +129,7 @@ class GnT:
         self._optimizer_state = StateReset(optimizer, self.groups) if optimizer is not None else None
 
     @torch.no_grad()
-    def step(self, features: Features | None = None) -> list[Tensor]:
+    def step(self, features: Features | Prepared | None = None) -> list[Tensor]:
         """Update, select, replace; call it after each optimizer step.
 
         Args:
@@ -147,8 +143,16 @@ class GnT:
         self.replace(units)
         return units
 
+    def prepare(self, features: Features | None = None) -> Prepared:
+        """Check and arrange features before the optimizer's step, so that faults are told before anything is changed.
+
+        Arguments and errors are those of `update`, which takes the result, as `step` does.
+        """
+        self._follow()
+        return self._intake.prepare(features)
+
     @torch.no_grad()
-    def update(self, features: Features | None = None) -> None:
+    def update(self, features: Features | Prepared | None = None) -> None:
         """Everybody one older; running averages of mean feature and utility.
 
         With d the decay rate, a the age after its increment, h the features and y the measure:
@@ -165,10 +169,13 @@ class GnT:
             FloatingPointError: features or weights of a group are not finite (found at once on the CPU; on other
                 devices the group keeps its averages and ``state.nonfinite`` counts). Nothing is changed.
         """
-        batches = self._batches(features)
-        if not any(batch.size for batch in batches):
+        batches = features if isinstance(features, Prepared) else self.prepare(features)
+        if batches.empty:
             return  # an empty remainder batch: nothing was learned, so nobody ages
-        tested = [self._test(group, batch) for group, batch in zip(self.groups, batches, strict=True)]
+        tested = [
+            assess(self._measure, self.utility, group, batch, self.generator)
+            for group, batch in zip(self.groups, batches, strict=True)
+        ]
         self.updates += 1
         for group, (mean, worth, finite) in zip(self.groups, tested, strict=True):
             group.state.advance(mean, worth, finite)
@@ -186,7 +193,7 @@ class GnT:
         Returns:
             Indices of the units, one int64 tensor for each group; empty where none is due.
         """
-        checks.is_open(self._closed)
+        self._intake.check_open()
         self._selected = [self._select(group.state) for group in self.groups]
         return list(self._selected)
 
@@ -195,9 +202,8 @@ class GnT:
         """Replace units: all that makes them what they are starts anew.
 
         Group by group: the mean contribution moves into the consumers' bias (b_k += sum_i w_ki f^_i), outgoing weights
-            become
-        exactly 0, incoming weights are drawn from the initial distribution, the producer's bias becomes 0, norms and
-        the units' own state are as at birth. After all groups, the optimizer's state of the same slices is reset.
+        become exactly 0, incoming weights are drawn from the initial distribution, the producer's bias becomes 0, norms
+        and the units' own state are as at birth. After all groups, the optimizer's state of these slices is reset.
 
         Where a unit and one of its consumer's units are replaced together, the weight between them is the consumer's
         fresh draw.
@@ -210,11 +216,12 @@ class GnT:
             ValueError: wrong number of groups, indices out of range or repeated, wrong shape of ``incoming``. Nothing
                 is changed.
         """
-        checks.is_open(self._closed)
+        self._intake.check_open()
         selected = len(units) == len(self._selected) and all(a is b for a, b in zip(units, self._selected, strict=True))
         chosen = list(units) if selected else checks.units(units, self.groups)
         fresh = checks.incoming(incoming, chosen, self.groups)
         self._selected = []
+        self._follow()
         work = [item for item in zip(self.groups, chosen, fresh, self._bounds, strict=True) if len(item[1])]
         if work and self._optimizer_state is not None:
             self._optimizer_state.check(self.groups)
@@ -229,8 +236,9 @@ class GnT:
                 self._optimizer_state.reset(group, indices)
 
     def report(self) -> Report:
-        """Per group: units, eligible, replaced so far, when the next is due, dead units. Prints as a table; reads the
-        device.
+        """Per group: units, eligible, replaced so far, when the next is due, dead units. Prints as a table.
+
+        Reads the device.
         """
         return Report.of(self.groups, self.updates, self.replacement_rate)
 
@@ -262,8 +270,7 @@ class GnT:
         except RuntimeError as error:
             raise ValueError(
                 f"the saved generator is of another device than this one ({self.generator.device}); pass a "
-                "generator of the device "
-                "it was saved with"
+                "generator of the device it was saved with"
             ) from error
         self._coin.set_state(state_dict["coin"].cpu())
         self.updates = int(state_dict["updates"])
@@ -274,46 +281,16 @@ class GnT:
 
     def discard(self) -> None:
         """Forget the recorded features of forwards that no update will follow."""
-        if self._recorder is not None:
-            self._recorder.take()
+        self._intake.discard()
 
     def close(self) -> None:
         """Remove the hooks. The engine can be read and saved afterwards, but not stepped."""
-        if self._recorder is not None:
-            self._recorder.close()
-        self._closed = True
+        self._intake.close()
 
-    def _batches(self, features: Features | None) -> list[Batch]:
-        """What was given or recorded, checked and arranged, one batch a group."""
-        checks.is_open(self._closed)
-        recorded = self._recorder.take() if self._recorder is not None else [[] for _ in self.groups]
-        if features is not None:
-            checks.feature_count(features, self.groups)
-            recorded = [[given] if isinstance(given, Tensor) else list(given) for given in features]
-        checks.recorded(recorded, self.groups)
+    def _follow(self) -> None:
+        """State goes where the network went."""
         for group in self.groups:
             group.state.follow(group.incoming[0].weight)
-        return [
-            Batch(seen, group.outgoing[0], group.state.utility.dtype)
-            for group, seen in zip(self.groups, recorded, strict=True)
-        ]
-
-    def _test(self, group: UnitGroup, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Mean feature, worth, and on devices that must not be asked whether both are finite. Changes nothing."""
-        mean = batch.mean()
-        signals = Signals(group, batch, lambda: group.state.centre(mean), self.generator)
-        worth = self._measure.function(signals)
-        checks.worth(worth, group, self.utility)
-        worth = worth.to(mean.device, mean.dtype, non_blocking=True)
-        finite = torch.isfinite(mean + worth).all()
-        if mean.device.type != "cpu":
-            return mean, worth, finite
-        if not finite:
-            raise FloatingPointError(
-                f"features or weights of group {group.name!r} are not finite, so its units cannot be compared; "
-                "nothing was changed"
-            )
-        return mean, worth, None
 
     def _select(self, state: UnitState) -> Tensor:
         if not state.eligible:
@@ -328,13 +305,12 @@ class GnT:
         return torch.rand((), dtype=torch.float64, generator=self._coin).item()
 
     def __getstate__(self) -> dict[str, Any]:
-        # hooks do not travel, and a registered measure is found again by its name
-        return {**self.__dict__, "_recorder": self._recorder is not None, "_measure": None, "_selected": []}
+        # a registered measure may be a lambda; it is found again by its name
+        return {**self.__dict__, "_measure": None, "_selected": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._measure = find(self.utility)
-        self._recorder = Recorder(self.groups) if state["_recorder"] and not self._closed else None
 
     def __repr__(self) -> str:
         settings = ", ".join(
@@ -350,16 +326,6 @@ class GnT:
             )
         )
         return f"GnT({len(self.groups)} groups, {sum(g.num_units for g in self.groups)} units, {settings})"
-
-
-def _own_groups(layers: Layers | Iterable[UnitGroup], activation: str | None) -> tuple[UnitGroup, ...]:
-    """Groups that no other engine writes its state to."""
-    if isinstance(layers, Iterable) and not isinstance(layers, torch.nn.Module):
-        given: list[Any] = list(layers)
-        if given and all(isinstance(layer, UnitGroup) for layer in given):
-            return tuple(dataclasses.replace(group) for group in given)
-        return walk(given, activation=activation)
-    return walk(cast(Layers, layers), activation=activation)
 
 
 def _own_generator(device: torch.device) -> torch.Generator:

@@ -34,6 +34,7 @@ class Recorder:
             hooks = consumer._forward_pre_hooks
             for key in [key for key, hook in hooks.items() if hook is _dormant]:
                 del hooks[key]
+                consumer._forward_pre_hooks_with_kwargs.pop(key, None)
             self._handles.append(consumer.register_forward_pre_hook(tap, with_kwargs=True))
 
     def take(self) -> list[list[Tensor]]:

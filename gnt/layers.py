@@ -7,6 +7,7 @@ happens during backward. All layers of one optimizer act together: all are teste
 
 from __future__ import annotations
 
+import copy
 import itertools
 import weakref
 from collections.abc import Sequence
@@ -79,7 +80,10 @@ class _CBPLayer(nn.Module):
         return repr(self.engine)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_waiting": []}
+        # a copy of the network is not stepped by this one's optimizer, and shall not carry it along
+        engine = copy.copy(self.engine)
+        engine.optimizer = None
+        return {**self.__dict__, "_waiting": [], "engine": engine}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]

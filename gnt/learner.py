@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gnt.engine import GnT
+from gnt.intake import Prepared
 from gnt.optim import AdamGnT
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -113,10 +114,11 @@ class Backprop:
         if loss.device.type == "cpu" and not torch.isfinite(loss):
             self._no_samples()
             raise FloatingPointError(f"the loss is {loss.item()}; nothing was changed. Look at x, y and the step size")
+        prepared = self._before_step(features)
         self.opt.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.opt.step()
-        return Step(loss.detach(), output.detach(), self._after_step(features))
+        return Step(loss.detach(), output.detach(), self._after_step(prepared))
 
     def state_dict(self) -> dict[str, Any]:
         """State of network and optimizer (and engine), loadable with ``torch.load(weights_only=True)``."""
@@ -136,7 +138,10 @@ class Backprop:
             return output, features
         return self.net(x), None
 
-    def _after_step(self, features: Sequence[Tensor] | None) -> list[Tensor]:
+    def _before_step(self, features: Sequence[Tensor] | None) -> Any:
+        """Refuse features that could not be used, before anything is changed."""
+
+    def _after_step(self, prepared: Any) -> list[Tensor]:
         return []
 
     def _nobody(self) -> list[Tensor]:
@@ -254,8 +259,11 @@ class ContinualBackprop(Backprop):
         self.gnt.load_state_dict(state_dict["gnt"])
         super().load_state_dict(state_dict)
 
-    def _after_step(self, features: Sequence[Tensor] | None) -> list[Tensor]:
-        return self.gnt.step(features)
+    def _before_step(self, features: Sequence[Tensor] | None) -> Prepared:
+        return self.gnt.prepare(features)
+
+    def _after_step(self, prepared: Prepared) -> list[Tensor]:
+        return self.gnt.step(prepared)
 
     def _nobody(self) -> list[Tensor]:
         return [group.state.nobody for group in self.gnt.groups]

@@ -109,7 +109,8 @@ class Slot:
             columns = weight.index_select(1, self.index(units)).to(values.dtype)
             if columns.ndim > 2:
                 columns = columns.flatten(2).sum(2)
-            return columns @ values.repeat_interleave(self.block)
+            # a product and a sum, not a matrix product: autocast would round that to half precision
+            return (columns * values.repeat_interleave(self.block)).sum(1)
         group, channel = self._channel(units)
         columns = self._by_channel(weight)[group, channel].to(values.dtype)
         per_unit = columns.flatten(2).sum(2) * values[:, None]

@@ -25,6 +25,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gnt import checks
 from gnt.features import Batch
 from gnt.units import UnitGroup
 
@@ -162,3 +163,26 @@ def find(name: str) -> Measure:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"utility must be one of {', '.join(MEASURES)}, got {name!r}{hint}")
     return MEASURES[name]
+
+
+def assess(
+    measure: Measure, name: str, group: UnitGroup, batch: Batch, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Test one group: mean feature and worth of each unit, and whether both are finite. Changes nothing.
+
+    On the CPU what is not finite is refused at once, naming the group. Other devices are not asked: the answer
+    (0-d, bool) stays there.
+    """
+    mean = batch.mean()
+    worth = measure.function(Signals(group, batch, lambda: group.state.centre(mean), generator))
+    checks.worth(worth, group, name)
+    worth = worth.to(mean.device, mean.dtype, non_blocking=True)
+    finite = torch.isfinite(mean + worth).all()
+    if mean.device.type != "cpu":
+        return mean, worth, finite
+    if not finite:
+        raise FloatingPointError(
+            f"features or weights of group {group.name!r} are not finite, so its units cannot be compared; "
+            "nothing was changed"
+        )
+    return mean, worth, None

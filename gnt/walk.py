@@ -7,6 +7,7 @@ A list cannot show shortcuts or a second reader, so it must be the whole way of 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -72,6 +73,16 @@ def walk(layers: Layers, *, activation: str | None = None) -> tuple[UnitGroup, .
         )
     _check_used_once(groups, layers)
     return tuple(groups)
+
+
+def own_groups(layers: Layers | Iterable[UnitGroup], activation: str | None) -> tuple[UnitGroup, ...]:
+    """The groups of an engine: given ones, copied so that no other engine writes its state there, or walked."""
+    if isinstance(layers, Iterable) and not isinstance(layers, nn.Module):
+        given: list[Any] = list(layers)
+        if given and all(isinstance(layer, UnitGroup) for layer in given):
+            return tuple(dataclasses.replace(group) for group in given)
+        return walk(given, activation=activation)
+    return walk(layers, activation=activation)
 
 
 def _flatten(layers: Layers, prefix: str = "") -> Iterator[tuple[str, Layer]]:

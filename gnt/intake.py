@@ -1,0 +1,73 @@
+"""Intake: an engine's features, given or recorded, checked and arranged before anything is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from gnt import checks
+from gnt.features import Batch, Recorder
+from gnt.units import UnitGroup
+
+Features = Sequence[Tensor | Sequence[Tensor]]
+
+
+class Prepared(tuple[Batch, ...]):
+    """Features of all groups, checked and arranged: what `GnT.prepare` returns and `GnT.update` takes."""
+
+    @property
+    def empty(self) -> bool:
+        """No samples: an empty remainder batch."""
+        return not any(batch.size for batch in self)
+
+
+class Intake:
+    """Takes features for ``groups`` from their caller or, with ``record``, from hooks of its own.
+
+    Hooks do not travel: a copy hangs up new ones on its own network.
+    """
+
+    def __init__(self, groups: Sequence[UnitGroup], *, record: bool) -> None:
+        self._groups = groups
+        self._record = record
+        self._closed = False
+        self._recorder = Recorder(groups) if record else None
+
+    def prepare(self, features: Features | None) -> Prepared:
+        """Check what was given, or recorded since the last call, and arrange it."""
+        self.check_open()
+        recorded = self._recorder.take() if self._recorder is not None else [[] for _ in self._groups]
+        if features is not None:
+            checks.feature_count(features, self._groups)
+            recorded = [[given] if isinstance(given, Tensor) else list(given) for given in features]
+        checks.recorded(recorded, self._groups)
+        return Prepared(
+            Batch(seen, group.outgoing[0], group.state.utility.dtype)
+            for group, seen in zip(self._groups, recorded, strict=True)
+        )
+
+    def discard(self) -> None:
+        """Forget what was recorded."""
+        if self._recorder is not None:
+            self._recorder.take()
+
+    def check_open(self) -> None:
+        """Refuse to go on after `close`."""
+        if self._closed:
+            raise RuntimeError("this engine is closed: its hooks are gone; build a new GnT to go on")
+
+    def close(self) -> None:
+        """Remove the hooks."""
+        if self._recorder is not None:
+            self._recorder.close()
+        self._closed = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_recorder": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._record and not self._closed:
+            self._recorder = Recorder(self._groups)
