@@ -1,0 +1,1 @@
+"""gnt held to the golden traces and to the literal twins."""

@@ -1,0 +1,1 @@
+"""Slow, literal versions of the algorithms: what the fast ones must equal."""
