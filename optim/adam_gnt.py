@@ -14,6 +14,7 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
@@ -57,6 +58,7 @@ class AdamGnT(Optimizer):
 
     Not taken from torch.optim.Adam: ``capturable`` (the counts are on the host, so a step in a CUDA graph's
     capture is refused) and ``differentiable``. A state_dict of torch.optim.Adam loads all the same.
+    torch.compile leaves its step as it is.
 
     Sources: Kingma & Ba 2015, Algorithm 1; Loshchilov & Hutter 2019, Algorithm 2 (decoupled weight decay);
     Reddi, Kale & Kumar 2018, Algorithm 2 (amsgrad; corrected for the bias, as torch does).
@@ -126,6 +128,7 @@ class AdamGnT(Optimizer):
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
 
+    @_disable_dynamo  # compiled, the count on the host would be frozen into the graph
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Take one step on every parameter that has a gradient.
@@ -153,6 +156,7 @@ class AdamGnT(Optimizer):
             adam_step.step_as_torch(untouched, group)
         return loss
 
+    @_disable_dynamo
     @torch.no_grad()
     def reset_units(self, param: Tensor, dim: int, index: Tensor | Sequence[int], groups: int = 1) -> None:
         """Forget everything about some units: moments 0, step counts 0. The parameter itself is not changed.

@@ -104,13 +104,19 @@ def step_per_unit(param: Tensor, state: State, group: dict[str, Any]) -> None:
     denominator = exp_avg_sq.to(dtype).sqrt()
     denominator.div_(per_element(torch.minimum, roots, param.shape)).add_(group["eps"])
     # m * lr / (1 - b1^t): the smaller of two corrections gives the greater of two step sizes
-    row, column = corrections(state, now, beta1)
-    sizes = _cast((None if row is None else lr / row, None if column is None else lr / column), dtype)
+    sizes = _cast(corrections(state, now, beta1), dtype, numerator=lr)
     update = per_element(torch.maximum, sizes, param.shape)
     update = update.mul_(exp_avg) if update.shape == param.shape else update * exp_avg
     param.addcdiv_(update, denominator, value=-1.0)
 
 
-def _cast(sides: Sides, dtype: torch.dtype) -> Sides:
-    row, column = sides
-    return None if row is None else row.to(dtype), None if column is None else column.to(dtype)
+def _cast(sides: Sides, dtype: torch.dtype, numerator: float | Tensor | None = None) -> Sides:
+    """Corrections, or a number divided by them, in the dtype of the step."""
+
+    def one(side: Tensor | None) -> Tensor | None:
+        if side is not None and numerator is not None:
+            # Of two tensors: a Python number / tensor is computed as its reciprocal times the number.
+            side = torch.as_tensor(numerator, dtype=side.dtype) / side
+        return None if side is None else side.to(dtype)
+
+    return one(sides[0]), one(sides[1])
