@@ -111,7 +111,7 @@ class StateReset:
             return
         for name, param, _ in (entry for group in groups for entry in group.slices()):
             for key, value in self.optimizer.state.get(param, {}).items():
-                if key not in table and isinstance(value, Tensor) and value.ndim > 0:
+                if isinstance(value, Tensor) and value.ndim > 0 and (key not in table or value.shape != param.shape):
                     raise TypeError(
                         f"{type(self.optimizer).__name__} keeps state {key!r} of shape {tuple(value.shape)} for "
                         f"{name}, which gnt "

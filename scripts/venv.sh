@@ -8,7 +8,8 @@
 VENV=${VENV:-.venv}
 case $VENV in /*) ;; *) VENV=$PWD/$VENV ;; esac
 export PIP_DISABLE_PIP_VERSION_CHECK=1
-unset PYTHONPATH PYTHONHOME PYTHONSAFEPATH # nothing from outside may stand before the environment's own packages
+# Nothing from outside may stand before the environment's own packages, and what was imported once stays compiled.
+unset PYTHONPATH PYTHONHOME PYTHONSAFEPATH PYTHONDONTWRITEBYTECODE
 
 say() { printf '== %s\n' "$*"; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
@@ -24,7 +25,8 @@ find_python() {
   die "no Python 3.10 or newer found (tried ${PYTHON:-python3, python3.10 to 3.13, python}); set PYTHON to one"
 }
 
-pip_install() { "$VENV/bin/python" -m pip install -qq "$@"; }
+# Modules are compiled when first imported: compiling all of torch takes longer than installing it.
+pip_install() { "$VENV/bin/python" -m pip install -qq --no-compile "$@"; }
 
 # ready_venv EXTRA: the environment holds gnt (editable) with that extra. Does nothing where it already does.
 ready_venv() {
