@@ -9,7 +9,8 @@ silently.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -55,8 +56,18 @@ class Passage:
         return self.producer.weight.ndim - 2 if conv else 0
 
     def append(self, name: str, layer: nn.Module | Callable[..., Any]) -> None:
-        """Take in one more layer; WalkError if units could mix in it."""
+        """Take in one more layer."""
         self._names.append((name, layer))
+
+    def travel(self) -> None:
+        """A consumer was found: follow the units to it; WalkError if they could mix on the way."""
+        for name, layer in self._names:
+            self._pass(name, layer)
+
+    def _pass(self, name: str, layer: nn.Module | Callable[..., Any]) -> None:
+        if isinstance(layer, nn.Module) and not computes_as_torch(layer):
+            self._probe(name, layer)
+            return
         activation = identify(layer)
         if activation is not None:
             self.activation = self.activation or activation
@@ -75,6 +86,9 @@ class Passage:
         elif isinstance(layer, _CHANNEL_BY_CHANNEL):
             if not self._spatial:
                 raise self._refusal(name, layer, "on flat features it would mix units")
+            dims = re.search(r"(\d)d$", type(layer).__name__)
+            if dims and int(dims[1]) != self._spatial:
+                raise self._refusal(name, layer, f"the features have {self._spatial} dimensions beside the units")
         elif not isinstance(layer, _UNIT_BY_UNIT):
             self._probe(name, layer)
 
@@ -101,6 +115,9 @@ class Passage:
 
     def _scale(self, name: str, layer: nn.Module, size: int, dim: int = 0) -> None:
         """A module with one entry for each unit (or for each position of its block)."""
+        for key in ("weight", "bias"):
+            if key not in layer._parameters and isinstance(getattr(layer, key, None), Tensor):
+                raise self._refusal(name, layer, f"its {key} is not a plain parameter (it is parametrized)")
         units = self.producer.num_units
         flat = isinstance(self.producer.module, CONV_LAYERS) and not isinstance(layer, nn.GroupNorm)
         if size != units and not (flat and size % units == 0):
@@ -132,16 +149,15 @@ class Passage:
         x = torch.randn(2, units, *[4] * spatial, generator=generator)
         try:
             with torch.no_grad():
-                y = layer(x.clone())
+                y = _try(layer, x)
                 if spatial and _same(y, x.flatten(1)):
                     self.flattened = True
                     return
                 kept = isinstance(y, Tensor) and y.shape[:2] == x.shape[:2] and y.ndim == x.ndim
-                for unit in range(min(units, 3)) if kept else ():
+                for some in _sides(units) if kept else ():
                     changed = x.clone()
-                    changed[:, unit] += 1.0
-                    others = [u for u in range(units) if u != unit]
-                    kept = kept and torch.equal(layer(changed)[:, others], y[:, others])
+                    changed[:, some] += 1.0
+                    kept = kept and torch.equal(_try(layer, changed)[:, ~some], y[:, ~some])
         except Exception as error:
             raise self._refusal(
                 name, layer, f"trying it on a tensor of shape {tuple(x.shape)} failed: {error}"
@@ -157,6 +173,26 @@ class Passage:
     def _refusal(self, name: str, layer: Any, why: str) -> WalkError:
         kind = getattr(layer, "__name__", type(layer).__name__)
         return WalkError(f"{kind} ({name!r}) after {self.producer.name!r} cannot be walked: {why}")
+
+
+def computes_as_torch(module: nn.Module) -> bool:
+    """Whether a module, or the class it is derived from, is torch's, and so is its forward: what is known holds."""
+    return str(type(module).forward.__module__).startswith("torch.")
+
+
+def _try(layer: Callable[..., Any], x: Tensor) -> Any:
+    """``layer`` on a copy of ``x``, with the same random draws each time and none of the user's."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return layer(x.clone())
+
+
+def _sides(units: int) -> Iterator[Tensor]:
+    """Masks of units such that any two units are told apart, either way round, by some mask: one bit each."""
+    number = torch.arange(units)
+    for bit in range((units - 1).bit_length()):
+        yield (number >> bit) & 1 == 0
+        yield (number >> bit) & 1 == 1
 
 
 def _same(y: Any, x: Tensor) -> bool:

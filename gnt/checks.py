@@ -107,11 +107,17 @@ def units(chosen: Any, groups: Sequence[UnitGroup]) -> list[Tensor]:
     devices.
     """
     if isinstance(chosen, Tensor) or not isinstance(chosen, Sequence) or len(chosen) != len(groups):
-        got = f"{len(chosen)} entries" if isinstance(chosen, Sequence) else type(chosen).__name__
+        several = isinstance(chosen, Sequence) and not isinstance(chosen, Tensor)
+        got = f"{len(chosen)} entries" if several else type(chosen).__name__
         raise ValueError(f"units must be a sequence of {len(groups)} index tensors, one for each group, got {got}")
     result = []
     for group, indices in zip(groups, chosen, strict=True):
-        indices = torch.as_tensor(indices, device=group.incoming[0].weight.device)
+        try:
+            indices = torch.as_tensor(indices, device=group.incoming[0].weight.device)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(
+                f"units of group {group.name!r} must be a 1-d tensor of integer indices, got {indices!r}"
+            ) from None
         if indices.ndim != 1 or (indices.numel() and (indices.is_floating_point() or indices.dtype == torch.bool)):
             raise ValueError(
                 f"units of group {group.name!r} must be a 1-d tensor of integer indices, got {indices.dtype} of "
@@ -158,6 +164,12 @@ def saved(state_dict: Any, groups: Sequence[UnitGroup], utility: str) -> None:
     """Refuse a saved state of another version, measure or architecture."""
     if not isinstance(state_dict, dict) or "version" not in state_dict or "groups" not in state_dict:
         raise ValueError("state_dict is not one of GnT.state_dict(): it has no 'version' and 'groups'")
+    if state_dict["version"] == STATE_VERSION:
+        own = {"utility", "updates", "generator", "coin"}
+        entries = {"name", "num_units", *groups[0].state.state_dict()}
+        missing = sorted(own - set(state_dict)) or sorted({k for e in state_dict["groups"] for k in entries - set(e)})
+        if missing:
+            raise ValueError(f"state_dict is incomplete: it lacks {', '.join(missing)}")
     if state_dict["version"] != STATE_VERSION:
         raise ValueError(f"state_dict has version {state_dict['version']!r}; this gnt reads version {STATE_VERSION}")
     if state_dict["utility"] != utility:

@@ -20,7 +20,7 @@ from gnt.optimizer_state import StateReset
 from gnt.report import Report, warn_if_idle
 from gnt.state import UnitState
 from gnt.units import UnitGroup
-from gnt.utility import assess, find
+from gnt.utility import Tested, assess, find, undrawn_on_error
 from gnt.walk import Layers, own_groups
 
 WARN_AFTER = 10_000
@@ -138,7 +138,10 @@ class GnT:
         Returns:
             Indices of the replaced units, one int64 tensor for each group.
         """
-        self.update(features)
+        batches = features if isinstance(features, Prepared) else self.prepare(features)
+        if batches.empty:
+            return [group.state.nobody for group in self.groups]
+        self.update(batches)
         units = self.select()
         self.replace(units)
         return units
@@ -172,10 +175,20 @@ class GnT:
         batches = features if isinstance(features, Prepared) else self.prepare(features)
         if batches.empty:
             return  # an empty remainder batch: nothing was learned, so nobody ages
-        tested = [
-            assess(self._measure, self.utility, group, batch, self.generator)
-            for group, batch in zip(self.groups, batches, strict=True)
-        ]
+        self.advance(self.test(batches))
+
+    @torch.no_grad()
+    def test(self, batches: Prepared) -> list[Tested]:
+        """The first half of `update`: what the features say of each group's units. Changes no unit's state."""
+        with undrawn_on_error([self.generator]):
+            return [
+                assess(self._measure, self.utility, group, batch, self.generator)
+                for group, batch in zip(self.groups, batches, strict=True)
+            ]
+
+    @torch.no_grad()
+    def advance(self, tested: Sequence[Tested]) -> None:
+        """The second half of `update`: everybody one older, what was tested enters the running averages."""
         self.updates += 1
         for group, (mean, worth, finite) in zip(self.groups, tested, strict=True):
             group.state.advance(mean, worth, finite)
@@ -217,7 +230,8 @@ class GnT:
                 is changed.
         """
         self._intake.check_open()
-        selected = len(units) == len(self._selected) and all(a is b for a, b in zip(units, self._selected, strict=True))
+        selected = isinstance(units, Sequence) and len(units) == len(self._selected)
+        selected = selected and all(a is b for a, b in zip(units, self._selected, strict=True))
         chosen = list(units) if selected else checks.units(units, self.groups)
         fresh = checks.incoming(incoming, chosen, self.groups)
         self._selected = []
@@ -265,6 +279,7 @@ class GnT:
                 changed.
         """
         checks.saved(state_dict, self.groups, self.utility)
+        self._follow()
         try:
             self.generator.set_state(state_dict["generator"].cpu())
         except RuntimeError as error:

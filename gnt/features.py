@@ -8,11 +8,13 @@ samples.
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from gnt.units import CONV_LAYERS, Slot, UnitGroup
 
@@ -35,7 +37,10 @@ class Recorder:
             for key in [key for key, hook in hooks.items() if hook is _dormant]:
                 del hooks[key]
                 consumer._forward_pre_hooks_with_kwargs.pop(key, None)
-            self._handles.append(consumer.register_forward_pre_hook(tap, with_kwargs=True))
+            handle = consumer.register_forward_pre_hook(tap, with_kwargs=True)
+            tap.number = handle.id
+            self._handles.append(handle)
+        weakref.finalize(self, _remove, self._handles)
 
     def take(self) -> list[list[Tensor]]:
         """The features recorded since the last call, per group one tensor for each forward."""
@@ -51,34 +56,46 @@ class Recorder:
         self.take()
 
 
+def warn_if_many(features: Sequence[Tensor], group: str) -> None:
+    """Tell, once, of features that pile up because no update follows."""
+    if len(features) == _MANY_FORWARDS:
+        warnings.warn(
+            f"{_MANY_FORWARDS} forwards of the consumer of group {group!r} are waiting for an update: call GnT.step() "
+            "after each optimizer step, or close() the engine",
+            stacklevel=3,
+        )
+
+
+def _remove(handles: Sequence[RemovableHandle]) -> None:
+    for handle in handles:
+        handle.remove()
+
+
 class _Tap:
     """A forward pre-hook that keeps what its module is about to read."""
 
     def __init__(self, group: str) -> None:
         self.group = group
+        self.number = 0
         self.features: list[Tensor] = []
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if module.training and torch.is_grad_enabled():
             feature = args[0] if args else kwargs["input"]
             self.features.append(feature.detach())
-            if len(self.features) == _MANY_FORWARDS:
-                warnings.warn(
-                    f"{_MANY_FORWARDS} forwards of the consumer of group {self.group!r} are waiting for an update: "
-                    "call GnT.step() "
-                    "after each optimizer step, or close() the engine",
-                    stacklevel=2,
-                )
+            warn_if_many(self.features, self.group)
 
-    def __reduce__(self) -> tuple[Any, tuple[()]]:
-        return _sleep, ()
+    def __reduce__(self) -> tuple[Any, tuple[int]]:
+        return _sleep, (self.number,)
 
 
 def _dormant(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """What a tap becomes in a copy of its network: nobody would take what it records."""
 
 
-def _sleep() -> Callable[..., None]:
+def _sleep(number: int) -> Callable[..., None]:
+    # as torch's own handles do: in a fresh process the number shall not be given to another hook of this module
+    RemovableHandle.next_id = max(RemovableHandle.next_id, number + 1)
     return _dormant
 
 

@@ -41,12 +41,18 @@ class Intake:
         recorded = self._recorder.take() if self._recorder is not None else [[] for _ in self._groups]
         if features is not None:
             checks.feature_count(features, self._groups)
-            recorded = [[given] if isinstance(given, Tensor) else list(given) for given in features]
+            several: list[Any] = list(features)
+            recorded = [list(given) if isinstance(given, (list, tuple)) else [given] for given in several]
         checks.recorded(recorded, self._groups)
-        return Prepared(
+        prepared = Prepared(
             Batch(seen, group.outgoing[0], group.state.utility.dtype)
             for group, seen in zip(self._groups, recorded, strict=True)
         )
+        if not prepared.empty:
+            for group, batch in zip(self._groups, prepared, strict=True):
+                if not batch.size:
+                    raise ValueError(f"features of group {group.name!r} have no samples, those of other groups have")
+        return prepared
 
     def discard(self) -> None:
         """Forget what was recorded."""

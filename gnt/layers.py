@@ -18,7 +18,10 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gnt.engine import GnT
+from gnt.features import warn_if_many
+from gnt.intake import Prepared
 from gnt.units import CONV_LAYERS, UnitGroup
+from gnt.utility import undrawn_on_error
 from gnt.walk import walk
 
 
@@ -61,7 +64,13 @@ class _CBPLayer(nn.Module):
         """Returns ``x``; in training mode with grad enabled its values are noted until the optimizer's step."""
         if self.training and is_grad_enabled():
             self._waiting.append(self._as_read(x.detach()))
+            warn_if_many(self._waiting, self.group.name)
         return x
+
+    def take(self) -> Prepared:
+        """What passed since the last step, checked and arranged; it is forgotten here."""
+        waiting, self._waiting = self._waiting, []
+        return self.engine.prepare([waiting])
 
     def _as_read(self, feature: Tensor) -> Tensor:
         """The feature as the consumer reads it, where a flatten still lies ahead."""
@@ -182,9 +191,12 @@ def _after_any_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[st
     for layer in layers:
         if layer.engine.optimizer is not optimizer:
             layer.engine.optimizer = optimizer
-    for layer in layers:
-        waiting, layer._waiting = layer._waiting, []
-        layer.engine.update([waiting])
-    due = [layer.engine.select() for layer in layers]
-    for layer, units in zip(layers, due, strict=True):
+    taken = [(layer, layer.take()) for layer in layers]
+    learned = [(layer, batch) for layer, batch in taken if not batch.empty]
+    with undrawn_on_error(layer.engine.generator for layer, _ in learned):
+        tested = [layer.engine.test(batch) for layer, batch in learned]
+    for (layer, _), result in zip(learned, tested, strict=True):
+        layer.engine.advance(result)
+    due = [layer.engine.select() for layer, _ in learned]
+    for (layer, _), units in zip(learned, due, strict=True):
         layer.engine.replace(units)

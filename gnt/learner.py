@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,23 +14,9 @@ from torch.optim import Optimizer
 
 from gnt.engine import GnT
 from gnt.intake import Prepared
-from gnt.optim import AdamGnT
+from gnt.learner_settings import OPTIMIZERS, UNIT_OPTIMIZERS, Loss, find_loss, find_optimizer
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-LOSSES: dict[str, Loss] = {"mse": F.mse_loss, "cross_entropy": F.cross_entropy, "nll": F.cross_entropy}
-DEFAULT_STEP_SIZE = 1e-3
-
-_OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
-    "sgd": torch.optim.SGD,
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-}
-_UNIT_OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
-    "sgd": torch.optim.SGD,
-    "adam": AdamGnT,
-    "adamw": AdamGnT,
-}
+_NOT_THE_LEARNERS = ("layers", "optimizer", "record")
 
 
 class Step(NamedTuple):
@@ -68,7 +55,8 @@ class Backprop:
     (torch.Size([8, 1]), [])
     """
 
-    _optimizers = _OPTIMIZERS
+    _optimizers = OPTIMIZERS
+    _more_settings: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -82,8 +70,8 @@ class Backprop:
         if not isinstance(net, nn.Module):
             raise TypeError(f"net must be a torch.nn.Module, got {type(net).__name__}")
         self.net = net
-        self.loss = _find_loss(loss)
-        self.opt = self._optimizer(opt, step_size, options)
+        self.loss = find_loss(loss)
+        self.opt = find_optimizer(net, opt, step_size, options, self._optimizers, self._more_settings)
 
     def learn(self, x: Tensor, y: Tensor) -> Step:
         """One step of learning on a batch.
@@ -99,10 +87,32 @@ class Backprop:
             ValueError: shapes that mse would broadcast, or a loss that is not a scalar.
             FloatingPointError: the loss is not finite. Nothing was changed.
         """
+        buffers = [(buffer, buffer.clone()) for buffer in self.net.buffers()]
+        try:
+            output, loss, prepared = self._test(x, y)
+        except Exception:
+            self._undo(buffers)
+            raise
+        if len(x) == 0:
+            self._undo(buffers)
+            return Step(output.new_zeros(()), output.detach(), self._nobody())
+        self.opt.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.opt.step()
+        return Step(loss.detach(), output.detach(), self._after_step(prepared))
+
+    def _undo(self, buffers: list[tuple[Tensor, Tensor]]) -> None:
+        """Nothing is learned from this forward: forget what it left in the engine and in running statistics."""
+        self._no_samples()
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+    def _test(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Any]:
+        """Forward and loss, and all that could be refused of them."""
         output, features = self._forward(x)
         if len(x) == 0:
-            self._no_samples()
-            return Step(output.new_zeros(()), output.detach(), self._nobody())
+            return output, output, None
         if self.loss is F.mse_loss and output.shape != y.shape:
             raise ValueError(
                 f"mse compares output and target element by element: output {tuple(output.shape)}, y {tuple(y.shape)}"
@@ -111,14 +121,11 @@ class Backprop:
         if not isinstance(loss, Tensor) or loss.ndim != 0:
             got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
             raise ValueError(f"loss must return a scalar tensor, got {got}")
+        if not loss.requires_grad:
+            raise ValueError("loss must depend on the output: it has no grad_fn, so there is nothing to learn from")
         if loss.device.type == "cpu" and not torch.isfinite(loss):
-            self._no_samples()
             raise FloatingPointError(f"the loss is {loss.item()}; nothing was changed. Look at x, y and the step size")
-        prepared = self._before_step(features)
-        self.opt.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.opt.step()
-        return Step(loss.detach(), output.detach(), self._after_step(prepared))
+        return output, loss, self._before_step(features)
 
     def state_dict(self) -> dict[str, Any]:
         """State of network and optimizer (and engine), loadable with ``torch.load(weights_only=True)``."""
@@ -129,8 +136,20 @@ class Backprop:
         missing = {"net", "opt"} - set(state_dict)
         if missing:
             raise ValueError(f"state_dict must hold 'net' and 'opt', it lacks {', '.join(sorted(missing))}")
-        self.net.load_state_dict(state_dict["net"])
-        self.opt.load_state_dict(state_dict["opt"])
+        for group in state_dict["opt"]["param_groups"]:
+            lacks = sorted(set(self.opt.defaults) - set(group))
+            if lacks:
+                raise ValueError(
+                    f"state_dict is of another optimizer than {type(self.opt).__name__}: it lacks {', '.join(lacks)}"
+                )
+        before = copy.deepcopy(Backprop.state_dict(self))
+        try:
+            self.net.load_state_dict(state_dict["net"])
+            self.opt.load_state_dict(state_dict["opt"])
+        except Exception:
+            self.net.load_state_dict(before["net"])
+            self.opt.load_state_dict(before["opt"])
+            raise
 
     def _forward(self, x: Tensor) -> tuple[Tensor, Sequence[Tensor] | None]:
         if hasattr(self.net, "predict"):
@@ -149,36 +168,6 @@ class Backprop:
 
     def _no_samples(self) -> None:
         """Forget the features of a forward that no update followed."""
-
-    def _optimizer(self, opt: str | Optimizer, step_size: float | None, options: dict[str, Any]) -> Optimizer:
-        if isinstance(opt, Optimizer):
-            if step_size is not None or options:
-                given = [*(["step_size"] if step_size is not None else []), *options]
-                raise TypeError(
-                    f"{', '.join(given)} would be ignored: the optimizer {type(opt).__name__} has its own settings"
-                )
-            return opt
-        if opt not in self._optimizers:
-            raise ValueError(
-                f"opt must be one of {', '.join(self._optimizers)}, or a torch.optim.Optimizer, got {opt!r}"
-            )
-        make = self._optimizers[opt]
-        allowed = [
-            name
-            for name in inspect.signature(make).parameters
-            if name not in ("params", "lr", "decoupled_weight_decay")
-        ]
-        unknown = [name for name in options if name not in allowed]
-        if unknown:
-            raise TypeError(
-                f"unknown setting {', '.join(unknown)}: {opt} takes {', '.join(allowed)}{self._more_settings()}"
-            )
-        if opt == "adamw" and make is AdamGnT:
-            options = {"weight_decay": 1e-2, **options, "decoupled_weight_decay": True}
-        return make(self.net.parameters(), lr=DEFAULT_STEP_SIZE if step_size is None else step_size, **options)
-
-    def _more_settings(self) -> str:
-        return ""
 
 
 class ContinualBackprop(Backprop):
@@ -211,7 +200,8 @@ class ContinualBackprop(Backprop):
     [0]
     """
 
-    _optimizers = _UNIT_OPTIMIZERS
+    _optimizers = UNIT_OPTIMIZERS
+    _more_settings = tuple(name for name in inspect.signature(GnT).parameters if name not in _NOT_THE_LEARNERS)
 
     def __init__(
         self,
@@ -256,8 +246,13 @@ class ContinualBackprop(Backprop):
         """Go on bit by bit from what `state_dict` gave, in a learner built with the same settings."""
         if "gnt" not in state_dict:
             raise ValueError("state_dict must hold 'gnt', the engine's state: was it saved by Backprop?")
+        before = self.gnt.state_dict()
         self.gnt.load_state_dict(state_dict["gnt"])
-        super().load_state_dict(state_dict)
+        try:
+            super().load_state_dict(state_dict)
+        except Exception:
+            self.gnt.load_state_dict(before)
+            raise
 
     def _before_step(self, features: Sequence[Tensor] | None) -> Prepared:
         return self.gnt.prepare(features)
@@ -270,17 +265,3 @@ class ContinualBackprop(Backprop):
 
     def _no_samples(self) -> None:
         self.gnt.discard()
-
-    def _more_settings(self) -> str:
-        engine = [name for name in inspect.signature(GnT).parameters if name not in ("layers", "optimizer", "record")]
-        return f"; the engine takes {', '.join(engine)}"
-
-
-def _find_loss(loss: str | Loss) -> Loss:
-    if callable(loss):
-        return loss
-    if loss not in LOSSES:
-        raise ValueError(
-            f"loss must be one of {', '.join(LOSSES)}, or a callable (output, target) -> scalar, got {loss!r}"
-        )
-    return LOSSES[loss]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,4 +83,12 @@ def warn_if_idle(groups: Sequence[UnitGroup], replacement_rate: float, maturity_
     else:
         why = f"no unit has been eligible: maturity_threshold={maturity_threshold} is longer than that"
     updates = groups[0].state.updates
-    warnings.warn(f"gnt has replaced nothing in {updates} updates; {why}. See GnT.report()", stacklevel=5)
+    warnings.warn(f"gnt has replaced nothing in {updates} updates; {why}. See GnT.report()", stacklevel=_callers())
+
+
+def _callers() -> int:
+    """The stacklevel at which gnt and torch were called."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).split(".")[0] in ("gnt", "torch"):
+        level, frame = level + 1, frame.f_back
+    return level

@@ -95,19 +95,22 @@ class UnitState:
 
         ``finite`` (0-d bool on the device, or None: known to be) False leaves the averages as they are.
         """
+        if finite is not None:
+            # the corrected averages stand in for what is missing: they come out as they went in
+            mean = torch.where(finite, mean, self.corrected_mean_feature)
+            worth = torch.where(finite, worth, self.corrected_utility)
         self.updates += 1
         while self._maturing and self._maturing[0][0] <= self.updates:
             self.eligible += self._maturing.popleft()[1]
         if finite is not None:
-            mean = torch.where(finite, mean, self.mean_feature)
-            worth = torch.where(finite, worth, self.utility)
             self.nonfinite += ~finite
         self.mean_feature.lerp_(mean, 1.0 - self.decay_rate)
         if self.averaged:
             self.utility.lerp_(worth, 1.0 - self.decay_rate)
         else:
             self.utility.copy_(worth)
-        self.last_active.masked_fill_(mean != 0, self.updates)
+        active = mean != 0
+        self.last_active.masked_fill_(active if finite is None else active & finite, self.updates)
 
     def rebirth(self, units: Tensor, *, all_eligible: bool) -> None:
         """Units start anew at age 0. ``all_eligible``: they came from `select`, so the host need not look."""
@@ -137,12 +140,11 @@ class UnitState:
         while True:
             until = waiting[0][0] - 1 if waiting else None
             if eligible:
-                needed = math.ceil((1.0 - total) / (rate * eligible))
-                if until is None or now + needed <= until:
-                    return now + max(needed, 1) - self.updates
+                total, needed = _until_one(total, rate * eligible, None if until is None else until - now)
+                if needed is not None:
+                    return now + needed - self.updates
             if until is None:
                 return None
-            total += rate * eligible * (until - now)
             now = until
             eligible += waiting.pop(0)[1]
 
@@ -176,3 +178,18 @@ class UnitState:
         self.updates, self.replaced = int(saved["updates"]), int(saved["replaced"])
         self.accumulated = float(saved["accumulated"])
         self.recount()
+
+
+def _until_one(total: float, amount: float, most: int | None) -> tuple[float, int | None]:
+    """Add ``amount`` at most ``most`` times -> (sum, after how many it reached 1). Rounded as the accumulator is."""
+    estimate = (1.0 - total) / amount
+    if estimate > 100_000:  # too long to be followed to the step
+        if most is not None and most < estimate:
+            return total + amount * most, None
+        return 1.0, math.ceil(min(estimate, 1e300))
+    count = 0
+    while most is None or count < most:
+        total, count = total + amount, count + 1
+        if total >= 1.0:
+            return total, count
+    return total, None

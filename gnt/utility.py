@@ -18,7 +18,8 @@ same.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import NamedTuple
 
@@ -165,9 +166,11 @@ def find(name: str) -> Measure:
     return MEASURES[name]
 
 
-def assess(
-    measure: Measure, name: str, group: UnitGroup, batch: Batch, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor | None]:
+# mean feature and worth of each unit, and whether both are finite (None: known to be)
+Tested = tuple[Tensor, Tensor, Tensor | None]
+
+
+def assess(measure: Measure, name: str, group: UnitGroup, batch: Batch, generator: torch.Generator) -> Tested:
     """Test one group: mean feature and worth of each unit, and whether both are finite. Changes nothing.
 
     On the CPU what is not finite is refused at once, naming the group. Other devices are not asked: the answer
@@ -186,3 +189,15 @@ def assess(
             "nothing was changed"
         )
     return mean, worth, None
+
+
+@contextmanager
+def undrawn_on_error(generators: Iterable[torch.Generator]) -> Iterator[None]:
+    """Should a test fail, the draws that measures made for it were not made."""
+    drawn = [(generator, generator.get_state()) for generator in generators]
+    try:
+        yield
+    except Exception:
+        for generator, state in drawn:
+            generator.set_state(state)
+        raise

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from gnt.activations import Activation, canonical, gain
-from gnt.between import Passage, WalkError
+from gnt.between import Passage, WalkError, computes_as_torch
 from gnt.units import CONV_LAYERS, WEIGHT_LAYERS, Slot, UnitGroup
 
 Layer = nn.Module | Callable[..., Any]
@@ -107,6 +107,10 @@ def _flatten(layers: Layers, prefix: str = "") -> Iterator[tuple[str, Layer]]:
             f"{type(layers).__name__}"
         )
     for name, child in children:
+        if isinstance(child, nn.Sequential) and not computes_as_torch(child):
+            raise WalkError(
+                f"{prefix + name!r} ({type(child).__name__}) has a forward of its own, which may be more than its list"
+            )
         if isinstance(child, (nn.Sequential, nn.ModuleList, list, tuple)):
             yield from _flatten(child, f"{prefix}{name}.")
         elif callable(child):
@@ -135,6 +139,7 @@ def _units(layer: nn.Module) -> int:
 def _consumer(passage: Passage, name: str, layer: nn.Module) -> Slot:
     """The slot of the columns of ``layer`` that read the passage's units; WalkError where the sizes do not fit."""
     producer = passage.producer
+    passage.travel()
     if isinstance(layer, CONV_LAYERS):
         if not isinstance(producer.module, CONV_LAYERS) or passage.flattened:
             raise WalkError(f"{name!r} ({type(layer).__name__}) cannot read the flat features of {producer.name!r}")
@@ -176,6 +181,13 @@ def _check_weights(name: str, layer: nn.Module) -> None:
         raise WalkError(
             f"the weight of {kind} is not a plain parameter (it is parametrized): it cannot be reset row by row"
         )
+    if not computes_as_torch(layer):
+        raise WalkError(f"{kind} has a forward of its own: gnt does not know what its weight is to it")
+    if layer.bias is not None and "bias" not in layer._parameters:
+        raise WalkError(f"the bias of {kind} is not a plain parameter (it is parametrized): it cannot be reset")
+    more = [key for key, parameter in layer.named_parameters() if key not in ("weight", "bias")]
+    if more:
+        raise WalkError(f"{kind} has parameters ({', '.join(more)}) of which gnt does not know what belongs to a unit")
     if weight.is_complex():
         raise WalkError(f"the weight of {kind} is complex; utilities are defined for real networks")
     if not weight.requires_grad:

@@ -1,0 +1,101 @@
+"""Small networks, their training step by step, and all that it can change, copied and compared to the last bit."""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import gnt
+
+IMAGES = (1, 8, 8)  # what `conv_net` reads
+# settings under which some unit is replaced nearly every step
+EAGER: dict[str, Any] = {"replacement_rate": 0.1, "maturity_threshold": 2, "decay_rate": 0.9}
+
+
+def mlp(*widths: int, seed: int = 0) -> nn.Sequential:
+    """A relu network, of widths (4, 8, 6, 2) by default."""
+    torch.manual_seed(seed)
+    widths = widths or (4, 8, 6, 2)
+    layers = [m for a, b in pairwise(widths) for m in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])
+
+
+def conv_net(seed: int = 0) -> nn.Sequential:
+    """Convolutions with a norm, flattened into linear layers; reads `IMAGES` and gives 2 outputs."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        *(nn.Conv2d(1, 5, 3), nn.BatchNorm2d(5), nn.ReLU()),
+        *(nn.Conv2d(5, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+        *(nn.Linear(16, 6), nn.Tanh(), nn.Linear(6, 2)),
+    )
+
+
+def batch(t: int, *shape: int, n: int = 8) -> tuple[Tensor, Tensor]:
+    """Inputs (n, *shape) and targets (n, 2) of step ``t``; the shape is (4,) by default."""
+    generator = torch.Generator().manual_seed(1000 + t)
+    return torch.randn(n, *(shape or (4,)), generator=generator), torch.randn(n, 2, generator=generator)
+
+
+def train(net: nn.Module, opt: torch.optim.Optimizer, engine: Any, steps: range, *shape: int) -> list[list[Tensor]]:
+    """Forward, backward, optimizer step, engine step. Returns what was replaced in each step."""
+    first = next(net.parameters())
+    replaced = []
+    for t in steps:
+        x, y = (tensor.to(first.device, first.dtype) for tensor in batch(t, *shape))
+        opt.zero_grad()
+        F.mse_loss(net(x), y).backward()
+        opt.step()
+        replaced.append(engine.step() if engine is not None else [])
+    return replaced
+
+
+def run(net: nn.Module, opt: str = "sgd", **settings: Any) -> tuple[nn.Module, torch.optim.Optimizer, gnt.GnT]:
+    """A network with an optimizer and an engine, ready for `train`."""
+    make = {"sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9), "adamgnt": lambda p: gnt.AdamGnT(p, lr=0.01)}
+    optimizer = make[opt](net.parameters())
+    generator = torch.Generator().manual_seed(5)
+    return net, optimizer, gnt.GnT(net, optimizer, **{**EAGER, "generator": generator, **settings})
+
+
+def replaced(engine: gnt.GnT) -> list[int]:
+    """How many units of each group have been replaced."""
+    return [group.state.replaced for group in engine.groups]
+
+
+def everything(net: nn.Module, opt: torch.optim.Optimizer | None = None, engine: Any = None) -> dict[str, Any]:
+    """Copies of parameters, buffers, optimizer state, engine state, and the generators' states."""
+    return copy.deepcopy(
+        {
+            "net": dict(net.state_dict()),
+            "opt": opt.state_dict() if opt is not None else None,
+            "engine": engine.state_dict() if engine is not None else None,
+            "torch's generator": torch.get_rng_state(),
+        }
+    )
+
+
+def assert_same(a: Any, b: Any, at: str = "it") -> None:
+    """Equal in structure, dtypes and bits."""
+    assert type(a) is type(b), f"{at}: {type(a).__name__} and {type(b).__name__}"
+    if isinstance(a, dict):
+        assert set(a) == set(b), f"{at}: keys {set(a) ^ set(b)}"
+        for key in a:
+            assert_same(a[key], b[key], f"{at}[{key!r}]")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), f"{at}: {len(a)} and {len(b)} entries"
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{at}[{i}]")
+    elif isinstance(a, Tensor):
+        assert (a.dtype, a.shape) == (b.dtype, b.shape), f"{at}: {a.dtype} {a.shape}, {b.dtype} {b.shape}"
+        assert torch.equal(_bits(a), _bits(b)), f"{at}: {a} and {b}"
+    else:
+        assert a == b, f"{at}: {a!r} and {b!r}"
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.detach().reshape(-1).contiguous().view(torch.uint8)
