@@ -1,0 +1,25 @@
+"""The experiments there are, and how their modules are found. Imports none of them until asked."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+NAMES = ("random_label_mnist", "slowly_changing_regression")
+
+
+def settings_class(experiment: str) -> Any:
+    """The experiment's ``Settings``. Imports no torch."""
+    return importlib.import_module(f"benchmarks.{experiment}.settings").Settings
+
+
+def job_class(experiment: str) -> Any:
+    """The experiment's `benchmarks.job.Job`: called with settings and method."""
+    return importlib.import_module(f"benchmarks.{experiment}.job").Job
+
+
+def report(experiment: str) -> Any:
+    """The experiment's ``report`` module: ``table(settings, figures)`` and ``picture(settings, figures,
+    file)``.
+    """
+    return importlib.import_module(f"benchmarks.{experiment}.report")

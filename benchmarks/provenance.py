@@ -1,0 +1,53 @@
+"""Where a result comes from: versions, commit, hardware."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def versions() -> dict[str, str]:
+    """Versions of all that the figures depend on. A run is continued only with the versions that it was begun
+    with.
+    """
+    import torch
+
+    import gnt
+
+    return {"gnt": gnt.__version__, "torch": str(torch.__version__), "python": platform.python_version()}
+
+
+def commit() -> str | None:
+    """The commit of the checkout, with "+changes" when files differ from it; None outside a git checkout."""
+    try:
+        if Path(_git("rev-parse", "--show-toplevel")).resolve() != ROOT:
+            return None
+        head = _git("rev-parse", "HEAD")
+        return head + ("+changes" if _git("status", "--porcelain") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def hardware() -> dict[str, Any]:
+    """The machine, in words."""
+    return {"processor": _processor(), "cores": os.cpu_count(), "system": platform.platform()}
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
