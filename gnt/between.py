@@ -183,7 +183,7 @@ def computes_as_torch(module: nn.Module) -> bool:
 def _try(layer: Callable[..., Any], x: Tensor) -> Any:
     """``layer`` on a copy of ``x``, with the same random draws each time and none of the user's."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # torch.manual_seed would seed the accelerators' too
         return layer(x.clone())
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gnt import GnT, register_utility
+from gnt.utility import MEASURES
 from tests.lives import Life, differences
 from tests.strategies import BUILT_IN_MEASURES, engine_settings, lives, networks, seeds
 
@@ -84,6 +85,13 @@ def test_features_given_or_recorded_are_the_same(life, updates):
         life.engine.update()
         given_life.engine.update(features)
     assert_same_measurements(life.engine, given_life.engine)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def registry():
+    """What is registered here is forgotten afterwards."""
+    yield
+    MEASURES.pop("a test's own", None)
 
 
 def network(units: int) -> nn.Sequential:
