@@ -49,7 +49,7 @@ def tied(life: Life, chosen: list[Tensor]) -> bool:
         worth = group.state.corrected_utility
         stay = group.state.mature.clone()
         stay[units] = False
-        if len(units) and stay.any() and worth[stay].min() - worth[units].max() <= 1e-7 * worth.max():
+        if len(units) and stay.any() and worth[stay].min() - worth[units].max() <= 1e-7 * worth.max().clamp_min(0.01):
             return True
     return False
 
@@ -76,6 +76,10 @@ def test_exchanged_units_live_exchanged_lives(life, steps, data):
     """Parameters, norms, momentum, ages and averages, step by step, up to the rounding of sums in another order."""
     orders = data.draw(permutations(life))
     other = life.again()
+    for net in (life.net, other.net):
+        for module in net:
+            if hasattr(module, "eps"):
+                module.eps = 0.1  # or a norm would blow up the rounding of a feature that is always the same
     draws = torch.Generator().manual_seed(life.seed)
     other.net.load_state_dict(exchange(life, orders, life.tensors()))
     for _ in range(steps):
