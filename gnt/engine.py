@@ -141,6 +141,8 @@ class GnT:
         batches = features if isinstance(features, Prepared) else self.prepare(features)
         if batches.empty:
             return [group.state.nobody for group in self.groups]
+        if self.updates == 0 and self._optimizer_state is not None:
+            self._optimizer_state.check(self.groups)  # it is filled by now: tell at once, not at the first replacement
         self.update(batches)
         units = self.select()
         self.replace(units)

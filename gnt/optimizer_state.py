@@ -111,11 +111,13 @@ class StateReset:
             return
         for name, param, _ in (entry for group in groups for entry in group.slices()):
             for key, value in self.optimizer.state.get(param, {}).items():
-                if isinstance(value, Tensor) and value.ndim > 0 and (key not in table or value.shape != param.shape):
+                if not _understood(key, value, table, param):
+                    what = (
+                        f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"({type(value).__name__})"
+                    )
                     raise TypeError(
-                        f"{type(self.optimizer).__name__} keeps state {key!r} of shape {tuple(value.shape)} for "
-                        f"{name}, which gnt "
-                        f"does not know how to reset for a unit; {_WHAT_TO_DO}"
+                        f"{type(self.optimizer).__name__} keeps state {key!r} {what} for {name}, which gnt does not "
+                        f"know how to reset for a unit; {_WHAT_TO_DO}"
                     )
 
     def reset(self, group: UnitGroup, units: Tensor) -> None:
@@ -142,6 +144,14 @@ class StateReset:
     def _option(self, param: Tensor, name: str) -> float:
         holder = next(g for g in self.optimizer.param_groups if any(p is param for p in g["params"]))
         return float(holder[name])
+
+
+def _understood(key: str, value: Any, table: Mapping[str, Fresh], param: Tensor) -> bool:
+    """Whether a piece of state is shared by all elements, or is the table's and shaped like the parameter."""
+    if isinstance(value, Tensor):
+        return value.ndim == 0 or (key in table and value.shape == param.shape)
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    return not any(isinstance(part, Tensor) for part in parts)
 
 
 _WHAT_TO_DO = (

@@ -21,7 +21,8 @@ class GroupReport:
         replaced: units replaced so far.
         next_due: updates until the next replacement, if nothing else happens (its expectation when counts are drawn);
             None: never.
-        dead: eligible units whose features were zero in every update for longer than the maturity threshold.
+        dead: eligible units whose feature, averaged over the batch, was exactly 0 in every update for longer than the
+            maturity threshold: for a rectifier, units that are always off.
         nonfinite: updates left out because features or weights were not finite.
     """
 

@@ -85,9 +85,7 @@ class UnitState:
 
     @property
     def dead(self) -> Tensor:
-        """Which eligible units' features were zero in all updates for longer than the maturity threshold; bool
-        (num_units,).
-        """
+        """Which eligible units' mean features were exactly 0 for longer than the maturity threshold; bool (num_units,)."""
         return self.mature & (self.last_active < self.updates - self.maturity_threshold)
 
     def advance(self, mean: Tensor, worth: Tensor, finite: Tensor | None) -> None:

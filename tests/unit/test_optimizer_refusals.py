@@ -105,6 +105,7 @@ def test_an_optimizer_is_refused_at_construction(build, error, message):
 
 # state that shows only when it is there, after the first step
 UNKNOWN_STATE = {
+    "a list": ("parts", lambda param: [torch.ones_like(param)], r"AdamWith keeps state 'parts' \(list\)"),
     "a new key": ("trace", torch.ones_like, r"AdamWith keeps state 'trace' of shape \(5, 3\)"),
     "one for each row": ("rows", lambda param: torch.ones(len(param)), r"AdamWith keeps state 'rows' of shape \(5,\)"),
     "a known key of another shape": (
@@ -133,6 +134,17 @@ def test_unknown_state_is_refused_before_anything_is_changed(key, make, message)
         assert str(a) == str(b)
     with pytest.raises(TypeError, match=message):  # by now it shows at construction
         GnT(net, optimizer)
+
+
+def test_unknown_state_is_told_at_the_first_step():
+    net = network()
+    optimizer = AdamWith(net.parameters(), "trace", torch.ones_like)
+    engine = GnT(net, optimizer)  # none due for a hundred steps
+    net(torch.randn(4, 3)).square().mean().backward()
+    optimizer.step()
+    with pytest.raises(TypeError, match="AdamWith keeps state 'trace'"):
+        engine.step()
+    assert engine.updates == 0
 
 
 @pytest.fixture
