@@ -3,10 +3,9 @@
 Beside any optimizer, a generate-and-test engine watches every hidden unit's utility and, step by step, replaces the
 least useful mature ones with fresh ones. Three ways in:
 
-    learner = gnt.ContinualBackprop(net, opt="adam", step_size=1e-3)        learner.learn(x, y) does a whole step
-    engine = gnt.GnT(net, optimizer)                                        engine.step() after your own
-    optimizer.step() net = Sequential(fc1, ReLU(), gnt.CBPLinear(fc1, fc2), fc2)             layers that act by
-    themselves
+    learner = gnt.ContinualBackprop(net, opt="adam")             # learner.learn(x, y) does a whole step
+    engine = gnt.GnT(net, optimizer)                             # engine.step() after your own optimizer.step()
+    net = Sequential(fc1, ReLU(), gnt.CBPLinear(fc1, fc2), fc2)  # layers that act by themselves
 
 The house: `walk` turns layers into unit groups, `GnT` runs them (features, utility, selection, reinit,
 optimizer_state), the learners put a loss and an optimizer around it, `gnt.optim` holds AdamGnT, an Adam whose step

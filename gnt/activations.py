@@ -30,10 +30,9 @@ _ALIASES = {"linear": "identity", "swish": "silu", "leakyrelu": "leaky_relu", "n
 
 _MODULES: dict[type[nn.Module], str] = {
     nn.ReLU: "relu", nn.ReLU6: "relu6", nn.LeakyReLU: "leaky_relu", nn.RReLU: "rrelu", nn.PReLU: "prelu", nn.ELU: "elu",
-    nn.CELU: "celu", nn.SELU: "selu", nn.SiLU: "silu", nn.GELU: "gelu", nn.Mish: "mish", nn.Tanh: "tanh", nn.Sigmoid:
-        "sigmoid",
-    nn.Hardtanh: "hardtanh", nn.Hardsigmoid: "hardsigmoid", nn.Hardswish: "hardswish", nn.Softplus: "softplus",
-    nn.Softsign: "softsign",
+    nn.CELU: "celu", nn.SELU: "selu", nn.SiLU: "silu", nn.GELU: "gelu", nn.Mish: "mish", nn.Tanh: "tanh",
+    nn.Sigmoid: "sigmoid", nn.Hardtanh: "hardtanh", nn.Hardsigmoid: "hardsigmoid", nn.Hardswish: "hardswish",
+    nn.Softplus: "softplus", nn.Softsign: "softsign",
 }  # fmt: skip
 
 
@@ -44,6 +43,8 @@ def names() -> list[str]:
 
 def canonical(name: str) -> Activation:
     """A name as users write it -> an activation; ValueError lists the names that are known."""
+    if not isinstance(name, str):
+        raise TypeError(f"activation must be a name, one of {', '.join(names())}, or None, got {name!r}")
     key = name.lower()
     key = _ALIASES.get(key, key)
     if key in GAINS:

@@ -1,9 +1,8 @@
 """What stands between a producer and its consumer: does it keep the units apart, and what of it belongs to a unit?
 
 Known modules are told by a table. A module without parameters, or a plain function, that is not in the table is probed
-with
-numbers: it must act on each unit alone, or flatten. Anything else is refused: a guess here would corrupt networks
-silently.
+with numbers, in training and in evaluation: it must act on each unit alone, or flatten. Anything else is refused: a
+guess here would corrupt networks silently.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ class Passage:
         self.activation: Activation | None = None
         self.scales: list[Slot] = []
         self.flattened = False
-        self._names: list[tuple[str, Any]] = []
+        self._between: list[tuple[str, Any]] = []
         self._inner_norms: list[tuple[str, nn.Module, int]] = []
 
     @property
@@ -57,14 +56,16 @@ class Passage:
 
     def append(self, name: str, layer: nn.Module | Callable[..., Any]) -> None:
         """Take in one more layer."""
-        self._names.append((name, layer))
+        self._between.append((name, layer))
 
     def travel(self) -> None:
         """A consumer was found: follow the units to it; WalkError if they could mix on the way."""
-        for name, layer in self._names:
+        for name, layer in self._between:
             self._pass(name, layer)
 
     def _pass(self, name: str, layer: nn.Module | Callable[..., Any]) -> None:
+        if hasattr(layer, "looks_after_units"):
+            raise self._refusal(name, layer, "it has an engine of its own; use layers or GnT, not both")
         if isinstance(layer, nn.Module) and not computes_as_torch(layer):
             self._probe(name, layer)
             return
@@ -103,14 +104,13 @@ class Passage:
 
     def check_end(self) -> None:
         """Refuse a list that goes on after its last weight layer with more than reshaping."""
-        for name, layer in self._names:
+        for name, layer in self._between:
             if not isinstance(layer, _TAIL):
                 kind = getattr(layer, "__name__", type(layer).__name__)
                 raise WalkError(
-                    f"the list ends in {kind} ({name!r}), so the units of {self.producer.name!r} have no consumer: "
-                    "end the list with "
-                    f"the weight layer that reads them, or leave {kind} out of the list if they are the network's "
-                    "outputs"
+                    f"the list ends in {kind} ({name!r}), so the units of {self.producer.name!r} have no consumer: end "
+                    "the list with the weight layer that reads them or, if they are the network's outputs, leave "
+                    f"{kind} out of the list: GnT(net[:-1]), ContinualBackprop(net, layers=net[:-1])"
                 )
 
     def _scale(self, name: str, layer: nn.Module, size: int, dim: int = 0) -> None:
@@ -143,26 +143,17 @@ class Passage:
                 raise self._refusal(
                     name, layer, "it has parameters of its own, and gnt does not know which belong to a unit"
                 )
-            layer = copy.deepcopy(layer).eval()
+            layer = copy.deepcopy(layer)
         units, spatial = self.producer.num_units, self._spatial
-        generator = torch.Generator().manual_seed(0)
-        x = torch.randn(2, units, *[4] * spatial, generator=generator)
+        shape = (2, units, *[4] * spatial)
         try:
-            with torch.no_grad():
-                y = _try(layer, x)
-                if spatial and _same(y, x.flatten(1)):
-                    self.flattened = True
-                    return
-                kept = isinstance(y, Tensor) and y.shape[:2] == x.shape[:2] and y.ndim == x.ndim
-                for some in _sides(units) if kept else ():
-                    changed = x.clone()
-                    changed[:, some] += 1.0
-                    kept = kept and torch.equal(_try(layer, changed)[:, ~some], y[:, ~some])
+            verdicts = {_verdict(layer, shape, training, scale) for training in (True, False) for scale in (1.0, 1e4)}
         except Exception as error:
-            raise self._refusal(
-                name, layer, f"trying it on a tensor of shape {tuple(x.shape)} failed: {error}"
-            ) from error
-        if not kept:
+            raise self._refusal(name, layer, f"trying it on a tensor of shape {shape} failed: {error}") from error
+        if verdicts == {"flattens"} and spatial:
+            self.flattened = True
+            return
+        if verdicts != {"keeps apart"}:
             raise self._refusal(name, layer, "it does not act on each unit alone")
         self.activation = self.activation or (getattr(layer, "__name__", type(layer).__name__), None)
 
@@ -178,6 +169,23 @@ class Passage:
 def computes_as_torch(module: nn.Module) -> bool:
     """Whether a module, or the class it is derived from, is torch's, and so is its forward: what is known holds."""
     return str(type(module).forward.__module__).startswith("torch.")
+
+
+def _verdict(layer: Callable[..., Any], shape: tuple[int, ...], training: bool, scale: float) -> str:
+    """What ``layer`` does to numbers of that size: "keeps apart" units, "flattens" them, or "mixes" them."""
+    if isinstance(layer, nn.Module):
+        layer.train(training)
+    x = scale * torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        y = _try(layer, x)
+        if _same(y, x.flatten(1)) and x.ndim > 2:
+            return "flattens"
+        apart = isinstance(y, Tensor) and y.shape[:2] == x.shape[:2] and y.ndim == x.ndim
+        for some in _sides(x.shape[1]) if apart else ():
+            changed = x.clone()
+            changed[:, some] += scale
+            apart = apart and torch.equal(_try(layer, changed)[:, ~some], y[:, ~some])
+    return "keeps apart" if apart else "mixes"
 
 
 def _try(layer: Callable[..., Any], x: Tensor) -> Any:

@@ -28,6 +28,13 @@ def settings(replacement_rate: Any, maturity_threshold: Any, decay_rate: Any, ge
         raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
 
 
+def flags(**values: Any) -> None:
+    """Refuse what is neither True nor False."""
+    for name, value in values.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
 def _is_real(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
@@ -50,9 +57,8 @@ def recorded(features: Sequence[Sequence[Any]], groups: Sequence[UnitGroup]) -> 
     missing = [group.name for group, seen in zip(groups, features, strict=True) if not seen]
     if missing:
         raise RuntimeError(
-            f"no features of group {', '.join(map(repr, missing))} since the last update: run the network forward "
-            "in training "
-            "mode with grad enabled before the step, or give the features"
+            f"no features of group {', '.join(map(repr, missing))} since the last update: run the network forward in "
+            "training mode with grad enabled before the step, or give the features"
         )
     for group, seen in zip(groups, features, strict=True):
         for value in seen:
@@ -120,8 +126,8 @@ def units(chosen: Any, groups: Sequence[UnitGroup]) -> list[Tensor]:
             ) from None
         if indices.ndim != 1 or (indices.numel() and (indices.is_floating_point() or indices.dtype == torch.bool)):
             raise ValueError(
-                f"units of group {group.name!r} must be a 1-d tensor of integer indices, got {indices.dtype} of "
-                f"shape {tuple(indices.shape)}"
+                f"units of group {group.name!r} must be a 1-d tensor of integer indices, got {indices.dtype} of shape "
+                f"{tuple(indices.shape)}"
             )
         indices = indices.long()
         if indices.numel():
@@ -156,7 +162,10 @@ def incoming(fresh: Any, chosen: Sequence[Tensor], groups: Sequence[UnitGroup]) 
                 f"incoming weights of group {group.name!r} must have shape {wanted}, got "
                 f"{tuple(torch.as_tensor(weights).shape)}"
             )
-        result.append(None if weights is None else torch.as_tensor(weights).detach().to(own.device, own.dtype))
+        given = None if weights is None else torch.as_tensor(weights).detach().to(own.device, own.dtype)
+        if given is not None and given.device.type == "cpu" and not torch.isfinite(given).all():
+            raise ValueError(f"incoming weights of group {group.name!r} must be finite")
+        result.append(given)
     return result
 
 
@@ -164,14 +173,13 @@ def saved(state_dict: Any, groups: Sequence[UnitGroup], utility: str) -> None:
     """Refuse a saved state of another version, measure or architecture."""
     if not isinstance(state_dict, dict) or "version" not in state_dict or "groups" not in state_dict:
         raise ValueError("state_dict is not one of GnT.state_dict(): it has no 'version' and 'groups'")
-    if state_dict["version"] == STATE_VERSION:
-        own = {"utility", "updates", "generator", "coin"}
-        entries = {"name", "num_units", *groups[0].state.state_dict()}
-        missing = sorted(own - set(state_dict)) or sorted({k for e in state_dict["groups"] for k in entries - set(e)})
-        if missing:
-            raise ValueError(f"state_dict is incomplete: it lacks {', '.join(missing)}")
     if state_dict["version"] != STATE_VERSION:
         raise ValueError(f"state_dict has version {state_dict['version']!r}; this gnt reads version {STATE_VERSION}")
+    own = {"utility", "updates", "counted", "generator", "coin"}
+    entries = {"name", "num_units", *groups[0].state.state_dict()}
+    missing = sorted(own - set(state_dict)) or sorted({k for e in state_dict["groups"] for k in entries - set(e)})
+    if missing:
+        raise ValueError(f"state_dict is incomplete: it lacks {', '.join(missing)}")
     if state_dict["utility"] != utility:
         raise ValueError(
             f"state_dict holds averages of utility {state_dict['utility']!r}, this engine measures {utility!r}"

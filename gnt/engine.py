@@ -31,8 +31,8 @@ class GnT:
 
     Call `step` after each optimizer step. It updates every unit's age, mean feature and utility, and replaces the least
     useful of the mature ones at the replacement rate: its mean contribution moves into its consumers' bias, its
-        outgoing weights become 0,
-    its incoming weights are drawn anew, and the optimizer forgets what it knew of these slices.
+    outgoing weights become 0, its incoming weights are drawn anew, and the optimizer forgets what it knew of these
+    slices.
 
     Args:
         layers: what `walk` takes (a Sequential, ModuleList, list of layers, or a model with ``.layers``), or unit
@@ -90,14 +90,15 @@ class GnT:
         record: bool = True,
     ) -> None:
         checks.settings(replacement_rate, maturity_threshold, decay_rate, generator)
+        checks.flags(accumulate=accumulate, bias_transfer=bias_transfer)
         self._measure = find(utility)
         self.replacement_rate = float(replacement_rate)
         self.maturity_threshold = int(maturity_threshold)
         self.decay_rate = float(decay_rate)
         self.utility = utility
         self.init = init
-        self.accumulate = bool(accumulate)
-        self.bias_transfer = bool(bias_transfer)
+        self.accumulate = accumulate
+        self.bias_transfer = bias_transfer
         self.groups = own_groups(layers, activation)
         self._bounds = [reinit.bound(group, init) for group in self.groups]
         self.optimizer = optimizer
@@ -116,6 +117,7 @@ class GnT:
         on_host = self.generator.device.type == "cpu"
         self._coin = self.generator if on_host else torch.Generator().manual_seed(self.generator.initial_seed())
         self.updates = 0
+        self._counted = 0
         self._selected: list[Tensor] = []
         self._intake = Intake(self.groups, record=record)
 
@@ -129,7 +131,7 @@ class GnT:
         self._optimizer_state = StateReset(optimizer, self.groups) if optimizer is not None else None
 
     @torch.no_grad()
-    def step(self, features: Features | Prepared | None = None) -> list[Tensor]:
+    def step(self, features: Features | None = None) -> list[Tensor]:
         """Update, select, replace; call it after each optimizer step.
 
         Args:
@@ -138,26 +140,10 @@ class GnT:
         Returns:
             Indices of the replaced units, one int64 tensor for each group.
         """
-        batches = features if isinstance(features, Prepared) else self.prepare(features)
-        if batches.empty:
-            return [group.state.nobody for group in self.groups]
-        if self.updates == 0 and self._optimizer_state is not None:
-            self._optimizer_state.check(self.groups)  # it is filled by now: tell at once, not at the first replacement
-        self.update(batches)
-        units = self.select()
-        self.replace(units)
-        return units
-
-    def prepare(self, features: Features | None = None) -> Prepared:
-        """Check and arrange features before the optimizer's step, so that faults are told before anything is changed.
-
-        Arguments and errors are those of `update`, which takes the result, as `step` does.
-        """
-        self._follow()
-        return self._intake.prepare(features)
+        return self._step(self._prepare(features))
 
     @torch.no_grad()
-    def update(self, features: Features | Prepared | None = None) -> None:
+    def update(self, features: Features | None = None) -> None:
         """Everybody one older; running averages of mean feature and utility.
 
         With d the decay rate, a the age after its increment, h the features and y the measure:
@@ -174,28 +160,7 @@ class GnT:
             FloatingPointError: features or weights of a group are not finite (found at once on the CPU; on other
                 devices the group keeps its averages and ``state.nonfinite`` counts). Nothing is changed.
         """
-        batches = features if isinstance(features, Prepared) else self.prepare(features)
-        if batches.empty:
-            return  # an empty remainder batch: nothing was learned, so nobody ages
-        self.advance(self.test(batches))
-
-    @torch.no_grad()
-    def test(self, batches: Prepared) -> list[Tested]:
-        """The first half of `update`: what the features say of each group's units. Changes no unit's state."""
-        with undrawn_on_error([self.generator]):
-            return [
-                assess(self._measure, self.utility, group, batch, self.generator)
-                for group, batch in zip(self.groups, batches, strict=True)
-            ]
-
-    @torch.no_grad()
-    def advance(self, tested: Sequence[Tested]) -> None:
-        """The second half of `update`: everybody one older, what was tested enters the running averages."""
-        self.updates += 1
-        for group, (mean, worth, finite) in zip(self.groups, tested, strict=True):
-            group.state.advance(mean, worth, finite)
-        if self.updates == WARN_AFTER:
-            warn_if_idle(self.groups, self.replacement_rate, self.maturity_threshold)
+        self._update(self._prepare(features))
 
     @torch.no_grad()
     def select(self) -> list[Tensor]:
@@ -203,13 +168,14 @@ class GnT:
 
         With accumulation, over any number of updates the count is within 1 of the sum of replacement_rate * eligible.
         Without, it is floor(replacement_rate * eligible) and one more with the probability of the fraction. It is never
-        more than there are.
+        more than there are. Nobody is due twice for one update.
 
         Returns:
             Indices of the units, one int64 tensor for each group; empty where none is due.
         """
         self._intake.check_open()
-        self._selected = [self._select(group.state) for group in self.groups]
+        fresh, self._counted = self._counted != self.updates, self.updates
+        self._selected = [self._select(group.state) if fresh else group.state.nobody for group in self.groups]
         return list(self._selected)
 
     @torch.no_grad()
@@ -268,6 +234,7 @@ class GnT:
             "version": checks.STATE_VERSION,
             "utility": self.utility,
             "updates": self.updates,
+            "counted": self._counted,
             "generator": self.generator.get_state(),
             "coin": self._coin.get_state(),
             "groups": [{"name": g.name, "num_units": g.num_units, **g.state.state_dict()} for g in self.groups],
@@ -282,15 +249,17 @@ class GnT:
         """
         checks.saved(state_dict, self.groups, self.utility)
         self._follow()
+        before = self.generator.get_state()
         try:
             self.generator.set_state(state_dict["generator"].cpu())
-        except RuntimeError as error:
+            self._coin.set_state(state_dict["coin"].cpu())
+        except (RuntimeError, TypeError, AttributeError) as error:
+            self.generator.set_state(before)
             raise ValueError(
-                f"the saved generator is of another device than this one ({self.generator.device}); pass a "
-                "generator of the device it was saved with"
+                f"the saved generator does not fit this one, on {self.generator.device}: pass a generator of the "
+                "device it was saved on"
             ) from error
-        self._coin.set_state(state_dict["coin"].cpu())
-        self.updates = int(state_dict["updates"])
+        self.updates, self._counted = int(state_dict["updates"]), int(state_dict["counted"])
         self._selected = []
         for group, saved in zip(self.groups, state_dict["groups"], strict=True):
             group.state.load_state_dict(saved)
@@ -303,6 +272,46 @@ class GnT:
     def close(self) -> None:
         """Remove the hooks. The engine can be read and saved afterwards, but not stepped."""
         self._intake.close()
+
+    def _prepare(self, features: Features | None = None) -> Prepared:
+        """Check and arrange features; a learner does it before the optimizer's step, to tell of faults in time."""
+        self._follow()
+        return self._intake.prepare(features)
+
+    @torch.no_grad()
+    def _step(self, batches: Prepared) -> list[Tensor]:
+        if batches.empty:
+            return [group.state.nobody for group in self.groups]
+        if self.updates == 0 and self._optimizer_state is not None:
+            self._optimizer_state.check(self.groups)  # it is filled by now: tell at once, not at the first replacement
+        self._update(batches)
+        units = self.select()
+        self.replace(units)
+        return units
+
+    @torch.no_grad()
+    def _update(self, batches: Prepared) -> None:
+        if batches.empty:
+            return  # an empty remainder batch: nothing was learned, so nobody ages
+        self._advance(self._test(batches))
+
+    @torch.no_grad()
+    def _test(self, batches: Prepared) -> list[Tested]:
+        """The first half of `update`: what the features say of each group's units. Changes no unit's state."""
+        with undrawn_on_error([self.generator]):
+            return [
+                assess(self._measure, self.utility, group, batch, self.generator)
+                for group, batch in zip(self.groups, batches, strict=True)
+            ]
+
+    @torch.no_grad()
+    def _advance(self, tested: Sequence[Tested]) -> None:
+        """The second half of `update`: everybody one older, what was tested enters the running averages."""
+        self.updates += 1
+        for group, (mean, worth, finite) in zip(self.groups, tested, strict=True):
+            group.state.advance(mean, worth, finite)
+        if self.updates == WARN_AFTER:
+            warn_if_idle(self.groups, self.replacement_rate, self.maturity_threshold, selects=self._counted > 0)
 
     def _follow(self) -> None:
         """State goes where the network went."""

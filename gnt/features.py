@@ -25,7 +25,7 @@ class Recorder:
     """Records the inputs of one consumer per group until they are taken.
 
     Its hooks do not travel: in a copied or unpickled network they lie dormant, and a copied engine hangs up hooks of
-        its own.
+    its own.
     """
 
     def __init__(self, groups: Sequence[UnitGroup]) -> None:

@@ -8,6 +8,7 @@ happens during backward. All layers of one optimizer act together: all are teste
 from __future__ import annotations
 
 import copy
+import inspect
 import itertools
 import weakref
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from torch import Tensor, is_grad_enabled, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from gnt import checks
 from gnt.engine import GnT
 from gnt.features import warn_if_many
 from gnt.intake import Prepared
@@ -24,10 +26,15 @@ from gnt.units import CONV_LAYERS, UnitGroup
 from gnt.utility import undrawn_on_error
 from gnt.walk import walk
 
+_SETTINGS = tuple(
+    name for name in inspect.signature(GnT).parameters if name not in ("layers", "optimizer", "activation", "record")
+)
 
-class _CBPLayer(nn.Module):
-    """The identity, with an engine over the one group of units between ``in_layer`` and ``out_layer``."""
 
+class CBPLayer(nn.Module):
+    """What the two kinds have in common: the identity, with an engine over the group of units between two layers."""
+
+    looks_after_units = True
     _producers: tuple[type[nn.Module], ...] = ()
     _consumers: tuple[type[nn.Module], ...] = ()
 
@@ -48,9 +55,17 @@ class _CBPLayer(nn.Module):
             if not isinstance(layer, allowed):
                 kinds = ", ".join(kind.__name__ for kind in allowed)
                 raise TypeError(f"{role} of {type(self).__name__} must be one of {kinds}, got {type(layer).__name__}")
+        unknown = [name for name in settings if name not in _SETTINGS]
+        if unknown:
+            raise TypeError(f"unknown setting {', '.join(unknown)}; {type(self).__name__} takes {', '.join(_SETTINGS)}")
         between = [norms] if isinstance(norms, nn.Module) else list(norms)
+        groups = walk([in_layer, *between, out_layer], activation=activation)
+        if len(groups) != 1:
+            raise ValueError(f"norms of {type(self).__name__} must be norms, got {[type(m).__name__ for m in between]}")
+        kind = type(in_layer).__name__
+        groups[0].name = f"{type(self).__name__} of {kind} with {groups[0].num_units} units"
         # plain attributes of the engine: the layers are submodules of the network, not of this one
-        self.engine = GnT(walk([in_layer, *between, out_layer], activation=activation), record=False, **settings)
+        self.engine = GnT(groups, record=False, **settings)
         self._waiting: list[Tensor] = []
         self._order = 0
         _watch(self)
@@ -63,14 +78,23 @@ class _CBPLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Returns ``x``; in training mode with grad enabled its values are noted until the optimizer's step."""
         if self.training and is_grad_enabled():
-            self._waiting.append(self._as_read(x.detach()))
+            self.engine._follow()
+            feature = self._as_read(x.detach())
+            checks.feature(feature, self.group)
+            if not self._waiting:
+                self._order = next(_serial)  # layers act in the order in which the network computes
+            self._waiting.append(feature)
             warn_if_many(self._waiting, self.group.name)
         return x
 
     def take(self) -> Prepared:
         """What passed since the last step, checked and arranged; it is forgotten here."""
         waiting, self._waiting = self._waiting, []
-        return self.engine.prepare([waiting])
+        return self.engine._prepare([waiting])
+
+    def discard(self) -> None:
+        """Forget what passed in forwards that no step will follow."""
+        self._waiting = []
 
     def _as_read(self, feature: Tensor) -> Tensor:
         """The feature as the consumer reads it, where a flatten still lies ahead."""
@@ -82,10 +106,12 @@ class _CBPLayer(nn.Module):
         return self.engine.state_dict()
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
         self.engine.load_state_dict(state)
         self._waiting = []
 
     def extra_repr(self) -> str:
+        """The engine's settings, in the network's own listing."""
         return repr(self.engine)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -99,14 +125,14 @@ class _CBPLayer(nn.Module):
         _watch(self)
 
 
-class CBPLinear(_CBPLayer):
+class CBPLinear(CBPLayer):
     """Continual backpropagation for the units between two linear layers; put it after the activation of ``in_layer``.
 
     Args:
         in_layer: the ``nn.Linear`` whose output features are the units.
         out_layer: the ``nn.Linear`` that reads them.
         norms: norm or norms between the two, whose per-unit parts are made fresh too.
-        activation: name of the activation, for the gain of fresh weights.
+        activation: name of the activation, for the gain of fresh weights; "relu" if it is not told.
         settings: of `GnT`: replacement_rate, maturity_threshold, decay_rate, utility, init, accumulate, bias_transfer,
             generator.
 
@@ -135,7 +161,7 @@ class CBPLinear(_CBPLayer):
     _consumers = (nn.Linear,)
 
 
-class CBPConv(_CBPLayer):
+class CBPConv(CBPLayer):
     """Continual backpropagation for the channels of a convolution; put it after the activation (and pooling) of
     ``in_layer``.
 
@@ -157,46 +183,42 @@ class CBPConv(_CBPLayer):
     _consumers = (*CONV_LAYERS, nn.Linear)
 
 
-_layers: weakref.WeakSet[_CBPLayer] = weakref.WeakSet()
-_held: weakref.WeakKeyDictionary[Optimizer, tuple[int, list[weakref.ref[_CBPLayer]]]] = weakref.WeakKeyDictionary()
+_layers: weakref.WeakSet[CBPLayer] = weakref.WeakSet()
+_held: weakref.WeakKeyDictionary[Optimizer, tuple[int, list[weakref.ref[CBPLayer]]]] = weakref.WeakKeyDictionary()
 _serial = itertools.count()
 _hooks: list[Any] = []
 
 
-def _watch(layer: _CBPLayer) -> None:
+def _watch(layer: CBPLayer) -> None:
     """From now on, look for the layer after every optimizer's step."""
-    layer._order = next(_serial)
     _layers.add(layer)
     _held.clear()
     if not _hooks:
         _hooks.append(register_optimizer_step_post_hook(_after_any_step))
 
 
-def _layers_of(optimizer: Optimizer) -> list[_CBPLayer]:
-    """The layers whose producer the optimizer holds, in order of creation; looked up anew when either side grows."""
+def _layers_of(optimizer: Optimizer) -> list[CBPLayer]:
+    """The layers whose producer the optimizer holds; looked up anew when either side grows."""
     size = sum(len(options["params"]) for options in optimizer.param_groups)
     known = _held.get(optimizer)
     if known is None or known[0] != size:
         params = {id(p) for options in optimizer.param_groups for p in options["params"]}
-        mine = sorted(
-            (layer for layer in _layers if id(layer.group.incoming[0].weight) in params),
-            key=lambda layer: layer._order,
-        )
+        mine = [layer for layer in _layers if id(layer.group.incoming[0].weight) in params]
         known = _held[optimizer] = (size, [weakref.ref(layer) for layer in mine])
     return [layer for reference in known[1] if (layer := reference()) is not None]
 
 
 def _after_any_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    layers = [layer for layer in _layers_of(optimizer) if layer._waiting]
+    layers = sorted((layer for layer in _layers_of(optimizer) if layer._waiting), key=lambda layer: layer._order)
     for layer in layers:
         if layer.engine.optimizer is not optimizer:
             layer.engine.optimizer = optimizer
     taken = [(layer, layer.take()) for layer in layers]
     learned = [(layer, batch) for layer, batch in taken if not batch.empty]
     with undrawn_on_error(layer.engine.generator for layer, _ in learned):
-        tested = [layer.engine.test(batch) for layer, batch in learned]
+        tested = [layer.engine._test(batch) for layer, batch in learned]
     for (layer, _), result in zip(learned, tested, strict=True):
-        layer.engine.advance(result)
+        layer.engine._advance(result)
     due = [layer.engine.select() for layer, _ in learned]
     for (layer, _), units in zip(learned, due, strict=True):
         layer.engine.replace(units)

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from gnt.engine import GnT
 from gnt.intake import Prepared
+from gnt.layers import CBPLayer
 from gnt.learner_settings import OPTIMIZERS, UNIT_OPTIMIZERS, Loss, find_loss, find_optimizer
 
 _NOT_THE_LEARNERS = ("layers", "optimizer", "record")
@@ -129,19 +130,16 @@ class Backprop:
 
     def state_dict(self) -> dict[str, Any]:
         """State of network and optimizer (and engine), loadable with ``torch.load(weights_only=True)``."""
-        return {"net": self.net.state_dict(), "opt": self.opt.state_dict()}
+        return {"net": self.net.state_dict(), "opt": self.opt.state_dict(), "kind": type(self.opt).__name__}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on bit by bit from what `state_dict` gave, in a learner built with the same settings."""
-        missing = {"net", "opt"} - set(state_dict)
-        if missing:
-            raise ValueError(f"state_dict must hold 'net' and 'opt', it lacks {', '.join(sorted(missing))}")
-        for group in state_dict["opt"]["param_groups"]:
-            lacks = sorted(set(self.opt.defaults) - set(group))
-            if lacks:
-                raise ValueError(
-                    f"state_dict is of another optimizer than {type(self.opt).__name__}: it lacks {', '.join(lacks)}"
-                )
+        if not isinstance(state_dict, dict) or not {"net", "opt", "kind"} <= set(state_dict):
+            raise ValueError("state_dict must be what state_dict() gave, with 'net', 'opt' and 'kind'")
+        if state_dict["kind"] != type(self.opt).__name__:
+            raise ValueError(
+                f"state_dict is of optimizer {state_dict['kind']}, this learner's is {type(self.opt).__name__}"
+            )
         before = copy.deepcopy(Backprop.state_dict(self))
         try:
             self.net.load_state_dict(state_dict["net"])
@@ -153,8 +151,12 @@ class Backprop:
 
     def _forward(self, x: Tensor) -> tuple[Tensor, Sequence[Tensor] | None]:
         if hasattr(self.net, "predict"):
-            output, features = self.net.predict(x)  # type: ignore[operator]
-            return output, features
+            result = self.net.predict(x)  # type: ignore[operator]
+            if not isinstance(result, tuple) or len(result) != 2:
+                raise TypeError(
+                    f"predict of {type(self.net).__name__} must return (output, features), got {type(result).__name__}"
+                )
+            return result
         return self.net(x), None
 
     def _before_step(self, features: Sequence[Tensor] | None) -> Any:
@@ -168,6 +170,9 @@ class Backprop:
 
     def _no_samples(self) -> None:
         """Forget the features of a forward that no update followed."""
+        for module in self.net.modules():
+            if isinstance(module, CBPLayer):
+                module.discard()
 
 
 class ContinualBackprop(Backprop):
@@ -244,7 +249,7 @@ class ContinualBackprop(Backprop):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on bit by bit from what `state_dict` gave, in a learner built with the same settings."""
-        if "gnt" not in state_dict:
+        if not isinstance(state_dict, dict) or "gnt" not in state_dict:
             raise ValueError("state_dict must hold 'gnt', the engine's state: was it saved by Backprop?")
         before = self.gnt.state_dict()
         self.gnt.load_state_dict(state_dict["gnt"])
@@ -255,13 +260,15 @@ class ContinualBackprop(Backprop):
             raise
 
     def _before_step(self, features: Sequence[Tensor] | None) -> Prepared:
-        return self.gnt.prepare(features)
+        return self.gnt._prepare(features)
 
     def _after_step(self, prepared: Prepared) -> list[Tensor]:
-        return self.gnt.step(prepared)
+        self.gnt.discard()  # a checkpointed forward was recorded once more in the backward
+        return self.gnt._step(prepared)
 
     def _nobody(self) -> list[Tensor]:
         return [group.state.nobody for group in self.gnt.groups]
 
     def _no_samples(self) -> None:
+        super()._no_samples()
         self.gnt.discard()

@@ -65,6 +65,9 @@ def find_optimizer(
             raise TypeError(
                 f"{', '.join(given)} would be ignored: the optimizer {type(opt).__name__} has its own settings"
             )
+        held = {id(p) for options in opt.param_groups for p in options["params"]}
+        if not any(id(p) in held for p in net.parameters()):
+            raise ValueError(f"the optimizer {type(opt).__name__} holds no parameter of net: nothing would be learned")
         return opt
     if not isinstance(opt, str) or opt not in makers:
         raise ValueError(f"opt must be one of {', '.join(makers)}, or a torch.optim.Optimizer, got {opt!r}")

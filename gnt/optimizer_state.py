@@ -70,6 +70,8 @@ def register_state_reset(optimizer_class: type[Optimizer], resets: Mapping[str, 
     """
     if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, Optimizer)):
         raise TypeError(f"optimizer_class must be a subclass of torch.optim.Optimizer, got {optimizer_class!r}")
+    if not isinstance(resets, Mapping):
+        raise TypeError(f"resets must be a mapping of state keys to values at birth, got {type(resets).__name__}")
     for key, value in resets.items():
         if not isinstance(value, (int, float, str)) and value is not PARAMETER:
             raise TypeError(f"the value at birth of {key!r} must be a number or the name of an option, got {value!r}")
@@ -93,9 +95,8 @@ class StateReset:
         missing = dict.fromkeys(name for name, param in slices if param.requires_grad and id(param) not in held)
         if missing:
             raise ValueError(
-                f"optimizer {type(optimizer).__name__} does not hold {', '.join(missing)}: give it the parameters "
-                "of all the layers "
-                "(a copied network has parameters of its own)"
+                f"optimizer {type(optimizer).__name__} does not hold {', '.join(missing)}: give it the parameters of "
+                "all the layers (a copied network has parameters of its own)"
             )
         self.check(groups)
 
@@ -108,7 +109,20 @@ class StateReset:
         """Refuse state that the table does not know, before anything is changed."""
         table = self._table
         if table is None:
+            for name, _, slot in (entry for group in groups for entry in group.slices()):
+                if slot.dim > 1:
+                    raise TypeError(
+                        f"the units lie along dimension {slot.dim} of {name}, and reset_units of "
+                        f"{type(self.optimizer).__name__} takes rows (0) and columns (1)"
+                    )
             return
+        for option in (fresh for fresh in table.values() if isinstance(fresh, str)):
+            for options in self.optimizer.param_groups:
+                if not isinstance(options.get(option), (int, float, Tensor)):
+                    raise TypeError(
+                        f"{type(self.optimizer).__name__} has no number {option!r} in its param_groups, which its "
+                        "entry in gnt.register_state_reset names as a value at birth"
+                    )
         for name, param, _ in (entry for group in groups for entry in group.slices()):
             for key, value in self.optimizer.state.get(param, {}).items():
                 if not _understood(key, value, table, param):
@@ -156,8 +170,7 @@ def _understood(key: str, value: Any, table: Mapping[str, Fresh], param: Tensor)
 
 _WHAT_TO_DO = (
     "give it a method reset_units(param, dim, index), describe its state with gnt.register_state_reset, or pass "
-    "optimizer=None "
-    "to leave its state as it is"
+    "optimizer=None to leave its state as it is"
 )
 
 

@@ -48,9 +48,8 @@ def _gain(activation: Activation | None, group: str, init: str) -> float:
     if scale is None:
         seen = f"activation {activation[0]!r} has no known gain" if activation else "no activation is seen in the list"
         raise ValueError(
-            f"init {init!r} needs the gain of the activation of group {group!r}, but {seen}: pass activation=NAME, "
-            "one of "
-            f"{', '.join(names())}, or init='default' or 'lecun', which need none"
+            f"init {init!r} needs the gain of the activation of group {group!r}, but {seen}: pass activation=NAME, one "
+            f"of {', '.join(names())}, or init='default' or 'lecun', which need none"
         )
     return scale
 

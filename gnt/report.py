@@ -75,15 +75,21 @@ class Report:
         return "\n".join([f"after {self.updates} updates", *lines])
 
 
-def warn_if_idle(groups: Sequence[UnitGroup], replacement_rate: float, maturity_threshold: int) -> None:
-    """Warn when nothing was ever replaced, naming the setting responsible; a rate of 0 asks for just that."""
+def warn_if_idle(
+    groups: Sequence[UnitGroup], replacement_rate: float, maturity_threshold: int, *, selects: bool
+) -> None:
+    """Warn when nothing was ever replaced, naming what is responsible; a rate of 0 asks for just that."""
     if replacement_rate == 0.0 or any(group.state.replaced for group in groups):
         return
-    if any(group.state.eligible for group in groups):
+    updates = groups[0].state.updates
+    if not any(group.state.eligible for group in groups):
+        why = f"no unit has been eligible: maturity_threshold={maturity_threshold} is longer than that"
+    elif 2 * maturity_threshold > updates:
+        why = f"maturity_threshold={maturity_threshold} leaves units hardly any updates in which they are eligible"
+    elif selects:
         why = f"no unit has been due: replacement_rate={replacement_rate:g} is low for groups of this size"
     else:
-        why = f"no unit has been eligible: maturity_threshold={maturity_threshold} is longer than that"
-    updates = groups[0].state.updates
+        why = "GnT.select and GnT.replace, or GnT.step, were never called"
     warnings.warn(f"gnt has replaced nothing in {updates} updates; {why}. See GnT.report()", stacklevel=_callers())
 
 

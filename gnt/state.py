@@ -55,17 +55,13 @@ class UnitState:
         return self.updates - self.born
 
     def correction(self, age: Tensor) -> Tensor:
-        """1 - decay_rate^age: the share that a running average which began at 0 has gathered; tiny instead of 0 at age
-        0.
-        """
+        """1 - decay_rate^age: how much of its weight a running average that began at 0 has; tiny, not 0, at age 0."""
         age = age.to(self.utility.dtype)
         gathered = -torch.expm1(age * math.log(self.decay_rate)) if self.decay_rate else age.clamp_max(1.0)
         return gathered.clamp_min_(torch.finfo(gathered.dtype).tiny)
 
     def centre(self, mean: Tensor) -> Tensor:
-        """f^ as it will be once ``mean`` is averaged in: what mean-corrected measures subtract (arXiv 2306.13812, Eqs.
-        3-4).
-        """
+        """f^ as it will be once ``mean`` is averaged in: what mean-corrected measures subtract."""
         return torch.lerp(self.mean_feature, mean, 1.0 - self.decay_rate) / self.correction(self.age + 1)
 
     @property
@@ -75,7 +71,7 @@ class UnitState:
 
     @property
     def corrected_mean_feature(self) -> Tensor:
-        """f^ = mean_feature / (1 - decay_rate^age) (arXiv 2306.13812, Eq. 4), 0 at age 0."""
+        """f^ = mean_feature / (1 - decay_rate^age) (arXiv 2306.13812, before Eq. 6), 0 at age 0."""
         return self.mean_feature / self.correction(self.age)
 
     @property
@@ -85,7 +81,7 @@ class UnitState:
 
     @property
     def dead(self) -> Tensor:
-        """Which eligible units' mean features were exactly 0 for longer than the maturity threshold; bool (num_units,)."""
+        """Eligible units whose mean feature was exactly 0 for longer than the maturity threshold; bool (num_units,)."""
         return self.mature & (self.last_active < self.updates - self.maturity_threshold)
 
     def advance(self, mean: Tensor, worth: Tensor, finite: Tensor | None) -> None:

@@ -5,8 +5,8 @@ h the feature, f^ its corrected running mean, and mean |w_out|, mean |w_in| over
 
     contribution             mean |h| * mean |w_out|                              arXiv 2306.13812, Eq. 2
     weight                   mean |w_out|
-    adaptation               1 / mean |w_in|                                      arXiv 2306.13812, Eq. 5
-    zero_contribution        mean |h - f^| * mean |w_out|                         arXiv 2306.13812, Eq. 3
+    adaptation               1 / mean |w_in|                                      arXiv 2306.13812, before Eq. 6
+    zero_contribution        mean |h - f^| * mean |w_out|                         arXiv 2306.13812, before Eq. 6
     adaptable_contribution   mean |h - f^| * mean |w_out| / mean |w_in|           arXiv 2306.13812, Eqs. 6-8
     feature_by_input         mean |h - f^| / mean |w_in|
     random                   uniform in [0, 1)
@@ -97,12 +97,12 @@ def weight(signals: Signals) -> Tensor:
 
 
 def adaptation(signals: Signals) -> Tensor:
-    """1 / mean |w_in|: small incoming weights are changed quickly by a step of given size (arXiv 2306.13812, Eq. 5)."""
+    """1 / mean |w_in|: how quickly a step of given size changes the unit (arXiv 2306.13812, before Eq. 6)."""
     return 1.0 / signals.incoming
 
 
 def zero_contribution(signals: Signals) -> Tensor:
-    """Mean |h - f^| * mean |w_out|: what is lost when the unit is replaced by its mean (arXiv 2306.13812, Eq. 3)."""
+    """Mean |h - f^| * mean |w_out|: what replacing the unit by its mean loses (arXiv 2306.13812, before Eq. 6)."""
     return _unit_mean(signals.deviation * signals.outgoing)
 
 
@@ -149,6 +149,7 @@ def register_utility(name: str, function: MeasureFunction, *, averaged: bool = T
         raise ValueError(f"name must be a non-empty string, got {name!r}")
     if name in _BUILT_IN:
         raise ValueError(f"name {name!r} is taken by a built-in measure; choose another")
+    checks.flags(averaged=averaged)
     if not callable(function):
         raise TypeError(f"function must be callable, got {type(function).__name__}")
     MEASURES[name] = Measure(function, averaged)
@@ -185,8 +186,8 @@ def assess(measure: Measure, name: str, group: UnitGroup, batch: Batch, generato
         return mean, worth, finite
     if not finite:
         raise FloatingPointError(
-            f"features or weights of group {group.name!r} are not finite, so its units cannot be compared; "
-            "nothing was changed"
+            f"features or weights of group {group.name!r} are not finite, so its units cannot be compared; nothing was "
+            "changed"
         )
     return mean, worth, None
 

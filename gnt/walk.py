@@ -32,6 +32,7 @@ def walk(layers: Layers, *, activation: str | None = None) -> tuple[UnitGroup, .
             activation, pooling, dropout, Flatten. A list without its Flatten works as well: a linear layer that reads a
             convolution owns a block of columns for each channel.
         activation: name of the activation for groups whose list shows none (the model applies it in its ``forward``).
+            Norms that stand in ``forward`` alone cannot be seen: put them into the list.
 
     Returns:
         One `UnitGroup` for each weight layer but the last, in order.
@@ -68,9 +69,10 @@ def walk(layers: Layers, *, activation: str | None = None) -> tuple[UnitGroup, .
     if not groups:
         raise WalkError(
             f"no hidden layer: {passage.producer.name!r} is the only weight layer among {_listed(named)}, and its "
-            "units are outputs; "
-            "give at least two weight layers"
+            "units are outputs; give at least two weight layers"
         )
+    if given is not None and all(group.activation != given for group in groups):
+        raise ValueError(f"activation={activation!r} would be ignored: the list shows the activation of every group")
     _check_used_once(groups, layers)
     return tuple(groups)
 
@@ -80,6 +82,8 @@ def own_groups(layers: Layers | Iterable[UnitGroup], activation: str | None) -> 
     if isinstance(layers, Iterable) and not isinstance(layers, nn.Module):
         given: list[Any] = list(layers)
         if given and all(isinstance(layer, UnitGroup) for layer in given):
+            if activation is not None:
+                raise ValueError(f"activation={activation!r} would be ignored: unit groups have their own")
             return tuple(dataclasses.replace(group) for group in given)
         return walk(given, activation=activation)
     return walk(layers, activation=activation)
@@ -94,8 +98,7 @@ def _flatten(layers: Layers, prefix: str = "") -> Iterator[tuple[str, Layer]]:
         if not isinstance(inner, (nn.Module, list, tuple)):
             raise WalkError(
                 "layers must be a Sequential, a ModuleList, a list of modules, or a model with .layers; "
-                f"{type(layers).__name__} has "
-                "no .layers"
+                f"{type(layers).__name__} has no .layers"
             )
         yield from _flatten(inner, f"{prefix}layers.")
         return
@@ -125,11 +128,8 @@ def _children(container: nn.Sequential | nn.ModuleList) -> Iterator[tuple[str, n
 
 
 def _literal(layers: Layers) -> Activation | None:
-    """A Sequential computes just what it lists, so where it lists no activation there is none; other lists do not
-    say.
-    """
-    inner = layers if isinstance(layers, nn.Sequential) else getattr(layers, "layers", None)
-    return ("identity", None) if isinstance(inner, nn.Sequential) else None
+    """A Sequential computes just what it lists, so where it lists no activation there is none; others don't say."""
+    return ("identity", None) if isinstance(layers, nn.Sequential) and computes_as_torch(layers) else None
 
 
 def _units(layer: nn.Module) -> int:
@@ -153,8 +153,7 @@ def _consumer(passage: Passage, name: str, layer: nn.Module) -> Slot:
     if not fits:
         raise WalkError(
             f"{name!r} ({type(layer).__name__}) reads {reads} inputs, which does not fit the {producer.num_units} "
-            "units of "
-            f"{producer.name!r} ({type(producer.module).__name__}) before it: is the list in the order of "
+            f"units of {producer.name!r} ({type(producer.module).__name__}) before it: is the list in the order of "
             "computation, and whole?"
         )
     return Slot(name, layer, producer.num_units, dim=1, block=reads // producer.num_units, groups=groups)
@@ -192,8 +191,8 @@ def _check_weights(name: str, layer: nn.Module) -> None:
         raise WalkError(f"the weight of {kind} is complex; utilities are defined for real networks")
     if not weight.requires_grad:
         raise WalkError(
-            f"the weight of {kind} is frozen (requires_grad=False): its replaced units could not learn; leave it "
-            "out of the list"
+            f"the weight of {kind} is frozen (requires_grad=False): its replaced units could not learn; leave it out "
+            "of the list"
         )
 
 
@@ -205,9 +204,8 @@ def _check_used_once(groups: list[UnitGroup], layers: Layers) -> None:
         first = seen.setdefault(id(slot.module), slot.name)
         if first != slot.name:
             raise WalkError(
-                f"{first!r} and {slot.name!r} are one module used twice: its units have two readers, and replacing "
-                "one for the first "
-                "would change the second"
+                f"{first!r} and {slot.name!r} are one module used twice: its units have two readers, and replacing one "
+                "for the first would change the second"
             )
     owners = {
         _address(p): (slot.name, id(slot.module))

@@ -140,9 +140,12 @@ def test_drawn_counts_are_right_on_average(rate):
     """Within 4 standard deviations of the mean of 4000 draws; the seed is fixed."""
     settings = {"replacement_rate": rate, "maturity_threshold": 0, "accumulate": False}
     watched = Watched([10], settings, seed=3)
-    watched.update()
     draws = 4000
-    mean = sum(len(watched.engine.select()[0]) for _ in range(draws)) / draws
+    drawn = 0
+    for _ in range(draws):
+        watched.engine.update([torch.ones(1, 10)])
+        drawn += len(watched.engine.select()[0])
+    mean = drawn / draws
     fraction = math.modf(rate * 10)[0]
     assert abs(mean - rate * 10) < 4 * math.sqrt(fraction * (1 - fraction) / draws)
 

@@ -252,3 +252,37 @@ def test_many_forwards_without_a_step_are_told():
 def test_layers_that_cannot_be_built(build, error, message):
     with pytest.raises(error, match=re.escape(message)):
         build()
+
+
+def test_layers_act_in_the_order_of_the_network_whatever_their_order_of_construction():
+    first, second, third = nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 2)
+    later = gnt.CBPLinear(second, third, replacement_rate=1.0, maturity_threshold=0)
+    sooner = gnt.CBPLinear(first, second, replacement_rate=1.0, maturity_threshold=0)
+    net = nn.Sequential(first, nn.ReLU(), sooner, second, nn.ReLU(), later, third)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    net(torch.randn(3, 4)).square().mean().backward()
+    optimizer.step()
+    assert sooner.group.state.replaced == 6
+    assert later.group.state.replaced == 5
+    assert (second.weight != 0).all()  # fresh draws of the later layer, not the zeros of the sooner one
+    assert (third.weight == 0).all()
+
+
+def test_a_layer_in_the_wrong_place_is_told_in_the_forward():
+    first, second = nn.Linear(4, 6), nn.Linear(6, 2)
+    net = nn.Sequential(gnt.CBPLinear(first, second), first, nn.ReLU(), second)
+    with pytest.raises(ValueError, match="features of group 'CBPLinear of Linear with 6 units'"):
+        net(torch.randn(3, 4))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"replacement_rat": 1}, TypeError, "unknown setting replacement_rat; CBPLinear takes replacement_rate"),
+        ({"record": True}, TypeError, "unknown setting record"),
+        ({"norms": [nn.Linear(6, 6)]}, ValueError, "norms of CBPLinear must be norms, got"),
+    ],
+)
+def test_wrong_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        gnt.CBPLinear(nn.Linear(4, 6), nn.Linear(6, 2), **arguments)

@@ -135,6 +135,8 @@ def test_after_ten_thousand_idle_updates_the_setting_responsible_is_named_once(n
             getattr(e, call)(features)
             assert len(caught) == (message is not None and t >= 10_000)
     assert e.updates == 10_002
+    if call == "update" and "due" in (message or ""):
+        message = "GnT.select and GnT.replace, or GnT.step, were never called"
     for warning in caught:
         assert message in str(warning.message)
         assert "10000 updates" in str(warning.message)
