@@ -1,10 +1,11 @@
 """gnt keeps neural networks able to learn: continual backpropagation for PyTorch.
 
 Beside any optimizer, a generate-and-test engine watches every hidden unit's utility and, step by step, replaces the
-least useful mature ones with fresh ones. Three ways in:
+least useful mature ones with fresh ones. Ways in:
 
     learner = gnt.ContinualBackprop(net, opt="adam")             # learner.learn(x, y) does a whole step
     engine = gnt.GnT(net, optimizer)                             # engine.step() after your own optimizer.step()
+    optimizer = gnt.optim.CBPAdamW(net, lr=1e-3)                 # the same by swapping the optimizer's line
     net = Sequential(fc1, ReLU(), gnt.CBPLinear(fc1, fc2), fc2)  # layers that act by themselves
 
 The house: `walk` turns layers into unit groups, `GnT` runs them (features, utility, selection, reinit,

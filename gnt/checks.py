@@ -13,8 +13,6 @@ from torch import Tensor
 
 from gnt.units import CONV_LAYERS, UnitGroup
 
-STATE_VERSION = 1
-
 
 def settings(replacement_rate: Any, maturity_threshold: Any, decay_rate: Any, generator: Any) -> None:
     """Refuse settings outside their range."""
@@ -167,32 +165,3 @@ def incoming(fresh: Any, chosen: Sequence[Tensor], groups: Sequence[UnitGroup]) 
             raise ValueError(f"incoming weights of group {group.name!r} must be finite")
         result.append(given)
     return result
-
-
-def saved(state_dict: Any, groups: Sequence[UnitGroup], utility: str) -> None:
-    """Refuse a saved state of another version, measure or architecture."""
-    if not isinstance(state_dict, dict) or "version" not in state_dict or "groups" not in state_dict:
-        raise ValueError("state_dict is not one of GnT.state_dict(): it has no 'version' and 'groups'")
-    if state_dict["version"] != STATE_VERSION:
-        raise ValueError(f"state_dict has version {state_dict['version']!r}; this gnt reads version {STATE_VERSION}")
-    own = {"utility", "updates", "counted", "generator", "coin"}
-    entries = {"name", "num_units", *groups[0].state.state_dict()}
-    missing = sorted(own - set(state_dict)) or sorted({k for e in state_dict["groups"] for k in entries - set(e)})
-    if missing:
-        raise ValueError(f"state_dict is incomplete: it lacks {', '.join(missing)}")
-    if state_dict["utility"] != utility:
-        raise ValueError(
-            f"state_dict holds averages of utility {state_dict['utility']!r}, this engine measures {utility!r}"
-        )
-    mine = [(group.name, group.num_units) for group in groups]
-    theirs = [(entry.get("name"), entry.get("num_units")) for entry in state_dict["groups"]]
-    if mine != theirs:
-        raise ValueError(
-            f"state_dict is of another architecture: it holds groups (name, units) {theirs}, this engine has {mine}"
-        )
-    for group, entry in zip(groups, state_dict["groups"], strict=True):
-        for name in ("utility", "mean_feature", "born", "last_active"):
-            if tuple(entry[name].shape) != (group.num_units,):
-                raise ValueError(
-                    f"state_dict has {name!r} of shape {tuple(entry[name].shape)} for group {group.name!r}"
-                )

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gnt import checks, reinit, selection
+from gnt import checks, reinit, saving, selection
+from gnt.attach import Attachment
 from gnt.intake import Features, Intake, Prepared
 from gnt.optimizer_state import StateReset
 from gnt.report import Report, warn_if_idle
@@ -24,6 +25,7 @@ from gnt.utility import Tested, assess, find, undrawn_on_error
 from gnt.walk import Layers, own_groups
 
 WARN_AFTER = 10_000
+_SHOWN = ["replacement_rate", "maturity_threshold", "decay_rate", "utility", "init", "accumulate", "bias_transfer"]
 
 
 class GnT:
@@ -52,6 +54,7 @@ class GnT:
     Attributes:
         groups: tuple of `UnitGroup`, in order; ``group.state`` holds ages, running averages and accumulator.
         updates: number of updates so far.
+        replaced: what the latest `step` replaced, indices for each group.
 
     Raises:
         ValueError: a setting outside its range, a name that is not known, or layers that cannot be walked
@@ -117,9 +120,12 @@ class GnT:
         on_host = self.generator.device.type == "cpu"
         self._coin = self.generator if on_host else torch.Generator().manual_seed(self.generator.initial_seed())
         self.updates = 0
+        self.replaced: list[Tensor] = []
         self._counted = 0
         self._selected: list[Tensor] = []
         self._intake = Intake(self.groups, record=record)
+        self._attachment: Attachment | None = None
+        self._detached = False
 
     @property
     def optimizer(self) -> Optimizer | None:
@@ -128,6 +134,8 @@ class GnT:
 
     @optimizer.setter
     def optimizer(self, optimizer: Optimizer | None) -> None:
+        if getattr(self, "_attachment", None) is not None:
+            raise RuntimeError("this engine is attached to its optimizer: build a new GnT for another one")
         self._optimizer_state = StateReset(optimizer, self.groups) if optimizer is not None else None
 
     @torch.no_grad()
@@ -141,6 +149,39 @@ class GnT:
             Indices of the replaced units, one int64 tensor for each group.
         """
         return self._step(self._prepare(features))
+
+    def attach(self) -> GnT:
+        """Act after each step of the optimizer, by its own hooks, and ride in its state_dict; returns the engine.
+
+        From now on ``optimizer.step()`` ends with `step`, whose result stands in ``replaced``, and
+        ``optimizer.state_dict()`` holds the engine's under "gnt", which ``optimizer.load_state_dict`` takes back. A
+        step that a GradScaler skips, and one without a forward before it, ages nobody and replaces nobody.
+
+        Features of a forward whose gradients are given up (a skipped step, ``zero_grad`` without a step) are forgotten
+        at the next backward. Gradients that are changed in place between the micro-batches of one step look given up.
+
+        Raises:
+            RuntimeError: attached before, or the engine is closed.
+            ValueError: the engine has no optimizer, or does not record features.
+
+        >>> import torch, gnt
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
+        >>> optimizer = torch.optim.AdamW(net.parameters())
+        >>> engine = gnt.GnT(net, optimizer, replacement_rate=0.1, maturity_threshold=2).attach()
+        >>> for _ in range(5):
+        ...     optimizer.zero_grad()
+        ...     net(torch.randn(8, 4)).square().mean().backward()
+        ...     optimizer.step()
+        >>> engine.groups[0].state.replaced, sorted(optimizer.state_dict())
+        (4, ['gnt', 'param_groups', 'state'])
+        """
+        self._intake.check_recording()
+        if self.optimizer is None:
+            raise ValueError("attach needs the optimizer: GnT(layers, optimizer).attach()")
+        if self._attachment is not None:
+            raise RuntimeError("this engine is attached already: it acts after each step of its optimizer")
+        self._attachment = Attachment(self, self.optimizer, self._intake)
+        return self
 
     @torch.no_grad()
     def update(self, features: Features | None = None) -> None:
@@ -230,15 +271,7 @@ class GnT:
         It loads with ``torch.load(weights_only=True)``. Take it between steps: features that wait for an update are not
         in it.
         """
-        return {
-            "version": checks.STATE_VERSION,
-            "utility": self.utility,
-            "updates": self.updates,
-            "counted": self._counted,
-            "generator": self.generator.get_state(),
-            "coin": self._coin.get_state(),
-            "groups": [{"name": g.name, "num_units": g.num_units, **g.state.state_dict()} for g in self.groups],
-        }
+        return saving.save(self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a saved state. Settings are not saved: build the engine with the same ones.
@@ -247,23 +280,14 @@ class GnT:
             ValueError: saved by another version, with another measure of utility, or for other groups. Nothing is
                 changed.
         """
-        checks.saved(state_dict, self.groups, self.utility)
         self._follow()
-        before = self.generator.get_state()
-        try:
-            self.generator.set_state(state_dict["generator"].cpu())
-            self._coin.set_state(state_dict["coin"].cpu())
-        except (RuntimeError, TypeError, AttributeError) as error:
-            self.generator.set_state(before)
-            raise ValueError(
-                f"the saved generator does not fit this one, on {self.generator.device}: pass a generator of the "
-                "device it was saved on"
-            ) from error
-        self.updates, self._counted = int(state_dict["updates"]), int(state_dict["counted"])
-        self._selected = []
-        for group, saved in zip(self.groups, state_dict["groups"], strict=True):
-            group.state.load_state_dict(saved)
+        saving.load(self, state_dict)
         self.discard()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether any forward was recorded since the last update."""
+        return self._intake.waiting
 
     def discard(self) -> None:
         """Forget the recorded features of forwards that no update will follow."""
@@ -272,6 +296,9 @@ class GnT:
     def close(self) -> None:
         """Remove the hooks. The engine can be read and saved afterwards, but not stepped."""
         self._intake.close()
+        if self._attachment is not None:
+            self._attachment.remove()
+            self._attachment = None
 
     def _prepare(self, features: Features | None = None) -> Prepared:
         """Check and arrange features; a learner does it before the optimizer's step, to tell of faults in time."""
@@ -285,9 +312,9 @@ class GnT:
         if self.updates == 0 and self._optimizer_state is not None:
             self._optimizer_state.check(self.groups)  # it is filled by now: tell at once, not at the first replacement
         self._update(batches)
-        units = self.select()
-        self.replace(units)
-        return units
+        self.replaced = self.select()
+        self.replace(self.replaced)
+        return self.replaced
 
     @torch.no_grad()
     def _update(self, batches: Prepared) -> None:
@@ -332,25 +359,26 @@ class GnT:
 
     def __getstate__(self) -> dict[str, Any]:
         # a registered measure may be a lambda; it is found again by its name
-        return {**self.__dict__, "_measure": None, "_selected": []}
+        return {**self.__dict__, "_measure": None, "_selected": [], "_attachment": self._attachment is not None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._measure = find(self.utility)
+        self._attachment, self._detached = None, state["_attachment"]
+        self.reattach()
+
+    def reattach(self) -> None:
+        """In a copy: attach, as the original was, as soon as both the engine and its optimizer are whole.
+
+        Of an engine and an optimizer that hold each other either may be whole first.
+        """
+        state = self.__dict__
+        if state.get("_detached") and hasattr(self.optimizer, "_optimizer_step_post_hooks"):
+            self._detached = False
+            self.attach()
 
     def __repr__(self) -> str:
-        settings = ", ".join(
-            f"{name}={getattr(self, name)!r}"
-            for name in (
-                "replacement_rate",
-                "maturity_threshold",
-                "decay_rate",
-                "utility",
-                "init",
-                "accumulate",
-                "bias_transfer",
-            )
-        )
+        settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in _SHOWN)
         return f"GnT({len(self.groups)} groups, {sum(g.num_units for g in self.groups)} units, {settings})"
 
 

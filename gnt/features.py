@@ -46,8 +46,20 @@ class Recorder:
         """The features recorded since the last call, per group one tensor for each forward."""
         taken = [tap.features for tap in self._taps]
         for tap in self._taps:
-            tap.features = []
+            tap.features, tap.learned = [], 0
         return taken
+
+    def after_backward(self, *, anew: bool) -> None:
+        """What waits now has its gradients; where they began ``anew``, what had its own before was given up."""
+        for tap in self._taps:
+            if anew:
+                del tap.features[: tap.learned]
+            tap.learned = len(tap.features)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether anything was recorded since the last call of `take`."""
+        return any(tap.features for tap in self._taps)
 
     def close(self) -> None:
         """Remove the hooks and forget what they recorded."""
@@ -78,6 +90,7 @@ class _Tap:
         self.group = group
         self.number = 0
         self.features: list[Tensor] = []
+        self.learned = 0  # so many of them had their backward
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if module.training and torch.is_grad_enabled():

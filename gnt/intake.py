@@ -54,6 +54,22 @@ class Intake:
                     raise ValueError(f"features of group {group.name!r} have no samples, those of other groups have")
         return prepared
 
+    @property
+    def waiting(self) -> bool:
+        """Whether any forward was recorded since the last update."""
+        return self._recorder is not None and self._recorder.waiting
+
+    def check_recording(self) -> None:
+        """Refuse to act by hooks on features that must be given."""
+        self.check_open()
+        if self._recorder is None:
+            raise ValueError("this engine does not record features (record=False): give them to GnT.step yourself")
+
+    def after_backward(self, *, anew: bool) -> None:
+        """As `Recorder.after_backward`."""
+        if self._recorder is not None:
+            self._recorder.after_backward(anew=anew)
+
     def discard(self) -> None:
         """Forget what was recorded."""
         if self._recorder is not None:

@@ -227,6 +227,8 @@ class ContinualBackprop(Backprop):
         activation: str | None = None,
         **options: Any,
     ) -> None:
+        if hasattr(opt, "gnt"):
+            raise ValueError(f"{type(opt).__name__} brings an engine of its own: give it to Backprop")
         super().__init__(net, loss=loss, opt=opt, step_size=step_size, **options)
         self.gnt = GnT(
             net if layers is None else layers,

@@ -1,0 +1,120 @@
+"""CBPSGD, CBPAdam, CBPAdamW: continual backpropagation by swapping the optimizer's line.
+
+Each is the optimizer it is named after, made from the network instead of its parameters, with an engine attached that
+acts after every step. Schedulers, gradient scalers, clipping and trainers take them as they are; ``state_dict`` holds
+the engine.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from gnt.engine import GnT
+from gnt.optim.adam_gnt import AdamGnT
+
+ENGINE_SETTINGS = tuple(
+    name for name in inspect.signature(GnT).parameters if name not in ("layers", "optimizer", "record")
+)
+
+
+class _Continual(Optimizer):
+    """What the three have in common: settings told apart, an engine attached, copies with engines of their own.
+
+    Attributes:
+        gnt: the engine; ``gnt.replaced`` is what the latest step replaced, ``gnt.report()`` tells how it gets on.
+    """
+
+    gnt: GnT
+    _base: ClassVar[type[Optimizer]]
+    _preset: ClassVar[dict[str, Any]] = {}
+    _fixed: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, net: nn.Module, lr: float = 1e-3, *, layers: Any = None, params: Any = None, **settings: Any):
+        if not isinstance(net, nn.Module):
+            raise TypeError(
+                f"{type(self).__name__} is made from the network, got {type(net).__name__}: {type(self).__name__}(net, "
+                "lr=...), with params=[{...}, ...] for parameter groups"
+            )
+        allowed = [n for n in inspect.signature(self._base).parameters if n not in ("params", "lr", *self._fixed)]
+        unknown = [name for name in settings if name not in allowed and name not in ENGINE_SETTINGS]
+        if unknown:
+            raise TypeError(
+                f"unknown setting {', '.join(unknown)}: {type(self).__name__} takes {', '.join(allowed)}; "
+                f"the engine takes {', '.join(ENGINE_SETTINGS)}"
+            )
+        engine = {name: settings.pop(name) for name in ENGINE_SETTINGS if name in settings}
+        options: dict[str, Any] = {"lr": lr, **self._preset, **settings, **self._fixed}
+        super().__init__(net.parameters() if params is None else params, **options)
+        self.gnt = GnT(net if layers is None else layers, self, **engine).attach()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "gnt": self.gnt}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "gnt" in state:  # a copy, not load_state_dict
+            self.gnt.reattach()
+
+
+class CBPSGD(_Continual, torch.optim.SGD):
+    """``torch.optim.SGD`` with continual backpropagation: swap one line, nothing else changes.
+
+    Args:
+        net: the network, as for `GnT`: a Sequential or a model with ``.layers`` (or any module, with ``layers`` given).
+        lr: step size.
+        layers: what the engine walks, where that is not ``net`` itself: a list of layers or unit groups.
+        params: parameter groups; ``net.parameters()`` when not given.
+        settings: of `GnT` (``replacement_rate``, ``maturity_threshold``, ``decay_rate``, ``utility``, ``init``,
+            ``accumulate``, ``bias_transfer``, ``generator``, ``activation``) and of the optimizer (``momentum``,
+            ``weight_decay``, ...).
+
+    Raises:
+        TypeError: parameters in place of the network, or a setting that nothing would use.
+        ValueError: as `GnT`.
+
+    Source: Dohare et al., Nature 632 (2024), Algorithm 1.
+
+    >>> import torch
+    >>> from gnt.optim import CBPSGD
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
+    >>> optimizer = CBPSGD(net, lr=0.01, momentum=0.9, replacement_rate=0.1, maturity_threshold=2)
+    >>> for _ in range(5):
+    ...     optimizer.zero_grad()
+    ...     net(torch.randn(8, 4)).square().mean().backward()
+    ...     optimizer.step()
+    >>> optimizer.gnt.groups[0].state.replaced
+    4
+    """
+
+    _base = torch.optim.SGD
+
+
+class CBPAdam(_Continual, AdamGnT):
+    """`AdamGnT` with continual backpropagation. Arguments and errors as for `CBPSGD`.
+
+    >>> import torch
+    >>> from gnt.optim import CBPAdam
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
+    >>> optimizer = CBPAdam(net, lr=1e-3, betas=(0.9, 0.99), replacement_rate=1e-4)
+    """
+
+    _base = AdamGnT
+
+
+class CBPAdamW(_Continual, AdamGnT):
+    """`AdamGnT` with AdamW's decoupled weight decay (0.01 if not set) and continual backpropagation, as `CBPSGD`.
+
+    >>> import torch
+    >>> from gnt.optim import CBPAdamW
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
+    >>> optimizer = CBPAdamW(net, lr=1e-3, weight_decay=0.1, replacement_rate=1e-4)
+    """
+
+    _base = AdamGnT
+    _preset: ClassVar[dict[str, Any]] = {"weight_decay": 1e-2}
+    _fixed: ClassVar[dict[str, Any]] = {"decoupled_weight_decay": True}
