@@ -173,6 +173,8 @@ class Backprop:
         for module in self.net.modules():
             if isinstance(module, CBPLayer):
                 module.discard()
+        if isinstance(getattr(self.opt, "gnt", None), GnT):
+            self.opt.gnt.discard()  # type: ignore[attr-defined]
 
 
 class ContinualBackprop(Backprop):

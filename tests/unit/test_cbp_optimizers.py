@@ -244,3 +244,13 @@ def test_an_engine_goes_with_one_optimizer():
         gnt.ContinualBackprop(net, opt=optimizer)
     gnt.Backprop(net, opt=optimizer).learn(torch.randn(3, 4), torch.randn(3, 2))
     assert optimizer.gnt.updates == 1
+
+
+def test_a_refused_batch_leaves_nothing_in_an_optimizers_engine():
+    net = mlp()
+    learner = gnt.Backprop(net, opt=CBPSGD(net))
+    with pytest.raises(FloatingPointError, match="the loss is nan"):
+        learner.learn(torch.full((3, 4), math.nan), torch.randn(3, 2))
+    assert not learner.opt.gnt.waiting
+    learner.learn(torch.randn(3, 4), torch.randn(3, 2))
+    assert learner.opt.gnt.updates == 1
