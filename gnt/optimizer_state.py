@@ -90,6 +90,8 @@ class StateReset:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer or None, got {type(optimizer).__name__}")
         self.optimizer = optimizer
+        if not hasattr(optimizer, "reset_units"):
+            _resets_of(optimizer)  # an optimizer that is not known is refused as that, whatever it holds
         held = {id(p) for options in optimizer.param_groups for p in options["params"]}
         slices = [(name, param) for group in groups for name, param, _ in group.slices()]
         missing = dict.fromkeys(name for name, param in slices if param.requires_grad and id(param) not in held)

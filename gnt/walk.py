@@ -143,8 +143,11 @@ def _consumer(passage: Passage, name: str, layer: nn.Module) -> Slot:
     if isinstance(layer, CONV_LAYERS):
         if not isinstance(producer.module, CONV_LAYERS) or passage.flattened:
             raise WalkError(f"{name!r} ({type(layer).__name__}) cannot read the flat features of {producer.name!r}")
+        if layer.weight.ndim != producer.weight.ndim:
+            kind = type(producer.module).__name__
+            raise WalkError(f"{name!r} ({type(layer).__name__}) cannot read the features of {producer.name!r} ({kind})")
         reads, groups = layer.in_channels, layer.groups
-        fits = reads == producer.num_units and type(layer) is type(producer.module)
+        fits = reads == producer.num_units
     else:
         reads, groups = int(layer.in_features), 1  # type: ignore[arg-type]
         flat = isinstance(producer.module, CONV_LAYERS)

@@ -130,7 +130,10 @@ NOT_WALKED = {
     "group norm": (lambda: conv(nn.GroupNorm(2, 16)), r"GroupNorm \('1'\) .* size 16 does not fit 8 units"),
     "conv of flat": (lambda: [nn.Linear(4, 8), nn.Conv2d(8, 2, 1)], r"'1' \(Conv2d\) cannot read the flat features"),
     "conv of flattened": (lambda: conv(nn.Flatten()), r"'2' \(Conv2d\) cannot read the flat features of '0'"),
-    "conv of another kind": (lambda: [nn.Conv2d(1, 8, 3), nn.Conv1d(8, 2, 3)], r"'1' \(Conv1d\) reads 8 inputs"),
+    "conv of another kind": (
+        lambda: [nn.Conv2d(1, 8, 3), nn.Conv1d(8, 2, 3)],
+        r"'1' \(Conv1d\) cannot read the features of '0' \(Conv2d\)",
+    ),
     # one tensor that belongs to two
     "used twice": (lambda: twice(nn.Linear(4, 4)), "'0' and '2' are one module used twice"),
     "block used twice": (
