@@ -39,6 +39,7 @@ def step_as_torch(stepped: list[tuple[Tensor, State]], group: dict[str, Any]) ->
     params = [param for param, _ in stepped]
     host_steps = [state["step"] for _, state in stepped]
     beta1, beta2 = group["betas"]
+    lr = group["lr"].squeeze() if isinstance(group["lr"], Tensor) else group["lr"]  # torch 2.6 wants it 0-d
     function = adamw if group["decoupled_weight_decay"] else adam
     function(
         params,
@@ -52,7 +53,7 @@ def step_as_torch(stepped: list[tuple[Tensor, State]], group: dict[str, Any]) ->
         amsgrad=group["amsgrad"],
         beta1=beta1,
         beta2=beta2,
-        lr=group["lr"],
+        lr=lr,
         weight_decay=group["weight_decay"],
         eps=group["eps"],
         maximize=group["maximize"],
