@@ -4,7 +4,7 @@ change.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -24,6 +24,15 @@ def settings(replacement_rate: Any, maturity_threshold: Any, decay_rate: Any, ge
         raise ValueError(f"decay_rate must be a number in [0, 1), got {decay_rate!r}")
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
+
+
+def unknown_settings(given: Iterable[str], taker: str, allowed: Iterable[str], engine: Sequence[str] = ()) -> None:
+    """Refuse settings that nothing would use; ``allowed`` are those of ``taker``, ``engine`` those of its engine."""
+    own = list(allowed)
+    unknown = [name for name in given if name not in own and name not in engine]
+    if unknown:
+        beside = f"; the engine takes {', '.join(engine)}" if engine else ""
+        raise TypeError(f"unknown setting {', '.join(unknown)}: {taker} takes {', '.join(own)}{beside}")
 
 
 def flags(**values: Any) -> None:

@@ -7,6 +7,7 @@ replace   mean into the consumers' bias, outgoing weights zero, fresh incoming w
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -308,7 +309,8 @@ class GnT:
     @torch.no_grad()
     def _step(self, batches: Prepared) -> list[Tensor]:
         if batches.empty:
-            return [group.state.nobody for group in self.groups]
+            self.replaced = [group.state.nobody for group in self.groups]
+            return self.replaced
         if self.updates == 0 and self._optimizer_state is not None:
             self._optimizer_state.check(self.groups)  # it is filled by now: tell at once, not at the first replacement
         self._update(batches)
@@ -365,9 +367,9 @@ class GnT:
         self.__dict__.update(state)
         self._measure = find(self.utility)
         self._attachment, self._detached = None, state["_attachment"]
-        self.reattach()
+        self._reattach()
 
-    def reattach(self) -> None:
+    def _reattach(self) -> None:
         """In a copy: attach, as the original was, as soon as both the engine and its optimizer are whole.
 
         Of an engine and an optimizer that hold each other either may be whole first.
@@ -380,6 +382,12 @@ class GnT:
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in _SHOWN)
         return f"GnT({len(self.groups)} groups, {sum(g.num_units for g in self.groups)} units, {settings})"
+
+
+# what others that build an engine pass on to it
+ENGINE_SETTINGS = tuple(
+    name for name in inspect.signature(GnT).parameters if name not in ("layers", "optimizer", "record")
+)
 
 
 def _own_generator(device: torch.device) -> torch.Generator:

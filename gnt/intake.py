@@ -15,7 +15,7 @@ Features = Sequence[Tensor | Sequence[Tensor]]
 
 
 class Prepared(tuple[Batch, ...]):
-    """Features of all groups, checked and arranged: what `GnT.prepare` returns and `GnT.update` takes."""
+    """Features of all groups, checked and arranged."""
 
     @property
     def empty(self) -> bool:

@@ -8,7 +8,6 @@ happens during backward. All layers of one optimizer act together: all are teste
 from __future__ import annotations
 
 import copy
-import inspect
 import itertools
 import weakref
 from collections.abc import Sequence
@@ -19,16 +18,14 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gnt import checks
-from gnt.engine import GnT
+from gnt.engine import ENGINE_SETTINGS, GnT
 from gnt.features import warn_if_many
 from gnt.intake import Prepared
 from gnt.units import CONV_LAYERS, UnitGroup
 from gnt.utility import undrawn_on_error
 from gnt.walk import walk
 
-_SETTINGS = tuple(
-    name for name in inspect.signature(GnT).parameters if name not in ("layers", "optimizer", "activation", "record")
-)
+_SETTINGS = tuple(name for name in ENGINE_SETTINGS if name != "activation")  # that one is the layer's own
 
 
 class CBPLayer(nn.Module):
@@ -55,9 +52,7 @@ class CBPLayer(nn.Module):
             if not isinstance(layer, allowed):
                 kinds = ", ".join(kind.__name__ for kind in allowed)
                 raise TypeError(f"{role} of {type(self).__name__} must be one of {kinds}, got {type(layer).__name__}")
-        unknown = [name for name in settings if name not in _SETTINGS]
-        if unknown:
-            raise TypeError(f"unknown setting {', '.join(unknown)}; {type(self).__name__} takes {', '.join(_SETTINGS)}")
+        checks.unknown_settings(settings, type(self).__name__, _SETTINGS)
         between = [norms] if isinstance(norms, nn.Module) else list(norms)
         groups = walk([in_layer, *between, out_layer], activation=activation)
         if len(groups) != 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,12 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gnt.engine import GnT
+from gnt.engine import ENGINE_SETTINGS, GnT
 from gnt.intake import Prepared
 from gnt.layers import CBPLayer
 from gnt.learner_settings import OPTIMIZERS, UNIT_OPTIMIZERS, Loss, find_loss, find_optimizer
-
-_NOT_THE_LEARNERS = ("layers", "optimizer", "record")
 
 
 class Step(NamedTuple):
@@ -57,7 +54,7 @@ class Backprop:
     """
 
     _optimizers = OPTIMIZERS
-    _more_settings: tuple[str, ...] = ()
+    _engine_settings: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -72,7 +69,7 @@ class Backprop:
             raise TypeError(f"net must be a torch.nn.Module, got {type(net).__name__}")
         self.net = net
         self.loss = find_loss(loss)
-        self.opt = find_optimizer(net, opt, step_size, options, self._optimizers, self._more_settings)
+        self.opt = find_optimizer(net, opt, step_size, options, self._optimizers, self._engine_settings)
 
     def learn(self, x: Tensor, y: Tensor) -> Step:
         """One step of learning on a batch.
@@ -208,7 +205,7 @@ class ContinualBackprop(Backprop):
     """
 
     _optimizers = UNIT_OPTIMIZERS
-    _more_settings = tuple(name for name in inspect.signature(GnT).parameters if name not in _NOT_THE_LEARNERS)
+    _engine_settings = ENGINE_SETTINGS
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gnt import checks
 from gnt.optim import AdamGnT
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -47,7 +48,7 @@ def find_optimizer(
     step_size: float | None,
     options: dict[str, Any],
     makers: Makers,
-    more_settings: Sequence[str],
+    engine_settings: Sequence[str],
 ) -> Optimizer:
     """An optimizer made by its name, or the instance itself; what nothing would use is refused.
 
@@ -57,7 +58,7 @@ def find_optimizer(
         step_size: learning rate, for a name; None: 1e-3.
         options: further settings, for a name.
         makers: name -> what makes the optimizer.
-        more_settings: what the learner takes beside, for the message that lists what is allowed.
+        engine_settings: what the learner takes for its engine, for the message that lists what is allowed.
     """
     if isinstance(opt, Optimizer):
         given = [*(["step_size"] if step_size is not None else []), *options]
@@ -81,8 +82,5 @@ def find_optimizer(
     allowed = [
         name for name in inspect.signature(made_by).parameters if name not in ("params", "lr", "decoupled_weight_decay")
     ]
-    unknown = [name for name in options if name not in allowed]
-    if unknown:
-        engine = f"; the engine takes {', '.join(more_settings)}" if more_settings else ""
-        raise TypeError(f"unknown setting {', '.join(unknown)}: {opt} takes {', '.join(allowed)}{engine}")
+    checks.unknown_settings(options, opt, allowed, engine_settings)
     return makers[opt](net.parameters(), lr=step_size, **options)

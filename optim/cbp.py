@@ -14,12 +14,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from gnt.engine import GnT
+from gnt import checks
+from gnt.engine import ENGINE_SETTINGS, GnT
 from gnt.optim.adam_gnt import AdamGnT
-
-ENGINE_SETTINGS = tuple(
-    name for name in inspect.signature(GnT).parameters if name not in ("layers", "optimizer", "record")
-)
 
 
 class _Continual(Optimizer):
@@ -41,12 +38,7 @@ class _Continual(Optimizer):
                 "lr=...), with params=[{...}, ...] for parameter groups"
             )
         allowed = [n for n in inspect.signature(self._base).parameters if n not in ("params", "lr", *self._fixed)]
-        unknown = [name for name in settings if name not in allowed and name not in ENGINE_SETTINGS]
-        if unknown:
-            raise TypeError(
-                f"unknown setting {', '.join(unknown)}: {type(self).__name__} takes {', '.join(allowed)}; "
-                f"the engine takes {', '.join(ENGINE_SETTINGS)}"
-            )
+        checks.unknown_settings(settings, type(self).__name__, allowed, ENGINE_SETTINGS)
         engine = {name: settings.pop(name) for name in ENGINE_SETTINGS if name in settings}
         options: dict[str, Any] = {"lr": lr, **self._preset, **settings, **self._fixed}
         super().__init__(net.parameters() if params is None else params, **options)
@@ -58,7 +50,7 @@ class _Continual(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if "gnt" in state:  # a copy, not load_state_dict
-            self.gnt.reattach()
+            self.gnt._reattach()
 
 
 class CBPSGD(_Continual, torch.optim.SGD):

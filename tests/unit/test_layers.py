@@ -278,7 +278,7 @@ def test_a_layer_in_the_wrong_place_is_told_in_the_forward():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"replacement_rat": 1}, TypeError, "unknown setting replacement_rat; CBPLinear takes replacement_rate"),
+        ({"replacement_rat": 1}, TypeError, "unknown setting replacement_rat: CBPLinear takes replacement_rate"),
         ({"record": True}, TypeError, "unknown setting record"),
         ({"norms": [nn.Linear(6, 6)]}, ValueError, "norms of CBPLinear must be norms, got"),
     ],

@@ -39,6 +39,14 @@ def test_nobody_is_due_twice_for_one_update():
     assert engine.groups[0].state.accumulated == 0.0
 
 
+def test_an_empty_batch_replaces_nobody_and_says_so():
+    engine = gnt.GnT(mlp(), replacement_rate=1.0, maturity_threshold=0)
+    engine.step([torch.ones(3, 6)])
+    assert [len(units) for units in engine.replaced] == [6]
+    engine.step([torch.ones(0, 6)])
+    assert [len(units) for units in engine.replaced] == [0]
+
+
 def test_units_that_the_optimizer_cannot_address_are_refused_at_construction():
     net = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm((2, 3, 8)), nn.ReLU(), nn.Linear(8, 2))
     gnt.GnT(net, torch.optim.Adam(net.parameters()))
