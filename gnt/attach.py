@@ -7,56 +7,18 @@ clipping and trainers that wrap the optimizer work as they did.
 from __future__ import annotations
 
 import warnings
-import weakref
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from gnt import saving
 from gnt.intake import Intake
+from gnt.skipping import Backwards, skipped
 
 if TYPE_CHECKING:
     from gnt.engine import GnT
 
 KEY = "gnt"
-
-
-def skipped(optimizer: Optimizer) -> bool:
-    """Whether a GradScaler made this step of a fused optimizer do nothing, because a gradient was not finite.
-
-    It does not step other optimizers at all then. Asking waits for the device, as the scaler itself does for those.
-    """
-    found = getattr(optimizer, "found_inf", None)
-    return found is not None and bool(found.item())
-
-
-class Backwards:
-    """Watches one parameter's gradient, so that features whose gradients were given up do not wait for ever.
-
-    A GradScaler that skips a step does not call the optimizer: nothing tells of it but the gradients, which begin anew
-    before the next backward (``zero_grad``) where those of accumulated micro-batches are added up.
-    """
-
-    def __init__(self, intake: Intake, param: Tensor) -> None:
-        self._intake = weakref.ref(intake)  # the hook stays with the network when engine and optimizer are dropped
-        self._grad: weakref.ref[Tensor] | None = None
-        self._version = 0
-        register: Callable[..., RemovableHandle] = param.register_post_accumulate_grad_hook
-        self.handle = register(self._after_backward)
-
-    def _after_backward(self, param: Tensor) -> None:
-        grad = param.grad
-        same = grad is not None and self._grad is not None and self._grad() is grad
-        # added to once and else left alone: neither zeroed in place nor unscaled since
-        added = same and grad is not None and grad._version == self._version + 1
-        intake = self._intake()
-        if intake is not None:
-            intake.after_backward(anew=not added)
-        if grad is not None:
-            self._grad, self._version = weakref.ref(grad), grad._version
 
 
 class Attachment:
