@@ -1,13 +1,12 @@
 """Every way into gnt, around one small network, as a loop would use it: the loop tests run them all.
 
-A `Way` has the network, its optimizer, its engines in network order, and ``after``, what a loop must do after the
-optimizer's step (nothing, where the optimizer's hooks do it).
+A `Way` has the network, its optimizer, and its engines in network order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -38,7 +37,7 @@ class Way:
     net: Body
     optimizer: torch.optim.Optimizer
     engines: list[gnt.GnT]
-    after: Callable[[], Any] = field(default=lambda: None)
+    by_hand: bool = False
     learner: gnt.ContinualBackprop | None = None
 
     def step(self, x: Tensor, y: Tensor) -> None:
@@ -50,6 +49,11 @@ class Way:
         F.mse_loss(self.net(x), y).backward()
         self.optimizer.step()
         self.after()
+
+    def after(self) -> None:
+        """What a loop must do after the optimizer's step."""
+        if self.by_hand:
+            self.engines[0].step()
 
     def train(self, steps: range) -> Way:
         for t in steps:
@@ -93,7 +97,7 @@ def _learner(layers: nn.Sequential, how: Forward | None) -> Way:
 def _manual(layers: nn.Sequential, how: Forward | None) -> Way:
     net = Body(layers, how)
     engine = _engine(net, optimizer := _sgd(net))
-    return Way(net, optimizer, [engine], engine.step)
+    return Way(net, optimizer, [engine], by_hand=True)
 
 
 def _attached(layers: nn.Sequential, how: Forward | None, **options: Any) -> Way:
