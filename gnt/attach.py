@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch.optim import Optimizer
 
 from gnt import saving
+from gnt.compiled import not_compiled
 from gnt.intake import Intake
 from gnt.skipping import Backwards, skipped
 
@@ -40,6 +41,7 @@ class Attachment:
         for handle in self._handles:
             handle.remove()
 
+    @not_compiled
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if skipped(optimizer):
             self._engine.discard()

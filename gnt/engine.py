@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from gnt import checks, reinit, saving, selection
 from gnt.attach import Attachment
+from gnt.compiled import not_compiled
 from gnt.intake import Features, Intake, Prepared
 from gnt.optimizer_state import StateReset
 from gnt.ranks import Ranks
@@ -148,6 +149,7 @@ class GnT:
             raise RuntimeError("this engine is attached to its optimizer: build a new GnT for another one")
         self._optimizer_state = StateReset(optimizer, self.groups) if optimizer is not None else None
 
+    @not_compiled
     @torch.no_grad()
     def step(self, features: Features | None = None) -> list[Tensor]:
         """Update, select, replace; call it after each optimizer step.
@@ -193,6 +195,7 @@ class GnT:
         self._attachment = Attachment(self, self.optimizer, self._intake)
         return self
 
+    @not_compiled
     @torch.no_grad()
     def update(self, features: Features | None = None) -> None:
         """Everybody one older; running averages of mean feature and utility.

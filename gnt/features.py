@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gnt import shards
+from gnt.compiled import forget_compiled
 from gnt.units import CONV_LAYERS, Slot, UnitGroup
-from gnt.waiting import Waiting, forget_compiled
+from gnt.waiting import Waiting
 
 
 class Recorder:

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gnt import checks
+from gnt.compiled import not_compiled
 from gnt.engine import ENGINE_SETTINGS, GnT
 from gnt.intake import Prepared
 from gnt.skipping import Backwards, skipped
@@ -222,6 +223,7 @@ def _layers_of(optimizer: Optimizer) -> list[CBPLayer]:
     return [layer for reference in known[1] if (layer := reference()) is not None]
 
 
+@not_compiled
 def _after_any_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     layers = [layer for layer in _layers_of(optimizer) if layer._waiting.waiting]
     if layers and skipped(optimizer):

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from gnt.compiled import not_compiled
+
 
 def skipped(optimizer: Optimizer) -> bool:
     """Whether a GradScaler made this step of a fused optimizer do nothing, because a gradient was not finite.
@@ -41,6 +43,7 @@ class Backwards:
         register: Callable[..., RemovableHandle] = param.register_post_accumulate_grad_hook
         self.handle = register(self._after_backward)
 
+    @not_compiled
     def _after_backward(self, param: Tensor) -> None:
         grad = param.grad
         same = grad is not None and self._grad is not None and self._grad() is grad

@@ -9,7 +9,6 @@ so nothing there depends on how many features wait: no recompilation, no graph b
 
 from __future__ import annotations
 
-import sys
 import warnings
 from typing import Any
 
@@ -89,14 +88,3 @@ class Waiting:
             feature, chain = chain
             features.append(feature)
         return features[::-1]
-
-
-def forget_compiled() -> None:
-    """Make compiled code see hooks that are new: it does not look for them again by itself.
-
-    `torch.compile` does not guard on the hooks of modules, so that a model that ran before an engine was built would
-    leave the engine without features. What is compiled is compiled anew at its next call.
-    """
-    dynamo = sys.modules.get("torch._dynamo")
-    if dynamo is not None:
-        dynamo.reset()
