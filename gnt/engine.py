@@ -262,6 +262,7 @@ class GnT:
         work = [item for item in zip(self.groups, chosen, fresh, self._bounds, strict=True) if len(item[1])]
         if work and self._optimizer_state is not None:
             self._optimizer_state.check(self.groups)
+            biases = self._optimizer_state.consumer_biases([group for group, *_ in work])
         for group, indices, weights, limits in work:
             if weights is None:
                 weights = [
@@ -271,7 +272,8 @@ class GnT:
             mean_features = group.state.corrected_mean_features[:, indices] if self.bias_transfer else None
             reinit.regenerate(group, indices, weights, mean_features)
             group.state.rebirth(indices, all_eligible=selected)
-        if self._optimizer_state is not None:
+        if work and self._optimizer_state is not None:
+            self._optimizer_state.follow(biases)
             for group, indices, _, _ in work:
                 self._optimizer_state.reset(group, indices)
 

@@ -73,6 +73,7 @@ def test_compiled_before_construction(name, warm):
     assert_alike(mine, way(name).train(range(14)))
 
 
+@pytest.mark.filterwarnings("ignore:Skipping serialization of skipfiles:UserWarning")  # torch 2.6's
 def test_the_default_backend():
     mine = way("attached")
     mine.net.compile(backend=DEFAULT)
