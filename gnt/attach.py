@@ -6,15 +6,20 @@ clipping and trainers that wrap the optimizer work as they did.
 
 from __future__ import annotations
 
+import gc
 import warnings
+import weakref
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch.optim import Optimizer
 
 from gnt import saving
 from gnt.compiled import not_compiled
 from gnt.intake import Intake
 from gnt.skipping import Backwards, skipped
+from gnt.units import UnitGroup
 
 if TYPE_CHECKING:
     from gnt.engine import GnT
@@ -25,8 +30,10 @@ KEY = "gnt"
 class Attachment:
     """The hooks of one engine on one optimizer."""
 
-    def __init__(self, engine: GnT, optimizer: Optimizer, intake: Intake) -> None:
+    def __init__(self, engine: GnT, optimizer: Optimizer, intake: Intake, key: str | None = None) -> None:
+        _refuse_shared(engine)
         self._engine = engine
+        self.key = key or _free_key(optimizer)
         self._loading: dict[str, Any] | None = None
         self._handles = [
             optimizer.register_step_post_hook(self._after_step),
@@ -35,11 +42,13 @@ class Attachment:
             optimizer.register_load_state_dict_post_hook(self._load),
         ]
         self._handles.append(Backwards(intake, engine.groups[0].incoming[0].weight).handle)
+        _attachments.add(self)
 
     def remove(self) -> None:
         """Take the hooks off."""
         for handle in self._handles:
             handle.remove()
+        _attachments.discard(self)
 
     @not_compiled
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -49,11 +58,11 @@ class Attachment:
             self._engine.step()
 
     def _save(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-        return {**state_dict, KEY: self._engine.state_dict()}
+        return {**state_dict, self.key: self._engine.state_dict()}
 
     def _check(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
         """Refuse the state of another engine before the optimizer takes its own."""
-        self._loading = state_dict.get(KEY)
+        self._loading = state_dict.get(self.key)
         if self._loading is not None:
             saving.check(self._loading, self._engine.groups, self._engine.utility)
         else:
@@ -61,9 +70,54 @@ class Attachment:
                 f"this state_dict of {type(optimizer).__name__} was saved without an engine: its units keep their ages",
                 stacklevel=5,
             )
-        return {name: value for name, value in state_dict.items() if name != KEY}
+        return {name: value for name, value in state_dict.items() if name != self.key}
 
     def _load(self, optimizer: Optimizer) -> None:
         loading, self._loading = self._loading, None
         if loading is not None:
             self._engine.load_state_dict(loading)
+
+
+_attachments: weakref.WeakSet[Attachment] = weakref.WeakSet()
+
+
+def _free_key(optimizer: Optimizer) -> str:
+    """The name of this engine's state in the optimizer's: "gnt", or where that is taken "gnt_1" and so on."""
+    hooks = optimizer._optimizer_step_post_hooks.values()
+    taken = {owner.key for hook in hooks if isinstance(owner := getattr(hook, "__self__", None), Attachment)}
+    return next(key for key in (KEY, *(f"{KEY}_{i}" for i in range(1, len(taken) + 1))) if key not in taken)
+
+
+def _refuse_shared(engine: GnT) -> None:
+    """Two engines on one unit would replace each other's young, each with ages of its own."""
+    if any(_shared(engine)):
+        gc.collect()  # engine and optimizer hold each other: those that were dropped look alive until then
+    for group, optimizer in _shared(engine):
+        raise RuntimeError(
+            f"another engine, attached to {optimizer}, looks after units of group {group!r}: close() that one before "
+            "this is attached (of CBPSGD, CBPAdam and CBPAdamW it is optimizer.gnt)"
+        )
+
+
+def _shared(engine: GnT) -> Iterator[tuple[str, str]]:
+    """Names of the groups that engines which are attached look after already, and those engines' optimizers."""
+    mine = {id(slot.module): group for group in engine.groups for slot in group.incoming}
+    for attachment in list(_attachments):
+        for theirs in attachment._engine.groups:
+            for module in {id(slot.module) for slot in theirs.incoming} & set(mine):
+                if any(_overlap(group, theirs, module) for group in engine.groups):
+                    yield mine[module].name, type(attachment._engine.optimizer).__name__
+
+
+def _overlap(group: UnitGroup, other: UnitGroup, module: int) -> bool:
+    """Whether both have a row of the module."""
+    mine, theirs = (
+        {
+            int(row)
+            for slot in each.incoming
+            if id(slot.module) == module
+            for row in slot.index(torch.arange(slot.num_units))
+        }
+        for each in (group, other)
+    )
+    return bool(mine & theirs)

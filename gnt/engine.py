@@ -136,7 +136,7 @@ class GnT:
         self._selected: list[Tensor] = []
         self._intake = Intake(self.groups, record=record)
         self._attachment: Attachment | None = None
-        self._detached = False
+        self._detached: str | None = None
 
     @property
     def optimizer(self) -> Optimizer | None:
@@ -172,8 +172,12 @@ class GnT:
         Features of a forward whose gradients are given up (a skipped step, ``zero_grad`` without a step) are forgotten
         at the next backward. Gradients that are changed in place between the micro-batches of one step look given up.
 
+        Several engines may be attached to one optimizer, each for groups of its own; the second one's state is under
+        "gnt_1", and so on.
+
         Raises:
-            RuntimeError: attached before, or the engine is closed.
+            RuntimeError: attached before, the engine is closed, or another attached engine looks after a unit of these
+                groups: ``close()`` that one first.
             ValueError: the engine has no optimizer, or does not record features.
 
         >>> import torch, gnt
@@ -397,7 +401,7 @@ class GnT:
             "_measure": None,
             "_selected": [],
             "_ranks": None,
-            "_attachment": self._attachment is not None,
+            "_attachment": self._attachment.key if self._attachment is not None else None,
         }
         return {**self.__dict__, **own}
 
@@ -412,10 +416,11 @@ class GnT:
 
         Of an engine and an optimizer that hold each other either may be whole first.
         """
-        state = self.__dict__
-        if state.get("_detached") and hasattr(self.optimizer, "_optimizer_step_post_hooks"):
-            self._detached = False
-            self.attach()
+        key = self.__dict__.get("_detached")
+        optimizer = self.optimizer if key is not None else None
+        if optimizer is not None and hasattr(optimizer, "_optimizer_step_post_hooks"):
+            self._detached = None
+            self._attachment = Attachment(self, optimizer, self._intake, key)
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in _SHOWN)
