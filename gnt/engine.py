@@ -342,7 +342,10 @@ class GnT:
         return self._intake.waiting
 
     def discard(self) -> None:
-        """Forget the recorded features of forwards that no update will follow."""
+        """Forget the recorded features of forwards that no update will follow.
+
+        A loop that calls `step` by hand calls this instead where a GradScaler skipped the optimizer's step.
+        """
         self._intake.discard()
 
     def close(self) -> None:

@@ -49,7 +49,6 @@ THIRD_PARTY: dict[tuple[str, str], Mapping[str, Fresh]] = {
     ("schedulefree", "AdamWScheduleFree"): _SCHEDULE_FREE,
     ("schedulefree", "RAdamScheduleFree"): _SCHEDULE_FREE,
     ("lion_pytorch", "Lion"): {"exp_avg": 0.0},
-    ("lion_pytorch", "CautiousLion"): {"exp_avg": 0.0},
     ("pytorch_optimizer", "Lion"): {"exp_avg": 0.0},
     ("pytorch_optimizer", "AdaBelief"): {"exp_avg": 0.0, "exp_avg_var": 0.0, "max_exp_avg_var": 0.0},
     ("muon", "SingleDeviceMuon"): {"momentum_buffer": 0.0},

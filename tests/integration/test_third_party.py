@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 
 import accelerate
-import lion_pytorch
+import lion_pytorch.cautious_lion
+import lion_pytorch.foreach
 import muon
 import pytest
 import pytorch_optimizer
@@ -39,6 +40,8 @@ KNOWN = {
     "AdamWScheduleFree": lambda net: schedulefree.AdamWScheduleFree(net.parameters(), lr=0.01, weight_decay=0.01),
     "RAdamScheduleFree": lambda net: schedulefree.RAdamScheduleFree(net.parameters(), lr=0.01),
     "lion_pytorch.Lion": lambda net: lion_pytorch.Lion(net.parameters(), lr=1e-3),
+    "lion_pytorch.foreach.Lion": lambda net: lion_pytorch.foreach.Lion(net.parameters(), lr=1e-3),
+    "lion_pytorch.cautious_lion.Lion": lambda net: lion_pytorch.cautious_lion.Lion(net.parameters(), lr=1e-3),
     "pytorch_optimizer.Lion": lambda net: pytorch_optimizer.Lion(net.parameters(), lr=1e-3),
     "AdaBelief": lambda net: pytorch_optimizer.AdaBelief(net.parameters(), lr=0.01, ams_bound=True),
     "SingleDeviceMuonWithAuxAdam": muon_with_adam,
@@ -269,3 +272,15 @@ def test_an_attached_engine_survives_a_wrapper():
     train(net, Every(inner), None, range(12))
     train(other, own, plain, range(12))
     assert_same(everything(net, None, engine), everything(other, None, plain))
+
+
+def test_muon_for_matrices_only():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 8, bias=False), torch.nn.ReLU(), torch.nn.Linear(8, 2, bias=False))
+    optimizer = muon.SingleDeviceMuon(net.parameters(), lr=0.01)
+    engine = gnt.GnT(net, optimizer, generator=seeded(), **EAGER).attach()
+    train(net, optimizer, None, range(10))
+    assert min(replaced(engine)) > 3
+    engine.replace([torch.tensor([3])])
+    assert not optimizer.state[net[0].weight]["momentum_buffer"][3].any()
+    assert not optimizer.state[net[2].weight]["momentum_buffer"][:, 3].any()
