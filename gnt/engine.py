@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from gnt import checks, reinit, saving, selection
 from gnt.attach import Attachment
+from gnt.compiled import not_compiled
 from gnt.dry_run import DryRun, dry_run
 from gnt.intake import Features, Intake, Prepared
 from gnt.optimizer_state import StateReset
@@ -140,7 +141,7 @@ class GnT:
         self._selected: list[Tensor] = []
         self._intake = Intake(self.groups, record=record)
         self._attachment: Attachment | None = None
-        self._detached = False
+        self._detached: str | None = None
 
     @property
     def optimizer(self) -> Optimizer | None:
@@ -153,6 +154,7 @@ class GnT:
             raise RuntimeError("this engine is attached to its optimizer: build a new GnT for another one")
         self._optimizer_state = StateReset(optimizer, self.groups) if optimizer is not None else None
 
+    @not_compiled
     @torch.no_grad()
     def step(self, features: Features | None = None) -> list[Tensor]:
         """Update, select, replace; call it after each optimizer step.
@@ -175,8 +177,12 @@ class GnT:
         Features of a forward whose gradients are given up (a skipped step, ``zero_grad`` without a step) are forgotten
         at the next backward. Gradients that are changed in place between the micro-batches of one step look given up.
 
+        Several engines may be attached to one optimizer, each for groups of its own; the second one's state is under
+        "gnt_1", and so on.
+
         Raises:
-            RuntimeError: attached before, or the engine is closed.
+            RuntimeError: attached before, the engine is closed, or another attached engine looks after a unit of these
+                groups: ``close()`` that one first.
             ValueError: the engine has no optimizer, or does not record features.
 
         >>> import torch, gnt
@@ -198,6 +204,7 @@ class GnT:
         self._attachment = Attachment(self, self.optimizer, self._intake)
         return self
 
+    @not_compiled
     @torch.no_grad()
     def update(self, features: Features | None = None) -> None:
         """Everybody one older; running averages of mean feature and utility.
@@ -264,6 +271,7 @@ class GnT:
         work = [item for item in zip(self.groups, chosen, fresh, self._bounds, strict=True) if len(item[1])]
         if work and self._optimizer_state is not None:
             self._optimizer_state.check(self.groups)
+            biases = self._optimizer_state.consumer_biases([group for group, *_ in work])
         for group, indices, weights, limits in work:
             if weights is None:
                 weights = [
@@ -273,7 +281,8 @@ class GnT:
             mean_features = group.state.corrected_mean_features[:, indices] if self.bias_transfer else None
             reinit.regenerate(group, indices, weights, mean_features)
             group.state.rebirth(indices, all_eligible=selected)
-        if self._optimizer_state is not None:
+        if work and self._optimizer_state is not None:
+            self._optimizer_state.follow(biases)
             for group, indices, _, _ in work:
                 self._optimizer_state.reset(group, indices)
 
@@ -333,7 +342,10 @@ class GnT:
         return self._intake.waiting
 
     def discard(self) -> None:
-        """Forget the recorded features of forwards that no update will follow."""
+        """Forget the recorded features of forwards that no update will follow.
+
+        A loop that calls `step` by hand calls this instead where a GradScaler skipped the optimizer's step.
+        """
         self._intake.discard()
 
     def close(self) -> None:
@@ -421,7 +433,7 @@ class GnT:
             "_measure": None,
             "_selected": [],
             "_ranks": None,
-            "_attachment": self._attachment is not None,
+            "_attachment": self._attachment.key if self._attachment is not None else None,
         }
         return {**self.__dict__, **own}
 
@@ -436,10 +448,11 @@ class GnT:
 
         Of an engine and an optimizer that hold each other either may be whole first.
         """
-        state = self.__dict__
-        if state.get("_detached") and hasattr(self.optimizer, "_optimizer_step_post_hooks"):
-            self._detached = False
-            self.attach()
+        key = self.__dict__.get("_detached")
+        optimizer = self.optimizer if key is not None else None
+        if optimizer is not None and hasattr(optimizer, "_optimizer_step_post_hooks"):
+            self._detached = None
+            self._attachment = Attachment(self, optimizer, self._intake, key)
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in _SHOWN)

@@ -7,7 +7,6 @@ samples.
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,9 +16,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gnt import shards
+from gnt.compiled import forget_compiled
 from gnt.units import CONV_LAYERS, Slot, UnitGroup
-
-_MANY_FORWARDS = 1000
+from gnt.waiting import Waiting
 
 
 class Recorder:
@@ -42,26 +41,27 @@ class Recorder:
             handle = consumer.register_forward_pre_hook(tap, with_kwargs=True)
             tap.number = handle.id
             self._handles.append(handle)
+        forget_compiled()
         weakref.finalize(self, _remove, self._handles)
 
     def take(self) -> list[list[Tensor]]:
         """The features recorded since the last call, for each tap one tensor for each forward."""
-        taken = [tap.features for tap in self._taps]
-        for tap in self._taps:
-            tap.features, tap.learned = [], 0
-        return taken
+        return [tap.take() for tap in self._taps]
 
     def after_backward(self, *, anew: bool) -> None:
         """What waits now has its gradients; where they began ``anew``, what had its own before was given up."""
         for tap in self._taps:
-            if anew:
-                del tap.features[: tap.learned]
-            tap.learned = len(tap.features)
+            tap.after_backward(anew=anew)
 
     @property
     def waiting(self) -> bool:
         """Whether anything was recorded since the last call of `take`."""
-        return any(tap.features for tap in self._taps)
+        return any(tap.waiting for tap in self._taps)
+
+    @property
+    def complete(self) -> bool:
+        """Whether something was recorded for every group."""
+        return all(tap.waiting for tap in self._taps)
 
     def close(self) -> None:
         """Remove the hooks and forget what they recorded."""
@@ -70,35 +70,21 @@ class Recorder:
         self.take()
 
 
-def warn_if_many(features: Sequence[Tensor], group: str) -> None:
-    """Tell, once, of features that pile up because no update follows."""
-    if len(features) == _MANY_FORWARDS:
-        warnings.warn(
-            f"{_MANY_FORWARDS} forwards of the consumer of group {group!r} are waiting for an update: call GnT.step() "
-            "after each optimizer step, or close() the engine",
-            stacklevel=3,
-        )
-
-
 def _remove(handles: Sequence[RemovableHandle]) -> None:
     for handle in handles:
         handle.remove()
 
 
-class _Tap:
+class _Tap(Waiting):
     """A forward pre-hook that keeps what its module is about to read."""
 
     def __init__(self, group: str) -> None:
-        self.group = group
+        super().__init__(group)
         self.number = 0
-        self.features: list[Tensor] = []
-        self.learned = 0  # so many of them had their backward
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if module.training and torch.is_grad_enabled():
-            feature = args[0] if args else kwargs["input"]
-            self.features.append(feature.detach())
-            warn_if_many(self.features, self.group)
+            self.add(args[0] if args else kwargs["input"])
 
     def __reduce__(self) -> tuple[Any, tuple[int]]:
         return _sleep, (self.number,)

@@ -61,6 +61,11 @@ class Intake:
         """Whether any forward was recorded since the last update."""
         return self._recorder is not None and self._recorder.waiting
 
+    @property
+    def complete(self) -> bool:
+        """Whether `prepare` finds features of every group; what a reentrant checkpoint holds comes in the backward."""
+        return self._recorder is None or self._recorder.complete
+
     def check_recording(self) -> None:
         """Refuse to act by hooks on features that must be given."""
         self.check_open()

@@ -96,6 +96,11 @@ class Backprop:
             return Step(output.new_zeros(()), output.detach(), self._nobody())
         self.opt.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        try:
+            prepared = self._after_backward(prepared)
+        except Exception:
+            self._undo(buffers)
+            raise
         self.opt.step()
         return Step(loss.detach(), output.detach(), self._after_step(prepared))
 
@@ -158,6 +163,9 @@ class Backprop:
 
     def _before_step(self, features: Sequence[Tensor] | None) -> Any:
         """Refuse features that could not be used, before anything is changed."""
+
+    def _after_backward(self, prepared: Any) -> Any:
+        return prepared
 
     def _after_step(self, prepared: Any) -> list[Tensor]:
         return []
@@ -262,11 +270,18 @@ class ContinualBackprop(Backprop):
             self.gnt.load_state_dict(before)
             raise
 
-    def _before_step(self, features: Sequence[Tensor] | None) -> Prepared:
+    def _before_step(self, features: Sequence[Tensor] | None) -> Prepared | None:
+        if features is None and not self.gnt._intake.complete:
+            return None  # a checkpoint with use_reentrant=True shows its features in the backward
         return self.gnt._prepare(features)
 
+    def _after_backward(self, prepared: Prepared | None) -> Prepared:
+        if prepared is None:
+            return self.gnt._prepare()
+        self.gnt.discard()  # taken before the backward, so that a checkpoint's second forward was recorded as a first
+        return prepared
+
     def _after_step(self, prepared: Prepared) -> list[Tensor]:
-        self.gnt.discard()  # a checkpointed forward was recorded once more in the backward
         return self.gnt._step(prepared)
 
     def _nobody(self) -> list[Tensor]:

@@ -1,0 +1,90 @@
+"""Features that wait for an update: what the forwards of one step leave behind, each forward once.
+
+Activation checkpointing runs a forward again in the backward. Where the first run was recorded (use_reentrant=False)
+the second is dropped; where it ran without grad (use_reentrant=True) the second is the one to keep.
+
+Under `torch.compile` the recording is part of the compiled code. A chain of pairs is extended without being read,
+so nothing there depends on how many features wait: no recompilation, no graph break.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_MANY_FORWARDS = 1000
+
+Chain = Any  # None, or (the latest feature, the chain before it)
+
+
+def in_backward() -> bool:
+    """Whether a backward is running: a forward that is run now is run again."""
+    return bool(torch._C._current_graph_task_id() != -1)
+
+
+class Waiting:
+    """The features of one group that wait for the next update.
+
+    >>> import torch
+    >>> waiting = Waiting("0")
+    >>> waiting.add(torch.ones(2, 3)), waiting.add(torch.zeros(1, 3))
+    (None, None)
+    >>> [tuple(feature.shape) for feature in waiting.take()], waiting.waiting
+    ([(2, 3), (1, 3)], False)
+    """
+
+    def __init__(self, group: str) -> None:
+        self.group = group
+        self._learned: list[Tensor] = []  # these had their backward
+        self._chain: Chain = None  # and these not yet
+        self._proper = False  # some of them were recorded in the forward itself
+        self._count = 0
+
+    def add(self, feature: Any) -> None:
+        """Keep what one forward read."""
+        if torch.compiler.is_compiling():
+            if torch.compiler.is_dynamo_compiling():  # else torch.export, which computes nothing
+                self._chain = (feature.detach(), self._chain)
+                self._proper = True
+            return
+        if in_backward():
+            if self._proper:
+                return
+        else:
+            self._proper = True
+        self._chain = (feature.detach(), self._chain)
+        self._count += 1
+        if self._count == _MANY_FORWARDS:
+            warnings.warn(
+                f"{_MANY_FORWARDS} forwards of the consumer of group {self.group!r} are waiting for an update: call "
+                "GnT.step() after each optimizer step, or close() the engine",
+                stacklevel=3,
+            )
+
+    def take(self) -> list[Tensor]:
+        """What waits, oldest first; it is forgotten here."""
+        taken = self._learned + self._unlearned()
+        self._learned, self._chain, self._proper, self._count = [], None, False, 0
+        return taken
+
+    def after_backward(self, *, anew: bool) -> None:
+        """What waits now has its gradients; where they began ``anew``, what had its own before was given up."""
+        if anew:
+            self._learned = []
+        self._learned += self._unlearned()
+        self._chain = None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether anything waits."""
+        return self._chain is not None or bool(self._learned)
+
+    def _unlearned(self) -> list[Tensor]:
+        features, chain = [], self._chain
+        while chain is not None:
+            feature, chain = chain
+            features.append(feature)
+        return features[::-1]
