@@ -25,6 +25,12 @@ _OUTPUTS = {
     OutputKind.BUFFER_MUTATION: "kept in buffer {!r}",
     OutputKind.USER_INPUT_MUTATION: "written into the model's input",
 }
+# operations that make new features of what they read, by weights
+WEIGHING = (
+    "linear", "conv1d", "conv2d", "conv3d", "convolution", "addmm", "mm", "matmul", "bmm", "einsum", "bilinear",
+    "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "embedding", "embedding_bag", "lstm", "gru",
+    "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell",
+)  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -125,7 +131,7 @@ def _operation(raw: Any, nodes: Mapping[Any, Node]) -> Node:
         other.users.append(node)
     node.from_input = any(other.from_input for other in read)
     node.from_parameter = any(other.from_parameter for other in read)
-    if any(other.from_parameter and not other.from_input for other in read) and node.from_input:
+    if node.op in WEIGHING and any(other.from_parameter and not other.from_input for other in read):
         node.sources = frozenset((node.name,))
     else:
         node.sources = frozenset().union(*(other.sources for other in read))
