@@ -86,7 +86,15 @@ class Owners:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.paths = {id(module): path for path, module in reversed(list(model.named_modules(remove_duplicate=False)))}
+        self.paths: dict[int, str] = {
+            id(module): path for path, module in reversed(list(model.named_modules(remove_duplicate=False)))
+        }
+        self._engines = {
+            id(slot.module): path
+            for path, layer in model.named_modules()
+            if hasattr(layer, "looks_after_units")
+            for slot in layer.group.incoming
+        }
         self._owners: dict[int, dict[int, str]] = {}
         for module in model.modules():
             for key, parameter in module._parameters.items():
@@ -148,6 +156,8 @@ class Owners:
         return self.path(module), module, self._fault(op, module, parameter)
 
     def _fault(self, op: WeightOp, module: nn.Module, parameter: Node) -> str | None:
+        if id(module) in self._engines:
+            return f"has an engine of its own, {self._engines[id(module)]!r}: use layers or trace, not both"
         if not computes_as_torch(module) and not is_conv1d(module):
             return "has a forward of its own: gnt does not know what its weight is to it"
         bias: Any = _parameter(op.bias)[0] if op.bias is not None else None
