@@ -78,10 +78,17 @@ class Flow:
         return labels if isinstance(labels, Tensor) else None
 
     def _labels(self, node: Node) -> Any:
+        op = weight_op(node)
         sizes = [size for other in (node, *node.inputs()) for size in _sizes(other.value)]
         if not all(isinstance(size, int) for size in sizes):
-            return end(self, node, "data-dependent routing: how many values go here depends on the data")
-        op = weight_op(node)
+            reason = "data-dependent routing: how many values go here depends on the data"
+            if op is not None:
+                name, module, _ = self.owners.layer(op)
+                count = op.weight.shape[op.out_dim]
+                labels = self.units.new(count)
+                self.producers.append(Producer(name, module, op.out_dim, int(labels[0]), count, node))
+                self.units.refuse(labels, reason)
+            return end(self, node, reason)
         labels: Any = self._weigh(op) if op is not None else pass_on(self, node)
         pairs = zip(labels, node.value, strict=True) if isinstance(labels, tuple) else [(labels, node.value)]
         for some, value in pairs:

@@ -115,9 +115,10 @@ class Owners:
         path, _, key = node.name.rpartition(".")
         return self.model.get_submodule(path), key
 
-    def sharing(self, parameter: Node) -> str | None:
-        """A phrase for a parameter that does not belong to one operation of one module alone."""
-        module, key = self.owner(parameter)
+    def sharing(self, parameter: Node, module: nn.Module | None = None) -> str | None:
+        """A phrase for a parameter of ``module`` that does not belong to one operation of that module alone."""
+        owner, key = self.owner(parameter)
+        module = owner if module is None else module
         owners = self._owners.get(_address(getattr(module, key)), {})
         others = [name for owner, name in owners.items() if owner != id(module)]
         if others:
@@ -147,6 +148,9 @@ class Owners:
             return self.path(module), None, "makes attention heads' inner units"
         if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
             return self.path(module), None, "makes recurrent gates"
+        running = self.module_at(op.node.module)
+        if is_weight_layer(running) and running._parameters.get("weight") is module._parameters.get(key):
+            module, key = running, "weight"  # of tied weights, the graph knows the first owner alone
         if key != "weight" or not is_weight_layer(module):
             return (
                 parameter.name,
@@ -164,13 +168,13 @@ class Owners:
         if op.bias is not None and bias is None:
             return "has a bias that is not a plain parameter of its own (it is parametrized)"
         if (bias is None) != (getattr(module, "bias", None) is None) or (
-            bias is not None and (bias.kind != "parameter" or self.owner(bias) != (module, "bias"))
+            bias is not None and getattr(self.owner(bias)[0], self.owner(bias)[1]) is not module.bias
         ):
             return "has a bias that is not a plain parameter of its own (it is parametrized)"
         more = [key for key, _ in module.named_parameters() if key not in ("weight", "bias")]
         if more:
             return f"has parameters ({', '.join(more)}) of which gnt does not know what belongs to a unit"
-        shared = self.sharing(parameter) or (self.sharing(bias) if bias is not None else None)
+        shared = self.sharing(parameter, module) or (self.sharing(bias, module) if bias is not None else None)
         if shared is not None:
             return shared
         weight = module._parameters["weight"]

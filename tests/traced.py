@@ -20,13 +20,14 @@ def assert_whole(model: nn.Module, groups: Sequence[UnitGroup], *args: Any, **kw
     """For the first, the last and all units of each group, in training and in evaluation: outgoing weights zero, and
     whatever the unit computes, the outputs are the same bit for bit. Before, they were not.
     """
+    model, groups = copy.deepcopy((model, tuple(groups)))
     for index, group in enumerate(groups):
         everyone = list(range(group.num_units))
         coupled = any(isinstance(slot.module, _COUPLING) for slot in group.scales)
         for training in (True, False):
             assert _matters(model.train(training), groups, index, args, kwargs), f"{group.name} does not matter at all"
             for units in [everyone] if coupled else ([0], everyone[-1:], everyone):
-                twin, twins = copy.deepcopy((model, tuple(groups)))
+                twin, twins = copy.deepcopy((model, groups))
                 own, chosen = twins[index], torch.tensor(units)
                 for slot in own.outgoing:
                     slot.fill_(slot.weight.detach(), chosen, 0.0)

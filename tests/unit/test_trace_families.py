@@ -350,7 +350,7 @@ def test_every_weight_layer_is_in_a_group_or_refused(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_engine_takes_the_groups(family):
     model, x, groups = copy.deepcopy(_traced(family))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    optimizer = torch.optim.SGD(model.train().parameters(), lr=0.01)
     engine = gnt.GnT(groups, optimizer, replacement_rate=0.3, maturity_threshold=1)
     for _ in range(4):
         optimizer.zero_grad()
