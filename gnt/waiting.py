@@ -9,7 +9,9 @@ so nothing there depends on how many features wait: no recompilation, no graph b
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,6 +20,20 @@ from torch import Tensor
 _MANY_FORWARDS = 1000
 
 Chain = Any  # None, or (the latest feature, the chain before it)
+
+
+_pauses = 0
+
+
+@contextlib.contextmanager
+def paused() -> Iterator[None]:
+    """Meanwhile no forward is recorded by anyone: it is one of our own, of a model that is looked at."""
+    global _pauses
+    _pauses += 1
+    try:
+        yield
+    finally:
+        _pauses -= 1
 
 
 def in_backward() -> bool:
@@ -50,11 +66,9 @@ class Waiting:
                 self._chain = (feature.detach(), self._chain)
                 self._proper = True
             return
-        if in_backward():
-            if self._proper:
-                return
-        else:
-            self._proper = True
+        if _pauses or (in_backward() and self._proper):
+            return
+        self._proper = self._proper or not in_backward()
         self._chain = (feature.detach(), self._chain)
         self._count += 1
         if self._count == _MANY_FORWARDS:
