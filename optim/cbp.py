@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
 
 from gnt import checks
 from gnt.engine import ENGINE_SETTINGS, GnT
@@ -31,17 +32,21 @@ class _Continual(Optimizer):
     _preset: ClassVar[dict[str, Any]] = {}
     _fixed: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, net: nn.Module, lr: float = 1e-3, *, layers: Any = None, params: Any = None, **settings: Any):
-        if not isinstance(net, nn.Module):
-            raise TypeError(
-                f"{type(self).__name__} is made from the network, got {type(net).__name__}: {type(self).__name__}(net, "
-                "lr=...), with params=[{...}, ...] for parameter groups"
-            )
+    def __init__(
+        self,
+        net: nn.Module | ParamsT,
+        lr: float = 1e-3,
+        *,
+        layers: Any = None,
+        params: ParamsT | None = None,
+        **settings: Any,
+    ) -> None:
+        held = _parameters(net, params, layers, type(self).__name__)
         allowed = [n for n in inspect.signature(self._base).parameters if n not in ("params", "lr", *self._fixed)]
         checks.unknown_settings(settings, type(self).__name__, allowed, ENGINE_SETTINGS)
         engine = {name: settings.pop(name) for name in ENGINE_SETTINGS if name in settings}
         options: dict[str, Any] = {"lr": lr, **self._preset, **settings, **self._fixed}
-        super().__init__(net.parameters() if params is None else params, **options)
+        super().__init__(held, **options)
         self.gnt = GnT(net if layers is None else layers, self, **engine).attach()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -51,6 +56,21 @@ class _Continual(Optimizer):
         super().__setstate__(state)
         if "gnt" in state:  # a copy, not load_state_dict
             self.gnt._reattach()
+
+
+def _parameters(net: Any, params: Any, layers: Any, kind: str) -> ParamsT:
+    """What the optimizer holds: ``params``, or the parameters of ``net``, or ``net`` itself where it is no network."""
+    if isinstance(net, nn.Module):
+        return net.parameters() if params is None else params
+    if layers is None:
+        raise TypeError(
+            f"{kind} is made from the network, got {type(net).__name__}: {kind}(net, lr=...), with params=[{{...}}, "
+            f"...] for parameter groups; or {kind}(parameters, lr=..., layers=...), with the layers or unit groups "
+            "that these parameters belong to"
+        )
+    if params is not None:
+        raise TypeError(f"params would stand beside the {type(net).__name__} given first: give one of them")
+    return net  # type: ignore[no-any-return]
 
 
 class CBPSGD(_Continual, torch.optim.SGD):
