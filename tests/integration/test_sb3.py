@@ -7,10 +7,11 @@ import copy
 import gymnasium
 import pytest
 import torch
-from stable_baselines3 import DQN, PPO
+from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.dqn.policies import DQNPolicy
+from stable_baselines3.sac.policies import SACPolicy
 
 import gnt
 from gnt.optim import CBPAdam
@@ -40,6 +41,15 @@ class ContinualQ(DQNPolicy):
         self.optimizer = CBPAdam(self.q_net, lr=lr_schedule(1), layers=self.q_net.q_net, **SETTINGS)
 
 
+class ContinualCritics(SACPolicy):
+    """SAC's policy, whose critics' optimizer replaces units of both of them."""
+
+    def _build(self, lr_schedule):
+        super()._build(lr_schedule)
+        groups = [group for q in self.critic.q_networks for group in gnt.walk(q)]
+        self.critic.optimizer = CBPAdam(self.critic, lr=lr_schedule(1), layers=groups, **SETTINGS)
+
+
 def falling(remaining):
     """A learning rate as SB3 takes it: a function of the share of the run that remains."""
     return 3e-3 * remaining
@@ -49,6 +59,12 @@ def ppo(task, **settings):
     """PPO with 2 epochs of 2 minibatches for every 64 steps of the environment."""
     small = {"n_steps": 64, "batch_size": 32, "n_epochs": 2, "learning_rate": falling, "device": "cpu", "seed": 0}
     return PPO(ContinualPolicy, task, policy_kwargs={"net_arch": [16, 16]}, **{**small, **settings})
+
+
+def sac(**settings):
+    """SAC with a round of learning after each step of the environment but the first 20."""
+    small = {"policy_kwargs": {"net_arch": [16]}, "learning_starts": 20, "batch_size": 8, "device": "cpu", "seed": 0}
+    return SAC(ContinualCritics, "Pendulum-v1", **small, **settings)
 
 
 def engine_of(model):
@@ -130,6 +146,34 @@ def test_an_online_network_learns_and_its_target_is_left_alone(tmp_path):
     model.save(tmp_path / "model")
     loaded = DQN.load(tmp_path / "model", device="cpu")
     assert_same(state(loaded), state(model))
+
+
+def test_an_actors_forwards_through_the_critics_are_not_the_critics_own(monkeypatch):
+    """SAC runs its critics twice in a round: for their own loss, and for the actor's, whose gradients they give up."""
+    monkeypatch.setitem(SETTINGS, "replacement_rate", 0.0)
+    model = sac()
+    optimizer, (_, group) = model.policy.critic.optimizer, model.policy.critic.optimizer.gnt.groups
+    (reader,), read, expected = group.consumers, [], torch.zeros(16)
+    reader.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].detach().mean(0)))
+
+    def average(*_):
+        expected.lerp_(read[-1], 1 - SETTINGS["decay_rate"])
+
+    optimizer.register_step_pre_hook(average)
+    model.learn(60)
+    assert len(read) == 2 * optimizer.gnt.updates == 2 * 40
+    assert_same(group.state.mean_feature, expected)
+
+
+def test_units_of_the_critics_are_replaced_and_their_targets_left_alone(tmp_path):
+    model = sac(tau=1e-9)
+    before = copy.deepcopy(dict(model.critic_target.state_dict()))
+    model.learn(60)
+    assert min(replaced(model.critic.optimizer.gnt)) > 10
+    torch.testing.assert_close(dict(model.critic_target.state_dict()), before, rtol=0, atol=1e-6)
+    model.save(tmp_path / "model")
+    loaded = SAC.load(tmp_path / "model", device="cpu")
+    assert_same(loaded.critic.optimizer.state_dict(), model.critic.optimizer.state_dict())
 
 
 def test_parameters_alone_can_be_set_again(tmp_path):
