@@ -22,15 +22,18 @@ TASKS = ("CartPole-v1", "Pendulum-v1")  # discrete and continuous actions
 EACH = pytest.mark.parametrize("task", TASKS)
 
 
+def actor_and_critic(policy):
+    """The units of PPO's two networks, by hand."""
+    nets = policy.mlp_extractor
+    return [*gnt.walk([*nets.policy_net, policy.action_net]), *gnt.walk([*nets.value_net, policy.value_net])]
+
+
 class ContinualPolicy(ActorCriticPolicy):
     """PPO's policy, whose optimizer replaces units of actor and critic, too."""
 
     def _build(self, lr_schedule):
         super()._build(lr_schedule)
-        nets = self.mlp_extractor
-        actor = gnt.walk([*nets.policy_net, self.action_net])
-        critic = gnt.walk([*nets.value_net, self.value_net])
-        self.optimizer = CBPAdam(self, lr=lr_schedule(1), layers=[*actor, *critic], **SETTINGS)
+        self.optimizer = CBPAdam(self, lr=lr_schedule(1), layers=actor_and_critic(self), **SETTINGS)
 
 
 class ContinualQ(DQNPolicy):
@@ -55,10 +58,10 @@ def falling(remaining):
     return 3e-3 * remaining
 
 
-def ppo(task, **settings):
+def ppo(task, policy=ContinualPolicy, **settings):
     """PPO with 2 epochs of 2 minibatches for every 64 steps of the environment."""
     small = {"n_steps": 64, "batch_size": 32, "n_epochs": 2, "learning_rate": falling, "device": "cpu", "seed": 0}
-    return PPO(ContinualPolicy, task, policy_kwargs={"net_arch": [16, 16]}, **{**small, **settings})
+    return PPO(policy, task, **{"policy_kwargs": {"net_arch": [16, 16]}, **small, **settings})
 
 
 def sac(**settings):
@@ -133,6 +136,25 @@ def test_a_saved_model_goes_on_bit_for_bit(task, tmp_path):
     assert engine_of(loaded).updates == 16
 
 
+def attached(seed=0):
+    """Without a policy of one's own: SB3 makes the optimizer, the engine is attached to it."""
+    kwargs = {"net_arch": [16, 16], "optimizer_class": gnt.AdamGnT, "optimizer_kwargs": {"eps": SETTINGS["eps"]}}
+    model = ppo("CartPole-v1", "MlpPolicy", policy_kwargs=kwargs, seed=seed)
+    settings = {name: value for name, value in SETTINGS.items() if name != "eps"}
+    return model, gnt.GnT(actor_and_critic(model.policy), model.policy.optimizer, **settings).attach()
+
+
+def test_an_attached_engine_does_the_same_and_its_parameters_can_be_set_again(tmp_path):
+    model, engine = attached()
+    model.learn(128)
+    assert_same(state(model), state(ppo("CartPole-v1").learn(128)))
+    model.save(tmp_path / "model")
+    other, its = attached(seed=7)
+    other.set_parameters(tmp_path / "model", device="cpu")
+    assert_same([state(other), its.state_dict()], [state(model), engine.state_dict()])
+    assert_same(go_on(other), go_on(model))
+
+
 def test_an_online_network_learns_and_its_target_is_left_alone(tmp_path):
     often = {"learning_starts": 20, "train_freq": 2, "target_update_interval": 10_000, "buffer_size": 500}
     model = DQN(ContinualQ, "CartPole-v1", policy_kwargs={"net_arch": [16, 16]}, device="cpu", seed=0, **often)
@@ -174,10 +196,3 @@ def test_units_of_the_critics_are_replaced_and_their_targets_left_alone(tmp_path
     model.save(tmp_path / "model")
     loaded = SAC.load(tmp_path / "model", device="cpu")
     assert_same(loaded.critic.optimizer.state_dict(), model.critic.optimizer.state_dict())
-
-
-def test_parameters_alone_can_be_set_again(tmp_path):
-    model, other = ppo("CartPole-v1").learn(128), ppo("CartPole-v1", seed=7)
-    model.save(tmp_path / "model")
-    other.set_parameters(tmp_path / "model", device="cpu")
-    assert_same(state(other), state(model))
