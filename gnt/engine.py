@@ -19,6 +19,7 @@ from gnt import checks, reinit, saving, selection
 from gnt.attach import Attachment
 from gnt.intake import Features, Intake, Prepared
 from gnt.optimizer_state import StateReset
+from gnt.ranks import Ranks
 from gnt.report import Report, warn_if_idle
 from gnt.state import UnitState
 from gnt.units import UnitGroup
@@ -51,6 +52,8 @@ class GnT:
         generator: for all random draws. None makes one, seeded from torch's global generator.
         activation: name of the activation for groups whose list shows none; decides the gain of fresh weights.
         record: record features by hooks. With False, give them to `update` or `step`.
+        process_group: the processes that train this network together (`gnt.ranks`): a torch process group; None is the
+            default group where torch.distributed is initialised; False: this process is on its own.
 
     Attributes:
         groups: tuple of `UnitGroup`, in order; ``group.state`` holds ages, running averages and accumulator.
@@ -92,9 +95,12 @@ class GnT:
         generator: torch.Generator | None = None,
         activation: str | None = None,
         record: bool = True,
+        process_group: Any = None,
     ) -> None:
         checks.settings(replacement_rate, maturity_threshold, decay_rate, generator)
         checks.flags(accumulate=accumulate, bias_transfer=bias_transfer)
+        if process_group is True:
+            raise TypeError("process_group must be a torch process group, None or False, got True")
         self._measure = find(utility)
         self.replacement_rate = float(replacement_rate)
         self.maturity_threshold = int(maturity_threshold)
@@ -121,6 +127,8 @@ class GnT:
         # counts are drawn on the host, so that no draw asks the device
         on_host = self.generator.device.type == "cpu"
         self._coin = self.generator if on_host else torch.Generator().manual_seed(self.generator.initial_seed())
+        self.process_group = process_group
+        self._ranks: Ranks | None = None
         self.updates = 0
         self.replaced: list[Tensor] = []
         self._counted = 0
@@ -289,6 +297,7 @@ class GnT:
         self._follow()
         saving.load(self, state_dict)
         self.discard()
+        self._ranks = None  # the processes compare what they loaded before the next step
 
     @property
     def waiting(self) -> bool:
@@ -313,27 +322,41 @@ class GnT:
 
     @torch.no_grad()
     def _step(self, batches: Prepared) -> list[Tensor]:
-        if batches.empty:
-            self.replaced = [group.state.nobody for group in self.groups]
-            return self.replaced
         if self.updates == 0 and self._optimizer_state is not None:
             self._optimizer_state.check(self.groups)  # it is filled by now: tell at once, not at the first replacement
-        self._update(batches)
-        self.replaced = self.select()
-        self.replace(self.replaced)
+        learned = self._update(batches)
+        self.replaced = self.select() if learned else [group.state.nobody for group in self.groups]
+        if learned:
+            self.replace(self.replaced)
         return self.replaced
 
     @torch.no_grad()
-    def _update(self, batches: Prepared) -> None:
-        if batches.empty:
-            return  # an empty remainder batch: nothing was learned, so nobody ages
-        self._advance(self._test(batches))
+    def _update(self, batches: Prepared) -> bool:
+        """Returns False for an empty remainder batch: nothing was learned, so nobody ages."""
+        signals, ranks = self._signals(batches), self._join()
+        if batches.empty if ranks is None else not ranks.share(signals):
+            return False
+        self._advance(self._assess(signals))
+        return True
+
+    def _signals(self, batches: Prepared) -> list[Signals]:
+        reads = self._measure.reads
+        pairs = zip(self.groups, batches, strict=True)
+        return [Signals(group, batch, self.generator, reads) for group, batch in pairs]
+
+    def _join(self) -> Ranks | None:
+        """The processes that train this network together, all about to do the same; None where there is but one."""
+        process_group = Ranks.group_of(self.process_group)
+        if process_group is None:
+            return None
+        if self._ranks is None or self._ranks.process_group is not process_group:
+            self._ranks = Ranks(process_group)
+        self._ranks.join(self.groups, repr(self), (self.generator, self._coin))
+        return self._ranks
 
     @torch.no_grad()
-    def _test(self, batches: Prepared) -> list[Tested]:
+    def _assess(self, signals: Sequence[Signals]) -> list[Tested]:
         """The first half of `update`: what the features say of each group's units. Changes no unit's state."""
-        pairs = zip(self.groups, batches, strict=True)
-        signals = [Signals(group, batch, self.generator) for group, batch in pairs]
         with undrawn_on_error([self.generator]):
             return [assess(self._measure, self.utility, each) for each in signals]
 
@@ -365,7 +388,13 @@ class GnT:
 
     def __getstate__(self) -> dict[str, Any]:
         # a registered measure may be a lambda; it is found again by its name
-        return {**self.__dict__, "_measure": None, "_selected": [], "_attachment": self._attachment is not None}
+        own: dict[str, Any] = {
+            "_measure": None,
+            "_selected": [],
+            "_ranks": None,
+            "_attachment": self._attachment is not None,
+        }
+        return {**self.__dict__, **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

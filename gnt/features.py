@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from gnt import shards
 from gnt.units import CONV_LAYERS, Slot, UnitGroup
 
 _MANY_FORWARDS = 1000
@@ -141,6 +142,7 @@ class Reading:
 
     def __init__(self, features: Sequence[Tensor], slot: Slot, dtype: torch.dtype) -> None:
         self._slot, self._dtype = slot, dtype
+        self._here: Tensor | None = None  # of units that lie in shards: what this process's means weigh
         self._parts = [self._arrange(f.detach()) for f in features]
         sizes = [p.shape[0] * (p.shape[3] if p.ndim == 4 else 1) for p in self._parts]
         self.size = sum(sizes)
@@ -149,6 +151,10 @@ class Reading:
 
     def _arrange(self, feature: Tensor) -> Tensor:
         slot = self._slot
+        if shards.is_sharded(feature):
+            channels = 1 - slot.weight.ndim if isinstance(slot.module, CONV_LAYERS) else -1
+            feature, here = shards.spread(feature, channels)
+            self._here = None if here is None else slot.of_units(here, 0)
         if isinstance(slot.module, CONV_LAYERS):
             spatial = slot.weight.ndim - 2
             feature = feature.reshape(-1, feature.shape[-spatial - 1], feature.shape[-spatial:].numel())
@@ -162,9 +168,8 @@ class Reading:
             return torch.zeros(self._slot.num_units, self._slot.block, dtype=self._dtype, device=device)
         means = [p.mean(0 if p.ndim == 3 else (0, 3), dtype=self._dtype) for p in parts]
         if len(means) > 1:
-            means = [m * share for m, share in zip(means, self._shares, strict=True)]
-            return torch.stack(means).sum(0)
-        return means[0]
+            means = [torch.stack([m * share for m, share in zip(means, self._shares, strict=True)]).sum(0)]
+        return means[0] if self._here is None else means[0] * self._here
 
     def mean(self) -> Tensor:
         """Mean feature of each position: (num_units, block)."""

@@ -22,7 +22,7 @@ from gnt.engine import ENGINE_SETTINGS, GnT
 from gnt.features import warn_if_many
 from gnt.intake import Prepared
 from gnt.units import CONV_LAYERS, UnitGroup
-from gnt.utility import undrawn_on_error
+from gnt.utility import Signals, undrawn_on_error
 from gnt.walk import walk
 
 _SETTINGS = tuple(name for name in ENGINE_SETTINGS if name != "activation")  # that one is the layer's own
@@ -208,12 +208,20 @@ def _after_any_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[st
     for layer in layers:
         if layer.engine.optimizer is not optimizer:
             layer.engine.optimizer = optimizer
-    taken = [(layer, layer.take()) for layer in layers]
-    learned = [(layer, batch) for layer, batch in taken if not batch.empty]
-    with undrawn_on_error(layer.engine.generator for layer, _ in learned):
-        tested = [layer.engine._test(batch) for layer, batch in learned]
-    for (layer, _), result in zip(learned, tested, strict=True):
-        layer.engine._advance(result)
-    due = [layer.engine.select() for layer, _ in learned]
-    for (layer, _), units in zip(learned, due, strict=True):
-        layer.engine.replace(units)
+    taken = [(layer.engine, layer.take()) for layer in layers]
+    learned = _share([(engine, engine._signals(batch)) for engine, batch in taken])
+    with undrawn_on_error(engine.generator for engine, _ in learned):
+        tested = [engine._assess(signals) for engine, signals in learned]
+    for (engine, _), result in zip(learned, tested, strict=True):
+        engine._advance(result)
+    due = [engine.select() for engine, _ in learned]
+    for (engine, _), units in zip(learned, due, strict=True):
+        engine.replace(units)
+
+
+def _share(several: list[tuple[GnT, list[Signals]]]) -> list[tuple[GnT, list[Signals]]]:
+    """Those with samples; with several processes all of them together, in one exchange."""
+    ranks = [engine._join() for engine, _ in several]
+    if ranks and ranks[0] is not None:
+        return several if ranks[0].share([each for _, signals in several for each in signals]) else []
+    return [(engine, signals) for engine, signals in several if all(each.batch.size for each in signals)]

@@ -185,7 +185,7 @@ class ContinualBackprop(Backprop):
         step_size: as for `Backprop`.
         layers: what the engine walks, where that is not ``net`` itself: a list of layers or unit groups.
         replacement_rate, maturity_threshold, decay_rate, utility, init, accumulate, bias_transfer, generator,
-            activation: see `GnT`.
+            activation, process_group: see `GnT`.
         options: further settings of an optimizer given by name.
 
     Attributes:
@@ -224,6 +224,7 @@ class ContinualBackprop(Backprop):
         bias_transfer: bool = True,
         generator: torch.Generator | None = None,
         activation: str | None = None,
+        process_group: Any = None,
         **options: Any,
     ) -> None:
         if hasattr(opt, "gnt"):
@@ -241,6 +242,7 @@ class ContinualBackprop(Backprop):
             bias_transfer=bias_transfer,
             generator=generator,
             activation=activation,
+            process_group=process_group,
             record=not hasattr(net, "predict"),
         )
 

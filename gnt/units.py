@@ -183,6 +183,8 @@ class Slot:
         return self.dim if tensor.ndim > 1 else 0
 
     def _by_channel(self, tensor: Tensor) -> Tensor:
+        if shards.is_sharded(tensor):
+            raise TypeError(f"{self.name!r} reads the units in {self.groups} groups: its weight cannot lie in shards")
         # a view in any memory format, where reshape would copy a channels-last weight
         return torch.unflatten(tensor, 0, (self.groups, -1)).transpose(1, 2)
 

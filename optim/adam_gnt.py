@@ -149,10 +149,11 @@ class AdamGnT(Optimizer):
                 state = self.state[param]
                 if not state:
                     state.update(adam_step.new_state(param, group["amsgrad"]))
+                here = adam_step.parts_here(param, param.grad, state)
                 if "row_start" in state or "column_start" in state:
-                    adam_step.step_per_unit(param, state, group)
+                    adam_step.step_per_unit(*here, group)
                 else:
-                    untouched.append((param, state))
+                    untouched.append(here)
             adam_step.step_as_torch(untouched, group)
         return loss
 

@@ -25,6 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gnt import shards
+
 START_KEYS = ("row_start", "column_start")
 _SHORTEST_TABLE = 4096
 
@@ -105,7 +107,8 @@ def restart(state: dict[str, Any], size: int, dim: int, units: Tensor, now: int)
 def clear(value: Tensor, dim: int, units: Tensor, groups: int) -> None:
     """Set the slices of these rows (dim 0) or columns (dim 1) to zero, in place."""
     if dim == 0 or groups == 1:
-        value.index_fill_(dim, units, 0)
+        here, index, _ = shards.locate(value, dim, units)
+        here.index_fill_(dim, index, 0)
         return
     per_group = value.shape[1]
     # (group, its input channel, its output, *kernel): a view, so that the assignment writes into value.
