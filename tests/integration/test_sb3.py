@@ -1,4 +1,4 @@
-"""Stable-Baselines3: PPO and DQN whose policies build an optimizer with an engine, in its own training and files."""
+"""Stable-Baselines3's PPO, whose policy builds an optimizer with an engine: its own training, schedules and files."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ import copy
 import gymnasium
 import pytest
 import torch
-from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.dqn.policies import DQNPolicy
-from stable_baselines3.sac.policies import SACPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 import gnt
 from gnt.optim import CBPAdam
+from tests.integration.sb3_parts import SETTINGS, engine_of, example
 from tests.small_runs import assert_same, replaced
 
-SETTINGS = {"eps": 1e-5, "replacement_rate": 0.05, "maturity_threshold": 3, "decay_rate": 0.9}
 TASKS = ("CartPole-v1", "Pendulum-v1")  # discrete and continuous actions
 EACH = pytest.mark.parametrize("task", TASKS)
 
@@ -36,21 +35,23 @@ class ContinualPolicy(ActorCriticPolicy):
         self.optimizer = CBPAdam(self, lr=lr_schedule(1), layers=actor_and_critic(self), **SETTINGS)
 
 
-class ContinualQ(DQNPolicy):
-    """DQN's policy, whose optimizer replaces units of the online network."""
+class TracedPolicy(ActorCriticPolicy):
+    """PPO's policy, whatever its networks: what is to be replaced is found in it."""
 
     def _build(self, lr_schedule):
         super()._build(lr_schedule)
-        self.optimizer = CBPAdam(self.q_net, lr=lr_schedule(1), layers=self.q_net.q_net, **SETTINGS)
+        self.optimizer = CBPAdam(self, lr_schedule(1), example_inputs=example(self.observation_space), **SETTINGS)
 
 
-class ContinualCritics(SACPolicy):
-    """SAC's policy, whose critics' optimizer replaces units of both of them."""
+class Trunk(BaseFeaturesExtractor):
+    """A layer that actor and critic share."""
 
-    def _build(self, lr_schedule):
-        super()._build(lr_schedule)
-        groups = [group for q in self.critic.q_networks for group in gnt.walk(q)]
-        self.critic.optimizer = CBPAdam(self.critic, lr=lr_schedule(1), layers=groups, **SETTINGS)
+    def __init__(self, space):
+        super().__init__(space, features_dim=12)
+        self.fc = torch.nn.Linear(space.shape[0], 12)
+
+    def forward(self, seen):
+        return torch.relu(self.fc(seen))
 
 
 def falling(remaining):
@@ -62,16 +63,6 @@ def ppo(task, policy=ContinualPolicy, **settings):
     """PPO with 2 epochs of 2 minibatches for every 64 steps of the environment."""
     small = {"n_steps": 64, "batch_size": 32, "n_epochs": 2, "learning_rate": falling, "device": "cpu", "seed": 0}
     return PPO(policy, task, **{"policy_kwargs": {"net_arch": [16, 16]}, **small, **settings})
-
-
-def sac(**settings):
-    """SAC with a round of learning after each step of the environment but the first 20."""
-    small = {"policy_kwargs": {"net_arch": [16]}, "learning_starts": 20, "batch_size": 8, "device": "cpu", "seed": 0}
-    return SAC(ContinualCritics, "Pendulum-v1", **small, **settings)
-
-
-def engine_of(model):
-    return model.policy.optimizer.gnt
 
 
 def state(model):
@@ -90,6 +81,27 @@ def test_ages_are_optimizer_steps_and_units_are_replaced(task):
     assert rates == [falling(remaining) for remaining in (0.75, 0.5, 0.25, 0.0) for _ in range(4)]
     assert min(replaced(engine)) > 4
     assert not engine.waiting
+
+
+def test_traced_units_are_those_by_hand():
+    traced, by_hand = (state(ppo("Pendulum-v1", policy).learn(128)) for policy in (TracedPolicy, ContinualPolicy))
+    names = ["mlp_extractor.policy_net.0", "mlp_extractor.policy_net.2"]
+    assert [group.pop("name") for group in traced[1]["gnt"]["groups"]][:2] == names
+    assert [group.pop("name") for group in by_hand[1]["gnt"]["groups"]][:2] == ["0", "2"]
+    assert_same(traced, by_hand)
+
+
+def test_a_trunk_has_two_readers(tmp_path):
+    kwargs = {"net_arch": {"pi": [8], "vf": [10]}, "features_extractor_class": Trunk}
+    model = ppo("CartPole-v1", TracedPolicy, policy_kwargs=kwargs).learn(128)
+    groups = {group.name: [slot.name for slot in group.outgoing] for group in engine_of(model).groups}
+    readers = ["mlp_extractor.policy_net.0", "mlp_extractor.value_net.0"]
+    assert groups["features_extractor.fc"] in (readers, readers[::-1])
+    assert list(map(len, groups.values())) == [2, 1, 1]
+    assert min(replaced(engine_of(model))) > 0
+    model.save(tmp_path / "model")
+    loaded = PPO.load(tmp_path / "model", env=gymnasium.make("CartPole-v1"), device="cpu")
+    assert_same(go_on(loaded), go_on(model))
 
 
 class Looker(BaseCallback):
@@ -154,46 +166,3 @@ def test_an_attached_engine_does_the_same_and_its_parameters_can_be_set_again(tm
     other.num_timesteps = model.num_timesteps  # what SB3 does not count as a parameter; its schedules go by it
     assert_same([state(other), its.state_dict()], [state(model), engine.state_dict()])
     assert_same(go_on(other), go_on(model))
-
-
-def test_an_online_network_learns_and_its_target_is_left_alone(tmp_path):
-    often = {"learning_starts": 20, "train_freq": 2, "target_update_interval": 10_000, "buffer_size": 500}
-    model = DQN(ContinualQ, "CartPole-v1", policy_kwargs={"net_arch": [16, 16]}, device="cpu", seed=0, **often)
-    before = copy.deepcopy(dict(model.q_net_target.state_dict()))
-    model.learn(120)
-    engine = engine_of(model)
-    assert engine.updates == model._n_updates == (120 - 20) // 2
-    assert min(replaced(engine)) > 4
-    assert_same(dict(model.q_net_target.state_dict()), before)
-    assert not any(module._forward_pre_hooks for module in model.q_net_target.modules())
-    model.save(tmp_path / "model")
-    loaded = DQN.load(tmp_path / "model", device="cpu")
-    assert_same(state(loaded), state(model))
-
-
-def test_an_actors_forwards_through_the_critics_are_not_the_critics_own(monkeypatch):
-    """SAC runs its critics twice in a round: for their own loss, and for the actor's, whose gradients they give up."""
-    monkeypatch.setitem(SETTINGS, "replacement_rate", 0.0)
-    model = sac()
-    optimizer, (_, group) = model.policy.critic.optimizer, model.policy.critic.optimizer.gnt.groups
-    (reader,), read, expected = group.consumers, [], torch.zeros(16)
-    reader.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].detach().mean(0)))
-
-    def average(*_):
-        expected.lerp_(read[-1], 1 - SETTINGS["decay_rate"])
-
-    optimizer.register_step_pre_hook(average)
-    model.learn(60)
-    assert len(read) == 2 * optimizer.gnt.updates == 2 * 40
-    assert_same(group.state.mean_feature, expected)
-
-
-def test_units_of_the_critics_are_replaced_and_their_targets_left_alone(tmp_path):
-    model = sac(tau=1e-9)
-    before = copy.deepcopy(dict(model.critic_target.state_dict()))
-    model.learn(60)
-    assert min(replaced(model.critic.optimizer.gnt)) > 10
-    torch.testing.assert_close(dict(model.critic_target.state_dict()), before, rtol=0, atol=1e-6)
-    model.save(tmp_path / "model")
-    loaded = SAC.load(tmp_path / "model", device="cpu")
-    assert_same(loaded.critic.optimizer.state_dict(), model.critic.optimizer.state_dict())
