@@ -8,7 +8,17 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 import gnt
 from gnt.optim import CBPAdamW
@@ -55,7 +65,7 @@ def falling(optimizer):
     return LambdaLR(optimizer, lambda t: 1 / (1 + t))
 
 
-def train(root, model, optimizer, steps=STEPS, callbacks=(), resume=None, **settings):
+def train(root, model, optimizer, steps=STEPS, callbacks=(), resume=None, data=None, **settings):
     """A finished run of Trainer."""
     quiet = {"logging_strategy": "no", "report_to": [], "disable_tqdm": True, "use_cpu": True}
     whole = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": ACCUMULATED, "max_grad_norm": 0.5}
@@ -65,7 +75,7 @@ def train(root, model, optimizer, steps=STEPS, callbacks=(), resume=None, **sett
         if isinstance(optimizer, torch.optim.Optimizer)
         else {"optimizer_cls_and_kwargs": optimizer}
     )
-    data = {"train_dataset": sentences(), "eval_dataset": sentences(8)}
+    data = {"train_dataset": data or sentences(), "eval_dataset": sentences(8)}
     run = Trainer(model, arguments, callbacks=list(callbacks), **data, **given)
     run.train(resume_from_checkpoint=resume)
     return run
@@ -109,17 +119,42 @@ def test_ages_are_optimizer_steps(tmp_path):
     assert [group.state.age.tolist() for group in groups] == [[STEPS] * 24] * 2
 
 
-def test_a_checkpoint_goes_on_bit_for_bit(tmp_path):
-    model = bert()
-    train(tmp_path / "a", model, cbp(model), steps=4, save_strategy="steps", save_steps=4)
-    saved = torch.load(tmp_path / "a/checkpoint-4/optimizer.pt", weights_only=True)
-    assert saved["gnt"]["updates"] == 4
-    whole = bert()
-    whole = train(tmp_path / "b", whole, cbp(whole))
-    fresh = bert(seed=9)
-    resumed = train(tmp_path / "c", fresh, cbp(fresh, generator=None), resume=tmp_path / "a/checkpoint-4")
-    assert_same(state(resumed), state(whole))
-    assert min(replaced(whole.optimizer.optimizer.gnt)) > 4
+def gpt2(seed=0):
+    torch.manual_seed(seed)
+    small = {"vocab_size": WORDS, "n_positions": 16, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_inner": 24}
+    return GPT2LMHeadModel(GPT2Config(**small, bos_token_id=0, eos_token_id=0))
+
+
+def llama(seed=0):
+    torch.manual_seed(seed)
+    small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    return LlamaForCausalLM(LlamaConfig(**small, vocab_size=WORDS, bos_token_id=0, eos_token_id=0))
+
+
+# a cache among the outputs cannot be traced
+ONE_SENTENCE = {"input_ids": torch.arange(8)[None], "use_cache": False}
+FAMILIES = {
+    "bert": (bert, lambda model: {"layers": feed_forward(model)}),
+    "gpt2": (gpt2, lambda model: {"example_inputs": ONE_SENTENCE, "include": "*.mlp.*"}),
+    "llama": (llama, lambda model: {"example_inputs": ONE_SENTENCE}),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_checkpoint_goes_on_bit_for_bit(family, tmp_path):
+    """Of models whose units are given by hand, or found by the inputs of one forward."""
+    make, units = FAMILIES[family]
+    data = sentences() if make is bert else [{**each, "labels": each["input_ids"]} for each in sentences()]
+    runs = []
+    for seed, resume in ((0, None), (9, tmp_path / "checkpoint-4")):
+        model, generator = make(seed), torch.Generator().manual_seed(seed)
+        optimizer = CBPAdamW(model, lr=0.01, **units(model), generator=generator, **EAGER)
+        run = train(tmp_path, model, optimizer, resume=resume, data=data, save_strategy="steps", save_steps=4)
+        runs.append(state(run))
+    assert torch.load(tmp_path / "checkpoint-4/optimizer.pt", weights_only=True)["gnt"]["updates"] == 4
+    assert_same(*runs)
+    assert [group.num_units for group in optimizer.gnt.groups] == [24, 24]
+    assert min(replaced(optimizer.gnt)) > 4
 
 
 def test_evaluation_leaves_no_trace(tmp_path):
