@@ -70,8 +70,11 @@ class Regression(lightning.LightningModule):
         x, y = pair
         return F.mse_loss(self.net(x), y)
 
+    def made(self):
+        return self.make(self.net)
+
     def configure_optimizers(self):
-        optimizer, self.engine = self.make(self.net)
+        optimizer, self.engine = self.made()
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule(optimizer), "interval": "step"}}
 
 
@@ -81,6 +84,18 @@ class Validated(Regression):
     def validation_step(self, pair, index):
         self.validated += 1
         return self.training_step(pair, index)
+
+
+class Traced(Regression):
+    """Its units are found by Lightning's own example input."""
+
+    example_input_array = torch.zeros(1, 4)
+
+    def forward(self, x):
+        return self.net(x)
+
+    def made(self):
+        return cbp(self, example_inputs=self.example_input_array)
 
 
 class ByHand(Regression):
@@ -138,6 +153,15 @@ def test_it_is_the_loop_one_would_write(make, optimization, tmp_path):
     assert_same(state(module, run), loop(make, 3))
     assert module.engine.updates == run.global_step == 3 * STEPS
     assert min(replaced(module.engine)) > 1
+
+
+def test_units_of_the_module_itself_are_found(tmp_path):
+    traced, by_hand = (state(*fit(tmp_path, kind(cbp), 2)) for kind in (Traced, Regression))
+    assert [group.pop("name") for group in traced[2]["groups"]] == ["net.0", "net.2"]
+    assert [group.pop("name") for group in by_hand[2]["groups"]] == ["0", "2"]
+    for run in (traced, by_hand):
+        del run[1]["gnt"]
+    assert_same(traced, by_hand)
 
 
 def test_ages_are_optimizer_steps(tmp_path):

@@ -40,14 +40,19 @@ def named(optimizer):
     return [group.name for group in optimizer.gnt.groups]
 
 
-EXAMPLES = {"tensor": X, "tuple": (X, 0.5), "list": [X], "dict": {"scale": 0.5, "x": X}}
+EXAMPLES = {
+    "tensor": (CBPSGD, X),
+    "tuple": (CBPAdam, (X, 0.5)),
+    "list": (CBPAdamW, [X]),
+    "dict": (CBPAdamW, {"scale": 0.5, "x": X}),
+}
 
 
-@pytest.mark.parametrize("kind", [CBPSGD, CBPAdam, CBPAdamW])
-@pytest.mark.parametrize("example", EXAMPLES)
-def test_it_is_the_optimizer_of_the_traced_units(kind, example):
+@pytest.mark.parametrize("form", EXAMPLES)
+def test_it_is_the_optimizer_of_the_traced_units(form):
+    kind, example = EXAMPLES[form]
     net, other = Residual(), Residual()
-    mine = kind(net, 0.01, example_inputs=EXAMPLES[example], generator=seeded(), **EAGER)
+    mine = kind(net, 0.01, example_inputs=example, generator=seeded(), **EAGER)
     theirs = kind(other, 0.01, layers=gnt.trace(other, X), generator=seeded(), **EAGER)
     assert named(mine) == named(theirs)
     assert [group.num_units for group in mine.gnt.groups] == [8, 6]
@@ -122,3 +127,13 @@ REFUSED = {
 def test_what_would_be_ignored_is_refused(message):
     with pytest.raises(TypeError, match=message):
         CBPAdamW(Residual(), **REFUSED[message])
+
+
+@pytest.mark.parametrize("given", [{"example_inputs": X[:, :3]}, {"example_inputs": X, "activation": "tanh"}])
+def test_what_tracing_refuses_is_refused_before_anything_changed(given):
+    net = Residual()
+    before = everything(net)
+    with pytest.raises(ValueError, match=r"inputs do not fit|activation='tanh' would be ignored"):
+        CBPAdamW(net, generator=seeded(), **given)
+    assert_same(everything(net), before)
+    assert not any(module._forward_pre_hooks for module in net.modules())
