@@ -92,7 +92,7 @@ class Attachment:
         self._loading = state_dict.get(KEY)
         if self._loading is not None:
             saving.check(self._loading, self._engine.groups, self._engine.utility)
-        else:
+        elif not self._engine.loaded:  # a distributed checkpoint holds the engine's state beside the optimizer's
             warnings.warn(
                 f"this state_dict of {type(optimizer).__name__} was saved without an engine: its units keep their ages",
                 stacklevel=5,

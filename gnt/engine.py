@@ -59,6 +59,7 @@ class GnT:
         groups: tuple of `UnitGroup`, in order; ``group.state`` holds ages, running averages and accumulator.
         updates: number of updates so far.
         replaced: what the latest `step` replaced, indices for each group.
+        loaded: whether the state was loaded and no update followed.
 
     Raises:
         ValueError: a setting outside its range, a name that is not known, or layers that cannot be walked
@@ -130,6 +131,7 @@ class GnT:
         self.process_group = process_group
         self._ranks: Ranks | None = None
         self.updates = 0
+        self.loaded = False
         self.replaced: list[Tensor] = []
         self._counted = 0
         self._selected: list[Tensor] = []
@@ -297,6 +299,7 @@ class GnT:
         self._follow()
         saving.load(self, state_dict)
         self.discard()
+        self.loaded = True
         self._ranks = None  # the processes compare what they loaded before the next step
 
     @property
@@ -364,6 +367,7 @@ class GnT:
     def _advance(self, tested: Sequence[Tested]) -> None:
         """The second half of `update`: everybody one older, what was tested enters the running averages."""
         self.updates += 1
+        self.loaded = False
         for group, (mean, worth, finite) in zip(self.groups, tested, strict=True):
             group.state.advance(mean, worth, finite)
         if self.updates == WARN_AFTER:

@@ -96,6 +96,12 @@ def per_element(pick: Callable[[Tensor, Tensor], Tensor], sides: Sides, shape: t
     return grid.reshape(-1, shape[1], *(1 for _ in shape[2:]))
 
 
+def never_reset(param: Tensor) -> dict[str, Tensor]:
+    """The counts of a parameter of which no unit was reset: zeros for its rows and columns."""
+    keys = zip(START_KEYS, param.shape, strict=False)
+    return {key: torch.zeros(size, dtype=torch.int64, device=param.device) for key, size in keys}
+
+
 def restart(state: dict[str, Any], size: int, dim: int, units: Tensor, now: int) -> None:
     """Let the counts of these rows (dim 0) or columns (dim 1) of ``size`` start again after step ``now``."""
     key = START_KEYS[dim]
