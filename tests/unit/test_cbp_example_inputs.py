@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -61,6 +64,21 @@ def test_it_is_the_optimizer_of_the_traced_units(form):
         train(n, optimizer, None, range(10))
     assert_same(everything(net, mine), everything(other, theirs))
     assert min(replaced(mine.gnt)) > 1
+
+
+def test_a_copy_goes_on_alike():
+    net = Residual().eval()
+    optimizer = CBPAdamW(net, example_inputs=X, **EAGER)
+    for module in net.modules():
+        module.training = not isinstance(module, Residual)  # no dropout, and features all the same
+    train(net, optimizer, None, range(4))
+    twins = [copy.deepcopy((net, optimizer)), pickle.loads(pickle.dumps((net, optimizer)))]
+    for each in twins:
+        train(*each, None, range(4, 8))
+    assert optimizer.gnt.updates == 4
+    train(net, optimizer, None, range(4, 8))
+    for each in twins:
+        assert_same(everything(*each), everything(net, optimizer))
 
 
 def test_include_and_exclude_choose_by_name():
