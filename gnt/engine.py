@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from gnt import checks, reinit, saving, selection
 from gnt.attach import Attachment
+from gnt.dry_run import DryRun, dry_run
 from gnt.intake import Features, Intake, Prepared
 from gnt.optimizer_state import StateReset
 from gnt.ranks import Ranks
@@ -57,6 +58,7 @@ class GnT:
 
     Attributes:
         groups: tuple of `UnitGroup`, in order; ``group.state`` holds ages, running averages and accumulator.
+        refused: what `trace` found and refused, with the reasons; empty for a list of layers.
         updates: number of updates so far.
         replaced: what the latest `step` replaced, indices for each group.
         loaded: whether the state was loaded and no update followed.
@@ -111,6 +113,7 @@ class GnT:
         self.accumulate = accumulate
         self.bias_transfer = bias_transfer
         self.groups = own_groups(layers, activation)
+        self.refused: tuple[Any, ...] = tuple(getattr(layers, "refused", ()))
         self._bounds = [[reinit.bound(group, init, slot) for slot in group.drawn] for group in self.groups]
         self.optimizer = optimizer
         for group in self.groups:
@@ -275,11 +278,33 @@ class GnT:
                 self._optimizer_state.reset(group, indices)
 
     def report(self) -> Report:
-        """Per group: units, eligible, replaced so far, when the next is due, dead units. Prints as a table.
+        """Per group: units, eligible, replaced so far, when the next is due, dead units. Prints as a table, with what
+        `trace` refused.
 
         Reads the device.
         """
-        return Report.of(self.groups, self.updates, self.replacement_rate)
+        return Report.of(self.groups, self.updates, self.replacement_rate, self.refused)
+
+    def dry_run(self, most: int = 5) -> DryRun:
+        """Which units would go next, when, and what would change with each. Prints itself; changes nothing.
+
+        Args:
+            most: how many units of each group are named.
+
+        Raises:
+            ValueError: ``most`` is not a positive integer.
+
+        >>> import torch, gnt
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
+        >>> print(gnt.GnT(net, replacement_rate=0.01).dry_run())
+        dry run after 0 updates: nothing is changed
+        0
+          next due    in 107 updates
+          first to go none is eligible
+          each takes  4 of 0.weight, 1 of 0.bias, 1 of 2.weight, 1 of 2.bias
+        """
+        checks.positive(most=most)
+        return dry_run(self.groups, self.updates, self.replacement_rate, most, transfer=self.bias_transfer)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on bit by bit: unit state of all groups, counters, the generator's state.

@@ -92,7 +92,7 @@ def accumulated(folder: Path) -> Any:
 
 
 def life(folder: Path, plan: str, optimizer: str, start: str, stop: str) -> Any:
-    """Steps ``start`` to ``stop`` of one run, from the checkpoint of its first part, to a checkpoint."""
+    """Steps ``start`` to ``stop`` of one run; from 0 with a checkpoint at 30, from 30 on out of that checkpoint."""
     net = worker.mlp()
     model = PLANS[plan](net) if plan != "whole" else net
     opt = worker.OPTIMIZERS[optimizer](net)
@@ -100,12 +100,13 @@ def life(folder: Path, plan: str, optimizer: str, start: str, stop: str) -> Any:
     if int(start):
         weights, memory = get_state_dict(net, opt)
         state = {"net": weights, "optimizer": memory, "gnt": engine}
-        dcp.load(state, checkpoint_id=folder / start)
+        dcp.load(state, checkpoint_id=folder / "checkpoint")
         set_state_dict(net, opt, model_state_dict=state["net"], optim_state_dict=state["optimizer"])
-    for batch in worker.batches(net, 12, int(stop))[int(start) :]:
+    for step, batch in enumerate(worker.batches(net, 12, int(stop))[int(start) :], start=int(start)):
         worker.learn(model, opt, *(batch if plan == "whole" else part(plan, batch)))
-    weights, memory = get_state_dict(net, opt)
-    dcp.save({"net": weights, "optimizer": memory, "gnt": engine}, checkpoint_id=folder / stop)
+        if step + 1 == 30:
+            weights, memory = get_state_dict(net, opt)
+            dcp.save({"net": weights, "optimizer": memory, "gnt": engine}, checkpoint_id=folder / "checkpoint")
     ages = [g.state.age for g in engine.groups]
     return {"params": worker.flat(net), "replaced": [g.state.replaced for g in engine.groups], "ages": ages}
 

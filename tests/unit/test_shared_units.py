@@ -1,4 +1,4 @@
-"""Units with several producers, consumers and taps: utilities as the literal twin has them, and what a replacement is."""
+"""Units with several producers, consumers and taps: utilities as the literal twin has them, and replacements."""
 
 from __future__ import annotations
 
