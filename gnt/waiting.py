@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -69,7 +70,7 @@ class Waiting:
         if _pauses or (in_backward() and self._proper):
             return
         self._proper = self._proper or not in_backward()
-        self._chain = (feature.detach(), self._chain)
+        self._chain = (_Forward(feature), self._chain)
         self._count += 1
         if self._count == _MANY_FORWARDS:
             warnings.warn(
@@ -88,6 +89,7 @@ class Waiting:
         """What waits now has its gradients; where they began ``anew``, what had its own before was given up."""
         if anew:
             self._learned = []
+        self.forget_given_up()
         self._learned += self._unlearned()
         self._chain = None
 
@@ -99,6 +101,39 @@ class Waiting:
     def _unlearned(self) -> list[Tensor]:
         features, chain = [], self._chain
         while chain is not None:
-            feature, chain = chain
-            features.append(feature)
+            kept, chain = chain
+            features.append(kept.feature if isinstance(kept, _Forward) else kept)
         return features[::-1]
+
+    def forget_given_up(self) -> None:
+        """Forget forwards whose graph is gone and was never gone back through: nothing was learned from them."""
+        kept, chain = [], self._chain
+        while chain is not None:
+            forward, chain = chain
+            if not (isinstance(forward, _Forward) and forward.given_up):
+                kept.append(forward)
+        self._chain = None
+        for forward in reversed(kept):
+            self._chain = (forward, self._chain)
+
+
+class _Forward:
+    """What one forward read, and what became of its graph."""
+
+    def __init__(self, feature: Tensor) -> None:
+        self.feature = feature.detach()
+        self._arrived: list[bool] = []
+        self._graph: weakref.ref[Any] | None = None
+        if feature.requires_grad:
+            arrived = self._arrived
+
+            def gradient_came(_: Tensor) -> None:
+                arrived.append(True)
+
+            register: Any = feature.register_hook
+            register(gradient_came)
+            self._graph = weakref.ref(gradient_came)  # the graph alone holds it
+
+    @property
+    def given_up(self) -> bool:
+        return self._graph is not None and self._graph() is None and not self._arrived
