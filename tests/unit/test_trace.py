@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import gnt
-from gnt.waiting import paused
 from gnt.untouched import untouched
+from gnt.waiting import paused
 from gnt.wrappers import unwrap
 from tests.traced import reasons, told
 
