@@ -6,7 +6,6 @@ clipping and trainers that wrap the optimizer work as they did.
 
 from __future__ import annotations
 
-import gc
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -31,7 +30,7 @@ class Attachment:
     """The hooks of one engine on one optimizer."""
 
     def __init__(self, engine: GnT, optimizer: Optimizer, intake: Intake, key: str | None = None) -> None:
-        _refuse_shared(engine)
+        _take_over(engine)
         self._engine = engine
         self.key = key or _free_key(optimizer)
         self._loading: dict[str, Any] | None = None
@@ -50,11 +49,29 @@ class Attachment:
             handle.remove()
         _attachments.discard(self)
 
+    def retire(self, group: str, successor: str) -> None:
+        """Record no more, and refuse further steps: another engine has taken over. The state can still be saved."""
+
+        def refuse(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            raise RuntimeError(
+                f"the engine of this {type(optimizer).__name__} shares units of group {group!r} with one that was "
+                f"attached later, to {successor}: step that one, or close() this one (of CBPSGD, CBPAdam and CBPAdamW "
+                "it is optimizer.gnt)"
+            )
+
+        optimizer = self._engine.optimizer
+        assert optimizer is not None
+        self._handles.append(optimizer.register_step_pre_hook(refuse))
+        self._engine._intake.stop_recording()
+        _attachments.discard(self)
+
     @not_compiled
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if skipped(optimizer):
             self._engine.discard()
-        elif self._engine.waiting:
+            return
+        self._engine._intake.forget_given_up()
+        if self._engine.waiting:
             self._engine.step()
 
     def _save(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -88,25 +105,32 @@ def _free_key(optimizer: Optimizer) -> str:
     return next(key for key in (KEY, *(f"{KEY}_{i}" for i in range(1, len(taken) + 1))) if key not in taken)
 
 
-def _refuse_shared(engine: GnT) -> None:
-    """Two engines on one unit would replace each other's young, each with ages of its own."""
-    if any(_shared(engine)):
-        gc.collect()  # engine and optimizer hold each other: those that were dropped look alive until then
-    for group, optimizer in _shared(engine):
-        raise RuntimeError(
-            f"another engine, attached to {optimizer}, looks after units of group {group!r}: close() that one before "
-            "this is attached (of CBPSGD, CBPAdam and CBPAdamW it is optimizer.gnt)"
-        )
+def _take_over(engine: GnT) -> None:
+    """Two engines on one unit would replace each other's young, each with ages of its own: the newer one has it.
+
+    A trainer that makes its optimizer anew keeps the old one for a while, and steps it no more. Should anyone step it,
+    that is refused.
+    """
+    earlier = list(_shared(engine))
+    for attachment, group in earlier:
+        if attachment._engine.optimizer is engine.optimizer:
+            raise RuntimeError(
+                f"another engine, attached to this {type(engine.optimizer).__name__}, looks after units of group "
+                f"{group!r}: close() that one before this is attached (of CBPSGD, CBPAdam and CBPAdamW it is "
+                "optimizer.gnt)"
+            )
+    for attachment, group in earlier:
+        attachment.retire(group, type(engine.optimizer).__name__)
 
 
-def _shared(engine: GnT) -> Iterator[tuple[str, str]]:
-    """Names of the groups that engines which are attached look after already, and those engines' optimizers."""
+def _shared(engine: GnT) -> Iterator[tuple[Attachment, str]]:
+    """What attaches engines to units of this one already, with the name of a group that they share."""
     mine = {id(slot.module): group for group in engine.groups for slot in group.incoming}
     for attachment in list(_attachments):
         for theirs in attachment._engine.groups:
             for module in {id(slot.module) for slot in theirs.incoming} & set(mine):
                 if any(_overlap(group, theirs, module) for group in engine.groups):
-                    yield mine[module].name, type(attachment._engine.optimizer).__name__
+                    yield attachment, mine[module].name
 
 
 def _overlap(group: UnitGroup, other: UnitGroup, module: int) -> bool:

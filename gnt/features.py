@@ -53,6 +53,11 @@ class Recorder:
         for tap in self._taps:
             tap.after_backward(anew=anew)
 
+    def forget_given_up(self) -> None:
+        """As `Waiting.forget_given_up`."""
+        for tap in self._taps:
+            tap.forget_given_up()
+
     @property
     def waiting(self) -> bool:
         """Whether anything was recorded since the last call of `take`."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from gnt import shards
 from gnt.compiled import not_compiled
 
 
@@ -48,9 +49,14 @@ class Backwards:
         grad = param.grad
         same = grad is not None and self._grad is not None and self._grad() is grad
         # added to once and else left alone: neither zeroed in place nor unscaled since
-        added = same and grad is not None and grad._version == self._version + 1
+        added = same and grad is not None and _version(grad) == self._version + 1
         waits = self._waits()
         if waits is not None:
             waits.after_backward(anew=not added)
         if grad is not None:
-            self._grad, self._version = weakref.ref(grad), grad._version
+            self._grad, self._version = weakref.ref(grad), _version(grad)
+
+
+def _version(grad: Tensor) -> int:
+    """How often a gradient was changed in place; FSDP2 adds to the part of it that lies here."""
+    return shards.local(grad)._version

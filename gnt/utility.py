@@ -99,7 +99,8 @@ class Signals:
     @cached_property
     def mean(self) -> Tensor:
         """Mean feature of each unit at each tap, (taps, num_units)."""
-        return torch.stack([_unit_mean(mean) for mean in self.means])
+        means = [_unit_mean(mean) for mean in self.means]
+        return torch.stack(means) if len(means) > 1 else means[0][None]
 
     @cached_property
     def magnitudes(self) -> list[Tensor]:

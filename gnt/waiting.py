@@ -9,7 +9,10 @@ so nothing there depends on how many features wait: no recompilation, no graph b
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,6 +21,20 @@ from torch import Tensor
 _MANY_FORWARDS = 1000
 
 Chain = Any  # None, or (the latest feature, the chain before it)
+
+
+_pauses = 0
+
+
+@contextlib.contextmanager
+def paused() -> Iterator[None]:
+    """Meanwhile no forward is recorded by anyone: it is one of our own, of a model that is looked at."""
+    global _pauses
+    _pauses += 1
+    try:
+        yield
+    finally:
+        _pauses -= 1
 
 
 def in_backward() -> bool:
@@ -50,12 +67,10 @@ class Waiting:
                 self._chain = (feature.detach(), self._chain)
                 self._proper = True
             return
-        if in_backward():
-            if self._proper:
-                return
-        else:
-            self._proper = True
-        self._chain = (feature.detach(), self._chain)
+        if _pauses or (in_backward() and self._proper):
+            return
+        self._proper = self._proper or not in_backward()
+        self._chain = (_Forward(feature), self._chain)
         self._count += 1
         if self._count == _MANY_FORWARDS:
             warnings.warn(
@@ -74,6 +89,7 @@ class Waiting:
         """What waits now has its gradients; where they began ``anew``, what had its own before was given up."""
         if anew:
             self._learned = []
+        self.forget_given_up()
         self._learned += self._unlearned()
         self._chain = None
 
@@ -85,6 +101,39 @@ class Waiting:
     def _unlearned(self) -> list[Tensor]:
         features, chain = [], self._chain
         while chain is not None:
-            feature, chain = chain
-            features.append(feature)
+            kept, chain = chain
+            features.append(kept.feature if isinstance(kept, _Forward) else kept)
         return features[::-1]
+
+    def forget_given_up(self) -> None:
+        """Forget forwards whose graph is gone and was never gone back through: nothing was learned from them."""
+        kept, chain = [], self._chain
+        while chain is not None:
+            forward, chain = chain
+            if not (isinstance(forward, _Forward) and forward.given_up):
+                kept.append(forward)
+        self._chain = None
+        for forward in reversed(kept):
+            self._chain = (forward, self._chain)
+
+
+class _Forward:
+    """What one forward read, and what became of its graph."""
+
+    def __init__(self, feature: Tensor) -> None:
+        self.feature = feature.detach()
+        self._arrived: list[bool] = []
+        self._graph: weakref.ref[Any] | None = None
+        if feature.requires_grad:
+            arrived = self._arrived
+
+            def gradient_came(_: Tensor) -> None:
+                arrived.append(True)
+
+            register: Any = feature.register_hook
+            register(gradient_came)
+            self._graph = weakref.ref(gradient_came)  # the graph alone holds it
+
+    @property
+    def given_up(self) -> bool:
+        return self._graph is not None and self._graph() is None and not self._arrived
