@@ -181,8 +181,8 @@ class GnT:
         "gnt_1", and so on.
 
         Raises:
-            RuntimeError: attached before, the engine is closed, or another attached engine looks after a unit of these
-                groups: ``close()`` that one first.
+            RuntimeError: attached before, the engine is closed, or another engine of this optimizer looks after a unit
+                of these groups: ``close()`` that one first. Of another optimizer it stops, and its steps are refused.
             ValueError: the engine has no optimizer, or does not record features.
 
         >>> import torch, gnt
