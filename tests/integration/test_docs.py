@@ -1,0 +1,54 @@
+"""The code in README and docs/ runs as it stands, each block in a process of its own, and linked files are there."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(os.environ.get("GNT_CHECKOUT") or Path(__file__).parents[2])
+PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+TEXTS = {page.relative_to(CHECKOUT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
+BLOCKS = [
+    pytest.param(name, block, id=f"{name}-{number}")
+    for name, text in TEXTS.items()
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+]
+LINKS = [(name, link) for name, text in TEXTS.items() for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text)]
+
+# what other people's libraries warn of, whatever the block does
+THEIRS = {"lightning": ["ignore::FutureWarning", "ignore::UserWarning"], "transformers": ["ignore::UserWarning"]}
+
+
+def test_readme_shows_the_ways_in() -> None:
+    names = ("ContinualBackprop", "GnT(net", "CBPAdamW(net", "gnt.trace(", "CBPLinear")
+    found = [
+        name
+        for block in re.findall(r"```python\n(.*?)```", TEXTS["README.md"], re.DOTALL)
+        for name in names
+        if name in block
+    ]
+    assert list(dict.fromkeys(found)) == list(names)
+
+
+@pytest.mark.parametrize(("page", "block"), BLOCKS)
+def test_block_runs(page: str, block: str, tmp_path: Path) -> None:
+    filters = [each for library, own in THEIRS.items() if f"{library}" in block for each in own]
+    script = tmp_path / "block.py"
+    script.write_text(block)
+    warnings = [argument for each in ["error", *filters] for argument in ("-W", each)]
+    command = [sys.executable, *warnings, str(script)]
+    if "torch.distributed" in block:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    # a checkout that is not installed is found by its path; against a wheel there is none to find
+    where = next((str(parent) for parent in [Path(__file__).parents[2]] if (parent / "gnt").is_dir()), "")
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **({"PYTHONPATH": where} if where else {})}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("page", "target"), LINKS)
+def test_linked_file_exists(page: str, target: str) -> None:
+    assert (CHECKOUT / page).parent.joinpath(target).exists()
