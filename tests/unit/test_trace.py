@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import gnt
-from gnt.features import paused
+from gnt.waiting import paused
 from gnt.untouched import untouched
 from gnt.wrappers import unwrap
 from tests.traced import reasons, told
