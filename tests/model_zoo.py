@@ -1,0 +1,292 @@
+"""Real models, tiny, with random weights, and what of them can be replaced: by name, units and activation.
+
+Every other weight layer is refused, for the reason given. Patterns are those of fnmatch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import transformers as hf
+from torch import Tensor, nn
+
+from tests import hand_written_nets as nets
+
+# reasons of refusals, as regular expressions
+SUM = "summed|residual"
+ATTENTION = "attention"
+OUTPUT = "output"
+SHARED = "tied|shared|used by|more than once|twice"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model to be traced on ``args`` and ``kwargs``.
+
+    ``groups``: number of units and activation by pattern of the group's name; ``refused``: reason, as a regular
+    expression, by pattern. Every pattern matches something, every group and every refused layer matches a pattern.
+    """
+
+    build: Callable[[], nn.Module]
+    groups: Mapping[str, tuple[int, str]]
+    refused: Mapping[str, str]
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    oracle: bool = True  # whether Torch-Pruning builds its graph
+
+
+def tokens() -> Tensor:
+    return torch.tensor([[1, 4, 2, 9, 5, 3], [7, 2, 6, 1, 8, 3]])
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(7))
+
+
+def resnet(**settings: Any) -> nn.Module:
+    return hf.ResNetForImageClassification(hf.ResNetConfig(num_labels=3, **settings))
+
+
+def vit() -> nn.Module:
+    sizes = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return hf.ViTForImageClassification(hf.ViTConfig(**sizes, image_size=8, patch_size=4, num_labels=3))
+
+
+def bert() -> nn.Module:
+    sizes = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2}
+    quiet = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = hf.BertConfig(vocab_size=11, max_position_embeddings=8, num_labels=3, **sizes, **quiet)
+    return hf.BertForSequenceClassification(config)
+
+
+def gpt2() -> nn.Module:
+    sizes = {"vocab_size": 11, "n_positions": 8, "n_embd": 8, "n_layer": 2, "n_head": 2, "n_inner": 12}
+    quiet = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    return hf.GPT2LMHeadModel(hf.GPT2Config(**sizes, **quiet, bos_token_id=0, eos_token_id=0))
+
+
+DECODER = {
+    "vocab_size": 11, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 2, "max_position_embeddings": 8, "bos_token_id": 0, "eos_token_id": 0,
+}  # fmt: skip
+
+
+def llama() -> nn.Module:
+    return hf.LlamaForCausalLM(hf.LlamaConfig(**DECODER))
+
+
+def mixtral() -> nn.Module:
+    return hf.MixtralForCausalLM(hf.MixtralConfig(**DECODER, num_local_experts=3))
+
+
+def qwen_moe() -> nn.Module:
+    experts = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 5}
+    config = hf.Qwen2MoeConfig(**DECODER, **experts, shared_expert_intermediate_size=10)
+    return hf.Qwen2MoeForCausalLM(config)
+
+
+def t5(**settings: Any) -> nn.Module:
+    sizes = {"vocab_size": 11, "d_model": 8, "d_kv": 4, "d_ff": 12, "num_layers": 2, "num_heads": 2}
+    config = hf.T5Config(**sizes, dropout_rate=0.0, decoder_start_token_id=0, use_cache=False, **settings)
+    return hf.T5ForConditionalGeneration(config)
+
+
+def bart() -> nn.Module:
+    encoder = {"encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 12}
+    decoder = {"decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 10}
+    ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1, "decoder_start_token_id": 0}
+    config = hf.BartConfig(
+        vocab_size=11, d_model=8, max_position_embeddings=8, dropout=0.0, forced_eos_token_id=None,
+        **encoder, **decoder, **ids,
+    )  # fmt: skip
+    return hf.BartForConditionalGeneration(config)
+
+
+def convnext() -> nn.Module:
+    config = hf.ConvNextConfig(hidden_sizes=[4, 8], depths=[1, 2], num_stages=2, num_labels=3)
+    return hf.ConvNextForImageClassification(config)
+
+
+def mobilenet() -> nn.Module:
+    small = {"depth_multiplier": 0.1, "min_depth": 4, "depth_divisible_by": 4, "image_size": 32}
+    return hf.MobileNetV2ForImageClassification(hf.MobileNetV2Config(**small, tf_padding=False, num_labels=3))
+
+
+def mamba() -> nn.Module:
+    config = hf.MambaConfig(vocab_size=11, hidden_size=8, num_hidden_layers=1, state_size=4, use_mambapy=False)
+    return hf.MambaForCausalLM(config)
+
+
+RESNET = {"*.convolution": SUM, "classifier.1": OUTPUT}
+IDS = {"input_ids": tokens(), "use_cache": False}
+SEQ2SEQ = {"input_ids": tokens(), "decoder_input_ids": tokens()[:, :4]}
+HEADS = "attention|product|summed"  # rotary embeddings sum features before the attention multiplies them
+
+REAL: dict[str, Case] = {
+    "resnet-basic": Case(
+        lambda: resnet(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 2], layer_type="basic"),
+        {"resnet.encoder.stages.0.layers.0.layer.0.convolution": (4, "relu"),
+         "resnet.encoder.stages.1.layers.?.layer.0.convolution": (8, "relu")},
+        RESNET,
+        (noise(2, 3, 32, 32),),
+    ),
+    "resnet-bottleneck": Case(
+        lambda: resnet(embedding_size=4, hidden_sizes=[8, 16], depths=[1, 2], layer_type="bottleneck"),
+        {"resnet.embedder.embedder.convolution": (4, "relu"),
+         "resnet.encoder.stages.0.layers.0.layer.[01].convolution": (2, "relu"),
+         "resnet.encoder.stages.1.layers.?.layer.[01].convolution": (4, "relu")},
+        RESNET,
+        (noise(2, 3, 32, 32),),
+    ),
+    "vit": Case(
+        vit,
+        {"vit.layers.?.mlp.fc1": (12, "gelu")},
+        {"*.[qkv]_proj": ATTENTION, "*.o_proj": SUM, "*.fc2": SUM, "*.projection": SUM, "classifier": OUTPUT},
+        (noise(2, 3, 8, 8),),
+    ),
+    "bert": Case(
+        bert,
+        {"bert.encoder.layer.?.intermediate.dense": (12, "gelu"), "bert.pooler.dense": (8, "tanh")},
+        {"*.query": ATTENTION, "*.key": ATTENTION, "*.value": ATTENTION, "*.output.dense": SUM, "classifier": OUTPUT},
+        kwargs={"input_ids": tokens()},
+    ),
+    "gpt2": Case(
+        gpt2,
+        {"transformer.h.?.mlp.c_fc": (12, "gelu")},
+        {"*.c_attn": ATTENTION, "*.c_proj": SUM, "lm_head": f"{SHARED}|{OUTPUT}"},
+        kwargs=IDS,
+        oracle=False,  # it does not know Conv1D
+    ),
+    "llama": Case(
+        llama,
+        {"model.layers.?.mlp.gate_proj": (12, "silu")},
+        {"*.[qk]_proj": HEADS, "*.v_proj": ATTENTION, "*.o_proj": SUM, "*.down_proj": SUM, "lm_head": OUTPUT},
+        kwargs=IDS,
+    ),
+    "qwen-moe": Case(
+        qwen_moe,
+        {"model.layers.?.mlp.shared_expert.gate_proj": (10, "silu")},
+        {"*.[qk]_proj": HEADS, "*.v_proj": ATTENTION, "*.o_proj": SUM, "*.down_proj": SUM, "lm_head": OUTPUT,
+         "*.shared_expert_gate": ".", "*.mlp.gate": ".", "*.mlp.experts": "."},
+        kwargs=IDS,
+        oracle=False,
+    ),
+    "t5": Case(
+        t5,
+        {"*.DenseReluDense.wi": (12, "relu")},
+        {"*.[qkv]": ATTENTION, "*.o": SUM, "*.wo": SUM, "lm_head": f"{SHARED}|{OUTPUT}"},
+        kwargs=SEQ2SEQ,
+    ),
+    "t5-gated": Case(
+        lambda: t5(feed_forward_proj="gated-gelu"),
+        {"*.DenseReluDense.wi_0": (12, "gelu")},
+        {"*.[qkv]": ATTENTION, "*.o": SUM, "*.wo": SUM, "lm_head": f"{SHARED}|{OUTPUT}"},
+        kwargs=SEQ2SEQ,
+    ),
+    "bart": Case(
+        bart,
+        {"model.encoder.layers.?.fc1": (12, "gelu"), "model.decoder.layers.?.fc1": (10, "gelu")},
+        {"*.[qkv]_proj": ATTENTION, "*.out_proj": SUM, "*.fc2": SUM, "lm_head": f"{SHARED}|{OUTPUT}"},
+        kwargs={**SEQ2SEQ, "use_cache": False},
+    ),
+    "convnext": Case(
+        convnext,
+        {"convnext.encoder.stages.0.layers.?.dwconv": (4, "identity"),
+         "convnext.encoder.stages.1.layers.?.dwconv": (8, "identity"),
+         "convnext.encoder.stages.0.layers.?.pwconv1": (16, "gelu"),
+         "convnext.encoder.stages.1.layers.?.pwconv1": (32, "gelu")},
+        {"*.pwconv2": SUM, "*.downsampling_layer.1": SUM, "*.patch_embeddings": SUM, "classifier": OUTPUT},
+        (noise(2, 3, 32, 32),),
+    ),
+    "mamba": Case(
+        mamba,
+        {},
+        {"*.in_proj": ".", "*.x_proj": ".", "*.dt_proj": ".", "*.out_proj": SUM, "lm_head": f"{SHARED}|{OUTPUT}"},
+        kwargs=IDS,
+        oracle=False,
+    ),
+}  # fmt: skip
+
+HAND_WRITTEN: dict[str, Case] = {
+    "functional-mlp": Case(
+        nets.FunctionalMLP, {"a": (6, "leaky_relu"), "b": (7, "tanh")}, {"head": OUTPUT}, (noise(3, 4),)
+    ),
+    "functional-conv": Case(
+        nets.FunctionalConvNet,
+        {"conv1": (4, "relu"), "conv2": (6, "elu"), "fc1": (8, "silu")},
+        {"fc2": OUTPUT},
+        (noise(2, 1, 14, 14),),
+    ),
+    "actor-critic": Case(
+        nets.ActorCritic,
+        {"trunk.0": (8, "tanh"), "trunk.2": (6, "tanh")},
+        {"actor": OUTPUT, "critic": OUTPUT},
+        (noise(3, 5),),
+    ),
+    "u-net": Case(
+        nets.UNet,
+        {"down1": (4, "relu"), "down2": (6, "relu"), "middle": (8, "relu"), "up2": (6, "relu"), "up1": (4, "relu")},
+        {"out": OUTPUT},
+        (noise(2, 2, 8, 8),),
+    ),
+    "dense-block": Case(
+        lambda: nets.DenseBlock(norms=False),
+        {"stem": (4, "relu"), "layers.?": (3, "relu")},
+        {"head": OUTPUT},
+        (noise(2, 2, 5, 5),),
+    ),
+    "dense-block-norms": Case(
+        lambda: nets.DenseBlock(norms=True),
+        {"stem": (4, "relu"), "layers.?": (3, "relu")},
+        {"head": OUTPUT},
+        (noise(2, 2, 5, 5),),
+    ),
+    "mixer": Case(
+        nets.Mixer,
+        {"token.0": (5, "gelu"), "channel.0": (9, "gelu")},
+        {"embed": SUM, "token.3": SUM, "channel.3": SUM, "head": OUTPUT},
+        (noise(2, 3, 8, 8),),
+    ),
+    "fused-gate": Case(nets.FusedGate, {"both": (6, "gelu")}, {"down": OUTPUT}, (noise(3, 4),)),
+    "squeeze-excite": Case(
+        nets.SqueezeExcite, {"conv": (6, "silu"), "reduce": (3, "relu")}, {"project": OUTPUT}, (noise(2, 2, 5, 5),)
+    ),
+    "shuffled": Case(
+        nets.Shuffled, {"expand": (6, "relu"), "squeeze": (4, "relu")}, {"head": OUTPUT}, (noise(2, 4, 5, 5),)
+    ),
+    "generator": Case(nets.Generator, {"conv1": (4, "leaky_relu")}, {"start": ".", "conv2": OUTPUT}, (noise(3, 5),)),
+    "shared-encoder": Case(
+        nets.SharedEncoder,
+        {"encoder": (6, "gelu"), "rebuild.0": (5, "relu")},
+        {"classify": OUTPUT, "rebuild.2": OUTPUT},
+        (noise(3, 4),),
+    ),
+    "recurrent": Case(
+        nets.Recurrent, {"hidden": (6, "relu")}, {"embed": "rnn|LSTM|lstm", "rnn": "recurrent", "out": OUTPUT},
+        (noise(2, 4, 3),), oracle=False,
+    ),
+    "siamese": Case(
+        nets.Siamese, {"head.0": (7, "relu")}, {"tower.?": SHARED, "head.2": OUTPUT}, (noise(3, 4), noise(3, 4) + 1)
+    ),
+    "auxiliary-head": Case(
+        nets.AuxiliaryHead,
+        {"second": (5, "relu")},
+        {"first": "training", "aux": OUTPUT, "head": OUTPUT},
+        (noise(3, 4),),
+    ),
+    "tied": Case(nets.TiedAutoencoder, {"hidden": (5, "relu")}, {"encoder": SHARED, "out": OUTPUT}, (noise(3, 4),)),
+}  # fmt: skip
+
+LARGE: dict[str, Case] = {
+    "mobilenet": Case(
+        mobilenet,
+        {"mobilenet_v2.conv_stem.first_conv.convolution": (4, "relu6"), "*.expand_1x1.convolution": (0, "relu6"),
+         "*.reduce_1x1.convolution": (0, "identity")},
+        {"*.reduce_1x1.convolution": SUM, "classifier": OUTPUT},
+        (noise(2, 3, 32, 32),),
+    ),
+}  # fmt: skip
+CASES = {**HAND_WRITTEN, **REAL, **LARGE}

@@ -1,0 +1,259 @@
+"""Proofs that unit groups are right, for any model, inputs and groups: they ask the model, not the code that found them.
+
+    subject = Subject(model, (x,))
+    for group in gnt.trace(model, x):
+        prove_consumers(subject, group)     # complete, and none too many, in training and evaluation
+    prove_replacement(subject, groups)      # the function stays, and nothing else changes (tests.replacement_proofs)
+
+What a slot addresses is worked out here anew from its fields, so that a fault of `gnt.units` shows, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gnt.units import Slot, UnitGroup
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+COUPLING = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # a unit's value enters its neighbours' statistics
+DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+PER_UNIT = ("weight", "bias", "running_mean", "running_var")
+
+
+class Subject:
+    """A model with example inputs, in double precision, every parameter away from its value at birth, no dropout."""
+
+    def __init__(self, model: nn.Module, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> None:
+        self.model = model.double()
+        self.args = tuple(_double(value) for value in args)
+        self.kwargs = {name: _double(value) for name, value in (kwargs or {}).items()}
+        randomise(model, 0)
+        for module in model.modules():
+            if isinstance(module, DROPOUT):
+                module.p = 0.0
+
+    def run(self, training: bool = False) -> list[Tensor]:
+        """All tensors that the model returns; running statistics and torch's generator stay as they are."""
+        with self.unchanged(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            self.model.train(training)
+            torch.manual_seed(0)
+            outputs = [value.clone() for value in _tensors(self.model(*self.args, **self.kwargs))]
+        assert outputs
+        assert all(value.isfinite().all() for value in outputs if value.is_floating_point())
+        return outputs
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """What happens to the model's tensors and modes inside is undone."""
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        saved = [tensor.detach().clone() for tensor in tensors]
+        modes = [(module, module.training) for module in self.model.modules()]
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for tensor, value in zip(tensors, saved, strict=True):
+                    tensor.copy_(value)
+            for module, mode in modes:
+                module.training = mode
+
+
+def randomise(model: nn.Module, seed: int) -> None:
+    """Random parameters and running statistics, of a size at which signals live through deep networks."""
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=draw, dtype=parameter.dtype)
+            if parameter.ndim > 1:
+                parameter.copy_(1.5 * noise / max(1, parameter[0].numel()) ** 0.5)
+            else:
+                parameter.copy_(0.3 * noise + (parameter.mean() > 0.5).to(noise))  # norms' weights about 1
+        for name, value in model.named_buffers():
+            if name.endswith("running_mean"):
+                value.copy_(0.3 * torch.randn(value.shape, generator=draw))
+            elif name.endswith("running_var"):
+                value.copy_(0.5 + torch.rand(value.shape, generator=draw))
+
+
+def same(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
+    """Equal in every bit (but for the sign of zero)."""
+    return len(found) == len(wanted) and all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+def some_units(group: UnitGroup, seed: int = 0) -> Tensor:
+    """About half of a group's units, at random, at least one."""
+    order = torch.randperm(group.num_units, generator=torch.Generator().manual_seed(seed))
+    return order[: (group.num_units + 1) // 2]
+
+
+def positions(slot: Slot, units: Tensor) -> Tensor:
+    """What the slot says ``units`` own along its dimension, sorted."""
+    if slot.positions is not None:
+        return slot.positions[units].flatten().sort().values
+    within = torch.arange(slot.block)
+    return (slot.offset + units[:, None] * slot.block + within).flatten().sort().values
+
+
+def owned(slot: Slot, tensor: Tensor, units: Tensor) -> Tensor:
+    """Which elements of a tensor of the slot's module belong to ``units``: bool, its shape."""
+    mask = torch.zeros(tensor.shape, dtype=torch.bool)
+    where = positions(slot, units)
+    if tensor.ndim > 1 and slot.groups > 1:
+        per_group, outputs = tensor.shape[1], tensor.shape[0] // slot.groups
+        for channel in where.tolist():
+            group = channel // per_group
+            mask[group * outputs : (group + 1) * outputs, channel % per_group] = True
+        return mask
+    return mask.index_fill_(0 if tensor.ndim == 1 else slot.dim, where, True)
+
+
+def unit_tensors(slot: Slot) -> dict[str, Tensor]:
+    """Tensors of a producer, norm or depthwise convolution of which units own a part."""
+    named = {name: getattr(slot.module, name, None) for name in PER_UNIT}
+    return {name: value for name, value in named.items() if isinstance(value, Tensor)}
+
+
+def own_slots(subject: Subject, group: UnitGroup) -> list[Slot]:
+    """Where a change touches only the units' own features: producers and scales or, if a norm couples the units,
+    the last such norm and what comes after it.
+    """
+    if not is_coupled(group):
+        return [*group.incoming, *group.scales]
+    called: list[nn.Module] = []
+    with ExitStack() as stack:
+        for slot in group.scales:
+            hook = slot.module.register_forward_pre_hook(lambda module, args: called.append(module))
+            stack.callback(hook.remove)
+        subject.run()
+    last = max(i for i, module in enumerate(called) if isinstance(module, COUPLING))
+    return [slot for slot in group.scales if any(slot.module is module for module in called[last:])]
+
+
+def is_coupled(group: UnitGroup) -> bool:
+    """Whether a LayerNorm or GroupNorm stands between producer and consumers."""
+    return any(isinstance(slot.module, COUPLING) for slot in group.scales)
+
+
+@torch.no_grad()
+def silence(slots: Sequence[Slot], units: Tensor) -> None:
+    """Zero the consumers' weights for ``units``."""
+    for slot in slots:
+        slot.module.weight[owned(slot, slot.module.weight, units)] = 0.0
+
+
+@torch.no_grad()
+def disturb(slots: Sequence[Slot], units: Tensor, seed: int) -> None:
+    """Give everything that makes the units' features wild values."""
+    draw = torch.Generator().manual_seed(seed)
+    for slot in slots:
+        for name, tensor in unit_tensors(slot).items():
+            mask = owned(slot, tensor, units)
+            wild = 5 * torch.randn(int(mask.sum()), generator=draw, dtype=tensor.dtype)
+            tensor[mask] = wild.abs() + 0.1 if name == "running_var" else wild
+
+
+def prove_consumers(subject: Subject, group: UnitGroup, modes: Sequence[bool] = (False, True)) -> None:
+    """The group's consumers are all that read its units, and each of them does.
+
+    With their slices of some units zeroed, the units' features mean nothing to the output: bit-equal under wild
+    producers. With any one of them left as it is, they mean something.
+    """
+    units, sources = some_units(group), own_slots(subject, group)
+    for training in modes:
+        mode = "training" if training else "evaluation"
+        for seed in range(2):
+            with subject.unchanged():
+                silence(group.outgoing, units)
+                before = subject.run(training)
+                disturb(sources, units, seed)
+                assert same(subject.run(training), before), f"{group.name}: read by more than its consumers, in {mode}"
+        for spared in group.outgoing:
+            heard = any(_is_heard(subject, group, spared, units, sources, training, seed) for seed in range(4))
+            assert heard, f"{group.name}: {spared.name} does not read it, in {mode}"
+    for unit in {0, group.num_units // 2, group.num_units - 1}:
+        found, wanted = trail(subject, group, unit), listed(subject, group, unit)
+        assert found == wanted, f"{group.name}: unit {unit} is read at {found}, the group says {wanted}"
+
+
+def _is_heard(
+    subject: Subject,
+    group: UnitGroup,
+    spared: Slot,
+    units: Tensor,
+    sources: Sequence[Slot],
+    training: bool,
+    seed: int,
+) -> bool:
+    with subject.unchanged():
+        silence([slot for slot in group.outgoing if slot is not spared], units)
+        disturb(sources, units, 100 + seed)
+        before = subject.run(training)
+        disturb(sources, units, seed)
+        return not same(subject.run(training), before)
+
+
+def reads_units(module: nn.Module) -> bool:
+    """Whether a module is a weight layer: linear, convolution, or the transposed linear layer of transformers."""
+    return isinstance(module, (nn.Linear, *CONVOLUTIONS)) or type(module).__name__ == "Conv1D"
+
+
+def listed(subject: Subject, group: UnitGroup, unit: int) -> dict[str, list[int]]:
+    """By the group: consumers' names with the input positions where they read ``unit``."""
+    names = {module: name for name, module in subject.model.named_modules()}
+    read: dict[str, list[int]] = {}
+    for slot in group.outgoing:
+        assert names[slot.module] == slot.name
+        read.setdefault(slot.name, []).extend(positions(slot, torch.tensor([unit])).tolist())
+    return {name: sorted(where) for name, where in sorted(read.items())}
+
+
+def trail(subject: Subject, group: UnitGroup, unit: int) -> dict[str, list[int]]:
+    """By the model: weight layers with the input positions that turn nan when ``unit`` does.
+
+    Every weight layer outside the group washes nan out of its input, so the trail ends there; it must not reach the
+    output by any other way.
+    """
+    read: dict[str, list[int]] = {}
+    passed = [slot.module for slot in group.scales]
+
+    def washing(name: str) -> Callable[..., Any]:
+        def wash(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            nan = args[0].isnan()
+            if nan.any():
+                dim = args[0].ndim - (module.weight.ndim - 1 if isinstance(module, CONVOLUTIONS) else 1)
+                others = [d for d in range(nan.ndim) if d != dim]
+                read[name] = nan.any(others).nonzero().flatten().tolist() if others else [0]
+            return (args[0].masked_fill(nan, 0.0), *args[1:])
+
+        return wash
+
+    with subject.unchanged(), torch.no_grad(), ExitStack() as stack:
+        for name, module in subject.model.named_modules():
+            if reads_units(module) and not any(module is other for other in passed):
+                stack.callback(module.register_forward_pre_hook(washing(name)).remove)
+        for slot in own_slots(subject, group):
+            for name, tensor in unit_tensors(slot).items():
+                if name in ("weight", "bias"):
+                    tensor[owned(slot, tensor, torch.tensor([unit]))] = torch.nan
+        subject.run()  # finite, or the units have a way around weight layers
+    return dict(sorted(read.items()))
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for name in value:
+            yield from _tensors(value[name])
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _double(value: Any) -> Any:
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value

@@ -1,0 +1,212 @@
+"""Proofs that replacing units of any groups leaves the model's function as it is, and touches nothing but them.
+
+Two things stand in the way of exactness, and both are set aside here (the README names them as limits): zeros that
+pad a convolution's input differ from the mean, so convolutions repeat their borders instead; and norms that couple
+units carry a new unit's values to its neighbours, so there the fresh weights are the old ones. Layers without bias get
+one of zeros, which changes nothing, so that means can be moved into it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor, nn
+
+import gnt
+from gnt.units import Slot, UnitGroup
+from tests.proofs import CONVOLUTIONS, Subject, is_coupled, own_slots, owned, positions, same, silence, some_units
+from tests.proofs import unit_tensors
+
+
+def prove_replacement(subject: Subject, groups: Sequence[UnitGroup]) -> None:
+    """Replacing units changes no output if nobody listens to them, or if all they say is their mean.
+
+    All groups at once; those whose norm couples units one by one, as what is replaced before the norm is felt behind.
+    """
+    apart = [group for group in groups if not is_coupled(group)]
+    coupled = [[group] for group in groups if is_coupled(group)]
+    sets = [apart, *coupled] if apart else coupled
+    for together in sets:
+        with subject.unchanged():
+            prove_silent_replacement(subject, together)
+    _give_biases(groups)
+    repeat_borders(subject.model)
+    for together in sets:
+        with subject.unchanged():
+            prove_moved_means(subject, together)
+
+
+def prove_silent_replacement(subject: Subject, groups: Sequence[UnitGroup]) -> None:
+    """With outgoing weights of zero before: no bit of the output changes, in either mode, and no parameter outside
+    the units' slices.
+    """
+    units = [some_units(group) for group in groups]
+    engine = _engine(subject, groups)
+    for group, chosen in zip(groups, units, strict=True):
+        silence(group.outgoing, chosen)
+        if is_coupled(group):
+            _drop_bias(group, chosen)
+    before, tensors = [subject.run(mode) for mode in (False, True)], _snapshot(subject.model)
+    engine.replace(units, [_kept(group, chosen) for group, chosen in zip(groups, units, strict=True)])
+    for mode, wanted in zip((False, True), before, strict=True):
+        assert same(subject.run(mode), wanted), f"replacing unheard units changed the output, training={mode}"
+    _prove_nothing_else_changed(subject.model, groups, units, tensors, biases=False)
+    engine.close()
+
+
+def prove_moved_means(subject: Subject, groups: Sequence[UnitGroup]) -> None:
+    """With constant features: the output stays, up to rounding, when their means move into the consumers' biases.
+
+    Without that transfer it changes. (The model must have biases, and repeat its borders.)
+    """
+    units = [some_units(group) for group in groups]
+    for number, (group, chosen) in enumerate(zip(groups, units, strict=True)):
+        make_constant(subject, group, chosen, seed=number)
+    moved = {}
+    for transfer in (True, False):
+        with subject.unchanged():
+            engine = _engine(subject, groups, bias_transfer=transfer)
+            _feel(subject, groups, units)
+            engine.update()
+            before, tensors = subject.run(), _snapshot(subject.model)
+            engine.replace(units, [_kept(group, chosen) for group, chosen in zip(groups, units, strict=True)])
+            _prove_nothing_else_changed(subject.model, groups, units, tensors, biases=transfer)
+            _prove_reborn(groups, units, tensors)
+            moved[transfer] = _distance(subject.run(), before)
+            engine.close()
+    assert moved[True] < 1e-6, f"the output moved by {moved[True]} of its size"
+    assert moved[False] > 1e-4, "the means meant nothing, so nothing was proved"
+
+
+@torch.no_grad()
+def make_constant(subject: Subject, group: UnitGroup, units: Tensor, seed: int) -> None:
+    """Let the units' features be constants: where they are made, weights 0, and biases of some size."""
+    draw = torch.Generator().manual_seed(seed)
+    if is_coupled(group):
+        _drop_bias(group, units)
+        sources = own_slots(subject, group)[:1]
+    else:
+        sources = list(group.incoming)
+    for slot in sources:
+        for name in ("weight", "bias"):
+            tensor = unit_tensors(slot)[name]
+            mask = owned(slot, tensor, units)
+            size = 1 + torch.rand(int(mask.sum()), generator=draw, dtype=tensor.dtype)
+            tensor[mask] = 0.0 if name == "weight" else size
+
+
+def repeat_borders(model: nn.Module) -> None:
+    """Convolutions read on beyond the border what stands there, not zeros."""
+    for module in model.modules():
+        if isinstance(module, CONVOLUTIONS) and module.padding_mode == "zeros":
+            module.padding_mode = "replicate"
+
+
+def _engine(subject: Subject, groups: Sequence[UnitGroup], bias_transfer: bool = True) -> gnt.GnT:
+    optimizer = torch.optim.Adam(subject.model.parameters())
+    generator = torch.Generator().manual_seed(1)
+    return gnt.GnT(groups, optimizer, init="default", bias_transfer=bias_transfer, generator=generator)
+
+
+def _feel(subject: Subject, groups: Sequence[UnitGroup], units: Sequence[Tensor]) -> None:
+    """One forward that the engine records: consumers in training mode, the rest in evaluation.
+
+    What the test rests on is checked: the units' features are constants.
+    """
+    subject.model.eval()
+    with ExitStack() as stack:
+        for group, chosen in zip(groups, units, strict=True):
+            for slot in group.outgoing:
+                slot.module.train()
+                hook = slot.module.register_forward_pre_hook(_constant(group, slot, chosen))
+                stack.callback(hook.remove)
+        subject.model(*subject.args, **subject.kwargs)
+
+
+def _constant(group: UnitGroup, slot: Slot, units: Tensor):  # type: ignore[no-untyped-def]
+    def look(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        dim = args[0].ndim - (module.weight.ndim - 1 if isinstance(module, CONVOLUTIONS) else 1)
+        read = args[0].movedim(dim, 0)[positions(slot, units)].flatten(1)
+        spread = (read.max(1).values - read.min(1).values).max()
+        assert spread < 1e-9, f"{group.name}: features read by {slot.name} are no constants: they differ by {spread}"
+
+    return look
+
+
+def _give_biases(groups: Sequence[UnitGroup]) -> None:
+    for group in groups:
+        for slot in (*group.incoming, *group.outgoing):
+            module = slot.module
+            if module.bias is None:
+                outputs = module.weight.shape[1 if type(module).__name__ == "Conv1D" else 0]
+                module.bias = nn.Parameter(module.weight.new_zeros(outputs))
+
+
+@torch.no_grad()
+def _drop_bias(group: UnitGroup, units: Tensor) -> None:
+    """Zero the producers' biases, as a replacement will."""
+    for slot in group.incoming:
+        if slot.module.bias is not None:
+            slot.module.bias[owned(slot, slot.module.bias, units)] = 0.0
+
+
+def _kept(group: UnitGroup, units: Tensor) -> Tensor | None:
+    """For groups whose norm couples units, their own weights as the fresh ones; else None, for draws."""
+    if not is_coupled(group):
+        return None
+    (slot,) = group.incoming
+    rows = torch.cat([positions(slot, unit[None]) for unit in units])  # in the order of the units
+    return slot.module.weight.detach().index_select(slot.dim, rows).clone()
+
+
+def _snapshot(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def _prove_nothing_else_changed(
+    model: nn.Module,
+    groups: Sequence[UnitGroup],
+    units: Sequence[Tensor],
+    before: dict[str, Tensor],
+    biases: bool,
+) -> None:
+    """Bit by bit: what the units do not own is as it was, but for the consumers' biases."""
+    now = model.state_dict(keep_vars=True)
+    names = {id(tensor): name for name, tensor in now.items()}
+    may_change = {name: torch.zeros(tensor.shape, dtype=torch.bool) for name, tensor in now.items()}
+    for group, chosen in zip(groups, units, strict=True):
+        for slot in (*group.incoming, *group.scales):
+            for tensor in unit_tensors(slot).values():
+                may_change[names[id(tensor)]] |= owned(slot, tensor, chosen)
+        for slot in group.outgoing:
+            may_change[names[id(slot.module.weight)]] |= owned(slot, slot.module.weight, chosen)
+            if biases and slot.module.bias is not None:
+                may_change[names[id(slot.module.bias)]].fill_(True)
+    for name, tensor in now.items():
+        kept = ~may_change[name]
+        assert torch.equal(tensor.detach()[kept], before[name][kept]), f"{name} changed outside the replaced units"
+
+
+def _prove_reborn(groups: Sequence[UnitGroup], units: Sequence[Tensor], before: dict[str, Tensor]) -> None:
+    """Replaced units have weights of their own again, and nobody listens, other than units that are new themselves."""
+    newborn = [
+        (slot, chosen) for group, chosen in zip(groups, units, strict=True) for slot in (*group.incoming, *group.scales)
+    ]
+    for group, chosen in zip(groups, units, strict=True):
+        for slot in group.outgoing:
+            weight = slot.module.weight.detach()
+            heard = owned(slot, weight, chosen)
+            for other, fresh in newborn:
+                if other.module is slot.module:
+                    heard &= ~owned(other, weight, fresh)
+            assert not weight[heard].any(), f"{group.name}: {slot.name} still reads replaced units"
+        for slot in group.incoming:
+            weight = slot.module.weight.detach()
+            assert is_coupled(group) or weight[owned(slot, weight, chosen)].any(), f"{group.name}: not fresh"
+
+
+def _distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+    """Largest change, in units of the largest output."""
+    return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, wanted, strict=True))
