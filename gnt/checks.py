@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnt.units import CONV_LAYERS, UnitGroup
+from gnt.units import CONV_LAYERS, Slot, UnitGroup
 
 
 def settings(replacement_rate: Any, maturity_threshold: Any, decay_rate: Any, generator: Any) -> None:
@@ -46,46 +46,47 @@ def _is_real(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def feature_count(features: Any, groups: Sequence[UnitGroup]) -> None:
-    """Refuse features that are not one for each group."""
+Taps = Sequence[tuple[UnitGroup, Slot]]
+
+
+def feature_count(features: Any, taps: Taps) -> None:
+    """Refuse features that are not one for each group (one for each tap, where a group has several)."""
     if isinstance(features, Tensor) or not isinstance(features, Sequence):
         raise TypeError(
-            f"features must be a sequence of {len(groups)} tensors, one for each group, got {type(features).__name__}"
+            f"features must be a sequence of {len(taps)} tensors, one for each group, got {type(features).__name__}"
         )
-    if len(features) != len(groups):
-        names = ", ".join(repr(group.name) for group in groups)
+    if len(features) != len(taps):
+        names = ", ".join(repr(group.name) for group, _ in taps)
         raise ValueError(
-            f"features must hold one tensor for each of the {len(groups)} groups ({names}), got {len(features)}"
+            f"features must hold one tensor for each of the {len(taps)} groups ({names}), got {len(features)}"
         )
 
 
-def recorded(features: Sequence[Sequence[Any]], groups: Sequence[UnitGroup]) -> None:
+def recorded(features: Sequence[Sequence[Any]], taps: Taps) -> None:
     """Refuse an update of which some group has seen nothing, and features that its consumer would not read."""
-    missing = [group.name for group, seen in zip(groups, features, strict=True) if not seen]
+    missing = dict.fromkeys(group.name for (group, _), seen in zip(taps, features, strict=True) if not seen)
     if missing:
         raise RuntimeError(
             f"no features of group {', '.join(map(repr, missing))} since the last update: run the network forward in "
             "training mode with grad enabled before the step, or give the features"
         )
-    for group, seen in zip(groups, features, strict=True):
+    for (group, slot), seen in zip(taps, features, strict=True):
         for value in seen:
-            feature(value, group)
+            feature(value, group, slot)
 
 
-def feature(value: Any, group: UnitGroup) -> None:
-    """Refuse a feature that is not what the group's consumer reads."""
-    slot, name = group.outgoing[0], group.name
-    weight = slot.weight
+def feature(value: Any, group: UnitGroup, slot: Slot) -> None:
+    """Refuse a feature that is not what the consumer at ``slot`` reads."""
+    name, weight, width = group.name, slot.weight, slot.width
     if not isinstance(value, Tensor):
         raise TypeError(f"features of group {name!r} must be a tensor, got {type(value).__name__}")
-    width = weight.shape[1] * slot.groups
     if isinstance(slot.module, CONV_LAYERS):
         spatial = weight.ndim - 2
         fits = value.ndim in (spatial + 1, spatial + 2) and value.shape[-spatial - 1] == width
         wanted = f"(batch, {width}{', size' * spatial})"
     else:
         # a linear layer would read the last dimension, which holds units only once a convolution's output is flat
-        flat = isinstance(group.producer, CONV_LAYERS)
+        flat = isinstance(group.producer, CONV_LAYERS) and slot.block > 1
         fits = value.ndim >= 1 and value.shape[-1] == width and not (flat and value.ndim > 2)
         wanted = f"(batch, {width})" if flat else f"(..., {width})"
     if not fits:
@@ -149,9 +150,9 @@ def units(chosen: Any, groups: Sequence[UnitGroup]) -> list[Tensor]:
     return result
 
 
-def incoming(fresh: Any, chosen: Sequence[Tensor], groups: Sequence[UnitGroup]) -> list[Tensor | None]:
-    """Refuse given weights that do not fit the chosen units. Returns them in the groups' device and dtype; None: to be
-    drawn.
+def incoming(fresh: Any, chosen: Sequence[Tensor], groups: Sequence[UnitGroup]) -> list[list[Tensor] | None]:
+    """Refuse given weights that do not fit the chosen units. Returns them in the groups' device and dtype, for each
+    slot that is drawn; None: to be drawn.
     """
     if fresh is None:
         return [None] * len(groups)
@@ -160,17 +161,27 @@ def incoming(fresh: Any, chosen: Sequence[Tensor], groups: Sequence[UnitGroup]) 
         raise ValueError(
             f"incoming must be a sequence of {len(groups)} tensors (or None), one for each group, got {got}"
         )
-    result: list[Tensor | None] = []
+    result: list[list[Tensor] | None] = []
     for group, indices, weights in zip(groups, chosen, fresh, strict=True):
-        own = group.incoming[0].weight
-        wanted = (len(indices), *own.shape[1:])
-        if weights is not None and tuple(torch.as_tensor(weights).shape) != wanted:
+        drawn = group.drawn
+        if weights is None:
+            result.append(None)
+            continue
+        several = list(weights) if isinstance(weights, (list, tuple)) and len(drawn) > 1 else [weights]
+        if len(several) != len(drawn):
             raise ValueError(
-                f"incoming weights of group {group.name!r} must have shape {wanted}, got "
-                f"{tuple(torch.as_tensor(weights).shape)}"
+                f"incoming weights of group {group.name!r} must be a list of {len(drawn)} tensors, for "
+                f"{', '.join(slot.name for slot in drawn)}, got {len(several)}"
             )
-        given = None if weights is None else torch.as_tensor(weights).detach().to(own.device, own.dtype)
-        if given is not None and given.device.type == "cpu" and not torch.isfinite(given).all():
-            raise ValueError(f"incoming weights of group {group.name!r} must be finite")
-        result.append(given)
+        result.append([_rows(given, slot, indices, group) for given, slot in zip(several, drawn, strict=True)])
     return result
+
+
+def _rows(given: Any, slot: Slot, indices: Tensor, group: UnitGroup) -> Tensor:
+    wanted = (len(indices) * slot.block, *slot.rest)
+    rows = torch.as_tensor(given).detach().to(slot.weight.device, slot.weight.dtype)
+    if tuple(rows.shape) != wanted:
+        raise ValueError(f"incoming weights of group {group.name!r} must have shape {wanted}, got {tuple(rows.shape)}")
+    if rows.device.type == "cpu" and not torch.isfinite(rows).all():
+        raise ValueError(f"incoming weights of group {group.name!r} must be finite")
+    return rows

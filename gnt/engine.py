@@ -22,7 +22,7 @@ from gnt.optimizer_state import StateReset
 from gnt.report import Report, warn_if_idle
 from gnt.state import UnitState
 from gnt.units import UnitGroup
-from gnt.utility import Tested, assess, find, undrawn_on_error
+from gnt.utility import Signals, Tested, assess, find, undrawn_on_error
 from gnt.walk import Layers, own_groups
 
 WARN_AFTER = 10_000
@@ -104,7 +104,7 @@ class GnT:
         self.accumulate = accumulate
         self.bias_transfer = bias_transfer
         self.groups = own_groups(layers, activation)
-        self._bounds = [reinit.bound(group, init) for group in self.groups]
+        self._bounds = [[reinit.bound(group, init, slot) for slot in group.drawn] for group in self.groups]
         self.optimizer = optimizer
         for group in self.groups:
             group.state = UnitState(
@@ -113,6 +113,7 @@ class GnT:
                 maturity_threshold=self.maturity_threshold,
                 averaged=self._measure.averaged,
                 like=group.incoming[0].weight,
+                taps=len(group.taps),
             )
         self.generator = (
             generator if generator is not None else _own_generator(self.groups[0].incoming[0].weight.device)
@@ -233,7 +234,8 @@ class GnT:
 
         Args:
             units: indices for each group, as `select` returns them, or any of your own.
-            incoming: for each group fresh incoming weights (k, fan-in shape...) to use in place of draws, or None.
+            incoming: for each group fresh incoming weights (k, fan-in shape...) to use in place of draws, or None; for
+                a group with several producers a list of such tensors, one for each.
 
         Raises:
             ValueError: wrong number of groups, indices out of range or repeated, wrong shape of ``incoming``. Nothing
@@ -249,11 +251,14 @@ class GnT:
         work = [item for item in zip(self.groups, chosen, fresh, self._bounds, strict=True) if len(item[1])]
         if work and self._optimizer_state is not None:
             self._optimizer_state.check(self.groups)
-        for group, indices, weights, limit in work:
+        for group, indices, weights, limits in work:
             if weights is None:
-                weights = reinit.fresh_weights(group.incoming[0], len(indices), limit, self.generator)
-            mean_feature = group.state.corrected_mean_feature[indices] if self.bias_transfer else None
-            reinit.regenerate(group, indices, weights, mean_feature)
+                weights = [
+                    reinit.fresh_weights(slot, len(indices), limit, self.generator)
+                    for slot, limit in zip(group.drawn, limits, strict=True)
+                ]
+            mean_features = group.state.corrected_mean_features[:, indices] if self.bias_transfer else None
+            reinit.regenerate(group, indices, weights, mean_features)
             group.state.rebirth(indices, all_eligible=selected)
         if self._optimizer_state is not None:
             for group, indices, _, _ in work:
@@ -327,11 +332,10 @@ class GnT:
     @torch.no_grad()
     def _test(self, batches: Prepared) -> list[Tested]:
         """The first half of `update`: what the features say of each group's units. Changes no unit's state."""
+        pairs = zip(self.groups, batches, strict=True)
+        signals = [Signals(group, batch, self.generator) for group, batch in pairs]
         with undrawn_on_error([self.generator]):
-            return [
-                assess(self._measure, self.utility, group, batch, self.generator)
-                for group, batch in zip(self.groups, batches, strict=True)
-            ]
+            return [assess(self._measure, self.utility, each) for each in signals]
 
     @torch.no_grad()
     def _advance(self, tested: Sequence[Tested]) -> None:

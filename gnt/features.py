@@ -22,17 +22,18 @@ _MANY_FORWARDS = 1000
 
 
 class Recorder:
-    """Records the inputs of one consumer per group until they are taken.
+    """Records, for each tap of each group, the inputs of its first consumer until they are taken.
 
     Its hooks do not travel: in a copied or unpickled network they lie dormant, and a copied engine hangs up hooks of
     its own.
     """
 
     def __init__(self, groups: Sequence[UnitGroup]) -> None:
-        self._taps = [_Tap(group.name) for group in groups]
+        readers = [(group, slot) for group in groups for slot in group.taps]
+        self._taps = [_Tap(group.name) for group, _ in readers]
         self._handles = []
-        for group, tap in zip(groups, self._taps, strict=True):
-            consumer = group.outgoing[0].module
+        for (_, slot), tap in zip(readers, self._taps, strict=True):
+            consumer = slot.module
             hooks = consumer._forward_pre_hooks
             for key in [key for key, hook in hooks.items() if hook is _dormant]:
                 del hooks[key]
@@ -43,7 +44,7 @@ class Recorder:
         weakref.finalize(self, _remove, self._handles)
 
     def take(self) -> list[list[Tensor]]:
-        """The features recorded since the last call, per group one tensor for each forward."""
+        """The features recorded since the last call, for each tap one tensor for each forward."""
         taken = [tap.features for tap in self._taps]
         for tap in self._taps:
             tap.features, tap.learned = [], 0
@@ -112,9 +113,9 @@ def _sleep(number: int) -> Callable[..., None]:
     return _dormant
 
 
-class Batch:
-    """The features of one group in one update, as (samples, positions[, sites]) with their means over everything but
-    units.
+class Reading:
+    """What the consumers of one tap read in one update, as (samples, positions[, sites]), with its means over
+    everything but units.
 
     ``positions`` are ``num_units * block``: a flattened channel has several. Sites are the pixels of a convolution's
     input.
@@ -123,7 +124,7 @@ class Batch:
     def __init__(self, features: Sequence[Tensor], slot: Slot, dtype: torch.dtype) -> None:
         self._slot, self._dtype = slot, dtype
         self._parts = [self._arrange(f.detach()) for f in features]
-        sizes = [p.shape[0] * (p.shape[2] if p.ndim == 3 else 1) for p in self._parts]
+        sizes = [p.shape[0] * (p.shape[3] if p.ndim == 4 else 1) for p in self._parts]
         self.size = sum(sizes)
         self._parts = [p for p, n in zip(self._parts, sizes, strict=True) if n]
         self._shares = [n / self.size for n in sizes if n]
@@ -135,20 +136,21 @@ class Batch:
             feature = feature.reshape(-1, feature.shape[-spatial - 1], feature.shape[-spatial:].numel())
         else:
             feature = feature.reshape(-1, feature.shape[-1])
-        used = slot.num_units * slot.block
-        return feature if feature.shape[1] == used else feature.narrow(1, slot.offset, used)
+        return slot.of_units(feature, 1)
 
     def _mean(self, parts: Sequence[Tensor]) -> Tensor:
-        means = [p.mean(0 if p.ndim == 2 else (0, 2), dtype=self._dtype) for p in parts]
+        if not parts:
+            device = self._slot.weight.device
+            return torch.zeros(self._slot.num_units, self._slot.block, dtype=self._dtype, device=device)
+        means = [p.mean(0 if p.ndim == 3 else (0, 3), dtype=self._dtype) for p in parts]
         if len(means) > 1:
             means = [m * share for m, share in zip(means, self._shares, strict=True)]
-            return torch.stack(means).sum(0).view(self._slot.num_units, self._slot.block)
-        return means[0].view(self._slot.num_units, self._slot.block)
+            return torch.stack(means).sum(0)
+        return means[0]
 
     def mean(self) -> Tensor:
-        """Mean feature of each unit, over samples, sites and the positions of its block: (num_units,)."""
-        mean = self._mean(self._parts)
-        return mean.mean(1) if self._slot.block > 1 else mean.view(-1)
+        """Mean feature of each position: (num_units, block)."""
+        return self._mean(self._parts)
 
     def magnitude(self) -> Tensor:
         """Mean |h| of each position: (num_units, block)."""
@@ -156,5 +158,15 @@ class Batch:
 
     def deviation(self, centre: Tensor) -> Tensor:
         """Mean |h - centre| of each position, ``centre`` one value a unit: (num_units, block)."""
-        centre = centre.repeat_interleave(self._slot.block) if self._slot.block > 1 else centre
-        return self._mean([(p - (centre[:, None] if p.ndim == 3 else centre)).abs_() for p in self._parts])
+        return self._mean(
+            [(p - (centre[:, None, None] if p.ndim == 4 else centre[:, None])).abs_() for p in self._parts]
+        )
+
+
+class Batch(tuple[Reading, ...]):
+    """The readings of one group in one update, one for each tap."""
+
+    @property
+    def size(self) -> int:
+        """Number of samples (and sites); 0: an empty remainder batch."""
+        return min(reading.size for reading in self)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from gnt import checks
-from gnt.features import Batch, Recorder
+from gnt.features import Batch, Reading, Recorder
 from gnt.units import UnitGroup
 
 Features = Sequence[Tensor | Sequence[Tensor]]
@@ -38,16 +39,17 @@ class Intake:
     def prepare(self, features: Features | None) -> Prepared:
         """Check what was given, or recorded since the last call, and arrange it."""
         self.check_open()
-        recorded = self._recorder.take() if self._recorder is not None else [[] for _ in self._groups]
+        taps = [(group, slot) for group in self._groups for slot in group.taps]
+        recorded = self._recorder.take() if self._recorder is not None else [[] for _ in taps]
         if features is not None:
-            checks.feature_count(features, self._groups)
+            checks.feature_count(features, taps)
             several: list[Any] = list(features)
             recorded = [list(given) if isinstance(given, (list, tuple)) else [given] for given in several]
-        checks.recorded(recorded, self._groups)
-        prepared = Prepared(
-            Batch(seen, group.outgoing[0], group.state.utility.dtype)
-            for group, seen in zip(self._groups, recorded, strict=True)
+        checks.recorded(recorded, taps)
+        readings = iter(
+            Reading(seen, slot, group.state.utility.dtype) for (group, slot), seen in zip(taps, recorded, strict=True)
         )
+        prepared = Prepared(Batch(itertools.islice(readings, len(group.taps))) for group in self._groups)
         if not prepared.empty:
             for group, batch in zip(self._groups, prepared, strict=True):
                 if not batch.size:

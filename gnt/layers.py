@@ -75,7 +75,7 @@ class CBPLayer(nn.Module):
         if self.training and is_grad_enabled():
             self.engine._follow()
             feature = self._as_read(x.detach())
-            checks.feature(feature, self.group)
+            checks.feature(feature, self.group, self.group.outgoing[0])
             if not self._waiting:
                 self._order = next(_serial)  # layers act in the order in which the network computes
             self._waiting.append(feature)

@@ -142,7 +142,7 @@ class StateReset:
         for _, param, slot in group.slices():
             if table is None:
                 groups = {"groups": slot.groups} if slot.groups > 1 else {}
-                cast(ResetsUnits, self.optimizer).reset_units(param, slot.dim, slot.index(units), **groups)
+                cast(ResetsUnits, self.optimizer).reset_units(param, slot.dim_of(param), slot.index(units), **groups)
             else:
                 self._reset_by_table(table, param, slot, units)
 

@@ -12,10 +12,12 @@ producer really has (in / groups times the kernel for a convolution):
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from gnt import shards
 from gnt.activations import Activation, gain, names
 from gnt.units import CONV_LAYERS, Slot, UnitGroup
 
@@ -26,20 +28,22 @@ FRESH_SCALES = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 
 FRESH_PRELU = {"weight": 0.25}
 
 
-def bound(group: UnitGroup, init: str) -> float:
-    """Half-width of the uniform distribution of the group's fresh incoming weights.
+def bound(group: UnitGroup, init: str, slot: Slot | None = None) -> float:
+    """Half-width of the uniform distribution of the group's fresh weights at ``slot``; the first producer's if None.
 
     Raises:
         ValueError: unknown ``init``, or one that needs the gain of an activation that is not known.
     """
     if init not in INITS:
         raise ValueError(f"init must be one of {', '.join(INITS)}, got {init!r}")
-    fan_in, fan_out = fans(group.incoming[0])
-    if init == "default" and group.activation != ("selu", None):
+    slot = group.incoming[0] if slot is None else slot
+    activation = slot.activation or group.activation
+    fan_in, fan_out = fans(slot)
+    if init == "default" and activation != ("selu", None):
         return 1.0 / math.sqrt(fan_in)
-    if init == "lecun" or group.activation == ("selu", None):
+    if init == "lecun" or activation == ("selu", None):
         return math.sqrt(3.0 / fan_in)
-    scale = _gain(group.activation, group.name, init)
+    scale = _gain(activation, group.name, init)
     return scale * math.sqrt(6.0 / (fan_in + fan_out) if init == "xavier" else 3.0 / fan_in)
 
 
@@ -57,9 +61,9 @@ def _gain(activation: Activation | None, group: str, init: str) -> float:
 def fans(slot: Slot) -> tuple[int, int]:
     """(fan_in, fan_out) of a producer: how many inputs a unit reads and how many units read one input."""
     weight = slot.weight
-    kernel = weight[0, 0].numel()
+    kernel = math.prod(weight.shape[2:])
     groups = slot.module.groups if isinstance(slot.module, CONV_LAYERS) else 1
-    return weight.shape[1] * kernel, weight.shape[0] // groups * kernel
+    return weight.shape[1 - slot.dim] * kernel, weight.shape[slot.dim] // groups * kernel
 
 
 def representable(limit: float, dtype: torch.dtype) -> float:
@@ -73,11 +77,11 @@ def representable(limit: float, dtype: torch.dtype) -> float:
 
 
 def fresh_weights(slot: Slot, count: int, limit: float, generator: torch.Generator) -> Tensor:
-    """Draws for ``count`` units' incoming weights, uniform in [-limit, limit]: (count, fan-in shape...)."""
+    """Draws for ``count`` units' incoming weights, uniform in [-limit, limit]: (count * block, fan-in shape...)."""
     weight = slot.weight
     limit = representable(limit, weight.dtype)
     wide = torch.promote_types(weight.dtype, torch.float32)
-    drawn = torch.empty(count, *weight.shape[1:], dtype=wide, device=generator.device)
+    drawn = torch.empty(count * slot.block, *slot.rest, dtype=wide, device=generator.device)
     drawn.uniform_(-limit, limit, generator=generator)
     return drawn.to(weight.device, weight.dtype, non_blocking=True)
 
@@ -90,14 +94,15 @@ def transfer_mean(slot: Slot, units: Tensor, mean_feature: Tensor) -> None:
     nothing. Convolutions with zero padding are exact at interior positions.
     """
     if slot.bias is not None:
-        slot.bias.add_(slot.weighted_sum(units, mean_feature).to(slot.bias.dtype))
+        moved = slot.weighted_sum(units, mean_feature)
+        shards.local(slot.bias.detach()).add_(moved.to(slot.bias.dtype))
 
 
 def renew_incoming(slot: Slot, units: Tensor, fresh: Tensor) -> None:
     """Give the units their fresh incoming weights and bias 0."""
-    slot.weight.index_copy_(0, units, fresh)
+    slot.write_(units, fresh)
     if slot.bias is not None:
-        slot.bias.index_fill_(0, units, 0.0)
+        slot.fill_(slot.bias.detach(), units, 0.0)
 
 
 def fresh_scale_values(module: nn.Module) -> dict[str, float]:
@@ -111,18 +116,27 @@ def renew_scale(slot: Slot, units: Tensor) -> None:
     1.
     """
     for name, value in fresh_scale_values(slot.module).items():
-        slot.fill_(getattr(slot.module, name), units, value)
+        slot.fill_(getattr(slot.module, name).detach(), units, value)
 
 
-def regenerate(group: UnitGroup, units: Tensor, fresh: Tensor, mean_feature: Tensor | None) -> None:
+def regenerate(group: UnitGroup, units: Tensor, fresh: Sequence[Tensor], mean_features: Tensor | None) -> None:
     """Replace ``units`` of a group in the network: transfer of means (unless None), outgoing 0, incoming fresh, norms
     as at birth.
+
+    Args:
+        group: the group.
+        units: indices, (k,).
+        fresh: weights for each slot of ``group.drawn``.
+        mean_features: what the units contribute on average at each tap, (taps, k).
     """
+    numbers = group.tap_numbers
+    if mean_features is not None:
+        for slot in group.outgoing:
+            transfer_mean(slot, units, mean_features[numbers.index(slot.tap)])
     for slot in group.outgoing:
-        if mean_feature is not None:
-            transfer_mean(slot, units, mean_feature)
-        slot.fill_(slot.weight, units, 0.0)
-    for slot in group.incoming:
-        renew_incoming(slot, units, fresh)
+        slot.fill_(slot.weight.detach(), units, 0.0)
+    for slot, rows in zip(group.drawn, fresh, strict=True):
+        renew_incoming(slot, units, rows)
     for slot in group.scales:
-        renew_scale(slot, units)
+        if slot not in group.drawn:
+            renew_scale(slot, units)

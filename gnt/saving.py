@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from gnt.units import UnitGroup
 
 if TYPE_CHECKING:
@@ -67,8 +69,8 @@ def check(state_dict: Any, groups: Sequence[UnitGroup], utility: str) -> None:
             f"state_dict is of another architecture: it holds groups (name, units) {theirs}, this engine has {mine}"
         )
     for group, entry in zip(groups, state_dict["groups"], strict=True):
-        for name in ("utility", "mean_feature", "born", "last_active"):
-            if tuple(entry[name].shape) != (group.num_units,):
+        for name, mine in group.state.state_dict().items():
+            if isinstance(mine, Tensor) and entry[name].shape != mine.shape:
                 raise ValueError(
                     f"state_dict has {name!r} of shape {tuple(entry[name].shape)} for group {group.name!r}"
                 )

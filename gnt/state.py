@@ -20,7 +20,8 @@ class UnitState:
 
     Attributes:
         utility: running average of the measure, (num_units,), float32 or wider.
-        mean_feature: running average of each unit's feature, not corrected for age, (num_units,).
+        mean_features: running average of each unit's feature, not corrected for age: (taps, num_units), a row for each
+            value of the unit that consumers read; most groups have one.
         accumulated: fraction of a unit that is due but not yet replaced; a Python float.
         updates: number of updates so far; ages count in updates.
         eligible: how many units are older than the maturity threshold; a host integer.
@@ -29,7 +30,14 @@ class UnitState:
     """
 
     def __init__(
-        self, num_units: int, *, decay_rate: float, maturity_threshold: int, averaged: bool, like: Tensor
+        self,
+        num_units: int,
+        *,
+        decay_rate: float,
+        maturity_threshold: int,
+        averaged: bool,
+        like: Tensor,
+        taps: int = 1,
     ) -> None:
         self.num_units = num_units
         self.decay_rate = decay_rate
@@ -37,7 +45,7 @@ class UnitState:
         self.averaged = averaged
         dtype = torch.promote_types(like.dtype, torch.float32)
         self.utility = torch.zeros(num_units, dtype=dtype, device=like.device)
-        self.mean_feature = torch.zeros_like(self.utility)
+        self.mean_features = self.utility.new_zeros(taps, num_units)
         self.born = torch.zeros(num_units, dtype=torch.int64, device=like.device)
         self.last_active = torch.zeros_like(self.born)
         self.nonfinite = torch.zeros((), dtype=torch.int64, device=like.device)
@@ -61,8 +69,8 @@ class UnitState:
         return gathered.clamp_min_(torch.finfo(gathered.dtype).tiny)
 
     def centre(self, mean: Tensor) -> Tensor:
-        """f^ as it will be once ``mean`` is averaged in: what mean-corrected measures subtract."""
-        return torch.lerp(self.mean_feature, mean, 1.0 - self.decay_rate) / self.correction(self.age + 1)
+        """f^ as it will be once ``mean`` is averaged in: what mean-corrected measures subtract; (taps, num_units)."""
+        return torch.lerp(self.mean_features, mean, 1.0 - self.decay_rate) / self.correction(self.age + 1)
 
     @property
     def corrected_utility(self) -> Tensor:
@@ -70,9 +78,19 @@ class UnitState:
         return self.utility / self.correction(self.age) if self.averaged else self.utility
 
     @property
+    def mean_feature(self) -> Tensor:
+        """The first row of ``mean_features``: what the first consumer reads, (num_units,)."""
+        return self.mean_features[0]
+
+    @property
+    def corrected_mean_features(self) -> Tensor:
+        """f^ = mean_features / (1 - decay_rate^age) (arXiv 2306.13812, before Eq. 6), 0 at age 0; (taps, num_units)."""
+        return self.mean_features / self.correction(self.age)
+
+    @property
     def corrected_mean_feature(self) -> Tensor:
-        """f^ = mean_feature / (1 - decay_rate^age) (arXiv 2306.13812, before Eq. 6), 0 at age 0."""
-        return self.mean_feature / self.correction(self.age)
+        """The first row of ``corrected_mean_features``, (num_units,)."""
+        return self.corrected_mean_features[0]
 
     @property
     def mature(self) -> Tensor:
@@ -91,25 +109,25 @@ class UnitState:
         """
         if finite is not None:
             # the corrected averages stand in for what is missing: they come out as they went in
-            mean = torch.where(finite, mean, self.corrected_mean_feature)
+            mean = torch.where(finite, mean, self.corrected_mean_features)
             worth = torch.where(finite, worth, self.corrected_utility)
         self.updates += 1
         while self._maturing and self._maturing[0][0] <= self.updates:
             self.eligible += self._maturing.popleft()[1]
         if finite is not None:
             self.nonfinite += ~finite
-        self.mean_feature.lerp_(mean, 1.0 - self.decay_rate)
+        self.mean_features.lerp_(mean, 1.0 - self.decay_rate)
         if self.averaged:
             self.utility.lerp_(worth, 1.0 - self.decay_rate)
         else:
             self.utility.copy_(worth)
-        active = mean != 0
+        active = (mean != 0).any(0)
         self.last_active.masked_fill_(active if finite is None else active & finite, self.updates)
 
     def rebirth(self, units: Tensor, *, all_eligible: bool) -> None:
         """Units start anew at age 0. ``all_eligible``: they came from `select`, so the host need not look."""
-        for average in (self.utility, self.mean_feature):
-            average.index_fill_(0, units, 0.0)
+        self.utility.index_fill_(0, units, 0.0)
+        self.mean_features.index_fill_(1, units, 0.0)
         self.born.index_fill_(0, units, self.updates)
         self.last_active.index_fill_(0, units, self.updates)
         self.replaced += len(units)
@@ -146,7 +164,7 @@ class UnitState:
         """Move to the device of ``like`` and widen to its dtype, after the network was moved."""
         dtype = torch.promote_types(like.dtype, torch.float32)
         if self.utility.device != like.device or self.utility.dtype != dtype:
-            for name in ("utility", "mean_feature"):
+            for name in ("utility", "mean_features"):
                 setattr(self, name, getattr(self, name).to(like.device, dtype))
             for name in ("born", "last_active", "nonfinite", "nobody"):
                 setattr(self, name, getattr(self, name).to(like.device))
@@ -155,7 +173,7 @@ class UnitState:
         """Copies of everything but what the settings and the births tell."""
         return {
             "utility": self.utility.clone(),
-            "mean_feature": self.mean_feature.clone(),
+            "mean_feature": self.mean_features.squeeze(0).clone(),
             "born": self.born.clone(),
             "last_active": self.last_active.clone(),
             "nonfinite": self.nonfinite.clone(),
@@ -166,9 +184,11 @@ class UnitState:
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Go on from `state_dict`, on this state's device and in its dtype."""
-        for name in ("utility", "mean_feature", "born", "last_active", "nonfinite"):
+        for name in ("utility", "born", "last_active", "nonfinite"):
             mine = getattr(self, name)
             setattr(self, name, saved[name].to(mine.device, mine.dtype, copy=True))
+        mine = self.mean_features
+        self.mean_features = saved["mean_feature"].to(mine.device, mine.dtype, copy=True).view_as(mine)
         self.updates, self.replaced = int(saved["updates"]), int(saved["replaced"])
         self.accumulated = float(saved["accumulated"])
         self.recount()

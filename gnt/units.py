@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from gnt import shards
+
 if TYPE_CHECKING:
+    from gnt.activations import Activation
     from gnt.state import UnitState
 
 WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -25,10 +28,25 @@ CONV_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 class Slot:
     """Where the units of a group live in the tensors of one module.
 
-    Unit ``i`` owns positions ``offset + i * block ... offset + (i + 1) * block - 1`` along dimension ``dim``. ``block``
-    is larger than 1 where a convolution's channels were flattened for a linear consumer. ``groups`` is that of a
-    grouped convolution whose input channels the units are (``dim`` 1): its weight of shape (out, in / groups, *kernel)
-    then counts input channels group by group.
+    Unit ``i`` owns positions ``offset + i * block ... offset + (i + 1) * block - 1`` along dimension ``dim`` of the
+    weight, or, where that does not describe it, ``positions[i]``. ``block`` is larger than 1 where a convolution's
+    channels were flattened for a linear consumer. Tensors of one dimension (a bias, a norm's weight) are addressed
+    along it.
+
+    Attributes:
+        name: the module's path in the model.
+        module: the module.
+        num_units: number of units.
+        dim: the units' dimension of the weight: 0 for the rows of a producer, 1 for the columns of a consumer; the
+            other way round for modules that keep their weight as (in, out).
+        block: positions of each unit.
+        offset: the first unit's first position.
+        groups: that of a grouped convolution whose input channels the units are (``dim`` 1): its weight of shape (out,
+            in / groups, *kernel) then counts input channels group by group.
+        positions: int64 (num_units, block) on the CPU, where block and offset do not describe the positions.
+        tap: consumers with the same number read the same value of the units; another number is another value, such as
+            the same channels before and after pooling.
+        activation: of a producer, where it differs from its group's.
     """
 
     name: str
@@ -38,6 +56,9 @@ class Slot:
     block: int = 1
     offset: int = 0
     groups: int = 1
+    positions: Tensor | None = None
+    tap: int = 0
+    activation: Activation | None = None
 
     @property
     def weight(self) -> Tensor:
@@ -53,19 +74,39 @@ class Slot:
         assert bias is None or isinstance(bias, Tensor)
         return bias
 
+    @property
+    def width(self) -> int:
+        """Number of positions along the units' dimension: for a consumer how many inputs it reads."""
+        return self.weight.shape[self.dim] * self.groups
+
+    @property
+    def fan(self) -> int:
+        """How many weights belong to one position: to a producer's unit its fan-in, to a position of a consumer's input
+        the outputs (times the kernel) that read it.
+        """
+        return self.weight.numel() // self.width
+
+    @property
+    def rest(self) -> tuple[int, ...]:
+        """The weight's shape without the units' dimension: for a producer what one unit reads."""
+        shape = self.weight.shape
+        return (*shape[: self.dim], *shape[self.dim + 1 :])
+
     def index(self, units: Tensor) -> Tensor:
         """Positions of ``units`` along ``dim``, unit by unit: (k,) -> (k * block,)."""
+        if self.positions is not None:
+            return self.positions.to(units.device)[units].flatten()
         if self.block == 1:
             return units + self.offset if self.offset else units
         within = torch.arange(self.offset, self.offset + self.block, device=units.device)
         return (units[:, None] * self.block + within).flatten()
 
     def fill_(self, tensor: Tensor, units: Tensor, value: float) -> None:
-        """Set the units' part of ``tensor``, a tensor shaped like the parameter that the slot addresses, to
-        ``value``.
-        """
+        """Set the units' part of ``tensor``, a tensor shaped like a parameter of the module, to ``value``."""
         if self.groups == 1:
-            tensor.index_fill_(self.dim, self.index(units), value)
+            dim = self.dim_of(tensor)
+            local, index, _ = shards.locate(tensor, dim, self.index(units))
+            local.index_fill_(dim, index, value)
         else:
             by_channel, where = self._by_channel(tensor), self._channel(units)
             by_channel.index_put_(where, by_channel.new_full((), value))
@@ -73,63 +114,87 @@ class Slot:
     def copy_(self, tensor: Tensor, source: Tensor, units: Tensor) -> None:
         """Copy the units' part of ``source`` into ``tensor``; both are shaped like the addressed parameter."""
         if self.groups == 1:
-            index = self.index(units)
-            tensor.index_copy_(self.dim, index, source.index_select(self.dim, index).to(tensor.dtype))
+            dim = self.dim_of(tensor)
+            local, index, _ = shards.locate(tensor, dim, self.index(units))
+            local.index_copy_(dim, index, shards.local(source).index_select(dim, index).to(tensor.dtype))
         else:
             where = self._channel(units)
             self._by_channel(tensor).index_put_(where, self._by_channel(source)[where].to(tensor.dtype))
 
+    def write_(self, units: Tensor, rows: Tensor) -> None:
+        """Give the units the weights ``rows``, (k, *rest) or (k * block, *rest)."""
+        weight = self.weight.detach()
+        local, index, kept = shards.locate(weight, self.dim, self.index(units))
+        rows = rows.reshape(-1, *self.rest)
+        rows = shards.like_part(rows if kept is None else rows[kept], weight, self.dim)
+        local.index_copy_(self.dim, index, rows.movedim(0, self.dim))
+
     def mean_magnitude(self) -> Tensor:
         """Mean of |w| over everything but the units' dimension: (num_units, block), in float32 or wider.
 
-        For an outgoing slot that is each position's mean outgoing weight magnitude, for an incoming one (``block`` 1)
-        the mean over the fan-in.
+        For an outgoing slot that is each position's mean outgoing weight magnitude, for an incoming one the mean over
+        the fan-in. Of a weight that lies in shards on several processes, this process's share of the mean.
         """
-        weight = self.weight.detach().abs()
+        weight = shards.local(self.weight.detach()).abs()
         wide = None if weight.element_size() >= 4 else torch.float32
         if self.groups == 1:
             others = [d for d in range(weight.ndim) if d != self.dim]
             mean = weight.mean(others, dtype=wide)
+            if shards.is_sharded(self.weight):
+                mean = shards.share_of_mean(mean, self.weight, self.dim)
         else:
             by_channel = self._by_channel(weight)
             mean = by_channel.mean(list(range(2, by_channel.ndim)), dtype=wide).flatten()
-        used = self.num_units * self.block
-        if mean.numel() != used:
-            mean = mean.narrow(0, self.offset, used)
-        return mean.view(self.num_units, self.block)
+        return self.of_units(mean, 0)
+
+    def of_units(self, tensor: Tensor, dim: int) -> Tensor:
+        """The units' part of a tensor with the slot's positions along ``dim`` -> there (num_units, block)."""
+        if self.positions is not None:
+            tensor = tensor.index_select(dim, self.positions.flatten().to(tensor.device))
+        elif tensor.shape[dim] != self.num_units * self.block:
+            tensor = tensor.narrow(dim, self.offset, self.num_units * self.block)
+        return torch.unflatten(tensor, dim, (self.num_units, self.block))
 
     def weighted_sum(self, units: Tensor, values: Tensor) -> Tensor:
         """What constant features ``values`` (k,) of ``units`` add to the consumer: sum of w * value over units and
         kernel -> (out,).
 
-        For convolutions that is the sum at interior positions, where the whole kernel lies inside the input.
+        For convolutions that is the sum at interior positions, where the whole kernel lies inside the input. Of a
+        sharded weight: for the outputs that lie here.
         """
         weight = self.weight.detach()
+        values = values.repeat_interleave(self.block) if self.block > 1 else values
         if self.groups == 1:
-            columns = weight.index_select(1, self.index(units)).to(values.dtype)
+            local, index, kept = shards.locate(weight, self.dim, self.index(units))
+            columns = local.movedim(self.dim, 1).index_select(1, index).to(values.dtype)
             if columns.ndim > 2:
                 columns = columns.flatten(2).sum(2)
             # a product and a sum, not a matrix product: autocast would round that to half precision
-            return (columns * values.repeat_interleave(self.block)).sum(1)
+            moved = (columns * (values if kept is None else values[kept])).sum(1)
+            return shards.sum_over_shards_(moved, weight, self.dim)
         group, channel = self._channel(units)
         columns = self._by_channel(weight)[group, channel].to(values.dtype)
         per_unit = columns.flatten(2).sum(2) * values[:, None]
         out = per_unit.new_zeros(self.groups, per_unit.shape[1])
         return out.index_add_(0, group, per_unit).flatten()
 
+    def dim_of(self, tensor: Tensor) -> int:
+        """The units' dimension of a tensor shaped like a parameter of the module."""
+        return self.dim if tensor.ndim > 1 else 0
+
     def _by_channel(self, tensor: Tensor) -> Tensor:
         # a view in any memory format, where reshape would copy a channels-last weight
         return torch.unflatten(tensor, 0, (self.groups, -1)).transpose(1, 2)
 
     def _channel(self, units: Tensor) -> tuple[Tensor, Tensor]:
-        position = units + self.offset if self.offset else units
-        per_group = self.weight.shape[1]
+        position, per_group = self.index(units), self.weight.shape[1]
         return position // per_group, position % per_group
 
     def __str__(self) -> str:
         where = "rows" if self.dim == 0 else "columns"
         extra = f", {self.block} per unit" if self.block > 1 else ""
         extra += f", from {self.offset}" if self.offset else ""
+        extra += ", scattered" if self.positions is not None else ""
         extra += f", groups={self.groups}" if self.groups > 1 else ""
         return f"{self.name} {type(self.module).__name__} ({where}{extra})"
 
@@ -180,6 +245,21 @@ class UnitGroup:
     def consumers(self) -> tuple[nn.Module, ...]:
         """The modules that read the units' features."""
         return tuple(slot.module for slot in self.outgoing)
+
+    @property
+    def drawn(self) -> tuple[Slot, ...]:
+        """Slots whose weights a fresh unit draws: its producers' and those of depthwise convolutions on its way."""
+        return (*self.incoming, *(slot for slot in self.scales if isinstance(slot.module, CONV_LAYERS)))
+
+    @property
+    def taps(self) -> tuple[Slot, ...]:
+        """For each value of the units that consumers read, the first consumer that reads it."""
+        return tuple({slot.tap: slot for slot in reversed(self.outgoing)}[tap] for tap in self.tap_numbers)
+
+    @property
+    def tap_numbers(self) -> tuple[int, ...]:
+        """The different tap numbers, in the order of the consumers."""
+        return tuple(dict.fromkeys(slot.tap for slot in self.outgoing))
 
     def slices(self) -> Iterator[tuple[str, Tensor, Slot]]:
         """The parameters of which the group's units own a part, with name and slot; an optimizer keeps state for just

@@ -37,37 +37,93 @@ class Signals:
     Attributes:
         num_units: number of units of the group.
         generator: the engine's random generator.
+        group: the group.
+        batch: its features.
     """
 
-    def __init__(
-        self, group: UnitGroup, batch: Batch, centre: Callable[[], Tensor], generator: torch.Generator
-    ) -> None:
+    def __init__(self, group: UnitGroup, batch: Batch, generator: torch.Generator) -> None:
         self.num_units = group.num_units
         self.generator = generator
-        self._group, self._batch, self._centre = group, batch, centre
+        self.group, self.batch = group, batch
 
     @cached_property
     def magnitude(self) -> Tensor:
-        """Mean |h| at each position of each unit, (num_units, block); block is 1 but for flattened channels."""
-        return self._batch.magnitude()
+        """Mean |h| at each position of each unit, (num_units, block); block is 1 but for flattened channels and units
+        with several consumers, whose positions stand side by side.
+        """
+        return self._by_consumer(self.magnitudes)
 
     @cached_property
     def deviation(self) -> Tensor:
         """Mean |h - f^| at each position of each unit, (num_units, block)."""
-        return self._batch.deviation(self._centre())
+        return self._by_consumer(self.deviations)
 
     @cached_property
     def outgoing(self) -> Tensor:
-        """Mean magnitude of the outgoing weights of each position, (num_units, block)."""
-        return self._group.outgoing[0].mean_magnitude()
+        """Mean magnitude of the outgoing weights of each position, (num_units, block).
+
+        Where several consumers read the units, weighted so that the mean over all positions is that over all weights.
+        """
+        slots = self.group.outgoing
+        if len(slots) == 1:
+            return self.outgoing_magnitudes[0]
+        weights = sum(slot.fan * slot.block for slot in slots)
+        positions = sum(slot.block for slot in slots)
+        pieces = zip(self.outgoing_magnitudes, slots, strict=True)
+        return torch.cat([magnitude * (slot.fan * positions / weights) for magnitude, slot in pieces], 1)
 
     @cached_property
     def incoming(self) -> Tensor:
         """Mean magnitude of each unit's incoming weights, the bias left out, (num_units,); never 0, so that it may
         divide.
         """
-        incoming = self._group.incoming[0].mean_magnitude().view(-1)
-        return incoming.clamp_min_(torch.finfo(incoming.dtype).eps)
+        slots = self.group.incoming
+        if len(slots) == 1:
+            incoming = _unit_mean(self.incoming_magnitudes[0])
+        else:
+            weights = sum(slot.fan * slot.block for slot in slots)
+            pieces = zip(self.incoming_magnitudes, slots, strict=True)
+            incoming = torch.stack([m.sum(1) * (slot.fan / weights) for m, slot in pieces]).sum(0)
+        return incoming.clamp_min(torch.finfo(incoming.dtype).eps)
+
+    # what the above are made of, one tensor for each tap or slot; `gnt.ranks` puts all processes' in their place
+
+    @cached_property
+    def means(self) -> list[Tensor]:
+        """Mean h of each tap, (num_units, block)."""
+        return [reading.mean() for reading in self.batch]
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """Mean feature of each unit at each tap, (taps, num_units)."""
+        return torch.stack([_unit_mean(mean) for mean in self.means])
+
+    @cached_property
+    def magnitudes(self) -> list[Tensor]:
+        """Mean |h| of each tap, (num_units, block)."""
+        return [reading.magnitude() for reading in self.batch]
+
+    @cached_property
+    def deviations(self) -> list[Tensor]:
+        """Mean |h - f^| of each tap, (num_units, block)."""
+        centres = self.group.state.centre(self.mean)
+        return [reading.deviation(centre) for reading, centre in zip(self.batch, centres, strict=True)]
+
+    @cached_property
+    def outgoing_magnitudes(self) -> list[Tensor]:
+        """Mean |w| of each consumer's columns, (num_units, block)."""
+        return [slot.mean_magnitude() for slot in self.group.outgoing]
+
+    @cached_property
+    def incoming_magnitudes(self) -> list[Tensor]:
+        """Mean |w| of each producer's rows, (num_units, block)."""
+        return [slot.mean_magnitude() for slot in self.group.incoming]
+
+    def _by_consumer(self, of_taps: list[Tensor]) -> Tensor:
+        if len(self.group.outgoing) == 1:
+            return of_taps[0]
+        numbers = self.group.tap_numbers
+        return torch.cat([of_taps[numbers.index(slot.tap)] for slot in self.group.outgoing], 1)
 
 
 MeasureFunction = Callable[[Signals], Tensor]
@@ -167,18 +223,18 @@ def find(name: str) -> Measure:
     return MEASURES[name]
 
 
-# mean feature and worth of each unit, and whether both are finite (None: known to be)
+# mean feature (at each tap) and worth of each unit, and whether both are finite (None: known to be)
 Tested = tuple[Tensor, Tensor, Tensor | None]
 
 
-def assess(measure: Measure, name: str, group: UnitGroup, batch: Batch, generator: torch.Generator) -> Tested:
+def assess(measure: Measure, name: str, signals: Signals) -> Tested:
     """Test one group: mean feature and worth of each unit, and whether both are finite. Changes nothing.
 
     On the CPU what is not finite is refused at once, naming the group. Other devices are not asked: the answer
     (0-d, bool) stays there.
     """
-    mean = batch.mean()
-    worth = measure.function(Signals(group, batch, lambda: group.state.centre(mean), generator))
+    group, mean = signals.group, signals.mean
+    worth = measure.function(signals)
     checks.worth(worth, group, name)
     worth = worth.to(mean.device, mean.dtype, non_blocking=True)
     finite = torch.isfinite(mean + worth).all()
