@@ -147,18 +147,25 @@ def _give_biases(groups: Sequence[UnitGroup]) -> None:
 @torch.no_grad()
 def _drop_bias(group: UnitGroup, units: Tensor) -> None:
     """Zero the producers' biases, as a replacement will."""
-    for slot in group.incoming:
+    for slot in _drawn(group):
         if slot.module.bias is not None:
             slot.module.bias[owned(slot, slot.module.bias, units)] = 0.0
 
 
-def _kept(group: UnitGroup, units: Tensor) -> Tensor | None:
+def _drawn(group: UnitGroup) -> list[Slot]:
+    """Producers, and depthwise convolutions on the way."""
+    return [*group.incoming, *(slot for slot in group.scales if isinstance(slot.module, CONVOLUTIONS))]
+
+
+def _kept(group: UnitGroup, units: Tensor) -> list[Tensor] | Tensor | None:
     """For groups whose norm couples units, their own weights as the fresh ones; else None, for draws."""
     if not is_coupled(group):
         return None
-    (slot,) = group.incoming
-    rows = torch.cat([positions(slot, unit[None]) for unit in units])  # in the order of the units
-    return slot.module.weight.detach().index_select(slot.dim, rows).clone()
+    kept = []
+    for slot in _drawn(group):
+        rows = torch.cat([positions(slot, unit[None]) for unit in units])  # in the order of the units
+        kept.append(slot.module.weight.detach().index_select(slot.dim, rows).movedim(slot.dim, 0).clone())
+    return kept if len(kept) > 1 else kept[0]
 
 
 def _snapshot(model: nn.Module) -> dict[str, Tensor]:

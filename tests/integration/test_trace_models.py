@@ -1,0 +1,95 @@
+"""What `gnt.trace` finds in real models is right, by proofs that ask the models (tests.proofs), and complete."""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatchcase
+
+import pytest
+import torch
+from torch import nn
+
+import gnt
+from tests.model_zoo import CASES, Case, tokens
+from tests.proofs import Subject, prove_consumers, reads_units
+from tests.replacement_proofs import prove_replacement
+
+FOUND = [name for name, case in CASES.items() if case.groups]
+
+
+def traced(case: Case) -> tuple[Subject, gnt.Groups]:
+    torch.manual_seed(0)
+    subject = Subject(case.build(), case.args, case.kwargs)
+    return subject, gnt.trace(subject.model, *subject.args, **subject.kwargs)
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_groups_and_refusals_are_those_expected(name):
+    """Every weight layer is a producer, stands within a group, or is refused for the reason expected."""
+    case = CASES[name]
+    subject, groups = traced(case)
+    matched = set()
+    for group in groups:
+        pattern = next((p for p in case.groups if fnmatchcase(group.name, p)), None)
+        assert pattern, f"{group.name} was not expected to be found"
+        units, activation = case.groups[pattern]
+        assert (group.num_units, group.activation and group.activation[0]) == (units, activation), group.name
+        matched.add(pattern)
+    assert matched == set(case.groups)
+    expect_refusals(case, groups.refused)
+    known = {slot.name for group in groups for slot in (*group.incoming, *group.scales)}
+    known |= {refused.name for refused in groups.refused}
+    missing = {path for path, module in subject.model.named_modules() if reads_units(module)} - known
+    assert not missing, f"neither found nor refused: {missing}"
+    printed = str(groups)
+    assert all(group.name in printed for group in groups)
+    assert all(refused.name in printed and refused.reason in printed for refused in groups.refused)
+
+
+def expect_refusals(case: Case, found: tuple[gnt.Refused, ...]) -> None:
+    matched = set()
+    for refused in found:
+        pattern = next((p for p in case.refused if fnmatchcase(refused.name, p)), None)
+        assert pattern, f"{refused.name} was not expected to be refused: {refused.reason}"
+        assert re.search(case.refused[pattern], refused.reason), f"{refused.name}: {refused.reason}"
+        matched.add(pattern)
+    assert matched == set(case.refused)
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_consumers_are_complete_and_each_is_needed(name):
+    subject, groups = traced(CASES[name])
+    for group in groups:
+        prove_consumers(subject, group)
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_replacing_units_leaves_the_function_and_everything_else_as_it_is(name):
+    subject, groups = traced(CASES[name])
+    prove_replacement(subject, groups)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.groups])
+def test_models_without_such_units_are_refused_with_the_reasons(name):
+    subject = Subject(CASES[name].build(), CASES[name].args, CASES[name].kwargs)
+    with pytest.raises(gnt.TraceError) as told:
+        gnt.trace(subject.model, *subject.args, **subject.kwargs)
+    for path, module in subject.model.named_modules():
+        if reads_units(module):
+            assert path in str(told.value)
+
+
+def test_the_model_is_left_as_it_was():
+    """Nothing of the model, nor torch's generator, shows that it was traced."""
+    case = CASES["bert"]
+    model = case.build()
+    model.encoder = None
+    model.bert.encoder.layer[0].eval()
+    modes = [module.training for module in model.modules()]
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    drawn = torch.get_rng_state()
+    gnt.trace(model, **case.kwargs)
+    assert [module.training for module in model.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
