@@ -26,8 +26,8 @@ SHARED = "tied|shared|used by|more than once|twice"
 class Case:
     """A model to be traced on ``args`` and ``kwargs``.
 
-    ``groups``: number of units and activation by pattern of the group's name; ``refused``: reason, as a regular
-    expression, by pattern. Every pattern matches something, every group and every refused layer matches a pattern.
+    ``groups``: number of units (0: any) and activation by pattern of the group's name; ``refused``: reason, as a
+    regular expression, by pattern. Every pattern matches something, every group and every refusal matches a pattern.
     """
 
     build: Callable[[], nn.Module]
@@ -78,13 +78,15 @@ def llama() -> nn.Module:
     return hf.LlamaForCausalLM(hf.LlamaConfig(**DECODER))
 
 
-def mixtral() -> nn.Module:
-    return hf.MixtralForCausalLM(hf.MixtralConfig(**DECODER, num_local_experts=3))
+def mixtral(experts: str) -> nn.Module:
+    return hf.MixtralForCausalLM(hf.MixtralConfig(**DECODER, num_local_experts=3, experts_implementation=experts))
 
 
 def qwen_moe() -> nn.Module:
     experts = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 5}
-    config = hf.Qwen2MoeConfig(**DECODER, **experts, shared_expert_intermediate_size=10)
+    config = hf.Qwen2MoeConfig(
+        **DECODER, **experts, shared_expert_intermediate_size=10, experts_implementation="batched_mm"
+    )
     return hf.Qwen2MoeForCausalLM(config)
 
 
@@ -171,6 +173,13 @@ REAL: dict[str, Case] = {
         {"model.layers.?.mlp.shared_expert.gate_proj": (10, "silu")},
         {"*.[qk]_proj": HEADS, "*.v_proj": ATTENTION, "*.o_proj": SUM, "*.down_proj": SUM, "lm_head": OUTPUT,
          "*.shared_expert_gate": ".", "*.mlp.gate": ".", "*.mlp.experts": "."},
+        kwargs=IDS,
+        oracle=False,
+    ),
+    "mixtral": Case(
+        lambda: mixtral("batched_mm"),
+        {},
+        {"*.[qk]_proj": HEADS, "*.v_proj": ATTENTION, "*.o_proj": SUM, "lm_head": OUTPUT, "*.mlp.experts": "."},
         kwargs=IDS,
         oracle=False,
     ),
@@ -284,7 +293,7 @@ LARGE: dict[str, Case] = {
     "mobilenet": Case(
         mobilenet,
         {"mobilenet_v2.conv_stem.first_conv.convolution": (4, "relu6"), "*.expand_1x1.convolution": (0, "relu6"),
-         "*.reduce_1x1.convolution": (0, "identity")},
+         "*.reduce_1x1.convolution": (0, "identity"), "mobilenet_v2.conv_1x1.convolution": (0, "relu6")},
         {"*.reduce_1x1.convolution": SUM, "classifier": OUTPUT},
         (noise(2, 3, 32, 32),),
     ),

@@ -1,4 +1,4 @@
-"""Proofs that unit groups are right, for any model, inputs and groups: they ask the model, not the code that found them.
+"""Proofs that unit groups are right, for any model, inputs and groups: they ask the model, not who found them.
 
     subject = Subject(model, (x,))
     for group in gnt.trace(model, x):
@@ -141,7 +141,7 @@ def is_coupled(group: UnitGroup) -> bool:
 
 @torch.no_grad()
 def silence(slots: Sequence[Slot], units: Tensor) -> None:
-    """Zero the consumers' weights for ``units``."""
+    """Zero the slots' weights for ``units``."""
     for slot in slots:
         slot.module.weight[owned(slot, slot.module.weight, units)] = 0.0
 
@@ -213,13 +213,29 @@ def listed(subject: Subject, group: UnitGroup, unit: int) -> dict[str, list[int]
 
 
 def trail(subject: Subject, group: UnitGroup, unit: int) -> dict[str, list[int]]:
-    """By the model: weight layers with the input positions that turn nan when ``unit`` does.
+    """By the model: where weight layers read ``unit``; see `where_read`."""
+    sources = [(slot.module, positions(slot, torch.tensor([unit]))) for slot in own_slots(subject, group)]
+    return where_read(subject, sources, [slot.module for slot in group.scales])
 
-    Every weight layer outside the group washes nan out of its input, so the trail ends there; it must not reach the
-    output by any other way.
+
+def where_read(
+    subject: Subject,
+    sources: Sequence[tuple[nn.Module, Tensor]],
+    passed: Sequence[nn.Module] = (),
+    channels: Sequence[int] = (),
+) -> dict[str, list[int]]:
+    """Names of weight layers with the input positions that turn nan when outputs of some layers do.
+
+    Every weight layer, other than those ``passed``, washes nan out of its input, so the trail ends there; if it reaches
+    the output by another way, the name "" is among the readers.
+
+    Args:
+        subject: the model, run in evaluation.
+        sources: layers or norms, with the outputs that turn nan.
+        passed: depthwise convolutions on the way.
+        channels: of the first input, that turn nan as well.
     """
     read: dict[str, list[int]] = {}
-    passed = [slot.module for slot in group.scales]
 
     def washing(name: str) -> Callable[..., Any]:
         def wash(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -227,20 +243,26 @@ def trail(subject: Subject, group: UnitGroup, unit: int) -> dict[str, list[int]]
             if nan.any():
                 dim = args[0].ndim - (module.weight.ndim - 1 if isinstance(module, CONVOLUTIONS) else 1)
                 others = [d for d in range(nan.ndim) if d != dim]
-                read[name] = nan.any(others).nonzero().flatten().tolist() if others else [0]
+                read[name] = nan.any(others).nonzero().flatten().tolist()
             return (args[0].masked_fill(nan, 0.0), *args[1:])
 
         return wash
 
+    inputs = list(subject.args)
+    if channels:
+        inputs[0] = inputs[0].index_fill(1, torch.tensor(channels), torch.nan)
     with subject.unchanged(), torch.no_grad(), ExitStack() as stack:
+        subject.model.eval()
         for name, module in subject.model.named_modules():
             if reads_units(module) and not any(module is other for other in passed):
                 stack.callback(module.register_forward_pre_hook(washing(name)).remove)
-        for slot in own_slots(subject, group):
-            for name, tensor in unit_tensors(slot).items():
-                if name in ("weight", "bias"):
-                    tensor[owned(slot, tensor, torch.tensor([unit]))] = torch.nan
-        subject.run()  # finite, or the units have a way around weight layers
+        for module, rows in sources:
+            dim = 1 if type(module).__name__ == "Conv1D" else 0
+            module.weight.index_fill_(dim if module.weight.ndim > 1 else 0, rows, torch.nan)
+            if module.bias is not None:
+                module.bias[rows] = torch.nan
+        if any(value.isnan().any() for value in _tensors(subject.model(*inputs, **subject.kwargs))):
+            read[""] = []
     return dict(sorted(read.items()))
 
 

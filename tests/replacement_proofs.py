@@ -16,8 +16,21 @@ from torch import Tensor, nn
 
 import gnt
 from gnt.units import Slot, UnitGroup
-from tests.proofs import CONVOLUTIONS, Subject, is_coupled, own_slots, owned, positions, same, silence, some_units
-from tests.proofs import unit_tensors
+from tests.proofs import (
+    CONVOLUTIONS,
+    COUPLING,
+    Subject,
+    is_coupled,
+    own_slots,
+    owned,
+    positions,
+    same,
+    silence,
+    some_units,
+    unit_tensors,
+)
+
+BIRTH = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
 
 
 def prove_replacement(subject: Subject, groups: Sequence[UnitGroup]) -> None:
@@ -47,7 +60,7 @@ def prove_silent_replacement(subject: Subject, groups: Sequence[UnitGroup]) -> N
     for group, chosen in zip(groups, units, strict=True):
         silence(group.outgoing, chosen)
         if is_coupled(group):
-            _drop_bias(group, chosen)
+            _as_at_birth(group, chosen)
     before, tensors = [subject.run(mode) for mode in (False, True)], _snapshot(subject.model)
     engine.replace(units, [_kept(group, chosen) for group, chosen in zip(groups, units, strict=True)])
     for mode, wanted in zip((False, True), before, strict=True):
@@ -84,17 +97,16 @@ def prove_moved_means(subject: Subject, groups: Sequence[UnitGroup]) -> None:
 def make_constant(subject: Subject, group: UnitGroup, units: Tensor, seed: int) -> None:
     """Let the units' features be constants: where they are made, weights 0, and biases of some size."""
     draw = torch.Generator().manual_seed(seed)
+    sources = list(group.incoming)
     if is_coupled(group):
-        _drop_bias(group, units)
+        silence(sources, units)
+        _as_at_birth(group, units)
         sources = own_slots(subject, group)[:1]
-    else:
-        sources = list(group.incoming)
+    silence(sources, units)
     for slot in sources:
-        for name in ("weight", "bias"):
-            tensor = unit_tensors(slot)[name]
-            mask = owned(slot, tensor, units)
-            size = 1 + torch.rand(int(mask.sum()), generator=draw, dtype=tensor.dtype)
-            tensor[mask] = 0.0 if name == "weight" else size
+        bias = slot.module.bias
+        mask = owned(slot, bias, units)
+        bias[mask] = 1 + torch.rand(int(mask.sum()), generator=draw, dtype=bias.dtype)
 
 
 def repeat_borders(model: nn.Module) -> None:
@@ -145,11 +157,14 @@ def _give_biases(groups: Sequence[UnitGroup]) -> None:
 
 
 @torch.no_grad()
-def _drop_bias(group: UnitGroup, units: Tensor) -> None:
-    """Zero the producers' biases, as a replacement will."""
-    for slot in _drawn(group):
-        if slot.module.bias is not None:
-            slot.module.bias[owned(slot, slot.module.bias, units)] = 0.0
+def _as_at_birth(group: UnitGroup, units: Tensor) -> None:
+    """Give the units what a replacement will, but for their weights: what stands before a coupling norm is felt."""
+    for slot in (*group.incoming, *group.scales):
+        for name, tensor in unit_tensors(slot).items():
+            is_drawn = any(slot is other for other in _drawn(group))
+            if not isinstance(slot.module, COUPLING) and not (is_drawn and name == "weight"):
+                born = 0.25 if isinstance(slot.module, nn.PReLU) else BIRTH[name]
+                tensor[owned(slot, tensor, units)] = 0.0 if is_drawn else born
 
 
 def _drawn(group: UnitGroup) -> list[Slot]:

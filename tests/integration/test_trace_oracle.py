@@ -116,7 +116,9 @@ def test_what_is_refused_could_not_be_pruned_alone(name):
         if not reads_units(layer):
             continue
         found = oracle.group(layer, [0])
-        producers = {path for path, (rows, _) in found.items() if rows and reads_units(oracle.model.get_submodule(path))}
+        producers = {
+            path for path, (rows, _) in found.items() if rows and reads_units(oracle.model.get_submodule(path))
+        }
         readers = {path for path, (_, columns) in found.items() if columns}
         coupled += len(producers) > 1
         if readers and len(producers) == 1:

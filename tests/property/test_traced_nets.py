@@ -1,0 +1,80 @@
+"""Whatever `gnt.trace` finds in a random network is right, and it finds every unit that nothing else is mixed with."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from torch import nn
+
+import gnt
+from tests.net_grammar import RandomNet, random_nets
+from tests.proofs import CONVOLUTIONS, Subject, positions, prove_consumers, reads_units, where_read
+from tests.replacement_proofs import prove_replacement
+
+Unit = tuple[str, int]
+
+
+def found_in(subject: Subject) -> gnt.Groups | tuple[()]:
+    try:
+        return gnt.trace(subject.model, *subject.args)
+    except gnt.TraceError as error:
+        if "no group" not in str(error):
+            raise
+        return ()
+
+
+@settings(max_examples=30)
+@given(random_nets())
+def test_groups_are_right(example):
+    net, x = example
+    subject = Subject(net, (x,))
+    groups = found_in(subject)
+    for group in groups:
+        prove_consumers(subject, group)
+    if groups:
+        prove_replacement(subject, groups)
+
+
+@settings(max_examples=60)
+@given(random_nets())
+def test_every_unit_that_alone_is_read_where_it_is_read_is_found(example):
+    net, x = example
+    subject = Subject(net, (x,))
+    wanted = units_by_themselves(net, subject, x.shape[1])
+    found = {
+        (slot.name, row)
+        for group in found_in(subject)
+        for slot in group.incoming
+        for row in positions(slot, torch.arange(group.num_units)).tolist()
+    }
+    assert wanted <= found
+
+
+def units_by_themselves(net: RandomNet, subject: Subject, channels: int) -> set[Unit]:
+    """Outputs of layers that only weight layers read, at positions where nothing else can be read; by where nan goes.
+
+    Those of depthwise convolutions are left out, as they may belong to the unit before. Outputs that meet others there may be gates (one unit) or sums (refused): that nan cannot tell.
+    """
+    named = {name: module for name, module in net.named_modules() if reads_units(module)}
+    depthwise = [module for module in named.values() if isinstance(module, CONVOLUTIONS) and is_depthwise(module)]
+    read = {
+        (name, row): where_read(subject, [(module, torch.tensor([row]))], depthwise)
+        for name, module in named.items()
+        for row in range(module.weight.shape[0])
+        if not any(module is other for other in depthwise)
+    }
+    read |= {("input", i): where_read(subject, [], depthwise, [i]) for i in range(channels)}
+    readers: dict[tuple[str, int], set[Unit]] = {}
+    for unit, places in read.items():
+        for name, where in places.items():
+            for position in where:
+                readers.setdefault((name, position), set()).add(unit)
+    return {
+        unit
+        for unit, places in read.items()
+        if places and "" not in places and all(readers[name, p] == {unit} for name in places for p in places[name])
+    }
+
+
+def is_depthwise(module: nn.Module) -> bool:
+    return module.groups > 1 and module.weight.shape[1] == 1
