@@ -298,4 +298,21 @@ LARGE: dict[str, Case] = {
         (noise(2, 3, 32, 32),),
     ),
 }  # fmt: skip
-CASES = {**HAND_WRITTEN, **REAL, **LARGE}
+
+
+def torchvision_cases() -> dict[str, Case]:
+    """ResNet-18 and -50 where torchvision can be imported: its wheels go with one build of torch each."""
+    try:
+        from torchvision.models import resnet18, resnet50
+    except (ImportError, RuntimeError):
+        return {}
+    image, refused = (noise(2, 3, 64, 64),), {"fc": OUTPUT, "layer*": SUM}
+    return {
+        "torchvision-resnet18": Case(resnet18, {"layer?.?.conv1": (0, "relu")}, {"conv1": SUM, **refused}, image),
+        "torchvision-resnet50": Case(
+            resnet50, {"conv1": (64, "relu"), "layer?.?.conv[12]": (0, "relu")}, refused, image
+        ),
+    }
+
+
+CASES = {**HAND_WRITTEN, **REAL, **LARGE, **torchvision_cases()}

@@ -53,7 +53,8 @@ def test_every_unit_that_alone_is_read_where_it_is_read_is_found(example):
 def units_by_themselves(net: RandomNet, subject: Subject, channels: int) -> set[Unit]:
     """Outputs of layers that only weight layers read, at positions where nothing else can be read; by where nan goes.
 
-    Those of depthwise convolutions are left out, as they may belong to the unit before. Outputs that meet others there may be gates (one unit) or sums (refused): that nan cannot tell.
+    Those of depthwise convolutions are left out, as they may belong to the unit before. Outputs that meet others at
+    their readers may be gates (one unit) or sums (refused), which nan cannot tell.
     """
     named = {name: module for name, module in net.named_modules() if reads_units(module)}
     depthwise = [module for module in named.values() if isinstance(module, CONVOLUTIONS) and is_depthwise(module)]
