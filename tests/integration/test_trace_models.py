@@ -9,9 +9,11 @@ import pytest
 import torch
 
 import gnt
-from tests.model_zoo import CASES, Case, mixtral
-from tests.proofs import Subject, prove_consumers, reads_units
+from tests.model_zoo import CASES, mixtral
+from tests.proofs import prove_consumers
 from tests.replacement_proofs import prove_replacement
+from tests.subjects import Subject, reads_units
+from tests.traced_case import Case
 
 FOUND = [name for name, case in CASES.items() if case.groups]
 

@@ -27,8 +27,10 @@ from transformers.pytorch_utils import Conv1D
 
 import gnt
 from gnt.units import UnitGroup
-from tests.model_zoo import ATTENTION, CASES, REAL, Case
-from tests.proofs import CONVOLUTIONS, Subject, positions, reads_units
+from tests.model_zoo import CASES, REAL
+from tests.proofs import positions
+from tests.subjects import CONVOLUTIONS, Subject, reads_units
+from tests.traced_case import ATTENTION, Case
 
 Owned = dict[str, tuple[set[int], set[int]]]  # by module: rows (or entries of a norm), columns
 

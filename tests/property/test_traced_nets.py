@@ -8,8 +8,9 @@ from torch import nn
 
 import gnt
 from tests.net_grammar import RandomNet, random_nets
-from tests.proofs import CONVOLUTIONS, Subject, positions, prove_consumers, reads_units, where_read
+from tests.proofs import positions, prove_consumers
 from tests.replacement_proofs import prove_replacement
+from tests.subjects import CONVOLUTIONS, Subject, reads_units, where_read
 
 Unit = tuple[str, int]
 
