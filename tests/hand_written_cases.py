@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests import hand_written_nets as nets
-from tests.traced_case import OUTPUT, SHARED, SUM, Case, noise
+from tests.traced_case import ATTENTION, OUTPUT, SHARED, SUM, Case, noise
 
 HAND_WRITTEN: dict[str, Case] = {
     "functional-mlp": Case(
@@ -58,6 +58,19 @@ HAND_WRITTEN: dict[str, Case] = {
         {"encoder": (6, "gelu"), "rebuild.0": (5, "relu")},
         {"classify": OUTPUT, "rebuild.2": OUTPUT},
         (noise(3, 4),),
+    ),
+    "transformer": Case(
+        nets.Transformer,
+        {"encoder.layers.?.linear1": (12, "relu")},
+        {"*.self_attn": ATTENTION, "*.out_proj": SUM, "*.linear2": SUM, "head": OUTPUT},
+        (noise(2, 5, 8),),
+        oracle=False,
+    ),
+    "upscaler": Case(
+        nets.Upscaler,
+        {"third": (4, "relu")},
+        {"first": "transposed", "transposed": ".", "second": ".", "out": OUTPUT},
+        (noise(2, 2, 4, 4),),
     ),
     "recurrent": Case(
         nets.Recurrent, {"hidden": (6, "relu")}, {"embed": "rnn|LSTM|lstm", "rnn": "recurrent", "out": OUTPUT},

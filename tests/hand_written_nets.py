@@ -220,3 +220,29 @@ class TiedAutoencoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         code = F.relu(self.encoder(x))
         return self.out(F.relu(self.hidden(code @ self.encoder.weight)))
+
+
+class Transformer(nn.Module):
+    """Of torch's own layers, which have a fused way through for evaluation without gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.encoder(x))
+
+
+class Upscaler(nn.Module):
+    """A transposed convolution, and channels that become pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.transposed = nn.Conv2d(2, 4, 3, padding=1), nn.ConvTranspose2d(4, 3, 2, stride=2)
+        self.second, self.third, self.out = nn.Conv2d(3, 8, 3), nn.Conv2d(2, 4, 3), nn.Conv2d(4, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.transposed(F.relu(self.first(x))))
+        return self.out(F.relu(self.third(F.pixel_shuffle(F.relu(self.second(x)), 2))))

@@ -1,7 +1,8 @@
 """Random small networks from a grammar, for hypothesis: layers, gates, sums, concatenations and branches in any order.
 
 A program works on a pool of values, all of the same rank; each step reads any of them and adds one or two. In the end
-heads read what nobody has read. At most one norm couples units, and it alone reads what it normalises: with more, no
+heads read what nobody has read. Mixers let a unit's value enter its neighbours', or an order or a choice among them:
+most of these must be refused. At most one norm couples units, and it alone reads what it normalises: with more, no
 unit could be changed without its neighbours, and nothing proved about it.
 """
 
@@ -22,7 +23,14 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 MOVES: dict[str, Callable[[Tensor], Tensor]] = {
     "flip": lambda v: v.flip(1), "roll": lambda v: v.roll(1, 1), "tail": lambda v: v[:, 1:],
     "evens": lambda v: v[:, ::2], "pad": lambda v: F.pad(v.movedim(1, -1), (1, 0)).movedim(-1, 1),
-    "contiguous": lambda v: v.movedim(1, -1).contiguous().movedim(-1, 1),
+    "twice": lambda v: v.repeat_interleave(2, 1), "contiguous": lambda v: v.movedim(1, -1).contiguous().movedim(-1, 1),
+}  # fmt: skip
+MIXERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax": lambda v: v.softmax(1), "cumsum": lambda v: v.cumsum(1), "sort": lambda v: v.sort(1).values,
+    "gated by one": lambda v: v * torch.sigmoid(v[:, :1]), "chosen by one": lambda v: torch.where(v[:, :1] > 0, v, -v),
+    "by the mean": lambda v: v / (1 + v.mean(1, keepdim=True).abs()), "turned": lambda v: v * torch.sigmoid(v.flip(1)),
+    "distance": lambda v: (v[:, :1] - v).abs(), "by the norm": lambda v: F.normalize(v, dim=1),
+    "over samples": lambda v: v - v.mean(0, keepdim=True), "greatest": lambda v: torch.maximum(v, v.roll(1, 1)),
 }  # fmt: skip
 PIXELS: dict[str, Callable[[Tensor], Tensor]] = {
     "pool": lambda v: F.max_pool2d(v, 3, stride=1, padding=1),
@@ -35,6 +43,7 @@ JOINTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }  # fmt: skip
 
 
+PLAIN = {**ACTIVATIONS, **MOVES, **MIXERS, **PIXELS}
 Step = tuple[str, tuple[int, ...], nn.Module | None]
 
 
@@ -61,7 +70,7 @@ class RandomNet(nn.Module):
             elif name in JOINTS:
                 pool.append(JOINTS[name](*values))
             else:
-                pool.append({**ACTIVATIONS, **MOVES, **PIXELS}[name](*values))
+                pool.append(PLAIN[name](*values))
         return [head(pool[j].flatten(1)) for head, j in zip(self.heads, self.read, strict=True)]
 
     def __repr__(self) -> str:
@@ -82,7 +91,20 @@ def random_nets(draw: st.DrawFn) -> tuple[RandomNet, Tensor]:
         last = len(widths) - 1
         there = [j for j in range(last + 1) if j not in sealed]
         one = draw(st.sampled_from([last, last, last, *there]))
-        kinds = ["layer", "layer", "layer", "activation", "move", "norm", "cat", "chunk", "joint", "joint", "slopes"]
+        kinds = [
+            "layer",
+            "layer",
+            "layer",
+            "activation",
+            "move",
+            "norm",
+            "cat",
+            "chunk",
+            "joint",
+            "joint",
+            "slopes",
+            "mixer",
+        ]
         kind = draw(st.sampled_from(kinds + ["pixels", "depthwise"] * images + ["coupling"] * (not sealed)))
         width, many = widths[one], 1
         args: tuple[int, ...] = (one,)
@@ -114,8 +136,12 @@ def random_nets(draw: st.DrawFn) -> tuple[RandomNet, Tensor]:
             alike = [j for j in there if widths[j] == width]
             name, args = draw(st.sampled_from(sorted(JOINTS))), (one, draw(st.sampled_from(alike)))
         else:
-            name = draw(st.sampled_from(sorted({"activation": ACTIVATIONS, "move": MOVES, "pixels": PIXELS}[kind])))
-            width += {"tail": -1, "evens": -(width // 2), "pad": 1}.get(name, 0)
+            name = draw(
+                st.sampled_from(
+                    sorted({"activation": ACTIVATIONS, "move": MOVES, "mixer": MIXERS, "pixels": PIXELS}[kind])
+                )
+            )
+            width += {"tail": -1, "evens": -(width // 2), "pad": 1, "twice": width}.get(name, 0)
             if not width:
                 continue
         steps.append((name, args, module))

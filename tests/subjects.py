@@ -116,7 +116,9 @@ def where_read(
             module.weight.index_fill_(dim if module.weight.ndim > 1 else 0, rows, torch.nan)
             if module.bias is not None:
                 module.bias[rows] = torch.nan
-        if any(value.isnan().any() for value in _tensors(subject.model(*inputs, **subject.kwargs))):
+        with torch.enable_grad():  # without, torch's transformer layers take a way of their own, past the hooks
+            outputs = subject.model(*inputs, **subject.kwargs)
+        if any(value.isnan().any() for value in _tensors(outputs)):
             read[""] = []
     return dict(sorted(read.items()))
 
