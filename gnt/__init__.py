@@ -18,6 +18,7 @@ from gnt.layers import CBPConv, CBPLinear
 from gnt.learner import Backprop, ContinualBackprop, Step
 from gnt.optim import AdamGnT
 from gnt.optimizer_state import register_state_reset
+from gnt.trace import Groups, TraceError, trace
 from gnt.units import UnitGroup
 from gnt.utility import register_utility
 from gnt.version import __version__
@@ -30,10 +31,13 @@ __all__ = [
     "CBPLinear",
     "ContinualBackprop",
     "GnT",
+    "Groups",
     "Step",
+    "TraceError",
     "UnitGroup",
     "__version__",
     "register_state_reset",
     "register_utility",
+    "trace",
     "walk",
 ]

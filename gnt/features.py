@@ -7,9 +7,10 @@ samples.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +20,23 @@ from torch.utils.hooks import RemovableHandle
 from gnt.units import CONV_LAYERS, Slot, UnitGroup
 
 _MANY_FORWARDS = 1000
+_pauses = 0
+
+
+@contextlib.contextmanager
+def paused() -> Iterator[None]:
+    """Meanwhile no forward is recorded by anyone: it is one of our own, of a model that is looked at."""
+    global _pauses
+    _pauses += 1
+    try:
+        yield
+    finally:
+        _pauses -= 1
+
+
+def recording() -> bool:
+    """Whether forwards are those of training, and not `paused`."""
+    return _pauses == 0
 
 
 class Recorder:
@@ -94,7 +112,7 @@ class _Tap:
         self.learned = 0  # so many of them had their backward
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        if module.training and torch.is_grad_enabled():
+        if module.training and torch.is_grad_enabled() and recording():
             feature = args[0] if args else kwargs["input"]
             self.features.append(feature.detach())
             warn_if_many(self.features, self.group)

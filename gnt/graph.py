@@ -1,0 +1,168 @@
+"""A model's forward as a graph of torch operations: what torch.export makes of it, in a shape that is easy to read.
+
+A `Node` is an operation, or something that enters: a parameter, a buffer, a constant, an input. Each knows the module it
+runs in, and from which weights its value comes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export.graph_signature import InputKind, OutputKind
+
+_KINDS = {
+    InputKind.PARAMETER: "parameter",
+    InputKind.BUFFER: "buffer",
+    InputKind.CONSTANT_TENSOR: "constant",
+    InputKind.USER_INPUT: "input",
+}
+_OUTPUTS = {
+    OutputKind.BUFFER_MUTATION: "kept in buffer {!r}",
+    OutputKind.USER_INPUT_MUTATION: "written into the model's input",
+}
+# operations that make new features of what they read, by weights
+WEIGHING = (
+    "linear", "conv1d", "conv2d", "conv3d", "convolution", "addmm", "mm", "matmul", "bmm", "einsum", "bilinear",
+    "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "embedding", "embedding_bag", "lstm", "gru",
+    "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell",
+)  # fmt: skip
+
+
+@dataclass(eq=False)
+class Node:
+    """One value of a forward, or several that come as a tuple."""
+
+    name: str
+    kind: str  # "op", "parameter", "buffer", "constant", "input"
+    op: str = ""  # "relu"; "getitem" picks from a tuple
+    call: Any = None  # the operator itself
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    value: Any = None  # fake tensor, tuple of them, or None; the tensor itself of a constant
+    module: str = ""  # path of the innermost module that it runs in
+    where: str = ""  # the user's line
+    users: list[Node] = field(default_factory=list)
+    sources: frozenset[str] = frozenset()  # names of the nodes with weights that it directly comes from
+    from_input: bool = False
+    from_parameter: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of its tensor."""
+        return tuple(self.value.shape) if isinstance(self.value, Tensor) else ()
+
+    def inputs(self) -> Iterator[Node]:
+        """The nodes that it reads, in the order of its arguments."""
+        yield from _nodes_in((self.args, tuple(self.kwargs.values())))
+
+    def argument(self, name: str, default: Any = None) -> Any:
+        """An argument by the name in the operator's schema."""
+        for place, argument in enumerate(self.call._schema.arguments):
+            if argument.name == name:
+                if place < len(self.args):
+                    return self.args[place]
+                return self.kwargs.get(name, argument.default_value)
+        return default
+
+
+@dataclass(eq=False)
+class Graph:
+    """A traced forward: its nodes in the order of computation, and where values leave it."""
+
+    nodes: list[Node]
+    outputs: list[tuple[Node, str]]  # with the phrase that says how they leave
+    training: bool
+
+
+def capture(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, training: bool) -> Graph:
+    """Trace one forward in training or evaluation mode, by torch.export; raises what it raises."""
+    model.train(training)
+    with warnings.catch_warnings(), torch.enable_grad():
+        warnings.simplefilter("ignore")  # torch's own, about its own
+        exported = torch.export.export(model, tuple(args), dict(kwargs), strict=False).run_decompositions({})
+    return _read(exported, training)
+
+
+def _read(exported: torch.export.ExportedProgram, training: bool) -> Graph:
+    entering = {spec.arg.name: spec for spec in exported.graph_signature.input_specs if hasattr(spec.arg, "name")}
+    nodes: dict[Any, Node] = {}
+    outputs: list[tuple[Node, str]] = []
+    for raw in exported.graph.nodes:
+        if raw.op == "placeholder":
+            spec = entering.get(raw.name)
+            kind = _KINDS.get(spec.kind, "input") if spec is not None else "input"
+            node = Node(str(getattr(spec, "target", None) or raw.name), kind, value=raw.meta.get("val"))
+            if kind == "constant":
+                node.value = exported.constants.get(node.name, node.value)
+            node.from_input, node.from_parameter = kind == "input", kind == "parameter"
+        elif raw.op == "output":
+            specs = exported.graph_signature.output_specs
+            for spec, leaving in zip(specs, raw.args[0], strict=True):
+                phrase = _OUTPUTS.get(spec.kind, "the model's output").format(spec.target)
+                outputs += [(nodes[leaving], phrase)] if leaving in nodes else []
+            continue
+        else:
+            node = _operation(raw, nodes)
+        nodes[raw] = node
+    return Graph(list(nodes.values()), outputs, training)
+
+
+def _operation(raw: Any, nodes: Mapping[Any, Node]) -> Node:
+    target = raw.target
+    packet = getattr(target, "overloadpacket", None)
+    node = Node(
+        name=raw.name,
+        kind="op",
+        op=packet.__name__ if packet is not None else getattr(target, "__name__", str(target)),
+        call=target,
+        args=_replace(tuple(raw.args), nodes),
+        kwargs=_replace(dict(raw.kwargs), nodes),
+        value=raw.meta.get("val"),
+        module=_module(raw.meta.get("nn_module_stack") or {}),
+        where=str(raw.meta.get("stack_trace") or ""),
+    )
+    read = list(dict.fromkeys(node.inputs()))
+    for other in read:
+        other.users.append(node)
+    node.from_input = any(other.from_input for other in read)
+    node.from_parameter = any(other.from_parameter for other in read)
+    if node.op in WEIGHING and any(other.from_parameter and not other.from_input for other in read):
+        node.sources = frozenset((node.name,))
+    else:
+        node.sources = frozenset().union(*(other.sources for other in read))
+    return node
+
+
+def _module(stack: Mapping[str, tuple[str, Any]]) -> str:
+    return list(stack.values())[-1][0] if stack else ""
+
+
+def _nodes_in(arguments: Any) -> Iterator[Node]:
+    if isinstance(arguments, Node):
+        yield arguments
+    elif isinstance(arguments, (list, tuple)):
+        for argument in arguments:
+            yield from _nodes_in(argument)
+    elif isinstance(arguments, dict):
+        yield from _nodes_in(tuple(arguments.values()))
+
+
+def _replace(arguments: Any, nodes: Mapping[Any, Node]) -> Any:
+    return substitute(arguments, lambda item: nodes.get(item, item), torch.fx.Node)
+
+
+def substitute(arguments: Any, change: Callable[[Any], Any], kind: type) -> Any:
+    """``arguments`` with everything of ``kind`` in them, however deep in lists, changed."""
+    if isinstance(arguments, kind):
+        return change(arguments)
+    if isinstance(arguments, (list, tuple)):
+        changed = [substitute(argument, change, kind) for argument in arguments]
+        return changed if isinstance(arguments, list) else tuple(changed)
+    if isinstance(arguments, Mapping):
+        return {key: substitute(argument, change, kind) for key, argument in arguments.items()}
+    return arguments

@@ -1,0 +1,164 @@
+"""From the flow of units to unit groups: units with the same fate, in the same modules, are one group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gnt.activations import Activation
+from gnt.flow import ABSORBED, Flow, Producer, Reading
+from gnt.labels import UNIT
+from gnt.refused import Refused
+from gnt.units import Slot, UnitGroup
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one producer whose units pass the same nonlinearity."""
+
+    producer: Producer
+    nonlinearity: int
+    units: Tensor
+
+
+def gather(flow: Flow) -> tuple[list[UnitGroup], list[Refused]]:
+    """The groups of a flow, and what was refused, both in the order of computation."""
+    root, refusal = flow.units.root, flow.units.refusal
+    reason = torch.zeros_like(root)  # of each root, that of its first refused unit
+    bad = refusal.nonzero().flatten().flip(0)
+    reason[root[bad]] = refusal[bad]
+    rows = [part for producer in flow.producers for part in _rows(flow, producer)]
+    part = _partition(flow, rows, reason)
+    groups: dict[int, UnitGroup] = {}
+    refused: list[Refused] = []
+    for some in rows:
+        for number in dict.fromkeys(part[root[some.units]].tolist()):
+            mine = some.units[part[root[some.units]] == number]
+            why = flow.units.reasons[int(reason[root[mine[0]]])] if reason[root[mine[0]]] else None
+            if why is None and number not in groups:
+                group = _group(flow, rows, part, number)
+                if group is None:
+                    why = "nothing reads them"
+                else:
+                    groups[number] = group
+            if why is not None and why != ABSORBED:
+                refused.append(Refused(_name(some.producer, mine), len(mine), why))
+    return list(groups.values()), _merged(refused)
+
+
+def _rows(flow: Flow, producer: Producer) -> list[Rows]:
+    own = torch.arange(producer.first, producer.first + producer.count)
+    kinds = flow.units.nonlinearity[own]
+    return [Rows(producer, kind, own[kinds == kind]) for kind in dict.fromkeys(kinds.tolist())]
+
+
+def _partition(flow: Flow, rows: list[Rows], reason: Tensor) -> Tensor:
+    """The class of each root: refined by all that tells units apart, how often each producer and reader has them."""
+    root = flow.units.root
+    part, following = torch.zeros_like(root), 1
+
+    def refine(units: Tensor) -> None:
+        nonlocal following
+        roots, values = torch.unique(root[units & UNIT], return_counts=True)
+        _, inverse = torch.unique(torch.stack([part[roots], values], 1), dim=0, return_inverse=True)
+        part[roots] = inverse + following
+        following += len(roots)
+
+    for some in rows:
+        refine(some.units)
+    for reading in flow.readings:
+        for place in torch.unique(reading.labels >> 32):
+            refine(reading.labels[reading.labels >> 32 == place])
+    for number in torch.unique(reason)[1:]:
+        refine(torch.unique(root[reason[root] == number]))
+    return part
+
+
+def _group(flow: Flow, rows: list[Rows], part: Tensor, number: int) -> UnitGroup | None:
+    """The units of one class; None where nothing reads them."""
+    root = flow.units.root
+    members = [(some, some.units[part[root[some.units]] == number]) for some in rows]
+    members = [(some, units) for some, units in members if len(units)]
+    # the branch with an activation names the group, and orders its units
+    members.sort(key=lambda member: member[0].nonlinearity == 0)
+    roots = torch.tensor(list(dict.fromkeys(root[members[0][1]].tolist())))
+    order = torch.full_like(root, -1)
+    order[roots] = torch.arange(len(roots))
+    activation = _activation(flow, members[0][0])
+    incoming = []
+    for some, units in members:
+        table = _table(order[root[units]], units - some.producer.first, len(roots))
+        own = _activation(flow, some)
+        for column in table.unbind(1):
+            module = some.producer.module
+            assert module is not None
+            kind = own if own != activation else None
+            incoming.append(_slot(some.producer.name, module, column[:, None], dim=some.producer.dim, activation=kind))
+    outgoing: list[Slot] = []
+    scales: list[Slot] = []
+    taps: dict[tuple[Any, int], int] = {}
+    for reading in flow.readings:
+        for place in torch.unique(reading.labels >> 32).tolist():
+            units, positions = _of_place(reading, place)
+            mine = order[root[units]] >= 0
+            if not bool(mine.any()):
+                continue
+            table = _table(order[root[units[mine]]], positions[mine], len(roots))
+            if reading.scale:
+                scales.append(_slot(reading.name, reading.module, table, dim=reading.dim))
+                continue
+            tap = taps.setdefault((reading.value, place), len(taps))
+            slot = _slot(reading.name, reading.module, table, dim=reading.dim, groups=reading.groups, tap=tap)
+            outgoing.append(slot)
+    if not outgoing:
+        return None
+    first = members[0][0].producer
+    name = _name(first, torch.cat([units for some, units in members if some.producer is first]))
+    return UnitGroup(name, len(roots), tuple(incoming), tuple(outgoing), tuple(scales), activation)
+
+
+def _of_place(reading: Reading, place: int) -> tuple[Tensor, Tensor]:
+    there = reading.labels >> 32 == place
+    return reading.labels[there] & UNIT, reading.positions[there]
+
+
+def _table(units: Tensor, positions: Tensor, count: int) -> Tensor:
+    """Positions of each unit, in order: (count, k)."""
+    by_unit = torch.argsort(units * (int(positions.max()) + 1) + positions)
+    return positions[by_unit].reshape(count, -1)
+
+
+def _slot(name: str, module: Any, table: Tensor, **settings: Any) -> Slot:
+    count, block = table.shape
+    offset = int(table[0, 0])
+    if torch.equal(table.flatten(), torch.arange(offset, offset + count * block)):
+        return Slot(name, module, count, block=block, offset=offset, **settings)
+    return Slot(name, module, count, block=block, positions=table.contiguous(), **settings)
+
+
+def _activation(flow: Flow, rows: Rows) -> Activation | None:
+    kind: Any = flow.units.kinds[rows.nonlinearity]
+    return ("identity", None) if rows.nonlinearity == 0 else None if kind == "?" else kind
+
+
+def _name(producer: Producer, units: Tensor) -> str:
+    """The producer's name, with the range of its rows where they are not all of them."""
+    rows = units - producer.first
+    first, last = int(rows.min()), int(rows.max())
+    if len(rows) == producer.count:
+        return producer.name
+    return f"{producer.name}[{first}:{last + 1}]"
+
+
+def _merged(refused: list[Refused]) -> list[Refused]:
+    """One line for each producer and reason."""
+    counts: dict[tuple[str, str], Refused] = {}
+    for one in refused:
+        key = (one.name.partition("[")[0], one.reason)
+        if key in counts and one.num_units is not None:
+            one = Refused(key[0], (counts[key].num_units or 0) + one.num_units, one.reason)
+        counts[key] = one
+    return list(counts.values())

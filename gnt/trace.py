@@ -1,0 +1,195 @@
+"""Any model and example inputs -> unit groups."""
+
+from __future__ import annotations
+
+import fnmatch
+import inspect
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import nn
+
+from gnt.activations import canonical, gain
+from gnt.between import WalkError
+from gnt.flow import walk_graph
+from gnt.graph import capture
+from gnt.joining import gather
+from gnt.modes import agreed
+from gnt.owners import Owners, unused
+from gnt.refused import Refused
+from gnt.units import UnitGroup
+from gnt.untouched import untouched
+from gnt.wrappers import unwrap
+
+_BY_HAND = (
+    "Give groups by hand: GnT takes an explicit list of layers, gnt.GnT([model.fc1, torch.relu, model.fc2]), or a list "
+    "of gnt.UnitGroup built of gnt.units.Slot"
+)
+
+
+class TraceError(WalkError):
+    """A model that cannot be traced, or in which no unit can be replaced; the message says where and why."""
+
+
+class Groups(tuple[UnitGroup, ...]):
+    """The groups that `trace` found; prints what was refused, too.
+
+    Attributes:
+        refused: what was found and cannot be replaced soundly, with the reasons.
+        notes: what trace could not look at.
+    """
+
+    refused: tuple[Refused, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, groups: Iterable[UnitGroup], refused: Iterable[Refused], notes: Iterable[str] = ()) -> Groups:
+        """Groups with what goes with them."""
+        made = cls(groups)
+        made.refused, made.notes = tuple(refused), tuple(notes)
+        return made
+
+    def __str__(self) -> str:
+        lines = [str(group) for group in self]
+        if self.refused:
+            names = max(len(one.name) for one in self.refused)
+            counts = max(len(_count(one)) for one in self.refused)
+            lines.append("refused:")
+            lines += [f"  {one.name:<{names}}  {_count(one):>{counts}}  {one.reason}" for one in self.refused]
+        lines += [f"note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        units = sum(group.num_units for group in self)
+        return f"Groups({len(self)} groups, {units} units, {len(self.refused)} refused)"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Groups.of, (tuple(self), self.refused, self.notes)
+
+
+def _count(one: Refused) -> str:
+    return f"{one.num_units} units" if one.num_units is not None else ""
+
+
+def trace(
+    model: nn.Module,
+    *args: Any,
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    activation: str | None = None,
+    **kwargs: Any,
+) -> Groups:
+    """Find, in any model, every set of hidden units that can be replaced soundly.
+
+    Args:
+        model: any module that torch.export can trace. Wrappers (torch.compile, DistributedDataParallel) are opened.
+        args, kwargs: example inputs, as for ``model(*args, **kwargs)``. Small ones do.
+        include: take only groups whose name matches this pattern, or one of these. Names are the paths of the
+            producers; a pattern is that of `fnmatch`, or a path that covers everything under it.
+        exclude: leave out groups whose name matches.
+        activation: name of the activation for groups where trace does not recognise it.
+
+    Returns:
+        `Groups`: a tuple of `UnitGroup` for `GnT`, in the order of computation, and ``refused``: what was found and
+        cannot be replaced, each with its reason. The model is as it was.
+
+    Raises:
+        TraceError (a ValueError): the model cannot be traced, the inputs do not fit, or there is no group.
+        ValueError: a pattern that matches nothing; an ``activation`` that no group needs.
+
+    >>> import torch, gnt
+    >>> from torch import nn
+    >>> class Net(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.conv, self.fc, self.actor, self.critic = nn.Conv2d(3, 8, 3), nn.Linear(32, 16), nn.Linear(16, 4), nn.Linear(16, 1)
+    ...     def forward(self, x):
+    ...         h = torch.relu(self.fc(torch.max_pool2d(torch.relu(self.conv(x)), 3).flatten(1)))
+    ...         return self.actor(h), self.critic(h)
+    >>> print(gnt.trace(Net(), torch.randn(1, 3, 8, 8)))
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    given = canonical(activation) if activation is not None else None
+    chosen = {"include": _patterns("include", include), "exclude": _patterns("exclude", exclude)}
+    model = unwrap(model)
+    _check_call(model, args, kwargs)
+    owners = Owners(model)
+    found: dict[bool, tuple[list[UnitGroup], list[Refused]]] = {}
+    errors: dict[bool, Exception] = {}
+    with untouched(model):
+        for training in (True, False):
+            try:
+                graph = capture(model, args, kwargs, training=training)
+            except Exception as error:
+                errors[training] = error
+            else:
+                found[training] = gather(walk_graph(graph, owners))
+    if not found:
+        raise _untraceable(model, args, kwargs, errors[False]) from errors[False]
+    groups, refused = agreed(found)
+    refused += unused(model, {one.name for one in refused} | {s.name for g in groups for s in (*g.incoming, *g.scales)})
+    notes = [
+        f"{'training' if training else 'evaluation'} mode could not be traced ({_first_line(error)}); what runs in that "
+        "mode alone was not seen"
+        for training, error in errors.items()
+    ]
+    groups = _select(groups, refused, **chosen)
+    if not groups:
+        raise TraceError(
+            "no group of units can be replaced in this model"
+            + (f" with include={include!r}, exclude={exclude!r}" if include or exclude else "")
+            + (":\n" + "\n".join(f"  {one}" for one in refused) if refused else ": no Linear or Conv layer is used")
+            + f"\n{_BY_HAND}"
+        )
+    if given is not None:
+        needing = [group for group in groups if group.activation is None or gain(group.activation) is None]
+        if not needing:
+            raise ValueError(f"activation={activation!r} would be ignored: trace recognises that of every group")
+        for group in needing:
+            group.activation = given
+    return Groups.of(groups, refused, notes)
+
+
+def _patterns(name: str, given: str | Sequence[str] | None) -> list[str] | None:
+    if given is None:
+        return None
+    patterns = [given] if isinstance(given, str) else list(given)
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise TypeError(f"{name} must be a pattern or a list of patterns, got {given!r}")
+    return patterns
+
+
+def _matches(name: str, pattern: str) -> bool:
+    bare = name.partition("[")[0]
+    return any(fnmatch.fnmatchcase(one, pattern) for one in (name, bare)) or bare.startswith(f"{pattern}.")
+
+
+def _select(
+    groups: list[UnitGroup], refused: list[Refused], include: list[str] | None, exclude: list[str] | None
+) -> list[UnitGroup]:
+    names = [group.name for group in groups]
+    known = [*names, *(one.name for one in refused)]
+    for key, patterns in (("include", include), ("exclude", exclude)):
+        for pattern in patterns or ():
+            if not any(_matches(name, pattern) for name in known):
+                raise ValueError(f"{key} pattern {pattern!r} matches nothing; groups are {', '.join(names) or 'none'}")
+    kept = groups if include is None else [g for g in groups if any(_matches(g.name, p) for p in include)]
+    return [g for g in kept if not any(_matches(g.name, p) for p in exclude or ())]
+
+
+def _check_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    signature = inspect.signature(model.forward)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        what = "the example inputs do not fit" if args or kwargs else "trace needs example inputs for"
+        raise TraceError(f"{what} {type(model).__name__}.forward{signature}: {error}") from None
+
+
+def _untraceable(model: nn.Module, args: Any, kwargs: Any, error: Exception) -> TraceError:
+    return TraceError(f"{type(model).__name__} cannot be traced by torch.export: {error}\n{_BY_HAND}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
