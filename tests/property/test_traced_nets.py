@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from torch import nn
 
 import gnt
@@ -40,6 +40,7 @@ def test_groups_are_right(example):
 @given(random_nets())
 def test_every_unit_that_alone_is_read_where_it_is_read_is_found(example):
     net, x = example
+    assume(not any(name in ("sort", "chosen by one") for name, _ in net.steps))  # comparisons hide nan
     subject = Subject(net, (x,))
     wanted = units_by_themselves(net, subject, x.shape[1])
     found = {
