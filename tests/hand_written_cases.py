@@ -42,7 +42,7 @@ HAND_WRITTEN: dict[str, Case] = {
     "mixer": Case(
         nets.Mixer,
         {"token.0": (5, "gelu"), "channel.0": (9, "gelu")},
-        {"embed": SUM, "token.3": SUM, "channel.3": SUM, "head": OUTPUT},
+        {"embed": "mixed by 'token.0'", "token.3": SUM, "channel.3": SUM, "head": OUTPUT},
         (noise(2, 3, 8, 8),),
     ),
     "fused-gate": Case(nets.FusedGate, {"both": (6, "gelu")}, {"down": OUTPUT}, (noise(3, 4),)),
@@ -69,7 +69,7 @@ HAND_WRITTEN: dict[str, Case] = {
     "upscaler": Case(
         nets.Upscaler,
         {"third": (4, "relu")},
-        {"first": "transposed", "transposed": ".", "second": ".", "out": OUTPUT},
+        {"first": "conv_transpose", "transposed": "transposed", "second": "mixed", "out": OUTPUT},
         (noise(2, 2, 4, 4),),
     ),
     "recurrent": Case(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 SUM = "summed|residual"
 ATTENTION = "attention"
 OUTPUT = "output"
-SHARED = "tied|shared|used by|more than once|twice"
+SHARED = "tied|shares|called 2 times|read by several operations"
 
 
 @dataclass(frozen=True)

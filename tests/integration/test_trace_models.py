@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 
 import pytest
 import torch
+from torch import nn
 
 import gnt
 from tests.model_zoo import CASES, mixtral
@@ -15,20 +16,26 @@ from tests.replacement_proofs import prove_replacement
 from tests.subjects import Subject, reads_units
 from tests.traced_case import Case
 
-FOUND = [name for name, case in CASES.items() if case.groups]
 
-
-def traced(case: Case) -> tuple[Subject, gnt.Groups]:
-    torch.manual_seed(0)
-    subject = Subject(case.build(), case.args, case.kwargs)
-    return subject, gnt.trace(subject.model, *subject.args, **subject.kwargs)
-
-
-@pytest.mark.parametrize("name", FOUND)
-def test_groups_and_refusals_are_those_expected(name):
-    """Every weight layer is a producer, stands within a group, or is refused for the reason expected."""
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.groups])
+def test_groups_are_right_and_complete(name):
+    """What is found and refused is what is expected; what is found is right, and replaced without a trace."""
     case = CASES[name]
-    subject, groups = traced(case)
+    subject = Subject(case.build(), case.args, case.kwargs)
+    groups = gnt.trace(subject.model, *subject.args, **subject.kwargs)
+    expect_groups(case, groups)
+    expect_refusals(case, groups.refused)
+    known = {slot.name for group in groups for slot in (*group.incoming, *group.scales)}
+    expect_every_layer_named(subject.model, known | {refused.name.partition("[")[0] for refused in groups.refused})
+    printed = str(groups)
+    assert all(str(group) in printed for group in groups)
+    assert all(refused.name in printed and refused.reason in printed for refused in groups.refused)
+    for group in groups:
+        prove_consumers(subject, group)
+    prove_replacement(subject, groups)
+
+
+def expect_groups(case: Case, groups: gnt.Groups) -> None:
     matched = set()
     for group in groups:
         pattern = next((p for p in case.groups if fnmatchcase(group.name, p)), None)
@@ -39,14 +46,12 @@ def test_groups_and_refusals_are_those_expected(name):
         assert group.activation[0] == activation, group.name
         matched.add(pattern)
     assert matched == set(case.groups)
-    expect_refusals(case, groups.refused)
-    known = {slot.name for group in groups for slot in (*group.incoming, *group.scales)}
-    known |= {refused.name for refused in groups.refused}
-    missing = {path for path, module in subject.model.named_modules() if reads_units(module)} - known
+
+
+def expect_every_layer_named(model: nn.Module, known: set[str]) -> None:
+    """Every weight layer is a producer, stands within a group, or is refused."""
+    missing = {path for path, module in model.named_modules() if reads_units(module)} - known
     assert not missing, f"neither found nor refused: {missing}"
-    printed = str(groups)
-    assert all(group.name in printed for group in groups)
-    assert all(refused.name in printed and refused.reason in printed for refused in groups.refused)
 
 
 def expect_refusals(case: Case, found: tuple[gnt.Refused, ...]) -> None:
@@ -59,27 +64,12 @@ def expect_refusals(case: Case, found: tuple[gnt.Refused, ...]) -> None:
     assert matched == set(case.refused)
 
 
-@pytest.mark.parametrize("name", FOUND)
-def test_consumers_are_complete_and_each_is_needed(name):
-    subject, groups = traced(CASES[name])
-    for group in groups:
-        prove_consumers(subject, group)
-
-
-@pytest.mark.parametrize("name", FOUND)
-def test_replacing_units_leaves_the_function_and_everything_else_as_it_is(name):
-    subject, groups = traced(CASES[name])
-    prove_replacement(subject, groups)
-
-
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.groups])
 def test_models_without_such_units_are_refused_with_the_reasons(name):
     subject = Subject(CASES[name].build(), CASES[name].args, CASES[name].kwargs)
     with pytest.raises(gnt.TraceError) as told:
         gnt.trace(subject.model, *subject.args, **subject.kwargs)
-    for path, module in subject.model.named_modules():
-        if reads_units(module):
-            assert path in str(told.value)
+    expect_every_layer_named(subject.model, set(re.findall(r"^  (\S+): ", str(told.value), flags=re.MULTILINE)))
 
 
 def test_data_dependent_routing_cannot_be_traced():
