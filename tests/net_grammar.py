@@ -74,7 +74,8 @@ class RandomNet(nn.Module):
         return [head(pool[j].flatten(1)) for head, j in zip(self.heads, self.read, strict=True)]
 
     def __repr__(self) -> str:
-        lines = [f"{i}: {name}{args} {self.layers.get(str(i), '')}" for i, (name, args) in enumerate(self.steps)]
+        layers = dict(self.layers)
+        lines = [f"{i}: {name}{args} {layers.get(str(i), '')}" for i, (name, args) in enumerate(self.steps)]
         return "\n".join([*lines, f"heads read {self.read}"])
 
 

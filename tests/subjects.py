@@ -114,7 +114,7 @@ def where_read(
         for module, rows in sources:
             dim = 1 if type(module).__name__ == "Conv1D" else 0
             module.weight.index_fill_(dim if module.weight.ndim > 1 else 0, rows, torch.nan)
-            if module.bias is not None:
+            if getattr(module, "bias", None) is not None:
                 module.bias[rows] = torch.nan
         with torch.enable_grad():  # without, torch's transformer layers take a way of their own, past the hooks
             outputs = subject.model(*inputs, **subject.kwargs)
