@@ -18,8 +18,9 @@ from gnt.layers import CBPConv, CBPLinear
 from gnt.learner import Backprop, ContinualBackprop, Step
 from gnt.optim import AdamGnT
 from gnt.optimizer_state import register_state_reset
-from gnt.trace import Groups, TraceError, trace
+from gnt.trace import Groups, trace
 from gnt.units import UnitGroup
+from gnt.untraceable import TraceError
 from gnt.utility import register_utility
 from gnt.version import __version__
 from gnt.walk import walk

@@ -1,20 +1,22 @@
 """The flow of units through a graph: from the rows that produce them to the columns that read them.
 
 One walk in the order of computation carries labels from node to node. A weight operation ends the labels that it reads
-(its columns are noted as their consumer) and starts new ones (its rows). An operation that keeps units apart passes labels
-on; any other refuses the units, with the reason. What is noted becomes groups in `gnt.joining`.
+(its columns are noted as their consumer) and starts new ones (its rows). An operation that keeps units apart passes
+labels on; any other refuses the units, with the reason. What is noted becomes groups in `gnt.joining`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gnt.ending import end
 from gnt.graph import Graph, Node
-from gnt.labels import UNIT, Labels, Units, compact, full, varies
+from gnt.labels import Labels, Units, compact, full, units_in, varies
 from gnt.owners import Owners, WeightOp, weight_op
 from gnt.passing import PRODUCTS, pass_on
 
@@ -62,7 +64,7 @@ class Flow:
             if node.kind == "op":
                 self.labels[node] = self._labels(node)
         for node, phrase in graph.outputs:
-            self._refuse_all(self.labels.get(node), f"they are {phrase}")
+            self._refuse_all(self.labels.get(node), f"output units: they are {phrase}")
         self._name_attention()
 
     def of(self, node: Any) -> Labels:
@@ -71,6 +73,9 @@ class Flow:
         return labels if isinstance(labels, Tensor) else None
 
     def _labels(self, node: Node) -> Any:
+        sizes = [size for other in (node, *node.inputs()) for size in _sizes(other.value)]
+        if not all(isinstance(size, int) for size in sizes):
+            return end(self, node, "data-dependent routing: how many values go here depends on the data")
         op = weight_op(node)
         return self._weigh(op) if op is not None else pass_on(self, node)
 
@@ -83,6 +88,9 @@ class Flow:
         name, module, fault = self.owners.layer(op)
         channel = len(op.read.shape) - 1 - op.spatial
         read = self.of(op.read)
+        if not op.weight.from_parameter and not self._depthwise(op):
+            self.units.refuse(read, f"they are mixed by {op.node.op!r} with a constant weight, in {op.node.module!r}")
+            return None
         carried: Labels = None
         if read is not None:
             others = [dim for dim in range(read.ndim) if dim != channel]
@@ -112,9 +120,7 @@ class Flow:
             return
         positions = row.nonzero().flatten()
         entry = self._entry(op.read, op.node.module)
-        self.readings.append(
-            Reading(name, module, False, 1 - op.out_dim, op.groups, positions, row[positions], entry)
-        )
+        self.readings.append(Reading(name, module, False, 1 - op.out_dim, op.groups, positions, row[positions], entry))
 
     def _carry_channels(
         self, op: WeightOp, name: str, module: nn.Module | None, fault: str | None, row: Tensor
@@ -147,6 +153,8 @@ class Flow:
         if carried is not None and carried.ndim > 1:
             self.units.refuse(labels, "it works within the units of the layers before it")
             return carried
+        if not op.weight.from_parameter and carried is None:
+            return None
         if carried is not None:
             self.units.refuse(labels[carried > 0], ABSORBED)
             labels = torch.where(carried > 0, carried, labels)
@@ -172,6 +180,11 @@ class Flow:
                 units.refusal[own] = torch.where(units.refusal[own] > 0, len(units.reasons) - 1, 0)
 
 
+def _sizes(value: Any) -> Iterator[Any]:
+    for one in value if isinstance(value, (tuple, list)) else (value,):
+        yield from one.shape if isinstance(one, Tensor) else ()
+
+
 def walk_graph(graph: Graph, owners: Owners) -> Flow:
     """The flow of all units of a graph.
 
@@ -188,7 +201,7 @@ def walk_graph(graph: Graph, owners: Owners) -> Flow:
         met: set[int] = set()
         found: set[str] = set()
         for name, labels in flow.through:
-            refused = {int(r) for r in roots[(labels & UNIT).unique()] if bad[r]}
+            refused = {int(r) for r in roots[units_in(labels)] if bad[r]}
             if refused - met:
                 found.add(name)
             met |= refused

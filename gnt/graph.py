@@ -1,11 +1,14 @@
 """A model's forward as a graph of torch operations: what torch.export makes of it, in a shape that is easy to read.
 
-A `Node` is an operation, or something that enters: a parameter, a buffer, a constant, an input. Each knows the module it
-runs in, and from which weights its value comes.
+A `Node` is an operation, or something that enters: a parameter, a buffer, a constant, an input. Each knows the module
+it runs in, and from which weights its value comes.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -82,10 +85,22 @@ class Graph:
 def capture(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, training: bool) -> Graph:
     """Trace one forward in training or evaluation mode, by torch.export; raises what it raises."""
     model.train(training)
-    with warnings.catch_warnings(), torch.enable_grad():
-        warnings.simplefilter("ignore")  # torch's own, about its own
+    with torch.enable_grad(), _quiet():
         exported = torch.export.export(model, tuple(args), dict(kwargs), strict=False).run_decompositions({})
     return _read(exported, training)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch.export prints, warns and logs about itself; what goes wrong it raises as well."""
+    level = logging.root.manager.disable
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logging.disable(level)
 
 
 def _read(exported: torch.export.ExportedProgram, training: bool) -> Graph:

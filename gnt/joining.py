@@ -33,7 +33,7 @@ def gather(flow: Flow) -> tuple[list[UnitGroup], list[Refused]]:
     rows = [part for producer in flow.producers for part in _rows(flow, producer)]
     part = _partition(flow, rows, reason)
     groups: dict[int, UnitGroup] = {}
-    refused: list[Refused] = []
+    lost: dict[tuple[str, str], list[tuple[Producer, Tensor]]] = {}
     for some in rows:
         for number in dict.fromkeys(part[root[some.units]].tolist()):
             mine = some.units[part[root[some.units]] == number]
@@ -45,8 +45,8 @@ def gather(flow: Flow) -> tuple[list[UnitGroup], list[Refused]]:
                 else:
                     groups[number] = group
             if why is not None and why != ABSORBED:
-                refused.append(Refused(_name(some.producer, mine), len(mine), why))
-    return list(groups.values()), _merged(refused)
+                lost.setdefault((some.producer.name, why), []).append((some.producer, mine))
+    return list(groups.values()), [_refused(why, parts) for (_, why), parts in lost.items()]
 
 
 def _rows(flow: Flow, producer: Producer) -> list[Rows]:
@@ -153,12 +153,8 @@ def _name(producer: Producer, units: Tensor) -> str:
     return f"{producer.name}[{first}:{last + 1}]"
 
 
-def _merged(refused: list[Refused]) -> list[Refused]:
-    """One line for each producer and reason."""
-    counts: dict[tuple[str, str], Refused] = {}
-    for one in refused:
-        key = (one.name.partition("[")[0], one.reason)
-        if key in counts and one.num_units is not None:
-            one = Refused(key[0], (counts[key].num_units or 0) + one.num_units, one.reason)
-        counts[key] = one
-    return list(counts.values())
+def _refused(why: str, parts: list[tuple[Producer, Tensor]]) -> Refused:
+    """One line for each module and reason; a module that is called twice has its rows once."""
+    producer = parts[0][0]
+    rows = torch.unique(torch.cat([units - one.first for one, units in parts]))
+    return Refused(_name(producer, rows + producer.first), len(rows), why)

@@ -29,7 +29,8 @@ def compact(labels: Tensor) -> Labels:
 
 def full(labels: Labels, shape: Sequence[int]) -> Tensor:
     """Labels of the shape of their value."""
-    return (torch.zeros((), dtype=torch.int64) if labels is None else labels).expand(tuple(shape))
+    known = torch.zeros((), dtype=torch.int64) if labels is None else labels
+    return known.expand(tuple(shape))
 
 
 def varies(labels: Tensor, dims: Iterable[int]) -> bool:
@@ -42,9 +43,21 @@ def aligned(labels: Tensor, ndim: int) -> Tensor:
     return labels.reshape(*[1] * (ndim - labels.ndim), *labels.shape)
 
 
+def spread(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Two operands broadcast to one shape."""
+    a, b = torch.broadcast_tensors(a, b)  # type: ignore[no-untyped-call]
+    return a, b
+
+
+def distinct(values: Tensor, dim: int | None = None) -> Tensor:
+    """Sorted distinct values."""
+    found: Tensor = torch.unique(values, dim=dim)
+    return found
+
+
 def units_in(labels: Tensor) -> Tensor:
     """The distinct units that have a part in a value."""
-    units = torch.unique(labels & UNIT)
+    units = distinct(labels & UNIT)
     return units[units > 0]
 
 
@@ -96,19 +109,22 @@ class Units:
     def join(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Make units that meet element by element one unit each, where that is one to one.
 
-        Returns the units of ``a`` and those of ``b`` that could not be joined: they meet several others, or each other.
+        Returns the units of ``a`` and those of ``b`` that meet several others, or each other: these are not joined.
         """
-        a, b = torch.broadcast_tensors(self.root[a & UNIT], self.root[b & UNIT])
+        a, b = spread(self.root[a & UNIT], self.root[b & UNIT])
         pairs = torch.stack([a.flatten(), b.flatten()], 1)
-        pairs = torch.unique(pairs[(pairs > 0).all(1) & (pairs[:, 0] != pairs[:, 1])], dim=0)
+        pairs = distinct(pairs[(pairs > 0).all(1) & (pairs[:, 0] != pairs[:, 1])], dim=0)
         left, right = pairs.unbind(1)
-        several = _repeated(left) | _repeated(right) | torch.isin(left, right) | torch.isin(right, left)
+        crossed = torch.isin(left, right) | torch.isin(right, left)
+        several, of_several = _repeated(left) | crossed, _repeated(right) | crossed
+        single = ~several & ~of_several
         onto = torch.arange(len(self.root))
-        onto[right[~several]] = left[~several]
+        onto[right[single]] = left[single]
         self.root = onto[self.root]
-        return left[several], right[several]
+        return left[several], right[of_several]
 
 
 def _repeated(values: Tensor) -> Tensor:
     _, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
-    return counts[inverse] > 1
+    more: Tensor = counts[inverse] > 1
+    return more

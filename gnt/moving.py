@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from gnt.ending import unread
 from gnt.graph import Node, substitute
 from gnt.labels import UNIT, Labels, compact, full
 
@@ -34,9 +35,9 @@ _GATHERING = ("cat", "concat", "stack", "hstack", "vstack")
 def move(flow: Flow, node: Node) -> Any:
     """Run a movement on labels."""
     if any(isinstance(item, torch.dtype) for item in node.args):
-        return _lost(flow, node)  # a view of the same bits as other numbers
+        return unread(flow, node)  # a view of the same bits as other numbers
     if any(isinstance(other, Node) and other.from_input for other in _indices(node)):
-        return _lost(flow, node)
+        return unread(flow, node)
 
     def labels_of(other: Node) -> Any:
         labels = full(flow.of(other), other.shape)
@@ -55,11 +56,6 @@ def move(flow: Flow, node: Node) -> Any:
 
 def _indices(node: Node) -> list[Any]:
     return [node.args[1]] if node.op == "repeat_interleave" and len(node.args) > 1 else []
-
-
-def _lost(flow: Flow, node: Node) -> None:
-    for other in node.inputs():
-        flow.units.refuse(flow.of(other), f"they are read by {node.op!r}, which is no weight layer")
 
 
 def _gather_args(flow: Flow, node: Node) -> list[Tensor]:
@@ -96,5 +92,5 @@ def pad(flow: Flow, node: Node) -> Labels:
             size = tuple(1 if d == dim else n for d, n in enumerate(size))
     constant = node.op == "constant_pad_nd" or (node.op == "pad" and node.argument("mode") in (None, "constant"))
     if any(amounts) and not constant:
-        return _lost(flow, node)
+        return unread(flow, node)
     return compact(functional.pad(labels, amounts)) if any(amounts) else labels

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from gnt.ending import end, mixed, named, unread
 from gnt.graph import Node
 from gnt.labels import Labels, full, varies
 
@@ -25,10 +26,10 @@ def _channels(flow: Flow, node: Node, *, dim: int, whole: bool = False) -> Label
     read = node.args[0]
     labels = flow.of(read)
     if labels is None or varies(labels, [d for d in range(labels.ndim) if d != dim]):
-        return _lost(flow, node, "they are mixed by")
+        return mixed(flow, node)
     row = full(labels, [n if d == dim else 1 for d, n in enumerate(read.shape)]).flatten()
     if whole and not bool((row > 0).all()):
-        return _lost(flow, node, "they are normalised together with other values by")
+        return end(flow, node, f"they are normalised together with other values by {named(node)}")
     return labels if _scale(flow, node, row, 0) else None
 
 
@@ -43,19 +44,19 @@ def _layer_norm(flow: Flow, node: Node) -> Any:
     read, shape = node.args[0], node.args[1]
     labels = flow.of(read)
     if labels is None:
-        return _lost(flow, node, "they are read by")
+        return unread(flow, node)
     first = labels.ndim - len(shape)
     inside = [d for d in range(first, labels.ndim) if labels.shape[d] > 1]
     outside = varies(labels, range(first))
     if not inside and (outside or labels.numel() > 1):
         result: Labels = labels
     elif outside or len(inside) > 1:
-        result = _lost(flow, node, "they are mixed by")
+        result = mixed(flow, node)
     else:
         dim = inside[0] if inside else labels.ndim - 1
         row = full(labels, [n if d == dim else 1 for d, n in enumerate(read.shape)]).flatten()
         if not bool((row > 0).all()):
-            result = _lost(flow, node, "they are normalised together with other values by")
+            result = end(flow, node, f"they are normalised together with other values by {named(node)}")
         else:
             result = labels if _scale(flow, node, row, dim - first) else None
     return (result, None, None) if isinstance(node.value, (tuple, list)) else result
@@ -67,7 +68,7 @@ def _prelu(flow: Flow, node: Node) -> Labels:
     labels = flow.of(read)
     slopes = weight.value.numel() if isinstance(weight, Node) else 0
     if labels is None or not slopes:
-        return _lost(flow, node, "they are read by")
+        return unread(flow, node)
     flow.units.note(labels, ("prelu", 0.25))
     if slopes == 1:
         return labels
@@ -82,7 +83,7 @@ def _scale(flow: Flow, node: Node, row: Tensor, dim: int) -> bool:
     if not entries:
         return True
     if any(arg.kind not in ("parameter", "buffer") for arg in entries):
-        _lost(flow, node, "they pass a norm whose weight is not a plain parameter:")
+        end(flow, node, f"they pass {named(node)}, whose weight is not a plain parameter")
         return False
     owners = {id(module): module for module in (flow.owners.owner(arg)[0] for arg in entries)}
     keys = {flow.owners.owner(arg)[1] for arg in entries}
@@ -90,7 +91,7 @@ def _scale(flow: Flow, node: Node, row: Tensor, dim: int) -> bool:
     name = flow.owners.path(module)
     known = {"weight", "bias", "running_mean", "running_var"}
     if len(owners) > 1 or not keys <= known or ("prelu" in node.op and not isinstance(module, nn.PReLU)):
-        _lost(flow, node, f"they pass {', '.join(repr(arg.name) for arg in entries)}, which gnt cannot make anew:")
+        end(flow, node, f"they pass {', '.join(repr(arg.name) for arg in entries)}, which gnt cannot make anew")
         return False
     for arg in entries:
         fault = flow.owners.sharing(arg) if arg.kind == "parameter" else None
@@ -99,12 +100,6 @@ def _scale(flow: Flow, node: Node, row: Tensor, dim: int) -> bool:
             return True
     flow.note_scale(name, module, dim, row, node.args[0])
     return True
-
-
-def _lost(flow: Flow, node: Node, how: str) -> None:
-    place = f" in {node.module!r}" if node.module else ""
-    for other in node.inputs():
-        flow.units.refuse(flow.of(other), f"{how} {node.op!r}{place}")
 
 
 NORMS: dict[str, Callable[[Any, Node], Any]] = {

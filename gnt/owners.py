@@ -12,6 +12,8 @@ from gnt.graph import Node
 from gnt.refused import Refused
 from gnt.units import CONV_LAYERS, WEIGHT_LAYERS
 
+_CASTS = ("_to_copy", "to", "alias")
+
 
 @dataclass(frozen=True)
 class WeightOp:
@@ -59,6 +61,8 @@ def _parameter(node: Node) -> tuple[Node | None, bool]:
     """The parameter behind transposes, and whether it is transposed."""
     if node.kind == "parameter":
         return node, False
+    if node.op in _CASTS:
+        return _parameter(node.args[0])
     if node.op in ("t", "transpose", "permute", "numpy_T") and len(node.shape) == 2:
         if node.op == "permute" and [d % 2 for d in node.args[1]] != [1, 0]:
             return _parameter(node.args[0])
@@ -67,6 +71,14 @@ def _parameter(node: Node) -> tuple[Node | None, bool]:
         behind, transposed = _parameter(node.args[0])
         return behind, not transposed
     return None, False
+
+
+def uses(parameter: Node) -> list[Node]:
+    """The operations that read a parameter, casts and transposes looked through."""
+    found = []
+    for user in parameter.users:
+        found += uses(user) if user.op in (*_CASTS, "t", "transpose", "permute", "numpy_T", "view") else [user]
+    return list(dict.fromkeys(found))
 
 
 class Owners:
@@ -102,10 +114,11 @@ class Owners:
         others = [name for owner, name in owners.items() if owner != id(module)]
         if others:
             return f"shares its {key} with {others[0].rpartition('.')[0]!r} (tied weights)"
-        if len(parameter.users) > 1:
-            kinds = {user.op for user in parameter.users}
+        users = uses(parameter)
+        if len(users) > 1:
+            kinds = {user.op for user in users}
             if len(kinds) == 1:
-                return f"is called {len(parameter.users)} times in one forward"
+                return f"is called {len(users)} times in one forward"
             return f"has its {key} read by several operations ({', '.join(sorted(kinds))})"
         return None
 
@@ -115,23 +128,31 @@ class Owners:
         if parameter is None:
             module = self.module_at(op.node.module)
             if is_weight_layer(module):
-                return self.path(module), module, (
-                    "is parametrized: its weight is not a plain parameter and cannot be reset row by row"
+                return (
+                    self.path(module),
+                    module,
+                    ("is parametrized: its weight is not a plain parameter and cannot be reset row by row"),
                 )
-            return op.node.module or type(module).__name__, None, "has a computed weight and is no weight layer"
+            return op.node.module or type(module).__name__, None, "has a computed weight and is not a weight layer"
         module, key = self.owner(parameter)
         if isinstance(module, nn.MultiheadAttention):
             return self.path(module), None, "makes attention heads' inner units"
         if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
             return self.path(module), None, "makes recurrent gates"
         if key != "weight" or not is_weight_layer(module):
-            return parameter.name, None, f"is a parameter of {type(module).__name__}, which is no known weight layer"
+            return (
+                parameter.name,
+                None,
+                f"is a parameter of {type(module).__name__}, which is not a weight layer that gnt knows",
+            )
         return self.path(module), module, self._fault(op, module, parameter)
 
     def _fault(self, op: WeightOp, module: nn.Module, parameter: Node) -> str | None:
         if not computes_as_torch(module) and not is_conv1d(module):
             return "has a forward of its own: gnt does not know what its weight is to it"
-        bias: Any = op.bias
+        bias: Any = _parameter(op.bias)[0] if op.bias is not None else None
+        if op.bias is not None and bias is None:
+            return "has a bias that is not a plain parameter of its own (it is parametrized)"
         if (bias is None) != (getattr(module, "bias", None) is None) or (
             bias is not None and (bias.kind != "parameter" or self.owner(bias) != (module, "bias"))
         ):
@@ -163,7 +184,7 @@ def is_weight_layer(module: nn.Module) -> bool:
 
 
 def is_conv1d(module: nn.Module) -> bool:
-    """transformers' Conv1D: a linear layer that keeps its weight as (in, out)."""
+    """Transformers' Conv1D: a linear layer that keeps its weight as (in, out)."""
     weight = module._parameters.get("weight")
     return type(module).__name__ == "Conv1D" and hasattr(module, "nf") and weight is not None and weight.ndim == 2
 
@@ -185,7 +206,9 @@ def unused(model: nn.Module, named: set[str]) -> list[Refused]:
         if path in bare:
             continue
         if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-            refused.append(Refused(path, int(module.hidden_size), "recurrent gates: a unit's rows are not its own alone"))
+            refused.append(
+                Refused(path, int(module.hidden_size), "recurrent gates: a unit's rows are not its own alone")
+            )
         elif isinstance(module, nn.modules.conv._ConvTransposeNd):
             refused.append(Refused(path, module.out_channels, "a transposed convolution, which gnt cannot make anew"))
         elif isinstance(module, nn.Bilinear):

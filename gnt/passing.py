@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gnt.ending import end, mixed, named, unread
 from gnt.graph import Node
 from gnt.labels import Labels, compact, full, varies
 from gnt.moving import MOVES, move, pad
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from gnt.flow import Flow
 
 PRODUCTS = (
-    "bmm", "baddbmm", "matmul", "mm", "addmm", "einsum", "scaled_dot_product_attention", "_scaled_dot_product_attention",
+    "bmm", "baddbmm", "matmul", "mm", "addmm", "einsum", "scaled_dot_product_attention",
     "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_efficient_attention",
     "_scaled_dot_product_flash_attention", "dot", "mv", "linalg_matmul", "flex_attention", "tensordot", "outer",
 )  # fmt: skip
@@ -59,11 +60,11 @@ def pass_on(flow: Flow, node: Node) -> Any:
     if not read or node.op in _BLIND:
         return None
     if not isinstance(node.call, torch._ops.OpOverload):
-        return refuse(flow, node)
+        return unread(flow, node)
     handler = _handler(node.op)
     if handler is None and torch.Tag.pointwise in node.call.tags:
         handler = pointwise
-    return (handler or refuse)(flow, node)
+    return (handler or unread)(flow, node)
 
 
 def _handler(name: str) -> Callable[[Flow, Node], Any] | None:
@@ -74,28 +75,14 @@ def _handler(name: str) -> Callable[[Flow, Node], Any] | None:
     return pad if name.startswith(_PADS) else None
 
 
-def refuse(flow: Flow, node: Node, reason: str | None = None) -> None:
-    """End the units that ``node`` reads here."""
-    place = f" in {node.module!r}" if node.module else ""
-    for other in node.inputs():
-        flow.units.refuse(flow.of(other), reason or f"they are read by {node.op!r}{place}, which is no weight layer")
-
-
-def mixed(flow: Flow, node: Node) -> None:
-    """End the units that ``node`` mixes."""
-    place = f" in {node.module!r}" if node.module else ""
-    refuse(flow, node, f"they are mixed by {node.op!r}{place}")
-
-
-def _product(flow: Flow, node: Node) -> None:
-    place = f" in {node.module!r}" if node.module else ""
-    refuse(flow, node, f"attention heads' inner units (or another product of activations), read by {node.op!r}{place}")
+def _product(flow: Flow, node: Node) -> Labels:
+    return end(flow, node, f"attention heads' inner units (or another product of activations), read by {named(node)}")
 
 
 def _same(flow: Flow, node: Node) -> Any:
     labels = flow.of(node.args[0])
     if any(flow.of(other) is not None for other in node.inputs() if other is not node.args[0]):
-        return refuse(flow, node)
+        return unread(flow, node)
     return (labels, labels) if isinstance(node.value, (tuple, list)) else labels
 
 
@@ -113,7 +100,7 @@ def _spatial(flow: Flow, node: Node) -> Any:
 def _reduce(flow: Flow, node: Node) -> Any:
     labels, dims = flow.of(node.args[0]), node.argument("dim")
     if labels is None or any(flow.of(other) is not None for other in list(node.inputs())[1:]):
-        return refuse(flow, node)  # max(a, b), of two values
+        return unread(flow, node)  # max(a, b), of two values
     dims = range(labels.ndim) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
     dims = sorted({dim % labels.ndim for dim in dims})
     if varies(labels, dims):
@@ -132,19 +119,23 @@ def _along(flow: Flow, node: Node) -> Any:
 
 
 def _index(flow: Flow, node: Node) -> Any:
-    """Picking along dimensions in which the units do not differ; or by an index that is a constant of the model's code."""
+    """Picking along dimensions in which the units do not differ, or by an index that is a constant in the code."""
     read, (*_, index) = node.args[0], node.args
     labels = flow.of(read)
     several = isinstance(index, (list, tuple))
     indices: list[Any] = list(index) if isinstance(index, (list, tuple)) else [index]
     if labels is None or any(flow.of(other) is not None for other in indices):
-        return refuse(flow, node)
+        return unread(flow, node)
     dims = [d for d, i in enumerate(indices) if i is not None] if several else [node.args[1] % labels.ndim]
     constant = all(i is None or i.kind == "constant" for i in indices)
     if varies(labels, dims) and not constant:
-        return refuse(flow, node, f"they are picked by an index that is computed or kept in a buffer ({node.op!r})")
+        return end(
+            flow,
+            node,
+            f"data-dependent routing: {node.op!r} picks them by an index that is computed, or kept in a buffer",
+        )
     if any(i is not None and i.value.dtype == torch.bool for i in indices) and not constant:
-        return refuse(flow, node)
+        return unread(flow, node)
     known = [i if i is None else i.value if constant else torch.zeros(i.shape, dtype=torch.int64) for i in indices]
     known = [i if i is None else i.cpu() for i in known]
     result: Tensor = node.call(full(labels, read.shape), *node.args[1:-1], known if several else known[0])
@@ -163,5 +154,3 @@ _TABLE: dict[str, Callable[[Any, Node], Any]] = {
     **PRELU,
     "glu": glu,
 }
-
-__all__ = ["Labels", "mixed", "pass_on", "refuse"]

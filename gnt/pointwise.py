@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gnt.activations import GAINS, Activation, identify
 from gnt.graph import Node
-from gnt.labels import Labels, aligned, compact, full
+from gnt.labels import UNIT, Labels, aligned, compact, full, spread
 
 if TYPE_CHECKING:
     from gnt.flow import Flow
@@ -52,8 +52,8 @@ def pointwise(flow: Flow, node: Node) -> Any:
             labels = _meet(flow, node, labels, there, carrier, other)
     if labels is not None and carrier is not None:
         for other in operands:
-            if flow.of(other) is None and not _harmless(flow, node, labels, other):
-                _tell(flow, node, labels, other)
+            if flow.of(other) is None and not _harmless(node, labels, carrier, other):
+                flow.units.refuse(labels, _reason(node, other))
                 labels = None
                 break
     _note_activation(flow, node, operands)
@@ -63,26 +63,32 @@ def pointwise(flow: Flow, node: Node) -> Any:
 def glu(flow: Flow, node: Node) -> Any:
     """Gated linear unit: one half times the sigmoid of the other."""
     labels, dim = flow.of(node.args[0]), node.argument("dim")
-    a, b = full(labels, node.args[0].shape).chunk(2, dim)
-    flow.units.note(compact(b), ("sigmoid", None))
-    return _join(flow, node, *(part if part is not None else _none(a) for part in (compact(a), compact(b))), node, node)
+    left, right = (compact(half) for half in full(labels, node.args[0].shape).chunk(2, dim))
+    flow.units.note(right, ("sigmoid", None))
+    return _join(flow, node, _or_nobody(left), _or_nobody(right), node, node)
 
 
-def _none(like: Tensor) -> Tensor:
-    return torch.zeros([1] * like.ndim, dtype=torch.int64)
+def _or_nobody(labels: Labels) -> Tensor:
+    return torch.zeros((), dtype=torch.int64) if labels is None else labels
 
 
 def _join(flow: Flow, node: Node, a: Tensor, b: Tensor, first: Node, second: Node) -> Labels:
     """Units that are multiplied with each other, one to one, are one unit; others gate, and cannot be replaced."""
     left, right = flow.units.join(a, b)
     for units, other in ((left, second), (right, first)):
-        flow.units.refuse(units, f"they are multiplied with several units of {describe(other)}")
-    return compact(torch.where(a > 0, *torch.broadcast_tensors(a, b)))
+        flow.units.refuse(units, f"each of them is multiplied with several units, of {describe(other)}")
+    a, b = spread(a, b)
+    alone = (a > 0) != (b > 0)  # where one side is a part of a value that is nobody's
+    flow.units.refuse(torch.where(alone, a, 0), _reason(node, second))
+    flow.units.refuse(torch.where(alone, b, 0), _reason(node, first))
+    # a gate for several units is refused, and they go on by themselves
+    gate = torch.isin(a & UNIT, left) & ~torch.isin(b & UNIT, right)
+    return compact(torch.where(alone, 0, torch.where(gate, b, a)))
 
 
 def _meet(flow: Flow, node: Node, a: Tensor, b: Tensor, first: Node, second: Node) -> Labels:
     """Two operands with units, of an operation that is no product: they must be the same units."""
-    a, b = torch.broadcast_tensors(a, b)
+    a, b = spread(a, b)
     same = flow.units.same(a, b)
     if not same.all():
         flow.units.refuse(torch.where(same, 0, a), _reason(node, second))
@@ -90,22 +96,19 @@ def _meet(flow: Flow, node: Node, a: Tensor, b: Tensor, first: Node, second: Nod
     return compact(torch.where(same, a, 0))
 
 
-def _harmless(flow: Flow, node: Node, labels: Tensor, other: Node) -> bool:
-    """Whether an operand without units leaves every unit itself: a constant, a mask, a gate."""
+def _harmless(node: Node, labels: Tensor, carrier: Node, other: Node) -> bool:
+    """Whether an operand without units leaves every unit itself: a constant, a mask, a gate from outside."""
     if not other.from_input and not other.from_parameter:
         return True
-    if other.from_input:
-        if node.op in ("mul", "div", "true_divide"):
-            return True
-        return node.op in ("where", "masked_fill") and other is node.argument("condition" if node.op == "where" else "mask")
-    shape = (1,) * (labels.ndim - len(other.shape)) + other.shape
-    return all(there == 1 or here == 1 for here, there in zip(labels.shape, shape, strict=True)) and (
-        labels.numel() > 1 or other.value.numel() == 1
-    )
-
-
-def _tell(flow: Flow, node: Node, labels: Tensor, other: Node) -> None:
-    flow.units.refuse(labels, _reason(node, other))
+    rank = labels.ndim
+    shape, own = ((1,) * (rank - len(one.shape)) + one.shape for one in (other, carrier))
+    alike = all(there == 1 or here == 1 for here, there in zip(labels.shape, shape, strict=True))
+    if not other.from_input:
+        return alike and (labels.numel() > 1 or other.value.numel() == 1)
+    if any(there > here for here, there in zip(own, shape, strict=True)):
+        return False  # the unit would be spread over values that are not its own
+    masks = node.op in ("where", "masked_fill") and other is node.args[node.op == "masked_fill"]
+    return masks or (node.op in ("mul", "div", "true_divide") and (alike or not other.sources))
 
 
 def _reason(node: Node, other: Node) -> str:
@@ -113,7 +116,7 @@ def _reason(node: Node, other: Node) -> str:
         return f"they meet {describe(other)} in {node.op!r}, of which gnt does not know what belongs to a unit"
     if node.op in ("add", "sub", "rsub"):
         return f"its channels are summed with {describe(other)} (a residual stream)"
-    return f"they meet {describe(other)} in {node.op!r}"
+    return f"they meet {describe(other)}, which are not units of theirs, in {node.op!r}"
 
 
 def describe(node: Node) -> str:
@@ -161,9 +164,7 @@ def _note_activation(flow: Flow, node: Node, operands: list[Node]) -> None:
 
 def _note_composite(flow: Flow, factors: list[Node], labels: Labels) -> None:
     a, b = (flow.of(factor) for factor in factors)
-    assert a is not None and b is not None
-    same = a.shape == b.shape and bool(flow.units.same(a, b).all())
-    if same:
+    if a is not None and b is not None and a.shape == b.shape and bool(flow.units.same(a, b).all()):
         for inner, outer in _COMPOSITES.items():
             if any(_comes_from(factor, inner) for factor in factors):
                 flow.units.note(labels, (outer, None), over=[(inner, None), _UNKNOWN])
@@ -190,7 +191,20 @@ def _activation_of_module(flow: Flow, node: Node) -> Activation | None:
     name = type(module).__name__.lower()
     if any(True for _ in module.children()) or not any(word in name for word in ("activation", "elu", "swish", "mish")):
         return None
-    words = ("quickgelu", "gelu", "silu", "swish", "hardswish", "mish", "leakyrelu", "relu6", "relu", "selu", "celu", "elu")
+    words = (
+        "quickgelu",
+        "gelu",
+        "silu",
+        "swish",
+        "hardswish",
+        "mish",
+        "leakyrelu",
+        "relu6",
+        "relu",
+        "selu",
+        "celu",
+        "elu",
+    )
     for word in words:
         if word in name:
             word = {"quickgelu": "gelu", "swish": "silu", "leakyrelu": "leaky_relu"}.get(word, word)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
-import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import nn
 
 from gnt.activations import canonical, gain
-from gnt.between import WalkError
 from gnt.flow import walk_graph
 from gnt.graph import capture
 from gnt.joining import gather
@@ -19,16 +17,8 @@ from gnt.owners import Owners, unused
 from gnt.refused import Refused
 from gnt.units import UnitGroup
 from gnt.untouched import untouched
+from gnt.untraceable import BY_HAND, TraceError, check_call, explain, told
 from gnt.wrappers import unwrap
-
-_BY_HAND = (
-    "Give groups by hand: GnT takes an explicit list of layers, gnt.GnT([model.fc1, torch.relu, model.fc2]), or a list "
-    "of gnt.UnitGroup built of gnt.units.Slot"
-)
-
-
-class TraceError(WalkError):
-    """A model that cannot be traced, or in which no unit can be replaced; the message says where and why."""
 
 
 class Groups(tuple[UnitGroup, ...]):
@@ -97,23 +87,34 @@ def trace(
         TraceError (a ValueError): the model cannot be traced, the inputs do not fit, or there is no group.
         ValueError: a pattern that matches nothing; an ``activation`` that no group needs.
 
-    >>> import torch, gnt
+    >>> import torch
     >>> from torch import nn
     >>> class Net(nn.Module):
     ...     def __init__(self):
     ...         super().__init__()
-    ...         self.conv, self.fc, self.actor, self.critic = nn.Conv2d(3, 8, 3), nn.Linear(32, 16), nn.Linear(16, 4), nn.Linear(16, 1)
+    ...         self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(32, 16)
+    ...         self.actor, self.critic = nn.Linear(16, 4), nn.Linear(16, 1)
     ...     def forward(self, x):
     ...         h = torch.relu(self.fc(torch.max_pool2d(torch.relu(self.conv(x)), 3).flatten(1)))
     ...         return self.actor(h), self.critic(h)
-    >>> print(gnt.trace(Net(), torch.randn(1, 3, 8, 8)))
+    >>> print(trace(Net(), torch.randn(1, 3, 8, 8)))
+    conv: 8 units, relu
+      producer  conv Conv2d (rows)
+      consumer  fc Linear (columns, 4 per unit)
+    fc: 16 units, relu
+      producer  fc Linear (rows)
+      consumer  actor Linear (columns)
+      consumer  critic Linear (columns)
+    refused:
+      actor   4 units  output units: they are the model's output
+      critic   1 units  output units: they are the model's output
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     given = canonical(activation) if activation is not None else None
     chosen = {"include": _patterns("include", include), "exclude": _patterns("exclude", exclude)}
     model = unwrap(model)
-    _check_call(model, args, kwargs)
+    check_call(model, args, kwargs)
     owners = Owners(model)
     found: dict[bool, tuple[list[UnitGroup], list[Refused]]] = {}
     errors: dict[bool, Exception] = {}
@@ -126,11 +127,11 @@ def trace(
             else:
                 found[training] = gather(walk_graph(graph, owners))
     if not found:
-        raise _untraceable(model, args, kwargs, errors[False]) from errors[False]
+        raise explain(model, args, kwargs, errors[False]) from errors[False]
     groups, refused = agreed(found)
     refused += unused(model, {one.name for one in refused} | {s.name for g in groups for s in (*g.incoming, *g.scales)})
     notes = [
-        f"{'training' if training else 'evaluation'} mode could not be traced ({_first_line(error)}); what runs in that "
+        f"{'training' if training else 'evaluation'} mode could not be traced ({told(error)}); what runs in that "
         "mode alone was not seen"
         for training, error in errors.items()
     ]
@@ -140,7 +141,7 @@ def trace(
             "no group of units can be replaced in this model"
             + (f" with include={include!r}, exclude={exclude!r}" if include or exclude else "")
             + (":\n" + "\n".join(f"  {one}" for one in refused) if refused else ": no Linear or Conv layer is used")
-            + f"\n{_BY_HAND}"
+            + f"\n{BY_HAND}"
         )
     if given is not None:
         needing = [group for group in groups if group.activation is None or gain(group.activation) is None]
@@ -176,20 +177,3 @@ def _select(
                 raise ValueError(f"{key} pattern {pattern!r} matches nothing; groups are {', '.join(names) or 'none'}")
     kept = groups if include is None else [g for g in groups if any(_matches(g.name, p) for p in include)]
     return [g for g in kept if not any(_matches(g.name, p) for p in exclude or ())]
-
-
-def _check_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    signature = inspect.signature(model.forward)
-    try:
-        signature.bind(*args, **kwargs)
-    except TypeError as error:
-        what = "the example inputs do not fit" if args or kwargs else "trace needs example inputs for"
-        raise TraceError(f"{what} {type(model).__name__}.forward{signature}: {error}") from None
-
-
-def _untraceable(model: nn.Module, args: Any, kwargs: Any, error: Exception) -> TraceError:
-    return TraceError(f"{type(model).__name__} cannot be traced by torch.export: {error}\n{_BY_HAND}")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
