@@ -10,8 +10,10 @@ What a slot addresses is worked out here anew from its fields, so that a fault o
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -61,12 +63,21 @@ def unit_tensors(slot: Slot) -> dict[str, Tensor]:
     return {name: value for name, value in named.items() if isinstance(value, Tensor)}
 
 
-def own_slots(subject: Subject, group: UnitGroup) -> list[Slot]:
-    """Where a change touches only the units' own features: producers and scales or, if a norm couples the units,
-    the last such norm and what comes after it.
+class Way(NamedTuple):
+    """Slots in which a change touches only the units' own features, while the ``frozen`` modules stand still."""
+
+    slots: list[Slot]
+    frozen: list[nn.Module]
+
+
+def ways(subject: Subject, group: UnitGroup) -> list[Way]:
+    """All that makes the units' features; in two parts, if a norm couples the units.
+
+    The last such norm and what comes after it; and what comes before, for readers that stand beside the norm.
     """
+    own = [*group.incoming, *group.scales]
     if not is_coupled(group):
-        return [*group.incoming, *group.scales]
+        return [Way(own, [])]
     called: list[nn.Module] = []
     with ExitStack() as stack:
         for slot in group.scales:
@@ -74,7 +85,8 @@ def own_slots(subject: Subject, group: UnitGroup) -> list[Slot]:
             stack.callback(hook.remove)
         subject.run()
     last = max(i for i, module in enumerate(called) if isinstance(module, COUPLING))
-    return [slot for slot in group.scales if any(slot.module is module for module in called[last:])]
+    behind = [slot for slot in group.scales if any(slot.module is module for module in called[last:])]
+    return [Way(behind, []), Way([slot for slot in own if slot not in behind], [called[last]])]
 
 
 def is_coupled(group: UnitGroup) -> bool:
@@ -106,38 +118,31 @@ def prove_consumers(subject: Subject, group: UnitGroup, modes: Sequence[bool] = 
     With their slices of some units zeroed, the units' features mean nothing to the output: bit-equal under wild
     producers. With any one of them left as it is, they mean something.
     """
-    units, sources = some_units(group), own_slots(subject, group)
+    units, sources = some_units(group), ways(subject, group)
     for training in modes:
         mode = "training" if training else "evaluation"
-        for seed in range(2):
-            with subject.unchanged():
-                silence(group.outgoing, units)
-                before = subject.run(training)
-                disturb(sources, units, seed)
-                assert same(subject.run(training), before), f"{group.name}: read by more than its consumers, in {mode}"
+        for way, seed in itertools.product(sources, range(2)):
+            heard = _is_heard(subject, group.outgoing, units, way, training, seed)
+            assert not heard, f"{group.name}: read by more than its consumers, in {mode}"
         for spared in group.outgoing:
-            heard = any(_is_heard(subject, group, spared, units, sources, training, seed) for seed in range(4))
+            zeroed = [slot for slot in group.outgoing if slot is not spared]
+            tries = itertools.product(sources, range(4))
+            heard = any(_is_heard(subject, zeroed, units, way, training, seed) for way, seed in tries)
             assert heard, f"{group.name}: {spared.name} does not read it, in {mode}"
     for unit in {0, group.num_units // 2, group.num_units - 1}:
         found, wanted = trail(subject, group, unit), listed(subject, group, unit)
         assert found == wanted, f"{group.name}: unit {unit} is read at {found}, the group says {wanted}"
 
 
-def _is_heard(
-    subject: Subject,
-    group: UnitGroup,
-    spared: Slot,
-    units: Tensor,
-    sources: Sequence[Slot],
-    training: bool,
-    seed: int,
-) -> bool:
-    with subject.unchanged():
-        silence([slot for slot in group.outgoing if slot is not spared], units)
-        disturb(sources, units, 100 + seed)
+def _is_heard(subject: Subject, zeroed: Sequence[Slot], units: Tensor, way: Way, training: bool, seed: int) -> bool:
+    """Whether the output tells one wild state of the units from another."""
+    with subject.unchanged(), subject.frozen(way.frozen, training):
+        silence(zeroed, units)
         before = subject.run(training)
-        disturb(sources, units, seed)
-        return not same(subject.run(training), before)
+        disturb(way.slots, units, seed)
+        between = subject.run(training)
+        disturb(way.slots, units, 100 + seed)
+        return not same(between, before) or not same(subject.run(training), before)
 
 
 def listed(subject: Subject, group: UnitGroup, unit: int) -> dict[str, list[int]]:
@@ -152,5 +157,10 @@ def listed(subject: Subject, group: UnitGroup, unit: int) -> dict[str, list[int]
 
 def trail(subject: Subject, group: UnitGroup, unit: int) -> dict[str, list[int]]:
     """By the model: where weight layers read ``unit``; see `where_read`."""
-    sources = [(slot.module, positions(slot, torch.tensor([unit]))) for slot in own_slots(subject, group)]
-    return where_read(subject, sources, [slot.module for slot in group.scales])
+    read: dict[str, set[int]] = {}
+    for way in ways(subject, group):
+        sources = [(slot.module, positions(slot, torch.tensor([unit]))) for slot in way.slots]
+        with subject.frozen(way.frozen):
+            for name, where in where_read(subject, sources, [slot.module for slot in group.scales]).items():
+                read.setdefault(name, set()).update(where)
+    return {name: sorted(where) for name, where in sorted(read.items())}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -34,6 +35,21 @@ class Subject:
         assert outputs
         assert all(value.isfinite().all() for value in outputs if value.is_floating_point())
         return outputs
+
+    @contextmanager
+    def frozen(self, modules: Sequence[nn.Module], training: bool = False) -> Iterator[None]:
+        """Inside, some modules return what they return now, whatever they read."""
+        returned: list[Tensor] = []
+        turn = itertools.count()
+        with ExitStack() as stack:
+            for module in modules:
+                stack.callback(module.register_forward_hook(lambda _m, _a, output: returned.append(output)).remove)
+            self.run(training)
+        with ExitStack() as stack:
+            for module in modules:
+                hook = module.register_forward_hook(lambda _m, _a, _o: returned[next(turn) % len(returned)].clone())
+                stack.callback(hook.remove)
+            yield
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:

@@ -33,7 +33,7 @@ def test_groups_are_right(example):
     for group in groups:
         prove_consumers(subject, group)
     if groups:
-        prove_replacement(subject, groups)
+        prove_replacement(subject, groups, gated=None)
 
 
 @settings(max_examples=60)
@@ -73,9 +73,10 @@ def units_by_themselves(net: RandomNet, subject: Subject, channels: int) -> set[
             for position in where:
                 readers.setdefault((name, position), set()).add(unit)
     return {
-        unit
-        for unit, places in read.items()
-        if places and "" not in places and all(readers[name, p] == {unit} for name in places for p in places[name])
+        (name, row)
+        for (name, row), places in read.items()
+        if name in named and places and "" not in places
+        if all(readers[reader, p] == {(name, row)} for reader in places for p in places[reader])
     }
 
 
