@@ -50,7 +50,11 @@ HAND_WRITTEN: dict[str, Case] = {
         nets.SqueezeExcite, {"conv": (6, "silu"), "reduce": (3, "relu")}, {"project": OUTPUT}, (noise(2, 2, 5, 5),)
     ),
     "shuffled": Case(
-        nets.Shuffled, {"expand": (6, "relu"), "squeeze": (4, "relu")}, {"head": OUTPUT}, (noise(2, 4, 5, 5),)
+        nets.Shuffled,
+        {"expand": (6, "relu"), "squeeze": (4, "relu")},
+        {"head": OUTPUT},
+        (noise(2, 4, 5, 5),),
+        oracle=False,  # it does not follow the permutation
     ),
     "generator": Case(nets.Generator, {"conv1": (4, "leaky_relu")}, {"start": ".", "conv2": OUTPUT}, (noise(3, 5),)),
     "shared-encoder": Case(

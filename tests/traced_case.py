@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,7 @@ class Case:
     refused: Mapping[str, str]
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    gated: Collection[str] = frozenset()  # groups whose units are multiplied with something beside them
     oracle: bool = True  # whether Torch-Pruning builds its graph
 
 

@@ -14,6 +14,7 @@ from tests.model_zoo import CASES, mixtral
 from tests.proofs import prove_consumers
 from tests.replacement_proofs import prove_replacement
 from tests.subjects import Subject, reads_units
+from tests.traced_once import traced
 from tests.traced_case import Case
 
 
@@ -21,8 +22,7 @@ from tests.traced_case import Case
 def test_groups_are_right_and_complete(name):
     """What is found and refused is what is expected; what is found is right, and replaced without a trace."""
     case = CASES[name]
-    subject = Subject(case.build(), case.args, case.kwargs)
-    groups = gnt.trace(subject.model, *subject.args, **subject.kwargs)
+    subject, groups = traced(name)
     expect_groups(case, groups)
     expect_refusals(case, groups.refused)
     known = {slot.name for group in groups for slot in (*group.incoming, *group.scales)}
@@ -32,7 +32,7 @@ def test_groups_are_right_and_complete(name):
     assert all(refused.name in printed and refused.reason in printed for refused in groups.refused)
     for group in groups:
         prove_consumers(subject, group)
-    prove_replacement(subject, groups)
+    prove_replacement(subject, groups, gated=case.gated)
 
 
 def expect_groups(case: Case, groups: gnt.Groups) -> None:

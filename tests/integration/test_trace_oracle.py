@@ -18,19 +18,19 @@ Where they part, because pruning asks for less than replacing does:
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
 
 import pytest
+import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-import gnt
 from gnt.units import UnitGroup
 from tests.model_zoo import CASES, REAL
 from tests.proofs import positions
 from tests.subjects import CONVOLUTIONS, Subject, reads_units
-from tests.traced_case import ATTENTION, Case
+from tests.traced_once import traced
+from tests.traced_case import ATTENTION
 
 Owned = dict[str, tuple[set[int], set[int]]]  # by module: rows (or entries of a norm), columns
 
@@ -54,13 +54,12 @@ class Transposed(tp.BasePruningFunc):
 class Oracle:
     """What must go with a layer's outputs, according to Torch-Pruning."""
 
-    def __init__(self, case: Case) -> None:
-        self.subject = Subject(case.build(), case.args, case.kwargs)
-        self.model = self.subject.model.eval()
+    def __init__(self, subject: Subject) -> None:
+        self.model = subject.model.eval()
         self.names = {module: name for name, module in self.model.named_modules()}
         self.graph = tp.DependencyGraph().build_dependency(
             self.model,
-            self.subject.kwargs or self.subject.args,
+            subject.kwargs or subject.args,
             customized_pruners={Conv1D: Transposed()},
             output_transform=lambda output: getattr(output, "logits", output),
             verbose=False,
@@ -71,7 +70,8 @@ class Oracle:
         found: Owned = defaultdict(lambda: (set(), set()))
         for dependency, index in self.graph.get_pruning_group(layer, pruner.prune_out_channels, rows):
             if dependency.target.module in self.names:
-                columns = self.graph.is_in_channel_pruning_fn(dependency.handler)
+                # norms and depthwise convolutions have one function for both
+                columns = not self.graph.is_out_channel_pruning_fn(dependency.handler)
                 found[self.names[dependency.target.module]][columns].update(index)
         return {name: (rows, columns) for name, (rows, columns) in found.items()}
 
@@ -92,49 +92,33 @@ def is_depthwise(module: nn.Module) -> bool:
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.oracle and case.groups])
 def test_every_unit_owns_what_would_be_pruned_with_it(name):
-    oracle = Oracle(CASES[name])
-    subject = oracle.subject
-    for group in gnt.trace(oracle.model, *subject.args, **subject.kwargs):
+    subject, groups = traced(name)
+    oracle = Oracle(subject)
+    for group in groups:
         first = group.incoming[0]
-        for unit in range(group.num_units):
-            one = first.num_units and positions(first, _index(unit))
-            theirs, ours = oracle.group(first.module, one.tolist()), told(group, _index(unit))
+        for unit in torch.arange(group.num_units)[:, None]:
+            theirs, ours = oracle.group(first.module, positions(first, unit).tolist()), told(group, unit)
             if is_depthwise(first.module):
-                # pruned with the stream that it reads
-                assert ours.items() <= _merged(theirs, ours).items(), f"{group.name}, unit {unit}"
-            else:
-                assert ours == theirs, f"{group.name}, unit {unit}"
+                assert set(theirs) > set(ours)
+                theirs = {name: theirs[name] for name in ours}
+            assert ours == theirs, f"{group.name}, unit {unit}"
 
 
 @pytest.mark.parametrize("name", [name for name, case in REAL.items() if case.oracle and case.groups])
 def test_what_is_refused_could_not_be_pruned_alone(name):
     """What a single layer makes and weight layers read is refused as attention's only."""
-    oracle = Oracle(CASES[name])
-    subject = oracle.subject
-    groups = gnt.trace(oracle.model, *subject.args, **subject.kwargs)
+    subject, groups = traced(name)
+    oracle = Oracle(subject)
     alone, coupled = [], 0
     for refused in groups.refused:
         layer = oracle.model.get_submodule(refused.name)
-        if not reads_units(layer):
-            continue
-        found = oracle.group(layer, [0])
-        producers = {
-            path for path, (rows, _) in found.items() if rows and reads_units(oracle.model.get_submodule(path))
-        }
-        readers = {path for path, (_, columns) in found.items() if columns}
-        coupled += len(producers) > 1
-        if readers and len(producers) == 1:
-            alone.append(refused)
+        if reads_units(layer):
+            found = oracle.group(layer, [0])
+            rows = [path for path, (rows, _) in found.items() if rows]
+            producers = [path for path in rows if reads_units(oracle.model.get_submodule(path))]
+            coupled += len(producers) > 1
+            if len(producers) == 1 and any(columns for _, columns in found.values()):
+                alone.append(refused)
     assert coupled
     for refused in alone:
         assert ATTENTION in refused.reason, f"{refused.name} is refused, but could be pruned alone: {refused.reason}"
-
-
-def _index(unit: int) -> Tensor:
-    import torch
-
-    return torch.tensor([unit])
-
-
-def _merged(theirs: Owned, ours: Owned) -> dict[str, Any]:
-    return {name: rows_columns for name, rows_columns in theirs.items() if name in ours}
