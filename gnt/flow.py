@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gnt.ending import end
+from gnt.ending import end, named
 from gnt.graph import Graph, Node
-from gnt.labels import Labels, Units, compact, full, units_in, varies
+from gnt.labels import UNIT, Labels, Units, compact, full, units_in, varies
 from gnt.owners import Owners, WeightOp, weight_op
 from gnt.passing import PRODUCTS, pass_on
 
@@ -48,6 +48,11 @@ class Reading:
     labels: Tensor  # (n,)
     value: Node  # what the module reads
 
+    @property
+    def units(self) -> Tensor:
+        """The units of the positions, without their places."""
+        return self.labels & UNIT
+
 
 class Flow:
     """One walk. ``alone`` are operations that must not carry the units that they read on, but start their own."""
@@ -73,11 +78,23 @@ class Flow:
         return labels if isinstance(labels, Tensor) else None
 
     def _labels(self, node: Node) -> Any:
+        op = weight_op(node)
         sizes = [size for other in (node, *node.inputs()) for size in _sizes(other.value)]
         if not all(isinstance(size, int) for size in sizes):
-            return end(self, node, "data-dependent routing: how many values go here depends on the data")
-        op = weight_op(node)
-        return self._weigh(op) if op is not None else pass_on(self, node)
+            reason = "data-dependent routing: how many values go here depends on the data"
+            if op is not None:
+                name, module, _ = self.owners.layer(op)
+                count = op.weight.shape[op.out_dim]
+                labels = self.units.new(count)
+                self.producers.append(Producer(name, module, op.out_dim, int(labels[0]), count, node))
+                self.units.refuse(labels, reason)
+            return end(self, node, reason)
+        labels: Any = self._weigh(op) if op is not None else pass_on(self, node)
+        pairs = zip(labels, node.value, strict=True) if isinstance(labels, tuple) else [(labels, node.value)]
+        for some, value in pairs:
+            if some is not None and not _fits(some, value):
+                return end(self, node, f"they are read by {named(node)}, which gnt cannot follow")
+        return labels
 
     def _refuse_all(self, labels: Any, reason: str) -> None:
         for some in labels if isinstance(labels, tuple) else (labels,):
@@ -88,6 +105,9 @@ class Flow:
         name, module, fault = self.owners.layer(op)
         channel = len(op.read.shape) - 1 - op.spatial
         read = self.of(op.read)
+        for other in op.node.inputs():
+            if other is not op.read:
+                self.units.refuse(self.of(other), f"they make the weights of {op.node.op!r} in {op.node.module!r}")
         if not op.weight.from_parameter and not self._depthwise(op):
             self.units.refuse(read, f"they are mixed by {op.node.op!r} with a constant weight, in {op.node.module!r}")
             return None
@@ -106,8 +126,6 @@ class Flow:
                 carried = read  # a layer over tokens or pixels: it mixes within each unit
             else:
                 self.units.refuse(read, f"they are mixed by {name!r}, along another dimension than their own")
-        if not (op.node.from_input or read is not None):
-            return None  # computed from parameters alone
         return self._produce(op, name, module, fault, channel, carried)
 
     def _depthwise(self, op: WeightOp) -> bool:
@@ -178,6 +196,10 @@ class Flow:
                 own = slice(producer.first, producer.first + producer.count)
                 units.reasons.append("attention heads' inner units (or another product of activations)")
                 units.refusal[own] = torch.where(units.refusal[own] > 0, len(units.reasons) - 1, 0)
+
+
+def _fits(labels: Tensor, value: Tensor) -> bool:
+    return labels.ndim == value.ndim and all(n in (1, size) for n, size in zip(labels.shape, value.shape, strict=True))
 
 
 def _sizes(value: Any) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,7 @@ def gather(flow: Flow) -> tuple[list[UnitGroup], list[Refused]]:
     reason[root[bad]] = refusal[bad]
     rows = [part for producer in flow.producers for part in _rows(flow, producer)]
     part = _partition(flow, rows, reason)
+    rows_of, readings_of = _by_class(rows, root, part), _by_class(flow.readings, root, part)
     groups: dict[int, UnitGroup] = {}
     lost: dict[tuple[str, str], list[tuple[Producer, Tensor]]] = {}
     for some in rows:
@@ -39,7 +41,7 @@ def gather(flow: Flow) -> tuple[list[UnitGroup], list[Refused]]:
             mine = some.units[part[root[some.units]] == number]
             why = flow.units.reasons[int(reason[root[mine[0]]])] if reason[root[mine[0]]] else None
             if why is None and number not in groups:
-                group = _group(flow, rows, part, number)
+                group = _group(flow, rows_of[number], readings_of.get(number, []), part, number)
                 if group is None:
                     why = "nothing reads them"
                 else:
@@ -63,7 +65,7 @@ def _partition(flow: Flow, rows: list[Rows], reason: Tensor) -> Tensor:
     def refine(units: Tensor) -> None:
         nonlocal following
         roots, values = torch.unique(root[units & UNIT], return_counts=True)
-        _, inverse = torch.unique(torch.stack([part[roots], values], 1), dim=0, return_inverse=True)
+        _, inverse = torch.unique(part[roots] * (int(values.max()) + 1) + values, return_inverse=True)
         part[roots] = inverse + following
         following += len(roots)
 
@@ -77,7 +79,16 @@ def _partition(flow: Flow, rows: list[Rows], reason: Tensor) -> Tensor:
     return part
 
 
-def _group(flow: Flow, rows: list[Rows], part: Tensor, number: int) -> UnitGroup | None:
+def _by_class(some: Sequence[Any], root: Tensor, part: Tensor) -> dict[int, list[Any]]:
+    """Rows, or readings, by the classes of which they have units."""
+    found: dict[int, list[Any]] = {}
+    for one in some:
+        for number in dict.fromkeys(part[root[one.units]].tolist()):
+            found.setdefault(number, []).append(one)
+    return found
+
+
+def _group(flow: Flow, rows: list[Rows], readings: list[Reading], part: Tensor, number: int) -> UnitGroup | None:
     """The units of one class; None where nothing reads them."""
     root = flow.units.root
     members = [(some, some.units[part[root[some.units]] == number]) for some in rows]
@@ -100,7 +111,7 @@ def _group(flow: Flow, rows: list[Rows], part: Tensor, number: int) -> UnitGroup
     outgoing: list[Slot] = []
     scales: list[Slot] = []
     taps: dict[tuple[Any, int], int] = {}
-    for reading in flow.readings:
+    for reading in readings:
         for place in torch.unique(reading.labels >> 32).tolist():
             units, positions = _of_place(reading, place)
             mine = order[root[units]] >= 0

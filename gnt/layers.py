@@ -19,7 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gnt import checks
 from gnt.engine import ENGINE_SETTINGS, GnT
-from gnt.features import warn_if_many
+from gnt.features import recording, warn_if_many
 from gnt.intake import Prepared
 from gnt.units import CONV_LAYERS, UnitGroup
 from gnt.utility import undrawn_on_error
@@ -72,7 +72,7 @@ class CBPLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns ``x``; in training mode with grad enabled its values are noted until the optimizer's step."""
-        if self.training and is_grad_enabled():
+        if self.training and is_grad_enabled() and recording():
             self.engine._follow()
             feature = self._as_read(x.detach())
             checks.feature(feature, self.group, self.group.outgoing[0])

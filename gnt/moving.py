@@ -29,6 +29,10 @@ MOVES = (
 )  # fmt: skip
 _RESHAPES = ("view", "_unsafe_view", "_reshape_alias", "view_copy")
 _COPYING = ("slice_scatter", "select_scatter", "pixel_shuffle", "pixel_unshuffle")
+_OF_SEVERAL = (
+    "cat", "concat", "stack", "hstack", "vstack", "expand_as", "view_as", "reshape_as", "slice_scatter",
+    "select_scatter",
+)  # fmt: skip
 _GATHERING = ("cat", "concat", "stack", "hstack", "vstack")
 
 
@@ -36,8 +40,8 @@ def move(flow: Flow, node: Node) -> Any:
     """Run a movement on labels."""
     if any(isinstance(item, torch.dtype) for item in node.args):
         return unread(flow, node)  # a view of the same bits as other numbers
-    if any(isinstance(other, Node) and other.from_input for other in _indices(node)):
-        return unread(flow, node)
+    if node.op not in _OF_SEVERAL and any(other is not node.args[0] for other in node.inputs()):
+        return unread(flow, node)  # moved by an index that is a tensor
 
     def labels_of(other: Node) -> Any:
         labels = full(flow.of(other), other.shape)
@@ -52,10 +56,6 @@ def move(flow: Flow, node: Node) -> Any:
         kwargs = {k: v for k, v in node.kwargs.items() if k in ("dim", "dims", "start", "end", "step", "output_size")}
         result = node.call(*args, **kwargs)
     return tuple(compact(part) for part in result) if isinstance(result, (tuple, list)) else compact(result)
-
-
-def _indices(node: Node) -> list[Any]:
-    return [node.args[1]] if node.op == "repeat_interleave" and len(node.args) > 1 else []
 
 
 def _gather_args(flow: Flow, node: Node) -> list[Tensor]:

@@ -94,7 +94,7 @@ def _scale(flow: Flow, node: Node, row: Tensor, dim: int) -> bool:
         end(flow, node, f"they pass {', '.join(repr(arg.name) for arg in entries)}, which gnt cannot make anew")
         return False
     for arg in entries:
-        fault = flow.owners.sharing(arg) if arg.kind == "parameter" else None
+        fault = flow.owners.sharing(arg)
         if fault is not None:
             flow.units.refuse(row, f"they pass {name!r}, which {fault}")
             return True

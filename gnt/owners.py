@@ -86,7 +86,15 @@ class Owners:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.paths = {id(module): path for path, module in reversed(list(model.named_modules(remove_duplicate=False)))}
+        self.paths: dict[int, str] = {
+            id(module): path for path, module in reversed(list(model.named_modules(remove_duplicate=False)))
+        }
+        self._engines = {
+            id(slot.module): path
+            for path, layer in model.named_modules()
+            if hasattr(layer, "looks_after_units")
+            for slot in layer.group.incoming
+        }
         self._owners: dict[int, dict[int, str]] = {}
         for module in model.modules():
             for key, parameter in module._parameters.items():
@@ -107,9 +115,10 @@ class Owners:
         path, _, key = node.name.rpartition(".")
         return self.model.get_submodule(path), key
 
-    def sharing(self, parameter: Node) -> str | None:
-        """A phrase for a parameter that does not belong to one operation of one module alone."""
-        module, key = self.owner(parameter)
+    def sharing(self, parameter: Node, module: nn.Module | None = None) -> str | None:
+        """A phrase for a parameter of ``module`` that does not belong to one operation of that module alone."""
+        owner, key = self.owner(parameter)
+        module = owner if module is None else module
         owners = self._owners.get(_address(getattr(module, key)), {})
         others = [name for owner, name in owners.items() if owner != id(module)]
         if others:
@@ -139,6 +148,9 @@ class Owners:
             return self.path(module), None, "makes attention heads' inner units"
         if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
             return self.path(module), None, "makes recurrent gates"
+        running = self.module_at(op.node.module)
+        if is_weight_layer(running) and running._parameters.get("weight") is module._parameters.get(key):
+            module, key = running, "weight"  # of tied weights, the graph knows the first owner alone
         if key != "weight" or not is_weight_layer(module):
             return (
                 parameter.name,
@@ -148,19 +160,21 @@ class Owners:
         return self.path(module), module, self._fault(op, module, parameter)
 
     def _fault(self, op: WeightOp, module: nn.Module, parameter: Node) -> str | None:
+        if id(module) in self._engines:
+            return f"has an engine of its own, {self._engines[id(module)]!r}: use layers or trace, not both"
         if not computes_as_torch(module) and not is_conv1d(module):
             return "has a forward of its own: gnt does not know what its weight is to it"
         bias: Any = _parameter(op.bias)[0] if op.bias is not None else None
         if op.bias is not None and bias is None:
             return "has a bias that is not a plain parameter of its own (it is parametrized)"
         if (bias is None) != (getattr(module, "bias", None) is None) or (
-            bias is not None and (bias.kind != "parameter" or self.owner(bias) != (module, "bias"))
+            bias is not None and getattr(self.owner(bias)[0], self.owner(bias)[1]) is not module.bias
         ):
             return "has a bias that is not a plain parameter of its own (it is parametrized)"
         more = [key for key, _ in module.named_parameters() if key not in ("weight", "bias")]
         if more:
             return f"has parameters ({', '.join(more)}) of which gnt does not know what belongs to a unit"
-        shared = self.sharing(parameter) or (self.sharing(bias) if bias is not None else None)
+        shared = self.sharing(parameter, module) or (self.sharing(bias, module) if bias is not None else None)
         if shared is not None:
             return shared
         weight = module._parameters["weight"]

@@ -79,6 +79,12 @@ def _product(flow: Flow, node: Node) -> Labels:
     return end(flow, node, f"attention heads' inner units (or another product of activations), read by {named(node)}")
 
 
+def _transposed(flow: Flow, node: Node) -> Labels:
+    return end(
+        flow, node, f"they are read by {named(node)}, a transposed convolution, whose weights gnt cannot address"
+    )
+
+
 def _same(flow: Flow, node: Node) -> Any:
     labels = flow.of(node.args[0])
     if any(flow.of(other) is not None for other in node.inputs() if other is not node.args[0]):
@@ -99,7 +105,7 @@ def _spatial(flow: Flow, node: Node) -> Any:
 
 def _reduce(flow: Flow, node: Node) -> Any:
     labels, dims = flow.of(node.args[0]), node.argument("dim")
-    if labels is None or any(flow.of(other) is not None for other in list(node.inputs())[1:]):
+    if labels is None or len(list(node.inputs())) > 1:
         return unread(flow, node)  # max(a, b), of two values
     dims = range(labels.ndim) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
     dims = sorted({dim % labels.ndim for dim in dims})
@@ -145,6 +151,7 @@ def _index(flow: Flow, node: Node) -> Any:
 _TABLE: dict[str, Callable[[Any, Node], Any]] = {
     **dict.fromkeys(PRODUCTS, _product),
     **dict.fromkeys(_SAME, _same),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed),
     **dict.fromkeys(_REDUCE, _reduce),
     **dict.fromkeys(_ALONG, _along),
     **dict.fromkeys(("index", "index_select", "gather"), _index),
