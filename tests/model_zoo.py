@@ -145,7 +145,7 @@ REAL: dict[str, Case] = {
         qwen_moe,
         {"model.layers.?.mlp.shared_expert.gate_proj": (10, "silu")},
         {"*.[qkv]_proj": ATTENTION, "*.o_proj": SUM, "*.down_proj": SUM, "lm_head": OUTPUT,
-         "*.shared_expert_gate": "several units of", "*.mlp.gate*": ".", "*.mlp.experts*": "routing"},
+         "*.shared_expert_gate": "several units", "*.mlp.gate*": ".", "*.mlp.experts*": "routing"},
         kwargs=IDS,
         oracle=False,
     ),

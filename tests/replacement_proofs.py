@@ -107,7 +107,8 @@ def make_constant(subject: Subject, group: UnitGroup, units: Tensor, seed: int) 
     if is_coupled(group):
         silence(sources, units)
         _as_at_birth(group, units)
-        sources = ways(subject, group)[0].slots[:1]
+        behind = ways(subject, group)[0].slots
+        sources = [slot for slot in behind if slot.module is behind[0].module]
     silence(sources, units)
     for slot in sources:
         bias = slot.module.bias
@@ -138,9 +139,11 @@ def prove_moved_averages(subject: Subject, group: UnitGroup) -> None:
         for slot, heard in said.items():
             hook = slot.module.register_forward_hook(lambda _m, _a, output, heard=heard: heard.append(output.detach()))
             stack.callback(hook.remove)
+        if is_coupled(group):
+            _as_at_birth(group, units)
         _forward(subject, [group])
         engine.update()
-        engine.replace([units])
+        engine.replace([units], [_kept(group, units)])
         subject.run()
     for slot, (before, after) in said.items():
         fresh = [other.module is slot.module for other in group.incoming]
