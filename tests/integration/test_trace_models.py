@@ -14,8 +14,8 @@ from tests.model_zoo import CASES, mixtral
 from tests.proofs import prove_consumers
 from tests.replacement_proofs import prove_replacement
 from tests.subjects import Subject, reads_units
-from tests.traced_once import traced
 from tests.traced_case import Case
+from tests.traced_once import traced
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.groups])

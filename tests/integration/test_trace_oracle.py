@@ -29,8 +29,8 @@ from gnt.units import UnitGroup
 from tests.model_zoo import CASES, REAL
 from tests.proofs import positions
 from tests.subjects import CONVOLUTIONS, Subject, reads_units
-from tests.traced_once import traced
 from tests.traced_case import ATTENTION
+from tests.traced_once import traced
 
 Owned = dict[str, tuple[set[int], set[int]]]  # by module: rows (or entries of a norm), columns
 
