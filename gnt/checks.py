@@ -42,6 +42,13 @@ def flags(**values: Any) -> None:
             raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
+def positive(**values: Any) -> None:
+    """Refuse what is not an integer of at least 1."""
+    for name, value in values.items():
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+
+
 def _is_real(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 

@@ -17,8 +17,11 @@ from torch.optim import Optimizer
 
 from gnt import checks, reinit, saving, selection
 from gnt.attach import Attachment
+from gnt.compiled import not_compiled
+from gnt.dry_run import DryRun, dry_run
 from gnt.intake import Features, Intake, Prepared
 from gnt.optimizer_state import StateReset
+from gnt.ranks import Ranks
 from gnt.report import Report, warn_if_idle
 from gnt.state import UnitState
 from gnt.units import UnitGroup
@@ -51,11 +54,15 @@ class GnT:
         generator: for all random draws. None makes one, seeded from torch's global generator.
         activation: name of the activation for groups whose list shows none; decides the gain of fresh weights.
         record: record features by hooks. With False, give them to `update` or `step`.
+        process_group: the processes that train this network together (`gnt.ranks`): a torch process group; None is the
+            default group where torch.distributed is initialised; False: this process is on its own.
 
     Attributes:
         groups: tuple of `UnitGroup`, in order; ``group.state`` holds ages, running averages and accumulator.
+        refused: what `trace` found and refused, with the reasons; empty for a list of layers.
         updates: number of updates so far.
         replaced: what the latest `step` replaced, indices for each group.
+        loaded: whether the state was loaded and no update followed.
 
     Raises:
         ValueError: a setting outside its range, a name that is not known, or layers that cannot be walked
@@ -92,9 +99,12 @@ class GnT:
         generator: torch.Generator | None = None,
         activation: str | None = None,
         record: bool = True,
+        process_group: Any = None,
     ) -> None:
         checks.settings(replacement_rate, maturity_threshold, decay_rate, generator)
         checks.flags(accumulate=accumulate, bias_transfer=bias_transfer)
+        if process_group is True:
+            raise TypeError("process_group must be a torch process group, None or False, got True")
         self._measure = find(utility)
         self.replacement_rate = float(replacement_rate)
         self.maturity_threshold = int(maturity_threshold)
@@ -104,6 +114,7 @@ class GnT:
         self.accumulate = accumulate
         self.bias_transfer = bias_transfer
         self.groups = own_groups(layers, activation)
+        self.refused: tuple[Any, ...] = tuple(getattr(layers, "refused", ()))
         self._bounds = [[reinit.bound(group, init, slot) for slot in group.drawn] for group in self.groups]
         self.optimizer = optimizer
         for group in self.groups:
@@ -121,13 +132,16 @@ class GnT:
         # counts are drawn on the host, so that no draw asks the device
         on_host = self.generator.device.type == "cpu"
         self._coin = self.generator if on_host else torch.Generator().manual_seed(self.generator.initial_seed())
+        self.process_group = process_group
+        self._ranks: Ranks | None = None
         self.updates = 0
+        self.loaded = False
         self.replaced: list[Tensor] = []
         self._counted = 0
         self._selected: list[Tensor] = []
         self._intake = Intake(self.groups, record=record)
         self._attachment: Attachment | None = None
-        self._detached = False
+        self._detached: str | None = None
 
     @property
     def optimizer(self) -> Optimizer | None:
@@ -140,6 +154,7 @@ class GnT:
             raise RuntimeError("this engine is attached to its optimizer: build a new GnT for another one")
         self._optimizer_state = StateReset(optimizer, self.groups) if optimizer is not None else None
 
+    @not_compiled
     @torch.no_grad()
     def step(self, features: Features | None = None) -> list[Tensor]:
         """Update, select, replace; call it after each optimizer step.
@@ -162,8 +177,12 @@ class GnT:
         Features of a forward whose gradients are given up (a skipped step, ``zero_grad`` without a step) are forgotten
         at the next backward. Gradients that are changed in place between the micro-batches of one step look given up.
 
+        Several engines may be attached to one optimizer, each for groups of its own; the second one's state is under
+        "gnt_1", and so on.
+
         Raises:
-            RuntimeError: attached before, or the engine is closed.
+            RuntimeError: attached before, the engine is closed, or another attached engine looks after a unit of these
+                groups: ``close()`` that one first.
             ValueError: the engine has no optimizer, or does not record features.
 
         >>> import torch, gnt
@@ -185,6 +204,7 @@ class GnT:
         self._attachment = Attachment(self, self.optimizer, self._intake)
         return self
 
+    @not_compiled
     @torch.no_grad()
     def update(self, features: Features | None = None) -> None:
         """Everybody one older; running averages of mean feature and utility.
@@ -251,6 +271,7 @@ class GnT:
         work = [item for item in zip(self.groups, chosen, fresh, self._bounds, strict=True) if len(item[1])]
         if work and self._optimizer_state is not None:
             self._optimizer_state.check(self.groups)
+            biases = self._optimizer_state.consumer_biases([group for group, *_ in work])
         for group, indices, weights, limits in work:
             if weights is None:
                 weights = [
@@ -260,16 +281,39 @@ class GnT:
             mean_features = group.state.corrected_mean_features[:, indices] if self.bias_transfer else None
             reinit.regenerate(group, indices, weights, mean_features)
             group.state.rebirth(indices, all_eligible=selected)
-        if self._optimizer_state is not None:
+        if work and self._optimizer_state is not None:
+            self._optimizer_state.follow(biases)
             for group, indices, _, _ in work:
                 self._optimizer_state.reset(group, indices)
 
     def report(self) -> Report:
-        """Per group: units, eligible, replaced so far, when the next is due, dead units. Prints as a table.
+        """Per group: units, eligible, replaced so far, when the next is due, dead units. Prints as a table, with what
+        `trace` refused.
 
         Reads the device.
         """
-        return Report.of(self.groups, self.updates, self.replacement_rate)
+        return Report.of(self.groups, self.updates, self.replacement_rate, self.refused)
+
+    def dry_run(self, most: int = 5) -> DryRun:
+        """Which units would go next, when, and what would change with each. Prints itself; changes nothing.
+
+        Args:
+            most: how many units of each group are named.
+
+        Raises:
+            ValueError: ``most`` is not a positive integer.
+
+        >>> import torch, gnt
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
+        >>> print(gnt.GnT(net, replacement_rate=0.01).dry_run())
+        dry run after 0 updates: nothing is changed
+        0
+          next due    in 107 updates
+          first to go none is eligible
+          each takes  4 of 0.weight, 1 of 0.bias, 1 of 2.weight, 1 of 2.bias
+        """
+        checks.positive(most=most)
+        return dry_run(self.groups, self.updates, self.replacement_rate, most, transfer=self.bias_transfer)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on bit by bit: unit state of all groups, counters, the generator's state.
@@ -289,6 +333,8 @@ class GnT:
         self._follow()
         saving.load(self, state_dict)
         self.discard()
+        self.loaded = True
+        self._ranks = None  # the processes compare what they loaded before the next step
 
     @property
     def waiting(self) -> bool:
@@ -296,7 +342,10 @@ class GnT:
         return self._intake.waiting
 
     def discard(self) -> None:
-        """Forget the recorded features of forwards that no update will follow."""
+        """Forget the recorded features of forwards that no update will follow.
+
+        A loop that calls `step` by hand calls this instead where a GradScaler skipped the optimizer's step.
+        """
         self._intake.discard()
 
     def close(self) -> None:
@@ -313,27 +362,41 @@ class GnT:
 
     @torch.no_grad()
     def _step(self, batches: Prepared) -> list[Tensor]:
-        if batches.empty:
-            self.replaced = [group.state.nobody for group in self.groups]
-            return self.replaced
         if self.updates == 0 and self._optimizer_state is not None:
             self._optimizer_state.check(self.groups)  # it is filled by now: tell at once, not at the first replacement
-        self._update(batches)
-        self.replaced = self.select()
-        self.replace(self.replaced)
+        learned = self._update(batches)
+        self.replaced = self.select() if learned else [group.state.nobody for group in self.groups]
+        if learned:
+            self.replace(self.replaced)
         return self.replaced
 
     @torch.no_grad()
-    def _update(self, batches: Prepared) -> None:
-        if batches.empty:
-            return  # an empty remainder batch: nothing was learned, so nobody ages
-        self._advance(self._test(batches))
+    def _update(self, batches: Prepared) -> bool:
+        """Returns False for an empty remainder batch: nothing was learned, so nobody ages."""
+        signals, ranks = self._signals(batches), self._join()
+        if batches.empty if ranks is None else not ranks.share(signals):
+            return False
+        self._advance(self._assess(signals))
+        return True
+
+    def _signals(self, batches: Prepared) -> list[Signals]:
+        reads = self._measure.reads
+        pairs = zip(self.groups, batches, strict=True)
+        return [Signals(group, batch, self.generator, reads) for group, batch in pairs]
+
+    def _join(self) -> Ranks | None:
+        """The processes that train this network together, all about to do the same; None where there is but one."""
+        process_group = Ranks.group_of(self.process_group)
+        if process_group is None:
+            return None
+        if self._ranks is None or self._ranks.process_group is not process_group:
+            self._ranks = Ranks(process_group)
+        self._ranks.join(self.groups, repr(self), (self.generator, self._coin))
+        return self._ranks
 
     @torch.no_grad()
-    def _test(self, batches: Prepared) -> list[Tested]:
+    def _assess(self, signals: Sequence[Signals]) -> list[Tested]:
         """The first half of `update`: what the features say of each group's units. Changes no unit's state."""
-        pairs = zip(self.groups, batches, strict=True)
-        signals = [Signals(group, batch, self.generator) for group, batch in pairs]
         with undrawn_on_error([self.generator]):
             return [assess(self._measure, self.utility, each) for each in signals]
 
@@ -341,6 +404,7 @@ class GnT:
     def _advance(self, tested: Sequence[Tested]) -> None:
         """The second half of `update`: everybody one older, what was tested enters the running averages."""
         self.updates += 1
+        self.loaded = False
         for group, (mean, worth, finite) in zip(self.groups, tested, strict=True):
             group.state.advance(mean, worth, finite)
         if self.updates == WARN_AFTER:
@@ -365,7 +429,13 @@ class GnT:
 
     def __getstate__(self) -> dict[str, Any]:
         # a registered measure may be a lambda; it is found again by its name
-        return {**self.__dict__, "_measure": None, "_selected": [], "_attachment": self._attachment is not None}
+        own: dict[str, Any] = {
+            "_measure": None,
+            "_selected": [],
+            "_ranks": None,
+            "_attachment": self._attachment.key if self._attachment is not None else None,
+        }
+        return {**self.__dict__, **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -378,10 +448,11 @@ class GnT:
 
         Of an engine and an optimizer that hold each other either may be whole first.
         """
-        state = self.__dict__
-        if state.get("_detached") and hasattr(self.optimizer, "_optimizer_step_post_hooks"):
-            self._detached = False
-            self.attach()
+        key = self.__dict__.get("_detached")
+        optimizer = self.optimizer if key is not None else None
+        if optimizer is not None and hasattr(optimizer, "_optimizer_step_post_hooks"):
+            self._detached = None
+            self._attachment = Attachment(self, optimizer, self._intake, key)
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in _SHOWN)

@@ -7,36 +7,18 @@ samples.
 
 from __future__ import annotations
 
-import contextlib
-import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from gnt import shards
+from gnt.compiled import forget_compiled
 from gnt.units import CONV_LAYERS, Slot, UnitGroup
-
-_MANY_FORWARDS = 1000
-_pauses = 0
-
-
-@contextlib.contextmanager
-def paused() -> Iterator[None]:
-    """Meanwhile no forward is recorded by anyone: it is one of our own, of a model that is looked at."""
-    global _pauses
-    _pauses += 1
-    try:
-        yield
-    finally:
-        _pauses -= 1
-
-
-def recording() -> bool:
-    """Whether forwards are those of training, and not `paused`."""
-    return _pauses == 0
+from gnt.waiting import Waiting
 
 
 class Recorder:
@@ -59,26 +41,32 @@ class Recorder:
             handle = consumer.register_forward_pre_hook(tap, with_kwargs=True)
             tap.number = handle.id
             self._handles.append(handle)
+        forget_compiled()
         weakref.finalize(self, _remove, self._handles)
 
     def take(self) -> list[list[Tensor]]:
         """The features recorded since the last call, for each tap one tensor for each forward."""
-        taken = [tap.features for tap in self._taps]
-        for tap in self._taps:
-            tap.features, tap.learned = [], 0
-        return taken
+        return [tap.take() for tap in self._taps]
 
     def after_backward(self, *, anew: bool) -> None:
         """What waits now has its gradients; where they began ``anew``, what had its own before was given up."""
         for tap in self._taps:
-            if anew:
-                del tap.features[: tap.learned]
-            tap.learned = len(tap.features)
+            tap.after_backward(anew=anew)
+
+    def forget_given_up(self) -> None:
+        """As `Waiting.forget_given_up`."""
+        for tap in self._taps:
+            tap.forget_given_up()
 
     @property
     def waiting(self) -> bool:
         """Whether anything was recorded since the last call of `take`."""
-        return any(tap.features for tap in self._taps)
+        return any(tap.waiting for tap in self._taps)
+
+    @property
+    def complete(self) -> bool:
+        """Whether something was recorded for every group."""
+        return all(tap.waiting for tap in self._taps)
 
     def close(self) -> None:
         """Remove the hooks and forget what they recorded."""
@@ -87,35 +75,21 @@ class Recorder:
         self.take()
 
 
-def warn_if_many(features: Sequence[Tensor], group: str) -> None:
-    """Tell, once, of features that pile up because no update follows."""
-    if len(features) == _MANY_FORWARDS:
-        warnings.warn(
-            f"{_MANY_FORWARDS} forwards of the consumer of group {group!r} are waiting for an update: call GnT.step() "
-            "after each optimizer step, or close() the engine",
-            stacklevel=3,
-        )
-
-
 def _remove(handles: Sequence[RemovableHandle]) -> None:
     for handle in handles:
         handle.remove()
 
 
-class _Tap:
+class _Tap(Waiting):
     """A forward pre-hook that keeps what its module is about to read."""
 
     def __init__(self, group: str) -> None:
-        self.group = group
+        super().__init__(group)
         self.number = 0
-        self.features: list[Tensor] = []
-        self.learned = 0  # so many of them had their backward
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        if module.training and torch.is_grad_enabled() and recording():
-            feature = args[0] if args else kwargs["input"]
-            self.features.append(feature.detach())
-            warn_if_many(self.features, self.group)
+        if module.training and torch.is_grad_enabled():
+            self.add(args[0] if args else kwargs["input"])
 
     def __reduce__(self) -> tuple[Any, tuple[int]]:
         return _sleep, (self.number,)
@@ -141,6 +115,7 @@ class Reading:
 
     def __init__(self, features: Sequence[Tensor], slot: Slot, dtype: torch.dtype) -> None:
         self._slot, self._dtype = slot, dtype
+        self._here: Tensor | None = None  # of units that lie in shards: what this process's means weigh
         self._parts = [self._arrange(f.detach()) for f in features]
         sizes = [p.shape[0] * (p.shape[3] if p.ndim == 4 else 1) for p in self._parts]
         self.size = sum(sizes)
@@ -149,6 +124,10 @@ class Reading:
 
     def _arrange(self, feature: Tensor) -> Tensor:
         slot = self._slot
+        if shards.is_sharded(feature):
+            channels = 1 - slot.weight.ndim if isinstance(slot.module, CONV_LAYERS) else -1
+            feature, here = shards.spread(feature, channels)
+            self._here = None if here is None else slot.of_units(here, 0)
         if isinstance(slot.module, CONV_LAYERS):
             spatial = slot.weight.ndim - 2
             feature = feature.reshape(-1, feature.shape[-spatial - 1], feature.shape[-spatial:].numel())
@@ -162,9 +141,8 @@ class Reading:
             return torch.zeros(self._slot.num_units, self._slot.block, dtype=self._dtype, device=device)
         means = [p.mean(0 if p.ndim == 3 else (0, 3), dtype=self._dtype) for p in parts]
         if len(means) > 1:
-            means = [m * share for m, share in zip(means, self._shares, strict=True)]
-            return torch.stack(means).sum(0)
-        return means[0]
+            means = [torch.stack([m * share for m, share in zip(means, self._shares, strict=True)]).sum(0)]
+        return means[0] if self._here is None else means[0] * self._here
 
     def mean(self) -> Tensor:
         """Mean feature of each position: (num_units, block)."""

@@ -20,6 +20,8 @@ from gnt.labels import UNIT, Labels, Units, compact, full, units_in, varies
 from gnt.owners import Owners, WeightOp, weight_op
 from gnt.passing import PRODUCTS, pass_on
 
+# what heads may pass on the way to their products: rotary positions, norms
+_BEFORE_ATTENTION = ("its channels are summed", "they meet", "they are mixed", "each of them")
 ABSORBED = ""  # no refusal: these channels belong to the units that they read
 
 
@@ -85,9 +87,9 @@ class Flow:
             if op is not None:
                 name, module, _ = self.owners.layer(op)
                 count = op.weight.shape[op.out_dim]
-                labels = self.units.new(count)
-                self.producers.append(Producer(name, module, op.out_dim, int(labels[0]), count, node))
-                self.units.refuse(labels, reason)
+                rows = self.units.new(count)
+                self.producers.append(Producer(name, module, op.out_dim, int(rows[0]), count, node))
+                self.units.refuse(rows, reason)
             return end(self, node, reason)
         labels: Any = self._weigh(op) if op is not None else pass_on(self, node)
         pairs = zip(labels, node.value, strict=True) if isinstance(labels, tuple) else [(labels, node.value)]
@@ -191,11 +193,13 @@ class Flow:
             if node.kind == "op" and node.op in PRODUCTS and weight_op(node) is None:
                 inner.update(*(read.sources for read in node.inputs() if len(read.sources) == 1))
         units = self.units
+        units.reasons.append("attention heads' inner units (or another product of activations)")
+        vague = torch.tensor([reason.startswith(_BEFORE_ATTENTION) for reason in units.reasons])
         for producer in self.producers:
             if producer.node.name in inner:
                 own = slice(producer.first, producer.first + producer.count)
-                units.reasons.append("attention heads' inner units (or another product of activations)")
-                units.refusal[own] = torch.where(units.refusal[own] > 0, len(units.reasons) - 1, 0)
+                refusal = units.refusal[own]
+                units.refusal[own] = torch.where(vague[refusal], len(units.reasons) - 1, refusal)
 
 
 def _fits(labels: Tensor, value: Tensor) -> bool:

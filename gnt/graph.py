@@ -48,7 +48,6 @@ class Node:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     value: Any = None  # fake tensor, tuple of them, or None; the tensor itself of a constant
     module: str = ""  # path of the innermost module that it runs in
-    where: str = ""  # the user's line
     users: list[Node] = field(default_factory=list)
     sources: frozenset[str] = frozenset()  # names of the nodes with weights that it directly comes from
     from_input: bool = False
@@ -79,7 +78,6 @@ class Graph:
 
     nodes: list[Node]
     outputs: list[tuple[Node, str]]  # with the phrase that says how they leave
-    training: bool
 
 
 def capture(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, training: bool) -> Graph:
@@ -87,7 +85,7 @@ def capture(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *,
     model.train(training)
     with torch.enable_grad(), _quiet():
         exported = torch.export.export(model, tuple(args), dict(kwargs), strict=False).run_decompositions({})
-    return _read(exported, training)
+    return _read(exported)
 
 
 @contextlib.contextmanager
@@ -103,7 +101,7 @@ def _quiet() -> Iterator[None]:
             logging.disable(level)
 
 
-def _read(exported: torch.export.ExportedProgram, training: bool) -> Graph:
+def _read(exported: torch.export.ExportedProgram) -> Graph:
     entering = {spec.arg.name: spec for spec in exported.graph_signature.input_specs if hasattr(spec.arg, "name")}
     nodes: dict[Any, Node] = {}
     outputs: list[tuple[Node, str]] = []
@@ -124,7 +122,7 @@ def _read(exported: torch.export.ExportedProgram, training: bool) -> Graph:
         else:
             node = _operation(raw, nodes)
         nodes[raw] = node
-    return Graph(list(nodes.values()), outputs, training)
+    return Graph(list(nodes.values()), outputs)
 
 
 def _operation(raw: Any, nodes: Mapping[Any, Node]) -> Node:
@@ -139,7 +137,6 @@ def _operation(raw: Any, nodes: Mapping[Any, Node]) -> Node:
         kwargs=_replace(dict(raw.kwargs), nodes),
         value=raw.meta.get("val"),
         module=_module(raw.meta.get("nn_module_stack") or {}),
-        where=str(raw.meta.get("stack_trace") or ""),
     )
     read = list(dict.fromkeys(node.inputs()))
     for other in read:

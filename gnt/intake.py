@@ -61,6 +61,11 @@ class Intake:
         """Whether any forward was recorded since the last update."""
         return self._recorder is not None and self._recorder.waiting
 
+    @property
+    def complete(self) -> bool:
+        """Whether `prepare` finds features of every group; what a reentrant checkpoint holds comes in the backward."""
+        return self._recorder is None or self._recorder.complete
+
     def check_recording(self) -> None:
         """Refuse to act by hooks on features that must be given."""
         self.check_open()
@@ -72,6 +77,11 @@ class Intake:
         if self._recorder is not None:
             self._recorder.after_backward(anew=anew)
 
+    def forget_given_up(self) -> None:
+        """As `Recorder.forget_given_up`."""
+        if self._recorder is not None:
+            self._recorder.forget_given_up()
+
     def discard(self) -> None:
         """Forget what was recorded."""
         if self._recorder is not None:
@@ -81,6 +91,11 @@ class Intake:
         """Refuse to go on after `close`."""
         if self._closed:
             raise RuntimeError("this engine is closed: its hooks are gone; build a new GnT to go on")
+
+    def stop_recording(self) -> None:
+        """Record no more, without being closed."""
+        if self._recorder is not None:
+            self._recorder.close()
 
     def close(self) -> None:
         """Remove the hooks."""

@@ -12,6 +12,8 @@ from torch import Tensor
 from gnt.activations import Activation
 from gnt.flow import ABSORBED, Flow, Producer, Reading
 from gnt.labels import UNIT
+from gnt.owners import is_conv1d, is_weight_layer, uses, weight_op
+from gnt.passing import PRODUCTS
 from gnt.refused import Refused
 from gnt.units import Slot, UnitGroup
 
@@ -48,7 +50,8 @@ def gather(flow: Flow) -> tuple[list[UnitGroup], list[Refused]]:
                     groups[number] = group
             if why is not None and why != ABSORBED:
                 lost.setdefault((some.producer.name, why), []).append((some.producer, mine))
-    return list(groups.values()), [_refused(why, parts) for (_, why), parts in lost.items()]
+    refused = [_refused(why, parts) for (_, why), parts in lost.items()]
+    return list(groups.values()), refused + _bare(flow, {one.name for one in refused})
 
 
 def _rows(flow: Flow, producer: Producer) -> list[Rows]:
@@ -169,3 +172,21 @@ def _refused(why: str, parts: list[tuple[Producer, Tensor]]) -> Refused:
     producer = parts[0][0]
     rows = torch.unique(torch.cat([units - one.first for one, units in parts]))
     return Refused(_name(producer, rows + producer.first), len(rows), why)
+
+
+def _bare(flow: Flow, named: set[str]) -> list[Refused]:
+    """Weights that are read by no weight operation: stacked experts that data choose, layers inside a ``cond``."""
+    refused = []
+    for node in flow.graph.nodes:
+        if node.kind != "parameter" or len(node.shape) < 2 or node.name in named:
+            continue
+        ops = [use.op for use in uses(node) if weight_op(use) is None]
+        module, _ = flow.owners.owner(node)
+        path = flow.owners.path(module)
+        if is_weight_layer(module) and ops and path not in named:
+            reason = f"read inside {ops[0]!r}, where gnt cannot follow it (data-dependent routing, or a product)"
+            refused.append(Refused(path, node.shape[1 if is_conv1d(module) else 0], reason))
+        elif any("mm" in op or op in PRODUCTS for op in ops) and path not in named:
+            reason = f"a bare parameter, read by {ops[0]!r}, not by a weight layer (or by data-dependent routing)"
+            refused.append(Refused(node.name, None, reason))
+    return refused

@@ -13,16 +13,19 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, is_grad_enabled, nn
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gnt import checks
+from gnt.compiled import not_compiled
 from gnt.engine import ENGINE_SETTINGS, GnT
-from gnt.features import recording, warn_if_many
 from gnt.intake import Prepared
+from gnt.skipping import Backwards, skipped
 from gnt.units import CONV_LAYERS, UnitGroup
-from gnt.utility import undrawn_on_error
+from gnt.utility import Signals, undrawn_on_error
+from gnt.waiting import Waiting, in_backward
 from gnt.walk import walk
 
 _SETTINGS = tuple(name for name in ENGINE_SETTINGS if name != "activation")  # that one is the layer's own
@@ -61,9 +64,11 @@ class CBPLayer(nn.Module):
         groups[0].name = f"{type(self).__name__} of {kind} with {groups[0].num_units} units"
         # plain attributes of the engine: the layers are submodules of the network, not of this one
         self.engine = GnT(groups, record=False, **settings)
-        self._waiting: list[Tensor] = []
-        self._order = 0
+        self._waiting = Waiting(groups[0].name)
+        self._order = next(_serial)
+        self._backwards: Backwards | None = None
         _watch(self)
+        self._watch_backwards()
 
     @property
     def group(self) -> UnitGroup:
@@ -72,24 +77,36 @@ class CBPLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns ``x``; in training mode with grad enabled its values are noted until the optimizer's step."""
-        if self.training and is_grad_enabled() and recording():
+        if torch.compiler.is_compiling():
+            if self.training and torch.is_grad_enabled():
+                self._waiting.add(self._as_read(x.detach()))
+            return x
+        # layers act in the order in which the network computes, not in that of a checkpoint's backward
+        if self.training and not self._waiting.waiting and not in_backward():
+            self._order = next(_serial)
+        if self.training and torch.is_grad_enabled():
             self.engine._follow()
             feature = self._as_read(x.detach())
             checks.feature(feature, self.group, self.group.outgoing[0])
-            if not self._waiting:
-                self._order = next(_serial)  # layers act in the order in which the network computes
-            self._waiting.append(feature)
-            warn_if_many(self._waiting, self.group.name)
+            self._waiting.add(feature)
         return x
 
     def take(self) -> Prepared:
         """What passed since the last step, checked and arranged; it is forgotten here."""
-        waiting, self._waiting = self._waiting, []
-        return self.engine._prepare([waiting])
+        return self.engine._prepare([self._waiting.take()])
 
     def discard(self) -> None:
         """Forget what passed in forwards that no step will follow."""
-        self._waiting = []
+        self._waiting.take()
+
+    def after_backward(self, *, anew: bool) -> None:
+        """As `gnt.waiting.Waiting.after_backward`."""
+        self._waiting.after_backward(anew=anew)
+
+    def _watch_backwards(self) -> None:
+        param = self.group.incoming[0].weight
+        if self._backwards is None and param.requires_grad:
+            self._backwards = Backwards(self, param)
 
     def _as_read(self, feature: Tensor) -> Tensor:
         """The feature as the consumer reads it, where a flatten still lies ahead."""
@@ -103,7 +120,7 @@ class CBPLayer(nn.Module):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
         self.engine.load_state_dict(state)
-        self._waiting = []
+        self.discard()
 
     def extra_repr(self) -> str:
         """The engine's settings, in the network's own listing."""
@@ -113,7 +130,8 @@ class CBPLayer(nn.Module):
         # a copy of the network is not stepped by this one's optimizer, and shall not carry it along
         engine = copy.copy(self.engine)
         engine.optimizer = None
-        return {**self.__dict__, "_waiting": [], "engine": engine}
+        waiting = Waiting(self._waiting.group)
+        return {**self.__dict__, "_waiting": waiting, "_backwards": None, "engine": engine}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -199,21 +217,37 @@ def _layers_of(optimizer: Optimizer) -> list[CBPLayer]:
     if known is None or known[0] != size:
         params = {id(p) for options in optimizer.param_groups for p in options["params"]}
         mine = [layer for layer in _layers if id(layer.group.incoming[0].weight) in params]
+        for mate in mine:
+            mate._watch_backwards()  # a copy could not before: its network was not whole
         known = _held[optimizer] = (size, [weakref.ref(layer) for layer in mine])
     return [layer for reference in known[1] if (layer := reference()) is not None]
 
 
+@not_compiled
 def _after_any_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    layers = sorted((layer for layer in _layers_of(optimizer) if layer._waiting), key=lambda layer: layer._order)
+    layers = [layer for layer in _layers_of(optimizer) if layer._waiting.waiting]
+    if layers and skipped(optimizer):
+        for layer in layers:
+            layer.discard()
+        return
+    layers.sort(key=lambda layer: layer._order)
     for layer in layers:
         if layer.engine.optimizer is not optimizer:
             layer.engine.optimizer = optimizer
-    taken = [(layer, layer.take()) for layer in layers]
-    learned = [(layer, batch) for layer, batch in taken if not batch.empty]
-    with undrawn_on_error(layer.engine.generator for layer, _ in learned):
-        tested = [layer.engine._test(batch) for layer, batch in learned]
-    for (layer, _), result in zip(learned, tested, strict=True):
-        layer.engine._advance(result)
-    due = [layer.engine.select() for layer, _ in learned]
-    for (layer, _), units in zip(learned, due, strict=True):
-        layer.engine.replace(units)
+    taken = [(layer.engine, layer.take()) for layer in layers]
+    learned = _share([(engine, engine._signals(batch)) for engine, batch in taken])
+    with undrawn_on_error(engine.generator for engine, _ in learned):
+        tested = [engine._assess(signals) for engine, signals in learned]
+    for (engine, _), result in zip(learned, tested, strict=True):
+        engine._advance(result)
+    due = [engine.select() for engine, _ in learned]
+    for (engine, _), units in zip(learned, due, strict=True):
+        engine.replace(units)
+
+
+def _share(several: list[tuple[GnT, list[Signals]]]) -> list[tuple[GnT, list[Signals]]]:
+    """Those with samples; with several processes all of them together, in one exchange."""
+    ranks = [engine._join() for engine, _ in several]
+    if ranks and ranks[0] is not None:
+        return several if ranks[0].share([each for _, signals in several for each in signals]) else []
+    return [(engine, signals) for engine, signals in several if all(each.batch.size for each in signals)]

@@ -96,6 +96,11 @@ class Backprop:
             return Step(output.new_zeros(()), output.detach(), self._nobody())
         self.opt.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        try:
+            prepared = self._after_backward(prepared)
+        except Exception:
+            self._undo(buffers)
+            raise
         self.opt.step()
         return Step(loss.detach(), output.detach(), self._after_step(prepared))
 
@@ -159,6 +164,9 @@ class Backprop:
     def _before_step(self, features: Sequence[Tensor] | None) -> Any:
         """Refuse features that could not be used, before anything is changed."""
 
+    def _after_backward(self, prepared: Any) -> Any:
+        return prepared
+
     def _after_step(self, prepared: Any) -> list[Tensor]:
         return []
 
@@ -185,7 +193,7 @@ class ContinualBackprop(Backprop):
         step_size: as for `Backprop`.
         layers: what the engine walks, where that is not ``net`` itself: a list of layers or unit groups.
         replacement_rate, maturity_threshold, decay_rate, utility, init, accumulate, bias_transfer, generator,
-            activation: see `GnT`.
+            activation, process_group: see `GnT`.
         options: further settings of an optimizer given by name.
 
     Attributes:
@@ -224,6 +232,7 @@ class ContinualBackprop(Backprop):
         bias_transfer: bool = True,
         generator: torch.Generator | None = None,
         activation: str | None = None,
+        process_group: Any = None,
         **options: Any,
     ) -> None:
         if hasattr(opt, "gnt"):
@@ -241,6 +250,7 @@ class ContinualBackprop(Backprop):
             bias_transfer=bias_transfer,
             generator=generator,
             activation=activation,
+            process_group=process_group,
             record=not hasattr(net, "predict"),
         )
 
@@ -260,11 +270,18 @@ class ContinualBackprop(Backprop):
             self.gnt.load_state_dict(before)
             raise
 
-    def _before_step(self, features: Sequence[Tensor] | None) -> Prepared:
+    def _before_step(self, features: Sequence[Tensor] | None) -> Prepared | None:
+        if features is None and not self.gnt._intake.complete:
+            return None  # a checkpoint with use_reentrant=True shows its features in the backward
         return self.gnt._prepare(features)
 
+    def _after_backward(self, prepared: Prepared | None) -> Prepared:
+        if prepared is None:
+            return self.gnt._prepare()
+        self.gnt.discard()  # taken before the backward, so that a checkpoint's second forward was recorded as a first
+        return prepared
+
     def _after_step(self, prepared: Prepared) -> list[Tensor]:
-        self.gnt.discard()  # a checkpointed forward was recorded once more in the backward
         return self.gnt._step(prepared)
 
     def _nobody(self) -> list[Tensor]:

@@ -11,39 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gnt.state_resets import PARAMETER, STATE_RESETS, WHY_NOT, Fresh, known, row_of, unwrap_optimizer
 from gnt.units import Slot, UnitGroup
-
-# value at birth: a number, the name of an entry of the parameter group, or the parameter itself
-PARAMETER = object()
-Fresh = Any
-
-_ADAM = {"exp_avg": 0.0, "exp_avg_sq": 0.0, "max_exp_avg_sq": 0.0}
-
-STATE_RESETS: dict[type[Optimizer], Mapping[str, Fresh]] = {
-    torch.optim.SGD: {"momentum_buffer": 0.0},
-    torch.optim.Adam: _ADAM,
-    torch.optim.AdamW: _ADAM,
-    torch.optim.NAdam: _ADAM,
-    torch.optim.RAdam: _ADAM,
-    torch.optim.Adamax: {"exp_avg": 0.0, "exp_inf": 0.0},
-    torch.optim.Adagrad: {"sum": "initial_accumulator_value"},
-    torch.optim.Adadelta: {"square_avg": 0.0, "acc_delta": 0.0},
-    torch.optim.RMSprop: {"square_avg": 0.0, "momentum_buffer": 0.0, "grad_avg": 0.0},
-    torch.optim.Rprop: {"prev": 0.0, "step_size": "lr"},
-    torch.optim.ASGD: {"ax": PARAMETER},
-}
-if hasattr(torch.optim, "Muon"):  # torch 2.9
-    STATE_RESETS[torch.optim.Muon] = {"momentum_buffer": 0.0}
-
-_WHY_NOT = {
-    "LBFGS": "its history mixes all parameters into flat vectors",
-    "Adafactor": "its factored second moment is shared by whole rows and columns",
-    "SparseAdam": "it takes sparse gradients only",
-}
 
 
 class ResetsUnits(Protocol):
@@ -87,6 +59,7 @@ class StateReset:
     """
 
     def __init__(self, optimizer: Optimizer, groups: Sequence[UnitGroup]) -> None:
+        optimizer = unwrap_optimizer(optimizer)
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer or None, got {type(optimizer).__name__}")
         self.optimizer = optimizer
@@ -136,6 +109,22 @@ class StateReset:
                         f"know how to reset for a unit; {_WHAT_TO_DO}"
                     )
 
+    def consumer_biases(self, groups: Sequence[UnitGroup]) -> list[tuple[Tensor, Tensor]]:
+        """The consumers' biases, which a transfer moves, with copies; none where no state is made of parameters."""
+        if PARAMETER not in (self._table or {}).values():
+            return []
+        biases = {id(b): b for group in groups for slot in group.outgoing if (b := slot.bias) is not None}
+        return [(bias, bias.detach().clone()) for bias in biases.values()]
+
+    def follow(self, biases: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Move averages of parameters along with the biases: they stand for the same function, at other points."""
+        for bias, before in biases:
+            state = self.optimizer.state.get(bias, {})
+            for key, fresh in (self._table or {}).items():
+                value = state.get(key)
+                if fresh is PARAMETER and isinstance(value, Tensor) and value.shape == bias.shape:
+                    value.add_((bias.detach() - before).to(value.dtype))
+
     def reset(self, group: UnitGroup, units: Tensor) -> None:
         """Reset the state of every slice that ``units`` own. Nothing else changes by a bit."""
         table = self._table
@@ -177,12 +166,12 @@ _WHAT_TO_DO = (
 
 
 def _resets_of(optimizer: Optimizer) -> Mapping[str, Fresh]:
-    for kind in type(optimizer).__mro__:
-        if kind in STATE_RESETS:
-            return STATE_RESETS[kind]
+    row = row_of(optimizer)
+    if row is not None:
+        return row
     name = type(optimizer).__name__
-    known = ", ".join(sorted(kind.__name__ for kind in STATE_RESETS))
-    why = _WHY_NOT.get(name, "gnt does not know its state")
+    why = WHY_NOT.get(name, "gnt does not know its state")
     raise TypeError(
-        f"the state of {name} cannot be reset per unit: {why}. Known are AdamGnT, {known}; or {_WHAT_TO_DO}"
+        f"the state of {name} cannot be reset per unit: {why}. Known are AdamGnT, {', '.join(known())}; or "
+        f"{_WHAT_TO_DO}"
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gnt import shards
 from gnt.between import computes_as_torch
 from gnt.graph import Node
 from gnt.refused import Refused
@@ -209,7 +210,7 @@ def is_convolution(module: nn.Module) -> bool:
 
 
 def _address(parameter: Tensor) -> int:
-    return parameter.data_ptr() or id(parameter)
+    return shards.local(parameter).data_ptr() or id(parameter)
 
 
 def unused(model: nn.Module, named: set[str]) -> list[Refused]:

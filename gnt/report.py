@@ -37,13 +37,16 @@ class GroupReport:
 
 @dataclass(frozen=True)
 class Report:
-    """All groups' figures after ``updates`` updates; `print` shows a table."""
+    """All groups' figures after ``updates`` updates, and what `trace` refused; `print` shows a table."""
 
     updates: int
     groups: tuple[GroupReport, ...]
+    refused: tuple[object, ...] = ()
 
     @classmethod
-    def of(cls, groups: Sequence[UnitGroup], updates: int, replacement_rate: float) -> Report:
+    def of(
+        cls, groups: Sequence[UnitGroup], updates: int, replacement_rate: float, refused: Sequence[object] = ()
+    ) -> Report:
         """Read the groups' states."""
         return cls(
             updates,
@@ -59,6 +62,7 @@ class Report:
                 )
                 for group in groups
             ),
+            tuple(refused),
         )
 
     def __str__(self) -> str:
@@ -72,7 +76,8 @@ class Report:
             "  ".join((row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))))
             for row in rows
         ]
-        return "\n".join([f"after {self.updates} updates", *lines])
+        left_alone = ["refused:", *(f"  {one}" for one in self.refused)] if self.refused else []
+        return "\n".join([f"after {self.updates} updates", *lines, *left_alone])
 
 
 def warn_if_idle(

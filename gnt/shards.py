@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -59,6 +60,25 @@ def like_part(rows: Tensor, weight: Tensor, dim: int) -> Tensor:
                 start, length = extent(weight, other)
                 rows = rows.narrow(place, start, length)
     return rows
+
+
+def spread(feature: Tensor, dim: int) -> tuple[Tensor, Tensor | None]:
+    """This process's part of a feature, 0 at those positions along ``dim`` that lie elsewhere; and, where some do, what
+    the means of each position weigh here, so that they can be summed over all processes: (positions,).
+    """
+    whole: Any = feature
+    dim %= feature.ndim
+    if any(placement.is_partial() for placement in whole.placements):
+        raise ValueError(f"a consumer reads a feature with placements {whole.placements}: partial sums are no features")
+    part = local(feature)
+    if part.shape[dim] == feature.shape[dim]:
+        return part, None
+    start, length = extent(feature, dim)
+    padded = part.new_zeros(*part.shape[:dim], feature.shape[dim], *part.shape[dim + 1 :])
+    padded.narrow(dim, start, length).copy_(part)
+    weight = torch.zeros(feature.shape[dim], dtype=torch.float32, device=part.device)
+    weight[start : start + length] = feature.shape[dim] / length
+    return padded, weight
 
 
 def replicas(tensor: Tensor) -> float:

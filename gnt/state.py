@@ -121,7 +121,8 @@ class UnitState:
             self.utility.lerp_(worth, 1.0 - self.decay_rate)
         else:
             self.utility.copy_(worth)
-        active = (mean != 0).any(0)
+        active = mean != 0
+        active = active.any(0) if len(active) > 1 else active[0]
         self.last_active.masked_fill_(active if finite is None else active & finite, self.updates)
 
     def rebirth(self, units: Tensor, *, all_eligible: bool) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -153,7 +154,8 @@ class Slot:
             tensor = tensor.index_select(dim, self.positions.flatten().to(tensor.device))
         elif tensor.shape[dim] != self.num_units * self.block:
             tensor = tensor.narrow(dim, self.offset, self.num_units * self.block)
-        return torch.unflatten(tensor, dim, (self.num_units, self.block))
+        shape = tensor.shape
+        return tensor.view(*shape[:dim], self.num_units, self.block, *shape[dim + 1 :])
 
     def weighted_sum(self, units: Tensor, values: Tensor) -> Tensor:
         """What constant features ``values`` (k,) of ``units`` add to the consumer: sum of w * value over units and
@@ -183,6 +185,8 @@ class Slot:
         return self.dim if tensor.ndim > 1 else 0
 
     def _by_channel(self, tensor: Tensor) -> Tensor:
+        if shards.is_sharded(tensor):
+            raise TypeError(f"{self.name!r} reads the units in {self.groups} groups: its weight cannot lie in shards")
         # a view in any memory format, where reshape would copy a channels-last weight
         return torch.unflatten(tensor, 0, (self.groups, -1)).transpose(1, 2)
 
@@ -246,17 +250,17 @@ class UnitGroup:
         """The modules that read the units' features."""
         return tuple(slot.module for slot in self.outgoing)
 
-    @property
+    @cached_property
     def drawn(self) -> tuple[Slot, ...]:
         """Slots whose weights a fresh unit draws: its producers' and those of depthwise convolutions on its way."""
         return (*self.incoming, *(slot for slot in self.scales if isinstance(slot.module, CONV_LAYERS)))
 
-    @property
+    @cached_property
     def taps(self) -> tuple[Slot, ...]:
         """For each value of the units that consumers read, the first consumer that reads it."""
         return tuple({slot.tap: slot for slot in reversed(self.outgoing)}[tap] for tap in self.tap_numbers)
 
-    @property
+    @cached_property
     def tap_numbers(self) -> tuple[int, ...]:
         """The different tap numbers, in the order of the consumers."""
         return tuple(dict.fromkeys(slot.tap for slot in self.outgoing))

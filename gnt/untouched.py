@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributions import Distribution
 
-from gnt.features import paused
+from gnt.waiting import paused
 
 _CONTAINERS = (list, dict, set, OrderedDict)
 
@@ -20,15 +21,26 @@ def untouched(model: nn.Module) -> Iterator[None]:
     """Whatever a forward writes into the modules of ``model``, their attributes and flags are put back at the end.
 
     The values of tensors are not looked after (a traced forward works on fakes of them), random generators of the
-    CPU are. No engine records features meanwhile.
+    CPU are. No engine records features meanwhile, and distributions do not ask whether their parameters are in range.
     """
     saved = [(module, _contents(vars(module))) for module in model.modules()]
-    with torch.random.fork_rng(devices=[]), paused():
+    with torch.random.fork_rng(devices=[]), paused(), _unvalidated():
         try:
             yield
         finally:
             for module, contents in saved:
                 _put_back(vars(module), contents)
+
+
+@contextlib.contextmanager
+def _unvalidated() -> Iterator[None]:
+    """Meanwhile torch's distributions take any parameters: a policy that samples its actions could not be traced."""
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)
 
 
 def _contents(values: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from gnt.between import WalkError
-from gnt.features import paused
+from gnt.waiting import paused
 
 BY_HAND = (
     "To give groups by hand: gnt.GnT takes a list of layers in the order of computation, such as "

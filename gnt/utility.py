@@ -30,6 +30,8 @@ from gnt import checks
 from gnt.features import Batch
 from gnt.units import UnitGroup
 
+ALL = frozenset({"magnitude", "deviation", "outgoing", "incoming"})
+
 
 class Signals:
     """What a measure may look at, each computed when first asked for.
@@ -39,12 +41,13 @@ class Signals:
         generator: the engine's random generator.
         group: the group.
         batch: its features.
+        reads: which of the signals the measure may ask for.
     """
 
-    def __init__(self, group: UnitGroup, batch: Batch, generator: torch.Generator) -> None:
+    def __init__(self, group: UnitGroup, batch: Batch, generator: torch.Generator, reads: frozenset[str] = ALL) -> None:
         self.num_units = group.num_units
         self.generator = generator
-        self.group, self.batch = group, batch
+        self.group, self.batch, self.reads = group, batch, reads
 
     @cached_property
     def magnitude(self) -> Tensor:
@@ -96,7 +99,8 @@ class Signals:
     @cached_property
     def mean(self) -> Tensor:
         """Mean feature of each unit at each tap, (taps, num_units)."""
-        return torch.stack([_unit_mean(mean) for mean in self.means])
+        means = [_unit_mean(mean) for mean in self.means]
+        return torch.stack(means) if len(means) > 1 else means[0][None]
 
     @cached_property
     def magnitudes(self) -> list[Tensor]:
@@ -130,12 +134,13 @@ MeasureFunction = Callable[[Signals], Tensor]
 
 
 class Measure(NamedTuple):
-    """A registered measure: its function, and whether the engine ranks by its running average or by its latest
-    value.
+    """A registered measure: its function, whether the engine ranks by its running average or by its latest value, and
+    which signals it may read.
     """
 
     function: MeasureFunction
     averaged: bool
+    reads: frozenset[str] = ALL
 
 
 def _unit_mean(per_position: Tensor) -> Tensor:
@@ -179,10 +184,17 @@ def random(signals: Signals) -> Tensor:
 
 
 MEASURES: dict[str, Measure] = {
-    f.__name__: Measure(f, averaged=True)
-    for f in (contribution, weight, adaptation, zero_contribution, adaptable_contribution, feature_by_input)
+    function.__name__: Measure(function, averaged=function is not random, reads=frozenset(reads.split()))
+    for function, reads in (
+        (contribution, "magnitude outgoing"),
+        (weight, "outgoing"),
+        (adaptation, "incoming"),
+        (zero_contribution, "deviation outgoing"),
+        (adaptable_contribution, "deviation outgoing incoming"),
+        (feature_by_input, "deviation incoming"),
+        (random, ""),
+    )
 }
-MEASURES["random"] = Measure(random, averaged=False)
 
 
 def register_utility(name: str, function: MeasureFunction, *, averaged: bool = True) -> None:

@@ -17,6 +17,7 @@ from torch.nn.parameter import UninitializedParameter
 from gnt.activations import Activation, canonical, gain
 from gnt.between import Passage, WalkError, computes_as_torch
 from gnt.units import CONV_LAYERS, WEIGHT_LAYERS, Slot, UnitGroup
+from gnt.wrappers import unwrap
 
 Layer = nn.Module | Callable[..., Any]
 Layers = nn.Module | Iterable[Layer]
@@ -49,6 +50,7 @@ def walk(layers: Layers, *, activation: str | None = None) -> tuple[UnitGroup, .
       producer  0 Conv2d (rows)
       consumer  4 Linear (columns, 9 per unit)
     """
+    layers = unwrap(layers) if isinstance(layers, nn.Module) else layers
     named = list(_flatten(layers))
     given = canonical(activation) if activation is not None else None
     unlisted = given or _literal(layers)
@@ -110,6 +112,7 @@ def _flatten(layers: Layers, prefix: str = "") -> Iterator[tuple[str, Layer]]:
             f"{type(layers).__name__}"
         )
     for name, child in children:
+        child = unwrap(child) if isinstance(child, nn.Module) else child
         if isinstance(child, nn.Sequential) and not computes_as_torch(child):
             raise WalkError(
                 f"{prefix + name!r} ({type(child).__name__}) has a forward of its own, which may be more than its list"

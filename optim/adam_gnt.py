@@ -149,10 +149,11 @@ class AdamGnT(Optimizer):
                 state = self.state[param]
                 if not state:
                     state.update(adam_step.new_state(param, group["amsgrad"]))
+                here = adam_step.parts_here(param, param.grad, state)
                 if "row_start" in state or "column_start" in state:
-                    adam_step.step_per_unit(param, state, group)
+                    adam_step.step_per_unit(*here, group)
                 else:
-                    untouched.append((param, state))
+                    untouched.append(here)
             adam_step.step_as_torch(untouched, group)
         return loss
 
@@ -190,6 +191,19 @@ class AdamGnT(Optimizer):
                 unit_counts.clear(state[key], dim, units, groups)
         unit_counts.restart(state, size, dim, units, int(state["step"].item()))
 
+    def state_dict(self) -> dict[str, Any]:
+        """As of any torch optimizer. The counts of units never reset are there, too, as zeros.
+
+        So its keys stay the same: checkpoint libraries that load in place take only what a fresh optimizer has.
+        """
+        state_dict = super().state_dict()
+        saved_ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+        for param, saved_id in zip(self._held(), saved_ids, strict=True):
+            saved = state_dict["state"].get(saved_id)
+            if saved:
+                state_dict["state"][saved_id] = {**unit_counts.never_reset(param), **saved}
+        return state_dict
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what ``state_dict`` of an AdamGnT, or of torch.optim.Adam or AdamW, gave.
 
@@ -212,7 +226,10 @@ class AdamGnT(Optimizer):
 
         def put_back(optimizer: Optimizer) -> None:
             for param, kept in counts.items():
-                self.state[param].update(kept)
+                state = self.state[param]
+                for key in unit_counts.START_KEYS:
+                    state.pop(key, None)
+                state.update(kept)
 
         # The first runs after the user's hooks, which may rewrite the state_dict; the second before theirs.
         hooks = (

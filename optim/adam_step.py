@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.adamw import adamw
 
-from gnt.optim.unit_counts import Sides, corrections, per_element
+from gnt import shards
+from gnt.optim.unit_counts import START_KEYS, Sides, corrections, per_element
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
@@ -32,21 +33,35 @@ def new_state(param: Tensor, amsgrad: bool) -> State:
     return {"step": host_step(0.0), **zeros}
 
 
-def step_as_torch(stepped: list[tuple[Tensor, State]], group: dict[str, Any]) -> None:
+def parts_here(param: Tensor, grad: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
+    """Parameter, gradient and state as they are; of a DTensor the parts on this process. Adam works on each element."""
+    if not shards.is_sharded(param):
+        return param, grad, state
+    whole: Any = grad
+    if whole.placements != param.placements:  # type: ignore[attr-defined]
+        whole = whole.redistribute(placements=param.placements)  # type: ignore[attr-defined]
+    local = {key: shards.local(value) if key in MOMENTS else value for key, value in state.items()}
+    for dim, key in enumerate(START_KEYS):
+        if key in state:
+            local[key] = state[key].narrow(0, *shards.extent(param, dim))
+    return shards.local(param), shards.local(whole), local
+
+
+def step_as_torch(stepped: list[tuple[Tensor, Tensor, State]], group: dict[str, Any]) -> None:
     """Step parameters of which no unit was reset: torch's functional Adam or AdamW, by the group's flags."""
     if not stepped:
         return
-    params = [param for param, _ in stepped]
-    host_steps = [state["step"] for _, state in stepped]
+    params = [param for param, _, _ in stepped]
+    host_steps = [state["step"] for *_, state in stepped]
     beta1, beta2 = group["betas"]
     lr = group["lr"].squeeze() if isinstance(group["lr"], Tensor) else group["lr"]  # torch 2.6 wants it 0-d
     function = adamw if group["decoupled_weight_decay"] else adam
     function(
         params,
-        [param.grad for param in params if param.grad is not None],
-        [state["exp_avg"] for _, state in stepped],
-        [state["exp_avg_sq"] for _, state in stepped],
-        [state["max_exp_avg_sq"] for _, state in stepped] if group["amsgrad"] else [],
+        [grad for _, grad, _ in stepped],
+        [state["exp_avg"] for *_, state in stepped],
+        [state["exp_avg_sq"] for *_, state in stepped],
+        [state["max_exp_avg_sq"] for *_, state in stepped] if group["amsgrad"] else [],
         _on_device(host_steps, params) if group["fused"] else host_steps,
         foreach=group["foreach"],
         fused=group["fused"],
@@ -76,15 +91,14 @@ def _on_device(host_steps: list[Tensor], params: list[Tensor]) -> list[Tensor]:
     return steps
 
 
-def step_per_unit(param: Tensor, state: State, group: dict[str, Any]) -> None:
+def step_per_unit(param: Tensor, grad: Tensor, state: State, group: dict[str, Any]) -> None:
     """Step a parameter whose elements have counts of their own, in torch's order of operations.
 
     The factors of half precision parameters, and their quotient, are float32: in float16 eps would be 0, and
     the 0 / 0 of a fresh unit without gradient would be NaN.
     """
-    assert param.grad is not None
     (beta1, beta2), lr, weight_decay = group["betas"], group["lr"], group["weight_decay"]
-    grad = -param.grad if group["maximize"] else param.grad
+    grad = -grad if group["maximize"] else grad
     exp_avg, exp_avg_sq = state["exp_avg"], state["exp_avg_sq"]
     state["step"].add_(1.0)
     now = int(state["step"].item())

@@ -13,9 +13,12 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
 
 from gnt import checks
+from gnt.between import WalkError
 from gnt.engine import ENGINE_SETTINGS, GnT
+from gnt.optim import cbp_arguments
 from gnt.optim.adam_gnt import AdamGnT
 
 
@@ -31,18 +34,35 @@ class _Continual(Optimizer):
     _preset: ClassVar[dict[str, Any]] = {}
     _fixed: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, net: nn.Module, lr: float = 1e-3, *, layers: Any = None, params: Any = None, **settings: Any):
-        if not isinstance(net, nn.Module):
-            raise TypeError(
-                f"{type(self).__name__} is made from the network, got {type(net).__name__}: {type(self).__name__}(net, "
-                "lr=...), with params=[{...}, ...] for parameter groups"
-            )
+    def __init__(
+        self,
+        net: nn.Module | ParamsT,
+        lr: float = 1e-3,
+        *,
+        layers: Any = None,
+        params: ParamsT | None = None,
+        example_inputs: Any = None,
+        include: cbp_arguments.Patterns = None,
+        exclude: cbp_arguments.Patterns = None,
+        **settings: Any,
+    ) -> None:
+        kind = type(self).__name__
+        held = cbp_arguments.parameters(net, params, layers, kind)
         allowed = [n for n in inspect.signature(self._base).parameters if n not in ("params", "lr", *self._fixed)]
-        checks.unknown_settings(settings, type(self).__name__, allowed, ENGINE_SETTINGS)
+        checks.unknown_settings(settings, kind, allowed, ENGINE_SETTINGS)
         engine = {name: settings.pop(name) for name in ENGINE_SETTINGS if name in settings}
         options: dict[str, Any] = {"lr": lr, **self._preset, **settings, **self._fixed}
-        super().__init__(net.parameters() if params is None else params, **options)
-        self.gnt = GnT(net if layers is None else layers, self, **engine).attach()
+        choice = {"include": include, "exclude": exclude}
+        if example_inputs is not None:
+            choice["activation"] = engine.pop("activation", None)
+        units = cbp_arguments.units(net, layers, example_inputs, choice)
+        super().__init__(held, **options)
+        try:
+            self.gnt = GnT(units, self, **engine).attach()
+        except WalkError as error:
+            if layers is not None or example_inputs is not None:
+                raise
+            raise WalkError(f"{error}. {cbp_arguments.WAYS_OUT}") from None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "gnt": self.gnt}
@@ -57,8 +77,13 @@ class CBPSGD(_Continual, torch.optim.SGD):
     """``torch.optim.SGD`` with continual backpropagation: swap one line, nothing else changes.
 
     Args:
-        net: the network, as for `GnT`: a Sequential or a model with ``.layers`` (or any module, with ``layers`` given).
+        net: the network: a Sequential, a model with ``.layers``, or with ``example_inputs`` or ``layers`` any module,
+            also wrapped by ``torch.compile`` or DistributedDataParallel. With ``layers``, parameters or parameter
+            groups will do.
         lr: step size.
+        example_inputs: inputs of one forward, by which the units of any module are found (`gnt.trace`): a tensor, a
+            tuple of positional or a dict of keyword arguments.
+        include, exclude: of the units found, those whose names match patterns such as ``"*.mlp.*"``, and do not.
         layers: what the engine walks, where that is not ``net`` itself: a list of layers or unit groups.
         params: parameter groups; ``net.parameters()`` when not given.
         settings: of `GnT` (``replacement_rate``, ``maturity_threshold``, ``decay_rate``, ``utility``, ``init``,
@@ -66,8 +91,8 @@ class CBPSGD(_Continual, torch.optim.SGD):
             ``weight_decay``, ...).
 
     Raises:
-        TypeError: parameters in place of the network, or a setting that nothing would use.
-        ValueError: as `GnT`.
+        TypeError: parameters in place of the network and no ``layers``; a setting that nothing would use.
+        ValueError: as `GnT` and `gnt.trace`.
 
     Source: Dohare et al., Nature 632 (2024), Algorithm 1.
 

@@ -112,4 +112,6 @@ def checked_starts(param: Tensor, saved: dict[str, Any]) -> dict[str, Tensor]:
             fits = fits and size[0] > 0 and shape[0] % (size[0] // shape[1]) == 0
         if not fits:
             raise ValueError(f"the loaded state's {key} of shape {size} does not fit a parameter of shape {shape}")
+    # all zeros: no unit was ever reset, and the parameter is stepped as if there were no counts
+    starts = {key: start for key, start in starts.items() if start.any()}
     return {key: start.detach().to(device=param.device, dtype=torch.int64, copy=True) for key, start in starts.items()}

@@ -25,6 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gnt import shards
+
 START_KEYS = ("row_start", "column_start")
 _SHORTEST_TABLE = 4096
 
@@ -94,6 +96,12 @@ def per_element(pick: Callable[[Tensor, Tensor], Tensor], sides: Sides, shape: t
     return grid.reshape(-1, shape[1], *(1 for _ in shape[2:]))
 
 
+def never_reset(param: Tensor) -> dict[str, Tensor]:
+    """The counts of a parameter of which no unit was reset: zeros for its rows and columns."""
+    keys = zip(START_KEYS, param.shape, strict=False)
+    return {key: torch.zeros(size, dtype=torch.int64, device=param.device) for key, size in keys}
+
+
 def restart(state: dict[str, Any], size: int, dim: int, units: Tensor, now: int) -> None:
     """Let the counts of these rows (dim 0) or columns (dim 1) of ``size`` start again after step ``now``."""
     key = START_KEYS[dim]
@@ -105,7 +113,8 @@ def restart(state: dict[str, Any], size: int, dim: int, units: Tensor, now: int)
 def clear(value: Tensor, dim: int, units: Tensor, groups: int) -> None:
     """Set the slices of these rows (dim 0) or columns (dim 1) to zero, in place."""
     if dim == 0 or groups == 1:
-        value.index_fill_(dim, units, 0)
+        here, index, _ = shards.locate(value, dim, units)
+        here.index_fill_(dim, index, 0)
         return
     per_group = value.shape[1]
     # (group, its input channel, its output, *kernel): a view, so that the assignment writes into value.

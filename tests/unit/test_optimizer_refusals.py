@@ -75,7 +75,7 @@ REFUSED = {
     "unknown": (
         lambda net: Sign(net.parameters()),
         TypeError,
-        f"state of Sign .*does not know.*Known are AdamGnT, ASGD, Adadelta.*{WHAT_TO_DO}",
+        f"state of Sign .*does not know.*Known are AdamGnT, ASGD, AdaBelief, Adadelta.*{WHAT_TO_DO}",
     ),
     "a name": (lambda net: "adam", TypeError, r"optimizer must be a torch\.optim\.Optimizer or None, got str"),
     "a class": (lambda net: torch.optim.Adam, TypeError, r"must be a torch\.optim\.Optimizer or None, got type"),

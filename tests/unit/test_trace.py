@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import gnt
-from gnt.features import paused
+from gnt.waiting import paused
+from gnt.untouched import untouched
 from gnt.wrappers import unwrap
 from tests.traced import reasons, told
 
@@ -180,13 +181,11 @@ class Restless(Net):
 
     def __init__(self):
         super().__init__()
-        self.calls, self.seen, self.last = 0, [], {}
+        self.calls = 0
         self.register_buffer("count", torch.zeros(()))
 
     def forward(self, x):
         self.calls += 1
-        self.seen.append(x)
-        self.last["x"] = x
         self.latest = x.mean()
         self.count += 1
         return super().forward(x)
@@ -200,7 +199,6 @@ def test_the_model_is_as_it_was(fails):
     net(X)
     state, flags = copy.deepcopy(net.state_dict()), [module.training for module in net.modules()]
     attributes, random = [dict(vars(module)) for module in net.modules()], torch.get_rng_state()
-    seen, last = list(net.seen), dict(net.last)
     if fails:
         with pytest.raises(gnt.TraceError):
             gnt.trace(net, X[:, :3])
@@ -210,10 +208,27 @@ def test_the_model_is_as_it_was(fails):
     assert [module.training for module in net.modules()] == flags
     assert [dict(vars(module)) for module in net.modules()] == attributes
     assert torch.equal(torch.get_rng_state(), random)
-    assert len(net.seen) == len(seen) == 1
-    assert net.seen[0] is seen[0]
-    assert net.last == last
     assert not any(p.grad is not None for p in net.parameters())
+
+
+def test_what_a_forward_leaves_in_containers_is_taken_out():
+    net = Net()
+    net.seen, net.last, net.kinds = [X], {"x": X}, {1}
+
+    def run():
+        net.seen.append(0)
+        net.last["x"] = 1
+        net.kinds.add(2)
+        net.body = nn.Identity()
+        raise KeyError
+
+    with pytest.raises(KeyError), untouched(net):
+        run()
+    assert net.seen[0] is X
+    assert len(net.seen) == 1
+    assert net.last["x"] is X
+    assert net.kinds == {1}
+    assert isinstance(net.body, nn.Linear)
 
 
 def test_no_engine_records_what_trace_runs():

@@ -264,3 +264,25 @@ def test_layers_behind_a_data_dependent_mask_are_refused():
         gnt.trace(net, torch.randn(2, 3, 6))
     for name in ("fc1", "fc2", "fc3"):
         assert f"{name}: {getattr(net, name).out_features} units, data-dependent routing" in str(caught.value)
+
+
+def test_layers_inside_a_condition_are_refused():
+    def forward(net, x):
+        return torch.cond(x.sum() > 0, lambda x: net.fc3(F.relu(net.fc2(x))), lambda x: net.fc3(net.fc2(x)), (x,))
+
+    with pytest.raises(gnt.TraceError) as caught:
+        gnt.trace(Net(forward), torch.randn(2, 6))
+    assert "fc2: 6 units, read inside 'cond'" in str(caught.value)
+    assert "fc1: 6 units, this forward does not use it" in str(caught.value)
+
+
+def test_weights_of_experts_in_one_parameter_are_refused():
+    def forward(net, x):
+        chosen = net.fc1(x).topk(1, -1).indices[..., 0]
+        return _end(net, torch.bmm(net.experts[chosen], x[..., None])[..., 0])
+
+    net, x = Net(forward, experts=nn.Parameter(torch.randn(6, 6, 6))), torch.randn(3, 6)
+    groups = gnt.trace(net, x)
+    assert list(told(groups)) == ["fc2"]
+    assert "topk" in reasons(groups)["fc1"]
+    assert_whole(net, groups, x)

@@ -1,0 +1,31 @@
+"""Beside `torch.compile`: what must be seen by compiled code, and what must stay out of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+from torch._compile import _disable_dynamo
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def not_compiled(function: F) -> F:
+    """A function that runs as it is, where a whole training step is compiled: it depends on Python's own state.
+
+    `torch.compiler.disable` does the same, but imports the compiler, which takes as long as torch itself; this one
+    imports it at the first call, and torch's optimizers have done so by then.
+    """
+    return _disable_dynamo(function)  # type: ignore[return-value]
+
+
+def forget_compiled() -> None:
+    """Make compiled code see hooks that are new: it does not look for them again by itself.
+
+    `torch.compile` does not guard on the hooks of modules, so that a model that ran before an engine was built would
+    leave the engine without features. What is compiled is compiled anew at its next call.
+    """
+    dynamo = sys.modules.get("torch._dynamo")
+    if dynamo is not None:
+        dynamo.reset()

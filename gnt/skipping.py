@@ -1,0 +1,62 @@
+"""Steps that did not happen: what a GradScaler skips shall age nobody, replace nobody, and leave no features behind."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from gnt import shards
+from gnt.compiled import not_compiled
+
+
+def skipped(optimizer: Optimizer) -> bool:
+    """Whether a GradScaler made this step of a fused optimizer do nothing, because a gradient was not finite.
+
+    It does not step other optimizers at all then. Asking waits for the device, as the scaler itself does for those.
+    """
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found.item())
+
+
+class Waits(Protocol):
+    """Something that keeps features until a step."""
+
+    def after_backward(self, *, anew: bool) -> None:
+        """What waits now has its gradients; where they began ``anew``, what had its own before was given up."""
+
+
+class Backwards:
+    """Watches one parameter's gradient, so that features whose gradients were given up do not wait for ever.
+
+    A GradScaler that skips a step does not call the optimizer: nothing tells of it but the gradients, which begin anew
+    before the next backward (``zero_grad``) where those of accumulated micro-batches are added up.
+    """
+
+    def __init__(self, waits: Waits, param: Tensor) -> None:
+        self._waits = weakref.ref(waits)  # the hook stays with the network when engine and optimizer are dropped
+        self._grad: weakref.ref[Tensor] | None = None
+        self._version = 0
+        register: Callable[..., RemovableHandle] = param.register_post_accumulate_grad_hook
+        self.handle = register(self._after_backward)
+
+    @not_compiled
+    def _after_backward(self, param: Tensor) -> None:
+        grad = param.grad
+        same = grad is not None and self._grad is not None and self._grad() is grad
+        # added to once and else left alone: neither zeroed in place nor unscaled since
+        added = same and grad is not None and _version(grad) == self._version + 1
+        waits = self._waits()
+        if waits is not None:
+            waits.after_backward(anew=not added)
+        if grad is not None:
+            self._grad, self._version = weakref.ref(grad), _version(grad)
+
+
+def _version(grad: Tensor) -> int:
+    """How often a gradient was changed in place; FSDP2 adds to the part of it that lies here."""
+    return shards.local(grad)._version

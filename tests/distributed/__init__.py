@@ -1,0 +1,1 @@
+"""Several real processes: torchrun with gloo, each scenario's ranks writing what they saw for the test to compare."""

@@ -1,0 +1,192 @@
+"""What the ranks of the DistributedDataParallel tests do."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import gnt
+from tests.distributed import worker
+
+
+def thousand_steps(folder: Path, utility: str, optimizer: str) -> Any:
+    """Many replacements in float32; ranks seeded differently, as careful users do."""
+    net = worker.mlp(torch.float32)
+    model = DistributedDataParallel(net)
+    torch.manual_seed(dist.get_rank())
+    opt = worker.OPTIMIZERS[optimizer](net)
+    engine = worker.engine(net, opt, utility=utility, accumulate=False)
+    rank = dist.get_rank()
+    for x, y in worker.batches(net, 4 * dist.get_world_size(), 1000):
+        worker.learn(model, opt, x[rank :: dist.get_world_size()], y[rank :: dist.get_world_size()])
+    memory = torch.cat([v.flatten().float() for s in opt.state.values() for v in s.values() if torch.is_tensor(v)])
+    return {"params": worker.flat(net), "memory": memory, "replaced": [g.state.replaced for g in engine.groups]}
+
+
+def joined(folder: Path, utility: str, kind: str) -> Any:
+    """Beside the ranks' run, each rank makes the one-process run on the joined batch."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    make = worker.convnet if kind == "conv" else worker.mlp
+    net, alone = make(), make()
+    model = DistributedDataParallel(net)
+    opt, opt_alone = (worker.OPTIMIZERS["adam_gnt"](n) for n in (net, alone))
+    engine = worker.engine(net, opt, utility=utility, seed=7)
+    single = worker.engine(alone, opt_alone, utility=utility, seed=7, process_group=False)
+    chosen = []
+    for x, y in worker.batches(net, 4 * world, 150):
+        worker.learn(model, opt, x[rank::world], y[rank::world])
+        worker.learn(alone, opt_alone, x, y)
+        chosen.append(([u.tolist() for u in engine.replaced], [u.tolist() for u in single.replaced]))
+    worst = {
+        name: max(
+            float((getattr(a.state, name) - getattr(b.state, name)).abs().max())
+            for a, b in zip(engine.groups, single.groups, strict=True)
+        )
+        for name in ("utility", "mean_feature", "age")
+    }
+    return {"chosen": chosen, "params": worker.flat(net), "alone": worker.flat(alone), "worst": worst}
+
+
+def layers(folder: Path) -> Any:
+    """CBP layers act by themselves; all of one optimizer in one exchange."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    torch.manual_seed(0)
+    fc = [nn.Linear(6, 16), nn.Linear(16, 12), nn.Linear(12, 6)]
+    settings = {"replacement_rate": 0.05, "maturity_threshold": 3}
+    cbp = [gnt.CBPLinear(a, b, **settings) for a, b in itertools.pairwise(fc)]
+    net = nn.Sequential(fc[0], nn.ReLU(), cbp[0], fc[1], nn.ReLU(), cbp[1], fc[2]).double()
+    model = DistributedDataParallel(net)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    for layer in cbp:  # the coin and the draws of each rank differ until they join
+        layer.engine.generator.manual_seed(rank)
+    batches = worker.batches(net, 4 * world, 60)
+    for x, y in batches[:-1]:
+        worker.learn(model, optimizer, x[rank::world], y[rank::world])
+    x, y = batches[-1]
+    optimizer.zero_grad()
+    nn.functional.mse_loss(model(x[rank::world]), y[rank::world]).backward()
+    with Exchanges() as seen:
+        optimizer.step()
+    return {"params": worker.flat(net), "replaced": [c.group.state.replaced for c in cbp], "exchanges": len(seen.sizes)}
+
+
+def killed(folder: Path, until: str) -> Any:
+    """Rank 1 is killed after that many steps; what goes on does so from the checkpoint."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    net = worker.mlp(torch.float32)
+    model = DistributedDataParallel(net)
+    optimizer = gnt.optim.CBPAdam(net, lr=1e-3, replacement_rate=0.02, maturity_threshold=5)
+    saved, start = folder / "checkpoint.pt", 0
+    if saved.exists():
+        state = torch.load(saved)
+        net.load_state_dict(state["net"])
+        optimizer.load_state_dict(state["optimizer"])
+        start = state["step"]
+    for step, (x, y) in enumerate(worker.batches(net, 4 * world, 120)[start:], start=start):
+        worker.learn(model, optimizer, x[rank::world], y[rank::world])
+        if step % 20 == 19:
+            if rank == 0:  # on one rank alone, as loops do
+                torch.save({"net": net.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, saved)
+            dist.barrier()
+        if step == int(until) and rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+    replaced = [g.state.replaced for g in optimizer.gnt.groups]
+    return {"params": worker.flat(net), "replaced": replaced, "start": start}
+
+
+class Exchanges(TorchDispatchMode):
+    """Notes the size in bytes of every collective."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace in ("c10d", "_c10d_functional"):
+            self.sizes.append(sum(t.numel() * t.element_size() for t in tree_leaves(args[0])))
+        return func(*args, **(kwargs or {}))
+
+
+def cost(folder: Path, utility: str) -> Any:
+    """Collectives and bytes of each step, with what was replaced in it."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    net = worker.convnet()
+    model = DistributedDataParallel(net)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    engine = worker.engine(net, optimizer, utility=utility)
+    seen = []
+    for x, y in worker.batches(net, 4 * world, 30):
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(x[rank::world]), y[rank::world]).backward()
+        with Exchanges() as exchanges:
+            optimizer.step()
+        seen.append((exchanges.sizes, sum(len(units) for units in engine.replaced)))
+    return seen
+
+
+def different(folder: Path, what: str) -> Any:
+    """One rank does otherwise: every rank is told, none waits for ever."""
+    rank = dist.get_rank()
+    net = worker.mlp()
+    if what == "networks":
+        net[0].weight.data += rank
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    listed = list(net) if what != "groups" or rank == 0 else list(net)[:5]
+    engine = worker.engine(listed, optimizer, replacement_rate=0.1 if what == "settings" and rank else 0.2)
+    if what == "ages" and rank:
+        for group in engine.groups:
+            group.state.updates = 5
+    x, y = worker.batches(net, 4, 1)[0]
+    try:
+        worker.learn(net, optimizer, x, y)
+    except ValueError as error:
+        return str(error)
+    return "nothing was refused"
+
+
+def uneven(folder: Path) -> Any:
+    """Batches of different sizes, one of them empty: samples count, not ranks; no samples anywhere: nobody ages."""
+    rank = dist.get_rank()
+    net = worker.mlp()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+    engine = worker.engine(net, optimizer, seed=7, decay_rate=0.0)
+    (x, y), (more, _) = worker.batches(net, 8, 2)
+    optimizer.zero_grad()
+    nn.functional.mse_loss(net(x[:8] if rank else x[:0]), y[:8] if rank else y[:0], reduction="sum").backward()
+    optimizer.step()
+    one_sided = [g.state.corrected_mean_feature.clone() for g in engine.groups]
+    net(more[:5] if rank else more[5:]).sum().backward()
+    optimizer.step()
+    split = [g.state.corrected_mean_feature.clone() for g in engine.groups]
+    net(more[:0]).sum().backward()
+    optimizer.step()
+    with torch.no_grad():
+        wanted = [[net[: 2 * i + 2](batch).mean(0) for i in range(3)] for batch in (x, more)]
+    return {"found": [one_sided, split], "wanted": wanted, "updates": engine.updates}
+
+
+def alone(folder: Path) -> Any:
+    """process_group=False: every rank trains a network of its own."""
+    torch.manual_seed(dist.get_rank())
+    net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 6)).double()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    engine = worker.engine(net, optimizer, process_group=False)
+    with Exchanges() as exchanges:
+        for x, y in worker.batches(net, 4, 20 + 20 * dist.get_rank()):
+            worker.learn(net, optimizer, x, y)
+    return {"updates": engine.updates, "exchanges": len(exchanges.sizes), "params": worker.flat(net)}
+
+
+if __name__ == "__main__":
+    scenarios = (thousand_steps, joined, layers, killed, cost, different, uneven, alone)
+    worker.main({scenario.__name__: scenario for scenario in scenarios})

@@ -1,0 +1,94 @@
+"""DistributedDataParallel: the same units and the same fresh weights on every rank, those of the joined batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.distributed.launch import torchrun
+
+
+@pytest.mark.parametrize(
+    ("ranks", "utility", "optimizer"), [(2, "contribution", "adam_gnt"), (3, "adaptable_contribution", "sgd")]
+)
+def test_parameters_are_bit_equal_after_a_thousand_steps(tmp_path, ranks, utility, optimizer):
+    first, *others = torchrun("ddp_scenarios.thousand_steps", tmp_path, utility, optimizer, ranks=ranks)
+    assert min(first["replaced"]) > 50
+    for other in others:
+        assert other["replaced"] == first["replaced"]
+        assert torch.equal(other["params"], first["params"])
+        assert torch.equal(other["memory"], first["memory"])
+
+
+@pytest.mark.parametrize(
+    ("ranks", "utility", "net"),
+    [(2, "contribution", "conv"), (3, "adaptable_contribution", "mlp"), (2, "zero_contribution", "conv")],
+)
+def test_the_choices_are_those_of_one_process_with_the_joined_batch(tmp_path, ranks, utility, net):
+    for seen in torchrun("ddp_scenarios.joined", tmp_path, utility, net, ranks=ranks):
+        chosen = [together for together, _ in seen["chosen"]]
+        assert chosen == [alone for _, alone in seen["chosen"]]
+        assert sum(len(units) for step in chosen for units in step) > 20
+        torch.testing.assert_close(seen["params"], seen["alone"], rtol=0, atol=1e-9)
+        assert seen["worst"]["age"] == 0
+        assert max(seen["worst"].values()) < 1e-9
+
+
+def test_layers_act_together_in_one_exchange(tmp_path):
+    first, second = torchrun("ddp_scenarios.layers", tmp_path)
+    assert min(first["replaced"]) > 10
+    assert first["replaced"] == second["replaced"]
+    assert torch.equal(first["params"], second["params"])
+    assert first["exchanges"] == 1
+
+
+def test_a_killed_rank_goes_on_in_step_from_the_checkpoint(tmp_path):
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    killed.mkdir()
+    whole.mkdir()
+    torchrun("ddp_scenarios.killed", killed, 70, dies=True)
+    after = torchrun("ddp_scenarios.killed", killed, -1)
+    without = torchrun("ddp_scenarios.killed", whole, -1)
+    for mine, theirs in zip(after, without, strict=True):
+        assert (mine["start"], theirs["start"]) == (60, 0)
+        assert mine["replaced"] == theirs["replaced"]
+        assert min(mine["replaced"]) > 5
+        assert torch.equal(mine["params"], theirs["params"])
+
+
+# convnet: 6 + 8 channels, the second read at 4 positions each, and 12 units; taps: 3; float64
+@pytest.mark.parametrize(
+    ("utility", "sizes"),
+    [
+        ("contribution", [8 * (2 * (6 + 8 * 4 + 12) + 3)]),
+        ("weight", [8 * (6 + 8 * 4 + 12 + 3)]),
+        ("adaptable_contribution", [8 * (6 + 8 * 4 + 12 + 3)] * 2),
+    ],
+)
+def test_a_step_costs_the_collectives_and_bytes_that_are_documented(tmp_path, utility, sizes):
+    for steps in torchrun("ddp_scenarios.cost", tmp_path, utility):
+        assert sum(replaced for _, replaced in steps) > 3
+        joining, *rest = [seen for seen, _ in steps]
+        assert joining[-len(sizes) :] == sizes  # the first step also compares the ranks
+        assert rest == [sizes] * len(rest)  # with replacements and without
+
+
+@pytest.mark.parametrize("what", ["groups", "settings", "ages", "networks"])
+def test_ranks_that_differ_are_told_on_all_of_them(tmp_path, what):
+    said = torchrun("ddp_scenarios.different", tmp_path, what, ranks=3)
+    assert said[0] == said[1] == said[2]
+    assert said[0].startswith(f"the {what} of the engine's ranks differ from those of rank 0 on rank 1, 2")
+    assert {"networks": "process_group=False", "groups": "12 units"}.get(what, "") in said[0]
+
+
+def test_samples_count_not_ranks(tmp_path):
+    for seen in torchrun("ddp_scenarios.uneven", tmp_path):
+        torch.testing.assert_close(seen["found"], seen["wanted"], rtol=0, atol=1e-12)
+        assert seen["updates"] == 2
+
+
+def test_processes_on_their_own_exchange_nothing(tmp_path):
+    first, second = torchrun("ddp_scenarios.alone", tmp_path)
+    assert (first["updates"], second["updates"]) == (20, 40)
+    assert first["exchanges"] == second["exchanges"] == 0
+    assert not torch.equal(first["params"], second["params"])

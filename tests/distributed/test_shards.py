@@ -1,0 +1,50 @@
+"""FSDP2, tensor parallel plans and both together: what a sharded run replaces is what the whole one does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.distributed.launch import torchrun
+
+
+@pytest.mark.parametrize(
+    ("plan", "ranks", "optimizer", "utility", "net"),
+    [
+        ("fsdp", 2, "adam_gnt", "adaptable_contribution", "mlp"),
+        ("fsdp", 3, "sgd", "contribution", "conv"),  # 8 channels on 3 ranks: parts of different size
+        ("fsdp", 2, "adam", "contribution", "conv"),
+        ("tensor", 2, "adam_gnt", "adaptable_contribution", "mlp"),
+        ("tensor", 3, "sgd", "contribution", "mlp"),
+        ("both", 4, "adam_gnt", "adaptable_contribution", "mlp"),
+    ],
+)
+def test_a_sharded_run_is_the_whole_one(tmp_path, plan, ranks, optimizer, utility, net):
+    for seen in torchrun("shard_scenarios.compared", tmp_path, plan, optimizer, utility, net, ranks=ranks):
+        chosen = [sharded for sharded, _ in seen["chosen"]]
+        assert chosen == [alone for _, alone in seen["chosen"]]
+        assert sum(len(units) for step in chosen for units in step) > 20
+        torch.testing.assert_close(seen["params"], seen["alone"], rtol=0, atol=1e-9)
+        assert set(seen["kinds"]) == {"DTensor"}
+
+
+def test_micro_batches_of_a_sharded_network_are_one_update(tmp_path):
+    for seen in torchrun("shard_scenarios.accumulated", tmp_path):
+        assert all(seen["same"])
+        assert seen["updates"] == 60
+        assert min(seen["replaced"]) > 3
+
+
+@pytest.mark.parametrize(
+    ("plan", "optimizer", "worlds"),
+    [("fsdp", "adam_gnt", {2: "fsdp", 3: "fsdp", 1: "whole"}), ("tensor", "sgd", {3: "tensor"})],
+)
+def test_a_distributed_checkpoint_goes_on_at_another_world_size(tmp_path, plan, optimizer, worlds):
+    whole, *_ = torchrun("shard_scenarios.life", tmp_path, plan, optimizer, 0, 60, ranks=2)
+    assert min(whole["replaced"]) > 5
+    for ranks, other in worlds.items():
+        for seen in torchrun("shard_scenarios.life", tmp_path, other, optimizer, 30, 60, ranks=ranks):
+            assert seen["replaced"] == whole["replaced"]
+            assert all(torch.equal(a, b) for a, b in zip(seen["ages"], whole["ages"], strict=True))
+            torch.testing.assert_close(seen["params"], whole["params"], rtol=0, atol=1e-9)
+            assert torch.equal(seen["params"], whole["params"]) or ranks != 2

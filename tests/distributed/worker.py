@@ -1,0 +1,83 @@
+"""What every scenario's rank does first and last: joins the others, runs, reports."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+import gnt
+
+
+def main(scenarios: dict[str, Callable[..., Any]]) -> None:
+    """Run the scenario named on the command line and save what it returns."""
+    warnings.simplefilter("error")
+    torch.set_num_threads(1)
+    name, folder, *args = sys.argv[1:]
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    try:
+        torch.save(scenarios[name](Path(folder), *args), Path(folder) / f"{name}-{dist.get_rank()}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def mlp(dtype: torch.dtype = torch.float64) -> nn.Sequential:
+    """The same network on every rank."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 18), nn.Tanh(), nn.Linear(18, 12), nn.ReLU(), nn.Linear(12, 6)]
+    return nn.Sequential(*layers).to(dtype)
+
+
+def convnet() -> nn.Sequential:
+    """Convolutions, a flatten with several columns a channel, and a consumer without bias."""
+    torch.manual_seed(0)
+    head = [nn.Flatten(), nn.Linear(8 * 4, 12, bias=False), nn.ReLU(), nn.Linear(12, 6)]
+    return nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ELU(), *head).double()
+
+
+def batches(net: nn.Module, samples: int, steps: int, seed: int = 3) -> list[tuple[Tensor, Tensor]]:
+    """The joined batches, the same on every rank."""
+    source = torch.Generator().manual_seed(seed)
+    shape = (1, 6, 6) if isinstance(net[0], nn.Conv2d) else (6,)
+    dtype = next(net.parameters()).dtype
+    return [
+        (
+            torch.randn(samples, *shape, generator=source, dtype=dtype),
+            torch.randn(samples, 6, generator=source, dtype=dtype),
+        )
+        for _ in range(steps)
+    ]
+
+
+OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
+    "sgd": lambda net: torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9),
+    "adam": lambda net: torch.optim.Adam(net.parameters(), lr=1e-3),
+    "adam_gnt": lambda net: gnt.AdamGnT(net.parameters(), lr=1e-3),
+}
+
+
+def learn(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
+    """One step of backpropagation."""
+    optimizer.zero_grad()
+    nn.functional.mse_loss(model(x), y).backward()
+    optimizer.step()
+
+
+def engine(net: nn.Module, optimizer: torch.optim.Optimizer, **settings: Any) -> gnt.GnT:
+    """An engine that replaces often, attached; its draws are seeded by the rank unless told."""
+    generator = torch.Generator().manual_seed(settings.pop("seed", 100 + dist.get_rank()))
+    given = {"replacement_rate": 0.02, "maturity_threshold": 5, **settings}
+    return gnt.GnT(net, optimizer, generator=generator, **given).attach()
+
+
+def flat(net: nn.Module) -> Tensor:
+    """All parameters in one vector, whole also where they lie in shards."""
+    whole = [p.full_tensor() if hasattr(p, "full_tensor") else p for p in net.parameters()]
+    return torch.cat([p.detach().flatten() for p in whole]).clone()
