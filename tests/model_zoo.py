@@ -144,8 +144,8 @@ REAL: dict[str, Case] = {
     "qwen-moe": Case(
         qwen_moe,
         {"model.layers.?.mlp.shared_expert.gate_proj": (10, "silu")},
-        {"*.[qkv]_proj": ATTENTION, "*.o_proj": SUM, "*.down_proj": SUM, "lm_head": OUTPUT,
-         "*.shared_expert_gate": "several units", "*.mlp.gate*": ".", "*.mlp.experts*": "routing"},
+        {"*.mlp.experts*": "routing", "*.[qkv]_proj": ATTENTION, "*.o_proj": SUM, "*.down_proj": SUM, "lm_head": OUTPUT,
+         "*.shared_expert_gate": "several units", "*.mlp.gate*": "."},
         kwargs=IDS,
         oracle=False,
     ),
