@@ -84,8 +84,19 @@ def capture(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *,
     """Trace one forward in training or evaluation mode, by torch.export; raises what it raises."""
     model.train(training)
     with torch.enable_grad(), _quiet():
-        exported = torch.export.export(model, tuple(args), dict(kwargs), strict=False).run_decompositions({})
+        exported = torch.export.export(model, tuple(args), dict(kwargs), strict=False)
+        if not all(_is_plain(raw) for raw in exported.graph.nodes):
+            exported = exported.run_decompositions({})
     return _read(exported)
+
+
+def _is_plain(raw: Any) -> bool:
+    """Whether a node changes nothing in place, and no graph of its own hangs on it.
+
+    A graph of such nodes is what run_decompositions would make of it, for which that takes half a second at least.
+    """
+    schema = getattr(raw.target, "_schema", None)
+    return raw.op != "get_attr" and not (schema is not None and schema.is_mutable)
 
 
 @contextlib.contextmanager

@@ -189,4 +189,7 @@ def _bare(flow: Flow, named: set[str]) -> list[Refused]:
         elif any("mm" in op or op in PRODUCTS for op in ops) and path not in named:
             reason = f"a bare parameter, read by {ops[0]!r}, not by a weight layer (or by data-dependent routing)"
             refused.append(Refused(node.name, None, reason))
+        elif any(op.startswith("index") for op in ops) and len(node.shape) > 2 and path not in named:
+            reason = f"stacked experts: {ops[0]!r} picks their weights by an index (data-dependent routing)"
+            refused.append(Refused(node.name, None, reason))
     return refused
