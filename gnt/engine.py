@@ -15,24 +15,20 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gnt import checks, reinit, saving, selection
+from gnt import checks, saving
 from gnt.attach import Attachment
 from gnt.compiled import not_compiled
+from gnt.cycle import Cycle
 from gnt.dry_run import DryRun, dry_run
 from gnt.intake import Features, Intake, Prepared
 from gnt.optimizer_state import StateReset
-from gnt.ranks import Ranks
-from gnt.report import Report, warn_if_idle
-from gnt.state import UnitState
+from gnt.report import Report
 from gnt.units import UnitGroup
-from gnt.utility import Signals, Tested, assess, find, undrawn_on_error
+from gnt.utility import find
 from gnt.walk import Layers, own_groups
 
-WARN_AFTER = 10_000
-_SHOWN = ["replacement_rate", "maturity_threshold", "decay_rate", "utility", "init", "accumulate", "bias_transfer"]
 
-
-class GnT:
+class GnT(Cycle):
     """Generate and test over the hidden units of a network, beside any torch optimizer.
 
     Call `step` after each optimizer step. It updates every unit's age, mean feature and utility, and replaces the least
@@ -105,40 +101,22 @@ class GnT:
         checks.flags(accumulate=accumulate, bias_transfer=bias_transfer)
         if process_group is True:
             raise TypeError("process_group must be a torch process group, None or False, got True")
-        self._measure = find(utility)
-        self.replacement_rate = float(replacement_rate)
-        self.maturity_threshold = int(maturity_threshold)
-        self.decay_rate = float(decay_rate)
-        self.utility = utility
-        self.init = init
-        self.accumulate = accumulate
-        self.bias_transfer = bias_transfer
-        self.groups = own_groups(layers, activation)
-        self.refused: tuple[Any, ...] = tuple(getattr(layers, "refused", ()))
-        self._bounds = [[reinit.bound(group, init, slot) for slot in group.drawn] for group in self.groups]
-        self.optimizer = optimizer
-        for group in self.groups:
-            group.state = UnitState(
-                group.num_units,
-                decay_rate=self.decay_rate,
-                maturity_threshold=self.maturity_threshold,
-                averaged=self._measure.averaged,
-                like=group.incoming[0].weight,
-                taps=len(group.taps),
-            )
-        self.generator = (
-            generator if generator is not None else _own_generator(self.groups[0].incoming[0].weight.device)
+        groups = own_groups(layers, activation)
+        optimizer_state = StateReset(optimizer, groups) if optimizer is not None else None
+        super().__init__(
+            groups,
+            replacement_rate=replacement_rate,
+            maturity_threshold=maturity_threshold,
+            decay_rate=decay_rate,
+            utility=utility,
+            init=init,
+            accumulate=accumulate,
+            bias_transfer=bias_transfer,
+            generator=generator,
+            process_group=process_group,
         )
-        # counts are drawn on the host, so that no draw asks the device
-        on_host = self.generator.device.type == "cpu"
-        self._coin = self.generator if on_host else torch.Generator().manual_seed(self.generator.initial_seed())
-        self.process_group = process_group
-        self._ranks: Ranks | None = None
-        self.updates = 0
-        self.loaded = False
-        self.replaced: list[Tensor] = []
-        self._counted = 0
-        self._selected: list[Tensor] = []
+        self.refused: tuple[Any, ...] = tuple(getattr(layers, "refused", ()))
+        self._optimizer_state = optimizer_state
         self._intake = Intake(self.groups, record=record)
         self._attachment: Attachment | None = None
         self._detached: str | None = None
@@ -237,9 +215,7 @@ class GnT:
             Indices of the units, one int64 tensor for each group; empty where none is due.
         """
         self._intake.check_open()
-        fresh, self._counted = self._counted != self.updates, self.updates
-        self._selected = [self._select(group.state) if fresh else group.state.nobody for group in self.groups]
-        return list(self._selected)
+        return self._select_due()
 
     @torch.no_grad()
     def replace(self, units: Sequence[Tensor], incoming: Sequence[Tensor | None] | None = None) -> None:
@@ -266,25 +242,7 @@ class GnT:
         selected = selected and all(a is b for a, b in zip(units, self._selected, strict=True))
         chosen = list(units) if selected else checks.units(units, self.groups)
         fresh = checks.incoming(incoming, chosen, self.groups)
-        self._selected = []
-        self._follow()
-        work = [item for item in zip(self.groups, chosen, fresh, self._bounds, strict=True) if len(item[1])]
-        if work and self._optimizer_state is not None:
-            self._optimizer_state.check(self.groups)
-            biases = self._optimizer_state.consumer_biases([group for group, *_ in work])
-        for group, indices, weights, limits in work:
-            if weights is None:
-                weights = [
-                    reinit.fresh_weights(slot, len(indices), limit, self.generator)
-                    for slot, limit in zip(group.drawn, limits, strict=True)
-                ]
-            mean_features = group.state.corrected_mean_features[:, indices] if self.bias_transfer else None
-            reinit.regenerate(group, indices, weights, mean_features)
-            group.state.rebirth(indices, all_eligible=selected)
-        if work and self._optimizer_state is not None:
-            self._optimizer_state.follow(biases)
-            for group, indices, _, _ in work:
-                self._optimizer_state.reset(group, indices)
+        self._replace(chosen, fresh, selected=selected)
 
     def report(self) -> Report:
         """Per group: units, eligible, replaced so far, when the next is due, dead units. Prints as a table, with what
@@ -360,73 +318,6 @@ class GnT:
         self._follow()
         return self._intake.prepare(features)
 
-    @torch.no_grad()
-    def _step(self, batches: Prepared) -> list[Tensor]:
-        if self.updates == 0 and self._optimizer_state is not None:
-            self._optimizer_state.check(self.groups)  # it is filled by now: tell at once, not at the first replacement
-        learned = self._update(batches)
-        self.replaced = self.select() if learned else [group.state.nobody for group in self.groups]
-        if learned:
-            self.replace(self.replaced)
-        return self.replaced
-
-    @torch.no_grad()
-    def _update(self, batches: Prepared) -> bool:
-        """Returns False for an empty remainder batch: nothing was learned, so nobody ages."""
-        signals, ranks = self._signals(batches), self._join()
-        if batches.empty if ranks is None else not ranks.share(signals):
-            return False
-        self._advance(self._assess(signals))
-        return True
-
-    def _signals(self, batches: Prepared) -> list[Signals]:
-        reads = self._measure.reads
-        pairs = zip(self.groups, batches, strict=True)
-        return [Signals(group, batch, self.generator, reads) for group, batch in pairs]
-
-    def _join(self) -> Ranks | None:
-        """The processes that train this network together, all about to do the same; None where there is but one."""
-        process_group = Ranks.group_of(self.process_group)
-        if process_group is None:
-            return None
-        if self._ranks is None or self._ranks.process_group is not process_group:
-            self._ranks = Ranks(process_group)
-        self._ranks.join(self.groups, repr(self), (self.generator, self._coin))
-        return self._ranks
-
-    @torch.no_grad()
-    def _assess(self, signals: Sequence[Signals]) -> list[Tested]:
-        """The first half of `update`: what the features say of each group's units. Changes no unit's state."""
-        with undrawn_on_error([self.generator]):
-            return [assess(self._measure, self.utility, each) for each in signals]
-
-    @torch.no_grad()
-    def _advance(self, tested: Sequence[Tested]) -> None:
-        """The second half of `update`: everybody one older, what was tested enters the running averages."""
-        self.updates += 1
-        self.loaded = False
-        for group, (mean, worth, finite) in zip(self.groups, tested, strict=True):
-            group.state.advance(mean, worth, finite)
-        if self.updates == WARN_AFTER:
-            warn_if_idle(self.groups, self.replacement_rate, self.maturity_threshold, selects=self._counted > 0)
-
-    def _follow(self) -> None:
-        """State goes where the network went."""
-        for group in self.groups:
-            group.state.follow(group.incoming[0].weight)
-
-    def _select(self, state: UnitState) -> Tensor:
-        if not state.eligible:
-            return state.nobody
-        if self.accumulate:
-            count, state.accumulated = selection.accumulate(state.accumulated, self.replacement_rate, state.eligible)
-        else:
-            count = selection.draw_count(self.replacement_rate, state.eligible, self._uniform)
-        return selection.lowest(state.corrected_utility, state.mature, count) if count else state.nobody
-
-    def _uniform(self) -> float:
-        return torch.rand((), dtype=torch.float64, generator=self._coin).item()
-
     def __getstate__(self) -> dict[str, Any]:
         # a registered measure may be a lambda; it is found again by its name
         own: dict[str, Any] = {
@@ -454,18 +345,8 @@ class GnT:
             self._detached = None
             self._attachment = Attachment(self, optimizer, self._intake, key)
 
-    def __repr__(self) -> str:
-        settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in _SHOWN)
-        return f"GnT({len(self.groups)} groups, {sum(g.num_units for g in self.groups)} units, {settings})"
-
 
 # what others that build an engine pass on to it
 ENGINE_SETTINGS = tuple(
     name for name in inspect.signature(GnT).parameters if name not in ("layers", "optimizer", "record")
 )
-
-
-def _own_generator(device: torch.device) -> torch.Generator:
-    """Seeded from torch's global generator, as torch's own DataLoader does: `torch.manual_seed` governs it."""
-    seed = int(torch.empty((), dtype=torch.int64).random_().item())
-    return torch.Generator(device=device).manual_seed(seed)
