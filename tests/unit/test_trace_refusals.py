@@ -235,7 +235,7 @@ def test_layers_with_an_engine_of_their_own_are_left_to_it():
     groups = gnt.trace(net, torch.randn(2, 6))
     assert "engine of its own, 'cbp'" in reasons(groups)["fc1"]
     assert list(told(groups)) == ["fc2"]
-    assert not net.cbp._waiting
+    assert not net.cbp._waiting.waiting
 
 
 def test_experts_that_data_choose_are_refused_where_their_values_are_picked():
