@@ -87,7 +87,7 @@ def pad(flow: Flow, node: Node) -> Labels:
     ndim, size = labels.ndim, node.args[0].shape
     for step in range(len(amounts) // 2):
         dim = ndim - 1 - step
-        if labels.shape[dim] == 1:
+        if labels.shape[dim] == 1 and labels.numel() > 1:  # of one unit alone, any dimension may be the units' own
             amounts[2 * step : 2 * step + 2] = [0, 0]
             size = tuple(1 if d == dim else n for d, n in enumerate(size))
     constant = node.op == "constant_pad_nd" or (node.op == "pad" and node.argument("mode") in (None, "constant"))

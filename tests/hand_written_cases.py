@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from tests import hand_written_nets as nets
 from tests.traced_case import ATTENTION, OUTPUT, SHARED, SUM, Case, noise
 
@@ -75,6 +77,16 @@ HAND_WRITTEN: dict[str, Case] = {
         {"third": (4, "relu")},
         {"first": "conv_transpose", "transposed": "transposed", "second": "mixed", "out": OUTPUT},
         (noise(2, 2, 4, 4),),
+    ),
+    "two-values": Case(nets.TwoValues, {"hidden": (5, "gelu")}, {"out": OUTPUT}, (noise(3, 4),)),
+    "channel-multiplier": Case(
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 3, 1), nn.ReLU(), nn.Conv2d(3, 6, 3, groups=3), nn.ReLU(), nn.Conv2d(6, 2, 1)
+        ),
+        {"0": (3, "relu")},
+        {"4": OUTPUT},
+        (noise(2, 2, 5, 5),),
+        oracle=False,  # it prunes one of the channels
     ),
     "recurrent": Case(
         nets.Recurrent, {"hidden": (6, "relu")}, {"embed": "rnn|LSTM|lstm", "rnn": "recurrent", "out": OUTPUT},

@@ -246,3 +246,15 @@ class Upscaler(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.transposed(F.relu(self.first(x))))
         return self.out(F.relu(self.third(F.pixel_shuffle(F.relu(self.second(x)), 2))))
+
+
+class TwoValues(nn.Module):
+    """A consumer reads each unit twice, and not the same: its means differ."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.out = nn.Linear(4, 5), nn.Linear(10, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.gelu(self.hidden(x))
+        return self.out(torch.cat([h, h * h], -1))

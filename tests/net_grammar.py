@@ -22,7 +22,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }  # fmt: skip
 MOVES: dict[str, Callable[[Tensor], Tensor]] = {
     "flip": lambda v: v.flip(1), "roll": lambda v: v.roll(1, 1), "tail": lambda v: v[:, 1:],
-    "evens": lambda v: v[:, ::2], "pad": lambda v: F.pad(v.movedim(1, -1), (1, 0)).movedim(-1, 1),
+    "evens": lambda v: v[:, ::2], "pad": lambda v: F.pad(v.movedim(1, -1), (1, 0), value=1.0).movedim(-1, 1),
     "twice": lambda v: v.repeat_interleave(2, 1), "contiguous": lambda v: v.movedim(1, -1).contiguous().movedim(-1, 1),
 }  # fmt: skip
 MIXERS: dict[str, Callable[[Tensor], Tensor]] = {
