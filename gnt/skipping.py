@@ -6,11 +6,11 @@ import weakref
 from collections.abc import Callable
 from typing import Protocol
 
+import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from gnt import shards
 from gnt.compiled import not_compiled
 
 
@@ -48,15 +48,15 @@ class Backwards:
     def _after_backward(self, param: Tensor) -> None:
         grad = param.grad
         same = grad is not None and self._grad is not None and self._grad() is grad
-        # added to once and else left alone: neither zeroed in place nor unscaled since
-        added = same and grad is not None and _version(grad) == self._version + 1
+        # added to once and else left alone: neither zeroed in place nor unscaled since. Where several processes train,
+        # gradients are views of shared buffers and averaged in place, so their versions tell nothing
+        added = same and grad is not None and (_several_processes() or grad._version == self._version + 1)
         waits = self._waits()
         if waits is not None:
             waits.after_backward(anew=not added)
         if grad is not None:
-            self._grad, self._version = weakref.ref(grad), _version(grad)
+            self._grad, self._version = weakref.ref(grad), grad._version
 
 
-def _version(grad: Tensor) -> int:
-    """How often a gradient was changed in place; FSDP2 adds to the part of it that lies here."""
-    return shards.local(grad)._version
+def _several_processes() -> bool:
+    return dist.is_available() and dist.is_initialized()

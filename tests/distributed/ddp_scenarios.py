@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -33,8 +34,12 @@ def thousand_steps(folder: Path, utility: str, optimizer: str) -> Any:
     return {"params": worker.flat(net), "memory": memory, "replaced": [g.state.replaced for g in engine.groups]}
 
 
-def joined(folder: Path, utility: str, kind: str) -> Any:
+def joined(folder: Path, *cases: str) -> Any:
     """Beside the ranks' run, each rank makes the one-process run on the joined batch."""
+    return [_joined(*case.split(":")) for case in cases]
+
+
+def _joined(utility: str, kind: str) -> Any:
     rank, world = dist.get_rank(), dist.get_world_size()
     make = worker.convnet if kind == "conv" else worker.mlp
     net, alone = make(), make()
@@ -117,8 +122,12 @@ class Exchanges(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def cost(folder: Path, utility: str) -> Any:
+def cost(folder: Path) -> Any:
     """Collectives and bytes of each step, with what was replaced in it."""
+    return {utility: _cost(utility) for utility in ("contribution", "weight", "adaptable_contribution")}
+
+
+def _cost(utility: str) -> Any:
     rank, world = dist.get_rank(), dist.get_world_size()
     net = worker.convnet()
     model = DistributedDataParallel(net)
@@ -134,8 +143,12 @@ def cost(folder: Path, utility: str) -> Any:
     return seen
 
 
-def different(folder: Path, what: str) -> Any:
+def different(folder: Path) -> Any:
     """One rank does otherwise: every rank is told, none waits for ever."""
+    return {what: _different(what) for what in ("groups", "settings", "ages", "networks")}
+
+
+def _different(what: str) -> Any:
     rank = dist.get_rank()
     net = worker.mlp()
     if what == "networks":
@@ -175,6 +188,30 @@ def uneven(folder: Path) -> Any:
     return {"found": [one_sided, split], "wanted": wanted, "updates": engine.updates}
 
 
+def accumulated(folder: Path) -> Any:
+    """Three micro-batches are one update, whether their gradients are averaged each time, once, or in the buckets."""
+    return {way: _accumulated(way) for way in ("each time", "once", "in buckets")}
+
+
+def _accumulated(way: str) -> Any:
+    rank, world = dist.get_rank(), dist.get_world_size()
+    net, alone = worker.mlp(), worker.mlp()
+    model = DistributedDataParallel(net, gradient_as_bucket_view=way == "in buckets")
+    opt, opt_alone = (worker.OPTIMIZERS["sgd"](n) for n in (net, alone))
+    engine = worker.engine(net, opt, seed=7)
+    single = worker.engine(alone, opt_alone, seed=7, process_group=False)
+    same = []
+    for x, y in worker.batches(net, 6 * world, 60):
+        opt.zero_grad()
+        for i in range(3):
+            with model.no_sync() if way == "once" and i < 2 else contextlib.nullcontext():
+                (nn.functional.mse_loss(model(x[rank::world][i::3]), y[rank::world][i::3]) / 3).backward()
+        opt.step()
+        worker.learn(alone, opt_alone, x, y)
+        same.append(all(torch.equal(a, b) for a, b in zip(engine.replaced, single.replaced, strict=True)))
+    return {"same": same, "updates": engine.updates, "replaced": [g.state.replaced for g in engine.groups]}
+
+
 def alone(folder: Path) -> Any:
     """process_group=False: every rank trains a network of its own."""
     torch.manual_seed(dist.get_rank())
@@ -188,5 +225,5 @@ def alone(folder: Path) -> Any:
 
 
 if __name__ == "__main__":
-    scenarios = (thousand_steps, joined, layers, killed, cost, different, uneven, alone)
+    scenarios = (thousand_steps, joined, layers, killed, cost, different, uneven, accumulated, alone)
     worker.main({scenario.__name__: scenario for scenario in scenarios})

@@ -13,8 +13,9 @@ import torch
 ROOT = Path(__file__).parents[2]
 
 
-def torchrun(scenario: str, folder: Path, *args: Any, ranks: int = 2, dies: bool = False) -> list[Any]:
-    """Run ``tests.distributed.<scenario>`` on ``ranks`` processes -> what each rank reported, by rank.
+def torchrun(scenario: str, folder: Path, *args: Any, ranks: int = 2, dies: bool = False) -> Any:
+    """Run ``tests.distributed.<scenario>`` on ``ranks`` processes -> what each rank reported, by rank; of several
+    scenarios (``module.a+b``) a dict of that.
 
     Warnings are errors there, too. A run that hangs is killed, and is a failure. One that ``dies`` reports nothing.
     """
@@ -25,4 +26,6 @@ def torchrun(scenario: str, folder: Path, *args: Any, ranks: int = 2, dies: bool
     environment["PYTHONPATH"] = str(ROOT)
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert (done.returncode != 0) == dies, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
-    return [] if dies else [torch.load(folder / f"{name}-{rank}.pt") for rank in range(ranks)]
+    names = [] if dies else name.split("+")
+    reports = {each: [torch.load(folder / f"{each}-{rank}.pt") for rank in range(ranks)] for each in names}
+    return reports if len(reports) != 1 else reports[name]

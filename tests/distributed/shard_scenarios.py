@@ -55,8 +55,12 @@ def part(plan: str, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     return batch[0][place::shares], batch[1][place::shares]
 
 
-def compared(folder: Path, plan: str, optimizer: str, utility: str, kind: str = "mlp") -> Any:
-    """The sharded run beside the whole one."""
+def compared(folder: Path, *cases: str) -> Any:
+    """The sharded run beside the whole one, case by case."""
+    return [_compared(*case.split(":")) for case in cases]
+
+
+def _compared(plan: str, optimizer: str, utility: str, kind: str) -> Any:
     make = worker.convnet if kind == "conv" else worker.mlp
     net, alone = make(), make()
     model = PLANS[plan](net)

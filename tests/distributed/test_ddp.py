@@ -21,21 +21,29 @@ def test_parameters_are_bit_equal_after_a_thousand_steps(tmp_path, ranks, utilit
 
 
 @pytest.mark.parametrize(
-    ("ranks", "utility", "net"),
-    [(2, "contribution", "conv"), (3, "adaptable_contribution", "mlp"), (2, "zero_contribution", "conv")],
+    ("ranks", "cases"),
+    [(2, ["contribution:conv", "zero_contribution:conv"]), (3, ["adaptable_contribution:mlp"])],
 )
-def test_the_choices_are_those_of_one_process_with_the_joined_batch(tmp_path, ranks, utility, net):
-    for seen in torchrun("ddp_scenarios.joined", tmp_path, utility, net, ranks=ranks):
-        chosen = [together for together, _ in seen["chosen"]]
-        assert chosen == [alone for _, alone in seen["chosen"]]
-        assert sum(len(units) for step in chosen for units in step) > 20
-        torch.testing.assert_close(seen["params"], seen["alone"], rtol=0, atol=1e-9)
-        assert seen["worst"]["age"] == 0
-        assert max(seen["worst"].values()) < 1e-9
+def test_the_choices_are_those_of_one_process_with_the_joined_batch(tmp_path, ranks, cases):
+    for rank in torchrun("ddp_scenarios.joined", tmp_path, *cases, ranks=ranks):
+        for seen in rank:
+            chosen = [together for together, _ in seen["chosen"]]
+            assert chosen == [alone for _, alone in seen["chosen"]]
+            assert sum(len(units) for step in chosen for units in step) > 20
+            torch.testing.assert_close(seen["params"], seen["alone"], rtol=0, atol=1e-9)
+            assert seen["worst"]["age"] == 0
+            assert max(seen["worst"].values()) < 1e-9
 
 
-def test_layers_act_together_in_one_exchange(tmp_path):
-    first, second = torchrun("ddp_scenarios.layers", tmp_path)
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    """What two ranks saw in all the short scenarios, one after the other."""
+    scenarios = "layers+accumulated+cost+different+uneven+alone"
+    return torchrun(f"ddp_scenarios.{scenarios}", tmp_path_factory.mktemp("reports"))
+
+
+def test_layers_act_together_in_one_exchange(reports):
+    first, second = reports["layers"]
     assert min(first["replaced"]) > 10
     assert first["replaced"] == second["replaced"]
     assert torch.equal(first["params"], second["params"])
@@ -65,8 +73,8 @@ def test_a_killed_rank_goes_on_in_step_from_the_checkpoint(tmp_path):
         ("adaptable_contribution", [8 * (6 + 8 * 4 + 12 + 3)] * 2),
     ],
 )
-def test_a_step_costs_the_collectives_and_bytes_that_are_documented(tmp_path, utility, sizes):
-    for steps in torchrun("ddp_scenarios.cost", tmp_path, utility):
+def test_a_step_costs_the_collectives_and_bytes_that_are_documented(reports, utility, sizes):
+    for steps in (rank[utility] for rank in reports["cost"]):
         assert sum(replaced for _, replaced in steps) > 3
         joining, *rest = [seen for seen, _ in steps]
         assert joining[-len(sizes) :] == sizes  # the first step also compares the ranks
@@ -74,21 +82,29 @@ def test_a_step_costs_the_collectives_and_bytes_that_are_documented(tmp_path, ut
 
 
 @pytest.mark.parametrize("what", ["groups", "settings", "ages", "networks"])
-def test_ranks_that_differ_are_told_on_all_of_them(tmp_path, what):
-    said = torchrun("ddp_scenarios.different", tmp_path, what, ranks=3)
-    assert said[0] == said[1] == said[2]
-    assert said[0].startswith(f"the {what} of the engine's ranks differ from those of rank 0 on rank 1, 2")
-    assert {"networks": "process_group=False", "groups": "12 units"}.get(what, "") in said[0]
+def test_ranks_that_differ_are_told_on_all_of_them(reports, what):
+    first, second = (rank[what] for rank in reports["different"])
+    assert first == second
+    assert first.startswith(f"the {what} of the engine's ranks differ from those of rank 0 on rank 1")
+    assert {"networks": "process_group=False", "groups": "12 units"}.get(what, "") in first
 
 
-def test_samples_count_not_ranks(tmp_path):
-    for seen in torchrun("ddp_scenarios.uneven", tmp_path):
+@pytest.mark.parametrize("way", ["each time", "once", "in buckets"])
+def test_micro_batches_are_one_update(reports, way):
+    for seen in (rank[way] for rank in reports["accumulated"]):
+        assert all(seen["same"])
+        assert seen["updates"] == 60
+        assert min(seen["replaced"]) > 3
+
+
+def test_samples_count_not_ranks(reports):
+    for seen in reports["uneven"]:
         torch.testing.assert_close(seen["found"], seen["wanted"], rtol=0, atol=1e-12)
         assert seen["updates"] == 2
 
 
-def test_processes_on_their_own_exchange_nothing(tmp_path):
-    first, second = torchrun("ddp_scenarios.alone", tmp_path)
+def test_processes_on_their_own_exchange_nothing(reports):
+    first, second = reports["alone"]
     assert (first["updates"], second["updates"]) == (20, 40)
     assert first["exchanges"] == second["exchanges"] == 0
     assert not torch.equal(first["params"], second["params"])

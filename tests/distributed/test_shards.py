@@ -9,23 +9,22 @@ from tests.distributed.launch import torchrun
 
 
 @pytest.mark.parametrize(
-    ("plan", "ranks", "optimizer", "utility", "net"),
+    ("ranks", "cases"),
     [
-        ("fsdp", 2, "adam_gnt", "adaptable_contribution", "mlp"),
-        ("fsdp", 3, "sgd", "contribution", "conv"),  # 8 channels on 3 ranks: parts of different size
-        ("fsdp", 2, "adam", "contribution", "conv"),
-        ("tensor", 2, "adam_gnt", "adaptable_contribution", "mlp"),
-        ("tensor", 3, "sgd", "contribution", "mlp"),
-        ("both", 4, "adam_gnt", "adaptable_contribution", "mlp"),
+        (2, ["fsdp:adam_gnt:adaptable_contribution:mlp", "fsdp:adam:contribution:conv"]),
+        (2, ["tensor:adam_gnt:adaptable_contribution:mlp"]),
+        (3, ["fsdp:sgd:contribution:conv", "tensor:sgd:contribution:mlp"]),  # 8 channels on 3 ranks: uneven parts
+        (4, ["both:adam_gnt:adaptable_contribution:mlp"]),
     ],
 )
-def test_a_sharded_run_is_the_whole_one(tmp_path, plan, ranks, optimizer, utility, net):
-    for seen in torchrun("shard_scenarios.compared", tmp_path, plan, optimizer, utility, net, ranks=ranks):
-        chosen = [sharded for sharded, _ in seen["chosen"]]
-        assert chosen == [alone for _, alone in seen["chosen"]]
-        assert sum(len(units) for step in chosen for units in step) > 20
-        torch.testing.assert_close(seen["params"], seen["alone"], rtol=0, atol=1e-9)
-        assert set(seen["kinds"]) == {"DTensor"}
+def test_a_sharded_run_is_the_whole_one(tmp_path, ranks, cases):
+    for rank in torchrun("shard_scenarios.compared", tmp_path, *cases, ranks=ranks):
+        for seen in rank:
+            chosen = [sharded for sharded, _ in seen["chosen"]]
+            assert chosen == [alone for _, alone in seen["chosen"]]
+            assert sum(len(units) for step in chosen for units in step) > 20
+            torch.testing.assert_close(seen["params"], seen["alone"], rtol=0, atol=1e-9)
+            assert set(seen["kinds"]) == {"DTensor"}
 
 
 def test_micro_batches_of_a_sharded_network_are_one_update(tmp_path):
