@@ -126,7 +126,9 @@ def prove_consumers(subject: Subject, group: UnitGroup, modes: Sequence[bool] = 
             assert not heard, f"{group.name}: read by more than its consumers, in {mode}"
         for spared in group.outgoing:
             zeroed = [slot for slot in group.outgoing if slot is not spared]
-            tries = itertools.product(sources, range(4))
+            # a consumer before a coupling norm is heard through it alone: of these the trail below tells more
+            beside = [Way([*group.incoming, *group.scales], [])] * is_coupled(group)
+            tries = itertools.product([*sources, *beside], range(4))
             heard = any(_is_heard(subject, zeroed, units, way, training, seed) for way, seed in tries)
             assert heard, f"{group.name}: {spared.name} does not read it, in {mode}"
     for unit in {0, group.num_units // 2, group.num_units - 1}:
