@@ -146,13 +146,21 @@ class Flow:
         self, op: WeightOp, name: str, module: nn.Module | None, fault: str | None, row: Tensor
     ) -> Tensor:
         """A depthwise convolution: each of its channels belongs to the unit that it reads."""
-        row = row.repeat_interleave(op.weight.shape[0] // len(row))
+        multiplier = op.weight.shape[0] // len(row)
+        row = row.repeat_interleave(multiplier)
         self.through.append((op.node.name, row))
         if op.weight.from_parameter:
             if module is None or fault is not None:
                 self.units.refuse(row, f"they pass through {name!r}, which {fault}")
             else:
                 self.note_scale(name, module, 0, row, op.read)
+        row = row.clone()
+        for channel in range(1, multiplier):  # another value of its unit: another place
+            others = row.view(-1, multiplier)[:, channel]
+            for place in torch.unique(others >> 32):
+                self.places += 1
+                moved = (others > 0) & (others >> 32 == place)
+                others[moved] = (others[moved] & UNIT) | self.places << 32
         return row
 
     def note_scale(self, name: str, module: nn.Module, dim: int, row: Tensor, value: Node) -> None:

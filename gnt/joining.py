@@ -75,8 +75,9 @@ def _partition(flow: Flow, rows: list[Rows], reason: Tensor) -> Tensor:
     for some in rows:
         refine(some.units)
     for reading in flow.readings:
-        for place in torch.unique(reading.labels >> 32):
-            refine(reading.labels[reading.labels >> 32 == place])
+        values = flow.units.values(reading.labels)
+        for value in torch.unique(values):
+            refine(reading.labels[values == value])
     for number in torch.unique(reason)[1:]:
         refine(torch.unique(root[reason[root] == number]))
     return part
@@ -115,8 +116,9 @@ def _group(flow: Flow, rows: list[Rows], readings: list[Reading], part: Tensor, 
     scales: list[Slot] = []
     taps: dict[tuple[Any, int], int] = {}
     for reading in readings:
-        for place in torch.unique(reading.labels >> 32).tolist():
-            units, positions = _of_place(reading, place)
+        values = flow.units.values(reading.labels)
+        for value in torch.unique(values).tolist():
+            units, positions = reading.units[values == value], reading.positions[values == value]
             mine = order[root[units]] >= 0
             if not bool(mine.any()):
                 continue
@@ -124,7 +126,7 @@ def _group(flow: Flow, rows: list[Rows], readings: list[Reading], part: Tensor, 
             if reading.scale:
                 scales.append(_slot(reading.name, reading.module, table, dim=reading.dim))
                 continue
-            tap = taps.setdefault((reading.value, place), len(taps))
+            tap = taps.setdefault((reading.value, value), len(taps))
             slot = _slot(reading.name, reading.module, table, dim=reading.dim, groups=reading.groups, tap=tap)
             outgoing.append(slot)
     if not outgoing:
@@ -132,11 +134,6 @@ def _group(flow: Flow, rows: list[Rows], readings: list[Reading], part: Tensor, 
     first = members[0][0].producer
     name = _name(first, torch.cat([units for some, units in members if some.producer is first]))
     return UnitGroup(name, len(roots), tuple(incoming), tuple(outgoing), tuple(scales), activation)
-
-
-def _of_place(reading: Reading, place: int) -> tuple[Tensor, Tensor]:
-    there = reading.labels >> 32 == place
-    return reading.labels[there] & UNIT, reading.positions[there]
 
 
 def _table(units: Tensor, positions: Tensor, count: int) -> Tensor:

@@ -102,6 +102,14 @@ class Units:
                     free |= self.nonlinearity[units] == self.kinds.index(other)
             self.nonlinearity[units[free]] = self.kinds.index(kind)
 
+    def values(self, labels: Tensor) -> Tensor:
+        """A number for each of the different values that one unit has: another place, or another of its joined rows."""
+        grouped = torch.argsort(self.root, stable=True)
+        _, counts = torch.unique_consecutive(self.root[grouped], return_counts=True)
+        rank = torch.empty_like(self.root)
+        rank[grouped] = torch.arange(len(self.root)) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+        return (labels >> 32) * int(counts.max()) + rank[labels & UNIT]
+
     def same(self, a: Tensor, b: Tensor) -> Tensor:
         """Where labels belong to the same unit (or both to nobody), as far as units are joined by now."""
         return self.root[a & UNIT] == self.root[b & UNIT]
