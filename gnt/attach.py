@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from gnt import saving
 from gnt.compiled import not_compiled
@@ -34,13 +35,13 @@ class Attachment:
         self._engine = engine
         self.key = key or _free_key(optimizer)
         self._loading: dict[str, Any] | None = None
-        self._handles = [
+        self._handles: list[RemovableHandle | Backwards] = [
             optimizer.register_step_post_hook(self._after_step),
             optimizer.register_state_dict_post_hook(self._save),
             optimizer.register_load_state_dict_pre_hook(self._check),
             optimizer.register_load_state_dict_post_hook(self._load),
         ]
-        self._handles.append(Backwards(intake, engine.groups[0].incoming[0].weight).handle)
+        self._handles.append(Backwards(intake, engine.groups[0].incoming[0].weight))
         _attachments.add(self)
 
     def remove(self) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
+from torch.utils.hooks import RemovableHandle, unserializable_hook
 
+from gnt import shards
 from gnt.compiled import not_compiled
 
 
@@ -35,22 +36,44 @@ class Backwards:
 
     A GradScaler that skips a step does not call the optimizer: nothing tells of it but the gradients, which begin anew
     before the next backward (``zero_grad``) where those of accumulated micro-batches are added up.
+
+    Where several processes train, gradients are averaged in place, and are parts of shared buffers: whether they begin
+    anew is told there by whether any stood before the backward.
     """
 
     def __init__(self, waits: Waits, param: Tensor) -> None:
         self._waits = weakref.ref(waits)  # the hook stays with the network when engine and optimizer are dropped
         self._grad: weakref.ref[Tensor] | None = None
         self._version = 0
+        self._none_before: bool | None = None  # no gradient stood there before this backward
         register: Callable[..., RemovableHandle] = param.register_post_accumulate_grad_hook
-        self.handle = register(self._after_backward)
+        self._handles = [register(self._after_backward)]
+        if _several_processes() and not shards.is_sharded(param):
+            here = weakref.ref(param)
+            before: Callable[..., RemovableHandle] = param.register_hook
+            # a network with this hook is saved and copied without it, and without a warning
+            hook: Any = unserializable_hook(lambda _: self._before_backward(here()))  # type: ignore[no-untyped-call]
+            self._handles.append(before(hook))
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _before_backward(self, param: Tensor | None) -> None:
+        self._none_before = param is None or param.grad is None
 
     @not_compiled
     def _after_backward(self, param: Tensor) -> None:
         grad = param.grad
         same = grad is not None and self._grad is not None and self._grad() is grad
-        # added to once and else left alone: neither zeroed in place nor unscaled since. Where several processes train,
-        # gradients are views of shared buffers and averaged in place, so their versions tell nothing
-        added = same and grad is not None and (_several_processes() or grad._version == self._version + 1)
+        if self._none_before is not None:
+            added, self._none_before = not self._none_before, None
+        elif grad is not None and shards.is_sharded(grad):
+            added = same
+        else:
+            # added to once and else left alone: neither zeroed in place nor unscaled since
+            added = same and grad is not None and grad._version == self._version + 1
         waits = self._waits()
         if waits is not None:
             waits.after_backward(anew=not added)
