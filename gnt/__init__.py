@@ -5,12 +5,13 @@ least useful mature ones with fresh ones. Ways in:
 
     learner = gnt.ContinualBackprop(net, opt="adam")             # learner.learn(x, y) does a whole step
     engine = gnt.GnT(net, optimizer)                             # engine.step() after your own optimizer.step()
+    engine = gnt.GnT(gnt.trace(model, x), optimizer).attach()    # any model; acts after each optimizer.step()
     optimizer = gnt.optim.CBPAdamW(net, lr=1e-3)                 # the same by swapping the optimizer's line
     net = Sequential(fc1, ReLU(), gnt.CBPLinear(fc1, fc2), fc2)  # layers that act by themselves
 
-The house: `walk` turns layers into unit groups, `GnT` runs them (features, utility, selection, reinit,
-optimizer_state), the learners put a loss and an optimizer around it, `gnt.optim` holds AdamGnT, an Adam whose step
-counts restart with the unit.
+The house: `walk` turns layers into unit groups, `trace` finds them in any model, `GnT` runs them (features, utility,
+selection, reinit, optimizer_state), on one process or many (ranks, shards), the learners put a loss and an optimizer
+around it, `gnt.optim` holds AdamGnT, an Adam whose step counts restart with the unit.
 """
 
 from gnt.engine import GnT
@@ -19,8 +20,8 @@ from gnt.learner import Backprop, ContinualBackprop, Step
 from gnt.optim import AdamGnT
 from gnt.optimizer_state import register_state_reset
 from gnt.trace import Groups, trace
+from gnt.tracing.untraceable import TraceError
 from gnt.units import UnitGroup
-from gnt.untraceable import TraceError
 from gnt.utility import register_utility
 from gnt.version import __version__
 from gnt.walk import walk

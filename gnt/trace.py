@@ -9,15 +9,15 @@ from typing import Any
 from torch import nn
 
 from gnt.activations import canonical, gain
-from gnt.flow import walk_graph
-from gnt.graph import capture
-from gnt.joining import gather
-from gnt.modes import agreed
-from gnt.owners import Owners, unused
-from gnt.refused import Refused
+from gnt.tracing.flow import walk_graph
+from gnt.tracing.graph import capture
+from gnt.tracing.joining import gather
+from gnt.tracing.modes import agreed
+from gnt.tracing.owners import Owners, unused
+from gnt.tracing.refused import Refused
+from gnt.tracing.untouched import untouched
+from gnt.tracing.untraceable import BY_HAND, TraceError, check_call, explain, told
 from gnt.units import UnitGroup
-from gnt.untouched import untouched
-from gnt.untraceable import BY_HAND, TraceError, check_call, explain, told
 from gnt.wrappers import unwrap
 
 

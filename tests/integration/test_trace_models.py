@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 import gnt
-from tests.model_zoo import CASES, mixtral
-from tests.proofs import prove_consumers
-from tests.replacement_proofs import prove_replacement
-from tests.subjects import Subject, reads_units
-from tests.traced_case import Case
-from tests.traced_once import traced
+from tests.tracing.model_zoo import CASES, mixtral
+from tests.tracing.proofs import prove_consumers
+from tests.tracing.replacement_proofs import prove_replacement
+from tests.tracing.subjects import Subject, reads_units
+from tests.tracing.traced_case import Case
+from tests.tracing.traced_once import traced
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.groups])

@@ -26,11 +26,11 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from gnt.units import UnitGroup
-from tests.model_zoo import CASES, REAL
-from tests.proofs import positions
-from tests.subjects import CONVOLUTIONS, Subject, reads_units
-from tests.traced_case import ATTENTION
-from tests.traced_once import traced
+from tests.tracing.model_zoo import CASES, REAL
+from tests.tracing.proofs import positions
+from tests.tracing.subjects import CONVOLUTIONS, Subject, reads_units
+from tests.tracing.traced_case import ATTENTION
+from tests.tracing.traced_once import traced
 
 Owned = dict[str, tuple[set[int], set[int]]]  # by module: rows (or entries of a norm), columns
 

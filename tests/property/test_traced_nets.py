@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from torch import nn
 
 import gnt
-from tests.net_grammar import RandomNet, random_nets
-from tests.proofs import positions, prove_consumers
-from tests.replacement_proofs import prove_replacement
-from tests.subjects import CONVOLUTIONS, Subject, reads_units, where_read
+from tests.tracing.net_grammar import RandomNet, random_nets
+from tests.tracing.proofs import positions, prove_consumers
+from tests.tracing.replacement_proofs import prove_replacement
+from tests.tracing.subjects import CONVOLUTIONS, Subject, reads_units, where_read
 
 Unit = tuple[str, int]
 

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 import gnt
 from gnt.units import Slot, UnitGroup
-from tests.proofs import prove_consumers
-from tests.replacement_proofs import prove_replacement
-from tests.subjects import Subject
+from tests.tracing.proofs import prove_consumers
+from tests.tracing.replacement_proofs import prove_replacement
+from tests.tracing.subjects import Subject
 
 
 class Net(nn.Module):

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import gnt
-from gnt.untouched import untouched
+from gnt.tracing.untouched import untouched
 from gnt.waiting import paused
 from gnt.wrappers import unwrap
-from tests.traced import reasons, told
+from tests.tracing.traced import reasons, told
 
 
 class Net(nn.Module):

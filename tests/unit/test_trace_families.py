@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import gnt
-from tests.traced import assert_whole, reasons, told
+from tests.tracing.traced import assert_whole, reasons, told
 
 
 class Mlp(nn.Module):

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import gnt
-from tests.traced import assert_whole, reasons, told
+from tests.tracing.traced import assert_whole, reasons, told
 
 
 class Net(nn.Module):

@@ -10,8 +10,8 @@ from typing import Any
 import transformers as hf
 from torch import nn
 
-from tests.hand_written_cases import HAND_WRITTEN
-from tests.traced_case import ATTENTION, OUTPUT, SUM, Case, noise, tokens
+from tests.tracing.hand_written_cases import HAND_WRITTEN
+from tests.tracing.traced_case import ATTENTION, OUTPUT, SUM, Case, noise, tokens
 
 
 def resnet(**settings: Any) -> nn.Module:

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gnt.ending import end, named
-from gnt.graph import Graph, Node
-from gnt.labels import UNIT, Labels, Units, compact, full, units_in, varies
-from gnt.owners import Owners, WeightOp, weight_op
-from gnt.passing import PRODUCTS, pass_on
+from gnt.tracing.ending import end, named
+from gnt.tracing.graph import Graph, Node
+from gnt.tracing.labels import UNIT, Labels, Units, compact, full, units_in, varies
+from gnt.tracing.owners import Owners, WeightOp, weight_op
+from gnt.tracing.passing import PRODUCTS, pass_on
 
 # what heads may pass on the way to their products: rotary positions, norms
 _BEFORE_ATTENTION = ("its channels are summed", "they meet", "they are mixed", "each of them")

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 import gnt
 from gnt.units import Slot, UnitGroup
-from tests.proofs import COUPLING, is_coupled, owned, positions, same, silence, some_units, unit_tensors, ways
-from tests.subjects import CONVOLUTIONS, Subject
+from tests.tracing.proofs import COUPLING, is_coupled, owned, positions, same, silence, some_units, unit_tensors, ways
+from tests.tracing.subjects import CONVOLUTIONS, Subject
 
 BIRTH = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gnt.units import Slot, UnitGroup
-from tests.subjects import Subject, where_read
+from tests.tracing.subjects import Subject, where_read
 
 COUPLING = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # a unit's value enters its neighbours' statistics
 PER_UNIT = ("weight", "bias", "running_mean", "running_var")

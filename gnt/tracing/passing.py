@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gnt.ending import end, mixed, named, unread
-from gnt.graph import Node
-from gnt.labels import Labels, compact, full, varies
-from gnt.moving import MOVES, move, pad
-from gnt.norms import NORMS, PRELU
-from gnt.pointwise import POINTWISE, glu, pointwise
+from gnt.tracing.ending import end, mixed, named, unread
+from gnt.tracing.graph import Node
+from gnt.tracing.labels import Labels, compact, full, varies
+from gnt.tracing.moving import MOVES, move, pad
+from gnt.tracing.norms import NORMS, PRELU
+from gnt.tracing.pointwise import POINTWISE, glu, pointwise
 
 if TYPE_CHECKING:
-    from gnt.flow import Flow
+    from gnt.tracing.flow import Flow
 
 PRODUCTS = (
     "bmm", "baddbmm", "matmul", "mm", "addmm", "einsum", "scaled_dot_product_attention",

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from gnt import shards
 from gnt.between import computes_as_torch
-from gnt.graph import Node
-from gnt.refused import Refused
+from gnt.tracing.graph import Node
+from gnt.tracing.refused import Refused
 from gnt.units import CONV_LAYERS, WEIGHT_LAYERS
 
 _CASTS = ("_to_copy", "to", "alias")

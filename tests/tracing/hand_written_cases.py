@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from tests import hand_written_nets as nets
-from tests.traced_case import ATTENTION, OUTPUT, SHARED, SUM, Case, noise
+from tests.tracing import hand_written_nets as nets
+from tests.tracing.traced_case import ATTENTION, OUTPUT, SHARED, SUM, Case, noise
 
 HAND_WRITTEN: dict[str, Case] = {
     "functional-mlp": Case(

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from gnt.ending import end, mixed, named, unread
-from gnt.graph import Node
-from gnt.labels import Labels, full, varies
+from gnt.tracing.ending import end, mixed, named, unread
+from gnt.tracing.graph import Node
+from gnt.tracing.labels import Labels, full, varies
 
 if TYPE_CHECKING:
-    from gnt.flow import Flow
+    from gnt.tracing.flow import Flow
 
 
 def _batch_norm(flow: Flow, node: Node) -> Any:

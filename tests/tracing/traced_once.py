@@ -6,8 +6,8 @@ import copy
 import functools
 
 import gnt
-from tests.model_zoo import CASES
-from tests.subjects import Subject
+from tests.tracing.model_zoo import CASES
+from tests.tracing.subjects import Subject
 
 
 def traced(name: str) -> tuple[Subject, gnt.Groups]:

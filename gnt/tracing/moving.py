@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gnt.ending import unread
-from gnt.graph import Node, substitute
-from gnt.labels import UNIT, Labels, compact, full
+from gnt.tracing.ending import unread
+from gnt.tracing.graph import Node, substitute
+from gnt.tracing.labels import UNIT, Labels, compact, full
 
 if TYPE_CHECKING:
-    from gnt.flow import Flow
+    from gnt.tracing.flow import Flow
 
 MOVES = (
     "view", "reshape", "_unsafe_view", "_reshape_alias", "view_copy", "permute", "permute_copy", "transpose", "t",

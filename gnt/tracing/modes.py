@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gnt.refused import Refused
+from gnt.tracing.refused import Refused
 from gnt.units import Slot, UnitGroup
 
 Found = tuple[list[UnitGroup], list[Refused]]

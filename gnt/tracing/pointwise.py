@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from gnt.activations import GAINS, Activation, identify
-from gnt.graph import Node
-from gnt.labels import UNIT, Labels, aligned, compact, full, spread
+from gnt.tracing.graph import Node
+from gnt.tracing.labels import UNIT, Labels, aligned, compact, full, spread
 
 if TYPE_CHECKING:
-    from gnt.flow import Flow
+    from gnt.tracing.flow import Flow
 
 # linear in each unit, or deciding nothing of its size: no activation
 _LINEAR = (

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from gnt.activations import Activation
-from gnt.flow import ABSORBED, Flow, Producer, Reading
-from gnt.labels import UNIT
-from gnt.owners import is_conv1d, is_weight_layer, uses, weight_op
-from gnt.passing import PRODUCTS
-from gnt.refused import Refused
+from gnt.tracing.flow import ABSORBED, Flow, Producer, Reading
+from gnt.tracing.labels import UNIT
+from gnt.tracing.owners import is_conv1d, is_weight_layer, uses, weight_op
+from gnt.tracing.passing import PRODUCTS
+from gnt.tracing.refused import Refused
 from gnt.units import Slot, UnitGroup
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gnt.graph import Node
-from gnt.labels import Labels
+from gnt.tracing.graph import Node
+from gnt.tracing.labels import Labels
 
 if TYPE_CHECKING:
-    from gnt.flow import Flow
+    from gnt.tracing.flow import Flow
 
 
 def end(flow: Flow, node: Node, reason: str) -> Labels:
