@@ -35,6 +35,12 @@ WEIGHING = (
     "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell",
 )  # fmt: skip
 
+# operations that look at the shape of what they read alone
+BLIND = (
+    "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "randint_like", "new_zeros",
+    "new_ones", "new_full", "new_empty",
+)  # fmt: skip
+
 
 @dataclass(eq=False)
 class Node:
@@ -152,6 +158,8 @@ def _operation(raw: Any, nodes: Mapping[Any, Node]) -> Node:
     read = list(dict.fromkeys(node.inputs()))
     for other in read:
         other.users.append(node)
+    if _is_blind(raw.target, node.op):
+        return node
     node.from_input = any(other.from_input for other in read)
     node.from_parameter = any(other.from_parameter for other in read)
     if node.op in WEIGHING and any(other.from_parameter and not other.from_input for other in read):
@@ -159,6 +167,11 @@ def _operation(raw: Any, nodes: Mapping[Any, Node]) -> Node:
     else:
         node.sources = frozenset().union(*(other.sources for other in read))
     return node
+
+
+def _is_blind(target: Any, op: str) -> bool:
+    """Whether an operation looks at the shape alone of what it reads: the mask of a dropout that works in place."""
+    return op in BLIND or (op == "bernoulli" and getattr(target, "_overloadname", "") == "p")
 
 
 def _module(stack: Mapping[str, tuple[str, Any]]) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gnt.tracing.ending import end, mixed, named, unread
-from gnt.tracing.graph import Node
+from gnt.tracing.graph import BLIND, Node
 from gnt.tracing.labels import Labels, compact, full, varies
 from gnt.tracing.moving import MOVES, move, pad
 from gnt.tracing.norms import NORMS, PRELU
@@ -27,10 +27,7 @@ PRODUCTS = (
     "_scaled_dot_product_flash_attention", "dot", "mv", "linalg_matmul", "flex_attention", "tensordot", "outer",
 )  # fmt: skip
 # they look at the shape of what they read alone, or check it
-_BLIND = (
-    "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "randint_like", "new_zeros",
-    "new_ones", "new_full", "new_empty", "_assert_tensor_metadata", "sym_size", "size", "numel", "sym_numel", "dim",
-)  # fmt: skip
+_BLIND = (*BLIND, "_assert_tensor_metadata", "sym_size", "size", "numel", "sym_numel", "dim")
 _SAME = (
     "alias", "clone", "contiguous", "detach", "_to_copy", "to", "type_as", "lift_fresh_copy", "lift", "_conj",
     "native_dropout", "dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "resolve_conj",

@@ -374,3 +374,12 @@ def test_scattered_positions_are_those_of_the_shuffle():
     consumer = group.outgoing[0].positions
     assert consumer is not None
     assert torch.equal(order[consumer.flatten()], torch.arange(12))
+
+
+@pytest.mark.parametrize("drop", [nn.Dropout, nn.AlphaDropout, nn.Dropout1d])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_dropout_of_any_kind_is_passed(drop, inplace):
+    """In place it becomes a product with a mask drawn in the shape of the features: a mask is no residual stream."""
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(inplace=True), drop(0.2, inplace=inplace), nn.Linear(8, 2))
+    groups = gnt.trace(net, torch.randn(3, 4))
+    assert [(group.name, group.consumers) for group in groups] == [("0", (net[3],))]
