@@ -9,6 +9,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from gnt.units import CONV_LAYERS, Slot, UnitGroup
@@ -40,6 +41,15 @@ def flags(**values: Any) -> None:
     for name, value in values.items():
         if not isinstance(value, bool):
             raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def process_group(value: Any) -> None:
+    """Refuse what is no process group; what `torch.distributed.new_group` gives to processes outside of it is one."""
+    if value is None or value is False:
+        return
+    known = dist.is_available() and (isinstance(value, dist.ProcessGroup) or value is dist.GroupMember.NON_GROUP_MEMBER)
+    if not known:
+        raise TypeError(f"process_group must be a torch process group, None or False, got {value!r}")
 
 
 def positive(**values: Any) -> None:

@@ -48,7 +48,7 @@ class GnT(Cycle):
         accumulate: carry fractions of a unit over to later updates (True), or draw whether to replace one more (False).
         bias_transfer: move a replaced unit's mean contribution into its consumers' bias.
         generator: for all random draws. None makes one, seeded from torch's global generator.
-        activation: name of the activation for groups whose list shows none; decides the gain of fresh weights.
+        activation: name of the activation for groups of which none is known; decides the gain of fresh weights.
         record: record features by hooks. With False, give them to `update` or `step`.
         process_group: the processes that train this network together (`gnt.ranks`): a torch process group; None is the
             default group where torch.distributed is initialised; False: this process is on its own.
@@ -98,9 +98,8 @@ class GnT(Cycle):
         process_group: Any = None,
     ) -> None:
         checks.settings(replacement_rate, maturity_threshold, decay_rate, generator)
-        checks.flags(accumulate=accumulate, bias_transfer=bias_transfer)
-        if process_group is True:
-            raise TypeError("process_group must be a torch process group, None or False, got True")
+        checks.flags(accumulate=accumulate, bias_transfer=bias_transfer, record=record)
+        checks.process_group(process_group)
         groups = own_groups(layers, activation)
         optimizer_state = StateReset(optimizer, groups) if optimizer is not None else None
         super().__init__(

@@ -32,6 +32,18 @@ class Groups(tuple[UnitGroup, ...]):
     refused: tuple[Refused, ...] = ()
     notes: tuple[str, ...] = ()
 
+    def __new__(cls, groups: Iterable[UnitGroup] = ()) -> Groups:
+        """Unit groups with nothing refused.
+
+        Raises:
+            TypeError: anything but unit groups.
+        """
+        made = super().__new__(cls, groups)
+        others = [type(each).__name__ for each in made if not isinstance(each, UnitGroup)]
+        if others:
+            raise TypeError(f"Groups must be of gnt.UnitGroup, got {', '.join(dict.fromkeys(others))}")
+        return made
+
     @classmethod
     def of(cls, groups: Iterable[UnitGroup], refused: Iterable[Refused], notes: Iterable[str] = ()) -> Groups:
         """Groups with what goes with them."""
@@ -42,10 +54,10 @@ class Groups(tuple[UnitGroup, ...]):
     def __str__(self) -> str:
         lines = [str(group) for group in self]
         if self.refused:
-            names = max(len(one.name) for one in self.refused)
+            names = max(len(one.path) for one in self.refused)
             counts = max(len(_count(one)) for one in self.refused)
             lines.append("refused:")
-            lines += [f"  {one.name:<{names}}  {_count(one):>{counts}}  {one.reason}" for one in self.refused]
+            lines += [f"  {one.path:<{names}}  {_count(one):>{counts}}  {one.reason}" for one in self.refused]
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
 
@@ -135,14 +147,13 @@ def trace(
         "mode alone was not seen"
         for training, error in errors.items()
     ]
-    groups = _select(groups, refused, **chosen)
     if not groups:
         raise TraceError(
             "no group of units can be replaced in this model"
-            + (f" with include={include!r}, exclude={exclude!r}" if include or exclude else "")
             + (":\n" + "\n".join(f"  {one}" for one in refused) if refused else ": no Linear or Conv layer is used")
             + f"\n{BY_HAND}"
         )
+    groups = _select(groups, refused, **chosen)
     if given is not None:
         needing = [group for group in groups if group.activation is None or gain(group.activation) is None]
         if not needing:
@@ -155,10 +166,15 @@ def trace(
 def _patterns(name: str, given: str | Sequence[str] | None) -> list[str] | None:
     if given is None:
         return None
-    patterns = [given] if isinstance(given, str) else list(given)
-    if not all(isinstance(pattern, str) for pattern in patterns):
-        raise TypeError(f"{name} must be a pattern or a list of patterns, got {given!r}")
-    return patterns
+    patterns = [given] if isinstance(given, str) else given
+    if not isinstance(patterns, (list, tuple, set, frozenset)) or not all(isinstance(one, str) for one in patterns):
+        raise TypeError(
+            f"{name} must be a pattern or a list of patterns, got {given!r}; an input of the model that has this name "
+            "is given by position"
+        )
+    if name == "include" and not patterns:
+        raise ValueError(f"include must be a pattern or a list of at least one, got {given!r}; None takes all groups")
+    return list(patterns)
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -176,4 +192,15 @@ def _select(
             if not any(_matches(name, pattern) for name in known):
                 raise ValueError(f"{key} pattern {pattern!r} matches nothing; groups are {', '.join(names) or 'none'}")
     kept = groups if include is None else [g for g in groups if any(_matches(g.name, p) for p in include)]
-    return [g for g in kept if not any(_matches(g.name, p) for p in exclude or ())]
+    kept = [g for g in kept if not any(_matches(g.name, p) for p in exclude or ())]
+    if not kept:
+        reasons = [f"\n  {one}" for one in refused if any(_matches(one.name, p) for p in include or ())]
+        raise TraceError(
+            f"no group is left with include={_shown(include)}, exclude={_shown(exclude)}; groups are {', '.join(names)}"
+            + ("; refused are:" + "".join(reasons) if reasons else "")
+        )
+    return kept
+
+
+def _shown(patterns: list[str] | None) -> str:
+    return repr(patterns[0] if patterns is not None and len(patterns) == 1 else patterns)

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
+from gnt import given_groups
 from gnt.activations import Activation, canonical, gain
 from gnt.between import Passage, WalkError, computes_as_torch
 from gnt.units import CONV_LAYERS, WEIGHT_LAYERS, Slot, UnitGroup
@@ -81,14 +82,25 @@ def walk(layers: Layers, *, activation: str | None = None) -> tuple[UnitGroup, .
 
 def own_groups(layers: Layers | Iterable[UnitGroup], activation: str | None) -> tuple[UnitGroup, ...]:
     """The groups of an engine: given ones, copied so that no other engine writes its state there, or walked."""
-    if isinstance(layers, Iterable) and not isinstance(layers, nn.Module):
-        given: list[Any] = list(layers)
-        if given and all(isinstance(layer, UnitGroup) for layer in given):
-            if activation is not None:
-                raise ValueError(f"activation={activation!r} would be ignored: unit groups have their own")
-            return tuple(dataclasses.replace(group) for group in given)
+    if isinstance(layers, UnitGroup):
+        raise TypeError(f"layers must be a list of unit groups, got one: give [group] for group {layers.name!r}")
+    if not isinstance(layers, Iterable) or isinstance(layers, nn.Module):
+        return walk(layers, activation=activation)
+    given: list[Any] = list(layers)
+    others = [type(each).__name__ for each in given if not isinstance(each, UnitGroup)]
+    if len(others) == len(given):
         return walk(given, activation=activation)
-    return walk(layers, activation=activation)
+    if others:
+        raise TypeError(f"layers must be a list of layers or a list of unit groups, got both: also {', '.join(others)}")
+    given_groups.check(given)
+    named = canonical(activation) if activation is not None else None
+    without = [group for group in given if group.activation is None or gain(group.activation) is None]
+    if named is not None and not without:
+        raise ValueError(f"activation={activation!r} would be ignored: unit groups have their own")
+    return tuple(
+        dataclasses.replace(group, activation=named if named and group in without else group.activation)
+        for group in given
+    )
 
 
 def _flatten(layers: Layers, prefix: str = "") -> Iterator[tuple[str, Layer]]:
@@ -100,7 +112,7 @@ def _flatten(layers: Layers, prefix: str = "") -> Iterator[tuple[str, Layer]]:
         if not isinstance(inner, (nn.Module, list, tuple)):
             raise WalkError(
                 "layers must be a Sequential, a ModuleList, a list of modules, or a model with .layers; "
-                f"{type(layers).__name__} has no .layers"
+                f"{type(layers).__name__} has no .layers; gnt.trace(model, inputs) finds the units of any model"
             )
         yield from _flatten(inner, f"{prefix}layers.")
         return

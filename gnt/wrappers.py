@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 
@@ -13,7 +14,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     >>> gnt.wrappers.unwrap(torch.compile(net, backend="eager")) is net
     True
     """
-    while True:
+    while not isinstance(model, torch.jit.ScriptModule):  # whose children are in no dict
         # torch.compile's OptimizedModule forwards attributes to its inside, so only its own children are asked
         inner = model._modules.get("_orig_mod")
         if inner is None and isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
@@ -21,3 +22,4 @@ def unwrap(model: nn.Module) -> nn.Module:
         if inner is None:
             return model
         model = inner
+    return model

@@ -56,6 +56,12 @@ def units(net: Any, layers: Any, example_inputs: Any, choice: Mapping[str, Any])
         _refuse("they choose among units found by example_inputs", given)
         return unwrap(net)
     args, kwargs = _arguments(example_inputs)
+    clash = [name for name in kwargs if name in ("model", "include", "exclude", "activation")]
+    if clash:
+        raise TypeError(
+            f"example_inputs holds {', '.join(clash)}, which gnt.trace takes for itself: give the inputs as a tuple, "
+            "in the order of the network's forward"
+        )
     return trace(net, *args, **given, **kwargs)
 
 

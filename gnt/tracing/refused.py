@@ -19,6 +19,11 @@ class Refused:
     num_units: int | None
     reason: str
 
+    @property
+    def path(self) -> str:
+        """The name as it is shown: the model itself has the empty one."""
+        return self.name or "(the model)"
+
     def __str__(self) -> str:
         units = f"{self.num_units} units, " if self.num_units is not None else ""
-        return f"{self.name}: {units}{self.reason}"
+        return f"{self.path}: {units}{self.reason}"

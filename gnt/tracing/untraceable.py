@@ -20,7 +20,7 @@ BY_HAND = (
     "To give groups by hand: gnt.GnT takes a list of layers in the order of computation, such as "
     "gnt.GnT([model.fc1, torch.relu, model.fc2], optimizer), or a list of gnt.UnitGroup, each built of gnt.units.Slot."
 )
-_HERE = os.path.dirname(os.path.abspath(__file__))
+_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__))
 
 
@@ -30,6 +30,8 @@ class TraceError(WalkError):
 
 def check_call(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Refuse example inputs that the model's signature does not take, and models that are not ready."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TraceError(f"{type(model).__name__} is made by torch.jit: give the module that it was made from")
     lazy = [name for name, p in model.named_parameters() if isinstance(p, UninitializedParameter)]
     if lazy:
         raise TraceError(f"{lazy[0]!r} is lazy and has no weights yet: run one forward before tracing")
@@ -49,7 +51,8 @@ def explain(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], er
         return TraceError(
             f"the example inputs do not fit {kind}.forward{inspect.signature(model.forward)}: {told(own)}{_call(own)}"
         )
-    return TraceError(f"{kind} cannot be traced by torch.export: {told(error)}{_call(error)}\n{BY_HAND}")
+    hint = "\nA model without its cache can: pass use_cache=False." if "cache_utils" in str(error) else ""
+    return TraceError(f"{kind} cannot be traced by torch.export: {told(error)}{_call(error)}{hint}\n{BY_HAND}")
 
 
 def told(error: Exception) -> str:

@@ -93,3 +93,9 @@ def test_the_model_is_left_as_it_was():
     assert torch.equal(torch.get_rng_state(), drawn)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_model_with_a_cache_is_told_how_to_go_without() -> None:
+    case = CASES["gpt2"]
+    with pytest.raises(gnt.TraceError, match=r"cannot be traced(.|\n)*pass use_cache=False"):
+        gnt.trace(case.build(), input_ids=case.kwargs["input_ids"])

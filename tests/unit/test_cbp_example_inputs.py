@@ -155,3 +155,9 @@ def test_what_tracing_refuses_is_refused_before_anything_changed(given):
         CBPAdamW(net, generator=seeded(), **given)
     assert_same(everything(net), before)
     assert not any(module._forward_pre_hooks for module in net.modules())
+
+
+@pytest.mark.parametrize("name", ["include", "exclude", "activation", "model"])
+def test_inputs_with_a_name_that_trace_takes_are_asked_for_by_position(name):
+    with pytest.raises(TypeError, match=f"example_inputs holds {name}, which gnt.trace takes for itself: .* a tuple"):
+        CBPAdamW(Residual(), example_inputs={"x": torch.randn(1, 4), name: 1.0})

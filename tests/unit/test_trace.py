@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import gnt
+from gnt.between import WalkError
 from gnt.tracing.untouched import untouched
 from gnt.waiting import paused
 from gnt.wrappers import unwrap
@@ -83,6 +84,64 @@ def test_patterns_that_leave_no_group_are_refused():
         gnt.trace(Net(), X, include="head")
     with pytest.raises(TypeError, match=r"include must be a pattern or a list of patterns, got \[3\]"):
         gnt.trace(Net(), X, include=[3])
+
+
+@pytest.mark.parametrize("given", [5, True, b"body", {"body": 1}, [None], X])
+@pytest.mark.parametrize("key", ["include", "exclude"])
+def test_what_is_no_pattern_is_refused(key, given):
+    with pytest.raises(
+        TypeError, match=rf"{key} must be a pattern or a list of patterns, got (.|\n)*given by position"
+    ):
+        gnt.trace(Net(), X, **{key: given})
+
+
+def test_patterns_that_choose_nothing_say_so():
+    with pytest.raises(ValueError, match=r"include must be a pattern or a list of at least one, got \[\]"):
+        gnt.trace(Net(), X, include=[])
+    with pytest.raises(gnt.TraceError, match=r"no group is left with include=None, exclude='\*'; groups are encoder.0"):
+        gnt.trace(Net(), X, exclude="*")
+    assert _names(gnt.trace(Net(), X, exclude=[])) == ALL
+
+
+@pytest.mark.parametrize("make", [torch.jit.script, lambda net: torch.jit.trace(net, X)])
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_scripted_module_is_refused(make):
+    net = make(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)))
+    with pytest.raises(gnt.TraceError, match=r"made by torch.jit: give the module that it was made from"):
+        gnt.trace(net, X)
+    with pytest.raises(WalkError, match=r"has no \.layers; gnt\.trace\(model, inputs\) finds the units"):
+        gnt.GnT(net)
+
+
+def test_an_error_shows_lines_of_the_user_alone():
+    exported = torch.export.export(Net().eval(), (X,)).module()
+    with pytest.raises(gnt.TraceError, match=r"Calling train\(\) is not supported") as told:
+        gnt.trace(exported, X)
+    assert "trace.py" not in str(told.value)
+
+
+def test_a_model_that_is_one_layer_has_a_name_in_the_report():
+    with pytest.raises(gnt.TraceError, match=r"\(the model\): 2 units, output units"):
+        gnt.trace(nn.Linear(4, 2), X)
+
+
+def test_noise_is_not_told_for_what_has_its_shape():
+    class Coder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.mean, self.spread = nn.Linear(4, 8), nn.Linear(8, 3), nn.Linear(8, 3)
+            self.decoder = nn.Linear(3, 4)
+
+        def forward(self, x):
+            h = torch.tanh(self.encoder(x))
+            mean = self.mean(h)
+            return self.decoder(mean + torch.randn_like(mean) * self.spread(h).exp())
+
+    groups = gnt.trace(Coder(), X)
+    reasons = {one.name: one.reason for one in groups.refused}
+    assert _names(groups) == ["encoder"]
+    assert reasons["mean"] == "its channels are summed with 'spread' (a residual stream)"
+    assert "the 'randn_like'" in reasons["spread"]
 
 
 def test_an_activation_is_taken_where_none_is_recognised():
