@@ -40,7 +40,7 @@ class DryRun:
     def __str__(self) -> str:
         lines = [f"dry run after {self.updates} updates: nothing is changed"]
         for plan in self.groups:
-            due = "never" if plan.next_due is None else f"in {plan.next_due} updates"
+            due = "never" if plan.next_due is None else f"in {plan.next_due} update{'s' if plan.next_due != 1 else ''}"
             first = ", ".join(f"{unit} ({utility:.2g})" for unit, utility in plan.units) or "none is eligible"
             lines += [
                 f"{plan.name}",

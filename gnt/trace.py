@@ -65,6 +65,11 @@ class Groups(tuple[UnitGroup, ...]):
         units = sum(group.num_units for group in self)
         return f"Groups({len(self)} groups, {units} units, {len(self.refused)} refused)"
 
+    def __getitem__(self, key: Any) -> Any:
+        """A group; of a slice the groups, with what was refused beside them."""
+        chosen = super().__getitem__(key)
+        return Groups.of(chosen, self.refused, self.notes) if isinstance(key, slice) else chosen
+
     def __reduce__(self) -> tuple[Any, ...]:
         return Groups.of, (tuple(self), self.refused, self.notes)
 

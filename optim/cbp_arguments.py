@@ -53,7 +53,7 @@ def units(net: Any, layers: Any, example_inputs: Any, choice: Mapping[str, Any])
         _refuse("layers tells the units already", [*more, *given])
         return layers
     if example_inputs is None:
-        _refuse("they choose among units found by example_inputs", given)
+        _refuse("they choose among units found by example_inputs, which is not given", given)
         return unwrap(net)
     args, kwargs = _arguments(example_inputs)
     clash = [name for name in kwargs if name in ("model", "include", "exclude", "activation")]

@@ -128,13 +128,9 @@ def describe(node: Node) -> str:
             return f"the {node.kind} {node.name!r}"
         if node.sources and node.name in node.sources:
             return f"{node.module!r}" if node.module else f"the {node.op!r}"
-        if node.op.endswith("_like"):
-            return f"the {node.op!r}"
         if node.op in ("add", "sub") and node.from_input:
             return f"a sum in {node.module!r}" if node.module else "a sum"
-        # noise of a value's shape comes from nowhere: what stands beside it is what the user knows
-        inputs = [other for other in node.inputs() if other.from_input or other.from_parameter]
-        following = next((other for other in inputs if not other.op.endswith("_like")), next(iter(inputs), None))
+        following = next((other for other in node.inputs() if other.from_input or other.from_parameter), None)
         if following is None:
             break
         node = following

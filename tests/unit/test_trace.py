@@ -141,7 +141,16 @@ def test_noise_is_not_told_for_what_has_its_shape():
     reasons = {one.name: one.reason for one in groups.refused}
     assert _names(groups) == ["encoder"]
     assert reasons["mean"] == "its channels are summed with 'spread' (a residual stream)"
-    assert "the 'randn_like'" in reasons["spread"]
+    assert reasons["spread"] == "its channels are summed with 'mean' (a residual stream)"
+
+
+def test_noise_is_added_to_units_that_stay_themselves():
+    class Noisy(Net):
+        def forward(self, x):
+            h = F.relu(self.body(self.encoder(x)))
+            return self.head(h + 0.1 * torch.randn_like(h))
+
+    assert "body" in _names(gnt.trace(Noisy(), X))
 
 
 def test_an_activation_is_taken_where_none_is_recognised():
@@ -324,3 +333,11 @@ def test_many_inputs_and_outputs_of_any_shape():
 
     groups = gnt.trace(Several(), X, masks={"mask": torch.ones(3, 6)}, scale=2.0)
     assert _names(groups) == ALL
+
+
+def test_a_slice_of_groups_keeps_what_was_refused():
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
+    groups = gnt.trace(net, torch.randn(2, 4))
+    assert [group.name for group in groups[:1]] == ["0"]
+    assert groups[:1].refused == groups.refused
+    assert groups[0].name == "0"
