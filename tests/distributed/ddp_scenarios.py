@@ -145,7 +145,7 @@ def _cost(utility: str) -> Any:
 
 def different(folder: Path) -> Any:
     """One rank does otherwise: every rank is told, none waits for ever."""
-    return {what: _different(what) for what in ("groups", "settings", "ages", "networks")}
+    return {what: _different(what) for what in ("groups", "settings", "ages", "loaded ages", "networks")}
 
 
 def _different(what: str) -> Any:
@@ -160,11 +160,18 @@ def _different(what: str) -> Any:
         for group in engine.groups:
             group.state.updates = 5
     x, y = worker.batches(net, 4, 1)[0]
+    if what == "loaded ages":  # after a step, in which nothing differed
+        worker.learn(net, optimizer, x, y)
+        engine.load_state_dict({**(state := engine.state_dict()), "groups": _older(state["groups"], by=rank)})
     try:
         worker.learn(net, optimizer, x, y)
     except ValueError as error:
         return str(error)
     return "nothing was refused"
+
+
+def _older(groups: list[dict[str, Any]], by: int) -> list[dict[str, Any]]:
+    return [{**group, "updates": group["updates"] + by} for group in groups]
 
 
 def uneven(folder: Path) -> Any:

@@ -97,11 +97,11 @@ def test_a_step_costs_the_collectives_and_bytes_that_are_documented(reports, uti
         assert rest == [sizes] * len(rest)  # with replacements and without
 
 
-@pytest.mark.parametrize("what", ["groups", "settings", "ages", "networks"])
+@pytest.mark.parametrize("what", ["groups", "settings", "ages", "loaded ages", "networks"])
 def test_ranks_that_differ_are_told_on_all_of_them(reports, what):
     first, second = (rank[what] for rank in reports["different"])
     assert first == second
-    assert first.startswith(f"the {what} of the engine's ranks differ from those of rank 0 on rank 1")
+    assert first.startswith(f"the {what.split()[-1]} of the engine's ranks differ from those of rank 0 on rank 1")
     assert {"networks": "process_group=False", "groups": "12 units"}.get(what, "") in first
 
 

@@ -17,7 +17,7 @@ from tests.distributed.launch import torchrun
                 "fsdp:adam_gnt:adaptable_contribution:mlp",
                 "fsdp:adam:contribution:conv",
                 "fsdp:adam_gnt:adaptable_contribution:transposed",
-                "hybrid:adam_gnt:adaptable_contribution:mlp",
+                "hybrid:adam_gnt:contribution:mlp",
             ],
         ),
         (
