@@ -100,6 +100,8 @@ class Cycle:
     def _join(self) -> Ranks | None:
         """The processes that train this network together, all about to do the same; None where there is but one."""
         process_group = Ranks.group_of(self.process_group)
+        if self.updates == 0 or self.loaded:
+            Ranks.check_shards(self.groups, process_group)
         if process_group is None:
             return None
         if self._ranks is None or self._ranks.process_group is not process_group:

@@ -44,6 +44,20 @@ class Ranks:
         group = dist.group.WORLD if process_group is None else process_group
         return group if dist.get_world_size(group) > 1 else None
 
+    @staticmethod
+    def check_shards(groups: Sequence[UnitGroup], process_group: ProcessGroup) -> None:
+        """Refuse weights in shards that cannot be watched, before anything is changed."""
+        processes = dist.get_world_size(process_group) if process_group is not None else 1
+        for slot in (slot for group in groups for slot in (*group.incoming, *group.outgoing)):
+            if shards.is_cut(slot.weight):
+                slot.check_uncut(slot.weight)
+                if processes < shards.processes(slot.weight):
+                    raise ValueError(
+                        f"{slot.name}.weight lies in shards on {shards.processes(slot.weight)} processes, and the "
+                        f"engine has {processes} of them: give it a process_group of all that train this network "
+                        "(None: the default group)"
+                    )
+
     def join(self, groups: Sequence[UnitGroup], settings: str, generators: Sequence[torch.Generator]) -> None:
         """Before the first step: are all ranks about to do the same? From here on they draw the same numbers.
 
@@ -96,6 +110,7 @@ class Ranks:
     def _average(self, signals: Sequence[Signals], means: Mapping[str, str], weights: Sequence[str]) -> bool:
         sums: list[tuple[list[Tensor], int, Tensor]] = []  # where it belongs, and this process's part of the sum
         sizes: list[Tensor] = []
+        ranks = dist.get_world_size(self.process_group)
         for each in signals:
             sizes.append(torch.tensor([reading.size for reading in each.batch], dtype=torch.float64))
             for values in _wanted(each, means):
@@ -105,15 +120,17 @@ class Ranks:
                 slots = getattr(each.group, side)
                 if side in each.reads and any(shards.is_sharded(slot.weight) for slot in slots):
                     values = getattr(each, f"{side}_magnitudes")
-                    sums += [(values, i, values[i]) for i, slot in enumerate(slots) if shards.is_sharded(slot.weight)]
+                    # the shares of each mesh sum up to the mean, and there may be several meshes
+                    parts = {i: slot.weight for i, slot in enumerate(slots) if shards.is_sharded(slot.weight)}
+                    sums += [(values, i, values[i] * (shards.processes(w) / ranks)) for i, w in parts.items()]
         first = sums[0][2]
         dtype = torch.promote_types(first.dtype, max((s.dtype for *_, s in sums), key=lambda d: d.itemsize))
         flat = torch.cat([*(s.reshape(-1).to(dtype) for *_, s in sums), torch.cat(sizes).to(first.device, dtype)])
         dist.all_reduce(flat, group=self.process_group)
-        parts = list(torch.split(flat, [s.numel() for *_, s in sums] + [len(size) for size in sizes]))
-        totals = parts[len(sums) :]
+        pieces = list(torch.split(flat, [s.numel() for *_, s in sums] + [len(size) for size in sizes]))
+        totals = pieces[len(sums) :]
         anything = flat.device.type != "cpu" or bool(torch.cat(totals).any())
-        for (values, place, mine), part in zip(sums, parts, strict=False):
+        for (values, place, mine), part in zip(sums, pieces, strict=False):
             values[place] = part.view_as(mine).to(mine.dtype)
         for each, total in zip(signals, totals, strict=True):
             for values in _wanted(each, means):

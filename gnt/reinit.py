@@ -95,7 +95,9 @@ def transfer_mean(slot: Slot, units: Tensor, mean_feature: Tensor) -> None:
     """
     if slot.bias is not None:
         moved = slot.weighted_sum(units, mean_feature)
-        shards.local(slot.bias.detach()).add_(moved.to(slot.bias.dtype))
+        bias = slot.bias.detach()
+        # a weight in shards along its inputs gives the sums of all outputs, of which the bias may lie in shards, too
+        shards.local(bias).add_(shards.part_of(moved, bias).to(bias.dtype))
 
 
 def renew_incoming(slot: Slot, units: Tensor, fresh: Tensor) -> None:

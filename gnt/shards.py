@@ -6,6 +6,7 @@ positions that the placements say; what needs the other parts goes through one s
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -28,6 +29,11 @@ def local(tensor: Tensor) -> Tensor:
     part = tensor._local_tensor if not tensor.requires_grad else tensor.detach()._local_tensor  # type: ignore[attr-defined]
     assert isinstance(part, Tensor)
     return part
+
+
+def is_cut(tensor: Tensor) -> bool:
+    """Whether a tensor lies in parts on several processes; the same answer on each of them."""
+    return is_sharded(tensor) and replicas(tensor) < processes(tensor)
 
 
 def extent(tensor: Tensor, dim: int) -> tuple[int, int]:
@@ -62,6 +68,13 @@ def like_part(rows: Tensor, weight: Tensor, dim: int) -> Tensor:
     return rows
 
 
+def part_of(values: Tensor, tensor: Tensor) -> Tensor:
+    """Of ``values``, for each position along dimension 0 of ``tensor`` or for those of this process, the latter."""
+    if not is_sharded(tensor) or len(values) == len(local(tensor)):
+        return values
+    return values.narrow(0, *extent(tensor, 0))
+
+
 def spread(feature: Tensor, dim: int) -> tuple[Tensor, Tensor | None]:
     """This process's part of a feature, 0 at those positions along ``dim`` that lie elsewhere; and, where some do, what
     the means of each position weigh here, so that they can be summed over all processes: (positions,).
@@ -71,14 +84,23 @@ def spread(feature: Tensor, dim: int) -> tuple[Tensor, Tensor | None]:
     if any(placement.is_partial() for placement in whole.placements):
         raise ValueError(f"a consumer reads a feature with placements {whole.placements}: partial sums are no features")
     part = local(feature)
-    if part.shape[dim] == feature.shape[dim]:
+    sizes = zip(whole.device_mesh.shape, whole.placements, strict=True)
+    shares = math.prod(size for size, placement in sizes if placement.is_shard(dim))
+    if shares == 1:
         return part, None
     start, length = extent(feature, dim)
     padded = part.new_zeros(*part.shape[:dim], feature.shape[dim], *part.shape[dim + 1 :])
     padded.narrow(dim, start, length).copy_(part)
     weight = torch.zeros(feature.shape[dim], dtype=torch.float32, device=part.device)
-    weight[start : start + length] = feature.shape[dim] / length
+    # the samples of all processes are counted, and so many processes see the same ones, each at other positions
+    weight[start : start + length] = shares
     return padded, weight
+
+
+def processes(tensor: Tensor) -> int:
+    """The number of processes of a DTensor's mesh."""
+    whole: Any = tensor
+    return int(whole.device_mesh.size())
 
 
 def replicas(tensor: Tensor) -> float:

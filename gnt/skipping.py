@@ -46,19 +46,26 @@ class Backwards:
         self._grad: weakref.ref[Tensor] | None = None
         self._version = 0
         self._none_before: bool | None = None  # no gradient stood there before this backward
+        self._asks_before = False
         register: Callable[..., RemovableHandle] = param.register_post_accumulate_grad_hook
         self._handles = [register(self._after_backward)]
-        if _several_processes() and not shards.is_sharded(param):
-            here = weakref.ref(param)
-            before: Callable[..., RemovableHandle] = param.register_hook
-            # a network with this hook is saved and copied without it, and without a warning
-            hook: Any = unserializable_hook(lambda _: self._before_backward(here()))  # type: ignore[no-untyped-call]
-            self._handles.append(before(hook))
+        self._ask_before(param)
 
     def remove(self) -> None:
         """Take the hooks off."""
         for handle in self._handles:
             handle.remove()
+
+    def _ask_before(self, param: Tensor) -> None:
+        """Ask before each backward whether a gradient stands there, once there are several processes."""
+        if self._asks_before or not _several_processes() or shards.is_sharded(param):
+            return
+        self._asks_before = True
+        here = weakref.ref(param)
+        before: Callable[..., RemovableHandle] = param.register_hook
+        # a network with this hook is saved and copied without it, and without a warning
+        hook: Any = unserializable_hook(lambda _: self._before_backward(here()))  # type: ignore[no-untyped-call]
+        self._handles.append(before(hook))
 
     def _before_backward(self, param: Tensor | None) -> None:
         self._none_before = param is None or param.grad is None
@@ -79,6 +86,7 @@ class Backwards:
             waits.after_backward(anew=not added)
         if grad is not None:
             self._grad, self._version = weakref.ref(grad), grad._version
+        self._ask_before(param)  # an engine may be older than its process group
 
 
 def _several_processes() -> bool:

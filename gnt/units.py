@@ -144,8 +144,10 @@ class Slot:
             if shards.is_sharded(self.weight):
                 mean = shards.share_of_mean(mean, self.weight, self.dim)
         else:
+            self.check_uncut(self.weight)
             by_channel = self._by_channel(weight)
             mean = by_channel.mean(list(range(2, by_channel.ndim)), dtype=wide).flatten()
+            mean = mean / shards.replicas(self.weight) if shards.is_sharded(self.weight) else mean
         return self.of_units(mean, 0)
 
     def of_units(self, tensor: Tensor, dim: int) -> Tensor:
@@ -184,11 +186,15 @@ class Slot:
         """The units' dimension of a tensor shaped like a parameter of the module."""
         return self.dim if tensor.ndim > 1 else 0
 
-    def _by_channel(self, tensor: Tensor) -> Tensor:
-        if shards.is_sharded(tensor):
+    def check_uncut(self, tensor: Tensor) -> None:
+        """Refuse shards of a tensor of a grouped convolution: its rows say which units its columns are."""
+        if self.groups > 1 and shards.is_cut(tensor):
             raise TypeError(f"{self.name!r} reads the units in {self.groups} groups: its weight cannot lie in shards")
+
+    def _by_channel(self, tensor: Tensor) -> Tensor:
+        self.check_uncut(tensor)
         # a view in any memory format, where reshape would copy a channels-last weight
-        return torch.unflatten(tensor, 0, (self.groups, -1)).transpose(1, 2)
+        return torch.unflatten(shards.local(tensor), 0, (self.groups, -1)).transpose(1, 2)
 
     def _channel(self, units: Tensor) -> tuple[Tensor, Tensor]:
         position, per_group = self.index(units), self.weight.shape[1]

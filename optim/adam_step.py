@@ -42,7 +42,7 @@ def parts_here(param: Tensor, grad: Tensor, state: State) -> tuple[Tensor, Tenso
         whole = whole.redistribute(placements=param.placements)  # type: ignore[attr-defined]
     local = {key: shards.local(value) if key in MOMENTS else value for key, value in state.items()}
     for dim, key in enumerate(START_KEYS):
-        if key in state:
+        if key in state and shards.local(param).shape[dim] != param.shape[dim]:
             local[key] = state[key].narrow(0, *shards.extent(param, dim))
     return shards.local(param), shards.local(whole), local
 

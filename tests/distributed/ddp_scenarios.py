@@ -145,7 +145,7 @@ def _cost(utility: str) -> Any:
 
 def different(folder: Path) -> Any:
     """One rank does otherwise: every rank is told, none waits for ever."""
-    return {what: _different(what) for what in ("groups", "settings", "ages", "networks")}
+    return {what: _different(what) for what in ("groups", "settings", "ages", "loaded ages", "networks")}
 
 
 def _different(what: str) -> Any:
@@ -160,11 +160,18 @@ def _different(what: str) -> Any:
         for group in engine.groups:
             group.state.updates = 5
     x, y = worker.batches(net, 4, 1)[0]
+    if what == "loaded ages":  # after a step, in which nothing differed
+        worker.learn(net, optimizer, x, y)
+        engine.load_state_dict({**(state := engine.state_dict()), "groups": _older(state["groups"], by=rank)})
     try:
         worker.learn(net, optimizer, x, y)
     except ValueError as error:
         return str(error)
     return "nothing was refused"
+
+
+def _older(groups: list[dict[str, Any]], by: int) -> list[dict[str, Any]]:
+    return [{**group, "updates": group["updates"] + by} for group in groups]
 
 
 def uneven(folder: Path) -> Any:
@@ -188,17 +195,65 @@ def uneven(folder: Path) -> Any:
     return {"found": [one_sided, split], "wanted": wanted, "updates": engine.updates}
 
 
+def not_finite(folder: Path) -> Any:
+    """One rank reads a NaN: all are told the same, and the engines of all stay as they are."""
+    rank = dist.get_rank()
+    net = worker.mlp()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+    engine = worker.engine(net, optimizer)
+    told, states = "", []
+    for step, (x, _) in enumerate(worker.batches(net, 4, 12)):
+        net(x * float("nan") if step == 9 and rank else x).sum().backward()
+        optimizer.zero_grad()
+        states.append([list(g.state.state_dict().values()) for g in engine.groups])
+        try:
+            optimizer.step()
+        except FloatingPointError as error:
+            told = f"{error} (step {step})"
+    kept = [tree_leaves(state) for state in states[9:11]]
+    same = all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(*kept, strict=True))
+    return {"told": told, "same": same, "updates": engine.updates, "params": worker.flat(net)}
+
+
+def some(folder: Path, *_: str) -> Any:
+    """Ranks 0 and 2 train one network, rank 1 another, alone."""
+    group = dist.new_group([0, 2])
+    rank = dist.get_rank()
+    member = rank != 1
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 6)).double()
+    model = DistributedDataParallel(net, process_group=group) if member else net
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    engine = worker.engine(net, optimizer, process_group=group if member else False)
+    for x, y in worker.batches(net, 6, 30 if member else 20):
+        worker.learn(model, optimizer, x[rank::3], y[rank::3])
+    return {"updates": engine.updates, "replaced": engine.groups[0].state.replaced, "params": worker.flat(net)}
+
+
 def accumulated(folder: Path) -> Any:
     """Three micro-batches are one update, whether their gradients are averaged each time, once, or in the buckets."""
-    return {way: _accumulated(way) for way in ("each time", "once", "in buckets")}
+    return {way: _accumulated(way) for way in ("each time", "once", "in buckets", "built early")}
+
+
+_early: list[Any] = []
+
+
+def build_early() -> None:
+    """An engine that is older than its processes."""
+    net = worker.mlp()
+    optimizer = worker.OPTIMIZERS["sgd"](net)
+    _early[:] = [net, optimizer, worker.engine(net, optimizer, seed=7)]
 
 
 def _accumulated(way: str) -> Any:
     rank, world = dist.get_rank(), dist.get_world_size()
     net, alone = worker.mlp(), worker.mlp()
-    model = DistributedDataParallel(net, gradient_as_bucket_view=way == "in buckets")
     opt, opt_alone = (worker.OPTIMIZERS["sgd"](n) for n in (net, alone))
-    engine = worker.engine(net, opt, seed=7)
+    if way == "built early":
+        net, opt, engine = _early
+    else:
+        engine = worker.engine(net, opt, seed=7)
+    model = DistributedDataParallel(net, gradient_as_bucket_view=way == "in buckets")
     single = worker.engine(alone, opt_alone, seed=7, process_group=False)
     same = []
     for x, y in worker.batches(net, 6 * world, 60):
@@ -225,5 +280,5 @@ def alone(folder: Path) -> Any:
 
 
 if __name__ == "__main__":
-    scenarios = (thousand_steps, joined, layers, killed, cost, different, uneven, accumulated, alone)
-    worker.main({scenario.__name__: scenario for scenario in scenarios})
+    scenarios = (thousand_steps, joined, layers, killed, cost, different, uneven, not_finite, some, accumulated, alone)
+    worker.main({scenario.__name__: scenario for scenario in scenarios}, before=build_early)

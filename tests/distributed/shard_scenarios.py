@@ -44,14 +44,33 @@ def both(net: nn.Sequential) -> nn.Sequential:
     return fully_shard(net, mesh=mesh["data"])
 
 
-PLANS = {"fsdp": shard, "tensor": parallelize, "both": both}
+def hybrid(net: nn.Sequential) -> nn.Sequential:
+    """FSDP2 within a node, copies of it on several."""
+    mesh = init_device_mesh("cpu", (2, dist.get_world_size() // 2), mesh_dim_names=("copies", "shards"))
+    return fully_shard(net, mesh=mesh)
+
+
+def copies(net: nn.Sequential) -> nn.Sequential:
+    """Tensor parallel within, copies across that no mesh of the weights knows of; all see the same batch."""
+    mesh = init_device_mesh("cpu", (2, dist.get_world_size() // 2), mesh_dim_names=("copies", "model"))
+    return parallelize_module(net, mesh["model"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
+
+
+def loose(net: nn.Sequential) -> nn.Sequential:
+    """Tensor parallel over uneven parts: features are passed on as DTensors, which know their whole size."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    return parallelize_module(net, mesh, {"0": ColwiseParallel(use_local_output=False), "2": RowwiseParallel()})
+
+
+PLANS = {"fsdp": shard, "tensor": parallelize, "both": both, "hybrid": hybrid, "copies": copies, "loose": loose}
+MAKE = {"mlp": worker.mlp, "conv": worker.convnet, "odd": worker.odd, "transposed": worker.transposed}
 
 
 def part(plan: str, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """What this rank sees of a joined batch: ranks of one tensor parallel group see the same."""
     rank, world = dist.get_rank(), dist.get_world_size()
-    shares = {"fsdp": world, "tensor": 1, "both": world // 2}[plan]
-    place = {"fsdp": rank, "tensor": 0, "both": rank // 2}[plan]
+    shares = {"fsdp": world, "hybrid": world, "both": world // 2}.get(plan, 1)
+    place = {"fsdp": rank, "hybrid": rank, "both": rank // 2}.get(plan, 0)
     return batch[0][place::shares], batch[1][place::shares]
 
 
@@ -61,8 +80,7 @@ def compared(folder: Path, *cases: str) -> Any:
 
 
 def _compared(plan: str, optimizer: str, utility: str, kind: str) -> Any:
-    make = worker.convnet if kind == "conv" else worker.mlp
-    net, alone = make(), make()
+    net, alone = MAKE[kind](), MAKE[kind]()
     model = PLANS[plan](net)
     opt, opt_alone = (worker.OPTIMIZERS[optimizer](n) for n in (net, alone))
     engine = worker.engine(net, opt, utility=utility, seed=7)
@@ -73,7 +91,29 @@ def _compared(plan: str, optimizer: str, utility: str, kind: str) -> Any:
         worker.learn(alone, opt_alone, *batch)
         chosen.append(([u.tolist() for u in engine.replaced], [u.tolist() for u in single.replaced]))
     sharded = [type(p).__name__ for p in net.parameters()]
-    return {"chosen": chosen, "params": worker.flat(net), "alone": worker.flat(alone), "kinds": sharded}
+    utility = [[g.state.utility for g in one.groups] for one in (engine, single)]
+    params = {"params": worker.flat(net), "alone": worker.flat(alone)}
+    return {"chosen": chosen, "utility": utility, "kinds": sharded, **params}
+
+
+def refused(folder: Path) -> Any:
+    """Shards that cannot be watched: of a grouped consumer, and of an engine with too few processes."""
+    return [_refused(kind) for kind in ("grouped", "alone")]
+
+
+def _refused(kind: str) -> Any:
+    layers = [nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1, groups=2 if kind == "grouped" else 1)]
+    net = nn.Sequential(*layers).double()
+    shard(net)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+    utility = "random" if kind == "grouped" else "contribution"  # that reads no weights
+    engine = worker.engine(net, optimizer, utility=utility, process_group=False if kind == "alone" else None)
+    net(torch.randn(2, 1, 6, 6, dtype=torch.float64)).sum().backward()
+    try:
+        optimizer.step()
+    except (TypeError, ValueError) as error:
+        return f"{error}; after {engine.updates} updates"
+    return "nothing was refused"
 
 
 def accumulated(folder: Path) -> Any:
@@ -116,4 +156,4 @@ def life(folder: Path, plan: str, optimizer: str, start: str, stop: str) -> Any:
 
 
 if __name__ == "__main__":
-    worker.main({scenario.__name__: scenario for scenario in (compared, accumulated, life)})
+    worker.main({scenario.__name__: scenario for scenario in (compared, accumulated, refused, life)})

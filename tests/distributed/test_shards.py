@@ -11,8 +11,23 @@ from tests.distributed.launch import torchrun
 @pytest.mark.parametrize(
     ("ranks", "cases"),
     [
-        (2, ["fsdp:adam_gnt:adaptable_contribution:mlp", "fsdp:adam:contribution:conv"]),
-        (2, ["tensor:adam_gnt:adaptable_contribution:mlp"]),
+        (
+            2,
+            [
+                "fsdp:adam_gnt:adaptable_contribution:mlp",
+                "fsdp:adam:contribution:conv",
+                "fsdp:adam_gnt:adaptable_contribution:transposed",
+                "hybrid:adam_gnt:contribution:mlp",
+            ],
+        ),
+        (
+            2,
+            [
+                "tensor:adam_gnt:adaptable_contribution:mlp",
+                "copies:adam_gnt:adaptable_contribution:mlp",
+                "loose:adam_gnt:adaptable_contribution:odd",
+            ],
+        ),
         (3, ["fsdp:sgd:contribution:conv", "tensor:sgd:contribution:mlp"]),  # 8 channels on 3 ranks: uneven parts
         (4, ["both:adam_gnt:adaptable_contribution:mlp"]),
     ],
@@ -24,11 +39,25 @@ def test_a_sharded_run_is_the_whole_one(tmp_path, ranks, cases):
             assert chosen == [alone for _, alone in seen["chosen"]]
             assert sum(len(units) for step in chosen for units in step) > 20
             torch.testing.assert_close(seen["params"], seen["alone"], rtol=0, atol=1e-9)
-            assert set(seen["kinds"]) == {"DTensor"}
+            torch.testing.assert_close(*seen["utility"], rtol=1e-6, atol=1e-9)
+            assert "DTensor" in seen["kinds"]
 
 
-def test_micro_batches_of_a_sharded_network_are_one_update(tmp_path):
-    for seen in torchrun("shard_scenarios.accumulated", tmp_path):
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    """What two ranks saw in the short scenarios."""
+    return torchrun("shard_scenarios.accumulated+refused", tmp_path_factory.mktemp("reports"))
+
+
+def test_shards_that_cannot_be_watched_are_refused_on_all_ranks(reports):
+    for grouped, alone in reports["refused"]:
+        assert grouped == "'2' reads the units in 2 groups: its weight cannot lie in shards; after 0 updates"
+        assert alone.startswith("0.weight lies in shards on 2 processes, and the engine has 1 of them")
+        assert alone.endswith("after 0 updates")
+
+
+def test_micro_batches_of_a_sharded_network_are_one_update(reports):
+    for seen in reports["accumulated"]:
         assert all(seen["same"])
         assert seen["updates"] == 60
         assert min(seen["replaced"]) > 3

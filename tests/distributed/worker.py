@@ -15,13 +15,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import gnt
+from gnt.units import Slot, UnitGroup
+from tests.shared_units import Transposed
 
 
-def main(scenarios: dict[str, Callable[..., Any]]) -> None:
-    """Run the scenarios named on the command line (a+b+c) and save what each returns."""
+def main(scenarios: dict[str, Callable[..., Any]], before: Callable[[], None] = lambda: None) -> None:
+    """Run the scenarios named on the command line (a+b+c) and save what each returns; ``before`` the processes meet."""
     warnings.simplefilter("error")
     torch.set_num_threads(1)
     names, folder, *args = sys.argv[1:]
+    before()
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
     for name in names.split("+"):
         torch.save(scenarios[name](Path(folder), *args), Path(folder) / f"{name}-{dist.get_rank()}.pt")
@@ -42,6 +45,26 @@ def convnet() -> nn.Sequential:
     torch.manual_seed(0)
     head = [nn.Flatten(), nn.Linear(8 * 4, 12, bias=False), nn.ReLU(), nn.Linear(12, 6)]
     return nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ELU(), *head).double()
+
+
+def odd() -> nn.Sequential:
+    """Widths that no number of processes divides."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 23), nn.ReLU(), nn.Linear(23, 17), nn.ELU(), nn.Linear(17, 6)).double()
+
+
+def transposed() -> nn.Sequential:
+    """Weights kept as (in, out)."""
+    torch.manual_seed(0)
+    return nn.Sequential(Transposed.Conv1D(24, 6), nn.GELU(), Transposed.Conv1D(6, 24)).double()
+
+
+def units(net: nn.Sequential) -> nn.Sequential | list[UnitGroup]:
+    """What an engine is built from."""
+    if not isinstance(net[0], Transposed.Conv1D):
+        return net
+    slots = Slot("0", net[0], 24, dim=1), Slot("2", net[2], 24, dim=0)
+    return [UnitGroup("0", 24, slots[:1], slots[1:], activation=("gelu", None))]
 
 
 def batches(net: nn.Module, samples: int, steps: int, seed: int = 3) -> list[tuple[Tensor, Tensor]]:
@@ -74,9 +97,11 @@ def learn(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tens
 
 def engine(net: nn.Module, optimizer: torch.optim.Optimizer, **settings: Any) -> gnt.GnT:
     """An engine that replaces often, attached; its draws are seeded by the rank unless told."""
-    generator = torch.Generator().manual_seed(settings.pop("seed", 100 + dist.get_rank()))
+    seed = settings.pop("seed", None)
+    generator = torch.Generator().manual_seed(100 + dist.get_rank() if seed is None else seed)
     given = {"replacement_rate": 0.02, "maturity_threshold": 5, **settings}
-    return gnt.GnT(net, optimizer, generator=generator, **given).attach()
+    layers = units(net) if isinstance(net, nn.Sequential) else net
+    return gnt.GnT(layers, optimizer, generator=generator, **given).attach()
 
 
 def flat(net: nn.Module) -> Tensor:
