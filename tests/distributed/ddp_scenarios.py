@@ -13,11 +13,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import gnt
 from tests.distributed import worker
+from tests.distributed.exchanges import Exchanges
 
 
 def thousand_steps(folder: Path, utility: str, optimizer: str) -> Any:
@@ -107,19 +107,6 @@ def killed(folder: Path, until: str) -> Any:
             os.kill(os.getpid(), signal.SIGKILL)
     replaced = [g.state.replaced for g in optimizer.gnt.groups]
     return {"params": worker.flat(net), "replaced": replaced, "start": start}
-
-
-class Exchanges(TorchDispatchMode):
-    """Notes the size in bytes of every collective."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sizes: list[int] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace in ("c10d", "_c10d_functional"):
-            self.sizes.append(sum(t.numel() * t.element_size() for t in tree_leaves(args[0])))
-        return func(*args, **(kwargs or {}))
 
 
 def cost(folder: Path) -> Any:

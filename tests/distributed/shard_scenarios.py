@@ -17,6 +17,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 import gnt
 from tests.distributed import worker
+from tests.distributed.exchanges import Exchanges
 
 
 def shard(net: nn.Sequential) -> nn.Sequential:
@@ -129,10 +130,12 @@ def accumulated(folder: Path) -> Any:
         x, y = part("fsdp", batch)
         for i in range(3):
             (nn.functional.mse_loss(model(x[i::3]), y[i::3]) / 3).backward()
-        opt.step()
+        with Exchanges() as exchanges:
+            opt.step()
         worker.learn(alone, opt_alone, *batch)
         same.append(all(torch.equal(a, b) for a, b in zip(engine.replaced, single.replaced, strict=True)))
-    return {"same": same, "updates": engine.updates, "replaced": [g.state.replaced for g in engine.groups]}
+    replaced = [g.state.replaced for g in engine.groups]
+    return {"same": same, "updates": engine.updates, "replaced": replaced, "exchanges": exchanges.sizes}
 
 
 def life(folder: Path, plan: str, optimizer: str, start: str, stop: str) -> Any:

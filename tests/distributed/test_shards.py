@@ -61,6 +61,8 @@ def test_micro_batches_of_a_sharded_network_are_one_update(reports):
         assert all(seen["same"])
         assert seen["updates"] == 60
         assert min(seen["replaced"]) > 3
+        # 24 + 18 + 12 units of one position each, 3 taps; sharded weights: one more of each for in and out; float64
+        assert seen["exchanges"] == [8 * (54 + 54 + 54 + 3), 8 * (54 + 3)]
 
 
 @pytest.mark.parametrize(
