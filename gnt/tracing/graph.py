@@ -18,6 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.export.graph_signature import InputKind, OutputKind
 
+from gnt.tracing.outputs import flat_output
+from gnt.tracing.regions import inline_regions
+
 _KINDS = {
     InputKind.PARAMETER: "parameter",
     InputKind.BUFFER: "buffer",
@@ -83,11 +86,24 @@ class Graph:
 def capture(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, training: bool) -> Graph:
     """Trace one forward in training or evaluation mode, by torch.export; raises what it raises."""
     model.train(training)
-    with torch.enable_grad(), _quiet():
-        exported = torch.export.export(model, tuple(args), dict(kwargs), strict=False)
-        if not all(_is_plain(raw) for raw in exported.graph.nodes):
-            exported = exported.run_decompositions({})
-    return _read(exported)
+    flattening = model.register_forward_hook(flat_output)
+    try:
+        with torch.enable_grad(), _quiet():
+            return _read(_export(model, tuple(args), dict(kwargs)))
+    finally:
+        flattening.remove()
+
+
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
+    exported: torch.export.ExportedProgram = torch.export.export(model, args, kwargs, strict=False)
+    inline_regions(exported)
+    if all(_is_plain(raw) for raw in exported.graph.nodes):
+        return exported
+    try:
+        exported = exported.run_decompositions({})
+    except Exception:  # an inlined region, run in another precision than its own
+        exported = torch.export.export(model, args, kwargs, strict=False).run_decompositions({})
+    return exported
 
 
 def _is_plain(raw: Any) -> bool:
@@ -128,7 +144,9 @@ def _read(exported: torch.export.ExportedProgram) -> Graph:
             specs = exported.graph_signature.output_specs
             for spec, leaving in zip(specs, raw.args[0], strict=True):
                 phrase = _OUTPUTS.get(spec.kind, "the model's output").format(spec.target)
-                outputs += [(nodes[leaving], phrase)] if leaving in nodes else []
+                if leaving in nodes:
+                    outputs.append((nodes[leaving], phrase))
+                    nodes[leaving].users.append(Node(raw.name, "op", "output"))
             continue
         else:
             node = _operation(raw, nodes)
