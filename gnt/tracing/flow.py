@@ -18,7 +18,7 @@ from gnt.tracing.ending import end, named
 from gnt.tracing.graph import Graph, Node
 from gnt.tracing.labels import UNIT, Labels, Units, compact, full, units_in, varies
 from gnt.tracing.owners import Owners, WeightOp, weight_op
-from gnt.tracing.passing import PRODUCTS, pass_on
+from gnt.tracing.passing import BLIND, PRODUCTS, pass_on
 
 # what heads may pass on the way to their products: rotary positions, norms
 _BEFORE_ATTENTION = ("its channels are summed", "they meet", "they are mixed", "each of them")
@@ -87,16 +87,28 @@ class Flow:
             if op is not None:
                 name, module, _ = self.owners.layer(op)
                 count = op.weight.shape[op.out_dim]
-                rows = self.units.new(count)
-                self.producers.append(Producer(name, module, op.out_dim, int(rows[0]), count, node))
+                rows = self._begin(op, name, module, count)
                 self.units.refuse(rows, reason)
             return end(self, node, reason)
         labels: Any = self._weigh(op) if op is not None else pass_on(self, node)
+        if self._is_emptied(node) and node.op not in BLIND:
+            reason = f"{named(node)} leaves nothing of them for these example inputs: who reads them cannot be seen"
+            self._refuse_all(labels, reason)
+            return end(self, node, reason)
         pairs = zip(labels, node.value, strict=True) if isinstance(labels, tuple) else [(labels, node.value)]
         for some, value in pairs:
             if some is not None and not _fits(some, value):
                 return end(self, node, f"they are read by {named(node)}, which gnt cannot follow")
         return labels
+
+    def _is_emptied(self, node: Node) -> bool:
+        """Whether nothing is left of a value, other than by a choice of none of the units."""
+        read = next((labels for labels in map(self.of, node.inputs()) if labels is not None), None)
+        # the first of several: in evaluation a batch norm's statistics, which come with its result, are empty
+        shape = next(_shapes(node.value), ())
+        dims = [dim for dim, size in enumerate(shape) if size == 0]
+        chosen = read is not None and read.ndim == len(shape) and all(varies(read, [dim]) for dim in dims)
+        return bool(dims) and not chosen
 
     def _refuse_all(self, labels: Any, reason: str) -> None:
         for some in labels if isinstance(labels, tuple) else (labels,):
@@ -174,8 +186,7 @@ class Flow:
         shape = op.node.shape
         channel = len(shape) - 1 - op.spatial
         count = shape[channel]
-        labels = self.units.new(count)
-        self.producers.append(Producer(name, module, op.out_dim, int(labels[0]), count, op.node))
+        labels = self._begin(op, name, module, count)
         if fault is not None:
             self.units.refuse(labels, f"it {fault}")
         if carried is not None and carried.ndim > 1:
@@ -187,6 +198,12 @@ class Flow:
             self.units.refuse(labels[carried > 0], ABSORBED)
             labels = torch.where(carried > 0, carried, labels)
         return compact(labels.reshape([-1 if d == channel else 1 for d in range(len(shape))]))
+
+    def _begin(self, op: WeightOp, name: str, module: nn.Module | None, count: int) -> Tensor:
+        """New units, one for each output of a weight operation."""
+        first = len(self.units.root)
+        self.producers.append(Producer(name, module, op.out_dim, first, count, op.node))
+        return self.units.new(count)
 
     def _entry(self, node: Node, module: str) -> Node:
         """The value that enters a module, where the module looks at it in another shape than it came."""
@@ -214,9 +231,14 @@ def _fits(labels: Tensor, value: Tensor) -> bool:
     return labels.ndim == value.ndim and all(n in (1, size) for n, size in zip(labels.shape, value.shape, strict=True))
 
 
-def _sizes(value: Any) -> Iterator[Any]:
+def _shapes(value: Any) -> Iterator[Any]:
     for one in value if isinstance(value, (tuple, list)) else (value,):
-        yield from one.shape if isinstance(one, Tensor) else ()
+        yield one.shape if isinstance(one, Tensor) else ()
+
+
+def _sizes(value: Any) -> Iterator[Any]:
+    for shape in _shapes(value):
+        yield from shape
 
 
 def walk_graph(graph: Graph, owners: Owners) -> Flow:

@@ -18,6 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.export.graph_signature import InputKind, OutputKind
 
+from gnt.tracing.outputs import flat_output
+from gnt.tracing.regions import inline_regions
+
 _KINDS = {
     InputKind.PARAMETER: "parameter",
     InputKind.BUFFER: "buffer",
@@ -36,7 +39,7 @@ WEIGHING = (
 )  # fmt: skip
 
 # operations that look at the shape of what they read alone
-BLIND = (
+SHAPED = (
     "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "randint_like", "new_zeros",
     "new_ones", "new_full", "new_empty",
 )  # fmt: skip
@@ -89,11 +92,24 @@ class Graph:
 def capture(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, training: bool) -> Graph:
     """Trace one forward in training or evaluation mode, by torch.export; raises what it raises."""
     model.train(training)
-    with torch.enable_grad(), _quiet():
-        exported = torch.export.export(model, tuple(args), dict(kwargs), strict=False)
-        if not all(_is_plain(raw) for raw in exported.graph.nodes):
-            exported = exported.run_decompositions({})
-    return _read(exported)
+    flattening = model.register_forward_hook(flat_output)
+    try:
+        with torch.enable_grad(), _quiet():
+            return _read(_export(model, tuple(args), dict(kwargs)))
+    finally:
+        flattening.remove()
+
+
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
+    exported: torch.export.ExportedProgram = torch.export.export(model, args, kwargs, strict=False)
+    inline_regions(exported)
+    if all(_is_plain(raw) for raw in exported.graph.nodes):
+        return exported
+    try:
+        exported = exported.run_decompositions({})
+    except Exception:  # an inlined region, run in another precision than its own
+        exported = torch.export.export(model, args, kwargs, strict=False).run_decompositions({})
+    return exported
 
 
 def _is_plain(raw: Any) -> bool:
@@ -134,7 +150,9 @@ def _read(exported: torch.export.ExportedProgram) -> Graph:
             specs = exported.graph_signature.output_specs
             for spec, leaving in zip(specs, raw.args[0], strict=True):
                 phrase = _OUTPUTS.get(spec.kind, "the model's output").format(spec.target)
-                outputs += [(nodes[leaving], phrase)] if leaving in nodes else []
+                if leaving in nodes:
+                    outputs.append((nodes[leaving], phrase))
+                    nodes[leaving].users.append(Node(raw.name, "op", "output"))
             continue
         else:
             node = _operation(raw, nodes)
@@ -171,7 +189,7 @@ def _operation(raw: Any, nodes: Mapping[Any, Node]) -> Node:
 
 def _is_blind(target: Any, op: str) -> bool:
     """Whether an operation looks at the shape alone of what it reads: the mask of a dropout that works in place."""
-    return op in BLIND or (op == "bernoulli" and getattr(target, "_overloadname", "") == "p")
+    return op in SHAPED or (op == "bernoulli" and getattr(target, "_overloadname", "") == "p")
 
 
 def _module(stack: Mapping[str, tuple[str, Any]]) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from gnt import shards
 from gnt.between import computes_as_torch
 from gnt.tracing.graph import Node
+from gnt.tracing.memory import Memory
 from gnt.tracing.refused import Refused
 from gnt.units import CONV_LAYERS, WEIGHT_LAYERS
 
@@ -96,12 +96,7 @@ class Owners:
             if hasattr(layer, "looks_after_units")
             for slot in layer.group.incoming
         }
-        self._owners: dict[int, dict[int, str]] = {}
-        for module in model.modules():
-            for key, parameter in module._parameters.items():
-                if parameter is not None:
-                    owners = self._owners.setdefault(_address(parameter), {})
-                    owners.setdefault(id(module), f"{self.path(module)}.{key}".lstrip("."))
+        self._memory = Memory(model)
 
     def path(self, module: nn.Module) -> str:
         """The first path of a module."""
@@ -120,10 +115,9 @@ class Owners:
         """A phrase for a parameter of ``module`` that does not belong to one operation of that module alone."""
         owner, key = self.owner(parameter)
         module = owner if module is None else module
-        owners = self._owners.get(_address(getattr(module, key)), {})
-        others = [name for owner, name in owners.items() if owner != id(module)]
-        if others:
-            return f"shares its {key} with {others[0].rpartition('.')[0]!r} (tied weights)"
+        other = self._memory.sharing(module, key)
+        if other is not None:
+            return f"shares its {key} with {other!r} (tied weights)"
         users = uses(parameter)
         if len(users) > 1:
             kinds = {user.op for user in users}
@@ -207,10 +201,6 @@ def is_conv1d(module: nn.Module) -> bool:
 def is_convolution(module: nn.Module) -> bool:
     """One of torch's convolutions."""
     return isinstance(module, CONV_LAYERS)
-
-
-def _address(parameter: Tensor) -> int:
-    return shards.local(parameter).data_ptr() or id(parameter)
 
 
 def unused(model: nn.Module, named: set[str]) -> list[Refused]:

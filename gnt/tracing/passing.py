@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gnt.tracing.ending import end, mixed, named, unread
-from gnt.tracing.graph import BLIND, Node
+from gnt.tracing.graph import SHAPED, Node
 from gnt.tracing.labels import Labels, compact, full, varies
 from gnt.tracing.moving import MOVES, move, pad
 from gnt.tracing.norms import NORMS, PRELU
@@ -27,10 +27,10 @@ PRODUCTS = (
     "_scaled_dot_product_flash_attention", "dot", "mv", "linalg_matmul", "flex_attention", "tensordot", "outer",
 )  # fmt: skip
 # they look at the shape of what they read alone, or check it
-_BLIND = (*BLIND, "_assert_tensor_metadata", "sym_size", "size", "numel", "sym_numel", "dim")
+BLIND = (*SHAPED, "_assert_tensor_metadata", "sym_size", "size", "numel", "sym_numel", "dim")
 _SAME = (
-    "alias", "clone", "contiguous", "detach", "_to_copy", "to", "type_as", "lift_fresh_copy", "lift", "_conj",
-    "native_dropout", "dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "resolve_conj",
+    "alias", "clone", "contiguous", "detach", "_to_copy", "to", "type_as", "lift_fresh_copy", "lift_fresh", "lift",
+    "_conj", "native_dropout", "dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "resolve_conj",
 )  # fmt: skip
 _REDUCE = (
     "mean", "sum", "amax", "amin", "max", "min", "prod", "var", "std", "var_mean", "std_mean", "logsumexp", "norm",
@@ -54,7 +54,7 @@ def pass_on(flow: Flow, node: Node) -> Any:
         parts = flow.labels.get(node.args[0])
         return parts[node.args[1]] if isinstance(parts, tuple) else None
     read = [other for other in node.inputs() if flow.of(other) is not None]
-    if not read or node.op in _BLIND:
+    if not read or node.op in BLIND:
         return None
     if not isinstance(node.call, torch._ops.OpOverload):
         return unread(flow, node)
@@ -121,6 +121,14 @@ def _along(flow: Flow, node: Node) -> Any:
     return (labels, labels) if isinstance(node.value, (tuple, list)) else labels
 
 
+def _constant(node: Node) -> Node:
+    """A constant in the code behind the copies that are made of it, or the node itself."""
+    behind = node
+    while behind.kind == "op" and behind.op in _SAME and not behind.kwargs and len(behind.args) == 1:
+        behind = behind.args[0]
+    return behind if behind.kind == "constant" else node
+
+
 def _index(flow: Flow, node: Node) -> Any:
     """Picking along dimensions in which the units do not differ, or by an index that is a constant in the code."""
     read, (*_, index) = node.args[0], node.args
@@ -130,6 +138,7 @@ def _index(flow: Flow, node: Node) -> Any:
     if labels is None or any(flow.of(other) is not None for other in indices):
         return unread(flow, node)
     dims = [d for d, i in enumerate(indices) if i is not None] if several else [node.args[1] % labels.ndim]
+    indices = [i if i is None else _constant(i) for i in indices]
     constant = all(i is None or i.kind == "constant" for i in indices)
     if varies(labels, dims) and not constant:
         return end(
