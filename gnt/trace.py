@@ -6,7 +6,6 @@ import fnmatch
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from gnt.activations import canonical, gain
@@ -131,8 +130,6 @@ def trace(
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     given = canonical(activation) if activation is not None else None
     chosen = {"include": _patterns("include", include), "exclude": _patterns("exclude", exclude)}
-    if isinstance(model, torch.jit.ScriptModule):
-        raise TraceError("a TorchScript module cannot be traced: give the module that it was made of")
     model = unwrap(model)
     check_call(model, args, kwargs)
     owners = Owners(model)
