@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.export.graph_signature import InputKind, OutputKind
 
-from gnt.tracing.outputs import flat_output
+from gnt.tracing.outputs import Leaving
 from gnt.tracing.regions import inline_regions
 
 _KINDS = {
@@ -92,12 +92,13 @@ class Graph:
 def capture(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, training: bool) -> Graph:
     """Trace one forward in training or evaluation mode, by torch.export; raises what it raises."""
     model.train(training)
-    flattening = model.register_forward_hook(flat_output)
+    leaving = Leaving(model)
+    hook = model.register_forward_hook(leaving)
     try:
         with torch.enable_grad(), _quiet():
-            return _read(_export(model, tuple(args), dict(kwargs)))
+            return _read(_export(model, tuple(args), dict(kwargs)), leaving)
     finally:
-        flattening.remove()
+        hook.remove()
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
@@ -134,7 +135,7 @@ def _quiet() -> Iterator[None]:
             logging.disable(level)
 
 
-def _read(exported: torch.export.ExportedProgram) -> Graph:
+def _read(exported: torch.export.ExportedProgram, told: Leaving) -> Graph:
     entering = {spec.arg.name: spec for spec in exported.graph_signature.input_specs if hasattr(spec.arg, "name")}
     nodes: dict[Any, Node] = {}
     outputs: list[tuple[Node, str]] = []
@@ -148,8 +149,12 @@ def _read(exported: torch.export.ExportedProgram) -> Graph:
             node.from_input, node.from_parameter = kind == "input", kind == "parameter"
         elif raw.op == "output":
             specs = exported.graph_signature.output_specs
+            returned = 0
             for spec, leaving in zip(specs, raw.args[0], strict=True):
                 phrase = _OUTPUTS.get(spec.kind, "the model's output").format(spec.target)
+                if spec.kind == OutputKind.USER_OUTPUT:
+                    returned += 1
+                    phrase = phrase if returned <= told.returned else "kept in an attribute of the model"
                 if leaving in nodes:
                     outputs.append((nodes[leaving], phrase))
                     nodes[leaving].users.append(Node(raw.name, "op", "output"))

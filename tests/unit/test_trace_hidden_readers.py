@@ -139,3 +139,33 @@ def test_an_index_in_the_code_is_followed():
 def test_torchscript_is_refused():
     with pytest.raises(gnt.TraceError, match=r"made by torch\.jit"):
         gnt.trace(torch.jit.trace(nn.Sequential(nn.Linear(6, 6)), torch.randn(1, 6)), torch.randn(1, 6))
+
+
+class Remembers(nn.Module):
+    """Its next forward reads what this one kept: a reader that no single forward shows."""
+
+    def __init__(self, keep):
+        super().__init__()
+        self.fc1, self.fc2, self.head = nn.Linear(6, 5), nn.Linear(5, 4), nn.Linear(4, 3)
+        self.keep, self.last, self.seen = keep, None, {}
+
+    def forward(self, x):
+        h = torch.relu(self.fc1(x))
+        if self.keep == "attribute":
+            self.last = h
+        elif self.keep == "detached":
+            self.last = h.detach() * 2
+        elif self.keep == "container":
+            self.seen["h"] = h
+        return self.head(torch.relu(self.fc2(h)))
+
+
+@pytest.mark.parametrize("keep", ["attribute", "detached", "container"])
+def test_what_a_forward_keeps_in_an_attribute_leaves_the_model(keep):
+    net = Remembers(keep)
+    groups = gnt.trace(net, torch.randn(2, 6))
+    assert [group.name for group in groups] == ["fc2"]
+    reason = next(one.reason for one in groups.refused if one.name == "fc1")
+    assert reason == "output units: they are kept in an attribute of the model"
+    assert net.last is None
+    assert net.seen == {}
