@@ -32,6 +32,7 @@ class Attachment:
 
     def __init__(self, engine: GnT, optimizer: Optimizer, intake: Intake, key: str | None = None) -> None:
         _take_over(engine)
+        intake.witness()
         self._engine = engine
         self.key = key or _free_key(optimizer)
         self._loading: dict[str, Any] | None = None

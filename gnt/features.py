@@ -53,6 +53,11 @@ class Recorder:
         for tap in self._taps:
             tap.after_backward(anew=anew)
 
+    def witness(self) -> None:
+        """From now on, tell forwards that are given up: nobody but an attached engine asks."""
+        for tap in self._taps:
+            tap.witnessed = True
+
     def forget_given_up(self) -> None:
         """As `Waiting.forget_given_up`."""
         for tap in self._taps:
@@ -85,6 +90,7 @@ class _Tap(Waiting):
 
     def __init__(self, group: str) -> None:
         super().__init__(group)
+        self.witnessed = False
         self.number = 0
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:

@@ -77,6 +77,11 @@ class Intake:
         if self._recorder is not None:
             self._recorder.after_backward(anew=anew)
 
+    def witness(self) -> None:
+        """As `Recorder.witness`."""
+        if self._recorder is not None:
+            self._recorder.witness()
+
     def forget_given_up(self) -> None:
         """As `Recorder.forget_given_up`."""
         if self._recorder is not None:

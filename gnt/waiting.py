@@ -55,6 +55,7 @@ class Waiting:
 
     def __init__(self, group: str) -> None:
         self.group = group
+        self.witnessed = True  # whether it is watched what becomes of each forward: a call in each backward
         self._learned: list[Tensor] = []  # these had their backward
         self._chain: Chain = None  # and these not yet
         self._proper = False  # some of them were recorded in the forward itself
@@ -70,7 +71,7 @@ class Waiting:
         if _pauses or (in_backward() and self._proper):
             return
         self._proper = self._proper or not in_backward()
-        self._chain = (_Forward(feature), self._chain)
+        self._chain = (_Forward(feature) if self.witnessed else feature.detach(), self._chain)
         self._count += 1
         if self._count == _MANY_FORWARDS:
             warnings.warn(
