@@ -74,7 +74,12 @@ def contents(wheel: Path) -> list[str]:
 
 def test_the_wheel_holds_the_library_and_nothing_else(wheel: Path, source: Path) -> None:
     folders = [source / "gnt", source / "gnt" / "tracing"]
-    library = {path.relative_to(source).as_posix() for folder in folders for path in folder.glob("*.py")}
+    library = {
+        path.relative_to(source).as_posix()
+        for folder in folders
+        for path in folder.iterdir()
+        if path.suffix in {".py", ".cpp"}
+    }
     optim = {f"gnt/optim/{path.name}" for path in (source / "optim").glob("*.py")}
     assert "gnt/__init__.py" in library
     assert {"gnt/optim/__init__.py", "gnt/optim/adam_gnt.py"} <= optim
