@@ -14,11 +14,12 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor
-from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from gnt.optim import adam_step, checks, unit_counts
+from gnt.compiled import not_compiled
+from gnt.optim import adam_state, checks, unit_counts
+from gnt.optim.roster import Roster
 
 
 class AdamGnT(Optimizer):
@@ -94,7 +95,11 @@ class AdamGnT(Optimizer):
         decoupled_weight_decay: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
+        compile: bool = False,
     ) -> None:
+        checks.check_flag("compile", compile)
+        self.compile = compile
+        self._rosters: dict[int, Roster] = {}
         defaults = {
             "lr": lr,
             "betas": betas,
@@ -128,8 +133,7 @@ class AdamGnT(Optimizer):
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
 
-    @_disable_dynamo  # compiled, the count on the host would be frozen into the graph
-    @torch.no_grad()
+    @not_compiled  # compiled, the count on the host would be frozen into the graph
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Take one step on every parameter that has a gradient.
 
@@ -140,24 +144,25 @@ class AdamGnT(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._check_gradients()
-        for group in self.param_groups:
-            untouched = []
-            for param in group["params"]:
-                if param.grad is None:
-                    continue
-                state = self.state[param]
-                if not state:
-                    state.update(adam_step.new_state(param, group["amsgrad"]))
-                here = adam_step.parts_here(param, param.grad, state)
-                if "row_start" in state or "column_start" in state:
-                    adam_step.step_per_unit(*here, group)
-                else:
-                    untouched.append(here)
-            adam_step.step_as_torch(untouched, group)
+        params = [[param for param in group["params"] if param.grad is not None] for group in self.param_groups]
+        grads = [[param.grad for param in each] for each in params]
+        _check_gradients(params, grads)
+        rosters = [self._roster(*each) for each in zip(range(len(params)), self.param_groups, params)]
+        for roster, each, group in zip(rosters, grads, self.param_groups, strict=True):
+            roster.step(each, group)
         return loss
 
-    @_disable_dynamo
+    def _roster(self, i: int, group: dict[str, Any], params: list[Tensor]) -> Roster:
+        """What steps these parameters of the i-th group: as in the step before, if nothing has changed."""
+        roster = self._rosters.get(i)
+        if roster is None or not roster.fits(params, group, self.state):
+            with torch.no_grad():
+                roster = self._rosters[i] = Roster(params, group, self.state, compiled=self.compile)
+        if roster.on_cuda and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError("AdamGnT counts its steps on the host: a CUDA graph cannot capture them")
+        return roster
+
+    @not_compiled
     @torch.no_grad()
     def reset_units(self, param: Tensor, dim: int, index: Tensor | Sequence[int], groups: int = 1) -> None:
         """Forget everything about some units: moments 0, step counts 0. The parameter itself is not changed.
@@ -186,7 +191,7 @@ class AdamGnT(Optimizer):
         units = checks.checked_units(index, size, param.device)
         if not state or not units.numel():
             return
-        for key in adam_step.MOMENTS:
+        for key in adam_state.MOMENTS:
             if key in state:
                 unit_counts.clear(state[key], dim, units, groups)
         unit_counts.restart(state, size, dim, units, int(state["step"].item()))
@@ -221,7 +226,7 @@ class AdamGnT(Optimizer):
                 if saved:
                     counts[param] = {
                         **checks.checked_starts(param, saved),
-                        "step": adam_step.host_step(saved["step"]),
+                        "step": adam_state.host_step(saved["step"]),
                     }
 
         def put_back(optimizer: Optimizer) -> None:
@@ -242,8 +247,13 @@ class AdamGnT(Optimizer):
             for hook in hooks:
                 hook.remove()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "compile": self.compile}  # type: ignore[misc]
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self.__dict__.setdefault("compile", False)  # a pickle from before there was one
+        self._rosters = {}
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 group.setdefault(name, default)
@@ -253,14 +263,11 @@ class AdamGnT(Optimizer):
     def _held(self) -> chain[Tensor]:
         return chain.from_iterable(group["params"] for group in self.param_groups)
 
-    def _check_gradients(self) -> None:
-        for param in self._held():
-            if param.grad is None:
-                continue
-            if param.is_cuda and torch.cuda.is_current_stream_capturing():
-                raise RuntimeError("AdamGnT counts its steps on the host: a CUDA graph cannot capture them")
-            if param.grad.layout is not torch.strided:
-                raise RuntimeError(
-                    f"AdamGnT takes dense gradients, got one of layout {param.grad.layout} "
-                    f"for a parameter of shape {tuple(param.shape)}"
-                )
+
+def _check_gradients(params: list[list[Tensor]], grads: list[list[Tensor]]) -> None:
+    for grad in chain.from_iterable(grads):
+        if grad.layout is not torch.strided:
+            shape = next(tuple(p.shape) for p in chain.from_iterable(params) if p.grad is grad)
+            raise RuntimeError(
+                f"AdamGnT takes dense gradients, got one of layout {grad.layout} for a parameter of shape {shape}"
+            )

@@ -38,6 +38,12 @@ def check_options(options: Mapping[str, Any]) -> None:
         raise ValueError("foreach=True and fused=True exclude each other")
 
 
+def check_flag(name: str, value: Any) -> None:
+    """Raise TypeError for anything but True and False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
 def checked_size(param: Tensor, dim: int, groups: int, state: dict[str, Any]) -> int:
     """The number of rows (dim 0) or columns (dim 1) of a parameter.
 

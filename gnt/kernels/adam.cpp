@@ -56,6 +56,7 @@ struct Correction {  // of one decay rate: 1 - b^k or its root, from the table a
     bool root;
 
     double operator()(int64_t k) const {
+        k = std::max<int64_t>(k, 1);  // a unit that is younger than this step is a mistake, but no reason to crash
         if (k < length) return table[k];
         double value = 1.0 - std::pow(beta, double(k));
         return root ? std::pow(value, 0.5) : value;  // as Python's ** 0.5, which is not always sqrt
