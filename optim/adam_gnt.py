@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from gnt.compiled import not_compiled
-from gnt.optim import adam_state, checks, unit_counts
+from gnt.optim import adam_state, checks, loading, unit_counts
 from gnt.optim.roster import Roster
 
 
@@ -32,11 +32,17 @@ class AdamGnT(Optimizer):
         v <- b2 * v + (1 - b2) * g^2                   amsgrad: v^ <- max(v^, v), used for v below
         p <- p - lr * (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
 
-    A parameter of which no unit was ever reset is stepped by torch's own functional Adam with the same flags,
-    so it equals torch.optim.Adam or AdamW to the last bit. From its first reset on it is stepped here by
-    plain tensor operations, whatever ``foreach`` and ``fused`` say; units that were not reset then go on as in
-    torch's for-loop implementation (to the last bit in float32 and float64 on the CPU, up to rounding
-    elsewhere).
+    A parameter of which no unit was ever reset is stepped by torch's own functional Adam, so it equals
+    torch.optim.Adam or AdamW with the same flags to the last bit. Where ``foreach`` and ``fused`` are left open it
+    is, for plain tensors, the fused one on CPU and CUDA, which differs from torch's default by rounding. From its first reset on
+    it is stepped here by plain tensor operations, whatever ``foreach`` and ``fused`` say; units that were not
+    reset then go on as in torch's for-loop implementation (to the last bit in float32 and float64 on the CPU, up
+    to rounding elsewhere).
+
+    ``compile`` steps all contiguous float32 and float64 parameters on the CPU, reset or not, by a C++ kernel: the
+    same arithmetic in one pass over memory, up to rounding. It sets moments below the smallest normal number (1e-38
+    in float32) to zero, as computing with such is slow; unless eps is below 1e-10 they are of no account. Others
+    are stepped as without.
 
     State: two values per element (three with amsgrad), a step count on the host and, from the first reset on,
     an int64 per row and per column. Neither ``step`` nor ``reset_units`` waits for the device.
@@ -51,15 +57,18 @@ class AdamGnT(Optimizer):
         maximize: go up the gradient.
         decoupled_weight_decay: AdamW's weight decay. AdamW's own default strength is 0.01, here it is 0.
         foreach: which of torch's implementations to use, as in torch.optim.Adam.
-        fused: likewise. Also when fused, a GradScaler unscales the gradients before the step.
+        fused: likewise; with neither given True for plain tensors on CPU and CUDA. Also when fused, a GradScaler
+            unscales the gradients before the step.
+        compile: step by a C++ kernel, which the compiler of torch.compile builds at the first step.
 
     Raises:
         TypeError, ValueError: at construction, for an option or a parameter that Adam is not defined for.
-        RuntimeError: in ``step``, for sparse gradients, before any parameter is changed.
+        RuntimeError: in ``step``, for sparse gradients or where ``compile`` finds no compiler that works; before any
+            parameter is changed.
 
     Not taken from torch.optim.Adam: ``capturable`` (the counts are on the host, so a step in a CUDA graph's
     capture is refused) and ``differentiable``. A state_dict of torch.optim.Adam loads all the same.
-    torch.compile leaves its step as it is.
+    torch.compile leaves its step as it is; ``compile`` is for that.
 
     Sources: Kingma & Ba 2015, Algorithm 1; Loshchilov & Hutter 2019, Algorithm 2 (decoupled weight decay);
     Reddi, Kale & Kumar 2018, Algorithm 2 (amsgrad; corrected for the bias, as torch does).
@@ -146,8 +155,8 @@ class AdamGnT(Optimizer):
                 loss = closure()
         params = [[param for param in group["params"] if param.grad is not None] for group in self.param_groups]
         grads = [[param.grad for param in each] for each in params]
-        _check_gradients(params, grads)
-        rosters = [self._roster(*each) for each in zip(range(len(params)), self.param_groups, params)]
+        checks.check_gradients(params, grads)
+        rosters = [self._roster(i, group, params[i]) for i, group in enumerate(self.param_groups)]
         for roster, each, group in zip(rosters, grads, self.param_groups, strict=True):
             roster.step(each, group)
         return loss
@@ -217,38 +226,11 @@ class AdamGnT(Optimizer):
 
         Raises ValueError for counts that do not fit the parameters, before anything is changed.
         """
-        counts: dict[Tensor, dict[str, Tensor]] = {}
-
-        def keep(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
-            saved_ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
-            for param, saved_id in zip(self._held(), saved_ids, strict=False):
-                saved = state_dict["state"].get(saved_id)
-                if saved:
-                    counts[param] = {
-                        **checks.checked_starts(param, saved),
-                        "step": adam_state.host_step(saved["step"]),
-                    }
-
-        def put_back(optimizer: Optimizer) -> None:
-            for param, kept in counts.items():
-                state = self.state[param]
-                for key in unit_counts.START_KEYS:
-                    state.pop(key, None)
-                state.update(kept)
-
-        # The first runs after the user's hooks, which may rewrite the state_dict; the second before theirs.
-        hooks = (
-            self.register_load_state_dict_pre_hook(keep),
-            self.register_load_state_dict_post_hook(put_back, prepend=True),
-        )
-        try:
+        with loading.whole_counts(self):
             super().load_state_dict(state_dict)
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "compile": self.compile}  # type: ignore[misc]
+        return {**super().__getstate__(), "compile": self.compile}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -262,12 +244,3 @@ class AdamGnT(Optimizer):
 
     def _held(self) -> chain[Tensor]:
         return chain.from_iterable(group["params"] for group in self.param_groups)
-
-
-def _check_gradients(params: list[list[Tensor]], grads: list[list[Tensor]]) -> None:
-    for grad in chain.from_iterable(grads):
-        if grad.layout is not torch.strided:
-            shape = next(tuple(p.shape) for p in chain.from_iterable(params) if p.grad is grad)
-            raise RuntimeError(
-                f"AdamGnT takes dense gradients, got one of layout {grad.layout} for a parameter of shape {shape}"
-            )

@@ -44,6 +44,17 @@ def check_flag(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
+def check_gradients(params: Sequence[Sequence[Tensor]], grads: Sequence[Sequence[Tensor]]) -> None:
+    """Raise RuntimeError for gradients that are not dense; both by parameter groups."""
+    for i, group in enumerate(grads):
+        for j, grad in enumerate(group):
+            if grad.layout is not torch.strided:
+                raise RuntimeError(
+                    f"AdamGnT takes dense gradients, got one of layout {grad.layout} "
+                    f"for a parameter of shape {tuple(params[i][j].shape)}"
+                )
+
+
 def checked_size(param: Tensor, dim: int, groups: int, state: dict[str, Any]) -> int:
     """The number of rows (dim 0) or columns (dim 1) of a parameter.
 

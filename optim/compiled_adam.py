@@ -58,12 +58,12 @@ class Compiled:
 
     def step(self, grads: Sequence[Tensor], group: Group) -> None:
         """One step on each parameter; the gradients in the same order."""
-        held = None
+        laid = []  # until the kernel has read them
         addresses, dtype = self._addresses, self._dtype
         for i, grad in enumerate(grads):
             if grad.dtype is not dtype or not grad.is_contiguous():
                 grad = grad.to(dtype).contiguous()
-                held = (held, grad)  # until the kernel has read it
+                laid.append(grad)
             addresses[i] = grad.data_ptr()
         options = (
             float(group["lr"]),

@@ -108,7 +108,8 @@ class NeverReset:
 
 def _by_stride(param: Tensor) -> list[int]:
     """The dimensions of a tensor, those of the longest strides first."""
-    return sorted(range(param.dim()), key=lambda dim: (-param.stride(dim), dim))
+    strides = param.stride()
+    return sorted(range(param.dim()), key=lambda dim: (-strides[dim], dim))
 
 
 def _on_device(counts: Sequence[float], params: Sequence[Tensor]) -> list[Tensor]:

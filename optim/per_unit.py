@@ -98,7 +98,7 @@ class Factors:
         return not self._grouped[i]
 
     def _split(self, values: Tensor) -> tuple[Tensor, ...]:
-        return values.split([size for *_, size in self._sides])
+        return torch.split(values, [size for *_, size in self._sides])
 
     def _views(self, values: Tensor) -> list[Sides]:
         views: list[dict[str, Tensor]] = [{} for _ in self._shapes]
@@ -166,7 +166,7 @@ def adam_(lists: Lists, sizes: Sequence[Sides], roots: Sequence[Sides], group: G
 
 @functools.lru_cache(maxsize=64)
 def _number(value: float) -> Tensor:
-    """A number as a tensor: torch wraps it once for each tensor of a list otherwise, which takes longer than to use it."""
+    """A number as a tensor: torch would wrap it for each tensor of a list anew, which takes longer than to use it."""
     return torch.tensor(value, dtype=torch.float64)
 
 
