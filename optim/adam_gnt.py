@@ -33,11 +33,11 @@ class AdamGnT(Optimizer):
         p <- p - lr * (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
 
     A parameter of which no unit was ever reset is stepped by torch's own functional Adam, so it equals
-    torch.optim.Adam or AdamW with the same flags to the last bit. Where ``foreach`` and ``fused`` are left open it
-    is, for plain tensors, the fused one on CPU and CUDA, which differs from torch's default by rounding. From its first reset on
-    it is stepped here by plain tensor operations, whatever ``foreach`` and ``fused`` say; units that were not
-    reset then go on as in torch's for-loop implementation (to the last bit in float32 and float64 on the CPU, up
-    to rounding elsewhere).
+    torch.optim.Adam or AdamW with the same flags to the last bit. Where ``foreach`` and ``fused`` are left open,
+    plain tensors on CPU and CUDA take the fused one, which differs from torch's default by rounding. From its first
+    reset on a parameter is stepped here by plain tensor operations, whatever ``foreach`` and ``fused`` say; units
+    that were not reset then go on as in torch's for-loop implementation (to the last bit in float32 and float64 on
+    the CPU, up to rounding elsewhere).
 
     ``compile`` steps all contiguous float32 and float64 parameters on the CPU, reset or not, by a C++ kernel: the
     same arithmetic in one pass over memory, up to rounding. It sets moments below the smallest normal number (1e-38
@@ -203,7 +203,7 @@ class AdamGnT(Optimizer):
         for key in adam_state.MOMENTS:
             if key in state:
                 unit_counts.clear(state[key], dim, units, groups)
-        unit_counts.restart(state, size, dim, units, int(state["step"].item()))
+        unit_counts.restart(state, size, dim, units, int(state["step"].tolist()))
 
     def state_dict(self) -> dict[str, Any]:
         """As of any torch optimizer. The counts of units never reset are there, too, as zeros.

@@ -94,10 +94,12 @@ def checked_units(index: Tensor | Sequence[int], size: int, device: torch.device
                 f"got a {index.dtype} tensor of shape {tuple(index.shape)}"
             )
         units = index
+        numbers = index.tolist() if index.is_cpu else []
     else:
-        units = torch.tensor(_whole_numbers(index), dtype=torch.int64)
-    if units.device.type == "cpu" and units.numel():
-        low, high = int(units.min()), int(units.max())
+        numbers = _whole_numbers(index)
+        units = torch.tensor(numbers, dtype=torch.int64)
+    if numbers:
+        low, high = min(numbers), max(numbers)
         if low < 0 or high >= size:
             raise ValueError(f"index must be in 0..{size - 1}, got {low if low < 0 else high}")
     return units.to(device, non_blocking=True)

@@ -31,9 +31,11 @@ class NeverReset:
         self._moments.append([state["max_exp_avg_sq"] for state in states] if group["amsgrad"] else [])
         self._strides = [param.stride() for param in params]
         self._at = [param.data_ptr() for param in params] if all(is_plain(param) for param in params) else []
-        fits = bool(self._at) and all(map(self._fits_fused, params, zip(*filter(None, self._moments), strict=True)))
-        self._on_cpu = fits and all(param.is_cpu for param in params)
-        self._on_cuda = fits and all(param.is_cuda for param in params)
+        plain_on_cpu = bool(self._at) and all(param.is_cpu for param in params)
+        moments = zip(*filter(None, self._moments), strict=True)
+        fits = bool(self._at) and all(map(self._fits_fused, params, moments))
+        self._on_cpu, self._on_cuda = fits and plain_on_cpu, fits and all(param.is_cuda for param in params)
+        self._misread = plain_on_cpu and not fits  # the fused one would take other elements' moments
 
     @staticmethod
     def _fits_fused(param: Tensor, moments: Sequence[Tensor]) -> bool:
@@ -52,7 +54,8 @@ class NeverReset:
         if self._on_cpu and (fused or (fused is None and foreach is None)):
             self._step_fused(grads, group)
         else:
-            self._step_as_torch(grads, group, fused=True if self._on_cuda and foreach is None else fused)
+            by_default = True if self._on_cuda and foreach is None and fused is None else fused
+            self._step_as_torch(grads, group, fused=None if self._misread else by_default)
 
     def _step_fused(self, grads: Sequence[Tensor], group: Group) -> None:
         lr, (beta1, beta2) = group["lr"], group["betas"]
