@@ -19,6 +19,7 @@ from torch.optim.optimizer import ParamsT
 
 from gnt.compiled import not_compiled
 from gnt.optim import adam_state, checks, loading, unit_counts
+from gnt.optim.lean_step import lean
 from gnt.optim.roster import Roster
 
 
@@ -142,6 +143,7 @@ class AdamGnT(Optimizer):
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
 
+    @lean
     @not_compiled  # compiled, the count on the host would be frozen into the graph
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Take one step on every parameter that has a gradient.
