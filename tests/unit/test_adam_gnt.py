@@ -79,10 +79,10 @@ def test_a_scheduler_that_changes_lr_and_betas_is_followed():
     assert not torch.equal(ours[0], theirs[0])
 
 
-@pytest.mark.parametrize("fused", [None, True])
-def test_a_grad_scaler_unscales_and_skips(fused):
-    (ours,), optimizer = stepped((3, 2), fused=fused)
-    (same,), plain = stepped((3, 2), fused=fused)
+@pytest.mark.parametrize("options", [{}, {"fused": True}, {"foreach": True}, {"compile": True}])
+def test_a_grad_scaler_unscales_and_skips(options):
+    (ours,), optimizer = stepped((3, 2), **options)
+    (same,), plain = stepped((3, 2), **options)
     optimizer.reset_units(ours, 0, [1])
     plain.reset_units(same, 0, [1])
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
