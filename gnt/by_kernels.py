@@ -59,7 +59,9 @@ class ByKernels(ByTorch):
             )
 
     def weights(self, weight: Tensor, place: WeightPlace) -> None:
-        """Mean |w| of each row and column, as far as they are wanted."""
+        """Mean |w| of each row and column, as far as they are wanted and not known already."""
+        if place.version == weight._version:
+            return
         if weight.__class__ is not nn.Parameter or weight.dtype is not self._dtype or not weight.is_contiguous():
             super().weights(weight, place)
             return

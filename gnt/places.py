@@ -62,12 +62,14 @@ class WeightPlace:
         module: whose weight it is.
         groups: that of a grouped convolution, whose columns are those of each group.
         rows, columns: the places, or None.
+        version: of the weight whose means stand there already; an optimizer can sum them on its way.
     """
 
     module: nn.Module
     groups: int = 1
     rows: Tensor | None = None
     columns: Tensor | None = None
+    version: int = -1
 
 
 class Places:

@@ -20,7 +20,9 @@ from torch.optim.optimizer import ParamsT
 from gnt.compiled import not_compiled
 from gnt.optim import adam_state, checks, loading, unit_counts
 from gnt.optim.lean_step import lean
-from gnt.optim.roster import Roster
+from gnt.optim.roster import Places, Roster
+
+_NOWHERE: Places = {}
 
 
 class AdamGnT(Optimizer):
@@ -166,12 +168,17 @@ class AdamGnT(Optimizer):
     def _roster(self, i: int, group: dict[str, Any], params: list[Tensor]) -> Roster:
         """What steps these parameters of the i-th group: as in the step before, if nothing has changed."""
         roster = self._rosters.get(i)
-        if roster is None or not roster.fits(params, group, self.state):
+        places = self._weight_places()
+        if roster is None or not roster.fits(params, group, self.state, places):
             with torch.no_grad():
-                roster = self._rosters[i] = Roster(params, group, self.state, compiled=self.compile)
+                roster = self._rosters[i] = Roster(params, group, self.state, places, compiled=self.compile)
         if roster.on_cuda and torch.cuda.is_current_stream_capturing():
             raise RuntimeError("AdamGnT counts its steps on the host: a CUDA graph cannot capture them")
         return roster
+
+    def _weight_places(self) -> Places:
+        """Where somebody wants the means of |w|, which the kernel can sum on its way; CBPAdam's engine does."""
+        return _NOWHERE
 
     @not_compiled
     @torch.no_grad()

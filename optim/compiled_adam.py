@@ -7,8 +7,8 @@ is asked before each step.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from torch.autograd.graph import increment_version
 from gnt import kernels
 from gnt.optim.adam_state import MOMENTS, Group, State, counted_together, is_plain
 from gnt.optim.unit_counts import START_KEYS, tables
+
+if TYPE_CHECKING:
+    from gnt.places import WeightPlace
 
 _LONGEST_TABLE = 1 << 17  # counts beyond it are rare; the kernel computes their corrections itself
 
@@ -49,8 +52,18 @@ class Compiled:
         self._layout = torch.tensor([_layout(p, s, keys) for p, s in zip(params, states, strict=True)])
         addresses = array("q", bytes(8 * len(params)))
         self._addresses, self._grads_at = addresses, torch.frombuffer(addresses, dtype=torch.int64)
+        self._wanted: list[tuple[Tensor, WeightPlace]] = []
         self._options: tuple[Any, ...] | None = None
         self._numbers: tuple[Tensor, Tensor, Tensor, int, int]
+
+    def sum_into(self, places: Mapping[int, WeightPlace]) -> None:
+        """Let the kernel put means of |p| where they are wanted, by the parameter's id."""
+        self._wanted = [(param, places[id(param)]) for param in self._params if id(param) in places]
+        for i, param in enumerate(self._params):
+            if id(param) in places:
+                place = places[id(param)]
+                means = [0 if m is None else m.data_ptr() for m in (place.rows, place.columns)]
+                self._layout[i, -2:] = torch.tensor(means)
 
     def fits(self) -> bool:
         """Whether everything still lies where it lay."""
@@ -90,6 +103,8 @@ class Compiled:
             torch.get_num_threads(),
         )
         increment_version(self._params)  # as an operation of torch's would: a backward through old values is refused
+        for param, place in self._wanted:
+            place.version = param._version
 
     def _read(self, options: tuple[Any, ...], group: Group) -> None:
         """What the kernel is told of the group's options; anew when they change."""
@@ -108,9 +123,9 @@ def _layout(param: Tensor, state: State, keys: Sequence[str]) -> list[int]:
     tensors = [param.data_ptr(), *moments, *([0] if len(keys) == 2 else [])]
     size = param.numel()
     if param.dim() < 2:  # one row, each of whose elements is a unit
-        return [*tensors, 0, row, 1, size, 1, size, 1]
+        return [*tensors, 0, row, 1, size, 1, size, 1, 0, 0]
     rows, per_row = param.shape[0], size // max(param.shape[0], 1)
     columns = state["column_start"].numel() if column else param.shape[1]
     groups = columns // max(param.shape[1], 1)
     inner = per_row // max(param.shape[1], 1)
-    return [*tensors, row, column, rows, per_row, inner, columns, rows // max(groups, 1)]
+    return [*tensors, row, column, rows, per_row, inner, columns, rows // max(groups, 1), 0, 0]

@@ -45,3 +45,8 @@ def lean(step: Step) -> Step:
 
     lean_step.hooked = True  # type: ignore[attr-defined]
     return lean_step
+
+
+def unwrapped(step: Step) -> Step:
+    """An optimizer's step without torch's wrapper, which is there as soon as one was made."""
+    return step.__wrapped__ if getattr(step, "hooked", False) else step  # type: ignore[attr-defined]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
@@ -14,6 +14,11 @@ from gnt.optim.compiled_adam import Compiled
 from gnt.optim.never_reset import NeverReset
 from gnt.optim.per_unit import PerUnit, PerUnitSharded
 from gnt.optim.unit_counts import START_KEYS
+
+if TYPE_CHECKING:
+    from gnt.places import WeightPlace
+
+Places = Mapping[int, "WeightPlace"]
 
 
 class Stepper(Protocol):
@@ -34,8 +39,15 @@ class Roster:
     """
 
     def __init__(
-        self, params: Sequence[Tensor], group: Group, state_of: Mapping[Tensor, State], *, compiled: bool
+        self,
+        params: Sequence[Tensor],
+        group: Group,
+        state_of: Mapping[Tensor, State],
+        places: Places,
+        *,
+        compiled: bool,
     ) -> None:
+        self._places = places
         self._amsgrad = bool(group["amsgrad"])
         states = [state_of[param] for param in params]
         for param, state in zip(params, states, strict=True):
@@ -48,6 +60,9 @@ class Roster:
             (way[0]([params[i] for i in chosen], [states[i] for i in chosen], group), chosen if len(ways) > 1 else None)
             for way, chosen in ways.items()
         ]
+        for stepper, _ in self._steppers:
+            if isinstance(stepper, Compiled):
+                stepper.sum_into(places)
         # after the steppers, which keep the counts of several parameters in one tensor
         self._held = [
             (param, state, state["step"], state["exp_avg"], state["exp_avg_sq"], len(state))
@@ -55,9 +70,11 @@ class Roster:
         ]
         self.on_cuda = any(param.is_cuda for param in params)
 
-    def fits(self, params: Sequence[Tensor], group: Group, state_of: Mapping[Tensor, State]) -> bool:
+    def fits(self, params: Sequence[Tensor], group: Group, state_of: Mapping[Tensor, State], places: Places) -> bool:
         """Whether these are the parameters and this is the state that it was made of."""
         if len(params) != len(self._held) or bool(group["amsgrad"]) is not self._amsgrad:
+            return False
+        if places is not self._places:
             return False
         for param, (held, kept, step, exp_avg, exp_avg_sq, size) in zip(params, self._held, strict=True):
             if param is not held:

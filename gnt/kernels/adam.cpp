@@ -3,7 +3,8 @@
 //
 //   layout    for each parameter FIELDS numbers: the addresses of parameter, moments m and v, the greatest v (or 0),
 //             row_start and column_start (or 0); rows, elements of a row, elements that share a column, columns of all
-//             groups, rows of a group
+//             groups, rows of a group; and of a matrix where the means of |p| over each row and each column go (or 0):
+//             somebody wants to know them, and here they need not be read again
 //   grads     the address of each gradient
 //   counts    the steps taken of each parameter, before this one; counted on here
 //   options   lr, b1, b2, eps, weight decay
@@ -47,7 +48,7 @@ static inline scalar multiply_add(scalar x, scalar y, scalar z) { return x * y +
 
 namespace {
 
-constexpr int64_t FIELDS = 11, LANES = sizeof(scalars) / sizeof(scalar), BLOCK = 1 << 14, WORTH_THREADS = 1 << 15;
+constexpr int64_t FIELDS = 13, HEIGHT = 64, LANES = sizeof(scalars) / sizeof(scalar), BLOCK = 1 << 14, WORTH_THREADS = 1 << 15;
 
 struct Correction {  // of one decay rate: 1 - b^k or its root, from the table as far as it goes
     const double* table;
@@ -76,6 +77,12 @@ inline scalars load(const scalar* x) {
 
 inline void store(scalar* x, scalars lanes) { std::memcpy(x, &lanes, sizeof(lanes)); }
 
+inline scalar lane_of(scalars x, int64_t lane) {
+    scalar lanes[LANES];
+    std::memcpy(lanes, &x, sizeof(lanes));
+    return lanes[lane];
+}
+
 inline scalars all(scalar x) { return scalars{} + x; }
 
 struct Factors {  // lr / (1 - b1^k) and 1 / sqrt(1 - b2^k): of a row; and where columns have counts, of each element's
@@ -83,9 +90,9 @@ struct Factors {  // lr / (1 - b1^k) and 1 / sqrt(1 - b2^k): of a row; and where
     const scalar *sizes, *roots;
 };
 
-// One vector, in torch's order of operations.
+// One vector, in torch's order of operations; returns the parameters.
 template <bool COLUMNS, bool DECAYED, bool GREATEST>
-inline void run_lanes(scalar* p, const scalar* g, scalar* m, scalar* v, scalar* u, scalars size, scalars root,
+inline scalars run_lanes(scalar* p, const scalar* g, scalar* m, scalar* v, scalar* u, scalars size, scalars root,
                       const scalar* sizes, const scalar* roots, const Step& s) {
     const scalars zero{}, least = all(s.least), before = load(m), theta = load(p);
     scalars grad = load(g) * s.sign;
@@ -106,17 +113,29 @@ inline void run_lanes(scalar* p, const scalar* g, scalar* m, scalar* v, scalar* 
         size = size < column_size ? column_size : size;
         root = root < column_root ? column_root : root;
     }
-    store(p, theta * s.keep - (size * first) / (root_of(second) * root + s.eps));
+    const scalars next = theta * s.keep - (size * first) / (root_of(second) * root + s.eps);
+    store(p, next);
+    return next;
 }
 
+// n elements in a row; returns the sum of |p|, and adds |p| to ``sums``, where that is not null.
 template <bool COLUMNS, bool DECAYED, bool GREATEST>
-void run(scalar* p, const scalar* g, scalar* m, scalar* v, scalar* u, int64_t n, const Factors f, const Step s) {
+scalar run(scalar* p, const scalar* g, scalar* m, scalar* v, scalar* u, int64_t n, const Factors f, const Step s,
+           scalar* sums) {
     const scalars size = all(f.size), root = all(f.root);
+    scalars totals{};
+    scalar total = 0;
     int64_t k = 0;
-    for (; k + LANES <= n; k += LANES)
-        run_lanes<COLUMNS, DECAYED, GREATEST>(p + k, g + k, m + k, v + k, GREATEST ? u + k : u, size, root,
-                                              COLUMNS ? f.sizes + k : nullptr, COLUMNS ? f.roots + k : nullptr, s);
-    if (k == n) return;
+    for (; k + LANES <= n; k += LANES) {
+        const scalars next =
+            run_lanes<COLUMNS, DECAYED, GREATEST>(p + k, g + k, m + k, v + k, GREATEST ? u + k : u, size, root,
+                                                  COLUMNS ? f.sizes + k : nullptr, COLUMNS ? f.roots + k : nullptr, s);
+        const scalars magnitude = next < scalars{} ? -next : next;
+        totals += magnitude;
+        if (sums) store(sums + k, load(sums + k) + magnitude);
+    }
+    for (int64_t lane = 0; lane < LANES; ++lane) total += lane_of(totals, lane);
+    if (k == n) return total;
     const int64_t bytes = (n - k) * sizeof(scalar);
     alignas(64) scalar rest[7][LANES] = {};
     std::memcpy(rest[0], p + k, bytes);
@@ -131,9 +150,14 @@ void run(scalar* p, const scalar* g, scalar* m, scalar* v, scalar* u, int64_t n,
     std::memcpy(m + k, rest[2], bytes);
     std::memcpy(v + k, rest[3], bytes);
     if (GREATEST) std::memcpy(u + k, rest[4], bytes);
+    for (; k < n; ++k) {
+        total += std::abs(p[k]);
+        if (sums) sums[k] += std::abs(p[k]);
+    }
+    return total;
 }
 
-using Run = void (*)(scalar*, const scalar*, scalar*, scalar*, scalar*, int64_t, const Factors, const Step);
+using Run = scalar (*)(scalar*, const scalar*, scalar*, scalar*, scalar*, int64_t, const Factors, const Step, scalar*);
 
 template <bool COLUMNS>
 Run runner(bool decayed, bool greatest) {
@@ -161,7 +185,7 @@ extern "C" void kernel(const int64_t* layout, const int64_t* grads, double* coun
     // moments too small for full precision are slow to compute with; beside such an eps they change no step
     s.least = eps >= 1e-10 ? std::numeric_limits<scalar>::min() : scalar(0);
     const Correction first{bias1, length1, beta1, false}, second{root2, length2, beta2, true};
-    static thread_local std::vector<scalar> sizes, roots;
+    static thread_local std::vector<scalar> sizes, roots, partial_sums;
 
     for (int64_t i = 0; i < parameters; ++i) {
         const int64_t* field = layout + i * FIELDS;
@@ -191,15 +215,30 @@ extern "C" void kernel(const int64_t* layout, const int64_t* grads, double* coun
                 std::fill_n(column_root + c * inner, inner, root);
             }
         }
-        if (!row_start && !column_start) elements = BLOCK, rows = (total + BLOCK - 1) / BLOCK;
+        scalar *of_rows = reinterpret_cast<scalar*>(field[11]), *of_columns = reinterpret_cast<scalar*>(field[12]);
+        if (!row_start && !column_start && !of_rows && !of_columns)
+            elements = BLOCK, rows = (total + BLOCK - 1) / BLOCK;
+        // sums of columns are made for so many rows at a time, whoever takes them, and added up in order: so they do not
+        // depend on the number of threads
+        const int64_t height = of_columns ? HEIGHT : 1, chunks = (rows + height - 1) / height;
+        if (of_columns) partial_sums.assign(chunks * elements, scalar(0));
+        scalar* partial = of_columns ? partial_sums.data() : nullptr;
         const Run go = column_start ? runner<true>(decayed, greatest) : runner<false>(decayed, greatest);
 #pragma omp parallel for schedule(static) num_threads(threads) if (total > WORTH_THREADS && threads > 1)
-        for (int64_t r = 0; r < rows; ++r) {
-            const int64_t at = r * elements, n = std::min(elements, total - at);
-            const int64_t start = row_start ? row_start[r] : 0, beside = column_start ? r / per_group * elements : 0;
-            const Factors f{start ? size_at(start) : oldest_size, start ? root_at(start) : oldest_root,
-                            column_size + beside, column_root + beside};
-            go(p + at, g + at, m + at, v + at, u + (greatest ? at : 0), n, f, s);
-        }
+        for (int64_t chunk = 0; chunk < chunks; ++chunk)
+            for (int64_t r = chunk * height; r < std::min((chunk + 1) * height, rows); ++r) {
+                const int64_t at = r * elements, n = std::min(elements, total - at);
+                const int64_t start = row_start ? row_start[r] : 0, beside = column_start ? r / per_group * elements : 0;
+                const Factors f{start ? size_at(start) : oldest_size, start ? root_at(start) : oldest_root,
+                                column_size + beside, column_root + beside};
+                scalar* sums = of_columns ? partial + chunk * elements : nullptr;
+                const scalar sum = go(p + at, g + at, m + at, v + at, u + (greatest ? at : 0), n, f, s, sums);
+                if (of_rows) of_rows[r] = sum / elements;
+            }
+        if (!of_columns) continue;
+        std::copy_n(partial, elements, of_columns);
+        for (int64_t chunk = 1; chunk < chunks; ++chunk)
+            for (int64_t c = 0; c < elements; ++c) of_columns[c] += partial[chunk * elements + c];
+        for (int64_t c = 0; c < elements; ++c) of_columns[c] /= rows;
     }
 }
