@@ -15,7 +15,7 @@ from torch import Tensor
 from gnt.optim.adam_state import Group, State, counted_together, parts_here
 from gnt.optim.unit_counts import START_KEYS, Sides, per_element, tables
 
-BLOCK = 1 << 17  # elements; a block's operands and what is made of them lie in a core's cache
+BLOCK = 1 << 18  # elements; a block's operands and what is made of them lie in a core's cache
 
 Lists = Sequence[list[Tensor]]  # parameters, gradients, moments (2 or 3)
 
@@ -160,7 +160,12 @@ def adam_(lists: Lists, sizes: Sequence[Sides], roots: Sequence[Sides], group: G
     torch._foreach_div_(denominators, list(_pick(torch.minimum, roots)))
     torch._foreach_add_(denominators, wrapped(group["eps"]))
     # m * lr / (1 - b1^t): the lesser of two corrections gives the greater of two step sizes
-    updates = torch._foreach_mul(list(_pick(torch.maximum, sizes)), exp_avgs)
+    updates = list(_pick(torch.maximum, sizes))
+    made_here = all(row is not None and column is not None for row, column in sizes)
+    if made_here and all(update.shape == param.shape for update, param in zip(updates, params, strict=True)):
+        torch._foreach_mul_(updates, exp_avgs)
+    else:
+        updates = list(torch._foreach_mul(updates, exp_avgs))
     torch._foreach_addcdiv_(params, updates, denominators, -1.0)
 
 
