@@ -19,6 +19,7 @@ import gnt
 from benchmarks.speed import rival
 from benchmarks.speed.runners import STEP_SIZE, Runner, engine_settings, ensemble, learner, loop, optimizer_alone
 from benchmarks.speed.workloads import LOOP, MANY, STEP, Workload
+from gnt.engine import ENGINE_SETTINGS
 from gnt.optim import CBPSGD, AdamGnT, CBPAdam
 
 Build = Callable[[Workload], Runner]
@@ -46,17 +47,13 @@ class Entrant:
 
 
 def _compile_flag(owner: Any) -> Callable[[], str | None]:
-    """Whether ``owner`` takes compile=True."""
+    """Whether ``owner`` takes compile=True: by itself, or as a setting of its optimizer or its engine."""
 
     def missing() -> str | None:
-        import gnt.engine
-
-        settings = inspect.signature(owner).parameters
-        engine = gnt.engine.ENGINE_SETTINGS if issubclass(owner, torch.optim.Optimizer) else ()
-        known = "compile" in settings or "compile" in engine or "compile" in inspect.signature(gnt.GnT).parameters
-        if "compile" in settings or (hasattr(owner, "_base") and known):
-            return None
-        return f"this gnt's {owner.__name__} has no compile=True"
+        names = set(inspect.signature(owner).parameters)
+        if hasattr(owner, "_base"):
+            names |= {*inspect.signature(owner._base).parameters, *ENGINE_SETTINGS}
+        return None if "compile" in names else "this gnt has no compile=True for it"
 
     return missing
 
