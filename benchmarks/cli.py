@@ -69,9 +69,7 @@ def _parse(experiment: str, arguments: list[str]) -> argparse.Namespace:
             metavar=type(field.default).__name__.upper(),
             help=f"{field.metadata['help']} (default: {field.default})",
         )
-    parser.add(
-        "--methods", nargs="+", type=one_of(*METHODS), default=METHODS, metavar="NAME", help=" ".join(METHODS)
-    )
+    parser.add("--methods", nargs="+", type=one_of(*METHODS), default=METHODS, metavar="NAME", help=" ".join(METHODS))
     parser.add("--out", type=Path, default=OUT, metavar="DIR", help=f"folder of results (default: {OUT})")
     parser.add("--picture", type=Path, metavar="FILE", help="write the picture to this file as well")
     parser.add("--fresh", action="store_true", help="start over, forgetting earlier runs with these settings")

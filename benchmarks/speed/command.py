@@ -51,7 +51,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add("--compare", type=Path, metavar="FILE", help="an older record: show what moved")
     parser.add("--show", type=Path, metavar="FILE", help="show this record again, measuring nothing")
     parser.add(
-        "--output", type=Path, metavar="FILE", help=f"the record (default: {OUT}/speed/COMMIT_TIME.json, a picture beside)"
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help=f"the record (default: {OUT}/speed/COMMIT_TIME.json, a picture beside)",
     )
     parser.add("--picture", type=Path, metavar="FILE", help="write the picture to this file as well")
     parser.add("--quiet", action="store_true", help="no moving bar: a line for each workload, for logs")

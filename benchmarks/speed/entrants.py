@@ -35,6 +35,7 @@ class Entrant:
         against: whose time it is divided by, and the name of the target in ``Workload.targets`` (None: for the record).
         kind: the workloads that it takes part in.
         brief: whether it takes part in ``Workload.brief`` ones.
+        graph: it compiles the whole network; for ``Workload.graphs`` ones only.
         missing: why it cannot run here; None where it can.
     """
 
@@ -43,6 +44,7 @@ class Entrant:
     against: tuple[tuple[str, str | None], ...] = ()
     kind: str = LOOP
     brief: bool = False
+    graph: bool = False
     missing: Callable[[], str | None] = lambda: None
 
 
@@ -91,6 +93,7 @@ def _alone(make: Callable[..., Any], *, resets: bool = False, **options: Any) ->
 
 
 SGD, ADAM, FUSED = "SGD", "Adam", "Adam, fused"
+GRAPH = "SGD, torch.compile(net)"
 LEARN = "Backprop.learn"
 LEARN_ADAM = "ContinualBackprop.learn, Adam, one after another"
 LEARN_SGD = "ContinualBackprop.learn, SGD, one after another"
@@ -126,17 +129,19 @@ ENTRANTS = (
     ),
     Entrant(LEARN, lambda w: learner(w, gnt.Backprop, "sgd"), ((SGD, None),)),
     Entrant("ContinualBackprop.learn", lambda w: learner(w, gnt.ContinualBackprop, "sgd"), ((LEARN, "sgd"),)),
-    Entrant("SGD, torch.compile(net)", lambda w: loop(w, _sgd, wrap=torch.compile), ((SGD, None),)),
+    Entrant(GRAPH, lambda w: loop(w, _sgd, wrap=torch.compile), ((SGD, None),), graph=True),
     Entrant(
         "Backprop.learn, compiled",
         lambda w: learner(w, gnt.Backprop, "sgd", compile=True),
         ((SGD, None),),
+        graph=True,
         missing=_compile_flag(gnt.Backprop),
     ),
     Entrant(
         "ContinualBackprop.learn, compiled",
         lambda w: learner(w, gnt.ContinualBackprop, "sgd", compile=True),
-        ((SGD, "graph"), ("SGD, torch.compile(net)", None), ("Backprop.learn, compiled", "sgd")),
+        ((SGD, "graph"), (GRAPH, None), ("Backprop.learn, compiled", "sgd")),
+        graph=True,
         missing=_compile_flag(gnt.ContinualBackprop),
     ),
     # the optimizer's step alone
@@ -180,4 +185,8 @@ ENTRANTS = (
 
 def taking_part(workload: Workload) -> list[Entrant]:
     """The entrants of a workload, those included that cannot run here."""
-    return [one for one in ENTRANTS if one.kind == workload.kind and (one.brief or not workload.brief)]
+    return [
+        one
+        for one in ENTRANTS
+        if one.kind == workload.kind and (one.brief or not workload.brief) and (workload.graphs or not one.graph)
+    ]

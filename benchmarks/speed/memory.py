@@ -99,6 +99,8 @@ def engine_tensors(runner: Runner) -> Iterator[Tensor]:
             waiting += [*one.keys(), *one.values()]
         elif isinstance(one, _KEPT_ONCE):
             waiting += list(one)
-        elif type(one).__module__.partition(".")[0] == "gnt" and not isinstance(one, (nn.Module, torch.optim.Optimizer)):
+        elif type(one).__module__.partition(".")[0] == "gnt" and not isinstance(
+            one, (nn.Module, torch.optim.Optimizer)
+        ):
             slots = (getattr(one, name, None) for kind in type(one).__mro__ for name in getattr(kind, "__slots__", ()))
             waiting += [*getattr(one, "__dict__", {}).values(), *slots]

@@ -1,26 +1,76 @@
-"""The picture: what continual backprop adds to a step, over width and over batch size."""
+"""The picture: what continual backprop makes of a step's time, over width and over batch size."""
 
 from __future__ import annotations
 
 from typing import IO, Any
 
-from benchmarks.palette import COLOURS
-from benchmarks.plots import canvas, label_ends, save
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-PANELS = {"width": "Width of two hidden layers (batch 64)", "batch": "Batch size (784-2000x3-10)"}
-SERIES = {
-    "cbp_sgd": ("CBPSGD", "SGD"),
-    "cbp_adam": ("CBPAdam, fused", "Adam, fused"),
+from benchmarks.palette import COLOURS, LABELS
+from benchmarks.plots import canvas, save
+from benchmarks.speed.table import number
+
+PANELS = {
+    "width": ("784-n-n-10, batch 64", "width n of the hidden layers"),
+    "batch": ("784-2000-2000-2000-10", "batch size"),
 }
-COMPILED = ", compiled"
+SERIES = {"cbp_sgd": ("CBPSGD", "SGD"), "cbp_adam": ("CBPAdam, fused", "Adam, fused")}
+WAYS = {"": "eager", ", compiled": "compiled"}
+TALL = 3.0  # from this ratio on the axis is logarithmic
+_DASHES: Any = (0, (2.2, 1.6))
+
+Points = list[tuple[int, dict[str, Any]]]
 
 
 def has_series(record: dict[str, Any]) -> bool:
     """Whether there is something to draw."""
-    return any(_points(record, panel, *names) for panel in PANELS for names in SERIES.values())
+    return bool(_panels(record))
 
 
-def _points(record: dict[str, Any], panel: str, entrant: str, against: str) -> list[tuple[int, dict[str, Any]]]:
+def draw(record: dict[str, Any], file: IO[bytes]) -> None:
+    """As PNG: a line for each optimizer, eager (dashed) and compiled, quartiles as bands, targets as bars."""
+    panels = _panels(record)
+    figure, all_axes = canvas(headline(record), _explanation(record), panels=len(panels))
+    figure.subplots_adjust(right=0.85, wspace=0.62)
+    for panel, axes in zip(panels, all_axes, strict=True):
+        _draw_panel(record, panel, axes)
+    save(figure, file)
+
+
+def headline(record: dict[str, Any]) -> str:
+    """The range of the ratios that are drawn, in one sentence: of the compiled ones where there are any."""
+    for suffix, way in reversed(WAYS.items()):
+        ratios = [
+            one["ratio"]
+            for panel in _panels(record)
+            for entrant, against in SERIES.values()
+            for _, one in _points(record, panel, entrant + suffix, against)
+        ]
+        if ratios:
+            least, most = number(min(ratios)), number(max(ratios))
+            return f"{way.capitalize()}, a CBP step takes {least} to {most} times as long"
+    return ""
+
+
+def _explanation(record: dict[str, Any]) -> str:
+    about = record["about"]
+    threads = about["threads"]
+    return (
+        "Time of a training step, divided by that of the same step without replacement: CBPSGD by SGD, CBPAdam by "
+        f"torch's fused Adam\n{about['hardware']['processor']}, {threads} thread{'s' if threads > 1 else ''}, "
+        f"torch {about['versions']['torch']}; medians, bands: quartiles, bars: targets"
+    )
+
+
+def _panels(record: dict[str, Any]) -> list[str]:
+    lines = [
+        (panel, entrant + suffix, peer) for panel in PANELS for entrant, peer in SERIES.values() for suffix in WAYS
+    ]
+    return list(dict.fromkeys(line[0] for line in lines if _points(record, *line)))
+
+
+def _points(record: dict[str, Any], panel: str, entrant: str, against: str) -> Points:
     """x and figure of each workload of the panel, from left to right."""
     found = [
         (workload[panel], one)
@@ -32,14 +82,76 @@ def _points(record: dict[str, Any], panel: str, entrant: str, against: str) -> l
     return sorted(found, key=lambda point: point[0])
 
 
-def draw(record: dict[str, Any], file: IO[bytes]) -> None:
-    """As PNG: a line for each optimizer, eager and compiled, with the quartiles, and the targets as short bars."""
-    panels = [panel for panel in PANELS if any(_points(record, panel, *names) for names in SERIES.values())]
-    figure, all_axes = canvas("", "", panels=len(panels))
-    for panel, axes in zip(panels, all_axes, strict=True):
-        _panel(record, panel, axes)
-    save(figure, file)
+def _draw_panel(record: dict[str, Any], panel: str, axes: Axes) -> None:
+    title, xlabel = PANELS[panel]
+    axes.set_xscale("log", base=2)
+    axes.axhline(1.0, color="#555555", linewidth=1.2, zorder=1)
+    ends: list[tuple[float, str, str]] = []
+    last = 1
+    xs: set[int] = set()
+    for key, (entrant, against) in SERIES.items():
+        targets: Points = []
+        for suffix, way in WAYS.items():
+            points = _points(record, panel, entrant + suffix, against)
+            if not points:
+                continue
+            targets = points
+            x, y = [at for at, _ in points], [one["ratio"] for _, one in points]
+            style = {"linestyle": _DASHES, "linewidth": 1.8} if way == "eager" else {}
+            axes.plot(x, y, color=COLOURS[key], marker="o", markersize=4.5, zorder=3, **style)
+            lows, highs = [one["low"] for _, one in points], [one["high"] for _, one in points]
+            axes.fill_between(x, lows, highs, color=COLOURS[key], alpha=0.13, linewidth=0)
+            ends.append((y[-1], f"{LABELS[key]}, {way}", COLOURS[key]))
+            last = max(last, x[-1])
+            xs |= set(x)
+        _draw_targets(axes, targets, COLOURS[key])
+    _scale(axes, sorted(xs))
+    _label(axes, last, ends)
+    axes.set(title=title, xlabel=xlabel)
 
 
-def _panel(record: dict[str, Any], panel: str, axes: Any) -> None:
-    raise NotImplementedError
+def _draw_targets(axes: Axes, points: Points, colour: str) -> None:
+    """A short bar at each target."""
+    for at, one in points:
+        if one["target"] is not None:
+            axes.plot([at / 1.18, at * 1.18], [one["target"]] * 2, color=colour, linewidth=1.6, zorder=2, alpha=0.75)
+
+
+def _scale(axes: Axes, xs: list[int]) -> None:
+    """Ticks at the measured sizes; ratios from just below 1, with a logarithmic axis where some are tall."""
+    axes.xaxis.set_major_locator(FixedLocator(xs))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.set_xlim(xs[0] / 1.35, xs[-1] * 1.35)
+    high = axes.get_ylim()[1]
+    low = 0.96 * min([1.0, *(point for line in axes.get_lines() for point in line.get_ydata())])
+    if high > TALL:
+        axes.set_yscale("log")
+        ticks = [tick for tick in (0.5, 0.7, 1, 1.25, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32) if low <= tick <= high]
+        axes.yaxis.set_major_locator(FixedLocator(ticks))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylim(low, high)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
+
+
+def _label(axes: Axes, last: float, ends: list[tuple[float, str, str]], apart: float = 0.06) -> None:
+    """Write each line's name beside its end, at least ``apart`` of the axis from the next."""
+    height = axes.transAxes.inverted()
+    lowest = 0.0
+    for y, text, colour in sorted(ends):
+        at = float(height.transform(axes.transData.transform((last, y)))[1])
+        place = max(at, lowest)
+        lowest = place + apart
+        axes.annotate(
+            text,
+            (1.0, place),
+            (6, 0),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            va="center",
+            color=colour,
+            fontweight="bold",
+            fontsize=9.5,
+            annotation_clip=False,
+        )

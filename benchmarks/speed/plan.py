@@ -49,7 +49,8 @@ def make_plans(only: Sequence[str], *, quick: bool) -> list[Plan]:
         if not any(_fits(one, entrant.name, [pattern]) for one in WORKLOADS for entrant in taking_part(one)):
             names = [*(one.name for one in WORKLOADS), *dict.fromkeys(one.name for one in ENTRANTS)]
             raise CannotRun(f"--only: no workload and no entrant fits {pattern!r}{nearest(pattern, names)}")
-    plans = [_plan(_quickly(one) if quick else one, only) for one in WORKLOADS]
+    asked = [_quickly(one) for one in WORKLOADS if only or not one.long] if quick else WORKLOADS
+    plans = [_plan(one, only) for one in asked]
     return [plan for plan in plans if plan.figures or plan.left_out]
 
 
@@ -75,4 +76,6 @@ def _fits(workload: Workload, entrant: str, patterns: Sequence[str]) -> bool:
 
 
 def _quickly(workload: Workload) -> Workload:
-    return dataclasses.replace(workload, maturity=min(workload.maturity, QUICK_MATURITY))
+    """With a short warm-up, and networks compiled only where a target says so."""
+    maturity = min(workload.maturity, QUICK_MATURITY)
+    return dataclasses.replace(workload, maturity=maturity, graphs="graph" in workload.targets)

@@ -105,9 +105,7 @@ def learner(workload: Workload, kind: Any, opt: str, **settings: Any) -> Runner:
     if kind is gnt.ContinualBackprop:
         settings = {**engine_settings(workload), **settings}
     one = kind(net, loss=workload.loss, opt=opt, step_size=STEP_SIZE, **settings)
-    return Runner(
-        lambda: one.learn(*next(data)), [net], one.opt, getattr(one, "gnt", None), share=workload.members
-    )
+    return Runner(lambda: one.learn(*next(data)), [net], one.opt, getattr(one, "gnt", None), share=workload.members)
 
 
 def ensemble(workload: Workload, opt: str) -> Runner:

@@ -119,5 +119,3 @@ def denormals(runner: Runner) -> float:
 def _in_words(found: dict[str, Any]) -> str:
     ratios = [f"{one['entrant']} {one['ratio']:.2f} x {one['against']}" for one in found["figures"]]
     return f"{found['name']}: {'; '.join(ratios) or 'nothing to compare'}"
-
-

@@ -38,8 +38,8 @@ class Rounds:
     least: int
 
 
-FULL = Rounds(block=0.05, budget=45.0, most=25, least=5)
-QUICK = Rounds(block=0.025, budget=5.0, most=7, least=3)
+FULL = Rounds(block=0.05, budget=40.0, most=25, least=5)
+QUICK = Rounds(block=0.025, budget=4.0, most=7, least=3)
 
 
 @dataclass

@@ -27,6 +27,8 @@ class Workload:
         targets: the ratio aimed at, by the contestants' kind of target (`entrants.Entrant.target`).
         kind: what is timed; chooses the entrants.
         brief: leave out the entrants that are there for the small print.
+        graphs: whether entrants take part that compile the whole network, which pays where a step is short.
+        long: too long for ``--quick``, unless it is asked for.
         maturity: updates in which units are protected; the run warms up past it.
         members: how many networks, of an ensemble.
         picture: the panel it is drawn in, "width" or "batch".
@@ -39,6 +41,8 @@ class Workload:
     targets: Mapping[str, float] = field(default_factory=dict)
     kind: str = LOOP
     brief: bool = False
+    graphs: bool = False
+    long: bool = False
     maturity: int = 100
     members: int = 1
     picture: str | None = None
@@ -60,7 +64,8 @@ def _paper(batch: int, sgd: float, adam: float) -> Workload:
 
 
 def _rl(batch: int) -> Workload:
-    return Workload(f"64-256x3-8, batch {batch}", RL, batch, "mse", targets={"sgd": 1.15, "adam": 1.25})
+    targets = {"sgd": 1.15, "adam": 1.25}
+    return Workload(f"64-256x3-8, batch {batch}", RL, batch, "mse", targets=targets, graphs=True)
 
 
 def _wide(width: int) -> Workload:
@@ -70,6 +75,7 @@ def _wide(width: int) -> Workload:
         64,
         targets={"sgd": 1.05, "adam": 1.15} if width >= 4096 else {"adam": 1.15},
         brief=True,
+        long=width > 4096,
         # a step's cost does not depend on how long units are protected, and a hundred of these steps take a minute
         maturity=100 if width < 2048 else 10,
         picture="width",
@@ -82,7 +88,7 @@ WORKLOADS = (
     _paper(128, sgd=1.05, adam=1.10),
     _rl(64),
     _rl(256),
-    Workload("20-5-1, batch 1", TINY, 1, "mse", targets={"sgd": 1.15, "adam": 1.10, "graph": 0.4}),
+    Workload("20-5-1, batch 1", TINY, 1, "mse", targets={"sgd": 1.15, "adam": 1.10, "graph": 0.4}, graphs=True),
     Workload("ConvNet 32-64-128, batch 100", CONVNET, 100, targets={"sgd": 1.03, "adam": 1.05}),
     *map(_wide, (256, 512, 1024, 2048, 4096, 8192)),
     Workload(
