@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from benchmarks.methods import with_seed
 from benchmarks.seeds import stream
 from benchmarks.speed.workloads import CONVNET, Workload
 
-LOSSES = {"mse": F.mse_loss, "cross_entropy": F.cross_entropy}
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": F.mse_loss, "cross_entropy": F.cross_entropy}
 POOL = 16  # batches that are gone through over and over
 
 

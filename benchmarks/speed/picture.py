@@ -71,7 +71,7 @@ def _panels(record: dict[str, Any]) -> list[str]:
 
 
 def _points(record: dict[str, Any], panel: str, entrant: str, against: str) -> Points:
-    """x and figure of each workload of the panel, from left to right."""
+    """Place and figure of each workload of the panel, from left to right."""
     found = [
         (workload[panel], one)
         for workload in record["workloads"]
@@ -89,6 +89,7 @@ def _draw_panel(record: dict[str, Any], panel: str, axes: Axes) -> None:
     ends: list[tuple[float, str, str]] = []
     last = 1
     xs: set[int] = set()
+    lowest = 1.0
     for key, (entrant, against) in SERIES.items():
         targets: Points = []
         for suffix, way in WAYS.items():
@@ -104,8 +105,9 @@ def _draw_panel(record: dict[str, Any], panel: str, axes: Axes) -> None:
             ends.append((y[-1], f"{LABELS[key]}, {way}", COLOURS[key]))
             last = max(last, x[-1])
             xs |= set(x)
+            lowest = min(lowest, *y)
         _draw_targets(axes, targets, COLOURS[key])
-    _scale(axes, sorted(xs))
+    _scale(axes, sorted(xs), 0.96 * lowest)
     _label(axes, last, ends)
     axes.set(title=title, xlabel=xlabel)
 
@@ -117,14 +119,13 @@ def _draw_targets(axes: Axes, points: Points, colour: str) -> None:
             axes.plot([at / 1.18, at * 1.18], [one["target"]] * 2, color=colour, linewidth=1.6, zorder=2, alpha=0.75)
 
 
-def _scale(axes: Axes, xs: list[int]) -> None:
+def _scale(axes: Axes, xs: list[int], low: float) -> None:
     """Ticks at the measured sizes; ratios from just below 1, with a logarithmic axis where some are tall."""
     axes.xaxis.set_major_locator(FixedLocator(xs))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set_xlim(xs[0] / 1.35, xs[-1] * 1.35)
     high = axes.get_ylim()[1]
-    low = 0.96 * min([1.0, *(point for line in axes.get_lines() for point in line.get_ydata())])
     if high > TALL:
         axes.set_yscale("log")
         ticks = [tick for tick in (0.5, 0.7, 1, 1.25, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32) if low <= tick <= high]

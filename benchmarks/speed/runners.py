@@ -45,7 +45,7 @@ class Runner:
     def force_replacement(self) -> None:
         """Replace a unit of each group, so that whatever is kept from a first replacement on is there."""
         if self.engine is not None:
-            self.engine.replace([[0] for _ in self.engine.groups])
+            self.engine.replace([torch.tensor([0]) for _ in self.engine.groups])
 
     def tensors(self) -> Iterator[Tensor]:
         """Weights, gradients and the optimizer's state."""
@@ -131,5 +131,5 @@ def optimizer_alone(workload: Workload, make_optimizer: Callable[[nn.Module], An
         param.grad = torch.randn(param.shape, generator=stream(0, "gradients")) * 1e-3
     optimizer.step()
     if resets:
-        gnt.GnT(net, optimizer, record=False).replace([[0] for _ in gnt.walk(net)])
+        gnt.GnT(net, optimizer, record=False).replace([torch.tensor([0]) for _ in gnt.walk(net)])
     return Runner(optimizer.step, [net], optimizer)

@@ -95,7 +95,7 @@ def _entrant(name: str, timed: Timed, runner: Runner) -> dict[str, Any]:
         "seconds": middle,
         "low": low,
         "high": high,
-        "replaced": timed.replaced[name],
+        "replaced": timed.replaced[name] if runner.engine is not None else None,
         "denormals": denormals(runner),
     }
 

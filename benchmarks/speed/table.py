@@ -94,6 +94,7 @@ def notes(record: dict[str, Any]) -> list[str]:
     if targets:
         lines.append(f"Targets: {targets.count(True)} met, {targets.count(False)} missed.")
     lines += left_out(record)
+    lines += _without_replacement(record)
     lines += _denormals(record)
     if quietness is not None and quietness["reasons"]:
         lines.append(f"This machine was busy: {'; '.join(quietness['reasons'])}. The figures may be off.")
@@ -110,6 +111,17 @@ def left_out(record: dict[str, Any]) -> list[str]:
             where = f"{workload['name']}: {name}" if why.startswith("failed") else name
             reasons.setdefault(why, []).append(where)
     return [f"Left out: {', '.join(dict.fromkeys(names))} ({why})." for why, names in reasons.items()]
+
+
+def _without_replacement(record: dict[str, Any]) -> list[str]:
+    idle = [
+        workload["name"]
+        for workload in record["workloads"]
+        for one in workload["entrants"].values()
+        if one["replaced"] == 0
+    ]
+    names = ", ".join(dict.fromkeys(idle))
+    return [f"No unit was replaced in the steps that some engines were timed in: {names}."] if idle else []
 
 
 def _denormals(record: dict[str, Any]) -> list[str]:

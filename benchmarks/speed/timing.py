@@ -16,7 +16,7 @@ from torch.utils.benchmark import Measurement, Timer
 
 from benchmarks.speed.quiet import Watch
 from benchmarks.speed.runners import REPLACEMENT_RATE, Runner
-from benchmarks.speed.workloads import Workload
+from benchmarks.speed.workloads import MANY, Workload
 
 _QUARTERS = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
 STRETCH = 4  # how much longer than asked for a block may get in order to hold a replacement
@@ -64,16 +64,28 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
 
 
 def warm_up(runner: Runner, workload: Workload) -> None:
-    """Steps until units are mature, then one replacement in every group, so that resets have happened; then on."""
-    if runner.engine is None:
-        for _ in range(5):
-            runner.step()
-        return
-    for _ in range(workload.maturity + 2):
+    """Steps until units are mature, then one replacement in every group, so that resets have happened; then on.
+
+    Learners of ensembles choose for themselves, and go on until replacements are due.
+    """
+    if workload.kind == MANY:
+        _repeat(runner, workload.maturity + math.ceil(replacement_period(workload)) + 5)
+    elif runner.engine is None:
+        _repeat(runner, 5)
+    else:
+        _repeat(runner, workload.maturity + 2)
+        runner.force_replacement()
+        _repeat(runner, 3)
+
+
+def _repeat(runner: Runner, times: int) -> None:
+    for _ in range(times):
         runner.step()
-    runner.force_replacement()
-    for _ in range(3):
-        runner.step()
+
+
+def replacement_period(workload: Workload) -> float:
+    """Steps from one replacement in the first hidden layer to the next; 1 for convolutions, whose steps are long."""
+    return 1 / (REPLACEMENT_RATE * workload.width) if workload.width else 1.0
 
 
 def block_length(seconds_a_step: float, block: float, period: float) -> int:
@@ -99,8 +111,8 @@ def measure(
         for name, runner in runners.items()
     }
     once = {name: _seconds(timer.timeit(3), runners[name]) for name, timer in timers.items()}
-    period = 1 / (REPLACEMENT_RATE * (workload.width or 1 / REPLACEMENT_RATE))
-    steps = block_length(min(once[name] / runners[name].share for name in once), rounds.block, period)
+    shortest = min(once[name] / runners[name].share for name in once)
+    steps = block_length(shortest, rounds.block, replacement_period(workload))
     whole = sum(once[name] / runners[name].share for name in once) * (steps + max(steps // 100, 2))
     count = max(rounds.least, min(rounds.most, int(rounds.budget / whole)))
     before = {name: runner.replaced for name, runner in runners.items()}
