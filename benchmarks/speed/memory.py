@@ -11,13 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import gnt
-from benchmarks.speed.networks import make_net
 from benchmarks.speed.runners import Runner, loop
 from benchmarks.speed.workloads import WORKLOADS, Workload
 from gnt.optim import AdamGnT
 
 NETWORKS = ("784-2000x3-10, batch 1", "20-5-1, batch 1", "ConvNet 32-64-128, batch 100")
-AUTHORS = "AdamGnT of the authors' code keeps 12 bytes a parameter: a step count for each element"
 _KEPT_ONCE = (dict, list, tuple, set, deque)
 
 
@@ -42,15 +40,17 @@ def _of_network(workload: Workload) -> list[dict[str, Any]]:
     after.force_replacement()
     after.step()
     return [
-        _row(workload, "torch Adam", *optimizer_tensors(fresh.optimizer)),
-        _row(workload, "AdamGnT, never reset", *optimizer_tensors(never.optimizer)),
-        _row(workload, "AdamGnT, after resets", *optimizer_tensors(after.optimizer)),
-        _row(workload, "engine", [], engine_tensors(after)),
+        _row(workload, fresh, "torch Adam", *optimizer_tensors(fresh.optimizer)),
+        _row(workload, never, "AdamGnT, never reset", *optimizer_tensors(never.optimizer)),
+        _row(workload, after, "AdamGnT, after resets", *optimizer_tensors(after.optimizer)),
+        _row(workload, after, "engine", [], engine_tensors(after)),
     ]
 
 
-def _row(workload: Workload, name: str, elementwise: Iterable[Tensor], others: Iterable[Tensor]) -> dict[str, Any]:
-    net = make_net(workload)
+def _row(
+    workload: Workload, runner: Runner, name: str, elementwise: Iterable[Tensor], others: Iterable[Tensor]
+) -> dict[str, Any]:
+    (net,) = runner.nets
     for_parameters, for_units = held_bytes(elementwise), held_bytes(others)
     return {
         "network": workload.name.partition(",")[0],

@@ -56,13 +56,14 @@ def make_plans(only: Sequence[str], *, quick: bool) -> list[Plan]:
 
 def _plan(workload: Workload, only: Sequence[str]) -> Plan:
     entrants = taking_part(workload)
+    there = {one.name for one in entrants}
     why_not = {one.name: why for one in entrants if (why := one.missing())}
     asked = [one for one in entrants if _fits(workload, one.name, only)]
     figures = [
         Figure(one.name, peer, workload.targets.get(target or ""))
         for one in asked
         for peer, target in one.against
-        if not {one.name, peer} & why_not.keys()
+        if peer in there and not {one.name, peer} & why_not.keys()
     ]
     needed = {name for figure in figures for name in (figure.entrant, figure.against)}
     left_out = {one.name: why_not[one.name] for one in asked if one.name in why_not}

@@ -38,7 +38,8 @@ def _figures(record: dict[str, Any]) -> Table:
 
 def memory(rows: list[dict[str, Any]]) -> Table:
     """Bytes of state."""
-    shown = Table(title="State in bytes")
+    caption = "The authors' AdamGnT keeps 12 a parameter: a step count beside each two moments."
+    shown = Table(title="State in bytes", caption=caption)
     shown.add_column("")
     for name in ("in all", "per parameter", "per hidden unit"):
         shown.add_column(name, justify="right")
