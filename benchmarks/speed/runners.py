@@ -120,7 +120,7 @@ def ensemble(workload: Workload, opt: str) -> Runner:
         step_size=STEP_SIZE,
         **settings,
     )
-    return Runner(lambda: members.learn(*next(data)))
+    return Runner(lambda: members.learn(*next(data)), [members.net], members.opt, members.gnt)
 
 
 def optimizer_alone(workload: Workload, make_optimizer: Callable[[nn.Module], Any], *, resets: bool = False) -> Runner:

@@ -19,7 +19,7 @@ from benchmarks.speed.runners import REPLACEMENT_RATE, Runner
 from benchmarks.speed.workloads import MANY, Workload
 
 _QUARTERS = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
-STRETCH = 4  # how much longer than asked for a block may get in order to hold a replacement
+STRETCH = 10  # how much longer than asked for a block may get in order to hold a replacement
 
 
 @dataclass(frozen=True)
