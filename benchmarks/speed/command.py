@@ -23,7 +23,13 @@ def main(arguments: Sequence[str]) -> int:
     parsed = _parse(arguments)
     old = results.load(parsed.compare) if parsed.compare else None
     if parsed.show:
-        return _show(results.load(parsed.show), old, parsed.picture)
+        record = results.load(parsed.show)
+        if parsed.markdown:
+            from benchmarks.speed.markdown import markdown
+
+            print(markdown(record))
+            return 0
+        return _show(record, old, parsed.picture)
     if not allocator.is_as_chosen(parsed.malloc):
         return allocator.start_over(arguments)
     return _measure(parsed, shlex.join(["python", "-m", "benchmarks", "speed", *arguments]), old)
@@ -50,6 +56,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add("--memory", action="store_true", help="bytes of optimizer and engine state, instead of times")
     parser.add("--compare", type=Path, metavar="FILE", help="an older record: show what moved")
     parser.add("--show", type=Path, metavar="FILE", help="show this record again, measuring nothing")
+    parser.add("--markdown", action="store_true", help="with --show: the main figures as a table for a README")
     parser.add(
         "--output",
         type=Path,
@@ -58,7 +65,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add("--picture", type=Path, metavar="FILE", help="write the picture to this file as well")
     parser.add("--quiet", action="store_true", help="no moving bar: a line for each workload, for logs")
-    return parser.parse(arguments)
+    parsed = parser.parse(arguments)
+    if parsed.markdown and not parsed.show:
+        parser.error("--markdown goes with --show FILE")
+    return parsed
 
 
 def _measure(parsed: argparse.Namespace, command_line: str, old: dict[str, Any] | None) -> int:

@@ -24,10 +24,13 @@ def noise(old: dict[str, Any], new: dict[str, Any]) -> float:
 
 
 def moved(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each figure that is in one of the records: its ratios (None where it is missing), and what became of it."""
+    """Each figure's ratios in the two records (None where it is missing), and what became of it.
+
+    Figures that only the old record has are left away where the new one is a chosen part (``--only``).
+    """
     before, after = _by_name(old), _by_name(new)
     rows = []
-    for name in dict.fromkeys([*after, *before]):
+    for name in [*after, *(() if new["settings"]["only"] else [name for name in before if name not in after])]:
         was, now = before.get(name), after.get(name)
         if was is None or now is None:
             change = "new" if was is None else "gone"
@@ -88,6 +91,7 @@ def _commit(record: dict[str, Any]) -> str:
 
 
 _CIRCUMSTANCES = {
+    "lengths of the rounds": lambda record: "quick" if record["settings"]["quick"] else "full",
     "processors": lambda record: record["about"]["hardware"]["processor"],
     "numbers of threads": lambda record: record["about"]["threads"],
     "versions of torch": lambda record: record["about"]["versions"]["torch"],

@@ -96,6 +96,9 @@ def test_the_picture_is_drawn_from_a_record(measured, tmp_path, capsys):
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert "No unit was replaced" in shown
     assert "Denormal numbers" in shown
+    rows = run(capsys, "--show", made_up, "--markdown").splitlines()
+    assert [row.split(" | ")[0] for row in rows[2:4]] == ["| 20-5-1, batch 1", "| 784-2000x3-10, batch 1"]
+    assert {row.count("|") for row in rows} == {10}
 
 
 def test_memory_alone(tmp_path, capsys):
@@ -155,6 +158,7 @@ def test_stopped_it_keeps_what_is_measured(tmp_path):
     [
         (["--qiuck"], "unknown setting --qiuck; did you mean --quick?"),
         (["--only", "ConfNet 32-64-128, batch 100"], "did you mean ConvNet 32-64-128, batch 100?"),
+        (["--markdown"], "--markdown goes with --show FILE"),
         (["--threads", "0"], "must be a whole number of at least 1, got '0'"),
         (["--malloc", "tund"], "did you mean tuned?"),
         (["--compare", "{tmp}/missing.json"], "missing.json: there is no such file"),

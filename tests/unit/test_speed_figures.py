@@ -203,6 +203,7 @@ def test_an_engines_tensors_are_not_the_networks():
 
 def record(**ratios):
     return {
+        "settings": {"only": [], "quick": False},
         "workloads": [
             {
                 "name": "w",
@@ -219,7 +220,7 @@ def record(**ratios):
                     for name, (r, spread) in ratios.items()
                 ],
             }
-        ]
+        ],
     }
 
 
@@ -235,6 +236,8 @@ def test_what_moved_is_more_than_noise():
         "gone": "gone",
         "fresh": "new",
     }
+    new["settings"]["only"] = ["w"]  # a part: what it has not is not gone
+    assert "gone" not in {row["change"] for row in compare.moved(old, new)}
     one = {"ratio": 1.5, "low": 1.2, "high": 1.8, "rounds": 16}
     assert compare.noise(one, one) == pytest.approx(3 * math.sqrt(2) * 1.25 * 0.6 / 1.35 / 4)
     assert compare.noise({**one, "low": 1.5, "high": 1.5}, {**one, "low": 1.5, "high": 1.5}) == pytest.approx(0.03)
