@@ -93,7 +93,7 @@ def block_length(seconds_a_step: float, block: float, period: float) -> int:
 
     >>> block_length(0.01, block=0.05, period=5.0), block_length(0.0001, block=0.05, period=2000.0)
     (5, 2000)
-    >>> block_length(0.4, block=0.05, period=80.0)
+    >>> block_length(0.6, block=0.05, period=80.0)
     1
     """
     steps = math.ceil(block / seconds_a_step)

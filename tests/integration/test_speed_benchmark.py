@@ -98,7 +98,7 @@ def test_the_picture_is_drawn_from_a_record(measured, tmp_path, capsys):
     assert "Denormal numbers" in shown
     rows = run(capsys, "--show", made_up, "--markdown").splitlines()
     assert [row.split(" | ")[0] for row in rows[2:4]] == ["| 20-5-1, batch 1", "| 784-2000x3-10, batch 1"]
-    assert {row.count("|") for row in rows} == {10}
+    assert {row.count("|") for row in rows if row.startswith("|")} == {10}
 
 
 def test_memory_alone(tmp_path, capsys):
@@ -140,7 +140,7 @@ def test_a_tuned_allocator_is_in_the_record(tmp_path):
 def test_stopped_it_keeps_what_is_measured(tmp_path):
     file = tmp_path / "stopped.json"
     # the first takes moments, the second many seconds
-    with start("--only", "20-5-1, batch 1: SGD + GnT", "ConvNet", "--quiet", "--output", file) as process:
+    with start("--only", "20-5-1, batch 1: SGD + GnT", "ConvNet", "--quick", "--quiet", "--output", file) as process:
         while not file.exists():
             assert process.poll() is None, process.communicate()
             time.sleep(0.02)
