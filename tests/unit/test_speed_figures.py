@@ -2,6 +2,7 @@
 
 import doctest
 import math
+import time
 
 import pytest
 import torch
@@ -105,6 +106,14 @@ def test_one_workload_gives_ratios_replacements_and_reasons():
     assert shown == sorted(shown)
 
 
+def test_units_are_mature_and_were_replaced_before_the_first_round():
+    workload = Workload("small", (4, 5, 5, 1), 2, "mse", maturity=3)  # the first would be due after 2,000 steps
+    runner = loop(workload, lambda net: gnt.optim.CBPAdam(net, maturity_threshold=3))
+    timing.warm_up(runner, workload)
+    assert runner.replaced == 2
+    assert all(group.state.eligible >= 4 for group in runner.engine.groups)
+
+
 def _sgd(net):
     return torch.optim.SGD(net.parameters(), lr=1e-6)
 
@@ -155,6 +164,13 @@ def test_what_others_took_is_what_was_busy_but_not_ours(tmp_path):
     assert watch.others == pytest.approx(300, abs=5)  # but for what the reference block took of this process
     assert watch.stolen == pytest.approx(40)
     assert counters.Counters.read(stat) == counters.Counters(busy=310.0, stolen=40.1)
+    ours = Watch(proc_stat=stat)
+    with ours:
+        until = time.process_time() + 0.2
+        while time.process_time() < until:
+            pass
+    assert ours.others <= -0.2  # the file says that nothing was busy
+    assert ours.quietness(load_before=None).others == 0.0
     stat.write_text("nonsense")
     assert counters.Counters.read(stat) is None
     with watch:
