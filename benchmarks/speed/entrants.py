@@ -48,8 +48,8 @@ class Entrant:
     missing: Callable[[], str | None] = lambda: None
 
 
-def _compile_flag(owner: Any) -> Callable[[], str | None]:
-    """Whether ``owner`` takes compile=True: by itself, or as a setting of its optimizer or its engine."""
+def compile_flag(owner: Any) -> Callable[[], str | None]:
+    """A check of whether ``owner`` takes compile=True: by itself, or as a setting of its optimizer or its engine."""
 
     def missing() -> str | None:
         names = set(inspect.signature(owner).parameters)
@@ -101,14 +101,14 @@ LEARN_SGD = "ContinualBackprop.learn, SGD, one after another"
 ENTRANTS = (
     Entrant(SGD, lambda w: loop(w, _sgd), brief=True),
     Entrant("SGD + GnT", _gnt(), ((SGD, "sgd"),)),
-    Entrant("SGD + GnT, compiled", _gnt(compile=True), ((SGD, "sgd"),), missing=_compile_flag(gnt.GnT)),
+    Entrant("SGD + GnT, compiled", _gnt(compile=True), ((SGD, "sgd"),), missing=compile_flag(gnt.GnT)),
     Entrant("CBPSGD", _cbp(CBPSGD), ((SGD, "sgd"),), brief=True),
     Entrant(
         "CBPSGD, compiled",
         _cbp(CBPSGD, compile=True),
         ((SGD, "sgd"),),
         brief=True,
-        missing=_compile_flag(CBPSGD),
+        missing=compile_flag(CBPSGD),
     ),
     Entrant(f"{rival.PACKAGE}, SGD", lambda w: rival.runner(w, _sgd), ((SGD, None),), missing=_no_rival),
     Entrant(ADAM, lambda w: loop(w, _adam)),
@@ -119,7 +119,7 @@ ENTRANTS = (
         _cbp(CBPAdam, fused=True, compile=True),
         ((FUSED, "adam"),),
         brief=True,
-        missing=_compile_flag(CBPAdam),
+        missing=compile_flag(CBPAdam),
     ),
     Entrant(
         f"{rival.PACKAGE}, Adam, fused",
@@ -135,14 +135,14 @@ ENTRANTS = (
         lambda w: learner(w, gnt.Backprop, "sgd", compile=True),
         ((SGD, None),),
         graph=True,
-        missing=_compile_flag(gnt.Backprop),
+        missing=compile_flag(gnt.Backprop),
     ),
     Entrant(
         "ContinualBackprop.learn, compiled",
         lambda w: learner(w, gnt.ContinualBackprop, "sgd", compile=True),
         ((SGD, "graph"), (GRAPH, None), ("Backprop.learn, compiled", "sgd")),
         graph=True,
-        missing=_compile_flag(gnt.ContinualBackprop),
+        missing=compile_flag(gnt.ContinualBackprop),
     ),
     # the optimizer's step alone
     Entrant(ADAM, _alone(_adam), kind=STEP),
@@ -154,14 +154,14 @@ ENTRANTS = (
         _alone(_adam_gnt, compile=True),
         ((FUSED, "never reset"),),
         kind=STEP,
-        missing=_compile_flag(AdamGnT),
+        missing=compile_flag(AdamGnT),
     ),
     Entrant(
         "AdamGnT, after resets, compiled",
         _alone(_adam_gnt, resets=True, compile=True),
         ((FUSED, "reset, compiled"),),
         kind=STEP,
-        missing=_compile_flag(AdamGnT),
+        missing=compile_flag(AdamGnT),
     ),
     # many networks
     Entrant(LEARN_SGD, lambda w: learner(w, gnt.ContinualBackprop, "sgd"), kind=MANY),

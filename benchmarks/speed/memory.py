@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 import gnt
-from benchmarks.speed.runners import Runner, loop
+from benchmarks.speed.entrants import compile_flag
+from benchmarks.speed.runners import STEP_SIZE, Runner, loop
 from benchmarks.speed.workloads import WORKLOADS, Workload
 from gnt.optim import AdamGnT
 
 NETWORKS = ("784-2000x3-10, batch 1", "20-5-1, batch 1", "ConvNet 32-64-128, batch 100")
-_KEPT_ONCE = (dict, list, tuple, set, deque)
 
 
 def measure_memory() -> list[dict[str, Any]]:
@@ -29,22 +29,36 @@ def measure_memory() -> list[dict[str, Any]]:
 
 
 def _of_network(workload: Workload) -> list[dict[str, Any]]:
-    def adam(kind: Any, net: nn.Module) -> Any:
-        return kind(net.parameters(), lr=1e-6)
+    def keeps(name: str, runner: Runner) -> None:
+        rows.append(_row(workload, runner, name, *optimizer_tensors(runner)))
 
-    fresh = loop(workload, partial(adam, torch.optim.Adam))
-    never = loop(workload, partial(adam, AdamGnT))
-    after = loop(workload, partial(adam, AdamGnT), gnt.GnT)
-    for runner in (fresh, never, after):
-        runner.step()
-    after.force_replacement()
-    after.step()
-    return [
-        _row(workload, fresh, "torch Adam", *optimizer_tensors(fresh.optimizer)),
-        _row(workload, never, "AdamGnT, never reset", *optimizer_tensors(never.optimizer)),
-        _row(workload, after, "AdamGnT, after resets", *optimizer_tensors(after.optimizer)),
-        _row(workload, after, "engine", [], engine_tensors(after)),
-    ]
+    rows: list[dict[str, Any]] = []
+    keeps("torch Adam", _stepped(loop(workload, partial(_optimizer, torch.optim.Adam))))
+    for suffix, options in _ways(AdamGnT):
+        make_optimizer = partial(_optimizer, AdamGnT, **options)
+        keeps(f"AdamGnT, never reset{suffix}", _stepped(loop(workload, make_optimizer)))
+        reset = _stepped(loop(workload, make_optimizer, gnt.GnT))
+        reset.force_replacement()
+        keeps(f"AdamGnT, after resets{suffix}", _stepped(reset))
+    for suffix, options in _ways(gnt.GnT):
+        runner = _stepped(loop(workload, partial(_optimizer, torch.optim.SGD), partial(gnt.GnT, **options)))
+        rows.append(_row(workload, runner, f"engine{suffix}", [], engine_tensors(runner)))
+    return rows
+
+
+def _ways(owner: Any) -> list[tuple[str, dict[str, Any]]]:
+    """Eager, and compiled where that can be: the ends of names, and options."""
+    ways: list[tuple[str, dict[str, Any]]] = [("", {})]
+    return ways if compile_flag(owner)() else [*ways, (", compiled", {"compile": True})]
+
+
+def _optimizer(kind: Any, net: nn.Module, **options: Any) -> Any:
+    return kind(net.parameters(), lr=STEP_SIZE, **options)
+
+
+def _stepped(runner: Runner) -> Runner:
+    runner.step()
+    return runner
 
 
 def _row(
@@ -67,26 +81,30 @@ def held_bytes(tensors: Iterable[Tensor]) -> int:
     return sum({one.data_ptr(): one.nbytes() for one in storages}.values())
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[list[Tensor], list[Tensor]]:
-    """The optimizer's state -> (floating-point tensors of their parameter's shape, all others)."""
+def optimizer_tensors(runner: Runner) -> tuple[list[Tensor], list[Tensor]]:
+    """All that the optimizer keeps -> (floating-point tensors of their parameter's shape, all others)."""
     elementwise: list[Tensor] = []
     others: list[Tensor] = []
-    for param, state in optimizer.state.items():
+    for param, state in runner.optimizer.state.items():
         for value in state.values():
             if isinstance(value, Tensor):
                 # counts of a bias's rows have its shape as well, but they are integers
                 whole = value.is_floating_point() and value.shape == param.shape
                 (elementwise if whole else others).append(value)
-    return elementwise, others
+    beside = {name: value for name, value in vars(runner.optimizer).items() if name not in ("state", "param_groups")}
+    return elementwise, [*others, *_reachable(beside, runner)]
 
 
-def engine_tensors(runner: Runner) -> Iterator[Tensor]:
-    """Every tensor that can be reached from the engine by way of gnt's own objects, but for the network's and the
-    optimizer's.
-    """
+def engine_tensors(runner: Runner) -> list[Tensor]:
+    """All that the engine keeps."""
+    return list(_reachable(runner.engine, runner))
+
+
+def _reachable(root: Any, runner: Runner) -> Iterator[Tensor]:
+    """Tensors found by way of containers and gnt's own objects, but for weights, gradients and optimizer state."""
     theirs = {tensor.untyped_storage().data_ptr() for tensor in runner.tensors()}
     seen: set[int] = set()
-    waiting: list[Any] = [runner.engine]
+    waiting: list[Any] = [root]
     while waiting:
         one = waiting.pop()
         if id(one) in seen:
@@ -95,12 +113,12 @@ def engine_tensors(runner: Runner) -> Iterator[Tensor]:
         if isinstance(one, Tensor):
             if one.untyped_storage().data_ptr() not in theirs:
                 yield one
-        elif isinstance(one, dict):
+        elif isinstance(one, Mapping):
             waiting += [*one.keys(), *one.values()]
-        elif isinstance(one, _KEPT_ONCE):
+        elif isinstance(one, (list, tuple, set, deque)):
             waiting += list(one)
         elif type(one).__module__.partition(".")[0] == "gnt" and not isinstance(
             one, (nn.Module, torch.optim.Optimizer)
         ):
-            slots = (getattr(one, name, None) for kind in type(one).__mro__ for name in getattr(kind, "__slots__", ()))
-            waiting += [*getattr(one, "__dict__", {}).values(), *slots]
+            slots = [name for kind in type(one).__mro__ for name in getattr(kind, "__slots__", ())]
+            waiting += [*getattr(one, "__dict__", {}).values(), *(getattr(one, name, None) for name in slots)]
