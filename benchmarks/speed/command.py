@@ -120,7 +120,7 @@ def _time(plans: list[Any], record: dict[str, Any], output: Path, *, quick: bool
         record["quietness"] = watch.quietness(before.load).record()
         write_json(output, record)
 
-    with Lines(console) if quiet or not console.is_terminal else Bars(console, [NAME]) as view:
+    with Lines(console) if quiet or not console.is_terminal else Bars(console, [NAME], by_itself=False) as view:
         measure_all(plans, QUICK if quick else FULL, watch, view, keep)
 
 
