@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,14 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="NAME",
         help="default; or tuned: glibc's allocator keeps what it has, so that large temporary tensors do not fault",
     )
+    parser.add(
+        "--clock",
+        type=one_of("wall", "cpu"),
+        default="wall",
+        metavar="NAME",
+        help="wall; or cpu: the time that this process took of the processor, for a machine that cannot be quiet "
+        "(with --threads 1)",
+    )
     parser.add("--memory", action="store_true", help="bytes of optimizer and engine state, instead of times")
     parser.add("--compare", type=Path, metavar="FILE", help="an older record: show what moved")
     parser.add("--show", type=Path, metavar="FILE", help="show this record again, measuring nothing")
@@ -68,6 +77,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parsed = parser.parse(arguments)
     if parsed.markdown and not parsed.show:
         parser.error("--markdown goes with --show FILE")
+    if parsed.clock == "cpu" and parsed.threads != 1:
+        parser.error("--clock cpu goes with --threads 1: of several threads it would count the waiting as well")
     return parsed
 
 
@@ -84,12 +95,12 @@ def _measure(parsed: argparse.Namespace, command_line: str, old: dict[str, Any] 
     plans = [] if parsed.memory else make_plans(parsed.only, quick=parsed.quick)
     if parsed.threads:
         torch.set_num_threads(parsed.threads)
-    settings = {name: getattr(parsed, name) for name in ("only", "quick", "memory")}
+    settings = {name: getattr(parsed, name) for name in ("only", "quick", "clock", "memory")}
     record = results.new_record(command_line, settings)
     stopped = False
     try:
         if plans:
-            _time(plans, record, output, quick=parsed.quick, quiet=parsed.quiet)
+            _time(plans, record, output, quiet=parsed.quiet)
         if parsed.memory or not parsed.only:
             record["memory"] = measure_memory()
         record["complete"] = True
@@ -101,7 +112,7 @@ def _measure(parsed: argparse.Namespace, command_line: str, old: dict[str, Any] 
     return STOPPED if stopped else FAILED if failed else 0
 
 
-def _time(plans: list[Any], record: dict[str, Any], output: Path, *, quick: bool, quiet: bool) -> None:
+def _time(plans: list[Any], record: dict[str, Any], output: Path, *, quiet: bool) -> None:
     """Fill the record's workloads, and write it after each."""
     from benchmarks.progress import Bars, Lines
     from benchmarks.speed.quiet import Watch, look
@@ -114,6 +125,7 @@ def _time(plans: list[Any], record: dict[str, Any], output: Path, *, quick: bool
         message = f"This machine is busy: {'; '.join(before.reasons())}. The figures may be off."
         console.print(message, style="yellow", highlight=False)
     watch = Watch()
+    rounds = replace(QUICK if record["settings"]["quick"] else FULL, clock=record["settings"]["clock"])
 
     def keep(found: dict[str, Any]) -> None:
         record["workloads"].append(found)
@@ -121,7 +133,7 @@ def _time(plans: list[Any], record: dict[str, Any], output: Path, *, quick: bool
         write_json(output, record)
 
     with Lines(console) if quiet or not console.is_terminal else Bars(console, [NAME], by_itself=False) as view:
-        measure_all(plans, QUICK if quick else FULL, watch, view, keep)
+        measure_all(plans, rounds, watch, view, keep)
 
 
 def _show(record: dict[str, Any], old: dict[str, Any] | None, picture: Path | None, beside: Path | None = None) -> int:

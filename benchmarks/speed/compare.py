@@ -92,6 +92,7 @@ def _commit(record: dict[str, Any]) -> str:
 
 _CIRCUMSTANCES = {
     "lengths of the rounds": lambda record: "quick" if record["settings"]["quick"] else "full",
+    "clocks": lambda record: record["settings"]["clock"],
     "processors": lambda record: record["about"]["hardware"]["processor"],
     "numbers of threads": lambda record: record["about"]["threads"],
     "versions of torch": lambda record: record["about"]["versions"]["torch"],

@@ -91,6 +91,8 @@ def notes(record: dict[str, Any]) -> list[str]:
         f"{hardware['processor']}, {about['threads']} of {hardware['cores']} cores, {hardware['instructions']}; "
         f"torch {about['versions']['torch']}; allocator: {about['allocator']}; commit {about['commit']}",
     ]
+    if record["settings"]["clock"] == "cpu":
+        lines.append("Times are those that this process took of the processor (--clock cpu).")
     targets = [is_met(one) for workload in record["workloads"] for one in workload["figures"]]
     if targets:
         lines.append(f"Targets: {targets.count(True)} met, {targets.count(False)} missed.")

@@ -8,6 +8,7 @@ the timing: `Timer.timeit` warms up each block with two steps of its own and hol
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -30,14 +31,17 @@ class Rounds:
         block: seconds that a block of steps takes, about.
         budget: seconds that a workload's rounds take, about; there are fewer rounds where blocks are long.
         most, least: bounds of the number of rounds.
+        clock: "wall", or "cpu" for the time that this process alone took of the processor.
     """
 
     block: float
     budget: float
     most: int
     least: int
+    clock: str = "wall"
 
 
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 FULL = Rounds(block=0.05, budget=40.0, most=25, least=5)
 QUICK = Rounds(block=0.025, budget=4.0, most=7, least=3)
 
@@ -107,7 +111,7 @@ def measure(
     """Time the runners against each other; they are warm. ``each_round`` hears how many of how many are done."""
     threads = torch.get_num_threads()
     timers = {
-        name: Timer("step()", globals={"step": runner.step}, num_threads=threads, label=workload.name, sub_label=name)
+        name: Timer("step()", timer=CLOCKS[rounds.clock], globals={"step": runner.step}, num_threads=threads)
         for name, runner in runners.items()
     }
     once = {name: _seconds(timer.timeit(3), runners[name]) for name, timer in timers.items()}

@@ -66,12 +66,13 @@ def test_a_record_is_shown_again_and_compared(measured, tmp_path, capsys):
     same = run(capsys, "--show", file, "--compare", file)
     assert "as before" in same
     assert "faster" not in same
-    figure["ratio"], record["about"]["threads"] = 50.0, 64
+    figure["ratio"], record["about"]["threads"], record["settings"]["clock"] = 50.0, 64, "cpu"
     old = tmp_path / "old.json"
     old.write_text(json.dumps(record))
     moved = run(capsys, "--show", file, "--compare", old)
     assert "faster" in moved
     assert "The numbers of threads differ: 64, now 1." in moved
+    assert "The clocks differ: cpu, now wall." in moved
 
 
 def test_the_picture_is_drawn_from_a_record(measured, tmp_path, capsys):
@@ -159,6 +160,7 @@ def test_stopped_it_keeps_what_is_measured(tmp_path):
         (["--qiuck"], "unknown setting --qiuck; did you mean --quick?"),
         (["--only", "ConfNet 32-64-128, batch 100"], "did you mean ConvNet 32-64-128, batch 100?"),
         (["--markdown"], "--markdown goes with --show FILE"),
+        (["--clock", "cpu"], "--clock cpu goes with --threads 1"),
         (["--threads", "0"], "must be a whole number of at least 1, got '0'"),
         (["--malloc", "tund"], "did you mean tuned?"),
         (["--compare", "{tmp}/missing.json"], "missing.json: there is no such file"),

@@ -3,6 +3,7 @@
 import doctest
 import math
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -94,6 +95,13 @@ def test_one_workload_gives_ratios_replacements_and_reasons():
     )
     shown = []
     found = session.measure_one(part, MOMENT, Watch(), lambda share, what: shown.append(share))
+    asleep = Plan(
+        TINY,
+        [Entrant("SGD", lambda w: loop(w, _sgd)), Entrant("slept", lambda w: Runner(lambda: time.sleep(0.001)))],
+        [Figure("slept", "SGD", None)],
+    )
+    by_cpu = session.measure_one(asleep, replace(MOMENT, clock="cpu"), Watch(), lambda share, what: None)
+    assert by_cpu["entrants"]["slept"]["seconds"] < 0.001  # who only waits takes nothing of the processor
     assert found["left_out"] == {"absent": "not installed", "broken": "failed: RuntimeError: no compiler"}
     (figure,) = found["figures"]
     assert (figure["entrant"], figure["against"], figure["target"]) == ("ours", "SGD", 1.15)
