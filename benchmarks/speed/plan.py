@@ -49,7 +49,8 @@ def make_plans(only: Sequence[str], *, quick: bool) -> list[Plan]:
         if not any(_fits(one, entrant.name, [pattern]) for one in WORKLOADS for entrant in taking_part(one)):
             names = [*(one.name for one in WORKLOADS), *dict.fromkeys(one.name for one in ENTRANTS)]
             raise CannotRun(f"--only: no workload and no entrant fits {pattern!r}{nearest(pattern, names)}")
-    asked = [_quickly(one) for one in WORKLOADS if only or not one.long] if quick else WORKLOADS
+    named = [one for one in WORKLOADS if not one.long or any(_holds(one.name, pattern) for pattern in only)]
+    asked = [_quickly(one) for one in named] if quick else WORKLOADS
     plans = [_plan(one, only) for one in asked]
     return [plan for plan in plans if plan.figures or plan.left_out]
 
@@ -72,8 +73,12 @@ def _plan(workload: Workload, only: Sequence[str]) -> Plan:
 
 def _fits(workload: Workload, entrant: str, patterns: Sequence[str]) -> bool:
     """Whether a pattern is found in the workload's name or in the entrant's, or in the two as printed in logs."""
-    names = [name.lower() for name in (workload.name, entrant, f"{workload.name}: {entrant}")]
-    return not patterns or any(fnmatch.fnmatch(name, f"*{pattern.lower()}*") for pattern in patterns for name in names)
+    names = (workload.name, entrant, f"{workload.name}: {entrant}")
+    return not patterns or any(_holds(name, pattern) for pattern in patterns for name in names)
+
+
+def _holds(name: str, pattern: str) -> bool:
+    return fnmatch.fnmatch(name.lower(), f"*{pattern.lower()}*")
 
 
 def _quickly(workload: Workload) -> Workload:

@@ -74,6 +74,7 @@ def test_patterns_choose_workloads_and_entrants():
     }
     assert len(plan.make_plans([], quick=False)) == len(WORKLOADS)
     assert "784-8192x2-10, batch 64" not in {one.workload.name for one in plan.make_plans([], quick=True)}
+    assert "784-8192x2-10, batch 64" not in {one.workload.name for one in plan.make_plans(["cbpsgd"], quick=True)}
     assert len(plan.make_plans(["8192"], quick=True)) == 1
     with pytest.raises(CannotRun, match=r"did you mean CBPAdam, fused\?"):
         plan.make_plans(["CPBAdam, fused"], quick=True)
