@@ -62,7 +62,7 @@ def _explanation(record: dict[str, Any]) -> str:
     busy = "; the machine was busy" if (record["quietness"] or {}).get("reasons") else ""
     time = "Processor time" if record["settings"]["clock"] == "cpu" else "Time"
     return (
-        f"{time} of a training step, divided by that of the same step without replacement: CBPSGD by SGD, CBPAdam by "
+        f"{time} of a step, divided by that of the same step without replacement: CBPSGD by SGD, CBPAdam by "
         f"torch's fused Adam\n{about['hardware']['processor']}, {threads} thread{'s' if threads > 1 else ''}, "
         f"torch {about['versions']['torch']}; medians, bands: quartiles, bars: targets{busy}"
     )
