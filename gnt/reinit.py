@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from gnt import shards
 from gnt.activations import Activation, gain, names
-from gnt.units import CONV_LAYERS, Slot, UnitGroup
+from gnt.units import Slot, UnitGroup, input_groups
 
 INITS = ("default", "xavier", "lecun", "kaiming")
 
@@ -62,8 +62,7 @@ def fans(slot: Slot) -> tuple[int, int]:
     """(fan_in, fan_out) of a producer: how many inputs a unit reads and how many units read one input."""
     weight = slot.weight
     kernel = math.prod(weight.shape[2:])
-    groups = slot.module.groups if isinstance(slot.module, CONV_LAYERS) else 1
-    return weight.shape[1 - slot.dim] * kernel, weight.shape[slot.dim] // groups * kernel
+    return weight.shape[1 - slot.dim] * kernel, weight.shape[slot.dim] // input_groups(slot.module) * kernel
 
 
 def representable(limit: float, dtype: torch.dtype) -> float:

@@ -1,0 +1,133 @@
+"""Generate and test for all members at once: the same arithmetic, with a selection and draws for each member.
+
+How many units are due is the same function of time for all members, as their ages are counted by the same updates; so
+all of them replace in the same step, equally many, and one `topk` along each row finds whom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from gnt import reinit, selection
+from gnt.engine import GnT
+from gnt.ensemble.report import EnsembleReport
+from gnt.state import UnitState
+from gnt.units import UnitGroup
+from gnt.utility import Measure, Signals, Tested, undrawn_on_error
+
+
+class EnsembleGnT(GnT):
+    """`GnT` over the groups of a `gnt.ensemble.stacked.StackedNet`; settings as there, all draws the members' own.
+
+    Attributes:
+        members: number of members.
+        generators: one for each member.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[UnitGroup],
+        optimizer: Optimizer,
+        *,
+        seeds: Sequence[int],
+        generators: Sequence[torch.Generator],
+        **settings: Any,
+    ) -> None:
+        super().__init__(
+            groups, optimizer, generator=generators[0], record=False, process_group=False, **settings
+        )
+        self.seeds, self.members, self.generators = list(seeds), len(seeds), list(generators)
+        self._first = {}  # of each group, where the members' units begin: (members, 1)
+        for group in self.groups:
+            self._first[group.name] = torch.arange(self.members).mul_(group.num_units // self.members)[:, None]
+        self._nobody = torch.empty(self.members, 0, dtype=torch.int64)
+        if self.utility == "random":
+            self._measure = Measure(self._random, averaged=False, reads=frozenset())
+
+    def by_member(self, units: Sequence[Tensor]) -> list[Tensor]:
+        """What `step` returns, as each member counts its own units: (members, k) for each group."""
+        pairs = zip(self.groups, units, strict=True)
+        return [
+            chosen.view(self.members, -1) - self._first[group.name].to(chosen.device) if len(chosen) else self._nobody
+            for group, chosen in pairs
+        ]
+
+    def replace(self, units: Sequence[Tensor], incoming: Sequence[Tensor | None] | None = None) -> None:
+        """Only what `select` gave: members whose units differ in age could not be selected from together."""
+        if len(units) != len(self._selected) or any(a is not b for a, b in zip(units, self._selected, strict=True)):
+            raise ValueError("the engine of an ensemble replaces what its select() returned, and nothing else")
+        super().replace(units, incoming)
+
+    def report(self) -> EnsembleReport:
+        """As `GnT.report`, with dead units by member."""
+        return EnsembleReport.read(self.groups, self.updates, self.replacement_rate, self.members)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As `GnT.state_dict`, with the states of all generators."""
+        return {**super().state_dict(), "generators": [each.get_state() for each in self.generators]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As `GnT.load_state_dict`."""
+        states = state_dict.get("generators") if isinstance(state_dict, dict) else None
+        if not isinstance(states, list) or len(states) != self.members:
+            got = len(states) if isinstance(states, list) else "no"
+            raise ValueError(f"state_dict is not of an ensemble of {self.members} members: it holds {got} generators")
+        super().load_state_dict(state_dict)
+        for generator, state in zip(self.generators, states, strict=True):
+            generator.set_state(state.cpu())
+
+    def _random(self, signals: Signals) -> Tensor:
+        size = signals.num_units // self.members
+        return torch.cat([torch.rand(size, generator=each, device=each.device) for each in self.generators])
+
+    @torch.no_grad()
+    def _assess(self, signals: Sequence[Signals]) -> list[Tested]:
+        drawn = self.generators if self.utility == "random" else []
+        with undrawn_on_error(drawn), self._naming_members(signals):
+            return super()._assess(signals)
+
+    @contextmanager
+    def _naming_members(self, signals: Sequence[Signals]) -> Iterator[None]:
+        try:
+            yield
+        except FloatingPointError as error:
+            bad = torch.zeros(self.members, dtype=torch.bool)
+            for each in signals:
+                seen = each.mean.abs().sum(0) + self._measure.function(each)
+                bad |= ~torch.isfinite(seen).view(self.members, -1).all(1).cpu()
+            raise FloatingPointError(f"{error} ({named(self.seeds, bad)})") from None
+
+    def _select_in(self, state: UnitState) -> Tensor:
+        eligible = state.eligible // self.members
+        if not eligible:
+            return state.nobody
+        count, state.accumulated = selection.accumulate(state.accumulated, self.replacement_rate, eligible)
+        if not count:
+            return state.nobody
+        return selection.lowest_of_each(state.corrected_utility, state.mature, count, self.members)
+
+    def _replace(self, chosen: list[Tensor], fresh: list[list[Tensor] | None], *, selected: bool) -> None:
+        drawn = [
+            self._draw(group, len(units) // self.members, limits) if weights is None and len(units) else weights
+            for group, units, weights, limits in zip(self.groups, chosen, fresh, self._bounds, strict=True)
+        ]
+        super()._replace(chosen, drawn, selected=selected)
+
+    def _draw(self, group: UnitGroup, count: int, limits: Sequence[float]) -> list[Tensor]:
+        """Fresh weights for ``count`` units of each member, slot by slot as a run alone draws them."""
+        return [
+            torch.cat([reinit.fresh_weights(slot, count, limit, generator) for generator in self.generators])
+            for slot, limit in zip(group.drawn, limits, strict=True)
+        ]
+
+
+def named(seeds: Sequence[int], which: Tensor) -> str:
+    """The seeds of those members, for an error's text."""
+    bad = [str(seed) for seed, one in zip(seeds, which.tolist(), strict=True) if one]
+    return f"seed {bad[0]}" if len(bad) == 1 else f"seeds {', '.join(bad)}"

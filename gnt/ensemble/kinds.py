@@ -1,0 +1,126 @@
+"""Which kinds of layers can be stacked, and how: all members' copies of one layer become one layer."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gnt.activations import identify
+from gnt.between import computes_as_torch
+from gnt.ensemble.layers import FlattenRows, MemberDropout, MemberLinear, MemberNorm, ToChannels, ToRows
+
+Layer = Callable[..., Any]  # a module or a plain function
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_BATCH_NORMS = (
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
+)  # fmt: skip
+_POOLS = (
+    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.LPPool1d, nn.LPPool2d,
+    nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d,
+    nn.AdaptiveAvgPool3d, nn.Upsample, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d, nn.ZeroPad2d,
+    nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d, nn.ReplicationPad1d, nn.ReplicationPad2d,
+    nn.ReplicationPad3d,
+)  # fmt: skip
+_ALLOWED = (
+    "Linear, Conv1d/2d/3d, BatchNorm, InstanceNorm, GroupNorm, LayerNorm, RMSNorm, Dropout, Flatten, poolings and "
+    "paddings, and activations without parameters"
+)
+
+
+class Stack:
+    """The members' layers, stacked one after the other, as they are met; in ``steps``, with the first member's layer
+    that each stands for (None: it only moves dimensions).
+    """
+
+    def __init__(self, members: int, dropout: Sequence[torch.Generator]) -> None:
+        self.steps: list[tuple[str, Layer, Layer | None]] = []
+        self._members, self._dropout = members, dropout
+        self._channels = False  # features lie as channels, else as rows
+        self._pixels = False  # and have more dimensions than one
+        self._seen: set[int] = set()
+
+    def add(self, name: str, layers: Sequence[Layer]) -> None:
+        """Stack one layer, given of every member; ValueError for a kind that cannot be."""
+        layer = layers[0]
+        kind = getattr(layer, "__name__", type(layer).__name__)
+        if not isinstance(layer, nn.Module):
+            if identify(layer) is None or identify(layer) == ("rrelu", None):
+                raise ValueError(f"{name!r} ({kind}) cannot be stacked: of functions only torch's activations can be")
+            self.steps.append((name, layer, layer))
+            return
+        stacked = self._stack(layer, layers) if computes_as_torch(layer) else None
+        if stacked is None:
+            raise ValueError(f"{name!r} ({kind}) cannot be stacked for an ensemble; allowed are {_ALLOWED}")
+        if id(layer) in self._seen and any(True for _ in layer.parameters()):
+            raise ValueError(f"{name!r} ({kind}) is used twice: a layer with parameters can stand in the list but once")
+        self._seen.add(id(layer))
+        stacked.train(layer.training)
+        self.steps.append((name, stacked, layer))
+
+    def end(self) -> None:
+        """Bring the output to rows."""
+        self._rows()
+
+    def _stack(self, layer: nn.Module, layers: Sequence[Any]) -> nn.Module | None:
+        if isinstance(layer, nn.Linear):
+            self._rows()
+            if self._pixels:  # a list without its Flatten
+                self._flatten()
+            return MemberLinear(_joined(layers, "weight"), _joined(layers, "bias"), self._members)  # type: ignore[arg-type]
+        if isinstance(layer, nn.Flatten):
+            if (layer.start_dim, layer.end_dim) != (1, -1):
+                return None
+            self._rows()
+            self._pixels = False
+            return FlattenRows()
+        if isinstance(layer, (nn.LayerNorm, nn.RMSNorm)):
+            weight, bias = (_joined(layers, key) for key in ("weight", "bias"))
+            return MemberNorm(layer, weight, bias, self._members, self._channels)
+        if type(layer) is nn.Dropout:
+            return MemberDropout(layer.p, self._dropout, self._channels)
+        activation = identify(layer)
+        if isinstance(layer, nn.Identity) or (activation is not None and activation[0] not in ("prelu", "rrelu")):
+            return copy.deepcopy(layer)
+        if not isinstance(layer, (*_CONVOLUTIONS, *_BATCH_NORMS, nn.GroupNorm, *_POOLS)):
+            return None
+        if not self._channels:
+            self.steps.append(("", ToChannels(), None))
+            self._channels = True
+        self._pixels = self._pixels or isinstance(layer, (*_CONVOLUTIONS, *_POOLS))
+        return self._widened(layer, layers)
+
+    def _widened(self, layer: Any, layers: Sequence[Any]) -> nn.Module:
+        """A layer that works channel by channel, or group by group, with all members' channels."""
+        wide = copy.deepcopy(layer)
+        for size in ("in_channels", "out_channels", "groups", "num_features", "num_groups", "num_channels"):
+            if hasattr(wide, size):
+                setattr(wide, size, getattr(wide, size) * self._members)
+        for key in wide._parameters:
+            wide._parameters[key] = _joined(layers, key)
+        for key, buffer in wide._buffers.items():
+            if buffer is not None and buffer.ndim:
+                wide._buffers[key] = torch.cat([each._buffers[key] for each in layers])
+        return wide  # type: ignore[no-any-return]
+
+    def _rows(self) -> None:
+        if self._channels:
+            self.steps.append(("", ToRows(self._members), None))
+            self._channels = False
+
+    def _flatten(self) -> None:
+        self.steps.append(("", FlattenRows(), None))
+        self._pixels = False
+
+
+def _joined(layers: Sequence[nn.Module], key: str) -> nn.Parameter | None:
+    """The members' parameters of that name, one after the other along dimension 0."""
+    own = [layer._parameters.get(key) for layer in layers]
+    if own[0] is None:
+        return None
+    tensors: list[Tensor] = [each.detach() for each in own if each is not None]
+    return nn.Parameter(torch.cat(tensors), requires_grad=own[0].requires_grad)
