@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from gnt.activations import identify
 from gnt.between import computes_as_torch
-from gnt.ensemble.layers import FlattenRows, MemberDropout, MemberLinear, MemberNorm, ToChannels, ToRows
+from gnt.ensemble.layers import FlattenRows, MemberDropout, MemberLinear, MemberNorm, SwapBatch, ToChannels, ToRows
 
 Layer = Callable[..., Any]  # a module or a plain function
+Layout = Literal["rows", "columns", "channels"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _BATCH_NORMS = (
@@ -40,8 +41,8 @@ class Stack:
     def __init__(self, members: int, dropout: Sequence[torch.Generator]) -> None:
         self.steps: list[tuple[str, Layer, Layer | None]] = []
         self._members, self._dropout = members, dropout
-        self._channels = False  # features lie as channels, else as rows
-        self._pixels = False  # and have more dimensions than one
+        self._layout: Layout = "rows"  # of the features at this point, as `gnt.ensemble.layers` names them
+        self._pixels = False  # whether they have more dimensions than one
         self._seen: set[int] = set()
 
     def add(self, name: str, layers: Sequence[Layer]) -> None:
@@ -64,33 +65,35 @@ class Stack:
 
     def end(self) -> None:
         """Bring the output to rows."""
-        self._rows()
+        self._to("rows")
 
     def _stack(self, layer: nn.Module, layers: Sequence[Any]) -> nn.Module | None:
         if isinstance(layer, nn.Linear):
-            self._rows()
             if self._pixels:  # a list without its Flatten
-                self._flatten()
+                self._to("rows")
+                self._move(FlattenRows(), "rows")
+                self._pixels = False
+            self._to("columns")
             return MemberLinear(_joined(layers, "weight"), _joined(layers, "bias"), self._members)  # type: ignore[arg-type]
         if isinstance(layer, nn.Flatten):
             if (layer.start_dim, layer.end_dim) != (1, -1):
                 return None
-            self._rows()
+            self._to("rows")
             self._pixels = False
             return FlattenRows()
+        if self._layout == "columns" and (isinstance(layer, (nn.LayerNorm, nn.RMSNorm)) or type(layer) is nn.Dropout):
+            self._to("rows")
         if isinstance(layer, (nn.LayerNorm, nn.RMSNorm)):
             weight, bias = (_joined(layers, key) for key in ("weight", "bias"))
-            return MemberNorm(layer, weight, bias, self._members, self._channels)
+            return MemberNorm(layer, weight, bias, self._members, self._layout == "channels")
         if type(layer) is nn.Dropout:
-            return MemberDropout(layer.p, self._dropout, self._channels)
+            return MemberDropout(layer.p, self._dropout, self._layout == "channels")
         activation = identify(layer)
         if isinstance(layer, nn.Identity) or (activation is not None and activation[0] not in ("prelu", "rrelu")):
             return copy.deepcopy(layer)
         if not isinstance(layer, (*_CONVOLUTIONS, *_BATCH_NORMS, nn.GroupNorm, *_POOLS)):
             return None
-        if not self._channels:
-            self.steps.append(("", ToChannels(), None))
-            self._channels = True
+        self._to("channels")
         self._pixels = self._pixels or isinstance(layer, (*_CONVOLUTIONS, *_POOLS))
         return self._widened(layer, layers)
 
@@ -107,14 +110,18 @@ class Stack:
                 wide._buffers[key] = torch.cat([each._buffers[key] for each in layers])
         return wide  # type: ignore[no-any-return]
 
-    def _rows(self) -> None:
-        if self._channels:
-            self.steps.append(("", ToRows(self._members), None))
-            self._channels = False
+    def _to(self, layout: Layout) -> None:
+        """Bring features to a layout; rows stand between the other two."""
+        if layout == self._layout:
+            return
+        if "rows" not in (layout, self._layout):
+            self._to("rows")
+        swap = "columns" in (layout, self._layout)
+        self._move(SwapBatch() if swap else ToChannels() if layout == "channels" else ToRows(self._members), layout)
 
-    def _flatten(self) -> None:
-        self.steps.append(("", FlattenRows(), None))
-        self._pixels = False
+    def _move(self, layer: nn.Module, layout: Layout) -> None:
+        self.steps.append(("", layer, None))
+        self._layout = layout
 
 
 def _joined(layers: Sequence[nn.Module], key: str) -> nn.Parameter | None:

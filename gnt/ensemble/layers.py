@@ -1,5 +1,10 @@
-"""Layers of all members side by side. Features come as rows, (members, batch, features), or as channels, (batch,
-members * channels, *pixels); parameters are the members' own, one after the other along dimension 0.
+"""Layers of all members side by side. Parameters are the members' own, one after the other along dimension 0.
+
+Features come in three layouts, whichever is fastest for the layer:
+
+    rows       (members, batch, features...)             as x, y and the output
+    columns    (members, features, batch)                linear layers, whose gradients then need no transposition
+    channels   (batch, members * channels, *pixels)      convolutions, poolings, and norms of channels
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ from torch import Tensor, nn
 
 
 class MemberLinear(nn.Module):
-    """y_s = x_s W_s^T + b_s for each member s: (members, batch, in) -> (members, batch, out).
+    """y_s = W_s x_s + b_s for each member s, in columns: (members, in, batch) -> (members, out, batch).
 
     ``weight`` is (members * out, in), ``bias`` (members * out,) or None.
     """
@@ -22,14 +27,14 @@ class MemberLinear(nn.Module):
         self.input_groups = members
         self.weight, self.bias = weight, bias
         self._shape = (members, weight.shape[0] // members, weight.shape[1])
-        self._bias_shape = (members, 1, weight.shape[0] // members)
+        self._bias_shape = (members, weight.shape[0] // members, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """One batched matrix product."""
-        weight = self.weight.view(self._shape).transpose(1, 2)
+        weight = self.weight.view(self._shape)
         if self.bias is None:
-            return torch.bmm(x, weight)
-        return torch.baddbmm(self.bias.view(self._bias_shape), x, weight)
+            return torch.bmm(weight, x)
+        return torch.baddbmm(self.bias.view(self._bias_shape), weight, x)
 
     def extra_repr(self) -> str:
         """Sizes, as torch's Linear shows them."""
@@ -98,6 +103,14 @@ class MemberDropout(nn.Module):
     def extra_repr(self) -> str:
         """The probability, as torch's Dropout shows it."""
         return f"p={self.p}"
+
+
+class SwapBatch(nn.Module):
+    """Rows to columns, and columns to rows: (members, batch, features) <-> (members, features, batch)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A view."""
+        return x.transpose(1, 2)
 
 
 class ToChannels(nn.Module):

@@ -68,7 +68,7 @@ class StackedNet(nn.Module):
         """From now on `predict` gives what these read."""
         wanted = {id(layer) for layer in consumers}
         self._steps = [
-            (layer, (_rows if isinstance(layer, MemberLinear) else Tensor.detach) if id(layer) in wanted else None)
+            (layer, (_samples_first if isinstance(layer, MemberLinear) else Tensor.detach) if id(layer) in wanted else None)
             for layer, _ in self._steps
         ]
 
@@ -105,7 +105,6 @@ class StackedNet(nn.Module):
         return net
 
 
-def _rows(x: Tensor) -> Tensor:
-    x = x.detach()
-    batch = x.shape[1]
-    return x.reshape(1, -1) if batch == 1 else x.transpose(0, 1).reshape(batch, -1)
+def _samples_first(x: Tensor) -> Tensor:
+    """Columns as the engine takes features: (members, features, batch) -> (batch, members * features), a view."""
+    return x.detach().reshape(-1, x.shape[2]).t()
