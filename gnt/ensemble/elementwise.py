@@ -25,8 +25,8 @@ def made_by(make: Callable[[Any], Optimizer], net: nn.Module) -> Optimizer:
     """What ``make(parameters)`` gives; TypeError where members would learn from each other."""
     if isinstance(make, Optimizer) or not callable(make):
         raise TypeError(
-            "opt must be a name or a function (parameters) -> optimizer, for the ensemble has parameters of its own; got "
-            f"{type(make).__name__}"
+            "opt must be a name or a function (parameters) -> optimizer, for the ensemble has parameters of its own; "
+            f"got {type(make).__name__}"
         )
     optimizer = make(list(net.parameters()))
     inner = unwrap_optimizer(optimizer)
@@ -34,10 +34,8 @@ def made_by(make: Callable[[Any], Optimizer], net: nn.Module) -> Optimizer:
         raise TypeError(f"opt must return a torch.optim.Optimizer, got {type(optimizer).__name__}")
     why = _MIXING.get(type(inner).__name__)
     if why is None and not isinstance(inner, AdamGnT) and row_of(inner) is None:
-        why = (
-            f"gnt does not know it; known are AdamGnT, {', '.join(name for name in known() if name not in _MIXING)}, and "
-            "what gnt.register_state_reset describes"
-        )
+        names = ", ".join(name for name in known() if name not in _MIXING)
+        why = f"gnt does not know it; known are AdamGnT, {names}, and what gnt.register_state_reset describes"
     if why is not None:
         raise TypeError(f"{type(inner).__name__} cannot train an ensemble, whose members share each parameter: {why}")
     return optimizer

@@ -6,8 +6,7 @@ all of them replace in the same step, equally many, and one `topk` along each ro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,9 +16,24 @@ from torch.optim import Optimizer
 from gnt import reinit, selection
 from gnt.engine import GnT
 from gnt.ensemble.report import EnsembleReport
+from gnt.intake import Prepared
 from gnt.state import UnitState
 from gnt.units import UnitGroup
-from gnt.utility import Measure, Signals, Tested, undrawn_on_error
+from gnt.utility import Signals, undrawn_on_error
+
+
+class MemberSignals(Signals):
+    """`Signals` of all members' units, whose draws are the members' own."""
+
+    def of(self, generators: Sequence[torch.Generator]) -> MemberSignals:
+        """The members' generators."""
+        self.generators = generators
+        return self
+
+    def uniform(self) -> Tensor:
+        """A draw from [0, 1) for each unit, member by member."""
+        size = self.num_units // len(self.generators)
+        return torch.cat([torch.rand(size, generator=each, device=each.device) for each in self.generators])
 
 
 class EnsembleGnT(GnT):
@@ -39,16 +53,12 @@ class EnsembleGnT(GnT):
         generators: Sequence[torch.Generator],
         **settings: Any,
     ) -> None:
-        super().__init__(
-            groups, optimizer, generator=generators[0], record=False, process_group=False, **settings
-        )
+        super().__init__(groups, optimizer, generator=generators[0], record=False, process_group=False, **settings)
         self.seeds, self.members, self.generators = list(seeds), len(seeds), list(generators)
         self._first = {}  # of each group, where the members' units begin: (members, 1)
         for group in self.groups:
             self._first[group.name] = torch.arange(self.members).mul_(group.num_units // self.members)[:, None]
         self._nobody = torch.empty(self.members, 0, dtype=torch.int64)
-        if self.utility == "random":
-            self._measure = Measure(self._random, averaged=False, reads=frozenset())
 
     def by_member(self, units: Sequence[Tensor]) -> list[Tensor]:
         """What `step` returns, as each member counts its own units: (members, k) for each group."""
@@ -82,20 +92,18 @@ class EnsembleGnT(GnT):
         for generator, state in zip(self.generators, states, strict=True):
             generator.set_state(state.cpu())
 
-    def _random(self, signals: Signals) -> Tensor:
-        size = signals.num_units // self.members
-        return torch.cat([torch.rand(size, generator=each, device=each.device) for each in self.generators])
+    def _signals(self, batches: Prepared) -> list[Signals]:
+        reads = self._measure.reads
+        pairs = zip(self.groups, batches, strict=True)
+        return [MemberSignals(group, batch, self.generator, reads).of(self.generators) for group, batch in pairs]
 
     @torch.no_grad()
-    def _assess(self, signals: Sequence[Signals]) -> list[Tested]:
-        drawn = self.generators if self.utility == "random" else []
-        with undrawn_on_error(drawn), self._naming_members(signals):
-            return super()._assess(signals)
-
-    @contextmanager
-    def _naming_members(self, signals: Sequence[Signals]) -> Iterator[None]:
+    def _assess(self, signals: Sequence[Signals]) -> Any:
         try:
-            yield
+            if self.utility != "random":
+                return super()._assess(signals)
+            with undrawn_on_error(self.generators):
+                return super()._assess(signals)
         except FloatingPointError as error:
             bad = torch.zeros(self.members, dtype=torch.bool)
             for each in signals:

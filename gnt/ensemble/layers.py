@@ -64,9 +64,9 @@ class MemberNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise, then scale and shift by the member's own numbers."""
-        y = x.unflatten(1, (self._members, -1)) if self._channels else x
+        y = torch.unflatten(x, 1, (self._members, -1)) if self._channels else x
         if self._norm is nn.LayerNorm:
-            y = F.layer_norm(y, self._shape, eps=self._eps)
+            y = F.layer_norm(y, self._shape, eps=self._eps)  # type: ignore[arg-type]
         else:
             y = F.rms_norm(y, self._shape, eps=self._eps)
         # from the member's dimension on: members, those between, the normalised ones
@@ -91,7 +91,7 @@ class MemberDropout(nn.Module):
         if not self.training or self.p == 0.0 or not x.numel():
             return x
         members = len(self._generators)
-        y = x.unflatten(1, (members, -1)).transpose(0, 1) if self._channels else x
+        y = torch.unflatten(x, 1, (members, -1)).transpose(0, 1) if self._channels else x
         if self.p == 1.0:
             return x * 0.0
         noise = torch.empty(y.shape, dtype=y.dtype, device=y.device)
@@ -130,7 +130,7 @@ class ToRows(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Move the members to the front."""
-        return x.unflatten(1, (self._members, -1)).transpose(0, 1)
+        return torch.unflatten(x, 1, (self._members, -1)).transpose(0, 1)
 
 
 class FlattenRows(nn.Module):

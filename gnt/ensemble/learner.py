@@ -24,14 +24,14 @@ from gnt.learner_settings import Loss
 class Ensemble(ContinualBackprop):
     """S independent networks of one shape that learn together, each as it would alone, in about the time of one.
 
-    Member s begins as a run alone begins after these two lines, and goes on with the same draws; its numbers are the same
-    up to the rounding of batched matrix products::
+    Member s begins as a run alone begins with these two lines, and goes on with the same draws; its numbers are the
+    same up to the rounding of batched matrix products::
 
         torch.manual_seed(seeds[s]); net = make_net()
         learner = gnt.ContinualBackprop(net, ...)       # generator=None: seeded from torch's, as it stands here
 
-    Each member has its own stream of data, its own gradients, its own draws and its own replacements. How many units are
-    due is the same function of time for all of them; which ones is not.
+    Each member has its own stream of data, its own gradients, its own draws and its own replacements. How many units
+    are due is the same function of time for all of them; which ones is not.
 
     Args:
         make_net: makes a network with its initial weights: a Sequential or a module with ``.layers`` that computes just
@@ -44,9 +44,9 @@ class Ensemble(ContinualBackprop):
             element.
         step_size: learning rate for an optimizer given by name; 1e-3 by default.
         replacement_rate: as of `GnT`. With 0 there is no engine: members learn as by `Backprop`.
-        maturity_threshold, decay_rate, utility, init, accumulate, bias_transfer, activation: as of `GnT`. ``accumulate``
-            must be True, since drawn counts would differ between members. A measure of your own sees the units of all
-            members, and must judge each by itself.
+        maturity_threshold, decay_rate, utility, init, accumulate, bias_transfer, activation: as of `GnT`.
+            ``accumulate`` must be True, since drawn counts would differ between members. A measure of your own sees the
+            units of all members, and must judge each by itself.
         generators: for the draws of each member's engine; None: made as above.
         options: further settings of an optimizer given by name.
 
@@ -102,8 +102,8 @@ class Ensemble(ContinualBackprop):
         checks.settings(replacement_rate, maturity_threshold, decay_rate, None)
         if accumulate is not True:
             raise ValueError(
-                f"accumulate must be True for an ensemble, got {accumulate!r}: drawn counts differ between members, whose "
-                "selection is one"
+                f"accumulate must be True for an ensemble, got {accumulate!r}: drawn counts differ between members, "
+                "whose selection is one"
             )
         members = grow(make_net, seeds, engine=replacement_rate > 0.0)
         self.seeds = [member.seed for member in members]
@@ -129,6 +129,7 @@ class Ensemble(ContinualBackprop):
             )
         self._checked = False
         self._parameters = list(net.parameters())
+        self._buffers = [(module._buffers, key) for module in net.modules() for key in module._buffers]
 
     def learn(self, x: Tensor, y: Tensor) -> Step:
         """One step of learning of every member on its own batch.
@@ -148,7 +149,12 @@ class Ensemble(ContinualBackprop):
                 changed.
         """
         self._check(x, y)
-        buffers = [(buffer, buffer.clone()) for buffer in self.net.buffers()] if self.net.training else []
+        step = self._learn(x, y)
+        return step if self.gnt is None else step._replace(replaced=self.gnt.by_member(step.replaced))
+
+    def _learn(self, x: Tensor, y: Tensor) -> Step:
+        """All members as the one network that they are."""
+        buffers = [(buffer, buffer.clone()) for held, key in self._buffers if (buffer := held[key]) is not None]
         try:
             output, (loss, root, gradient), prepared = self._test(x, y)
         except Exception:
@@ -158,9 +164,7 @@ class Ensemble(ContinualBackprop):
             parameter.grad = None
         root.backward(gradient)  # type: ignore[no-untyped-call]
         self.opt.step()
-        if self.gnt is None:
-            return Step(loss, output.detach(), [])
-        return Step(loss, output.detach(), self.gnt.by_member(self.gnt._step(prepared)))
+        return Step(loss, output.detach(), self.gnt._step(prepared) if self.gnt is not None else [])
 
     def _test(self, x: Tensor, y: Tensor) -> tuple[Tensor, Losses, Any]:  # type: ignore[override]
         output, features = self.net.predict(x)
@@ -169,8 +173,8 @@ class Ensemble(ContinualBackprop):
             bad = ~torch.isfinite(every.losses)
             if bad.any():
                 raise FloatingPointError(
-                    f"the loss of {named(self.seeds, bad)} is not finite; nothing was changed. Look at x, y and the step "
-                    "size"
+                    f"the loss of {named(self.seeds, bad)} is not finite; nothing was changed. Look at x, y and the "
+                    "step size"
                 )
         return output, every, self.gnt._prepare(features) if self.gnt is not None else None
 
@@ -190,15 +194,15 @@ class Ensemble(ContinualBackprop):
     def _compare(self, x: Tensor) -> None:
         """Once: does the list of layers compute what the network does?"""
         for number in {0, len(self.seeds) - 1}:
-            net = self.member(number).eval()
+            net: Any = self.member(number).eval()
             expected = net.predict(x[number])[0] if hasattr(net, "predict") else net(x[number])
             got = self.predict(x)[number]
             tolerance = 1e-3 if got.dtype is torch.float32 else 1e-9 if got.dtype is torch.float64 else 0.05
             near = got.shape == expected.shape
             if not near or not torch.allclose(got, expected, tolerance, tolerance * float(expected.abs().max())):
                 raise ValueError(
-                    f"{type(net).__name__} computes something else than its list of layers does, one after the other; an "
-                    "ensemble can only stack what is listed"
+                    f"{type(net).__name__} computes something else than its list of layers does, one after the other; "
+                    "an ensemble can only stack what is listed"
                 )
 
     @torch.no_grad()
@@ -247,7 +251,9 @@ class Ensemble(ContinualBackprop):
         if state_dict["seeds"] != self.seeds:
             raise ValueError(f"state_dict is of seeds {state_dict['seeds']}, this ensemble's are {self.seeds}")
         if (self.gnt is None) is ("gnt" in state_dict):
-            raise ValueError("state_dict was saved with replacement_rate=0 and this ensemble's is not, or the other way")
+            raise ValueError(
+                "state_dict was saved with replacement_rate=0 and this ensemble's is not, or the other way"
+            )
         if self.gnt is None:
             Backprop.load_state_dict(self, state_dict)
         else:

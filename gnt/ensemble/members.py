@@ -93,7 +93,7 @@ def _shape(layer: Layer) -> str:
     if not isinstance(layer, nn.Module):
         return getattr(layer, "__name__", repr(layer))
     tensors = [
-        f"{key} {tuple(t.shape)} {t.dtype} on {t.device}{'' if t.requires_grad or key in layer._buffers else ' (frozen)'}"
+        f"{key} {tuple(t.shape)} {t.dtype} on {t.device} requires_grad={t.requires_grad}"
         for key, t in {**layer._parameters, **layer._buffers}.items()
         if t is not None
     ]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gnt.report import GroupReport, Report
@@ -23,9 +24,7 @@ class EnsembleReport(Report):
     dead_by_member: tuple[tuple[int, ...], ...] = ()
 
     @classmethod
-    def read(
-        cls, groups: Sequence[UnitGroup], updates: int, replacement_rate: float, members: int
-    ) -> EnsembleReport:
+    def read(cls, groups: Sequence[UnitGroup], updates: int, replacement_rate: float, members: int) -> EnsembleReport:
         """Read the groups' states."""
         reports, dead = [], []
         for group in groups:
@@ -71,4 +70,4 @@ def state_of(state: UnitState, number: int, members: int) -> UnitState:
 
 
 def _part(value: Tensor, number: int, members: int) -> Tensor:
-    return value.unflatten(-1, (members, -1)).select(-2, number)
+    return torch.unflatten(value, -1, (members, -1)).select(-2, number)

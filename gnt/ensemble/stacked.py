@@ -68,7 +68,10 @@ class StackedNet(nn.Module):
         """From now on `predict` gives what these read."""
         wanted = {id(layer) for layer in consumers}
         self._steps = [
-            (layer, (_samples_first if isinstance(layer, MemberLinear) else Tensor.detach) if id(layer) in wanted else None)
+            (
+                layer,
+                (_samples_first if isinstance(layer, MemberLinear) else Tensor.detach) if id(layer) in wanted else None,
+            )
             for layer, _ in self._steps
         ]
 
@@ -106,5 +109,5 @@ class StackedNet(nn.Module):
 
 
 def _samples_first(x: Tensor) -> Tensor:
-    """Columns as the engine takes features: (members, features, batch) -> (batch, members * features), a view."""
-    return x.detach().reshape(-1, x.shape[2]).t()
+    """Columns as the engine takes features: (members, features, batch) -> (batch, members * features)."""
+    return x.detach().reshape(-1, x.shape[2]).t().contiguous()
