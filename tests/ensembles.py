@@ -1,9 +1,10 @@
-"""Ensembles beside the same runs made alone: made from the same seeds, fed the same batches, compared number by number."""
+"""Ensembles beside the same runs made alone: from the same seeds, fed the same batches, compared number by number."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ MakeNet = Callable[[], nn.Module]
 
 def mlp(*widths: int, dtype: torch.dtype = torch.float64) -> MakeNet:
     def make_net() -> nn.Module:
-        layers = [m for a, b in zip(widths, widths[1:], strict=False) for m in (nn.Linear(a, b), nn.ReLU())]
+        layers = [m for a, b in pairwise(widths) for m in (nn.Linear(a, b), nn.ReLU())]
         return nn.Sequential(*layers[:-1]).to(dtype)
 
     return make_net
@@ -58,7 +59,6 @@ class Comparison:
 
     apart: float = 0.0
     replaced: int = 0
-    losses: list[Tensor] = field(default_factory=list)
 
     def see(self, mine: Tensor, theirs: Tensor) -> None:
         assert mine.shape == theirs.shape
@@ -66,7 +66,14 @@ class Comparison:
 
 
 def side_by_side(
-    make_net: MakeNet, seeds: list[int], steps: int, *, shape: tuple[int, ...], out: int, batch: int = 2, **settings: Any
+    make_net: MakeNet,
+    seeds: list[int],
+    steps: int,
+    *,
+    shape: tuple[int, ...],
+    out: int,
+    batch: int = 2,
+    **settings: Any,
 ) -> Comparison:
     """Free-running: an ensemble and each member alone. Draws and replaced units must be equal, for any reason."""
     ensemble = gnt.Ensemble(make_net, seeds, **settings)

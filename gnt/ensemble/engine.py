@@ -99,17 +99,15 @@ class EnsembleGnT(GnT):
 
     @torch.no_grad()
     def _assess(self, signals: Sequence[Signals]) -> Any:
-        try:
-            if self.utility != "random":
+        with undrawn_on_error(self.generators if self.utility == "random" else []):
+            try:
                 return super()._assess(signals)
-            with undrawn_on_error(self.generators):
-                return super()._assess(signals)
-        except FloatingPointError as error:
-            bad = torch.zeros(self.members, dtype=torch.bool)
-            for each in signals:
-                seen = each.mean.abs().sum(0) + self._measure.function(each)
-                bad |= ~torch.isfinite(seen).view(self.members, -1).all(1).cpu()
-            raise FloatingPointError(f"{error} ({named(self.seeds, bad)})") from None
+            except FloatingPointError as error:
+                bad = torch.zeros(self.members, dtype=torch.bool)
+                for each in signals:
+                    seen = each.mean.abs().sum(0) + self._measure.function(each)
+                    bad |= ~torch.isfinite(seen).view(self.members, -1).all(1).cpu()
+                raise FloatingPointError(f"{error} ({named(self.seeds, bad)})") from None
 
     def _select_in(self, state: UnitState) -> Tensor:
         eligible = state.eligible // self.members

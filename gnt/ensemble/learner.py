@@ -195,7 +195,12 @@ class Ensemble(ContinualBackprop):
         """Once: does the list of layers compute what the network does?"""
         for number in {0, len(self.seeds) - 1}:
             net: Any = self.member(number).eval()
-            expected = net.predict(x[number])[0] if hasattr(net, "predict") else net(x[number])
+            try:
+                expected = net.predict(x[number])[0] if hasattr(net, "predict") else net(x[number])
+            except Exception as error:
+                raise ValueError(
+                    f"the member of seed {self.seeds[number]} cannot take x of shape {tuple(x[number].shape)}: {error}"
+                ) from error
             got = self.predict(x)[number]
             tolerance = 1e-3 if got.dtype is torch.float32 else 1e-9 if got.dtype is torch.float64 else 0.05
             near = got.shape == expected.shape

@@ -41,7 +41,7 @@ def grow(make_net: Callable[[], nn.Module], seeds: Iterable[int], *, engine: boo
         TypeError: ``make_net`` gives no module, or a seed is no integer.
         ValueError: no seeds, a network that is no list of layers, or networks that are not of one shape.
     """
-    if not callable(make_net):
+    if not callable(make_net) or isinstance(make_net, nn.Module):
         raise TypeError(f"make_net must be a function that makes a network, got {type(make_net).__name__}")
     numbers: list[Any] = list(seeds) if isinstance(seeds, Iterable) and not isinstance(seeds, (str, bytes)) else [seeds]
     wrong = [seed for seed in numbers if not isinstance(seed, Integral) or isinstance(seed, bool)]
