@@ -54,7 +54,7 @@ REFUSED: list[tuple[type[Exception], str, Callable[[], nn.Module] | Any, Any, di
     (ValueError, "seeds must name at least one member, got none", NET, [], {}),
     (ValueError, "the network of seed 9 is of another shape: layer '0' is Linear(in_features=4", shapes(), [8, 9], {}),
     (ValueError, "the list of layers leaves out scale of make_net's Outside", Outside, [1], {}),
-    (ValueError, "'1' (PReLU) cannot be stacked for an ensemble; allowed are Linear, Conv", with_layer(nn.PReLU()), [1], {}),
+    (ValueError, "'1' (PReLU) cannot be stacked for an ensemble; allowed are Linear", with_layer(nn.PReLU()), [1], {}),
     (ValueError, "'1' (Softmax) cannot be stacked", with_layer(nn.Softmax(1)), [1], {}),
     (ValueError, "has no .layers", lambda: nn.LSTM(4, 2), [1], {}),
     (ValueError, "accumulate must be True for an ensemble, got False: drawn counts", NET, [1], {"accumulate": False}),
