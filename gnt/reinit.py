@@ -75,14 +75,18 @@ def representable(limit: float, dtype: torch.dtype) -> float:
     return rounded.item()
 
 
-def fresh_weights(slot: Slot, count: int, limit: float, generator: torch.Generator) -> Tensor:
-    """Draws for ``count`` units' incoming weights, uniform in [-limit, limit]: (count * block, fan-in shape...)."""
+def fresh_weights(slot: Slot, count: int, limit: float, *generators: torch.Generator) -> Tensor:
+    """Draws for ``count`` units' incoming weights, uniform in [-limit, limit]: (count * block, fan-in shape...); of
+    several generators the draws of each, one after the other.
+    """
     weight = slot.weight
     limit = representable(limit, weight.dtype)
     wide = torch.promote_types(weight.dtype, torch.float32)
-    drawn = torch.empty(count * slot.block, *slot.rest, dtype=wide, device=generator.device)
-    drawn.uniform_(-limit, limit, generator=generator)
-    return drawn.to(weight.device, weight.dtype, non_blocking=True)
+    shape = (len(generators), count * slot.block, *slot.rest)
+    drawn = torch.empty(shape, dtype=wide, device=generators[0].device)
+    for own, generator in zip(drawn, generators, strict=True):
+        own.uniform_(-limit, limit, generator=generator)
+    return drawn.flatten(0, 1).to(weight.device, weight.dtype, non_blocking=True)
 
 
 def transfer_mean(slot: Slot, units: Tensor, mean_feature: Tensor) -> None:

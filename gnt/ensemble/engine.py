@@ -19,21 +19,38 @@ from gnt.ensemble.report import EnsembleReport
 from gnt.intake import Prepared
 from gnt.state import UnitState
 from gnt.units import UnitGroup
-from gnt.utility import Signals, undrawn_on_error
+from gnt.utility import Signals
+
+
+class MemberGenerators:
+    """The members' generators as one whose state can be told and set, such as an engine has."""
+
+    def __init__(self, own: Sequence[torch.Generator]) -> None:
+        self.own = list(own)
+        self.device = self.own[0].device
+
+    def get_state(self) -> Tensor:
+        """The states, one in each row."""
+        return torch.stack([each.get_state() for each in self.own])
+
+    def set_state(self, state: Tensor) -> None:
+        """Take back what `get_state` gave; RuntimeError where it is of another number of members."""
+        if state.ndim != 2 or len(state) != len(self.own):
+            raise RuntimeError(f"{len(self.own)} generators cannot take a state of shape {tuple(state.shape)}")
+        for each, own in zip(self.own, state, strict=True):
+            each.set_state(own.clone())  # torch reads a view of a larger tensor from the wrong place, and crashes
 
 
 class MemberSignals(Signals):
     """`Signals` of all members' units, whose draws are the members' own."""
 
-    def of(self, generators: Sequence[torch.Generator]) -> MemberSignals:
-        """The members' generators."""
-        self.generators = generators
-        return self
+    generator: MemberGenerators  # type: ignore[assignment]
 
     def uniform(self) -> Tensor:
         """A draw from [0, 1) for each unit, member by member."""
-        size = self.num_units // len(self.generators)
-        return torch.cat([torch.rand(size, generator=each, device=each.device) for each in self.generators])
+        own = self.generator.own
+        size = self.num_units // len(own)
+        return torch.cat([torch.rand(size, generator=each, device=each.device) for each in own])
 
 
 class EnsembleGnT(GnT):
@@ -55,6 +72,7 @@ class EnsembleGnT(GnT):
     ) -> None:
         super().__init__(groups, optimizer, generator=generators[0], record=False, process_group=False, **settings)
         self.seeds, self.members, self.generators = list(seeds), len(seeds), list(generators)
+        self.generator = self._coin = MemberGenerators(self.generators)  # type: ignore[assignment]
         self._first = {}  # of each group, where the members' units begin: (members, 1)
         for group in self.groups:
             self._first[group.name] = torch.arange(self.members).mul_(group.num_units // self.members)[:, None]
@@ -78,36 +96,21 @@ class EnsembleGnT(GnT):
         """As `GnT.report`, with dead units by member."""
         return EnsembleReport.read(self.groups, self.updates, self.replacement_rate, self.members)
 
-    def state_dict(self) -> dict[str, Any]:
-        """As `GnT.state_dict`, with the states of all generators."""
-        return {**super().state_dict(), "generators": [each.get_state() for each in self.generators]}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As `GnT.load_state_dict`."""
-        states = state_dict.get("generators") if isinstance(state_dict, dict) else None
-        if not isinstance(states, list) or len(states) != self.members:
-            got = len(states) if isinstance(states, list) else "no"
-            raise ValueError(f"state_dict is not of an ensemble of {self.members} members: it holds {got} generators")
-        super().load_state_dict(state_dict)
-        for generator, state in zip(self.generators, states, strict=True):
-            generator.set_state(state.cpu())
-
     def _signals(self, batches: Prepared) -> list[Signals]:
         reads = self._measure.reads
         pairs = zip(self.groups, batches, strict=True)
-        return [MemberSignals(group, batch, self.generator, reads).of(self.generators) for group, batch in pairs]
+        return [MemberSignals(group, batch, self.generator, reads) for group, batch in pairs]
 
     @torch.no_grad()
-    def _assess(self, signals: Sequence[Signals]) -> Any:
-        with undrawn_on_error(self.generators if self.utility == "random" else []):
-            try:
-                return super()._assess(signals)
-            except FloatingPointError as error:
-                bad = torch.zeros(self.members, dtype=torch.bool)
-                for each in signals:
-                    seen = each.mean.abs().sum(0) + self._measure.function(each)
-                    bad |= ~torch.isfinite(seen).view(self.members, -1).all(1).cpu()
-                raise FloatingPointError(f"{error} ({named(self.seeds, bad)})") from None
+    def _assess(self, signals: Sequence[Signals]) -> None:
+        try:
+            super()._assess(signals)
+        except FloatingPointError as error:
+            drawn = self.generator.get_state()
+            seen = [each.mean.abs().sum(0) + self._measure.function(each) for each in signals]
+            self.generator.set_state(drawn)
+            broken = [~torch.isfinite(each).view(self.members, -1).all(1).cpu() for each in seen]
+            raise FloatingPointError(f"{error} ({named(self.seeds, torch.stack(broken).any(0))})") from None
 
     def _select_in(self, state: UnitState) -> Tensor:
         eligible = state.eligible // self.members
@@ -128,7 +131,7 @@ class EnsembleGnT(GnT):
     def _draw(self, group: UnitGroup, count: int, limits: Sequence[float]) -> list[Tensor]:
         """Fresh weights for ``count`` units of each member, slot by slot as a run alone draws them."""
         return [
-            torch.cat([reinit.fresh_weights(slot, count, limit, generator) for generator in self.generators])
+            reinit.fresh_weights(slot, count, limit, *self.generators)
             for slot, limit in zip(group.drawn, limits, strict=True)
         ]
 

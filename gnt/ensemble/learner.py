@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from gnt import checks
 from gnt.ensemble import elementwise
 from gnt.ensemble.engine import EnsembleGnT, named
-from gnt.ensemble.losses import Losses, losses
+from gnt.ensemble.losses import Losses, loss_of_each, losses
 from gnt.ensemble.members import grow
 from gnt.ensemble.report import EnsembleReport
 from gnt.ensemble.stacked import StackedNet
@@ -47,6 +47,7 @@ class Ensemble(ContinualBackprop):
         maturity_threshold, decay_rate, utility, init, accumulate, bias_transfer, activation: as of `GnT`.
             ``accumulate`` must be True, since drawn counts would differ between members. A measure of your own sees the
             units of all members, and must judge each by itself.
+        compile: as of `GnT`.
         generators: for the draws of each member's engine; None: made as above.
         options: further settings of an optimizer given by name.
 
@@ -97,6 +98,7 @@ class Ensemble(ContinualBackprop):
         bias_transfer: bool = True,
         generators: Sequence[torch.Generator] | None = None,
         activation: str | None = None,
+        compile: bool = False,
         **options: Any,
     ) -> None:
         checks.settings(replacement_rate, maturity_threshold, decay_rate, None)
@@ -126,6 +128,7 @@ class Ensemble(ContinualBackprop):
                 utility=utility,
                 init=init,
                 bias_transfer=bias_transfer,
+                compile=compile,
             )
         self._checked = False
         self._parameters = list(net.parameters())
@@ -164,19 +167,32 @@ class Ensemble(ContinualBackprop):
             parameter.grad = None
         root.backward(gradient)  # type: ignore[no-untyped-call]
         self.opt.step()
-        return Step(loss, output.detach(), self.gnt._step(prepared) if self.gnt is not None else [])
+        return Step(loss, output.detach(), self._after_step(prepared))
 
     def _test(self, x: Tensor, y: Tensor) -> tuple[Tensor, Losses, Any]:  # type: ignore[override]
         output, features = self.net.predict(x)
         every = losses(self.loss, output, y)
-        if every.losses.device.type == "cpu" and not math.isfinite(every.losses.sum()):
-            bad = ~torch.isfinite(every.losses)
-            if bad.any():
-                raise FloatingPointError(
-                    f"the loss of {named(self.seeds, bad)} is not finite; nothing was changed. Look at x, y and the "
-                    "step size"
-                )
-        return output, every, self.gnt._prepare(features) if self.gnt is not None else None
+        # a sum is finite where all of its terms are, but for an overflow
+        on_host = every.losses.device.type == "cpu"
+        if on_host and not math.isfinite(every.losses.sum()) and not every.losses.isfinite().all():
+            raise FloatingPointError(self._not_finite(every.losses))
+        return output, every, self._before_step(features)
+
+    def _loss_of(self, output: Tensor, y: Tensor) -> Tensor:
+        return loss_of_each(self.loss, output, y)
+
+    def _not_finite(self, loss: Tensor) -> str:
+        bad = named(self.seeds, ~loss.isfinite())
+        return f"the loss of {bad} is not finite; nothing was changed. Look at x, y and the step size"
+
+    def _before_step(self, features: Sequence[Tensor] | None) -> Any:
+        return self.gnt._prepare(features) if self.gnt is not None else None
+
+    def _after_backward(self, prepared: Any) -> Any:
+        return prepared
+
+    def _after_step(self, prepared: Any) -> list[Tensor]:
+        return self.gnt._step(prepared) if self.gnt is not None else []
 
     def _check(self, x: Tensor, y: Tensor) -> None:
         for name, given in (("x", x), ("y", y)):
