@@ -24,16 +24,16 @@ class ByKernels(ByTorch):
         )
         self._numbers = torch.tensor([decay_rate, math.log(decay_rate) if decay_rate else 0.0], dtype=torch.float64)
         self._dtype = dtype
-        self._scratch = torch.empty(0, dtype=dtype)
+        self._scratch, self._room = torch.empty(0, dtype=dtype), 0
         self._reads = self._feature + 2 * self._outgoing + 4 * self._incoming
 
     def features(self, features: Sequence[Tensor], places: Sequence[Place], flat: FlatState) -> None:
         """Mean features, and mean |h| (or where the measure subtracts it: mean |h - f^|) of each position."""
         now = flat.states[0].updates + 1
         for feature, place in zip(features, places, strict=True):
-            positions = place.feature.numel()
-            if self._scratch.numel() < 2 * positions:
-                self._scratch = self._scratch.new_empty(2 * positions)
+            positions = place.positions
+            if self._room < 2 * positions:
+                self._room, self._scratch = 2 * positions, self._scratch.new_empty(2 * positions)
             samples, sites = feature.numel() // positions, 1
             if place.conv:
                 sites = feature.shape[-(place.slot.weight.ndim - 2) :].numel()
@@ -51,7 +51,7 @@ class ByKernels(ByTorch):
                 samples,
                 positions,
                 sites,
-                place.slot.block,
+                place.block,
                 self._centred,
             )
 

@@ -29,17 +29,17 @@ class ByTorch:
         arranged = [_arrange(feature, place) for feature, place in zip(features, places, strict=True)]
         for feature, place in zip(arranged, places, strict=True):
             samples = (0, 2) if feature.ndim == 3 else 0
-            if place.slot.block == 1:
+            if place.block == 1:
                 torch.mean(feature, samples, out=place.mean)
             else:
-                torch.mean(feature.mean(samples).view(-1, place.slot.block), 1, out=place.mean)
+                torch.mean(feature.mean(samples).view(-1, place.block), 1, out=place.mean)
         if not self._feature:
             return
         centres = flat.centre() if self._centred else []
         for feature, place in zip(arranged, places, strict=True):
             if self._centred:
                 centre = centres[place.number][0]
-                centre = centre.repeat_interleave(place.slot.block) if place.slot.block > 1 else centre
+                centre = centre.repeat_interleave(place.block) if place.block > 1 else centre
                 magnitude = (feature - (centre[:, None] if feature.ndim == 3 else centre)).abs_()
             else:
                 magnitude = feature.abs()
@@ -84,18 +84,19 @@ class ByTorch:
             self._worth(places.feature, places.outgoing, places.incoming, 1, flat.all_worths)
             return
         for place in places.simple:
-            self._worth(place.feature, place.outgoing, place.incoming, place.slot.block, place.worth)
+            self._worth(place.feature, place.outgoing, place.incoming, place.block, place.worth)
 
     def _worth(self, feature: Tensor, outgoing: Tensor, incoming: Tensor, block: int, out: Tensor) -> None:
         if self._feature and self._outgoing:
-            worth = feature * outgoing
+            worth = torch.mul(feature, outgoing, out=None if self._incoming or block > 1 else out)
         else:
             worth = feature if self._feature else outgoing if self._outgoing else torch.ones_like(incoming)
         if len(worth) > len(out):
             worth = worth.view(-1, block).mean(1)
         if self._incoming:
-            worth = worth / incoming.clamp_min(torch.finfo(incoming.dtype).eps)
-        out.copy_(worth)
+            worth = torch.div(worth, incoming.clamp_min(torch.finfo(incoming.dtype).eps), out=out)
+        if worth is not out:
+            out.copy_(worth)
 
 
 def _arrange(feature: Tensor, place: Place) -> Tensor:

@@ -132,6 +132,10 @@ class Cycle:
             for group in moved:
                 group.state.follow(group.incoming[0].weight)
             self._tester.settle(self.groups)
+            self._moved()
+
+    def _moved(self) -> None:
+        """Called when the state has followed the network."""
 
     def _select_due(self) -> list[Tensor]:
         """Who is due, once for each update."""

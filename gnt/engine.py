@@ -316,6 +316,9 @@ class GnT(Cycle):
             self._attachment.remove()
             self._attachment = None
 
+    def _moved(self) -> None:
+        self._intake.forget_checks()
+
     def _prepare(self, features: Features | None = None) -> Prepared:
         """Check and arrange features; a learner does it before the optimizer's step, to tell of faults in time."""
         self._follow()

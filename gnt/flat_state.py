@@ -6,6 +6,7 @@ Each group's `UnitState` holds views of these tensors. Mean features and utiliti
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -78,7 +79,7 @@ class FlatState:
             self._test(self.tested, self._answer, self.tested.numel())
             return self._answer.item() == 1
         # a sum is finite where all of its terms are, but for an overflow
-        return bool(self.tested.sum().isfinite()) or bool(self.tested.isfinite().all())
+        return math.isfinite(self.tested.sum().item()) or bool(self.tested.isfinite().all())
 
     def first_broken(self) -> int:
         """The number of the first state of which not all that was tested is finite; reads the device."""

@@ -30,6 +30,7 @@ class Place:
         feature: mean |h| or mean |h - f^| of each position, (num_units * block,).
         outgoing: mean |w_out| of each position, (num_units * block,).
         incoming: mean |w_in|, (num_units,).
+        positions, block: how many there are, and how many a unit has.
         conv: whether the consumer is a convolution.
     """
 
@@ -42,6 +43,8 @@ class Place:
     feature: Tensor
     outgoing: Tensor
     incoming: Tensor
+    positions: int
+    block: int
     conv: bool
 
     def reads(self, batch: Batch) -> Tensor | None:
@@ -96,7 +99,7 @@ class Places:
             slot, state = group.outgoing[0], group.state
             conv = isinstance(slot.module, CONV_LAYERS)
             here = flat.means[i][0], flat.worths[i], state.mean_features[0], state.born
-            self.simple.append(Place(i, slot, *here, feature, outgoing, incoming, conv))
+            self.simple.append(Place(i, slot, *here, feature, outgoing, incoming, positions[i], slot.block, conv))
             for side, target, asked in ((slot, outgoing, "outgoing"), (group.incoming[0], incoming, "incoming")):
                 if asked in reads:
                     weight = weights.setdefault(id(side.module), WeightPlace(side.module))
