@@ -31,21 +31,23 @@ class StackedNet(nn.Module):
             stack.add(name, [member.layers[position][1] for member in members])
         stack.end()
         self._steps: list[tuple[Layer, Read | None]] = [(layer, None) for _, layer, _ in stack.steps]
-        self._own = {id(own): layer for _, layer, own in stack.steps if isinstance(own, nn.Module)}
+        self._stacked = [layer for _, layer, own in stack.steps if own is not None]  # for each of the template's layers
         self.layers = nn.ModuleList(layer for _, layer, _ in stack.steps if isinstance(layer, nn.Module))
 
     def groups(self, activation: str | None) -> tuple[UnitGroup, ...]:
         """The unit groups of all members: those of one, with all members' units; `predict` records for them."""
-        alone = walk(self._template[0], activation=activation)
-        self._read([self._own[id(group.outgoing[0].module)] for group in alone])
-        return tuple(self._grouped(group) for group in alone)
+        pairs = zip(flatten(self._template[0]), self._stacked, strict=True)
+        stacked = {id(layer): all_members for (_, layer), all_members in pairs}
+        groups = tuple(self._grouped(group, stacked) for group in walk(self._template[0], activation=activation))
+        self._read([group.outgoing[0].module for group in groups])
+        return groups
 
-    def _grouped(self, group: UnitGroup) -> UnitGroup:
+    def _grouped(self, group: UnitGroup, stacked: dict[int, Any]) -> UnitGroup:
         def slots(own: Sequence[Slot], side: int) -> tuple[Slot, ...]:
             return tuple(
                 Slot(
                     slot.name,
-                    self._own[id(slot.module)],  # type: ignore[arg-type]
+                    stacked[id(slot.module)],
                     slot.num_units * self.members,
                     dim=slot.dim,
                     block=slot.block,
@@ -93,10 +95,8 @@ class StackedNet(nn.Module):
     def member(self, number: int) -> nn.Module:
         """A copy of one member's network, as ``make_net`` would give it, with its numbers of now."""
         net = copy.deepcopy(self._template[0])
-        pairs = zip(flatten(net), flatten(self._template[0]), strict=True)
         with torch.no_grad():
-            for (_, mine), (_, template) in pairs:
-                stacked = self._own.get(id(template))
+            for (_, mine), stacked in zip(flatten(net), self._stacked, strict=True):
                 if not isinstance(mine, nn.Module) or not isinstance(stacked, nn.Module):
                     continue
                 mine.train(stacked.training)

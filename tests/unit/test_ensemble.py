@@ -68,6 +68,22 @@ def test_a_member_is_a_network_of_its_own() -> None:
         ensemble.member(2)
 
 
+def test_a_copy_goes_on_by_itself() -> None:
+    ensemble = gnt.Ensemble(conv_net, [1, 2], opt="adam", **EAGER)
+    stream = [data(t, 2, 4, (1, 10, 10), 3, "mse") for t in range(12)]
+    for x, y in stream[:6]:
+        ensemble.learn(x, y)
+    other = copy.deepcopy(ensemble)
+    before = copy.deepcopy(ensemble.member(1).state_dict())
+    for x, y in stream[6:]:
+        other.learn(x, y)
+    assert_same(dict(ensemble.member(1).state_dict()), dict(before))
+    for x, y in stream[6:]:
+        ensemble.learn(x, y)
+    assert_same(dict(ensemble.member(1).state_dict()), dict(other.member(1).state_dict()))
+    assert_same(ensemble.state_dict(), other.state_dict())
+
+
 def test_report() -> None:
     ensemble = gnt.Ensemble(NET, [1, 2, 3], **EAGER)
     run = alone(NET, 2, **EAGER)
