@@ -9,7 +9,10 @@ kinds       which kinds of layers can be stacked, and how
 members     networks from seeds, each with its generators; their shapes compared
 stacked     the members as one network, and one member's share of it
 losses      one loss a member, and where its gradient begins
+elementwise which optimizers may train it
+checking    what is refused of settings and batches
 engine      generate and test with a selection and draws for each member
+report      what the engine tells
 learner     Ensemble
 """
 

@@ -76,13 +76,14 @@ class EnsembleGnT(GnT):
         self._first = {}  # of each group, where the members' units begin: (members, 1)
         for group in self.groups:
             self._first[group.name] = torch.arange(self.members).mul_(group.num_units // self.members)[:, None]
-        self._nobody = torch.empty(self.members, 0, dtype=torch.int64)
 
     def by_member(self, units: Sequence[Tensor]) -> list[Tensor]:
         """What `step` returns, as each member counts its own units: (members, k) for each group."""
         pairs = zip(self.groups, units, strict=True)
         return [
-            chosen.view(self.members, -1) - self._first[group.name].to(chosen.device) if len(chosen) else self._nobody
+            chosen.view(self.members, -1) - self._first[group.name].to(chosen.device)
+            if len(chosen)
+            else chosen.new_empty(self.members, 0)
             for group, chosen in pairs
         ]
 

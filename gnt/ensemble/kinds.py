@@ -43,7 +43,7 @@ class Stack:
         self._members, self._dropout = members, dropout
         self._layout: Layout = "rows"  # of the features at this point, as `gnt.ensemble.layers` names them
         self._pixels = False  # whether they have more dimensions than one
-        self._seen: set[int] = set()
+        self._seen: set[int] = set()  # parameters, by identity
 
     def add(self, name: str, layers: Sequence[Layer]) -> None:
         """Stack one layer, given of every member; ValueError for a kind that cannot be."""
@@ -54,14 +54,23 @@ class Stack:
                 raise ValueError(f"{name!r} ({kind}) cannot be stacked: of functions only torch's activations can be")
             self.steps.append((name, layer, layer))
             return
+        self._check(f"{name!r} ({kind})", layer)
         stacked = self._stack(layer, layers) if computes_as_torch(layer) else None
         if stacked is None:
             raise ValueError(f"{name!r} ({kind}) cannot be stacked for an ensemble; allowed are {_ALLOWED}")
-        if id(layer) in self._seen and any(True for _ in layer.parameters()):
-            raise ValueError(f"{name!r} ({kind}) is used twice: a layer with parameters can stand in the list but once")
-        self._seen.add(id(layer))
         stacked.train(layer.training)
         self.steps.append((name, stacked, layer))
+
+    def _check(self, who: str, layer: nn.Module) -> None:
+        """Refuse what a stacked layer would leave out."""
+        if layer._modules:
+            raise ValueError(f"{who} cannot be stacked: it has layers inside, or is parametrized")
+        if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
+            raise ValueError(f"{who} cannot be stacked: it has hooks, which the ensemble would not call")
+        own = {id(parameter) for parameter in layer.parameters()}
+        if own & self._seen:
+            raise ValueError(f"{who} cannot be stacked: its parameters are those of a layer before it")
+        self._seen |= own
 
     def end(self) -> None:
         """Bring the output to rows."""

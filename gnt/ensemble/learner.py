@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gnt import checks
-from gnt.ensemble import elementwise
+from gnt.ensemble import checking, elementwise
 from gnt.ensemble.engine import EnsembleGnT, named
 from gnt.ensemble.losses import Losses, loss_of_each, losses
 from gnt.ensemble.members import grow
@@ -101,12 +100,16 @@ class Ensemble(ContinualBackprop):
         compile: bool = False,
         **options: Any,
     ) -> None:
-        checks.settings(replacement_rate, maturity_threshold, decay_rate, None)
-        if accumulate is not True:
-            raise ValueError(
-                f"accumulate must be True for an ensemble, got {accumulate!r}: drawn counts differ between members, "
-                "whose selection is one"
-            )
+        checking.settings(
+            replacement_rate,
+            maturity_threshold,
+            decay_rate,
+            utility,
+            init,
+            accumulate,
+            bias_transfer=bias_transfer,
+            compile=compile,
+        )
         members = grow(make_net, seeds, engine=replacement_rate > 0.0)
         self.seeds = [member.seed for member in members]
         net = StackedNet(members)
@@ -121,7 +124,7 @@ class Ensemble(ContinualBackprop):
                 groups,
                 self.opt,
                 seeds=self.seeds,
-                generators=_generators(generators, [member.generator for member in members]),
+                generators=checking.generators(generators, [member.generator for member in members]),
                 replacement_rate=replacement_rate,
                 maturity_threshold=maturity_threshold,
                 decay_rate=decay_rate,
@@ -195,36 +198,15 @@ class Ensemble(ContinualBackprop):
         return self.gnt._step(prepared) if self.gnt is not None else []
 
     def _check(self, x: Tensor, y: Tensor) -> None:
-        for name, given in (("x", x), ("y", y)):
-            if given.ndim < 2 or given.shape[0] != len(self.seeds):
-                raise ValueError(
-                    f"{name} must be (members, batch, ...) with {len(self.seeds)} members, got {tuple(given.shape)}"
-                )
-        if x.shape[1] == 0:
-            raise ValueError(f"x must hold at least one sample for each member, got {tuple(x.shape)}")
+        checking.batches(x, y, len(self))
         if not self._checked:
-            self._compare(x)
-            self._checked = True
+            ends = {0, len(self) - 1}  # the first and the last: a mistake in the order of members would show
+            self._checked = all(
+                checking.same_function(self.member(i), self.seeds[i], x[i], self._output_of(i, x)) for i in ends
+            )
 
-    @torch.no_grad()
-    def _compare(self, x: Tensor) -> None:
-        """Once: does the list of layers compute what the network does?"""
-        for number in {0, len(self.seeds) - 1}:
-            net: Any = self.member(number).eval()
-            try:
-                expected = net.predict(x[number])[0] if hasattr(net, "predict") else net(x[number])
-            except Exception as error:
-                raise ValueError(
-                    f"the member of seed {self.seeds[number]} cannot take x of shape {tuple(x[number].shape)}: {error}"
-                ) from error
-            got = self.predict(x)[number]
-            tolerance = 1e-3 if got.dtype is torch.float32 else 1e-9 if got.dtype is torch.float64 else 0.05
-            near = got.shape == expected.shape
-            if not near or not torch.allclose(got, expected, tolerance, tolerance * float(expected.abs().max())):
-                raise ValueError(
-                    f"{type(net).__name__} computes something else than its list of layers does, one after the other; "
-                    "an ensemble can only stack what is listed"
-                )
+    def _output_of(self, number: int, x: Tensor) -> Callable[[], Tensor]:
+        return lambda: self.predict(x)[number]
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
@@ -284,15 +266,3 @@ class Ensemble(ContinualBackprop):
 
     def _no_samples(self) -> None:
         """No forward was recorded anywhere."""
-
-
-def _generators(given: Any, own: Sequence[torch.Generator | None]) -> list[torch.Generator]:
-    """The engine's generators: given ones, one for each member, or the members' own."""
-    if given is None:
-        return [generator for generator in own if generator is not None]
-    generators = list(given) if isinstance(given, (list, tuple)) else []
-    if len(generators) != len(own) or not all(isinstance(each, torch.Generator) for each in generators):
-        raise TypeError(f"generators must be a list of {len(own)} torch.Generators, one for each member, or None")
-    if len({id(each) for each in generators}) != len(generators):
-        raise ValueError("generators must be different ones: a shared one would give each member the others' draws")
-    return generators

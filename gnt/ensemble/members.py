@@ -49,7 +49,8 @@ def grow(make_net: Callable[[], nn.Module], seeds: Iterable[int], *, engine: boo
         raise TypeError(f"seeds must be a list of integers, one for each member, got {wrong[0] if wrong else seeds!r}")
     if not numbers:
         raise ValueError("seeds must name at least one member, got none")
-    with torch.random.fork_rng(enabled=True):
+    accelerators = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=accelerators):
         members = [_one(make_net, int(seed), engine) for seed in numbers]
     for member in members[1:]:
         _compare(members[0], member)

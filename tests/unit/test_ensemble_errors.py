@@ -45,6 +45,22 @@ def with_layer(layer: nn.Module) -> Callable[[], nn.Module]:
     return lambda: nn.Sequential(nn.Linear(4, 6), layer, nn.Linear(6, 2))
 
 
+def tied() -> nn.Module:
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    net[2].weight = net[0].weight
+    return net
+
+
+def hooked() -> nn.Module:
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    net[1].register_forward_hook(lambda module, args, output: 2 * output)
+    return net
+
+
+def parametrized() -> nn.Module:
+    return nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 6)), nn.ReLU(), nn.Linear(6, 2))
+
+
 REFUSED: list[tuple[type[Exception], str, Callable[[], nn.Module] | Any, Any, dict[str, Any]]] = [
     (TypeError, "make_net must be a function that makes a network, got Sequential", NET(), [1], {}),
     (TypeError, "make_net must return a torch.nn.Module, got int", lambda: 3, [1], {}),
@@ -56,10 +72,16 @@ REFUSED: list[tuple[type[Exception], str, Callable[[], nn.Module] | Any, Any, di
     (ValueError, "the list of layers leaves out scale of make_net's Outside", Outside, [1], {}),
     (ValueError, "'1' (PReLU) cannot be stacked for an ensemble; allowed are Linear", with_layer(nn.PReLU()), [1], {}),
     (ValueError, "'1' (Softmax) cannot be stacked", with_layer(nn.Softmax(1)), [1], {}),
+    (ValueError, "'2' (Linear) cannot be stacked: its parameters are", tied, [1], {"replacement_rate": 0.0}),
+    (ValueError, "'1' (ReLU) cannot be stacked: it has hooks", hooked, [1], {}),
+    (ValueError, "'0' (ParametrizedLinear) cannot be stacked: it has layers inside", parametrized, [1], {}),
     (ValueError, "has no .layers", lambda: nn.LSTM(4, 2), [1], {}),
     (ValueError, "accumulate must be True for an ensemble, got False: drawn counts", NET, [1], {"accumulate": False}),
     (ValueError, "replacement_rate must be a number in [0, 1], got 2", NET, [1], {"replacement_rate": 2}),
     (ValueError, "utility must be one of", NET, [1], {"utility": "contributions"}),
+    (ValueError, "utility must be one of", NET, [1], {"utility": "contributions", "replacement_rate": 0.0}),
+    (ValueError, "init must be one of default, xavier", NET, [1], {"init": "he", "replacement_rate": 0.0}),
+    (TypeError, "bias_transfer must be True or False, got 1", NET, [1], {"bias_transfer": 1}),
     (ValueError, "loss must be one of mse", NET, [1], {"loss": "mae"}),
     (ValueError, "opt must be one of sgd, adam, adamw", NET, [1], {"opt": "lbfgs"}),
     (TypeError, "unknown setting beta: sgd takes", NET, [1], {"beta": 1}),
@@ -105,6 +127,16 @@ def test_batches_that_do_not_fit(message: str, x: torch.Tensor, y: torch.Tensor)
     torch.testing.assert_close(dict(ensemble.net.state_dict()), before, rtol=0, atol=0)
     assert ensemble.gnt is not None
     assert ensemble.gnt.updates == 0
+
+
+def test_a_first_batch_that_is_not_finite() -> None:
+    ensemble = gnt.Ensemble(NET, [1, 2])
+    bad = x(2, 5, 4)
+    bad[1] = torch.nan
+    with pytest.raises(FloatingPointError, match="the loss of seed 2 is not finite"):
+        ensemble.learn(bad, x(2, 5, 2))
+    with pytest.raises(TypeError, match="x must be a tensor"):
+        ensemble.learn(bad.tolist(), x(2, 5, 2))  # type: ignore[arg-type]
 
 
 def test_a_network_that_computes_more_than_its_list() -> None:
