@@ -168,7 +168,7 @@ class Cycle:
                     reinit.fresh_weights(slot, len(indices), limit, self.generator)
                     for slot, limit in zip(group.drawn, limits, strict=True)
                 ]
-            mean_features = group.state.corrected_mean_features[:, indices] if self.bias_transfer else None
+            mean_features = group.state.corrected_mean_features.index_select(1, indices) if self.bias_transfer else None
             reinit.regenerate(group, indices, weights, mean_features)
             group.state.rebirth(indices, all_eligible=selected)
         if self._optimizer_state is not None:

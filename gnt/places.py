@@ -98,7 +98,7 @@ class Places:
                 continue
             slot, state = group.outgoing[0], group.state
             conv = isinstance(slot.module, CONV_LAYERS)
-            here = flat.means[i][0], flat.worths[i], state.mean_features[0], state.born
+            here = flat.means[i].view(-1), flat.worths[i], state.mean_features.view(-1), state.born
             self.simple.append(Place(i, slot, *here, feature, outgoing, incoming, positions[i], slot.block, conv))
             for side, target, asked in ((slot, outgoing, "outgoing"), (group.incoming[0], incoming, "incoming")):
                 if asked in reads:

@@ -11,6 +11,7 @@ producer really has (in / groups times the kernel for a convolution):
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -65,6 +66,7 @@ def fans(slot: Slot) -> tuple[int, int]:
     return weight.shape[1 - slot.dim] * kernel, weight.shape[slot.dim] // input_groups(slot.module) * kernel
 
 
+@functools.lru_cache
 def representable(limit: float, dtype: torch.dtype) -> float:
     """The largest number of ``dtype`` that does not exceed ``limit``, so that rounding leaves no fresh weight beyond
     it.
@@ -137,7 +139,7 @@ def regenerate(group: UnitGroup, units: Tensor, fresh: Sequence[Tensor], mean_fe
     numbers = group.tap_numbers
     if mean_features is not None:
         for slot in group.outgoing:
-            transfer_mean(slot, units, mean_features[numbers.index(slot.tap)])
+            transfer_mean(slot, units, mean_features.select(0, numbers.index(slot.tap)))
     for slot in group.outgoing:
         slot.fill_(slot.weight.detach(), units, 0.0)
     for slot, rows in zip(group.drawn, fresh, strict=True):

@@ -106,7 +106,7 @@ class Signals:
     def mean(self) -> Tensor:
         """Mean feature of each unit at each tap, (taps, num_units)."""
         means = [_unit_mean(mean) for mean in self.means]
-        return torch.stack(means) if len(means) > 1 else means[0][None]
+        return torch.stack(means) if len(means) > 1 else means[0].unsqueeze(0)
 
     @cached_property
     def magnitudes(self) -> list[Tensor]:
