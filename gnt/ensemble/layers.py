@@ -32,6 +32,10 @@ class MemberLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """One batched matrix product."""
         weight = self.weight.view(self._shape)
+        if x.shape[2] == 1 and type(x) is not Tensor:
+            # traced for a compiler, which makes one loop of this and of all around it, but calls a matrix product
+            y = (weight * x.transpose(1, 2)).sum(2, keepdim=True)
+            return y if self.bias is None else y + self.bias.view(self._bias_shape)
         if self.bias is None:
             return torch.bmm(weight, x)
         return torch.baddbmm(self.bias.view(self._bias_shape), weight, x)

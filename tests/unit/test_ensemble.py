@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import gnt
+from gnt.ensemble.layers import MemberLinear
 from tests.ensembles import EAGER, alone, conv_net, data, mlp
 from tests.small_runs import assert_same
 
@@ -225,3 +226,14 @@ def test_members_do_not_touch_each_other() -> None:
     for i, same in ((0, True), (1, False), (2, True)):
         pairs = zip(one.member(i).parameters(), other.member(i).parameters(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs) is same
+
+
+def test_a_traced_batch_of_one_gives_the_same() -> None:
+    class Traced(torch.Tensor):
+        """What a compiler's tracing passes through a layer is no plain tensor."""
+
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = (nn.Parameter(torch.randn(*shape, generator=generator)) for shape in ((15, 4), (15,)))
+    x = torch.randn(3, 4, 1, generator=generator)
+    for layer in (MemberLinear(weight, bias, 3), MemberLinear(weight, None, 3)):
+        torch.testing.assert_close(torch.Tensor(layer(x.as_subclass(Traced))), layer(x).detach())
