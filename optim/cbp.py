@@ -51,6 +51,8 @@ class _Continual(Optimizer):
         allowed = [n for n in inspect.signature(self._base).parameters if n not in ("params", "lr", *self._fixed)]
         checks.unknown_settings(settings, kind, allowed, ENGINE_SETTINGS)
         engine = {name: settings.pop(name) for name in ENGINE_SETTINGS if name in settings}
+        if "compile" in engine and "compile" in inspect.signature(self._base).parameters:
+            settings["compile"] = engine["compile"]  # one flag for both
         options: dict[str, Any] = {"lr": lr, **self._preset, **settings, **self._fixed}
         choice = {"include": include, "exclude": exclude}
         if example_inputs is not None:
@@ -88,7 +90,7 @@ class CBPSGD(_Continual, torch.optim.SGD):
         params: parameter groups; ``net.parameters()`` when not given.
         settings: of `GnT` (``replacement_rate``, ``maturity_threshold``, ``decay_rate``, ``utility``, ``init``,
             ``accumulate``, ``bias_transfer``, ``generator``, ``activation``) and of the optimizer (``momentum``,
-            ``weight_decay``, ...).
+            ``weight_decay``, ...); ``compile`` is both's.
 
     Raises:
         TypeError: parameters in place of the network and no ``layers``; a setting that nothing would use.
