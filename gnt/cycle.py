@@ -118,10 +118,14 @@ class Cycle:
     @torch.no_grad()
     def _advance(self, tested: Sequence[Tested]) -> None:
         """The second half of `update`: everybody one older, what was tested enters the running averages."""
-        self.updates += 1
-        self.loaded = False
         for group, (mean, worth, finite) in zip(self.groups, tested, strict=True):
             group.state.advance(mean, worth, finite)
+        self._count()
+
+    def _count(self) -> None:
+        """One more update, on the host."""
+        self.updates += 1
+        self.loaded = False
         if self.updates == WARN_AFTER:
             warn_if_idle(self.groups, self.replacement_rate, self.maturity_threshold, selects=self._counted > 0)
 

@@ -44,6 +44,11 @@ class Recorder:
         forget_compiled()
         weakref.finalize(self, _remove, self._handles)
 
+    @staticmethod
+    def owns(hook: object) -> bool:
+        """Whether a module's hook is one of an engine."""
+        return isinstance(hook, _Tap) or hook is _dormant
+
     def take(self) -> list[list[Tensor]]:
         """The features recorded since the last call, for each tap one tensor for each forward."""
         return [tap.take() for tap in self._taps]

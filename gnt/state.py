@@ -102,6 +102,12 @@ class UnitState:
         """Eligible units whose mean feature was exactly 0 for longer than the maturity threshold; bool (num_units,)."""
         return self.mature & (self.last_active < self.updates - self.maturity_threshold)
 
+    def tick(self) -> None:
+        """The host's part of `advance`: everybody is one older, and some are eligible from now on."""
+        self.updates += 1
+        while self._maturing and self._maturing[0][0] <= self.updates:
+            self.eligible += self._maturing.popleft()[1]
+
     def advance(self, mean: Tensor, worth: Tensor, finite: Tensor | None) -> None:
         """One update: everybody is one older, ``mean`` and ``worth`` enter the running averages.
 
@@ -111,9 +117,7 @@ class UnitState:
             # the corrected averages stand in for what is missing: they come out as they went in
             mean = torch.where(finite, mean, self.corrected_mean_features)
             worth = torch.where(finite, worth, self.corrected_utility)
-        self.updates += 1
-        while self._maturing and self._maturing[0][0] <= self.updates:
-            self.eligible += self._maturing.popleft()[1]
+        self.tick()
         if finite is not None:
             self.nonfinite += ~finite
         self.mean_features.lerp_(mean, 1.0 - self.decay_rate)
