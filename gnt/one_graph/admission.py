@@ -48,7 +48,9 @@ def check(learner: Backprop, modules: Sequence[nn.Module], watch: Watch | None) 
     inside = unwrap(learner.net)
     for module in learner.net.modules():
         if isinstance(module, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-            raise TypeError(f"compile=True does not compile {type(module).__name__}: give the network inside, {_ADVICE}")
+            raise TypeError(
+                f"compile=True does not compile {type(module).__name__}: give the network inside, {_ADVICE}"
+            )
         if module is inside:
             break
     for module in modules:
@@ -68,7 +70,9 @@ def check(learner: Backprop, modules: Sequence[nn.Module], watch: Watch | None) 
             if param is None:
                 continue
             if shards.is_sharded(param):
-                raise RuntimeError(f"compile=True does not compile {name} of {type(module).__name__}, in shards: {_ADVICE[3:]}")
+                raise RuntimeError(
+                    f"compile=True does not compile {name} of {type(module).__name__}, in shards: {_ADVICE[3:]}"
+                )
             if param._backward_hooks or getattr(param, "_post_accumulate_grad_hooks", None):
                 raise RuntimeError(
                     f"compile=True would not call the hooks on {name} of {type(module).__name__}: remove them, {_ADVICE}"

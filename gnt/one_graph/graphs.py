@@ -62,7 +62,7 @@ class Graphs:
             self._kinds[kind] = ready
             return ready.run(learner, x, y)
         except StalePlanError:
-            del self._kinds[kind]
+            del self._kinds[kind]  # and another plan after a step of the ordinary way
             return self._first(learner, around, x, y)
 
     def _around(self, learner: Backprop) -> _Surroundings:
@@ -181,7 +181,7 @@ class _Ready:
         drawn = self._draw()
         inputs = plan.gather(x, y, learner.opt, drawn[1])
         self._check(inputs)
-        loss, output, status = self._compiled(*inputs)
+        loss, output, status, *_ = self._compiled(*inputs)
         if plan.masked and (code := int(status.item())) != FINE:
             self._undraw(drawn[0])
             learner._no_samples()

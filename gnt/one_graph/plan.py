@@ -31,6 +31,7 @@ class Trained:
         place: its number among the sites' tensors.
         options: the number of its parameter group.
         flags: what of that group's options is built into the graph.
+        kept: the keys of the state that each step changes.
         starts: for each dimension along which its units lie, zeros that stand for counts that never restarted.
     """
 
@@ -38,6 +39,7 @@ class Trained:
     place: int
     options: int
     flags: tuple[Any, ...]
+    kept: tuple[str, ...]
     starts: dict[int, Tensor]
 
 
@@ -63,7 +65,7 @@ class Plan:
             for param in options["params"]:
                 if id(param) in used and id(param) in places:
                     starts = _starts(param, unit_dims.get(id(param), {}), optimizer.state[param])
-                    self.trained.append(Trained(param, places[id(param)], number, flags, starts))
+                    self.trained.append(Trained(param, places[id(param)], number, flags, rule.kept(flags), starts))
         first = self.trained[0].param if self.trained else sites.tensors()[0]
         self.device = first.device
         self.numbers = torch.zeros(0, dtype=torch.float64, device=self.device)
@@ -85,13 +87,14 @@ class Plan:
         self._write_numbers(optimizer)
         inputs = [x, y, self.numbers, self.updates, *self.sites.now()]
         for each in self.trained:
-            state = optimizer.state.get(each.param)
-            if not state or inputs[4 + each.place] is not each.param:
+            if inputs[4 + each.place] is not each.param:
                 raise StalePlanError
-            for key in self.rule.kept(each.flags):
-                if key not in state:
-                    raise StalePlanError
-                inputs.append(state[key])
+            if each.kept:
+                state = optimizer.state.get(each.param, {})
+                for key in each.kept:
+                    if key not in state:
+                        raise StalePlanError
+                    inputs.append(state[key])
         for each in self.trained:
             if each.starts:
                 state = optimizer.state[each.param]
@@ -140,7 +143,7 @@ def parts(plan: Plan, inputs: Sequence[Tensor]) -> Parts:
         {name: numbers[first + i] for i, name in enumerate(names)} for first in range(0, len(numbers), len(names))
     ]
     values = [next(rest) for _ in plan.sites.tensors()]
-    kept = [[next(rest) for _ in plan.rule.kept(each.flags)] for each in plan.trained]
+    kept = [[next(rest) for _ in each.kept] for each in plan.trained]
     starts = [{dim: next(rest) for dim in each.starts} for each in plan.trained]
     states = [next(rest) for _ in plan.watch.tensors()] if plan.watch is not None else []
     return Parts(x, y, by_group, updates, values, kept, starts, states, list(rest))

@@ -6,7 +6,9 @@ rate, betas, momentum) are tensors, so that no schedule compiles anything anew. 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,10 +22,14 @@ Options = Mapping[str, Any]
 
 
 class Moved(NamedTuple):
-    """A parameter after a step, and its state, in the order of `Rule.kept`."""
+    """A parameter after a step, and its state, in the order of `Rule.kept`.
+
+    ``shared`` are small tensors that many elements read: to be computed once, not once for each element.
+    """
 
     param: Tensor
     kept: list[Tensor]
+    shared: list[Tensor]
 
 
 class Rule:
@@ -95,13 +101,13 @@ class SgdRule(Rule):
             buffer = n["momentum"] * kept[0] + (1.0 - n["dampening"]) * grad
             kept = [buffer]
             grad = grad + n["momentum"] * buffer if nesterov else buffer
-        return Moved(param - n["lr"] * grad, list(kept))
+        return Moved(param - n["lr"] * grad, list(kept), [])
 
 
 class AdamRule(Rule):
     """torch.optim.Adam and AdamW, and AdamGnT."""
 
-    numbers = ("lr", "weight_decay", "beta1", "beta2", "eps")
+    numbers = ("lr", "weight_decay", "eps", "beta2", "1 - beta1", "1 - beta2", "log beta1", "log beta2")
 
     def __init__(self, *, always_decoupled: bool = False) -> None:
         self._always_decoupled = always_decoupled
@@ -113,10 +119,9 @@ class AdamRule(Rule):
 
     def values(self, options: Options) -> list[float]:
         """What of the options is read in each step."""
-        return [float(options[name]) for name in ("lr", "weight_decay")] + [
-            *map(float, options["betas"]),
-            float(options["eps"]),
-        ]
+        beta1, beta2 = map(float, options["betas"])
+        logs = [math.log(beta) if beta else -math.inf for beta in (beta1, beta2)]
+        return [*(float(options[name]) for name in ("lr", "weight_decay", "eps")), beta2, 1 - beta1, 1 - beta2, *logs]
 
     def kept(self, flags: tuple[Any, ...]) -> tuple[str, ...]:
         """Count, moments, and with amsgrad the greatest second moment."""
@@ -142,19 +147,18 @@ class AdamRule(Rule):
             moved = moved * (1.0 - n["lr"] * n["weight_decay"])
         elif decays:
             grad = grad + n["weight_decay"] * moved
-        first = torch.lerp(kept[1].to(wide), grad, (1.0 - numbers["beta1"]).to(wide))
-        second = kept[2].to(wide) * n["beta2"] + (1.0 - numbers["beta2"]).to(wide) * grad * grad
+        first = torch.lerp(kept[1].to(wide), grad, n["1 - beta1"])
+        second = kept[2].to(wide) * n["beta2"] + n["1 - beta2"] * grad * grad
         greatest = torch.maximum(kept[3].to(wide), second) if amsgrad else second
 
         counts = {dim: count - start.to(torch.float64) for dim, start in starts.items()} or {None: count}
-        roots = [_along(dim, _correction(c, numbers["beta2"]).sqrt().to(wide), param) for dim, c in counts.items()]
-        steps = {dim: numbers["lr"] / _correction(c, numbers["beta1"]) for dim, c in counts.items()}
-        sizes = [_along(dim, step.to(wide), param) for dim, step in steps.items()]
-        root = torch.minimum(*roots) if len(roots) > 1 else roots[0]
-        size = torch.maximum(*sizes) if len(sizes) > 1 else sizes[0]
+        roots = {dim: (-torch.expm1(c * numbers["log beta2"])).sqrt().to(wide) for dim, c in counts.items()}
+        sizes = {dim: (-numbers["lr"] / torch.expm1(c * numbers["log beta1"])).to(wide) for dim, c in counts.items()}
+        root = _of_elements(torch.minimum, roots, param)
+        size = _of_elements(torch.maximum, sizes, param)
         moved = moved - size * first / (greatest.sqrt() / root + n["eps"])
         after = [kept[0] + 1.0, first, second, *([greatest] if amsgrad else [])]
-        return Moved(moved, after)
+        return Moved(moved, after, [*roots.values(), *sizes.values()])
 
 
 def _in_dtype_of(param: Tensor, numbers: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -162,9 +166,9 @@ def _in_dtype_of(param: Tensor, numbers: Mapping[str, Tensor]) -> dict[str, Tens
     return {name: value.to(wide) for name, value in numbers.items()}
 
 
-def _correction(count: Tensor, beta: Tensor) -> Tensor:
-    """1 - beta^count in float64; count is at least 1."""
-    return -torch.expm1(count * torch.log(beta))
+def _of_elements(pick: Callable[[Tensor, Tensor], Tensor], sides: dict[Any, Tensor], param: Tensor) -> Tensor:
+    """The row's or the column's value of each element, as ``pick`` chooses."""
+    return functools.reduce(pick, [_along(dim, values, param) for dim, values in sides.items()])
 
 
 def _along(dim: int | None, values: Tensor, param: Tensor) -> Tensor:

@@ -14,12 +14,14 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from gnt.one_graph.plan import Parts, Plan, parts
+from gnt.one_graph.products import TABLE
 from gnt.one_graph.sites import attributes, set_between
 
 if TYPE_CHECKING:
     from gnt.learner import Backprop
 
 ADVICE = "leave compile=False for this network"
+_LARGE = 4096  # elements
 FINE, BAD_LOSS, BAD_GROUP = 0, 1, 2  # the status; BAD_GROUP + i: group i
 
 
@@ -37,7 +39,7 @@ def trace(learner: Backprop, plan: Plan, inputs: Sequence[Tensor]) -> tuple[Grap
     torch.set_autocast_cache_enabled(False)
     try:
         with mode, torch.compiler.set_stance("force_eager"):
-            graph = make_fx(lambda *inputs: _step(learner, plan, parts(plan, inputs)))(*fakes)
+            graph = make_fx(lambda *inputs: _step(learner, plan, parts(plan, inputs)), TABLE)(*fakes)
     except Exception as error:
         raise RuntimeError(_why(learner, error)) from error
     finally:
@@ -56,7 +58,7 @@ def trace(learner: Backprop, plan: Plan, inputs: Sequence[Tensor]) -> tuple[Grap
     return graph, fakes
 
 
-def _step(learner: Backprop, plan: Plan, at: Parts) -> tuple[Tensor, Tensor, Tensor]:
+def _step(learner: Backprop, plan: Plan, at: Parts) -> tuple[Tensor, ...]:
     """`Backprop.learn` on traced tensors: what it writes is written at its end, and only if the loss is finite."""
     sites, watch = plan.sites, plan.watch
     with torch.enable_grad(), sites.lent():
@@ -76,7 +78,8 @@ def _step(learner: Backprop, plan: Plan, at: Parts) -> tuple[Tensor, Tensor, Ten
             with torch.no_grad():
                 ok = torch.isfinite(loss).all() if plan.masked else None
                 writes = _buffers(sites.tensors(), at.values, here)
-                writes += _optimize(plan, at, grads, here)
+                moves, shared = _optimize(plan, at, grads)
+                writes += moves
                 writes = [(to, value if ok is None else torch.where(ok, value, to)) for to, value in writes]
                 moved = {id(to): value for to, value in writes}
                 sites.hang([moved.get(id(value), value) for value in at.values])
@@ -93,7 +96,7 @@ def _step(learner: Backprop, plan: Plan, at: Parts) -> tuple[Tensor, Tensor, Ten
         for to, value in writes:
             if value is not to:
                 to.copy_(value)
-    return loss.detach(), output.detach(), status
+    return loss.detach(), output.detach(), status, *shared
 
 
 def _leaf(own: Tensor, value: Tensor) -> Tensor:
@@ -106,14 +109,20 @@ def _buffers(own: Sequence[Tensor], values: Sequence[Tensor], here: Sequence[Ten
     return [(v, h) for o, v, h in pairs if not isinstance(o, torch.nn.Parameter) and h._version > 0]
 
 
-def _optimize(plan: Plan, at: Parts, grads: Sequence[Tensor], here: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+def _optimize(plan: Plan, at: Parts, grads: Sequence[Tensor]) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor]]:
+    """What the optimizer writes, and what of it the compiler should compute once: what a graph returns, it does.
+
+    Small parameters are done before a tensor more is made.
+    """
     writes: list[tuple[Tensor, Tensor]] = []
+    shared: list[Tensor] = []
     for each, grad, kept, starts in zip(plan.trained, grads, at.kept, at.starts, strict=True):
         param = at.values[each.place]
         moved = plan.rule.step(param, grad.detach(), kept, starts, each.flags, at.numbers[each.options])
         writes.append((param, moved.param.to(param.dtype)))
         writes += [(old, new.to(old.dtype)) for old, new in zip(kept, moved.kept, strict=True)]
-    return writes
+        shared += moved.shared if param.numel() >= _LARGE else []
+    return writes, shared
 
 
 def _status(ok: Tensor | None, finite: Tensor | None) -> Tensor:

@@ -7,6 +7,7 @@ known on the host (how many units are eligible, what is due) stays there.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,13 +16,16 @@ import torch
 from torch import Tensor
 
 from gnt import checks
+from gnt.one_graph.products import column_means
 from gnt.ranks import Ranks
+from gnt.units import Slot
 from gnt.utility import Signals
 
 if TYPE_CHECKING:
     from gnt.engine import GnT
     from gnt.one_graph.sites import Sites
 
+_TALL = 64  # rows
 _KEPT = ("utility", "mean_features", "born", "last_active", "nonfinite")
 
 
@@ -67,6 +71,23 @@ class TracedState:
             utility = torch.where(finite, utility, self.utility)
             mean_features = torch.where(finite, mean_features, self.mean_features)
         return [utility, mean_features, self.born, last_active, self.nonfinite + ~finite if counts else self.nonfinite]
+
+
+class TracedSignals(Signals):
+    """As `Signals`; the columns of large matrices are summed as compiled code does it best."""
+
+    @functools.cached_property
+    def outgoing_magnitudes(self) -> list[Tensor]:
+        """As of `Signals`."""
+        return [_column_magnitudes(slot) for slot in self.group.outgoing]
+
+
+def _column_magnitudes(slot: Slot) -> Tensor:
+    weight = slot.weight.detach()
+    if weight.ndim != 2 or slot.dim != 1 or slot.groups > 1 or len(weight) < _TALL:
+        return slot.mean_magnitude()
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    return slot.of_units(column_means(weight.abs().to(wide)), 0)
 
 
 class Watch:
@@ -129,7 +150,8 @@ class Watch:
         Where the loss may be refused (``ok``: it was not) nobody's state changes unless all groups are finite.
         """
         engine, tested = self.engine, []
-        for number, signals in enumerate(engine._signals(prepared)):
+        for number, (group, batch) in enumerate(zip(engine.groups, prepared, strict=True)):
+            signals = TracedSignals(group, batch, engine.generator, engine._measure.reads)
             mean = signals.mean
             worth = drawn[number] if drawn else engine._measure.function(signals)
             checks.worth(worth, signals.group, engine.utility)
