@@ -75,7 +75,8 @@ def check(learner: Backprop, modules: Sequence[nn.Module], watch: Watch | None) 
                 )
             if param._backward_hooks or getattr(param, "_post_accumulate_grad_hooks", None):
                 raise RuntimeError(
-                    f"compile=True would not call the hooks on {name} of {type(module).__name__}: remove them, {_ADVICE}"
+                    f"compile=True would not call the hooks on {name} of {type(module).__name__}: remove them, "
+                    f"{_ADVICE}"
                 )
 
 

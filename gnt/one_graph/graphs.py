@@ -16,10 +16,9 @@ from torch.optim import Optimizer
 
 from gnt.one_graph import admission
 from gnt.one_graph.compiler import Compiled, check_compiler, compile_graph
-from gnt.one_graph.plan import Plan, StalePlanError
+from gnt.one_graph.plan import BAD_GROUP, BAD_LOSS, FINE, Plan, StalePlanError
 from gnt.one_graph.rules import rule_of
-from gnt.one_graph.sites import Sites, plain_sites
-from gnt.one_graph.tracing import BAD_GROUP, BAD_LOSS, FINE, trace
+from gnt.one_graph.sites import plain_sites
 
 if TYPE_CHECKING:
     from gnt.learner import Backprop, Step
@@ -162,6 +161,8 @@ class _Ready:
     """One compiled kind of step."""
 
     def __init__(self, learner: Backprop, around: _Surroundings, used: set[int], x: Tensor, y: Tensor) -> None:
+        from gnt.one_graph.tracing import trace  # imports sympy and more, which nobody else shall wait for
+
         self.watch = around.watch
         admission.check(learner, around.sites.modules, self.watch)
         self._plan = Plan(around.sites, learner.opt, around.rule, self.watch, used)

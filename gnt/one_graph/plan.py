@@ -16,6 +16,7 @@ from gnt.one_graph.sites import Sites
 if TYPE_CHECKING:
     from gnt.one_graph.watch import Watch
 
+FINE, BAD_LOSS, BAD_GROUP = 0, 1, 2  # what a graph says of a step; BAD_GROUP + i: of group i
 _START_KEYS = ("row_start", "column_start")  # of an AdamGnT's state, by dimension
 
 
@@ -125,7 +126,7 @@ class Parts:
 
     x: Tensor
     y: Tensor
-    numbers: list[Mapping[str, Tensor]]
+    numbers: Sequence[Mapping[str, Tensor]]
     updates: Tensor
     values: list[Tensor]
     kept: list[list[Tensor]]

@@ -16,7 +16,7 @@ TINY = 1024  # multiplications
 BLOCK = 16  # rows that are summed at a time
 
 
-def _mm(a: Tensor, b: Tensor) -> Tensor:
+def _mm(a: Tensor, b: Tensor) -> Any:
     (rows, inner), columns = a.shape, b.shape[1]
     if a.dtype != b.dtype:
         return NotImplemented
@@ -27,7 +27,7 @@ def _mm(a: Tensor, b: Tensor) -> Tensor:
     return NotImplemented
 
 
-def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
     product = _mm(a, b) if beta == alpha == 1 and bias.dtype == a.dtype else NotImplemented
     return product if product is NotImplemented else bias + product
 
@@ -42,5 +42,7 @@ def column_means(weight: Tensor) -> Tensor:
     """Mean of each column of a matrix: (columns,). Block by block of rows, so that memory is read in its order."""
     rows = len(weight)
     whole = rows // BLOCK * BLOCK
-    total = weight[:whole].unflatten(0, (-1, BLOCK)).sum(1).sum(0) if whole else weight.new_zeros(weight.shape[1])
+    total = (
+        weight[:whole].view(-1, BLOCK, weight.shape[1]).sum(1).sum(0) if whole else weight.new_zeros(weight.shape[1])
+    )
     return (total + weight[whole:].sum(0) if whole < rows else total) / rows

@@ -92,7 +92,7 @@ class SgdRule(Rule):
         flags: tuple[Any, ...],
         numbers: Mapping[str, Tensor],
     ) -> Moved:
-        """buf <- momentum * buf + (1 - dampening) * g; p <- p - lr * buf."""
+        """With b the momentum buffer: b <- momentum * b + (1 - dampening) * g; p <- p - lr * b."""
         has_momentum, nesterov, maximize, decays = flags
         n = _in_dtype_of(param, numbers)
         grad = -grad if maximize else grad
@@ -151,7 +151,8 @@ class AdamRule(Rule):
         second = kept[2].to(wide) * n["beta2"] + n["1 - beta2"] * grad * grad
         greatest = torch.maximum(kept[3].to(wide), second) if amsgrad else second
 
-        counts = {dim: count - start.to(torch.float64) for dim, start in starts.items()} or {None: count}
+        counts: dict[int | None, Tensor] = {dim: count - start.to(torch.float64) for dim, start in starts.items()}
+        counts = counts or {None: count}
         roots = {dim: (-torch.expm1(c * numbers["log beta2"])).sqrt().to(wide) for dim, c in counts.items()}
         sizes = {dim: (-numbers["lr"] / torch.expm1(c * numbers["log beta1"])).to(wide) for dim, c in counts.items()}
         root = _of_elements(torch.minimum, roots, param)

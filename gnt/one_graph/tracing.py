@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from gnt.one_graph.plan import Parts, Plan, parts
+from gnt.one_graph.plan import BAD_GROUP, BAD_LOSS, FINE, Parts, Plan, parts
 from gnt.one_graph.products import TABLE
 from gnt.one_graph.sites import attributes, set_between
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 ADVICE = "leave compile=False for this network"
 _LARGE = 4096  # elements
-FINE, BAD_LOSS, BAD_GROUP = 0, 1, 2  # the status; BAD_GROUP + i: group i
 
 
 def trace(learner: Backprop, plan: Plan, inputs: Sequence[Tensor]) -> tuple[GraphModule, list[Tensor]]:
