@@ -43,6 +43,6 @@ def column_means(weight: Tensor) -> Tensor:
     rows = len(weight)
     whole = rows // BLOCK * BLOCK
     total = (
-        weight[:whole].view(-1, BLOCK, weight.shape[1]).sum(1).sum(0) if whole else weight.new_zeros(weight.shape[1])
+        weight[:whole].reshape(-1, BLOCK, weight.shape[1]).sum(1).sum(0) if whole else weight.new_zeros(weight.shape[1])
     )
     return (total + weight[whole:].sum(0) if whole < rows else total) / rows
