@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import torch
+from torch._C._dynamo.eval_frame import get_eval_frame_callback
 from torch._compile import _disable_dynamo
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -14,10 +17,18 @@ F = TypeVar("F", bound=Callable[..., object])
 def not_compiled(function: F) -> F:
     """A function that runs as it is, where a whole training step is compiled: it depends on Python's own state.
 
-    `torch.compiler.disable` does the same, but imports the compiler, which takes as long as torch itself; this one
-    imports it at the first call, and torch's optimizers have done so by then.
+    `torch.compiler.disable` does the same, but imports the compiler, which takes as long as torch itself, and costs
+    microseconds a call. So it is asked only where compiled code is at work.
     """
-    return _disable_dynamo(function)  # type: ignore[return-value]
+    hidden = _disable_dynamo(function)
+
+    @functools.wraps(function)
+    def as_it_is(*args: Any, **kwargs: Any) -> object:
+        if torch.compiler.is_dynamo_compiling() or get_eval_frame_callback() is not None:
+            return hidden(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return as_it_is  # type: ignore[return-value]
 
 
 def forget_compiled() -> None:

@@ -18,8 +18,9 @@ from gnt.optimizer_state import StateReset
 from gnt.ranks import Ranks
 from gnt.report import warn_if_idle
 from gnt.state import UnitState
+from gnt.tester import Tester
 from gnt.units import UnitGroup
-from gnt.utility import Signals, Tested, assess, find, undrawn_on_error
+from gnt.utility import Signals, find
 
 WARN_AFTER = 10_000
 _SHOWN = ["replacement_rate", "maturity_threshold", "decay_rate", "utility", "init", "accumulate", "bias_transfer"]
@@ -41,6 +42,7 @@ class Cycle:
         bias_transfer: bool,
         generator: torch.Generator | None,
         process_group: Any,
+        compile: bool,
     ) -> None:
         self._measure = find(utility)
         self.replacement_rate = float(replacement_rate)
@@ -61,6 +63,8 @@ class Cycle:
                 like=group.incoming[0].weight,
                 taps=len(group.taps),
             )
+        self.compile = compile
+        self._tester = Tester(groups, self._measure, utility, compile=compile)
         self.generator = generator if generator is not None else _own_generator(groups[0].incoming[0].weight.device)
         # counts are drawn on the host, so that no draw asks the device
         on_host = self.generator.device.type == "cpu"
@@ -83,13 +87,13 @@ class Cycle:
         self._replace(self.replaced, [None] * len(self.groups), selected=True)
         return self.replaced
 
-    @torch.no_grad()
     def _update(self, batches: Prepared) -> bool:
         """Returns False for an empty remainder batch: nothing was learned, so nobody ages."""
         signals, ranks = self._signals(batches), self._join()
         if batches.empty if ranks is None else not ranks.share(signals):
             return False
-        self._advance(self._assess(signals))
+        self._assess(signals)
+        self._advance()
         return True
 
     def _signals(self, batches: Prepared) -> list[Signals]:
@@ -109,17 +113,13 @@ class Cycle:
         self._ranks.join(self.groups, repr(self), (self.generator, self._coin))
         return self._ranks
 
-    @torch.no_grad()
-    def _assess(self, signals: Sequence[Signals]) -> list[Tested]:
-        """The first half of `update`: what the features say of each group's units. Changes no unit's state."""
-        with undrawn_on_error([self.generator]):
-            return [assess(self._measure, self.utility, each) for each in signals]
+    def _assess(self, signals: Sequence[Signals]) -> None:
+        """The first half of `update`: what features and weights say of the units. Changes no unit's state."""
+        self._tester.assess(signals)
 
-    @torch.no_grad()
-    def _advance(self, tested: Sequence[Tested]) -> None:
+    def _advance(self) -> None:
         """The second half of `update`: everybody one older, what was tested enters the running averages."""
-        for group, (mean, worth, finite) in zip(self.groups, tested, strict=True):
-            group.state.advance(mean, worth, finite)
+        self._tester.advance()
         self._count()
 
     def _count(self) -> None:
@@ -131,8 +131,15 @@ class Cycle:
 
     def _follow(self) -> None:
         """State goes where the network went."""
-        for group in self.groups:
-            group.state.follow(group.incoming[0].weight)
+        moved = [group for group in self.groups if not group.state.lies_with(group.incoming[0].weight)]
+        if moved:
+            for group in moved:
+                group.state.follow(group.incoming[0].weight)
+            self._tester.settle(self.groups)
+            self._moved()
+
+    def _moved(self) -> None:
+        """Called when the state has followed the network."""
 
     def _select_due(self) -> list[Tensor]:
         """Who is due, once for each update."""
@@ -152,9 +159,11 @@ class Cycle:
     def _replace(self, chosen: list[Tensor], fresh: list[list[Tensor] | None], *, selected: bool) -> None:
         """``fresh`` weights for each group, or None: drawn. ``selected``: the units are the latest selection's."""
         self._selected = []
-        self._follow()
         work = [item for item in zip(self.groups, chosen, fresh, self._bounds, strict=True) if len(item[1])]
-        if work and self._optimizer_state is not None:
+        if not work:
+            return
+        self._follow()
+        if self._optimizer_state is not None:
             self._optimizer_state.check(self.groups)
             biases = self._optimizer_state.consumer_biases([group for group, *_ in work])
         for group, indices, weights, limits in work:
@@ -166,7 +175,7 @@ class Cycle:
             mean_features = group.state.corrected_mean_features[:, indices] if self.bias_transfer else None
             reinit.regenerate(group, indices, weights, mean_features)
             group.state.rebirth(indices, all_eligible=selected)
-        if work and self._optimizer_state is not None:
+        if self._optimizer_state is not None:
             self._optimizer_state.follow(biases)
             for group, indices, _, _ in work:
                 self._optimizer_state.reset(group, indices)

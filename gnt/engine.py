@@ -23,6 +23,7 @@ from gnt.dry_run import DryRun, dry_run
 from gnt.intake import Features, Intake, Prepared
 from gnt.optimizer_state import StateReset
 from gnt.report import Report
+from gnt.tester import Tester
 from gnt.units import UnitGroup
 from gnt.utility import find
 from gnt.walk import Layers, own_groups
@@ -52,6 +53,8 @@ class GnT(Cycle):
         record: record features by hooks. With False, give them to `update` or `step`.
         process_group: the processes that train this network together (`gnt.ranks`): a torch process group; None is the
             default group where torch.distributed is initialised; False: this process is on its own.
+        compile: update the units by code that torch's compiler compiles at first use (`gnt.kernels`), several times as
+            fast; for float32 and float64 networks on the CPU, others go as without. It needs a C++ compiler.
 
     Attributes:
         groups: tuple of `UnitGroup`, in order; ``group.state`` holds ages, running averages and accumulator.
@@ -96,9 +99,10 @@ class GnT(Cycle):
         activation: str | None = None,
         record: bool = True,
         process_group: Any = None,
+        compile: bool = False,
     ) -> None:
         checks.settings(replacement_rate, maturity_threshold, decay_rate, generator)
-        checks.flags(accumulate=accumulate, bias_transfer=bias_transfer, record=record)
+        checks.flags(accumulate=accumulate, bias_transfer=bias_transfer, record=record, compile=compile)
         checks.process_group(process_group)
         groups = own_groups(layers, activation)
         optimizer_state = StateReset(optimizer, groups) if optimizer is not None else None
@@ -113,6 +117,7 @@ class GnT(Cycle):
             bias_transfer=bias_transfer,
             generator=generator,
             process_group=process_group,
+            compile=compile,
         )
         self.refused: tuple[Any, ...] = tuple(getattr(layers, "refused", ()))
         self._optimizer_state = optimizer_state
@@ -132,7 +137,6 @@ class GnT(Cycle):
         self._optimizer_state = StateReset(optimizer, self.groups) if optimizer is not None else None
 
     @not_compiled
-    @torch.no_grad()
     def step(self, features: Features | None = None) -> list[Tensor]:
         """Update, select, replace; call it after each optimizer step.
 
@@ -312,6 +316,9 @@ class GnT(Cycle):
             self._attachment.remove()
             self._attachment = None
 
+    def _moved(self) -> None:
+        self._intake.forget_checks()
+
     def _prepare(self, features: Features | None = None) -> Prepared:
         """Check and arrange features; a learner does it before the optimizer's step, to tell of faults in time."""
         self._follow()
@@ -323,6 +330,7 @@ class GnT(Cycle):
             "_measure": None,
             "_selected": [],
             "_ranks": None,
+            "_tester": None,
             "_attachment": self._attachment.key if self._attachment is not None else None,
         }
         return {**self.__dict__, **own}
@@ -330,6 +338,7 @@ class GnT(Cycle):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._measure = find(self.utility)
+        self._tester = Tester(self.groups, self._measure, self.utility, compile=self.compile)
         self._attachment, self._detached = None, state["_attachment"]
         self._reattach()
 

@@ -125,13 +125,35 @@ class Reading:
     """
 
     def __init__(self, features: Sequence[Tensor], slot: Slot, dtype: torch.dtype) -> None:
-        self._slot, self._dtype = slot, dtype
+        self._features, self._slot, self._dtype = features, slot, dtype
         self._here: Tensor | None = None  # of units that lie in shards: what this process's means weigh
-        self._parts = [self._arrange(f.detach()) for f in features]
-        sizes = [p.shape[0] * (p.shape[3] if p.ndim == 4 else 1) for p in self._parts]
-        self.size = sum(sizes)
-        self._parts = [p for p, n in zip(self._parts, sizes, strict=True) if n]
-        self._shares = [n / self.size for n in sizes if n]
+        self._arranged: list[Tensor] | None = None
+        self._shares: list[float] = []
+        self._size: int | None = None
+        self.alone: Tensor | None = None  # the feature, where there is but one, of samples, and a plain tensor
+        if len(features) == 1 and features[0].__class__ is Tensor and features[0].numel():
+            self.alone = features[0]
+            self._size = self.alone.numel() // slot.width
+
+    @property
+    def size(self) -> int:
+        """Number of samples (and sites)."""
+        if self._size is None:
+            self._arrange_all()
+        assert self._size is not None
+        return self._size
+
+    @property
+    def _parts(self) -> list[Tensor]:
+        return self._arranged if self._arranged is not None else self._arrange_all()
+
+    def _arrange_all(self) -> list[Tensor]:
+        parts = [self._arrange(f.detach()) for f in self._features]
+        sizes = [p.shape[0] * (p.shape[3] if p.ndim == 4 else 1) for p in parts]
+        self._size = sum(sizes)
+        self._arranged = [p for p, n in zip(parts, sizes, strict=True) if n]
+        self._shares = [n / self._size for n in sizes if n]
+        return self._arranged
 
     def _arrange(self, feature: Tensor) -> Tensor:
         slot = self._slot

@@ -16,12 +16,16 @@ Features = Sequence[Tensor | Sequence[Tensor]]
 
 
 class Prepared(tuple[Batch, ...]):
-    """Features of all groups, checked and arranged."""
+    """Features of all groups, checked and arranged. ``empty``: no samples, an empty remainder batch."""
 
-    @property
-    def empty(self) -> bool:
-        """No samples: an empty remainder batch."""
-        return not any(batch.size for batch in self)
+    empty = False
+
+
+def _kind(seen: Sequence[Any]) -> Any:
+    """What the checks of a feature look at; None where it is not one plain tensor."""
+    if len(seen) != 1 or seen[0].__class__ is not Tensor:
+        return None
+    return seen[0].shape, seen[0].dtype, seen[0].device
 
 
 class Intake:
@@ -32,6 +36,8 @@ class Intake:
 
     def __init__(self, groups: Sequence[UnitGroup], *, record: bool) -> None:
         self._groups = groups
+        self._taps = [(group, slot) for group in groups for slot in group.taps]
+        self._checked: list[Any] = []  # what features were like when they were last looked at closely
         self._record = record
         self._closed = False
         self._recorder = Recorder(groups) if record else None
@@ -39,22 +45,34 @@ class Intake:
     def prepare(self, features: Features | None) -> Prepared:
         """Check what was given, or recorded since the last call, and arrange it."""
         self.check_open()
-        taps = [(group, slot) for group in self._groups for slot in group.taps]
-        recorded = self._recorder.take() if self._recorder is not None else [[] for _ in taps]
+        recorded = self._recorder.take() if self._recorder is not None else [[] for _ in self._taps]
         if features is not None:
-            checks.feature_count(features, taps)
+            checks.feature_count(features, self._taps)
             several: list[Any] = list(features)
             recorded = [list(given) if isinstance(given, (list, tuple)) else [given] for given in several]
-        checks.recorded(recorded, taps)
-        readings = iter(
-            Reading(seen, slot, group.state.utility.dtype) for (group, slot), seen in zip(taps, recorded, strict=True)
-        )
-        prepared = Prepared(Batch(itertools.islice(readings, len(group.taps))) for group in self._groups)
-        if not prepared.empty:
-            for group, batch in zip(self._groups, prepared, strict=True):
-                if not batch.size:
-                    raise ValueError(f"features of group {group.name!r} have no samples, those of other groups have")
+        if [_kind(seen) for seen in recorded] != self._checked:
+            checks.recorded(recorded, self._taps)
+            kinds = [_kind(seen) for seen in recorded]
+            self._checked = kinds if None not in kinds else []
+        readings = [
+            Reading(seen, slot, group.state.utility.dtype)
+            for (group, slot), seen in zip(self._taps, recorded, strict=True)
+        ]
+        if len(readings) == len(self._groups):
+            prepared = Prepared([Batch((reading,)) for reading in readings])
+        else:
+            rest = iter(readings)
+            prepared = Prepared(Batch(itertools.islice(rest, len(group.taps))) for group in self._groups)
+        if 0 in [reading.size for reading in readings]:
+            prepared.empty = not any(batch.size for batch in prepared)
+            if not prepared.empty:
+                name = next(g.name for g, batch in zip(self._groups, prepared, strict=True) if not batch.size)
+                raise ValueError(f"features of group {name!r} have no samples, those of other groups have")
         return prepared
+
+    def forget_checks(self) -> None:
+        """Look at the next features again: the network has moved."""
+        self._checked = []
 
     @property
     def waiting(self) -> bool:

@@ -224,6 +224,7 @@ def _layers_of(optimizer: Optimizer) -> list[CBPLayer]:
 
 
 @not_compiled
+@torch.no_grad()
 def _after_any_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     layers = [layer for layer in _layers_of(optimizer) if layer._waiting.waiting]
     if layers and skipped(optimizer):
@@ -237,9 +238,10 @@ def _after_any_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[st
     taken = [(layer.engine, layer.take()) for layer in layers]
     learned = _share([(engine, engine._signals(batch)) for engine, batch in taken])
     with undrawn_on_error(engine.generator for engine, _ in learned):
-        tested = [engine._assess(signals) for engine, signals in learned]
-    for (engine, _), result in zip(learned, tested, strict=True):
-        engine._advance(result)
+        for engine, signals in learned:
+            engine._assess(signals)
+    for engine, _ in learned:
+        engine._advance()
     due = [engine.select() for engine, _ in learned]
     for (engine, _), units in zip(learned, due, strict=True):
         engine.replace(units)

@@ -133,6 +133,7 @@ class Ranks:
         for (values, place, mine), part in zip(sums, pieces, strict=False):
             values[place] = part.view_as(mine).to(mine.dtype)
         for each, total in zip(signals, totals, strict=True):
+            each.shared = True
             for values in _wanted(each, means):
                 values[:] = [value / n.to(value.dtype) for value, n in zip(values, total, strict=True)]
         return anything

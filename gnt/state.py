@@ -15,6 +15,13 @@ import torch
 from torch import Tensor
 
 
+def correction(age: Tensor, decay_rate: float, dtype: torch.dtype) -> Tensor:
+    """1 - decay_rate^age: how much of its weight a running average that began at 0 has; tiny, not 0, at age 0."""
+    age = age.to(dtype)
+    gathered = -torch.expm1(age * math.log(decay_rate)) if decay_rate else age.clamp_max(1.0)
+    return gathered.clamp_min_(torch.finfo(dtype).tiny)
+
+
 class UnitState:
     """State of the ``num_units`` units of one group.
 
@@ -63,10 +70,8 @@ class UnitState:
         return self.updates - self.born
 
     def correction(self, age: Tensor) -> Tensor:
-        """1 - decay_rate^age: how much of its weight a running average that began at 0 has; tiny, not 0, at age 0."""
-        age = age.to(self.utility.dtype)
-        gathered = -torch.expm1(age * math.log(self.decay_rate)) if self.decay_rate else age.clamp_max(1.0)
-        return gathered.clamp_min_(torch.finfo(gathered.dtype).tiny)
+        """As `correction`, with this state's decay rate, in its dtype."""
+        return correction(age, self.decay_rate, self.utility.dtype)
 
     def centre(self, mean: Tensor) -> Tensor:
         """f^ as it will be once ``mean`` is averaged in: what mean-corrected measures subtract; (taps, num_units)."""
@@ -103,31 +108,10 @@ class UnitState:
         return self.mature & (self.last_active < self.updates - self.maturity_threshold)
 
     def tick(self) -> None:
-        """The host's part of `advance`: everybody is one older, and some are eligible from now on."""
+        """The host's part of an update: everybody is one older, and some are eligible now."""
         self.updates += 1
         while self._maturing and self._maturing[0][0] <= self.updates:
             self.eligible += self._maturing.popleft()[1]
-
-    def advance(self, mean: Tensor, worth: Tensor, finite: Tensor | None) -> None:
-        """One update: everybody is one older, ``mean`` and ``worth`` enter the running averages.
-
-        ``finite`` (0-d bool on the device, or None: known to be) False leaves the averages as they are.
-        """
-        if finite is not None:
-            # the corrected averages stand in for what is missing: they come out as they went in
-            mean = torch.where(finite, mean, self.corrected_mean_features)
-            worth = torch.where(finite, worth, self.corrected_utility)
-        self.tick()
-        if finite is not None:
-            self.nonfinite += ~finite
-        self.mean_features.lerp_(mean, 1.0 - self.decay_rate)
-        if self.averaged:
-            self.utility.lerp_(worth, 1.0 - self.decay_rate)
-        else:
-            self.utility.copy_(worth)
-        active = mean != 0
-        active = active.any(0) if len(active) > 1 else active[0]
-        self.last_active.masked_fill_(active if finite is None else active & finite, self.updates)
 
     def rebirth(self, units: Tensor, *, all_eligible: bool) -> None:
         """Units start anew at age 0. ``all_eligible``: they came from `select`, so the host need not look."""
@@ -165,14 +149,19 @@ class UnitState:
             now = until
             eligible += waiting.pop(0)[1]
 
+    def lies_with(self, like: Tensor) -> bool:
+        """Whether this state is where ``like`` is, and wide enough for its dtype."""
+        utility = self.utility
+        same = utility.dtype == like.dtype or utility.dtype == torch.promote_types(like.dtype, torch.float32)
+        return same and utility.device == like.device
+
     def follow(self, like: Tensor) -> None:
         """Move to the device of ``like`` and widen to its dtype, after the network was moved."""
         dtype = torch.promote_types(like.dtype, torch.float32)
-        if self.utility.device != like.device or self.utility.dtype != dtype:
-            for name in ("utility", "mean_features"):
-                setattr(self, name, getattr(self, name).to(like.device, dtype))
-            for name in ("born", "last_active", "nonfinite", "nobody"):
-                setattr(self, name, getattr(self, name).to(like.device))
+        for name in ("utility", "mean_features"):
+            setattr(self, name, getattr(self, name).to(like.device, dtype))
+        for name in ("born", "last_active", "nonfinite", "nobody"):
+            setattr(self, name, getattr(self, name).to(like.device))
 
     def state_dict(self) -> dict[str, Any]:
         """Copies of everything but what the settings and the births tell."""
@@ -190,10 +179,8 @@ class UnitState:
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Go on from `state_dict`, on this state's device and in its dtype."""
         for name in ("utility", "born", "last_active", "nonfinite"):
-            mine = getattr(self, name)
-            setattr(self, name, saved[name].to(mine.device, mine.dtype, copy=True))
-        mine = self.mean_features
-        self.mean_features = saved["mean_feature"].to(mine.device, mine.dtype, copy=True).view_as(mine)
+            getattr(self, name).copy_(saved[name])  # in place: these are parts of all groups' tensors
+        self.mean_features.copy_(saved["mean_feature"].view_as(self.mean_features))
         self.updates, self.replaced = int(saved["updates"]), int(saved["replaced"])
         self.accumulated = float(saved["accumulated"])
         self.recount()

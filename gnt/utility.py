@@ -42,12 +42,14 @@ class Signals:
         group: the group.
         batch: its features.
         reads: which of the signals the measure may ask for.
+        shared: whether the means are those over several processes (`gnt.ranks`).
     """
 
     def __init__(self, group: UnitGroup, batch: Batch, generator: torch.Generator, reads: frozenset[str] = ALL) -> None:
         self.num_units = group.num_units
         self.generator = generator
         self.group, self.batch, self.reads = group, batch, reads
+        self.shared = False
 
     @cached_property
     def magnitude(self) -> Tensor:
@@ -134,13 +136,14 @@ MeasureFunction = Callable[[Signals], Tensor]
 
 
 class Measure(NamedTuple):
-    """A registered measure: its function, whether the engine ranks by its running average or by its latest value, and
-    which signals it may read.
+    """A registered measure: its function, whether the engine ranks by its running average or by its latest value,
+    which signals it may read, and whether it is the mean over positions of their product, divided by ``incoming``.
     """
 
     function: MeasureFunction
     averaged: bool
     reads: frozenset[str] = ALL
+    product: bool = False
 
 
 def _unit_mean(per_position: Tensor) -> Tensor:
@@ -184,7 +187,7 @@ def random(signals: Signals) -> Tensor:
 
 
 MEASURES: dict[str, Measure] = {
-    function.__name__: Measure(function, averaged=function is not random, reads=frozenset(reads.split()))
+    function.__name__: Measure(function, function is not random, frozenset(reads.split()), function is not random)
     for function, reads in (
         (contribution, "magnitude outgoing"),
         (weight, "outgoing"),
@@ -235,29 +238,11 @@ def find(name: str) -> Measure:
     return MEASURES[name]
 
 
-# mean feature (at each tap) and worth of each unit, and whether both are finite (None: known to be)
-Tested = tuple[Tensor, Tensor, Tensor | None]
-
-
-def assess(measure: Measure, name: str, signals: Signals) -> Tested:
-    """Test one group: mean feature and worth of each unit, and whether both are finite. Changes nothing.
-
-    On the CPU what is not finite is refused at once, naming the group. Other devices are not asked: the answer
-    (0-d, bool) stays there.
-    """
-    group, mean = signals.group, signals.mean
+def assess(measure: Measure, name: str, signals: Signals) -> tuple[Tensor, Tensor]:
+    """Test one group: mean feature at each tap (taps, num_units) and worth (num_units,) of each unit."""
     worth = measure.function(signals)
-    checks.worth(worth, group, name)
-    worth = worth.to(mean.device, mean.dtype, non_blocking=True)
-    finite = torch.isfinite(mean + worth).all()
-    if mean.device.type != "cpu":
-        return mean, worth, finite
-    if not finite:
-        raise FloatingPointError(
-            f"features or weights of group {group.name!r} are not finite, so its units cannot be compared; nothing was "
-            "changed"
-        )
-    return mean, worth, None
+    checks.worth(worth, signals.group, name)
+    return signals.mean, worth
 
 
 @contextmanager

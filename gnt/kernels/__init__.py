@@ -26,6 +26,7 @@ _PROLOGUE = """
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC optimize("tree-loop-vectorize")
 #endif

@@ -8,7 +8,6 @@ known on the host (how many units are eligible, what is due) stays there.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from torch import Tensor
 from gnt import checks
 from gnt.one_graph.products import column_means
 from gnt.ranks import Ranks
+from gnt.state import correction
 from gnt.units import Slot
 from gnt.utility import Signals
 
@@ -37,8 +37,9 @@ class TracedState:
         self.utility, self.mean_features, self.born, self.last_active, self.nonfinite = tensors
         self.updates = updates
 
-    def follow(self, like: Tensor) -> None:
+    def lies_with(self, like: Tensor) -> bool:
         """The network does not move while it is traced."""
+        return True
 
     @property
     def age(self) -> Tensor:
@@ -47,9 +48,7 @@ class TracedState:
 
     def correction(self, age: Tensor) -> Tensor:
         """As of `UnitState`."""
-        age = age.to(self.utility.dtype)
-        gathered = -torch.expm1(age * math.log(self.decay_rate)) if self.decay_rate else age.clamp_max(1.0)
-        return gathered.clamp_min(torch.finfo(gathered.dtype).tiny)
+        return correction(age, self.decay_rate, self.utility.dtype)
 
     def centre(self, mean: Tensor) -> Tensor:
         """As of `UnitState`."""

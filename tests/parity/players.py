@@ -35,6 +35,8 @@ class RecordedDraws(GnT):
 class Engine:
     """The library as a user has it: it records features, chooses, and resets the optimizer's state itself."""
 
+    compile = False
+
     def __init__(self, trace: Trace) -> None:
         self.net = nets.build(trace, getattr(torch, trace.dtype))
         self.opt = nets.optimizer(trace, self.net)
@@ -49,6 +51,7 @@ class Engine:
             init=trace.init,
             accumulate=trace.accumulate,
             bias_transfer=False,
+            compile=self.compile,
         )
         self.gnt.trace = trace
         self.states = [group.state for group in self.gnt.groups]
@@ -93,6 +96,12 @@ class RecordedTwin(Equations):
     def uniform(self, number: int) -> float:
         draw = self.trace.draw(self.now, number)
         return 1.0 if draw is None else draw
+
+
+class Compiled(Engine):
+    """The same by kernels in C++."""
+
+    compile = True
 
 
 class Twin:

@@ -10,11 +10,11 @@ from gnt import walk
 from gnt.reinit import bound
 from tests.parity import nets
 from tests.parity.compare import Comparison
-from tests.parity.players import Engine, Twin
+from tests.parity.players import Compiled, Engine, Twin
 from tests.parity.trace import NAMES, Trace
 
 
-@pytest.mark.parametrize("player", [Engine, Twin])
+@pytest.mark.parametrize("player", [Engine, Compiled, Twin])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_trace_is_reproduced_for_the_whole_run(name: str, player: type) -> None:
     trace = Trace(name)

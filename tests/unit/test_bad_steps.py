@@ -111,33 +111,43 @@ def utilities(engine) -> list[Tensor]:
     return [t.clone() for g in engine.groups for t in (g.state.corrected_utility, g.state.corrected_mean_feature)]
 
 
+def advance(engine, mean, worth, *, asked: bool) -> None:
+    """An update as on a device that is not asked whether features are finite: all arithmetic stays there."""
+    flat = engine._tester.cohorts[0].flat
+    for i, state in enumerate(flat.states):
+        flat.means[i].copy_(mean if i == 0 else torch.ones(state.num_units))
+        flat.worths[i].copy_(worth if i == 0 else torch.ones(state.num_units))
+    flat.advance(asked=asked)
+
+
 @pytest.mark.parametrize("utility", ["contribution", "random"])
 def test_on_a_device_that_is_not_asked_a_nan_is_counted_and_decides_nothing(utility):
-    """The arithmetic of other devices: there the engine gives `advance` the answer as a tensor."""
     _, _, engine = started(utility=utility)
-    state = engine.groups[0].state
+    state, other = engine.groups[0].state, engine.groups[1].state
     state.rebirth(torch.tensor([5]), all_eligible=False)  # a young unit: its averages have gathered little
     engine.update(good)
-    before, age = utilities(engine)[:2], state.age
+    before, age, healthy = utilities(engine)[:2], state.age, other.mean_feature.clone()
     bad = torch.full((8,), NAN)
-    state.advance(bad, bad, torch.tensor(False))
+    advance(engine, bad, bad, asked=False)
     assert torch.equal(state.age, age + 1)
     assert state.nonfinite.item() == 1
     assert state.state_dict()["nonfinite"].item() == 1
-    assert engine.report().groups[0].nonfinite == 1
+    assert [group.nonfinite for group in engine.report().groups] == [1, 0]
     torch.testing.assert_close(utilities(engine)[:2], before)
+    torch.testing.assert_close(other.mean_feature, torch.lerp(healthy, torch.ones(6), 0.1))
     assert torch.equal(state.corrected_utility.argsort(), before[0].argsort())
-    state.advance(torch.ones(8), torch.ones(8), torch.tensor(True))
+    advance(engine, torch.ones(8), torch.ones(8), asked=False)
     assert state.nonfinite.item() == 1
     assert torch.isfinite(state.corrected_utility).all()
 
 
 def test_on_a_device_that_is_not_asked_finite_updates_are_as_on_the_cpu():
-    states = [started()[2].groups[0].state for _ in range(2)]
+    engines = [started()[2] for _ in range(2)]
     mean, worth = torch.rand(8), torch.rand(8)
-    states[0].advance(mean, worth, None)
-    states[1].advance(mean, worth, torch.tensor(True))
-    assert_same(states[1].state_dict(), states[0].state_dict())
+    for engine, asked in zip(engines, (True, False), strict=True):
+        advance(engine, mean, worth, asked=asked)
+    for mine, theirs in zip(engines[0].groups, engines[1].groups, strict=True):
+        assert_same(mine.state.state_dict(), theirs.state.state_dict())
 
 
 def test_a_nan_wakes_no_dead_unit():
@@ -147,7 +157,7 @@ def test_a_nan_wakes_no_dead_unit():
         engine.update([torch.cat([torch.zeros(3, 1), torch.ones(3, 7)], 1), good[1]])
     assert state.dead.tolist() == [True, *[False] * 7]
     bad = torch.full((8,), NAN)
-    state.advance(bad, bad, torch.tensor(False))
+    advance(engine, bad, bad, asked=False)
     assert state.dead.tolist() == [True, *[False] * 7]
 
 

@@ -1,0 +1,100 @@
+"""Tester: the test of generate and test. Every unit's mean feature and worth, and the running averages of both.
+
+Groups that are simple (`gnt.places`) are tested side by side, if the measure is a product of what features and weights
+say; any other group, measure or batch goes by `gnt.utility`, group by group. The results stand in one tensor of all
+groups (`gnt.flat_state`) until `advance`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gnt.by_kernels import ByKernels
+from gnt.by_torch import ByTorch
+from gnt.flat_state import FlatState, join
+from gnt.kernels import SCALARS
+from gnt.places import Places
+from gnt.units import UnitGroup
+from gnt.utility import Measure, Signals, assess, undrawn_on_error
+
+
+class Tester:
+    """Tests the units of ``groups`` by a measure. ``compile``: by kernels in C++ where the network is on the CPU."""
+
+    def __init__(self, groups: Sequence[UnitGroup], measure: Measure, name: str, *, compile: bool) -> None:
+        self._measure, self._name, self._compile = measure, name, compile
+        self.cohorts: list[_Cohort] = []
+        self.settle(groups)
+
+    def settle(self, groups: Sequence[UnitGroup]) -> None:
+        """Join the groups' states, wherever they are now."""
+        self.cohorts = [
+            _Cohort(numbers, [groups[i] for i in numbers], self._measure, compile=self._compile)
+            for numbers in join([group.state for group in groups])
+        ]
+
+    def assess(self, signals: Sequence[Signals]) -> None:
+        """Test all groups. Changes nothing that lasts.
+
+        Raises:
+            FloatingPointError: on the CPU, features or weights that are not finite. Other devices are not asked.
+        """
+        if self._measure.product:
+            self._test(signals)
+        else:
+            with undrawn_on_error([signals[0].generator]):
+                self._test(signals)
+
+    def _test(self, signals: Sequence[Signals]) -> None:
+        for cohort in self.cohorts:
+            mine = [signals[i] for i in cohort.numbers]
+            tested = cohort.side_by_side(mine)
+            for i, each in enumerate(mine):
+                if i not in tested:
+                    mean, worth = assess(self._measure, self._name, each)
+                    cohort.flat.means[i].copy_(mean, non_blocking=True)
+                    cohort.flat.worths[i].copy_(worth, non_blocking=True)
+        for cohort in self.cohorts:
+            if cohort.asks and not cohort.flat.finite:
+                name = signals[cohort.numbers[cohort.flat.first_broken()]].group.name
+                raise FloatingPointError(
+                    f"features or weights of group {name!r} are not finite, so its units cannot be compared; nothing "
+                    "was changed"
+                )
+
+    def advance(self) -> None:
+        """Everybody one older; what was tested enters the running averages."""
+        for cohort in self.cohorts:
+            cohort.flat.advance(asked=cohort.asks)
+
+
+class _Cohort:
+    """Groups whose states have the same device and dtype; ``numbers`` are theirs among all groups."""
+
+    def __init__(self, numbers: list[int], groups: list[UnitGroup], measure: Measure, *, compile: bool) -> None:
+        dtype, device = groups[0].state.utility.dtype, groups[0].state.utility.device
+        self.asks = device.type == "cpu"  # there, reading an answer waits for nothing
+        compiled = compile and self.asks and dtype in SCALARS
+        self.numbers = numbers
+        self.flat = FlatState([group.state for group in groups], compiled=compiled)
+        self._places = Places(groups, self.flat, measure.reads) if measure.product else None
+        self._by = ByKernels(measure.reads, dtype, groups[0].state.decay_rate) if compiled else ByTorch(measure.reads)
+        self._simple = frozenset(place.number for place in self._places.simple) if self._places else frozenset()
+
+    def side_by_side(self, signals: Sequence[Signals]) -> frozenset[int]:
+        """Test the simple groups, if what their consumers read is plain -> the numbers of those that were tested."""
+        if not self._simple:
+            return self._simple
+        assert self._places is not None
+        features = []
+        for place in self._places.simple:
+            each = signals[place.number]
+            feature = None if each.shared else place.reads(each.batch)
+            if feature is None:
+                return frozenset()
+            features.append(feature)
+        self._by.features(features, self._places.simple, self.flat)
+        for weight in self._places.weights:
+            self._by.weights(weight.module.weight, weight)  # type: ignore[arg-type]
+        self._by.worths(self._places, self.flat)
+        return self._simple
