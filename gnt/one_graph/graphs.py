@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from gnt.one_graph import admission
 from gnt.one_graph.compiler import Compiled, check_compiler, compile_graph
-from gnt.one_graph.plan import BAD_GROUP, BAD_LOSS, FINE, Plan, StalePlanError
+from gnt.one_graph.plan import BAD_GROUP, BAD_LOSS, FINE, Plan, Shown, StalePlanError
 from gnt.one_graph.rules import rule_of
 from gnt.one_graph.sites import plain_sites
 
@@ -35,7 +35,7 @@ class Graphs:
     """
 
     def __init__(self, net: nn.Module | None = None, optimizer: Optimizer | None = None) -> None:
-        self._kinds: dict[Any, set[int] | _Ready] = {}
+        self._kinds: dict[Any, Shown | _Ready] = {}
         self._surroundings: _Surroundings | None = None
         self._unsteady = 0
         if net is not None and optimizer is not None:
@@ -52,6 +52,8 @@ class Graphs:
         if not _ordinary(x, y):
             return None
         around = self._around(learner)
+        if around.watch is not None and around.watch.engine.waiting:
+            return None  # samples of an earlier forward belong to this update, too
         kind = around.kind(learner, x, y)
         known = self._kinds.get(kind)
         if known is None:
@@ -75,17 +77,21 @@ class Graphs:
         """The first step of a kind: the ordinary one."""
         admission.check(learner, around.sites.modules, around.watch)
         before = around.kind(learner, x, y)
+        buffers = [(b, b.clone()) for b in around.sites.tensors() if not isinstance(b, nn.Parameter)]
         step = learner._learn(x, y)
         after = around.kind(learner, x, y)
         if len(self._kinds) < MOST_KINDS:
-            self._kinds[after] = {id(p) for p in learner.net.parameters() if p.grad is not None}
+            self._kinds[after] = Shown(
+                used={id(p) for p in learner.net.parameters() if p.grad is not None},
+                changed={id(b) for b, old in buffers if not torch.equal(b, old)},
+            )
         elif len(self._kinds) == MOST_KINDS:
             warnings.warn(
                 f"compile=True: this learner has taken steps of {MOST_KINDS} kinds (shapes of x and y, modes); further "
                 "ones are not compiled. Pad batches to a few sizes",
                 stacklevel=4,
             )
-            self._kinds[None] = set()
+            self._kinds[None] = Shown(set(), set())
         if before != after:
             self._unsteady += 1
             if self._unsteady > 2:
@@ -160,12 +166,12 @@ class _Surroundings:
 class _Ready:
     """One compiled kind of step."""
 
-    def __init__(self, learner: Backprop, around: _Surroundings, used: set[int], x: Tensor, y: Tensor) -> None:
+    def __init__(self, learner: Backprop, around: _Surroundings, shown: Shown, x: Tensor, y: Tensor) -> None:
         from gnt.one_graph.tracing import trace  # imports sympy and more, which nobody else shall wait for
 
         self.watch = around.watch
         admission.check(learner, around.sites.modules, self.watch)
-        self._plan = Plan(around.sites, learner.opt, around.rule, self.watch, used)
+        self._plan = Plan(around.sites, learner.opt, around.rule, self.watch, shown)
         drawn = self._draw()
         inputs = self._plan.gather(x, y, learner.opt, drawn[1])
         graph, examples = trace(learner, self._plan, inputs)
@@ -185,14 +191,11 @@ class _Ready:
         loss, output, status, *_ = self._compiled(*inputs)
         if plan.masked and (code := int(status.item())) != FINE:
             self._undraw(drawn[0])
-            learner._no_samples()
             raise FloatingPointError(not_finite(loss) if code == BAD_LOSS else self._bad_group(code - BAD_GROUP))
         learner.opt._opt_called = True  # type: ignore[attr-defined]  # what a scheduler looks for
         if watch is None:
             return Step(loss, output, [])
         plan.ticked()
-        if watch.engine.waiting:
-            watch.engine.discard()
         return Step(loss, output, watch.follow_up())
 
     def _check(self, inputs: list[Tensor]) -> None:

@@ -44,6 +44,19 @@ class Trained:
     starts: dict[int, Tensor]
 
 
+@dataclass
+class Shown:
+    """What a step made the ordinary way has shown, by identity.
+
+    Attributes:
+        used: the parameters that had a gradient.
+        changed: the buffers that the forward changed.
+    """
+
+    used: set[int]
+    changed: set[int]
+
+
 class Plan:
     """The inputs of a graph, in order: x, y, numbers, number of updates, all tensors of the network, the optimizer's
     state, the engine's, and what is drawn.
@@ -53,19 +66,19 @@ class Plan:
         optimizer: the optimizer.
         rule: its rule.
         watch: the engine's part, or None.
-        used: the parameters that had a gradient in a step made the ordinary way, by identity.
+        shown: of a step made the ordinary way.
     """
 
-    def __init__(self, sites: Sites, optimizer: Optimizer, rule: Rule, watch: Watch | None, used: set[int]) -> None:
-        self.sites, self.rule, self.watch = sites, rule, watch
+    def __init__(self, sites: Sites, optimizer: Optimizer, rule: Rule, watch: Watch | None, shown: Shown) -> None:
+        self.sites, self.rule, self.watch, self.shown = sites, rule, watch, shown
         places = {id(tensor): number for number, tensor in enumerate(sites.tensors())}
         unit_dims = _unit_dims(watch) if "step" in rule.kept((False,)) and hasattr(optimizer, "reset_units") else {}
         self.trained: list[Trained] = []
         for number, options in enumerate(optimizer.param_groups):
             flags = rule.flags(options)
             for param in options["params"]:
-                if id(param) in used and id(param) in places:
-                    starts = _starts(param, unit_dims.get(id(param), {}), optimizer.state[param])
+                if id(param) in shown.used and id(param) in places:
+                    starts = _starts(param, unit_dims.get(id(param), {}), optimizer.state.get(param, {}))
                     self.trained.append(Trained(param, places[id(param)], number, flags, rule.kept(flags), starts))
         first = self.trained[0].param if self.trained else sites.tensors()[0]
         self.device = first.device

@@ -76,7 +76,7 @@ def _step(learner: Backprop, plan: Plan, at: Parts) -> tuple[Tensor, ...]:
             prepared = learner._after_backward(prepared)
             with torch.no_grad():
                 ok = torch.isfinite(loss).all() if plan.masked else None
-                writes = _buffers(sites.tensors(), at.values, here)
+                writes = _buffers(plan, at.values, here)
                 moves, shared = _optimize(plan, at, grads)
                 writes += moves
                 writes = [(to, value if ok is None else torch.where(ok, value, to)) for to, value in writes]
@@ -103,9 +103,11 @@ def _leaf(own: Tensor, value: Tensor) -> Tensor:
     return value.detach() if isinstance(own, torch.nn.Parameter) else value.detach().clone()
 
 
-def _buffers(own: Sequence[Tensor], values: Sequence[Tensor], here: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    pairs = zip(own, values, here, strict=True)
-    return [(v, h) for o, v, h in pairs if not isinstance(o, torch.nn.Parameter) and h._version > 0]
+def _buffers(plan: Plan, values: Sequence[Tensor], here: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """What the forward did to its copies. Batch norm does not count it as a change that it changed its statistics."""
+    pairs = zip(plan.sites.tensors(), values, here, strict=True)
+    others = [(id(own), value, copy) for own, value, copy in pairs if not isinstance(own, torch.nn.Parameter)]
+    return [(value, copy) for own, value, copy in others if copy._version > 0 or own in plan.shown.changed]
 
 
 def _optimize(plan: Plan, at: Parts, grads: Sequence[Tensor]) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor]]:
