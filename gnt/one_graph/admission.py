@@ -53,12 +53,13 @@ def check(learner: Backprop, modules: Sequence[nn.Module], watch: Watch | None) 
             )
         if module is inside:
             break
+    layer = next((type(module).__name__ for module in modules if isinstance(module, CBPLayer)), None)
+    if layer is not None:
+        raise TypeError(
+            f"compile=True does not compile {layer}, which acts after the optimizer's step by itself: use "
+            f"ContinualBackprop on a network without it, {_ADVICE}"
+        )
     for module in modules:
-        if isinstance(module, CBPLayer):
-            raise TypeError(
-                f"compile=True does not compile {type(module).__name__}, which acts after the optimizer's step by "
-                f"itself: use ContinualBackprop on a network without it, {_ADVICE}"
-            )
         hooks = [*module._forward_hooks.values(), *module._backward_hooks.values()]
         hooks += [hook for hook in module._forward_pre_hooks.values() if not Recorder.owns(hook)]
         if hooks:

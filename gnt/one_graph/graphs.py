@@ -37,7 +37,6 @@ class Graphs:
     def __init__(self, net: nn.Module | None = None, optimizer: Optimizer | None = None) -> None:
         self._kinds: dict[Any, Shown | _Ready] = {}
         self._surroundings: _Surroundings | None = None
-        self._unsteady = 0
         if net is not None and optimizer is not None:
             rule_of(optimizer)
             check_compiler(next((p.device.type for p in net.parameters()), "cpu"))
@@ -76,12 +75,11 @@ class Graphs:
     def _first(self, learner: Backprop, around: _Surroundings, x: Tensor, y: Tensor) -> Step | None:
         """The first step of a kind: the ordinary one."""
         admission.check(learner, around.sites.modules, around.watch)
-        before = around.kind(learner, x, y)
         buffers = [(b, b.clone()) for b in around.sites.tensors() if not isinstance(b, nn.Parameter)]
         step = learner._learn(x, y)
-        after = around.kind(learner, x, y)
+        kind = around.kind(learner, x, y)
         if len(self._kinds) < MOST_KINDS:
-            self._kinds[after] = Shown(
+            self._kinds[kind] = Shown(
                 used={id(p) for p in learner.net.parameters() if p.grad is not None},
                 changed={id(b) for b, old in buffers if not torch.equal(b, old)},
             )
@@ -92,14 +90,6 @@ class Graphs:
                 stacklevel=4,
             )
             self._kinds[None] = Shown(set(), set())
-        if before != after:
-            self._unsteady += 1
-            if self._unsteady > 2:
-                raise RuntimeError(
-                    f"compile=True: each forward of {type(learner.net).__name__} changes {around.changed(before)}, "
-                    "which compiled code would freeze: make it a buffer that is changed in place, or leave "
-                    "compile=False. This step was taken"
-                )
         return step
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
@@ -156,11 +146,6 @@ class _Surroundings:
             tuple([(len(o["params"]), self.rule.flags(o)) for o in self.optimizer.param_groups]),
             self.watch.structure if self.watch is not None else None,
         )
-
-    def changed(self, before: tuple[Any, ...]) -> str:
-        """Which plain attributes are not what they were in a kind of step."""
-        pairs = zip(self._plain, before[9], strict=True)
-        return ", ".join(dict.fromkeys(repr(name) for (holder, name), old in pairs if holder.get(name) != old))
 
 
 class _Ready:

@@ -82,3 +82,12 @@ def attributes(modules: Iterable[nn.Module]) -> Attributes:
 def set_between(before: Attributes, after: Attributes) -> list[str]:
     """The names of attributes that are other objects now."""
     return [name for key, (name, value) in after.items() if key not in before or before[key][1] is not value]
+
+
+def restore(modules: Sequence[nn.Module], before: Attributes) -> None:
+    """Undo what changed; what is new is taken away."""
+    for number, module in enumerate(modules):
+        for name in [name for name in module.__dict__ if (number, name) not in before]:
+            del module.__dict__[name]
+    for (number, name), (_, value) in before.items():
+        modules[number].__dict__[name] = value

@@ -15,7 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from gnt.one_graph.plan import BAD_GROUP, BAD_LOSS, FINE, Parts, Plan, parts
 from gnt.one_graph.products import TABLE
-from gnt.one_graph.sites import attributes, set_between
+from gnt.one_graph.sites import attributes, restore, set_between
 
 if TYPE_CHECKING:
     from gnt.learner import Backprop
@@ -44,7 +44,9 @@ def trace(learner: Backprop, plan: Plan, inputs: Sequence[Tensor]) -> tuple[Grap
     finally:
         torch.set_autocast_cache_enabled(caches_casts)
         learner._no_samples()
-    if changed := set_between(before, attributes(modules)):
+        changed = set_between(before, attributes(modules))
+        restore(modules, before)
+    if changed:
         raise RuntimeError(
             f"compile=True: the forward of {type(learner.net).__name__} sets {', '.join(changed)}, and compiled code "
             f"would not: make it a buffer that the forward changes in place, or {ADVICE}"
