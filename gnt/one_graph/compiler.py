@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -49,13 +50,12 @@ def compile_graph(graph: GraphModule, examples: Sequence[Tensor]) -> Compiled:
 
 
 def _compile(graph: GraphModule, examples: Sequence[Tensor]) -> Compiled:
-    from torch._inductor.compile_fx import compile_fx
-
     # random numbers are drawn as without compilation
     patches = {"fallback_random": True}
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the compiler's own, about itself
+        with torch.no_grad(), _quietly():
+            from torch._inductor.compile_fx import compile_fx
+
             compiled: Any = compile_fx(graph, list(examples), config_patches=patches)
     except Exception as error:
         raise RuntimeError(
@@ -89,17 +89,30 @@ def check_compiler(device: str) -> None:
         RuntimeError: there is no C++ compiler, or for a GPU no Triton.
     """
     try:
-        if device == "cpu":
-            from torch._inductor.cpp_builder import get_cpp_compiler
-
-            get_cpp_compiler()
-        else:
-            from torch.utils._triton import has_triton
-
-            if not has_triton():
-                raise RuntimeError("Triton is not installed")
+        with _quietly():
+            _find(device)
     except Exception as error:
         raise RuntimeError(
             f"compile=True needs the compiler of torch.compile, and that does not work here: {type(error).__name__}: "
             f"{_first_lines(error)}. Install one (for the CPU g++ or clang++; CXX names it), or {ADVICE}"
         ) from error
+
+
+def _find(device: str) -> None:
+    if device == "cpu":
+        from torch._inductor.cpp_builder import get_cpp_compiler
+
+        get_cpp_compiler()
+    else:
+        from torch.utils._triton import has_triton
+
+        if not has_triton():
+            raise RuntimeError("Triton is not installed")
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """The compiler warns about itself, at its import and at work."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
