@@ -62,8 +62,8 @@ class Graphs:
             self._kinds[kind] = ready
             return ready.run(learner, x, y)
         except StalePlanError:
-            del self._kinds[kind]  # and another plan after a step of the ordinary way
-            return self._first(learner, around, x, y)
+            self._surroundings = None  # look around anew, after a step of the ordinary way
+            return None
 
     def _around(self, learner: Backprop) -> _Surroundings:
         around = self._surroundings

@@ -296,3 +296,24 @@ def test_earlier_forwards_count_as_they_do_without():
         run_both(eager, graph, range(t, t + 1))
     assert not graph.gnt.waiting
     assert_alike(eager, graph)
+
+
+def test_a_parameter_in_the_place_of_another():
+    """The optimizer does not hold it: it stays as it is, and what was there is no longer part of the network."""
+    eager, graph = pair(mlp().double(), gnt.Backprop, step_size=0.05, momentum=0.9)
+    for t in range(10):
+        if t == 4:
+            for learner in (eager, graph):
+                learner.net[2].weight = nn.Parameter(torch.full((6, 8), 0.1, dtype=torch.float64))
+        run_both(eager, graph, range(t, t + 1))
+    assert_alike(eager, graph)
+    assert graph.net[2].weight.eq(0.1).all()
+
+
+def test_state_that_is_gone():
+    eager, graph = pair(mlp().double(), step_size=0.01, momentum=0.9)
+    run_both(eager, graph, range(4))
+    for learner in (eager, graph):
+        learner.opt.state.clear()
+    run_both(eager, graph, range(4, 10))
+    assert_alike(eager, graph)
