@@ -4,4 +4,6 @@ An experiment is a package here with three modules: ``settings`` (what can be se
 a slip of the pen is told at once), ``job`` (the training, in pieces that can be stopped between any two) and
 ``report`` (table and picture). Everything else is shared: the command line, the worker processes,
 checkpoints, progress and results.
+
+``python -m benchmarks speed`` (`benchmarks.speed`) is no experiment: it measures what a step costs.
 """

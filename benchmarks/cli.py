@@ -8,22 +8,14 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from benchmarks import experiments
 from benchmarks.errors import CannotRun
+from benchmarks.parsing import Parser
 from benchmarks.settings import METHODS, OUT, as_flags, changed, concerning, flag, nearest, one_of, real
 
 SECONDS = real("a number of seconds, 0 or more", lambda value: value >= 0)
 INSTALL = 'pip install "torch-gnt[demo]"'
-
-
-class _Parser(argparse.ArgumentParser):
-    """Errors in two lines: what is wrong, and where help is."""
-
-    def error(self, message: str) -> NoReturn:
-        print(f"error: {message}\nAll settings: {self.prog} --help", file=sys.stderr)
-        raise SystemExit(2)
 
 
 def main(arguments: list[str]) -> int:
@@ -33,8 +25,12 @@ def main(arguments: list[str]) -> int:
             print(_overview())
             return 0 if arguments else 2
         experiment = arguments[0]
+        if experiment == "speed":
+            from benchmarks.speed import command
+
+            return command.main(arguments[1:])
         if experiment not in experiments.NAMES:
-            raise CannotRun(f"unknown experiment {experiment!r}{nearest(experiment, experiments.NAMES)}")
+            raise CannotRun(f"unknown experiment {experiment!r}{nearest(experiment, [*experiments.NAMES, 'speed'])}")
         return _run(experiment, _parse(experiment, arguments[1:]))
     except CannotRun as error:
         print(f"error: {error}", file=sys.stderr)
@@ -50,52 +46,38 @@ def main(arguments: list[str]) -> int:
 
 
 def _overview() -> str:
+    from benchmarks import speed
+
     lines = ["usage: python -m benchmarks EXPERIMENT [settings]", ""]
     lines += [f"  {name:28} {experiments.settings_class(name).help}" for name in experiments.NAMES]
+    lines.append(f"  {'speed':28} {speed.HELP}")
     return "\n".join([*lines, "", "Settings of an experiment: python -m benchmarks EXPERIMENT --help"])
 
 
 def _parse(experiment: str, arguments: list[str]) -> argparse.Namespace:
     cls = experiments.settings_class(experiment)
-    parser = _Parser(
+    parser = Parser(
         prog=f"python -m benchmarks {experiment}",
         description=f"{experiment}: {cls.help}. Defaults take {cls.time}; the published setting is "
         f"{as_flags(cls.published)}. Ctrl-C stops; the same command goes on from there.",
-        allow_abbrev=False,
     )
-    actions = [
-        parser.add_argument(
+    for field in dataclasses.fields(cls):
+        parser.add(
             flag(field.name),
             type=field.metadata["check"],
             default=argparse.SUPPRESS,  # the dataclass has the defaults
             metavar=type(field.default).__name__.upper(),
             help=f"{field.metadata['help']} (default: {field.default})",
         )
-        for field in dataclasses.fields(cls)
-    ]
-    add = parser.add_argument
-    actions += [
-        add(
-            "--methods",
-            nargs="+",
-            type=one_of(*METHODS),
-            default=METHODS,
-            metavar="NAME",
-            help=" ".join(METHODS),
-        ),
-        add("--out", type=Path, default=OUT, metavar="DIR", help=f"folder of results (default: {OUT})"),
-        add("--picture", type=Path, metavar="FILE", help="write the picture to this file as well"),
-        add("--fresh", action="store_true", help="start over, forgetting earlier runs with these settings"),
-        add(
-            "--checkpoint-every", type=SECONDS, default=5.0, metavar="SECONDS", help="how often to save (default: 5.0)"
-        ),
-        add("--quiet", action="store_true", help="no moving bars: a line when something is complete, for logs"),
-    ]
-    parsed, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        known = [action.option_strings[0] for action in actions]
-        parser.error(f"unknown setting {unknown[0]}{nearest(unknown[0].partition('=')[0], known)}")
-    return parsed
+    parser.add("--methods", nargs="+", type=one_of(*METHODS), default=METHODS, metavar="NAME", help=" ".join(METHODS))
+    parser.add("--out", type=Path, default=OUT, metavar="DIR", help=f"folder of results (default: {OUT})")
+    parser.add("--picture", type=Path, metavar="FILE", help="write the picture to this file as well")
+    parser.add("--fresh", action="store_true", help="start over, forgetting earlier runs with these settings")
+    parser.add(
+        "--checkpoint-every", type=SECONDS, default=5.0, metavar="SECONDS", help="how often to save (default: 5.0)"
+    )
+    parser.add("--quiet", action="store_true", help="no moving bars: a line when something is complete, for logs")
+    return parser.parse(arguments)
 
 
 def _run(experiment: str, parsed: argparse.Namespace) -> int:

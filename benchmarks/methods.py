@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +12,20 @@ import gnt
 from benchmarks.seeds import stream
 
 Learner = gnt.Backprop | gnt.ContinualBackprop
+
+
+def make_ensemble(
+    method: str, make_net: Callable[[], nn.Module], settings: Any, *, loss: str, opt: str
+) -> gnt.Ensemble:
+    """All seeds of the settings as one learner; each member is what `make_learner` makes of its seed alone."""
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    own: dict[str, Any] = {"replacement_rate": 0.0}
+    if method == "continual_backprop":
+        names = ("replacement_rate", "maturity_threshold", "decay_rate", "utility")
+        own = {name: getattr(settings, name) for name in names}
+        own["generators"] = [stream(seed, "replacements") for seed in seeds]
+    weights = [stream(seed, "weights").initial_seed() for seed in seeds]
+    return gnt.Ensemble(make_net, weights, loss=loss, opt=opt, step_size=settings.step_size, **own)
 
 
 def make_learner(method: str, net: nn.Module, settings: Any, *, loss: str, opt: str) -> Learner:

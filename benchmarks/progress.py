@@ -29,9 +29,12 @@ class View(Protocol):
 
 
 class Bars:
-    """A bar for each method, with the time left and the last figures."""
+    """A bar for each method, with the time left and the last figures.
 
-    def __init__(self, console: Console, methods: list[str]) -> None:
+    ``by_itself`` False: it moves only when there is progress, and takes no time from what is being timed.
+    """
+
+    def __init__(self, console: Console, methods: list[str], *, by_itself: bool = True) -> None:
         self._progress = Progress(
             SpinnerColumn(finished_text="✓"),
             TextColumn("{task.description}"),
@@ -40,7 +43,9 @@ class Bars:
             TimeRemainingColumn(elapsed_when_finished=True),
             TextColumn("{task.fields[latest]}", style="dim"),
             console=console,
+            auto_refresh=by_itself,
         )
+        self._by_itself = by_itself
         self._methods = methods
         self._tasks: dict[str, int] = {}
 
@@ -64,6 +69,8 @@ class Bars:
         if not task.started:
             self._progress.reset(task.id, start=True, total=total, completed=done)
         self._progress.update(task.id, completed=done, latest=latest)
+        if not self._by_itself:
+            self._progress.refresh()
 
     def line(self, method: str, text: str) -> None:
         """The bar shows it already."""

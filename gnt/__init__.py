@@ -8,6 +8,7 @@ least useful mature ones with fresh ones. Ways in:
     engine = gnt.GnT(gnt.trace(model, x), optimizer).attach()    # any model; acts after each optimizer.step()
     optimizer = gnt.optim.CBPAdamW(net, lr=1e-3)                 # the same by swapping the optimizer's line
     net = Sequential(fc1, ReLU(), gnt.CBPLinear(fc1, fc2), fc2)  # layers that act by themselves
+    ensemble = gnt.Ensemble(make_net, range(30))                 # many seeds at once: ensemble.learn(x, y)
 
 The house: `walk` turns layers into unit groups, `trace` finds them in any model, `GnT` runs them (features, utility,
 selection, reinit, optimizer_state), on one process or many (ranks, shards), the learners put a loss and an optimizer
@@ -15,6 +16,7 @@ around it, `gnt.optim` holds AdamGnT, an Adam whose step counts restart with the
 """
 
 from gnt.engine import GnT
+from gnt.ensemble import Ensemble
 from gnt.layers import CBPConv, CBPLinear
 from gnt.learner import Backprop, ContinualBackprop, Step
 from gnt.optim import AdamGnT
@@ -32,6 +34,7 @@ __all__ = [
     "CBPConv",
     "CBPLinear",
     "ContinualBackprop",
+    "Ensemble",
     "GnT",
     "Groups",
     "Step",

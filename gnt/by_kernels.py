@@ -29,6 +29,9 @@ class ByKernels(ByTorch):
 
     def features(self, features: Sequence[Tensor], places: Sequence[Place], flat: FlatState) -> None:
         """Mean features, and mean |h| (or where the measure subtracts it: mean |h - f^|) of each position."""
+        if any(feature.__class__ is not Tensor for feature in features):
+            super().features(features, places, flat)
+            return
         now = flat.states[0].updates + 1
         for feature, place in zip(features, places, strict=True):
             positions = place.positions
@@ -56,7 +59,9 @@ class ByKernels(ByTorch):
             )
 
     def weights(self, weight: Tensor, place: WeightPlace) -> None:
-        """Mean |w| of each row and column, as far as they are wanted."""
+        """Mean |w| of each row and column, as far as they are wanted and not known already."""
+        if place.version == weight._version:
+            return
         if weight.__class__ is not nn.Parameter or weight.dtype is not self._dtype or not weight.is_contiguous():
             super().weights(weight, place)
             return

@@ -38,7 +38,7 @@ class ByTorch:
         centres = flat.centre() if self._centred else []
         for feature, place in zip(arranged, places, strict=True):
             if self._centred:
-                centre = centres[place.number][0]
+                centre = centres[place.number].view(-1)
                 centre = centre.repeat_interleave(place.block) if place.block > 1 else centre
                 magnitude = (feature - (centre[:, None] if feature.ndim == 3 else centre)).abs_()
             else:

@@ -65,7 +65,7 @@ class Cycle:
             )
         self.compile = compile
         self._tester = Tester(groups, self._measure, utility, compile=compile)
-        self.generator = generator if generator is not None else _own_generator(groups[0].incoming[0].weight.device)
+        self.generator = generator if generator is not None else own_generator(groups[0].incoming[0].weight.device)
         # counts are drawn on the host, so that no draw asks the device
         on_host = self.generator.device.type == "cpu"
         self._coin = self.generator if on_host else torch.Generator().manual_seed(self.generator.initial_seed())
@@ -172,7 +172,7 @@ class Cycle:
                     reinit.fresh_weights(slot, len(indices), limit, self.generator)
                     for slot, limit in zip(group.drawn, limits, strict=True)
                 ]
-            mean_features = group.state.corrected_mean_features[:, indices] if self.bias_transfer else None
+            mean_features = group.state.corrected_mean_features.index_select(1, indices) if self.bias_transfer else None
             reinit.regenerate(group, indices, weights, mean_features)
             group.state.rebirth(indices, all_eligible=selected)
         if self._optimizer_state is not None:
@@ -188,7 +188,7 @@ class Cycle:
         return f"GnT({len(self.groups)} groups, {sum(g.num_units for g in self.groups)} units, {settings})"
 
 
-def _own_generator(device: torch.device) -> torch.Generator:
+def own_generator(device: torch.device) -> torch.Generator:
     """Seeded from torch's global generator, as torch's own DataLoader does: `torch.manual_seed` governs it."""
     seed = int(torch.empty((), dtype=torch.int64).random_().item())
     return torch.Generator(device=device).manual_seed(seed)

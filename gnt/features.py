@@ -130,8 +130,8 @@ class Reading:
         self._arranged: list[Tensor] | None = None
         self._shares: list[float] = []
         self._size: int | None = None
-        self.alone: Tensor | None = None  # the feature, where there is but one, of samples, and a plain tensor
-        if len(features) == 1 and features[0].__class__ is Tensor and features[0].numel():
+        self.alone: Tensor | None = None  # the feature, where there is but one, of samples, and in one place
+        if len(features) == 1 and not shards.is_sharded(features[0]) and features[0].numel():
             self.alone = features[0]
             self._size = self.alone.numel() // slot.width
 

@@ -6,6 +6,7 @@ Each group's `UnitState` holds views of these tensors. Mean features and utiliti
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -31,46 +32,67 @@ class FlatState:
 
     def __init__(self, states: Sequence[UnitState], *, compiled: bool = False) -> None:
         self.states = states
-        self._features = sum(state.mean_features.numel() for state in states)
+        self._units, self._features = (
+            sum(state.num_units for state in states),
+            sum(state.mean_features.numel() for state in states),
+        )
         self._single = all(len(state.mean_features) == 1 for state in states)
+        self._decay_rate, self._averaged = states[0].decay_rate, states[0].averaged
         self.averages = torch.cat([*(s.mean_features.flatten() for s in states), *(s.utility for s in states)])
         self.tested = torch.zeros_like(self.averages)
         self.born = torch.cat([state.born for state in states])
         self.last_active = torch.cat([state.last_active for state in states])
         self._nonfinite = torch.stack([state.nonfinite for state in states])
+        self._mean_features, self._utilities = self._halves(self.averages)
+        self._tested_features, self.all_worths = self._halves(self.tested)
         self.means: list[Tensor] = []
         self.worths: list[Tensor] = []
-        feature, unit = 0, 0
-        for i, state in enumerate(states):
-            shape, n = state.mean_features.shape, state.num_units
-            here, worth = (
-                slice(feature, feature + shape.numel()),
-                slice(self._features + unit, self._features + unit + n),
-            )
-            state.mean_features, state.utility = self.averages[here].view(shape), self.averages[worth]
-            state.born, state.last_active = self.born[unit : unit + n], self.last_active[unit : unit + n]
-            state.nonfinite = self._nonfinite[i]
-            self.means.append(self.tested[here].view(shape))
-            self.worths.append(self.tested[worth])
-            feature, unit = here.stop, unit + n
-        self._decay_rate, self._averaged = states[0].decay_rate, states[0].averaged
-        self.all_worths = self.tested[self._features :]
+        self._share()
         self._advance, self._test = None, None
         if compiled:
             self._test = load("finite", self.averages.dtype)
             self._advance = load("advance", self.averages.dtype) if self._single and self._averaged else None
         self._weight = torch.tensor([1.0 - self._decay_rate], dtype=torch.float64)
         self._answer = torch.zeros(1, dtype=torch.int64)
-        self._owners: tuple[Tensor, Tensor] | None = None
+        self._owner, self._unit = self._owner_and_unit()
+
+    def _halves(self, tensor: Tensor) -> tuple[Tensor, Tensor]:
+        """Its part of the mean features and that of the utilities."""
+        return tensor.narrow(0, 0, self._features), tensor.narrow(0, self._features, self._units)
+
+    def _share(self) -> None:
+        """Give each state its parts."""
+        feature, unit = 0, 0
+        for i, state in enumerate(self.states):
+            shape, n = state.mean_features.shape, state.num_units
+            state.mean_features = self._mean_features.narrow(0, feature, shape.numel()).view(shape)
+            state.utility = self._utilities.narrow(0, unit, n)
+            state.born, state.last_active = self.born.narrow(0, unit, n), self.last_active.narrow(0, unit, n)
+            state.nonfinite = self._nonfinite.select(0, i)
+            self.means.append(self._tested_features.narrow(0, feature, shape.numel()).view(shape))
+            self.worths.append(self.all_worths.narrow(0, unit, n))
+            feature, unit = feature + shape.numel(), unit + n
+
+    def _owner_and_unit(self) -> tuple[Tensor, Tensor]:
+        """For each running average the number of its group and of its unit."""
+        sizes = [state.num_units for state in self.states]
+        features = [state.mean_features.numel() for state in self.states]
+        owner = torch.cat([torch.full((n,), i) for counts in (features, sizes) for i, n in enumerate(counts)])
+        start = [0, *itertools.accumulate(sizes)]
+        taps = [len(state.mean_features) for state in self.states]
+        of_features = [
+            torch.arange(first, first + n).repeat(t) for first, n, t in zip(start, sizes, taps, strict=False)
+        ]
+        unit = torch.cat([*of_features, torch.arange(self._units)])
+        return owner.to(self.born.device), unit.to(self.born.device)
 
     def centre(self) -> list[Tensor]:
         """For each group f^ as it will be once ``means`` are averaged in, (taps, num_units)."""
-        features = self._features
-        centre = torch.lerp(self.averages[:features], self.tested[:features], 1.0 - self._decay_rate)
-        if self._single:
-            centre.div_(correction(self.states[0].updates + 1 - self.born, self._decay_rate, centre.dtype))
-            return [c[None] for c in torch.split(centre, [state.num_units for state in self.states])]
-        return [state.centre(mean) for state, mean in zip(self.states, self.means, strict=True)]
+        if not self._single:
+            return [state.centre(mean) for state, mean in zip(self.states, self.means, strict=True)]
+        centre = torch.lerp(self._mean_features, self._tested_features, 1.0 - self._decay_rate)
+        centre.div_(correction(self.states[0].updates + 1 - self.born, self._decay_rate, centre.dtype))
+        return [c.unsqueeze(0) for c in torch.split(centre, [state.num_units for state in self.states])]
 
     @property
     def finite(self) -> bool:
@@ -91,55 +113,44 @@ class FlatState:
 
         Where nobody has ``asked`` the device whether it is finite, groups of which it is not keep their averages.
         """
-        tested, broken = (self.tested, None) if asked else self._finite_only()
+        broken = None if asked else self._replace_broken()
         for state in self.states:
             state.tick()
-        now, features = self.states[0].updates, self._features
+        now = self.states[0].updates
         if self._advance is not None:
-            self._advance(self.averages, tested, self.last_active, self._weight, features, now)
+            self._advance(self.averages, self.tested, self.last_active, self._weight, self._units, now)
             return
         if self._averaged:
-            self.averages.lerp_(tested, 1.0 - self._decay_rate)
+            self.averages.lerp_(self.tested, 1.0 - self._decay_rate)
         else:
-            self.averages[:features].lerp_(tested[:features], 1.0 - self._decay_rate)
-            self.averages[features:].copy_(tested[features:])
-        active = tested[:features] != 0
+            self._mean_features.lerp_(self._tested_features, 1.0 - self._decay_rate)
+            self._utilities.copy_(self.all_worths)
+        active = self._tested_features != 0
         if broken is not None:
             active &= ~broken
         if self._single:
             self.last_active.masked_fill_(active, now)
         else:
-            for state, some in zip(self.states, torch.split(active, [m.numel() for m in self.means]), strict=True):
-                state.last_active.masked_fill_(some.view(-1, state.num_units).any(0), now)
+            parts = torch.split(active, [mean.numel() for mean in self.means])
+            for state, part in zip(self.states, parts, strict=True):
+                state.last_active.masked_fill_(part.view(-1, state.num_units).any(0), now)
 
-    def _finite_only(self) -> tuple[Tensor, Tensor]:
-        """What was tested, and which features belong to groups where some of it is not finite. There the corrected
-        averages stand in for what is missing: they come out as they went in.
+    def _replace_broken(self) -> Tensor:
+        """Where a group is not finite, let the corrected averages stand in for what was tested: they come out as they
+        went in. Returns which features belong to such groups.
         """
-        owner, unit = self._owner_and_unit()
-        broken = torch.zeros_like(self._nonfinite).index_add_(0, owner, (~self.tested.isfinite()).to(torch.int64)) > 0
+        not_finite = (~self.tested.isfinite()).to(torch.int64)
+        broken = torch.zeros_like(self._nonfinite).index_add_(0, self._owner, not_finite) > 0
         self._nonfinite += broken
-        age = self.states[0].updates - self.born
-        corrected = self.averages / correction(age, self._decay_rate, self.averages.dtype)[unit]
-        if not self._averaged:
-            corrected[self._features :] = self.averages[self._features :]
-        here = broken[owner]
-        return torch.where(here, corrected, self.tested), here[: self._features]
-
-    def _owner_and_unit(self) -> tuple[Tensor, Tensor]:
-        """For each running average the number of its group and of its unit."""
-        if self._owners is None:
-            device, numbers, start = self.born.device, range(len(self.states)), 0
-            of_features, units = [], []
-            for i, state in enumerate(self.states):
-                taps, n = state.mean_features.shape
-                of_features.append(torch.full((taps * n,), i))
-                units.append(torch.arange(start, start + n).repeat(taps))
-                start += n
-            of_units = [torch.full((self.states[i].num_units,), i) for i in numbers]
-            owner, unit = torch.cat([*of_features, *of_units]), torch.cat([*units, torch.arange(start)])
-            self._owners = owner.to(device), unit.to(device)
-        return self._owners
+        here = broken.index_select(0, self._owner)
+        age = (self.states[0].updates - self.born).index_select(0, self._unit)
+        corrected = self.averages / correction(age, self._decay_rate, self.averages.dtype)
+        of_features, of_utilities = self._halves(here)
+        features, utilities = self._halves(corrected)
+        torch.where(of_features, features, self._tested_features, out=self._tested_features)
+        worths = utilities if self._averaged else self._utilities
+        torch.where(of_utilities, worths, self.all_worths, out=self.all_worths)
+        return of_features
 
 
 def join(states: Sequence[UnitState]) -> list[list[int]]:

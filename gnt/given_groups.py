@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from gnt.units import CONV_LAYERS, WEIGHT_LAYERS, Slot, UnitGroup
+from gnt.units import WEIGHT_LAYERS, Slot, UnitGroup, input_groups
 
 _SIDES = {"incoming": 0, "scales": 0, "outgoing": 1}  # where the units are in the weight of torch's own layers
 
@@ -68,10 +68,9 @@ def _check_slot(who: str, slot: Slot, side: str, units: int) -> None:
     if slot.dim >= weight.ndim or (own and slot.dim != _SIDES[side]):
         allowed = str(_SIDES[side]) if own else f"in 0..{weight.ndim - 1}"
         raise ValueError(f"dim of {who} must be {allowed} for a {kind} with a weight of shape {shape}, got {slot.dim}")
-    grouped = isinstance(slot.module, CONV_LAYERS) and side == "outgoing"
-    convolution_groups = int(slot.module.groups) if grouped else 1  # type: ignore[arg-type]
-    if slot.groups != convolution_groups:
-        raise ValueError(f"groups of {who} must be {convolution_groups} for this {kind}, got {slot.groups}")
+    groups = input_groups(slot.module) if side == "outgoing" else 1
+    if slot.groups != groups:
+        raise ValueError(f"groups of {who} must be {groups} for this {kind}, got {slot.groups}")
     _check_positions(who, slot, shape)
 
 

@@ -62,12 +62,14 @@ class WeightPlace:
         module: whose weight it is.
         groups: that of a grouped convolution, whose columns are those of each group.
         rows, columns: the places, or None.
+        version: of the weight whose means stand there already; an optimizer can sum them on its way.
     """
 
     module: nn.Module
     groups: int = 1
     rows: Tensor | None = None
     columns: Tensor | None = None
+    version: int = -1
 
 
 class Places:
@@ -98,7 +100,7 @@ class Places:
                 continue
             slot, state = group.outgoing[0], group.state
             conv = isinstance(slot.module, CONV_LAYERS)
-            here = flat.means[i][0], flat.worths[i], state.mean_features[0], state.born
+            here = flat.means[i].view(-1), flat.worths[i], state.mean_features.view(-1), state.born
             self.simple.append(Place(i, slot, *here, feature, outgoing, incoming, positions[i], slot.block, conv))
             for side, target, asked in ((slot, outgoing, "outgoing"), (group.incoming[0], incoming, "incoming")):
                 if asked in reads:

@@ -11,6 +11,7 @@ producer really has (in / groups times the kernel for a convolution):
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from gnt import shards
 from gnt.activations import Activation, gain, names
-from gnt.units import CONV_LAYERS, Slot, UnitGroup
+from gnt.units import Slot, UnitGroup, input_groups
 
 INITS = ("default", "xavier", "lecun", "kaiming")
 
@@ -62,10 +63,10 @@ def fans(slot: Slot) -> tuple[int, int]:
     """(fan_in, fan_out) of a producer: how many inputs a unit reads and how many units read one input."""
     weight = slot.weight
     kernel = math.prod(weight.shape[2:])
-    groups = slot.module.groups if isinstance(slot.module, CONV_LAYERS) else 1
-    return weight.shape[1 - slot.dim] * kernel, weight.shape[slot.dim] // groups * kernel
+    return weight.shape[1 - slot.dim] * kernel, weight.shape[slot.dim] // input_groups(slot.module) * kernel
 
 
+@functools.lru_cache
 def representable(limit: float, dtype: torch.dtype) -> float:
     """The largest number of ``dtype`` that does not exceed ``limit``, so that rounding leaves no fresh weight beyond
     it.
@@ -76,14 +77,18 @@ def representable(limit: float, dtype: torch.dtype) -> float:
     return rounded.item()
 
 
-def fresh_weights(slot: Slot, count: int, limit: float, generator: torch.Generator) -> Tensor:
-    """Draws for ``count`` units' incoming weights, uniform in [-limit, limit]: (count * block, fan-in shape...)."""
+def fresh_weights(slot: Slot, count: int, limit: float, *generators: torch.Generator) -> Tensor:
+    """Draws for ``count`` units' incoming weights, uniform in [-limit, limit]: (count * block, fan-in shape...); of
+    several generators the draws of each, one after the other.
+    """
     weight = slot.weight
     limit = representable(limit, weight.dtype)
     wide = torch.promote_types(weight.dtype, torch.float32)
-    drawn = torch.empty(count * slot.block, *slot.rest, dtype=wide, device=generator.device)
-    drawn.uniform_(-limit, limit, generator=generator)
-    return drawn.to(weight.device, weight.dtype, non_blocking=True)
+    shape = (len(generators), count * slot.block, *slot.rest)
+    drawn = torch.empty(shape, dtype=wide, device=generators[0].device)
+    for own, generator in zip(drawn, generators, strict=True):
+        own.uniform_(-limit, limit, generator=generator)
+    return drawn.flatten(0, 1).to(weight.device, weight.dtype, non_blocking=True)
 
 
 def transfer_mean(slot: Slot, units: Tensor, mean_feature: Tensor) -> None:
@@ -134,7 +139,7 @@ def regenerate(group: UnitGroup, units: Tensor, fresh: Sequence[Tensor], mean_fe
     numbers = group.tap_numbers
     if mean_features is not None:
         for slot in group.outgoing:
-            transfer_mean(slot, units, mean_features[numbers.index(slot.tap)])
+            transfer_mean(slot, units, mean_features.select(0, numbers.index(slot.tap)))
     for slot in group.outgoing:
         slot.fill_(slot.weight.detach(), units, 0.0)
     for slot, rows in zip(group.drawn, fresh, strict=True):

@@ -47,3 +47,16 @@ def lowest(utility: Tensor, eligible: Tensor, count: int) -> Tensor:
     tensor([3, 2])
     """
     return torch.where(eligible, utility, torch.inf).topk(count, largest=False).indices
+
+
+def lowest_of_each(utility: Tensor, eligible: Tensor, count: int, members: int) -> Tensor:
+    """`lowest` within each of ``members`` equal parts, one after the other.
+
+    >>> utility = torch.tensor([3.0, 1.0, 2.0, 0.5, 0.2, 0.1])
+    >>> lowest_of_each(utility, utility < 3.0, 1, members=2)
+    tensor([1, 5])
+    """
+    ranked = torch.where(eligible, utility, torch.inf).view(members, -1)
+    indices = ranked.topk(count, largest=False).indices
+    first = torch.arange(0, len(utility), ranked.shape[1], device=utility.device)
+    return (indices + first[:, None]).flatten()

@@ -61,8 +61,7 @@ class UnitState:
         self.replaced = 0
         self.accumulated = 0.0
         self.eligible = 0
-        self._maturing: deque[tuple[int, int]] = deque()
-        self.recount()
+        self._maturing = deque([(maturity_threshold + 1, num_units)])
 
     @property
     def age(self) -> Tensor:

@@ -7,13 +7,15 @@ groups (`gnt.flat_state`) until `advance`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
 
 from gnt.by_kernels import ByKernels
 from gnt.by_torch import ByTorch
 from gnt.flat_state import FlatState, join
 from gnt.kernels import SCALARS
-from gnt.places import Places
+from gnt.places import Places, WeightPlace
 from gnt.units import UnitGroup
 from gnt.utility import Measure, Signals, assess, undrawn_on_error
 
@@ -24,14 +26,29 @@ class Tester:
     def __init__(self, groups: Sequence[UnitGroup], measure: Measure, name: str, *, compile: bool) -> None:
         self._measure, self._name, self._compile = measure, name, compile
         self.cohorts: list[_Cohort] = []
+        self._weights: Mapping[int, WeightPlace] | None = None
         self.settle(groups)
 
     def settle(self, groups: Sequence[UnitGroup]) -> None:
         """Join the groups' states, wherever they are now."""
+        self._weights = None
         self.cohorts = [
             _Cohort(numbers, [groups[i] for i in numbers], self._measure, compile=self._compile)
             for numbers in join([group.state for group in groups])
         ]
+
+    @property
+    def weights(self) -> Mapping[int, WeightPlace]:
+        """Where the means of |w| are wanted, by the id of the matrix; the same object until states are joined anew."""
+        if self._weights is None:
+            places = [cohort.places for cohort in self.cohorts if cohort.places is not None and cohort.compiled]
+            self._weights = {
+                id(weight): place
+                for each in places
+                for place in each.weights
+                if place.groups == 1 and isinstance(weight := place.module.weight, Tensor) and weight.ndim == 2
+            }
+        return self._weights
 
     def assess(self, signals: Sequence[Signals]) -> None:
         """Test all groups. Changes nothing that lasts.
@@ -74,27 +91,27 @@ class _Cohort:
     def __init__(self, numbers: list[int], groups: list[UnitGroup], measure: Measure, *, compile: bool) -> None:
         dtype, device = groups[0].state.utility.dtype, groups[0].state.utility.device
         self.asks = device.type == "cpu"  # there, reading an answer waits for nothing
-        compiled = compile and self.asks and dtype in SCALARS
+        self.compiled = compiled = compile and self.asks and dtype in SCALARS
         self.numbers = numbers
         self.flat = FlatState([group.state for group in groups], compiled=compiled)
-        self._places = Places(groups, self.flat, measure.reads) if measure.product else None
+        self.places = Places(groups, self.flat, measure.reads) if measure.product else None
         self._by = ByKernels(measure.reads, dtype, groups[0].state.decay_rate) if compiled else ByTorch(measure.reads)
-        self._simple = frozenset(place.number for place in self._places.simple) if self._places else frozenset()
+        self._simple = frozenset(place.number for place in self.places.simple) if self.places else frozenset()
 
     def side_by_side(self, signals: Sequence[Signals]) -> frozenset[int]:
         """Test the simple groups, if what their consumers read is plain -> the numbers of those that were tested."""
         if not self._simple:
             return self._simple
-        assert self._places is not None
+        assert self.places is not None
         features = []
-        for place in self._places.simple:
+        for place in self.places.simple:
             each = signals[place.number]
             feature = None if each.shared else place.reads(each.batch)
             if feature is None:
                 return frozenset()
             features.append(feature)
-        self._by.features(features, self._places.simple, self.flat)
-        for weight in self._places.weights:
+        self._by.features(features, self.places.simple, self.flat)
+        for weight in self.places.weights:
             self._by.weights(weight.module.weight, weight)  # type: ignore[arg-type]
-        self._by.worths(self._places, self.flat)
+        self._by.worths(self.places, self.flat)
         return self._simple

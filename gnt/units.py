@@ -25,6 +25,14 @@ WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 CONV_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
+def input_groups(module: nn.Module) -> int:
+    """In how many groups a layer's outputs read its inputs: a convolution's ``groups``, or what a layer of one's own
+    says by an attribute ``input_groups``.
+    """
+    name = "groups" if isinstance(module, CONV_LAYERS) else "input_groups"
+    return int(getattr(module, name, 1))
+
+
 @dataclass(frozen=True, eq=False)
 class Slot:
     """Where the units of a group live in the tensors of one module.
@@ -42,8 +50,8 @@ class Slot:
             other way round for modules that keep their weight as (in, out).
         block: positions of each unit.
         offset: the first unit's first position.
-        groups: that of a grouped convolution whose input channels the units are (``dim`` 1): its weight of shape (out,
-            in / groups, *kernel) then counts input channels group by group.
+        groups: that of a grouped convolution (or another layer with `input_groups`) whose input channels the units are
+            (``dim`` 1): its weight of shape (out, in / groups, *kernel) then counts input channels group by group.
         positions: int64 (num_units, block) on the CPU, where block and offset do not describe the positions.
         tap: consumers with the same number read the same value of the units; another number is another value, such as
             the same channels before and after pooling.
@@ -178,7 +186,8 @@ class Slot:
             return shards.sum_over_shards_(moved, weight, self.dim)
         group, channel = self._channel(units)
         columns = self._by_channel(weight)[group, channel].to(values.dtype)
-        per_unit = columns.flatten(2).sum(2) * values[:, None]
+        columns = columns.flatten(2).sum(2) if columns.ndim > 2 else columns
+        per_unit = columns * values[:, None]
         out = per_unit.new_zeros(self.groups, per_unit.shape[1])
         return out.index_add_(0, group, per_unit).flatten()
 

@@ -51,6 +51,10 @@ class Signals:
         self.group, self.batch, self.reads = group, batch, reads
         self.shared = False
 
+    def uniform(self) -> Tensor:
+        """A draw from [0, 1) for each unit, (num_units,), on the generator's device."""
+        return torch.rand(self.num_units, generator=self.generator, device=self.generator.device)
+
     @cached_property
     def magnitude(self) -> Tensor:
         """Mean |h| at each position of each unit, (num_units, block); block is 1 but for flattened channels and units
@@ -102,7 +106,7 @@ class Signals:
     def mean(self) -> Tensor:
         """Mean feature of each unit at each tap, (taps, num_units)."""
         means = [_unit_mean(mean) for mean in self.means]
-        return torch.stack(means) if len(means) > 1 else means[0][None]
+        return torch.stack(means) if len(means) > 1 else means[0].unsqueeze(0)
 
     @cached_property
     def magnitudes(self) -> list[Tensor]:
@@ -182,8 +186,7 @@ def feature_by_input(signals: Signals) -> Tensor:
 
 def random(signals: Signals) -> Tensor:
     """Uniform in [0, 1): the control in which utility knows nothing."""
-    generator = signals.generator
-    return torch.rand(signals.num_units, generator=generator, device=generator.device)
+    return signals.uniform()
 
 
 MEASURES: dict[str, Measure] = {

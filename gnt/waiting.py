@@ -90,9 +90,10 @@ class Waiting:
         """What waits now has its gradients; where they began ``anew``, what had its own before was given up."""
         if anew:
             self._learned = []
-        self.forget_given_up()
-        self._learned += self._unlearned()
-        self._chain = None
+        if self._chain is not None:
+            self.forget_given_up()
+            self._learned += self._unlearned()
+            self._chain = None
 
     @property
     def waiting(self) -> bool:
@@ -109,6 +110,8 @@ class Waiting:
     def forget_given_up(self) -> None:
         """Forget forwards whose graph is gone and was never gone back through: nothing was learned from them."""
         kept, chain = [], self._chain
+        if chain is None:
+            return
         while chain is not None:
             forward, chain = chain
             if not (isinstance(forward, _Forward) and forward.given_up):

@@ -52,7 +52,7 @@ def walk(layers: Layers, *, activation: str | None = None) -> tuple[UnitGroup, .
       consumer  4 Linear (columns, 9 per unit)
     """
     layers = unwrap(layers) if isinstance(layers, nn.Module) else layers
-    named = list(_flatten(layers))
+    named = list(flatten(layers))
     given = canonical(activation) if activation is not None else None
     unlisted = given or _literal(layers)
     groups: list[UnitGroup] = []
@@ -103,7 +103,7 @@ def own_groups(layers: Layers | Iterable[UnitGroup], activation: str | None) -> 
     )
 
 
-def _flatten(layers: Layers, prefix: str = "") -> Iterator[tuple[str, Layer]]:
+def flatten(layers: Layers, prefix: str = "") -> Iterator[tuple[str, Layer]]:
     """Names and layers in order, containers opened."""
     if isinstance(layers, (nn.Sequential, nn.ModuleList)):
         children: Iterable[tuple[str, Any]] = ((name, child) for name, child in _children(layers))
@@ -114,7 +114,7 @@ def _flatten(layers: Layers, prefix: str = "") -> Iterator[tuple[str, Layer]]:
                 "layers must be a Sequential, a ModuleList, a list of modules, or a model with .layers; "
                 f"{type(layers).__name__} has no .layers; gnt.trace(model, inputs) finds the units of any model"
             )
-        yield from _flatten(inner, f"{prefix}layers.")
+        yield from flatten(inner, f"{prefix}layers.")
         return
     elif isinstance(layers, Iterable) and not isinstance(layers, (str, bytes, dict, Tensor)):
         children = ((str(i), child) for i, child in enumerate(layers))
@@ -130,7 +130,7 @@ def _flatten(layers: Layers, prefix: str = "") -> Iterator[tuple[str, Layer]]:
                 f"{prefix + name!r} ({type(child).__name__}) has a forward of its own, which may be more than its list"
             )
         if isinstance(child, (nn.Sequential, nn.ModuleList, list, tuple)):
-            yield from _flatten(child, f"{prefix}{name}.")
+            yield from flatten(child, f"{prefix}{name}.")
         elif callable(child):
             yield f"{prefix}{name}", child
         else:

@@ -14,11 +14,15 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor
-from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from gnt.optim import adam_step, checks, unit_counts
+from gnt.compiled import not_compiled
+from gnt.optim import adam_state, checks, loading, unit_counts
+from gnt.optim.lean_step import lean
+from gnt.optim.roster import Places, Roster
+
+_NOWHERE: Places = {}
 
 
 class AdamGnT(Optimizer):
@@ -31,11 +35,17 @@ class AdamGnT(Optimizer):
         v <- b2 * v + (1 - b2) * g^2                   amsgrad: v^ <- max(v^, v), used for v below
         p <- p - lr * (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
 
-    A parameter of which no unit was ever reset is stepped by torch's own functional Adam with the same flags,
-    so it equals torch.optim.Adam or AdamW to the last bit. From its first reset on it is stepped here by
-    plain tensor operations, whatever ``foreach`` and ``fused`` say; units that were not reset then go on as in
-    torch's for-loop implementation (to the last bit in float32 and float64 on the CPU, up to rounding
-    elsewhere).
+    A parameter of which no unit was ever reset is stepped by torch's own functional Adam, so it equals
+    torch.optim.Adam or AdamW with the same flags to the last bit. Where ``foreach`` and ``fused`` are left open,
+    plain tensors on CPU and CUDA take the fused one, which differs from torch's default by rounding. From its first
+    reset on a parameter is stepped here by plain tensor operations, whatever ``foreach`` and ``fused`` say; units
+    that were not reset then go on as in torch's for-loop implementation (to the last bit in float32 and float64 on
+    the CPU, up to rounding elsewhere).
+
+    ``compile`` steps all contiguous float32 and float64 parameters on the CPU, reset or not, by a C++ kernel: the
+    same arithmetic in one pass over memory, up to rounding. It sets moments below the smallest normal number (1e-38
+    in float32) to zero, as computing with such is slow; unless eps is below 1e-10 they are of no account. Others
+    are stepped as without.
 
     State: two values per element (three with amsgrad), a step count on the host and, from the first reset on,
     an int64 per row and per column. Neither ``step`` nor ``reset_units`` waits for the device.
@@ -50,15 +60,18 @@ class AdamGnT(Optimizer):
         maximize: go up the gradient.
         decoupled_weight_decay: AdamW's weight decay. AdamW's own default strength is 0.01, here it is 0.
         foreach: which of torch's implementations to use, as in torch.optim.Adam.
-        fused: likewise. Also when fused, a GradScaler unscales the gradients before the step.
+        fused: likewise; with neither given True for plain tensors on CPU and CUDA. Also when fused, a GradScaler
+            unscales the gradients before the step.
+        compile: step by a C++ kernel, which the compiler of torch.compile builds at the first step.
 
     Raises:
         TypeError, ValueError: at construction, for an option or a parameter that Adam is not defined for.
-        RuntimeError: in ``step``, for sparse gradients, before any parameter is changed.
+        RuntimeError: in ``step``, for sparse gradients or where ``compile`` finds no compiler that works; before any
+            parameter is changed.
 
     Not taken from torch.optim.Adam: ``capturable`` (the counts are on the host, so a step in a CUDA graph's
     capture is refused) and ``differentiable``. A state_dict of torch.optim.Adam loads all the same.
-    torch.compile leaves its step as it is.
+    torch.compile leaves its step as it is; ``compile`` is for that.
 
     Sources: Kingma & Ba 2015, Algorithm 1; Loshchilov & Hutter 2019, Algorithm 2 (decoupled weight decay);
     Reddi, Kale & Kumar 2018, Algorithm 2 (amsgrad; corrected for the bias, as torch does).
@@ -94,7 +107,11 @@ class AdamGnT(Optimizer):
         decoupled_weight_decay: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
+        compile: bool = False,
     ) -> None:
+        checks.check_flag("compile", compile)
+        self.compile = compile
+        self._rosters: dict[int, Roster] = {}
         defaults = {
             "lr": lr,
             "betas": betas,
@@ -128,8 +145,8 @@ class AdamGnT(Optimizer):
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
 
-    @_disable_dynamo  # compiled, the count on the host would be frozen into the graph
-    @torch.no_grad()
+    @lean
+    @not_compiled  # compiled, the count on the host would be frozen into the graph
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Take one step on every parameter that has a gradient.
 
@@ -140,24 +157,30 @@ class AdamGnT(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._check_gradients()
-        for group in self.param_groups:
-            untouched = []
-            for param in group["params"]:
-                if param.grad is None:
-                    continue
-                state = self.state[param]
-                if not state:
-                    state.update(adam_step.new_state(param, group["amsgrad"]))
-                here = adam_step.parts_here(param, param.grad, state)
-                if "row_start" in state or "column_start" in state:
-                    adam_step.step_per_unit(*here, group)
-                else:
-                    untouched.append(here)
-            adam_step.step_as_torch(untouched, group)
+        params = [[param for param in group["params"] if param.grad is not None] for group in self.param_groups]
+        grads = [[param.grad for param in each] for each in params]
+        checks.check_gradients(params, grads)
+        rosters = [self._roster(i, group, params[i]) for i, group in enumerate(self.param_groups)]
+        for roster, each, group in zip(rosters, grads, self.param_groups, strict=True):
+            roster.step(each, group)
         return loss
 
-    @_disable_dynamo
+    def _roster(self, i: int, group: dict[str, Any], params: list[Tensor]) -> Roster:
+        """What steps these parameters of the i-th group: as in the step before, if nothing has changed."""
+        roster = self._rosters.get(i)
+        places = self._weight_places()
+        if roster is None or not roster.fits(params, group, self.state, places):
+            with torch.no_grad():
+                roster = self._rosters[i] = Roster(params, group, self.state, places, compiled=self.compile)
+        if roster.on_cuda and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError("AdamGnT counts its steps on the host: a CUDA graph cannot capture them")
+        return roster
+
+    def _weight_places(self) -> Places:
+        """Where somebody wants the means of |w|, which the kernel can sum on its way; CBPAdam's engine does."""
+        return _NOWHERE
+
+    @not_compiled
     @torch.no_grad()
     def reset_units(self, param: Tensor, dim: int, index: Tensor | Sequence[int], groups: int = 1) -> None:
         """Forget everything about some units: moments 0, step counts 0. The parameter itself is not changed.
@@ -186,10 +209,10 @@ class AdamGnT(Optimizer):
         units = checks.checked_units(index, size, param.device)
         if not state or not units.numel():
             return
-        for key in adam_step.MOMENTS:
+        for key in adam_state.MOMENTS:
             if key in state:
                 unit_counts.clear(state[key], dim, units, groups)
-        unit_counts.restart(state, size, dim, units, int(state["step"].item()))
+        unit_counts.restart(state, size, dim, units, int(state["step"].tolist()))
 
     def state_dict(self) -> dict[str, Any]:
         """As of any torch optimizer. The counts of units never reset are there, too, as zeros.
@@ -212,38 +235,16 @@ class AdamGnT(Optimizer):
 
         Raises ValueError for counts that do not fit the parameters, before anything is changed.
         """
-        counts: dict[Tensor, dict[str, Tensor]] = {}
-
-        def keep(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
-            saved_ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
-            for param, saved_id in zip(self._held(), saved_ids, strict=False):
-                saved = state_dict["state"].get(saved_id)
-                if saved:
-                    counts[param] = {
-                        **checks.checked_starts(param, saved),
-                        "step": adam_step.host_step(saved["step"]),
-                    }
-
-        def put_back(optimizer: Optimizer) -> None:
-            for param, kept in counts.items():
-                state = self.state[param]
-                for key in unit_counts.START_KEYS:
-                    state.pop(key, None)
-                state.update(kept)
-
-        # The first runs after the user's hooks, which may rewrite the state_dict; the second before theirs.
-        hooks = (
-            self.register_load_state_dict_pre_hook(keep),
-            self.register_load_state_dict_post_hook(put_back, prepend=True),
-        )
-        try:
+        with loading.whole_counts(self):
             super().load_state_dict(state_dict)
-        finally:
-            for hook in hooks:
-                hook.remove()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "compile": self.compile}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self.__dict__.setdefault("compile", False)  # a pickle from before there was one
+        self._rosters = {}
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 group.setdefault(name, default)
@@ -252,15 +253,3 @@ class AdamGnT(Optimizer):
 
     def _held(self) -> chain[Tensor]:
         return chain.from_iterable(group["params"] for group in self.param_groups)
-
-    def _check_gradients(self) -> None:
-        for param in self._held():
-            if param.grad is None:
-                continue
-            if param.is_cuda and torch.cuda.is_current_stream_capturing():
-                raise RuntimeError("AdamGnT counts its steps on the host: a CUDA graph cannot capture them")
-            if param.grad.layout is not torch.strided:
-                raise RuntimeError(
-                    f"AdamGnT takes dense gradients, got one of layout {param.grad.layout} "
-                    f"for a parameter of shape {tuple(param.shape)}"
-                )

@@ -8,6 +8,7 @@ the engine.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -20,6 +21,9 @@ from gnt.between import WalkError
 from gnt.engine import ENGINE_SETTINGS, GnT
 from gnt.optim import cbp_arguments
 from gnt.optim.adam_gnt import AdamGnT
+from gnt.optim.lean_step import lean, unwrapped
+from gnt.optim.roster import Places
+from gnt.optim.sgd_step import CompiledSGD
 
 
 class _Continual(Optimizer):
@@ -51,6 +55,8 @@ class _Continual(Optimizer):
         allowed = [n for n in inspect.signature(self._base).parameters if n not in ("params", "lr", *self._fixed)]
         checks.unknown_settings(settings, kind, allowed, ENGINE_SETTINGS)
         engine = {name: settings.pop(name) for name in ENGINE_SETTINGS if name in settings}
+        if "compile" in engine and "compile" in inspect.signature(self._base).parameters:
+            settings["compile"] = engine["compile"]  # one flag for both
         options: dict[str, Any] = {"lr": lr, **self._preset, **settings, **self._fixed}
         choice = {"include": include, "exclude": exclude}
         if example_inputs is not None:
@@ -88,7 +94,7 @@ class CBPSGD(_Continual, torch.optim.SGD):
         params: parameter groups; ``net.parameters()`` when not given.
         settings: of `GnT` (``replacement_rate``, ``maturity_threshold``, ``decay_rate``, ``utility``, ``init``,
             ``accumulate``, ``bias_transfer``, ``generator``, ``activation``) and of the optimizer (``momentum``,
-            ``weight_decay``, ...).
+            ``weight_decay``, ...); ``compile`` is both's.
 
     Raises:
         TypeError: parameters in place of the network and no ``layers``; a setting that nothing would use.
@@ -109,9 +115,35 @@ class CBPSGD(_Continual, torch.optim.SGD):
     """
 
     _base = torch.optim.SGD
+    _compiled: CompiledSGD | None = None
+
+    @lean
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One step; the engine's follows. With ``compile``, and nothing but gradient descent to do, by a kernel.
+
+        Args:
+            closure: evaluates the model again, with gradients, and returns the loss; which is then returned.
+        """
+        if closure is None and self.gnt.compile and not torch.compiler.is_compiling():
+            if self._compiled is None:
+                self._compiled = CompiledSGD()
+            if self._compiled.step(self.param_groups, self.gnt._tester.weights):
+                return None
+        loss: float | None = _sgd_step(self, closure)
+        return loss
 
 
-class CBPAdam(_Continual, AdamGnT):
+_sgd_step = unwrapped(torch.optim.SGD.step)
+
+
+class _ContinualAdam(_Continual, AdamGnT):
+    _base = AdamGnT
+
+    def _weight_places(self) -> Places:
+        return self.gnt._tester.weights if self.compile else super()._weight_places()
+
+
+class CBPAdam(_ContinualAdam):
     """`AdamGnT` with continual backpropagation. Arguments and errors as for `CBPSGD`.
 
     >>> import torch
@@ -120,10 +152,8 @@ class CBPAdam(_Continual, AdamGnT):
     >>> optimizer = CBPAdam(net, lr=1e-3, betas=(0.9, 0.99), replacement_rate=1e-4)
     """
 
-    _base = AdamGnT
 
-
-class CBPAdamW(_Continual, AdamGnT):
+class CBPAdamW(_ContinualAdam):
     """`AdamGnT` with AdamW's decoupled weight decay (0.01 if not set) and continual backpropagation, as `CBPSGD`.
 
     >>> import torch
@@ -132,6 +162,5 @@ class CBPAdamW(_Continual, AdamGnT):
     >>> optimizer = CBPAdamW(net, lr=1e-3, weight_decay=0.1, replacement_rate=1e-4)
     """
 
-    _base = AdamGnT
     _preset: ClassVar[dict[str, Any]] = {"weight_decay": 1e-2}
     _fixed: ClassVar[dict[str, Any]] = {"decoupled_weight_decay": True}

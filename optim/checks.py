@@ -38,6 +38,23 @@ def check_options(options: Mapping[str, Any]) -> None:
         raise ValueError("foreach=True and fused=True exclude each other")
 
 
+def check_flag(name: str, value: Any) -> None:
+    """Raise TypeError for anything but True and False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def check_gradients(params: Sequence[Sequence[Tensor]], grads: Sequence[Sequence[Tensor]]) -> None:
+    """Raise RuntimeError for gradients that are not dense; both by parameter groups."""
+    for i, group in enumerate(grads):
+        for j, grad in enumerate(group):
+            if grad.layout is not torch.strided:
+                raise RuntimeError(
+                    f"AdamGnT takes dense gradients, got one of layout {grad.layout} "
+                    f"for a parameter of shape {tuple(params[i][j].shape)}"
+                )
+
+
 def checked_size(param: Tensor, dim: int, groups: int, state: dict[str, Any]) -> int:
     """The number of rows (dim 0) or columns (dim 1) of a parameter.
 
@@ -77,10 +94,12 @@ def checked_units(index: Tensor | Sequence[int], size: int, device: torch.device
                 f"got a {index.dtype} tensor of shape {tuple(index.shape)}"
             )
         units = index
+        numbers = index.tolist() if index.is_cpu else []
     else:
-        units = torch.tensor(_whole_numbers(index), dtype=torch.int64)
-    if units.device.type == "cpu" and units.numel():
-        low, high = int(units.min()), int(units.max())
+        numbers = _whole_numbers(index)
+        units = torch.tensor(numbers, dtype=torch.int64)
+    if numbers:
+        low, high = min(numbers), max(numbers)
         if low < 0 or high >= size:
             raise ValueError(f"index must be in 0..{size - 1}, got {low if low < 0 else high}")
     return units.to(device, non_blocking=True)

@@ -60,6 +60,15 @@ def _counts_below_one(beta: float) -> int:
     return count
 
 
+def tables(betas: tuple[float, float], now: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """``1 - b1^k`` and ``sqrt(1 - b2^k)`` for k = 0..length-1, float64.
+
+    They reach as far as step ``now``, doubling when the counts outgrow them, and end where both have become 1.
+    """
+    length = min(max(map(_counts_below_one, betas)) + 1, max(_SHORTEST_TABLE, 1 << now.bit_length()))
+    return _table(betas[0], 1.0, length, device), _table(betas[1], 0.5, length, device)
+
+
 def corrections(state: Mapping[str, Any], now: int, beta: float, power: float = 1.0) -> Sides:
     """``(1 - beta^count)^power`` of each row and column: float64, (rows,) and (columns,).
 

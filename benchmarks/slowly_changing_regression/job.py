@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import benchmarks.job
-from benchmarks.methods import make_learner, with_seed
+from benchmarks.methods import Learner, make_ensemble, make_learner, with_seed
 from benchmarks.slowly_changing_regression.settings import Settings
 from benchmarks.slowly_changing_regression.target import BITS, Inputs, Target
 
@@ -29,10 +29,10 @@ def make_net() -> nn.Sequential:
 
 class Job(benchmarks.job.Job):
     """One method on the whole stream, one example a step. Target, inputs and initial weights are the same for
-    every method.
+    every method. Several seeds are trained together, each on the stream that it has alone.
 
-    Figure: ``squared_error``, the mean over each bin of the error before each update; a last incomplete bin
-    is left out, unless it is the only one.
+    Figures: ``squared_error``, the mean over each bin, and over the seeds, of the error before each update; a
+    last incomplete bin is left out, unless it is the only one. Of several seeds also ``squared_error_by_seed``.
     """
 
     def __init__(self, settings: Settings, method: str) -> None:
@@ -41,26 +41,38 @@ class Job(benchmarks.job.Job):
         self.done = 0
         self.figures = {"squared_error": []}
         self.latest = ""
-        self._target = Target(settings.seed)
-        self._inputs = Inputs(settings.seed, settings.flip_every, settings.variant)
-        self._net = with_seed(settings.seed, make_net)
-        self._learner = make_learner(method, self._net, settings, loss="mse", opt=settings.optimizer)
-        self._bin: list[float] = []
+        seeds = range(settings.seed, settings.seed + settings.seeds)
+        self._targets = [Target(seed) for seed in seeds]
+        self._inputs = [Inputs(seed, settings.flip_every, settings.variant) for seed in seeds]
+        self._learner: Learner
+        if settings.seeds > 1:
+            self.figures["squared_error_by_seed"] = []
+            self._learner = make_ensemble(method, make_net, settings, loss="mse", opt=settings.optimizer)
+        else:
+            net = with_seed(settings.seed, make_net)
+            self._learner = make_learner(method, net, settings, loss="mse", opt=settings.optimizer)
+        self._bin: list[list[float]] = []  # for each step the error of each seed
 
     def advance(self) -> str | None:
         """The next steps."""
         count = min(PIECE, self.settings.steps - self.done * PIECE)
-        inputs = self._inputs.take(count)
-        targets = self._target(inputs)
-        examples = zip(torch.split(inputs, 1), torch.split(targets, 1), strict=True)
+        inputs = torch.stack([inputs.take(count) for inputs in self._inputs])
+        targets = torch.stack([target(own) for target, own in zip(self._targets, inputs, strict=True)])
+        if self.settings.seeds == 1:
+            inputs, targets = inputs[0], targets[0]
+        examples = zip(torch.split(inputs, 1, -2), torch.split(targets, 1, -2), strict=True)
         losses = [self._learner.learn(x, y).loss for x, y in examples]
-        self._bin += torch.stack(losses).tolist()
+        self._bin += torch.stack(losses).view(count, self.settings.seeds).tolist()
         self.done += 1
         size = self.settings.bin
         line = None
         while len(self._bin) >= size or (self.done == self.total and not self.figures["squared_error"]):
-            error = sum(self._bin[:size]) / len(self._bin[:size])
+            full = self._bin[:size]
+            each = [sum(own) / len(full) for own in zip(*full, strict=True)]
+            error = sum(each) / len(each)
             self.figures["squared_error"].append(error)
+            if self.settings.seeds > 1:
+                self.figures["squared_error_by_seed"].append(each)
             del self._bin[:size]
             steps = len(self.figures["squared_error"]) * size
             self.latest = f"error {error:.2f}"
@@ -74,7 +86,7 @@ class Job(benchmarks.job.Job):
             "figures": self.figures,
             "latest": self.latest,
             "learner": self._learner.state_dict(),
-            "inputs": self._inputs.state_dict(),
+            "inputs": [inputs.state_dict() for inputs in self._inputs],
             "bin": torch.tensor(self._bin, dtype=torch.float64),
         }
 
@@ -82,5 +94,6 @@ class Job(benchmarks.job.Job):
         """Take up a saved state."""
         self.done, self.figures, self.latest = state["done"], state["figures"], state["latest"]
         self._learner.load_state_dict(state["learner"])
-        self._inputs.load_state_dict(state["inputs"])
+        for inputs, own in zip(self._inputs, state["inputs"], strict=True):
+            inputs.load_state_dict(own)
         self._bin = state["bin"].tolist()

@@ -47,6 +47,11 @@ def headline(figures: dict[str, Any]) -> str:
     return f"In the end, backprop errs by {late:.2f}, continual backprop by {continual_late:.2f}"
 
 
+def _seeds(settings: Settings) -> str:
+    last = settings.seed + settings.seeds - 1
+    return f"seed {settings.seed}" if settings.seeds == 1 else f"mean of seeds {settings.seed} to {last}"
+
+
 def _errors(figures: dict[str, Any]) -> dict[str, list[float]]:
     return {method: of_method["squared_error"] for method, of_method in figures.items()}
 
@@ -69,7 +74,7 @@ def picture(settings: Settings, figures: dict[str, Any], file: IO[bytes]) -> Non
     change = "are redrawn" if settings.variant == "redraw" else "change, one bit at a time,"
     explanation = (
         f"Following a target of 100 threshold units with 5 hidden units; 15 of 20 input bits {change} every "
-        f"{settings.flip_every:,} steps ({settings.optimizer.upper()}, seed {settings.seed})"
+        f"{settings.flip_every:,} steps ({settings.optimizer.upper()}, {_seeds(settings)})"
     )
     figure, (axes,) = canvas(headline(figures), explanation, panels=1)
     labels = {}

@@ -53,11 +53,15 @@ class Inputs:
     def take(self, count: int) -> Tensor:
         """The next ``count`` inputs, (count, 20)."""
         bits = torch.empty(count, BITS)
-        for row in bits:
-            if self._step and self._step % self._flip_every == 0:
+        start = 0
+        while start < count:
+            since_change = self._step % self._flip_every
+            if self._step and not since_change:
                 self._change()
-            row[:SLOW] = self._slow
-            self._step += 1
+            end = min(count, start + self._flip_every - since_change)
+            bits[start:end, :SLOW] = self._slow
+            self._step += end - start
+            start = end
         bits[:, SLOW:] = torch.randint(0, 2, (count, BITS - SLOW), generator=self._fast_stream)
         return bits
 

@@ -27,6 +27,7 @@ OPTIONS = st.fixed_dictionaries(
     }
 )
 IMPLEMENTATIONS = st.sampled_from([{}, {"foreach": False}, {"foreach": True}, {"fused": True}])
+ALL_IMPLEMENTATIONS = IMPLEMENTATIONS | st.just({"compile": True})
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def columns_or_rows(value: Tensor, history: History, reset: Reset) -> Tensor:
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5)], ids=["float64", "float32"]
 )
-@given(history=histories(), options=OPTIONS, implementation=IMPLEMENTATIONS, seed=st.integers(0, 2**16))
+@given(history=histories(), options=OPTIONS, implementation=ALL_IMPLEMENTATIONS, seed=st.integers(0, 2**16))
 @settings(max_examples=60, deadline=None)
 def test_every_history_is_the_twins(dtype, tolerance, history, options, implementation, seed):
     """Same gradients to both. The tolerance is relative to the largest parameter or to lr, whichever is larger."""
@@ -143,7 +144,7 @@ def test_counts_and_corrections_are_the_twins_bit_for_bit(history, betas):
 @given(
     history=histories(at_least_one_reset=True),
     options=OPTIONS,
-    implementation=IMPLEMENTATIONS,
+    implementation=ALL_IMPLEMENTATIONS,
     dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
     memory_format=st.sampled_from([torch.contiguous_format, torch.channels_last]),
 )
@@ -193,7 +194,7 @@ def test_without_a_reset_it_is_torch_bit_for_bit(options, implementation, dtype,
     ours = AdamGnT(ours_params, **options, **implementation)
     torch_options = {k: v for k, v in options.items() if k != "decoupled_weight_decay"}
     torch_class = torch.optim.AdamW if options["decoupled_weight_decay"] else torch.optim.Adam
-    theirs = torch_class(torch_params, **torch_options, **implementation)
+    theirs = torch_class(torch_params, **torch_options, **(implementation or {"fused": True}))
     for step in range(8):
         for i, (mine, other) in enumerate(zip(ours_params, torch_params, strict=True)):
             grad = None if (step + i) % 4 == 3 else gradient(shapes[i], generator).to(dtype)
@@ -219,7 +220,7 @@ def test_units_that_were_not_reset_go_on_as_torchs_bit_for_bit(history, options,
     generator = torch.Generator().manual_seed(seed)
     param = torch.nn.Parameter(torch.randn(history.shape, generator=generator).to(dtype))
     other = copy.deepcopy(param)
-    ours = AdamGnT([param], **options)
+    ours = AdamGnT([param], **options, foreach=False)
     torch_options = {k: v for k, v in options.items() if k != "decoupled_weight_decay"}
     torch_class = torch.optim.AdamW if options["decoupled_weight_decay"] else torch.optim.Adam
     theirs = torch_class([other], **torch_options, foreach=False)

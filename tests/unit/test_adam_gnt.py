@@ -35,7 +35,7 @@ def test_groups_have_options_of_their_own():
     torch_params = copy.deepcopy(ours_params)
     optimizers = []
     for cls, params in ((AdamGnT, ours_params), (torch.optim.Adam, torch_params)):
-        optimizer = cls([{"params": [params[0]], **own[0]}, {"params": [params[1]], **own[1]}], lr=0.01)
+        optimizer = cls([{"params": [params[0]], **own[0]}, {"params": [params[1]], **own[1]}], lr=0.01, fused=True)
         optimizer.add_param_group({"params": params[2], **own[2]})
         optimizers.append(optimizer)
     for seed in range(5):
@@ -67,7 +67,7 @@ def test_lr_may_be_a_tensor_of_one_element(fused, shape):
 
 def test_a_scheduler_that_changes_lr_and_betas_is_followed():
     ours, theirs = nn.Parameter(torch.ones(3, 2)), nn.Parameter(torch.ones(3, 2))
-    optimizers = [AdamGnT([ours]), torch.optim.Adam([theirs])]
+    optimizers = [AdamGnT([ours], foreach=False), torch.optim.Adam([theirs], foreach=False)]
     schedulers = [torch.optim.lr_scheduler.OneCycleLR(each, max_lr=0.1, total_steps=12) for each in optimizers]
     for seed in range(10):
         for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
@@ -79,10 +79,10 @@ def test_a_scheduler_that_changes_lr_and_betas_is_followed():
     assert not torch.equal(ours[0], theirs[0])
 
 
-@pytest.mark.parametrize("fused", [None, True])
-def test_a_grad_scaler_unscales_and_skips(fused):
-    (ours,), optimizer = stepped((3, 2), fused=fused)
-    (same,), plain = stepped((3, 2), fused=fused)
+@pytest.mark.parametrize("options", [{}, {"fused": True}, {"foreach": True}, {"compile": True}])
+def test_a_grad_scaler_unscales_and_skips(options):
+    (ours,), optimizer = stepped((3, 2), **options)
+    (same,), plain = stepped((3, 2), **options)
     optimizer.reset_units(ours, 0, [1])
     plain.reset_units(same, 0, [1])
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)

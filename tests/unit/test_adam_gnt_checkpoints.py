@@ -133,7 +133,9 @@ def test_counts_of_another_shape_are_refused(key, size, which):
     optimizer.load_state_dict(before)
 
 
-@pytest.mark.parametrize("options", [{}, {"fused": True}, {"amsgrad": True, "weight_decay": 0.1}])
+@pytest.mark.parametrize(
+    "options", [{"foreach": False}, {"fused": True}, {"amsgrad": True, "weight_decay": 0.1, "fused": True}]
+)
 @pytest.mark.parametrize("torch_class", [torch.optim.Adam, torch.optim.AdamW])
 def test_it_takes_over_from_torch_and_hands_back(torch_class, options):
     theirs_param = nn.Parameter(torch.ones(3, 2))

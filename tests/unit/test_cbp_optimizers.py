@@ -67,10 +67,26 @@ def test_without_replacement_it_is_torchs(name):
     net, optimizer = cbp(name, replacement_rate=0.0)
     plain = mlp()
     kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
-    other = kind(plain.parameters(), lr=0.01, **CLASSES[name][2])
+    other = kind(plain.parameters(), lr=0.01, **CLASSES[name][2], **({} if name == "sgd" else {"fused": True}))
     train(net, optimizer, None, range(10))
     train(plain, other, None, range(10))
     assert_same(dict(net.state_dict()), dict(plain.state_dict()))
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_compile_is_one_flag_for_the_engine_and_its_adam(name):
+    net, optimizer = cbp(name, compile=True)
+    plain, other = cbp(name)
+    assert optimizer.compile
+    assert optimizer.gnt.compile
+    assert not other.compile
+    for each in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+        assert each.compile
+    train(net, optimizer, None, range(20))
+    train(plain, other, None, range(20))
+    assert min(replaced(optimizer.gnt)) > 3
+    for param, same in zip(net.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(param, same, rtol=1e-4, atol=1e-5)
 
 
 @EACH

@@ -50,7 +50,8 @@ def test_without_replacement_it_is_a_plain_loop_bit_for_bit(learner_class, rate,
     make, options = torchs
     learner = learner_class(conv_net(), opt=opt, step_size=0.01, **options, **rate)
     net = conv_net()
-    plain = make(net.parameters(), lr=0.01, **options)
+    fused = {"fused": True} if isinstance(learner.opt, gnt.AdamGnT) else {}  # which AdamGnT takes by itself
+    plain = make(net.parameters(), lr=0.01, **options, **fused)
     for t in range(8):
         x, y = batch(t, 1, 8, 8)
         step = learner.learn(x, y)

@@ -1,0 +1,165 @@
+"""The command ``python -m benchmarks speed``: its settings, and the order of its work."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.files import write_atomically, write_json
+from benchmarks.parsing import Parser
+from benchmarks.settings import OUT, one_of, whole
+from benchmarks.speed import HELP, allocator, results
+
+STOPPED = 130  # the exit status that shells use for Ctrl-C
+FAILED = 1  # the figures are there, but for an entrant that raised an error
+WIDTH = 128  # of tables where there is no terminal
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns its exit status."""
+    parsed = _parse(arguments)
+    old = results.load(parsed.compare) if parsed.compare else None
+    if parsed.show:
+        record = results.load(parsed.show)
+        if parsed.markdown:
+            from benchmarks.speed.markdown import markdown
+
+            print(markdown(record))
+            return 0
+        return _show(record, old, parsed.picture)
+    if not allocator.is_as_chosen(parsed.malloc):
+        return allocator.start_over(arguments)
+    return _measure(parsed, shlex.join(["python", "-m", "benchmarks", "speed", *arguments]), old)
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(
+        "python -m benchmarks speed",
+        f"{HELP}: in alternation, in one process, as ratios (medians over rounds). It takes up to 20 minutes, with "
+        "--quick about three. Ctrl-C stops and keeps what is measured.",
+    )
+    parser.add(
+        "--only", nargs="+", default=[], metavar="PATTERN", help="workloads and entrants whose names hold one of these"
+    )
+    parser.add("--quick", action="store_true", help="fewer and shorter rounds, for a first look")
+    parser.add("--threads", type=whole(1), metavar="N", help="threads that torch computes with (default: torch's own)")
+    parser.add(
+        "--malloc",
+        type=one_of(*allocator.CHOICES),
+        default="default",
+        metavar="NAME",
+        help="default; or tuned: glibc's allocator keeps what it has, so that large temporary tensors do not fault",
+    )
+    parser.add(
+        "--clock",
+        type=one_of("wall", "cpu"),
+        default="wall",
+        metavar="NAME",
+        help="wall; or cpu: the time that this process took of the processor, for a machine that cannot be quiet "
+        "(with --threads 1)",
+    )
+    parser.add("--memory", action="store_true", help="bytes of optimizer and engine state, instead of times")
+    parser.add("--compare", type=Path, metavar="FILE", help="an older record: show what moved")
+    parser.add("--show", type=Path, metavar="FILE", help="show this record again, measuring nothing")
+    parser.add("--markdown", action="store_true", help="with --show: the main figures as a table for a README")
+    parser.add(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help=f"the record (default: {OUT}/speed/COMMIT_TIME.json, a picture beside)",
+    )
+    parser.add("--picture", type=Path, metavar="FILE", help="write the picture to this file as well")
+    parser.add("--quiet", action="store_true", help="no moving bar: a line for each workload, for logs")
+    parsed = parser.parse(arguments)
+    if parsed.markdown and not parsed.show:
+        parser.error("--markdown goes with --show FILE")
+    if parsed.clock == "cpu" and parsed.threads != 1:
+        parser.error("--clock cpu goes with --threads 1: of several threads it would count the waiting as well")
+    return parsed
+
+
+def _measure(parsed: argparse.Namespace, command_line: str, old: dict[str, Any] | None) -> int:
+    output = parsed.output or results.default_file(OUT)
+    for file in filter(None, (output, parsed.picture)):
+        results.check_writable(file)
+
+    import torch
+
+    from benchmarks.speed.memory import measure_memory
+    from benchmarks.speed.plan import make_plans
+
+    plans = [] if parsed.memory else make_plans(parsed.only, quick=parsed.quick)
+    if parsed.threads:
+        torch.set_num_threads(parsed.threads)
+    settings = {name: getattr(parsed, name) for name in ("only", "quick", "clock", "memory")}
+    record = results.new_record(command_line, settings)
+    stopped = False
+    try:
+        if plans:
+            _time(plans, record, output, quiet=parsed.quiet)
+        if parsed.memory or not parsed.only:
+            record["memory"] = measure_memory()
+        record["complete"] = True
+    except KeyboardInterrupt:
+        stopped = True
+    write_json(output, record)
+    _show(record, old, parsed.picture, beside=output)
+    failed = any(why.startswith("failed") for one in record["workloads"] for why in one["left_out"].values())
+    return STOPPED if stopped else FAILED if failed else 0
+
+
+def _time(plans: list[Any], record: dict[str, Any], output: Path, *, quiet: bool) -> None:
+    """Fill the record's workloads, and write it after each."""
+    from benchmarks.progress import Bars, Lines
+    from benchmarks.speed.quiet import Watch, look
+    from benchmarks.speed.session import NAME, measure_all
+    from benchmarks.speed.timing import FULL, QUICK
+
+    console = _console()
+    before = look()
+    if before.reasons():
+        message = f"This machine is busy: {'; '.join(before.reasons())}. The figures may be off."
+        console.print(message, style="yellow", highlight=False)
+    watch = Watch()
+    rounds = replace(QUICK if record["settings"]["quick"] else FULL, clock=record["settings"]["clock"])
+
+    def keep(found: dict[str, Any]) -> None:
+        record["workloads"].append(found)
+        record["quietness"] = watch.quietness(before.load).record()
+        write_json(output, record)
+
+    with Lines(console) if quiet or not console.is_terminal else Bars(console, [NAME], by_itself=False) as view:
+        measure_all(plans, rounds, watch, view, keep)
+
+
+def _show(record: dict[str, Any], old: dict[str, Any] | None, picture: Path | None, beside: Path | None = None) -> int:
+    from benchmarks.speed import compare, table
+    from benchmarks.speed.picture import draw, has_series
+
+    console = _console()
+    for shown in table.tables(record):
+        console.print(shown)
+    lines = table.notes(record)
+    if old is not None:
+        console.print(compare.table(old, record))
+        lines += compare.differences(old, record)
+    lines += [str(beside)] if beside else []
+    if has_series(record):
+        files = [*([beside.with_suffix(".png")] if beside else []), *([picture] if picture else [])]
+        for file in files:
+            write_atomically(file, lambda stream: draw(record, stream))
+        lines += map(str, files)
+    elif picture:
+        lines.append(f"{picture}: not drawn, as no widths or batches were measured.")
+    console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
+    return 0
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(width=None if Console().is_terminal else WIDTH)

@@ -1,0 +1,47 @@
+"""A record's main figures as a Markdown table, for a README."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.speed.rival import PACKAGE
+from benchmarks.speed.table import number
+
+PARTS = {
+    "SGD": ("CBPSGD", "CBPSGD, compiled", f"{PACKAGE}, SGD"),
+    "Adam, fused": ("CBPAdam, fused", "CBPAdam, fused, compiled", f"{PACKAGE}, Adam, fused"),
+}
+HEAD = (
+    "workload",
+    *("CBPSGD / SGD", "compiled", "target", PACKAGE),
+    *("CBPAdam / fused Adam", "compiled", "target", PACKAGE),
+)
+
+
+def markdown(record: dict[str, Any]) -> str:
+    """One row for each workload of whole steps; then, line by line, the figures of the others."""
+    rows: list[list[str]] = []
+    others: list[str] = []
+    for workload in record["workloads"]:
+        figures = {(one["entrant"], one["against"]): one for one in workload["figures"]}
+        if ("CBPSGD", "SGD") in figures:
+            rows.append([workload["name"], *_cells(figures)])
+        else:
+            others += [_line(workload["name"], one) for one in workload["figures"]]
+    lines = [f"| {' | '.join(row)} |" for row in ([list(HEAD), ["---"] * len(HEAD), *rows] if rows else [])]
+    return "\n".join([*lines, *([""] if lines and others else []), *others])
+
+
+def _cells(figures: dict[tuple[str, str], dict[str, Any]]) -> list[str]:
+    cells = []
+    for against, names in PARTS.items():
+        found = [figures.get((name, against)) for name in names]
+        eager, compiled, theirs = ("" if one is None else number(one["ratio"]) for one in found)
+        target = next((one["target"] for one in found if one is not None and one["target"] is not None), None)
+        cells += [eager, compiled, "" if target is None else f"<= {number(target)}", theirs]
+    return cells
+
+
+def _line(workload: str, figure: dict[str, Any]) -> str:
+    target = "" if figure["target"] is None else f" (target <= {number(figure['target'])})"
+    return f"- {workload}: {figure['entrant']} / {figure['against']} {number(figure['ratio'])}{target}"

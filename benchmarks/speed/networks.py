@@ -1,0 +1,66 @@
+"""The networks and the data of the workloads."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.methods import with_seed
+from benchmarks.seeds import stream
+from benchmarks.speed.workloads import CONVNET, Workload
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": F.mse_loss, "cross_entropy": F.cross_entropy}
+POOL = 16  # batches that are gone through over and over
+
+
+def make_net(workload: Workload) -> nn.Sequential:
+    """The workload's network; the same weights for every entrant."""
+    net: nn.Sequential = with_seed(0, lambda: fresh_net(workload.net))
+    return net
+
+
+def fresh_net(sizes: tuple[int, ...] | str) -> nn.Sequential:
+    """A ReLU network of these sizes, or the convolutional one, with torch's own initial weights."""
+    if sizes == CONVNET:
+        return _convnet()
+    assert not isinstance(sizes, str)
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in itertools.pairwise(sizes):
+        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def _convnet() -> nn.Sequential:
+    """That of the authors' Continual ImageNet: 3x32x32, convolutions 32(5)-64(3)-128(3) with pooling, 128-128-2."""
+    return nn.Sequential(
+        *(nn.Conv2d(3, 32, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(64, 128, 3), nn.ReLU(), nn.MaxPool2d(2)),
+        nn.Flatten(),
+        *(nn.Linear(512, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 2)),
+    )
+
+
+def batches(workload: Workload, lead: tuple[int, ...] = ()) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches without end: normal inputs, and targets that have nothing to do with them.
+
+    So there is nothing to be learned perfectly: gradients stay what they are at the start, and no moment decays into
+    denormals, which are slow to compute with. ``lead``: dimensions in front of the batch's, for an ensemble.
+    """
+    generator = stream(0, "speed")
+    conv = workload.net == CONVNET
+    sample = (3, 32, 32) if conv else (workload.net[0],)
+    outputs = 2 if conv else int(workload.net[-1])
+    pool = []
+    for _ in range(POOL):
+        x = torch.randn(*lead, workload.batch, *sample, generator=generator)
+        if workload.loss == "mse":
+            y = torch.randn(*lead, workload.batch, outputs, generator=generator)
+        else:
+            y = torch.randint(outputs, (*lead, workload.batch), generator=generator)
+        pool.append((x, y))
+    return itertools.cycle(pool)

@@ -1,0 +1,145 @@
+"""The rounds: every entrant of a workload does a block of steps, in an order that changes from round to round.
+
+A ratio is the median over the rounds of (this entrant's time / its peer's time *in the same round*): what slows the
+machine down for a second or more is in both, and what hits one block alone is no median. torch.utils.benchmark does
+the timing: `Timer.timeit` warms up each block with two steps of its own and holds the garbage collector off.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.utils.benchmark import Measurement, Timer
+
+from benchmarks.speed.quiet import Watch
+from benchmarks.speed.runners import REPLACEMENT_RATE, Runner
+from benchmarks.speed.workloads import MANY, Workload
+
+_QUARTERS = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
+STRETCH = 10  # how much longer than asked for a block may get in order to hold a replacement
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """How long to measure.
+
+    Attributes:
+        block: seconds that a block of steps takes, about.
+        budget: seconds that a workload's rounds take, about; there are fewer rounds where blocks are long.
+        most, least: bounds of the number of rounds.
+        clock: "wall", or "cpu" for the time that this process alone took of the processor.
+    """
+
+    block: float
+    budget: float
+    most: int
+    least: int
+    clock: str = "wall"
+
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+FULL = Rounds(block=0.05, budget=40.0, most=25, least=5)
+QUICK = Rounds(block=0.025, budget=4.0, most=7, least=3)
+
+
+@dataclass
+class Timed:
+    """What the rounds of a workload gave: a time in seconds a step for each entrant and round."""
+
+    steps: int
+    times: dict[str, list[float]]
+    replaced: dict[str, int]
+
+    def ratio(self, name: str, against: str) -> dict[str, float]:
+        """Median and quartiles over the rounds of the quotient of two entrants' times."""
+        pairs = zip(self.times[name], self.times[against], strict=True)
+        low, middle, high = quartiles([ours / theirs for ours, theirs in pairs])
+        return {"ratio": middle, "low": low, "high": high}
+
+
+def quartiles(values: list[float]) -> tuple[float, float, float]:
+    """First quartile, median, third quartile."""
+    low, middle, high = torch.tensor(values, dtype=torch.float64).quantile(_QUARTERS).tolist()
+    return low, middle, high
+
+
+def warm_up(runner: Runner, workload: Workload) -> None:
+    """Steps until units are mature, then one replacement in every group, so that resets have happened; then on.
+
+    Learners of ensembles choose for themselves, and go on until replacements are due.
+    """
+    if workload.kind == MANY:
+        _repeat(runner, workload.maturity + math.ceil(replacement_period(workload)) + 5)
+    elif runner.engine is None:
+        _repeat(runner, 5)
+    else:
+        _repeat(runner, workload.maturity + 2)
+        runner.force_replacement()
+        _repeat(runner, 3)
+
+
+def _repeat(runner: Runner, times: int) -> None:
+    for _ in range(times):
+        runner.step()
+
+
+def replacement_period(workload: Workload) -> float:
+    """Steps from one replacement in the first hidden layer to the next; 1 for convolutions, whose steps are long."""
+    return 1 / (REPLACEMENT_RATE * workload.width) if workload.width else 1.0
+
+
+def block_length(seconds_a_step: float, block: float, period: float) -> int:
+    """Steps in a block: enough to take as long as asked for, and to hold a replacement where that is not far away.
+
+    >>> block_length(0.01, block=0.05, period=5.0), block_length(0.0001, block=0.05, period=2000.0)
+    (5, 2000)
+    >>> block_length(0.6, block=0.05, period=80.0)
+    1
+    """
+    steps = math.ceil(block / seconds_a_step)
+    affordable = math.ceil(STRETCH * block / seconds_a_step)
+    return max(1, min(math.ceil(period), affordable), min(steps, affordable))
+
+
+def measure(
+    runners: dict[str, Runner], workload: Workload, rounds: Rounds, watch: Watch, each_round: Callable[[int, int], None]
+) -> Timed:
+    """Time the runners against each other; they are warm. ``each_round`` hears how many of how many are done."""
+    threads = torch.get_num_threads()
+    timers = {
+        name: Timer("step()", timer=CLOCKS[rounds.clock], globals={"step": runner.step}, num_threads=threads)
+        for name, runner in runners.items()
+    }
+    once = {name: _seconds(timer.timeit(3), runners[name]) for name, timer in timers.items()}
+    shortest = min(once[name] / runners[name].share for name in once)
+    steps = block_length(shortest, rounds.block, replacement_period(workload))
+    whole = sum(once[name] / runners[name].share for name in once) * (steps + max(steps // 100, 2))
+    count = max(rounds.least, min(rounds.most, int(rounds.budget / whole)))
+    before = {name: runner.replaced for name, runner in runners.items()}
+    times: dict[str, list[float]] = {name: [] for name in runners}
+    for i in range(count):
+        with watch:
+            for name in in_order(list(runners), i):
+                times[name].append(_seconds(timers[name].timeit(steps), runners[name]))
+        each_round(i + 1, count)
+    return Timed(steps, times, {name: runner.replaced - before[name] for name, runner in runners.items()})
+
+
+def in_order(names: list[str], i: int) -> list[str]:
+    """The order in round ``i``: everyone comes first once, and every other round goes backwards.
+
+    >>> [in_order(["a", "b", "c"], i) for i in range(3)]
+    [['a', 'b', 'c'], ['a', 'c', 'b'], ['c', 'a', 'b']]
+    """
+    turn = i % len(names)
+    order = names[turn:] + names[:turn]
+    return order[::-1] if i % 2 else order
+
+
+def _seconds(measured: Measurement, runner: Runner) -> float:
+    """Of one step of the workload."""
+    return measured.median * runner.share

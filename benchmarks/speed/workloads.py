@@ -1,0 +1,111 @@
+"""The workloads: which network, which batch, and the ratio that is aimed at for each kind of contestant.
+
+Imports no torch, so that a slip of the pen on the command line is told at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+CONVNET = "convnet"
+
+LOOP = "loop"  # full training steps
+STEP = "optimizer"  # the optimizer's step alone
+MANY = "ensemble"  # many networks
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One row of the issue: a network and its data.
+
+    Attributes:
+        name: as printed, and as ``--only`` finds it.
+        net: sizes of the layers of a ReLU network, or ``CONVNET``.
+        batch: samples in a step.
+        loss: "mse" or "cross_entropy".
+        targets: the ratio aimed at, by the contestants' kind of target (`entrants.Entrant.target`).
+        kind: what is timed; chooses the entrants.
+        brief: leave out the entrants that are there for the small print.
+        graphs: whether entrants take part that compile the whole network, which pays where a step is short.
+        long: too long for ``--quick``, unless it is asked for.
+        maturity: updates in which units are protected; the run warms up past it.
+        members: how many networks, of an ensemble.
+        picture: the panel it is drawn in, "width" or "batch".
+    """
+
+    name: str
+    net: tuple[int, ...] | str
+    batch: int
+    loss: str = "cross_entropy"
+    targets: Mapping[str, float] = field(default_factory=dict)
+    kind: str = LOOP
+    brief: bool = False
+    graphs: bool = False
+    long: bool = False
+    maturity: int = 100
+    members: int = 1
+    picture: str | None = None
+
+    @property
+    def width(self) -> int | None:
+        """Units of the first hidden layer."""
+        return None if isinstance(self.net, str) else self.net[1]
+
+
+PAPER = (784, 2000, 2000, 2000, 10)
+RL = (64, 256, 256, 256, 8)
+TINY = (20, 5, 1)
+
+
+def _paper(batch: int, sgd: float, adam: float) -> Workload:
+    targets = {"sgd": sgd, "adam": adam}
+    return Workload(f"784-2000x3-10, batch {batch}", PAPER, batch, targets=targets, picture="batch")
+
+
+def _rl(batch: int) -> Workload:
+    targets = {"sgd": 1.15, "adam": 1.25}
+    return Workload(f"64-256x3-8, batch {batch}", RL, batch, "mse", targets=targets, graphs=True)
+
+
+def _wide(width: int) -> Workload:
+    return Workload(
+        f"784-{width}x2-10, batch 64",
+        (784, width, width, 10),
+        64,
+        targets={"sgd": 1.05, "adam": 1.15} if width >= 4096 else {"adam": 1.15},
+        brief=True,
+        long=width > 4096,
+        # a step's cost does not depend on how long units are protected, and a hundred of these steps take a minute
+        maturity=100 if width < 2048 else 10,
+        picture="width",
+    )
+
+
+WORKLOADS = (
+    _paper(1, sgd=1.20, adam=1.25),
+    _paper(16, sgd=1.15, adam=1.25),
+    _paper(128, sgd=1.05, adam=1.10),
+    _rl(64),
+    _rl(256),
+    Workload("20-5-1, batch 1", TINY, 1, "mse", targets={"sgd": 1.15, "adam": 1.10, "graph": 0.4}, graphs=True),
+    Workload("ConvNet 32-64-128, batch 100", CONVNET, 100, targets={"sgd": 1.03, "adam": 1.05}),
+    *map(_wide, (256, 512, 1024, 2048, 4096, 8192)),
+    Workload(
+        "Adam's step alone, 784-2000x3-10",
+        PAPER,
+        1,
+        kind=STEP,
+        targets={"never reset": 1.0, "reset": 0.5, "reset, compiled": 1.1},
+    ),
+    Workload("30 networks 20-5-1, batch 1", TINY, 1, "mse", kind=MANY, members=30, targets={"ensemble": 1 / 20}),
+    Workload(
+        "10 networks 784-100-100-10, batch 16",
+        (784, 100, 100, 10),
+        16,
+        kind=MANY,
+        members=10,
+        targets={"ensemble": 1 / 3},
+    ),
+)
+QUICK_MATURITY = 10

@@ -1,0 +1,145 @@
+"""Layers of all members side by side. Parameters are the members' own, one after the other along dimension 0.
+
+Features come in three layouts, whichever is fastest for the layer:
+
+    rows       (members, batch, features...)             as x, y and the output
+    columns    (members, features, batch)                linear layers, whose gradients then need no transposition
+    channels   (batch, members * channels, *pixels)      convolutions, poolings, and norms of channels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class MemberLinear(nn.Module):
+    """y_s = W_s x_s + b_s for each member s, in columns: (members, in, batch) -> (members, out, batch).
+
+    ``weight`` is (members * out, in), ``bias`` (members * out,) or None.
+    """
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, members: int) -> None:
+        super().__init__()
+        self.input_groups = members
+        self.weight, self.bias = weight, bias
+        self._shape = (members, weight.shape[0] // members, weight.shape[1])
+        self._bias_shape = (members, weight.shape[0] // members, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """One batched matrix product."""
+        weight = self.weight.view(self._shape)
+        if x.shape[2] == 1 and type(x) is not Tensor:
+            # traced for a compiler, which makes one loop of this and of all around it, but calls a matrix product
+            y = (weight * x.transpose(1, 2)).sum(2, keepdim=True)
+            return y if self.bias is None else y + self.bias.view(self._bias_shape)
+        if self.bias is None:
+            return torch.bmm(weight, x)
+        return torch.baddbmm(self.bias.view(self._bias_shape), weight, x)
+
+    def extra_repr(self) -> str:
+        """Sizes, as torch's Linear shows them."""
+        members, out, reads = self._shape
+        return f"members={members}, in_features={reads}, out_features={out}, bias={self.bias is not None}"
+
+
+class MemberNorm(nn.Module):
+    """LayerNorm or RMSNorm of each member: statistics over the last ``shape`` dimensions, affine parameters its own.
+
+    ``weight`` and ``bias`` are (members * shape[0], *shape[1:]) or None. Channels are looked at as (batch, members,
+    channels, *pixels).
+    """
+
+    def __init__(
+        self,
+        norm: nn.LayerNorm | nn.RMSNorm,
+        weight: nn.Parameter | None,
+        bias: nn.Parameter | None,
+        members: int,
+        channels: bool,
+    ) -> None:
+        super().__init__()
+        self._norm, self._shape = type(norm), tuple(norm.normalized_shape)
+        self._eps, self._members, self._channels = norm.eps, members, channels
+        self.weight, self.bias = weight, bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise, then scale and shift by the member's own numbers."""
+        y = torch.unflatten(x, 1, (self._members, -1)) if self._channels else x
+        if self._norm is nn.LayerNorm:
+            y = F.layer_norm(y, self._shape, eps=self._eps)  # type: ignore[arg-type]
+        else:
+            y = F.rms_norm(y, self._shape, eps=self._eps)
+        # from the member's dimension on: members, those between, the normalised ones
+        between = y.ndim - len(self._shape) - (2 if self._channels else 1)
+        wide = (self._members, *[1] * between, *self._shape)
+        if self.weight is not None:
+            y = y * self.weight.view(wide)
+        if self.bias is not None:
+            y = y + self.bias.view(wide)
+        return y.flatten(1, 2) if self._channels else y
+
+
+class MemberDropout(nn.Module):
+    """Dropout whose draws for member s are those that `torch.nn.Dropout` makes alone, from generator s."""
+
+    def __init__(self, p: float, generators: Sequence[torch.Generator], channels: bool) -> None:
+        super().__init__()
+        self.p, self._generators, self._channels = p, list(generators), channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zero each feature with probability p, and scale the others by 1 / (1 - p)."""
+        if not self.training or self.p == 0.0 or not x.numel():
+            return x
+        members = len(self._generators)
+        y = torch.unflatten(x, 1, (members, -1)).transpose(0, 1) if self._channels else x
+        if self.p == 1.0:
+            return x * 0.0
+        noise = torch.empty(y.shape, dtype=y.dtype, device=y.device)
+        for own, generator in zip(noise, self._generators, strict=True):
+            own.bernoulli_(1.0 - self.p, generator=generator)
+        y = y * noise.div_(1.0 - self.p)
+        return y.transpose(0, 1).flatten(1, 2) if self._channels else y
+
+    def extra_repr(self) -> str:
+        """The probability, as torch's Dropout shows it."""
+        return f"p={self.p}"
+
+
+class SwapBatch(nn.Module):
+    """Rows to columns, and columns to rows: (members, batch, features) <-> (members, features, batch)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A view."""
+        return x.transpose(1, 2)
+
+
+class ToChannels(nn.Module):
+    """Rows to channels: (members, batch, channels, *pixels) -> (batch, members * channels, *pixels)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Move the batch to the front."""
+        return x.transpose(0, 1).flatten(1, 2)
+
+
+class ToRows(nn.Module):
+    """Channels to rows: (batch, members * channels, *pixels) -> (members, batch, channels, *pixels)."""
+
+    def __init__(self, members: int) -> None:
+        super().__init__()
+        self._members = members
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Move the members to the front."""
+        return torch.unflatten(x, 1, (self._members, -1)).transpose(0, 1)
+
+
+class FlattenRows(nn.Module):
+    """(members, batch, ...) -> (members, batch, features)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `torch.nn.Flatten` for each member."""
+        return x.flatten(2)
