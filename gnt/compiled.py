@@ -31,12 +31,15 @@ def not_compiled(function: F) -> F:
     return as_it_is  # type: ignore[return-value]
 
 
-def forget_compiled() -> None:
-    """Make compiled code see hooks that are new: it does not look for them again by itself.
+def watch_hooks() -> None:
+    """Make compiled code look at the hooks of modules, as it does at everything else.
 
-    `torch.compile` does not guard on the hooks of modules, so that a model that ran before an engine was built would
-    leave the engine without features. What is compiled is compiled anew at its next call.
+    `torch.compile` does not by itself, so that a model that ran before an engine was built would leave the engine
+    without features, and one of the same class would leave them with another's. With guards on hooks, networks of one
+    class with engines share what is compiled. What was compiled before there were guards is compiled anew, once: an
+    optimizer's first construction has imported the compiler, so that most programs have nothing of the kind.
     """
     dynamo = sys.modules.get("torch._dynamo")
-    if dynamo is not None:
+    if dynamo is not None and dynamo.config.skip_nnmodule_hook_guards:
+        dynamo.config.skip_nnmodule_hook_guards = False
         dynamo.reset()

@@ -119,9 +119,13 @@ class Cycle:
 
     def _advance(self) -> None:
         """The second half of `update`: everybody one older, what was tested enters the running averages."""
+        self._tester.advance()
+        self._count()
+
+    def _count(self) -> None:
+        """One more update, on the host."""
         self.updates += 1
         self.loaded = False
-        self._tester.advance()
         if self.updates == WARN_AFTER:
             warn_if_idle(self.groups, self.replacement_rate, self.maturity_threshold, selects=self._counted > 0)
 

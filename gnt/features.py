@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gnt import shards
-from gnt.compiled import forget_compiled
+from gnt.compiled import watch_hooks
 from gnt.units import CONV_LAYERS, Slot, UnitGroup
 from gnt.waiting import Waiting
 
@@ -41,8 +41,13 @@ class Recorder:
             handle = consumer.register_forward_pre_hook(tap, with_kwargs=True)
             tap.number = handle.id
             self._handles.append(handle)
-        forget_compiled()
+        watch_hooks()
         weakref.finalize(self, _remove, self._handles)
+
+    @staticmethod
+    def owns(hook: object) -> bool:
+        """Whether a module's hook is one of an engine."""
+        return isinstance(hook, _Tap) or hook is _dormant
 
     def take(self) -> list[list[Tensor]]:
         """The features recorded since the last call, for each tap one tensor for each forward."""

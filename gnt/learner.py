@@ -11,10 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gnt import checks
 from gnt.engine import ENGINE_SETTINGS, GnT
 from gnt.intake import Prepared
 from gnt.layers import CBPLayer
 from gnt.learner_settings import OPTIMIZERS, UNIT_OPTIMIZERS, Loss, find_loss, find_optimizer
+from gnt.one_graph import Graphs, Watch, not_finite
 
 
 class Step(NamedTuple):
@@ -35,6 +37,9 @@ class Backprop:
         loss: "mse", "cross_entropy" (on logits; "nll" is the same), or a callable (output, target) -> scalar.
         opt: "sgd", "adam", "adamw", or an optimizer that holds the parameters of ``net``.
         step_size: learning rate for an optimizer given by name; 1e-3 by default.
+        compile: run the whole of `learn` as one compiled graph, from the second step with inputs of a shape on
+            (`gnt.one_graph`; docs/compiling.md says what that asks of network and optimizer). The same numbers up to
+            rounding, but gradients are not left in ``p.grad``.
         options: further settings of an optimizer given by name, such as ``momentum``, ``betas``, ``weight_decay``.
 
     Attributes:
@@ -43,7 +48,8 @@ class Backprop:
 
     Raises:
         ValueError: unknown loss or optimizer, or a loss that is not finite (then nothing is changed).
-        TypeError: a setting that nothing would use.
+        TypeError: a setting that nothing would use, or, with ``compile``, an optimizer that cannot be compiled.
+        RuntimeError: ``compile`` without a compiler that works; in `learn`, a network that cannot be compiled.
 
     >>> import torch, gnt
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
@@ -63,13 +69,16 @@ class Backprop:
         loss: str | Loss = "mse",
         opt: str | Optimizer = "sgd",
         step_size: float | None = None,
+        compile: bool = False,
         **options: Any,
     ) -> None:
+        checks.flags(compile=compile)
         if not isinstance(net, nn.Module):
             raise TypeError(f"net must be a torch.nn.Module, got {type(net).__name__}")
         self.net = net
         self.loss = find_loss(loss)
         self.opt = find_optimizer(net, opt, step_size, options, self._optimizers, self._engine_settings)
+        self._graphs = Graphs(net, self.opt) if compile else None
 
     def learn(self, x: Tensor, y: Tensor) -> Step:
         """One step of learning on a batch.
@@ -85,6 +94,11 @@ class Backprop:
             ValueError: shapes that mse would broadcast, or a loss that is not a scalar.
             FloatingPointError: the loss is not finite. Nothing was changed.
         """
+        step = self._graphs.learn(self, x, y) if self._graphs is not None else None
+        return step if step is not None else self._learn(x, y)
+
+    def _learn(self, x: Tensor, y: Tensor) -> Step:
+        """`learn`, operation by operation."""
         buffers = [(buffer, buffer.clone()) for buffer in self.net.buffers()]
         try:
             output, loss, prepared = self._test(x, y)
@@ -116,6 +130,13 @@ class Backprop:
         output, features = self._forward(x)
         if len(x) == 0:
             return output, output, None
+        loss = self._loss_of(output, y)
+        if loss.device.type == "cpu" and not torch.isfinite(loss):
+            raise FloatingPointError(not_finite(loss))
+        return output, loss, self._before_step(features)
+
+    def _loss_of(self, output: Tensor, y: Tensor) -> Tensor:
+        """The loss, of which only its value may still be refused."""
         if self.loss is F.mse_loss and output.shape != y.shape:
             raise ValueError(
                 f"mse compares output and target element by element: output {tuple(output.shape)}, y {tuple(y.shape)}"
@@ -126,9 +147,7 @@ class Backprop:
             raise ValueError(f"loss must return a scalar tensor, got {got}")
         if not loss.requires_grad:
             raise ValueError("loss must depend on the output: it has no grad_fn, so there is nothing to learn from")
-        if loss.device.type == "cpu" and not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss.item()}; nothing was changed. Look at x, y and the step size")
-        return output, loss, self._before_step(features)
+        return loss
 
     def state_dict(self) -> dict[str, Any]:
         """State of network and optimizer (and engine), loadable with ``torch.load(weights_only=True)``."""
@@ -173,6 +192,10 @@ class Backprop:
     def _nobody(self) -> list[Tensor]:
         return []
 
+    def _watch(self) -> Watch | None:
+        """The engine's update as a part of the compiled graph; None where there is no engine."""
+        return None
+
     def _no_samples(self) -> None:
         """Forget the features of a forward that no update followed."""
         for module in self.net.modules():
@@ -191,6 +214,7 @@ class ContinualBackprop(Backprop):
         loss: as for `Backprop`.
         opt: as for `Backprop`; "adam" and "adamw" are `AdamGnT`, whose step counts restart with each unit.
         step_size: as for `Backprop`.
+        compile: as for `Backprop`; the engine's update is part of the graph.
         layers: what the engine walks, where that is not ``net`` itself: a list of layers or unit groups.
         replacement_rate, maturity_threshold, decay_rate, utility, init, accumulate, bias_transfer, generator,
             activation, process_group: see `GnT`.
@@ -233,11 +257,12 @@ class ContinualBackprop(Backprop):
         generator: torch.Generator | None = None,
         activation: str | None = None,
         process_group: Any = None,
+        compile: bool = False,
         **options: Any,
     ) -> None:
         if hasattr(opt, "gnt"):
             raise ValueError(f"{type(opt).__name__} brings an engine of its own: give it to Backprop")
-        super().__init__(net, loss=loss, opt=opt, step_size=step_size, **options)
+        super().__init__(net, loss=loss, opt=opt, step_size=step_size, compile=compile, **options)
         self.gnt = GnT(
             net if layers is None else layers,
             self.opt,
@@ -286,6 +311,9 @@ class ContinualBackprop(Backprop):
 
     def _nobody(self) -> list[Tensor]:
         return [group.state.nobody for group in self.gnt.groups]
+
+    def _watch(self) -> Watch | None:
+        return Watch(self.gnt)
 
     def _no_samples(self) -> None:
         super()._no_samples()

@@ -270,3 +270,55 @@ def test_an_exported_net_leaves_nothing_to_wait():
     torch.export.export(run.net, (batch(0)[0],), strict=False)
     assert not run.engines[0].waiting
     assert_same(run.state(), before)
+
+
+def small(engines):
+    """A network of one class, compiled; with an engine or not."""
+    net = Blocks()
+    net.compile(backend="eager")
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    return net, optimizer, gnt.GnT(net.groups(), optimizer, **EAGER).attach() if engines else None
+
+
+def small_step(net, optimizer, t):
+    x, y = batch(t)
+    optimizer.zero_grad()
+    F.mse_loss(net(x), y).backward()
+    optimizer.step()
+
+
+def test_networks_of_one_class_share_what_is_compiled():
+    """One graph with hooks and one without, however many engines there are; each engine has its own features."""
+    runs = [small(engines=number % 3 != 0) for number in range(8)]
+    for t in range(3):
+        for number, (net, optimizer, engine) in enumerate(runs):
+            small_step(net, optimizer, t)
+            if engine is not None:
+                assert engine.updates == t + 1, number
+                assert not engine.waiting
+    each_its_own = torch.__version__.startswith("2.6.")  # which tells hooks apart by their identity
+    assert counters["stats"]["unique_graphs"] == (1 + 5 if each_its_own else 2)
+    assert not counters["graph_break"]
+
+
+def test_an_engine_leaves_alone_what_others_compiled():
+    compiled = torch.compile(lambda x: x.sin() + 1, backend="eager")
+    small(engines=True)
+    compiled(torch.ones(3))
+    small(engines=True)
+    with warmed_up():
+        compiled(torch.ones(3))
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+def test_a_network_goes_on_as_compiled_when_its_engine_is_built_and_closed():
+    net, optimizer, _ = small(engines=False)
+    small_step(net, optimizer, 0)
+    engine = gnt.GnT(net.groups(), optimizer, **EAGER).attach()
+    for t in range(3):
+        small_step(net, optimizer, t)
+    assert engine.updates == 3
+    engine.close()
+    with warmed_up():
+        small_step(net, optimizer, 3)
+    assert engine.updates == 3
