@@ -132,7 +132,7 @@ class Backprop:
             return output, output, None
         loss = self._loss_of(output, y)
         if loss.device.type == "cpu" and not torch.isfinite(loss):
-            raise FloatingPointError(not_finite(loss))
+            raise FloatingPointError(self._not_finite(loss))
         return output, loss, self._before_step(features)
 
     def _loss_of(self, output: Tensor, y: Tensor) -> Tensor:
@@ -191,6 +191,9 @@ class Backprop:
 
     def _nobody(self) -> list[Tensor]:
         return []
+
+    def _not_finite(self, loss: Tensor) -> str:
+        return not_finite(loss)
 
     def _watch(self) -> Watch | None:
         """The engine's update as a part of the compiled graph; None where there is no engine."""

@@ -18,6 +18,7 @@ from gnt.ensemble.report import EnsembleReport
 from gnt.ensemble.stacked import StackedNet
 from gnt.learner import Backprop, ContinualBackprop, Step
 from gnt.learner_settings import Loss
+from gnt.one_graph import Watch
 
 
 class Ensemble(ContinualBackprop):
@@ -46,7 +47,7 @@ class Ensemble(ContinualBackprop):
         maturity_threshold, decay_rate, utility, init, accumulate, bias_transfer, activation: as of `GnT`.
             ``accumulate`` must be True, since drawn counts would differ between members. A measure of your own sees the
             units of all members, and must judge each by itself.
-        compile: as of `GnT`.
+        compile: as of `Backprop`: the whole step of all members as one compiled graph.
         generators: for the draws of each member's engine; None: made as above.
         options: further settings of an optimizer given by name.
 
@@ -117,7 +118,7 @@ class Ensemble(ContinualBackprop):
             self._optimizers, self._engine_settings = Backprop._optimizers, ()
         groups = net.groups(activation) if replacement_rate else ()
         made = opt if isinstance(opt, str) else elementwise.made_by(opt, net)
-        Backprop.__init__(self, net, loss=loss, opt=made, step_size=step_size, **options)
+        Backprop.__init__(self, net, loss=loss, opt=made, step_size=step_size, compile=compile, **options)
         self.gnt = None
         if groups:
             self.gnt = EnsembleGnT(
@@ -131,7 +132,6 @@ class Ensemble(ContinualBackprop):
                 utility=utility,
                 init=init,
                 bias_transfer=bias_transfer,
-                compile=compile,
             )
         self._checked = False
         self._parameters = list(net.parameters())
@@ -155,7 +155,7 @@ class Ensemble(ContinualBackprop):
                 changed.
         """
         self._check(x, y)
-        step = self._learn(x, y)
+        step = super().learn(x, y)
         return step if self.gnt is None else step._replace(replaced=self.gnt.by_member(step.replaced))
 
     def _learn(self, x: Tensor, y: Tensor) -> Step:
@@ -190,6 +190,9 @@ class Ensemble(ContinualBackprop):
 
     def _before_step(self, features: Sequence[Tensor] | None) -> Any:
         return self.gnt._prepare(features) if self.gnt is not None else None
+
+    def _watch(self) -> Watch | None:
+        return Watch(self.gnt) if self.gnt is not None else None
 
     def _after_backward(self, prepared: Any) -> Any:
         return prepared

@@ -176,7 +176,9 @@ class _Ready:
         loss, output, status, *_ = self._compiled(*inputs)
         if plan.masked and (code := int(status.item())) != FINE:
             self._undraw(drawn[0])
-            raise FloatingPointError(not_finite(loss) if code == BAD_LOSS else self._bad_group(code - BAD_GROUP))
+            raise FloatingPointError(
+                learner._not_finite(loss) if code == BAD_LOSS else self._bad_group(code - BAD_GROUP)
+            )
         learner.opt._opt_called = True  # type: ignore[attr-defined]  # what a scheduler looks for
         if watch is None:
             return Step(loss, output, [])
