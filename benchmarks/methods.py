@@ -25,13 +25,15 @@ def make_ensemble(
         own = {name: getattr(settings, name) for name in names}
         own["generators"] = [stream(seed, "replacements") for seed in seeds]
     weights = [stream(seed, "weights").initial_seed() for seed in seeds]
-    return gnt.Ensemble(make_net, weights, loss=loss, opt=opt, step_size=settings.step_size, **own)
+    compiled = settings.compile == "yes"
+    return gnt.Ensemble(make_net, weights, loss=loss, opt=opt, step_size=settings.step_size, compile=compiled, **own)
 
 
 def make_learner(method: str, net: nn.Module, settings: Any, *, loss: str, opt: str) -> Learner:
     """The learner of that name on ``net``, with the experiment's settings."""
+    compiled = getattr(settings, "compile", "no") == "yes"
     if method == "backprop":
-        return gnt.Backprop(net, loss=loss, opt=opt, step_size=settings.step_size)
+        return gnt.Backprop(net, loss=loss, opt=opt, step_size=settings.step_size, compile=compiled)
     return gnt.ContinualBackprop(
         net,
         loss=loss,
@@ -42,6 +44,7 @@ def make_learner(method: str, net: nn.Module, settings: Any, *, loss: str, opt: 
         decay_rate=settings.decay_rate,
         utility=settings.utility,
         generator=stream(settings.seed, "replacements"),
+        compile=compiled,
     )
 
 

@@ -36,6 +36,7 @@ class Settings:
     bin: int = option(20_000, "steps over which the squared error is averaged", whole(1))
     seed: int = option(0, "seed of target, weights, inputs and replacements", whole(0))
     seeds: int = option(1, "number of seeds from that one on, trained together; errors are their means", whole(1))
+    compile: str = option("no", "run each step as one compiled graph: yes or no", one_of("yes", "no"))
     optimizer: str = option("sgd", "sgd or adam", one_of("sgd", "adam"))
     step_size: float = option(0.01, "the optimizer's step size", STEP_SIZE)
     replacement_rate: float = replacement_rate(1e-4)
