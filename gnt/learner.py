@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -99,7 +100,8 @@ class Backprop:
 
     def _learn(self, x: Tensor, y: Tensor) -> Step:
         """`learn`, operation by operation."""
-        buffers = [(buffer, buffer.clone()) for buffer in self.net.buffers()]
+        held = (module._buffers for module in self.net.modules() if module._buffers)  # .buffers() makes names, too
+        buffers = [(b, b.clone()) for named in held for b in named.values() if b is not None]
         try:
             output, loss, prepared = self._test(x, y)
         except Exception:
@@ -131,7 +133,7 @@ class Backprop:
         if len(x) == 0:
             return output, output, None
         loss = self._loss_of(output, y)
-        if loss.device.type == "cpu" and not torch.isfinite(loss):
+        if loss.device.type == "cpu" and not math.isfinite(loss.item()):
             raise FloatingPointError(self._not_finite(loss))
         return output, loss, self._before_step(features)
 
