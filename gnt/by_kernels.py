@@ -1,8 +1,12 @@
-"""Features and weights of simple groups, reduced by kernels in C++; what these cannot read goes by `gnt.by_torch`."""
+"""Simple groups tested by one call of a kernel, ``gnt/kernels/watch.cpp``; what it cannot read goes by `gnt.by_torch`.
+
+What the kernel is told are addresses, which are looked up once. Whether the weights still lie there is asked each time.
+"""
 
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Sequence
 
 import torch
@@ -13,80 +17,86 @@ from gnt.flat_state import FlatState
 from gnt.kernels import load
 from gnt.places import Place, Places, WeightPlace
 
+_GROUP, _WEIGHT = 12, 8  # numbers that the kernel is told of a group, and of a weight
+_SAMPLES, _KNOWN = 8, 7  # where the number of samples stands, and whether a weight's means are known
+
 
 class ByKernels(ByTorch):
-    """As `ByTorch`, for tensors on the CPU."""
+    """As `ByTorch`, for float32 or float64 tensors on the CPU."""
 
-    def __init__(self, reads: frozenset[str], dtype: torch.dtype, decay_rate: float) -> None:
-        super().__init__(reads)
-        self._of_features, self._of_weights, self._of_units = (
-            load(name, dtype) for name in ("features", "magnitudes", "worth")
-        )
+    def __init__(self, places: Places, flat: FlatState, reads: frozenset[str]) -> None:
+        super().__init__(places, flat, reads)
+        self._dtype = flat.averages.dtype
+        self._kernel = load("watch", self._dtype)
+        decay_rate = flat.states[0].decay_rate
         self._numbers = torch.tensor([decay_rate, math.log(decay_rate) if decay_rate else 0.0], dtype=torch.float64)
-        self._dtype = dtype
-        self._scratch, self._room = torch.empty(0, dtype=dtype), 0
-        self._reads = self._feature + 2 * self._outgoing + 4 * self._incoming
+        self._reads = self._feature + 2 * self._outgoing + 4 * self._incoming + 8 * self._centred
+        self._groups, self._groups_told = _shared(
+            [number for place in places.simple for number in _told_of_group(place)]
+        )
+        self._weights, self._weights_told = _shared([0] * (_WEIGHT * len(places.weights)))
+        self._seen: list[tuple[Tensor, WeightPlace, int]] | None = None
 
-    def features(self, features: Sequence[Tensor], places: Sequence[Place], flat: FlatState) -> None:
-        """Mean features, and mean |h| (or where the measure subtracts it: mean |h - f^|) of each position."""
-        if any(feature.__class__ is not Tensor for feature in features):
-            super().features(features, places, flat)
+    def test(self, features: Sequence[Tensor]) -> None:
+        """As `ByTorch.test`, where everything is contiguous; else by it."""
+        if not self._look(features):
+            super().test(features)
             return
-        now = flat.states[0].updates + 1
-        for feature, place in zip(features, places, strict=True):
-            positions = place.positions
-            if self._room < 2 * positions:
-                self._room, self._scratch = 2 * positions, self._scratch.new_empty(2 * positions)
-            samples, sites = feature.numel() // positions, 1
-            if place.conv:
-                sites = feature.shape[-(place.slot.weight.ndim - 2) :].numel()
-                samples //= sites
-            self._of_features(
-                feature,
-                place.mean,
-                place.feature,
-                place.average,
-                place.born,
-                self._numbers,
-                self._scratch,
-                now,
-                1,
-                samples,
-                positions,
-                sites,
-                place.block,
-                self._centred,
-            )
-
-    def weights(self, weight: Tensor, place: WeightPlace) -> None:
-        """Mean |w| of each row and column, as far as they are wanted and not known already."""
-        if place.version == weight._version:
-            return
-        if weight.__class__ is not nn.Parameter or weight.dtype is not self._dtype or not weight.is_contiguous():
-            super().weights(weight, place)
-            return
-        rows, columns, groups = place.rows, place.columns, place.groups
-        shape = weight.shape
-        inner = shape[2:].numel() if len(shape) > 2 else 1
-        self._of_weights(
-            weight,
-            self._scratch if rows is None else rows,
-            self._scratch if columns is None else columns,
-            groups,
-            shape[0] // groups,
-            shape[1],
-            inner,
-            rows is not None,
-            columns is not None,
+        assert self._seen is not None
+        for i, (weight, place, _) in enumerate(self._seen):
+            self._weights[i * _WEIGHT + _KNOWN] = place.version == weight._version
+        self._kernel(
+            self._groups_told,
+            self._weights_told,
+            self._numbers,
+            len(features),
+            len(self._seen),
+            self._reads,
+            self._flat.states[0].updates + 1,
+            torch.get_num_threads(),
         )
 
-    def worths(self, places: Places, flat: FlatState) -> None:
-        """What the measure makes of them: the mean over a unit's positions of the product, by the incoming weights."""
-        if places.uniform:
-            self._worth_of(places.feature, places.outgoing, places.incoming, flat.all_worths, 1)
-            return
-        for place in places.simple:
-            self._worth_of(place.feature, place.outgoing, place.incoming, place.worth, place.slot.block)
+    def _look(self, features: Sequence[Tensor]) -> bool:
+        """Note where features and weights lie; False where the kernel cannot read them."""
+        for i, (feature, place) in enumerate(zip(features, self._places.simple, strict=True)):
+            if feature.__class__ is not Tensor:
+                return False
+            sites = 1 if place.spatial == 0 else feature.shape[-place.spatial :].numel()
+            at = i * _GROUP
+            self._groups[at] = feature.data_ptr()
+            self._groups[at + _SAMPLES] = feature.numel() // (place.positions * sites)
+            self._groups[at + _SAMPLES + 2] = sites
+        if self._seen is None or not all(_lies(weight, place, at, self._dtype) for weight, place, at in self._seen):
+            self._seen = None
+            seen = []
+            for i, target in enumerate(self._places.weights):
+                weight = target.module.weight
+                if not isinstance(weight, nn.Parameter) or not _lies(weight, target, weight.data_ptr(), self._dtype):
+                    return False
+                self._weights[i * _WEIGHT : (i + 1) * _WEIGHT] = array("q", _told_of_weight(weight, target))
+                seen.append((weight, target, weight.data_ptr()))
+            self._seen = seen
+        return True
 
-    def _worth_of(self, feature: Tensor, outgoing: Tensor, incoming: Tensor, worth: Tensor, block: int) -> None:
-        self._of_units(feature, outgoing, incoming, worth, worth.numel(), block, self._reads)
+
+def _lies(weight: Tensor, place: WeightPlace, at: int, dtype: torch.dtype) -> bool:
+    """Whether this is still the module's weight, where it was and as the kernel reads it."""
+    same = place.module._parameters.get("weight") is weight and weight.data_ptr() == at
+    return same and weight.dtype is dtype and weight.is_contiguous()
+
+
+def _shared(numbers: list[int]) -> tuple[array[int], Tensor]:
+    """Numbers to be changed one by one, and the tensor of them."""
+    kept = array("q", numbers)
+    return kept, torch.frombuffer(kept, dtype=torch.int64) if kept else torch.zeros(0, dtype=torch.int64)
+
+
+def _told_of_group(place: Place) -> list[int]:
+    tensors = (place.mean, place.worth, place.feature, place.average, place.born, place.outgoing, place.incoming)
+    return [0, *(tensor.data_ptr() for tensor in tensors), 0, place.positions, 1, place.block]
+
+
+def _told_of_weight(weight: Tensor, place: WeightPlace) -> list[int]:
+    means = [0 if tensor is None else tensor.data_ptr() for tensor in (place.rows, place.columns)]
+    rows, columns = weight.shape[0] // place.groups, weight.shape[1]
+    return [weight.data_ptr(), *means, place.groups, rows, columns, weight.shape[2:].numel(), 0]

@@ -1,4 +1,4 @@
-"""Features and weights of simple groups, reduced by torch's operations."""
+"""Simple groups tested by torch's operations: means of features and weights, and what a measure makes of them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,37 @@ _PART = 1 << 18
 
 
 class ByTorch:
-    """The plain operations; they run everywhere. Settings as of `gnt.utility.Measure`."""
+    """The plain operations; they run everywhere.
 
-    def __init__(self, reads: frozenset[str]) -> None:
+    Args:
+        places: where the numbers go.
+        flat: the groups' state.
+        reads: which signals the measure reads, as `gnt.utility.Measure` says.
+    """
+
+    def __init__(self, places: Places, flat: FlatState, reads: frozenset[str]) -> None:
+        self._places, self._flat = places, flat
         self._feature = bool(reads & {"magnitude", "deviation"})
         self._centred, self._outgoing, self._incoming = (
             name in reads for name in ("deviation", "outgoing", "incoming")
         )
         self._buffer: Tensor | None = None
 
-    def features(self, features: Sequence[Tensor], places: Sequence[Place], flat: FlatState) -> None:
+    def test(self, features: Sequence[Tensor]) -> None:
+        """Mean feature and worth of each unit; ``features`` are those of the simple groups."""
+        self._test_features(features)
+        for weight in self._places.weights:
+            self._test_weight(weight.module.weight, weight)  # type: ignore[arg-type]
+        if self._places.uniform:
+            places = self._places
+            self._judge(places.feature, places.outgoing, places.incoming, 1, self._flat.all_worths)
+            return
+        for place in self._places.simple:
+            self._judge(place.feature, place.outgoing, place.incoming, place.block, place.worth)
+
+    def _test_features(self, features: Sequence[Tensor]) -> None:
         """Mean features, and mean |h| (or where the measure subtracts it: mean |h - f^|) of each position."""
+        places = self._places.simple
         arranged = [_arrange(feature, place) for feature, place in zip(features, places, strict=True)]
         for feature, place in zip(arranged, places, strict=True):
             samples = (0, 2) if feature.ndim == 3 else 0
@@ -35,7 +55,7 @@ class ByTorch:
                 torch.mean(feature.mean(samples).view(-1, place.block), 1, out=place.mean)
         if not self._feature:
             return
-        centres = flat.centre() if self._centred else []
+        centres = self._flat.centre() if self._centred else []
         for feature, place in zip(arranged, places, strict=True):
             if self._centred:
                 centre = centres[place.number].view(-1)
@@ -45,7 +65,7 @@ class ByTorch:
                 magnitude = feature.abs()
             torch.mean(magnitude, (0, 2) if feature.ndim == 3 else 0, out=place.feature)
 
-    def weights(self, weight: Tensor, place: WeightPlace) -> None:
+    def _test_weight(self, weight: Tensor, place: WeightPlace) -> None:
         """Mean |w| of each row and column, as far as they are wanted."""
         rows, columns, groups = place.rows, place.columns, place.groups
         if weight.ndim == 2 and groups == 1 and weight.numel() > 2 * _PART:
@@ -78,15 +98,8 @@ class ByTorch:
         if columns is not None:
             torch.sum(sums, 0, out=columns).div_(len(weight))
 
-    def worths(self, places: Places, flat: FlatState) -> None:
-        """What the measure makes of them: the mean over a unit's positions of the product, by the incoming weights."""
-        if places.uniform:
-            self._worth(places.feature, places.outgoing, places.incoming, 1, flat.all_worths)
-            return
-        for place in places.simple:
-            self._worth(place.feature, place.outgoing, place.incoming, place.block, place.worth)
-
-    def _worth(self, feature: Tensor, outgoing: Tensor, incoming: Tensor, block: int, out: Tensor) -> None:
+    def _judge(self, feature: Tensor, outgoing: Tensor, incoming: Tensor, block: int, out: Tensor) -> None:
+        """The mean over a unit's positions of the product, divided by the incoming weights."""
         if self._feature and self._outgoing:
             worth = torch.mul(feature, outgoing, out=None if self._incoming or block > 1 else out)
         else:
@@ -101,7 +114,7 @@ class ByTorch:
 
 def _arrange(feature: Tensor, place: Place) -> Tensor:
     """(samples, positions), or (samples, positions, sites) for a convolution."""
-    if not place.conv:
+    spatial = place.spatial
+    if spatial == 0:
         return feature if feature.ndim == 2 else feature.reshape(-1, feature.shape[-1])
-    spatial = place.slot.weight.ndim - 2
     return feature.reshape(-1, feature.shape[-spatial - 1], feature.shape[-spatial:].numel())

@@ -31,7 +31,7 @@ class Place:
         outgoing: mean |w_out| of each position, (num_units * block,).
         incoming: mean |w_in|, (num_units,).
         positions, block: how many there are, and how many a unit has.
-        conv: whether the consumer is a convolution.
+        spatial: how many dimensions of space the consumer's input has; 0 for a linear one.
     """
 
     number: int
@@ -45,7 +45,7 @@ class Place:
     incoming: Tensor
     positions: int
     block: int
-    conv: bool
+    spatial: int
 
     def reads(self, batch: Batch) -> Tensor | None:
         """The one feature of the batch, where it is plain; else None."""
@@ -99,9 +99,9 @@ class Places:
             if not simple[i]:
                 continue
             slot, state = group.outgoing[0], group.state
-            conv = isinstance(slot.module, CONV_LAYERS)
+            spatial = slot.weight.ndim - 2 if isinstance(slot.module, CONV_LAYERS) else 0
             here = flat.means[i].view(-1), flat.worths[i], state.mean_features.view(-1), state.born
-            self.simple.append(Place(i, slot, *here, feature, outgoing, incoming, positions[i], slot.block, conv))
+            self.simple.append(Place(i, slot, *here, feature, outgoing, incoming, positions[i], slot.block, spatial))
             for side, target, asked in ((slot, outgoing, "outgoing"), (group.incoming[0], incoming, "incoming")):
                 if asked in reads:
                     weight = weights.setdefault(id(side.module), WeightPlace(side.module))

@@ -95,7 +95,7 @@ class _Cohort:
         self.numbers = numbers
         self.flat = FlatState([group.state for group in groups], compiled=compiled)
         self.places = Places(groups, self.flat, measure.reads) if measure.product else None
-        self._by = ByKernels(measure.reads, dtype, groups[0].state.decay_rate) if compiled else ByTorch(measure.reads)
+        self._by = (ByKernels if compiled else ByTorch)(self.places, self.flat, measure.reads) if self.places else None
         self._simple = frozenset(place.number for place in self.places.simple) if self.places else frozenset()
 
     def side_by_side(self, signals: Sequence[Signals]) -> frozenset[int]:
@@ -103,6 +103,7 @@ class _Cohort:
         if not self._simple:
             return self._simple
         assert self.places is not None
+        assert self._by is not None
         features = []
         for place in self.places.simple:
             each = signals[place.number]
@@ -110,8 +111,5 @@ class _Cohort:
             if feature is None:
                 return frozenset()
             features.append(feature)
-        self._by.features(features, self.places.simple, self.flat)
-        for weight in self.places.weights:
-            self._by.weights(weight.module.weight, weight)  # type: ignore[arg-type]
-        self._by.worths(self.places, self.flat)
+        self._by.test(features)
         return self._simple

@@ -1,0 +1,175 @@
+// What an update asks of simple groups of units, in one call: mean features, mean |h| or mean |h - f^|, mean |w| of the weights that
+// a measure reads, and the worth of each unit.
+//
+//   groups    for each group GROUP numbers: the addresses of its feature h (samples, positions, sites), and of where its mean
+//             features, worths and magnitudes go, of its running mean features, births, outgoing and incoming magnitudes; then
+//             samples, positions, sites, block (positions a unit)
+//   weights   for each weight WEIGHT numbers: the addresses of w (groups, rows, columns, inner), and of where the means of |w| over
+//             rows and over columns go (or 0); then groups, rows, columns, inner (a convolution's kernel), and whether they are
+//             known already
+//   numbers   decay, log(decay)
+//   reads     1: features, 2: outgoing weights, 4: incoming weights; 8: of features not |h|, but |h - f^| with f^ the corrected
+//             running mean as it will be once this batch is averaged in
+//   now       this update's number, so that a unit's age is now - born
+//
+// All sums are made in parts of fixed sizes that are added up in order: they do not depend on the number of threads.
+
+#include <vector>
+
+namespace {
+
+constexpr int64_t GROUP = 12, WEIGHT = 8, HEIGHT = 64, RUN = 64, WORTH_THREADS = 1 << 15;
+
+template <typename T>
+T* at(int64_t address) { return reinterpret_cast<T*>(address); }
+
+// Sums over samples and sites of f(h, position), for the positions first..last. Samples are summed in runs, so that rounding
+// grows with the length of a run and with the number of runs, not with their product.
+template <typename F>
+void sums(const scalar* h, int64_t samples, int64_t positions, int64_t sites, int64_t first, int64_t last, scalar* out, scalar* run, F f)
+{
+    for (int64_t p = first; p < last; p++) out[p] = 0;
+    for (int64_t begin = 0; begin < samples; begin += RUN) {
+        for (int64_t p = first; p < last; p++) run[p] = 0;
+        for (int64_t s = begin; s < std::min(begin + RUN, samples); s++) {
+            const scalar* line = h + s * positions * sites;
+            if (sites == 1) {
+                #pragma omp simd
+                for (int64_t p = first; p < last; p++) run[p] += f(line[p], p);
+            } else {
+                for (int64_t p = first; p < last; p++) {
+                    scalar sum = 0;
+                    #pragma omp simd reduction(+ : sum)
+                    for (int64_t q = 0; q < sites; q++) sum += f(line[p * sites + q], p);
+                    run[p] += sum;
+                }
+            }
+        }
+        #pragma omp simd
+        for (int64_t p = first; p < last; p++) out[p] += run[p];
+    }
+}
+
+struct Room {  // for intermediate results; it grows and stays
+    std::vector<scalar> numbers;
+
+    scalar* of(int64_t size) {
+        if (int64_t(numbers.size()) < size) numbers.resize(size);
+        return numbers.data();
+    }
+};
+
+void watch_features(const int64_t* g, const double* numbers, int64_t now, int64_t reads, int64_t threads, Room& room)
+{
+    const scalar* h = at<const scalar>(g[0]);
+    scalar *means = at<scalar>(g[1]), *out = at<scalar>(g[3]);
+    const scalar* average = at<const scalar>(g[4]);
+    const int64_t* born = at<const int64_t>(g[5]);
+    const int64_t samples = g[8], positions = g[9], sites = g[10], block = g[11], units = positions / block;
+    const int64_t width = std::max<int64_t>(1, (sites == 1 ? 512 : 8) / block), pieces = (units + width - 1) / width;
+    const scalar count = samples * sites, weight = 1 - numbers[0];
+    scalar *run = room.of(2 * positions), *centre = run + positions;
+
+    #pragma omp parallel for schedule(static) num_threads(threads) if (samples * positions * sites > WORTH_THREADS && threads > 1)
+    for (int64_t piece = 0; piece < pieces; piece++) {
+        const int64_t from = piece * width, to = std::min(from + width, units), first = from * block, last = to * block;
+        sums(h, samples, positions, sites, first, last, out, run, [](scalar x, int64_t) { return x; });
+        for (int64_t unit = from; unit < to; unit++) {
+            scalar mean = 0;
+            for (int64_t p = unit * block; p < (unit + 1) * block; p++) mean += out[p] / count;
+            means[unit] = mean / block;
+        }
+        if (!(reads & 1)) continue;
+        if (reads & 8) {
+            for (int64_t unit = from; unit < to; unit++) {
+                const scalar age = now - born[unit];
+                const scalar gathered = numbers[0] > 0 ? -std::expm1(age * scalar(numbers[1])) : std::min(age, scalar(1));
+                const scalar next = average[unit] + weight * (means[unit] - average[unit]);
+                for (int64_t p = unit * block; p < (unit + 1) * block; p++)
+                    centre[p] = next / std::max(gathered, std::numeric_limits<scalar>::min());
+            }
+            sums(h, samples, positions, sites, first, last, out, run, [=](scalar x, int64_t p) { return std::abs(x - centre[p]); });
+        } else {
+            sums(h, samples, positions, sites, first, last, out, run, [](scalar x, int64_t) { return std::abs(x); });
+        }
+        for (int64_t p = first; p < last; p++) out[p] /= count;
+    }
+}
+
+void watch_weight(const int64_t* field, int64_t threads, Room& room)
+{
+    const scalar* w = at<const scalar>(field[0]);
+    scalar *of_rows = at<scalar>(field[1]), *of_columns = at<scalar>(field[2]);
+    const int64_t groups = field[3], rows = field[4], columns = field[5], inner = field[6];
+    const int64_t chunks = (rows + HEIGHT - 1) / HEIGHT;
+    scalar* partial = of_columns ? room.of(groups * chunks * columns) : nullptr;
+
+    #pragma omp parallel for schedule(static) num_threads(threads) if (groups * rows * columns * inner > WORTH_THREADS && threads > 1)
+    for (int64_t item = 0; item < groups * chunks; item++) {
+        const int64_t group = item / chunks, first = (item % chunks) * HEIGHT, last = std::min(first + HEIGHT, rows);
+        scalar* sum_of = of_columns ? partial + item * columns : nullptr;
+        if (of_columns) std::fill_n(sum_of, columns, scalar(0));
+        for (int64_t row = first; row < last; row++) {
+            const scalar* line = w + (group * rows + row) * columns * inner;
+            scalar total = 0;
+            if (!of_columns) {
+                #pragma omp simd reduction(+ : total)
+                for (int64_t i = 0; i < columns * inner; i++) total += std::abs(line[i]);
+            } else if (inner == 1) {
+                #pragma omp simd reduction(+ : total)
+                for (int64_t i = 0; i < columns; i++) {
+                    const scalar magnitude = std::abs(line[i]);
+                    total += magnitude;
+                    sum_of[i] += magnitude;
+                }
+            } else {
+                for (int64_t i = 0; i < columns; i++) {
+                    scalar sum = 0;
+                    #pragma omp simd reduction(+ : sum)
+                    for (int64_t j = 0; j < inner; j++) sum += std::abs(line[i * inner + j]);
+                    sum_of[i] += sum;
+                    total += sum;
+                }
+            }
+            if (of_rows) of_rows[group * rows + row] = total / (columns * inner);
+        }
+    }
+    for (int64_t group = 0; of_columns && group < groups; group++) {
+        scalar* means = of_columns + group * columns;
+        for (int64_t chunk = 0; chunk < chunks; chunk++) {
+            const scalar* sum_of = partial + (group * chunks + chunk) * columns;
+            for (int64_t i = 0; i < columns; i++) means[i] = chunk ? means[i] + sum_of[i] : sum_of[i];
+        }
+        for (int64_t i = 0; i < columns; i++) means[i] /= rows * inner;
+    }
+}
+
+// The mean over a unit's positions of what the measure multiplies, divided by what it divides by.
+void judge(const int64_t* g, int64_t reads)
+{
+    scalar* worths = at<scalar>(g[2]);
+    const scalar *feature = at<const scalar>(g[3]), *outgoing = at<const scalar>(g[6]), *incoming = at<const scalar>(g[7]);
+    const int64_t block = g[11], units = g[9] / block;
+    const scalar least = std::numeric_limits<scalar>::epsilon();
+    for (int64_t unit = 0; unit < units; unit++) {
+        scalar worth = reads & 3 ? 0 : 1;
+        if (reads & 3) {
+            for (int64_t p = unit * block; p < (unit + 1) * block; p++)
+                worth += (reads & 1 ? feature[p] : scalar(1)) * (reads & 2 ? outgoing[p] : scalar(1));
+            worth /= block;
+        }
+        if (reads & 4) worth /= incoming[unit] < least ? least : incoming[unit];
+        worths[unit] = worth;
+    }
+}
+
+}  // namespace
+
+extern "C" void kernel(const int64_t* groups, const int64_t* weights, const double* numbers, int64_t how_many_groups, int64_t how_many_weights, int64_t reads, int64_t now, int64_t threads)
+{
+    static thread_local Room room;
+    for (int64_t i = 0; i < how_many_groups; i++) watch_features(groups + i * GROUP, numbers, now, reads, threads, room);
+    for (int64_t i = 0; i < how_many_weights; i++)
+        if (!weights[i * WEIGHT + 7]) watch_weight(weights + i * WEIGHT, threads, room);
+    for (int64_t i = 0; i < how_many_groups; i++) judge(groups + i * GROUP, reads);
+}
