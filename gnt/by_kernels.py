@@ -39,9 +39,13 @@ class ByKernels(ByTorch):
 
     def test(self, features: Sequence[Tensor]) -> None:
         """As `ByTorch.test`, where everything is contiguous; else by it."""
-        if not self._look(features):
+        if not self.test_by_kernel(features):
             super().test(features)
-            return
+
+    def test_by_kernel(self, features: Sequence[Tensor]) -> bool:
+        """Test the groups; or return False, where the kernel cannot read features or weights."""
+        if not self._look(features):
+            return False
         assert self._seen is not None
         for i, (weight, place, _) in enumerate(self._seen):
             self._weights[i * _WEIGHT + _KNOWN] = place.version == weight._version
@@ -55,6 +59,7 @@ class ByKernels(ByTorch):
             self._flat.states[0].updates + 1,
             torch.get_num_threads(),
         )
+        return True
 
     def _look(self, features: Sequence[Tensor]) -> bool:
         """Note where features and weights lie; False where the kernel cannot read them."""
@@ -68,7 +73,7 @@ class ByKernels(ByTorch):
             self._groups[at + _SAMPLES + 2] = sites
         if self._seen is None or not all(_lies(weight, place, at, self._dtype) for weight, place, at in self._seen):
             self._seen = None
-            seen = []
+            seen: list[tuple[Tensor, WeightPlace, int]] = []
             for i, target in enumerate(self._places.weights):
                 weight = target.module.weight
                 if not isinstance(weight, nn.Parameter) or not _lies(weight, target, weight.data_ptr(), self._dtype):

@@ -87,6 +87,19 @@ class Cycle:
         self._replace(self.replaced, [None] * len(self.groups), selected=True)
         return self.replaced
 
+    def _goes_on(self) -> bool:
+        """Whether the step before tells what this one needs: nothing was loaded since, and no other process learns."""
+        return not self.loaded and Ranks.group_of(self.process_group) is None
+
+    def _finish(self) -> list[Tensor]:
+        """The rest of a step whose groups have been tested."""
+        self._advance()
+        self.replaced = due = self._select_due()
+        if any(units is not group.state.nobody for units, group in zip(due, self.groups, strict=True)):
+            with torch.no_grad():
+                self._replace(due, [None] * len(due), selected=True)
+        return due
+
     def _update(self, batches: Prepared) -> bool:
         """Returns False for an empty remainder batch: nothing was learned, so nobody ages."""
         signals, ranks = self._signals(batches), self._join()

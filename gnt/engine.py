@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gnt import checks, saving
+from gnt.again import Again
 from gnt.attach import Attachment
 from gnt.compiled import not_compiled
 from gnt.cycle import Cycle
@@ -122,6 +123,7 @@ class GnT(Cycle):
         self.refused: tuple[Any, ...] = tuple(getattr(layers, "refused", ()))
         self._optimizer_state = optimizer_state
         self._intake = Intake(self.groups, record=record)
+        self._again: Again | None = None
         self._attachment: Attachment | None = None
         self._detached: str | None = None
 
@@ -146,7 +148,12 @@ class GnT(Cycle):
         Returns:
             Indices of the replaced units, one int64 tensor for each group.
         """
-        return self._step(self._prepare(features))
+        if features is None and self._again is not None and self._goes_on() and self._again.assess():
+            return self._finish()
+        batches = self._prepare(features)
+        replaced = self._step(batches)
+        self._again = self._like(batches) if features is None else None
+        return replaced
 
     def attach(self) -> GnT:
         """Act after each step of the optimizer, by its own hooks, and ride in its state_dict; returns the engine.
@@ -312,6 +319,7 @@ class GnT(Cycle):
     def close(self) -> None:
         """Remove the hooks. The engine can be read and saved afterwards, but not stepped."""
         self._intake.close()
+        self._again = None
         if self._attachment is not None:
             self._attachment.remove()
             self._attachment = None
@@ -324,6 +332,14 @@ class GnT(Cycle):
         self._follow()
         return self._intake.prepare(features)
 
+    def _like(self, batches: Prepared) -> Again | None:
+        """How to take the next step, should it be like the one that was just taken."""
+        features = [reading.alone for batch in batches for reading in batch]
+        if not self._tester.by_kernel or len(features) != len(self._intake.taps):
+            return None
+        plain = [feature for feature in features if feature.__class__ is Tensor]
+        return Again(self._intake.taps, self._tester, plain) if len(plain) == len(features) else None
+
     def __getstate__(self) -> dict[str, Any]:
         # a registered measure may be a lambda; it is found again by its name
         own: dict[str, Any] = {
@@ -331,6 +347,7 @@ class GnT(Cycle):
             "_selected": [],
             "_ranks": None,
             "_tester": None,
+            "_again": None,
             "_attachment": self._attachment.key if self._attachment is not None else None,
         }
         return {**self.__dict__, **own}

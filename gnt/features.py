@@ -53,6 +53,11 @@ class Recorder:
         """The features recorded since the last call, for each tap one tensor for each forward."""
         return [tap.take() for tap in self._taps]
 
+    @property
+    def taps(self) -> Sequence[Waiting]:
+        """For each tap what waits there."""
+        return self._taps
+
     def after_backward(self, *, anew: bool) -> None:
         """What waits now has its gradients; where they began ``anew``, what had its own before was given up."""
         for tap in self._taps:

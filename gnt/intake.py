@@ -11,6 +11,7 @@ from torch import Tensor
 from gnt import checks
 from gnt.features import Batch, Reading, Recorder
 from gnt.units import UnitGroup
+from gnt.waiting import Waiting
 
 Features = Sequence[Tensor | Sequence[Tensor]]
 
@@ -78,6 +79,11 @@ class Intake:
     def waiting(self) -> bool:
         """Whether any forward was recorded since the last update."""
         return self._recorder is not None and self._recorder.waiting
+
+    @property
+    def taps(self) -> Sequence[Waiting]:
+        """For each tap what waits there; none, where features are not recorded."""
+        return self._recorder.taps if self._recorder is not None and not self._closed else ()
 
     @property
     def complete(self) -> bool:

@@ -79,6 +79,18 @@ class Tester:
                     "was changed"
                 )
 
+    def assess_by_kernel(self, features: Sequence[Tensor]) -> bool:
+        """Test all groups by one kernel; or return False, where that cannot be done or something is not finite."""
+        (cohort,) = self.cohorts
+        by = cohort.by
+        return isinstance(by, ByKernels) and by.test_by_kernel(features) and cohort.flat.finite
+
+    @property
+    def by_kernel(self) -> bool:
+        """Whether all groups are simple, and a kernel is there for them."""
+        cohort = self.cohorts[0]
+        return len(self.cohorts) == 1 and isinstance(cohort.by, ByKernels) and cohort.simple == set(cohort.numbers)
+
     def advance(self) -> None:
         """Everybody one older; what was tested enters the running averages."""
         for cohort in self.cohorts:
@@ -95,15 +107,15 @@ class _Cohort:
         self.numbers = numbers
         self.flat = FlatState([group.state for group in groups], compiled=compiled)
         self.places = Places(groups, self.flat, measure.reads) if measure.product else None
-        self._by = (ByKernels if compiled else ByTorch)(self.places, self.flat, measure.reads) if self.places else None
-        self._simple = frozenset(place.number for place in self.places.simple) if self.places else frozenset()
+        self.by = (ByKernels if compiled else ByTorch)(self.places, self.flat, measure.reads) if self.places else None
+        self.simple = frozenset(place.number for place in self.places.simple) if self.places else frozenset()
 
     def side_by_side(self, signals: Sequence[Signals]) -> frozenset[int]:
         """Test the simple groups, if what their consumers read is plain -> the numbers of those that were tested."""
-        if not self._simple:
-            return self._simple
+        if not self.simple:
+            return self.simple
         assert self.places is not None
-        assert self._by is not None
+        assert self.by is not None
         features = []
         for place in self.places.simple:
             each = signals[place.number]
@@ -111,5 +123,5 @@ class _Cohort:
             if feature is None:
                 return frozenset()
             features.append(feature)
-        self._by.test(features)
-        return self._simple
+        self.by.test(features)
+        return self.simple

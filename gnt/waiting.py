@@ -80,11 +80,26 @@ class Waiting:
                 stacklevel=3,
             )
 
+    @property
+    def only(self) -> Tensor | None:
+        """What waits, if it is of a single forward; it goes on waiting."""
+        if self._chain is None:
+            return self._learned[0] if len(self._learned) == 1 else None
+        kept, before = self._chain
+        if before is not None or self._learned:
+            return None
+        feature: Tensor = kept.feature if isinstance(kept, _Forward) else kept
+        return feature
+
     def take(self) -> list[Tensor]:
         """What waits, oldest first; it is forgotten here."""
         taken = self._learned + self._unlearned()
-        self._learned, self._chain, self._proper, self._count = [], None, False, 0
+        self.forget()
         return taken
+
+    def forget(self) -> None:
+        """Forget what waits."""
+        self._learned, self._chain, self._proper, self._count = [], None, False, 0
 
     def after_backward(self, *, anew: bool) -> None:
         """What waits now has its gradients; where they began ``anew``, what had its own before was given up."""
