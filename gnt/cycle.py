@@ -88,8 +88,10 @@ class Cycle:
         return self.replaced
 
     def _goes_on(self) -> bool:
-        """Whether the step before tells what this one needs: nothing was loaded since, and no other process learns."""
-        return not self.loaded and Ranks.group_of(self.process_group) is None
+        """Whether the step before tells what this one needs: nothing was loaded or copied since, and no other process
+        learns.
+        """
+        return not self.loaded and self._tester.holds and Ranks.group_of(self.process_group) is None
 
     def _finish(self) -> list[Tensor]:
         """The rest of a step whose groups have been tested."""
@@ -145,7 +147,7 @@ class Cycle:
     def _follow(self) -> None:
         """State goes where the network went."""
         moved = [group for group in self.groups if not group.state.lies_with(group.incoming[0].weight)]
-        if moved:
+        if moved or not self._tester.holds:
             for group in moved:
                 group.state.follow(group.incoming[0].weight)
             self._tester.settle(self.groups)

@@ -47,6 +47,7 @@ class FlatState:
         self._tested_features, self.all_worths = self._halves(self.tested)
         self.means: list[Tensor] = []
         self.worths: list[Tensor] = []
+        self._given: list[Tensor] = []
         self._share()
         self._advance, self._test = None, None
         if compiled:
@@ -67,11 +68,17 @@ class FlatState:
             shape, n = state.mean_features.shape, state.num_units
             state.mean_features = self._mean_features.narrow(0, feature, shape.numel()).view(shape)
             state.utility = self._utilities.narrow(0, unit, n)
+            self._given.append(state.utility)
             state.born, state.last_active = self.born.narrow(0, unit, n), self.last_active.narrow(0, unit, n)
             state.nonfinite = self._nonfinite.select(0, i)
             self.means.append(self._tested_features.narrow(0, feature, shape.numel()).view(shape))
             self.worths.append(self.all_worths.narrow(0, unit, n))
             feature, unit = feature + shape.numel(), unit + n
+
+    @property
+    def holds(self) -> bool:
+        """Whether the states still are where they were joined; a copy of the engine may have joined them elsewhere."""
+        return all(state.utility is given for state, given in zip(self.states, self._given, strict=True))
 
     def _owner_and_unit(self) -> tuple[Tensor, Tensor]:
         """For each running average the number of its group and of its unit."""

@@ -38,6 +38,11 @@ class Tester:
         ]
 
     @property
+    def holds(self) -> bool:
+        """Whether the states still are where they were joined."""
+        return all(cohort.flat.holds for cohort in self.cohorts)
+
+    @property
     def weights(self) -> Mapping[int, WeightPlace]:
         """Where the means of |w| are wanted, by the id of the matrix; the same object until states are joined anew."""
         if self._weights is None:

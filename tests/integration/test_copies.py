@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import gnt
-from tests.small_runs import EAGER, IMAGES, assert_same, batch, conv_net, everything, replaced, run, train
+from tests.small_runs import EAGER, IMAGES, assert_same, batch, conv_net, everything, mlp, replaced, run, train
 
 
 def through_file(thing: Any) -> Any:
@@ -68,3 +68,17 @@ def test_target_networks_learn_nothing_and_cost_nothing(copied):
         train(*first, range(t, t + 1), *IMAGES)
         train(*plain, range(t, t + 1), *IMAGES)
     assert_same(everything(*first), everything(*plain))
+
+
+def test_a_shallow_copy_of_an_engine_takes_nothing_away() -> None:
+    """The two share their units' state; whoever steps, both see it."""
+    net = mlp(5, 9, 7, 2)
+    engine = gnt.GnT(net, compile=True)
+    alone = copy.deepcopy((net, engine))
+    for t in range(6):
+        for one, its in ((net, copy.copy(engine) if t == 3 else engine), alone):
+            one(batch(t, 5)[0])
+            its.step()
+        if t == 3:
+            engine.discard()
+    assert_same(engine.groups[0].state.state_dict(), alone[1].groups[0].state.state_dict())
