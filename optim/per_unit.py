@@ -15,7 +15,7 @@ from torch import Tensor
 from gnt.optim.adam_state import Group, State, counted_together, parts_here
 from gnt.optim.unit_counts import START_KEYS, Sides, per_element, tables
 
-BLOCK = 1 << 18  # elements; a block's operands and what is made of them lie in a core's cache
+BLOCK = 1 << 19  # elements; a block's operands and what is made of them lie in a core's cache
 
 Lists = Sequence[list[Tensor]]  # parameters, gradients, moments (2 or 3)
 

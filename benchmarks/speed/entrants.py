@@ -60,10 +60,6 @@ def compile_flag(owner: Any) -> Callable[[], str | None]:
     return missing
 
 
-def _no_ensemble() -> str | None:
-    return None if hasattr(gnt, "Ensemble") else "this gnt has no Ensemble"
-
-
 def _no_rival() -> str | None:
     return None if importlib.util.find_spec(rival.MODULE) else f"{rival.PACKAGE} is not installed"
 
@@ -165,20 +161,20 @@ ENTRANTS = (
     ),
     # many networks
     Entrant(LEARN_SGD, lambda w: learner(w, gnt.ContinualBackprop, "sgd"), kind=MANY),
+    Entrant("Ensemble.learn, SGD", lambda w: ensemble(w, "sgd"), ((LEARN_SGD, "ensemble"),), kind=MANY),
     Entrant(
-        "Ensemble.learn, SGD",
-        lambda w: ensemble(w, "sgd"),
+        "Ensemble.learn, SGD, compiled",
+        lambda w: ensemble(w, "sgd", compile=True),
         ((LEARN_SGD, "ensemble"),),
         kind=MANY,
-        missing=_no_ensemble,
     ),
     Entrant(LEARN_ADAM, lambda w: learner(w, gnt.ContinualBackprop, "adam"), kind=MANY),
+    Entrant("Ensemble.learn, Adam", lambda w: ensemble(w, "adam"), ((LEARN_ADAM, "ensemble"),), kind=MANY),
     Entrant(
-        "Ensemble.learn, Adam",
-        lambda w: ensemble(w, "adam"),
+        "Ensemble.learn, Adam, compiled",
+        lambda w: ensemble(w, "adam", compile=True),
         ((LEARN_ADAM, "ensemble"),),
         kind=MANY,
-        missing=_no_ensemble,
     ),
 )
 

@@ -108,17 +108,18 @@ def learner(workload: Workload, kind: Any, opt: str, **settings: Any) -> Runner:
     return Runner(lambda: one.learn(*next(data)), [net], one.opt, getattr(one, "gnt", None), share=workload.members)
 
 
-def ensemble(workload: Workload, opt: str) -> Runner:
+def ensemble(workload: Workload, opt: str, **options: Any) -> Runner:
     """All members of an ensemble at once."""
     settings = {name: value for name, value in engine_settings(workload).items() if name != "generator"}
     data = batches(workload, lead=(workload.members,))
-    members = gnt.Ensemble(  # type: ignore[attr-defined]
+    members = gnt.Ensemble(
         lambda: fresh_net(workload.net),
         range(workload.members),
         loss=workload.loss,
         opt=opt,
         step_size=STEP_SIZE,
         **settings,
+        **options,
     )
     return Runner(lambda: members.learn(*next(data)), [members.net], members.opt, members.gnt)
 
