@@ -25,16 +25,16 @@ class Again:
 
     def __init__(self, taps: Sequence[Waiting], tester: Tester, features: Sequence[Tensor]) -> None:
         self._taps, self._tester, self._cohorts = taps, tester, tester.cohorts
-        self._like = [(feature.shape, feature.dtype) for feature in features]
+        self._shapes = [feature.shape for feature in features]
 
     def assess(self) -> bool:
         """Test all groups by what waits for them, and forget it; False, and it waits on, where it is not as it was."""
         if self._tester.cohorts is not self._cohorts:
             return False
         features = []
-        for tap, (shape, dtype) in zip(self._taps, self._like, strict=True):
+        for tap, shape in zip(self._taps, self._shapes, strict=True):
             feature = tap.only
-            if feature is None or feature.shape != shape or feature.dtype is not dtype or not feature.is_contiguous():
+            if feature is None or feature.shape != shape:
                 return False
             features.append(feature)
         if not self._tester.assess_by_kernel(features):

@@ -48,7 +48,7 @@ class ByKernels(ByTorch):
             return False
         assert self._seen is not None
         for i, (weight, place, _) in enumerate(self._seen):
-            self._weights[i * _WEIGHT + _KNOWN] = place.version == weight._version
+            self._weights[i * _WEIGHT + _KNOWN] = place.summed is weight and place.version == weight._version
         self._kernel(
             self._groups_told,
             self._weights_told,
@@ -64,7 +64,7 @@ class ByKernels(ByTorch):
     def _look(self, features: Sequence[Tensor]) -> bool:
         """Note where features and weights lie; False where the kernel cannot read them."""
         for i, (feature, place) in enumerate(zip(features, self._places.simple, strict=True)):
-            if feature.__class__ is not Tensor:
+            if feature.__class__ is not Tensor or feature.dtype is not self._dtype or not feature.is_contiguous():
                 return False
             sites = 1 if place.spatial == 0 else feature.shape[-place.spatial :].numel()
             at = i * _GROUP

@@ -62,14 +62,20 @@ class WeightPlace:
         module: whose weight it is.
         groups: that of a grouped convolution, whose columns are those of each group.
         rows, columns: the places, or None.
-        version: of the weight whose means stand there already; an optimizer can sum them on its way.
+        summed, version: the weight, and the version of it, whose means stand there already: an optimizer can sum them
+            on its way.
     """
 
     module: nn.Module
     groups: int = 1
     rows: Tensor | None = None
     columns: Tensor | None = None
+    summed: Tensor | None = None
     version: int = -1
+
+    def note(self, weight: Tensor) -> None:
+        """The means of the weight as it is now stand here."""
+        self.summed, self.version = weight, weight._version
 
 
 class Places:

@@ -67,7 +67,8 @@ class Compiled:
 
     def fits(self) -> bool:
         """Whether everything still lies where it lay."""
-        return [tensor.data_ptr() for tensor in self._tensors] == self._at
+        at = [tensor.data_ptr() for tensor in self._tensors]
+        return at == self._at and all(param.is_contiguous() for param in self._params)
 
     def step(self, grads: Sequence[Tensor], group: Group) -> None:
         """One step on each parameter; the gradients in the same order."""
@@ -104,7 +105,7 @@ class Compiled:
         )
         increment_version(self._params)  # as an operation of torch's would: a backward through old values is refused
         for param, place in self._wanted:
-            place.version = param._version
+            place.note(param)
 
     def _read(self, options: tuple[Any, ...], group: Group) -> None:
         """What the kernel is told of the group's options; anew when they change."""

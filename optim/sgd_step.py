@@ -96,6 +96,7 @@ class PlainSGD:
             and len(params) == len(self.params)
             and all(mine is theirs for mine, theirs in zip(self.params, params, strict=True))
             and [param.data_ptr() for param in params] == self._at
+            and all(param.is_contiguous() for param in params)
         )
 
     def step(self, grads: Sequence[Tensor], group: Group) -> None:
@@ -113,7 +114,7 @@ class PlainSGD:
         self._kernel(self._layout, self._grads_at, self._numbers, len(grads), flags, torch.get_num_threads())
         increment_version(self.params)  # as an operation of torch's would: a backward through old values is refused
         for param, place in self._wanted:
-            place.version = param._version
+            place.note(param)
 
 
 def _layout(param: Tensor, place: WeightPlace | None) -> list[int]:

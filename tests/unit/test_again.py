@@ -124,6 +124,21 @@ def test_where_anything_differs_the_long_way_is_taken(change: Change, monkeypatc
     assert_same(everything(*runs[0]), everything(*runs[1]))
 
 
+def test_features_in_half_precision_are_read_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = count_short_steps(monkeypatch)
+    runs = [built(compile=compile, replacement_rate=0.0) for compile in (True, False)]
+    for t in range(10):
+        for net, optimizer, engine in runs:
+            with torch.autocast("cpu", torch.bfloat16):
+                net(draw(t)).float().square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            engine.step()
+    assert True not in taken
+    for mine, theirs in zip(runs[0][2].groups, runs[1][2].groups, strict=True):
+        torch.testing.assert_close(mine.state.utility, theirs.state.utility)
+
+
 def test_errors_are_those_of_the_long_way() -> None:
     net, optimizer, engine = built()
     for t in range(5):
