@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gnt import shards
 from gnt.features import Batch
 from gnt.flat_state import FlatState
-from gnt.units import CONV_LAYERS, Slot, UnitGroup
+from gnt.units import CONV_LAYERS, UnitGroup
 
 
 @dataclass(eq=False)
@@ -24,7 +24,6 @@ class Place:
 
     Attributes:
         number: of the group.
-        slot: its consumer.
         mean, worth: (num_units,), among what is tested.
         average, born: (num_units,), of its state.
         feature: mean |h| or mean |h - f^| of each position, (num_units * block,).
@@ -35,7 +34,6 @@ class Place:
     """
 
     number: int
-    slot: Slot
     mean: Tensor
     worth: Tensor
     average: Tensor
@@ -107,7 +105,7 @@ class Places:
             slot, state = group.outgoing[0], group.state
             spatial = slot.weight.ndim - 2 if isinstance(slot.module, CONV_LAYERS) else 0
             here = flat.means[i].view(-1), flat.worths[i], state.mean_features.view(-1), state.born
-            self.simple.append(Place(i, slot, *here, feature, outgoing, incoming, positions[i], slot.block, spatial))
+            self.simple.append(Place(i, *here, feature, outgoing, incoming, positions[i], slot.block, spatial))
             for side, target, asked in ((slot, outgoing, "outgoing"), (group.incoming[0], incoming, "incoming")):
                 if asked in reads:
                     weight = weights.setdefault(id(side.module), WeightPlace(side.module))

@@ -22,7 +22,31 @@ def correction(age: Tensor, decay_rate: float, dtype: torch.dtype) -> Tensor:
     return gathered.clamp_min_(torch.finfo(dtype).tiny)
 
 
-class UnitState:
+class Averages:
+    """Running averages of units that differ in age, and what is known from these alone."""
+
+    decay_rate: float
+    utility: Tensor
+    mean_features: Tensor
+    born: Tensor
+    updates: Any  # a number; a tensor where a step is traced into a graph
+
+    @property
+    def age(self) -> Tensor:
+        """Updates since each unit's birth, int64 (num_units,)."""
+        age: Tensor = self.updates - self.born
+        return age
+
+    def correction(self, age: Tensor) -> Tensor:
+        """As `correction`, with this state's decay rate, in its dtype."""
+        return correction(age, self.decay_rate, self.utility.dtype)
+
+    def centre(self, mean: Tensor) -> Tensor:
+        """f^ as it will be once ``mean`` is averaged in: what mean-corrected measures subtract; (taps, num_units)."""
+        return torch.lerp(self.mean_features, mean, 1.0 - self.decay_rate) / self.correction(self.age + 1)
+
+
+class UnitState(Averages):
     """State of the ``num_units`` units of one group.
 
     Attributes:
@@ -35,6 +59,8 @@ class UnitState:
         replaced: how many units have been replaced so far.
         nonfinite: how many updates were left out because features or weights were not finite (0-d, on the device).
     """
+
+    updates: int
 
     def __init__(
         self,
@@ -62,19 +88,6 @@ class UnitState:
         self.accumulated = 0.0
         self.eligible = 0
         self._maturing = deque([(maturity_threshold + 1, num_units)])
-
-    @property
-    def age(self) -> Tensor:
-        """Updates since each unit's birth, int64 (num_units,)."""
-        return self.updates - self.born
-
-    def correction(self, age: Tensor) -> Tensor:
-        """As `correction`, with this state's decay rate, in its dtype."""
-        return correction(age, self.decay_rate, self.utility.dtype)
-
-    def centre(self, mean: Tensor) -> Tensor:
-        """f^ as it will be once ``mean`` is averaged in: what mean-corrected measures subtract; (taps, num_units)."""
-        return torch.lerp(self.mean_features, mean, 1.0 - self.decay_rate) / self.correction(self.age + 1)
 
     @property
     def corrected_utility(self) -> Tensor:

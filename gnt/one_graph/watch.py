@@ -17,7 +17,7 @@ from torch import Tensor
 from gnt import checks
 from gnt.one_graph.products import column_means
 from gnt.ranks import Ranks
-from gnt.state import correction
+from gnt.state import Averages
 from gnt.units import Slot
 from gnt.utility import Signals
 
@@ -29,7 +29,7 @@ _TALL = 64  # rows
 _KEPT = ("utility", "mean_features", "born", "last_active", "nonfinite")
 
 
-class TracedState:
+class TracedState(Averages):
     """A group's state as a measure sees it in a graph: as `gnt.state.UnitState`, with ``updates`` as a tensor."""
 
     def __init__(self, state: Any, tensors: Sequence[Tensor], updates: Tensor) -> None:
@@ -41,22 +41,9 @@ class TracedState:
         """The network does not move while it is traced."""
         return True
 
-    @property
-    def age(self) -> Tensor:
-        """As of `UnitState`."""
-        return self.updates - self.born
-
-    def correction(self, age: Tensor) -> Tensor:
-        """As of `UnitState`."""
-        return correction(age, self.decay_rate, self.utility.dtype)
-
-    def centre(self, mean: Tensor) -> Tensor:
-        """As of `UnitState`."""
-        return torch.lerp(self.mean_features, mean, 1.0 - self.decay_rate) / self.correction(self.age + 1)
-
     def advanced(self, mean: Tensor, worth: Tensor, finite: Tensor, updates: Tensor, *, counts: bool) -> list[Tensor]:
-        """The state after an update, as `UnitState.advance`. Where not ``finite`` it stays as it is, or, if that
-        ``counts``, the corrected averages stay.
+        """The state after an update, as `FlatState.advance` leaves it. Where not ``finite`` it stays as it is, or, if
+        that ``counts``, the corrected averages stay.
         """
         amount = 1.0 - self.decay_rate
         if counts:
