@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import benchmarks.job
-from benchmarks.data import fixed_digits
+from benchmarks.datasets import fixed_digits
 from benchmarks.methods import make_learner, with_seed
 from benchmarks.random_label_mnist.settings import Settings
 from benchmarks.seeds import stream
