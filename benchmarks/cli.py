@@ -75,14 +75,7 @@ def _parser(experiment: str) -> Parser:
     )
     methods, names = one_of(*cls.methods, "all"), " ".join([*cls.methods, "all"])
     parser.add("--size", type=one_of(*cls.size_names()), metavar="NAME", help=f"{' '.join(cls.size_names())}")
-    parser.add(
-        "--methods",
-        nargs="+",
-        type=one_of(*cls.methods, "all"),
-        default=cls.default_methods,
-        metavar="NAME",
-        help=names,
-    )
+    parser.add("--methods", nargs="+", type=methods, default=cls.default_methods, metavar="NAME", help=names)
     parser.add("--seeds", type=whole(1), default=1, metavar="N", help="number of seeds (default: 1)")
     parser.add("--first-seed", type=whole(0), default=0, metavar="SEED", help="the first of them (default: 0)")
     parser.add(

@@ -41,8 +41,8 @@ class View(Protocol):
 class Bars:
     """A bar for each run that is being made, with the time left and the last figures, and one for all.
 
-    ``runs``: how many there will be; of one alone there is no bar for all. ``by_itself`` False: it moves only when there
-    is progress, and takes no time from what is being timed.
+    ``runs``: how many there will be; of one alone there is no bar for all. ``by_itself`` False: it moves only when
+    there is progress, and takes no time from what is being timed.
     """
 
     def __init__(self, console: Console, runs: int, *, by_itself: bool = True) -> None:

@@ -25,8 +25,8 @@ class Task(NamedTuple):
 class TaskJob(Job):
     """Some seeds of one method on all tasks. What the tasks are depends on the seed alone, not on the method.
 
-    A subclass gives the tasks, and sets ``method``. A row comes at the end of each task: ``online_accuracy``, the mean correctness before each
-    update of the task, what `at_end` adds, and what `gnt.metrics.Probe` finds at the task's start.
+    A subclass gives the tasks, and sets ``method``. A row comes at the end of each task: ``online_accuracy``, the mean
+    correctness before each update of the task, what `at_end` adds, and what `gnt.metrics.Probe` finds at its start.
 
     Args:
         seeds: one, or several that are trained together.

@@ -7,7 +7,7 @@ from typing import Final
 
 import torch
 
-from benchmarks.data import fixed_digits
+from benchmarks.datasets import fixed_digits
 from benchmarks.methods import Method
 from benchmarks.nets import mlp
 from benchmarks.random_label_mnist.settings import Settings
