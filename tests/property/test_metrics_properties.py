@@ -9,7 +9,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
+import gnt
 from gnt.metrics import (
+    Probe,
     approximate_rank,
     dead_units,
     dormant_units,
@@ -21,7 +23,8 @@ from gnt.metrics import (
     update_size,
     weight_magnitude,
 )
-from tests.strategies import seeds
+from gnt.units import CONV_LAYERS
+from tests.strategies import networks, seeds
 from tests.twins import metrics as twin
 
 RANKS = {"effective_rank": effective_rank, "approximate_rank": approximate_rank, "nature_rank": nature_rank}
@@ -159,3 +162,34 @@ def test_sizes_of_parameters(seed, shapes):
     assert ab == pytest.approx(update_size(b, a))
     assert ac <= (ab + bc) * (1 + 1e-9)
     assert update_size(a, a) == 0.0
+
+
+@given(of=networks(dtypes=(torch.float64,)), seed=seeds)
+def test_a_probe_measures_what_consumers_read(of, seed):
+    """Of any network of layers: by its own hooks here, in numpy; and the network is as before."""
+    net, shape = of
+    x = torch.randn(6, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    net.train()
+    figures = Probe(net, net, x, tau=0.3).measure()
+    assert all(module.training for module in net.modules())
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    net.eval()
+    for group in gnt.walk(net):
+        read: list[Tensor] = []
+        (consumer,) = group.consumers
+        handle = consumer.register_forward_pre_hook(lambda module, args, read=read: read.append(args[0].detach()))
+        with torch.no_grad():
+            net(x)
+        handle.remove()
+        h = read[0] if isinstance(consumer, CONV_LAYERS) else read[0].flatten(0, -2)
+        units = h.flatten(1).unflatten(1, (group.num_units, -1)) if isinstance(group.producer, CONV_LAYERS) else h
+        assert figures[f"dead_units/{group.name}"] == pytest.approx(twin.dead_units(units.numpy()))
+        if not near_a_tie(units, 0.3):
+            assert figures[f"dormant_units/{group.name}"] == pytest.approx(twin.dormant_units(units.numpy(), 0.3))
+        assert figures[f"effective_rank/{group.name}"] == pytest.approx(twin.effective_rank(h.numpy()), rel=1e-6)
+        if rank_is_clear(h):
+            assert figures[f"approximate_rank/{group.name}"] == twin.approximate_rank(h.numpy())
+            assert figures[f"nature_rank/{group.name}"] == twin.nature_rank(h.numpy())
+        weights = [slot.weight.detach().numpy() for slot in group.incoming]
+        assert figures[f"weight_magnitude/{group.name}"] == pytest.approx(twin.weight_magnitude(weights))
