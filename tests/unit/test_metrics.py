@@ -66,8 +66,8 @@ def test_error_of_real_targets_is_squared():
 
 
 def test_a_unit_is_dead_if_it_is_zero_for_every_sample():
-    features = torch.tensor([[0.0, -0.0, 1.0, -1.0, 1e-45], [0.0, 0.0, 0.0, 1.0, 0.0]])
-    assert dead_units(features) == 2 / 5  # neither values that cancel nor the smallest number is 0
+    features = torch.tensor([[0.0, -0.0, -3.0, -1.0, 1e-45], [0.0, 0.0, -3.0, 1.0, 0.0]])
+    assert dead_units(features) == 2 / 5  # negative, cancelling and the smallest of numbers are not 0
     assert dead_units(torch.zeros(3, 4)) == 1.0
     assert dead_units(torch.zeros(1, 1)) == 1.0
     assert dead_units(torch.ones(1, 1)) == 0.0

@@ -353,10 +353,14 @@ def test_the_batch_is_fixed():
 def test_loss_accuracy_and_gradient():
     net, x = mlp(4, 8, 6, 3), inputs()
     y = torch.randint(3, (32,), generator=torch.Generator().manual_seed(0))
+    other = copy.deepcopy(net)
+    told = []
+    hook = net[0].weight.register_hook(told.append)
     probe = Probe(net, net, x, y=y, gradient=True)
     figures = probe.measure()
+    assert told == []
     assert all(p.grad is None for p in net.parameters())
-    other = copy.deepcopy(net)
+    hook.remove()
     loss = F.cross_entropy(other(x), y)
     loss.backward()
     assert figures["loss"] == float(loss.detach())
@@ -446,16 +450,31 @@ def test_a_model_in_half_precision():
 
 @pytest.mark.parametrize("how", ["wrapped", "in place"])
 def test_a_compiled_model(how):
-    net = mlp(4, 8, 6, 2)
-    wanted = Probe(net, net, inputs()).measure()
+    torch.manual_seed(0)
+    net = Two()
+    net.twice = False
+    layers = [net.a, F.relu, net.b]
+    wanted = Probe(net, layers, inputs()).measure()
+    compiled = []
+
+    def backend(graph, example_inputs):
+        compiled.append(graph)
+        return graph.forward
+
     if how == "wrapped":
-        model = torch.compile(net, backend="eager")
+        model = torch.compile(net, backend=backend)
     else:
-        net.compile(backend="eager")
+        net.compile(backend=backend)
         model = net
-    model(inputs())
-    assert Probe(model, gnt.walk(model), inputs()).measure() == wanted
-    model(inputs())
+    probe = Probe(model, layers, inputs())
+    for mode in (model.eval(), model.train()):
+        with torch.set_grad_enabled(mode.training):
+            before = model(inputs()).detach()
+    graphs = len(compiled)
+    assert graphs
+    assert probe.measure() == probe.measure() == wanted
+    assert torch.equal(model(inputs()), before)
+    assert len(compiled) == graphs  # the probe's forward is as written, and the model's as it was compiled
 
 
 def test_dead_layers_and_single_samples():
