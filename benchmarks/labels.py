@@ -24,13 +24,13 @@ class End:
 
 
 def wrapped(text: str, characters: int) -> str:
-    """A label of several lines, none of them a lone number.
+    r"""A label of several lines, none of them a lone number.
 
     >>> wrapped("continual backprop 86.1%", 18), wrapped("L2 12.0%", 18)
-    ('continual\\nbackprop 86.1%', 'L2 12.0%')
+    ('continual\nbackprop 86.1%', 'L2 12.0%')
     """
     *words, value = text.split(" ")
-    glued = " ".join(words[:-1] + [f"{words[-1]}\u00a0{value}"]) if words else text
+    glued = " ".join([*words[:-1], f"{words[-1]}\u00a0{value}"]) if words else text
     return "\n".join(textwrap.wrap(glued, characters, break_on_hyphens=False)).replace("\u00a0", " ")
 
 

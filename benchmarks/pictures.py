@@ -50,15 +50,15 @@ def picture(
     present = [figure for figure in display.others if any(line.has(figure.name) for line in lines)]
     figures = [display.main, *present][:panels]
     curves = [_curves(lines, display, figure) for figure in figures]
-    sentences = [f"{display.about(lines[0].settings)}.", seeds_in_words(lines), note]
-    _draw(title or headline(lines, display), " ".join(filter(None, sentences)), figures, curves, display, file)
+    sentences = [f"{display.about(lines[0].settings)}.", *seeds_in_words(lines), *([note] if note else [])]
+    _draw(title or headline(lines, display), sentences, figures, curves, display, file)
 
 
-def seeds_in_words(lines: list[Line]) -> str:
+def seeds_in_words(lines: list[Line]) -> list[str]:
     """Over which seeds, and what the bands are."""
     seeds = sorted({seed for line in lines for seed in line.complete})
-    band = " Bands: 95% intervals." if any(len(line.complete) > 1 for line in lines) else ""
-    return f"{_seeds(seeds)}.{band}"
+    several = any(len(line.complete) > 1 for line in lines)
+    return [f"{_seeds(seeds)}.", *(["Bands: 95% intervals."] if several else [])]
 
 
 def _seeds(seeds: list[int]) -> str:
@@ -94,7 +94,7 @@ def _curves(lines: list[Line], display: Display, figure: Figure) -> list[Curve]:
 
 def _draw(
     headline: str,
-    explanation: str,
+    explanation: list[str],
     figures: list[Figure],
     curves: list[list[Curve]],
     display: Display,

@@ -55,7 +55,7 @@ def canvas(headline: str, explanation: str, panels: int) -> tuple[Figure, list[A
     return figure, list(axes.flat)
 
 
-def page(headline: str, explanation: str, body: float) -> tuple[Figure, float]:
+def page(headline: str, explanation: list[str], body: float) -> tuple[Figure, float]:
     """An empty picture with its headline and explanation over ``body`` inches for panels, and its height.
 
     The explanation's lines are broken where needed; a headline that is too long for its line is written smaller.
@@ -87,12 +87,19 @@ def width(text: str, size: float, *, bold: bool = False) -> float:
     return float(TextPath((0, 0), text, size=size, prop=font).get_extents().width) / 72 if text.strip() else 0.0
 
 
-def broken(sentence: str, room: float, size: float) -> list[str]:
-    """A sentence as lines no wider than ``room``."""
-    wide = width(sentence, size)
-    if wide <= room:
-        return [sentence]
-    return textwrap.wrap(sentence, int(0.97 * len(sentence) * room / wide))
+def broken(sentences: list[str], room: float, size: float) -> list[str]:
+    """Sentences as lines no wider than ``room``: several on a line where they fit, else a line each, else broken."""
+    lines: list[str] = []
+    for sentence in sentences:
+        joined = f"{lines[-1]} {sentence}" if lines else sentence
+        wide = width(sentence, size)
+        if lines and width(joined, size) <= room:
+            lines[-1] = joined
+        elif wide <= room:
+            lines.append(sentence)
+        else:
+            lines += textwrap.wrap(sentence, int(0.97 * len(sentence) * room / wide))
+    return lines
 
 
 def short(number: float) -> str:
