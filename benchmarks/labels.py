@@ -11,7 +11,7 @@ from benchmarks.plots import width
 
 _SPACING = 1.22  # a line's height, in font sizes
 _APART = 0.35  # between labels, in font sizes
-_OFF, _LEADER = 12.0, 3.0  # points from a line's end to its label; displaced by more, a thin line leads to it
+OFF, _LEADER = 12.0, 3.0  # points from a line's end to its label; displaced by more, a thin line leads to it
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def wrapped(text: str, characters: int) -> str:
 
 def room(texts: list[str], size: float) -> float:
     """Inches that the labels take to the right of a panel."""
-    return _OFF / 72 + max((width(line, size, bold=True) for text in texts for line in text.split("\n")), default=0.0)
+    return OFF / 72 + max((width(line, size, bold=True) for text in texts for line in text.split("\n")), default=0.0)
 
 
 def height(texts: list[str], size: float) -> float:
@@ -48,8 +48,10 @@ def _tall(text: str, size: float) -> float:
     return size * (_SPACING * (text.count("\n") + 1) + _APART)
 
 
-def label_ends(axes: Axes, x: float, ends: list[End], size: float) -> None:
-    """Write each label beside its line's end; those that would touch move apart, a thin line leading to them."""
+def label_ends(axes: Axes, x: float, ends: list[End], size: float, off: float = OFF) -> None:
+    """Write each label ``off`` points beside its line's end; those that would touch move apart, a thin line leading to
+    them.
+    """
     if not ends:
         return
     box = axes.get_window_extent().transformed(axes.figure.dpi_scale_trans.inverted())
@@ -65,7 +67,7 @@ def label_ends(axes: Axes, x: float, ends: list[End], size: float) -> None:
             axes.annotate(
                 "",
                 (x, end.y),
-                (_OFF - 2, moved),
+                (off - 2, moved),
                 textcoords="offset points",
                 arrowprops=line,
                 annotation_clip=False,
@@ -73,7 +75,7 @@ def label_ends(axes: Axes, x: float, ends: list[End], size: float) -> None:
         axes.annotate(
             end.text,
             (x, end.y),
-            (_OFF, moved),
+            (off, moved),
             textcoords="offset points",
             va="center",
             color=end.colour,

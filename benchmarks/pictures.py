@@ -146,10 +146,10 @@ def _fill(
         label_ends(axes, right, ends, size)
 
 
-def draw_curve(axes: Axes, curve: Curve, *, thin: bool, order: int, crowded: bool) -> None:
+def draw_curve(axes: Axes, curve: Curve, *, thin: bool, order: int, crowded: bool, marked: bool = True) -> None:
     """The mean, over its band; where it is smoothed, the unsmoothed one faintly behind."""
     above = 3.0 + order / 100 + (curve.line.method in THE_TWO)
-    few = len(curve.xs) <= 20
+    few = marked and len(curve.xs) <= 20
     if curve.raw != curve.mean and not crowded:  # what moves all methods alike from row to row hides what lasts
         axes.plot(curve.xs, curve.raw, color=curve.colour, alpha=0.22, linewidth=1.0, zorder=2)
     axes.plot(
@@ -178,10 +178,12 @@ def scale_axes(axes: Axes, figure: Figure) -> None:
     axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[attr-defined]
 
 
-def show_chance(axes: Axes, display: Display) -> None:
+def show_chance(axes: Axes, display: Display, *, labelled: bool = True) -> None:
     """What guessing reaches, as a dotted line."""
     at = (100.0 if display.main.percent else 1.0) * (display.chance or 0.0)
     axes.axhline(at, color="#888888", linestyle=(0, (2, 3)), linewidth=1.2, zorder=1)
+    if not labelled:
+        return
     text = f"guessing {at:g}{'%' if display.main.percent else ''}"
     where = (axes.get_xlim()[0], at)
     axes.annotate(text, where, (4, -4), textcoords="offset points", va="top", color="#666666", fontsize=9.5)

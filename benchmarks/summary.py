@@ -73,6 +73,11 @@ class Line:
                 found.setdefault(seed, run)
         return found
 
+    @property
+    def taken_runs(self) -> list[Run]:
+        """The runs that count."""
+        return list(dict.fromkeys(self.taken.values()))
+
     @cached_property
     def by_seed(self) -> dict[int, list[Row]]:
         """Each seed's rows, as they came."""

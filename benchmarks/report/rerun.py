@@ -69,7 +69,10 @@ def _of_size(runs: list[Run], size: str) -> str | None:
     words += ["--first-seed", str(seeds[0])] if seeds[0] else []
     tried = [f"{name}={','.join(map(str, values))}" for name, values in grid.items()]
     words += ["--grid", *tried] if tried else []
-    flags = [[f"{flag(name)}={value}"] if str(value)[:1] in ("-", "") else [flag(name), str(value)] for name, value in given.items()]
+    flags = [
+        [f"{flag(name)}={value}"] if str(value)[:1] in ("-", "") else [flag(name), str(value)]
+        for name, value in given.items()
+    ]
     if not makes(_all(words, flags), runs):
         return None
     for each in list(flags):  # what another flag brings with it need not be said
@@ -109,4 +112,6 @@ def makes(arguments: list[str], runs: Sequence[Run]) -> bool:
 def default_command(experiment: str, size: str | None = None) -> str:
     """The command that makes an experiment's comparison."""
     first = experiments.settings_class(experiment).size_names()[0]
-    return f"python -m benchmarks {experiment}" + (f" --size {size}" if size not in (None, first) else "") + " --seeds 5"
+    return (
+        f"python -m benchmarks {experiment}" + (f" --size {size}" if size not in (None, first) else "") + " --seeds 5"
+    )
