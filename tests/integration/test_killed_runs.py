@@ -16,10 +16,7 @@ ALONE = [*CBP, "--optimizer", "adam"]
 COMMANDS = {
     "one seed": ALONE,
     "an ensemble": [*CBP, "--seeds", 3],
-    "two workers and a grid": [
-        *["slowly_changing_regression", "--methods", "continual_backprop", "l2", "shrink_and_perturb", *SHORT],
-        *["--grid", "lr=.01,.003", "--workers", 2],
-    ],
+    "two workers and a grid": [*CBP, "--grid", "lr=.01,.003", "--workers", 2],
 }
 
 
