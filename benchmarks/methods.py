@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import gnt
+from benchmarks.kinds import Kinds
 from benchmarks.seeds import stream
 
 _ENGINE = ("replacement_rate", "maturity_threshold", "decay_rate", "utility")
@@ -49,6 +50,7 @@ class Method:
             net = with_seed(self._seeds[0], lambda: make_net(name))
             self.learner = self._alone(name, net, **given)
         self._beside = self._extra(name)
+        self._kinds = Kinds() if compile else None
 
     def _ensemble(self, name: str, make_net: Callable[[str], nn.Module], **given: Any) -> gnt.Ensemble:
         own: dict[str, Any] = {"replacement_rate": 0.0}
@@ -91,7 +93,10 @@ class Method:
     def learn(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """One step of all seeds. Returns losses (seeds,) and outputs (seeds, batch, ...) from before the update."""
         alone = len(self._seeds) == 1
-        step = self.learner.learn(x[0], y[0]) if alone else self.learner.learn(x, y)
+        batch = (x[0], y[0]) if alone else (x, y)
+        step = self.learner.learn(*batch)
+        if self._kinds is not None:
+            self._kinds.see(*batch)
         if hasattr(self._beside, "step"):
             self._beside.step()
         return (step.loss[None], step.output[None]) if alone else (step.loss, step.output)
@@ -105,10 +110,14 @@ class Method:
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on bit for bit."""
         state = {"learner": self.learner.state_dict()}
+        if self._kinds is not None:
+            state["kinds"] = self._kinds.state_dict()
         return state if self._beside is None else {**state, "beside": self._beside.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a saved state."""
+        if self._kinds is not None:
+            self._kinds.take_up(self.learner, state["kinds"])
         self.learner.load_state_dict(state["learner"])
         if self._beside is not None:
             self._beside.load_state_dict(state["beside"])
