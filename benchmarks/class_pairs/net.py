@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from torch import nn
 
-KERNELS = (5, 3, 3)
+KERNELS: Final = (5, 3, 3)
+SMALLEST: Final = 24
+"""Of the images that leave at least one place after the third pooling."""
 
 
 def make_net(channels: int, size: int, layer_norm: bool = False) -> nn.Sequential:
@@ -17,9 +21,14 @@ def make_net(channels: int, size: int, layer_norm: bool = False) -> nn.Sequentia
         layer_norm: normalise each hidden layer's inputs to its ReLU, over a convolution's channels and places
             together.
 
+    Raises:
+        ValueError: images too small for three convolutions.
+
     >>> sum(p.numel() for p in make_net(3, 32).parameters())
     177218
     """
+    if size < SMALLEST:
+        raise ValueError(f"size must be at least {SMALLEST}, got {size}")
     layers: list[nn.Module] = []
     before = channels
     for width, kernel in zip((32, 64, 128), KERNELS, strict=True):

@@ -37,7 +37,7 @@ def draw_pairs(tasks: int, classes: int, seed: int) -> Tensor:
     return torch.tensor(pairs, dtype=torch.int64).view(-1, 2)
 
 
-class Task(NamedTuple):
+class Pair(NamedTuple):
     """Images float32 of (N, channels, size, size) in [0, 1] and labels 0 and 1: of the pair's first class, 0."""
 
     x: Tensor
@@ -46,8 +46,8 @@ class Task(NamedTuple):
     test_y: Tensor
 
 
-def make_task(classes: Classes, pair: list[int], train: int, test: int, generator: torch.Generator) -> Task:
-    """The images of one task: ``train`` and ``test`` of each class, drawn anew from what there is.
+def make_pair(classes: Classes, pair: list[int], train: int, test: int, generator: torch.Generator) -> Pair:
+    """The images of one pair: ``train`` and ``test`` of each class, drawn anew from what there is.
 
     Raises:
         CannotRun: a class has fewer images.
@@ -60,4 +60,4 @@ def make_task(classes: Classes, pair: list[int], train: int, test: int, generato
                 raise CannotRun(f"class {label} has {len(part)} images to {name}, fewer than the {count} asked for.")
             into.append(some(part, count, generator).in_unit_range())
     labels = torch.tensor([0, 1])
-    return Task(torch.cat(xs[0]), labels.repeat_interleave(train), torch.cat(xs[1]), labels.repeat_interleave(test))
+    return Pair(torch.cat(xs[0]), labels.repeat_interleave(train), torch.cat(xs[1]), labels.repeat_interleave(test))

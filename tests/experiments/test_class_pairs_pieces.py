@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import gnt
 from benchmarks.class_pairs.net import make_net, zero_head
-from benchmarks.class_pairs.pairs import draw_pairs, make_task
+from benchmarks.class_pairs.pairs import draw_pairs, make_pair
 from benchmarks.datasets.by_class import ByClass, some
 from benchmarks.datasets.digits import mnist_images
 from benchmarks.datasets.labelled import Splits
@@ -72,9 +72,9 @@ def digits():
 
 
 def test_a_task_has_images_of_its_two_classes(digits):
-    task = make_task(digits, [7, 2], train=30, test=10, generator=stream(0, "images 0"))
-    again = make_task(digits, [7, 2], train=30, test=10, generator=stream(0, "images 0"))
-    other = make_task(digits, [7, 2], train=30, test=10, generator=stream(0, "images 1"))
+    task = make_pair(digits, [7, 2], train=30, test=10, generator=stream(0, "images 0"))
+    again = make_pair(digits, [7, 2], train=30, test=10, generator=stream(0, "images 0"))
+    other = make_pair(digits, [7, 2], train=30, test=10, generator=stream(0, "images 1"))
     assert task.x.shape == (60, 1, 28, 28)
     assert task.test_x.shape == (20, 1, 28, 28)
     assert torch.equal(task.x, again.x)
@@ -90,7 +90,7 @@ def test_a_task_has_images_of_its_two_classes(digits):
 
 def test_more_images_than_there_are(digits):
     with pytest.raises(CannotRun, match="class 7 has 500 images to train, fewer than the 501 asked for"):
-        make_task(digits, [7, 2], train=501, test=10, generator=stream(0, "images"))
+        make_pair(digits, [7, 2], train=501, test=10, generator=stream(0, "images"))
     with pytest.raises(ValueError, match="count must be at most 5000, the number of images, got 5001"):
         some(mnist_images(), 5001, stream(0, "images"))
 
