@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from benchmarks.accuracy import accuracy
 from benchmarks.class_pairs.classes import find_classes
 from benchmarks.class_pairs.net import SMALLEST, make_net, zero_head
 from benchmarks.class_pairs.pairs import Pair, draw_pairs, make_pair
@@ -74,15 +75,3 @@ class Job(TaskJob):
             pair = make_pair(self._classes, classes, self.settings.train, self.settings.test, generator)
             self._now[seed] = number, pair
         return self._now[seed][1]
-
-
-@torch.no_grad()
-def accuracy(net: nn.Module, x: Tensor, y: Tensor, batch: int = 500) -> float:
-    """Share of the images that the network, in evaluation mode, gives the right label; it is left in training mode."""
-    net.eval()
-    right = sum(
-        int((net(some).argmax(1) == labels).sum())
-        for some, labels in zip(torch.split(x, batch), torch.split(y, batch), strict=True)
-    )
-    net.train()
-    return right / len(x)

@@ -20,8 +20,12 @@ class Images(NamedTuple):
 
     def up_to(self, classes: int) -> Images:
         """Those of the first so many classes."""
-        chosen = self.y < classes
-        return Images(self.x[chosen], self.y[chosen])
+        count = int((self.y < classes).sum())  # they come class by class
+        return Images(self.x[:count], self.y[:count])
+
+    def to(self, device: str) -> Images:
+        """On a device."""
+        return Images(self.x.to(device), self.y.to(device))
 
 
 class Parts(NamedTuple):

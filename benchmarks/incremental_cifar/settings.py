@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     device: str = option("cpu", "where the network lives: cpu or cuda", options.one_of("cpu", "cuda"))
     lr: float = options.lr(0.1)
     momentum: float = option(0.9, "of SGD", options.BELOW_ONE)
-    decay: float = option(5e-4, "weight decay of SGD, for all methods", options.NOT_NEGATIVE)
+    weight_decay: float = options.weight_decay(5e-4, "backprop", "continual_backprop")
     noise: float = options.noise(1e-5)
     replacement_rate: float = options.replacement_rate(1e-4)
     maturity_threshold: int = options.maturity_threshold(1000)
