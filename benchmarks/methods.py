@@ -24,6 +24,7 @@ class Method:
         settings: where it finds its own settings: ``lr``, ``weight_decay``, ``compile``, ...
         seeds: one, or several that are trained together as an ensemble.
         loss, opt: as of `gnt.Backprop`.
+        layers: network -> what the engine of continual backprop walks, where that is not the network itself.
         options: of the optimizer, for all methods.
     """
 
@@ -34,10 +35,12 @@ class Method:
         settings: Any,
         seeds: Sequence[int],
         *,
-        loss: str,
+        loss: str | Callable[[Tensor, Tensor], Tensor],
         opt: str,
+        layers: Callable[[nn.Module], Any] | None = None,
         **options: Any,
     ) -> None:
+        self._layers = layers
         self._settings, self._seeds = settings, list(seeds)
         if hasattr(settings, "weight_decay") and settings.concerns("weight_decay", name):
             options["weight_decay"] = settings.weight_decay
@@ -64,6 +67,8 @@ class Method:
         if name != "continual_backprop":
             return gnt.Backprop(net, **given)
         own = {setting: getattr(self._settings, setting) for setting in _ENGINE}
+        if self._layers is not None:
+            own["layers"] = self._layers(net)
         return gnt.ContinualBackprop(net, **given, **own, generator=stream(self._seeds[0], "replacements"))
 
     def _extra(self, name: str) -> Any:
