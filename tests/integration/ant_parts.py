@@ -1,0 +1,45 @@
+"""What the tests of slippery ant share: small settings, environments, and saving by a real file."""
+
+from __future__ import annotations
+
+import io
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from benchmarks.slippery_ant.ant import SlipperyAnt
+
+SMALL = {
+    "lr": 1e-3,
+    "decay": "adamw",
+    "rollout": 64,
+    "width": 12,
+    "replacement_rate": 0.01,
+    "maturity_threshold": 20,
+    "decay_rate": 0.9,
+    "utility": "contribution",
+}
+
+
+def small(**changed):
+    """Settings of an agent that learns in a tenth of a second."""
+    return SimpleNamespace(**{**SMALL, **changed})
+
+
+def ant(change_every=40, seed=3, **options):
+    """An ant on ground that soon changes."""
+    return SlipperyAnt([0.5, 0.02, 2.0, 0.1], change_every, seed, **options)
+
+
+def actions(count, seed=0):
+    """What a random policy does."""
+    return np.random.default_rng(seed).uniform(-1, 1, (count, 8)).astype(np.float32)
+
+
+def through_a_file(state):
+    """The state as a checkpoint gives it back."""
+    stream = io.BytesIO()
+    torch.save(state, stream)
+    stream.seek(0)
+    return torch.load(stream, weights_only=True)
