@@ -9,18 +9,22 @@ least useful mature ones with fresh ones. Ways in:
     optimizer = gnt.optim.CBPAdamW(net, lr=1e-3)                 # the same by swapping the optimizer's line
     net = Sequential(fc1, ReLU(), gnt.CBPLinear(fc1, fc2), fc2)  # layers that act by themselves
     ensemble = gnt.Ensemble(make_net, range(30))                 # many seeds at once: ensemble.learn(x, y)
+    probe = gnt.metrics.Probe(net, engine, x, every=100)         # dead units, ranks, ... : log probe.step()
 
 The house: `walk` turns layers into unit groups, `trace` finds them in any model, `GnT` runs them (features, utility,
 selection, reinit, optimizer_state), on one process or many (ranks, shards), the learners put a loss and an optimizer
-around it, `gnt.optim` holds AdamGnT, an Adam whose step counts restart with the unit.
+around it, `gnt.optim` holds AdamGnT, an Adam whose step counts restart with the unit. `gnt.remedies` are the other
+methods against loss of plasticity, each by itself: L2, L2Init, ShrinkAndPerturb, CReLU.
 """
 
+from gnt import metrics
 from gnt.engine import GnT
 from gnt.ensemble import Ensemble
 from gnt.layers import CBPConv, CBPLinear
 from gnt.learner import Backprop, ContinualBackprop, Step
 from gnt.optim import AdamGnT
 from gnt.optimizer_state import register_state_reset
+from gnt.remedies import L2, CReLU, L2Init, ShrinkAndPerturb
 from gnt.trace import Groups, trace
 from gnt.tracing.untraceable import TraceError
 from gnt.units import UnitGroup
@@ -29,18 +33,23 @@ from gnt.version import __version__
 from gnt.walk import walk
 
 __all__ = [
+    "L2",
     "AdamGnT",
     "Backprop",
     "CBPConv",
     "CBPLinear",
+    "CReLU",
     "ContinualBackprop",
     "Ensemble",
     "GnT",
     "Groups",
+    "L2Init",
+    "ShrinkAndPerturb",
     "Step",
     "TraceError",
     "UnitGroup",
     "__version__",
+    "metrics",
     "register_state_reset",
     "register_utility",
     "trace",
