@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-NAMES = ("random_label_mnist", "slowly_changing_regression")
+NAMES = ("random_label_mnist", "slippery_ant", "slowly_changing_regression")
 
 
 def settings_class(experiment: str) -> Any:

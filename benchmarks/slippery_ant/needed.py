@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 from typing import Final
 
@@ -23,3 +24,8 @@ def check() -> None:
             f"slippery_ant needs {' and '.join(missing)}, which cannot be found here. "
             'To install what it needs: pip install "torch-gnt[rl]"'
         )
+
+
+def versions() -> dict[str, str]:
+    """Of those that have a say in what a run comes to."""
+    return {name: importlib.metadata.version(name) for name in ("gymnasium", "mujoco", "stable-baselines3", "numpy")}

@@ -23,9 +23,9 @@ from benchmarks.seeds import stream
 from benchmarks.slippery_ant import nets, optimizers
 from benchmarks.slippery_ant.ant import SlipperyAnt
 from benchmarks.slippery_ant.draws import OwnDraws
+from benchmarks.slippery_ant.settings import MINIBATCHES
 
 EPOCHS: Final = 10
-MINIBATCHES: Final = 16
 
 
 class NormalisedRollout(RolloutBuffer):
@@ -78,14 +78,12 @@ class Agent:
         try:
             with self._draws:
                 self._ppo.learn(self._ppo.n_steps, log_interval=None, reset_num_timesteps=False)
-        except ValueError:  # so torch's distributions refuse parameters that are not numbers
-            if self._finite():
+        except ValueError as error:
+            if "found invalid values" not in str(error):  # torch's distributions
                 raise
-        if not self._finite():
-            raise FloatingPointError("its weights are no finite numbers any more")
-
-    def _finite(self) -> bool:
-        return all(bool(parameter.isfinite().all()) for parameter in self._ppo.policy.parameters())
+            raise FloatingPointError("the policy's outputs are no finite numbers any more") from error
+        if not all(bool(parameter.isfinite().all()) for parameter in self._ppo.policy.parameters()):
+            raise FloatingPointError("the weights are no finite numbers any more")
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on bit for bit, the environment's state apart."""

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import io
-from types import SimpleNamespace
 
 import numpy as np
 import torch
 
 from benchmarks.slippery_ant.ant import SlipperyAnt
+from benchmarks.slippery_ant.settings import Settings
 
 SMALL = {
     "lr": 1e-3,
-    "decay": "adamw",
     "rollout": 64,
     "width": 12,
     "replacement_rate": 0.01,
     "maturity_threshold": 20,
     "decay_rate": 0.9,
-    "utility": "contribution",
 }
 
 
-def small(**changed):
+def small(method="continual_backprop", **changed):
     """Settings of an agent that learns in a tenth of a second."""
-    return SimpleNamespace(**{**SMALL, **changed})
+    return Settings.of(method, **{**SMALL, **changed})
 
 
 def ant(change_every=40, seed=3, **options):

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import gnt
-from benchmarks.slippery_ant.optimizers import RECIPES
 from benchmarks.slippery_ant.ppo import Agent
+from benchmarks.slippery_ant.settings import Settings
 from gnt.optim import CBPAdam, CBPAdamW
 from tests.integration.ant_parts import ant, small, through_a_file
 from tests.small_runs import assert_same
@@ -19,7 +19,7 @@ from tests.small_runs import assert_same
 def agent(method="continual_backprop", seed=0, **settings):
     """An agent and its environment."""
     env = ant()
-    return Agent(method, small(**settings), seed, env), env
+    return Agent(method, small(method, **settings), seed, env), env
 
 
 def inner(made):
@@ -102,7 +102,7 @@ def test_gradients_are_not_clipped():
 
 
 @pytest.mark.parametrize("decay", ["adamw", "adam"])
-@pytest.mark.parametrize("method", RECIPES)
+@pytest.mark.parametrize("method", Settings.methods)
 def test_optimizers_are_those_of_the_paper(method, decay):
     optimizer = agent(method, decay=decay, lr=1e-4)[0].optimizer
     (options,) = optimizer.param_groups
@@ -131,7 +131,7 @@ def test_units_of_both_networks_are_replaced():
 
 
 def test_methods_begin_alike_and_seeds_do_not():
-    first = {method: agent(method)[0] for method in RECIPES}
+    first = {method: agent(method)[0] for method in Settings.methods}
     begin = first["backprop"].state_dict()["parameters"]
     for made in first.values():
         assert_same(made.state_dict()["parameters"], begin)
@@ -160,7 +160,7 @@ def test_saved_after_any_piece_it_goes_on_bit_for_bit(method):
     assert env.finished
 
 
-def test_weights_that_are_not_finite_end_the_run():
+def test_what_is_not_finite_any_more_ends_the_run():
     made, _ = agent("backprop", lr=1e30)
-    with pytest.raises(FloatingPointError, match="weights are no finite numbers"):
+    with pytest.raises(FloatingPointError, match="no finite numbers any more"):
         made.learn()
