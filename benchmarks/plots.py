@@ -67,7 +67,7 @@ def _empty(
 
 
 def label_ends(axes: Axes, x: float, ends: list[tuple[float, str, str]], apart: float = 6.5) -> None:
-    """Write each label (y, text, colour) beside its line's end, ``apart`` percent of the axis from the next at least."""
+    """Write each label (y, text, colour) beside its line's end, at least ``apart`` percent of the axis apart."""
     bottom, top = axes.get_ylim()
     gap = apart / 100 * (top - bottom)
     places = sorted(ends)
