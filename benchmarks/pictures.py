@@ -56,7 +56,7 @@ def _styles(lines: list[Line]) -> list[object]:
 def _panel(axes: Axes, lines: list[Line], display: Display, figure: Figure, styles: list[object]) -> None:
     scale = 100.0 if figure.percent else 1.0
     ends = []
-    right = 0.0
+    right = lowest = 0.0
     for line, style in zip(lines, styles, strict=True):
         if not line.has(figure.name):
             continue
@@ -71,13 +71,13 @@ def _panel(axes: Axes, lines: list[Line], display: Display, figure: Figure, styl
         low = [a - b for a, b in zip(mean, halves, strict=True)]
         high = [a + b for a, b in zip(mean, halves, strict=True)]
         axes.fill_between(xs, smooth(low, display.smooth), smooth(high, display.smooth), color=colour, alpha=0.14, lw=0)
-        right = max(right, xs[-1])
+        right, lowest = max(right, xs[-1]), min(lowest, *lasting)
         ends.append((lasting[-1], f"{line.label}  {figure.text(lasting[-1] / scale)}", colour))
     axes.set(title=figure.title, xlabel=display.x)
     if figure.percent:
         axes.set_ylim(-2, 102)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0f}%")
-    else:
+    elif lowest >= 0.0:  # a return may be negative
         axes.set_ylim(bottom=0)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     if figure is display.main and display.chance is not None:

@@ -57,6 +57,11 @@ class SlipperyAnt(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         """The sliding friction of every geom now."""
         return self._frictions[self._place]
 
+    @property
+    def under_way(self) -> tuple[float, int]:
+        """Return and length so far of the episode that has not ended."""
+        return self._return, self._length
+
     def _set_friction(self, place: int) -> None:
         self._place = place
         self._ant.model.geom_friction[:, 0] = self._frictions[place]

@@ -24,7 +24,8 @@ class Job(benchmarks.job.Job):
     Rows: ``step`` (of the environment, counted from 1), of the episodes that ended since the last row ``mean_return``,
     ``mean_length`` and how many ``episodes``, the ``friction`` now, for continual backprop the units ``replaced`` so
     far, and what `gnt.metrics.Probe` finds of the policy's and the value's hidden layers, on what a random policy saw
-    before the training. Where no episode ended, the row waits.
+    before the training. Where no episode ended (rollouts shorter than episodes), the means are those of the last row;
+    before the first end, those of the episode that is under way.
     """
 
     def __init__(self, settings: Settings, method: str, seeds: list[int]) -> None:
@@ -35,6 +36,7 @@ class Job(benchmarks.job.Job):
         (self._seed,) = seeds
         self._settings = settings
         self.total, self.done, self.latest = settings.rollouts, 0, ""
+        self._means: Row | None = None  # of the last row
         self._ant = _ant(settings, self._seed, "episodes")
         self._agent = Agent(method, settings, self._seed, self._ant)
         self._probe = probe(self._agent, _ant(settings, self._seed, "probe"), self._seed, PROBE_STEPS)
@@ -43,18 +45,18 @@ class Job(benchmarks.job.Job):
         """One rollout, and the learning from it."""
         self._agent.learn()
         self.done += 1
-        episodes = self._ant.finished
-        if not episodes or (self.done % self._settings.rollouts_a_row and self.done < self.total):
+        if self.done % self._settings.rollouts_a_row and self.done < self.total:
             return []
-        row: Row = {
-            "seed": self._seed,
-            "step": self._ant.steps,
-            "mean_return": sum(total for total, _ in episodes) / len(episodes),
-            "mean_length": sum(length for _, length in episodes) / len(episodes),
-            "episodes": len(episodes),
-            "friction": self._ant.friction,
-        }
-        episodes.clear()
+        episodes = self._ant.finished or [self._ant.under_way]
+        if self._ant.finished or self._means is None:
+            count = len(episodes)
+            self._means = {
+                "mean_return": sum(total for total, _ in episodes) / count,
+                "mean_length": sum(length for _, length in episodes) / count,
+            }
+        row: Row = {"seed": self._seed, "step": self._ant.steps, **self._means}
+        row |= {"episodes": len(self._ant.finished), "friction": self._ant.friction}
+        self._ant.finished.clear()
         self.latest = f"step {row['step']:,}  return {row['mean_return']:.0f}  friction {row['friction']:.2f}"
         replaced = self._agent.replaced
         return [row | ({} if replaced is None else {"replaced": replaced}) | self._probe.measure()]
@@ -65,6 +67,7 @@ class Job(benchmarks.job.Job):
             "versions": needed.versions(),
             "done": self.done,
             "latest": self.latest,
+            "means": self._means,
             "ant": self._ant.state_dict(),
             "agent": self._agent.state_dict(),
         }
@@ -81,7 +84,7 @@ class Job(benchmarks.job.Job):
             then = ", ".join(f"{name} {begun.get(name)}" for name in differing)
             here = ", ".join(f"{name} {now[name]}" for name in differing)
             raise CannotRun(f"The run was begun with {then}; this is {here}. Use --fresh to start over.")
-        self.done, self.latest = state["done"], state["latest"]
+        self.done, self.latest, self._means = state["done"], state["latest"], state["means"]
         self._ant.load_state_dict(state["ant"])
         self._agent.load_state_dict(state["agent"])
 
