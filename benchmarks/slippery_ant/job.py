@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import benchmarks.job
 from benchmarks.errors import CannotRun
@@ -14,8 +14,6 @@ from benchmarks.slippery_ant.settings import FRICTIONS, Settings
 
 if TYPE_CHECKING:
     from benchmarks.slippery_ant.ant import SlipperyAnt
-
-PROBE_STEPS: Final = 2000
 
 
 class Job(benchmarks.job.Job):
@@ -39,7 +37,7 @@ class Job(benchmarks.job.Job):
         self._means: Row | None = None  # of the last row
         self._ant = _ant(settings, self._seed, "episodes")
         self._agent = Agent(method, settings, self._seed, self._ant)
-        self._probe = probe(self._agent, _ant(settings, self._seed, "probe"), self._seed, PROBE_STEPS)
+        self._probe = probe(self._agent, _ant(settings, self._seed, "probe"), self._seed, settings.probe)
 
     def advance(self) -> list[Row]:
         """One rollout, and the learning from it."""

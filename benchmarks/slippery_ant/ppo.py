@@ -9,7 +9,7 @@ says of its end (there: nothing), and actions are clipped before the environment
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +24,6 @@ from benchmarks.slippery_ant import nets, optimizers
 from benchmarks.slippery_ant.ant import SlipperyAnt
 from benchmarks.slippery_ant.draws import OwnDraws
 from benchmarks.slippery_ant.settings import MINIBATCHES
-
-EPOCHS: Final = 10
 
 
 class NormalisedRollout(RolloutBuffer):
@@ -70,7 +68,7 @@ class Agent:
         return None if engine is None else sum(group.state.replaced for group in engine.groups)
 
     def learn(self) -> None:
-        """One rollout, then 10 passes over it in 16 minibatches each.
+        """One rollout, then some passes over it in 16 minibatches each.
 
         Raises:
             FloatingPointError: it diverged.
@@ -115,7 +113,7 @@ def _ppo(env: SlipperyAnt, settings: Any) -> PPO:
         learning_rate=settings.lr,
         n_steps=settings.rollout,
         batch_size=settings.rollout // MINIBATCHES,
-        n_epochs=EPOCHS,
+        n_epochs=settings.epochs,
         gamma=0.99,
         gae_lambda=0.95,
         clip_range=0.2,

@@ -57,6 +57,10 @@ class Settings(BaseSettings):
         "yes", "whether the ant sees the forces on its body: yes or no", options.one_of("yes", "no")
     )
     rollout: int = option(2048, "steps of the environment between two bouts of learning", _rollout)
+    epochs: int = option(10, "passes over a rollout, each in 16 minibatches", options.whole(1))
+    probe: int = option(
+        2000, "observations of a random policy on which the networks' units are looked at", options.whole(1)
+    )
     width: int = option(256, "units in each of the two hidden layers of policy and value", options.whole(1))
     decay: str = option(
         "adamw",

@@ -13,6 +13,8 @@ from benchmarks.slippery_ant.settings import Settings
 SMALL = {
     "lr": 1e-3,
     "rollout": 64,
+    "epochs": 2,
+    "probe": 100,
     "width": 12,
     "replacement_rate": 0.01,
     "maturity_threshold": 20,
@@ -21,7 +23,7 @@ SMALL = {
 
 
 def small(method="continual_backprop", **changed):
-    """Settings of an agent that learns in a tenth of a second."""
+    """Settings of an agent that learns in a moment."""
     return Settings.of(method, **{**SMALL, **changed})
 
 

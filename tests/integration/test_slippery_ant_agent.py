@@ -49,7 +49,7 @@ def test_actor_and_critic_are_apart_with_fresh_lecun_weights_and_unit_deviation(
 
 
 def test_a_piece_is_a_rollout_and_ten_passes_in_sixteen_minibatches():
-    made, env = agent()
+    made, env = agent(epochs=10)
     batches = []
     made.networks["value"][0].register_forward_hook(
         lambda layer, args, output: batches.append(len(args[0])) if torch.is_grad_enabled() else None
