@@ -126,3 +126,9 @@ def with_seed(seed: int, build: Any) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, "weights").initial_seed())
         return build()
+
+
+def units_of(net: nn.Module, x: Tensor) -> Any:
+    """The unit groups of a network, for a probe: those of its list where the list can be walked."""
+    crelu = any(isinstance(module, gnt.CReLU) for module in net.modules())  # two features of each unit
+    return gnt.trace(net, x[:2]) if crelu else net
