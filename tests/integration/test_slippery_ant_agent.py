@@ -65,6 +65,7 @@ def test_the_published_choices():
     assert (ppo.gamma, ppo.gae_lambda, ppo.vf_coef, ppo.ent_coef) == (0.99, 0.95, 1.0, 0.0)
     assert ppo.clip_range(1.0) == ppo.clip_range(0.0) == 0.2
     assert ppo.lr_schedule(1.0) == ppo.lr_schedule(0.0) == 1e-4
+    assert not ppo.normalize_advantage  # in each minibatch; that is done before
     assert ppo.clip_range_vf is None
     assert ppo.target_kl is None
 

@@ -15,8 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
+from benchmarks import summary
 from benchmarks.errors import CannotRun
+from benchmarks.pictures import _panel
+from benchmarks.runs import Run
+from benchmarks.slippery_ant.display import DISPLAY
 from benchmarks.slippery_ant.friction import frictions
 from benchmarks.slippery_ant.job import Job
 from benchmarks.slippery_ant.settings import Settings
@@ -156,28 +161,33 @@ def start(out):
     )
 
 
-def checkpoint_after(process, out, before):
-    """Wait for one that is newer."""
-    while True:
+def wait_for_a_checkpoint(process, out):
+    """Until the run could be gone on with."""
+    while not list(out.rglob("checkpoint.pt")):
         assert process.poll() is None, process.communicate()
-        for file in out.rglob("checkpoint.pt"):
-            written = file.stat().st_mtime_ns
-            if written > before:
-                return written
         time.sleep(0.01)
 
 
 def test_killed_and_called_again_it_goes_on_to_the_same_record(undisturbed, tmp_path):
-    written = 0
-    for _ in range(2):
-        with start(tmp_path) as process:
-            written = checkpoint_after(process, tmp_path, written)
-            os.killpg(process.pid, signal.SIGKILL)  # command and worker at once: nobody can save anything
-        (record,) = tmp_path.rglob("record.jsonl")
-        assert '"end"' not in record.read_text()  # or the kill came too late to prove anything
-    process = start(tmp_path)
-    _, errors = process.communicate(timeout=120)
+    with start(tmp_path) as process:
+        wait_for_a_checkpoint(process, tmp_path)
+        os.killpg(process.pid, signal.SIGKILL)  # command and worker at once: nobody can save anything
+    (record,) = tmp_path.rglob("record.jsonl")
+    assert '"end"' not in record.read_text()  # or the kill came too late to prove anything
+    with start(tmp_path) as process:
+        _, errors = process.communicate(timeout=120)
     assert (process.returncode, errors) == (0, "")
     _, *rows, end = record.read_text().splitlines()
     assert rows == lines(undisturbed["continual_backprop"][1])
     assert json.loads(end) == {"end": len(rows)}
+
+
+def test_the_picture_shows_returns_below_zero(tmp_path):
+    run = Run("slippery_ant", "backprop", Settings.of("backprop"), (0,), tmp_path)
+    run.record.begin(run.head)
+    run.record.add({"seed": 0, "step": step, "mean_return": -100.0 - step} for step in range(5))
+    run.record.end()
+    axes = Figure().subplots()
+    _panel(axes, summary.lines([run]), DISPLAY, DISPLAY.main, ["-"])
+    low, high = axes.get_ylim()
+    assert low < -104 < -100 < high
