@@ -128,6 +128,11 @@ def test_one_factor_scales_the_schedule(size, rollouts, change_every, rollouts_a
     assert Settings.of("l2", size).weight_decay == 1e-3
 
 
+def test_however_small_the_factor_something_is_done():
+    settings = Settings.of("backprop", scale=1e-9)
+    assert (settings.rollouts, settings.change_every, settings.rollouts_a_row) == (1, 1, 1)
+
+
 @pytest.mark.parametrize("text", ["0", "16", "100", "64.0", "-64", "many"])
 def test_rollouts_are_of_whole_minibatches(text):
     with pytest.raises(argparse.ArgumentTypeError, match="multiple of 16"):
