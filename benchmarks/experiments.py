@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-NAMES = ("random_label_mnist", "slowly_changing_regression")
+NAMES = ("random_label_mnist", "slowly_changing_regression", "permuted_mnist")
 
 
 def settings_class(experiment: str) -> Any:
