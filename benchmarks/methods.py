@@ -20,10 +20,9 @@ class Method:
     Args:
         name: the method's name.
         make_net: makes a network for the method, with initial weights drawn from torch's own generator.
-        settings: where it finds its own settings: ``lr``, ``weight_decay``, ...
+        settings: where it finds its own settings: ``lr``, ``weight_decay``, ``compile``, ...
         seeds: one, or several that are trained together as an ensemble.
         loss, opt: as of `gnt.Backprop`.
-        compile: run each step as one compiled graph.
         init: where the fresh weights of replaced units come from, as of `gnt.GnT`; None: as the method has it.
         device: where ``make_net`` puts networks.
         options: of the optimizer, for all methods.
@@ -38,7 +37,6 @@ class Method:
         *,
         loss: str,
         opt: str,
-        compile: bool = False,
         init: str | None = None,
         device: str = "cpu",
         **options: Any,
@@ -48,13 +46,14 @@ class Method:
         self._device = device
         if hasattr(settings, "weight_decay") and settings.concerns("weight_decay", name):
             options["weight_decay"] = settings.weight_decay
-        given = {"loss": loss, "opt": opt, "step_size": settings.lr, **options}
+        compile = settings.concerning(name).get("compile") == "yes"
+        given = {"loss": loss, "opt": opt, "step_size": settings.lr, "compile": compile, **options}
         self.learner: Any
         if len(self._seeds) > 1:
-            self.learner = self._ensemble(name, make_net, compile=compile, **given)
+            self.learner = self._ensemble(name, make_net, **given)
         else:
             net = with_seed(self._seeds[0], lambda: make_net(name))
-            self.learner = self._alone(name, net, compile=compile, **given)
+            self.learner = self._alone(name, net, **given)
         self._beside = self._extra(name)
 
     def _ensemble(self, name: str, make_net: Callable[[str], nn.Module], **given: Any) -> gnt.Ensemble:
@@ -131,3 +130,9 @@ def with_seed(seed: int, build: Any) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, "weights").initial_seed())
         return build()
+
+
+def units_of(net: nn.Module, x: Tensor) -> Any:
+    """The unit groups of a network, for a probe: those of its list where the list can be walked."""
+    crelu = any(isinstance(module, gnt.CReLU) for module in net.modules())  # two features of each unit
+    return gnt.trace(net, x[:2]) if crelu else net

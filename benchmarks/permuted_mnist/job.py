@@ -47,7 +47,6 @@ class Job(TaskJob):
             seeds,
             loss="cross_entropy",
             opt=settings.optimizer,
-            compile=settings.compile == "yes",
             init=settings.init,
             device=device,
             **options,

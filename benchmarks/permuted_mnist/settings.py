@@ -11,6 +11,17 @@ from benchmarks import options
 from benchmarks.options import option
 from benchmarks.settings import BaseSettings, Values
 
+# no ReDo: it judges units by the latest batch, which is one image here
+METHODS: Final = (
+    "backprop",
+    "l2",
+    "l2_init",
+    "shrink_and_perturb",
+    "layer_norm",
+    "crelu",
+    "continual_backprop",
+    "algorithm_1",
+)
 SOURCES: Final = {"digits": "MNIST digits", "fashion": "images of Fashion-MNIST", "mnist": "MNIST digits"}
 
 _UPGD: Final[Values] = {"source": "digits", "images": 5_000, "hidden": "300-150", "inputs": "centred"}
@@ -31,16 +42,7 @@ class Settings(BaseSettings):
 
     help: ClassVar[str] = "classify images one by one, whose pixels are permuted anew in every task"
     revision: ClassVar[int] = 1
-    methods: ClassVar[tuple[str, ...]] = (  # no ReDo: it judges units by the latest batch, which is one image here
-        "backprop",
-        "l2",
-        "l2_init",
-        "shrink_and_perturb",
-        "layer_norm",
-        "crelu",
-        "continual_backprop",
-        "algorithm_1",
-    )
+    methods: ClassVar[tuple[str, ...]] = METHODS
     default_methods: ClassVar[tuple[str, ...]] = ("backprop", "continual_backprop")
     together: ClassVar[tuple[str, ...]] = (
         "backprop",
@@ -69,7 +71,7 @@ class Settings(BaseSettings):
     inputs: str = option("centred", "unit: pixels in [0, 1]; centred: in [-1, 1]", options.one_of("unit", "centred"))
     init: str = option("default", "initial weights: default (torch's) or kaiming", options.one_of("default", "kaiming"))
     optimizer: str = option("adam", "sgd or adam", options.one_of("sgd", "adam"))
-    compile: str = option("no", "run each step as one compiled graph: yes or no", options.one_of("yes", "no"))
+    compile: str = options.compiled(METHODS)
     device: str = option("cpu", "cpu or cuda", options.one_of("cpu", "cuda"))
     lr: float = options.lr(1e-4)
     beta1: float = option(0.0, "Adam's decay of the mean of gradients", options.BELOW_ONE, tuning=True)

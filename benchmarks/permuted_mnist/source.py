@@ -34,7 +34,7 @@ def _all(source: str, folder: str) -> Labelled:
     if not folder:
         raise CannotRun(
             "MNIST's 60,000 images are read from a folder: give it with --data. To download it: "
-            'python -c "from torchvision.datasets import MNIST; MNIST(\'data\', download=True)", then --data data'
+            "python -c \"from torchvision.datasets import MNIST; MNIST('data', download=True)\", then --data data"
         )
     if any(Path(folder).glob("train-images-idx3-ubyte*")):
         return idx_folder(folder).train
