@@ -6,15 +6,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import experiments
+from benchmarks import experiments, launching
 from benchmarks.errors import CannotRun
+from benchmarks.options import NOT_NEGATIVE, nearest, one_of, whole
 from benchmarks.parsing import Parser
-from benchmarks.settings import METHODS, OUT, as_flags, changed, concerning, flag, nearest, one_of, real
+from benchmarks.plan import Plan, read_grid
+from benchmarks.settings import OUT, flag
 
-SECONDS = real("a number of seconds, 0 or more", lambda value: value >= 0)
+PACKAGES = ("rich", "matplotlib", "scipy")
 INSTALL = 'pip install "torch-gnt[demo]"'
 
 
@@ -24,25 +28,33 @@ def main(arguments: list[str]) -> int:
         if not arguments or arguments[0] in ("-h", "--help"):
             print(_overview())
             return 0 if arguments else 2
-        experiment = arguments[0]
-        if experiment == "speed":
-            from benchmarks.speed import command
-
-            return command.main(arguments[1:])
-        if experiment not in experiments.NAMES:
-            raise CannotRun(f"unknown experiment {experiment!r}{nearest(experiment, [*experiments.NAMES, 'speed'])}")
-        return _run(experiment, _parse(experiment, arguments[1:]))
+        name, rest = arguments[0], arguments[1:]
+        if name in COMMANDS:
+            return COMMANDS[name](rest)
+        if name not in experiments.NAMES:
+            raise CannotRun(f"unknown experiment {name!r}{nearest(name, [*experiments.NAMES, *COMMANDS])}")
+        return _run(name, rest)
     except CannotRun as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        if error.name not in ("rich", "matplotlib"):
+        if error.name not in PACKAGES:
             raise
         print(f"error: the package {error.name} is missing. {INSTALL}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Stopped. The same command goes on from here.", file=sys.stderr)
         return 130
+
+
+def _speed(arguments: list[str]) -> int:
+    from benchmarks.speed import command
+
+    return command.main(arguments)
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {"speed": _speed}
+"""What is no experiment."""
 
 
 def _overview() -> str:
@@ -54,45 +66,69 @@ def _overview() -> str:
     return "\n".join([*lines, "", "Settings of an experiment: python -m benchmarks EXPERIMENT --help"])
 
 
-def _parse(experiment: str, arguments: list[str]) -> argparse.Namespace:
+def _parser(experiment: str) -> Parser:
     cls = experiments.settings_class(experiment)
+    sizes = "; ".join(f"{size}: {cls.times[size]}" for size in cls.size_names() if size in cls.times)
     parser = Parser(
         prog=f"python -m benchmarks {experiment}",
-        description=f"{experiment}: {cls.help}. Defaults take {cls.time}; the published setting is "
-        f"{as_flags(cls.published)}. Ctrl-C stops; the same command goes on from there.",
+        description=f"{experiment}: {cls.help}. {sizes}. Ctrl-C stops; the same command goes on from there.",
+    )
+    methods, names = one_of(*cls.methods, "all"), " ".join([*cls.methods, "all"])
+    parser.add("--size", type=one_of(*cls.size_names()), metavar="NAME", help=f"{' '.join(cls.size_names())}")
+    parser.add("--methods", nargs="+", type=methods, default=cls.default_methods, metavar="NAME", help=names)
+    parser.add("--seeds", type=whole(1), default=1, metavar="N", help="number of seeds (default: 1)")
+    parser.add("--first-seed", type=whole(0), default=0, metavar="SEED", help="the first of them (default: 0)")
+    parser.add(
+        "--grid", nargs="+", action="extend", default=[], metavar="NAME=VALUE,...", help="try each of the values"
     )
     for field in dataclasses.fields(cls):
         parser.add(
             flag(field.name),
             type=field.metadata["check"],
-            default=argparse.SUPPRESS,  # the dataclass has the defaults
+            default=argparse.SUPPRESS,  # size and method have a say in what the default is
             metavar=type(field.default).__name__.upper(),
-            help=f"{field.metadata['help']} (default: {field.default})",
+            help=f"{field.metadata['help']} ({_default(cls, field.name)})".replace("%", "%%"),
         )
-    parser.add("--methods", nargs="+", type=one_of(*METHODS), default=METHODS, metavar="NAME", help=" ".join(METHODS))
+    parser.add("--launcher", type=one_of(*launching.NAMES), default="local", metavar="NAME", help="local or ray")
+    parser.add("--workers", type=whole(1), metavar="N", help="runs made at once (default: one for each core)")
     parser.add("--out", type=Path, default=OUT, metavar="DIR", help=f"folder of results (default: {OUT})")
     parser.add("--picture", type=Path, metavar="FILE", help="write the picture to this file as well")
+    parser.add("--tensorboard", action="store_true", help="write rows for TensorBoard, too, beside each record")
     parser.add("--fresh", action="store_true", help="start over, forgetting earlier runs with these settings")
     parser.add(
-        "--checkpoint-every", type=SECONDS, default=5.0, metavar="SECONDS", help="how often to save (default: 5.0)"
+        "--checkpoint-every", type=NOT_NEGATIVE, default=5.0, metavar="SECONDS", help="how often to save (default: 5.0)"
     )
     parser.add("--quiet", action="store_true", help="no moving bars: a line when something is complete, for logs")
-    return parser.parse(arguments)
+    return parser
 
 
-def _run(experiment: str, parsed: argparse.Namespace) -> int:
+def _default(cls: type, name: str) -> str:
+    """The defaults of a setting in words: one, and where methods differ, theirs."""
+    concerned = [method for method in cls.methods if cls.concerns(name, method)]  # type: ignore[attr-defined]
+    values = {method: getattr(cls.of(method), name) for method in concerned}  # type: ignore[attr-defined]
+    common = values.get(concerned[0]) if concerned else None
+    others = [f"{method} {value}" for method, value in values.items() if value != common]
+    only = "" if len(concerned) == len(cls.methods) else f"for {', '.join(concerned)}; "  # type: ignore[attr-defined]
+    return f"{only}default: {common}" + (f"; {', '.join(others)}" if others else "")
+
+
+def _run(experiment: str, arguments: list[str]) -> int:
     from benchmarks.comparison import Comparison
 
+    parsed = _parser(experiment).parse(arguments)
     cls = experiments.settings_class(experiment)
     names = {field.name for field in dataclasses.fields(cls)}
-    settings = cls(**{name: value for name, value in vars(parsed).items() if name in names})
-    methods = [method for method in METHODS if method in parsed.methods]
-    unused = changed(settings, METHODS).keys() - concerning(settings, methods).keys()
-    if unused:
-        raise CannotRun(f"{', '.join(map(flag, sorted(unused)))}: of no effect on {' and '.join(methods)}.")
-    return Comparison(experiment, settings, methods, parsed.out).command(
-        fresh=parsed.fresh,
-        quiet=parsed.quiet,
-        picture=parsed.picture,
-        checkpoint_seconds=parsed.checkpoint_every,
+    plan = Plan(
+        experiment,
+        methods=tuple(method for method in cls.methods if {method, "all"} & set(parsed.methods)),
+        size=parsed.size,
+        given={name: value for name, value in vars(parsed).items() if name in names},
+        grid=read_grid(cls, parsed.grid),
+        seeds=tuple(range(parsed.first_seed, parsed.first_seed + parsed.seeds)),
     )
+    again = [each for each in arguments if each != "--fresh"]
+    comparison = Comparison(plan, parsed.out, shlex.join(["python", "-m", "benchmarks", experiment, *again]))
+    made_by = launching.launcher(
+        parsed.launcher, parsed.workers, parsed.checkpoint_every, tensorboard=parsed.tensorboard
+    )
+    return comparison.command(made_by, fresh=parsed.fresh, quiet=parsed.quiet, picture=parsed.picture)

@@ -1,37 +1,36 @@
-"""One command's work: makes the runs of all methods with one choice of settings, then records and shows them
-side by side.
-
-<out>/<experiment>/<settings>/results.json and picture.png
-"""
+"""One command's work: makes the runs that are asked for, then shows the methods side by side."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from benchmarks import experiments
-from benchmarks.files import read_json, write_atomically, write_json
-from benchmarks.palette import LABELS
-from benchmarks.progress import Bars, Lines
+from benchmarks.files import write_atomically
+from benchmarks.launching import Launcher
+from benchmarks.plan import Plan
+from benchmarks.progress import Bars, Lines, Title
 from benchmarks.runner import make
 from benchmarks.runs import Run
-from benchmarks.settings import as_flags, changed, command_line, concerning, run_name
+from benchmarks.settings import in_words
+from benchmarks.summary import lines, names
+from benchmarks.tables import table
 
 STOPPED = 130  # the exit status that shells use for Ctrl-C
 
 
 class Comparison:
-    """Methods side by side, with the same settings."""
+    """The runs of a plan, and what they come to."""
 
-    def __init__(self, experiment: str, settings: Any, methods: list[str], out: Path) -> None:
-        self.experiment, self.settings, self.methods = experiment, settings, methods
-        self.folder = out / experiment / run_name(experiment, settings, methods)
-        self.runs = [Run(experiment, method, settings, out) for method in methods]
-        self.command_line = command_line(experiment, settings, methods, out)
+    def __init__(self, plan: Plan, out: Path, command_line: str) -> None:
+        self.plan, self.out, self.command_line = plan, out, command_line
+        self.runs = plan.runs(out)
+        self.display = experiments.display(plan.experiment)
+        self._names = names(self.runs)
 
-    def command(self, *, fresh: bool, quiet: bool, picture: Path | None, checkpoint_seconds: float) -> int:
+    def command(self, launcher: Launcher, *, fresh: bool, quiet: bool, picture: Path | None) -> int:
         """Do all that is not done yet, and show the outcome. Returns the exit status."""
         console = Console(width=None if Console().is_terminal else 110)
         if fresh:
@@ -40,62 +39,54 @@ class Comparison:
         unfinished = [run for run in self.runs if not run.finished]
         if unfinished:
             console.print(self._introduction(), highlight=False)
-            waiting = [run.method for run in unfinished]
-            with Lines(console) if quiet or not console.is_terminal else Bars(console, waiting) as view:
-                finished = make(unfinished, view, checkpoint_seconds)
+            with Lines(console) if quiet or not console.is_terminal else Bars(console, len(unfinished)) as view:
+                finished = make(unfinished, launcher, view, self._title, self.display.in_words)
             if not finished:
                 console.print(f"Stopped. To go on from here: {self.command_line}", highlight=False, soft_wrap=True)
                 return STOPPED
         else:
             console.print("Finished before; shown again (--fresh starts over).", highlight=False)
-        self._record(again=bool(unfinished), picture=picture)
-        self._show(console)
+        self._show(console, picture)
         return 0
 
-    def _introduction(self) -> str:
-        cls = type(self.settings)
-        values = ", ".join(
-            f"{name.replace('_', ' ')} {value}" for name, value in concerning(self.settings, self.methods).items()
-        )
-        lines = [f"{self.experiment}: {values}"]
-        if not changed(self.settings, self.methods):
-            lines.append(
-                f"These defaults are chosen to take {cls.time}; the published setting is {as_flags(cls.published)}."
-            )
-        lines.append("Ctrl-C stops; the same command goes on from there.")
-        return "\n".join(lines)
+    def _title(self, run: Run) -> Title:
+        first, last = run.seeds[0], run.seeds[-1]
+        seeds = f"seed {first}" if first == last else f"seeds {first} to {last}"
+        return Title(f"{self._names[run]}, {seeds}", run.colour)
 
-    @property
-    def _results(self) -> Path:
-        return self.folder / "results.json"
+    def _introduction(self) -> str:
+        cls = type(self.runs[0].settings)
+        common = self.runs[0].settings.concerning(self.runs[0].method, tuning=False)
+        common = {name: value for name, value in common.items() if name not in self.plan.grid}
+        texts = [f"{self.plan.experiment}: {in_words(common)}"]
+        if not self.plan.given and self.plan.size is None:
+            size = cls.size_names()[0]
+            time = f": {cls.times[size]}" if size in cls.times else ""
+            others = ", ".join(f"--size {name}" for name in cls.size_names()[1:])
+            texts.append(f"This is the size {size}{time}. Others: {others}.")
+        texts.append("Ctrl-C stops; the same command goes on from there.")
+        return "\n".join(texts)
+
+    def _show(self, console: Console, picture: Path | None) -> None:
+        from benchmarks.pictures import picture as draw
+
+        found = lines(self.runs)
+        console.print(table(found, self.display))
+        texts = [f"{run.record.file.parent}: diverged: {run.diverged}" for run in self.runs if run.diverged]
+        if any(line.complete for line in found):
+            files = [self._picture, *([picture] if picture else [])]
+            for file in files:
+                write_atomically(file, lambda stream: draw(found, self.display, stream))
+            texts += map(str, files)
+        seconds = sum(run.about()["seconds"] for run in self.runs)
+        texts.append(f"Time: {_duration(seconds)} in all. Records: {self.out / self.plan.experiment}")
+        console.print("\n".join(texts), highlight=False, soft_wrap=True)
 
     @property
     def _picture(self) -> Path:
-        return self.folder / "picture.png"
-
-    def _record(self, *, again: bool, picture: Path | None) -> None:
-        report = experiments.report(self.experiment)
-        if again or not self._results.exists():
-            results = {run.method: run.result() for run in self.runs}
-            content = {
-                "experiment": self.experiment,
-                "command": self.command_line,
-                "settings": concerning(self.settings, self.methods),
-                "figures": {method: result["figures"] for method, result in results.items()},
-                "about": {method: result["about"] for method, result in results.items()},
-            }
-            write_json(self._results, content)
-        figures = read_json(self._results)["figures"]
-        for file in [self._picture, *([picture] if picture else [])]:
-            write_atomically(file, lambda stream: report.picture(self.settings, figures, stream))
-
-    def _show(self, console: Console) -> None:
-        results = read_json(self._results)
-        console.print(experiments.report(self.experiment).table(self.settings, results["figures"]))
-        times = ", ".join(
-            f"{LABELS[method]} {_duration(about['seconds'])}" for method, about in results["about"].items()
-        )
-        console.print(f"Time: {times}.\n{self._results}\n{self._picture}", highlight=False, soft_wrap=True)
+        folders = sorted(str(run.folder.relative_to(self.out)) for run in self.runs)
+        name = hashlib.sha256("\n".join(folders).encode()).hexdigest()[:8]
+        return self.out / self.plan.experiment / "pictures" / f"{name}.png"
 
 
 def _duration(seconds: float) -> str:

@@ -9,17 +9,15 @@ NAMES = ("random_label_mnist", "slowly_changing_regression")
 
 
 def settings_class(experiment: str) -> Any:
-    """The experiment's ``Settings``. Imports no torch."""
+    """The experiment's ``Settings``, a `benchmarks.settings.BaseSettings`. Imports no torch."""
     return importlib.import_module(f"benchmarks.{experiment}.settings").Settings
 
 
 def job_class(experiment: str) -> Any:
-    """The experiment's `benchmarks.job.Job`: called with settings and method."""
+    """The experiment's `benchmarks.job.Job`: called with settings, method and seeds."""
     return importlib.import_module(f"benchmarks.{experiment}.job").Job
 
 
-def report(experiment: str) -> Any:
-    """The experiment's ``report`` module: ``table(settings, figures)`` and ``picture(settings, figures,
-    file)``.
-    """
-    return importlib.import_module(f"benchmarks.{experiment}.report")
+def display(experiment: str) -> Any:
+    """The experiment's `benchmarks.display.Display`."""
+    return importlib.import_module(f"benchmarks.{experiment}.display").DISPLAY

@@ -1,51 +1,122 @@
-"""The methods that are compared: a learner for each name, all with the same call."""
+"""The methods that are compared: for each name what learns, all with the same call, for one seed or several."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import gnt
 from benchmarks.seeds import stream
 
-Learner = gnt.Backprop | gnt.ContinualBackprop
+_ENGINE = ("replacement_rate", "maturity_threshold", "decay_rate", "utility")
 
 
-def make_ensemble(
-    method: str, make_net: Callable[[], nn.Module], settings: Any, *, loss: str, opt: str
-) -> gnt.Ensemble:
-    """All seeds of the settings as one learner; each member is what `make_learner` makes of its seed alone."""
-    seeds = range(settings.seed, settings.seed + settings.seeds)
-    own: dict[str, Any] = {"replacement_rate": 0.0}
-    if method == "continual_backprop":
-        names = ("replacement_rate", "maturity_threshold", "decay_rate", "utility")
-        own = {name: getattr(settings, name) for name in names}
-        own["generators"] = [stream(seed, "replacements") for seed in seeds]
-    weights = [stream(seed, "weights").initial_seed() for seed in seeds]
-    compiled = settings.compile == "yes"
-    return gnt.Ensemble(make_net, weights, loss=loss, opt=opt, step_size=settings.step_size, compile=compiled, **own)
+class Method:
+    """A method at work on the networks of some seeds. Batches come with the seeds first, (seeds, batch, ...).
+
+    Args:
+        name: the method's name.
+        make_net: makes a network for the method, with initial weights drawn from torch's own generator.
+        settings: where it finds its own settings: ``lr``, ``weight_decay``, ``compile``, ...
+        seeds: one, or several that are trained together as an ensemble.
+        loss, opt: as of `gnt.Backprop`.
+        options: of the optimizer, for all methods.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        make_net: Callable[[str], nn.Module],
+        settings: Any,
+        seeds: Sequence[int],
+        *,
+        loss: str,
+        opt: str,
+        **options: Any,
+    ) -> None:
+        self._settings, self._seeds = settings, list(seeds)
+        if hasattr(settings, "weight_decay") and settings.concerns("weight_decay", name):
+            options["weight_decay"] = settings.weight_decay
+        compile = settings.concerning(name).get("compile") == "yes"
+        given = {"loss": loss, "opt": opt, "step_size": settings.lr, "compile": compile, **options}
+        self.learner: Any
+        if len(self._seeds) > 1:
+            self.learner = self._ensemble(name, make_net, **given)
+        else:
+            net = with_seed(self._seeds[0], lambda: make_net(name))
+            self.learner = self._alone(name, net, **given)
+        self._beside = self._extra(name)
+
+    def _ensemble(self, name: str, make_net: Callable[[str], nn.Module], **given: Any) -> gnt.Ensemble:
+        own: dict[str, Any] = {"replacement_rate": 0.0}
+        if name == "continual_backprop":
+            own = {setting: getattr(self._settings, setting) for setting in _ENGINE}
+            own["generators"] = [stream(seed, "replacements") for seed in self._seeds]
+        weights = [stream(seed, "weights").initial_seed() for seed in self._seeds]
+        return gnt.Ensemble(lambda: make_net(name), weights, **given, **own)
+
+    def _alone(self, name: str, net: nn.Module, **given: Any) -> gnt.Backprop:
+        if name != "continual_backprop":
+            return gnt.Backprop(net, **given)
+        own = {setting: getattr(self._settings, setting) for setting in _ENGINE}
+        return gnt.ContinualBackprop(net, **given, **own, generator=stream(self._seeds[0], "replacements"))
+
+    def _extra(self, name: str) -> Any:
+        """What acts after each step, beside the learner; None where nothing does."""
+        settings, net, opt = self._settings, self.learner.net, self.learner.opt
+        generators = [stream(seed, name) for seed in self._seeds]
+        generator = generators if len(generators) > 1 else generators[0]
+        if name == "l2_init":
+            pull = gnt.L2Init(net, settings.l2_init)
+            # after the loss's own backward, so that the optimizer finds the gradient of both
+            opt.register_step_pre_hook(lambda *_: _backward(pull))
+            return pull
+        if name == "shrink_and_perturb":  # the decay, which shrinks, is the optimizer's, as in the authors' code
+            noise = {"shrink": 1.0, "noise": settings.noise, "distribution": "normal"}
+            return gnt.ShrinkAndPerturb(net, **noise, generator=generator)
+        if name == "redo":
+            return gnt.ReDo(net, opt, tau=settings.dormancy, period=settings.period, generator=generator)
+        if name == "algorithm_1":
+            return gnt.algorithm_1(
+                net,
+                opt,
+                **{setting: getattr(settings, setting) for setting in _ENGINE[:3]},
+                generator=generator,
+            )
+        return None
+
+    def learn(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of all seeds. Returns losses (seeds,) and outputs (seeds, batch, ...) from before the update."""
+        alone = len(self._seeds) == 1
+        step = self.learner.learn(x[0], y[0]) if alone else self.learner.learn(x, y)
+        if hasattr(self._beside, "step"):
+            self._beside.step()
+        return (step.loss[None], step.output[None]) if alone else (step.loss, step.output)
+
+    def nets(self) -> list[nn.Module]:
+        """Each seed's network as it is now; of an ensemble, copies."""
+        if len(self._seeds) == 1:
+            return [self.learner.net]
+        return [self.learner.member(i) for i in range(len(self._seeds))]
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on bit for bit."""
+        state = {"learner": self.learner.state_dict()}
+        return state if self._beside is None else {**state, "beside": self._beside.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a saved state."""
+        self.learner.load_state_dict(state["learner"])
+        if self._beside is not None:
+            self._beside.load_state_dict(state["beside"])
 
 
-def make_learner(method: str, net: nn.Module, settings: Any, *, loss: str, opt: str) -> Learner:
-    """The learner of that name on ``net``, with the experiment's settings."""
-    compiled = getattr(settings, "compile", "no") == "yes"
-    if method == "backprop":
-        return gnt.Backprop(net, loss=loss, opt=opt, step_size=settings.step_size, compile=compiled)
-    return gnt.ContinualBackprop(
-        net,
-        loss=loss,
-        opt=opt,
-        step_size=settings.step_size,
-        replacement_rate=settings.replacement_rate,
-        maturity_threshold=settings.maturity_threshold,
-        decay_rate=settings.decay_rate,
-        utility=settings.utility,
-        generator=stream(settings.seed, "replacements"),
-        compile=compiled,
-    )
+def _backward(pull: Any) -> None:
+    with torch.enable_grad():
+        pull.penalty().backward()
 
 
 def with_seed(seed: int, build: Any) -> Any:
@@ -55,3 +126,9 @@ def with_seed(seed: int, build: Any) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, "weights").initial_seed())
         return build()
+
+
+def units_of(net: nn.Module, x: Tensor) -> Any:
+    """The unit groups of a network, for a probe: those of its list where the list can be walked."""
+    crelu = any(isinstance(module, gnt.CReLU) for module in net.modules())  # two features of each unit
+    return gnt.trace(net, x[:2]) if crelu else net

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from benchmarks.settings import nearest
+from benchmarks.options import nearest
 
 
 class Parser(argparse.ArgumentParser):

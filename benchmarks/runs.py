@@ -1,8 +1,9 @@
-"""A run: one method with one choice of settings. It owns a folder, in which it is either unfinished or
+"""A run: one method with one choice of settings and seeds. It owns a folder, in which it is either unfinished or
 finished.
 
-    <out>/<experiment>/runs/<method>_<settings>/checkpoint.pt     while unfinished
-    <out>/<experiment>/runs/<method>_<settings>/result.json       when finished
+    <out>/<experiment>/<method>_<settings>/seed-0/record.jsonl     the rows, growing; its last line is an end
+    <out>/<experiment>/<method>_<settings>/seed-0/checkpoint.pt    while unfinished
+    <out>/<experiment>/<method>_<settings>/seed-0/about.json       when finished: versions, commit, hardware, seconds
 
 The folder's name holds a hash of all settings that concern the method, so runs with different settings never
 meet, and a run of backprop is shared by all comparisons that it is part of.
@@ -17,50 +18,75 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import provenance
+from benchmarks import experiments, provenance
 from benchmarks.errors import CannotRun
 from benchmarks.files import read_json, write_atomically, write_json
-from benchmarks.job import Job
-from benchmarks.settings import concerning, run_name
+from benchmarks.job import Job, Row
+from benchmarks.palette import COLOURS
+from benchmarks.record import Record
+from benchmarks.settings import BaseSettings
 
 
 @dataclass(frozen=True)
 class Run:
-    """One method with one choice of settings, and its folder."""
+    """One method with one choice of settings, one seed or several that are trained together, and its folder."""
 
     experiment: str
     method: str
-    settings: Any
+    settings: BaseSettings
+    seeds: tuple[int, ...]
     out: Path
 
     @property
     def folder(self) -> Path:
         """Where the run lives."""
-        name = run_name(self.experiment, self.settings, [self.method])
-        return self.out / self.experiment / "runs" / f"{self.method}_{name}"
+        first, last = self.seeds[0], self.seeds[-1]
+        seeds = f"seed-{first}" if first == last else f"seeds-{first}-to-{last}"
+        return self.out / self.experiment / self.settings.run_name(self.experiment, self.method) / seeds
+
+    @property
+    def colour(self) -> str:
+        """The colour of its method."""
+        return COLOURS[self.method]
 
     @property
     def finished(self) -> bool:
-        """Whether there is a result."""
-        return self._result.exists()
+        """Whether all its rows are there."""
+        return self.record.ended
 
     @property
-    def _result(self) -> Path:
-        return self.folder / "result.json"
+    def record(self) -> Record:
+        """The file of its rows."""
+        return Record(self.folder / "record.jsonl")
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """The first line of its record: what the run is."""
+        return {
+            "experiment": self.experiment,
+            "revision": self.settings.revision,
+            "method": self.method,
+            "settings": self.settings.concerning(self.method),
+            "seeds": list(self.seeds),
+        }
 
     @property
     def _checkpoint(self) -> Path:
         return self.folder / "checkpoint.pt"
 
-    def result(self) -> dict[str, Any]:
-        """The result: ``figures``, and ``about`` with versions, commit, hardware and seconds."""
-        result: dict[str, Any] = read_json(self._result)
-        return result
+    @property
+    def _about(self) -> Path:
+        return self.folder / "about.json"
+
+    def about(self) -> dict[str, Any]:
+        """Versions, commit, hardware and seconds of a finished run."""
+        about: dict[str, Any] = read_json(self._about)
+        return about
 
     def forget(self) -> None:
-        """Remove checkpoint and result, to start over."""
-        self._checkpoint.unlink(missing_ok=True)
-        self._result.unlink(missing_ok=True)
+        """Remove all that was done, to start over."""
+        for file in (self._checkpoint, self.record.file, self._about):
+            file.unlink(missing_ok=True)
 
     @contextmanager
     def lock(self, wait: float) -> Iterator[None]:
@@ -82,40 +108,76 @@ class Run:
         with lock:
             yield
 
+    def job(self) -> Job:
+        """Its training, from the start."""
+        made: Job = experiments.job_class(self.experiment)(self.settings, self.method, list(self.seeds))
+        return made
+
     def save(self, job: Job, seconds: float) -> None:
-        """Write the checkpoint."""
+        """Write the checkpoint, and how much of the record belongs to it."""
         import torch
 
-        content = {"versions": provenance.versions(), "seconds": seconds, "job": job.state_dict()}
+        content = {
+            "versions": provenance.versions(),
+            "seconds": seconds,
+            "record": self.record.size,
+            "job": job.state_dict(),
+        }
         write_atomically(self._checkpoint, lambda stream: torch.save(content, stream))
 
     def load(self, job: Job) -> float:
-        """Bring ``job`` to the checkpoint, when there is one. Returns the seconds spent until then."""
+        """Bring ``job`` and the record to the checkpoint, or to the start when there is none. Returns the seconds spent
+        until then.
+        """
         import torch
 
         if not self._checkpoint.exists():
+            self.record.begin(self.head)
             return 0.0
         try:
             content = torch.load(self._checkpoint, weights_only=True)
             begun, now = content["versions"], provenance.versions()
             if begun == now:
                 job.load_state_dict(content["job"])
+                self.record.cut(content["record"])
+                self.check_head(self.record.lines()[0])
                 return float(content["seconds"])
-        except (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        except (OSError, EOFError, RuntimeError, KeyError, ValueError, IndexError, pickle.UnpicklingError) as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise CannotRun(f"Cannot read {self._checkpoint} ({reason}). Use --fresh to start over.") from error
         then = ", ".join(f"{name} {begun.get(name)}" for name in now if begun.get(name) != now[name])
         here = ", ".join(f"{name} {now[name]}" for name in now if begun.get(name) != now[name])
         raise CannotRun(f"The run {self.folder} was begun with {then}; this is {here}. Use --fresh to start over.")
 
-    def finish(self, job: Job, seconds: float) -> None:
-        """Write the result; the checkpoint is no longer needed."""
+    def finish(self, seconds: float, **reason: str) -> None:
+        """Write where the run comes from, then the end of its record; the checkpoint is no longer needed."""
         about = {
             "seconds": round(seconds, 1),
             "versions": provenance.versions(),
             "commit": provenance.commit(),
             "hardware": provenance.hardware(),
         }
-        settings = concerning(self.settings, [self.method])
-        write_json(self._result, {"settings": settings, "figures": job.figures, "about": about})
+        write_json(self._about, about)
+        self.record.end(**reason)
         self._checkpoint.unlink(missing_ok=True)
+
+    def rows(self) -> list[Row]:
+        """The rows of a finished run."""
+        head, *rows, _ = self.record.lines()
+        self.check_head(head)
+        return rows
+
+    @property
+    def diverged(self) -> str | None:
+        """Why the finished run ended before its time; None where it did not."""
+        return self.record.lines()[-1].get("diverged")  # type: ignore[no-any-return]
+
+    def check_head(self, head: dict[str, Any]) -> None:
+        """Refuse a record that is another run's, or of other settings."""
+        differing = [name for name, value in self.head.items() if head.get(name) != value]
+        if differing:
+            name = differing[0]
+            raise CannotRun(
+                f"{self.record.file} has {name} {head.get(name)}, where this run has {self.head[name]}: it was made by "
+                "another version of the settings. Move it away, or use --fresh to make it again."
+            )

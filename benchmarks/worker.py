@@ -1,71 +1,101 @@
 """The process in which one run is made: trains, saves, reports, and stops when told to or when its command is
 gone.
 
-Messages to the command: ("progress", done, total, latest), ("line", text), and last one of ("finished",),
-("stopped",), ("refused", message), ("failed", traceback). The only message from it is "stop".
+Messages to the command: ("progress", done, total, latest), ("rows", rows), and last one of ("finished",),
+("diverged", why), ("stopped",), ("refused", message), ("failed", traceback). The only message from it is "stop".
 """
 
 from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 import time
 import traceback
-from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Protocol
 
 from benchmarks.errors import CannotRun
 from benchmarks.runs import Run
 
+LAST = ("finished", "diverged", "stopped", "refused", "failed", "died")
 REPORT_SECONDS = 0.2
 LOCK_SECONDS = 10.0
 
 
-def work(run: Run, connection: Connection, checkpoint_seconds: float) -> None:
+class Connection(Protocol):
+    """The way to the command: a pipe, or what looks like one. It raises OSError where the command is gone."""
+
+    def send(self, message: Any, /) -> None:
+        """Give a message to the command."""
+
+    def poll(self) -> bool:
+        """Whether a message is there."""
+
+    def recv(self) -> Any:
+        """The next message."""
+
+
+def work(run: Run, connection: Connection, checkpoint_seconds: float, tensorboard: bool) -> None:
     """Make the run, from its checkpoint when there is one, until it is finished or stopped."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the command says when to stop
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the command says when to stop
     last: tuple[str, ...]
     try:
         with run.lock(wait=LOCK_SECONDS):
-            last = ("finished",) if _train(run, connection, checkpoint_seconds) else ("stopped",)
+            last = ("finished",) if run.finished else _train(run, connection, checkpoint_seconds, tensorboard)
     except CannotRun as error:
         last = ("refused", str(error))
-    except FloatingPointError as error:
-        last = ("refused", f"The run of {run.method} cannot go on: {error}.")
     except Exception:  # whatever it is, a person must see it, and only the command may print
         last = ("failed", traceback.format_exc())
     _send(connection, *last)
 
 
-def _train(run: Run, connection: Connection, checkpoint_seconds: float) -> bool:
-    """Whether the run was finished; False when it was told to stop before."""
+def _train(run: Run, connection: Connection, checkpoint_seconds: float, tensorboard: bool) -> tuple[str, ...]:
+    """Train to the end, or until told to stop. Returns the last message."""
     import torch
 
-    from benchmarks.experiments import job_class
-
-    torch.set_num_threads(1)  # each method has a core of its own
+    torch.set_num_threads(1)  # each run has a core of its own
     torch.set_flush_denormal(True)  # the moments of dead units decay into denormals, which are slow to compute with
-    job = job_class(run.experiment)(run.settings, run.method)
+    job = run.job()
     began = time.monotonic() - run.load(job)
     saved = time.monotonic()
     reported = 0.0
-    while job.done < job.total:
-        line = job.advance()
-        now = time.monotonic()
-        if line:
-            _send(connection, "line", line)
-        if now - reported > REPORT_SECONDS:
-            _send(connection, "progress", job.done, job.total, job.latest)
-            reported = now
-        if _told_to_stop(connection):
-            run.save(job, now - began)
-            return False
-        if now - saved > checkpoint_seconds:
-            run.save(job, now - began)
-            saved = time.monotonic()
+    with _written(run, tensorboard) as write:
+        while job.done < job.total:
+            try:
+                rows = job.advance()
+            except FloatingPointError as error:
+                run.finish(time.monotonic() - began, diverged=str(error))
+                return ("diverged", str(error))
+            now = time.monotonic()
+            if rows:
+                run.record.add(rows)
+                write(rows)
+                _send(connection, "rows", rows)
+            if now - reported > REPORT_SECONDS:
+                _send(connection, "progress", job.done, job.total, job.latest)
+                reported = now
+            if _told_to_stop(connection):
+                run.save(job, now - began)
+                return ("stopped",)
+            if now - saved > checkpoint_seconds:
+                run.save(job, now - began)
+                saved = time.monotonic()
     _send(connection, "progress", job.done, job.total, job.latest)
-    run.finish(job, time.monotonic() - began)
-    return True
+    run.finish(time.monotonic() - began)
+    return ("finished",)
+
+
+@contextlib.contextmanager
+def _written(run: Run, tensorboard: bool) -> Any:
+    """What writes rows for TensorBoard, where that is wanted."""
+    if not tensorboard:
+        yield lambda rows: None
+        return
+    from benchmarks.tensorboard import writer
+
+    with writer(run) as write:
+        yield write
 
 
 def _told_to_stop(connection: Connection) -> bool:

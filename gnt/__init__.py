@@ -9,6 +9,7 @@ least useful mature ones with fresh ones. Ways in:
     optimizer = gnt.optim.CBPAdamW(net, lr=1e-3)                 # the same by swapping the optimizer's line
     net = Sequential(fc1, ReLU(), gnt.CBPLinear(fc1, fc2), fc2)  # layers that act by themselves
     ensemble = gnt.Ensemble(make_net, range(30))                 # many seeds at once: ensemble.learn(x, y)
+    probe = gnt.metrics.Probe(net, engine, x, every=100)         # dead units, ranks, ... : log probe.step()
 
 The house: `walk` turns layers into unit groups, `trace` finds them in any model, `GnT` runs them (features, utility,
 selection, reinit, optimizer_state), on one process or many (ranks, shards), the learners put a loss and an optimizer
@@ -16,6 +17,7 @@ around it, `gnt.optim` holds AdamGnT, an Adam whose step counts restart with the
 methods against loss of plasticity, each by itself: L2, L2Init, ShrinkAndPerturb, ReDo, CReLU, algorithm_1.
 """
 
+from gnt import metrics
 from gnt.engine import GnT
 from gnt.ensemble import Ensemble
 from gnt.layers import CBPConv, CBPLinear
@@ -50,6 +52,7 @@ __all__ = [
     "UnitGroup",
     "__version__",
     "algorithm_1",
+    "metrics",
     "register_state_reset",
     "register_utility",
     "trace",

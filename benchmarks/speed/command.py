@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.files import write_atomically, write_json
+from benchmarks.options import one_of, whole
 from benchmarks.parsing import Parser
-from benchmarks.settings import OUT, one_of, whole
+from benchmarks.settings import OUT
 from benchmarks.speed import HELP, allocator, results
 
 STOPPED = 130  # the exit status that shells use for Ctrl-C
@@ -116,7 +117,7 @@ def _time(plans: list[Any], record: dict[str, Any], output: Path, *, quiet: bool
     """Fill the record's workloads, and write it after each."""
     from benchmarks.progress import Bars, Lines
     from benchmarks.speed.quiet import Watch, look
-    from benchmarks.speed.session import NAME, measure_all
+    from benchmarks.speed.session import measure_all
     from benchmarks.speed.timing import FULL, QUICK
 
     console = _console()
@@ -132,7 +133,7 @@ def _time(plans: list[Any], record: dict[str, Any], output: Path, *, quiet: bool
         record["quietness"] = watch.quietness(before.load).record()
         write_json(output, record)
 
-    with Lines(console) if quiet or not console.is_terminal else Bars(console, [NAME], by_itself=False) as view:
+    with Lines(console) if quiet or not console.is_terminal else Bars(console, 1, by_itself=False) as view:
         measure_all(plans, rounds, watch, view, keep)
 
 

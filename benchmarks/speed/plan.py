@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.errors import CannotRun
-from benchmarks.settings import nearest
+from benchmarks.options import nearest
 from benchmarks.speed.entrants import ENTRANTS, Entrant, taking_part
 from benchmarks.speed.workloads import QUICK_MATURITY, WORKLOADS, Workload
 

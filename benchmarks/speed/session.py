@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.progress import View
+from benchmarks.progress import Title, View
 from benchmarks.speed.plan import Plan
 from benchmarks.speed.quiet import Watch
 from benchmarks.speed.runners import Runner
 from benchmarks.speed.timing import Rounds, Timed, measure, quartiles, warm_up
 
-NAME = "speed"  # of the one bar
+NAME = Title("speed", "#0072B2")  # of the one bar
 PARTS = 100  # of the bar for each workload: building and warming up are the first twenty
 
 

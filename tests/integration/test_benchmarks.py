@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.data import fixed_digits, mnist_digits
+from benchmarks.datasets import fixed_digits, mnist_digits
 from benchmarks.errors import CannotRun
 from benchmarks.random_label_mnist.settings import Settings as DigitsSettings
 from benchmarks.runs import Run

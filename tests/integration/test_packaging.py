@@ -73,7 +73,7 @@ def contents(wheel: Path) -> list[str]:
 
 
 def test_the_wheel_holds_the_library_and_nothing_else(wheel: Path, source: Path) -> None:
-    rooms = ("ensemble", "kernels", "one_graph", "remedies", "tracing")
+    rooms = ("ensemble", "kernels", "metrics", "one_graph", "remedies", "tracing")
     folders = [source / "gnt", *(source / "gnt" / room for room in rooms)]
     library = {
         path.relative_to(source).as_posix()

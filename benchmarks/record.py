@@ -1,0 +1,93 @@
+"""The record of a run: a file of JSON lines that only ever grows.
+
+A head (what the run is), a row for each thing complete, and an end. Whatever moment the process is killed at, the
+lines up to the last checkpoint are whole; going on cuts off what came after that and writes it again, so that in the
+end the bytes are those of a run that was never stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.errors import CannotRun
+from benchmarks.job import Row
+
+
+class Record:
+    """A run's file of rows."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def begin(self, head: dict[str, Any]) -> None:
+        """Start over with this head."""
+        self.cut(0)
+        self._append([head])
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Append rows; all of them or, when that fails, none."""
+        self._append(rows)
+
+    def end(self, **reason: str) -> None:
+        """The last line. ``reason``: why it ends before its time."""
+        self._append([{"end": len(self.lines()) - 1, **reason}])
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far, and safe on the disk."""
+        return self.file.stat().st_size
+
+    def cut(self, size: int) -> None:
+        """Forget all after the first ``size`` bytes."""
+        with self._writing(), self.file.open("ab") as stream:
+            if stream.tell() < size:
+                raise CannotRun(f"{self.file} is shorter than its checkpoint says. Use --fresh to start over.")
+            stream.truncate(size)
+
+    def _append(self, lines: Iterable[dict[str, Any]]) -> None:
+        text = "".join(json.dumps(line, allow_nan=False, separators=(", ", ": ")) + "\n" for line in lines)
+        with self._writing(), self.file.open("ab", buffering=0) as stream:
+            before = stream.tell()
+            rest = memoryview(text.encode())
+            try:
+                while rest:
+                    rest = rest[stream.write(rest) :]
+                os.fsync(stream.fileno())
+            except OSError:  # a full disk takes part of a line
+                with contextlib.suppress(OSError):
+                    stream.truncate(before)
+                raise
+
+    @contextlib.contextmanager
+    def _writing(self) -> Any:
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            yield
+        except OSError as error:
+            raise CannotRun(f"Cannot write {self.file}: {error}. What was there before is unchanged.") from error
+
+    def lines(self) -> list[dict[str, Any]]:
+        """All whole lines: the head, the rows and, of a finished run, the end."""
+        try:
+            text = self.file.read_bytes()
+            return [json.loads(line) for line in text[: text.rfind(b"\n") + 1].splitlines()]
+        except (OSError, ValueError) as error:
+            raise CannotRun(f"Cannot read {self.file}: {error}. Use --fresh to make it again.") from error
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last line is an end."""
+        try:
+            with self.file.open("rb") as stream:
+                stream.seek(max(0, self.size - 4096))
+                last = stream.read().splitlines(keepends=True)[-1:]
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise CannotRun(f"Cannot read {self.file}: {error}.") from error
+        return bool(last) and last[0].startswith(b'{"end"') and last[0].endswith(b"\n")

@@ -1,0 +1,41 @@
+"""The learner of Slowly-Changing Regression: 5 hidden units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from torch import nn
+
+from benchmarks.slowly_changing_regression.target import BITS
+
+HIDDEN: Final = 5
+
+# activation -> module, and the gain of the uniform Kaiming distribution as the authors take it
+ACTIVATIONS: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "sigmoid": (nn.Sigmoid, "sigmoid"),
+    "tanh": (nn.Tanh, "tanh"),
+    "elu": (nn.ELU, "relu"),
+    "relu": (nn.ReLU, "relu"),
+    "leaky_relu": (nn.LeakyReLU, "leaky_relu"),
+    "swish": (nn.SiLU, "relu"),
+    "linear": (nn.Identity, "linear"),
+}
+
+
+def maker(activation: str) -> Callable[[str], nn.Sequential]:
+    """What makes 20-5-1 with that activation; Kaiming-uniform hidden weights, outgoing ones within sqrt(3/5), biases
+    zero.
+    """
+    module, nonlinearity = ACTIVATIONS[activation]
+
+    def make(method: str) -> nn.Sequential:
+        net = nn.Sequential(nn.Linear(BITS, HIDDEN), module(), nn.Linear(HIDDEN, 1))
+        for layer, gain in ((net[0], nn.init.calculate_gain(nonlinearity)), (net[2], 1.0)):
+            assert isinstance(layer, nn.Linear)
+            bound = gain * (3 / layer.in_features) ** 0.5
+            nn.init.uniform_(layer.weight, -bound, bound)
+            nn.init.zeros_(layer.bias)
+        return net
+
+    return make

@@ -1,0 +1,153 @@
+"""From rows to curves: the mean over seeds with its 95% interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from benchmarks.display import Display
+from benchmarks.job import Row
+from benchmarks.palette import LABELS
+from benchmarks.runs import Run
+from benchmarks.settings import BaseSettings, Values, in_words
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds, and how far the 95% confidence interval (Student's t) reaches to either side; None for one
+    seed.
+    """
+
+    mean: float
+    half: float | None
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean and interval of one value a seed: mean +- t(0.975, n - 1) s / sqrt(n).
+
+    >>> one = estimate([1.0, 2.0, 3.0])
+    >>> one.mean, round(one.half, 3)
+    (2.0, 2.484)
+    """
+    n = len(values)
+    mean = math.fsum(values) / n
+    if n == 1:
+        return Estimate(mean, None)
+    from scipy.stats import t  # type: ignore[import-untyped]
+
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    return Estimate(mean, float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n))
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method with one choice of settings: a line in a picture, and in a table. Its runs differ by their seeds."""
+
+    label: str
+    runs: tuple[Run, ...]
+
+    @property
+    def method(self) -> str:
+        """The method."""
+        return self.runs[0].method
+
+    @property
+    def settings(self) -> BaseSettings:
+        """The settings."""
+        return self.runs[0].settings
+
+    @cached_property
+    def by_seed(self) -> dict[int, list[Row]]:
+        """Each seed's rows, as they came."""
+        rows: dict[int, list[Row]] = {seed: [] for run in self.runs for seed in run.seeds}
+        for run in self.runs:
+            for row in run.rows():
+                rows[int(row["seed"])].append(row)
+        return rows
+
+    @property
+    def seeds(self) -> list[int]:
+        """All seeds, in order."""
+        return sorted(self.by_seed)
+
+    @cached_property
+    def diverged(self) -> list[int]:
+        """Seeds whose run ended before its time."""
+        return sorted(seed for run in self.runs if run.diverged for seed in run.seeds)
+
+    @property
+    def complete(self) -> list[int]:
+        """Seeds with all rows; only these are averaged."""
+        return [seed for seed in self.seeds if seed not in self.diverged]
+
+    def has(self, figure: str) -> bool:
+        """Whether there are rows with that figure."""
+        rows = self.by_seed[self.complete[0]] if self.complete else []
+        return any(_value(row, figure) is not None for row in rows)
+
+    def curve(self, figure: str, x: str) -> tuple[list[float], list[Estimate]]:
+        """The figure at each x: mean over seeds."""
+        every = [[row for row in self.by_seed[seed] if _value(row, figure) is not None] for seed in self.complete]
+        points = list(zip(*every, strict=True))
+        values = [estimate([_value(row, figure) or 0.0 for row in point]) for point in points]
+        return [point[0][x] for point in points], values
+
+    def mean(self, figure: str, first: float = 0.0, last: float = 1.0) -> Estimate:
+        """Of each seed the mean of its rows in that part of the run, then the mean over seeds."""
+        means = []
+        for seed in self.complete:
+            found = [value for row in self.by_seed[seed] if (value := _value(row, figure)) is not None]
+            begin, end = _part(len(found), first, last)
+            means.append(math.fsum(found[begin:end]) / (end - begin))
+        return estimate(means)
+
+
+def _part(count: int, first: float, last: float) -> tuple[int, int]:
+    """Rows from share ``first`` up to share ``last``; at least one.
+
+    >>> _part(10, 0.0, 0.1), _part(10, 0.8, 1.0), _part(3, 0.0, 0.1), _part(3, 0.9, 1.0)
+    ((0, 1), (8, 10), (0, 1), (2, 3))
+    """
+    begin, end = round(first * count), round(last * count)
+    if end <= begin:
+        begin, end = (0, 1) if first == 0.0 else (count - 1, count)
+    return begin, end
+
+
+def _value(row: Row, figure: str) -> float | None:
+    """The figure of a row, or the mean over layers of "figure/layer"."""
+    if figure in row:
+        return row[figure]
+    layers = [value for name, value in row.items() if name.startswith(f"{figure}/")]
+    return sum(layers) / len(layers) if layers else None
+
+
+def names(runs: Sequence[Run]) -> dict[Run, str]:
+    """What tells runs apart, but for their seeds: the method, and those settings that differ among runs of it."""
+    seen: dict[str, list[Values]] = {}
+    for run in runs:
+        seen.setdefault(run.method, []).append(run.settings.concerning(run.method))
+    found = {}
+    for run in runs:
+        own, others = run.settings.concerning(run.method), seen[run.method]
+        differing = {name: value for name, value in own.items() if any(other[name] != value for other in others)}
+        found[run] = ", ".join(filter(None, [LABELS[run.method], in_words(differing)]))
+    return found
+
+
+def lines(runs: Sequence[Run]) -> list[Line]:
+    """Finished runs as lines, in the order of their first runs."""
+    grouped: dict[Any, list[Run]] = {}
+    for run in runs:
+        grouped.setdefault((run.method, run.settings), []).append(run)
+    labels = names(runs)
+    return [Line(labels[group[0]], tuple(group)) for group in grouped.values()]
+
+
+def first_and_last(line: Line, display: Display) -> tuple[Estimate, Estimate]:
+    """The main figure in the first and in the last part of the run."""
+    name = display.main.name
+    return line.mean(name, 0.0, display.first), line.mean(name, 1.0 - display.last, 1.0)
