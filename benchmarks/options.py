@@ -92,6 +92,13 @@ NOT_NEGATIVE = real("a number of at least 0", lambda value: value >= 0)
 SHARE = real("a number from 0 to 1", lambda value: 0 <= value <= 1)
 BELOW_ONE = real("a number from 0 up to, but not including, 1", lambda value: 0 <= value < 1)
 _ENGINES = ("continual_backprop", "algorithm_1")
+_STEP_BY_STEP = ("l2_init", "redo", "algorithm_1")  # they act within the step, beside the learner
+
+
+def compiled(methods: Iterable[str]) -> Any:
+    """The field ``compile``, for the ``methods`` among these whose whole step can be a compiled graph."""
+    methods = [method for method in methods if method not in _STEP_BY_STEP]
+    return option("no", "run each step as one compiled graph: yes or no", one_of("yes", "no"), methods)
 
 
 def lr(default: float) -> Any:

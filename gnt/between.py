@@ -153,6 +153,12 @@ class Passage:
         if verdicts == {"flattens"} and spatial:
             self.flattened = True
             return
+        if verdicts == {"resizes"}:
+            raise self._refusal(
+                name,
+                layer,
+                "it makes more or fewer features than there are units; gnt.trace(model, inputs) tells whose",
+            )
         if verdicts != {"keeps apart"}:
             raise self._refusal(name, layer, "it does not act on each unit alone")
         self.activation = self.activation or (getattr(layer, "__name__", type(layer).__name__), None)
@@ -172,7 +178,7 @@ def computes_as_torch(module: nn.Module) -> bool:
 
 
 def _verdict(layer: Callable[..., Any], shape: tuple[int, ...], training: bool, scale: float) -> str:
-    """What ``layer`` does to numbers of that size: "keeps apart" units, "flattens" them, or "mixes" them."""
+    """What ``layer`` does to numbers of that size: "keeps apart" units, "flattens", "resizes" or "mixes" them."""
     if isinstance(layer, nn.Module):
         layer.train(training)
     x = scale * torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -180,6 +186,8 @@ def _verdict(layer: Callable[..., Any], shape: tuple[int, ...], training: bool, 
         y = _try(layer, x)
         if _same(y, x.flatten(1)) and x.ndim > 2:
             return "flattens"
+        if isinstance(y, Tensor) and y.ndim == x.ndim and y.shape[1] != x.shape[1]:
+            return "resizes"
         apart = isinstance(y, Tensor) and y.shape[:2] == x.shape[:2] and y.ndim == x.ndim
         for some in _sides(x.shape[1]) if apart else ():
             changed = x.clone()

@@ -36,8 +36,7 @@ class Job(TaskJob):
             piece=BATCHES_A_PIECE,
         )
         make_net = partial(mlp, SIZES)
-        compiled = settings.compile == "yes"
-        self.method = Method(method, make_net, settings, seeds, loss="cross_entropy", opt="adam", compile=compiled)
+        self.method = Method(method, make_net, settings, seeds, loss="cross_entropy", opt="adam")
 
     def task(self, number: int, seed: int) -> Task:
         """The images, with fresh labels."""

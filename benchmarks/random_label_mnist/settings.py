@@ -9,6 +9,18 @@ from benchmarks import options
 from benchmarks.options import option
 from benchmarks.settings import BaseSettings, Values
 
+METHODS = (
+    "backprop",
+    "l2",
+    "l2_init",
+    "shrink_and_perturb",
+    "layer_norm",
+    "crelu",
+    "redo",
+    "continual_backprop",
+    "algorithm_1",
+)
+
 
 @dataclass(frozen=True)
 class Settings(BaseSettings):
@@ -16,17 +28,7 @@ class Settings(BaseSettings):
 
     help: ClassVar[str] = "memorise fresh random labels of 1,200 MNIST digits, task after task"
     revision: ClassVar[int] = 2
-    methods: ClassVar[tuple[str, ...]] = (
-        "backprop",
-        "l2",
-        "l2_init",
-        "shrink_and_perturb",
-        "layer_norm",
-        "crelu",
-        "redo",
-        "continual_backprop",
-        "algorithm_1",
-    )
+    methods: ClassVar[tuple[str, ...]] = METHODS
     default_methods: ClassVar[tuple[str, ...]] = ("backprop", "continual_backprop")
     together: ClassVar[tuple[str, ...]] = (
         "backprop",
@@ -44,7 +46,7 @@ class Settings(BaseSettings):
 
     tasks: int = option(10, "number of tasks, each with fresh labels", options.whole(1))
     epochs: int = option(100, "passes over the images in each task", options.whole(1))
-    compile: str = option("no", "run each step as one compiled graph: yes or no", options.one_of("yes", "no"))
+    compile: str = options.compiled(METHODS)
     lr: float = options.lr(1e-3)
     weight_decay: float = options.weight_decay(1e-3)
     noise: float = options.noise(1e-4)

@@ -31,9 +31,8 @@ class Job(benchmarks.job.Job):
         self.latest = ""
         self._targets = [Target(seed) for seed in seeds]
         self._inputs = [Inputs(seed, settings.flip_every, settings.variant) for seed in seeds]
-        compiled = settings.compile == "yes"
         make_net = maker(settings.activation)
-        self.method = Method(method, make_net, settings, seeds, loss="mse", opt=settings.optimizer, compile=compiled)
+        self.method = Method(method, make_net, settings, seeds, loss="mse", opt=settings.optimizer)
         self._bin: list[list[float]] = []  # for each step the error of each seed
         self._bins = 0
 

@@ -11,6 +11,16 @@ from benchmarks.settings import BaseSettings, Values
 
 ACTIVATIONS = ("sigmoid", "tanh", "elu", "relu", "leaky_relu", "swish", "linear")
 
+METHODS = (
+    "backprop",
+    "l2",
+    "l2_init",
+    "shrink_and_perturb",
+    "redo",
+    "continual_backprop",
+    "algorithm_1",
+)
+
 
 @dataclass(frozen=True)
 class Settings(BaseSettings):
@@ -18,15 +28,7 @@ class Settings(BaseSettings):
 
     help: ClassVar[str] = "follow a target whose slow input bits change every 10,000 steps"
     revision: ClassVar[int] = 2
-    methods: ClassVar[tuple[str, ...]] = (
-        "backprop",
-        "l2",
-        "l2_init",
-        "shrink_and_perturb",
-        "redo",
-        "continual_backprop",
-        "algorithm_1",
-    )
+    methods: ClassVar[tuple[str, ...]] = METHODS
     default_methods: ClassVar[tuple[str, ...]] = ("backprop", "continual_backprop")
     together: ClassVar[tuple[str, ...]] = ("backprop", "l2", "l2_init", "shrink_and_perturb", "continual_backprop")
     sizes: ClassVar[dict[Any, Values]] = {
@@ -46,7 +48,7 @@ class Settings(BaseSettings):
     bin: int = option(20_000, "steps over which the squared error is averaged", options.whole(1))
     activation: str = option("relu", f"of the hidden units: {' '.join(ACTIVATIONS)}", options.one_of(*ACTIVATIONS))
     optimizer: str = option("sgd", "sgd or adam", options.one_of("sgd", "adam"))
-    compile: str = option("no", "run each step as one compiled graph: yes or no", options.one_of("yes", "no"))
+    compile: str = options.compiled(METHODS)
     lr: float = options.lr(0.01)
     weight_decay: float = options.weight_decay(1e-3)
     noise: float = options.noise(1e-3)

@@ -9,16 +9,21 @@ units       dead and dormant units
 ranks       effective rank, approximate rank, and the rank that the Nature paper calls stable rank
 parameters  weight magnitude, gradient norm, update size
 probe       Probe: all of a model's groups on a fixed batch, at an interval, as a flat dict
-taps        what consumers read in one forward of our own
+looked_at   which groups a probe looks at
+batch       its batch, with the loss on it
+trial       a forward of our own, of which nothing is left behind
+taps        what consumers read in it
 checks      what is refused
 """
 
 from gnt.metrics.online import online_accuracy, online_error, plasticity
 from gnt.metrics.parameters import UpdateSize, gradient_norm, update_size, weight_magnitude
+from gnt.metrics.probe import Probe
 from gnt.metrics.ranks import approximate_rank, effective_rank, nature_rank
 from gnt.metrics.units import dead_units, dormant_units
 
 __all__ = [
+    "Probe",
     "UpdateSize",
     "approximate_rank",
     "dead_units",

@@ -41,6 +41,8 @@ class Pull:
 
         With strength 0 it is 0 and has a gradient of 0.
         """
+        if torch.compiler.is_compiling():
+            return _written_out(self._strength, self._targets(), self.parameters)
         value: Tensor = _Penalty.apply(self._strength, self._targets(), *self.parameters)  # type: ignore[no-untyped-call]
         return value
 
@@ -75,6 +77,13 @@ class _Penalty(torch.autograd.Function):
         distances = _distances(ctx.saved_tensors, ctx.targets)
         factor = 2.0 * ctx.strength * gradient
         return None, None, *[distance * factor.to(distance.device, distance.dtype) for distance in distances]
+
+
+def _written_out(strength: float, targets: list[Tensor] | None, parameters: list[Tensor]) -> Tensor:
+    """The formula as it is: a compiler makes few operations of it by itself."""
+    dtype, device = wide(parameters), parameters[0].device
+    squares = [distance.to(dtype).square().sum().to(device) for distance in _distances(tuple(parameters), targets)]
+    return strength * torch.stack(squares).sum()
 
 
 def _distances(parameters: tuple[Tensor, ...], targets: list[Tensor] | None) -> tuple[Tensor, ...]:

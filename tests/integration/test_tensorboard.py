@@ -1,64 +1,59 @@
-"""``--tensorboard``: event files that say what the record says, each step once, however often the run was killed."""
+"""TensorBoard takes a probe's figures as they are: a real writer, and its event file read back."""
+
+from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
-import pytest
-from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+# a process of its own: tensorboard's imports warn of deprecations, which are not ours
+PROGRAM = """
+import json, sys
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
+import gnt
 
-from tests.commands import checkpoints, kill, records, run, start, until
-
-COMMAND = ["slowly_changing_regression", "--methods", "l2", "--seeds", 2, "--steps", 4000, "--bin", 250]
-
-# tensorboard's own
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-
-def shown(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """All scalars below a folder, as they lie in the files: what was written twice is there twice."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    for file in sorted(folder.rglob("events.out.tfevents.*")):
-        for event in EventFileLoader(str(file)).Load():
-            for value in event.summary.value:
-                found.setdefault(value.tag, []).append((event.step, value.tensor.float_val[0]))
-    return found
-
-
-def expected(record: bytes, seed: int) -> list[tuple[int, float]]:
-    rows = [json.loads(line) for line in record.splitlines()[1:-1]]
-    return [(row["step"], pytest.approx(row["squared_error"])) for row in rows if row["seed"] == seed]
-
-
-def test_each_step_once_after_a_kill_and_after_the_fact(tmp_path: Path) -> None:
-    command = [*COMMAND, "--out", tmp_path / "killed", "--tensorboard", "--checkpoint-every", 0.3]
-    process = start(*command)
-    until(lambda: bool(checkpoints(tmp_path / "killed")), process)
-    (checkpoint,) = checkpoints(tmp_path / "killed")
-    written = checkpoint.parent / "record.jsonl"
-    until(lambda: written.read_bytes().count(b"\n") > 6, process)  # rows that may be newer than the checkpoint
-    kill(process)
-    run(*command)
-    ((name, record),) = records(tmp_path / "killed").items()
-    for seed in (0, 1):
-        folder = (tmp_path / "killed" / name).parent / "tensorboard" / f"seed-{seed}"
-        assert shown(folder) == {"squared_error": expected(record, seed)}
-        assert len(expected(record, seed)) == 16
-
-    run(*COMMAND, "--out", tmp_path / "killed", "--tensorboard")  # shown again: nothing is added
-    assert len(list((tmp_path / "killed").rglob("events.out.tfevents.*"))) == 2
-    for file in (tmp_path / "killed").rglob("events.out.tfevents.*"):
-        file.unlink()
-        file.parent.rmdir()
-    (tmp_path / "killed" / name).with_name("tensorboard").rmdir()
-    run(*COMMAND, "--out", tmp_path / "killed", "--tensorboard")  # of a run that was made without
-    assert shown(tmp_path / "killed" / Path(name).parent / "tensorboard" / "seed-1") == {
-        "squared_error": expected(record, 1)
-    }
+torch.manual_seed(0)
+net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+engine = gnt.GnT(net, optimizer, replacement_rate=0.1, maturity_threshold=2).attach()
+x, y = torch.randn(32, 4), torch.randint(2, (32,))
+probe = gnt.metrics.Probe(net, engine, x, y=y, every=2, gradient=True, update=True, prefix="probe/")
+written = {}
+with SummaryWriter(sys.argv[1]) as writer:
+    for step in range(1, 7):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(net(x), y).backward()
+        optimizer.step()
+        for name, value in probe.step().items():
+            writer.add_scalar(name, value, step)
+            written.setdefault(name, []).append([step, value])
+events = EventAccumulator(sys.argv[1])
+events.Reload()
+read = {name: [[e.step, e.value] for e in events.Scalars(name)] for name in events.Tags()["scalars"]}
+print(json.dumps([written, read]))
+"""
 
 
-def test_without_the_package_it_says_what_to_install(tmp_path: Path) -> None:
-    (tmp_path / "tensorboard.py").write_text("raise ModuleNotFoundError('not here', name='tensorboard')\n")
-    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
-    _, errors = run(*COMMAND, "--out", tmp_path / "out", "--tensorboard", status=2, environment={"PYTHONPATH": path})
-    assert errors == 'error: --tensorboard needs the package tensorboard: pip install "torch-gnt[tensorboard]"\n'
+def test_an_event_file_holds_what_was_measured(tmp_path: Path) -> None:
+    where = next((str(parent) for parent in [Path(__file__).parents[2]] if (parent / "gnt").is_dir()), "")
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **({"PYTHONPATH": where} if where else {})}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path)],
+        env=env,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    written, read = json.loads(done.stdout.splitlines()[-1])
+    assert set(read) == set(written)
+    assert {"probe/dead_units/0", "probe/nature_rank/0", "probe/weight_magnitude", "probe/update_size"} <= set(read)
+    for name, series in written.items():
+        assert [step for step, _ in read[name]] == [step for step, _ in series] == [2, 4, 6]
+        for (_, got), (_, wanted) in zip(read[name], series, strict=True):
+            assert abs(got - wanted) <= 1e-6 * max(1, abs(wanted))  # event files keep float32

@@ -176,6 +176,20 @@ def test_crelu_says_what_it_is_and_has_gradients_everywhere() -> None:
     assert x.grad.tolist() == [[-1.0, 1.0]]
 
 
+def test_a_list_with_crelu_is_refused_and_trace_knows_both_columns() -> None:
+    some = nn.Sequential(nn.Linear(4, 6), gnt.CReLU(), nn.Linear(12, 2)).double()
+    with pytest.raises(ValueError, match=r"CReLU \('1'\) after '0' cannot be walked: .*; gnt.trace\(model, inputs\)"):
+        gnt.walk(some)
+    x = torch.randn(1, 4, dtype=torch.float64)
+    engine = gnt.GnT(gnt.trace(some, x))
+    before = some(x)
+    engine.update()
+    engine.replace([torch.tensor([1, 4])])
+    assert not some[2].weight[:, [1, 4, 7, 10]].any()  # both columns of each
+    assert some[2].weight[:, [0, 2, 3, 5, 6, 8, 9, 11]].all()
+    torch.testing.assert_close(some(x), before)  # the mean of this one input has moved into the bias
+
+
 def lazy() -> nn.Module:
     return nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 1))
 

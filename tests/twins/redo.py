@@ -1,0 +1,88 @@
+"""The literal twin of ReDo (arXiv 2302.12902): one unit at a time, in float64, with the moments of its Adam."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tests.twins.engine import Array, HiddenLayer
+
+
+class ReDo:
+    """``modules[l]`` are the producer, the consumer and the norms of hidden layer l; their weights are changed."""
+
+    def __init__(
+        self,
+        modules: Sequence[tuple[nn.Module, nn.Module, Sequence[nn.Module]]],
+        optimizer: torch.optim.Optimizer,
+        tau: float,
+        period: int,
+        generator: torch.Generator,
+    ) -> None:
+        self.modules, self.optimizer, self.tau, self.period = modules, optimizer, tau, period
+        self.layers = [HiddenLayer(*each) for each in modules]
+        self.generator = generator
+        self.steps = 0
+
+    def score(self, layer: HiddenLayer, h: Array) -> list[float]:
+        """s_i = E|h_i| / (1/H sum_k E|h_k|)"""
+        magnitude = [
+            np.mean([np.abs(values).mean() for values in layer.features(h, i)]) for i in range(layer.num_units)
+        ]
+        return [each / (sum(magnitude) / layer.num_units) for each in magnitude]
+
+    def step(self, features: Sequence[Tensor]) -> list[list[int]]:
+        """What follows the optimizer's step. Returns the replaced units of each layer."""
+        self.steps += 1
+        if self.steps % self.period != 0:
+            return [[] for _ in self.layers]
+        dormant = []
+        for layer, given in zip(self.layers, features, strict=True):
+            scores = self.score(layer, given.detach().numpy())
+            dormant.append([i for i in range(layer.num_units) if scores[i] <= self.tau])
+        for number, units in enumerate(dormant):
+            self.recycle(number, units)
+        for number, units in enumerate(dormant):
+            for i in units:
+                self.forget(number, i)
+        return dormant
+
+    def recycle(self, number: int, units: Sequence[int]) -> None:
+        """Outgoing weights 0, incoming weights from the initial distribution."""
+        layer = self.layers[number]
+        bound = 1 / math.sqrt(layer.incoming[0].size)
+        fresh = torch.empty(len(units), *layer.incoming.shape[1:], dtype=torch.float64)
+        if len(units):
+            fresh.uniform_(-bound, bound, generator=self.generator)
+        for i in units:
+            layer.detach(i)
+        for i, incoming in zip(units, fresh.numpy(), strict=True):
+            layer.regenerate(i, incoming)
+
+    def forget(self, number: int, i: int) -> None:
+        """Both of Adam's moments are 0 for the unit's weights, whatever else there is."""
+        for moment in ("exp_avg", "exp_avg_sq"):
+            producer, consumer, norms = self.modules[number]
+            shadow = HiddenLayer(self.shadow(producer, moment), self.shadow(consumer, moment))
+            shadow.detach(i)
+            shadow.incoming[i] = 0
+            if shadow.bias is not None:
+                shadow.bias[i] = 0
+            for norm in norms:
+                for name in ("weight", "bias"):
+                    if getattr(norm, name, None) is not None:
+                        self.optimizer.state[getattr(norm, name)][moment][i] = 0
+
+    def shadow(self, module: nn.Module, moment: str) -> SimpleNamespace:
+        """A layer whose weights are a moment's."""
+        values = {
+            name: None if parameter is None else self.optimizer.state[parameter][moment]
+            for name, parameter in (("weight", module.weight), ("bias", module.bias))
+        }
+        groups = {"groups": module.groups} if hasattr(module, "groups") else {}
+        return SimpleNamespace(**values, **groups)
