@@ -16,7 +16,7 @@ from benchmarks.summary import Line, best
 
 _MOST = 7  # panels beside each other
 _TITLE, _GAP, _EDGE, _KEYS = 0.5, 0.16, 0.1, 0.42
-_LEAST, _WIDEST = 1.05, 3.2
+_LEAST, _WIDEST = 1.2, 4.2
 _SIZE = 8.5
 
 
@@ -31,16 +31,13 @@ def draw(family: Family, file: IO[bytes]) -> None:
     labels = 0.08 + width("0.000" if not display.main.percent else "100.0%", _SIZE, bold=True) + 0.17
     each = min(_WIDEST, (WIDTH - LEFT - _EDGE - (columns - 1) * _GAP) / columns)
     wide = each - labels
-    high = max(_LEAST, 0.72 * wide)
+    high = min(2.2, max(_LEAST, 0.72 * wide))
     rows = bands * len(tunings)
     body = rows * high + (rows - 1) * _TITLE + _KEYS
     lines = [line for line in family.lines if line.complete]
     by = family.by.replace("_", " ")
     headline = f"{display.main.title}, for each {by}" + (f" and {' and '.join(names)}" if names else "")
-    about = display.about(family.problems[0].settings)
-    value = str(family.problems[0].values[family.by])
-    about = about.replace(f" ({value})", "").replace(f"({value}, ", "(")  # each panel says its own
-    drawn, height = page(headline, [f"{about}.", *seeds_in_words(lines)], body)
+    drawn, height = page(headline, [f"{family.about}.", *seeds_in_words(lines)], body)
     top = max(_highest(curves) for curves in cells.values())
     _keys(drawn, lines, height, body)
     for (problem, values), curves in cells.items():
