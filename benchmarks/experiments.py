@@ -5,7 +5,13 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-NAMES = ("random_label_mnist", "slowly_changing_regression")
+NAMES = (
+    "slowly_changing_regression",
+    "random_label_mnist",
+    "class_pairs",
+    "incremental_cifar",
+    "slippery_ant",
+)
 
 
 def settings_class(experiment: str) -> Any:

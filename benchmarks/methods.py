@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import gnt
+from benchmarks.kinds import Kinds
 from benchmarks.seeds import stream
 
 _ENGINE = ("replacement_rate", "maturity_threshold", "decay_rate", "utility")
@@ -23,6 +24,7 @@ class Method:
         settings: where it finds its own settings: ``lr``, ``weight_decay``, ``compile``, ...
         seeds: one, or several that are trained together as an ensemble.
         loss, opt: as of `gnt.Backprop`.
+        layers: network -> what the engine of continual backprop walks, where that is not the network itself.
         options: of the optimizer, for all methods.
     """
 
@@ -33,10 +35,12 @@ class Method:
         settings: Any,
         seeds: Sequence[int],
         *,
-        loss: str,
+        loss: str | Callable[[Tensor, Tensor], Tensor],
         opt: str,
+        layers: Callable[[nn.Module], Any] | None = None,
         **options: Any,
     ) -> None:
+        self._layers = layers
         self._settings, self._seeds = settings, list(seeds)
         if hasattr(settings, "weight_decay") and settings.concerns("weight_decay", name):
             options["weight_decay"] = settings.weight_decay
@@ -49,6 +53,7 @@ class Method:
             net = with_seed(self._seeds[0], lambda: make_net(name))
             self.learner = self._alone(name, net, **given)
         self._beside = self._extra(name)
+        self._kinds = Kinds() if compile else None
 
     def _ensemble(self, name: str, make_net: Callable[[str], nn.Module], **given: Any) -> gnt.Ensemble:
         own: dict[str, Any] = {"replacement_rate": 0.0}
@@ -62,6 +67,8 @@ class Method:
         if name != "continual_backprop":
             return gnt.Backprop(net, **given)
         own = {setting: getattr(self._settings, setting) for setting in _ENGINE}
+        if self._layers is not None:
+            own["layers"] = self._layers(net)
         return gnt.ContinualBackprop(net, **given, **own, generator=stream(self._seeds[0], "replacements"))
 
     def _extra(self, name: str) -> Any:
@@ -91,7 +98,10 @@ class Method:
     def learn(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """One step of all seeds. Returns losses (seeds,) and outputs (seeds, batch, ...) from before the update."""
         alone = len(self._seeds) == 1
-        step = self.learner.learn(x[0], y[0]) if alone else self.learner.learn(x, y)
+        batch = (x[0], y[0]) if alone else (x, y)
+        step = self.learner.learn(*batch)
+        if self._kinds is not None:
+            self._kinds.see(*batch)
         if hasattr(self._beside, "step"):
             self._beside.step()
         return (step.loss[None], step.output[None]) if alone else (step.loss, step.output)
@@ -105,10 +115,14 @@ class Method:
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on bit for bit."""
         state = {"learner": self.learner.state_dict()}
+        if self._kinds is not None:
+            state["kinds"] = self._kinds.state_dict()
         return state if self._beside is None else {**state, "beside": self._beside.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a saved state."""
+        if self._kinds is not None:
+            self._kinds.take_up(self.learner, state["kinds"])
         self.learner.load_state_dict(state["learner"])
         if self._beside is not None:
             self._beside.load_state_dict(state["beside"])
