@@ -46,7 +46,9 @@ def check_nodes(ray: Any, out: Path) -> None:
                     "share, under the same path."
                 )
             if versions != here:
-                raise CannotRun(f"The Ray node {address} has {_text(versions)}; here is {_text(here)}. Install the same.")
+                raise CannotRun(
+                    f"The Ray node {address} has {_text(versions)}; here is {_text(here)}. Install the same."
+                )
     finally:
         token.unlink(missing_ok=True)
 

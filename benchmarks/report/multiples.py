@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import IO
 
+from matplotlib.figure import Figure as Drawing
+
 from benchmarks import experiments
+from benchmarks.display import Display
 from benchmarks.labels import End, label_ends
 from benchmarks.palette import COLOURS, LABELS
 from benchmarks.pictures import Curve, draw_curve, scale_axes, seeds_in_words, show_chance
@@ -21,7 +24,12 @@ _SIZE = 8.5
 
 
 def draw(family: Family, file: IO[bytes]) -> None:
-    """Draw it as PNG: a column for each problem, a row for each value of the tuning that all methods share."""
+    """Draw it as PNG."""
+    save(drawn(family), file)
+
+
+def drawn(family: Family) -> Drawing:
+    """A column for each problem, a row for each value of the tuning that all methods share."""
     display = experiments.display(family.experiment)
     names = varying(family.lines)
     cells = _cells(family, names)
@@ -37,16 +45,16 @@ def draw(family: Family, file: IO[bytes]) -> None:
     lines = [line for line in family.lines if line.complete]
     by = family.by.replace("_", " ")
     headline = f"{display.main.title}, for each {by}" + (f" and {' and '.join(names)}" if names else "")
-    drawn, height = page(headline, [f"{family.about}.", *seeds_in_words(lines)], body)
+    drawing, height = page(headline, [f"{family.about}.", *seeds_in_words(lines)], body)
     top = max(_highest(curves) for curves in cells.values())
-    _keys(drawn, lines, height, body)
+    _keys(drawing, lines, height, body)
     for (problem, values), curves in cells.items():
         band, column = divmod(problem, columns)
         row = band * len(tunings) + tunings.index(values)
         place = (LEFT + column * (each + _GAP), body - _KEYS - (row + 1) * high - row * _TITLE)
         title = str(family.problems[problem].values[family.by])
         title += f", {in_words(dict(zip(names, values, strict=True)))}" if names else ""
-        axes = panel(drawn, *place, wide, high, title, 9.5 if columns > 4 else 11)
+        axes = panel(drawing, *place, wide, high, title, 9.5 if columns > 4 else 11)
         for order, curve in enumerate(curves):
             draw_curve(axes, curve, thin=True, order=order, crowded=len(curves) > 4, marked=False)
         scale_axes(axes, display.main)
@@ -63,7 +71,7 @@ def draw(family: Family, file: IO[bytes]) -> None:
         ends = [End(curve.mean[-1], _value(curve, display), curve.colour) for curve in curves]
         if ends:
             label_ends(axes, max(curve.xs[-1] for curve in curves), ends, _SIZE, off=6.0)
-    save(drawn, file)
+    return drawing
 
 
 def _cells(family: Family, names: list[str]) -> dict[tuple[int, tuple[object, ...]], list[Curve]]:
@@ -92,15 +100,15 @@ def _highest(curves: list[Curve]) -> float:
     )
 
 
-def _value(curve: Curve, display: object) -> str:
-    return display.main.text(curve.mean[-1] / (100.0 if display.main.percent else 1.0))  # type: ignore[attr-defined,no-any-return]
+def _value(curve: Curve, display: Display) -> str:
+    return display.main.text(curve.mean[-1] / (100.0 if display.main.percent else 1.0))
 
 
-def _keys(drawn: object, lines: list[Line], height: float, body: float) -> None:
+def _keys(drawing: Drawing, lines: list[Line], height: float, body: float) -> None:
     """Names of the methods in their colours, over the panels."""
     x = LEFT
     y = (0.62 + body - 0.02) / height
     for method in dict.fromkeys(line.method for line in lines):
         text = LABELS[method]
-        drawn.text(x / WIDTH, y, text, color=COLOURS[method], fontsize=11.5, fontweight="bold", va="bottom")  # type: ignore[attr-defined]
+        drawing.text(x / WIDTH, y, text, color=COLOURS[method], fontsize=11.5, fontweight="bold", va="bottom")
         x += width(text, 11.5, bold=True) + 0.35
