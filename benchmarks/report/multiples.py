@@ -45,8 +45,10 @@ def drawn(family: Family) -> Drawing:
     lines = [line for line in family.lines if line.complete]
     by = family.by.replace("_", " ")
     headline = f"{display.main.title}, for each {by}" + (f" and {' and '.join(names)}" if names else "")
-    drawing, height = page(headline, [f"{family.about}.", *seeds_in_words(lines)], body)
-    top = max(_highest(curves) for curves in cells.values())
+    shown = sum(len(curves) for curves in cells.values())
+    note = ["Of each method the best of the settings tried."] if shown < len(lines) else []
+    drawing, height = page(headline, [f"{family.about}.", *seeds_in_words(lines), *note], body)
+    limits = _limits([curve for curves in cells.values() for curve in curves])
     _keys(drawing, lines, height, body)
     for (problem, values), curves in cells.items():
         band, column = divmod(problem, columns)
@@ -61,10 +63,10 @@ def drawn(family: Family) -> Drawing:
         if display.chance is not None:
             show_chance(axes, display, labelled=False)
         if not display.main.percent:
-            axes.set_ylim(0, top)
+            axes.set_ylim(*limits)
         axes.tick_params(labelsize=8.5, labelleft=column == 0)
         axes.xaxis.get_major_locator().set_params(nbins=2, integer=True)  # type: ignore[attr-defined]
-        if row == rows - 1:
+        if problem + columns >= len(family.problems) and values == tunings[-1]:  # nothing stands below
             axes.set_xlabel(display.x, fontsize=9.5)
         else:
             axes.tick_params(labelbottom=False)
@@ -93,11 +95,13 @@ def _cells(family: Family, names: list[str]) -> dict[tuple[int, tuple[object, ..
     return cells
 
 
-def _highest(curves: list[Curve]) -> float:
-    """What the common scale must hold: the means, and most of the bands."""
-    return max(
-        (mean + 0.6 * half for curve in curves for mean, half in zip(curve.mean, curve.half, strict=True)), default=1.0
-    )
+def _limits(curves: list[Curve]) -> tuple[float, float]:
+    """The common scale: it holds the means, most of the bands, and 0."""
+    points = [(mean, half) for curve in curves for mean, half in zip(curve.mean, curve.half, strict=True)]
+    low = min((mean - 0.6 * half for mean, half in points), default=0.0)
+    high = max((mean + 0.6 * half for mean, half in points), default=1.0)
+    lowest = min((mean for mean, _ in points), default=0.0)
+    return (low if lowest < 0 else 0.0), high
 
 
 def _value(curve: Curve, display: Display) -> str:
