@@ -5,7 +5,13 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-NAMES = ("random_label_mnist", "slowly_changing_regression", "permuted_mnist")
+NAMES = (
+    "random_label_mnist",
+    "slowly_changing_regression",
+    "permuted_mnist",
+    "class_pairs",
+    "incremental_cifar",
+)
 
 
 def settings_class(experiment: str) -> Any:

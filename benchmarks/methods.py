@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import gnt
+from benchmarks.kinds import Kinds
 from benchmarks.seeds import stream
 
 _ENGINE = ("replacement_rate", "maturity_threshold", "decay_rate", "utility")
@@ -25,6 +26,7 @@ class Method:
         loss, opt: as of `gnt.Backprop`.
         init: where the fresh weights of replaced units come from, as of `gnt.GnT`; None: as the method has it.
         device: where ``make_net`` puts networks.
+        layers: network -> what the engine of continual backprop walks, where that is not the network itself.
         options: of the optimizer, for all methods.
     """
 
@@ -35,12 +37,14 @@ class Method:
         settings: Any,
         seeds: Sequence[int],
         *,
-        loss: str,
+        loss: str | Callable[[Tensor, Tensor], Tensor],
         opt: str,
         init: str | None = None,
         device: str = "cpu",
+        layers: Callable[[nn.Module], Any] | None = None,
         **options: Any,
     ) -> None:
+        self._layers = layers
         self._settings, self._seeds = settings, list(seeds)
         self._init: dict[str, Any] = {} if init is None else {"init": init}
         self._device = device
@@ -55,6 +59,7 @@ class Method:
             net = with_seed(self._seeds[0], lambda: make_net(name))
             self.learner = self._alone(name, net, **given)
         self._beside = self._extra(name)
+        self._kinds = Kinds() if compile else None
 
     def _ensemble(self, name: str, make_net: Callable[[str], nn.Module], **given: Any) -> gnt.Ensemble:
         own: dict[str, Any] = {"replacement_rate": 0.0}
@@ -68,6 +73,8 @@ class Method:
         if name != "continual_backprop":
             return gnt.Backprop(net, **given)
         own = {**{setting: getattr(self._settings, setting) for setting in _ENGINE}, **self._init}
+        if self._layers is not None:
+            own["layers"] = self._layers(net)
         generator = stream(self._seeds[0], "replacements", self._device)
         return gnt.ContinualBackprop(net, **given, **own, generator=generator)
 
@@ -95,7 +102,10 @@ class Method:
     def learn(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """One step of all seeds. Returns losses (seeds,) and outputs (seeds, batch, ...) from before the update."""
         alone = len(self._seeds) == 1
-        step = self.learner.learn(x[0], y[0]) if alone else self.learner.learn(x, y)
+        batch = (x[0], y[0]) if alone else (x, y)
+        step = self.learner.learn(*batch)
+        if self._kinds is not None:
+            self._kinds.see(*batch)
         if hasattr(self._beside, "step"):
             self._beside.step()
         return (step.loss[None], step.output[None]) if alone else (step.loss, step.output)
@@ -109,10 +119,14 @@ class Method:
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on bit for bit."""
         state = {"learner": self.learner.state_dict()}
+        if self._kinds is not None:
+            state["kinds"] = self._kinds.state_dict()
         return state if self._beside is None else {**state, "beside": self._beside.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a saved state."""
+        if self._kinds is not None:
+            self._kinds.take_up(self.learner, state["kinds"])
         self.learner.load_state_dict(state["learner"])
         if self._beside is not None:
             self._beside.load_state_dict(state["beside"])
