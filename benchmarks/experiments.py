@@ -6,11 +6,12 @@ import importlib
 from typing import Any
 
 NAMES = (
-    "random_label_mnist",
     "slowly_changing_regression",
+    "random_label_mnist",
     "permuted_mnist",
     "class_pairs",
     "incremental_cifar",
+    "slippery_ant",
 )
 
 

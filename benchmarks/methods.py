@@ -24,9 +24,9 @@ class Method:
         settings: where it finds its own settings: ``lr``, ``weight_decay``, ``compile``, ...
         seeds: one, or several that are trained together as an ensemble.
         loss, opt: as of `gnt.Backprop`.
+        layers: network -> what the engine of continual backprop walks, where that is not the network itself.
         init: where the fresh weights of replaced units come from, as of `gnt.GnT`; None: as the method has it.
         device: where ``make_net`` puts networks.
-        layers: network -> what the engine of continual backprop walks, where that is not the network itself.
         options: of the optimizer, for all methods.
     """
 
@@ -39,9 +39,9 @@ class Method:
         *,
         loss: str | Callable[[Tensor, Tensor], Tensor],
         opt: str,
+        layers: Callable[[nn.Module], Any] | None = None,
         init: str | None = None,
         device: str = "cpu",
-        layers: Callable[[nn.Module], Any] | None = None,
         **options: Any,
     ) -> None:
         self._layers = layers

@@ -30,7 +30,7 @@ COLOURS = {
     "crelu": "#7F7F7F",
     "algorithm_1": "#332288",
     "head_reset": "#882255",
-    "proper_adam": "#E69F00",
+    "proper_adam": "#009E73",
     "cbp_sgd": "#0072B2",
     "cbp_adam": "#009E73",
 }

@@ -172,7 +172,7 @@ def scale_axes(axes: Axes, figure: Figure) -> None:
     if figure.percent:
         axes.set_ylim(-2, 102)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0f}%")
-    else:
+    elif axes.dataLim.y0 >= 0:  # a return may be negative
         axes.set_ylim(bottom=0)
     axes.xaxis.set_major_formatter(lambda value, _: short(value))
     axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[attr-defined]

@@ -117,7 +117,7 @@ def families(found: Sequence[Problem]) -> list[Problem | Family]:
         for group in alike.values():
             if len(group) >= FAMILY:
                 default = cls.field(name).default
-                group.sort(key=lambda one: (one.values[name] != default, one.values[name]))  # noqa: B023
+                group.sort(key=lambda one: (one.values[name] != default, one.values[name]))
                 made.append(Family(name, tuple(group)))
                 rest = [problem for problem in rest if not any(problem is one for one in group)]
     return sorted([*rest, *made], key=lambda one: _standing(one.problems[0] if isinstance(one, Family) else one))

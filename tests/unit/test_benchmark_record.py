@@ -206,5 +206,3 @@ def test_a_record_of_other_settings_is_refused_and_left_alone(unfinished: Run, s
     unfinished.forget()
     unfinished.load(unfinished.job())
     assert record.lines() == [unfinished.head]
-
-

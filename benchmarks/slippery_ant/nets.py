@@ -1,0 +1,35 @@
+"""The two networks of PPO's agent, seen as what they are: plain lists of layers, with fresh LeCun weights."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+
+import torch
+from torch import nn
+
+from gnt import UnitGroup, walk
+
+
+def layers(name: str, body: nn.Sequential, head: nn.Linear) -> nn.Sequential:
+    """The layers of one network; the hidden ones are called ``<name>_1``, ``<name>_2``, ... and so are their units."""
+    named: list[tuple[str, nn.Module]] = []
+    for layer in body:
+        hidden = len(named) // 2 + 1
+        named.append((f"{name}_{hidden}" if isinstance(layer, nn.Linear) else f"{name}_activation_{hidden}", layer))
+    return nn.Sequential(OrderedDict([*named, (f"{name}_head", head)]))
+
+
+@torch.no_grad()
+def lecun(net: nn.Sequential, generator: torch.Generator) -> None:
+    """Weights uniform in +-sqrt(3 / fan_in), as of variance 1 / fan_in; biases 0."""
+    for layer in net:
+        if isinstance(layer, nn.Linear):
+            bound = math.sqrt(3 / layer.in_features)
+            layer.weight.uniform_(-bound, bound, generator=generator)
+            layer.bias.zero_()
+
+
+def units(*nets: nn.Sequential) -> list[UnitGroup]:
+    """The hidden units of all of them."""
+    return [group for net in nets for group in walk(net)]
