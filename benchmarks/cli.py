@@ -53,16 +53,22 @@ def _speed(arguments: list[str]) -> int:
     return command.main(arguments)
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"speed": _speed}
+def _report(arguments: list[str]) -> int:
+    from benchmarks.report import command
+
+    return command.main(arguments)
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {"report": _report, "speed": _speed}
 """What is no experiment."""
 
 
 def _overview() -> str:
-    from benchmarks import speed
+    from benchmarks import report, speed
 
     lines = ["usage: python -m benchmarks EXPERIMENT [settings]", ""]
     lines += [f"  {name:28} {experiments.settings_class(name).help}" for name in experiments.NAMES]
-    lines.append(f"  {'speed':28} {speed.HELP}")
+    lines += [f"  {name:28} {module.HELP}" for name, module in (("report", report), ("speed", speed))]
     return "\n".join([*lines, "", "Settings of an experiment: python -m benchmarks EXPERIMENT --help"])
 
 
@@ -112,9 +118,8 @@ def _default(cls: type, name: str) -> str:
     return f"{only}default: {common}" + (f"; {', '.join(others)}" if others else "")
 
 
-def _run(experiment: str, arguments: list[str]) -> int:
-    from benchmarks.comparison import Comparison
-
+def plan_of(experiment: str, arguments: list[str]) -> tuple[Plan, argparse.Namespace]:
+    """The plan that a command line asks for, and all that it says."""
     parsed = _parser(experiment).parse(arguments)
     cls = experiments.settings_class(experiment)
     names = {field.name for field in dataclasses.fields(cls)}
@@ -126,6 +131,13 @@ def _run(experiment: str, arguments: list[str]) -> int:
         grid=read_grid(cls, parsed.grid),
         seeds=tuple(range(parsed.first_seed, parsed.first_seed + parsed.seeds)),
     )
+    return plan, parsed
+
+
+def _run(experiment: str, arguments: list[str]) -> int:
+    from benchmarks.comparison import Comparison
+
+    plan, parsed = plan_of(experiment, arguments)
     again = [each for each in arguments if each != "--fresh"]
     comparison = Comparison(plan, parsed.out, shlex.join(["python", "-m", "benchmarks", experiment, *again]))
     made_by = launching.launcher(

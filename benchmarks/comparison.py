@@ -33,12 +33,11 @@ class Comparison:
     def command(self, launcher: Launcher, *, fresh: bool, quiet: bool, picture: Path | None) -> int:
         """Do all that is not done yet, and show the outcome. Returns the exit status."""
         console = Console(width=None if Console().is_terminal else 110)
-        if fresh:
-            for run in self.runs:
-                run.forget()
+        for run in self.runs:
+            run.forget() if fresh else run.check()
         unfinished = [run for run in self.runs if not run.finished]
         if unfinished:
-            console.print(self._introduction(), highlight=False)
+            console.print(self._introduction(), highlight=False, soft_wrap=True)
             with Lines(console) if quiet or not console.is_terminal else Bars(console, len(unfinished)) as view:
                 finished = make(unfinished, launcher, view, self._title, self.display.in_words)
             if not finished:

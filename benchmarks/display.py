@@ -23,7 +23,9 @@ class Figure:
 
     def text(self, value: float) -> str:
         """A value as it is shown."""
-        return f"{value:.1%}" if self.percent else f"{value:.3g}" if abs(value) >= 100 else f"{value:.3f}"
+        if self.percent:
+            return f"{value:.1%}"
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
 
 
 DEAD = Figure("dead_units", "Dead hidden units", percent=True)

@@ -5,7 +5,14 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-NAMES = ("random_label_mnist", "slippery_ant", "slowly_changing_regression")
+NAMES = (
+    "slowly_changing_regression",
+    "random_label_mnist",
+    "permuted_mnist",
+    "class_pairs",
+    "incremental_cifar",
+    "slippery_ant",
+)
 
 
 def settings_class(experiment: str) -> Any:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import gnt
+from benchmarks.kinds import Kinds
 from benchmarks.seeds import stream
 
 _ENGINE = ("replacement_rate", "maturity_threshold", "decay_rate", "utility")
@@ -23,6 +24,9 @@ class Method:
         settings: where it finds its own settings: ``lr``, ``weight_decay``, ``compile``, ...
         seeds: one, or several that are trained together as an ensemble.
         loss, opt: as of `gnt.Backprop`.
+        layers: network -> what the engine of continual backprop walks, where that is not the network itself.
+        init: where the fresh weights of replaced units come from, as of `gnt.GnT`; None: as the method has it.
+        device: where ``make_net`` puts networks.
         options: of the optimizer, for all methods.
     """
 
@@ -33,11 +37,17 @@ class Method:
         settings: Any,
         seeds: Sequence[int],
         *,
-        loss: str,
+        loss: str | Callable[[Tensor, Tensor], Tensor],
         opt: str,
+        layers: Callable[[nn.Module], Any] | None = None,
+        init: str | None = None,
+        device: str = "cpu",
         **options: Any,
     ) -> None:
+        self._layers = layers
         self._settings, self._seeds = settings, list(seeds)
+        self._init: dict[str, Any] = {} if init is None else {"init": init}
+        self._device = device
         if hasattr(settings, "weight_decay") and settings.concerns("weight_decay", name):
             options["weight_decay"] = settings.weight_decay
         compile = settings.concerning(name).get("compile") == "yes"
@@ -49,25 +59,29 @@ class Method:
             net = with_seed(self._seeds[0], lambda: make_net(name))
             self.learner = self._alone(name, net, **given)
         self._beside = self._extra(name)
+        self._kinds = Kinds() if compile else None
 
     def _ensemble(self, name: str, make_net: Callable[[str], nn.Module], **given: Any) -> gnt.Ensemble:
         own: dict[str, Any] = {"replacement_rate": 0.0}
         if name == "continual_backprop":
-            own = {setting: getattr(self._settings, setting) for setting in _ENGINE}
-            own["generators"] = [stream(seed, "replacements") for seed in self._seeds]
+            own = {**{setting: getattr(self._settings, setting) for setting in _ENGINE}, **self._init}
+            own["generators"] = [stream(seed, "replacements", self._device) for seed in self._seeds]
         weights = [stream(seed, "weights").initial_seed() for seed in self._seeds]
         return gnt.Ensemble(lambda: make_net(name), weights, **given, **own)
 
     def _alone(self, name: str, net: nn.Module, **given: Any) -> gnt.Backprop:
         if name != "continual_backprop":
             return gnt.Backprop(net, **given)
-        own = {setting: getattr(self._settings, setting) for setting in _ENGINE}
-        return gnt.ContinualBackprop(net, **given, **own, generator=stream(self._seeds[0], "replacements"))
+        own = {**{setting: getattr(self._settings, setting) for setting in _ENGINE}, **self._init}
+        if self._layers is not None:
+            own["layers"] = self._layers(net)
+        generator = stream(self._seeds[0], "replacements", self._device)
+        return gnt.ContinualBackprop(net, **given, **own, generator=generator)
 
     def _extra(self, name: str) -> Any:
         """What acts after each step, beside the learner; None where nothing does."""
         settings, net, opt = self._settings, self.learner.net, self.learner.opt
-        generators = [stream(seed, name) for seed in self._seeds]
+        generators = [stream(seed, name, self._device) for seed in self._seeds]
         generator = generators if len(generators) > 1 else generators[0]
         if name == "l2_init":
             pull = gnt.L2Init(net, settings.l2_init)
@@ -78,20 +92,20 @@ class Method:
             noise = {"shrink": 1.0, "noise": settings.noise, "distribution": "normal"}
             return gnt.ShrinkAndPerturb(net, **noise, generator=generator)
         if name == "redo":
-            return gnt.ReDo(net, opt, tau=settings.dormancy, period=settings.period, generator=generator)
+            own = {"tau": settings.dormancy, "period": settings.period, **self._init}
+            return gnt.ReDo(net, opt, **own, generator=generator)
         if name == "algorithm_1":
-            return gnt.algorithm_1(
-                net,
-                opt,
-                **{setting: getattr(settings, setting) for setting in _ENGINE[:3]},
-                generator=generator,
-            )
+            own = {**{setting: getattr(settings, setting) for setting in _ENGINE[:3]}, **self._init}
+            return gnt.algorithm_1(net, opt, **own, generator=generator)
         return None
 
     def learn(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """One step of all seeds. Returns losses (seeds,) and outputs (seeds, batch, ...) from before the update."""
         alone = len(self._seeds) == 1
-        step = self.learner.learn(x[0], y[0]) if alone else self.learner.learn(x, y)
+        batch = (x[0], y[0]) if alone else (x, y)
+        step = self.learner.learn(*batch)
+        if self._kinds is not None:
+            self._kinds.see(*batch)
         if hasattr(self._beside, "step"):
             self._beside.step()
         return (step.loss[None], step.output[None]) if alone else (step.loss, step.output)
@@ -105,10 +119,14 @@ class Method:
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on bit for bit."""
         state = {"learner": self.learner.state_dict()}
+        if self._kinds is not None:
+            state["kinds"] = self._kinds.state_dict()
         return state if self._beside is None else {**state, "beside": self._beside.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a saved state."""
+        if self._kinds is not None:
+            self._kinds.take_up(self.learner, state["kinds"])
         self.learner.load_state_dict(state["learner"])
         if self._beside is not None:
             self._beside.load_state_dict(state["beside"])

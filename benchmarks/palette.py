@@ -34,3 +34,16 @@ COLOURS = {
     "cbp_sgd": "#0072B2",
     "cbp_adam": "#009E73",
 }
+
+
+def shade(colour: str, number: int, count: int) -> str:
+    """The colour of one of several variants: the first as it is, the further ones lighter.
+
+    >>> shade("#0072B2", 0, 1), shade("#0072B2", 1, 2)
+    ('#0072B2', '#73b1d5')
+    """
+    share = 0.0 if count == 1 else min(0.55, 0.45 * (count - 1)) * number / (count - 1)
+    if not share:
+        return colour
+    parts = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(part + share * (255 - part)):02x}" for part in parts)

@@ -2,103 +2,188 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import IO
 
 from matplotlib.axes import Axes
 
 from benchmarks.display import Display, Figure
 from benchmarks.headline import headline
-from benchmarks.palette import COLOURS
-from benchmarks.plots import label_ends, save, wide_canvas
+from benchmarks.labels import End, height, label_ends, room, wrapped
+from benchmarks.palette import COLOURS, shade
+from benchmarks.plots import LEFT, WIDTH, page, panel, save, short
 from benchmarks.summary import Line
 
 STYLES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 1, 1, 1, 1, 1)))
+THE_TWO = ("backprop", "continual_backprop")
+FEW = 4  # lines whose bands can be told apart where they overlap
+_BIG, _SMALL = 10.5, 9.0  # labels of the main panel and of the others
+_TITLE, _GAP, _EDGE = 0.62, 0.8, 0.2  # inches over a small panel, between columns, at the right
+_LEAST_SMALL, _LEAST_BIG = 1.3, 3.6
 
 
-def picture(lines: list[Line], display: Display, file: IO[bytes], panels: int = 4) -> None:
-    """Draw it as PNG. ``panels``: how many figures at most."""
+@dataclass(frozen=True)
+class Curve:
+    """A line in one panel."""
+
+    line: Line
+    colour: str
+    style: object
+    xs: list[float]
+    raw: list[float]
+    mean: list[float]
+    half: list[float]
+
+    def label(self, figure: Figure, scale: float, characters: int) -> str:
+        """What stands at its end."""
+        colon = ":" if "," in self.line.label else ""  # after "lr 0.01" a number needs one
+        return wrapped(f"{self.line.label}{colon} {figure.text(self.mean[-1] / scale)}", characters)
+
+
+def picture(
+    lines: list[Line], display: Display, file: IO[bytes], panels: int = 4, title: str = "", note: str = ""
+) -> None:
+    """Draw it as PNG. ``panels``: how many figures at most. ``title``: instead of a headline made from the figures.
+    ``note``: a further sentence.
+    """
     lines = [line for line in lines if line.complete]
     present = [figure for figure in display.others if any(line.has(figure.name) for line in lines)]
     figures = [display.main, *present][:panels]
+    curves = [_curves(lines, display, figure) for figure in figures]
+    sentences = [f"{display.about(lines[0].settings)}.", *seeds_in_words(lines), *([note] if note else [])]
+    _draw(title or headline(lines, display), sentences, figures, curves, display, file)
+
+
+def seeds_in_words(lines: list[Line]) -> list[str]:
+    """Over which seeds, and what the bands are."""
     seeds = sorted({seed for line in lines for seed in line.complete})
-    band = "; bands: 95% intervals" if any(len(line.complete) > 1 for line in lines) else ""
-    explanation = f"{display.about(lines[0].settings)}\n{_seeds(seeds)}{band}"
-    drawn, panel_axes = wide_canvas(headline(lines, display), explanation, panels=len(figures))
-    styles = _styles(lines)
-    for axes, figure in zip(panel_axes, figures, strict=True):
-        _panel(axes, lines, display, figure, styles)
-    save(drawn, file)
+    several = any(len(line.complete) > 1 for line in lines)
+    return [f"{_seeds(seeds)}.", *(["Bands: 95% intervals."] if several else [])]
 
 
 def _seeds(seeds: list[int]) -> str:
     """Which seeds, in words.
 
     >>> _seeds([3]), _seeds([0, 1, 2]), _seeds([0, 2])
-    ('seed 3', '3 seeds, 0 to 2', '2 seeds: 0, 2')
+    ('Seed 3', 'Mean over 3 seeds, 0 to 2', 'Mean over 2 seeds: 0, 2')
     """
     if len(seeds) == 1:
-        return f"seed {seeds[0]}"
+        return f"Seed {seeds[0]}"
     unbroken = seeds == list(range(seeds[0], seeds[-1] + 1))
-    return f"{len(seeds)} seeds" + (f", {seeds[0]} to {seeds[-1]}" if unbroken else f": {', '.join(map(str, seeds))}")
+    which = f", {seeds[0]} to {seeds[-1]}" if unbroken else f": {', '.join(map(str, seeds))}"
+    return f"Mean over {len(seeds)} seeds{which}"
 
 
-def _styles(lines: list[Line]) -> list[object]:
-    """A dash for each line: lines of one method have one colour, so they differ by that."""
-    count: dict[str, int] = {}
-    styles = []
-    for line in lines:
-        number = count.setdefault(line.method, 0)
-        styles.append(STYLES[number % len(STYLES)])
-        count[line.method] += 1
-    return styles
-
-
-def _panel(axes: Axes, lines: list[Line], display: Display, figure: Figure, styles: list[object]) -> None:
+def _curves(lines: list[Line], display: Display, figure: Figure) -> list[Curve]:
+    """Lines of one method have one hue, so they differ by shade and dash. Those drawn later lie above."""
     scale = 100.0 if figure.percent else 1.0
-    ends = []
-    right = lowest = 0.0
-    for line, style in zip(lines, styles, strict=True):
-        if not line.has(figure.name):
-            continue
-        xs, values = line.curve(figure.name, display.x)
-        mean = [scale * value.mean for value in values]
-        colour = COLOURS[line.method]
-        lasting = smooth(mean, display.smooth) if figure is display.main else mean
-        if lasting != mean:  # what moves all methods alike from row to row hides what lasts
-            axes.plot(xs, mean, color=colour, alpha=0.25, linewidth=1.2)
-        axes.plot(xs, lasting, color=colour, linestyle=style, marker="o" if len(xs) <= 20 else "", markersize=4)
-        halves = [scale * (value.half or 0.0) for value in values]
-        low = [a - b for a, b in zip(mean, halves, strict=True)]
-        high = [a + b for a, b in zip(mean, halves, strict=True)]
-        axes.fill_between(xs, smooth(low, display.smooth), smooth(high, display.smooth), color=colour, alpha=0.14, lw=0)
-        right, lowest = max(right, xs[-1]), min(lowest, *lasting)
-        ends.append((lasting[-1], f"{line.label}  {figure.text(lasting[-1] / scale)}", colour))
-    axes.set(title=figure.title, xlabel=display.x)
+    smooth = display.smooth if figure is display.main else 1
+    curves = []
+    for method in dict.fromkeys(line.method for line in lines):
+        variants = [line for line in lines if line.method == method]
+        for number, line in enumerate(variants):
+            if line.has(figure.name):
+                xs, values = line.curve(figure.name, display.x, smooth)
+                _, raw = line.curve(figure.name, display.x)
+                means = [[scale * value.mean for value in each] for each in (raw, values)]
+                halves = [scale * (value.half or 0.0) for value in values]
+                colour = shade(COLOURS[method], number, len(variants))
+                curves.append(Curve(line, colour, STYLES[number % len(STYLES)], xs, *means, halves))
+    return curves
+
+
+def _draw(
+    headline: str,
+    explanation: list[str],
+    figures: list[Figure],
+    curves: list[list[Curve]],
+    display: Display,
+    file: IO[bytes],
+) -> None:
+    """The main panel on the left, as high as the others together, which stand on the right."""
+    scales = [100.0 if figure.percent else 1.0 for figure in figures]
+    labels = [
+        [curve.label(figure, scale, 20 if i == 0 else 30) for curve in own]
+        for i, (figure, scale, own) in enumerate(zip(figures, scales, curves, strict=True))
+    ]
+    sizes = [_BIG, *(_SMALL for _ in figures[1:])] if len(figures) > 2 else [_BIG] * len(figures)
+    high = [max(_LEAST_SMALL, 0.92 * height(own, _SMALL)) for own in labels[1:]]
+    body = max(_LEAST_BIG, sum(high) + _TITLE * (len(high) - 1), height(labels[0], _BIG))
+    drawn, _ = page(headline, explanation, body)
+    left_room = room(labels[0], _BIG)
+    if not high:
+        places = [(LEFT, 0.0, min(WIDTH - LEFT - left_room - _EDGE, 10.0), body)]
+    else:
+        right_room = max(room(own, sizes[1]) for own in labels[1:])
+        free = WIDTH - LEFT - left_room - _GAP - right_room - _EDGE
+        big = 0.56 * free if len(high) > 1 else free / 2
+        places = [(LEFT, 0.0, big, body)]
+        each = (body - _TITLE * (len(high) - 1)) / len(high)
+        for i in range(len(high)):
+            bottom = body - (i + 1) * each - i * _TITLE
+            places.append((LEFT + big + left_room + _GAP, bottom, free - big, each))
+    for i, (figure, place) in enumerate(zip(figures, places, strict=True)):
+        axes = panel(drawn, *place, figure.title, 12.5 if sizes[i] == _BIG else 11)
+        lowest = i == 0 or i == len(figures) - 1
+        _fill(axes, curves[i], labels[i], display, figure, sizes[i], xlabel=display.x if lowest else "")
+    save(drawn, file)
+
+
+def _fill(
+    axes: Axes, curves: list[Curve], labels: list[str], display: Display, figure: Figure, size: float, xlabel: str
+) -> None:
+    main = figure is display.main
+    for order, curve in enumerate(curves):
+        draw_curve(axes, curve, thin=not main or len(curves) > FEW, order=order, crowded=len(curves) > FEW)
+    axes.set_xlabel(xlabel)
+    axes.tick_params(labelsize=size if size == _SMALL else 10.5)
+    scale_axes(axes, figure)
+    if main and display.chance is not None:
+        show_chance(axes, display)
+    if curves:
+        right = max(curve.xs[-1] for curve in curves)
+        ends = [End(curve.mean[-1], text, curve.colour) for curve, text in zip(curves, labels, strict=True)]
+        label_ends(axes, right, ends, size)
+
+
+def draw_curve(axes: Axes, curve: Curve, *, thin: bool, order: int, crowded: bool, marked: bool = True) -> None:
+    """The mean, over its band; where it is smoothed, the unsmoothed one faintly behind."""
+    above = 3.0 + order / 100 + (curve.line.method in THE_TWO)
+    few = marked and len(curve.xs) <= 20
+    if curve.raw != curve.mean and not crowded:  # what moves all methods alike from row to row hides what lasts
+        axes.plot(curve.xs, curve.raw, color=curve.colour, alpha=0.22, linewidth=1.0, zorder=2)
+    axes.plot(
+        curve.xs,
+        curve.mean,
+        color=curve.colour,
+        linestyle=curve.style,
+        linewidth=1.7 if thin else 2.4,
+        marker="o" if few else "",
+        markersize=3 if thin else 4.5,
+        zorder=above,
+    )
+    low = [a - b for a, b in zip(curve.mean, curve.half, strict=True)]
+    high = [a + b for a, b in zip(curve.mean, curve.half, strict=True)]
+    axes.fill_between(curve.xs, low, high, color=curve.colour, alpha=0.09 if crowded else 0.15, lw=0, zorder=1.5)
+
+
+def scale_axes(axes: Axes, figure: Figure) -> None:
+    """Shares from 0 to 100%, all else from 0; large numbers in short."""
     if figure.percent:
         axes.set_ylim(-2, 102)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0f}%")
-    elif lowest >= 0.0:  # a return may be negative
+    elif axes.dataLim.y0 >= 0:  # a return may be negative
         axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    if figure is display.main and display.chance is not None:
-        axes.axhline(scale * display.chance, color="#888888", linestyle=(0, (2, 3)), linewidth=1.2)
-        axes.annotate(
-            f"guessing {figure.text(display.chance)}",
-            (axes.get_xlim()[0], scale * display.chance),
-            (4, -4),
-            textcoords="offset points",
-            va="top",
-            color="#666666",
-        )
-    label_ends(axes, right, ends)
+    axes.xaxis.set_major_formatter(lambda value, _: short(value))
+    axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[attr-defined]
 
 
-def smooth(values: list[float], width: int) -> list[float]:
-    """Each value's mean with those around it, ``width`` in all.
-
-    >>> smooth([1.0, 2.0, 6.0], 3)
-    [1.5, 3.0, 4.0]
-    """
-    side = width // 2
-    windows = (values[max(0, i - side) : i + side + 1] for i in range(len(values)))
-    return [sum(window) / len(window) for window in windows]
+def show_chance(axes: Axes, display: Display, *, labelled: bool = True) -> None:
+    """What guessing reaches, as a dotted line."""
+    at = (100.0 if display.main.percent else 1.0) * (display.chance or 0.0)
+    axes.axhline(at, color="#888888", linestyle=(0, (2, 3)), linewidth=1.2, zorder=1)
+    if not labelled:
+        return
+    text = f"guessing {at:g}{'%' if display.main.percent else ''}"
+    where = (axes.get_xlim()[0], at)
+    axes.annotate(text, where, (4, -4), textcoords="offset points", va="top", color="#666666", fontsize=9.5)

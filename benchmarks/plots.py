@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import IO, Any
 
 import matplotlib
@@ -11,8 +12,15 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
 
-_LEFT = 0.06
+WIDTH = 13.5  # inches, as all lengths here
+LEFT = 0.8
+_HEADLINE, _EXPLANATION, _EXPLANATION_SIZE = 0.28, 0.74, 11.0
+_LINE = 0.225  # of the explanation
+_TO_TITLE, _BOTTOM = 0.62, 0.62
+_DPI = 130
 _STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 11,
@@ -39,59 +47,70 @@ _STYLE: Any = {
 
 def canvas(headline: str, explanation: str, panels: int) -> tuple[Figure, list[Axes]]:
     """An empty picture with its headline, and the panels side by side."""
-    figure, axes = _empty(headline, explanation, 1, panels, (11, 5), dpi=160)
-    figure.subplots_adjust(left=_LEFT, right=0.89, top=0.715, bottom=0.115, wspace=0.46)
-    return figure, axes
-
-
-def wide_canvas(headline: str, explanation: str, panels: int) -> tuple[Figure, list[Axes]]:
-    """The same with room for long labels beside the panels, which stand in two columns."""
-    rows, height = -(-panels // 2), 5.2 + 4.0 * (-(-panels // 2) - 1)
-    figure, axes = _empty(headline, explanation, rows, min(panels, 2), (13.5, height), dpi=110)
-    figure.subplots_adjust(
-        left=_LEFT, right=0.83, top=1 - 1.6 / height, bottom=0.575 / height, wspace=0.62, hspace=0.4 if rows > 1 else 0
-    )
-    for unused in axes[panels:]:
-        unused.remove()
-    return figure, axes[:panels]
-
-
-def _empty(
-    headline: str, explanation: str, rows: int, columns: int, size: tuple[float, float], dpi: int
-) -> tuple[Figure, list[Axes]]:
     pyplot.rcParams.update(_STYLE)
-    figure, axes = pyplot.subplots(rows, columns, figsize=size, dpi=dpi, squeeze=False)
-    figure.text(_LEFT, 1 - 0.25 / size[1], headline, fontsize=19, fontweight="bold", color="#111111", va="top")
-    figure.text(_LEFT, 1 - 0.66 / size[1], explanation, fontsize=11, color="#555555", va="top", linespacing=1.4)
+    figure, axes = pyplot.subplots(1, panels, figsize=(11, 5), dpi=160, squeeze=False)
+    figure.text(0.06, 0.95, headline, fontsize=19, fontweight="bold", color="#111111", va="top")
+    figure.text(0.06, 0.868, explanation, fontsize=11, color="#555555", va="top", linespacing=1.4)
+    figure.subplots_adjust(left=0.06, right=0.89, top=0.715, bottom=0.115, wspace=0.46)
     return figure, list(axes.flat)
 
 
-def label_ends(axes: Axes, x: float, ends: list[tuple[float, str, str]], apart: float = 6.5) -> None:
-    """Write each label (y, text, colour) beside its line's end, at least ``apart`` percent of the axis apart."""
-    bottom, top = axes.get_ylim()
-    gap = apart / 100 * (top - bottom)
-    places = sorted(ends)
-    lowest = bottom
-    heights = []
-    for y, _, _ in places:
-        heights.append(max(y, lowest))
-        lowest = heights[-1] + gap
-    over = max(0.0, heights[-1] - top) if heights else 0.0
-    for i in reversed(range(len(heights))):  # what stands above the axis pushes the others down
-        limit = top if i == len(heights) - 1 else heights[i + 1] - gap
-        heights[i] = min(heights[i], limit) if over else heights[i]
-    for (_, text, colour), place in zip(places, heights, strict=True):
-        axes.annotate(
-            text,
-            (x, place),
-            (9, 0),
-            textcoords="offset points",
-            va="center",
-            color=colour,
-            fontsize=9.5,
-            fontweight="bold",
-            annotation_clip=False,
-        )
+def page(headline: str, explanation: list[str], body: float) -> tuple[Figure, float]:
+    """An empty picture with its headline and explanation over ``body`` inches for panels, and its height.
+
+    The explanation's lines are broken where needed; a headline that is too long for its line is written smaller.
+    """
+    pyplot.rcParams.update(_STYLE)
+    room = WIDTH - 2 * LEFT
+    lines = broken(explanation, room, _EXPLANATION_SIZE)
+    height = _EXPLANATION + _LINE * len(lines) + _TO_TITLE + body + _BOTTOM
+    figure = pyplot.figure(figsize=(WIDTH, height), dpi=_DPI)
+    size = min(19.0, 19.0 * room / width(headline, 19.0, bold=True))
+    style: dict[str, Any] = {"va": "top", "x": LEFT / WIDTH}
+    figure.text(y=1 - _HEADLINE / height, s=headline, fontsize=size, fontweight="bold", color="#111111", **style)
+    words = {"fontsize": _EXPLANATION_SIZE, "color": "#555555", "linespacing": 1.4}
+    figure.text(y=1 - _EXPLANATION / height, s="\n".join(lines), **words, **style)
+    return figure, height
+
+
+def panel(figure: Figure, left: float, bottom: float, wide: float, high: float, title: str, size: float) -> Axes:
+    """A panel ``bottom`` inches above the lowest one's foot."""
+    height = figure.get_figheight()
+    axes = figure.add_axes((left / WIDTH, (_BOTTOM + bottom) / height, wide / WIDTH, high / height))
+    axes.set_title(title, fontsize=size, pad=0.8 * size)
+    return axes
+
+
+def width(text: str, size: float, *, bold: bool = False) -> float:
+    """How wide a line of text is."""
+    font = FontProperties(family="sans-serif", weight="bold" if bold else "normal")
+    return float(TextPath((0, 0), text, size=size, prop=font).get_extents().width) / 72 if text.strip() else 0.0
+
+
+def broken(sentences: list[str], room: float, size: float) -> list[str]:
+    """Sentences as lines no wider than ``room``: several on a line where they fit, else a line each, else broken."""
+    lines: list[str] = []
+    for sentence in sentences:
+        joined = f"{lines[-1]} {sentence}" if lines else sentence
+        wide = width(sentence, size)
+        if lines and width(joined, size) <= room:
+            lines[-1] = joined
+        elif wide <= room:
+            lines.append(sentence)
+        else:
+            lines += textwrap.wrap(sentence, int(0.97 * len(sentence) * room / wide))
+    return lines
+
+
+def short(number: float) -> str:
+    """A number at an axis.
+
+    >>> short(5), short(20_000), short(1_500_000)
+    ('5', '20k', '1.5M')
+    """
+    if abs(number) >= 1e6:
+        return f"{number / 1e6:g}M"
+    return f"{number / 1e3:g}k" if abs(number) >= 1e3 else f"{number:g}"
 
 
 def save(figure: Figure, file: IO[bytes]) -> None:

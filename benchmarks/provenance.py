@@ -34,8 +34,10 @@ def commit() -> str | None:
 
 
 def hardware() -> dict[str, Any]:
-    """The machine, in words."""
-    return {"processor": _processor(), "cores": os.cpu_count(), "system": platform.platform()}
+    """The machine, in words; of a cluster, which of its nodes."""
+    node = os.environ.get("BENCHMARKS_NODE")
+    machine = {"processor": _processor(), "cores": os.cpu_count(), "system": platform.platform()}
+    return machine if node is None else {**machine, "node": node}
 
 
 def _git(*arguments: str) -> str:

@@ -79,6 +79,17 @@ class Record:
         except (OSError, ValueError) as error:
             raise CannotRun(f"Cannot read {self.file}: {error}. Use --fresh to make it again.") from error
 
+    def head(self) -> dict[str, Any] | None:
+        """The first line; None where there is none yet."""
+        try:
+            with self.file.open("rb") as stream:
+                line = stream.readline()
+            return json.loads(line) if line.endswith(b"\n") else None
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise CannotRun(f"Cannot read {self.file}: {error}. Use --fresh to make it again.") from error
+
     @property
     def ended(self) -> bool:
         """Whether the last line is an end."""

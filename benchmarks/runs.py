@@ -131,6 +131,7 @@ class Run:
         """
         import torch
 
+        self.check()
         if not self._checkpoint.exists():
             self.record.begin(self.head)
             return 0.0
@@ -140,7 +141,6 @@ class Run:
             if begun == now:
                 job.load_state_dict(content["job"])
                 self.record.cut(content["record"])
-                self.check_head(self.record.lines()[0])
                 return float(content["seconds"])
         except (OSError, EOFError, RuntimeError, KeyError, ValueError, IndexError, pickle.UnpicklingError) as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -163,17 +163,19 @@ class Run:
 
     def rows(self) -> list[Row]:
         """The rows of a finished run."""
-        head, *rows, _ = self.record.lines()
-        self.check_head(head)
-        return rows
+        self.check()
+        return self.record.lines()[1:-1]
 
     @property
     def diverged(self) -> str | None:
         """Why the finished run ended before its time; None where it did not."""
         return self.record.lines()[-1].get("diverged")  # type: ignore[no-any-return]
 
-    def check_head(self, head: dict[str, Any]) -> None:
-        """Refuse a record that is another run's, or of other settings."""
+    def check(self) -> None:
+        """Refuse a record that is another run's, or of other settings, before anything of it is changed."""
+        head = self.record.head()
+        if head is None:
+            return
         differing = [name for name, value in self.head.items() if head.get(name) != value]
         if differing:
             name = differing[0]

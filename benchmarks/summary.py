@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from benchmarks.display import Display
@@ -36,10 +36,15 @@ def estimate(values: Sequence[float]) -> Estimate:
     mean = math.fsum(values) / n
     if n == 1:
         return Estimate(mean, None)
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    return Estimate(mean, _student(n - 1) * deviation / math.sqrt(n))
+
+
+@cache
+def _student(freedom: int) -> float:
     from scipy.stats import t  # type: ignore[import-untyped]
 
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    return Estimate(mean, float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n))
+    return float(t.ppf(0.975, freedom))
 
 
 @dataclass(frozen=True)
@@ -60,12 +65,27 @@ class Line:
         return self.runs[0].settings
 
     @cached_property
+    def taken(self) -> dict[int, Run]:
+        """Each seed's run: of several that have the seed (alone, and in an ensemble), the first."""
+        found: dict[int, Run] = {}
+        for run in self.runs:
+            for seed in run.seeds:
+                found.setdefault(seed, run)
+        return found
+
+    @property
+    def taken_runs(self) -> list[Run]:
+        """The runs that count."""
+        return list(dict.fromkeys(self.taken.values()))
+
+    @cached_property
     def by_seed(self) -> dict[int, list[Row]]:
         """Each seed's rows, as they came."""
-        rows: dict[int, list[Row]] = {seed: [] for run in self.runs for seed in run.seeds}
+        rows: dict[int, list[Row]] = {seed: [] for seed in self.taken}
         for run in self.runs:
             for row in run.rows():
-                rows[int(row["seed"])].append(row)
+                if self.taken[int(row["seed"])] is run:
+                    rows[int(row["seed"])].append(row)
         return rows
 
     @property
@@ -76,7 +96,8 @@ class Line:
     @cached_property
     def diverged(self) -> list[int]:
         """Seeds whose run ended before its time."""
-        return sorted(seed for run in self.runs if run.diverged for seed in run.seeds)
+        ended = {run for run in self.runs if run.diverged}
+        return sorted(seed for seed, run in self.taken.items() if run in ended)
 
     @property
     def complete(self) -> list[int]:
@@ -88,12 +109,11 @@ class Line:
         rows = self.by_seed[self.complete[0]] if self.complete else []
         return any(_value(row, figure) is not None for row in rows)
 
-    def curve(self, figure: str, x: str) -> tuple[list[float], list[Estimate]]:
-        """The figure at each x: mean over seeds."""
-        every = [[row for row in self.by_seed[seed] if _value(row, figure) is not None] for seed in self.complete]
-        points = list(zip(*every, strict=True))
-        values = [estimate([_value(row, figure) or 0.0 for row in point]) for point in points]
-        return [point[0][x] for point in points], values
+    def curve(self, figure: str, x: str, smooth: int = 1) -> tuple[list[float], list[Estimate]]:
+        """The figure at each x: mean over seeds, of each seed the mean over ``smooth`` rows around."""
+        found = [[row for row in self.by_seed[seed] if _value(row, figure) is not None] for seed in self.complete]
+        every = [smoothed([_value(row, figure) or 0.0 for row in rows], smooth) for rows in found]
+        return [row[x] for row in found[0]], [estimate(values) for values in zip(*every, strict=True)]
 
     def mean(self, figure: str, first: float = 0.0, last: float = 1.0) -> Estimate:
         """Of each seed the mean of its rows in that part of the run, then the mean over seeds."""
@@ -115,6 +135,17 @@ def _part(count: int, first: float, last: float) -> tuple[int, int]:
     if end <= begin:
         begin, end = (0, 1) if first == 0.0 else (count - 1, count)
     return begin, end
+
+
+def smoothed(values: list[float], width: int) -> list[float]:
+    """Each value's mean with those around it, ``width`` in all.
+
+    >>> smoothed([1.0, 2.0, 6.0], 3)
+    [1.5, 3.0, 4.0]
+    """
+    side = width // 2
+    windows = (values[max(0, i - side) : i + side + 1] for i in range(len(values)))
+    return [sum(window) / len(window) for window in windows]
 
 
 def _value(row: Row, figure: str) -> float | None:
@@ -151,3 +182,17 @@ def first_and_last(line: Line, display: Display) -> tuple[Estimate, Estimate]:
     """The main figure in the first and in the last part of the run."""
     name = display.main.name
     return line.mean(name, 0.0, display.first), line.mean(name, 1.0 - display.last, 1.0)
+
+
+def best(lines: Sequence[Line], display: Display) -> dict[str, Line]:
+    """Of each method the line with the best main figure, over the whole run; those without a complete seed are left
+    out.
+    """
+    sign = 1.0 if display.higher_is_better else -1.0
+    found: dict[str, Line] = {}
+    scores: dict[str, float] = {}
+    for line in lines:
+        score = sign * line.mean(display.main.name).mean if line.complete else None
+        if score is not None and score > scores.get(line.method, -math.inf):
+            found[line.method], scores[line.method] = line, score
+    return found

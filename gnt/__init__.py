@@ -14,7 +14,7 @@ least useful mature ones with fresh ones. Ways in:
 The house: `walk` turns layers into unit groups, `trace` finds them in any model, `GnT` runs them (features, utility,
 selection, reinit, optimizer_state), on one process or many (ranks, shards), the learners put a loss and an optimizer
 around it, `gnt.optim` holds AdamGnT, an Adam whose step counts restart with the unit. `gnt.remedies` are the other
-methods against loss of plasticity, each by itself: L2, L2Init, ShrinkAndPerturb, ReDo, CReLU.
+methods against loss of plasticity, each by itself: L2, L2Init, ShrinkAndPerturb, ReDo, CReLU, algorithm_1.
 """
 
 from gnt import metrics
@@ -24,7 +24,7 @@ from gnt.layers import CBPConv, CBPLinear
 from gnt.learner import Backprop, ContinualBackprop, Step
 from gnt.optim import AdamGnT
 from gnt.optimizer_state import register_state_reset
-from gnt.remedies import L2, CReLU, L2Init, ReDo, ShrinkAndPerturb
+from gnt.remedies import ALGORITHM_1, L2, CReLU, L2Init, ReDo, ShrinkAndPerturb, algorithm_1
 from gnt.trace import Groups, trace
 from gnt.tracing.untraceable import TraceError
 from gnt.units import UnitGroup
@@ -33,6 +33,7 @@ from gnt.version import __version__
 from gnt.walk import walk
 
 __all__ = [
+    "ALGORITHM_1",
     "L2",
     "AdamGnT",
     "Backprop",
@@ -50,6 +51,7 @@ __all__ = [
     "TraceError",
     "UnitGroup",
     "__version__",
+    "algorithm_1",
     "metrics",
     "register_state_reset",
     "register_utility",

@@ -43,6 +43,12 @@ def flags(**values: Any) -> None:
             raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
+def accumulate(value: Any) -> None:
+    """Refuse what is no rule for fractions of a unit."""
+    if not isinstance(value, bool) and value != "one":
+        raise TypeError(f"accumulate must be True, False or 'one', got {value!r}")
+
+
 def process_group(value: Any) -> None:
     """Refuse what is no process group; what `torch.distributed.new_group` gives to processes outside of it is one."""
     if value is None or value is False:

@@ -38,7 +38,7 @@ class Cycle:
         decay_rate: float,
         utility: str,
         init: str,
-        accumulate: bool,
+        accumulate: bool | str,
         bias_transfer: bool,
         generator: torch.Generator | None,
         process_group: Any,
@@ -62,6 +62,8 @@ class Cycle:
                 averaged=self._measure.averaged,
                 like=group.incoming[0].weight,
                 taps=len(group.taps),
+                corrected=self._measure.corrected,
+                exceeding=accumulate == "one",
             )
         self.compile = compile
         self._tester = Tester(groups, self._measure, utility, compile=compile)
@@ -165,11 +167,16 @@ class Cycle:
     def _select_in(self, state: UnitState) -> Tensor:
         if not state.eligible:
             return state.nobody
-        if self.accumulate:
-            count, state.accumulated = selection.accumulate(state.accumulated, self.replacement_rate, state.eligible)
-        else:
-            count = selection.draw_count(self.replacement_rate, state.eligible, self._uniform)
+        count = self._count_due(state, state.eligible)
         return selection.lowest(state.corrected_utility, state.mature, count) if count else state.nobody
+
+    def _count_due(self, state: UnitState, eligible: int) -> int:
+        """How many of the eligible units are due; moves the accumulator."""
+        if not self.accumulate:
+            return selection.draw_count(self.replacement_rate, eligible, self._uniform)
+        rule = selection.accumulate_one if self.accumulate == "one" else selection.accumulate
+        count, state.accumulated = rule(state.accumulated, self.replacement_rate, eligible)
+        return count
 
     def _replace(self, chosen: list[Tensor], fresh: list[list[Tensor] | None], *, selected: bool) -> None:
         """``fresh`` weights for each group, or None: drawn. ``selected``: the units are the latest selection's."""

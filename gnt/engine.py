@@ -48,6 +48,7 @@ class GnT(Cycle):
         utility: a measure of `gnt.utility`, or one registered with `register_utility`.
         init: distribution of fresh weights: "default", "xavier", "lecun" or "kaiming" (`gnt.reinit`).
         accumulate: carry fractions of a unit over to later updates (True), or draw whether to replace one more (False).
+            "one": carry over what is due, and replace one unit, never more, when it exceeds 1 (`gnt.algorithm_1`).
         bias_transfer: move a replaced unit's mean contribution into its consumers' bias.
         generator: for all random draws. None makes one, seeded from torch's global generator.
         activation: name of the activation for groups of which none is known; decides the gain of fresh weights.
@@ -94,7 +95,7 @@ class GnT(Cycle):
         decay_rate: float = 0.99,
         utility: str = "contribution",
         init: str = "kaiming",
-        accumulate: bool = True,
+        accumulate: bool | str = True,
         bias_transfer: bool = True,
         generator: torch.Generator | None = None,
         activation: str | None = None,
@@ -103,7 +104,8 @@ class GnT(Cycle):
         compile: bool = False,
     ) -> None:
         checks.settings(replacement_rate, maturity_threshold, decay_rate, generator)
-        checks.flags(accumulate=accumulate, bias_transfer=bias_transfer, record=record, compile=compile)
+        checks.accumulate(accumulate)
+        checks.flags(bias_transfer=bias_transfer, record=record, compile=compile)
         checks.process_group(process_group)
         groups = own_groups(layers, activation)
         optimizer_state = StateReset(optimizer, groups) if optimizer is not None else None

@@ -38,6 +38,7 @@ class FlatState:
         )
         self._single = all(len(state.mean_features) == 1 for state in states)
         self._decay_rate, self._averaged = states[0].decay_rate, states[0].averaged
+        self._corrected = states[0].corrected
         self.averages = torch.cat([*(s.mean_features.flatten() for s in states), *(s.utility for s in states)])
         self.tested = torch.zeros_like(self.averages)
         self.born = torch.cat([state.born for state in states])
@@ -155,7 +156,7 @@ class FlatState:
         of_features, of_utilities = self._halves(here)
         features, utilities = self._halves(corrected)
         torch.where(of_features, features, self._tested_features, out=self._tested_features)
-        worths = utilities if self._averaged else self._utilities
+        worths = utilities if self._corrected else self._utilities
         torch.where(of_utilities, worths, self.all_worths, out=self.all_worths)
         return of_features
 

@@ -257,7 +257,7 @@ class ContinualBackprop(Backprop):
         decay_rate: float = 0.99,
         utility: str = "contribution",
         init: str = "kaiming",
-        accumulate: bool = True,
+        accumulate: bool | str = True,
         bias_transfer: bool = True,
         generator: torch.Generator | None = None,
         activation: str | None = None,

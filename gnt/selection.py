@@ -3,7 +3,7 @@
 With ``rate`` the replacement rate and n the number of eligible units, rate * n units are due in an update, a fraction
 of one most of the time. Either the fraction is carried over (`accumulate`), so that over any number of updates the
 count is within 1 of the sum of rate * n, or it is the probability of one more (`draw_count`), so that the count is
-right on average.
+right on average. Nature's Algorithm 1 carries the sum over and takes one unit at a time (`accumulate_one`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,17 @@ def accumulate(accumulated: float, rate: float, eligible: int) -> tuple[int, flo
     """
     accumulated += rate * eligible
     count = min(int(accumulated), eligible)
+    return count, accumulated - count
+
+
+def accumulate_one(accumulated: float, rate: float, eligible: int) -> tuple[int, float]:
+    """As `accumulate`, but one unit, no more, when the accumulator exceeds 1; what is over is carried on.
+
+    >>> accumulate_one(0.5, rate=0.5, eligible=1), accumulate_one(0.75, rate=0.5, eligible=5)
+    ((0, 1.0), (1, 2.25))
+    """
+    accumulated += rate * eligible
+    count = int(accumulated > 1.0 and eligible > 0)
     return count, accumulated - count
 
 

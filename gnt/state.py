@@ -71,11 +71,15 @@ class UnitState(Averages):
         averaged: bool,
         like: Tensor,
         taps: int = 1,
+        corrected: bool = True,
+        exceeding: bool = False,
     ) -> None:
         self.num_units = num_units
         self.decay_rate = decay_rate
         self.maturity_threshold = maturity_threshold
         self.averaged = averaged
+        self.corrected = averaged and corrected  # whether units are ranked by averages corrected for age
+        self.exceeding = exceeding  # whether a unit is due only when the accumulator exceeds 1
         dtype = torch.promote_types(like.dtype, torch.float32)
         self.utility = torch.zeros(num_units, dtype=dtype, device=like.device)
         self.mean_features = self.utility.new_zeros(taps, num_units)
@@ -91,8 +95,10 @@ class UnitState(Averages):
 
     @property
     def corrected_utility(self) -> Tensor:
-        """What selection ranks by: utility / (1 - decay_rate^age) (arXiv 2306.13812, Eq. 8), 0 at age 0."""
-        return self.utility / self.correction(self.age) if self.averaged else self.utility
+        """What selection ranks by: utility / (1 - decay_rate^age) (arXiv 2306.13812, Eq. 8), 0 at age 0; the utility
+        itself, where the measure is not to be corrected.
+        """
+        return self.utility / self.correction(self.age) if self.corrected else self.utility
 
     @property
     def mean_feature(self) -> Tensor:
@@ -146,14 +152,18 @@ class UnitState(Averages):
         self._maturing = deque((when, c) for when, c in ripe if when > self.updates)
 
     def next_due(self, rate: float) -> int | None:
-        """Updates until the accumulator next reaches a whole unit, if nothing else happens; None: never."""
+        """Updates until a unit is due, if nothing else happens: until the accumulator reaches 1, or exceeds it. None:
+        never.
+        """
         if rate == 0.0:
             return None
         waiting, eligible, total, now = list(self._maturing), self.eligible, self.accumulated, self.updates
         while True:
             until = waiting[0][0] - 1 if waiting else None
             if eligible:
-                total, needed = _until_one(total, rate * eligible, None if until is None else until - now)
+                total, needed = _until_one(
+                    total, rate * eligible, None if until is None else until - now, exceeding=self.exceeding
+                )
                 if needed is not None:
                     return now + needed - self.updates
             if until is None:
@@ -198,8 +208,10 @@ class UnitState(Averages):
         self.recount()
 
 
-def _until_one(total: float, amount: float, most: int | None) -> tuple[float, int | None]:
-    """Add ``amount`` at most ``most`` times -> (sum, after how many it reached 1). Rounded as the accumulator is."""
+def _until_one(total: float, amount: float, most: int | None, *, exceeding: bool) -> tuple[float, int | None]:
+    """Add ``amount`` at most ``most`` times -> (sum, after how many it reached or exceeded 1). Rounded as the
+    accumulator is.
+    """
     estimate = (1.0 - total) / amount
     if estimate > 100_000:  # too long to be followed to the step
         if most is not None and most < estimate:
@@ -208,6 +220,6 @@ def _until_one(total: float, amount: float, most: int | None) -> tuple[float, in
     count = 0
     while most is None or count < most:
         total, count = total + amount, count + 1
-        if total >= 1.0:
+        if total > 1.0 or (total == 1.0 and not exceeding):
             return total, count
     return total, None

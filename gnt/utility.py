@@ -4,6 +4,7 @@ Each measure is a pure function of `Signals` that returns one number a unit; the
 h the feature, f^ its corrected running mean, and mean |w_out|, mean |w_in| over the outgoing and incoming weights:
 
     contribution             mean |h| * mean |w_out|                              arXiv 2306.13812, Eq. 2
+    uncorrected_contribution mean |h| * sum |w_out|                               Nature 632 (2024), Eq. 1
     weight                   mean |w_out|
     adaptation               1 / mean |w_in|                                      arXiv 2306.13812, before Eq. 6
     zero_contribution        mean |h - f^| * mean |w_out|                         arXiv 2306.13812, before Eq. 6
@@ -11,8 +12,8 @@ h the feature, f^ its corrected running mean, and mean |w_out|, mean |w_in| over
     feature_by_input         mean |h - f^| / mean |w_in|
     random                   uniform in [0, 1)
 
-The paper sums |w| where these take means; within a group that is a constant factor, so the order of the units is the
-same.
+The paper sums |w| where all but one of these take means; within a group that is a constant factor, so the order of the
+units is the same. The running average of uncorrected_contribution is not corrected for age.
 """
 
 from __future__ import annotations
@@ -141,13 +142,15 @@ MeasureFunction = Callable[[Signals], Tensor]
 
 class Measure(NamedTuple):
     """A registered measure: its function, whether the engine ranks by its running average or by its latest value,
-    which signals it may read, and whether it is the mean over positions of their product, divided by ``incoming``.
+    which signals it may read, whether it is the mean over positions of their product, divided by ``incoming``, and
+    whether the running average is corrected for age.
     """
 
     function: MeasureFunction
     averaged: bool
     reads: frozenset[str] = ALL
     product: bool = False
+    corrected: bool = True
 
 
 def _unit_mean(per_position: Tensor) -> Tensor:
@@ -157,6 +160,13 @@ def _unit_mean(per_position: Tensor) -> Tensor:
 def contribution(signals: Signals) -> Tensor:
     """Mean |h| * mean |w_out|: how strongly a unit speaks to its consumers (arXiv 2306.13812, Eq. 2)."""
     return _unit_mean(signals.magnitude * signals.outgoing)
+
+
+def uncorrected_contribution(signals: Signals) -> Tensor:
+    """Mean |h| * sum |w_out|, whose running average is ranked by as it is: Algorithm 1 of Nature 632 (2024), Eq. 1."""
+    slots = signals.group.outgoing
+    weights, positions = sum(slot.fan * slot.block for slot in slots), sum(slot.block for slot in slots)
+    return (signals.magnitude * signals.outgoing).sum(1) * (weights / positions)
 
 
 def weight(signals: Signals) -> Tensor:
@@ -201,9 +211,12 @@ MEASURES: dict[str, Measure] = {
         (random, ""),
     )
 }
+MEASURES["uncorrected_contribution"] = Measure(
+    uncorrected_contribution, True, frozenset({"magnitude", "outgoing"}), corrected=False
+)
 
 
-def register_utility(name: str, function: MeasureFunction, *, averaged: bool = True) -> None:
+def register_utility(name: str, function: MeasureFunction, *, averaged: bool = True, corrected: bool = True) -> None:
     """Register a measure of utility under ``name``, for ``GnT(..., utility=name)``.
 
     Args:
@@ -211,6 +224,8 @@ def register_utility(name: str, function: MeasureFunction, *, averaged: bool = T
         function: takes `Signals`, returns a floating tensor of (num_units,); larger is worth more. It must be pure.
         averaged: rank units by the running average with decay rate and age correction (the default), or by the latest
             value.
+        corrected: correct the running average for age (the default), or rank by it as it is: young units then seem
+            worth less than they are.
 
     Raises:
         ValueError: the name is empty or that of a built-in measure.
@@ -223,10 +238,10 @@ def register_utility(name: str, function: MeasureFunction, *, averaged: bool = T
         raise ValueError(f"name must be a non-empty string, got {name!r}")
     if name in _BUILT_IN:
         raise ValueError(f"name {name!r} is taken by a built-in measure; choose another")
-    checks.flags(averaged=averaged)
+    checks.flags(averaged=averaged, corrected=corrected)
     if not callable(function):
         raise TypeError(f"function must be callable, got {type(function).__name__}")
-    MEASURES[name] = Measure(function, averaged)
+    MEASURES[name] = Measure(function, averaged, corrected=corrected)
 
 
 _BUILT_IN = frozenset(MEASURES)

@@ -8,6 +8,7 @@ One form for all: `Labelled`, images as uint8 of (N, channels, height, width) be
 What takes time to read is prepared once and kept in a cache (`benchmarks.datasets.cache`).
 """
 
+from benchmarks.datasets.by_class import ByClass
 from benchmarks.datasets.cifar import cifar100
 from benchmarks.datasets.class_folder import ClassFolder
 from benchmarks.datasets.digits import fixed_digits, mnist_digits, mnist_images, small_digits
@@ -16,6 +17,7 @@ from benchmarks.datasets.labelled import Labelled, Splits
 from benchmarks.datasets.of_torchvision import torchvision_images
 
 __all__ = [
+    "ByClass",
     "ClassFolder",
     "Labelled",
     "Splits",

@@ -17,9 +17,7 @@ class LocalLauncher:
     """Worker processes of this machine."""
 
     def __init__(self, workers: int | None, checkpoint_seconds: float, *, tensorboard: bool) -> None:
-        self.slots = (
-            workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        )
+        self.slots = workers or _cores()
         self._options = (checkpoint_seconds, tensorboard)
         self._workers: dict[Run, _Worker] = {}
 
@@ -51,6 +49,11 @@ class LocalLauncher:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Worker:

@@ -23,14 +23,15 @@ def settings(
 ) -> None:
     """Refuse settings out of range; also where no engine is built that would."""
     checks.settings(replacement_rate, maturity_threshold, decay_rate, None)
-    checks.flags(accumulate=accumulate, **flags)
+    checks.accumulate(accumulate)
+    checks.flags(**flags)
     find(utility)
     if init not in reinit.INITS:
         raise ValueError(f"init must be one of {', '.join(reinit.INITS)}, got {init!r}")
     if not accumulate:
         raise ValueError(
-            f"accumulate must be True for an ensemble, got {accumulate!r}: drawn counts differ between members, whose "
-            "selection is one"
+            f"accumulate must be True or 'one' for an ensemble, got {accumulate!r}: drawn counts differ between "
+            "members, whose selection is one"
         )
 
 

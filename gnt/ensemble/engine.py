@@ -117,7 +117,7 @@ class EnsembleGnT(GnT):
         eligible = state.eligible // self.members
         if not eligible:
             return state.nobody
-        count, state.accumulated = selection.accumulate(state.accumulated, self.replacement_rate, eligible)
+        count = self._count_due(state, eligible)
         if not count:
             return state.nobody
         return selection.lowest_of_each(state.corrected_utility, state.mature, count, self.members)

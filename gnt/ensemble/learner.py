@@ -45,8 +45,8 @@ class Ensemble(ContinualBackprop):
         step_size: learning rate for an optimizer given by name; 1e-3 by default.
         replacement_rate: as of `GnT`. With 0 there is no engine: members learn as by `Backprop`.
         maturity_threshold, decay_rate, utility, init, accumulate, bias_transfer, activation: as of `GnT`.
-            ``accumulate`` must be True, since drawn counts would differ between members. A measure of your own sees the
-            units of all members, and must judge each by itself.
+            ``accumulate`` must not be False, since drawn counts would differ between members. A measure of your own
+            sees the units of all members, and must judge each by itself.
         compile: as of `Backprop`: the whole step of all members as one compiled graph.
         generators: for the draws of each member's engine; None: made as above.
         options: further settings of an optimizer given by name.
@@ -94,7 +94,7 @@ class Ensemble(ContinualBackprop):
         decay_rate: float = 0.99,
         utility: str = "contribution",
         init: str = "kaiming",
-        accumulate: bool = True,
+        accumulate: bool | str = True,
         bias_transfer: bool = True,
         generators: Sequence[torch.Generator] | None = None,
         activation: str | None = None,
@@ -131,6 +131,7 @@ class Ensemble(ContinualBackprop):
                 decay_rate=decay_rate,
                 utility=utility,
                 init=init,
+                accumulate=accumulate,
                 bias_transfer=bias_transfer,
             )
         self._checked = False

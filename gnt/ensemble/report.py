@@ -60,6 +60,8 @@ def state_of(state: UnitState, number: int, members: int) -> UnitState:
         averaged=state.averaged,
         like=state.utility,
         taps=taps,
+        corrected=state.corrected,
+        exceeding=state.exceeding,
     )
     saved: dict[str, Any] = {
         key: _part(value, number, members) if isinstance(value, Tensor) and value.ndim else value

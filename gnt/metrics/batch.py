@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gnt.learner_settings import Loss, find_loss
@@ -65,10 +66,11 @@ class Batch(NamedTuple):
             return {}
         if not isinstance(output, Tensor):
             raise TypeError(f"with y the model must return a tensor, got {type(output).__name__}")
-        figures = {"loss": float(checks.finite("loss", self._value(output)))}
-        if not self.y.is_floating_point() and output.shape[:-1] == self.y.shape:
-            figures["accuracy"] = online_accuracy(output, self.y)
-        return figures
+        classes = not self.y.is_floating_point() and output.shape[:-1] == self.y.shape
+        accuracy = (
+            {"accuracy": online_accuracy(output, self.y)} if classes else {}
+        )  # asked first: it checks the classes
+        return {"loss": float(checks.finite("loss", self._value(output))), **accuracy}
 
     def gradient_norm(self, model: nn.Module) -> float:
         """Norm of the loss's gradient by the model's parameters."""
@@ -77,6 +79,10 @@ class Batch(NamedTuple):
     def _value(self, output: Any) -> Tensor:
         assert self.loss is not None
         assert self.y is not None
+        if self.loss is F.mse_loss and output.shape != self.y.shape:
+            raise ValueError(  # torch would broadcast them
+                f"y must have the shape of the output for mse, got {tuple(self.y.shape)} and {tuple(output.shape)}"
+            )
         value: Any = self.loss(output, self.y)
         if not isinstance(value, Tensor) or value.numel() != 1:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

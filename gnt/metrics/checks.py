@@ -53,6 +53,14 @@ def double(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.device.type == "mps" else tensor.double()
 
 
+def scaled(tensor: Tensor, largest: float) -> Tensor:
+    """Divided by the power of two just above ``largest``, which loses nothing, so that the largest magnitude is at most
+    1; in two steps, since of a subnormal number that power's inverse is beyond float32.
+    """
+    exponent = math.frexp(largest)[1]
+    return tensor * 2.0 ** -(exponent // 2) * 2.0 ** -(exponent - exponent // 2)
+
+
 def finite(name: str, tensor: Tensor) -> Tensor:
     """Refuse what is not finite: a figure of it would be noise, or NaN in a log for ever."""
     if not torch.isfinite(tensor).all():

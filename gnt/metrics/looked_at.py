@@ -58,9 +58,13 @@ def groups_of(model: nn.Module, groups: Groups) -> dict[str, UnitGroup]:
 def _find(model: nn.Module, groups: Any) -> list[tuple[str, UnitGroup]]:
     if isinstance(groups, EnsembleGnT):
         raise TypeError("groups must be those of one network, got an ensemble's engine: probe its members")
+    if isinstance(groups, (str, bytes, dict, UnitGroup)) or not isinstance(groups, (GnT, Iterable, nn.Module)):
+        raise TypeError(
+            f"groups must be an engine, a list of unit groups, or layers as GnT takes them, got {type(groups).__name__}"
+        )
     if isinstance(groups, GnT):
         return [(group.name, group) for group in groups.groups]
-    if isinstance(groups, Iterable) and not isinstance(groups, (nn.Module, tuple, str, bytes, dict)):
+    if isinstance(groups, Iterable) and not isinstance(groups, (nn.Module, tuple)):
         groups = list(groups)  # it is asked twice
     own = _cbp_layers(groups)
     if own:

@@ -22,7 +22,8 @@ SHARE = 0.99
 
 
 def spectrum(features: Tensor) -> Tensor:
-    """Singular values of *checked* features, largest first, as multiples of the largest magnitude among their entries.
+    """Singular values of *checked* features, largest first, of the matrix divided by the power of two just above its
+    largest magnitude.
 
     They are computed in float32, or float64 for features of that; those at most max(rows, columns) * eps * s_1 are
     rounding (eps: of the dtype computed in), and are given as 0: what numpy's matrix_rank leaves out.
@@ -32,14 +33,14 @@ def spectrum(features: Tensor) -> Tensor:
 
     >>> import torch
     >>> spectrum(torch.diag(torch.tensor([3.0, 6.0]))).tolist()
-    [1.0, 0.5]
+    [0.75, 0.375]
     """
     matrix = features.flatten(1)
     largest = float(matrix.abs().max())
     if not largest:
         return torch.zeros(min(matrix.shape), dtype=torch.float64)
     # no rank depends on the scale; of this one no square overflows or vanishes
-    values = torch.linalg.svdvals(matrix / largest).cpu().double()
+    values = torch.linalg.svdvals(checks.scaled(matrix, largest)).cpu().double()
     rounding = max(matrix.shape) * torch.finfo(matrix.dtype).eps * values[0]
     return torch.where(values > rounding, values, 0.0)
 

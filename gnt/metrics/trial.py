@@ -56,10 +56,20 @@ def undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
             model.eval()
             yield
         finally:
+            _reshard(model)
             with torch.no_grad():
                 for buffer, version, kept in buffers:
                     if buffer._version != version:
                         buffer.copy_(kept)
+
+
+def _reshard(model: nn.Module) -> None:
+    """FSDP2 leaves the root's parameters whole after a forward: their parts must stand there when all is put back."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    kind = getattr(fsdp, "FSDPModule", ())
+    for module in model.modules():
+        if isinstance(module, kind):
+            module.reshard()
 
 
 def _arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -82,10 +82,11 @@ def activity(features: Tensor) -> Tensor:
 def mean_magnitude(several: Sequence[Tensor]) -> Tensor:
     """E|h_i| of each unit up to one factor for all of them, the mean over several readings: (units,), float64.
 
-    The factor is the largest magnitude, so that no mean overflows or vanishes.
+    The factor makes the largest magnitude about 1, so that no mean overflows or vanishes.
     """
-    largest = max(float(features.abs().max()) for features in several) or 1.0
-    means = [(features.abs() / largest).transpose(0, 1).flatten(1).mean(1).cpu().double() for features in several]
+    sizes = [features.abs() for features in several]
+    largest = max(float(size.max()) for size in sizes)
+    means = [checks.scaled(size, largest).transpose(0, 1).flatten(1).mean(1).cpu().double() for size in sizes]
     return torch.stack(means).mean(0)
 
 

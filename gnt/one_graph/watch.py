@@ -34,6 +34,7 @@ class TracedState(Averages):
 
     def __init__(self, state: Any, tensors: Sequence[Tensor], updates: Tensor) -> None:
         self.num_units, self.decay_rate, self.averaged = state.num_units, state.decay_rate, state.averaged
+        self.corrected = state.corrected
         self.utility, self.mean_features, self.born, self.last_active, self.nonfinite = tensors
         self.updates = updates
 
@@ -49,7 +50,7 @@ class TracedState(Averages):
         if counts:
             correction = self.correction(self.age)
             mean = torch.where(finite, mean, self.mean_features / correction)
-            worth = torch.where(finite, worth, self.utility / correction if self.averaged else self.utility)
+            worth = torch.where(finite, worth, self.utility / correction if self.corrected else self.utility)
         utility = torch.lerp(self.utility, worth, amount) if self.averaged else worth
         mean_features = torch.lerp(self.mean_features, mean, amount)
         last_active = torch.where((mean != 0).any(0) & finite, updates, self.last_active)

@@ -5,13 +5,15 @@ Each stands alone and goes into any loop in two lines (docs/remedies.md):
     l2, l2_init           a penalty to add to the loss: pull towards 0, or towards the initial values
     shrink_and_perturb    after the optimizer's step: shrink all parameters, add noise
     redo                  every so often: units that are all but silent begin anew
+    algorithm_1           continual backpropagation exactly as the Nature paper prints it
     crelu                 an activation whose units cannot die
 """
 
+from gnt.remedies.algorithm_1 import ALGORITHM_1, algorithm_1
 from gnt.remedies.crelu import CReLU
 from gnt.remedies.l2 import L2
 from gnt.remedies.l2_init import L2Init
 from gnt.remedies.redo import ReDo
 from gnt.remedies.shrink_and_perturb import ShrinkAndPerturb
 
-__all__ = ["L2", "CReLU", "L2Init", "ReDo", "ShrinkAndPerturb"]
+__all__ = ["ALGORITHM_1", "L2", "CReLU", "L2Init", "ReDo", "ShrinkAndPerturb", "algorithm_1"]

@@ -43,7 +43,8 @@ class ShrinkAndPerturb:
             "init", a parameter whose initial distribution is not known.
         TypeError: neither a module nor a list of parameters; with "init" no module.
 
-    Optimizer state and buffers, such as running statistics, are left as they are.
+    Optimizer state and buffers, such as running statistics, are left as they are. Processes that train one network
+    together (DistributedDataParallel) must draw the same: give each a generator of the same seed.
 
     Sources: Ash & Adams, NeurIPS 2020 (arXiv 1910.08475); per step, with normal noise and weight decay: Dohare et al.,
     Nature 632 (2024).

@@ -88,6 +88,7 @@ def build(seed: int) -> dict[str, WithLearner | WithLoop]:
         "adamgnt, drawn": WithLearner(opt="adamw", accumulate=False, init="xavier"),
         "own loop": WithLoop(torch.optim.RMSprop, utility="random"),
         "own loop, adamgnt": WithLoop(gnt.AdamGnT, accumulate=False, bias_transfer=False),
+        "own loop, algorithm 1": WithLoop(torch.optim.SGD, **gnt.ALGORITHM_1),
         "layers": WithLoop(torch.optim.Adam, layers=True),
         "layers, drawn": WithLoop(gnt.AdamGnT, layers=True, accumulate=False, utility="random"),
     }

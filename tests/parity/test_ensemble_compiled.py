@@ -6,9 +6,6 @@ import pytest
 import torch
 
 import gnt
-from benchmarks.settings import METHODS
-from benchmarks.slowly_changing_regression.job import Job
-from benchmarks.slowly_changing_regression.settings import Settings
 from tests.ensembles import EAGER, data, mlp, side_by_side
 
 # torch's own, on the way to its compiler
@@ -42,14 +39,3 @@ def test_a_diverged_member_is_named_and_nothing_changes() -> None:
     assert ensemble.gnt is not None
     assert ensemble.gnt.updates == 4
     assert all(torch.equal(a, b) for a, b in zip(before, ensemble.net.parameters(), strict=True))
-
-
-@pytest.mark.parametrize("seeds", [1, 2])
-def test_the_benchmark_compiled(seeds: int) -> None:
-    settings = {"steps": 500, "bin": 250, "replacement_rate": 0.01, "seeds": seeds}
-    jobs = [Job(Settings(**settings, compile=compile), METHODS[1]) for compile in ("no", "yes")]
-    for job in jobs:
-        while job.done < job.total:
-            job.advance()
-    plain, compiled = (torch.tensor(job.figures["squared_error"]) for job in jobs)
-    torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=0)

@@ -98,8 +98,12 @@ def network(units: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(2, units), nn.Tanh(), nn.Linear(units, 1))
 
 
-@given(worth=st.lists(st.integers(-100, 100), min_size=2, max_size=8, unique=True), averaged=st.booleans())
-def test_a_registered_measure_decides(worth: list[int], averaged: bool):
+@given(
+    worth=st.lists(st.integers(-100, 100), min_size=2, max_size=8, unique=True),
+    averaged=st.booleans(),
+    corrected=st.booleans(),
+)
+def test_a_registered_measure_decides(worth: list[int], averaged: bool, corrected: bool):
     """The units of the lowest numbers are replaced, in their order."""
     values = torch.tensor(worth, dtype=torch.float32)
     updates = iter((1.0, 4.0))
@@ -109,14 +113,15 @@ def test_a_registered_measure_decides(worth: list[int], averaged: bool):
         assert signals.incoming.shape == (signals.num_units,) == (len(worth),)
         return next(updates) * values
 
-    register_utility("a test's own", measure, averaged=averaged)
+    register_utility("a test's own", measure, averaged=averaged, corrected=corrected)
     engine = GnT(
         network(len(worth)), utility="a test's own", replacement_rate=0.5, maturity_threshold=1, decay_rate=0.5
     )
     for _ in range(2):
         engine.update([torch.randn(3, len(worth))])
     found = engine.groups[0].state.corrected_utility
-    torch.testing.assert_close(found, (1 / 4 + 4 / 2) / (3 / 4) * values if averaged else 4 * values)
+    average = (1 / 4 + 4 / 2) / (3 / 4 if corrected else 1.0)
+    torch.testing.assert_close(found, average * values if averaged else 4 * values)
     assert engine.select()[0].tolist() == values.argsort().tolist()[: len(worth) // 2]
 
 

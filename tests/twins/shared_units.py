@@ -74,6 +74,7 @@ def utilities(group: UnitGroup, features: Sequence[Tensor], centres: list[list[f
         found.append(
             {
                 "contribution": contribution / count,
+                "uncorrected_contribution": contribution,
                 "weight": outgoing / count,
                 "adaptation": 1 / magnitude,
                 "zero_contribution": deviation / count,

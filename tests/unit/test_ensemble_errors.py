@@ -76,7 +76,7 @@ REFUSED: list[tuple[type[Exception], str, Callable[[], nn.Module] | Any, Any, di
     (ValueError, "'1' (ReLU) cannot be stacked: it has hooks", hooked, [1], {}),
     (ValueError, "'0' (ParametrizedLinear) cannot be stacked: it has layers inside", parametrized, [1], {}),
     (ValueError, "has no .layers", lambda: nn.LSTM(4, 2), [1], {}),
-    (ValueError, "accumulate must be True for an ensemble, got False: drawn counts", NET, [1], {"accumulate": False}),
+    (ValueError, "accumulate must be True or 'one' for an ensemble, got False", NET, [1], {"accumulate": False}),
     (ValueError, "replacement_rate must be a number in [0, 1], got 2", NET, [1], {"replacement_rate": 2}),
     (ValueError, "utility must be one of", NET, [1], {"utility": "contributions"}),
     (ValueError, "utility must be one of", NET, [1], {"utility": "contributions", "replacement_rate": 0.0}),

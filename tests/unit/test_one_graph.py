@@ -68,7 +68,9 @@ def test_measures(utility, compiled):
     assert len(compiled) == 1
 
 
-@pytest.mark.parametrize("settings", [{"accumulate": False}, {"bias_transfer": False}, {"decay_rate": 0.0}])
+@pytest.mark.parametrize(
+    "settings", [{"accumulate": False}, {"accumulate": "one"}, {"bias_transfer": False}, {"decay_rate": 0.0}]
+)
 def test_settings(settings):
     eager, graph = pair(mlp().double(), step_size=0.02, **settings)
     assert run_both(eager, graph, range(30)) > 10

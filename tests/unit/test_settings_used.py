@@ -24,9 +24,11 @@ def test_an_activation_that_nothing_would_use(make, activation, error, message):
         gnt.GnT(make(), activation=activation)
 
 
-@pytest.mark.parametrize("flag", ["accumulate", "bias_transfer"])
-def test_flags_are_true_or_false(flag):
-    with pytest.raises(TypeError, match=f"{flag} must be True or False, got 'no'"):
+@pytest.mark.parametrize(
+    ("flag", "allowed"), [("accumulate", "True, False or 'one'"), ("bias_transfer", "True or False")]
+)
+def test_flags_are_true_or_false(flag, allowed):
+    with pytest.raises(TypeError, match=f"{flag} must be {allowed}, got 'no'"):
         gnt.GnT(mlp(), **{flag: "no"})
 
 

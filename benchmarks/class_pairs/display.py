@@ -1,0 +1,26 @@
+"""What is shown of class pairs."""
+
+from __future__ import annotations
+
+from benchmarks.class_pairs.settings import Settings
+from benchmarks.display import DEAD, RANK, WEIGHTS, Display, Figure
+
+_NAMES = {"fashion": "Fashion-MNIST", "imagenet": "ImageNet"}
+
+
+def _about(settings: Settings) -> str:
+    return (
+        f"Another pair of classes of {_NAMES[settings.source]} in every task for the same convolutional network "
+        f"({settings.train} images of each, {settings.epochs} passes, SGD with momentum); only its head begins at zero"
+    )
+
+
+DISPLAY = Display(
+    x="task",
+    main=Figure("test_accuracy", "Right on test images at the end of the task", percent=True),
+    higher_is_better=True,
+    about=_about,
+    others=(DEAD, RANK, WEIGHTS),
+    chance=0.5,
+    smooth=5,  # some pairs are harder than others
+)

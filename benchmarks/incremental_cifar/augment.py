@@ -1,0 +1,61 @@
+"""Random changes of training images that leave their class as it is: mirrored, shifted, turned."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Draws(NamedTuple):
+    """What is done to each image of a batch of N."""
+
+    flip: Tensor
+    """bool of (N,): mirror left and right."""
+    top: Tensor
+    """int64 of (N,): first row of the crop from the padded image."""
+    left: Tensor
+    """int64 of (N,): first column of it."""
+    degrees: Tensor
+    """float32 of (N,): turned by so many, counter-clockwise."""
+
+
+def draw(count: int, generator: torch.Generator, padding: int = 4, degrees: float = 15.0) -> Draws:
+    """Mirrored with probability 1/2; each of the (2 padding + 1)^2 crops with the same; turned by 0 to ``degrees``."""
+    flip = torch.rand(count, generator=generator) < 0.5
+    top, left = torch.randint(2 * padding + 1, (2, count), generator=generator)
+    return Draws(flip, top, left, degrees * torch.rand(count, generator=generator))
+
+
+def augment(images: Tensor, draws: Draws, padding: int = 4) -> Tensor:
+    """Each image of (N, channels, size, size) mirrored, then padded by reflection and cropped, then turned about its
+    centre: a pixel takes the value at the nearest place that the turn brings to it, or 0 from outside.
+
+    Images are expected normalised, so that 0 is the mean. On the device of ``images``; ``draws`` may be on another.
+    """
+    count, channels, size, _ = images.shape
+    flip, top, left, degrees = (part.to(images.device) for part in draws)
+    images = torch.where(flip.view(-1, 1, 1, 1), images.flip(3), images)
+    padded = F.pad(images, (padding,) * 4, mode="reflect")
+    y, x = _turned(size, degrees)  # of the crop: for each pixel, which place its value comes from
+    inside = (y >= 0) & (y < size) & (x >= 0) & (x < size)
+    y, x = y.clamp(0, size - 1) + top.view(-1, 1, 1), x.clamp(0, size - 1) + left.view(-1, 1, 1)
+    where = (y * (size + 2 * padding) + x).view(count, 1, -1).expand(-1, channels, -1)
+    taken = padded.flatten(2).gather(2, where).view(count, channels, size, size)
+    return taken * inside[:, None]
+
+
+def _turned(size: int, degrees: Tensor) -> tuple[Tensor, Tensor]:
+    """For each image and pixel the row and the column, (N, size, size), that a turn counter-clockwise by ``degrees``
+    brings there; they may lie outside.
+    """
+    offset = torch.arange(size, device=degrees.device, dtype=degrees.dtype) - (size - 1) / 2
+    down, right = offset.view(1, -1, 1), offset.view(1, 1, -1)
+    angle = (degrees * (math.pi / 180)).view(-1, 1, 1)
+    cos, sin = angle.cos(), angle.sin()
+    rows = right * sin + down * cos
+    columns = right * cos - down * sin
+    return tuple((part + (size - 1) / 2).round().long() for part in (rows, columns))  # type: ignore[return-value]

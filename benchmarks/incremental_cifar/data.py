@@ -1,0 +1,31 @@
+"""Where the images come from."""
+
+from __future__ import annotations
+
+from benchmarks.datasets import Splits, cifar100, fashion_mnist, idx_folder
+from benchmarks.errors import CannotRun
+from benchmarks.incremental_cifar.images import Parts, split
+from benchmarks.incremental_cifar.schedule import class_order
+from benchmarks.incremental_cifar.settings import Settings
+
+
+def find_images(settings: Settings, seed: int) -> Parts:
+    """The images that the settings ask for, their classes in the order of this seed.
+
+    Raises:
+        CannotRun: the data are not there, or have too few images.
+    """
+    data = _find(settings)
+    order = class_order(int(data.train.labels.max()) + 1, seed)
+    return split(data, order, settings.train, settings.validation, settings.test, settings.shrink)
+
+
+def _find(settings: Settings) -> Splits:
+    if settings.source == "fashion":
+        return idx_folder(settings.data) if settings.data else fashion_mnist()
+    if not settings.data:
+        raise CannotRun(
+            "The published setting needs CIFAR-100: --data FOLDER, the folder into which torchvision downloaded it, or "
+            "which holds cifar-100-python. Without it: --size quick."
+        )
+    return cifar100(settings.data)

@@ -1,0 +1,76 @@
+"""The images of the classes so far: split, normalised, stacked."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.datasets.labelled import Labelled, Splits
+from benchmarks.errors import CannotRun
+
+
+class Images(NamedTuple):
+    """Normalised images of (N, channels, size, size), and labels: a class's place in the order in which they come."""
+
+    x: Tensor
+    y: Tensor
+
+    def up_to(self, classes: int) -> Images:
+        """Those of the first so many classes."""
+        count = int((self.y < classes).sum())  # they come class by class
+        return Images(self.x[:count], self.y[:count])
+
+    def to(self, device: str) -> Images:
+        """On a device."""
+        return Images(self.x.to(device), self.y.to(device))
+
+
+class Parts(NamedTuple):
+    """To learn from, to stop by, to test on."""
+
+    train: Images
+    validation: Images
+    test: Images
+
+
+def split(data: Splits, order: Tensor, train: int, validation: int, test: int, shrink: int = 1) -> Parts:
+    """Of each class the first ``train`` images to learn from, the next ``validation`` to stop by, and the first
+    ``test`` of the test images; normalised by mean and standard deviation, by channel, of those to learn from.
+
+    Args:
+        data: all images.
+        order: the classes in the order in which they come, (classes,).
+        train, validation, test: images of a class.
+        shrink: each square of so many by so many pixels becomes one, their mean.
+
+    Raises:
+        CannotRun: a class has fewer images.
+    """
+    train_x, validation_x = [], []
+    for one in _each(data.train, order, train + validation, "train"):
+        train_x.append(one[:train])
+        validation_x.append(one[train:])
+    parts = [torch.stack(train_x), torch.stack(validation_x), torch.stack(_each(data.test, order, test, "test"))]
+    parts = [F.avg_pool2d(part.flatten(0, 1), shrink) if shrink > 1 else part.flatten(0, 1) for part in parts]
+    mean = parts[0].mean((0, 2, 3), keepdim=True)
+    deviation = parts[0].std((0, 2, 3), keepdim=True, correction=0)
+    counts = (train, validation, test)
+    return Parts(
+        *(
+            Images((part - mean) / deviation, torch.arange(len(order)).repeat_interleave(count))
+            for part, count in zip(parts, counts, strict=True)
+        )
+    )
+
+
+def _each(images: Labelled, order: Tensor, count: int, use: str) -> list[Tensor]:
+    found = []
+    for label in order.tolist():
+        own = images.of_class(label)
+        if len(own) < count:
+            raise CannotRun(f"class {label} has {len(own)} images to {use}, fewer than the {count} asked for.")
+        found.append(Labelled(own.images[:count], own.labels[:count], own.white).in_unit_range())
+    return found

@@ -1,0 +1,166 @@
+"""Figures that others have published, read from ``published.json``: to be shown beside ours, never to be tuned to.
+
+The file has a part for each experiment: ``must_agree``, settings without whose agreement a comparison means nothing,
+and ``entries``. An entry has
+
+    method or other     one of the experiment's methods, or the name of something that is not offered here
+    where               the settings that it was measured with, as far as they are known
+    figure              a figure of the experiment's rows
+    values              "start", "end", "mean" or "peak": a number, or [low, high]; null for a side that is not known
+    tag                 how the number was come by: a key of `TAGS`
+    source              the publication, with the figure or table where that is known
+    note                what else one must know (may be missing)
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from benchmarks import experiments
+from benchmarks.display import Figure
+from benchmarks.errors import CannotRun
+from benchmarks.files import read_json
+from benchmarks.options import nearest
+from benchmarks.settings import BaseSettings, Values
+
+FILE = Path(__file__).with_name("published.json")
+TAGS = {
+    "authors": "in the authors' text or configuration",
+    "plot": "read off a plot",
+    "secondary": "quoted by a secondary source",
+    "outside": "an outside redo",
+}
+WHEN = ("start", "end", "mean", "peak")
+_NEEDED = ("where", "figure", "values", "tag", "source")
+_ALLOWED = (*_NEEDED, "method", "other", "note")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One published figure of one method."""
+
+    experiment: str
+    method: str | None
+    other: str | None
+    where: Values
+    figure: str
+    values: dict[str, Any]
+    tag: str
+    source: str
+    note: str
+    must_agree: tuple[str, ...]
+
+    def differing(self, settings: BaseSettings, method: str) -> Values | None:
+        """The settings it was measured with that are not ours; None where they cannot be compared."""
+        ours = settings.concerning(method)
+        differing = {name: value for name, value in self.where.items() if name in ours and ours[name] != value}
+        return None if any(name in differing for name in self.must_agree) else differing
+
+    def text(self, figure: Figure) -> str:
+        """Its values, as ours are shown.
+
+        >>> entry = Entry("", "", "", {}, "", {"start": 0.62, "end": [1.2, 1.3]}, "plot", "", "", ())
+        >>> entry.text(Figure("", ""))
+        'start 0.62, end 1.2 to 1.3'
+        """
+        return ", ".join(f"{when} {_number(value, figure)}" for when, value in self.values.items())
+
+
+def _number(value: Any, figure: Figure) -> str:
+    if not isinstance(value, list):
+        return f"{100 * value:g}%" if figure.percent else f"{value:,g}"
+    low, high = value
+    if low is None or high is None:
+        return f"below {_number(high, figure)}" if low is None else f"above {_number(low, figure)}"
+    return f"{_number(low, figure).removesuffix('%')} to {_number(high, figure)}"
+
+
+def nearest_to(entries: Sequence[Entry], settings: BaseSettings, method: str) -> list[tuple[Entry, Values]]:
+    """Of the method's entries those with the fewest settings that are not ours, and which these are."""
+    found = []
+    for entry in entries:
+        if entry.method == method:
+            differing = entry.differing(settings, method)
+            if differing is not None:
+                found.append((entry, differing))
+    fewest = min((len(differing) for _, differing in found), default=0)
+    return [(entry, differing) for entry, differing in found if len(differing) == fewest]
+
+
+@cache
+def entries(file: Path = FILE) -> tuple[Entry, ...]:
+    """All entries.
+
+    Raises:
+        CannotRun: the file cannot be read, or something in it is not known: an experiment, a method, a figure, a
+            setting or a value of one, a tag. The nearest known one is offered.
+    """
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise CannotRun(f"{file}: takes a part for each experiment, got {type(content).__name__}")
+    found = []
+    for experiment, part in content.items():
+        where = f"{file}: {experiment}"
+        _known("experiment", experiment, experiments.NAMES, str(file))
+        if not isinstance(part, dict) or part.keys() != {"must_agree", "entries"}:
+            raise CannotRun(f"{where}: takes must_agree and entries, and nothing else")
+        for name in part["must_agree"]:
+            experiments.settings_class(experiment).field(name)
+        found += [
+            _entry(experiment, raw, tuple(part["must_agree"]), f"{where}, entry {number}")
+            for number, raw in enumerate(part["entries"], 1)
+        ]
+    return tuple(found)
+
+
+def _known(what: str, name: Any, known: Sequence[str], where: str) -> None:
+    if name not in known:
+        raise CannotRun(f"{where}: unknown {what} {name!r}{nearest(str(name), known)}")
+
+
+def _entry(experiment: str, raw: Any, must_agree: tuple[str, ...], where: str) -> Entry:
+    cls, display = experiments.settings_class(experiment), experiments.display(experiment)
+    if not isinstance(raw, dict):
+        raise CannotRun(f"{where}: takes {', '.join(_NEEDED)} by name, got {raw!r}")
+    for name in raw:
+        _known("key", name, _ALLOWED, where)
+    missing = [name for name in _NEEDED if not raw.get(name)]
+    if missing or ("method" in raw) == ("other" in raw):
+        raise CannotRun(f"{where}: {missing[0]} is missing" if missing else f"{where}: takes either method or other")
+    if "method" in raw:
+        _known("method", raw["method"], cls.methods, where)
+    _known("figure", raw["figure"], [figure.name for figure in (display.main, *display.others)], where)
+    _known("tag", raw["tag"], list(TAGS), where)
+    for name, value in raw["where"].items():
+        _check_setting(cls, raw.get("method"), name, value, where)
+    for when, value in raw["values"].items():
+        _known("value", when, WHEN, where)
+        _check_value(value, f"{where}, {when}")
+    given = {name: raw.get(name) for name in ("method", "other", *_NEEDED)}
+    return Entry(experiment, **given, note=raw.get("note", ""), must_agree=must_agree)  # type: ignore[arg-type]
+
+
+def _check_setting(cls: Any, method: str | None, name: str, value: Any, where: str) -> None:
+    try:
+        allowed = cls.field(name).metadata["check"](str(value))
+    except (CannotRun, argparse.ArgumentTypeError) as error:
+        raise CannotRun(f"{where}, where {name}: {error}") from None
+    if allowed != value:
+        raise CannotRun(f"{where}, where {name}: {value!r} is no value of it; {allowed!r} is")
+    if method is not None and not cls.concerns(name, method):
+        raise CannotRun(f"{where}, where {name}: of no effect on {method}")
+
+
+def _check_value(value: Any, where: str) -> None:
+    sides = value if isinstance(value, list) else [value]
+    if (
+        len(sides) not in (1, 2)
+        or all(side is None for side in sides)
+        or any(isinstance(side, (bool, str)) or not isinstance(side, (int, float, type(None))) for side in sides)
+    ):
+        raise CannotRun(f"{where}: must be a number or [low, high], got {value!r}")

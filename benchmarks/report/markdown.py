@@ -1,0 +1,34 @@
+"""Pieces of Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> list[str]:
+    r"""A table, but for columns without any content; all columns but the first ``words`` stand to the right.
+
+    >>> print("\n".join(table(["a", "b", "c"], [["x", "1", ""], ["y", "2", ""]])))
+    | a | b |
+    | --- | ---: |
+    | x | 1 |
+    | y | 2 |
+    """
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    kept = [i for i in range(len(headings)) if i < words or any(row[i] for row in rows)]
+    lines = [headings, ["---" if i < words else "---:" for i in range(len(headings))], *rows]
+    return ["| " + " | ".join(line[i] for i in kept) + " |" for line in lines]
+
+
+def folded(summary: str, lines: Sequence[str]) -> list[str]:
+    """What is shown only when a person opens it."""
+    return ["<details>", f"<summary>{summary}</summary>", "", *lines, "", "</details>"]
+
+
+def listed(names: Sequence[str], last: str = "and") -> str:
+    """Names in a sentence.
+
+    >>> listed(["a"]), listed(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"

@@ -1,0 +1,107 @@
+"""The table over all experiments, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks import experiments
+from benchmarks.palette import LABELS
+from benchmarks.published import nearest_to
+from benchmarks.report.markdown import listed, table
+from benchmarks.report.problems import Problem
+from benchmarks.report.rerun import default_command
+from benchmarks.report.rows import at_end, of_experiment
+from benchmarks.settings import in_words
+from benchmarks.summary import Line, best
+from benchmarks.tables import text
+
+THE_TWO = ("backprop", "continual_backprop")
+
+
+def overview(found: dict[str, list[Problem]]) -> list[str]:
+    """A row for each experiment: the problem that is nearest to the published one, and its ends."""
+    headings = ["experiment", "figure, at the end", "size", "backprop", "best other", "continual backprop", "published"]
+    rows = [_row(name, representative(own)) for name, own in found.items()]
+    return table(headings, rows, words=3)
+
+
+def representative(problems: Sequence[Problem]) -> Problem:
+    """One with both backprop and continual backprop, the first of these; else the first."""
+    return next((problem for problem in problems if set(THE_TWO) <= set(problem.methods)), problems[0])
+
+
+def _row(experiment: str, problem: Problem) -> list[str]:
+    display = experiments.display(experiment)
+    chosen = best(problem.lines, display)
+    ends = {method: at_end(line, display, display.main) for method, line in chosen.items()}
+    sign = 1.0 if display.higher_is_better else -1.0
+    others = [method for method in ends if method not in THE_TWO]
+    other = max(others, key=lambda method: sign * ends[method].mean, default=None)
+    return [
+        f"[{experiment}](#{experiment})",
+        display.main.title,
+        problem.title.removeprefix("Size "),
+        text(ends["backprop"], display.main) if "backprop" in ends else "",
+        f"{text(ends[other], display.main)} ({LABELS[other]})" if other else "",
+        text(ends["continual_backprop"], display.main) if "continual_backprop" in ends else "",
+        "; ".join(_published(chosen[method]) for method in THE_TWO if method in chosen and _published(chosen[method])),
+    ]
+
+
+def _published(line: Line) -> str:
+    """The nearest published main figures of a line, in short."""
+    display = experiments.display(line.runs[0].experiment)
+    found = nearest_to(of_experiment(line.runs[0].experiment), line.settings, line.method)
+    main = [(entry, differing) for entry, differing in found if entry.figure == display.main.name]
+    if not main:
+        return ""
+    entry, differing = main[0]
+    return f"{LABELS[line.method]} {entry.text(display.main)}" + (" (other settings)" if differing else "")
+
+
+def missing(found: dict[str, list[Problem]]) -> list[str]:
+    """What was run of each experiment, and what was not."""
+    lines = []
+    for name in experiments.NAMES:
+        if name in found:
+            lines.append(f"- **{name}**: {_run(found[name])}. {_not_run(name, found[name])}")
+        else:
+            lines.append(f"- **{name}**: nothing finished. This makes it: `{default_command(name)}`.")
+    return [line.rstrip() for line in lines]
+
+
+def _run(problems: Sequence[Problem]) -> str:
+    said = []
+    for title in dict.fromkeys(_kind(problem) for problem in problems):
+        own = [problem for problem in problems if _kind(problem) == title]
+        methods = {method for problem in own for method in problem.methods}
+        counts = [len(line.complete) for problem in own for line in problem.lines]
+        seeds = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+        many = f"{len(own)} problems, " if len(own) > 1 else ""
+        plural = "s" if len(methods) > 1 else ""
+        said.append(f"{title} ({many}{len(methods)} method{plural}, {seeds} seed{'' if seeds == '1' else 's'} each)")
+    return "; ".join(said)
+
+
+def _kind(problem: Problem) -> str:
+    """The size, and whether a problem is of it."""
+    size, differing = problem.size
+    numbers = {name: value for name, value in differing.items() if not isinstance(value, str)}
+    if not differing:
+        return f"size {size}"
+    return f"size {size}, but {in_words(numbers)}" if numbers else f"size {size} with other choices"
+
+
+def _not_run(experiment: str, problems: Sequence[Problem]) -> str:
+    cls = experiments.settings_class(experiment)
+    done = {problem.size[0] for problem in problems if not problem.size[1]}
+    sizes = [size for size in cls.size_names() if size not in done]
+    methods = [LABELS[name] for name in cls.methods if not any(name in problem.methods for problem in problems)]
+    said = []
+    if sizes:
+        said.append(
+            f"size{'s' if len(sizes) > 1 else ''} {listed(sizes)} as {'they are' if len(sizes) > 1 else 'it is'}"
+        )
+    if methods:
+        said.append(listed(methods))
+    return f"Not run: {'; '.join(said)}." if said else ""

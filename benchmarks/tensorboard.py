@@ -1,0 +1,64 @@
+"""Rows for TensorBoard, beside the record: ``tensorboard --logdir results`` shows all runs.
+
+The event files are written anew from the record whenever the run is begun or goes on, so that they hold just what the
+record holds, each step once, however often the run was killed.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks import experiments
+from benchmarks.errors import CannotRun
+from benchmarks.job import Row
+from benchmarks.runs import Run
+
+INSTALL = '--tensorboard needs the package tensorboard: pip install "torch-gnt[tensorboard]"'
+
+
+def folder(run: Run) -> Path:
+    """Where the event files of a run are: a folder for each seed."""
+    return run.folder / "tensorboard"
+
+
+@contextmanager
+def writer(run: Run) -> Iterator[Callable[[list[Row]], None]]:
+    """What writes rows of ``run``, whose record is as it was when it was last saved: a scalar for each figure, over
+    what the experiment's pictures have for x.
+    """
+    summary_writer = _import()
+    x = experiments.display(run.experiment).x
+    writers: dict[int, Any] = {}
+
+    def write(rows: list[Row]) -> None:
+        for row in rows:
+            seed = int(row["seed"])
+            if seed not in writers:
+                writers[seed] = summary_writer(str(folder(run) / f"seed-{seed}"))
+            for name, value in row.items():
+                if name not in ("seed", x):
+                    writers[seed].add_scalar(name, value, int(row[x]))
+        for each in writers.values():
+            each.flush()
+
+    try:
+        shutil.rmtree(folder(run), ignore_errors=True)
+        write(run.record.lines()[1:])
+        yield write
+    finally:
+        for each in writers.values():
+            each.close()
+
+
+def _import() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != "tensorboard":
+            raise
+        raise CannotRun(INSTALL) from None
+    return SummaryWriter

@@ -1,0 +1,134 @@
+"""From records to tables and pictures: means and intervals as scipy has them, curves, what cannot be compared."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+from rich.console import Console
+
+from benchmarks.display import DEAD, Display, Figure
+from benchmarks.headline import headline
+from benchmarks.pictures import picture
+from benchmarks.plan import Plan
+from benchmarks.summary import Line, estimate, first_and_last, lines
+from benchmarks.tables import table
+
+DISPLAY = Display(
+    x="task",
+    main=Figure("online_accuracy", "Correct", percent=True),
+    higher_is_better=True,
+    about=lambda settings: "made up",
+    others=(DEAD,),
+    chance=0.1,
+)
+TASKS = 10
+FIGURES = np.random.default_rng(0).uniform(0.2, 0.9, (2, 3, TASKS))  # method, seed, task
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> list[Line]:
+    """Two methods; three seeds, of which one diverged in continual backprop."""
+    methods = ("backprop", "continual_backprop")
+    runs = Plan("random_label_mnist", methods, None, {}, {}, (0, 1, 2)).runs(tmp_path)
+    for run in runs:
+        own = FIGURES[methods.index(run.method)]
+        run.record.begin(run.head)
+        for task in range(TASKS):
+            run.record.add(
+                {
+                    "seed": seed,
+                    "task": task + 1,
+                    "online_accuracy": own[seed, task],
+                    "dead_units/0": seed / 10,
+                    "dead_units/1": 0.5,
+                }
+                for seed in run.seeds
+            )
+        run.record.end()
+    return lines(runs)
+
+
+@pytest.mark.parametrize("n", [2, 3, 10, 30])
+def test_mean_and_interval_are_students(n: int) -> None:
+    values = np.random.default_rng(n).normal(3, 2, n)
+    got = estimate(values.tolist())
+    low, high = scipy.stats.t.interval(0.95, n - 1, loc=values.mean(), scale=scipy.stats.sem(values))
+    assert got.mean == pytest.approx(values.mean(), rel=1e-12)
+    assert got.half is not None
+    assert (got.mean - got.half, got.mean + got.half) == pytest.approx((low, high), rel=1e-9)
+    assert estimate(values[:1].tolist()).half is None
+
+
+def test_curves_and_parts_are_means_over_seeds(found: list[Line]) -> None:
+    for line, own in zip(found, FIGURES, strict=True):
+        assert line.seeds == line.complete == [0, 1, 2]
+        xs, curve = line.curve("online_accuracy", "task")
+        assert xs == list(range(1, TASKS + 1))
+        np.testing.assert_allclose([point.mean for point in curve], own.mean(0))
+        halves = [scipy.stats.sem(own[:, task]) * scipy.stats.t.ppf(0.975, 2) for task in range(TASKS)]
+        np.testing.assert_allclose([point.half for point in curve], halves)
+        first, last = first_and_last(line, DISPLAY)
+        assert first.mean == pytest.approx(own[:, 0].mean())
+        assert last.mean == pytest.approx(own[:, -2:].mean())
+        assert last.half == pytest.approx(scipy.stats.sem(own[:, -2:].mean(1)) * scipy.stats.t.ppf(0.975, 2))
+        assert line.mean("dead_units").mean == pytest.approx((0.25 + 0.3 + 0.35) / 3)  # over layers, then over seeds
+        assert line.has("dead_units")
+        assert not line.has("nature_rank")
+
+
+def test_a_diverged_seed_is_named_and_not_averaged(tmp_path: Path) -> None:
+    runs = Plan("random_label_mnist", ("crelu",), None, {}, {}, (0, 1, 2)).runs(tmp_path)  # each seed alone
+    for run, value in zip(runs, [0.2, 0.4, 0.9], strict=True):
+        run.record.begin(run.head)
+        run.record.add([{"seed": run.seeds[0], "task": 1, "online_accuracy": value}])
+        if run.seeds == (2,):
+            run.record.end(diverged="the loss is nan")
+        else:
+            run.record.add([{"seed": run.seeds[0], "task": 2, "online_accuracy": value}])
+            run.record.end()
+    (line,) = lines(runs)
+    assert (line.diverged, line.complete) == ([2], [0, 1])
+    assert line.mean("online_accuracy").mean == pytest.approx(0.3)
+    assert "2 (1 diverged)" in text_of([line])
+
+
+def text_of(found: list[Line]) -> str:
+    console = Console(width=200, file=io.StringIO())
+    console.print(table(found, DISPLAY))
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_the_table_shows_what_was_found(found: list[Line]) -> None:
+    text = text_of(found)
+    for line, own in zip(found, FIGURES, strict=True):
+        (row,) = (row for row in text.splitlines() if f"│ {line.label} " in row)
+        mean = scipy.stats.sem(own.mean(1)) * scipy.stats.t.ppf(0.975, 2)
+        assert f"{own[:, 0].mean():.1%} ± " in row
+        assert f"{own.mean():.1%} ± {mean:.1%}" in row
+        assert "30.0% ± " in row
+
+
+def test_the_picture_is_made_with_what_there_is(found: list[Line]) -> None:
+    for shown in (found, found[:1]):
+        file = io.BytesIO()
+        picture(shown, DISPLAY, file)
+        assert file.getvalue().startswith(b"\x89PNG")
+        again = io.BytesIO()
+        picture(shown, DISPLAY, again)
+        assert again.getvalue() == file.getvalue()
+
+
+def test_the_headline_says_no_more_than_the_figures(found: list[Line], tmp_path: Path) -> None:
+    ends = [first_and_last(line, DISPLAY)[1].mean for line in found]
+    assert headline(found[:1], DISPLAY) == f"In the end: backprop {ends[0]:.1%}"
+    methods = ("backprop", "continual_backprop")
+    runs = Plan("random_label_mnist", methods, None, {}, {}, (7,)).runs(tmp_path / "clear")
+    for run in runs:
+        run.record.begin(run.head)
+        for task in range(5):
+            kept = 0.9 if run.method == "continual_backprop" else 0.9 - 0.2 * task
+            run.record.add([{"seed": 7, "task": task + 1, "online_accuracy": kept}])
+        run.record.end()
+    assert headline(lines(runs), DISPLAY) == "Backprop learns less and less. Continual backprop goes on."
