@@ -29,6 +29,7 @@ class Figure:
 
 
 DEAD = Figure("dead_units", "Dead hidden units", percent=True)
+DORMANT = Figure("dormant_units", "Dormant hidden units", percent=True)
 RANK = Figure("nature_rank", "Rank of the features (Nature's)")
 WEIGHTS = Figure("weight_magnitude", "Mean size of a weight")
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Drawing
 
 from benchmarks.display import Display, Figure
 from benchmarks.headline import headline
@@ -40,18 +41,19 @@ class Curve:
         return wrapped(f"{self.line.label}{colon} {figure.text(self.mean[-1] / scale)}", characters)
 
 
-def picture(
-    lines: list[Line], display: Display, file: IO[bytes], panels: int = 4, title: str = "", note: str = ""
-) -> None:
-    """Draw it as PNG. ``panels``: how many figures at most. ``title``: instead of a headline made from the figures.
-    ``note``: a further sentence.
-    """
+def picture(lines: list[Line], display: Display, file: IO[bytes], panels: int = 4, note: str = "") -> None:
+    """Draw it as PNG. ``panels``: how many figures at most. ``note``: a further sentence."""
+    save(drawn(lines, display, panels, note), file)
+
+
+def drawn(lines: list[Line], display: Display, panels: int = 4, note: str = "") -> Drawing:
+    """The drawing that `picture` writes."""
     lines = [line for line in lines if line.complete]
     present = [figure for figure in display.others if any(line.has(figure.name) for line in lines)]
     figures = [display.main, *present][:panels]
     curves = [_curves(lines, display, figure) for figure in figures]
     sentences = [f"{display.about(lines[0].settings)}.", *seeds_in_words(lines), *([note] if note else [])]
-    _draw(title or headline(lines, display), sentences, figures, curves, display, file)
+    return _draw(headline(lines, display), sentences, figures, curves, display)
 
 
 def seeds_in_words(lines: list[Line]) -> list[str]:
@@ -98,8 +100,7 @@ def _draw(
     figures: list[Figure],
     curves: list[list[Curve]],
     display: Display,
-    file: IO[bytes],
-) -> None:
+) -> Drawing:
     """The main panel on the left, as high as the others together, which stand on the right."""
     scales = [100.0 if figure.percent else 1.0 for figure in figures]
     labels = [
@@ -109,7 +110,7 @@ def _draw(
     sizes = [_BIG, *(_SMALL for _ in figures[1:])] if len(figures) > 2 else [_BIG] * len(figures)
     high = [max(_LEAST_SMALL, 0.92 * height(own, _SMALL)) for own in labels[1:]]
     body = max(_LEAST_BIG, sum(high) + _TITLE * (len(high) - 1), height(labels[0], _BIG))
-    drawn, _ = page(headline, explanation, body)
+    drawing, _ = page(headline, explanation, body)
     left_room = room(labels[0], _BIG)
     if not high:
         places = [(LEFT, 0.0, min(WIDTH - LEFT - left_room - _EDGE, 10.0), body)]
@@ -123,10 +124,10 @@ def _draw(
             bottom = body - (i + 1) * each - i * _TITLE
             places.append((LEFT + big + left_room + _GAP, bottom, free - big, each))
     for i, (figure, place) in enumerate(zip(figures, places, strict=True)):
-        axes = panel(drawn, *place, figure.title, 12.5 if sizes[i] == _BIG else 11)
+        axes = panel(drawing, *place, figure.title, 12.5 if sizes[i] == _BIG else 11)
         lowest = i == 0 or i == len(figures) - 1
         _fill(axes, curves[i], labels[i], display, figure, sizes[i], xlabel=display.x if lowest else "")
-    save(drawn, file)
+    return drawing
 
 
 def _fill(

@@ -38,5 +38,14 @@ def _cells(line: Line, display: Display, others: list[Figure]) -> list[str]:
 
 
 def text(value: Estimate, figure: Figure) -> str:
-    """A mean and its interval as they are shown."""
-    return figure.text(value.mean) + ("" if value.half is None else f" ± {figure.text(value.half)}")
+    """A mean and its interval as they are shown, to the same decimals.
+
+    >>> text(Estimate(35.84, 0.4712), Figure("", "")), text(Estimate(0.5, 0.01), Figure("", "", percent=True))
+    ('35.8 ± 0.5', '50.0% ± 1.0%')
+    """
+    mean = figure.text(value.mean)
+    if value.half is None:
+        return mean
+    decimals = len(mean.rstrip("%").partition(".")[2])
+    half = 100 * value.half if figure.percent else value.half
+    return f"{mean} ± {half:,.{decimals}f}{'%' if figure.percent else ''}"

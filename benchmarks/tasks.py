@@ -109,10 +109,12 @@ class TaskJob(Job):
         batches = [self._chosen(index) for index in indices]
         sizes = [batch.shape[1] for batch in batches]
         chosen = torch.cat(batches, 1).to(self.device)
-        x = torch.stack([task.x[own] for task, own in zip(self._tasks, chosen, strict=True)])
-        y = torch.stack([task.y[own] for task, own in zip(self._tasks, chosen, strict=True)])
-        outputs = [self.method.learn(*batch)[1] for batch in zip(x.split(sizes, 1), y.split(sizes, 1), strict=True)]
-        self._correct += (torch.cat(outputs, 1).argmax(-1) == y).sum(1).cpu()
+        # images first, so that a batch's strides, which compiled graphs depend on, do not depend on how many there are
+        x = torch.stack([task.x[own] for task, own in zip(self._tasks, chosen, strict=True)], 1)
+        y = torch.stack([task.y[own] for task, own in zip(self._tasks, chosen, strict=True)], 1)
+        pairs = zip(x.split(sizes), y.split(sizes), strict=True)
+        outputs = [self.method.learn(x.transpose(0, 1), y.transpose(0, 1))[1] for x, y in pairs]
+        self._correct += (torch.cat(outputs, 1).argmax(-1) == y.transpose(0, 1)).sum(1).cpu()
 
     def _chosen(self, index: int) -> Tensor:
         """Which images are in that batch, for each seed."""

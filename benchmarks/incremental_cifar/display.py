@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.display import DEAD, RANK, WEIGHTS, Display, Figure
+from benchmarks.display import DEAD, DORMANT, RANK, WEIGHTS, Display, Figure
 from benchmarks.incremental_cifar.settings import Settings
 
 _NAMES = {"fashion": "Fashion-MNIST", "cifar100": "CIFAR-100"}
@@ -21,5 +21,5 @@ DISPLAY = Display(
     main=Figure("test_accuracy", "Right on test images of all classes so far", percent=True),
     higher_is_better=True,
     about=_about,
-    others=(DEAD, RANK, WEIGHTS),
+    others=(DEAD, DORMANT, RANK, WEIGHTS),
 )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> list[str]:
-    r"""A table, but for columns without any content; all columns but the first ``words`` stand to the right.
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]], words: Collection[int] = (0,)) -> list[str]:
+    r"""A table, but for columns without any content (the first is always kept). The columns ``words`` stand to the
+    left, all others to the right.
 
     >>> print("\n".join(table(["a", "b", "c"], [["x", "1", ""], ["y", "2", ""]])))
     | a | b |
@@ -15,8 +16,8 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1
     | y | 2 |
     """
     rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    kept = [i for i in range(len(headings)) if i < words or any(row[i] for row in rows)]
-    lines = [headings, ["---" if i < words else "---:" for i in range(len(headings))], *rows]
+    kept = [i for i in range(len(headings)) if i == 0 or any(row[i] for row in rows)]
+    lines = [headings, ["---" if i in words else "---:" for i in range(len(headings))], *rows]
     return ["| " + " | ".join(line[i] for i in kept) + " |" for line in lines]
 
 

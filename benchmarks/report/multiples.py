@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import IO
 
+from matplotlib.figure import Figure as Drawing
+
 from benchmarks import experiments
+from benchmarks.display import Display
 from benchmarks.labels import End, label_ends
 from benchmarks.palette import COLOURS, LABELS
 from benchmarks.pictures import Curve, draw_curve, scale_axes, seeds_in_words, show_chance
@@ -16,12 +19,17 @@ from benchmarks.summary import Line, best
 
 _MOST = 7  # panels beside each other
 _TITLE, _GAP, _EDGE, _KEYS = 0.5, 0.16, 0.1, 0.42
-_LEAST, _WIDEST = 1.05, 3.2
+_LEAST, _WIDEST = 1.2, 4.2
 _SIZE = 8.5
 
 
 def draw(family: Family, file: IO[bytes]) -> None:
-    """Draw it as PNG: a column for each problem, a row for each value of the tuning that all methods share."""
+    """Draw it as PNG."""
+    save(drawn(family), file)
+
+
+def drawn(family: Family) -> Drawing:
+    """A column for each problem, a row for each value of the tuning that all methods share."""
     display = experiments.display(family.experiment)
     names = varying(family.lines)
     cells = _cells(family, names)
@@ -31,42 +39,41 @@ def draw(family: Family, file: IO[bytes]) -> None:
     labels = 0.08 + width("0.000" if not display.main.percent else "100.0%", _SIZE, bold=True) + 0.17
     each = min(_WIDEST, (WIDTH - LEFT - _EDGE - (columns - 1) * _GAP) / columns)
     wide = each - labels
-    high = max(_LEAST, 0.72 * wide)
+    high = min(2.2, max(_LEAST, 0.72 * wide))
     rows = bands * len(tunings)
     body = rows * high + (rows - 1) * _TITLE + _KEYS
     lines = [line for line in family.lines if line.complete]
     by = family.by.replace("_", " ")
     headline = f"{display.main.title}, for each {by}" + (f" and {' and '.join(names)}" if names else "")
-    about = display.about(family.problems[0].settings)
-    value = str(family.problems[0].values[family.by])
-    about = about.replace(f" ({value})", "").replace(f"({value}, ", "(")  # each panel says its own
-    drawn, height = page(headline, [f"{about}.", *seeds_in_words(lines)], body)
-    top = max(_highest(curves) for curves in cells.values())
-    _keys(drawn, lines, height, body)
+    shown = sum(len(curves) for curves in cells.values())
+    note = ["Of each method the best of the settings tried."] if shown < len(lines) else []
+    drawing, height = page(headline, [f"{family.about}.", *seeds_in_words(lines), *note], body)
+    limits = _limits([curve for curves in cells.values() for curve in curves])
+    _keys(drawing, lines, height, body)
     for (problem, values), curves in cells.items():
         band, column = divmod(problem, columns)
         row = band * len(tunings) + tunings.index(values)
         place = (LEFT + column * (each + _GAP), body - _KEYS - (row + 1) * high - row * _TITLE)
         title = str(family.problems[problem].values[family.by])
         title += f", {in_words(dict(zip(names, values, strict=True)))}" if names else ""
-        axes = panel(drawn, *place, wide, high, title, 9.5 if columns > 4 else 11)
+        axes = panel(drawing, *place, wide, high, title, 9.5 if columns > 4 else 11)
         for order, curve in enumerate(curves):
             draw_curve(axes, curve, thin=True, order=order, crowded=len(curves) > 4, marked=False)
         scale_axes(axes, display.main)
         if display.chance is not None:
             show_chance(axes, display, labelled=False)
         if not display.main.percent:
-            axes.set_ylim(0, top)
+            axes.set_ylim(*limits)
         axes.tick_params(labelsize=8.5, labelleft=column == 0)
         axes.xaxis.get_major_locator().set_params(nbins=2, integer=True)  # type: ignore[attr-defined]
-        if row == rows - 1:
+        if problem + columns >= len(family.problems) and values == tunings[-1]:  # nothing stands below
             axes.set_xlabel(display.x, fontsize=9.5)
         else:
             axes.tick_params(labelbottom=False)
         ends = [End(curve.mean[-1], _value(curve, display), curve.colour) for curve in curves]
         if ends:
             label_ends(axes, max(curve.xs[-1] for curve in curves), ends, _SIZE, off=6.0)
-    save(drawn, file)
+    return drawing
 
 
 def _cells(family: Family, names: list[str]) -> dict[tuple[int, tuple[object, ...]], list[Curve]]:
@@ -88,22 +95,24 @@ def _cells(family: Family, names: list[str]) -> dict[tuple[int, tuple[object, ..
     return cells
 
 
-def _highest(curves: list[Curve]) -> float:
-    """What the common scale must hold: the means, and most of the bands."""
-    return max(
-        (mean + 0.6 * half for curve in curves for mean, half in zip(curve.mean, curve.half, strict=True)), default=1.0
-    )
+def _limits(curves: list[Curve]) -> tuple[float, float]:
+    """The common scale: it holds the means, most of the bands, and 0."""
+    points = [(mean, half) for curve in curves for mean, half in zip(curve.mean, curve.half, strict=True)]
+    low = min((mean - 0.6 * half for mean, half in points), default=0.0)
+    high = max((mean + 0.6 * half for mean, half in points), default=1.0)
+    lowest = min((mean for mean, _ in points), default=0.0)
+    return (low if lowest < 0 else 0.0), high
 
 
-def _value(curve: Curve, display: object) -> str:
-    return display.main.text(curve.mean[-1] / (100.0 if display.main.percent else 1.0))  # type: ignore[attr-defined,no-any-return]
+def _value(curve: Curve, display: Display) -> str:
+    return display.main.text(curve.mean[-1] / (100.0 if display.main.percent else 1.0))
 
 
-def _keys(drawn: object, lines: list[Line], height: float, body: float) -> None:
+def _keys(drawing: Drawing, lines: list[Line], height: float, body: float) -> None:
     """Names of the methods in their colours, over the panels."""
     x = LEFT
     y = (0.62 + body - 0.02) / height
     for method in dict.fromkeys(line.method for line in lines):
         text = LABELS[method]
-        drawn.text(x / WIDTH, y, text, color=COLOURS[method], fontsize=11.5, fontweight="bold", va="bottom")  # type: ignore[attr-defined]
+        drawing.text(x / WIDTH, y, text, color=COLOURS[method], fontsize=11.5, fontweight="bold", va="bottom")
         x += width(text, 11.5, bold=True) + 0.35

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.palette import LABELS
 from benchmarks.report.markdown import folded
 from benchmarks.report.problems import Family, Problem
-from benchmarks.report.rerun import commands, one_command
+from benchmarks.report.rerun import NONE, commands, one_command
 from benchmarks.runs import Run
 from benchmarks.summary import Line
 
@@ -19,19 +20,28 @@ def origins(part: Problem | Family) -> list[str]:
         for method in dict.fromkeys(line.method for line in part.lines):
             own = [line for line in part.lines if line.method == method]
             whole = one_command([run for line in own for run in line.taken_runs])
-            points += [_point(own, [whole])] if whole else [_point([line], commands(line.taken_runs)) for line in own]
+            points += (
+                [_point(LABELS[method], own, [whole])] if whole else [_own_point(part.name(line), line) for line in own]
+            )
     else:
-        points = [_point([line], commands(line.taken_runs)) for line in part.lines]
+        points = [_own_point(line.label, line) for line in part.lines]
     everything = one_command([run for line in part.lines for run in line.taken_runs])
     said = [f"All at once: `{everything}`", ""] if everything and len(points) > 1 else []
     return folded("Where these come from: command, commit, seeds, hardware, time", [*said, *points])
 
 
-def _point(lines: Sequence[Line], made_by: Sequence[str]) -> str:
+def _own_point(label: str, line: Line) -> str:
+    return _point(label, [line], commands(line.taken_runs))
+
+
+def _point(label: str, lines: Sequence[Line], made_by: Sequence[str]) -> str:
     runs = [run for line in lines for run in line.taken_runs]
-    label = lines[0].label if len(lines) == 1 else lines[0].label.partition(",")[0]
     seeds = sorted({seed for line in lines for seed in line.taken})
-    said = [f"- **{label}**, {seed_list(seeds)}", *(f"`{text}`" for text in made_by), *provenance(runs)]
+    said = [
+        f"- **{label}**, {seed_list(seeds)}",
+        *(f"`{text}`" if text != NONE else text for text in made_by),
+        *provenance(runs),
+    ]
     return "; ".join(said)
 
 

@@ -22,7 +22,7 @@ def overview(found: dict[str, list[Problem]]) -> list[str]:
     """A row for each experiment: the problem that is nearest to the published one, and its ends."""
     headings = ["experiment", "figure, at the end", "size", "backprop", "best other", "continual backprop", "published"]
     rows = [_row(name, representative(own)) for name, own in found.items()]
-    return table(headings, rows, words=3)
+    return table(headings, rows, words=(0, 1, 2, 6))
 
 
 def representative(problems: Sequence[Problem]) -> Problem:

@@ -84,7 +84,7 @@ class Page:
         display = experiments.display(part.experiment)
         first = part.problems[0] if isinstance(part, Family) else part
         shown = [line for line in part.lines if line.complete]
-        lines = [f"{display.about(first.lines[0].settings)}. {_differences(first, part)}".rstrip()]
+        lines = [f"{part.about}. {_differences(first, part)}".rstrip()]
         if shown:
             name = f"{part.experiment}_{_slug(part.title)}.png"
             drawn = partial(draw, part) if isinstance(part, Family) else _picture(part)

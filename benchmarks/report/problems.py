@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import experiments
+from benchmarks.report.markdown import listed
 from benchmarks.runs import Run
 from benchmarks.settings import Values, in_words
 from benchmarks.summary import Line, lines
@@ -42,6 +43,12 @@ class Problem:
         return f"Size {size}" + (f", but {in_words(differing)}" if differing else "")
 
     @property
+    def about(self) -> str:
+        """What it is, in a sentence."""
+        said: str = experiments.display(self.experiment).about(self.lines[0].settings)
+        return said
+
+    @property
     def methods(self) -> list[str]:
         """The methods of its lines."""
         return list(dict.fromkeys(line.method for line in self.lines))
@@ -66,6 +73,23 @@ class Family:
         rest = {name: value for name, value in differing.items() if name != self.by}
         name = self.by.replace("_", " ")
         return f"Size {size}" + (f", but {in_words(rest)}" if rest else "") + f", each {name}"
+
+    @property
+    def about(self) -> str:
+        """What they are, in a sentence, with all choices where a problem's own has one."""
+        choices = listed([str(problem.values[self.by]) for problem in self.problems], "or")
+        settings = dataclasses.replace(self.lines[0].settings, **{self.by: choices})
+        try:
+            said: str = experiments.display(self.experiment).about(settings)
+        except KeyError:  # a choice that has a longer name, which only single ones have
+            return self.problems[0].about
+        return said
+
+    def name(self, line: Line) -> str:
+        """What a line is called among all of them."""
+        method, _, rest = line.label.partition(", ")
+        own = in_words({self.by: getattr(line.settings, self.by)})
+        return ", ".join(filter(None, [method, own, rest]))
 
     @property
     def lines(self) -> tuple[Line, ...]:

@@ -46,13 +46,14 @@ def _consecutive(runs: list[Run], *, joined: bool) -> list[list[Run]]:
 
 
 def _command(runs: list[Run]) -> str | None:
-    """The shortest over all sizes."""
+    """That of the size from which the fewest settings differ."""
     cls = type(runs[0].settings)
-    found = [text for size in cls.size_names() if (text := _of_size(runs, size)) is not None]
-    return min(found, key=len, default=None)
+    found = [made for size in cls.size_names() if (made := _of_size(runs, size)) is not None]
+    return min(found, default=(0, None))[1]
 
 
-def _of_size(runs: list[Run], size: str) -> str | None:
+def _of_size(runs: list[Run], size: str) -> tuple[int, str] | None:
+    """How many settings stand in it, and the command."""
     cls = type(runs[0].settings)
     seeds = sorted({seed for run in runs for seed in run.seeds})
     methods = sorted({run.method for run in runs}, key=cls.methods.index)
@@ -79,7 +80,7 @@ def _of_size(runs: list[Run], size: str) -> str | None:
         fewer = [other for other in flags if other is not each]
         if makes(_all(words, fewer), runs):
             flags = fewer
-    return shlex.join(["python", "-m", "benchmarks", *_all(words, flags)])
+    return len(flags), shlex.join(["python", "-m", "benchmarks", *_all(words, flags)])
 
 
 def _all(words: list[str], flags: list[list[str]]) -> list[str]:

