@@ -12,7 +12,7 @@ NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": F
 
 
 def main() -> None:
-    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "_temp_dir": sys.argv[1]})
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "temp_dir": sys.argv[1]})
     try:
         cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
         print(cluster.address, flush=True)
