@@ -128,11 +128,11 @@ class Job(benchmarks.job.Job):
         count, batch = self.settings.train * place.classes, self.settings.batch
         name = f"stage {place.stage} epoch {place.epoch}"  # so that no generator need be saved
         order = torch.randperm(count, generator=stream(self.seed, f"order of {name}"))
-        draws = draw(count, stream(self.seed, f"augmentation of {name}"))
+        draws = draw(count, stream(self.seed, f"augmentation of {name}"), self.settings.padding)
         for index in range(place.first, place.last):
             some = slice(index * batch, (index + 1) * batch)
             chosen = order[some].to(self.settings.device)
-            x = augment(self._images.x[chosen], Draws(*(part[some] for part in draws)))
+            x = augment(self._images.x[chosen], Draws(*(part[some] for part in draws)), self.settings.padding)
             y = self._images.y[chosen]
             _, output = self.method.learn(x[None], y[None])
             self._right += int((output[0, :, : self._classes].argmax(1) == y).sum())

@@ -32,6 +32,7 @@ class Settings(BaseSettings):
             "test": 100,
             "width": 64,
             "shrink": 1,
+            "padding": 4,
             "replacement_rate": 1e-5,
         },
     }
@@ -50,6 +51,9 @@ class Settings(BaseSettings):
     test: int = option(100, "images of each class to test on", options.whole(1))
     width: int = option(8, "channels of the first stage of the ResNet-18; 64 as published", options.whole(1))
     shrink: int = option(2, "squares of so many by so many pixels become one pixel", options.whole(1))
+    padding: int = option(
+        2, "training images are shifted by up to so many pixels each way; 4 of 32 as published", options.whole(0)
+    )
     batch: int = option(90, "images in a batch", options.whole(1))
     reset: str = option(
         "nothing",

@@ -77,12 +77,13 @@ def literal(image, flip, top, left, degrees, padding=4):
     return torch.from_numpy(turned).float()
 
 
-def test_augmentation_is_its_literal_twin():
+@pytest.mark.parametrize("padding", [0, 2, 4])
+def test_augmentation_is_its_literal_twin(padding):
     images = torch.rand(40, 3, SIZE, SIZE, generator=stream(0, "images"))
-    draws = draw(40, stream(0, "draws"))
-    got = augment(images, draws)
+    draws = draw(40, stream(0, "draws"), padding)
+    got = augment(images, draws, padding)
     for image, changed, *own in zip(images, got, *(part.tolist() for part in draws), strict=True):
-        assert torch.equal(changed, literal(image, *own))
+        assert torch.equal(changed, literal(image, *own, padding))
 
 
 def test_nothing_drawn_changes_nothing():
