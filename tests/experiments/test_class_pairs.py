@@ -8,7 +8,7 @@ from benchmarks.class_pairs.settings import Settings
 from benchmarks.errors import CannotRun
 from tests.experiments.going_on import rows_of, rows_with_interruptions
 
-SMALL = {"tasks": 3, "epochs": 4, "train": 12, "test": 6, "batch": 4}
+SMALL = {"tasks": 3, "epochs": 2, "train": 12, "test": 6, "batch": 4}
 FASTER = {
     "continual_backprop": {"replacement_rate": 0.02, "maturity_threshold": 3},
     "redo": {"period": 4},
@@ -24,7 +24,7 @@ def make(folder, method="backprop", seed=0, **settings):
 def test_interrupted_it_ends_with_the_same_rows(method, digits_folder):
     whole = rows_of(make(digits_folder, method))
     # within an epoch, at the end of a task, before the last piece
-    assert rows_with_interruptions(lambda: make(digits_folder, method), {1, 5, 7, 14}) == whole
+    assert rows_with_interruptions(lambda: make(digits_folder, method), {1, 3, 5, 8}) == whole
     assert [row["task"] for row in whole] == [1, 2, 3]
     for row in whole:
         assert 0 <= row["test_accuracy"] <= 1
@@ -82,7 +82,7 @@ def test_the_probe_looks_before_the_task_is_learned(digits_folder):
 
 
 def test_it_learns_real_digits(digits_folder):
-    job = make(digits_folder, epochs=30, train=30, test=10, batch=10, lr=0.03, tasks=2)
+    job = make(digits_folder, epochs=20, train=30, test=10, batch=10, lr=0.05, tasks=2)
     assert all(row["test_accuracy"] >= 0.8 for row in rows_of(job))
 
 
