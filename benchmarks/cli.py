@@ -143,4 +143,9 @@ def _run(experiment: str, arguments: list[str]) -> int:
     made_by = launching.launcher(
         parsed.launcher, parsed.workers, parsed.checkpoint_every, tensorboard=parsed.tensorboard
     )
-    return comparison.command(made_by, fresh=parsed.fresh, quiet=parsed.quiet, picture=parsed.picture)
+    status = comparison.command(made_by, fresh=parsed.fresh, quiet=parsed.quiet, picture=parsed.picture)
+    if parsed.tensorboard:
+        from benchmarks.tensorboard import complete
+
+        complete(comparison.runs)
+    return status

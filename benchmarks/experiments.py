@@ -8,6 +8,7 @@ from typing import Any
 NAMES = (
     "slowly_changing_regression",
     "random_label_mnist",
+    "permuted_mnist",
     "class_pairs",
     "incremental_cifar",
     "slippery_ant",

@@ -25,6 +25,8 @@ class Method:
         seeds: one, or several that are trained together as an ensemble.
         loss, opt: as of `gnt.Backprop`.
         layers: network -> what the engine of continual backprop walks, where that is not the network itself.
+        init: where the fresh weights of replaced units come from, as of `gnt.GnT`; None: as the method has it.
+        device: where ``make_net`` puts networks.
         options: of the optimizer, for all methods.
     """
 
@@ -38,10 +40,14 @@ class Method:
         loss: str | Callable[[Tensor, Tensor], Tensor],
         opt: str,
         layers: Callable[[nn.Module], Any] | None = None,
+        init: str | None = None,
+        device: str = "cpu",
         **options: Any,
     ) -> None:
         self._layers = layers
         self._settings, self._seeds = settings, list(seeds)
+        self._init: dict[str, Any] = {} if init is None else {"init": init}
+        self._device = device
         if hasattr(settings, "weight_decay") and settings.concerns("weight_decay", name):
             options["weight_decay"] = settings.weight_decay
         compile = settings.concerning(name).get("compile") == "yes"
@@ -58,23 +64,24 @@ class Method:
     def _ensemble(self, name: str, make_net: Callable[[str], nn.Module], **given: Any) -> gnt.Ensemble:
         own: dict[str, Any] = {"replacement_rate": 0.0}
         if name == "continual_backprop":
-            own = {setting: getattr(self._settings, setting) for setting in _ENGINE}
-            own["generators"] = [stream(seed, "replacements") for seed in self._seeds]
+            own = {**{setting: getattr(self._settings, setting) for setting in _ENGINE}, **self._init}
+            own["generators"] = [stream(seed, "replacements", self._device) for seed in self._seeds]
         weights = [stream(seed, "weights").initial_seed() for seed in self._seeds]
         return gnt.Ensemble(lambda: make_net(name), weights, **given, **own)
 
     def _alone(self, name: str, net: nn.Module, **given: Any) -> gnt.Backprop:
         if name != "continual_backprop":
             return gnt.Backprop(net, **given)
-        own = {setting: getattr(self._settings, setting) for setting in _ENGINE}
+        own = {**{setting: getattr(self._settings, setting) for setting in _ENGINE}, **self._init}
         if self._layers is not None:
             own["layers"] = self._layers(net)
-        return gnt.ContinualBackprop(net, **given, **own, generator=stream(self._seeds[0], "replacements"))
+        generator = stream(self._seeds[0], "replacements", self._device)
+        return gnt.ContinualBackprop(net, **given, **own, generator=generator)
 
     def _extra(self, name: str) -> Any:
         """What acts after each step, beside the learner; None where nothing does."""
         settings, net, opt = self._settings, self.learner.net, self.learner.opt
-        generators = [stream(seed, name) for seed in self._seeds]
+        generators = [stream(seed, name, self._device) for seed in self._seeds]
         generator = generators if len(generators) > 1 else generators[0]
         if name == "l2_init":
             pull = gnt.L2Init(net, settings.l2_init)
@@ -85,14 +92,11 @@ class Method:
             noise = {"shrink": 1.0, "noise": settings.noise, "distribution": "normal"}
             return gnt.ShrinkAndPerturb(net, **noise, generator=generator)
         if name == "redo":
-            return gnt.ReDo(net, opt, tau=settings.dormancy, period=settings.period, generator=generator)
+            own = {"tau": settings.dormancy, "period": settings.period, **self._init}
+            return gnt.ReDo(net, opt, **own, generator=generator)
         if name == "algorithm_1":
-            return gnt.algorithm_1(
-                net,
-                opt,
-                **{setting: getattr(settings, setting) for setting in _ENGINE[:3]},
-                generator=generator,
-            )
+            own = {**{setting: getattr(settings, setting) for setting in _ENGINE[:3]}, **self._init}
+            return gnt.algorithm_1(net, opt, **own, generator=generator)
         return None
 
     def learn(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

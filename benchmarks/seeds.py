@@ -9,7 +9,7 @@ import hashlib
 import torch
 
 
-def stream(seed: int, purpose: str) -> torch.Generator:
-    """A generator for one purpose ("labels", "order", ...) in a run of this seed."""
+def stream(seed: int, purpose: str, device: str = "cpu") -> torch.Generator:
+    """A generator for one purpose ("labels", "order", ...) in a run of this seed, for draws on ``device``."""
     digest = hashlib.sha256(f"{purpose}:{seed}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:6], "big"))
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:6], "big"))

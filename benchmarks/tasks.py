@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,17 @@ from benchmarks.methods import Method, units_of
 from benchmarks.seeds import stream
 
 
+class Images(Protocol):
+    """A tensor of images (n, ...), or what makes them when they are asked for."""
+
+    def __getitem__(self, chosen: Tensor, /) -> Tensor:
+        """The images of these indices, (len(chosen), ...)."""
+
+
 class Task(NamedTuple):
     """A task of one seed: images (n, ...) and labels (n,) to learn, and images that the features are looked at on."""
 
-    x: Tensor
+    x: Images
     y: Tensor
     probe: Tensor
 
@@ -32,13 +39,24 @@ class TaskJob(Job):
         seeds: one, or several that are trained together.
         tasks, epochs, images, batch: numbers of tasks, of passes over the images in each, of images in a task and in a
             batch.
-        piece: number of batches in a piece of work.
+        piece: number of batches in a piece of work; their images are in memory at once.
+        device: where tasks and networks are.
     """
 
-    def __init__(self, seeds: list[int], *, tasks: int, epochs: int, images: int, batch: int, piece: int) -> None:
+    def __init__(
+        self,
+        seeds: list[int],
+        *,
+        tasks: int,
+        epochs: int,
+        images: int,
+        batch: int,
+        piece: int,
+        device: str = "cpu",
+    ) -> None:
         self.seeds, self.tasks, self.epochs, self.images, self.batch = seeds, tasks, epochs, images, batch
         self.batches = -(-images // batch)
-        self.piece = piece
+        self.piece, self.device = piece, device
         self.pieces_a_task = -(-self.batches * epochs // piece)
         self.total, self.done, self.latest = tasks * self.pieces_a_task, 0, ""
         self.method: Method
@@ -46,6 +64,7 @@ class TaskJob(Job):
         self._order = torch.empty(0)
         self._correct = torch.zeros(len(seeds), dtype=torch.int64)
         self._rows: list[Row] = []  # of the present task, at its start
+        self._tasks: list[Task] = []
 
     @abstractmethod
     def task(self, number: int, seed: int) -> Task:
@@ -64,11 +83,10 @@ class TaskJob(Job):
         if piece == 0:
             self._start(number)
         first = piece * self.piece
-        for index in range(first, min(first + self.piece, self.batches * self.epochs)):
-            self._learn(index)
+        after = min(first + self.piece, self.batches * self.epochs)
+        self._learn(range(first, after))
         self.done += 1
-        seen = min(first + self.piece, self.batches * self.epochs)
-        images = seen // self.batches * self.images + min(seen % self.batches * self.batch, self.images)
+        images = after // self.batches * self.images + min(after % self.batches * self.batch, self.images)
         accuracy = (self._correct.double() / images).tolist()
         self.latest = f"task {number + 1}/{self.tasks}  accuracy {sum(accuracy) / len(accuracy):.0%}"
         if piece + 1 < self.pieces_a_task:
@@ -76,27 +94,34 @@ class TaskJob(Job):
         return self._end(number, accuracy)
 
     def _start(self, number: int) -> None:
-        tasks = self._take_up(number)
+        self._take_up(number)
         self._correct.zero_()
         self.at_start(number)
         self._rows = []
-        for net, task in zip(self.method.nets(), tasks, strict=True):
+        for net, task in zip(self.method.nets(), self._tasks, strict=True):
             self._rows.append(gnt.metrics.Probe(net, units_of(net, task.probe), task.probe).measure())
 
-    def _take_up(self, number: int) -> list[Task]:
-        tasks = [self.task(number, seed) for seed in self.seeds]
-        self._x, self._y = torch.stack([task.x for task in tasks]), torch.stack([task.y for task in tasks])
-        return tasks
+    def _take_up(self, number: int) -> None:
+        self._tasks = [self.task(number, seed) for seed in self.seeds]
 
-    def _learn(self, index: int) -> None:
+    def _learn(self, indices: range) -> None:
+        """Those batches, counted from the start of the task. What a step need not do is done for all of them."""
+        batches = [self._chosen(index) for index in indices]
+        sizes = [batch.shape[1] for batch in batches]
+        chosen = torch.cat(batches, 1).to(self.device)
+        # images first, so that a batch's strides, which compiled graphs depend on, do not depend on how many there are
+        x = torch.stack([task.x[own] for task, own in zip(self._tasks, chosen, strict=True)], 1)
+        y = torch.stack([task.y[own] for task, own in zip(self._tasks, chosen, strict=True)], 1)
+        pairs = zip(x.split(sizes), y.split(sizes), strict=True)
+        outputs = [self.method.learn(x.transpose(0, 1), y.transpose(0, 1))[1] for x, y in pairs]
+        self._correct += (torch.cat(outputs, 1).argmax(-1) == y.transpose(0, 1)).sum(1).cpu()
+
+    def _chosen(self, index: int) -> Tensor:
+        """Which images are in that batch, for each seed."""
         within = index % self.batches
         if within == 0:
             self._order = torch.stack([torch.randperm(self.images, generator=own) for own in self._streams])
-        chosen = self._order[:, within * self.batch : (within + 1) * self.batch]
-        which = torch.arange(len(self.seeds))[:, None]
-        x, y = self._x[which, chosen], self._y[which, chosen]
-        _, output = self.method.learn(x, y)
-        self._correct += (output.argmax(-1) == y).sum(1)
+        return self._order[:, within * self.batch : (within + 1) * self.batch]
 
     def _end(self, number: int, accuracy: list[float]) -> list[Row]:
         rows = []

@@ -55,6 +55,7 @@ class Job(benchmarks.job.Job):
         _, channels, size, _ = self._images.x.shape
         self._example = torch.zeros(2, channels, size, size)
         self._classes = 0  # so far, of which the loss is made
+        self._groups: Any = None
         self.method = Method(
             method,
             lambda _: ResNet18(channels, outputs, settings.width).to(settings.device),
@@ -62,7 +63,7 @@ class Job(benchmarks.job.Job):
             seeds,
             loss=self._loss,
             opt="sgd",
-            layers=self._groups,
+            layers=self._trace,
             momentum=settings.momentum,
         )
         self._best = Best()
@@ -89,8 +90,11 @@ class Job(benchmarks.job.Job):
     def _net(self) -> nn.Module:
         return self.method.nets()[0]
 
-    def _groups(self, net: nn.Module) -> Any:
-        return gnt.trace(net, self._example.to(self.settings.device))
+    def _trace(self, net: nn.Module) -> Any:
+        """The units inside the blocks: found once, for the engine or else for the probe."""
+        if self._groups is None:
+            self._groups = gnt.trace(net, self._example.to(self.settings.device))
+        return self._groups
 
     def _loss(self, output: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(output[:, : self._classes], y)
@@ -102,7 +106,7 @@ class Job(benchmarks.job.Job):
         new = self._images.y.unique()[self.stages.classes[stage - 1] if stage else 0 : self._classes]
         each = -(-PROBE // len(new))
         x = torch.cat([self._images.x[self._images.y == label][:each] for label in new])[:PROBE]
-        self._figures = gnt.metrics.Probe(self._net, self._groups(self._net), x).measure()
+        self._figures = gnt.metrics.Probe(self._net, self._trace(self._net), x).measure()
 
     def _reset(self, stage: int) -> None:
         """Draw anew what the settings say, with its momentum."""

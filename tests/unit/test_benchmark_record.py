@@ -130,9 +130,9 @@ def test_a_full_disk_takes_all_rows_of_a_call_or_none(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(CannotRun, match="Cannot write .*unchanged"):
+    with pytest.raises(CannotRun, match=r"Cannot write .*unchanged"):
         Record(tmp_path / "file" / "record.jsonl").begin(HEAD)
-    with pytest.raises(CannotRun, match="Cannot write .*unchanged"):
+    with pytest.raises(CannotRun, match=r"Cannot write .*unchanged"):
         write_json(tmp_path / "file" / "about.json", {})
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -206,5 +206,3 @@ def test_a_record_of_other_settings_is_refused_and_left_alone(unfinished: Run, s
     unfinished.forget()
     unfinished.load(unfinished.job())
     assert record.lines() == [unfinished.head]
-
-

@@ -1,0 +1,35 @@
+"""The learner of Permuted MNIST: fully connected layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from torch import nn
+
+from benchmarks.nets import mlp
+
+PIXELS: Final = 784
+CLASSES: Final = 10
+
+
+def maker(hidden: str, init: str, device: str) -> Callable[[str], nn.Module]:
+    """What makes 784-hidden-10 for a method, for ``hidden`` such as "300-150".
+
+    ``init``: "default" is torch's own; "kaiming" uniform in +-sqrt(6 / fan_in) for layers that a ReLU follows and
+    +-sqrt(3 / fan_in) for the last one, biases zero.
+    """
+    sizes = (PIXELS, *map(int, hidden.split("-")), CLASSES)
+
+    def make(method: str) -> nn.Module:
+        net = mlp(sizes, method)
+        linear = [layer for layer in net if isinstance(layer, nn.Linear)]
+        if init == "kaiming":
+            for layer in linear:
+                gain = nn.init.calculate_gain("linear" if layer is linear[-1] else "relu")
+                bound = gain * (3 / layer.in_features) ** 0.5
+                nn.init.uniform_(layer.weight, -bound, bound)
+                nn.init.zeros_(layer.bias)
+        return net.to(device)
+
+    return make

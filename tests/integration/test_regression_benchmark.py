@@ -1,0 +1,86 @@
+"""Slowly-Changing Regression: its stream and target as specified; jobs that go on, and seeds trained together."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks.runs import Run
+from benchmarks.slowly_changing_regression.job import Job
+from benchmarks.slowly_changing_regression.settings import Settings
+from benchmarks.slowly_changing_regression.target import Inputs, Target
+
+SHORT = {"steps": 1100, "bin": 400, "flip_every": 300}
+
+
+def settings(method: str, **given: object) -> Settings:
+    fast = {"replacement_rate": 0.01} if Settings.concerns("replacement_rate", method) else {}
+    made: Settings = Settings.of(method, **SHORT, **fast, **given)
+    return made
+
+
+def finished(job: Job) -> list[dict[str, float]]:
+    rows = []
+    while job.done < job.total:
+        rows += job.advance()
+    return rows
+
+
+@pytest.mark.parametrize("seeds", [(0,), (4, 5)])
+@pytest.mark.parametrize("method", Settings.methods)
+def test_going_on_after_every_piece_gives_the_same_rows(method: str, seeds: tuple[int, ...], tmp_path) -> None:
+    if len(seeds) > 1 and method not in Settings.together:
+        seeds = (7,)
+    run = Run("slowly_changing_regression", method, settings(method), seeds, tmp_path)
+    whole = finished(run.job())
+    broken, rows = run.job(), []
+    run.load(broken)
+    while broken.done < broken.total:
+        rows += broken.advance()
+        run.save(broken, seconds=0.0)
+        broken = run.job()
+        run.load(broken)
+    assert json.dumps(rows) == json.dumps(whole)
+    assert [row["step"] for row in rows] == [400] * len(seeds) + [800] * len(seeds)  # the last bin is not full
+    assert all(0 < row["squared_error"] < 20 for row in rows)
+
+
+@pytest.mark.parametrize("method", Settings.together)
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_each_seed_of_an_ensemble_is_as_it_is_alone(method: str, optimizer: str) -> None:
+    chosen = settings(method, optimizer=optimizer)
+    together = finished(Job(chosen, method, [4, 5, 6]))
+    for seed in (4, 5, 6):
+        alone = finished(Job(chosen, method, [seed]))
+        own = [row for row in together if row["seed"] == seed]
+        assert [row["step"] for row in own] == [row["step"] for row in alone]
+        errors = ([row["squared_error"] for row in rows] for rows in (own, alone))
+        torch.testing.assert_close(*map(torch.tensor, errors), rtol=1e-4, atol=0)
+
+
+def test_the_target_network_is_the_specified_one() -> None:
+    target = Target(seed=3)
+    bits = Inputs(seed=3, flip_every=5, variant="redraw").take(40)
+    fired = 0
+    for x, got in zip(bits.tolist(), target(bits).tolist(), strict=True):
+        y = target.out_bias.item()
+        for w, b, v in zip(target.weight.tolist(), target.bias.tolist(), target.out_weight.tolist(), strict=True):
+            assert {*w, b, v} == {-1.0, 1.0}
+            s = (20 - sum(w) + b) / 2
+            if sum(wi * xi for wi, xi in zip(w, x, strict=True)) + b > 0.7 * 21 - s:
+                y += v
+                fired += 1
+        assert got == [y]
+    assert 0.01 < fired / (40 * 100) < 0.5
+
+
+def test_slow_bits_change_when_they_should() -> None:
+    changes = {"redraw": range(1, 16), "one_bit": [1]}
+    for variant, allowed in changes.items():
+        inputs = Inputs(seed=0, flip_every=7, variant=variant)
+        bits = torch.cat([inputs.take(5) for _ in range(14)])
+        assert set(bits.unique().tolist()) == {0.0, 1.0}
+        flips = (bits[1:, :15] != bits[:-1, :15]).sum(1)
+        assert [step + 1 for step in flips.nonzero().view(-1).tolist()] == list(range(7, 70, 7))
+        assert all(count in allowed for count in flips[flips > 0].tolist())
+        assert (bits[1:, 15:] != bits[:-1, 15:]).float().mean() > 0.3

@@ -1,0 +1,208 @@
+"""Permuted MNIST: what a task is, that nothing is lost by an interruption, and that seeds trained together are those
+trained alone.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+import torch
+
+from benchmarks.datasets import mnist_images
+from benchmarks.errors import CannotRun
+from benchmarks.permuted_mnist import job as module
+from benchmarks.permuted_mnist.job import Job
+from benchmarks.permuted_mnist.net import maker
+from benchmarks.permuted_mnist.permuted import Permuted, permutation
+from benchmarks.permuted_mnist.settings import Settings
+from benchmarks.permuted_mnist.source import images_of
+
+SMALL = {"tasks": 2, "images": 24, "hidden": "12-8"}
+FASTER = {"replacement_rate": 0.05, "maturity_threshold": 3}
+
+
+@pytest.fixture(autouse=True)
+def short_pieces(monkeypatch):
+    monkeypatch.setattr(module, "BATCHES_A_PIECE", 10)  # 10, 10 and 4 of a task
+
+
+def make(method="backprop", seeds=(0,), **settings):
+    own = {name: value for name, value in FASTER.items() if Settings.concerns(name, method)}
+    return Job(Settings.of(method, **{**SMALL, **own, **settings}), method, list(seeds))
+
+
+def rows_of(job):
+    rows = []
+    while job.done < job.total:
+        rows += job.advance()
+    return rows
+
+
+def test_a_permutation_has_each_pixel_once_and_is_another_in_each_task_and_seed():
+    drawn = [permutation(number, seed, 784) for number in range(3) for seed in range(3)]
+    assert all(torch.equal(each.sort().values, torch.arange(784)) for each in drawn)
+    assert len({tuple(each.tolist()) for each in drawn}) == 9
+    assert torch.equal(permutation(1, 2, 784), drawn[5])
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_pixels_are_moved_and_normalised_exactly_and_nothing_else(centred):
+    images = images_of("digits", "", 30).images.flatten(1)
+    order = permutation(0, 0, 784)
+    expected = torch.stack([images[[3, 0, 3], pixel] for pixel in order], 1).double() / 255
+    expected = ((expected - 0.5) / 0.5 if centred else expected).float()
+    got = Permuted(images, order, centred=centred)[torch.tensor([3, 0, 3])]
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
+    assert got.min() == (-1 if centred else 0)
+    assert got.max() == 1
+    assert torch.equal(got.sort(1).values, got[:, order.argsort()].sort(1).values)
+
+
+def test_tasks_differ_in_the_permutation_alone_and_are_the_same_for_all_methods():
+    one, other = make("backprop"), make("layer_norm")
+    every = torch.arange(24)
+    first, second = one.task(0, 0), one.task(1, 0)
+    assert torch.equal(first.y, second.y)
+    assert not torch.equal(first.x[every], second.x[every])
+    assert torch.equal(first.x[every].sort(1).values, second.x[every].sort(1).values)
+    assert not torch.equal(first.x[every], one.task(0, 1).x[every])
+    assert torch.equal(first.x[every], other.task(0, 0).x[every])
+    assert torch.equal(first.probe, first.x[every])
+
+
+def test_each_image_is_seen_once_a_task_with_its_label_in_an_order_of_its_own(monkeypatch):
+    job = make()
+    seen, learn = [], job.method.learn
+
+    def watch(x, y):
+        assert x.shape == (1, 1, 784)
+        seen.append((x[0, 0], int(y)))
+        return learn(x, y)
+
+    monkeypatch.setattr(job.method, "learn", watch)
+    rows_of(job)
+    orders = []
+    for number in range(2):
+        task = job.task(number, 0)
+        images = [x.tolist() for x in task.x[torch.arange(24)]]
+        of_task = seen[24 * number : 24 * (number + 1)]
+        orders.append([images.index(x.tolist()) for x, _ in of_task])
+        assert [int(task.y[i]) for i in orders[-1]] == [label for _, label in of_task]
+    assert [sorted(order) for order in orders] == [list(range(24))] * 2
+    assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize(
+    ("method", "optimizer"),
+    [*((method, "adam") for method in Settings.methods), ("backprop", "sgd"), ("continual_backprop", "sgd")],
+)
+def test_stopped_after_every_piece_it_ends_with_the_same_rows(method, optimizer):
+    whole = rows_of(make(method, optimizer=optimizer))
+    job, rows = make(method, optimizer=optimizer), []
+    while job.done < job.total:
+        rows += job.advance()
+        saved = io.BytesIO()
+        torch.save(job.state_dict(), saved)
+        saved.seek(0)
+        job = make(method, optimizer=optimizer)
+        job.load_state_dict(torch.load(saved, weights_only=True))
+    assert json.dumps(rows) == json.dumps(whole)
+    assert [row["task"] for row in whole] == [1, 2]
+    assert {"online_accuracy", "dead_units/0", "nature_rank/0", "weight_magnitude"} <= whole[0].keys()
+
+
+@pytest.mark.parametrize("method", Settings.together)
+def test_seeds_together_are_those_alone(method):
+    together = rows_of(make(method, (3, 4), lr=1e-3))
+    alone = [row for seed in (3, 4) for row in rows_of(make(method, (seed,), lr=1e-3))]
+    alone.sort(key=lambda row: (row["task"], row["seed"]))
+    assert len(together) == 4
+    for one, other in zip(together, alone, strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_each_method_learns_otherwise():
+    methods = [method for method in Settings.methods if method != "crelu"]  # which has other shapes
+    ends = {method: rows_of(make(method))[-1]["weight_magnitude"] for method in methods}
+    assert len(set(ends.values())) == len(ends)
+
+
+def test_accuracy_is_that_from_before_each_update():
+    job = make(images=8, tasks=1)
+    net, task = job.method.nets()[0], job.task(0, 0)
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    (row,) = rows_of(job)
+    again = make(images=8, tasks=1)
+    again.method.nets()[0].load_state_dict(state)
+    correct = 0
+    for i in torch.randperm(8, generator=again._streams[0]):
+        correct += int(again.method.nets()[0](task.x[i[None]]).argmax()) == int(task.y[i])
+        again.method.learn(task.x[i[None]][None], task.y[i[None]][None])
+    assert row["online_accuracy"] == correct / 8
+
+
+@pytest.mark.parametrize("size", Settings.size_names())
+@pytest.mark.parametrize("method", Settings.methods)
+def test_sizes_are_those_published(method, size):
+    settings = Settings.of(method, size)
+    published = {
+        "quick": ("digits", 5_000, "300-150", "centred", "default", "cpu"),
+        "upgd": ("digits", 5_000, "300-150", "centred", "default", "cpu"),
+        "width_100": ("fashion", 60_000, "100-100-100", "unit", "kaiming", "cpu"),
+        "published": ("mnist", 60_000, "2000-2000-2000", "unit", "kaiming", "cuda"),
+    }[size]
+    names = ("source", "images", "hidden", "inputs", "init", "device")
+    assert tuple(getattr(settings, name) for name in names) == published
+    assert settings.tasks == {"upgd": 200, "width_100": 30, "published": 800}.get(size, settings.tasks)
+
+
+def test_an_optimizer_brings_its_tuning_and_what_is_given_goes_first():
+    sgd, adam = (Settings.of("backprop", "published", optimizer=name) for name in ("sgd", "adam"))
+    assert (sgd.lr, adam.lr, adam.beta1, adam.beta2) == (0.003, 1e-4, 0.9, 0.999)
+    assert Settings.of("backprop", "published", optimizer="sgd", lr=0.5).lr == 0.5
+    upgd = Settings.of("backprop", "upgd", optimizer="adam")
+    assert (upgd.lr, upgd.beta1, upgd.beta2) == (1e-4, 0.0, 0.99)
+    assert Settings.of("l2", "upgd", optimizer="sgd").weight_decay == 1e-3
+
+
+def test_initial_weights():
+    torch.manual_seed(0)
+    net = maker("100-50", "kaiming", "cpu")("backprop")
+    bounds = [(6 / 784) ** 0.5, (6 / 100) ** 0.5, (3 / 50) ** 0.5]
+    for layer, bound in zip([net[0], net[2], net[4]], bounds, strict=True):
+        assert 0.97 * bound < float(layer.weight.detach().abs().max()) <= bound
+        assert not layer.bias.any()
+    net = maker("100-50", "default", "cpu")("backprop")
+    assert 0.97 / 28 < float(net[0].weight.detach().abs().max()) <= 1 / 28
+    assert net[0].bias.any()
+
+
+def test_images_are_a_choice_without_pattern_always_the_same():
+    chosen, all_of_them = images_of("digits", "", 200), mnist_images()
+    assert len(chosen) == 200
+    assert len(set(chosen.labels[:40].tolist())) == 10
+    assert torch.equal(images_of("digits", "", 200).images, chosen.images)
+    every = images_of("digits", "", 5_000)
+    assert torch.equal(every.labels.sort().values, all_of_them.labels.sort().values)
+    assert torch.equal(every.images.sum((1, 2, 3)).sort().values, all_of_them.images.sum((1, 2, 3)).sort().values)
+
+
+def test_what_cannot_be_run_says_what_to_do():
+    with pytest.raises(CannotRun, match=r"--images must be at most 5000, .* got 5001"):
+        make(images=5_001)
+    with pytest.raises(CannotRun, match="give it with --data"):
+        make(source="mnist")
+    if not torch.cuda.is_available():
+        with pytest.raises(CannotRun, match="torch finds no GPU"):
+            make(device="cuda")
+
+
+@pytest.mark.parametrize("text", ["", "300,150", "300-", "-5", "0-10", "3x2"])
+def test_hidden_layers_are_sizes(text):
+    from argparse import ArgumentTypeError
+
+    with pytest.raises(ArgumentTypeError, match="must be sizes of hidden layers such as 300-150, got"):
+        Settings.field("hidden").metadata["check"](text)
