@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 Check = Callable[[str], Any]
@@ -99,6 +100,13 @@ def compiled(methods: Iterable[str]) -> Any:
     """The field ``compile``, for the ``methods`` among these whose whole step can be a compiled graph."""
     methods = [method for method in methods if method not in _STEP_BY_STEP]
     return option("no", "run each step as one compiled graph: yes or no", one_of("yes", "no"), methods)
+
+
+def folder(text: str) -> str:
+    """Check for a folder of data: its whole path, so that a run's name is the same however the folder is written. The
+    empty text stays: the experiment says where it looks then.
+    """
+    return str(Path(text).expanduser().resolve()) if text else ""
 
 
 def lr(default: float) -> Any:

@@ -48,7 +48,7 @@ class Settings(BaseSettings):
         "with one .npy array a class)",
         options.one_of(*SOURCES),
     )
-    data: str = option("", "folder of the data; of Fashion-MNIST, Debian's when none is given", str)
+    data: str = option("", "folder of the data; of Fashion-MNIST, Debian's when none is given", options.folder)
     tasks: int = option(40, "number of tasks, each a pair of classes", options.whole(1))
     epochs: int = option(25, "passes over the images in each task", options.whole(1))
     train: int = option(100, "images of each class to learn from, drawn anew for each task", options.whole(1))
