@@ -16,6 +16,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 
 class Title(NamedTuple):
@@ -46,13 +47,14 @@ class Bars:
     """
 
     def __init__(self, console: Console, runs: int, *, by_itself: bool = True) -> None:
+        bar = min(40, max(8, console.width - 100))
         self._progress = Progress(
             SpinnerColumn(finished_text="✓"),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            TextColumn("{task.fields[latest]}", style="dim"),
+            TextColumn("{task.description}", table_column=_cut_to(max(8, console.width - bar - 43))),
+            BarColumn(bar_width=bar),
+            TaskProgressColumn(table_column=Column(no_wrap=True, min_width=4)),
+            TimeRemainingColumn(elapsed_when_finished=True, table_column=Column(no_wrap=True, min_width=7)),
+            TextColumn("{task.fields[latest]}", style="dim", table_column=_cut_to(24)),
             console=console,
             auto_refresh=by_itself,
         )
@@ -106,6 +108,11 @@ class Bars:
             self._progress.refresh()
 
 
+def _cut_to(width: int) -> Column:
+    """A column that gives way first where the terminal is narrow: percent and time left stay."""
+    return Column(no_wrap=True, overflow="ellipsis", max_width=width)
+
+
 class Lines:
     """A line each time something is complete; nothing moves."""
 
@@ -125,7 +132,7 @@ class Lines:
 
     def line(self, title: Title, text: str) -> None:
         """Print the line."""
-        self._console.print(f"{title.label}: {text}", highlight=False, markup=False)
+        self._console.print(f"{title.label}: {text}", highlight=False, markup=False, soft_wrap=True)
 
     def end(self, title: Title) -> None:
         """The last line told it."""

@@ -85,7 +85,7 @@ class Record:
             with self.file.open("rb") as stream:
                 line = stream.readline()
             return json.loads(line) if line.endswith(b"\n") else None
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
             raise CannotRun(f"Cannot read {self.file}: {error}. Use --fresh to make it again.") from error
@@ -97,7 +97,7 @@ class Record:
             with self.file.open("rb") as stream:
                 stream.seek(max(0, self.size - 4096))
                 last = stream.read().splitlines(keepends=True)[-1:]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
             raise CannotRun(f"Cannot read {self.file}: {error}.") from error

@@ -50,7 +50,8 @@ class _Crew:
             self._take(self.title(run), message)
             if message[0] in LAST:
                 self.made.remove(run)
-                self.view.end(self.title(run))
+                if message[0] != "stopped":
+                    self.view.end(self.title(run))
 
     def stop(self) -> None:
         """Let all save and end; end those that do not."""

@@ -1,21 +1,23 @@
 """A Ray cluster of two nodes with one CPU each on this machine, in a process of its own: prints its address, and ends
-with its standard input. ``python -m tests.ray_cluster FOLDER``
+with its standard input. RAY_TMPDIR says where it leaves its files. ``python -m tests.ray_cluster``
 """
 
 from __future__ import annotations
 
+import os
 import sys
 
 from ray.cluster_utils import Cluster
 
-NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 
 
 def main() -> None:
-    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "_temp_dir": sys.argv[1]})
+    os.makedirs(os.path.join(os.environ["RAY_TMPDIR"], "ray"))
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
     try:
-        cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
-        print(cluster.address, flush=True)
+        cluster.add_node(**NODE)
+        print("address", cluster.address, flush=True)
         sys.stdin.read()
     finally:
         cluster.shutdown()

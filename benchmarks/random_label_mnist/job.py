@@ -36,7 +36,7 @@ class Job(TaskJob):
             piece=BATCHES_A_PIECE,
         )
         make_net = partial(mlp, SIZES)
-        self.method = Method(method, make_net, settings, seeds, loss="cross_entropy", opt="adam")
+        self.method = Method(method, make_net, settings, seeds, loss="cross_entropy", opt="adam", init="default")
 
     def task(self, number: int, seed: int) -> Task:
         """The images, with fresh labels."""

@@ -50,7 +50,7 @@ def test_a_whole_run_and_the_same_shown_again(tmp_path: Path) -> None:
 def test_diverged_and_failing_runs_leave_the_others_alone(tmp_path: Path) -> None:
     grid = ["--grid", "lr=.01,1e10,1e300", "--workers", 2]  # the last is more than a float32 holds
     output, errors = run(*REGRESSION, *grid, "--out", tmp_path, status=2)
-    assert "lr 1e+10, seed 0: ends here, as it diverged: the loss is" in output
+    assert "lr 10000000000.0, seed 0: ends here, as it diverged: the loss is" in output
     assert errors.count("Traceback") == 1
     assert "The run L2, lr 1e+300, seed 0 failed:" in errors
     ended = {name: record for name, record in records(tmp_path).items() if b'{"end"' in record}
@@ -91,7 +91,7 @@ def test_results_of_another_version_of_the_settings_are_told_apart(tmp_path: Pat
     head, rest = record.split(b"\n", 1)
     older = json.dumps(json.loads(head) | {"revision": 1}).encode() + b"\n" + rest
     (tmp_path / name).write_bytes(older)
-    for also in ([], ["--seeds", 2]):  # before anything else is made
+    for also in ([], ["--methods", "backprop", "l2"]):  # before anything else is made
         output, errors = run(*REGRESSION, *also, "--out", tmp_path, status=2)
         assert "has revision 1, where this run has" in errors
         assert "made by another version of the settings. Move it away, or use --fresh" in errors

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -47,10 +48,7 @@ def test_each_step_once_after_a_kill_and_after_the_fact(tmp_path: Path) -> None:
 
     run(*COMMAND, "--out", tmp_path / "killed", "--tensorboard")  # shown again: nothing is added
     assert len(list((tmp_path / "killed").rglob("events.out.tfevents.*"))) == 2
-    for file in (tmp_path / "killed").rglob("events.out.tfevents.*"):
-        file.unlink()
-        file.parent.rmdir()
-    (tmp_path / "killed" / name).with_name("tensorboard").rmdir()
+    shutil.rmtree((tmp_path / "killed" / name).with_name("tensorboard"))
     run(*COMMAND, "--out", tmp_path / "killed", "--tensorboard")  # of a run that was made without
     assert shown(tmp_path / "killed" / Path(name).parent / "tensorboard" / "seed-1") == {
         "squared_error": expected(record, 1)

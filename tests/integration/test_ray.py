@@ -23,9 +23,9 @@ def cluster() -> Iterator[dict[str, str]]:
     """What a command's environment needs to find it."""
     folder = tempfile.mkdtemp(prefix="ray-")  # pytest's own are too long a name for Ray's sockets
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.ray_cluster", folder],
+        [sys.executable, "-m", "tests.ray_cluster"],
         cwd=ROOT,
-        env={**os.environ, **QUIET},
+        env={**os.environ, **QUIET, "RAY_TMPDIR": folder},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -33,8 +33,8 @@ def cluster() -> Iterator[dict[str, str]]:
     )
     assert process.stdout is not None
     try:
-        address = next(line for line in process.stdout if line.strip().rpartition(":")[2].strip().isdigit())
-        yield {"RAY_ADDRESS": address.strip(), **QUIET}
+        address = next(line for line in process.stdout if line.startswith("address ")).split()[1]
+        yield {"RAY_ADDRESS": address, **QUIET}
     finally:
         process.communicate("", timeout=PATIENCE)
         shutil.rmtree(folder)
@@ -61,12 +61,34 @@ def test_stopped_and_taken_up_on_two_nodes_it_gives_the_same_bytes(cluster: dict
     assert len(nodes) == len(set(nodes)) == 2
 
 
-def test_a_folder_that_nodes_do_not_see_is_refused(cluster: dict[str, str]) -> None:
-    """The command writes below /proc/self, which is another folder in each process: no node finds the token."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = f"/proc/self/cwd/{Path(folder).name}"
-        output, errors = run(*COMMAND, "--launcher", "ray", "--out", out, status=2, environment=cluster)
-    assert "does not see" in errors
+ELSEWHERE = """
+import sys
+from pathlib import Path
+import ray
+from benchmarks.errors import CannotRun
+from benchmarks.launching.ray_nodes import check_nodes
+
+class LocalDisk(type(Path())):
+    def write_text(self, text):
+        return len(text)  # written where no other node looks
+
+ray.init(address="auto", log_to_driver=False, logging_level="error")
+check_nodes(ray, Path(sys.argv[1]))
+try:
+    check_nodes(ray, LocalDisk(sys.argv[1]))
+except CannotRun as error:
+    print(error)
+"""
+
+
+def test_a_folder_that_nodes_do_not_see_is_refused(cluster: dict[str, str], tmp_path: Path) -> None:
+    script = [sys.executable, "-c", ELSEWHERE, str(tmp_path)]
+    done = subprocess.run(
+        script, cwd=ROOT, env={**os.environ, **cluster}, capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
+    assert done.stdout.startswith("The Ray node ")
+    assert f"does not see {tmp_path}: give --out a folder on a file system that all nodes share" in done.stdout
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_cluster_at_the_address_is_told(tmp_path: Path) -> None:

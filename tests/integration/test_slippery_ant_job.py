@@ -17,10 +17,8 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks import summary
 from benchmarks.errors import CannotRun
-from benchmarks.pictures import _panel
-from benchmarks.runs import Run
+from benchmarks.pictures import scale_axes
 from benchmarks.slippery_ant.display import DISPLAY
 from benchmarks.slippery_ant.friction import frictions
 from benchmarks.slippery_ant.job import Job
@@ -187,12 +185,9 @@ def test_killed_and_called_again_it_goes_on_to_the_same_record(undisturbed, tmp_
     assert json.loads(end) == {"end": len(rows)}
 
 
-def test_the_picture_shows_returns_below_zero(tmp_path):
-    run = Run("slippery_ant", "backprop", Settings.of("backprop"), (0,), tmp_path)
-    run.record.begin(run.head)
-    run.record.add({"seed": 0, "step": step, "mean_return": -100.0 - step} for step in range(5))
-    run.record.end()
+def test_pictures_show_returns_below_zero():
     axes = Figure().subplots()
-    _panel(axes, summary.lines([run]), DISPLAY, DISPLAY.main, ["-"])
+    axes.plot([0, 1], [-104.0, -100.0])
+    scale_axes(axes, DISPLAY.main)
     low, high = axes.get_ylim()
     assert low < -104 < -100 < high
