@@ -86,7 +86,7 @@ class Method:
         if name == "l2_init":
             pull = gnt.L2Init(net, settings.l2_init)
             # after the loss's own backward, so that the optimizer finds the gradient of both
-            opt.register_step_pre_hook(lambda *_: _backward(pull))
+            opt.register_step_pre_hook(lambda *_: pull.backward())
             return pull
         if name == "shrink_and_perturb":  # the decay, which shrinks, is the optimizer's, as in the authors' code
             noise = {"shrink": 1.0, "noise": settings.noise, "distribution": "normal"}
@@ -130,11 +130,6 @@ class Method:
         self.learner.load_state_dict(state["learner"])
         if self._beside is not None:
             self._beside.load_state_dict(state["beside"])
-
-
-def _backward(pull: Any) -> None:
-    with torch.enable_grad():
-        pull.penalty().backward()
 
 
 def with_seed(seed: int, build: Any) -> Any:
