@@ -60,6 +60,7 @@ class Method:
             self.learner = self._alone(name, net, **given)
         self._beside = self._extra(name)
         self._kinds = Kinds() if compile else None
+        self._traced: gnt.Groups | None = None  # of the one network; ensembles have none with CReLU
 
     def _ensemble(self, name: str, make_net: Callable[[str], nn.Module], **given: Any) -> gnt.Ensemble:
         own: dict[str, Any] = {"replacement_rate": 0.0}
@@ -116,6 +117,14 @@ class Method:
             return [self.learner.net]
         return [self.learner.member(i) for i in range(len(self._seeds))]
 
+    def units(self, net: nn.Module, x: Tensor) -> Any:
+        """The unit groups of one of `nets`, for a probe: those of its list where the list can be walked."""
+        if not any(isinstance(module, gnt.CReLU) for module in net.modules()):  # which has two features of each unit
+            return net
+        if self._traced is None:
+            self._traced = gnt.trace(net, x[:2])
+        return self._traced
+
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on bit for bit."""
         state = {"learner": self.learner.state_dict()}
@@ -139,9 +148,3 @@ def with_seed(seed: int, build: Any) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, "weights").initial_seed())
         return build()
-
-
-def units_of(net: nn.Module, x: Tensor) -> Any:
-    """The unit groups of a network, for a probe: those of its list where the list can be walked."""
-    crelu = any(isinstance(module, gnt.CReLU) for module in net.modules())  # two features of each unit
-    return gnt.trace(net, x[:2]) if crelu else net
