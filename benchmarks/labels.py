@@ -24,14 +24,20 @@ class End:
 
 
 def wrapped(text: str, characters: int) -> str:
-    r"""A label of several lines, none of them a lone number.
+    r"""A label of several lines, none of them a lone number; broken after commas where that will do.
 
-    >>> wrapped("continual backprop 86.1%", 18), wrapped("L2 12.0%", 18)
-    ('continual\nbackprop 86.1%', 'L2 12.0%')
+    >>> wrapped("continual backprop 86.1%", 18), wrapped("L2 12.0%", 18), wrapped("backprop, lr 0.001: 0.925", 22)
+    ('continual\nbackprop 86.1%', 'L2 12.0%', 'backprop,\nlr 0.001: 0.925')
     """
     *words, value = text.split(" ")
     glued = " ".join([*words[:-1], f"{words[-1]}\u00a0{value}"]) if words else text
-    return "\n".join(textwrap.wrap(glued, characters, break_on_hyphens=False)).replace("\u00a0", " ")
+    lines: list[str] = []
+    for part in glued.replace(", ", ",\n").split("\n"):
+        if lines and len(lines[-1]) + 1 + len(part) <= characters:
+            lines[-1] += f" {part}"
+        else:
+            lines += textwrap.wrap(part, characters, break_on_hyphens=False)
+    return "\n".join(lines).replace("\u00a0", " ")
 
 
 def room(texts: list[str], size: float) -> float:

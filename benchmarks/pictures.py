@@ -104,7 +104,7 @@ def _draw(
     """The main panel on the left, as high as the others together, which stand on the right."""
     scales = [100.0 if figure.percent else 1.0 for figure in figures]
     labels = [
-        [curve.label(figure, scale, 20 if i == 0 else 30) for curve in own]
+        [curve.label(figure, scale, 22 if i == 0 else 30) for curve in own]
         for i, (figure, scale, own) in enumerate(zip(figures, scales, curves, strict=True))
     ]
     sizes = [_BIG, *(_SMALL for _ in figures[1:])] if len(figures) > 2 else [_BIG] * len(figures)

@@ -34,6 +34,12 @@ def _row(experiment: str, problem: Problem) -> list[str]:
     display = experiments.display(experiment)
     chosen = best(problem.lines, display)
     ends = {method: at_end(line, display, display.main) for method, line in chosen.items()}
+
+    def cell(method: str) -> str:
+        own = chosen[method].label.partition(", ")[2]  # where several were tried: which one this is
+        said = ", ".join(filter(None, ["" if method in THE_TWO else LABELS[method], own]))
+        return text(ends[method], display.main) + (f" ({said})" if said else "")
+
     sign = 1.0 if display.higher_is_better else -1.0
     others = [method for method in ends if method not in THE_TWO]
     other = max(others, key=lambda method: sign * ends[method].mean, default=None)
@@ -41,9 +47,9 @@ def _row(experiment: str, problem: Problem) -> list[str]:
         f"[{experiment}](#{experiment})",
         display.main.title,
         problem.title.removeprefix("Size "),
-        text(ends["backprop"], display.main) if "backprop" in ends else "",
-        f"{text(ends[other], display.main)} ({LABELS[other]})" if other else "",
-        text(ends["continual_backprop"], display.main) if "continual_backprop" in ends else "",
+        cell("backprop") if "backprop" in ends else "",
+        cell(other) if other else "",
+        cell("continual_backprop") if "continual_backprop" in ends else "",
         "; ".join(_published(chosen[method]) for method in THE_TWO if method in chosen and _published(chosen[method])),
     ]
 

@@ -35,9 +35,10 @@ are the commands that make it again."""
 _RERUN = """\
 `python -m benchmarks report` has written this page and its pictures from the records of finished runs; nothing in it
 is written by hand. `python -m benchmarks EXPERIMENT --help` tells what can be set. "first", "last" and "mean" are of
-that part of a run's rows. Published figures are those for the nearest settings; "with" names the settings in
-which these were not as here. Where several settings of a method were tried, the overview takes those with the best
-mean over the whole run."""
+that part of a run's rows. Published figures are those for the nearest settings, and "with" names the settings in
+which these were not as here; their "start" and "end" are the first and the last that was published: points, where
+ours are means. Where several settings of a method were tried, the overview takes those with the best mean over the
+whole run."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Page:
 
     def _experiment(self, name: str, own: list[Problem]) -> list[str]:
         cls, sources = experiments.settings_class(name), Sources()
-        lines = [f"## {name}", "", f"{cls.help[0].upper()}{cls.help[1:]}. Made by `{default_command(name)}`."]
+        lines = [f"## {name}", "", f"{cls.help[0].upper()}{cls.help[1:]}. To run it: `{default_command(name)}`."]
         parts = families(own)
         for part in parts:
             lines += ["", f"### {part.title}", "", *self._part(part, sources)]
