@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Kind = tuple[tuple[tuple[int, ...], tuple[int, ...], torch.dtype], ...]
+Kind = tuple[tuple[tuple[int, ...], tuple[int, ...], torch.dtype, str], ...]
 
 
 class Kinds:
@@ -24,12 +24,12 @@ class Kinds:
 
     def see(self, *batch: Tensor) -> None:
         """Remember the kind of a step that was taken."""
-        self._seen.setdefault(tuple((tuple(t.shape), t.stride(), t.dtype) for t in batch))
+        self._seen.setdefault(tuple((tuple(t.shape), t.stride(), t.dtype, t.device.type) for t in batch))
 
     def state_dict(self) -> list[Any]:
         """All kinds, as what ``torch.load(weights_only=True)`` accepts."""
         return [
-            [[list(shape), list(stride), str(dtype).removeprefix("torch.")] for shape, stride, dtype in kind]
+            [[list(shape), list(stride), str(dtype).removeprefix("torch."), on] for shape, stride, dtype, on in kind]
             for kind in self._seen
         ]
 
@@ -38,13 +38,15 @@ class Kinds:
         generator = torch.Generator().manual_seed(0)
         with torch.random.fork_rng(devices=[]):  # dropout draws from torch's own
             for kind in state:
-                batch = [_made_up(shape, stride, getattr(torch, dtype), generator) for shape, stride, dtype in kind]
+                batch = [_made_up(*each, generator) for each in kind]
                 for _ in ("by operations", "by the graph"):
                     learner.learn(*batch)
                 self.see(*batch)
 
 
-def _made_up(shape: list[int], stride: list[int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+def _made_up(shape: list[int], stride: list[int], dtype: str, device: str, generator: torch.Generator) -> Tensor:
     """Numbers that change what a forward changes; of classes the first, which is always there."""
-    made = torch.empty_strided(shape, stride, dtype=dtype)
-    return made.normal_(generator=generator) if dtype.is_floating_point else made.zero_()
+    extent = 1 + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
+    kind: torch.dtype = getattr(torch, dtype)
+    numbers = torch.randn(extent, generator=generator) if kind.is_floating_point else torch.zeros(extent)
+    return numbers.to(device, kind).as_strided(shape, stride)
