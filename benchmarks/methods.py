@@ -60,6 +60,7 @@ class Method:
             self.learner = self._alone(name, net, **given)
         self._beside = self._extra(name)
         self._kinds = Kinds() if compile else None
+        self._traced: gnt.Groups | None = None  # of the one network; ensembles have none with CReLU
 
     def _ensemble(self, name: str, make_net: Callable[[str], nn.Module], **given: Any) -> gnt.Ensemble:
         own: dict[str, Any] = {"replacement_rate": 0.0}
@@ -86,7 +87,7 @@ class Method:
         if name == "l2_init":
             pull = gnt.L2Init(net, settings.l2_init)
             # after the loss's own backward, so that the optimizer finds the gradient of both
-            opt.register_step_pre_hook(lambda *_: _backward(pull))
+            opt.register_step_pre_hook(lambda *_: pull.backward())
             return pull
         if name == "shrink_and_perturb":  # the decay, which shrinks, is the optimizer's, as in the authors' code
             noise = {"shrink": 1.0, "noise": settings.noise, "distribution": "normal"}
@@ -116,6 +117,14 @@ class Method:
             return [self.learner.net]
         return [self.learner.member(i) for i in range(len(self._seeds))]
 
+    def units(self, net: nn.Module, x: Tensor) -> Any:
+        """The unit groups of one of `nets`, for a probe: those of its list where the list can be walked."""
+        if not any(isinstance(module, gnt.CReLU) for module in net.modules()):  # which has two features of each unit
+            return net
+        if self._traced is None:
+            self._traced = gnt.trace(net, x[:2])
+        return self._traced
+
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on bit for bit."""
         state = {"learner": self.learner.state_dict()}
@@ -132,11 +141,6 @@ class Method:
             self._beside.load_state_dict(state["beside"])
 
 
-def _backward(pull: Any) -> None:
-    with torch.enable_grad():
-        pull.penalty().backward()
-
-
 def with_seed(seed: int, build: Any) -> Any:
     """``build()`` with torch's own random numbers seeded, for modules that draw their initial weights from
     them.
@@ -144,9 +148,3 @@ def with_seed(seed: int, build: Any) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, "weights").initial_seed())
         return build()
-
-
-def units_of(net: nn.Module, x: Tensor) -> Any:
-    """The unit groups of a network, for a probe: those of its list where the list can be walked."""
-    crelu = any(isinstance(module, gnt.CReLU) for module in net.modules())  # two features of each unit
-    return gnt.trace(net, x[:2]) if crelu else net

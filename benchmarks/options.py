@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 Check = Callable[[str], Any]
@@ -22,7 +23,7 @@ def option(default: Any, help: str, check: Check, methods: Iterable[str] = (), *
         help: what it is, for ``--help``.
         check: text -> value; raises argparse.ArgumentTypeError with what is allowed.
         methods: those that it has an effect on; none: all of them.
-        tuning: whether it belongs to how a method is tuned rather than to the problem that all methods are given.
+        tuning: whether it belongs to how a method is tuned or run rather than to the problem that all are given.
     """
     metadata = {"help": help, "check": check, "methods": tuple(methods), "tuning": tuning}
     return dataclasses.field(default=default, metadata=metadata)
@@ -98,7 +99,14 @@ _STEP_BY_STEP = ("l2_init", "redo", "algorithm_1")  # they act within the step, 
 def compiled(methods: Iterable[str]) -> Any:
     """The field ``compile``, for the ``methods`` among these whose whole step can be a compiled graph."""
     methods = [method for method in methods if method not in _STEP_BY_STEP]
-    return option("no", "run each step as one compiled graph: yes or no", one_of("yes", "no"), methods)
+    return option("no", "run each step as one compiled graph: yes or no", one_of("yes", "no"), methods, tuning=True)
+
+
+def folder(text: str) -> str:
+    """Check for a folder of data: its whole path, so that a run's name is the same however the folder is written. The
+    empty text stays: the experiment says where it looks then.
+    """
+    return str(Path(text).expanduser().resolve()) if text else ""
 
 
 def lr(default: float) -> Any:

@@ -114,5 +114,5 @@ def flag(name: str) -> str:
 
 
 def in_words(values: Values) -> str:
-    """Settings for a sentence."""
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
+    """Settings for a sentence; what is empty (no folder given) is not spoken of."""
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items() if value != "")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import gnt
 from benchmarks.job import Job, Row
-from benchmarks.methods import Method, units_of
+from benchmarks.methods import Method
 from benchmarks.seeds import stream
 
 
@@ -99,7 +99,7 @@ class TaskJob(Job):
         self.at_start(number)
         self._rows = []
         for net, task in zip(self.method.nets(), self._tasks, strict=True):
-            self._rows.append(gnt.metrics.Probe(net, units_of(net, task.probe), task.probe).measure())
+            self._rows.append(gnt.metrics.Probe(net, self.method.units(net, task.probe), task.probe).measure())
 
     def _take_up(self, number: int) -> None:
         self._tasks = [self.task(number, seed) for seed in self.seeds]

@@ -46,7 +46,7 @@ class Screen:
 
 
 def watch(*arguments: object, columns: int = 120) -> tuple[int, list[list[str]]]:
-    """Run the benchmarks in a terminal. Returns the exit status, and what the screen showed before each redraw, and last."""
+    """Run the benchmarks in a terminal. Returns the exit status, and what was shown: before each redraw, and last."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 60, columns, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}

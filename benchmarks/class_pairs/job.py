@@ -18,7 +18,7 @@ from benchmarks.methods import Method
 from benchmarks.seeds import stream
 from benchmarks.tasks import Task, TaskJob
 
-BATCHES_A_PIECE: Final = 4
+BATCHES_A_PIECE: Final = 5
 PROBE: Final = 100  # images of each class
 
 

@@ -42,7 +42,7 @@ class Settings(BaseSettings):
         "where the images come from: fashion (Fashion-MNIST, or any folder of four IDX files) or cifar100",
         options.one_of(*SOURCES),
     )
-    data: str = option("", "folder of the data; of Fashion-MNIST, Debian's when none is given", str)
+    data: str = option("", "folder of the data; of Fashion-MNIST, Debian's when none is given", options.folder)
     step: int = option(2, "classes more in each stage", options.whole(1))
     epochs: int = option(40, "passes over the images of all classes so far in each stage", options.whole(1))
     train: int = option(270, "images of each class to learn from", options.whole(1))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import tempfile
 import uuid
 from contextlib import suppress
@@ -52,8 +53,9 @@ class RayLauncher:
         }
         address = os.environ.get("RAY_ADDRESS")
         try:
+            _knock(address)
             self._ray.init(address=address or "auto", **common)
-        except ConnectionError as error:
+        except OSError as error:  # ConnectionError is one
             if address:
                 raise CannotRun(f"There is no Ray cluster at RAY_ADDRESS={address}: {error}") from None
             self._temporary = tempfile.mkdtemp(prefix="ray-")  # Ray leaves its sockets and logs there
@@ -138,6 +140,13 @@ class _Made:
     run: Run
     future: Any
     heard: bool = False
+
+
+def _knock(address: str | None) -> None:
+    """Fail at once where nobody listens: Ray itself would wait for minutes."""
+    host, colon, port = (address or "").rpartition(":")
+    if colon and port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _import() -> Any:

@@ -50,6 +50,20 @@ class Pull:
         """`penalty`."""
         return self.penalty()
 
+    @torch.no_grad()
+    def backward(self) -> None:
+        """Add the penalty's gradient, 2 * strength * (theta - target), to what the parameters' ``.grad`` hold.
+
+        The same as ``penalty().backward()`` after the loss's own backward, up to rounding, in half the time: the value
+        of the penalty is not computed.
+        """
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        grads: list[Tensor] = [parameter.grad for parameter in self.parameters]  # type: ignore[misc]
+        distances = _distances(tuple(self.parameters), self._targets())
+        torch._foreach_add_(grads, distances, alpha=2.0 * self._strength)
+
     def _targets(self) -> list[Tensor] | None:
         """Where each parameter is pulled to, on its device and in its dtype; None: to 0."""
         raise NotImplementedError

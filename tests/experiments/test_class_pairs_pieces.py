@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import gnt
 from benchmarks.class_pairs.net import make_net, zero_head
 from benchmarks.class_pairs.pairs import draw_pairs, make_pair
+from benchmarks.class_pairs.settings import Settings
 from benchmarks.datasets.by_class import ByClass, some
 from benchmarks.datasets.digits import mnist_images
 from benchmarks.datasets.labelled import Splits
@@ -97,3 +98,10 @@ def test_more_images_than_there_are(digits):
 
 def test_all_images_are_taken_in_their_order():
     assert some(mnist_images(), 5000, stream(0, "images")) is mnist_images()
+
+
+def test_a_folder_is_known_by_its_whole_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check = Settings.field("data").metadata["check"]
+    assert check("here/../data") == check(str(tmp_path / "data")) == str(tmp_path.resolve() / "data")
+    assert check("") == ""

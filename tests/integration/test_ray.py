@@ -25,7 +25,7 @@ def cluster() -> Iterator[dict[str, str]]:
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.ray_cluster"],
         cwd=ROOT,
-        env={**os.environ, **QUIET, "RAY_TMPDIR": folder},
+        env={**os.environ, **QUIET, "RAY_TMPDIR": folder, "RAY_raylet_start_wait_time_s": str(PATIENCE)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -33,7 +33,9 @@ def cluster() -> Iterator[dict[str, str]]:
     )
     assert process.stdout is not None
     try:
-        address = next(line for line in process.stdout if line.startswith("address ")).split()[1]
+        printed = iter(process.stdout.readline, "")
+        address = next((line.split()[1] for line in printed if line.startswith("address ")), None)
+        assert address is not None, "the cluster did not start"
         yield {"RAY_ADDRESS": address, **QUIET}
     finally:
         process.communicate("", timeout=PATIENCE)

@@ -48,6 +48,11 @@ def test_the_penalty_is_its_formula_along_a_run(build: Builder, kind: type[gnt.L
             assert q.grad is not None
             wanted_gradient = q.grad.numpy() + twin.penalty_gradient(theta, target, strength)
             np.testing.assert_allclose(p.grad.numpy(), wanted_gradient, rtol=1e-12, atol=1e-15)
+        summed = [p.grad.clone() for p in net.parameters() if p.grad is not None]
+        learned(net, NETWORKS[build], t)
+        reg.backward()
+        for p, wanted_sum in zip(net.parameters(), summed, strict=True):
+            torch.testing.assert_close(p.grad, wanted_sum, rtol=1e-12, atol=1e-15)
         optimizer.step()
 
 
