@@ -28,6 +28,9 @@ class Figure:
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
 
 
+OPTIMIZERS = {"sgd": "SGD", "adam": "Adam"}
+"""How the choices of a setting ``optimizer`` are written."""
+
 DEAD = Figure("dead_units", "Dead hidden units", percent=True)
 DORMANT = Figure("dormant_units", "Dormant hidden units", percent=True)
 RANK = Figure("nature_rank", "Rank of the features (Nature's)")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from benchmarks.display import DEAD, RANK, WEIGHTS, Display, Figure
+from benchmarks.display import DEAD, OPTIMIZERS, RANK, WEIGHTS, Display, Figure
 from benchmarks.permuted_mnist.settings import SOURCES, Settings
 
 
 def _about(settings: Settings) -> str:
     return (
         f"{settings.images:,} {SOURCES[settings.source]}, one by one and each once, with a fresh permutation of the "
-        f"pixels in every task (784-{settings.hidden}-10, {settings.optimizer.upper()})"
+        f"pixels in every task (784-{settings.hidden}-10, {OPTIMIZERS[settings.optimizer]})"
     )
 
 

@@ -78,7 +78,7 @@ class Page:
         known = sources.lines()
         lines += ["", *others] if others else []
         lines += ["", "Published figures:", "", *(f"- {line}" for line in known)] if known else []
-        lines += [] if known else ["", "Published figures for these problems: none found."]
+        lines += [] if known else ["", "Published figures for settings like these: none."]
         return lines
 
     def _part(self, part: Problem | Family, sources: Sources) -> list[str]:

@@ -31,7 +31,7 @@ class Sources:
     def lines(self) -> list[str]:
         """All of them, in order."""
         return [
-            f"[{number}] {source}: {tag}" + (f" ({note})" if note else "") + "."
+            f"[{number}] {source}" + (f": {tag}" if tag not in source else "") + (f" ({note})" if note else "") + "."
             for (source, tag, note), number in self._numbers.items()
         ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.display import Display, Figure
+from benchmarks.display import OPTIMIZERS, Display, Figure
 from benchmarks.slowly_changing_regression.settings import Settings
 
 
@@ -10,7 +10,7 @@ def _about(settings: Settings) -> str:
     change = "are redrawn" if settings.variant == "redraw" else "change, one bit at a time,"
     return (
         f"Following a target of 100 threshold units with 5 hidden units ({settings.activation}); 15 of 20 input bits "
-        f"{change} every {settings.flip_every:,} steps ({settings.optimizer.upper()})"
+        f"{change} every {settings.flip_every:,} steps ({OPTIMIZERS[settings.optimizer]})"
     )
 
 

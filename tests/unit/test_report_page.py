@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from benchmarks import experiments
 from benchmarks.cli import main
+from benchmarks.published import entries
 from benchmarks.report.origins import duration
 from benchmarks.runs import Run
 from tests.finished_runs import REGRESSION, planned, regression, written
@@ -124,6 +126,24 @@ def test_many_problems_of_one_shape_are_shown_together(tmp_path: Path) -> None:
     assert "--grid activation=relu,elu,tanh lr=0.001,0.01" in text
     assert len(list((tmp_path / "to" / "results").iterdir())) == 2
     assert "(with steps 50)" not in text
+
+
+def test_every_experiment_has_its_section_and_its_published_figures(tmp_path: Path) -> None:
+    for name in experiments.NAMES:
+        for run in planned(tmp_path, name, "backprop continual_backprop"):
+            written(run, rows=2)
+    text = report(tmp_path, tmp_path / "to")
+    assert "nothing finished" not in text
+    for name in experiments.NAMES:
+        section = text.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+        assert f"![{experiments.display(name).main.title}: {name}, Size quick](results/{name}_quick.png)" in section
+        assert f"| [{name}](#{name}) |" in text
+        for entry in entries():
+            if entry.experiment == name and entry.other:
+                assert f"- {entry.other}: " in section
+    assert "mean 16% [1], with tasks 50, epochs 400" in text
+    assert "end 90.5% [2], with source imagenet, epochs 250, train 600, tasks 5000" in text
+    assert "- [1] Kumar, Marklund and Van Roy, arXiv 2308.11958: quoted by a secondary source." in text
 
 
 def test_a_diverged_seed_and_a_method_without_any_whole_one(tmp_path: Path) -> None:
