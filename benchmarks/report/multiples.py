@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
 from typing import IO
 
 from matplotlib.figure import Figure as Drawing
@@ -66,7 +67,7 @@ def drawn(family: Family) -> Drawing:
             axes.set_ylim(*limits)
         axes.tick_params(labelsize=8.5, labelleft=column == 0)
         axes.xaxis.get_major_locator().set_params(nbins=2, integer=True)  # type: ignore[attr-defined]
-        if problem + columns >= len(family.problems) and values == tunings[-1]:  # nothing stands below
+        if not _below(problem, values, columns, tunings, cells):
             axes.set_xlabel(display.x, fontsize=9.5)
         else:
             axes.tick_params(labelbottom=False)
@@ -93,6 +94,12 @@ def _cells(family: Family, names: list[str]) -> dict[tuple[int, tuple[object, ..
                 half = [scale * (one.half or 0.0) for one in estimates]
                 cells[number, values].append(Curve(line, COLOURS[line.method], "-", xs, mean, mean, half))
     return cells
+
+
+def _below(problem: int, values: object, columns: int, tunings: Sequence[object], cells: Container[object]) -> bool:
+    """Whether a panel stands below that of a problem and tuning."""
+    lower = [(problem, other) for other in tunings[tunings.index(values) + 1 :]]
+    return any(cell in cells for cell in [*lower, *((problem + columns, other) for other in tunings)])
 
 
 def _limits(curves: list[Curve]) -> tuple[float, float]:
