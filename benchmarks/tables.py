@@ -10,14 +10,14 @@ from benchmarks.summary import Estimate, Line, first_and_last
 
 
 def table(lines: list[Line], display: Display) -> Table:
-    """First, last and mean of the main figure, and the others in the end."""
+    """First, last and mean of the main figure, and the others in the last part."""
     complete = [line for line in lines if line.complete]
     others = [figure for figure in display.others if any(line.has(figure.name) for line in complete)]
     shown = Table(title=f"{display.main.title}: mean over seeds, 95% interval")
     shown.add_column("method")
     shown.add_column("seeds", justify="right")
     columns = [f"first {display.first:.0%}", f"last {display.last:.0%}", "mean"]
-    for heading in [*columns, *(f"{figure.title.lower()}, last" for figure in others)]:
+    for heading in [*columns, *(figure.name.replace("_", " ") for figure in others)]:
         shown.add_column(heading, justify="right")
     for line in lines:
         shown.add_row(line.label, *_cells(line, display, others), style=COLOURS[line.method])
