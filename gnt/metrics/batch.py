@@ -48,7 +48,7 @@ class Batch(NamedTuple):
         if isinstance(x, Tensor) and (not y.ndim or len(y) != len(x)):
             raise ValueError(f"y must hold a target for each of the {len(x)} samples of x, got shape {tuple(y.shape)}")
         by_dtype = "mse" if y.is_floating_point() else "cross_entropy"
-        return cls(_copied(x), y.detach().clone(), find_loss(by_dtype if loss is None else loss))
+        return cls(_copied(x), _copy(y), find_loss(by_dtype if loss is None else loss))
 
     def on(self, device: torch.device) -> Batch:
         """The same on a device."""
@@ -66,7 +66,7 @@ class Batch(NamedTuple):
             return {}
         if not isinstance(output, Tensor):
             raise TypeError(f"with y the model must return a tensor, got {type(output).__name__}")
-        classes = not self.y.is_floating_point() and output.shape[:-1] == self.y.shape
+        classes = not self.y.is_floating_point() and output.shape[:-1] == self.y.shape and output.shape[-1] > 1
         accuracy = (
             {"accuracy": online_accuracy(output, self.y)} if classes else {}
         )  # asked first: it checks the classes
@@ -95,7 +95,12 @@ def _values(x: tuple[Any, ...] | Mapping[str, Any]) -> list[Any]:
 
 
 def _copied(x: Inputs) -> Inputs:
-    return _each(x, lambda tensor: tensor.detach().clone())
+    return _each(x, _copy)
+
+
+@torch.inference_mode(mode=False)  # autograd refuses copies that are made in inference mode
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone()
 
 
 def _mapped(x: Inputs, device: torch.device) -> Inputs:

@@ -111,6 +111,7 @@ class Probe:
         return self.measure() if self.steps % self.every == 0 else {}
 
     @not_compiled
+    @torch.inference_mode(mode=False)  # a validation loop may run in it, and the gradient needs autograd
     def measure(self) -> dict[str, float]:
         """Measure now.
 

@@ -55,14 +55,16 @@ class Pull:
         """Add the penalty's gradient, 2 * strength * (theta - target), to what the parameters' ``.grad`` hold.
 
         The same as ``penalty().backward()`` after the loss's own backward, up to rounding, in half the time: the value
-        of the penalty is not computed.
+        of the penalty is not computed. It knows no scale of losses: with a GradScaler call it after
+        ``scaler.unscale_(optimizer)``.
         """
-        for parameter in self.parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        grads: list[Tensor] = [parameter.grad for parameter in self.parameters]  # type: ignore[misc]
-        distances = _distances(tuple(self.parameters), self._targets())
-        torch._foreach_add_(grads, distances, alpha=2.0 * self._strength)
+        targets = self._targets()
+        pulled = [i for i, parameter in enumerate(self.parameters) if parameter.requires_grad]  # not what is frozen now
+        if not pulled:
+            return
+        parameters = tuple(self.parameters[i] for i in pulled)
+        distances = _distances(parameters, targets and [targets[i] for i in pulled])
+        torch._foreach_add_([_gradient(each) for each in parameters], distances, alpha=2.0 * self._strength)
 
     def _targets(self) -> list[Tensor] | None:
         """Where each parameter is pulled to, on its device and in its dtype; None: to 0."""
@@ -98,6 +100,16 @@ def _written_out(strength: float, targets: list[Tensor] | None, parameters: list
     dtype, device = wide(parameters), parameters[0].device
     squares = [distance.to(dtype).square().sum().to(device) for distance in _distances(tuple(parameters), targets)]
     return strength * torch.stack(squares).sum()
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    """What ``.grad`` holds, to be added to in place: 0 where it holds nothing yet, and dense, as all of it will be."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    elif parameter.grad.layout != torch.strided:
+        parameter.grad = parameter.grad.to_dense()
+    gradient: Tensor = parameter.grad
+    return gradient
 
 
 def _distances(parameters: tuple[Tensor, ...], targets: list[Tensor] | None) -> tuple[Tensor, ...]:

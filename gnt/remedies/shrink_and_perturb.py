@@ -20,9 +20,9 @@ class ShrinkAndPerturb:
     """Shrink and perturb: theta <- shrink * theta + noise * p for all parameters, with p drawn anew each time.
 
     With ``distribution="init"`` p is drawn as torch draws the parameter of a fresh network: linear and convolution
-    layers uniform in +-1/sqrt(fan_in), weight and bias; embeddings normal. A fresh norm has weight 1 and bias 0, and a
-    fresh PReLU 0.25: no draw, but the formula holds for them, too. With ``"normal"`` p is standard normal, so
-    ``noise`` is the deviation of what is added, for any parameters.
+    layers uniform in +-1/sqrt(fan_in), weight and bias; embeddings normal, 0 in the row of padding. A fresh norm has
+    weight 1 and bias 0, and a fresh PReLU 0.25: no draw, but the formula holds for them, too. With ``"normal"`` p is
+    standard normal, so ``noise`` is the deviation of what is added, for any parameters.
 
     Args:
         params: a module, whose parameters that require a gradient are taken, or (for "normal") a list of parameters.
@@ -43,7 +43,8 @@ class ShrinkAndPerturb:
             "init", a parameter whose initial distribution is not known.
         TypeError: neither a module nor a list of parameters; with "init" no module.
 
-    Optimizer state and buffers, such as running statistics, are left as they are. Processes that train one network
+    Optimizer state and buffers, such as running statistics, are left as they are, and so is a parameter for as long as
+    it is frozen (``requires_grad_(False)`` later on). Processes that train one network
     together (DistributedDataParallel) must draw the same: give each a generator of the same seed.
 
     Sources: Ash & Adams, NeurIPS 2020 (arXiv 1910.08475); per step, with normal noise and weight decay: Dohare et al.,
@@ -90,8 +91,8 @@ class ShrinkAndPerturb:
     @torch.no_grad()
     def apply(self) -> None:
         """Shrink and perturb now, whatever ``every`` says: at the end of a task, for example."""
-        if self.shrink != 1.0:
-            torch._foreach_mul_(self.parameters, self.shrink)
+        if self.shrink != 1.0 and (learning := [p for p in self.parameters if p.requires_grad]):
+            torch._foreach_mul_(learning, self.shrink)
         if self.noise:
             for kind in ("uniform", "normal"):
                 self._add_drawn(kind)
@@ -99,7 +100,7 @@ class ShrinkAndPerturb:
 
     def _add_drawn(self, kind: str) -> None:
         """Noise of one kind, in one draw for all parameters; of each member from its own generator."""
-        mine = [(p, fresh.scale) for p, fresh in zip(self.parameters, self._fresh, strict=True) if fresh.kind == kind]
+        mine = [(p, fresh) for p, fresh in zip(self.parameters, self._fresh, strict=True) if fresh.kind == kind]
         if not mine:
             return
         members, device = len(self.generators), self.generators[0].device
@@ -109,14 +110,20 @@ class ShrinkAndPerturb:
             own.uniform_(-1.0, 1.0, generator=generator) if kind == "uniform" else own.normal_(generator=generator)
         parts = zip(torch.split(drawn, sizes, 1), mine, strict=True)
         noises = [part.reshape(p.shape) for part, (p, _) in parts]
-        torch._foreach_mul_(noises, [self.noise * scale for _, scale in mine])
-        there = [noise.to(p.device, p.dtype) for noise, (p, _) in zip(noises, mine, strict=True)]
-        torch._foreach_add_([p for p, _ in mine], there)
+        torch._foreach_mul_(noises, [self.noise * fresh.scale for _, fresh in mine])
+        there = []
+        for noise, (p, fresh) in zip(noises, mine, strict=True):
+            if fresh.padding is not None:
+                noise[fresh.padding] = 0.0
+            if p.requires_grad:  # it is drawn for those frozen since, too: the draws of the others stay the same
+                there.append((p, noise.to(p.device, p.dtype)))
+        if there:
+            torch._foreach_add_([p for p, _ in there], [noise for _, noise in there])
 
     def _add_constants(self) -> None:
         """What is the same in every fresh network: norms' weights are 1."""
         pairs = zip(self.parameters, self._fresh, strict=True)
-        mine = [(p, fresh.scale) for p, fresh in pairs if fresh.kind == "constant" and fresh.scale]
+        mine = [(p, fresh.scale) for p, fresh in pairs if fresh.kind == "constant" and fresh.scale and p.requires_grad]
         if mine:
             torch._foreach_add_([p for p, _ in mine], [self.noise * scale for _, scale in mine])
 
