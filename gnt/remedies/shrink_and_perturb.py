@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gnt import checks
 from gnt.cycle import own_generator
+from gnt.ensemble.stacked import StackedNet
 from gnt.remedies.initial_noise import KNOWN, Fresh, initial
 from gnt.remedies.parameters import STATE_VERSION, ModuleOrParameters, check_saved, chosen, number, wide
 
@@ -78,6 +79,10 @@ class ShrinkAndPerturb:
         self.names, self.parameters = chosen(params, "ShrinkAndPerturb")
         self._fresh = self._distributions(params)
         self.generators = _generators(generator, self.parameters, self.names)
+        if isinstance(params, StackedNet) and len(self.generators) not in (1, params.members):
+            raise ValueError(
+                f"generator holds {len(self.generators)} generators; this ensemble has {params.members} members"
+            )
         self.steps = 0
 
     def step(self) -> bool:

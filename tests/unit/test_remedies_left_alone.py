@@ -75,3 +75,13 @@ def test_a_layer_without_inputs_has_a_bias_of_0() -> None:
     nn.init.zeros_(some.bias)
     gnt.ShrinkAndPerturb(some, shrink=0.5, noise=0.1).step()
     assert not some.bias.any()
+
+
+def test_an_ensemble_takes_a_generator_for_each_member() -> None:
+    ensemble = gnt.Ensemble(net, range(2), replacement_rate=0.0)
+    for number in (1, 2):
+        generators = [torch.Generator() for _ in range(number)]
+        assert gnt.ShrinkAndPerturb(ensemble.net, shrink=0.5, noise=0.1, generator=generators).step()
+    four = [torch.Generator() for _ in range(4)]  # by the shapes alone it could be: 12 and 4 units
+    with pytest.raises(ValueError, match="generator holds 4 generators; this ensemble has 2 members"):
+        gnt.ShrinkAndPerturb(ensemble.net, shrink=0.5, noise=0.1, generator=four)
