@@ -80,7 +80,9 @@ def _parser(experiment: str) -> Parser:
         description=f"{experiment}: {cls.help}. {sizes}. Ctrl-C stops; the same command goes on from there.",
     )
     methods, names = one_of(*cls.methods, "all"), " ".join([*cls.methods, "all"])
-    parser.add("--size", type=one_of(*cls.size_names()), metavar="NAME", help=f"{' '.join(cls.size_names())}")
+    names += f" (default: {' '.join(cls.default_methods)})"
+    size_names = f"{' '.join(cls.size_names())} (default: {cls.size_names()[0]})"
+    parser.add("--size", type=one_of(*cls.size_names()), metavar="NAME", help=size_names)
     parser.add("--methods", nargs="+", type=methods, default=cls.default_methods, metavar="NAME", help=names)
     parser.add("--seeds", type=whole(1), default=1, metavar="N", help="number of seeds (default: 1)")
     parser.add("--first-seed", type=whole(0), default=0, metavar="SEED", help="the first of them (default: 0)")
@@ -95,10 +97,16 @@ def _parser(experiment: str) -> Parser:
             metavar=type(field.default).__name__.upper(),
             help=f"{field.metadata['help']} ({_default(cls, field.name)})".replace("%", "%%"),
         )
-    parser.add("--launcher", type=one_of(*launching.NAMES), default="local", metavar="NAME", help="local or ray")
+    parser.add(
+        "--launcher",
+        type=one_of(*launching.NAMES),
+        default="local",
+        metavar="NAME",
+        help="local or ray (default: local)",
+    )
     parser.add("--workers", type=whole(1), metavar="N", help="runs made at once (default: one for each core)")
     parser.add("--out", type=Path, default=OUT, metavar="DIR", help=f"folder of results (default: {OUT})")
-    parser.add("--picture", type=Path, metavar="FILE", help="write the picture to this file as well")
+    parser.add("--picture", type=Path, metavar="FILE", help="write the picture (a PNG) to this file as well")
     parser.add("--tensorboard", action="store_true", help="write rows for TensorBoard, too, beside each record")
     parser.add("--fresh", action="store_true", help="start over, forgetting earlier runs with these settings")
     parser.add(
@@ -112,6 +120,7 @@ def _default(cls: type, name: str) -> str:
     """The defaults of a setting in words: one, and where methods differ, theirs."""
     concerned = [method for method in cls.methods if cls.concerns(name, method)]  # type: ignore[attr-defined]
     values = {method: getattr(cls.of(method), name) for method in concerned}  # type: ignore[attr-defined]
+    values = {method: "none" if value == "" else value for method, value in values.items()}
     common = values.get(concerned[0]) if concerned else None
     others = [f"{method} {value}" for method, value in values.items() if value != common]
     only = "" if len(concerned) == len(cls.methods) else f"for {', '.join(concerned)}; "  # type: ignore[attr-defined]

@@ -17,6 +17,7 @@ from benchmarks.runs import Run
 from benchmarks.settings import in_words
 from benchmarks.summary import lines, names
 from benchmarks.tables import table
+from benchmarks.worker import LOCK_SECONDS
 
 STOPPED = 130  # the exit status that shells use for Ctrl-C
 
@@ -33,8 +34,10 @@ class Comparison:
     def command(self, launcher: Launcher, *, fresh: bool, quiet: bool, picture: Path | None) -> int:
         """Do all that is not done yet, and show the outcome. Returns the exit status."""
         console = Console(width=None if Console().is_terminal else 110)
+        if fresh:
+            self._forget()
         for run in self.runs:
-            run.forget() if fresh else run.check()
+            run.check()
         unfinished = [run for run in self.runs if not run.finished]
         if unfinished:
             console.print(self._introduction(), highlight=False, soft_wrap=True)
@@ -47,6 +50,14 @@ class Comparison:
             console.print("Finished before; shown again (--fresh starts over).", highlight=False)
         self._show(console, picture)
         return 0
+
+    def _forget(self) -> None:
+        """Start over: all of the runs or, where another process makes one of them, none."""
+        for run in self.runs:
+            with run.lock(LOCK_SECONDS):
+                pass
+        for run in self.runs:
+            run.forget(LOCK_SECONDS)
 
     def _title(self, run: Run) -> Title:
         first, last = run.seeds[0], run.seeds[-1]

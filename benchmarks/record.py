@@ -84,7 +84,7 @@ class Record:
         try:
             with self.file.open("rb") as stream:
                 line = stream.readline()
-            return json.loads(line) if line.endswith(b"\n") else None
+            return _head(line) if line.endswith(b"\n") else None
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
@@ -102,3 +102,10 @@ class Record:
         except OSError as error:
             raise CannotRun(f"Cannot read {self.file}: {error}.") from error
         return bool(last) and last[0].startswith(b'{"end"') and last[0].endswith(b"\n")
+
+
+def _head(line: bytes) -> dict[str, Any]:
+    head = json.loads(line)
+    if not isinstance(head, dict):
+        raise ValueError(f"it begins with {str(head)[:40]!r}, not with what the run is")
+    return head

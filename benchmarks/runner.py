@@ -26,7 +26,13 @@ class _Crew:
     """All runs of a command: those that wait, those that are being made, and what went wrong."""
 
     def __init__(
-        self, runs: list[Run], launcher: Launcher, view: View, title: Callable[[Run], Title], in_words: InWords
+        self,
+        runs: list[Run],
+        launcher: Launcher,
+        view: View,
+        title: Callable[[Run], Title],
+        in_words: InWords,
+        interrupted: list[int],
     ) -> None:
         self.waiting = list(runs)
         self.made: list[Run] = []
@@ -34,6 +40,7 @@ class _Crew:
         self.troubles: list[str] = []
         self.refused = False
         self.stopping = False
+        self.interrupted = interrupted
 
     @property
     def busy(self) -> bool:
@@ -77,7 +84,7 @@ class _Crew:
                 self.troubles.append(text)
             case ("failed", text):
                 self.troubles.append(f"The run {title.label} failed:\n{text}")
-            case ("died", why) if not self.stopping:
+            case ("died", why) if not (self.stopping or self.interrupted):
                 self.troubles.append(
                     f"The process of the run {title.label} was killed ({why}). "
                     "Run the same command again to go on from the last checkpoint."
@@ -91,8 +98,8 @@ def make(runs: list[Run], launcher: Launcher, view: View, title: Callable[[Run],
         CannotRun: a run was refused; the others have been stopped, their checkpoints kept. Or runs have failed; all
             others are finished.
     """
-    crew = _Crew(runs, launcher, view, title, in_words)
     with _interruptible() as interrupted:
+        crew = _Crew(runs, launcher, view, title, in_words, interrupted)
         try:
             while crew.busy and not interrupted:
                 crew.go_on()

@@ -81,12 +81,18 @@ class Run:
     def about(self) -> dict[str, Any]:
         """Versions, commit, hardware and seconds of a finished run."""
         about: dict[str, Any] = read_json(self._about)
+        if not isinstance(about, dict) or not isinstance(about.get("seconds"), (int, float)):
+            raise CannotRun(f"{self._about} does not say how long the run took. Use --fresh to make it again.")
         return about
 
-    def forget(self) -> None:
-        """Remove all that was done, to start over."""
-        for file in (self._checkpoint, self.record.file, self._about):
-            file.unlink(missing_ok=True)
+    def forget(self, wait: float = 0.0) -> None:
+        """Remove all that was done, to start over; not from under a process that makes the run (`lock`)."""
+        with self.lock(wait):
+            try:
+                for file in (self._checkpoint, self.record.file, self._about):
+                    file.unlink(missing_ok=True)
+            except OSError as error:
+                raise CannotRun(f"Cannot start over in {self.folder}: {error}.") from error
 
     @contextmanager
     def lock(self, wait: float) -> Iterator[None]:
@@ -164,7 +170,16 @@ class Run:
     def rows(self) -> list[Row]:
         """The rows of a finished run."""
         self.check()
-        return self.record.lines()[1:-1]
+        _, *rows, end = self.record.lines()
+        if end.get("end") != len(rows) or not all(self._has(row) for row in rows):
+            raise CannotRun(
+                f"{self.record.file} is damaged: its end counts {end.get('end')} rows of seeds {list(self.seeds)}, and "
+                f"{len(rows)} other or fewer are there. Use --fresh to make it again."
+            )
+        return rows
+
+    def _has(self, row: Any) -> bool:
+        return isinstance(row, dict) and row.get("seed") in self.seeds
 
     @property
     def diverged(self) -> str | None:

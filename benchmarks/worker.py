@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 from benchmarks.errors import CannotRun
@@ -60,7 +61,7 @@ def _train(run: Run, connection: Connection, checkpoint_seconds: float, tensorbo
     began = time.monotonic() - run.load(job)
     saved = time.monotonic()
     reported = 0.0
-    with _written(run, tensorboard) as write:
+    with _written(run, tensorboard) as write, _terminable() as terminated:
         while job.done < job.total:
             try:
                 rows = job.advance()
@@ -75,7 +76,7 @@ def _train(run: Run, connection: Connection, checkpoint_seconds: float, tensorbo
             if now - reported > REPORT_SECONDS:
                 _send(connection, "progress", job.done, job.total, job.latest)
                 reported = now
-            if _told_to_stop(connection):
+            if terminated or _told_to_stop(connection):
                 run.save(job, now - began)
                 return ("stopped",)
             if now - saved > checkpoint_seconds:
@@ -84,6 +85,22 @@ def _train(run: Run, connection: Connection, checkpoint_seconds: float, tensorbo
     _send(connection, "progress", job.done, job.total, job.latest)
     run.finish(time.monotonic() - began)
     return ("finished",)
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[list[int]]:
+    """A plain kill fills the list instead of ending the process, so that the run is saved first: the schedulers of
+    clusters send it to all processes of a job at once.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # None: not set from Python
 
 
 @contextlib.contextmanager

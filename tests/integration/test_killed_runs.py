@@ -84,6 +84,22 @@ def test_stopped_killed_and_cut_at_any_byte(tmp_path: Path) -> None:
     assert record.read_bytes() == expected
 
 
+@pytest.mark.parametrize("rows", [0, 3])
+def test_a_job_that_is_told_to_end_saves(rows: int, tmp_path: Path) -> None:
+    """Schedulers of clusters, and `timeout`, send SIGTERM to all processes of a job at once: early, or while it
+    trains.
+    """
+    command = [*ALONE, "--out", tmp_path, "--checkpoint-every", 1000]
+    with start(*command) as process:
+        until(lambda: len(list(tmp_path.rglob("lock" if not rows else "record.jsonl"))) == 1, process)
+        until(lambda: not rows or next(iter(records(tmp_path).values())).count(b"\n") > rows, process)
+        os.killpg(process.pid, signal.SIGTERM)
+        output, errors = finish(process, status=130)
+    assert errors == ""
+    assert output.splitlines()[-1].startswith("Stopped. To go on from here: ")
+    assert checkpoints(tmp_path) or not rows
+
+
 def test_a_compiled_run_that_was_killed(tmp_path: Path) -> None:
     """Its learner has to go by the graph from the first step on (`benchmarks.kinds`)."""
     compiled = [*ALONE, "--compile", "yes"]

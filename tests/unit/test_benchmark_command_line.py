@@ -69,3 +69,9 @@ def test_help_tells_experiments_and_defaults(capsys) -> None:
     assert "--steps INT number of examples, each seen once (default: 300000)" in text
     assert "for shrink_and_perturb; default: 0.001" in text
     assert "quick: about three minutes" in text
+    assert "--size NAME quick published one_bit (default: quick)" in text
+    assert "algorithm_1 all (default: backprop continual_backprop)" in text
+    with pytest.raises(SystemExit):
+        main(["class_pairs", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Debian's when none is given (default: none)" in text

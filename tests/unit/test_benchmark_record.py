@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks.cli import main
 from benchmarks.errors import CannotRun
 from benchmarks.files import write_json
 from benchmarks.record import Record
@@ -78,6 +80,13 @@ def test_a_damaged_record_is_told(record: Record) -> None:
     record.file.write_bytes(b"not json\n")
     with pytest.raises(CannotRun, match=r"Cannot read .*record\.jsonl: .*--fresh"):
         record.lines()
+
+
+@pytest.mark.parametrize("line", [b"null", b"[1]", b'"text"', b"7"])
+def test_a_head_that_is_no_object_is_told(record: Record, line: bytes) -> None:
+    record.file.write_bytes(line + b"\n")
+    with pytest.raises(CannotRun, match=r"Cannot read .*record\.jsonl: it begins with .*--fresh"):
+        record.head()
 
 
 FULL = """
@@ -206,3 +215,53 @@ def test_a_record_of_other_settings_is_refused_and_left_alone(unfinished: Run, s
     unfinished.forget()
     unfinished.load(unfinished.job())
     assert record.lines() == [unfinished.head]
+
+
+@pytest.fixture
+def finished(unfinished: Run) -> Run:
+    unfinished.finish(1.0)
+    return unfinished
+
+
+def test_a_finished_run_that_lacks_a_row_is_told(finished: Run) -> None:
+    lines = finished.record.file.read_text().splitlines(keepends=True)
+    other = lines[1].replace('"seed": 0', '"seed": 1')
+    for damaged in (lines[2:], [other, *lines[2:]], ["[1, 2]\n", *lines[2:]]):
+        finished.record.file.write_text("".join([lines[0], *damaged]))
+        with pytest.raises(CannotRun, match=r"record\.jsonl is damaged: its end counts .*--fresh"):
+            finished.rows()
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"seconds": "many"}', ""])
+def test_a_damaged_account_of_a_run_is_told(finished: Run, content: str) -> None:
+    (finished.folder / "about.json").write_text(content)
+    with pytest.raises(CannotRun, match=r"about\.json.*--fresh"):
+        finished.about()
+
+
+def test_a_run_that_is_being_made_is_not_forgotten(unfinished: Run) -> None:
+    before = unfinished.record.file.read_bytes()
+    with unfinished.lock(0.0), pytest.raises(CannotRun, match="Another process is making the run"):
+        unfinished.forget()
+    assert unfinished.record.file.read_bytes() == before
+    assert next(unfinished.out.rglob("checkpoint.pt"))
+
+
+def test_starting_over_forgets_all_runs_or_none(finished: Run, monkeypatch, capsys) -> None:
+    """Where another process makes one of them, that of the same command, and the others stay."""
+    monkeypatch.setattr("benchmarks.comparison.LOCK_SECONDS", 0.0)
+    other = replace(finished, seeds=(1,))
+    before = finished.record.file.read_bytes()
+    command = ["slowly_changing_regression", "--methods", "continual_backprop", "--seeds", "2", "--fresh"]
+    command += ["--steps", "1500", "--bin", "100", "--out", str(finished.out)]
+    monkeypatch.setattr(Settings, "together", ())
+    with other.lock(0.0):
+        assert main(command) == 2
+    assert f"Another process is making the run {other.folder}" in capsys.readouterr().err
+    assert finished.record.file.read_bytes() == before
+
+
+def test_starting_over_where_nothing_can_be_written_is_told(tmp_path: Path, capsys) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert main(["slowly_changing_regression", "--fresh", "--out", str(tmp_path / "file")]) == 2
+    assert capsys.readouterr().err.startswith("error: Cannot write to ")
