@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import shlex
 import sys
 from collections.abc import Callable
@@ -143,10 +144,24 @@ def plan_of(experiment: str, arguments: list[str]) -> tuple[Plan, argparse.Names
     return plan, parsed
 
 
+def _check_what_comes_last(parsed: argparse.Namespace) -> None:
+    """Refuse now what would be refused after hours of training."""
+    for package in PACKAGES:
+        if importlib.util.find_spec(package) is None:
+            raise ModuleNotFoundError(name=package)
+    if parsed.tensorboard:
+        from benchmarks.tensorboard import summary_writer
+
+        summary_writer()
+    if parsed.picture is not None and parsed.picture.is_dir():
+        raise CannotRun(f"--picture {parsed.picture}: that is a folder; give the name of a file")
+
+
 def _run(experiment: str, arguments: list[str]) -> int:
     from benchmarks.comparison import Comparison
 
     plan, parsed = plan_of(experiment, arguments)
+    _check_what_comes_last(parsed)
     again = [each for each in arguments if each != "--fresh"]
     comparison = Comparison(plan, parsed.out, shlex.join(["python", "-m", "benchmarks", experiment, *again]))
     made_by = launching.launcher(

@@ -19,12 +19,24 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import experiments, provenance
-from benchmarks.errors import CannotRun
+from benchmarks.errors import AGAIN, CannotRun
 from benchmarks.files import read_json, write_atomically, write_json
 from benchmarks.job import Job, Row
 from benchmarks.palette import COLOURS
 from benchmarks.record import Record
 from benchmarks.settings import BaseSettings
+
+# what a file that is no checkpoint, or another job's, comes to
+_UNREADABLE = (
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+)
 
 
 @dataclass(frozen=True)
@@ -82,7 +94,7 @@ class Run:
         """Versions, commit, hardware and seconds of a finished run."""
         about: dict[str, Any] = read_json(self._about)
         if not isinstance(about, dict) or not isinstance(about.get("seconds"), (int, float)):
-            raise CannotRun(f"{self._about} does not say how long the run took. Use --fresh to make it again.")
+            raise CannotRun(f"{self._about} does not say how long the run took. {AGAIN}")
         return about
 
     def forget(self, wait: float = 0.0) -> None:
@@ -148,12 +160,12 @@ class Run:
                 job.load_state_dict(content["job"])
                 self.record.cut(content["record"])
                 return float(content["seconds"])
-        except (OSError, EOFError, RuntimeError, KeyError, ValueError, IndexError, pickle.UnpicklingError) as error:
+        except _UNREADABLE as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise CannotRun(f"Cannot read {self._checkpoint} ({reason}). Use --fresh to start over.") from error
+            raise CannotRun(f"Cannot read {self._checkpoint} ({reason}). {AGAIN}") from error
         then = ", ".join(f"{name} {begun.get(name)}" for name in now if begun.get(name) != now[name])
         here = ", ".join(f"{name} {now[name]}" for name in now if begun.get(name) != now[name])
-        raise CannotRun(f"The run {self.folder} was begun with {then}; this is {here}. Use --fresh to start over.")
+        raise CannotRun(f"The run {self.folder} was begun with {then}; this is {here}. {AGAIN}")
 
     def finish(self, seconds: float, **reason: str) -> None:
         """Write where the run comes from, then the end of its record; the checkpoint is no longer needed."""
@@ -174,7 +186,7 @@ class Run:
         if end.get("end") != len(rows) or not all(self._has(row) for row in rows):
             raise CannotRun(
                 f"{self.record.file} is damaged: its end counts {end.get('end')} rows of seeds {list(self.seeds)}, and "
-                f"{len(rows)} other or fewer are there. Use --fresh to make it again."
+                f"{len(rows)} other or fewer are there. {AGAIN}"
             )
         return rows
 
@@ -196,5 +208,5 @@ class Run:
             name = differing[0]
             raise CannotRun(
                 f"{self.record.file} has {name} {head.get(name)}, where this run has {self.head[name]}: it was made by "
-                "another version of the settings. Move it away, or use --fresh to make it again."
+                f"another version of the settings. {AGAIN}"
             )

@@ -30,7 +30,7 @@ def writer(run: Run) -> Iterator[Callable[[list[Row]], None]]:
     """What writes rows of ``run``, whose record is as it was when it was last saved: a scalar for each figure, over
     what the experiment's pictures have for x.
     """
-    summary_writer = _import()
+    make = summary_writer()
     x = experiments.display(run.experiment).x
     writers: dict[int, Any] = {}
 
@@ -38,7 +38,7 @@ def writer(run: Run) -> Iterator[Callable[[list[Row]], None]]:
         for row in rows:
             seed = int(row["seed"])
             if seed not in writers:
-                writers[seed] = summary_writer(str(folder(run) / f"seed-{seed}"))
+                writers[seed] = make(str(folder(run) / f"seed-{seed}"))
             for name, value in row.items():
                 if name not in ("seed", x):
                     writers[seed].add_scalar(name, value, int(row[x]))
@@ -62,7 +62,8 @@ def complete(runs: Iterable[Run]) -> None:
                 pass
 
 
-def _import() -> Any:
+def summary_writer() -> Any:
+    """The class of the package, or what installs it."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ModuleNotFoundError as error:

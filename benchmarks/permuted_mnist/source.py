@@ -29,6 +29,8 @@ def images_of(source: str, folder: str, count: int) -> Labelled:
 def _all(source: str, folder: str) -> Labelled:
     if source == "digits":
         return mnist_images()
+    if folder and not Path(folder).is_dir():
+        raise CannotRun(f"--data {folder}: there is no such folder")
     if source == "fashion":
         return (idx_folder(folder) if folder else fashion_mnist()).train
     if not folder:

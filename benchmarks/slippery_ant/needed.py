@@ -1,9 +1,9 @@
-"""The packages of the extra ``rl``, looked for before they are imported."""
+"""The packages of the extra ``rl``, looked for before anything is made."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
-import importlib.util
 from typing import Final
 
 from benchmarks.errors import CannotRun
@@ -16,14 +16,16 @@ def check() -> None:
     """Refuse to go on without them.
 
     Raises:
-        CannotRun: one of the packages cannot be found; the message names it, and what installs it.
+        CannotRun: one of the packages cannot be imported; the message names it, and what installs it.
     """
-    missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
-    if missing:
-        raise CannotRun(
-            f"slippery_ant needs {' and '.join(missing)}, which cannot be found here. "
-            'To install what it needs: pip install "torch-gnt[rl]"'
-        )
+    for package in PACKAGES:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise CannotRun(
+                f"slippery_ant needs {package}, which cannot be imported ({error}). "
+                'To install what it needs: pip install "torch-gnt[rl]"'
+            ) from error
 
 
 def versions() -> dict[str, str]:

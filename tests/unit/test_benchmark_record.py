@@ -72,7 +72,7 @@ def test_what_is_no_number_is_never_written(record: Record) -> None:
 
 
 def test_a_record_shorter_than_its_checkpoint_is_refused(record: Record) -> None:
-    with pytest.raises(CannotRun, match=r"shorter than its checkpoint says\. Use --fresh"):
+    with pytest.raises(CannotRun, match=r"shorter than its checkpoint says\. Move it away, or use --fresh"):
         record.cut(record.size + 1)
 
 
