@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gnt import shards
 from gnt.checks import flags, positive
 from gnt.compiled import not_compiled
 from gnt.learner_settings import Loss
@@ -99,6 +100,8 @@ class Probe:
             raise TypeError(f"prefix must be a string, got {prefix!r}")
         self._batch = Batch.of(x, y, loss, gradient=gradient)
         self._model = model_of(model)
+        if gradient and any(shards.is_sharded(parameter) for parameter in self._model.parameters()):
+            raise TypeError("gradient must be False for a model whose parameters lie in shards, got True")
         self._groups = groups_of(self._model, groups)
         self._taps = Taps(self._groups)
         self.every, self.steps = int(every), 0
