@@ -54,7 +54,11 @@ class Run:
         """Where the run lives."""
         first, last = self.seeds[0], self.seeds[-1]
         seeds = f"seed-{first}" if first == last else f"seeds-{first}-to-{last}"
-        return self.out / self.experiment / self.settings.run_name(self.experiment, self.method) / seeds
+        home, name = self.out / self.experiment, self.settings.run_name(self.experiment, self.method)
+        if not (home / name).exists():  # made when the defaults were others: whose it is, the hash says
+            digest = name.rpartition("_")[2]
+            name = next((folder.name for folder in sorted(home.glob(f"{self.method}_*_{digest}"))), name)
+        return home / name / seeds
 
     @property
     def colour(self) -> str:

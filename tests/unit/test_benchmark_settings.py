@@ -11,6 +11,7 @@ from benchmarks.errors import CannotRun
 from benchmarks.options import option, whole
 from benchmarks.palette import COLOURS, LABELS
 from benchmarks.plan import Plan, read_grid
+from benchmarks.runs import Run
 from benchmarks.settings import BaseSettings, Values, in_words
 from benchmarks.slowly_changing_regression.settings import Settings as Regression
 
@@ -127,3 +128,16 @@ def test_a_setting_goes_to_those_it_concerns() -> None:
     assert decayed.settings.weight_decay == 0.5
     tried = plan(("backprop", "l2"), weight_decay=[0.1, 0.2])
     assert [run.method for run in tried] == ["backprop", "l2", "l2"]  # backprop is one run for both
+
+
+def test_a_run_is_found_when_the_defaults_have_changed_since(tmp_path: Path) -> None:
+    """The readable part of a folder's name tells what differs from the defaults; the hash tells whose it is."""
+    settings = experiments.settings_class("random_label_mnist").of("backprop")
+    run = Run("random_label_mnist", "backprop", settings, (0,), tmp_path)
+    new = run.folder
+    digest = new.parent.name.rpartition("_")[2]
+    old = new.parent.with_name(f"backprop_lr=0.001_{digest}")
+    (old / "seed-0").mkdir(parents=True)
+    assert run.folder == old / "seed-0"
+    new.mkdir(parents=True)
+    assert run.folder == new
