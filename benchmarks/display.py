@@ -25,6 +25,8 @@ class Figure:
         """A value as it is shown."""
         if self.percent:
             return f"{value:.1%}"
+        if abs(value) >= 1e6:  # the weights of a network that is about to diverge
+            return f"{value:.1e}"
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
 
 

@@ -42,10 +42,14 @@ def text(value: Estimate, figure: Figure) -> str:
 
     >>> text(Estimate(35.84, 0.4712), Figure("", "")), text(Estimate(0.5, 0.01), Figure("", "", percent=True))
     ('35.8 ± 0.5', '50.0% ± 1.0%')
+    >>> text(Estimate(3.07e25, 9.7e25), Figure("", ""))
+    '3.1e+25 ± 9.7e+25'
     """
     mean = figure.text(value.mean)
     if value.half is None:
         return mean
+    if "e" in mean:
+        return f"{mean} ± {figure.text(value.half)}"
     decimals = len(mean.rstrip("%").partition(".")[2])
     half = 100 * value.half if figure.percent else value.half
     return f"{mean} ± {half:,.{decimals}f}{'%' if figure.percent else ''}"
