@@ -79,7 +79,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _utility_name(text: str) -> str:
-    from gnt.utility import find  # here, because it imports torch
+    from gnt.importance._signals import find  # here, because it imports torch
 
     try:
         find(text)

@@ -18,19 +18,20 @@ methods against loss of plasticity, each by itself: L2, L2Init, ShrinkAndPerturb
 """
 
 from gnt import metrics
-from gnt.engine import GnT
-from gnt.ensemble import Ensemble
-from gnt.layers import CBPConv, CBPLinear
-from gnt.learner import Backprop, ContinualBackprop, Step
+from gnt._version import __version__
+from gnt.importance._signals import register_utility
+from gnt.learners.backprop import Backprop, ContinualBackprop, Step
+from gnt.learners.ensemble import Ensemble
 from gnt.optim import AdamGnT
-from gnt.optimizer_state import register_state_reset
-from gnt.remedies import ALGORITHM_1, L2, CReLU, L2Init, ReDo, ShrinkAndPerturb, algorithm_1
-from gnt.trace import Groups, trace
-from gnt.tracing.untraceable import TraceError
-from gnt.units import UnitGroup
-from gnt.utility import register_utility
-from gnt.version import __version__
-from gnt.walk import walk
+from gnt.regularization import ALGORITHM_1, L2, CReLU, L2Init, ReDo, ShrinkAndPerturb
+from gnt.replacement import _algorithm_1 as algorithm_1
+from gnt.replacement.engine import GnT
+from gnt.replacement.layers import CBPConv, CBPLinear
+from gnt.replacement.optimizer_state import register_state_reset
+from gnt.units._group import UnitGroup
+from gnt.units._trace import Groups, trace
+from gnt.units._tracing.errors import TraceError
+from gnt.units._walk import walk
 
 __all__ = [
     "ALGORITHM_1",

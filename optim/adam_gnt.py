@@ -17,10 +17,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from gnt.compiled import not_compiled
-from gnt.optim import adam_state, checks, loading, unit_counts
-from gnt.optim.lean_step import lean
-from gnt.optim.roster import Places, Roster
+from gnt._utils.dynamo import not_compiled
+from gnt.optim import _validation as checks
+from gnt.optim._adam import load_state as loading
+from gnt.optim._adam import state as adam_state
+from gnt.optim._adam import step_counts as unit_counts
+from gnt.optim._adam.dispatch import Places, Roster
+from gnt.optim._step_wrapper import lean
 
 _NOWHERE: Places = {}
 

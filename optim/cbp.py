@@ -16,14 +16,14 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from gnt import checks
-from gnt.between import WalkError
-from gnt.engine import ENGINE_SETTINGS, GnT
-from gnt.optim import cbp_arguments
+from gnt._utils import validation as checks
+from gnt.optim import _cbp_arguments as cbp_arguments
+from gnt.optim._adam.dispatch import Places
+from gnt.optim._sgd_kernel import CompiledSGD
+from gnt.optim._step_wrapper import lean, unwrapped
 from gnt.optim.adam_gnt import AdamGnT
-from gnt.optim.lean_step import lean, unwrapped
-from gnt.optim.roster import Places
-from gnt.optim.sgd_step import CompiledSGD
+from gnt.replacement.engine import ENGINE_SETTINGS, GnT
+from gnt.units._passthrough import WalkError
 
 
 class _Continual(Optimizer):

@@ -1,7 +1,7 @@
 """One thread, and how many random examples the property tests try.
 
     pytest                                              default: a minute or so
-    pytest tests/property --hypothesis-profile=thorough     twenty times as many, after a change to the engine
+    pytest tests -k properties --hypothesis-profile=thorough     twenty times as many, after a change to the engine
 
 In continuous integration the examples are the same on every run, so that a red run is the change's doing.
 """

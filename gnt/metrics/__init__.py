@@ -19,8 +19,8 @@ checks      what is refused
 from gnt.metrics.online import online_accuracy, online_error, plasticity
 from gnt.metrics.parameters import UpdateSize, gradient_norm, update_size, weight_magnitude
 from gnt.metrics.probe import Probe
-from gnt.metrics.ranks import approximate_rank, effective_rank, nature_rank
-from gnt.metrics.units import dead_units, dormant_units
+from gnt.metrics.spectral import approximate_rank, effective_rank, nature_rank
+from gnt.metrics.unit_activity import dead_units, dormant_units
 
 __all__ = [
     "Probe",

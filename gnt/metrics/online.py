@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnt.metrics import checks
+from gnt.metrics import _validation as checks
 
 
 def online_accuracy(output: Tensor, target: Tensor) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gnt.metrics import checks
+from gnt.metrics import _validation as checks
 
 Parameters = nn.Module | Tensor | Iterable[Tensor]
 

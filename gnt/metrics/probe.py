@@ -7,17 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gnt import shards
-from gnt.checks import flags, positive
-from gnt.compiled import not_compiled
-from gnt.learner_settings import Loss
-from gnt.metrics import checks, ranks, units
-from gnt.metrics.batch import Batch
-from gnt.metrics.looked_at import Groups, groups_of, model_of
+from gnt._utils.dynamo import not_compiled
+from gnt._utils.validation import flags, positive
+from gnt.distributed import _dtensor as shards
+from gnt.learners._resolve import Loss
+from gnt.metrics import _validation as checks
+from gnt.metrics import spectral as ranks
+from gnt.metrics import unit_activity as units
+from gnt.metrics._isolated_forward import Inputs, call, undisturbed
+from gnt.metrics._listen import Taps
+from gnt.metrics._probe_batch import Batch
+from gnt.metrics._probe_groups import Groups, groups_of, model_of
 from gnt.metrics.parameters import UpdateSize, weight_magnitude
-from gnt.metrics.taps import Taps
-from gnt.metrics.trial import Inputs, call, undisturbed
-from gnt.units import UnitGroup
+from gnt.units._group import UnitGroup
 
 STATE_VERSION = 1
 

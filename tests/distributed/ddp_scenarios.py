@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 import gnt
 from tests.distributed import worker
-from tests.distributed.exchanges import Exchanges
+from tests.distributed.communication import Exchanges
 
 
 def thousand_steps(folder: Path, utility: str, optimizer: str) -> Any:

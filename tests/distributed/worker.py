@@ -15,8 +15,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import gnt
-from gnt.units import Slot, UnitGroup
-from tests.shared_units import Transposed
+from gnt.units._group import Slot, UnitGroup
+from tests.helpers.shared_units import Transposed
 
 
 def main(scenarios: dict[str, Callable[..., Any]], before: Callable[[], None] = lambda: None) -> None:

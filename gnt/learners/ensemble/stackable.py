@@ -1,0 +1,150 @@
+"""Which kinds of layers can be stacked, and how: all members' copies of one layer become one layer."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from gnt.learners.ensemble.layers import (
+    FlattenRows,
+    MemberDropout,
+    MemberLinear,
+    MemberNorm,
+    SwapBatch,
+    ToChannels,
+    ToRows,
+)
+from gnt.units._activations import identify
+from gnt.units._passthrough import computes_as_torch
+
+Layer = Callable[..., Any]  # a module or a plain function
+Layout = Literal["rows", "columns", "channels"]
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_BATCH_NORMS = (
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
+)  # fmt: skip
+_POOLS = (
+    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.LPPool1d, nn.LPPool2d,
+    nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d,
+    nn.AdaptiveAvgPool3d, nn.Upsample, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d, nn.ZeroPad2d,
+    nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d, nn.ReplicationPad1d, nn.ReplicationPad2d,
+    nn.ReplicationPad3d,
+)  # fmt: skip
+_ALLOWED = (
+    "Linear, Conv1d/2d/3d, BatchNorm, InstanceNorm, GroupNorm, LayerNorm, RMSNorm, Dropout, Flatten, poolings and "
+    "paddings, and activations without parameters"
+)
+
+
+class Stack:
+    """The members' layers, stacked one after the other, as they are met; in ``steps``, with the first member's layer
+    that each stands for (None: it only moves dimensions).
+    """
+
+    def __init__(self, members: int, dropout: Sequence[torch.Generator]) -> None:
+        self.steps: list[tuple[str, Layer, Layer | None]] = []
+        self._members, self._dropout = members, dropout
+        self._layout: Layout = "rows"  # of the features at this point, as `gnt.ensemble.layers` names them
+        self._pixels = False  # whether they have more dimensions than one
+        self._seen: set[int] = set()  # parameters, by identity
+
+    def add(self, name: str, layers: Sequence[Layer]) -> None:
+        """Stack one layer, given of every member; ValueError for a kind that cannot be."""
+        layer = layers[0]
+        kind = getattr(layer, "__name__", type(layer).__name__)
+        if not isinstance(layer, nn.Module):
+            if identify(layer) is None or identify(layer) == ("rrelu", None):
+                raise ValueError(f"{name!r} ({kind}) cannot be stacked: of functions only torch's activations can be")
+            self.steps.append((name, layer, layer))
+            return
+        self._check(f"{name!r} ({kind})", layer)
+        stacked = self._stack(layer, layers) if computes_as_torch(layer) else None
+        if stacked is None:
+            raise ValueError(f"{name!r} ({kind}) cannot be stacked for an ensemble; allowed are {_ALLOWED}")
+        stacked.train(layer.training)
+        self.steps.append((name, stacked, layer))
+
+    def _check(self, who: str, layer: nn.Module) -> None:
+        """Refuse what a stacked layer would leave out."""
+        if layer._modules:
+            raise ValueError(f"{who} cannot be stacked: it has layers inside, or is parametrized")
+        if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
+            raise ValueError(f"{who} cannot be stacked: it has hooks, which the ensemble would not call")
+        own = {id(parameter) for parameter in layer.parameters()}
+        if own & self._seen:
+            raise ValueError(f"{who} cannot be stacked: its parameters are those of a layer before it")
+        self._seen |= own
+
+    def end(self) -> None:
+        """Bring the output to rows."""
+        self._to("rows")
+
+    def _stack(self, layer: nn.Module, layers: Sequence[Any]) -> nn.Module | None:
+        if isinstance(layer, nn.Linear):
+            if self._pixels:  # a list without its Flatten
+                self._to("rows")
+                self._move(FlattenRows(), "rows")
+                self._pixels = False
+            self._to("columns")
+            return MemberLinear(_joined(layers, "weight"), _joined(layers, "bias"), self._members)  # type: ignore[arg-type]
+        if isinstance(layer, nn.Flatten):
+            if (layer.start_dim, layer.end_dim) != (1, -1):
+                return None
+            self._to("rows")
+            self._pixels = False
+            return FlattenRows()
+        if self._layout == "columns" and (isinstance(layer, (nn.LayerNorm, nn.RMSNorm)) or type(layer) is nn.Dropout):
+            self._to("rows")
+        if isinstance(layer, (nn.LayerNorm, nn.RMSNorm)):
+            weight, bias = (_joined(layers, key) for key in ("weight", "bias"))
+            return MemberNorm(layer, weight, bias, self._members, self._layout == "channels")
+        if type(layer) is nn.Dropout:
+            return MemberDropout(layer.p, self._dropout, self._layout == "channels")
+        activation = identify(layer)
+        if isinstance(layer, nn.Identity) or (activation is not None and activation[0] not in ("prelu", "rrelu")):
+            return copy.deepcopy(layer)
+        if not isinstance(layer, (*_CONVOLUTIONS, *_BATCH_NORMS, nn.GroupNorm, *_POOLS)):
+            return None
+        self._to("channels")
+        self._pixels = self._pixels or isinstance(layer, (*_CONVOLUTIONS, *_POOLS))
+        return self._widened(layer, layers)
+
+    def _widened(self, layer: Any, layers: Sequence[Any]) -> nn.Module:
+        """A layer that works channel by channel, or group by group, with all members' channels."""
+        wide = copy.deepcopy(layer)
+        for size in ("in_channels", "out_channels", "groups", "num_features", "num_groups", "num_channels"):
+            if hasattr(wide, size):
+                setattr(wide, size, getattr(wide, size) * self._members)
+        for key in wide._parameters:
+            wide._parameters[key] = _joined(layers, key)
+        for key, buffer in wide._buffers.items():
+            if buffer is not None and buffer.ndim:
+                wide._buffers[key] = torch.cat([each._buffers[key] for each in layers])
+        return wide  # type: ignore[no-any-return]
+
+    def _to(self, layout: Layout) -> None:
+        """Bring features to a layout; rows stand between the other two."""
+        if layout == self._layout:
+            return
+        if "rows" not in (layout, self._layout):
+            self._to("rows")
+        swap = "columns" in (layout, self._layout)
+        self._move(SwapBatch() if swap else ToChannels() if layout == "channels" else ToRows(self._members), layout)
+
+    def _move(self, layer: nn.Module, layout: Layout) -> None:
+        self.steps.append(("", layer, None))
+        self._layout = layout
+
+
+def _joined(layers: Sequence[nn.Module], key: str) -> nn.Parameter | None:
+    """The members' parameters of that name, one after the other along dimension 0."""
+    own = [layer._parameters.get(key) for layer in layers]
+    if own[0] is None:
+        return None
+    tensors: list[Tensor] = [each.detach() for each in own if each is not None]
+    return nn.Parameter(torch.cat(tensors), requires_grad=own[0].requires_grad)

@@ -1,0 +1,149 @@
+"""Reinitialisation: bounds of the initial distribution, fresh weights, the transfer of means, fresh norms.
+
+Fresh incoming weights are uniform in [-bound, bound], with g the gain of the group's activation and the fan-in that the
+producer really has (in / groups times the kernel for a convolution):
+
+    default   1 / sqrt(fan_in)                      torch's own for linear and convolution layers
+    xavier    g * sqrt(6 / (fan_in + fan_out))      Glorot & Bengio 2010
+    lecun     sqrt(3 / fan_in)                      LeCun et al. 1998; always used for selu
+    kaiming   g * sqrt(3 / fan_in)                  He et al. 2015
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gnt.distributed import _dtensor as shards
+from gnt.units._activations import Activation, gain, names
+from gnt.units._group import Slot, UnitGroup, input_groups
+
+INITS = ("default", "xavier", "lecun", "kaiming")
+
+# what a norm's per-unit tensors are at birth
+FRESH_SCALES = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
+FRESH_PRELU = {"weight": 0.25}
+
+
+def bound(group: UnitGroup, init: str, slot: Slot | None = None) -> float:
+    """Half-width of the uniform distribution of the group's fresh weights at ``slot``; the first producer's if None.
+
+    Raises:
+        ValueError: unknown ``init``, or one that needs the gain of an activation that is not known.
+    """
+    if init not in INITS:
+        raise ValueError(f"init must be one of {', '.join(INITS)}, got {init!r}")
+    slot = group.incoming[0] if slot is None else slot
+    activation = slot.activation or group.activation
+    fan_in, fan_out = fans(slot)
+    if init == "default" and activation != ("selu", None):
+        return 1.0 / math.sqrt(fan_in)
+    if init == "lecun" or activation == ("selu", None):
+        return math.sqrt(3.0 / fan_in)
+    scale = _gain(activation, group.name, init)
+    return scale * math.sqrt(6.0 / (fan_in + fan_out) if init == "xavier" else 3.0 / fan_in)
+
+
+def _gain(activation: Activation | None, group: str, init: str) -> float:
+    scale = gain(activation) if activation else None
+    if scale is None:
+        seen = f"activation {activation[0]!r} has no known gain" if activation else "no activation is seen in the list"
+        raise ValueError(
+            f"init {init!r} needs the gain of the activation of group {group!r}, but {seen}: pass activation=NAME, one "
+            f"of {', '.join(names())}, or init='default' or 'lecun', which need none"
+        )
+    return scale
+
+
+def fans(slot: Slot) -> tuple[int, int]:
+    """(fan_in, fan_out) of a producer: how many inputs a unit reads and how many units read one input."""
+    weight = slot.weight
+    kernel = math.prod(weight.shape[2:])
+    return weight.shape[1 - slot.dim] * kernel, weight.shape[slot.dim] // input_groups(slot.module) * kernel
+
+
+@functools.lru_cache
+def representable(limit: float, dtype: torch.dtype) -> float:
+    """The largest number of ``dtype`` that does not exceed ``limit``, so that rounding leaves no fresh weight beyond
+    it.
+    """
+    rounded = torch.tensor(limit, dtype=dtype)
+    if rounded.item() > limit:
+        rounded = torch.nextafter(rounded, torch.zeros_like(rounded))
+    return rounded.item()
+
+
+def fresh_weights(slot: Slot, count: int, limit: float, *generators: torch.Generator) -> Tensor:
+    """Draws for ``count`` units' incoming weights, uniform in [-limit, limit]: (count * block, fan-in shape...); of
+    several generators the draws of each, one after the other.
+    """
+    weight = slot.weight
+    limit = representable(limit, weight.dtype)
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    shape = (len(generators), count * slot.block, *slot.rest)
+    drawn = torch.empty(shape, dtype=wide, device=generators[0].device)
+    for own, generator in zip(drawn, generators, strict=True):
+        own.uniform_(-limit, limit, generator=generator)
+    return drawn.flatten(0, 1).to(weight.device, weight.dtype, non_blocking=True)
+
+
+def transfer_mean(slot: Slot, units: Tensor, mean_feature: Tensor) -> None:
+    """Move what the units contribute on average into the consumer's bias: b_k += sum_i w_ki * f^_i (``mean_feature``:
+    (k,)).
+
+    The consumers then see no change on the mean when the outgoing weights are zeroed. A consumer without bias gets
+    nothing. Convolutions with zero padding are exact at interior positions.
+    """
+    if slot.bias is not None:
+        moved = slot.weighted_sum(units, mean_feature)
+        bias = slot.bias.detach()
+        # a weight in shards along its inputs gives the sums of all outputs, of which the bias may lie in shards, too
+        shards.local(bias).add_(shards.part_of(moved, bias).to(bias.dtype))
+
+
+def renew_incoming(slot: Slot, units: Tensor, fresh: Tensor) -> None:
+    """Give the units their fresh incoming weights and bias 0."""
+    slot.write_(units, fresh)
+    if slot.bias is not None:
+        slot.fill_(slot.bias.detach(), units, 0.0)
+
+
+def fresh_scale_values(module: nn.Module) -> dict[str, float]:
+    """Names of the per-unit tensors of a norm (or PReLU) that exist in this module, with their value at birth."""
+    values = FRESH_PRELU if isinstance(module, nn.PReLU) else FRESH_SCALES
+    return {name: value for name, value in values.items() if isinstance(getattr(module, name, None), Tensor)}
+
+
+def renew_scale(slot: Slot, units: Tensor) -> None:
+    """Give the units' part of a norm its values at birth: affine weight 1, bias 0, running mean 0, running variance
+    1.
+    """
+    for name, value in fresh_scale_values(slot.module).items():
+        slot.fill_(getattr(slot.module, name).detach(), units, value)
+
+
+def regenerate(group: UnitGroup, units: Tensor, fresh: Sequence[Tensor], mean_features: Tensor | None) -> None:
+    """Replace ``units`` of a group in the network: transfer of means (unless None), outgoing 0, incoming fresh, norms
+    as at birth.
+
+    Args:
+        group: the group.
+        units: indices, (k,).
+        fresh: weights for each slot of ``group.drawn``.
+        mean_features: what the units contribute on average at each tap, (taps, k).
+    """
+    numbers = group.tap_numbers
+    if mean_features is not None:
+        for slot in group.outgoing:
+            transfer_mean(slot, units, mean_features.select(0, numbers.index(slot.tap)))
+    for slot in group.outgoing:
+        slot.fill_(slot.weight.detach(), units, 0.0)
+    for slot, rows in zip(group.drawn, fresh, strict=True):
+        renew_incoming(slot, units, rows)
+    for slot in group.scales:
+        if slot not in group.drawn:
+            renew_scale(slot, units)

@@ -1,0 +1,129 @@
+"""Prepared data: made once, whoever asks; verified; made again when something is wrong with them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.datasets import cache
+from benchmarks.datasets.cache import prepared
+from benchmarks.errors import CannotRun
+
+
+class Maker:
+    """Counts how often the data are made."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self):
+        self.calls += 1
+        return {"x": torch.arange(5)}
+
+
+def test_made_once(own_cache):
+    make = Maker()
+    first = prepared("some", ["file", 3], make)
+    again = prepared("some", ["file", 3], make)
+    assert make.calls == 1
+    assert torch.equal(first["x"], again["x"])
+    (data,) = own_cache.glob("some-*.pt")
+    (checksum,) = own_cache.glob("some-*.pt.sha256")
+    assert checksum.read_text().split()[1] == data.name  # as sha256sum --check takes it
+
+
+def test_another_source_is_made_anew():
+    make = Maker()
+    for source in (["file", 3], ["file", 4], ["file", 3]):
+        prepared("some", source, make)
+    assert make.calls == 2
+
+
+def test_changed_raw_files_are_another_source(tmp_path):
+    raw = tmp_path / "raw"
+    raw.write_bytes(b"1")
+    before = cache.stamps([raw])
+    assert cache.stamps([raw]) == before
+    raw.write_bytes(b"12")
+    assert cache.stamps([raw]) != before
+
+
+@pytest.mark.parametrize("damaged", [".pt", ".sha256"])
+def test_corrupted_data_are_told_and_made_again(damaged, own_cache):
+    make = Maker()
+    prepared("some", 1, make)
+    (file,) = (file for file in own_cache.iterdir() if file.name.endswith(damaged))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(content)
+    with pytest.warns(UserWarning, match=r"do not have their checksum any more; making them again"):
+        again = prepared("some", 1, make)
+    assert torch.equal(again["x"], torch.arange(5))
+    prepared("some", 1, make)  # no warning
+    assert make.calls == 2
+
+
+def test_killed_before_the_checksum_was_written_they_are_made_again(own_cache):
+    make = Maker()
+    prepared("some", 1, make)
+    (checksum,) = own_cache.glob("*.sha256")
+    checksum.unlink()
+    prepared("some", 1, make)
+    assert make.calls == 2
+
+
+def test_a_failure_leaves_nothing_behind(own_cache):
+    def fail():
+        raise CannotRun("no raw files")
+
+    with pytest.raises(CannotRun, match="no raw files"):
+        prepared("some", 1, fail)
+    assert not list(own_cache.glob("*.pt*"))
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("GNT_DATA_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(CannotRun, match=r"Cannot keep prepared data in .*GNT_DATA_CACHE names another"):
+        prepared("some", 1, Maker())
+
+
+def test_the_folder(monkeypatch):
+    monkeypatch.setenv("GNT_DATA_CACHE", "/some/where")
+    assert cache.folder() == Path("/some/where")
+    monkeypatch.delenv("GNT_DATA_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert cache.folder() == Path("/caches/gnt")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache.folder() == Path.home() / ".cache" / "gnt"
+
+
+PROGRAM = """
+import sys, time
+import torch
+from pathlib import Path
+from benchmarks.datasets.cache import prepared
+
+def make():
+    with Path(sys.argv[1]).open("a") as log:
+        log.write("made\\n")
+    time.sleep(0.5)
+    return {"x": torch.ones(100_000)}
+
+print(prepared("shared", 1, make)["x"].sum().item())
+"""
+
+
+def test_processes_that_ask_at_once_make_them_once(tmp_path):
+    root = str(Path(__file__).resolve().parents[3])
+    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "log")]
+    running = [
+        subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    assert [process.communicate(timeout=60)[0] for process in running] == ["100000.0\n"] * 3
+    assert (tmp_path / "log").read_text() == "made\n"

@@ -1,0 +1,74 @@
+"""Random-label MNIST on the real digits: every method, stopped after every piece; a command on its own."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.random_label_mnist.job import Job
+from benchmarks.random_label_mnist.settings import Settings
+from benchmarks.runs import Run
+from tests.helpers.commands import records, run
+
+SHORT = {"tasks": 2, "epochs": 2}
+
+
+def settings(method: str) -> Settings:
+    fast = {"replacement_rate": 0.01} if Settings.concerns("replacement_rate", method) else {}
+    if method == "redo":
+        fast = {"period": 50}
+    made: Settings = Settings.of(method, **SHORT, **fast)
+    return made
+
+
+@pytest.mark.parametrize("method", Settings.methods)
+def test_going_on_after_every_piece_gives_the_same_rows(method: str, tmp_path: Path) -> None:
+    run = Run("random_label_mnist", method, settings(method), (3,), tmp_path)
+    whole = run.job()
+    expected = [row for _ in range(whole.total) for row in whole.advance()]
+    broken, rows = run.job(), []
+    run.load(broken)
+    while broken.done < broken.total:
+        rows += broken.advance()
+        run.save(broken, seconds=0.0)
+        broken = run.job()
+        run.load(broken)
+    assert json.dumps(rows) == json.dumps(expected)
+    assert [row["task"] for row in rows] == [1, 2]
+    assert 0.1 < rows[0]["online_accuracy"] < 0.5  # better than guessing, far from done after 2 passes
+    for name, value in rows[0].items():
+        assert 0 <= value <= 1 or not name.startswith(("dead_units", "online_accuracy"))
+    assert any(name.startswith("dead_units") for name in rows[0])
+
+
+def test_all_methods_begin_alike() -> None:
+    """The same digits, labels, order and, but for those that change the network, initial weights."""
+    begun = {method: Job(settings(method), method, [3]) for method in Settings.methods}
+    first = begun["backprop"]
+    for method, job in begun.items():
+        assert torch.equal(job.task(0, 3).y, first.task(0, 3).y)
+        assert not torch.equal(job.task(1, 3).y, first.task(0, 3).y)
+        if method not in ("layer_norm", "crelu"):
+            (mine,), (theirs,) = job.method.nets(), first.method.nets()
+            assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), theirs.parameters(), strict=True))
+
+
+def test_the_command(tmp_path: Path) -> None:
+    output, errors = run("random_label_mnist", "--tasks", 2, "--epochs", 1, "--seeds", 2, "--out", tmp_path)
+    assert errors == ""
+    assert "continual backprop" in output
+    assert len(records(tmp_path)) == 2
+    for record in records(tmp_path).values():
+        rows = [json.loads(line) for line in record.splitlines()[1:-1]]
+        assert [(row["seed"], row["task"]) for row in rows] == [(0, 1), (1, 1), (0, 2), (1, 2)]
+
+
+def test_without_mlxtend_it_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "mlxtend.py").write_text("raise ImportError('not here')\n")
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    out = tmp_path / "out"
+    _, errors = run("random_label_mnist", "--out", out, status=2, environment={"PYTHONPATH": path})
+    assert errors.count('pip install "torch-gnt[demo]"') == 1
+    assert "Traceback" not in errors

@@ -1,0 +1,167 @@
+"""Slippery ant's agent: PPO as the paper sets it, each method's optimizer, and a state that goes on bit for bit."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import gnt
+from benchmarks.slippery_ant.ppo import Agent
+from benchmarks.slippery_ant.settings import Settings
+from gnt.optim import CBPAdam, CBPAdamW
+from tests.benchmarks.experiments.ant_parts import ant, small, through_a_file
+from tests.helpers.small_runs import assert_same
+
+
+def agent(method="continual_backprop", seed=0, **settings):
+    """An agent and its environment."""
+    env = ant()
+    return Agent(method, small(method, **settings), seed, env), env
+
+
+def inner(made):
+    """What Stable-Baselines3 holds of it."""
+    return made._ppo
+
+
+def test_actor_and_critic_are_apart_with_fresh_lecun_weights_and_unit_deviation():
+    made, _ = agent(width=256)
+    policy = inner(made).policy
+    assert [tuple(p.shape) for p in made.networks["policy"].parameters()][::2] == [(256, 105), (256, 256), (8, 256)]
+    assert [tuple(p.shape) for p in made.networks["value"].parameters()][::2] == [(256, 105), (256, 256), (1, 256)]
+    for net in made.networks.values():
+        assert [type(layer).__name__ for layer in net] == ["Linear", "ReLU"] * 2 + ["Linear"]
+        for weight, bias in zip(*[iter(net.parameters())] * 2, strict=True):
+            bound = math.sqrt(3 / weight.shape[1])
+            assert 0.95 * bound < weight.abs().max() <= bound
+            assert weight.var().item() == pytest.approx(1 / weight.shape[1], rel=0.2)
+            assert not bias.any()
+    assert policy.log_std.tolist() == [0.0] * 8
+    assert policy.log_std.requires_grad
+    of_nets = {id(p) for net in made.networks.values() for p in net.parameters()}
+    assert {id(p) for p in policy.parameters()} == of_nets | {id(policy.log_std)}
+    seen = torch.randn(5, 105)
+    torch.testing.assert_close(policy.predict_values(seen), made.networks["value"](seen), rtol=0, atol=0)
+    torch.testing.assert_close(policy.get_distribution(seen).distribution.mean, made.networks["policy"](seen))
+
+
+def test_a_piece_is_a_rollout_and_ten_passes_in_sixteen_minibatches():
+    made, env = agent(epochs=10)
+    batches = []
+    made.networks["value"][0].register_forward_hook(
+        lambda layer, args, output: batches.append(len(args[0])) if torch.is_grad_enabled() else None
+    )
+    made.learn()
+    assert batches == [4] * 160
+    assert env.steps == 64
+    assert made.optimizer.gnt.updates == 160
+
+
+def test_the_published_choices():
+    ppo = inner(agent(lr=1e-4)[0])
+    assert (ppo.gamma, ppo.gae_lambda, ppo.vf_coef, ppo.ent_coef) == (0.99, 0.95, 1.0, 0.0)
+    assert ppo.clip_range(1.0) == ppo.clip_range(0.0) == 0.2
+    assert ppo.lr_schedule(1.0) == ppo.lr_schedule(0.0) == 1e-4
+    assert not ppo.normalize_advantage  # in each minibatch; that is done before
+    assert ppo.clip_range_vf is None
+    assert ppo.target_kl is None
+
+
+def test_advantages_are_normalised_over_the_rollout_and_returns_are_of_the_plain_ones():
+    made, _ = agent(rollout=256)
+    ppo, last = inner(made), []
+    of_state = ppo.policy.predict_values
+    ppo.policy.predict_values = lambda seen: last.append(of_state(seen)) or last[-1]
+    made.learn()
+    buffer = ppo.rollout_buffer
+    rewards, values, begins = (getattr(buffer, name)[:, 0] for name in ("rewards", "values", "episode_starts"))
+    # generalised advantage estimation, from its definition
+    following = np.append(values[1:], last[-1].item())
+    goes_on = 1 - np.append(begins[1:], ppo._last_episode_starts[0])
+    advantage, plain = 0.0, np.zeros(256)
+    for step in reversed(range(256)):
+        error = rewards[step] + 0.99 * following[step] * goes_on[step] - values[step]
+        advantage = error + 0.99 * 0.95 * goes_on[step] * advantage
+        plain[step] = advantage
+    assert 0 < begins.sum() < 256
+    # the buffer was flattened for the minibatches; with one environment the order stays
+    np.testing.assert_allclose(buffer.returns[:, 0], plain + values, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(buffer.advantages[:, 0], (plain - plain.mean()) / plain.std(), rtol=1e-3, atol=1e-4)
+
+
+def test_gradients_are_not_clipped():
+    made, _ = agent()
+    seen = []
+    made.optimizer.register_step_pre_hook(
+        lambda *_: seen.append(math.hypot(*(p.grad.norm().item() for p in inner(made).policy.parameters())))
+    )
+    made.learn()
+    assert max(seen) > 5  # with Stable-Baselines3's own limit, 0.5
+
+
+@pytest.mark.parametrize("decay", ["adamw", "adam"])
+@pytest.mark.parametrize("method", Settings.methods)
+def test_optimizers_are_those_of_the_paper(method, decay):
+    optimizer = agent(method, decay=decay, lr=1e-4)[0].optimizer
+    (options,) = optimizer.param_groups
+    wanted = {
+        "backprop": ((0.9, 0.999), 0.0),
+        "proper_adam": ((0.99, 0.99), 0.0),
+        "l2": ((0.99, 0.99), 1e-3),
+        "continual_backprop": ((0.99, 0.99), 1e-4),
+    }
+    assert (options["betas"], options["weight_decay"]) == wanted[method]
+    assert options["lr"] == 1e-4
+    assert options["decoupled_weight_decay"] == (decay == "adamw")
+    kinds = {"adamw": CBPAdamW, "adam": CBPAdam}
+    assert type(optimizer) is (kinds[decay] if method == "continual_backprop" else gnt.AdamGnT)
+
+
+def test_units_of_both_networks_are_replaced():
+    made, _ = agent()
+    assert [group.name for group in made.groups] == ["policy_1", "policy_2", "value_1", "value_2"]
+    for _ in range(3):
+        made.learn()
+    counts = [group.state.replaced for group in made.optimizer.gnt.groups]
+    assert min(counts) > 5
+    assert made.replaced == sum(counts)
+    assert agent("l2")[0].replaced is None
+
+
+def test_methods_begin_alike_and_seeds_do_not():
+    first = {method: agent(method)[0] for method in Settings.methods}
+    begin = first["backprop"].state_dict()["parameters"]
+    for made in first.values():
+        assert_same(made.state_dict()["parameters"], begin)
+    assert not torch.equal(agent(seed=1)[0].networks["policy"][0].weight, first["l2"].networks["policy"][0].weight)
+
+
+def both(made, env):
+    """The whole state."""
+    return {"agent": made.state_dict(), "env": env.state_dict()}
+
+
+@pytest.mark.parametrize("method", ["backprop", "continual_backprop"])
+def test_saved_after_any_piece_it_goes_on_bit_for_bit(method):
+    made, env = agent(method)
+    for _ in range(5):
+        again, its_env = agent(method)
+        saved = through_a_file(both(made, env))
+        again.load_state_dict(saved["agent"])
+        its_env.load_state_dict(saved["env"])
+        torch.manual_seed(5)  # what others draw is of no account
+        made.learn()
+        np.random.seed(6)
+        again.learn()
+        assert_same(through_a_file(both(again, its_env)), through_a_file(both(made, env)))
+    assert env.steps == 320
+    assert env.finished
+
+
+def test_what_is_not_finite_any_more_ends_the_run():
+    made, _ = agent("backprop", lr=1e30)
+    with pytest.raises(FloatingPointError, match="no finite numbers any more"):
+        made.learn()

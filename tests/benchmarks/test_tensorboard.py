@@ -1,0 +1,62 @@
+"""``--tensorboard``: event files that say what the record says, each step once, however often the run was killed."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+from tests.helpers.commands import checkpoints, kill, records, run, start, until
+
+COMMAND = ["slowly_changing_regression", "--methods", "l2", "--seeds", 2, "--steps", 4000, "--bin", 250]
+
+# tensorboard's own
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+def shown(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """All scalars below a folder, as they lie in the files: what was written twice is there twice."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for file in sorted(folder.rglob("events.out.tfevents.*")):
+        for event in EventFileLoader(str(file)).Load():
+            for value in event.summary.value:
+                found.setdefault(value.tag, []).append((event.step, value.tensor.float_val[0]))
+    return found
+
+
+def expected(record: bytes, seed: int) -> list[tuple[int, float]]:
+    rows = [json.loads(line) for line in record.splitlines()[1:-1]]
+    return [(row["step"], pytest.approx(row["squared_error"])) for row in rows if row["seed"] == seed]
+
+
+def test_each_step_once_after_a_kill_and_after_the_fact(tmp_path: Path) -> None:
+    command = [*COMMAND, "--out", tmp_path / "killed", "--tensorboard", "--checkpoint-every", 0.3]
+    process = start(*command)
+    until(lambda: bool(checkpoints(tmp_path / "killed")), process)
+    (checkpoint,) = checkpoints(tmp_path / "killed")
+    written = checkpoint.parent / "record.jsonl"
+    until(lambda: written.read_bytes().count(b"\n") > 6, process)  # rows that may be newer than the checkpoint
+    kill(process)
+    run(*command)
+    ((name, record),) = records(tmp_path / "killed").items()
+    for seed in (0, 1):
+        folder = (tmp_path / "killed" / name).parent / "tensorboard" / f"seed-{seed}"
+        assert shown(folder) == {"squared_error": expected(record, seed)}
+        assert len(expected(record, seed)) == 16
+
+    run(*COMMAND, "--out", tmp_path / "killed", "--tensorboard")  # shown again: nothing is added
+    assert len(list((tmp_path / "killed").rglob("events.out.tfevents.*"))) == 2
+    shutil.rmtree((tmp_path / "killed" / name).with_name("tensorboard"))
+    run(*COMMAND, "--out", tmp_path / "killed", "--tensorboard")  # of a run that was made without
+    assert shown(tmp_path / "killed" / Path(name).parent / "tensorboard" / "seed-1") == {
+        "squared_error": expected(record, 1)
+    }
+
+
+def test_without_the_package_it_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "tensorboard.py").write_text("raise ModuleNotFoundError('not here', name='tensorboard')\n")
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    _, errors = run(*COMMAND, "--out", tmp_path / "out", "--tensorboard", status=2, environment={"PYTHONPATH": path})
+    assert errors == 'error: --tensorboard needs the package tensorboard: pip install "torch-gnt[tensorboard]"\n'

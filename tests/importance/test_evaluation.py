@@ -1,0 +1,210 @@
+"""Groups tested side by side, by torch's operations and by kernels: held to `gnt.utility`, which goes group by group.
+
+Both see the same features and weights; nothing runs on freely.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import gnt
+import gnt._kernels
+from gnt.importance._signals import MEASURES, assess
+from tests.helpers.shared_units import ActorCritic, Gated
+from tests.helpers.small_runs import assert_same, batch, mlp
+from tests.helpers.strategies import Network, networks
+
+PRODUCTS = [name for name, measure in MEASURES.items() if measure.product]
+TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}  # a deviation is a difference
+
+
+def one_by_one(engine: gnt.GnT, features: Any) -> list[tuple[Tensor, Tensor]]:
+    """Mean features and worths of each group."""
+    with torch.no_grad():
+        signals = engine._signals(engine._prepare(features))
+        return [assess(engine._measure, engine.utility, each) for each in signals]
+
+
+def found(engine: gnt.GnT, features: Any, *, side_by_side: bool) -> list[tuple[Tensor, Tensor]]:
+    """The same, as an update finds them."""
+    with torch.no_grad():
+        signals = engine._signals(engine._prepare(features))
+        (cohort,) = engine._tester.cohorts
+        if side_by_side:
+            assert len(cohort.side_by_side(signals)) == len(engine.groups)
+        else:
+            engine._assess(signals)
+        return list(zip(cohort.flat.means, cohort.flat.worths, strict=True))
+
+
+def assert_close(mine: list[tuple[Tensor, Tensor]], wanted: list[tuple[Tensor, Tensor]]) -> None:
+    for group, other in zip(mine, wanted, strict=True):
+        for one, theirs in zip(group, other, strict=True):
+            scale = max(theirs.abs().max().item(), 1.0)  # a deviation may be 0 but for rounding
+            rounding = TOLERANCE[one.dtype]
+            torch.testing.assert_close(one, theirs, rtol=10 * rounding, atol=rounding * scale)
+
+
+def lived(net: nn.Module, shape: tuple[int, ...], utility: str, compile: bool, samples: int) -> gnt.GnT:
+    """An engine in the middle of its life: averages, ages that differ, features recorded."""
+    engine = gnt.GnT(net, utility=utility, compile=compile, replacement_rate=0.3, maturity_threshold=0)
+    draws = torch.Generator().manual_seed(samples)
+    dtype = next(net.parameters()).dtype
+    for _ in range(3):
+        net(torch.randn(samples, *shape, generator=draws, dtype=dtype))
+        engine.step()
+    net(torch.randn(samples, *shape, generator=draws, dtype=dtype))
+    return engine
+
+
+@given(
+    network=networks(dropout=False),
+    utility=st.sampled_from(PRODUCTS),
+    compile=st.booleans(),
+    samples=st.integers(2, 9),
+)
+def test_side_by_side_is_one_by_one(network: Network, utility: str, compile: bool, samples: int) -> None:
+    engine = lived(network.net, network.shape, utility, compile, samples)
+    recorded = [[f.contiguous() for f in tap.take()] for tap in engine._intake._recorder._taps]
+    assert_close(found(engine, recorded, side_by_side=True), one_by_one(engine, recorded))
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("utility", ["contribution", "adaptable_contribution"])
+@pytest.mark.parametrize("samples", [1, 64, 65, 300])
+@pytest.mark.parametrize("widths", [(3, 700, 1100, 2), (2, 1, 1, 1), (5, 513, 512, 9)])
+def test_sizes_beyond_a_chunk_and_a_thread(widths, samples, utility, compile) -> None:
+    engine = lived(mlp(*widths), (widths[0],), utility, compile, samples)
+    recorded = engine._intake._recorder.take()
+    assert_close(found(engine, recorded, side_by_side=True), one_by_one(engine, recorded))
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize(("utility", "part"), [("contribution", 100), ("adaptable_contribution", 1000)])
+def test_a_large_weight_is_taken_in_parts(monkeypatch, utility, part, compile) -> None:
+    monkeypatch.setattr("gnt.by_torch._PART", part)
+    engine = lived(mlp(3, 60, 70, 2), (3,), utility, compile, 4)
+    recorded = engine._intake._recorder.take()
+    assert_close(found(engine, recorded, side_by_side=True), one_by_one(engine, recorded))
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_features_with_a_time_dimension(compile) -> None:
+    engine = lived(mlp(4, 6, 5, 2), (3, 7, 4), "zero_contribution", compile, 2)
+    recorded = engine._intake._recorder.take()
+    assert_close(found(engine, recorded, side_by_side=True), one_by_one(engine, recorded))
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("odd", ["transposed feature", "transposed weight", "two forwards"])
+def test_what_the_kernels_cannot_read_comes_out_the_same(odd, compile) -> None:
+    net = mlp(4, 6, 5, 2)
+    engine = lived(net, (4,), "adaptable_contribution", compile, 3)
+    recorded = engine._intake._recorder.take()
+    if odd == "transposed feature":
+        recorded = [[feature.t().contiguous().t()] for (feature,) in recorded]
+    elif odd == "transposed weight":
+        net[2].weight.data = net[2].weight.data.t().contiguous().t()
+    else:
+        recorded = [[feature, feature[:1]] for (feature,) in recorded]
+    assert_close(found(engine, recorded, side_by_side=False), one_by_one(engine, recorded))
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("utility", [*PRODUCTS, "random"])
+def test_groups_that_are_not_simple_stand_beside_those_that_are(utility, compile) -> None:
+    nets = ActorCritic(), Gated(), mlp(5, 6, 3)
+    groups = [nets[0].group(), nets[1].group(), *gnt.walk(nets[2])]
+    engine = gnt.GnT(groups, utility=utility, compile=compile, maturity_threshold=0)
+    draws = [torch.randn(3, 5) for _ in range(4)]
+    for x in draws:
+        for net in nets:
+            net(x)
+        state = engine.generator.get_state()
+        recorded = engine._intake._recorder.take()
+        together = [(a.clone(), b.clone()) for a, b in found(engine, recorded, side_by_side=False)]
+        engine.generator.set_state(state)
+        assert_close(together, one_by_one(engine, recorded))
+        for net in nets:
+            net(x)
+        engine.step()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_compiled_life_is_the_same_life(optimizer: str) -> None:
+    """In float64, where rounding does not grow enough to change a choice."""
+    lives = []
+    for compile in (False, True):
+        net = mlp(5, 12, 8, 2).double()
+        learner = gnt.ContinualBackprop(
+            net, opt=optimizer, replacement_rate=0.05, maturity_threshold=5,
+            generator=torch.Generator().manual_seed(1),
+        )  # fmt: skip
+        engine = gnt.GnT(
+            net, learner.opt, replacement_rate=0.05, maturity_threshold=5, compile=compile,
+            generator=torch.Generator().manual_seed(1), utility="adaptable_contribution",
+        )  # fmt: skip
+        replaced = []
+        for t in range(200):
+            x, y = (part.double() for part in batch(t, 5))
+            learner.opt.zero_grad()
+            (net(x) - y[:, :2] if y.shape[1] >= 2 else net(x) - y).square().mean().backward()
+            learner.opt.step()
+            replaced.append([units.tolist() for units in engine.step()])
+            learner.gnt.discard()
+        lives.append((replaced, [p.detach().clone() for p in net.parameters()]))
+    assert sum(len(units) for step in lives[0][0] for units in step) > 50
+    assert lives[0][0] == lives[1][0]
+    torch.testing.assert_close(lives[1][1], lives[0][1], rtol=1e-9, atol=1e-9)
+
+
+def test_a_copy_and_a_moved_network_are_compiled_too() -> None:
+    net = mlp(5, 6, 3)
+    engine = gnt.GnT(net, compile=True)
+    net(torch.randn(2, 5))
+    engine.step()
+    again = copy.deepcopy((net, engine))
+    for one, its in ((net, engine), again):
+        one(torch.ones(2, 5))
+        its.step()
+        assert its.compile
+    assert_same(again[1].state_dict(), engine.state_dict())
+    net.double()
+    net(torch.ones(2, 5, dtype=torch.float64))
+    engine.step()
+    assert engine.groups[0].state.utility.dtype == torch.float64
+
+
+def test_half_precision_goes_by_the_plain_operations() -> None:
+    net = mlp(5, 6, 3).bfloat16()
+    engine = gnt.GnT(net, compile=True)
+    net(torch.randn(2, 5, dtype=torch.bfloat16))
+    engine.step()
+    assert engine.updates == 1
+
+
+def test_compile_is_a_flag() -> None:
+    with pytest.raises(TypeError, match="compile"):
+        gnt.GnT(mlp(5, 6, 3), compile="yes")
+
+
+def test_without_a_compiler_it_is_told_what_to_do(monkeypatch) -> None:
+    from torch._inductor.codecache import CppPythonBindingsCodeCache
+
+    def broken(*args: Any) -> None:
+        raise OSError("no g++ here")
+
+    monkeypatch.setattr(CppPythonBindingsCodeCache, "load_pybinding", broken)
+    gnt.kernels.load.cache_clear()
+    try:
+        with pytest.raises(RuntimeError, match=r"C\+\+ compiler|compile=False"):
+            gnt.GnT(mlp(5, 6, 3), compile=True)
+    finally:
+        gnt.kernels.load.cache_clear()

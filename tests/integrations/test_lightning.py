@@ -1,0 +1,214 @@
+"""Lightning: an engine that rides with the optimizer lives in its loop as in a hand-written one, to the last bit."""
+
+from __future__ import annotations
+
+import copy
+
+import lightning
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.plugins import MixedPrecision
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.utils.data import DataLoader, TensorDataset
+
+import gnt
+from gnt.optim import CBPAdamW
+from tests.helpers.small_runs import EAGER, assert_same, batch, mlp, replaced
+
+pytestmark = [
+    # lightning 2.6 asks torch 2.13 in words that are about to go
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:FutureWarning"),
+    # advice for machines with more cores, or with a GPU, than these runs need
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:GPU available but not used"),
+]
+
+BATCHES, ACCUMULATED, CLIP = 12, 3, 0.5
+AUTOMATIC = {"accumulate_grad_batches": ACCUMULATED, "gradient_clip_val": CLIP}
+STEPS = BATCHES // ACCUMULATED  # of the optimizer, in an epoch
+
+
+def batches(broken=()):
+    """A loader of twelve batches, always the same; the targets of the ``broken`` ones are infinite."""
+    pairs = [batch(t) for t in range(BATCHES)]
+    x, y = (torch.cat(part) for part in zip(*pairs, strict=True))
+    for t in broken:
+        y[8 * t : 8 * t + 8] = torch.inf
+    return DataLoader(TensorDataset(x, y), batch_size=8)
+
+
+def seeded():
+    return torch.Generator().manual_seed(5)
+
+
+def cbp(net, **settings):
+    optimizer = CBPAdamW(net, lr=0.01, generator=seeded(), **{**EAGER, **settings})
+    return optimizer, optimizer.gnt
+
+
+def attached(net):
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
+    return optimizer, gnt.GnT(net, optimizer, generator=seeded(), **EAGER).attach()
+
+
+EACH = pytest.mark.parametrize("make", [cbp, attached])
+
+
+def schedule(optimizer):
+    return OneCycleLR(optimizer, 0.05, total_steps=50)
+
+
+class Regression(lightning.LightningModule):
+    """As a user would write it; the engine is kept for the tests to look at."""
+
+    def __init__(self, make, seed=0):
+        super().__init__()
+        self.net, self.make = mlp(seed=seed), make
+
+    def training_step(self, pair, index):
+        x, y = pair
+        return F.mse_loss(self.net(x), y)
+
+    def made(self):
+        return self.make(self.net)
+
+    def configure_optimizers(self):
+        optimizer, self.engine = self.made()
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule(optimizer), "interval": "step"}}
+
+
+class Validated(Regression):
+    validated = 0
+
+    def validation_step(self, pair, index):
+        self.validated += 1
+        return self.training_step(pair, index)
+
+
+class Traced(Regression):
+    """Its units are found by Lightning's own example input."""
+
+    example_input_array = torch.zeros(1, 4)
+
+    def forward(self, x):
+        return self.net(x)
+
+    def made(self):
+        return cbp(self, example_inputs=self.example_input_array)
+
+
+class ByHand(Regression):
+    """The same under manual optimization."""
+
+    automatic_optimization = False
+
+    def training_step(self, pair, index):
+        optimizer = self.optimizers()
+        self.manual_backward(super().training_step(pair, index) / ACCUMULATED)
+        if index % ACCUMULATED == ACCUMULATED - 1:
+            self.clip_gradients(optimizer, gradient_clip_val=CLIP, gradient_clip_algorithm="norm")
+            optimizer.step()
+            optimizer.zero_grad()
+            self.lr_schedulers().step()
+
+
+def fit(root, module, epochs, train=None, validate=None, ckpt=None, settings=AUTOMATIC, **more):
+    """A finished run: its module and its trainer."""
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    where = {"accelerator": "cpu", "devices": 1, "default_root_dir": root, "enable_checkpointing": False}
+    more = {"precision": "bf16-mixed", **settings, **more}
+    run = lightning.Trainer(max_epochs=epochs, **where, **quiet, **more)
+    run.fit(module, train or batches(), validate, ckpt_path=ckpt)
+    return module, run
+
+
+def state(module, run):
+    """Everything that learning changed."""
+    parts = dict(module.net.state_dict()), run.optimizers[0].state_dict(), module.engine.state_dict()
+    return copy.deepcopy([*parts, run.lr_scheduler_configs[0].scheduler.state_dict()])
+
+
+def loop(make, epochs):
+    """The same training without Lightning."""
+    net = mlp()
+    optimizer, engine = make(net)
+    scheduler = schedule(optimizer)
+    for t, (x, y) in [each for _ in range(epochs) for each in enumerate(batches())]:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = F.mse_loss(net(x), y) / ACCUMULATED
+        loss.backward()
+        if t % ACCUMULATED == ACCUMULATED - 1:
+            torch.nn.utils.clip_grad_norm_(net.parameters(), CLIP)
+            optimizer.step()
+            optimizer.zero_grad()
+            scheduler.step()
+    return copy.deepcopy([dict(net.state_dict()), optimizer.state_dict(), engine.state_dict(), scheduler.state_dict()])
+
+
+@pytest.mark.parametrize("optimization", [Regression, ByHand])
+@EACH
+def test_it_is_the_loop_one_would_write(make, optimization, tmp_path):
+    module, run = fit(tmp_path, optimization(make), 3, settings=AUTOMATIC if optimization is Regression else {})
+    assert_same(state(module, run), loop(make, 3))
+    assert module.engine.updates == run.global_step == 3 * STEPS
+    assert min(replaced(module.engine)) > 1
+
+
+def test_units_of_the_module_itself_are_found(tmp_path):
+    traced, by_hand = (state(*fit(tmp_path, kind(cbp), 2)) for kind in (Traced, Regression))
+    assert [group.pop("name") for group in traced[2]["groups"]] == ["net.0", "net.2"]
+    assert [group.pop("name") for group in by_hand[2]["groups"]] == ["0", "2"]
+    for run in (traced, by_hand):
+        del run[1]["gnt"]
+    assert_same(traced, by_hand)
+
+
+def test_ages_are_optimizer_steps(tmp_path):
+    module, run = fit(tmp_path, Regression(lambda net: cbp(net, replacement_rate=0.0)), 2)
+    assert run.global_step == 2 * STEPS
+    assert [set(group.state.age.tolist()) for group in module.engine.groups] == [{run.global_step}] * 2
+
+
+@EACH
+def test_a_checkpoint_goes_on_bit_for_bit(make, tmp_path):
+    _, half = fit(tmp_path, Regression(make), 2)
+    half.save_checkpoint(tmp_path / "half.ckpt")
+    saved = torch.load(tmp_path / "half.ckpt", weights_only=True)
+    assert saved["optimizer_states"][0]["gnt"]["updates"] == 2 * STEPS
+    whole = fit(tmp_path, Regression(make), 4)
+    resumed = fit(tmp_path, Regression(make, seed=9), 4, ckpt=tmp_path / "half.ckpt")
+    assert_same(state(*resumed), state(*whole))
+    assert min(replaced(whole[0].engine)) > 2
+
+
+@EACH
+def test_validation_leaves_no_trace(make, tmp_path):
+    """Neither the sanity check before the first step nor validations between the micro-batches of a step."""
+    often = {"num_sanity_val_steps": 2, "val_check_interval": 2}
+    module, run = fit(tmp_path, Validated(make), 2, validate=batches(), **often)
+    assert module.validated == 2 + 2 * (BATCHES // 2) * BATCHES
+    assert not module.engine.waiting
+    assert_same(state(module, run), state(*fit(tmp_path, Regression(make), 2)))
+
+
+@EACH
+def test_a_step_that_the_scaler_skips_ages_nobody(make, tmp_path):
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    half = {"precision": None, "plugins": MixedPrecision("16-mixed", "cpu", scaler)}
+    module, run = fit(tmp_path, Regression(make), 2, batches(broken=[4]), **half)
+    assert (run.global_step, module.engine.updates) == (2 * STEPS, 2 * STEPS - 2)
+    assert all(parameter.isfinite().all() for parameter in module.net.parameters())
+    assert sum(replaced(module.engine)) > 1
+
+
+@EACH
+def test_a_module_that_is_fitted_again_has_the_newer_optimizers_engine(make, tmp_path):
+    """Lightning makes optimizers anew for each fit, and the first trainer keeps its own."""
+    module, first = fit(tmp_path, Regression(make), 1)
+    old = module.engine
+    _, second = fit(tmp_path, module, 2)
+    assert (old.updates, module.engine.updates) == (STEPS, 2 * STEPS)
+    assert not old.waiting
+    assert first.optimizers != second.optimizers
+    assert first.optimizers[0].state_dict()["gnt"]["updates"] == STEPS

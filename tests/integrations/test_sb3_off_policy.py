@@ -1,0 +1,83 @@
+"""Stable-Baselines3's off-policy learners: DQN and SAC, with target networks and forwards through each other."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from stable_baselines3 import DQN, SAC
+from stable_baselines3.dqn.policies import DQNPolicy
+from stable_baselines3.sac.policies import SACPolicy
+
+from gnt.optim import CBPAdam
+from tests.helpers.small_runs import assert_same, replaced
+from tests.integrations.sb3_parts import SETTINGS, engine_of, example
+
+
+class ContinualQ(DQNPolicy):
+    """DQN's policy, whose optimizer replaces units of the online network."""
+
+    def _build(self, lr_schedule):
+        super()._build(lr_schedule)
+        self.optimizer = CBPAdam(self.q_net, lr=lr_schedule(1), layers=self.q_net.q_net, **SETTINGS)
+
+
+class ContinualSAC(SACPolicy):
+    """SAC's policy, whose optimizers replace units of the actor and of both critics."""
+
+    def _build(self, lr_schedule):
+        super()._build(lr_schedule)
+        seen, done, lr = example(self.observation_space), example(self.action_space), lr_schedule(1)
+        self.actor.optimizer = CBPAdam(self.actor, lr, example_inputs=seen, **SETTINGS)
+        self.critic.optimizer = CBPAdam(self.critic, lr, example_inputs=(seen, done), **SETTINGS)
+
+
+def sac(**settings):
+    """SAC with a round of learning after each step of the environment but the first 20."""
+    small = {"policy_kwargs": {"net_arch": [16]}, "learning_starts": 20, "batch_size": 8, "device": "cpu", "seed": 0}
+    return SAC(ContinualSAC, "Pendulum-v1", **small, **settings)
+
+
+def test_an_online_network_learns_and_its_target_is_left_alone(tmp_path):
+    often = {"learning_starts": 20, "train_freq": 2, "target_update_interval": 10_000, "buffer_size": 500}
+    model = DQN(ContinualQ, "CartPole-v1", policy_kwargs={"net_arch": [16, 16]}, device="cpu", seed=0, **often)
+    before = copy.deepcopy(dict(model.q_net_target.state_dict()))
+    model.learn(120)
+    engine = engine_of(model)
+    assert engine.updates == model._n_updates == (120 - 20) // 2
+    assert min(replaced(engine)) > 4
+    assert_same(dict(model.q_net_target.state_dict()), before)
+    assert not any(module._forward_pre_hooks for module in model.q_net_target.modules())
+    model.save(tmp_path / "model")
+    loaded = DQN.load(tmp_path / "model", device="cpu")
+    assert_same(loaded.policy.optimizer.state_dict(), model.policy.optimizer.state_dict())
+
+
+def test_an_actors_forwards_through_the_critics_are_not_the_critics_own(monkeypatch):
+    """SAC runs its critics twice in a round: for their own loss, and for the actor's, whose gradients they give up."""
+    monkeypatch.setitem(SETTINGS, "replacement_rate", 0.0)
+    model = sac()
+    optimizer, (_, group) = model.policy.critic.optimizer, model.policy.critic.optimizer.gnt.groups
+    (reader,), read, expected = group.consumers, [], torch.zeros(16)
+    reader.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].detach().mean(0)))
+
+    def average(*_):
+        expected.lerp_(read[-1], 1 - SETTINGS["decay_rate"])
+
+    optimizer.register_step_pre_hook(average)
+    model.learn(60)
+    assert len(read) == 2 * optimizer.gnt.updates == 2 * 40
+    assert_same(group.state.mean_feature, expected)
+
+
+def test_units_of_actor_and_critics_are_replaced_and_targets_left_alone(tmp_path):
+    model = sac(tau=1e-9)
+    before = copy.deepcopy(dict(model.critic_target.state_dict()))
+    model.learn(60)
+    assert min(replaced(model.critic.optimizer.gnt) + replaced(model.actor.optimizer.gnt)) > 10
+    assert [slot.name for slot in model.actor.optimizer.gnt.groups[0].outgoing] == ["mu", "log_std"]
+    torch.testing.assert_close(dict(model.critic_target.state_dict()), before, rtol=0, atol=1e-6)
+    model.save(tmp_path / "model")
+    loaded = SAC.load(tmp_path / "model", device="cpu")
+    for mine, theirs in zip((loaded.actor, loaded.critic), (model.actor, model.critic), strict=True):
+        assert_same(mine.optimizer.state_dict(), theirs.optimizer.state_dict())

@@ -1,0 +1,251 @@
+"""Learners: one `learn(x, y)` is forward, loss, backward, optimizer step and then the engine, or nothing at all."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import io
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import gnt
+from gnt import Backprop, ContinualBackprop
+from tests.helpers.small_runs import EAGER, assert_same, batch, conv_net, everything, mlp, train
+
+BOTH = pytest.mark.parametrize("learner_class", [Backprop, ContinualBackprop])
+TORCHS = {
+    "sgd": (torch.optim.SGD, {"momentum": 0.9, "weight_decay": 1e-3}),
+    "adam": (torch.optim.Adam, {"betas": (0.8, 0.99), "weight_decay": 1e-3}),
+    "adamw": (torch.optim.AdamW, {"amsgrad": True}),
+}
+
+
+class Predicts(nn.Module):
+    """A network that hands out its features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = mlp()
+
+    def predict(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        first, second = self.layers[:2](x), self.layers[:4](x)
+        return self.layers(x), [first, second]
+
+
+def snapshot(learner: Backprop) -> dict:
+    return everything(learner.net, learner.opt, getattr(learner, "gnt", None))
+
+
+def learn(learner: Backprop, steps: range, *shape: int) -> list[gnt.Step]:
+    return [learner.learn(*batch(t, *shape)) for t in steps]
+
+
+@pytest.mark.parametrize(("opt", "torchs"), TORCHS.items())
+@pytest.mark.parametrize(("learner_class", "rate"), [(Backprop, {}), (ContinualBackprop, {"replacement_rate": 0.0})])
+def test_without_replacement_it_is_a_plain_loop_bit_for_bit(learner_class, rate, opt, torchs):
+    make, options = torchs
+    learner = learner_class(conv_net(), opt=opt, step_size=0.01, **options, **rate)
+    net = conv_net()
+    fused = {"fused": True} if isinstance(learner.opt, gnt.AdamGnT) else {}  # which AdamGnT takes by itself
+    plain = make(net.parameters(), lr=0.01, **options, **fused)
+    for t in range(8):
+        x, y = batch(t, 1, 8, 8)
+        step = learner.learn(x, y)
+        output = net(x)
+        loss = F.mse_loss(output, y)
+        plain.zero_grad()
+        loss.backward()
+        plain.step()
+        assert_same([step.loss, step.output], [loss.detach(), output.detach()])
+        assert not any(map(len, step.replaced))
+    assert_same(dict(learner.net.state_dict()), dict(net.state_dict()))
+    assert_same([p.grad for p in learner.net.parameters()], [p.grad for p in net.parameters()])
+
+
+@pytest.mark.parametrize("opt", TORCHS)
+def test_continual_backprop_is_a_plain_loop_with_an_engine(opt):
+    learner = ContinualBackprop(conv_net(), opt=opt, generator=torch.Generator().manual_seed(3), **EAGER)
+    net = conv_net()
+    options = {"adamw": {"weight_decay": 1e-2, "decoupled_weight_decay": True}}.get(opt, {})
+    own = (torch.optim.SGD if opt == "sgd" else gnt.AdamGnT)(net.parameters(), lr=1e-3, **options)
+    engine = gnt.GnT(net, own, generator=torch.Generator().manual_seed(3), **EAGER)
+    steps = learn(learner, range(8), 1, 8, 8)
+    assert_same([list(s.replaced) for s in steps], train(net, own, engine, range(8), 1, 8, 8))
+    assert_same(snapshot(learner), everything(net, own, engine))
+    assert sum(len(units) for s in steps for units in s.replaced) > 5
+
+
+@BOTH
+@pytest.mark.parametrize("size", [8, 1, 0])
+def test_a_step_is_one_named_tuple_whatever_the_loss(learner_class, size):
+    losses = ("mse", "cross_entropy", "nll", nn.MSELoss(), lambda output, y: (output - y).abs().mean())
+    for loss in losses:
+        learner = learner_class(mlp(), loss=loss)
+        x, y = batch(0, n=size)
+        step = learner.learn(x, y.argmax(1) if loss in ("cross_entropy", "nll") else y)
+        assert isinstance(step, gnt.Step)
+        assert step._fields == ("loss", "output", "replaced")
+        assert (step.loss.shape, step.output.shape) == ((), (size, 2))
+        assert not step.loss.requires_grad
+        assert not step.output.requires_grad
+        groups = learner.gnt.groups if learner_class is ContinualBackprop else []
+        assert [u.dtype for u in step.replaced] == [torch.int64] * len(groups)
+    assert inspect.signature(learner_class).parameters["loss"].default == "mse"
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "nll"])
+def test_class_losses_read_logits(loss):
+    learner = Backprop(mlp(), loss=loss)
+    x, y = batch(0)
+    expected = F.cross_entropy(learner.net(x), y.argmax(1))
+    assert_same(learner.learn(x, y.argmax(1)).loss, expected.detach())
+    learner.learn(x, y.softmax(1))  # probabilities
+
+
+def test_a_network_that_predicts_is_not_recorded():
+    learner = ContinualBackprop(Predicts(), generator=torch.Generator().manual_seed(1), **EAGER)
+    recorded = ContinualBackprop(mlp(), generator=torch.Generator().manual_seed(1), **EAGER)
+    assert not any(module._forward_pre_hooks for module in learner.net.modules())
+    steps = [learn(each, range(8)) for each in (learner, recorded)]
+    assert_same(*[[list(s.replaced) for s in each] for each in steps])
+    assert_same(dict(learner.net.layers.state_dict()), dict(recorded.net.state_dict()))
+    assert Backprop(Predicts()).learn(*batch(0)).output.shape == (8, 2)
+
+
+def test_layers_may_be_named_apart_from_the_network():
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc1, self.fc2 = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc2(F.relu(self.fc1(x)))
+
+    net = Functional()
+    learner = ContinualBackprop(net, layers=[net.fc1, F.relu, net.fc2], **EAGER)
+    learn(learner, range(8))
+    assert learner.gnt.groups[0].state.replaced > 0
+    with pytest.raises(ValueError, match=r"Functional has no \.layers"):
+        ContinualBackprop(net)
+
+
+BAD_SETTINGS = [
+    ({"loss": "mae"}, ValueError, "loss must be one of mse, cross_entropy, nll, or a callable (output, target)"),
+    ({"loss": "mae"}, ValueError, "got 'mae'"),
+    ({"loss": ["mse"]}, ValueError, "loss must be one of mse, cross_entropy, nll"),
+    ({"opt": "SGD"}, ValueError, "opt must be one of sgd, adam, adamw, or a torch.optim.Optimizer, got 'SGD'"),
+    ({"opt": None}, ValueError, "opt must be one of sgd, adam, adamw, or a torch.optim.Optimizer, got None"),
+    ({"opt": ["sgd"]}, ValueError, "opt must be one of sgd, adam, adamw"),
+    ({"momentun": 0.9}, TypeError, "unknown setting momentun: sgd takes momentum, dampening, weight_decay"),
+    ({"opt": "adam", "momentum": 0.9}, TypeError, "unknown setting momentum: adam takes betas, eps, weight_decay"),
+    ({"lr": 0.1}, TypeError, "step_size"),
+    ({"step_size": -1.0}, ValueError, "-1.0"),
+    ({"step_size": float("nan")}, ValueError, "nan"),
+    ({"net": "net"}, TypeError, "net must be a torch.nn.Module, got str"),
+]
+
+
+@BOTH
+@pytest.mark.parametrize(("settings", "error", "message"), BAD_SETTINGS)
+def test_bad_settings_are_refused(learner_class, settings, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        learner_class(**{"net": mlp(), **settings})
+
+
+def test_a_setting_of_the_engine_spelled_wrong_is_refused():
+    with pytest.raises(TypeError, match=r"unknown setting maturity_treshold: .* the engine takes .*maturity_threshold"):
+        ContinualBackprop(mlp(), maturity_treshold=10)
+
+
+@BOTH
+@pytest.mark.parametrize("settings", [{"step_size": 0.1}, {"momentum": 0.9}, {"step_size": 0.1, "momentum": 0.9}])
+def test_settings_beside_an_optimizer_would_be_ignored_so_they_are_refused(learner_class, settings):
+    net = mlp()
+    message = f"{', '.join(settings)} would be ignored: the optimizer SGD has its own settings"
+    with pytest.raises(TypeError, match=message):
+        learner_class(net, opt=torch.optim.SGD(net.parameters()), **settings)
+
+
+def bad_loss(output: Tensor, y: Tensor) -> Tensor:
+    raise ZeroDivisionError("of its own")
+
+
+x, y = batch(3, 1, 8, 8)
+REFUSED = {
+    "nan in x": ("mse", x * float("nan"), y, FloatingPointError, "the loss is nan"),
+    "one nan in x": ("mse", torch.cat([x[:7], x[7:] * float("nan")]), y, FloatingPointError, "the loss is nan"),
+    "inf in y": ("mse", x, y * float("inf"), FloatingPointError, "the loss is inf"),
+    "a column": ("mse", x, y[:, :1], ValueError, "output (8, 2), y (8, 1)"),
+    "one target": ("mse", x, y[0], ValueError, "output (8, 2), y (2,)"),
+    "one sample": ("mse", x[:1], y, ValueError, "output (1, 2), y (8, 2)"),
+    "each sample's": (lambda output, y: (output - y).square().mean(1), x, y, ValueError, "got shape (8,)"),
+    "a number": (lambda output, y: 1.0, x, y, ValueError, "loss must return a scalar tensor, got float"),
+    "its own error": (bad_loss, x, y, ZeroDivisionError, "of its own"),
+    "no graph": (lambda output, y: output.detach().mean(), x, y, (ValueError, RuntimeError), "grad"),
+}
+
+
+@BOTH
+@pytest.mark.parametrize(("loss", "x", "y", "error", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_learned_changes_nothing(learner_class, loss, x, y, error, message):
+    """Neither the network with its running statistics, nor what the engine has recorded."""
+    settings = {**EAGER, "generator": torch.Generator().manual_seed(1)} if learner_class is ContinualBackprop else {}
+    learner, untouched = (learner_class(conv_net(), momentum=0.9, **copy.deepcopy(settings)) for _ in range(2))
+    learn(learner, range(4), 1, 8, 8)
+    learn(untouched, range(4), 1, 8, 8)
+    good = learner.loss
+    learner.loss = Backprop(learner.net, loss=loss).loss
+    before = snapshot(learner)
+    with pytest.raises(error, match=re.escape(message)):
+        learner.learn(x, y)
+    assert_same(snapshot(learner), before)
+    learner.loss = good
+    learn(learner, range(4, 6), 1, 8, 8)
+    learn(untouched, range(4, 6), 1, 8, 8)
+    assert_same(snapshot(learner), snapshot(untouched))
+
+
+@BOTH
+def test_a_saved_state_goes_on_bit_for_bit(learner_class):
+    def fresh(seed: int) -> Backprop:
+        return learner_class(mlp(seed=seed), opt="adam", **(EAGER if learner_class is ContinualBackprop else {}))
+
+    learner, other = fresh(0), fresh(1)
+    learn(learner, range(8))
+    file = io.BytesIO()
+    torch.save(learner.state_dict(), file)
+    file.seek(0)
+    learn(learner, range(8, 12))
+    learn(other, range(3))
+    other.load_state_dict(torch.load(file, weights_only=True))
+    learn(other, range(8, 12))
+    assert_same(snapshot(other), snapshot(learner))
+
+
+OTHER_STATES = {
+    "inputs": (lambda: ContinualBackprop(mlp(5, 8, 6, 2)), "size mismatch"),
+    "units": (lambda: ContinualBackprop(mlp(4, 9, 6, 2)), "another architecture"),
+    "outputs": (lambda: ContinualBackprop(mlp(4, 8, 6, 3)), "size mismatch"),
+    "optimizer's groups": (
+        lambda: ContinualBackprop(net := mlp(), opt=torch.optim.SGD([{"params": [p]} for p in net.parameters()])),
+        "parameter group",
+    ),
+    "optimizer": (lambda: ContinualBackprop(mlp(), opt="adam"), "optimizer"),
+    "learner": (lambda: Backprop(mlp()), "'gnt', the engine's state: was it saved by Backprop"),
+}
+
+
+@pytest.mark.parametrize(("build", "message"), OTHER_STATES.values(), ids=OTHER_STATES)
+def test_a_state_of_another_learner_is_refused_whole(build, message):
+    other = build()
+    other.learn(torch.ones(3, other.net[0].in_features), torch.ones(3, other.net[-1].out_features))
+    learner = ContinualBackprop(mlp(), momentum=0.9, **EAGER)
+    learn(learner, range(4))
+    before = snapshot(learner)
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        learner.load_state_dict(other.state_dict())
+    assert_same(snapshot(learner), before)

@@ -1,0 +1,38 @@
+"""AdamGnT twice, compiled and plain, for the tests of compile=True."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from gnt.optim import AdamGnT
+from gnt.optim._adam.kernel import Compiled
+
+TOLERANCE = {torch.float32: {"rtol": 2e-6, "atol": 1e-7}, torch.float64: {"rtol": 1e-14, "atol": 1e-16}}
+
+
+def pair(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32, **options):
+    """The same parameters twice, and an optimizer of each: compiled, plain."""
+    generator = torch.Generator().manual_seed(0)
+    params = [nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)) for shape in shapes]
+    others = copy.deepcopy(params)
+    return (params, AdamGnT(params, **options, compile=True)), (others, AdamGnT(others, **options, foreach=False))
+
+
+def by_kernel(optimizer: AdamGnT) -> list[int]:
+    """How many parameters of each group the kernel stepped last."""
+    return [
+        sum(len(stepper._params) for stepper, _ in roster._steppers if isinstance(stepper, Compiled))
+        for roster in optimizer._rosters.values()
+    ]
+
+
+def assert_close(ours, plain, dtype=torch.float32):
+    for param, other in zip(ours[0], plain[0], strict=True):
+        torch.testing.assert_close(param, other, **TOLERANCE[dtype])
+        state, expected = ours[1].state[param], plain[1].state[other]
+        assert set(state) == set(expected)
+        for key, value in state.items():
+            torch.testing.assert_close(value, expected[key], **TOLERANCE[dtype])

@@ -1,0 +1,133 @@
+"""AdamGnT as an optimizer among others: closures, groups, tensor lr, schedulers, scalers, devices."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gnt.optim import AdamGnT
+from tests.optim.adam_runs import assert_same, step, stepped
+
+
+def test_a_closure_is_evaluated_with_gradients_and_its_loss_returned():
+    param = nn.Parameter(torch.tensor([3.0]))
+    optimizer = AdamGnT([param], lr=0.5)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = param.square().sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == 9.0
+    torch.testing.assert_close(param.detach(), torch.tensor([2.5]))
+    param.grad = None
+    assert optimizer.step() is None
+
+
+def test_groups_have_options_of_their_own():
+    shapes = [(3, 2), (3,), (2, 3)]
+    own = [{}, {"lr": 0.1, "betas": (0.5, 0.9)}, {"weight_decay": 0.1, "amsgrad": True}]
+    ours_params = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    torch_params = copy.deepcopy(ours_params)
+    optimizers = []
+    for cls, params in ((AdamGnT, ours_params), (torch.optim.Adam, torch_params)):
+        optimizer = cls([{"params": [params[0]], **own[0]}, {"params": [params[1]], **own[1]}], lr=0.01, fused=True)
+        optimizer.add_param_group({"params": params[2], **own[2]})
+        optimizers.append(optimizer)
+    for seed in range(5):
+        for optimizer in optimizers:
+            step(optimizer, torch.Generator().manual_seed(seed))
+    assert_same([p.detach() for p in ours_params], [p.detach() for p in torch_params])
+
+
+def test_named_parameters_are_taken():
+    layer = nn.Linear(2, 2)
+    optimizer = AdamGnT(layer.named_parameters())
+    assert optimizer.param_groups[0]["param_names"] == ["weight", "bias"]
+    step(optimizer, torch.Generator())
+    optimizer.reset_units(layer.weight, 0, [1])
+
+
+@pytest.mark.parametrize("fused", [None, True])
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_lr_may_be_a_tensor_of_one_element(fused, shape):
+    (ours,), optimizer = stepped((3, 2), steps=0, lr=torch.full(shape, 0.25), fused=fused)
+    (same,), number = stepped((3, 2), steps=0, lr=0.25, fused=fused)
+    for seed in range(4):
+        for each, param in ((optimizer, ours), (number, same)):
+            step(each, torch.Generator().manual_seed(seed))
+            if seed == 1:
+                each.reset_units(param, 0, [1])
+    torch.testing.assert_close(ours, same)
+
+
+def test_a_scheduler_that_changes_lr_and_betas_is_followed():
+    ours, theirs = nn.Parameter(torch.ones(3, 2)), nn.Parameter(torch.ones(3, 2))
+    optimizers = [AdamGnT([ours], foreach=False), torch.optim.Adam([theirs], foreach=False)]
+    schedulers = [torch.optim.lr_scheduler.OneCycleLR(each, max_lr=0.1, total_steps=12) for each in optimizers]
+    for seed in range(10):
+        for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
+            step(optimizer, torch.Generator().manual_seed(seed))
+            scheduler.step()
+        if seed == 5:
+            optimizers[0].reset_units(ours, 0, [0])
+    assert torch.equal(ours[1:], theirs[1:])
+    assert not torch.equal(ours[0], theirs[0])
+
+
+@pytest.mark.parametrize("options", [{}, {"fused": True}, {"foreach": True}, {"compile": True}])
+def test_a_grad_scaler_unscales_and_skips(options):
+    (ours,), optimizer = stepped((3, 2), **options)
+    (same,), plain = stepped((3, 2), **options)
+    optimizer.reset_units(ours, 0, [1])
+    plain.reset_units(same, 0, [1])
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for gradient in (torch.ones(3, 2), torch.full((3, 2), float("inf")), torch.full((3, 2), -2.0)):
+        scaler.scale(torch.zeros(()))  # the scaler makes its scale with the first loss
+        ours.grad = gradient * scaler.get_scale()
+        scaler.step(optimizer)
+        scaler.update()
+        if gradient.isfinite().all():
+            same.grad = gradient
+            plain.step()
+    assert_same(optimizer.state_dict(), plain.state_dict())
+    assert torch.equal(ours, same)
+
+
+def test_a_compiled_step_is_the_same_step():
+    (ours,), optimizer = stepped((3, 2), steps=1)
+    (same,), plain = stepped((3, 2), steps=1)
+    compiled = torch.compile(lambda: optimizer.step(), backend="eager")
+    for seed in range(4):
+        ours.grad = torch.randn(3, 2, generator=torch.Generator().manual_seed(seed))
+        same.grad = ours.grad.clone()
+        compiled()
+        plain.step()
+        if seed == 1:
+            optimizer.reset_units(ours, 0, [1])
+            plain.reset_units(same, 0, [1])
+    assert torch.equal(ours, same)
+    assert_same(optimizer.state_dict(), plain.state_dict())
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 3), (4, 3, 2, 2)])
+@pytest.mark.parametrize("options", [{}, {"amsgrad": True, "weight_decay": 0.1, "maximize": True}])
+def test_nothing_waits_for_the_device(shape, options):
+    """On the meta device every read of a tensor's value raises, as a wait for an accelerator would be."""
+    param = nn.Parameter(torch.randn(shape, device="meta"))
+    optimizer = AdamGnT([param], **options)
+    with pytest.raises(RuntimeError, match="meta"):
+        param.sum().item()
+    for dim, groups in [(0, 1), (1, 2), (1, 2), (0, 1)]:
+        param.grad = torch.randn(shape, device="meta")
+        optimizer.step()
+        if dim < param.dim():
+            optimizer.reset_units(param, dim, torch.zeros(2, dtype=torch.int64, device="meta"), groups)
+            optimizer.reset_units(param, dim, [1], groups)
+    optimizer.step()
+    assert optimizer.state[param]["row_start"].device.type == "meta"
+    assert optimizer.state[param]["step"].device.type == "cpu"

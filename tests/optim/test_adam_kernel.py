@@ -1,0 +1,156 @@
+"""AdamGnT(compile=True): the kernel against the plain tensor operations."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from gnt.optim import AdamGnT
+from tests.optim.adam_runs import assert_same, step
+from tests.optim.kernel_runs import assert_close, by_kernel, pair
+
+
+def follow(ours, plain):
+    """Teacher-forced: what the plain one has computed is where both go on from."""
+    for param, other in zip(ours[0], plain[0], strict=True):
+        param.data.copy_(other.data)
+        for key, value in plain[1].state[other].items():
+            ours[1].state[param][key].copy_(value)
+
+
+OPTIONS = [
+    {},
+    {"weight_decay": 0.1},
+    {"weight_decay": 0.1, "decoupled_weight_decay": True},
+    {"amsgrad": True, "maximize": True},
+    {"betas": (0.3, 0.9), "eps": 1e-3, "weight_decay": 0.1, "amsgrad": True},
+    {"betas": (0.0, 0.0), "eps": 0.0},
+    {"lr": torch.tensor([0.01], dtype=torch.float64)},
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_it_steps_as_the_plain_operations(dtype, options):
+    """Sizes above and below a vector's, a block's and a thread's share; every kind of parameter; resets on the way."""
+    ours, plain = pair((300, 131), (77,), (1,), (6, 2, 3, 3), (8, 4, 3), (1, 5), (0,), (), dtype=dtype, **options)
+    generator = torch.Generator().manual_seed(1)
+    for t in range(12):
+        for param, other in zip(ours[0], plain[0], strict=True):
+            param.grad = torch.randn(param.shape, generator=generator, dtype=torch.float64).to(dtype) * 10.0 ** (t % 3)
+            other.grad = param.grad.clone()
+        ours[1].step()
+        plain[1].step()
+        assert_close(ours, plain, dtype)
+        follow(ours, plain)
+        for params, optimizer in (ours, plain):
+            if t in (1, 3, 8):
+                optimizer.reset_units(params[0], 0, [t, 299])
+                optimizer.reset_units(params[0], 1, [130 - t])
+                optimizer.reset_units(params[3], 1, [t % 6], groups=3)
+                optimizer.reset_units(params[5], 1, [4, t % 5])
+            if t in (2, 6):
+                optimizer.reset_units(params[1], 0, [3 * t, 76])
+                optimizer.reset_units(params[2], 0, [0])
+                optimizer.reset_units(params[3], 0, [5])
+                optimizer.reset_units(params[4], 0, [t])
+    assert by_kernel(ours[1]) == [8]
+
+
+@pytest.mark.parametrize("counts", [(1, 2**15 + 1), (2**17 + 5, 2**17 + 3), (2**24 + 2, 2**24)])
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.99, 0.99999)])
+def test_counts_beyond_the_tables(betas, counts):
+    ours, plain = pair((4, 3), (5,), dtype=torch.float64, betas=betas)
+    generator = torch.Generator().manual_seed(1)
+    for params, optimizer in (ours, plain):
+        step(optimizer, torch.Generator().manual_seed(0))
+        optimizer.reset_units(params[0], 0, [1])
+        saved = copy.deepcopy(optimizer.state_dict())
+        for which, count in enumerate(counts):
+            saved["state"][which]["step"].fill_(count)
+        optimizer.load_state_dict(saved)
+    for _ in range(3):
+        state = generator.get_state()
+        for _, optimizer in (ours, plain):
+            generator.set_state(state)
+            step(optimizer, generator)
+    for param, other in zip(ours[0], plain[0], strict=True):
+        torch.testing.assert_close(param, other, rtol=1e-12, atol=1e-15)
+
+
+def test_threads_share_one_parameter():
+    ours, plain = pair((517, 300), (40_001,))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        for seed in range(4):
+            for params, optimizer in (ours, plain):
+                step(optimizer, torch.Generator().manual_seed(seed))
+                optimizer.reset_units(params[0], 0, [seed, 516])
+                optimizer.reset_units(params[0], 1, [seed])
+            assert_close(ours, plain)
+            follow(ours, plain)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_moments_that_are_hardly_there_become_zero():
+    """Unless eps is so small that they would count."""
+    for eps, tiny in ((1e-8, 0.0), (0.0, 1e-39)):
+        param = nn.Parameter(torch.ones(40))
+        optimizer = AdamGnT([param], eps=eps, betas=(0.5, 0.5), compile=True)
+        step(optimizer, torch.Generator().manual_seed(0))
+        optimizer.state[param]["exp_avg"].fill_(2e-39)
+        optimizer.state[param]["exp_avg_sq"].fill_(2e-39)
+        param.grad = torch.zeros(40)
+        optimizer.step()
+        for key in ("exp_avg", "exp_avg_sq"):
+            torch.testing.assert_close(optimizer.state[param][key], torch.full((40,), tiny), rtol=1e-6, atol=0)
+
+
+def test_values_that_a_backward_needs_are_not_changed_under_it():
+    param = nn.Parameter(torch.ones(3))
+    optimizer = AdamGnT([param], compile=True)
+    loss = (param * param).sum()
+    loss.backward(retain_graph=True)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
+def test_copies_are_compiled_and_go_on_bit_for_bit(copied):
+    (params, optimizer), _ = pair((6, 4), (6,), amsgrad=True)
+    step(optimizer, torch.Generator().manual_seed(0))
+    optimizer.reset_units(params[0], 0, [1])
+    step(optimizer, torch.Generator().manual_seed(1))
+    copies, twin = copied((params, optimizer))
+    assert twin.compile
+    loaded = AdamGnT(copy.deepcopy(params), compile=True)
+    loaded.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert loaded.compile
+    for each in (optimizer, twin, loaded):
+        step(each, torch.Generator().manual_seed(2))
+        assert by_kernel(each) == [2]
+    assert_same(twin.state_dict(), optimizer.state_dict())
+    assert_same(loaded.state_dict(), optimizer.state_dict())
+    assert_same([p.detach() for p in copies], [p.detach() for p in params])
+
+
+def test_it_is_saved_without_the_flag():
+    """A state_dict made where there is a compiler serves where there is none, and the other way round."""
+    (params, optimizer), (_, plain) = pair((6, 4))
+    step(optimizer, torch.Generator().manual_seed(0))
+    plain.load_state_dict(optimizer.state_dict())
+    assert not plain.compile
+    torch.optim.Adam(params).load_state_dict(optimizer.state_dict())
+
+
+@pytest.mark.parametrize("value", [1, None, "yes"])
+def test_the_flag_is_true_or_false(value):
+    with pytest.raises(TypeError, match=f"compile must be True or False, got {value!r}"):
+        AdamGnT([nn.Parameter(torch.ones(2))], compile=value)

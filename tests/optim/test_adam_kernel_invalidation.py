@@ -1,0 +1,122 @@
+"""AdamGnT(compile=True): what it must notice before the kernel writes where things lay at the step before."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from tests.optim.adam_runs import step
+from tests.optim.kernel_runs import assert_close, by_kernel, pair
+
+
+def test_gradients_in_another_layout():
+    ours, plain = pair((6, 4), (4, 3, 5, 5))
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        grads = [torch.randn(4, 6, generator=generator).t(), torch.randn(4, 3, 5, 5, generator=generator)]
+        grads[1] = grads[1].to(memory_format=torch.channels_last)
+        for params, optimizer in (ours, plain):
+            for param, grad in zip(params, grads, strict=True):
+                param.grad = grad
+            optimizer.step()
+        assert_close(ours, plain)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda param: param.data.double(),
+        lambda param: param.data.clone(),
+        lambda param: param.data.to(torch.bfloat16),
+        lambda param: param.data.repeat_interleave(2, 1)[:, ::2],
+        lambda param: param.data.t().contiguous().t(),
+    ],
+    ids=["float64", "elsewhere", "bfloat16", "strided", "transposed"],
+)
+def test_parameters_that_torch_moved(change):
+    """``net.double()`` and the like give a parameter other memory: the kernel must not write into the old."""
+    ours, plain = pair((6, 4), (6,))
+    for params, optimizer in (ours, plain):
+        step(optimizer, torch.Generator().manual_seed(0))
+        optimizer.reset_units(params[0], 0, [1])
+        step(optimizer, torch.Generator().manual_seed(1))
+        params[0].grad = None
+        params[0].data = change(params[0])
+        for key in ("exp_avg", "exp_avg_sq"):
+            state = optimizer.state[params[0]]
+            state[key] = state[key].to(params[0].dtype)
+        params[0].grad = torch.full_like(params[0], 0.5)
+        optimizer.step()
+    torch.testing.assert_close(ours[0][0], plain[0][0], rtol=1e-6, atol=1e-6)
+    assert by_kernel(ours[1]) == [2 if plain[0][0].dtype != torch.bfloat16 and ours[0][0].is_contiguous() else 1]
+
+
+def another_count(optimizer, param):
+    optimizer.state[param]["step"] = torch.tensor(100.0)
+
+
+def another_moment(optimizer, param):
+    optimizer.state[param]["exp_avg"] = torch.full((6, 4), 3.0)
+
+
+def other_memory(optimizer, param):
+    optimizer.state[param]["exp_avg_sq"].data = torch.full((6, 4), 2.0)
+
+
+def another_state(optimizer, param):
+    optimizer.state[param] = {**optimizer.state[param], "step": torch.tensor(50.0)}
+
+
+def no_state(optimizer, param):
+    del optimizer.state[param]
+
+
+@pytest.mark.parametrize("change", [another_count, another_moment, other_memory, another_state, no_state])
+def test_state_put_in_the_place_of_state(change):
+    ours, plain = pair((6, 4), (6,))
+    for params, optimizer in (ours, plain):
+        step(optimizer, torch.Generator().manual_seed(0))
+        change(optimizer, params[0])
+        if optimizer is plain[1]:
+            optimizer._rosters.clear()  # this one has nothing to notice
+        step(optimizer, torch.Generator().manual_seed(1))
+    assert_close(ours, plain)
+
+
+def test_parameters_that_come_and_go():
+    ours, plain = pair((6, 4), (6,), (3, 2))
+    for params, optimizer in (ours, plain):
+        params[1].requires_grad_(False)
+        for t in range(6):
+            for i, param in enumerate(params):
+                param.grad = None if (i + t) % 3 == 0 else torch.full_like(param, 0.1 * (t - 2))
+            optimizer.step()
+            optimizer.reset_units(params[t % 3], 0, [t % 3])
+        optimizer.add_param_group({"params": [extra := nn.Parameter(torch.ones(3))], "lr": 0.1, "amsgrad": True})
+        step(optimizer, torch.Generator().manual_seed(0))
+        optimizer.param_groups[0]["lr"] = 0.2
+        optimizer.param_groups[0]["betas"] = (0.5, 0.6)
+        optimizer.param_groups[0]["params"].pop(0)
+        step(optimizer, torch.Generator().manual_seed(1))
+        params.append(extra)
+    assert by_kernel(ours[1]) == [2, 1]
+    torch.testing.assert_close(ours[0], plain[0], rtol=1e-5, atol=1e-6)
+
+
+def test_what_the_kernel_is_not_for_is_stepped_as_without():
+    shapes = [(4, 3), (2, 2, 3, 3)]
+    for kind in (torch.bfloat16, torch.float16, "channels_last"):
+        (params, optimizer), (others, plain) = pair(*shapes)
+        for each in (params, others):
+            for param in each:
+                param.data = param.data.to(kind) if isinstance(kind, torch.dtype) else param.data
+            if kind == "channels_last":
+                each[1].data = each[1].data.to(memory_format=torch.channels_last)
+        plain.param_groups[0]["foreach"] = None
+        for seed in range(3):
+            for each, its_params in ((optimizer, params), (plain, others)):
+                step(each, torch.Generator().manual_seed(seed))
+                each.reset_units(its_params[0], 0, [1])
+        assert by_kernel(optimizer) == [1 if kind == "channels_last" else 0]
+        torch.testing.assert_close(params, others, rtol=1e-5, atol=1e-6)

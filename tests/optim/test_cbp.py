@@ -1,0 +1,272 @@
+"""CBPSGD, CBPAdam, CBPAdamW: the optimizer they are named after, with an engine, in anybody's training loop."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.optim import lr_scheduler
+
+import gnt
+from gnt.optim import CBPSGD, CBPAdam, CBPAdamW
+from tests.helpers.small_runs import EAGER, assert_same, batch, everything, mlp, replaced, train
+
+DECOUPLED = {"decoupled_weight_decay": True, "weight_decay": 1e-2}
+CLASSES = {
+    "sgd": (CBPSGD, torch.optim.SGD, {"momentum": 0.9, "weight_decay": 1e-3, "nesterov": True}, {}),
+    "adam": (CBPAdam, gnt.AdamGnT, {"betas": (0.8, 0.99), "amsgrad": True}, {}),
+    "adamw": (CBPAdamW, gnt.AdamGnT, {}, DECOUPLED),
+}
+EACH = pytest.mark.parametrize("name", CLASSES)
+FUSED = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+
+
+def seeded():
+    return torch.Generator().manual_seed(5)
+
+
+def cbp(name="sgd", net=None, **settings):
+    net = net if net is not None else mlp()
+    kind, _, options, _ = CLASSES[name]
+    return net, kind(net, lr=0.01, generator=seeded(), **{**EAGER, **options, **settings})
+
+
+def own(name):
+    net = mlp()
+    _, kind, options, fixed = CLASSES[name]
+    optimizer = kind(net.parameters(), lr=0.01, **options, **fixed)
+    return net, optimizer, gnt.GnT(net, optimizer, generator=seeded(), **EAGER)
+
+
+def go_on(net, optimizer, steps):
+    train(net, optimizer, None, steps)
+    return everything(net, optimizer)
+
+
+@EACH
+def test_it_is_its_optimizer_with_an_engine(name):
+    (net, optimizer), (plain, other, engine) = cbp(name), own(name)
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    assert isinstance(optimizer, type(other))
+    train(net, optimizer, None, range(20))
+    train(plain, other, engine, range(20))
+    state = copy.deepcopy(optimizer.state_dict())
+    assert_same(state.pop("gnt"), engine.state_dict())
+    assert_same([state, dict(net.state_dict())], [other.state_dict(), dict(plain.state_dict())])
+    assert_same(optimizer.gnt.replaced, engine.replaced)
+    assert min(replaced(engine)) > 3
+
+
+@EACH
+def test_without_replacement_it_is_torchs(name):
+    net, optimizer = cbp(name, replacement_rate=0.0)
+    plain = mlp()
+    kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
+    other = kind(plain.parameters(), lr=0.01, **CLASSES[name][2], **({} if name == "sgd" else {"fused": True}))
+    train(net, optimizer, None, range(10))
+    train(plain, other, None, range(10))
+    assert_same(dict(net.state_dict()), dict(plain.state_dict()))
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_compile_is_one_flag_for_the_engine_and_its_adam(name):
+    net, optimizer = cbp(name, compile=True)
+    plain, other = cbp(name)
+    assert optimizer.compile
+    assert optimizer.gnt.compile
+    assert not other.compile
+    for each in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+        assert each.compile
+    train(net, optimizer, None, range(20))
+    train(plain, other, None, range(20))
+    assert min(replaced(optimizer.gnt)) > 3
+    for param, same in zip(net.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(param, same, rtol=1e-4, atol=1e-5)
+
+
+@EACH
+def test_a_saved_one_goes_on_bit_for_bit(name):
+    net, optimizer = cbp(name)
+    go_on(net, optimizer, range(10))
+    file = io.BytesIO()
+    torch.save([net.state_dict(), optimizer.state_dict()], file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    fresh = cbp(name, mlp(seed=3))
+    fresh[1].gnt.generator.manual_seed(66)
+    fresh[0].load_state_dict(saved[0])
+    fresh[1].load_state_dict(saved[1])
+    assert_same(go_on(*fresh, range(10, 20)), go_on(net, optimizer, range(10, 20)))
+
+
+@pytest.mark.parametrize("first", ["net", "optimizer", "engine"])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))], ids=["copy", "pickle"])
+@EACH
+def test_a_copy_goes_on_alike_and_on_its_own(name, copied, first):
+    net, optimizer = cbp(name)
+    go_on(net, optimizer, range(8))
+    if first == "net":
+        twin = copied((net, optimizer))
+    elif first == "optimizer":
+        twin = copied((optimizer, net))[::-1]
+    else:
+        twin = copied((optimizer.gnt, net, optimizer))[1:]
+    assert twin[1].gnt.optimizer is twin[1]
+    before = everything(net, optimizer)
+    theirs = go_on(*twin, range(8, 16))
+    assert_same(everything(net, optimizer), before)
+    assert_same(go_on(net, optimizer, range(8, 16)), theirs)
+
+
+def test_a_copy_of_a_closed_one_is_closed():
+    net, optimizer = cbp()
+    go_on(net, optimizer, range(4))
+    optimizer.gnt.close()
+    twin = copy.deepcopy((net, optimizer))
+    assert_same(go_on(*twin, range(4, 6)), go_on(net, optimizer, range(4, 6)))
+    assert "gnt" not in twin[1].state_dict()
+
+
+SCHEDULES = {
+    "OneCycleLR": lambda o: lr_scheduler.OneCycleLR(o, 0.1, total_steps=12),
+    "StepLR": lambda o: lr_scheduler.StepLR(o, 3, gamma=0.5),
+}
+
+
+@EACH
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_schedulers_and_clipping(name, schedule):
+    (net, optimizer), (plain, other, engine) = cbp(name), own(name)
+    mine, theirs = SCHEDULES[schedule](optimizer), SCHEDULES[schedule](other)
+    for t in range(12):
+        x, y = batch(t)
+        for n, o, s in ((net, optimizer, mine), (plain, other, theirs)):
+            o.zero_grad()
+            F.mse_loss(n(x), y).backward()
+            torch.nn.utils.clip_grad_norm_(n.parameters(), 0.1)
+            o.step()
+            if o is other:
+                engine.step()
+            s.step()
+    assert_same(mine.get_last_lr(), theirs.get_last_lr())
+    assert_same([dict(net.state_dict()), optimizer.gnt.state_dict()], [dict(plain.state_dict()), engine.state_dict()])
+    assert sum(replaced(engine)) > 3
+
+
+def with_scaler(net, optimizer, steps, overflow=(), late=False):
+    """Training under a GradScaler; the steps of ``overflow`` read infinite inputs, or have infinite losses."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    for t in steps:
+        x, y = batch(t)
+        if t in overflow:
+            x = torch.full_like(x, math.inf) if overflow[t] == "features" else x
+            y = torch.full_like(y, math.inf) if overflow[t] == "loss" else y
+        if not late:
+            optimizer.zero_grad()
+        loss = F.mse_loss(net(x), y)
+        if late:
+            optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        if t % 2:
+            scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update(2.0**10)
+    return scaler
+
+
+def scaled(name):
+    if name in CLASSES:
+        net, optimizer = cbp(name)
+        return net, optimizer, optimizer.gnt
+    net = mlp()
+    optimizer = FUSED[name.split()[1]](net.parameters(), lr=0.01, fused=True)
+    return net, optimizer, gnt.GnT(net, optimizer, generator=seeded(), **EAGER).attach()
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["zero_grad, forward", "forward, zero_grad"])
+@pytest.mark.parametrize("name", [*CLASSES, "fused sgd", "fused adam"])
+def test_a_step_the_scaler_skips_never_was(name, late):
+    mine, other = scaled(name), scaled(name)
+    overflow = {5: "loss", 6: "features", 10: "features", 13: "loss"}
+    with_scaler(mine[0], mine[1], range(20), overflow, late)
+    with_scaler(other[0], other[1], [t for t in range(20) if t not in overflow], {}, late)
+    assert mine[2].updates == 16
+    assert_same(everything(*mine), everything(*other))
+    assert sum(replaced(mine[2])) > 3
+
+
+@pytest.mark.parametrize("name", [*CLASSES, "fused sgd", "fused adam"])
+def test_a_skipped_step_replaces_nobody(name):
+    net, optimizer, engine = scaled(name)
+    with_scaler(net, optimizer, range(6))
+    before = everything(net, optimizer, engine)
+    with_scaler(net, optimizer, range(6, 9), dict.fromkeys(range(6, 9), "loss"))
+    assert engine.waiting == ("fused" not in name)  # the scaler does not step the others: the next backward forgets
+    assert_same(everything(net, optimizer, engine), before)
+
+
+def test_parameter_groups():
+    net = mlp()
+    groups = [{"params": net[0].parameters(), "lr": 0.5}, {"params": [*net[2].parameters(), *net[4].parameters()]}]
+    optimizer = CBPSGD(net, lr=0.01, params=groups, momentum=0.9, **EAGER)
+    assert [(g["lr"], g["momentum"]) for g in optimizer.param_groups] == [(0.5, 0.9), (0.01, 0.9)]
+    train(net, optimizer, None, range(10))
+    assert min(replaced(optimizer.gnt)) > 0
+
+
+def test_layers_of_any_module():
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = mlp()
+
+        def forward(self, x):
+            return self.body(x)
+
+    model = Model()
+    (net, other), optimizer = cbp(), CBPSGD(model, 0.01, layers=model.body, **CLASSES["sgd"][2], **EAGER)
+    optimizer.gnt.generator.manual_seed(5)
+    train(net, other, None, range(10))
+    train(model, optimizer, None, range(10))
+    assert_same(dict(model.body.state_dict()), dict(net.state_dict()))
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [("sgd", "betas"), ("adam", "momentum"), ("adamw", "decoupled_weight_decay"), ("sgd", "record")],
+)
+def test_unknown_settings_are_refused_with_what_is_allowed(name, setting):
+    allowed = "momentum.*replacement_rate" if name == "sgd" else "betas.*weight_decay.*replacement_rate"
+    with pytest.raises(TypeError, match=f"unknown setting {setting}: {CLASSES[name][0].__name__} takes .*{allowed}"):
+        cbp(name, **{setting: True})
+
+
+def test_parameters_in_place_of_the_network_are_refused():
+    with pytest.raises(TypeError, match=r"made from the network, got generator: CBPSGD\(net, lr"):
+        CBPSGD(mlp().parameters(), lr=0.1)
+
+
+def test_an_engine_goes_with_one_optimizer():
+    net = mlp()
+    optimizer = CBPSGD(net)
+    with pytest.raises(RuntimeError, match="attached to its optimizer"):
+        optimizer.gnt.optimizer = torch.optim.SGD(net.parameters())
+    with pytest.raises(ValueError, match="CBPSGD brings an engine of its own: give it to Backprop"):
+        gnt.ContinualBackprop(net, opt=optimizer)
+    gnt.Backprop(net, opt=optimizer).learn(torch.randn(3, 4), torch.randn(3, 2))
+    assert optimizer.gnt.updates == 1
+
+
+def test_a_refused_batch_leaves_nothing_in_an_optimizers_engine():
+    net = mlp()
+    learner = gnt.Backprop(net, opt=CBPSGD(net))
+    with pytest.raises(FloatingPointError, match="the loss is nan"):
+        learner.learn(torch.full((3, 4), math.nan), torch.randn(3, 2))
+    assert not learner.opt.gnt.waiting
+    learner.learn(torch.randn(3, 4), torch.randn(3, 2))
+    assert learner.opt.gnt.updates == 1

@@ -1,0 +1,163 @@
+"""CBP optimizers of models that are no list: their units are found by the inputs of one forward."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import gnt
+from gnt.optim import CBPSGD, CBPAdam, CBPAdamW
+from gnt.units._passthrough import WalkError
+from tests.helpers.small_runs import EAGER, assert_same, batch, everything, mlp, replaced, train
+
+
+class Residual(nn.Module):
+    """Two blocks around a stream of 4 channels, with dropout; takes a scale that may be given by name."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 4)
+        self.c, self.d = nn.Linear(4, 6), nn.Linear(6, 4)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x, scale=1.0):
+        x = x + F.dropout(self.b(F.relu(self.a(x))), 0.1, self.training)
+        x = x + scale * self.d(F.gelu(self.c(x)))
+        return self.head(x)
+
+
+X = batch(0)[0]
+
+
+def seeded():
+    return torch.Generator().manual_seed(5)
+
+
+def named(optimizer):
+    return [group.name for group in optimizer.gnt.groups]
+
+
+EXAMPLES = {
+    "tensor": (CBPSGD, X),
+    "tuple": (CBPAdam, (X, 0.5)),
+    "list": (CBPAdamW, [X]),
+    "dict": (CBPAdamW, {"scale": 0.5, "x": X}),
+}
+
+
+@pytest.mark.parametrize("form", EXAMPLES)
+def test_it_is_the_optimizer_of_the_traced_units(form):
+    kind, example = EXAMPLES[form]
+    net, other = Residual(), Residual()
+    mine = kind(net, 0.01, example_inputs=example, generator=seeded(), **EAGER)
+    theirs = kind(other, 0.01, layers=gnt.trace(other, X), generator=seeded(), **EAGER)
+    assert named(mine) == named(theirs)
+    assert [group.num_units for group in mine.gnt.groups] == [8, 6]
+    for n, optimizer in ((net, mine), (other, theirs)):
+        torch.manual_seed(1)
+        train(n, optimizer, None, range(10))
+    assert_same(everything(net, mine), everything(other, theirs))
+    assert min(replaced(mine.gnt)) > 1
+
+
+def test_a_copy_goes_on_alike():
+    net = Residual().eval()
+    optimizer = CBPAdamW(net, example_inputs=X, **EAGER)
+    for module in net.modules():
+        module.training = not isinstance(module, Residual)  # no dropout, and features all the same
+    train(net, optimizer, None, range(4))
+    twins = [copy.deepcopy((net, optimizer)), pickle.loads(pickle.dumps((net, optimizer)))]
+    for each in twins:
+        train(*each, None, range(4, 8))
+    assert optimizer.gnt.updates == 4
+    train(net, optimizer, None, range(4, 8))
+    for each in twins:
+        assert_same(everything(*each), everything(net, optimizer))
+
+
+def test_include_and_exclude_choose_by_name():
+    first, second = (group.name for group in gnt.trace(Residual(), X))
+    for chosen in ({"include": first}, {"include": [first]}, {"exclude": second}):
+        assert named(CBPAdamW(Residual(), example_inputs=X, **chosen)) == [first]
+
+
+def test_a_sequential_is_traced_where_it_is_asked_for():
+    net = nn.Sequential(Residual(), nn.ReLU(), nn.Linear(2, 2))
+    assert [group.num_units for group in CBPSGD(net, example_inputs=X).gnt.groups][:2] == [8, 6]
+
+
+def test_looking_leaves_the_network_as_it_was():
+    net = Residual().eval()
+    net.c.train()
+    before, modes = everything(net), [module.training for module in net.modules()]
+    optimizer = CBPAdamW(net, example_inputs=X, generator=seeded())
+    assert_same(everything(net), before)
+    assert [module.training for module in net.modules()] == modes
+    assert not optimizer.gnt.waiting
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+WRAPPERS = {"compile": lambda net: torch.compile(net, backend="eager"), "DataParallel": nn.DataParallel}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS)
+@pytest.mark.parametrize("make", [mlp, Residual])
+def test_wrapped_networks(make, wrap):
+    net, other = make(), make()
+    wrapped = WRAPPERS[wrap](net)
+    example = {"example_inputs": X} if make is Residual else {}
+    mine = CBPAdamW(wrapped, generator=seeded(), **example, **EAGER)
+    theirs = CBPAdamW(other, generator=seeded(), **example, **EAGER)
+    for n, optimizer in ((wrapped, mine), (other, theirs)):
+        torch.manual_seed(1)
+        train(n, optimizer, None, range(6))
+    assert_same(everything(net, mine), everything(other, theirs))
+    assert named(mine) == named(theirs)
+
+
+@pytest.mark.parametrize("net", [Residual(), nn.Sequential(Residual(), nn.Linear(2, 2)), nn.Linear(4, 2)])
+def test_a_network_that_is_no_list_is_refused_with_the_ways_out(net):
+    with pytest.raises(WalkError, match=r"example_inputs=.*layers=\[\.\.\.\]"):
+        CBPAdamW(net)
+
+
+def test_refusals_of_given_layers_are_their_own():
+    with pytest.raises(WalkError, match="no hidden layer") as refusal:
+        CBPAdamW(Residual(), layers=[nn.Linear(2, 2)])
+    assert "example_inputs" not in str(refusal.value)
+
+
+REFUSED = {
+    "example_inputs and include would be ignored: layers tells": {"layers": mlp(), "example_inputs": X, "include": "a"},
+    "include would be ignored: they choose among units found by example_inputs": {"include": "a"},
+    "exclude would be ignored": {"exclude": "a"},
+    "example_inputs must be a tensor, a tuple or list .* got int": {"example_inputs": 3},
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_would_be_ignored_is_refused(message):
+    with pytest.raises(TypeError, match=message):
+        CBPAdamW(Residual(), **REFUSED[message])
+
+
+@pytest.mark.parametrize("given", [{"example_inputs": X[:, :3]}, {"example_inputs": X, "activation": "tanh"}])
+def test_what_tracing_refuses_is_refused_before_anything_changed(given):
+    net = Residual()
+    before = everything(net)
+    with pytest.raises(ValueError, match=r"inputs do not fit|activation='tanh' would be ignored"):
+        CBPAdamW(net, generator=seeded(), **given)
+    assert_same(everything(net), before)
+    assert not any(module._forward_pre_hooks for module in net.modules())
+
+
+@pytest.mark.parametrize("name", ["include", "exclude", "activation", "model"])
+def test_inputs_with_a_name_that_trace_takes_are_asked_for_by_position(name):
+    with pytest.raises(TypeError, match=f"example_inputs holds {name}, which gnt.trace takes for itself: .* a tuple"):
+        CBPAdamW(Residual(), example_inputs={"x": torch.randn(1, 4), name: 1.0})

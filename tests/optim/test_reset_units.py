@@ -1,0 +1,138 @@
+"""What AdamGnT.reset_units does, one case at a time."""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import pytest
+import torch
+
+from gnt.optim._adam.step_counts import corrections
+from tests.optim.adam_runs import FULL, HALF, assert_same, step, stepped
+
+
+@pytest.mark.parametrize("dtype", [*FULL, torch.bfloat16])
+@pytest.mark.parametrize("options", [{}, {"amsgrad": True}, {"fused": True}, {"foreach": True}])
+@pytest.mark.parametrize(("dim", "index"), [(0, [1]), (1, [0, 2])])
+def test_the_first_step_after_a_reset_is_lr_long(dtype, options, dim, index):
+    (param,), optimizer = stepped((4, 3), steps=20, dtype=dtype, lr=0.125, **options)
+    optimizer.reset_units(param, dim, index)
+    param.data.zero_()  # so that bfloat16 resolves the step
+    param.grad = torch.tensor([[0.5, -2.0, 8.0]] * 4, dtype=dtype)
+    optimizer.step()
+    moved = param.detach().index_select(dim, torch.tensor(index)).double()
+    expected = -0.125 * param.grad.sign().index_select(dim, torch.tensor(index)).double()
+    torch.testing.assert_close(moved, expected, rtol=1e-2 if dtype == torch.bfloat16 else 1e-6, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [*FULL, *HALF])
+@pytest.mark.parametrize("options", [{}, {"amsgrad": True}, {"fused": True}])
+def test_a_reset_element_without_gradient_does_not_move(dtype, options):
+    (param,), optimizer = stepped((4, 3), dtype=dtype, lr=0.25, **options)
+    optimizer.reset_units(param, 0, [2])
+    before = param.detach().clone()
+    for _ in range(3):
+        param.grad = torch.ones_like(param)
+        param.grad[2] = 0.0
+        optimizer.step()
+    assert torch.equal(param.detach()[2], before[2])
+    assert torch.isfinite(param).all()
+    assert not torch.equal(param.detach()[0], before[0])
+
+
+def test_the_greatest_second_moment_is_forgotten_too():
+    (param,), optimizer = stepped((3,), amsgrad=True)
+    optimizer.reset_units(param, 0, [1])
+    assert optimizer.state[param]["max_exp_avg_sq"].count_nonzero() == 2
+
+
+def test_an_element_is_as_old_as_the_younger_of_its_row_and_column():
+    (param,), optimizer = stepped((2, 2), steps=4, lr=1.0, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(1)
+    optimizer.reset_units(param, 0, [1])
+    step(optimizer, generator)
+    optimizer.reset_units(param, 1, [1])
+    moments = copy.deepcopy(optimizer.state[param])
+    param.data.zero_()
+    param.grad = torch.full_like(param, 3.0)
+    optimizer.step()
+    for place, count in {(0, 0): 6, (1, 0): 2, (0, 1): 1, (1, 1): 1}.items():
+        m = 0.9 * moments["exp_avg"][place] + 0.1 * 3.0
+        v = 0.999 * moments["exp_avg_sq"][place] + 0.001 * 9.0
+        expected = -(m / (1 - 0.9**count)) / ((v / (1 - 0.999**count)).sqrt() + 1e-8)
+        torch.testing.assert_close(param.detach()[place], expected)
+
+
+def test_a_grouped_convolutions_columns_are_its_input_channels():
+    """Two groups of two channels: channel 2 is the first of the second group, read by output rows 3 to 5."""
+    (param,), optimizer = stepped((6, 2, 3))
+    optimizer.reset_units(param, 1, [2], groups=2)
+    cleared = optimizer.state[param]["exp_avg"] == 0
+    expected = torch.zeros(6, 2, 3, dtype=torch.bool)
+    expected[3:, 0] = True
+    assert torch.equal(cleared, expected)
+    optimizer.reset_units(param, 0, [0])  # groups has no meaning for rows, and need not be said
+    optimizer.reset_units(param, 1, [0], groups=2)
+
+
+@pytest.mark.parametrize("index", [[0, 2], (0, 2), range(0, 3, 2), torch.tensor([2, 0]), torch.tensor([2, 0, 2])])
+def test_forms_of_an_index(index):
+    (param,), optimizer = stepped((3, 2))
+    optimizer.reset_units(param, 0, index)
+    assert optimizer.state[param]["row_start"].tolist() == [3, 0, 3]
+
+
+@pytest.mark.parametrize("index", [[], torch.tensor([], dtype=torch.int64)])
+def test_an_empty_index_changes_nothing(index):
+    (param,), optimizer = stepped((3, 2))
+    before = copy.deepcopy(optimizer.state_dict())
+    optimizer.reset_units(param, 0, index)
+    assert_same(optimizer.state_dict(), before)
+
+
+def test_a_parameter_without_state_has_nothing_to_forget():
+    params, optimizer = stepped((3, 2), (3,), steps=0)
+    optimizer.reset_units(params[0], 1, [0])
+    assert not optimizer.state
+    with pytest.raises(ValueError, match=re.escape("0..2, got 3")):
+        optimizer.reset_units(params[1], 0, [3])
+
+
+def test_state_is_two_values_an_element_and_a_count_a_row_and_column():
+    (param,), optimizer = stepped((5, 7))
+    assert set(optimizer.state[param]) == {"step", "exp_avg", "exp_avg_sq"}
+    optimizer.reset_units(param, 0, [0])
+    optimizer.reset_units(param, 1, [0])
+    sizes = {key: value.numel() for key, value in optimizer.state[param].items()}
+    assert sizes == {"step": 1, "exp_avg": 35, "exp_avg_sq": 35, "row_start": 5, "column_start": 7}
+
+
+def test_a_parameter_keeps_its_count_while_it_gets_no_gradient():
+    params, optimizer = stepped((2,), (2,))
+    params[0].grad = None
+    optimizer.step()
+    assert [int(optimizer.state[param]["step"]) for param in params] == [3, 4]
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 0.9, 0.999, 0.9999])
+def test_corrections_are_those_of_torch_for_every_count(beta):
+    now = 100_000
+    counts = [0, 1, 2, 53, 54, 55, 356, 357, 4095, 4096, 8191, 8192, 36_737, 36_738, 36_739, 65_536, now]
+    row, column = corrections({"row_start": now - torch.tensor(counts)}, now, beta)
+    root, _ = corrections({"row_start": now - torch.tensor(counts)}, now, beta, power=0.5)
+    assert column is None
+    assert row.tolist() == [1 - beta**count for count in counts]
+    assert root.tolist() == [(1 - beta**count) ** 0.5 for count in counts]
+
+
+def test_counts_restart_after_more_steps_than_float32_can_count():
+    (param,), optimizer = stepped((2,), lr=0.5)
+    saved = optimizer.state_dict()
+    saved["state"][0]["step"] = torch.tensor(2.0**24)
+    optimizer.load_state_dict(saved)
+    optimizer.reset_units(param, 0, [0])
+    for _ in range(3):
+        param.grad = torch.ones(2)
+        optimizer.step()
+    assert int(optimizer.state[param]["step"]) - optimizer.state[param]["row_start"].tolist()[0] == 3

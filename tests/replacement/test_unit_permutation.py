@@ -1,0 +1,109 @@
+"""Units have no order: exchange them, with all that is theirs, and the same units are replaced, exchanged."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.helpers.strategies import BUILT_IN_MEASURES, engine_settings, lives, networks
+from tests.helpers.training import Life
+from tests.replacement.optimizer_cases import CASES
+
+RULES = [name for name in BUILT_IN_MEASURES if name != "random"]
+# Adam and its kin divide by the gradient's size, and would make a difference of rounding as large as any other
+LINEAR = [case for case in CASES if case.name.startswith("SGD")]
+
+
+@st.composite
+def permutations(draw: st.DrawFn, life: Life) -> list[Tensor]:
+    """For each layer, which unit comes to stand at each place; units go only where they keep their inputs and readers,
+    that is within the groups of convolutions and of GroupNorm.
+    """
+    orders = []
+    for layer in life.layers:
+        order = torch.arange(layer.units)
+        for kind in layer.kin.unique():
+            places = torch.nonzero(layer.kin == kind).flatten().tolist()
+            order[places] = torch.tensor(draw(st.permutations(places)))
+        orders.append(order)
+    return orders
+
+
+def exchange(life: Life, orders: list[Tensor], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with every unit at its new place, element by element as the owner maps say."""
+    moved = {name: value.clone() for name, value in tensors.items()}
+    for layer, order in zip(life.layers, orders, strict=True):
+        for name, owner in layer.owners.items():
+            if name in moved:
+                old = moved[name].clone()
+                for place, unit in enumerate(order.tolist()):
+                    moved[name][owner == place] = old[owner == unit]
+    return moved
+
+
+def tied(life: Life, chosen: list[Tensor]) -> bool:
+    """Whether some choice hangs on rounding: the worst of those that stay is hardly better than the best that goes."""
+    for group, units in zip(life.engine.groups, chosen, strict=True):
+        worth = group.state.corrected_utility
+        stay = group.state.mature.clone()
+        stay[units] = False
+        if len(units) and stay.any() and worth[stay].min() - worth[units].max() <= 1e-7 * worth.max().clamp_min(0.01):
+            return True
+    return False
+
+
+def assert_close(found: dict, wanted: dict) -> None:
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        scale = max(1e-3, float(value.abs().max())) if value.numel() else 1.0
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-8 * scale, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@given(
+    life=lives(
+        of=networks(dropout=False, dtypes=(torch.float64,)),
+        settings=st.sampled_from(RULES).flatmap(
+            lambda rule: engine_settings(replacement_rate=0.4, maturity_threshold=1, utility=rule)
+        ),
+        cases=st.sampled_from(LINEAR),
+    ),
+    steps=st.integers(2, 6),
+    data=st.data(),
+)
+def test_exchanged_units_live_exchanged_lives(life, steps, data):
+    """Parameters, norms, momentum, ages and averages, step by step, up to the rounding of sums in another order."""
+    orders = data.draw(permutations(life))
+    other = life.again()
+    for net in (life.net, other.net):
+        for module in net:
+            if hasattr(module, "eps"):
+                module.eps = 0.1  # or a norm would blow up the rounding of a feature that is always the same
+    draws = torch.Generator().manual_seed(life.seed)
+    other.net.load_state_dict(exchange(life, orders, life.tensors()))
+    for _ in range(steps):
+        life.learn()
+        other.learn()
+        mine, theirs = life.engine.select(), other.engine.select()
+        if tied(life, mine):
+            return
+        for units, exchanged, order in zip(mine, theirs, orders, strict=True):
+            assert sorted(order[exchanged].tolist()) == sorted(units.tolist())
+
+        fresh = {
+            layer.incoming: torch.randn(layer.producer.weight.shape, generator=draws, dtype=life.dtype)
+            for layer in life.layers
+        }
+        same_fresh = exchange(life, orders, fresh)
+        life.engine.replace(mine, [fresh[layer.incoming][u] for layer, u in zip(life.layers, mine, strict=True)])
+        other.engine.replace(theirs, [same_fresh[la.incoming][u] for la, u in zip(life.layers, theirs, strict=True)])
+
+        assert_close(other.tensors(), exchange(life, orders, life.tensors()))
+        for key in life.case.birth:
+            memory, other_memory = (
+                {name: value for (name, k), value in one.memory().items() if k == key} for one in (life, other)
+            )
+            assert_close(other_memory, exchange(life, orders, memory))
+        wanted = {(number, name): value[orders[number]] for (number, name), value in life.units().items()}
+        assert_close(other.units(), wanted)

@@ -1,0 +1,324 @@
+"""torch.compile, before or after the engine: the same units at the same steps, no graph breaks, no recompilation."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch._dynamo.utils import counters
+from torch.utils.checkpoint import checkpoint
+
+import gnt
+from gnt.optim import CBPSGD, CBPAdam
+from tests.helpers.entry_points import WAYS, way
+from tests.helpers.small_runs import EAGER, assert_same, batch, mlp
+
+# the compiler's own imports, at its first use
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+EACH = pytest.mark.parametrize("name", WAYS)
+DEFAULT = "inductor" if shutil.which("g++") or shutil.which("clang++") else "aot_eager"
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch.compiler.reset()
+    counters.clear()
+    yield
+    torch.compiler.reset()
+
+
+def warmed_up():
+    return torch._dynamo.config.patch(error_on_recompile=True)
+
+
+def assert_alike(mine, other):
+    """Equal to rounding, ages and counts exactly."""
+    torch.testing.assert_close(mine.state(), other.state(), rtol=1e-4, atol=1e-6)
+    assert mine.replaced() == other.replaced() > 6
+    assert mine.updates() == other.updates()
+
+
+@EACH
+def test_as_without_compilation(name):
+    mine, other = way(name), way(name).train(range(14))
+    mine.net.compile(backend="aot_eager", fullgraph=True)
+    mine.train(range(2))
+    with warmed_up():
+        mine.train(range(2, 14))
+    assert_alike(mine, other)
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
+
+
+def compiled_layers(name, warm):
+    """Compiled before the engine is built, and if ``warm`` run before."""
+    layers = mlp(4, 8, 6, 5, 2)
+    compiled = torch.compile(layers, backend="aot_eager")
+    if warm:
+        compiled(batch(0)[0]).sum().backward()
+        layers.zero_grad()
+    return WAYS[name](layers, lambda _, x: compiled(x))
+
+
+@pytest.mark.parametrize("warm", [False, True], ids=["not run", "run before"])
+@pytest.mark.parametrize("name", [name for name in WAYS if "layers" not in name])
+def test_compiled_before_construction(name, warm):
+    mine = compiled_layers(name, warm).train(range(2))
+    with warmed_up():
+        mine.train(range(2, 14))
+    assert_alike(mine, way(name).train(range(14)))
+
+
+@pytest.mark.filterwarnings("ignore:Skipping serialization of skipfiles:UserWarning")  # torch 2.6's
+def test_the_default_backend():
+    mine = way("attached")
+    mine.net.compile(backend=DEFAULT)
+    assert_alike(mine.train(range(14)), way("attached").train(range(14)))
+
+
+@pytest.mark.parametrize("name", ["manual", "attached", "layers"])
+def test_any_number_of_micro_batches(name):
+    mine, other = way(name), way(name)
+    mine.net.compile(backend="aot_eager")
+    mine.step(*batch(0))
+    other.step(*batch(0))
+    for t in range(1, 10):
+        for run in (mine, other):
+            run.optimizer.zero_grad()
+            with warmed_up():
+                for micro in range(t):
+                    x, y = batch(10 * t + micro)
+                    F.mse_loss(run.net(x), y).backward()
+            run.optimizer.step()
+            run.after()
+    assert_alike(mine, other)
+
+
+@pytest.mark.parametrize("name", ["manual", "attached", "CBPAdam", "layers"])
+def test_a_whole_step_compiled(name):
+    mine, other = way(name), way(name).train(range(14))
+
+    @torch.compile(backend="eager")
+    def step(x, y):
+        mine.optimizer.zero_grad()
+        F.mse_loss(mine.net(x), y).backward()
+        mine.optimizer.step()
+        mine.after()
+
+    for t in range(2):
+        step(*batch(t))
+    with warmed_up():
+        for t in range(2, 14):
+            step(*batch(t))
+    assert_alike(mine, other)
+
+
+@pytest.mark.parametrize("name", ["attached", "layers"])
+def test_a_compiled_optimizer_step(name):
+    mine, other = way(name), way(name).train(range(14))
+    step = torch.compile(mine.optimizer.step, backend="eager")
+    for t in range(14):
+        x, y = batch(t)
+        mine.optimizer.zero_grad()
+        F.mse_loss(mine.net(x), y).backward()
+        step()
+    assert_alike(mine, other)
+
+
+class Block(nn.Module):
+    def __init__(self, width=4):
+        super().__init__()
+        self.up, self.down = nn.Linear(width, 8), nn.Linear(8, width)
+
+    def forward(self, x):
+        return x + self.down(torch.relu(self.up(x)))
+
+
+class Blocks(nn.Module):
+    def __init__(self, reentrant=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.ModuleList(Block() for _ in range(3))
+        self.head = nn.Linear(4, 2)
+        self.reentrant = reentrant
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x) if self.reentrant is None else checkpoint(block, x, use_reentrant=self.reentrant)
+        return self.head(x)
+
+    def groups(self):
+        return [gnt.walk([block.up, F.relu, block.down])[0] for block in self.blocks]
+
+
+def train_blocks(net, steps=8):
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
+    engine = gnt.GnT(net.groups(), optimizer, generator=torch.Generator().manual_seed(5), **EAGER).attach()
+    for t in range(steps):
+        x, y = batch(t)
+        optimizer.zero_grad()
+        F.mse_loss(net(x.requires_grad_()), y).backward()
+        optimizer.step()
+    assert engine.updates == steps
+    return [dict(net.state_dict()), [group.state.state_dict() for group in engine.groups]]
+
+
+@pytest.mark.parametrize("reentrant", [None, False, True], ids=["plain", "not reentrant", "reentrant"])
+@pytest.mark.parametrize("what", ["whole", "blocks"])
+def test_checkpointed_blocks(what, reentrant):
+    net = Blocks(reentrant)
+    for module in [net] if what == "whole" else net.blocks:
+        module.compile(backend="aot_eager")
+    torch.testing.assert_close(train_blocks(net), train_blocks(Blocks()), rtol=1e-4, atol=1e-6)
+
+
+def wrapped(kind):
+    net, seeded = mlp(), torch.Generator().manual_seed(5)
+    model = torch.compile(net, backend="eager") if kind != "plain" else net
+    return net, model, seeded
+
+
+WRAPPED = {
+    "GnT": lambda model, g: gnt.GnT(model, torch.optim.SGD(model.parameters(), 0.1), generator=g, **EAGER).attach(),
+    "CBPSGD": lambda model, g: CBPSGD(model, 0.1, generator=g, **EAGER).gnt,
+    "CBPAdam": lambda model, g: CBPAdam(model, 0.1, generator=g, **EAGER).gnt,
+    "learner": lambda model, g: gnt.ContinualBackprop(model, step_size=0.1, generator=g, **EAGER),
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_a_compiled_model_is_opened(kind):
+    nets = []
+    for how in ("plain", "compiled"):
+        net, model, seeded = wrapped(how)
+        run = WRAPPED[kind](model, seeded)
+        for t in range(10):
+            x, y = batch(t)
+            if kind == "learner":
+                run.learn(x, y)
+                continue
+            run.optimizer.zero_grad()
+            F.mse_loss(model(x), y).backward()
+            run.optimizer.step()
+        engine = run.gnt if kind == "learner" else run
+        assert sum(group.state.replaced for group in engine.groups) > 6
+        nets.append(net.state_dict())
+    torch.testing.assert_close(*nets)
+
+
+def test_wrappers_within_wrappers_and_compiled_layers_are_opened():
+    net = mlp()
+    first, *rest = net
+    assert [g.name for g in gnt.walk(nn.DataParallel(torch.compile(net, backend="eager")))] == ["0", "2"]
+    compiled = nn.Sequential(torch.compile(first, backend="eager"), *rest)
+    assert gnt.walk(compiled)[0].producer is first
+
+
+@pytest.mark.parametrize("end", ["closed", "dropped"])
+def test_a_compiled_net_goes_on_without_its_engine(end):
+    run = way("attached")
+    run.net.compile(backend="eager")
+    run.train(range(3))
+    recorder = run.engines[0]._intake._recorder
+    taps, net, plain = recorder._taps, run.net, way("attached")
+    plain.net.load_state_dict(net.state_dict())
+    if end == "closed":
+        run.engines[0].close()
+    del run, recorder
+    gc.collect()
+    for t in range(3):
+        x, y = batch(t)
+        F.mse_loss(net(x), y).backward()
+    assert not any(tap.waiting for tap in taps)
+    torch.testing.assert_close(net(x), plain.net(x))
+
+
+def test_an_engine_on_a_net_that_another_engine_saw_compiled():
+    """Its hooks come second, and the first engine's are gone."""
+    run = way("attached")
+    run.net.compile(backend="eager")
+    run.train(range(3))
+    run.engines[0].close()
+    optimizer = torch.optim.SGD(run.net.parameters(), lr=0.1)
+    engine = gnt.GnT(run.net.layers, optimizer, **EAGER).attach()
+    for t in range(3):
+        x, y = batch(t)
+        F.mse_loss(run.net(x), y).backward()
+        optimizer.step()
+    assert engine.updates == 3
+
+
+def test_rollouts_and_eval_leave_no_trace_in_compiled_nets():
+    mine, other = way("attached"), way("attached").train(range(8))
+    mine.net.compile(backend="eager")
+    for t in range(8):
+        with torch.no_grad():
+            mine.net(batch(100 + t)[0])
+        mine.net.eval()(batch(200 + t)[0])
+        mine.net.train()
+        mine.step(*batch(t))
+    assert_same(mine.state()["units"], other.state()["units"])
+
+
+def test_an_exported_net_leaves_nothing_to_wait():
+    run = way("attached").train(range(2))
+    before = run.state()
+    torch.export.export(run.net, (batch(0)[0],), strict=False)
+    assert not run.engines[0].waiting
+    assert_same(run.state(), before)
+
+
+def small(engines):
+    """A network of one class, compiled; with an engine or not."""
+    net = Blocks()
+    net.compile(backend="eager")
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    return net, optimizer, gnt.GnT(net.groups(), optimizer, **EAGER).attach() if engines else None
+
+
+def small_step(net, optimizer, t):
+    x, y = batch(t)
+    optimizer.zero_grad()
+    F.mse_loss(net(x), y).backward()
+    optimizer.step()
+
+
+def test_networks_of_one_class_share_what_is_compiled():
+    """One graph with hooks and one without, however many engines there are; each engine has its own features."""
+    runs = [small(engines=number % 3 != 0) for number in range(8)]
+    for t in range(3):
+        for number, (net, optimizer, engine) in enumerate(runs):
+            small_step(net, optimizer, t)
+            if engine is not None:
+                assert engine.updates == t + 1, number
+                assert not engine.waiting
+    each_its_own = torch.__version__.startswith("2.6.")  # which tells hooks apart by their identity
+    assert counters["stats"]["unique_graphs"] == (1 + 5 if each_its_own else 2)
+    assert not counters["graph_break"]
+
+
+def test_an_engine_leaves_alone_what_others_compiled():
+    compiled = torch.compile(lambda x: x.sin() + 1, backend="eager")
+    small(engines=True)
+    compiled(torch.ones(3))
+    small(engines=True)
+    with warmed_up():
+        compiled(torch.ones(3))
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+def test_a_network_goes_on_as_compiled_when_its_engine_is_built_and_closed():
+    net, optimizer, _ = small(engines=False)
+    small_step(net, optimizer, 0)
+    engine = gnt.GnT(net.groups(), optimizer, **EAGER).attach()
+    for t in range(3):
+        small_step(net, optimizer, t)
+    assert engine.updates == 3
+    engine.close()
+    with warmed_up():
+        small_step(net, optimizer, 3)
+    assert engine.updates == 3

@@ -1,0 +1,171 @@
+"""Readers of units that stand where nobody looks: in what a model returns, in shared memory, in empty examples."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import gnt
+from tests.units.tracing.traced import assert_whole, reasons, told
+
+
+class Net(nn.Module):
+    """fc1's units are the ones in question; fc2's are fine."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.fc1, self.fc2, self.fc3 = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+        self.own_forward = forward
+
+    def forward(self, x):
+        return self.own_forward(self, x)
+
+
+def _plain(net, x):
+    return net.fc3(F.relu(net.fc2(F.relu(net.fc1(x)))))
+
+
+@pytest.mark.parametrize(
+    "returned", [lambda net: net.fc1.weight, lambda net: net.fc1.weight.t(), lambda net: net.fc1.bias]
+)
+def test_a_weight_that_the_model_returns_is_read_by_who_gets_it(returned):
+    net, x = Net(lambda net, x: (_plain(net, x), returned(net))), torch.randn(3, 6)
+    groups = gnt.trace(net, x)
+    assert list(told(groups)) == ["fc2"]
+    assert "read by several operations (linear, output)" in reasons(groups)["fc1"]
+    assert_whole(net, groups, x)
+
+
+def _as_buffer(net):
+    net.register_buffer("other", net.fc1.weight.data)
+
+
+def _as_attribute(net):
+    net.other = net.fc1.weight.data
+
+
+def _in_part(net):
+    net.other = nn.Parameter(net.fc1.weight.data[2:])
+
+
+@pytest.mark.parametrize("share", [_as_buffer, _as_attribute, _in_part])
+def test_tensors_in_the_memory_of_a_weight_are_tied_to_it(share):
+    net, x = Net(lambda net, x: _plain(net, x) + net.other.sum()), torch.randn(3, 6)
+    share(net)
+    groups = gnt.trace(net, x)
+    assert list(told(groups)) == ["fc2"]
+    assert "shares its weight with 'other'" in reasons(groups)["fc1"]
+
+
+def test_weights_side_by_side_in_one_storage_are_not_tied():
+    net, x = Net(_plain), torch.randn(3, 6)
+    flat = torch.randn(72)
+    net.fc1.weight.data, net.fc2.weight.data = flat[:36].view(6, 6), flat[36:].view(6, 6)
+    assert list(told(gnt.trace(net, x))) == ["fc1", "fc2"]
+
+
+def test_an_empty_batch_shows_no_readers():
+    with pytest.raises(gnt.TraceError, match="leaves nothing of them for these example inputs"):
+        gnt.trace(Net(_plain), torch.randn(0, 6))
+
+
+def test_a_slice_of_no_units_hides_nobody():
+    def halved(net, x):
+        h = F.relu(net.fc1(x))
+        return net.fc3(F.relu(net.fc2(torch.cat([h, h[:, 6:]], -1))))
+
+    net = Net(halved)
+    assert list(told(gnt.trace(net, torch.randn(3, 6)))) == ["fc1", "fc2"]
+
+
+def test_a_layer_without_outputs_does_not_matter():
+    net = Net(lambda net, x: torch.cat([_plain(net, x), net.none(x)], -1))
+    with pytest.warns(UserWarning, match="zero-element"):
+        net.none = nn.Linear(6, 0)
+    assert list(told(gnt.trace(net, torch.randn(3, 6)))) == ["fc1", "fc2"]
+
+
+@pytest.mark.parametrize("relu", [F.relu, F.relu_])
+def test_layers_under_autocast_are_found(relu):
+    def mixed(net, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            h = relu(net.fc2(relu(net.fc1(x)))).to(torch.bfloat16)
+        return net.fc3(h.float())
+
+    net, x = Net(mixed), torch.randn(3, 6)
+    groups = gnt.trace(net, x)
+    assert list(told(groups)) == ["fc1", "fc2"]
+    assert_whole(net, groups, x)
+
+
+def test_consumers_without_gradients_are_refused():
+    def still(net, x):
+        with torch.no_grad():
+            h = F.relu(net.fc2(F.relu(net.fc1(x))))
+        return net.fc3(h)
+
+    assert list(told(gnt.trace(Net(still), torch.randn(3, 6)))) == ["fc2"]
+
+
+@dataclasses.dataclass
+class Returned:
+    score: Tensor
+    hidden: Tensor
+
+
+def test_outputs_of_any_type_are_opened():
+    def two(net, x):
+        h = F.relu(net.fc1(x))
+        return Returned(net.fc3(F.relu(net.fc2(h))), h)
+
+    groups = gnt.trace(Net(two), torch.randn(3, 6))
+    assert list(told(groups)) == ["fc2"]
+    assert "output" in reasons(groups)["fc1"]
+
+
+def test_an_index_in_the_code_is_followed():
+    def shuffled(net, x):
+        return net.fc3(F.relu(net.fc2(F.relu(net.fc1(x))[:, [5, 0, 4, 1, 3, 2]])))
+
+    net, x = Net(shuffled), torch.randn(3, 6)
+    groups = gnt.trace(net, x)
+    assert told(groups)["fc1"] == "6 relu: fc1 > fc2~"
+    assert_whole(net, groups, x)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_torchscript_is_refused():
+    with pytest.raises(gnt.TraceError, match=r"made by torch\.jit"):
+        gnt.trace(torch.jit.trace(nn.Sequential(nn.Linear(6, 6)), torch.randn(1, 6)), torch.randn(1, 6))
+
+
+class Remembers(nn.Module):
+    """Its next forward reads what this one kept: a reader that no single forward shows."""
+
+    def __init__(self, keep):
+        super().__init__()
+        self.fc1, self.fc2, self.head = nn.Linear(6, 5), nn.Linear(5, 4), nn.Linear(4, 3)
+        self.keep, self.last, self.seen = keep, None, {}
+
+    def forward(self, x):
+        h = torch.relu(self.fc1(x))
+        if self.keep == "attribute":
+            self.last = h
+        elif self.keep == "detached":
+            self.last = h.detach() * 2
+        elif self.keep == "container":
+            self.seen["h"] = h
+        return self.head(torch.relu(self.fc2(h)))
+
+
+@pytest.mark.parametrize("keep", ["attribute", "detached", "container"])
+def test_what_a_forward_keeps_in_an_attribute_leaves_the_model(keep):
+    net = Remembers(keep)
+    groups = gnt.trace(net, torch.randn(2, 6))
+    assert [group.name for group in groups] == ["fc2"]
+    reason = next(one.reason for one in groups.refused if one.name == "fc1")
+    assert reason == "output units: they are kept in an attribute of the model"
+    assert net.last is None
+    assert net.seen == {}

@@ -1,0 +1,163 @@
+"""Unit groups that do not fit their network are refused when an engine is built, and nothing is changed."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+
+import gnt
+from gnt.units._group import Slot, UnitGroup
+from tests.helpers.small_runs import mlp
+
+RELU = ("relu", None)
+
+
+def by_hand(net=None, incoming=None, outgoing=None, scales=(), **group):
+    """A group over a small network, right but for what is passed."""
+    net = mlp(4, 8, 2) if net is None else net
+    first = Slot(**{"name": "0", "module": net[0], "num_units": 8, **(incoming or {})})
+    last = Slot(**{"name": "2", "module": net[-1], "num_units": 8, "dim": 1, **(outgoing or {})})
+    given = {"name": "0", "num_units": 8, "incoming": (first,), "outgoing": (last,), "scales": scales}
+    return net, UnitGroup(**{**given, "activation": RELU, **group})
+
+
+WRONG_GROUP = {
+    "no units": ({"num_units": 0}, ValueError, "num_units of unit group '0' must be an integer >= 1, got 0"),
+    "units in words": ({"num_units": "8"}, TypeError, "num_units of unit group '0' must be .*, got '8'"),
+    "other number": ({"num_units": 7}, ValueError, "incoming slot '0' of unit group '0' must have .* 7, got 8"),
+    "nameless": ({"name": None}, TypeError, "name of a unit group must be a string, got None"),
+    "no producer": ({"_incoming": ()}, ValueError, "incoming of .* is empty"),
+    "no consumer": ({"_outgoing": ()}, ValueError, "outgoing of .* is empty"),
+    "modules for slots": ({"_incoming": (nn.Linear(4, 8),)}, TypeError, "must be a tuple of gnt.units.Slot, got"),
+    "no tuple of scales": ({"scales": 5}, TypeError, "scales of .* must be a tuple of gnt.units.Slot, got 5"),
+    "activation's name": ({"activation": "relu"}, TypeError, r"\('relu', None\).*, got 'relu'"),
+    "activation's slope": ({"activation": ("leaky_relu", "x")}, TypeError, "a name and a slope"),
+}
+WRONG_SLOT = {
+    "dim": ({"dim": 5}, ValueError, r"dim of .* must be [01] for a Linear with a weight of shape .*, got 5"),
+    "kind of dim": ({"dim": "x"}, TypeError, "dim of .* must be an integer >= 0, got 'x'"),
+    "block": ({"block": 2}, ValueError, r"position 16 \(offset 0 \+ 8 units x block 2\), beyond the 8 along dim"),
+    "no block": ({"block": 0}, ValueError, "block of .* must be an integer >= 1, got 0"),
+    "offset": ({"offset": 1}, ValueError, r"position 9 \(offset 1 .*beyond the 8 along dim"),
+    "offset before": ({"offset": -1}, ValueError, "offset of .* must be an integer >= 0, got -1"),
+    "groups": ({"groups": 2}, ValueError, "groups of .* must be 1 for this Linear, got 2"),
+    "tap": ({"tap": "x"}, TypeError, "tap of .* must be an integer, got 'x'"),
+    "list of positions": ({"positions": [[0]] * 8}, TypeError, r"int64 tensor on the CPU, of shape \(8, 1\), got \[\["),
+    "float positions": ({"positions": torch.zeros(8, 1)}, TypeError, "int64 tensor .*, got torch.float32 on cpu"),
+    "flat positions": ({"positions": torch.arange(8)}, ValueError, r"= \(8, 1\), got \(8,\)"),
+    "far positions": ({"positions": torch.arange(8)[:, None] + 5}, ValueError, r"lie in 5\.\.12, beyond the 8 along"),
+    "negative positions": ({"positions": torch.arange(8)[:, None] - 1}, ValueError, r"lie in -1\.\.6, beyond"),
+    "one position": ({"positions": torch.zeros(8, 1, dtype=torch.int64)}, ValueError, "belongs to two units"),
+    "both": ({"positions": torch.arange(8)[:, None], "offset": 2}, ValueError, "offset=2 .* would be ignored"),
+    "no module": ({"module": None}, TypeError, "must be a torch.nn.Module, got NoneType"),
+    "no weight": ({"module": nn.ReLU()}, ValueError, "its ReLU has no weight that is a plain parameter"),
+    "an embedding": ({"module": nn.Embedding(8, 8)}, ValueError, "Embedding is no layer with a weight matrix"),
+    "a norm": ({"module": nn.LayerNorm(8)}, ValueError, "LayerNorm is no layer with a weight matrix"),
+    "lazy": ({"module": nn.LazyLinear(8)}, ValueError, "LazyLinear is lazy"),
+    "activation": ({"activation": 5}, TypeError, "activation of .* must be None or a pair .*, got 5"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_GROUP)
+def test_a_group_of_wrong_parts_is_refused(case):
+    settings, error, told = WRONG_GROUP[case]
+    parts = {key.lstrip("_"): value for key, value in settings.items() if value is not None or key == "name"}
+    net, group = by_hand()
+    with pytest.raises(error, match=told):
+        gnt.GnT([dataclasses.replace(group, **parts)], torch.optim.SGD(net.parameters(), lr=0.1))
+
+
+@pytest.mark.parametrize("side", ["incoming", "outgoing"])
+@pytest.mark.parametrize("case", WRONG_SLOT)
+def test_a_slot_that_does_not_fit_its_module_is_refused(case, side):
+    settings, error, told = WRONG_SLOT[case]
+    _, group = by_hand(**{side: settings})
+    with pytest.raises(error, match=told):
+        gnt.GnT([group])
+
+
+def test_a_norm_that_is_too_narrow_is_refused():
+    _, group = by_hand(scales=(Slot("norm", nn.BatchNorm1d(5), 8),))
+    with pytest.raises(ValueError, match=r"scales slot 'norm' .* reaches to position 8"):
+        gnt.GnT([group])
+
+
+def test_a_square_layer_addressed_along_its_other_dimension_is_refused():
+    _, group = by_hand(mlp(4, 8, 8), outgoing={"dim": 0})
+    with pytest.raises(ValueError, match=r"dim of outgoing slot '2' .* must be 1 for a Linear"):
+        gnt.GnT([group])
+
+
+def test_groups_of_a_grouped_convolution_are_its_own():
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3, groups=2))
+    with pytest.raises(ValueError, match=r"groups of outgoing slot '2' .* must be 2 for this Conv2d, got 1"):
+        gnt.GnT([by_hand(net)[1]])
+    assert gnt.GnT([by_hand(net, outgoing={"groups": 2})[1]]).groups[0].num_units == 8
+
+
+def test_a_layer_that_reads_itself_is_refused():
+    layer = nn.Linear(8, 8)
+    with pytest.raises(ValueError, match="'0' is a producer and a consumer of unit group '0'"):
+        gnt.GnT([by_hand(incoming={"module": layer}, outgoing={"module": layer})[1]])
+
+
+def test_a_unit_belongs_to_one_group():
+    net = mlp(4, 8, 2)
+    groups = gnt.trace(net, torch.randn(1, 4))
+    for twice in (groups + groups, [*groups, *gnt.trace(net, torch.randn(1, 4))]):
+        with pytest.raises(ValueError, match=r"a row of '0' \(Linear\) belongs to two units of unit group '0'"):
+            gnt.GnT(twice)
+    parts = [
+        by_hand(net, {"num_units": 4, "offset": k}, {"num_units": 4}, num_units=4, name=f"part {k}") for k in (0, 4)
+    ]
+    with pytest.raises(ValueError, match=r"a column of '2' \(Linear\) .* 'part 0' and 'part 4'"):
+        gnt.GnT([group for _, group in parts])
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda layer: layer.weight.requires_grad_(False), "is frozen"),
+        (parametrizations.weight_norm, "parametrized"),
+        (
+            lambda layer: setattr(layer, "weight", nn.Parameter(torch.randn(6, 4))),
+            "reaches to position 8 .*beyond the 6",
+        ),
+    ],
+)
+def test_groups_of_a_network_that_was_changed_after_its_trace_are_refused(change, told):
+    net = mlp(4, 8, 2)
+    groups = gnt.trace(net, torch.randn(1, 4))
+    change(net[0])
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    before = copy.deepcopy(net.state_dict())
+    with pytest.raises(ValueError, match=told):
+        gnt.GnT(groups, optimizer)
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+
+
+def test_one_group_and_groups_among_layers_are_refused():
+    _, group = by_hand()
+    with pytest.raises(TypeError, match=r"a list of unit groups, got one: give \[group\] for group '0'"):
+        gnt.GnT(group)
+    with pytest.raises(TypeError, match="a list of layers or a list of unit groups, got both: also ReLU"):
+        gnt.GnT([group, nn.ReLU()])
+    with pytest.raises(TypeError, match=r"Groups must be of gnt.UnitGroup, got int"):
+        gnt.Groups([1, 2])
+
+
+def test_an_activation_that_no_group_knows_can_be_named_to_the_engine():
+    _, group = by_hand(activation=("erf", None))
+    with pytest.raises(ValueError, match="activation 'erf' has no known gain: pass activation=NAME"):
+        gnt.GnT([group])
+    engine = gnt.GnT([group], activation="tanh")
+    assert engine.groups[0].activation == ("tanh", None)
+    assert group.activation == ("erf", None), "the given group is not changed"
+    with pytest.raises(ValueError, match="unit groups have their own"):
+        gnt.GnT(engine.groups, activation="relu")

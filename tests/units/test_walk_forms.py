@@ -1,0 +1,52 @@
+"""One network given in every form: a Sequential, lists, functions, nested, and lists that leave something out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import gnt
+from tests.helpers.small_runs import IMAGES, assert_same, conv_net, replaced, run, train
+
+FORMS = ("Sequential", "ModuleList", "list", "tuple of functions", "nested", "without view", "without activation")
+
+
+class Form(nn.Module):
+    """The layers of `conv_net`, run by a forward of its own."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form, net = form, conv_net()
+        conv1, norm, relu, conv2, _, pool, flatten, fc1, tanh, fc2 = net
+        self.run = net
+        self.layers: Any = {
+            "Sequential": net,
+            "ModuleList": nn.ModuleList(net),
+            "list": list(net),
+            "tuple of functions": (conv1, norm, F.relu, conv2, torch.relu, lambda x: F.max_pool2d(x, 2),
+                                   lambda x: x.flatten(1), fc1, torch.tanh, fc2),
+            "nested": nn.Sequential(nn.Sequential(conv1, norm, relu), nn.Sequential(conv2, relu, pool),
+                                    nn.Sequential(flatten, nn.Sequential(fc1, tanh), fc2)),
+            "without view": nn.ModuleList([conv1, norm, relu, conv2, relu, pool, fc1, tanh, fc2]),
+            "without activation": nn.ModuleList([conv1, norm, conv2, pool, fc1, fc2]),
+        }[form]  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x)
+
+
+@pytest.mark.parametrize("opt", ["sgd", "adamgnt"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_network_in_every_form_is_the_same_network(form, opt):
+    # "lecun" needs no gain, so that the forms draw the same weights whichever activation they show
+    first, second = run(conv_net(), opt, init="lecun"), run(Form(form), opt, init="lecun")
+    assert [group.num_units for group in second[2].groups] == [5, 4, 6]
+    assert_same(*[train(*each, range(8), *IMAGES) for each in (first, second)])
+    assert min(replaced(first[2])) > 0
+    assert_same([p.detach() for p in second[0].run.parameters()], [p.detach() for p in first[0].parameters()])
+    names = [[group.name for group in gnt.GnT(x, init="lecun").groups] for x in (second[0], second[0].layers)]
+    assert names[0] == [f"layers.{name}" for name in names[1]]
