@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from gnt._utils import validation as checks
+from gnt._utils.validation import check_known_settings
 from gnt.optim import _cbp_arguments as cbp_arguments
 from gnt.optim._adam.dispatch import Places
 from gnt.optim._sgd_kernel import CompiledSGD
@@ -53,7 +53,7 @@ class _Continual(Optimizer):
         kind = type(self).__name__
         held = cbp_arguments.parameters(net, params, layers, kind)
         allowed = [n for n in inspect.signature(self._base).parameters if n not in ("params", "lr", *self._fixed)]
-        checks.unknown_settings(settings, kind, allowed, ENGINE_SETTINGS)
+        check_known_settings(settings, kind, allowed, ENGINE_SETTINGS)
         engine = {name: settings.pop(name) for name in ENGINE_SETTINGS if name in settings}
         if "compile" in engine and "compile" in inspect.signature(self._base).parameters:
             settings["compile"] = engine["compile"]  # one flag for both

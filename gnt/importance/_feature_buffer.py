@@ -9,32 +9,18 @@ so nothing there depends on how many features wait: no recompilation, no graph b
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gnt._utils.recording import recording_paused
+
 _MANY_FORWARDS = 1000
 
 Chain = Any  # None, or (the latest feature, the chain before it)
-
-
-_pauses = 0
-
-
-@contextlib.contextmanager
-def paused() -> Iterator[None]:
-    """Meanwhile no forward is recorded by anyone: it is one of our own, of a model that is looked at."""
-    global _pauses
-    _pauses += 1
-    try:
-        yield
-    finally:
-        _pauses -= 1
 
 
 def in_backward() -> bool:
@@ -68,7 +54,7 @@ class Waiting:
                 self._chain = (feature.detach(), self._chain)
                 self._proper = True
             return
-        if _pauses or (in_backward() and self._proper):
+        if recording_paused() or (in_backward() and self._proper):
             return
         self._proper = self._proper or not in_backward()
         self._chain = (_Forward(feature) if self.witnessed else feature.detach(), self._chain)

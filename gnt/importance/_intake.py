@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from gnt._utils import validation as checks
 from gnt.importance._feature_buffer import Waiting
 from gnt.importance._recorder import Batch, Reading, Recorder
+from gnt.importance._validation import check_feature_count, check_recorded
 from gnt.units._group import UnitGroup
 
 Features = Sequence[Tensor | Sequence[Tensor]]
@@ -48,11 +48,11 @@ class Intake:
         self.check_open()
         recorded = self._recorder.take() if self._recorder is not None else [[] for _ in self._taps]
         if features is not None:
-            checks.feature_count(features, self._taps)
+            check_feature_count(features, self._taps)
             several: list[Any] = list(features)
             recorded = [list(given) if isinstance(given, (list, tuple)) else [given] for given in several]
         if [_kind(seen) for seen in recorded] != self._checked:
-            checks.recorded(recorded, self._taps)
+            check_recorded(recorded, self._taps)
             kinds = [_kind(seen) for seen in recorded]
             self._checked = kinds if None not in kinds else []
         readings = [

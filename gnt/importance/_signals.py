@@ -27,8 +27,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gnt._utils import validation as checks
+from gnt._utils.validation import check_flags
 from gnt.importance._recorder import Batch
+from gnt.importance._validation import check_measured
 from gnt.units._group import UnitGroup
 
 ALL = frozenset({"magnitude", "deviation", "outgoing", "incoming"})
@@ -238,7 +239,7 @@ def register_utility(name: str, function: MeasureFunction, *, averaged: bool = T
         raise ValueError(f"name must be a non-empty string, got {name!r}")
     if name in _BUILT_IN:
         raise ValueError(f"name {name!r} is taken by a built-in measure; choose another")
-    checks.flags(averaged=averaged, corrected=corrected)
+    check_flags(averaged=averaged, corrected=corrected)
     if not callable(function):
         raise TypeError(f"function must be callable, got {type(function).__name__}")
     MEASURES[name] = Measure(function, averaged, corrected=corrected)
@@ -259,7 +260,7 @@ def find(name: str) -> Measure:
 def assess(measure: Measure, name: str, signals: Signals) -> tuple[Tensor, Tensor]:
     """Test one group: mean feature at each tap (taps, num_units) and worth (num_units,) of each unit."""
     worth = measure.function(signals)
-    checks.worth(worth, signals.group, name)
+    check_measured(worth, signals.group, name)
     return signals.mean, worth
 
 

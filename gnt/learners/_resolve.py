@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gnt._utils import validation as checks
+from gnt._utils.validation import check_known_settings
 from gnt.optim import AdamGnT
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -82,5 +82,5 @@ def find_optimizer(
     allowed = [
         name for name in inspect.signature(made_by).parameters if name not in ("params", "lr", "decoupled_weight_decay")
     ]
-    checks.unknown_settings(options, opt, allowed, engine_settings)
+    check_known_settings(options, opt, allowed, engine_settings)
     return makers[opt](net.parameters(), lr=step_size, **options)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gnt._utils import validation as checks
+from gnt._utils.validation import check_flags
 from gnt.importance._intake import Prepared
 from gnt.learners._compile import Graphs, Watch, not_finite
 from gnt.learners._resolve import OPTIMIZERS, UNIT_OPTIMIZERS, Loss, find_loss, find_optimizer
@@ -73,7 +73,7 @@ class Backprop:
         compile: bool = False,
         **options: Any,
     ) -> None:
-        checks.flags(compile=compile)
+        check_flags(compile=compile)
         if not isinstance(net, nn.Module):
             raise TypeError(f"net must be a torch.nn.Module, got {type(net).__name__}")
         self.net = net

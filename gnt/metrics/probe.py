@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gnt._utils.dynamo import not_compiled
-from gnt._utils.validation import flags, positive
+from gnt._utils.validation import check_flags, check_positive
 from gnt.distributed import _dtensor as shards
 from gnt.learners._resolve import Loss
 from gnt.metrics import _validation as checks
@@ -95,8 +95,8 @@ class Probe:
         update: bool = False,
         prefix: str = "",
     ) -> None:
-        positive(every=every)
-        flags(ranks=ranks, gradient=gradient, update=update)
+        check_positive(every=every)
+        check_flags(ranks=ranks, gradient=gradient, update=update)
         self._tau = checks.number("tau", tau, above=0.0, least=True)
         if not isinstance(prefix, str):
             raise TypeError(f"prefix must be a string, got {prefix!r}")

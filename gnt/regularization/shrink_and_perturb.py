@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from gnt._utils import validation as checks
+from gnt._utils.validation import check_positive
 from gnt.learners.ensemble.stacked_net import StackedNet
 from gnt.regularization._init_distribution import KNOWN, Fresh, initial
 from gnt.regularization._parameters import STATE_VERSION, ModuleOrParameters, check_saved, chosen, number, wide
@@ -74,7 +74,7 @@ class ShrinkAndPerturb:
         if distribution not in ("init", "normal"):
             raise ValueError(f"distribution must be 'init' or 'normal', got {distribution!r}")
         if every != 0 or isinstance(every, bool):
-            checks.positive(every=every)
+            check_positive(every=every)
         self.distribution, self.every = distribution, int(every)
         self.names, self.parameters = chosen(params, "ShrinkAndPerturb")
         self._fresh = self._distributions(params)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from gnt._utils import validation as checks
+from gnt._utils.validation import check_known_settings
 from gnt.replacement.engine import ENGINE_SETTINGS, GnT
 from gnt.units._group import UnitGroup
 from gnt.units._walk import Layers
@@ -77,7 +77,7 @@ def algorithm_1(
     if fixed:
         raise TypeError(f"{', '.join(fixed)} cannot be chosen here, Algorithm 1 fixes it; gnt.GnT takes any")
     allowed = [name for name in (*ENGINE_SETTINGS, "record") if name not in ALGORITHM_1]
-    checks.unknown_settings(settings, "algorithm_1", allowed)
+    check_known_settings(settings, "algorithm_1", allowed)
     return GnT(
         layers,
         optimizer,

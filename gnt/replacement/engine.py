@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gnt._utils import validation as checks
 from gnt._utils.dynamo import not_compiled
+from gnt._utils.validation import check_flags, check_positive
 from gnt.importance._evaluate.evaluator import Tester
 from gnt.importance._evaluate.repeat import Again
 from gnt.importance._intake import Features, Intake, Prepared
@@ -25,6 +25,13 @@ from gnt.replacement import _checkpoint as saving
 from gnt.replacement._dry_run import DryRun, dry_run
 from gnt.replacement._optimizer_hooks import Attachment
 from gnt.replacement._step import Cycle
+from gnt.replacement._validation import (
+    check_accumulate,
+    check_process_group,
+    check_settings,
+    checked_incoming,
+    checked_units,
+)
 from gnt.replacement.optimizer_state import StateReset
 from gnt.replacement.report import Report
 from gnt.units._group import UnitGroup
@@ -104,10 +111,10 @@ class GnT(Cycle):
         process_group: Any = None,
         compile: bool = False,
     ) -> None:
-        checks.settings(replacement_rate, maturity_threshold, decay_rate, generator)
-        checks.accumulate(accumulate)
-        checks.flags(bias_transfer=bias_transfer, record=record, compile=compile)
-        checks.process_group(process_group)
+        check_settings(replacement_rate, maturity_threshold, decay_rate, generator)
+        check_accumulate(accumulate)
+        check_flags(bias_transfer=bias_transfer, record=record, compile=compile)
+        check_process_group(process_group)
         groups = own_groups(layers, activation)
         optimizer_state = StateReset(optimizer, groups) if optimizer is not None else None
         super().__init__(
@@ -253,8 +260,8 @@ class GnT(Cycle):
         self._intake.check_open()
         selected = isinstance(units, Sequence) and len(units) == len(self._selected)
         selected = selected and all(a is b for a, b in zip(units, self._selected, strict=True))
-        chosen = list(units) if selected else checks.units(units, self.groups)
-        fresh = checks.incoming(incoming, chosen, self.groups)
+        chosen = list(units) if selected else checked_units(units, self.groups)
+        fresh = checked_incoming(incoming, chosen, self.groups)
         self._replace(chosen, fresh, selected=selected)
 
     def report(self) -> Report:
@@ -283,7 +290,7 @@ class GnT(Cycle):
           first to go none is eligible
           each takes  4 of 0.weight, 1 of 0.bias, 1 of 2.weight, 1 of 2.bias
         """
-        checks.positive(most=most)
+        check_positive(most=most)
         return dry_run(self.groups, self.updates, self.replacement_rate, most, transfer=self.bias_transfer)
 
     def state_dict(self) -> dict[str, Any]:

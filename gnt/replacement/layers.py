@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from gnt._utils import validation as checks
 from gnt._utils.dynamo import not_compiled
+from gnt._utils.validation import check_known_settings
 from gnt.importance._backward_watch import Backwards, skipped
 from gnt.importance._feature_buffer import Waiting, in_backward
 from gnt.importance._intake import Prepared
 from gnt.importance._signals import Signals, undrawn_on_error
+from gnt.importance._validation import check_feature
 from gnt.replacement.engine import ENGINE_SETTINGS, GnT
 from gnt.units._group import CONV_LAYERS, UnitGroup
 from gnt.units._walk import walk
@@ -55,7 +56,7 @@ class CBPLayer(nn.Module):
             if not isinstance(layer, allowed):
                 kinds = ", ".join(kind.__name__ for kind in allowed)
                 raise TypeError(f"{role} of {type(self).__name__} must be one of {kinds}, got {type(layer).__name__}")
-        checks.unknown_settings(settings, type(self).__name__, _SETTINGS)
+        check_known_settings(settings, type(self).__name__, _SETTINGS)
         between = [norms] if isinstance(norms, nn.Module) else list(norms)
         groups = walk([in_layer, *between, out_layer], activation=activation)
         if len(groups) != 1:
@@ -87,7 +88,7 @@ class CBPLayer(nn.Module):
         if self.training and torch.is_grad_enabled():
             self.engine._follow()
             feature = self._as_read(x.detach())
-            checks.feature(feature, self.group, self.group.outgoing[0])
+            check_feature(feature, self.group, self.group.outgoing[0])
             self._waiting.add(feature)
         return x
 

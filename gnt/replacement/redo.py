@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gnt._utils import validation as checks
+from gnt._utils.validation import check_positive
 from gnt.importance._intake import Features
 from gnt.importance._signals import Signals
 from gnt.regularization._parameters import STATE_VERSION, check_saved, number
@@ -105,7 +105,7 @@ class ReDo:
         process_group: Any = None,
     ) -> None:
         self.tau = number("tau", tau)
-        checks.positive(period=period)
+        check_positive(period=period)
         self.period = int(period)
         self._engine = GnT(
             layers,

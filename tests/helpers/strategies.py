@@ -13,7 +13,8 @@ To check a change of your own, write what must hold and let it be tried:
         for group, chosen in zip(life.engine.groups, units, strict=True):
             assert not group.state.age[chosen].any()
 
-`lives` gives a network that learns random data beside an engine (`tests.helpers.training.Life`); `networks` and `engine_settings`
+`lives` gives a network that learns random data beside an engine (`tests.helpers.training.Life`); `networks` and
+`engine_settings`
 give its parts, and their arguments leave out what a property does not hold for. Everything is small: a few units, a
 few pixels. `pytest --hypothesis-profile=thorough` tries many more.
 """

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import gnt
-from gnt.importance._feature_buffer import paused
+from gnt._utils.recording import pause_recording
 from gnt.units._passthrough import WalkError
 from gnt.units._tracing.isolation import untouched
 from gnt.units._unwrap import unwrap
@@ -304,7 +304,7 @@ def test_no_engine_records_what_trace_runs():
     engine = gnt.GnT(gnt.trace(net, X), optimizer)
     assert _names(gnt.trace(net, X)) == ALL
     assert not engine.waiting
-    with paused():
+    with pause_recording():
         net(X)
     assert not engine.waiting
     net(X)

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gnt._utils import validation as checks
 from gnt.distributed._process_group import Ranks
 from gnt.importance._running import Averages
 from gnt.importance._signals import Signals
+from gnt.importance._validation import check_measured
 from gnt.learners._compile.decompositions import column_means
 from gnt.units._group import Slot
 
@@ -141,7 +141,7 @@ class Watch:
             signals = TracedSignals(group, batch, engine.generator, engine._measure.reads)
             mean = signals.mean
             worth = drawn[number] if drawn else engine._measure.function(signals)
-            checks.worth(worth, signals.group, engine.utility)
+            check_measured(worth, signals.group, engine.utility)
             worth = worth.to(mean.dtype)
             tested.append((mean, worth, torch.isfinite(mean + worth).all()))
         finite = torch.stack([each for *_, each in tested])

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gnt._utils import validation as checks
+from gnt._utils.validation import check_flags
 from gnt.importance._signals import find
 from gnt.replacement import reinitialization as reinit
+from gnt.replacement._validation import check_accumulate, check_settings
 
 
 def settings(
@@ -23,9 +24,9 @@ def settings(
     **flags: Any,
 ) -> None:
     """Refuse settings out of range; also where no engine is built that would."""
-    checks.settings(replacement_rate, maturity_threshold, decay_rate, None)
-    checks.accumulate(accumulate)
-    checks.flags(**flags)
+    check_settings(replacement_rate, maturity_threshold, decay_rate, None)
+    check_accumulate(accumulate)
+    check_flags(**flags)
     find(utility)
     if init not in reinit.INITS:
         raise ValueError(f"init must be one of {', '.join(reinit.INITS)}, got {init!r}")

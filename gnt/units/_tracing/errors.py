@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from gnt.importance._feature_buffer import paused
+from gnt._utils.recording import pause_recording
 from gnt.units._passthrough import WalkError
 
 BY_HAND = (
@@ -84,7 +84,7 @@ def _try(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Ex
         model, args, kwargs = copy.deepcopy((model, tuple(args), dict(kwargs)))
     except Exception:
         return None
-    with torch.no_grad(), paused(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), pause_recording(), torch.random.fork_rng(devices=[]):
         try:
             model.eval()(*args, **kwargs)
         except Exception as error:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.distributions import Distribution
 
-from gnt.importance._feature_buffer import paused
+from gnt._utils.recording import pause_recording
 
 _CONTAINERS = (list, dict, set, OrderedDict)
 
@@ -24,7 +24,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
     CPU are. No engine records features meanwhile, and distributions do not ask whether their parameters are in range.
     """
     saved = [(module, _contents(vars(module))) for module in model.modules()]
-    with torch.random.fork_rng(devices=[]), paused(), _unvalidated():
+    with torch.random.fork_rng(devices=[]), pause_recording(), _unvalidated():
         try:
             yield
         finally:

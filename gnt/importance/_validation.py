@@ -1,0 +1,80 @@
+"""Checks of features and of what a measure returns; each raises before anything is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gnt.units._group import CONV_LAYERS, Slot, UnitGroup
+
+Taps = Sequence[tuple[UnitGroup, Slot]]
+
+
+def check_feature_count(features: Any, taps: Taps) -> None:
+    """Refuse features that are not one for each group (one for each tap, where a group has several)."""
+    if isinstance(features, Tensor) or not isinstance(features, Sequence):
+        raise TypeError(
+            f"features must be a sequence of {len(taps)} tensors, one for each group, got {type(features).__name__}"
+        )
+    if len(features) != len(taps):
+        names = ", ".join(repr(group.name) for group, _ in taps)
+        raise ValueError(
+            f"features must hold one tensor for each of the {len(taps)} groups ({names}), got {len(features)}"
+        )
+
+
+def check_recorded(features: Sequence[Sequence[Any]], taps: Taps) -> None:
+    """Refuse an update of which some group has seen nothing, and features that its consumer would not read."""
+    missing = dict.fromkeys(group.name for (group, _), seen in zip(taps, features, strict=True) if not seen)
+    if missing:
+        raise RuntimeError(
+            f"no features of group {', '.join(map(repr, missing))} since the last update: run the network forward in "
+            "training mode with grad enabled before the step, or give the features"
+        )
+    for (group, slot), seen in zip(taps, features, strict=True):
+        for value in seen:
+            check_feature(value, group, slot)
+
+
+def check_feature(value: Any, group: UnitGroup, slot: Slot) -> None:
+    """Refuse a feature that is not what the consumer at ``slot`` reads."""
+    name, weight, width = group.name, slot.weight, slot.width
+    if not isinstance(value, Tensor):
+        raise TypeError(f"features of group {name!r} must be a tensor, got {type(value).__name__}")
+    if isinstance(slot.module, CONV_LAYERS):
+        spatial = weight.ndim - 2
+        fits = value.ndim in (spatial + 1, spatial + 2) and value.shape[-spatial - 1] == width
+        wanted = f"(batch, {width}{', size' * spatial})"
+    else:
+        # a linear layer would read the last dimension, which holds units only once a convolution's output is flat
+        flat = isinstance(group.producer, CONV_LAYERS) and slot.block > 1
+        fits = value.ndim >= 1 and value.shape[-1] == width and not (flat and value.ndim > 2)
+        wanted = f"(batch, {width})" if flat else f"(..., {width})"
+    if not fits:
+        raise ValueError(
+            f"features of group {name!r} must be what its consumer {slot.name!r} reads, of shape {wanted}, got "
+            f"{tuple(value.shape)}"
+        )
+    if (
+        not value.is_floating_point()
+        or torch.promote_types(value.dtype, group.state.utility.dtype) != group.state.utility.dtype
+    ):
+        raise ValueError(
+            f"features of group {name!r} must be floating point and no wider than {group.state.utility.dtype}, got "
+            f"{value.dtype}"
+        )
+    if value.device != weight.device:
+        raise ValueError(f"features of group {name!r} must be on {weight.device}, got {value.device}")
+
+
+def check_measured(value: Any, group: UnitGroup, utility: str) -> None:
+    """Refuse a measure that does not return one number a unit."""
+    if not isinstance(value, Tensor) or value.shape != (group.num_units,):
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(
+            f"utility {utility!r} must return a tensor of shape ({group.num_units},) for group {group.name!r}, got "
+            f"{got}"
+        )
