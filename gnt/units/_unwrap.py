@@ -11,7 +11,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
     >>> import torch, gnt
     >>> net = torch.nn.Linear(2, 2)
-    >>> gnt.wrappers.unwrap(torch.compile(net, backend="eager")) is net
+    >>> gnt.units.unwrap(torch.compile(net, backend="eager")) is net
     True
     """
     while not isinstance(model, torch.jit.ScriptModule):  # whose children are in no dict

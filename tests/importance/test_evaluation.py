@@ -89,7 +89,7 @@ def test_sizes_beyond_a_chunk_and_a_thread(widths, samples, utility, compile) ->
 @pytest.mark.parametrize("compile", [False, True])
 @pytest.mark.parametrize(("utility", "part"), [("contribution", 100), ("adaptable_contribution", 1000)])
 def test_a_large_weight_is_taken_in_parts(monkeypatch, utility, part, compile) -> None:
-    monkeypatch.setattr("gnt.by_torch._PART", part)
+    monkeypatch.setattr("gnt.importance._evaluate.eager._PART", part)
     engine = lived(mlp(3, 60, 70, 2), (3,), utility, compile, 4)
     recorded = engine._intake._recorder.take()
     assert_close(found(engine, recorded, side_by_side=True), one_by_one(engine, recorded))
@@ -202,9 +202,9 @@ def test_without_a_compiler_it_is_told_what_to_do(monkeypatch) -> None:
         raise OSError("no g++ here")
 
     monkeypatch.setattr(CppPythonBindingsCodeCache, "load_pybinding", broken)
-    gnt.kernels.load.cache_clear()
+    gnt._kernels.load.cache_clear()
     try:
         with pytest.raises(RuntimeError, match=r"C\+\+ compiler|compile=False"):
             gnt.GnT(mlp(5, 6, 3), compile=True)
     finally:
-        gnt.kernels.load.cache_clear()
+        gnt._kernels.load.cache_clear()

@@ -98,6 +98,6 @@ def test_an_engine_that_touches_other_parameters_is_caught(subject, monkeypatch)
 
 
 def test_an_engine_that_moves_wrong_means_is_caught(subject, monkeypatch):
-    monkeypatch.setattr(gnt.reinit, "transfer_mean", lambda *_: None)
+    monkeypatch.setattr(gnt.replacement.reinitialization, "transfer_mean", lambda *_: None)
     with pytest.raises(AssertionError, match="the output moved by"):
         prove_replacement(subject, [group_of(subject.model)])
