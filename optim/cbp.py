@@ -76,7 +76,7 @@ class _Continual(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if "gnt" in state:  # a copy, not load_state_dict
-            self.gnt._reattach()
+            self.gnt.reattach()
 
 
 class CBPSGD(_Continual, torch.optim.SGD):
@@ -127,7 +127,7 @@ class CBPSGD(_Continual, torch.optim.SGD):
         if closure is None and self.gnt.compile and not torch.compiler.is_compiling():
             if self._compiled is None:
                 self._compiled = CompiledSGD()
-            if self._compiled.step(self.param_groups, self.gnt._tester.weights):
+            if self._compiled.step(self.param_groups, self.gnt.weight_means):
                 return None
         loss: float | None = _sgd_step(self, closure)
         return loss
@@ -140,7 +140,7 @@ class _ContinualAdam(_Continual, AdamGnT):
     _base = AdamGnT
 
     def _weight_places(self) -> Places:
-        return self.gnt._tester.weights if self.compile else super()._weight_places()
+        return self.gnt.weight_means if self.compile else super()._weight_places()
 
 
 class CBPAdam(_ContinualAdam):

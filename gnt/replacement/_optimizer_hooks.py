@@ -64,7 +64,7 @@ class Attachment:
         optimizer = self._engine.optimizer
         assert optimizer is not None
         self._handles.append(optimizer.register_step_pre_hook(refuse))
-        self._engine._intake.stop_recording()
+        self._engine.feature_buffer.stop_recording()
         _attachments.discard(self)
 
     @not_compiled
@@ -72,7 +72,7 @@ class Attachment:
         if skipped(optimizer):
             self._engine.discard()
             return
-        self._engine._intake.forget_given_up()
+        self._engine.feature_buffer.forget_given_up()
         if self._engine.waiting:
             self._engine.step()
 

@@ -137,7 +137,7 @@ class ReDo:
             RuntimeError: a check is due and nothing was recorded; or this was closed.
             FloatingPointError: features of a group are not finite. Nothing is changed.
         """
-        self._engine._intake.check_open()
+        self._engine.feature_buffer.check_open()
         if (self.steps + 1) % self.period:
             self._engine.discard()
             self.replaced = self._nobody()
@@ -154,8 +154,8 @@ class ReDo:
 
     def _dormant(self, features: Features | None) -> list[Tensor] | None:
         """Who is dormant in each group; None where there are no samples."""
-        batches = self._engine._prepare(features)
-        signals, ranks = self._engine._signals(batches), self._engine._join()
+        batches = self._engine.take_features(features)
+        signals, ranks = self._engine.signals(batches), self._engine.join_processes()
         if batches.empty if ranks is None else not ranks.share(signals):
             return None
         return [_dormant_in(each, self.tau) for each in signals]

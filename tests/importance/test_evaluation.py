@@ -28,19 +28,19 @@ TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}  # a deviation is a diff
 def one_by_one(engine: gnt.GnT, features: Any) -> list[tuple[Tensor, Tensor]]:
     """Mean features and worths of each group."""
     with torch.no_grad():
-        signals = engine._signals(engine._prepare(features))
-        return [assess(engine._measure, engine.utility, each) for each in signals]
+        signals = engine.signals(engine.take_features(features))
+        return [assess(engine.measure, engine.utility, each) for each in signals]
 
 
 def found(engine: gnt.GnT, features: Any, *, side_by_side: bool) -> list[tuple[Tensor, Tensor]]:
     """The same, as an update finds them."""
     with torch.no_grad():
-        signals = engine._signals(engine._prepare(features))
-        (cohort,) = engine._tester.cohorts
+        signals = engine.signals(engine.take_features(features))
+        (cohort,) = engine.evaluator.cohorts
         if side_by_side:
             assert len(cohort.side_by_side(signals)) == len(engine.groups)
         else:
-            engine._assess(signals)
+            engine.evaluate(signals)
         return list(zip(cohort.flat.means, cohort.flat.worths, strict=True))
 
 
@@ -72,7 +72,7 @@ def lived(net: nn.Module, shape: tuple[int, ...], utility: str, compile: bool, s
 )
 def test_side_by_side_is_one_by_one(network: Network, utility: str, compile: bool, samples: int) -> None:
     engine = lived(network.net, network.shape, utility, compile, samples)
-    recorded = [[f.contiguous() for f in tap.take()] for tap in engine._intake._recorder._taps]
+    recorded = [[f.contiguous() for f in tap.take()] for tap in engine.feature_buffer._recorder._taps]
     assert_close(found(engine, recorded, side_by_side=True), one_by_one(engine, recorded))
 
 
@@ -82,7 +82,7 @@ def test_side_by_side_is_one_by_one(network: Network, utility: str, compile: boo
 @pytest.mark.parametrize("widths", [(3, 700, 1100, 2), (2, 1, 1, 1), (5, 513, 512, 9)])
 def test_sizes_beyond_a_chunk_and_a_thread(widths, samples, utility, compile) -> None:
     engine = lived(mlp(*widths), (widths[0],), utility, compile, samples)
-    recorded = engine._intake._recorder.take()
+    recorded = engine.feature_buffer._recorder.take()
     assert_close(found(engine, recorded, side_by_side=True), one_by_one(engine, recorded))
 
 
@@ -91,14 +91,14 @@ def test_sizes_beyond_a_chunk_and_a_thread(widths, samples, utility, compile) ->
 def test_a_large_weight_is_taken_in_parts(monkeypatch, utility, part, compile) -> None:
     monkeypatch.setattr("gnt.importance._evaluate.eager._PART", part)
     engine = lived(mlp(3, 60, 70, 2), (3,), utility, compile, 4)
-    recorded = engine._intake._recorder.take()
+    recorded = engine.feature_buffer._recorder.take()
     assert_close(found(engine, recorded, side_by_side=True), one_by_one(engine, recorded))
 
 
 @pytest.mark.parametrize("compile", [False, True])
 def test_features_with_a_time_dimension(compile) -> None:
     engine = lived(mlp(4, 6, 5, 2), (3, 7, 4), "zero_contribution", compile, 2)
-    recorded = engine._intake._recorder.take()
+    recorded = engine.feature_buffer._recorder.take()
     assert_close(found(engine, recorded, side_by_side=True), one_by_one(engine, recorded))
 
 
@@ -107,7 +107,7 @@ def test_features_with_a_time_dimension(compile) -> None:
 def test_what_the_kernels_cannot_read_comes_out_the_same(odd, compile) -> None:
     net = mlp(4, 6, 5, 2)
     engine = lived(net, (4,), "adaptable_contribution", compile, 3)
-    recorded = engine._intake._recorder.take()
+    recorded = engine.feature_buffer._recorder.take()
     if odd == "transposed feature":
         recorded = [[feature.t().contiguous().t()] for (feature,) in recorded]
     elif odd == "transposed weight":
@@ -128,7 +128,7 @@ def test_groups_that_are_not_simple_stand_beside_those_that_are(utility, compile
         for net in nets:
             net(x)
         state = engine.generator.get_state()
-        recorded = engine._intake._recorder.take()
+        recorded = engine.feature_buffer._recorder.take()
         together = [(a.clone(), b.clone()) for a, b in found(engine, recorded, side_by_side=False)]
         engine.generator.set_state(state)
         assert_close(together, one_by_one(engine, recorded))

@@ -51,7 +51,7 @@ def test_the_means_are_those_of_the_weights(kind: type, options: dict[str, Any],
     compared = 0
     for t in range(30):
         run(optimizer, net, range(t, t + 1))
-        places = optimizer.gnt._tester.weights
+        places = optimizer.gnt.weight_means
         assert len(places) == {"contribution": 3, "adaptation": 3, "adaptable_contribution": 4}[utility]
         for weight in (module.weight for module in net if isinstance(module, nn.Linear)):
             place = places.get(id(weight))
