@@ -43,7 +43,7 @@ class Cycle:
         bias_transfer: bool,
         generator: torch.Generator | None,
         process_group: Any,
-        compile: bool,
+        kernels: bool,
     ) -> None:
         self._measure = find(utility)
         self.replacement_rate = float(replacement_rate)
@@ -66,8 +66,8 @@ class Cycle:
                 corrected=self._measure.corrected,
                 exceeding=accumulate == "one",
             )
-        self.compile = compile
-        self._tester = Tester(groups, self._measure, utility, compile=compile)
+        self.kernels = kernels
+        self._tester = Tester(groups, self._measure, utility, kernels=kernels)
         self.generator = generator if generator is not None else own_generator(groups[0].incoming[0].weight.device)
         # counts are drawn on the host, so that no draw asks the device
         on_host = self.generator.device.type == "cpu"
