@@ -48,14 +48,14 @@ class Entrant:
     missing: Callable[[], str | None] = lambda: None
 
 
-def compile_flag(owner: Any) -> Callable[[], str | None]:
-    """A check of whether ``owner`` takes compile=True: by itself, or as a setting of its optimizer or its engine."""
+def takes(flag: str, owner: Any) -> Callable[[], str | None]:
+    """A check of whether ``owner`` takes the flag: by itself, or as a setting of its optimizer or its engine."""
 
     def missing() -> str | None:
         names = set(inspect.signature(owner).parameters)
         if hasattr(owner, "_base"):
             names |= {*inspect.signature(owner._base).parameters, *ENGINE_SETTINGS}
-        return None if "compile" in names else "this gnt has no compile=True for it"
+        return None if flag in names else f"this gnt has no {flag}=True for it"
 
     return missing
 
@@ -97,14 +97,14 @@ LEARN_SGD = "ContinualBackprop.learn, SGD, one after another"
 ENTRANTS = (
     Entrant(SGD, lambda w: loop(w, _sgd), brief=True),
     Entrant("SGD + GnT", _gnt(), ((SGD, "sgd"),)),
-    Entrant("SGD + GnT, compiled", _gnt(compile=True), ((SGD, "sgd"),), missing=compile_flag(gnt.GnT)),
+    Entrant("SGD + GnT, compiled", _gnt(kernels=True), ((SGD, "sgd"),), missing=takes("kernels", gnt.GnT)),
     Entrant("CBPSGD", _cbp(CBPSGD), ((SGD, "sgd"),), brief=True),
     Entrant(
         "CBPSGD, compiled",
-        _cbp(CBPSGD, compile=True),
+        _cbp(CBPSGD, kernels=True),
         ((SGD, "sgd"),),
         brief=True,
-        missing=compile_flag(CBPSGD),
+        missing=takes("kernels", CBPSGD),
     ),
     Entrant(f"{rival.PACKAGE}, SGD", lambda w: rival.runner(w, _sgd), ((SGD, None),), missing=_no_rival),
     Entrant(ADAM, lambda w: loop(w, _adam)),
@@ -112,10 +112,10 @@ ENTRANTS = (
     Entrant("CBPAdam, fused", _cbp(CBPAdam, fused=True), ((FUSED, "adam"),), brief=True),
     Entrant(
         "CBPAdam, fused, compiled",
-        _cbp(CBPAdam, fused=True, compile=True),
+        _cbp(CBPAdam, fused=True, kernels=True),
         ((FUSED, "adam"),),
         brief=True,
-        missing=compile_flag(CBPAdam),
+        missing=takes("kernels", CBPAdam),
     ),
     Entrant(
         f"{rival.PACKAGE}, Adam, fused",
@@ -131,14 +131,14 @@ ENTRANTS = (
         lambda w: learner(w, gnt.Backprop, "sgd", compile=True),
         ((SGD, None),),
         graph=True,
-        missing=compile_flag(gnt.Backprop),
+        missing=takes("compile", gnt.Backprop),
     ),
     Entrant(
         "ContinualBackprop.learn, compiled",
         lambda w: learner(w, gnt.ContinualBackprop, "sgd", compile=True),
         ((SGD, "graph"), (GRAPH, None), ("Backprop.learn, compiled", "sgd")),
         graph=True,
-        missing=compile_flag(gnt.ContinualBackprop),
+        missing=takes("compile", gnt.ContinualBackprop),
     ),
     # the optimizer's step alone
     Entrant(ADAM, _alone(_adam), kind=STEP),
@@ -147,17 +147,17 @@ ENTRANTS = (
     Entrant("AdamGnT, after resets", _alone(_adam_gnt, resets=True), ((ADAM, "reset"), (FUSED, None)), kind=STEP),
     Entrant(
         "AdamGnT, never reset, compiled",
-        _alone(_adam_gnt, compile=True),
+        _alone(_adam_gnt, kernels=True),
         ((FUSED, "never reset"),),
         kind=STEP,
-        missing=compile_flag(AdamGnT),
+        missing=takes("kernels", AdamGnT),
     ),
     Entrant(
         "AdamGnT, after resets, compiled",
-        _alone(_adam_gnt, resets=True, compile=True),
+        _alone(_adam_gnt, resets=True, kernels=True),
         ((FUSED, "reset, compiled"),),
         kind=STEP,
-        missing=compile_flag(AdamGnT),
+        missing=takes("kernels", AdamGnT),
     ),
     # many networks
     Entrant(LEARN_SGD, lambda w: learner(w, gnt.ContinualBackprop, "sgd"), kind=MANY),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import gnt
-from benchmarks.speed.entrants import compile_flag
+from benchmarks.speed.entrants import takes
 from benchmarks.speed.runners import STEP_SIZE, Runner, loop
 from benchmarks.speed.workloads import WORKLOADS, Workload
 from gnt.optim import AdamGnT
@@ -49,7 +49,7 @@ def _of_network(workload: Workload) -> list[dict[str, Any]]:
 def _ways(owner: Any) -> list[tuple[str, dict[str, Any]]]:
     """Eager, and compiled where that can be: the ends of names, and options."""
     ways: list[tuple[str, dict[str, Any]]] = [("", {})]
-    return ways if compile_flag(owner)() else [*ways, (", compiled", {"compile": True})]
+    return ways if takes("kernels", owner)() else [*ways, (", compiled", {"kernels": True})]
 
 
 def _optimizer(kind: Any, net: nn.Module, **options: Any) -> Any:

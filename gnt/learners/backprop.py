@@ -242,7 +242,7 @@ class ContinualBackprop(Backprop):
     """
 
     _optimizers = UNIT_OPTIMIZERS
-    _engine_settings = ENGINE_SETTINGS
+    _engine_settings = tuple(name for name in ENGINE_SETTINGS if name != "kernels")
 
     def __init__(
         self,

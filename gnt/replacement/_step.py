@@ -44,7 +44,7 @@ class EngineCore:
         bias_transfer: bool,
         generator: torch.Generator | None,
         process_group: Any,
-        compile: bool,
+        kernels: bool,
     ) -> None:
         self.measure = find(utility)
         self.replacement_rate = float(replacement_rate)
@@ -67,8 +67,8 @@ class EngineCore:
                 corrected=self.measure.corrected,
                 exceeding=accumulate == "one",
             )
-        self.compile = compile
-        self.evaluator = Tester(groups, self.measure, utility, compile=compile)
+        self.kernels = kernels
+        self.evaluator = Tester(groups, self.measure, utility, kernels=kernels)
         self.generator = generator if generator is not None else own_generator(groups[0].incoming[0].weight.device)
         # counts are drawn on the host, so that no draw asks the device
         on_host = self.generator.device.type == "cpu"

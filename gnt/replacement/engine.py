@@ -63,7 +63,7 @@ class GnT(EngineCore):
         record: record features by hooks. With False, give them to `update` or `step`.
         process_group: the processes that train this network together (`gnt.ranks`): a torch process group; None is the
             default group where torch.distributed is initialised; False: this process is on its own.
-        compile: update the units by code that torch's compiler compiles at first use (`gnt.kernels`), several times as
+        kernels: update the units by code that torch's compiler compiles at first use (`gnt.kernels`), several times as
             fast; for float32 and float64 networks on the CPU, others go as without. It needs a C++ compiler.
 
     Attributes:
@@ -109,11 +109,11 @@ class GnT(EngineCore):
         activation: str | None = None,
         record: bool = True,
         process_group: Any = None,
-        compile: bool = False,
+        kernels: bool = False,
     ) -> None:
         check_settings(replacement_rate, maturity_threshold, decay_rate, generator)
         check_accumulate(accumulate)
-        check_flags(bias_transfer=bias_transfer, record=record, compile=compile)
+        check_flags(bias_transfer=bias_transfer, record=record, kernels=kernels)
         check_process_group(process_group)
         groups = own_groups(layers, activation)
         optimizer_state = StateReset(optimizer, groups) if optimizer is not None else None
@@ -128,7 +128,7 @@ class GnT(EngineCore):
             bias_transfer=bias_transfer,
             generator=generator,
             process_group=process_group,
-            compile=compile,
+            kernels=kernels,
         )
         self.refused: tuple[Any, ...] = tuple(getattr(layers, "refused", ()))
         self._optimizer_state = optimizer_state
@@ -365,7 +365,7 @@ class GnT(EngineCore):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.measure = find(self.utility)
-        self.evaluator = Tester(self.groups, self.measure, self.utility, compile=self.compile)
+        self.evaluator = Tester(self.groups, self.measure, self.utility, kernels=self.kernels)
         self._attachment, self._detached = None, state["_attachment"]
         self.reattach()
 
