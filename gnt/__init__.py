@@ -28,10 +28,7 @@ from gnt.replacement import _algorithm_1 as algorithm_1
 from gnt.replacement.engine import GnT
 from gnt.replacement.layers import CBPConv, CBPLinear
 from gnt.replacement.optimizer_state import register_state_reset
-from gnt.units._group import UnitGroup
-from gnt.units._trace import Groups, trace
-from gnt.units._tracing.errors import TraceError
-from gnt.units._walk import walk
+from gnt.units import Groups, TraceError, UnitGroup, trace, walk
 
 __all__ = [
     "ALGORITHM_1",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from gnt.units._tracing.isolation import untouched
+from gnt.units import preserve_model
 
 Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
@@ -51,7 +51,7 @@ def undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
     as_written: Any = contextlib.nullcontext()
     if "torch._dynamo" in sys.modules:  # else nothing can be compiled
         as_written = torch.compiler.set_stance("force_eager")
-    with untouched(model), torch.random.fork_rng(drawn), as_written:
+    with preserve_model(model), torch.random.fork_rng(drawn), as_written:
         try:
             model.eval()
             yield

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gnt.metrics import _validation as checks
-from gnt.units._group import CONV_LAYERS, Slot, UnitGroup
+from gnt.units import CONV_LAYERS, Slot, UnitGroup
 
 
 class Taps:

@@ -12,9 +12,7 @@ from gnt.learners.ensemble.engine import EnsembleGnT
 from gnt.learners.ensemble.stacked_net import StackedNet
 from gnt.replacement.engine import GnT
 from gnt.replacement.layers import CBPLayer
-from gnt.units._group import UnitGroup
-from gnt.units._unwrap import unwrap
-from gnt.units._walk import Layers, own_groups
+from gnt.units import Layers, UnitGroup, groups_for_engine, unwrap
 
 Groups = GnT | Layers | Iterable[UnitGroup]
 
@@ -70,7 +68,7 @@ def _find(model: nn.Module, groups: Any) -> list[tuple[str, UnitGroup]]:
     if own:
         paths = {id(module): path for path, module in model.named_modules()}
         return [(paths.get(id(layer.group.producer), layer.group.name), layer.group) for layer in own]
-    return [(group.name, group) for group in own_groups(groups, None)]
+    return [(group.name, group) for group in groups_for_engine(groups, None)]
 
 
 def _cbp_layers(layers: Any) -> list[CBPLayer]:

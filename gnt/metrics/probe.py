@@ -19,7 +19,7 @@ from gnt.metrics._listen import Taps
 from gnt.metrics._probe_batch import Batch
 from gnt.metrics._probe_groups import Groups, groups_of, model_of
 from gnt.metrics.parameters import UpdateSize, weight_magnitude
-from gnt.units._group import UnitGroup
+from gnt.units import UnitGroup
 
 STATE_VERSION = 1
 

@@ -11,8 +11,7 @@ from torch.optim import Optimizer
 
 from gnt._utils.validation import check_known_settings
 from gnt.replacement.engine import ENGINE_SETTINGS, GnT
-from gnt.units._group import UnitGroup
-from gnt.units._walk import Layers
+from gnt.units import Layers, UnitGroup
 
 ALGORITHM_1: Mapping[str, Any] = MappingProxyType(
     {"utility": "uncorrected_contribution", "accumulate": "one", "bias_transfer": False}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from gnt.units._group import UnitGroup
+from gnt.units import UnitGroup
 
 if TYPE_CHECKING:
     from gnt.replacement.engine import GnT

@@ -19,7 +19,7 @@ from gnt._utils.dynamo import not_compiled
 from gnt.importance._backward_watch import Backwards, skipped
 from gnt.importance._intake import Intake
 from gnt.replacement import _checkpoint as saving
-from gnt.units._group import UnitGroup
+from gnt.units import UnitGroup
 
 if TYPE_CHECKING:
     from gnt.replacement.engine import GnT

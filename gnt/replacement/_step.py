@@ -22,7 +22,7 @@ from gnt.replacement import reinitialization as reinit
 from gnt.replacement import selection
 from gnt.replacement.optimizer_state import StateReset
 from gnt.replacement.report import warn_if_idle
-from gnt.units._group import UnitGroup
+from gnt.units import UnitGroup
 
 WARN_AFTER = 10_000
 _SHOWN = ["replacement_rate", "maturity_threshold", "decay_rate", "utility", "init", "accumulate", "bias_transfer"]

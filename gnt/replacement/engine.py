@@ -34,8 +34,7 @@ from gnt.replacement._validation import (
 )
 from gnt.replacement.optimizer_state import StateReset
 from gnt.replacement.report import Report
-from gnt.units._group import UnitGroup
-from gnt.units._walk import Layers, own_groups
+from gnt.units import Layers, UnitGroup, groups_for_engine
 
 
 class GnT(EngineCore):
@@ -115,7 +114,7 @@ class GnT(EngineCore):
         check_accumulate(accumulate)
         check_flags(bias_transfer=bias_transfer, record=record, kernels=kernels)
         check_process_group(process_group)
-        groups = own_groups(layers, activation)
+        groups = groups_for_engine(layers, activation)
         optimizer_state = StateReset(optimizer, groups) if optimizer is not None else None
         super().__init__(
             groups,

@@ -26,8 +26,7 @@ from gnt.importance._intake import Prepared
 from gnt.importance._signals import Signals, undrawn_on_error
 from gnt.importance._validation import check_feature
 from gnt.replacement.engine import ENGINE_SETTINGS, GnT
-from gnt.units._group import CONV_LAYERS, UnitGroup
-from gnt.units._walk import walk
+from gnt.units import CONV_LAYERS, UnitGroup, walk
 
 _SETTINGS = tuple(name for name in ENGINE_SETTINGS if name != "activation")  # that one is the layer's own
 

@@ -19,8 +19,7 @@ from gnt.importance._intake import Features
 from gnt.importance._signals import Signals
 from gnt.regularization._parameters import STATE_VERSION, check_saved, number
 from gnt.replacement.engine import GnT
-from gnt.units._group import UnitGroup
-from gnt.units._walk import Layers
+from gnt.units import Layers, UnitGroup
 
 
 @dataclass(frozen=True)

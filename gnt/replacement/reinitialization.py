@@ -19,8 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gnt.distributed import _dtensor as shards
-from gnt.units._activations import Activation, gain, names
-from gnt.units._group import Slot, UnitGroup, input_groups
+from gnt.units import Activation, Slot, UnitGroup, activation_gain, activation_names, input_groups
 
 INITS = ("default", "xavier", "lecun", "kaiming")
 
@@ -49,12 +48,12 @@ def bound(group: UnitGroup, init: str, slot: Slot | None = None) -> float:
 
 
 def _gain(activation: Activation | None, group: str, init: str) -> float:
-    scale = gain(activation) if activation else None
+    scale = activation_gain(activation) if activation else None
     if scale is None:
         seen = f"activation {activation[0]!r} has no known gain" if activation else "no activation is seen in the list"
         raise ValueError(
             f"init {init!r} needs the gain of the activation of group {group!r}, but {seen}: pass activation=NAME, one "
-            f"of {', '.join(names())}, or init='default' or 'lecun', which need none"
+            f"of {', '.join(activation_names())}, or init='default' or 'lecun', which need none"
         )
     return scale
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gnt.units._group import UnitGroup
+from gnt.units import UnitGroup
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import gnt
 from gnt import metrics
 from gnt.metrics import Probe
-from gnt.units._group import Slot, UnitGroup
+from gnt.units import Slot, UnitGroup
 from tests.helpers.small_runs import EAGER, IMAGES, assert_same, batch, conv_net, everything, mlp, run, train
 
 OF_GROUP = ("dead_units", "dormant_units", "effective_rank", "approximate_rank", "nature_rank", "weight_magnitude")

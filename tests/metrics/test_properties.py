@@ -23,7 +23,7 @@ from gnt.metrics import (
     update_size,
     weight_magnitude,
 )
-from gnt.units._group import CONV_LAYERS
+from gnt.units import CONV_LAYERS
 from tests.helpers.strategies import networks, seeds
 from tests.twins import metrics as twin
 

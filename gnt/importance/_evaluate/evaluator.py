@@ -17,7 +17,7 @@ from gnt.importance._evaluate.eager import ByTorch
 from gnt.importance._evaluate.layout import Places, WeightPlace
 from gnt.importance._shared_state import FlatState, join
 from gnt.importance._signals import Measure, Signals, assess, undrawn_on_error
-from gnt.units._group import UnitGroup
+from gnt.units import UnitGroup
 
 
 class Tester:

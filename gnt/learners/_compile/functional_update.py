@@ -19,7 +19,7 @@ from gnt.importance._running import Averages
 from gnt.importance._signals import Signals
 from gnt.importance._validation import check_measured
 from gnt.learners._compile.decompositions import column_means
-from gnt.units._group import Slot
+from gnt.units import Slot
 
 if TYPE_CHECKING:
     from gnt.learners._compile.tensor_slots import Sites

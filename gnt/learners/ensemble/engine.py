@@ -20,7 +20,7 @@ from gnt.learners.ensemble.report import EnsembleReport
 from gnt.replacement import reinitialization as reinit
 from gnt.replacement import selection
 from gnt.replacement.engine import GnT
-from gnt.units._group import UnitGroup
+from gnt.units import UnitGroup
 
 
 class MemberGenerators:

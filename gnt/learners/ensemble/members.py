@@ -12,7 +12,7 @@ from torch import nn
 
 from gnt.learners.ensemble.stackable import Layer
 from gnt.replacement._step import own_generator
-from gnt.units._walk import flatten
+from gnt.units import flatten_layers
 
 
 @dataclass
@@ -65,7 +65,7 @@ def _one(make_net: Callable[[], nn.Module], seed: int, engine: bool) -> Member:
     first = next(net.parameters(), None)
     if first is None:
         raise ValueError(f"make_net returned a {type(net).__name__} without parameters: there is nothing to learn")
-    layers = list(flatten(net))
+    layers = list(flatten_layers(net))
     held = {id(p) for _, layer in layers if isinstance(layer, nn.Module) for p in layer.parameters()}
     outside = [name for name, p in net.named_parameters() if id(p) not in held]
     if outside:
