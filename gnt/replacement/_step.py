@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gnt._utils.generators import new_generator
 from gnt.distributed._process_group import Ranks
 from gnt.importance._evaluate.evaluator import Tester
 from gnt.importance._evaluate.layout import WeightPlace
@@ -67,9 +68,9 @@ class EngineCore:
                 corrected=self.measure.corrected,
                 exceeding=accumulate == "one",
             )
-        self.kernels = kernels
-        self.evaluator = Tester(groups, self.measure, utility, kernels=kernels)
-        self.generator = generator if generator is not None else own_generator(groups[0].incoming[0].weight.device)
+        self.compile = compile
+        self._tester = Tester(groups, self._measure, utility, compile=compile)
+        self.generator = generator if generator is not None else new_generator(groups[0].incoming[0].weight.device)
         # counts are drawn on the host, so that no draw asks the device
         on_host = self.generator.device.type == "cpu"
         self.host_generator = (
@@ -229,9 +230,3 @@ class EngineCore:
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in _SHOWN)
         return f"GnT({len(self.groups)} groups, {sum(g.num_units for g in self.groups)} units, {settings})"
-
-
-def own_generator(device: torch.device) -> torch.Generator:
-    """Seeded from torch's global generator, as torch's own DataLoader does: `torch.manual_seed` governs it."""
-    seed = int(torch.empty((), dtype=torch.int64).random_().item())
-    return torch.Generator(device=device).manual_seed(seed)

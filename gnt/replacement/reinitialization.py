@@ -18,14 +18,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from gnt._utils.initial_values import NORM_INITIAL_VALUES, PRELU_INITIAL_VALUES
 from gnt.distributed import _dtensor as shards
 from gnt.units import Activation, Slot, UnitGroup, activation_gain, activation_names, input_groups
 
 INITS = ("default", "xavier", "lecun", "kaiming")
-
-# what a norm's per-unit tensors are at birth
-FRESH_SCALES = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
-FRESH_PRELU = {"weight": 0.25}
 
 
 def bound(group: UnitGroup, init: str, slot: Slot | None = None) -> float:
@@ -113,7 +110,7 @@ def renew_incoming(slot: Slot, units: Tensor, fresh: Tensor) -> None:
 
 def fresh_scale_values(module: nn.Module) -> dict[str, float]:
     """Names of the per-unit tensors of a norm (or PReLU) that exist in this module, with their value at birth."""
-    values = FRESH_PRELU if isinstance(module, nn.PReLU) else FRESH_SCALES
+    values = PRELU_INITIAL_VALUES if isinstance(module, nn.PReLU) else NORM_INITIAL_VALUES
     return {name: value for name, value in values.items() if isinstance(getattr(module, name, None), Tensor)}
 
 

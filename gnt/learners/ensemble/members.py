@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from gnt._utils.generators import new_generator
 from gnt.learners.ensemble.stackable import Layer
-from gnt.replacement._step import own_generator
 from gnt.units import flatten_layers
 
 
@@ -70,7 +70,7 @@ def _one(make_net: Callable[[], nn.Module], seed: int, engine: bool) -> Member:
     outside = [name for name, p in net.named_parameters() if id(p) not in held]
     if outside:
         raise ValueError(f"the list of layers leaves out {', '.join(outside)} of make_net's {type(net).__name__}")
-    generator = own_generator(first.device) if engine else None
+    generator = new_generator(first.device) if engine else None
     dropout = torch.Generator(device=first.device)
     dropout.set_state(torch.get_rng_state() if first.device.type == "cpu" else torch.cuda.get_rng_state(first.device))
     return Member(seed, net, generator, dropout, layers)
