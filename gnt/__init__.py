@@ -19,17 +19,13 @@ methods against loss of plasticity, each by itself: L2, L2Init, ShrinkAndPerturb
 
 from gnt import metrics
 from gnt._version import __version__
-from gnt.importance._signals import register_utility
+from gnt.importance import register_utility
 from gnt.learners.backprop import Backprop, ContinualBackprop, Step
 from gnt.learners.ensemble import Ensemble
 from gnt.nn import CReLU
 from gnt.optim import AdamGnT
 from gnt.regularization import L2, L2Init, ShrinkAndPerturb
-from gnt.replacement._algorithm_1 import ALGORITHM_1, algorithm_1
-from gnt.replacement.engine import GnT
-from gnt.replacement.layers import CBPConv, CBPLinear
-from gnt.replacement.optimizer_state import register_state_reset
-from gnt.replacement.redo import ReDo
+from gnt.replacement import ALGORITHM_1, CBPConv, CBPLinear, GnT, ReDo, algorithm_1, register_state_reset
 from gnt.units import Groups, TraceError, UnitGroup, trace, walk
 
 __all__ = [

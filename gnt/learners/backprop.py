@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gnt._utils.validation import check_flags
-from gnt.importance._intake import Prepared
+from gnt.importance import FeatureBatch
 from gnt.learners._compile import Graphs, Watch, not_finite
 from gnt.learners._resolve import OPTIMIZERS, UNIT_OPTIMIZERS, Loss, find_loss, find_optimizer
-from gnt.replacement.engine import ENGINE_SETTINGS, GnT
-from gnt.replacement.layers import CBPLayer
+from gnt.replacement import ENGINE_SETTINGS, CBPLayer, GnT
 
 
 class Step(NamedTuple):
@@ -300,22 +299,22 @@ class ContinualBackprop(Backprop):
             self.gnt.load_state_dict(before)
             raise
 
-    def _before_step(self, features: Sequence[Tensor] | None) -> Prepared | None:
+    def _before_step(self, features: Sequence[Tensor] | None) -> FeatureBatch | None:
         if features is None and not self.gnt.feature_buffer.complete:
             return None  # a checkpoint with use_reentrant=True shows its features in the backward
         return self.gnt.take_features(features)
 
-    def _after_backward(self, prepared: Prepared | None) -> Prepared:
+    def _after_backward(self, prepared: FeatureBatch | None) -> FeatureBatch:
         if prepared is None:
             return self.gnt.take_features()
         self.gnt.discard()  # taken before the backward, so that a checkpoint's second forward was recorded as a first
         return prepared
 
-    def _after_step(self, prepared: Prepared) -> list[Tensor]:
+    def _after_step(self, prepared: FeatureBatch) -> list[Tensor]:
         return self.gnt.step_with(prepared)
 
     def _nobody(self) -> list[Tensor]:
-        return [group.state.nobody for group in self.gnt.groups]
+        return [group.state.no_units for group in self.gnt.groups]
 
     def _watch(self) -> Watch | None:
         return Watch(self.gnt)

@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from gnt.distributed import _dtensor as shards
+from gnt.distributed import dtensor
 
 if TYPE_CHECKING:
-    from gnt.importance._running import UnitState
     from gnt.units._activations import Activation
 
 WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -114,7 +113,7 @@ class Slot:
         """Set the units' part of ``tensor``, a tensor shaped like a parameter of the module, to ``value``."""
         if self.groups == 1:
             dim = self.dim_of(tensor)
-            local, index, _ = shards.locate(tensor, dim, self.index(units))
+            local, index, _ = dtensor.locate_local(tensor, dim, self.index(units))
             local.index_fill_(dim, index, value)
         else:
             by_channel, where = self._by_channel(tensor), self._channel(units)
@@ -124,8 +123,8 @@ class Slot:
         """Copy the units' part of ``source`` into ``tensor``; both are shaped like the addressed parameter."""
         if self.groups == 1:
             dim = self.dim_of(tensor)
-            local, index, _ = shards.locate(tensor, dim, self.index(units))
-            local.index_copy_(dim, index, shards.local(source).index_select(dim, index).to(tensor.dtype))
+            local, index, _ = dtensor.locate_local(tensor, dim, self.index(units))
+            local.index_copy_(dim, index, dtensor.local_part(source).index_select(dim, index).to(tensor.dtype))
         else:
             where = self._channel(units)
             self._by_channel(tensor).index_put_(where, self._by_channel(source)[where].to(tensor.dtype))
@@ -133,9 +132,9 @@ class Slot:
     def write_(self, units: Tensor, rows: Tensor) -> None:
         """Give the units the weights ``rows``, (k, *rest) or (k * block, *rest)."""
         weight = self.weight.detach()
-        local, index, kept = shards.locate(weight, self.dim, self.index(units))
+        local, index, kept = dtensor.locate_local(weight, self.dim, self.index(units))
         rows = rows.reshape(-1, *self.rest)
-        rows = shards.like_part(rows if kept is None else rows[kept], weight, self.dim)
+        rows = dtensor.narrow_to_local(rows if kept is None else rows[kept], weight, self.dim)
         local.index_copy_(self.dim, index, rows.movedim(0, self.dim))
 
     def mean_magnitude(self) -> Tensor:
@@ -144,18 +143,18 @@ class Slot:
         For an outgoing slot that is each position's mean outgoing weight magnitude, for an incoming one the mean over
         the fan-in. Of a weight that lies in shards on several processes, this process's share of the mean.
         """
-        weight = shards.local(self.weight.detach()).abs()
+        weight = dtensor.local_part(self.weight.detach()).abs()
         wide = None if weight.element_size() >= 4 else torch.float32
         if self.groups == 1:
             others = [d for d in range(weight.ndim) if d != self.dim]
             mean = weight.mean(others, dtype=wide)
-            if shards.is_sharded(self.weight):
-                mean = shards.share_of_mean(mean, self.weight, self.dim)
+            if dtensor.is_dtensor(self.weight):
+                mean = dtensor.local_share_of_mean(mean, self.weight, self.dim)
         else:
             self.check_uncut(self.weight)
             by_channel = self._by_channel(weight)
             mean = by_channel.mean(list(range(2, by_channel.ndim)), dtype=wide).flatten()
-            mean = mean / shards.replicas(self.weight) if shards.is_sharded(self.weight) else mean
+            mean = mean / dtensor.num_replicas(self.weight) if dtensor.is_dtensor(self.weight) else mean
         return self.of_units(mean, 0)
 
     def of_units(self, tensor: Tensor, dim: int) -> Tensor:
@@ -177,13 +176,13 @@ class Slot:
         weight = self.weight.detach()
         values = values.repeat_interleave(self.block) if self.block > 1 else values
         if self.groups == 1:
-            local, index, kept = shards.locate(weight, self.dim, self.index(units))
+            local, index, kept = dtensor.locate_local(weight, self.dim, self.index(units))
             columns = local.movedim(self.dim, 1).index_select(1, index).to(values.dtype)
             if columns.ndim > 2:
                 columns = columns.flatten(2).sum(2)
             # a product and a sum, not a matrix product: autocast would round that to half precision
             moved = (columns * (values if kept is None else values[kept])).sum(1)
-            return shards.sum_over_shards_(moved, weight, self.dim)
+            return dtensor.all_reduce_shards_(moved, weight, self.dim)
         group, channel = self._channel(units)
         columns = self._by_channel(weight)[group, channel].to(values.dtype)
         columns = columns.flatten(2).sum(2) if columns.ndim > 2 else columns
@@ -197,13 +196,13 @@ class Slot:
 
     def check_uncut(self, tensor: Tensor) -> None:
         """Refuse shards of a tensor of a grouped convolution: its rows say which units its columns are."""
-        if self.groups > 1 and shards.is_cut(tensor):
+        if self.groups > 1 and dtensor.is_split(tensor):
             raise TypeError(f"{self.name!r} reads the units in {self.groups} groups: its weight cannot lie in shards")
 
     def _by_channel(self, tensor: Tensor) -> Tensor:
         self.check_uncut(tensor)
         # a view in any memory format, where reshape would copy a channels-last weight
-        return torch.unflatten(shards.local(tensor), 0, (self.groups, -1)).transpose(1, 2)
+        return torch.unflatten(dtensor.local_part(tensor), 0, (self.groups, -1)).transpose(1, 2)
 
     def _channel(self, units: Tensor) -> tuple[Tensor, Tensor]:
         position, per_group = self.index(units), self.weight.shape[1]
@@ -248,7 +247,7 @@ class UnitGroup:
     outgoing: tuple[Slot, ...]
     scales: tuple[Slot, ...] = ()
     activation: tuple[str, float | None] | None = None
-    state: UnitState = field(init=False, repr=False)
+    state: Any = field(init=False, repr=False)
 
     @property
     def producer(self) -> nn.Module:

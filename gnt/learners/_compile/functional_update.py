@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gnt.distributed._process_group import Ranks
-from gnt.importance._running import Averages
-from gnt.importance._signals import Signals
-from gnt.importance._validation import check_measured
+from gnt.distributed.process_group import resolve_process_group
+from gnt.importance import AgedAverages, Signals, check_measured
 from gnt.learners._compile.decompositions import column_means
 from gnt.units import Slot
 
@@ -29,7 +27,7 @@ _TALL = 64  # rows
 _KEPT = ("utility", "mean_features", "born", "last_active", "nonfinite")
 
 
-class TracedState(Averages):
+class TracedState(AgedAverages):
     """A group's state as a measure sees it in a graph: as `gnt.state.UnitState`, with ``updates`` as a tensor."""
 
     def __init__(self, state: Any, tensors: Sequence[Tensor], updates: Tensor) -> None:
@@ -37,10 +35,6 @@ class TracedState(Averages):
         self.corrected = state.corrected
         self.utility, self.mean_features, self.born, self.last_active, self.nonfinite = tensors
         self.updates = updates
-
-    def lies_with(self, like: Tensor) -> bool:
-        """The network does not move while it is traced."""
-        return True
 
     def advanced(self, mean: Tensor, worth: Tensor, finite: Tensor, updates: Tensor, *, counts: bool) -> list[Tensor]:
         """The state after an update, as `FlatState.advance` leaves it. Where not ``finite`` it stays as it is, or, if
@@ -89,7 +83,7 @@ class Watch:
 
     def check(self) -> None:
         """Refuse what a graph would leave out."""
-        if Ranks.group_of(self.engine.process_group) is not None:
+        if resolve_process_group(self.engine.process_group) is not None:
             raise RuntimeError(
                 "compile=True is for one process, and torch.distributed runs several: leave compile=False, or, where "
                 "each trains a network of its own, pass process_group=False"
@@ -108,7 +102,7 @@ class Watch:
         """The worth of each group's units, where the measure reads nothing of the network: it is drawn."""
         if self.engine.measure.reads:
             return []
-        signals = self.engine.signals([()] * len(self.engine.groups))  # type: ignore[arg-type]
+        signals = self.engine.signals(None)
         return [self.engine.measure.function(each).to(each.group.state.utility.dtype) for each in signals]
 
     def add_sites(self, sites: Sites) -> None:
@@ -137,7 +131,7 @@ class Watch:
         Where the loss may be refused (``ok``: it was not) nobody's state changes unless all groups are finite.
         """
         engine, tested = self.engine, []
-        for number, (group, batch) in enumerate(zip(engine.groups, prepared, strict=True)):
+        for number, (group, batch) in enumerate(zip(engine.groups, prepared.statistics, strict=True)):
             signals = TracedSignals(group, batch, engine.generator, engine.measure.reads)
             mean = signals.mean
             worth = drawn[number] if drawn else engine.measure.function(signals)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from gnt.distributed import _dtensor as shards
-from gnt.importance._recorder import Recorder
+from gnt.distributed import dtensor
+from gnt.importance import is_recording_hook
 from gnt.learners._compile.functional_optimizers import rule_of
 from gnt.learners._compile.tensor_slots import Sites
-from gnt.replacement.layers import CBPLayer
+from gnt.replacement import CBPLayer
 from gnt.units import unwrap
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def check(learner: Backprop, modules: Sequence[nn.Module], watch: Watch | None) 
         )
     for module in modules:
         hooks = [*module._forward_hooks.values(), *module._backward_hooks.values()]
-        hooks += [hook for hook in module._forward_pre_hooks.values() if not Recorder.owns(hook)]
+        hooks += [hook for hook in module._forward_pre_hooks.values() if not is_recording_hook(hook)]
         if hooks:
             raise RuntimeError(
                 f"compile=True would not call the hook {_name(hooks[0])} of {type(module).__name__}: remove it, "
@@ -70,7 +70,7 @@ def check(learner: Backprop, modules: Sequence[nn.Module], watch: Watch | None) 
         for name, param in module._parameters.items():
             if param is None:
                 continue
-            if shards.is_sharded(param):
+            if dtensor.is_dtensor(param):
                 raise RuntimeError(
                     f"compile=True does not compile {name} of {type(module).__name__}, in shards: {_ADVICE[3:]}"
                 )

@@ -13,13 +13,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gnt.importance._intake import Prepared
-from gnt.importance._running import UnitState
-from gnt.importance._signals import Signals
+from gnt.importance import FeatureBatch, Signals
 from gnt.learners.ensemble.report import EnsembleReport
+from gnt.replacement import GnT, UnitState, selection
 from gnt.replacement import reinitialization as reinit
-from gnt.replacement import selection
-from gnt.replacement.engine import GnT
 from gnt.units import UnitGroup
 
 
@@ -62,6 +59,8 @@ class EnsembleGnT(GnT):
         generators: one for each member.
     """
 
+    signals_type = MemberSignals
+
     def __init__(
         self,
         groups: Sequence[UnitGroup],
@@ -98,20 +97,14 @@ class EnsembleGnT(GnT):
         """As `GnT.report`, with dead units by member."""
         return EnsembleReport.read(self.groups, self.updates, self.replacement_rate, self.members)
 
-    def signals(self, batches: Prepared) -> list[Signals]:
-        """Signals of every group, whose random draws are made member by member."""
-        reads = self.measure.reads
-        pairs = zip(self.groups, batches, strict=True)
-        return [MemberSignals(group, batch, self.generator, reads) for group, batch in pairs]
-
     @torch.no_grad()
-    def evaluate(self, signals: Sequence[Signals]) -> None:
+    def evaluate(self, features: FeatureBatch, shared_signals: Sequence[Signals] | None = None) -> None:
         """Evaluate all groups; an error for values that are not finite names the seeds of the members concerned."""
         try:
-            super().evaluate(signals)
+            super().evaluate(features, shared_signals)
         except FloatingPointError as error:
             drawn = self.generator.get_state()
-            seen = [each.mean.abs().sum(0) + self.measure.function(each) for each in signals]
+            seen = [each.mean.abs().sum(0) + self.measure.function(each) for each in self.signals(features)]
             self.generator.set_state(drawn)
             broken = [~torch.isfinite(each).view(self.members, -1).all(1).cpu() for each in seen]
             raise FloatingPointError(f"{error} ({named(self.seeds, torch.stack(broken).any(0))})") from None
@@ -120,24 +113,16 @@ class EnsembleGnT(GnT):
         """Indices of the units of one group that are due, the same number in every member."""
         eligible = state.eligible // self.members
         if not eligible:
-            return state.nobody
+            return state.no_units
         count = self.count_due(state, eligible)
         if not count:
-            return state.nobody
+            return state.no_units
         return selection.lowest_of_each(state.corrected_utility, state.mature, count, self.members)
 
-    def replace_units(self, chosen: list[Tensor], fresh: list[list[Tensor] | None], *, selected: bool) -> None:
-        """Replace the chosen units, with fresh weights drawn from the generator of each member."""
-        drawn = [
-            self._draw(group, len(units) // self.members, limits) if weights is None and len(units) else weights
-            for group, units, weights, limits in zip(self.groups, chosen, fresh, self.bounds, strict=True)
-        ]
-        super().replace_units(chosen, drawn, selected=selected)
-
-    def _draw(self, group: UnitGroup, count: int, limits: Sequence[float]) -> list[Tensor]:
-        """Fresh weights for ``count`` units of each member, slot by slot as a run alone draws them."""
+    def draw_weights(self, group: UnitGroup, count: int, limits: Sequence[float]) -> list[Tensor]:
+        """Fresh incoming weights for ``count`` units, an equal number from the generator of each member."""
         return [
-            reinit.fresh_weights(slot, count, limit, *self.generators)
+            reinit.fresh_weights(slot, count // self.members, limit, *self.generators)
             for slot, limit in zip(group.drawn, limits, strict=True)
         ]
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gnt.optim import AdamGnT
-from gnt.replacement._reset_rules import known, row_of, unwrap_optimizer
+from gnt.replacement import find_state_resets, known_optimizers, unwrap_optimizer
 
 _MIXING = {
     "Muon": "it orthogonalises whole matrices",
@@ -33,9 +33,11 @@ def made_by(make: Callable[[Any], Optimizer], net: nn.Module) -> Optimizer:
     if not isinstance(inner, Optimizer):
         raise TypeError(f"opt must return a torch.optim.Optimizer, got {type(optimizer).__name__}")
     why = _MIXING.get(type(inner).__name__)
-    if why is None and not isinstance(inner, AdamGnT) and row_of(inner) is None:
-        names = ", ".join(name for name in known() if name not in _MIXING)
-        why = f"gnt does not know it; known are AdamGnT, {names}, and what gnt.register_state_reset describes"
+    if why is None and not isinstance(inner, AdamGnT) and find_state_resets(inner) is None:
+        names = ", ".join(name for name in known_optimizers() if name not in _MIXING)
+        why = (
+            f"gnt does not know it; known_optimizers are AdamGnT, {names}, and what gnt.register_state_reset describes"
+        )
     if why is not None:
         raise TypeError(f"{type(inner).__name__} cannot train an ensemble, whose members share each parameter: {why}")
     return optimizer

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gnt._utils.validation import check_flags
-from gnt.importance._signals import find
-from gnt.replacement import reinitialization as reinit
-from gnt.replacement._validation import check_accumulate, check_settings
+from gnt.replacement import EngineSettings
 
 
 def settings(
@@ -24,12 +22,8 @@ def settings(
     **flags: Any,
 ) -> None:
     """Refuse settings out of range; also where no engine is built that would."""
-    check_settings(replacement_rate, maturity_threshold, decay_rate, None)
-    check_accumulate(accumulate)
+    EngineSettings(replacement_rate, maturity_threshold, decay_rate, utility, init, accumulate)
     check_flags(**flags)
-    find(utility)
-    if init not in reinit.INITS:
-        raise ValueError(f"init must be one of {', '.join(reinit.INITS)}, got {init!r}")
     if not accumulate:
         raise ValueError(
             f"accumulate must be True or 'one' for an ensemble, got {accumulate!r}: drawn counts differ between "

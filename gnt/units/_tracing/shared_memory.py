@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gnt.distributed import _dtensor as shards
+from gnt.distributed import dtensor
 
 
 class Held(NamedTuple):
@@ -56,7 +56,7 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def _place(tensor: Tensor) -> tuple[int, int, int]:
     """(storage, first byte, byte after the last); without memory, such as on the meta device, the tensor itself."""
-    local = shards.local(tensor)
+    local = dtensor.local_part(tensor)
     start = local.data_ptr()
     if not start:
         return id(tensor), 0, 1

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import gnt
-from gnt.importance._signals import MEASURES
+from gnt.importance import MEASURES
 from gnt.learners._compile import count
 from tests.helpers.compiled_learners import as_traced, assert_alike, pair, run_both, samples, state
 from tests.helpers.small_runs import IMAGES, assert_same, conv_net, mlp

@@ -1,4 +1,4 @@
-"""A dry run: which units would go next, when, and what would change with each of them. Changes nothing."""
+"""Dry run: which units would be replaced next, when, and what would change with each. Changes nothing."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from gnt.units import UnitGroup
 
 
 @dataclass(frozen=True)
-class Plan:
+class GroupPlan:
     """What would be replaced in one group.
 
     Attributes:
         name: the group's name.
-        next_due: updates until a unit is next replaced, if nothing else happens (its expectation when counts are
-            drawn); None: never.
-        units: eligible units in the order in which they would go if they had to go now, with their corrected utilities.
-        changes: for each tensor how many of its numbers one replaced unit takes along: drawn anew, set to 0 or as at
-            birth; and of consumers' biases how many the unit's mean is moved into.
+        next_due: number of updates until the next replacement, if no other happens before (its expectation if counts
+            are drawn); None: never.
+        units: eligible units in the order in which they would be replaced now, with their corrected utilities.
+        changes: for each tensor the number of elements that replacing one unit changes: drawn, set to 0 or to their
+            initial values, or, for consumers' biases, increased by the unit's mean contribution.
     """
 
     name: str
@@ -32,10 +32,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class DryRun:
-    """Plans of all groups; `print` shows them."""
+    """Plans of all groups; prints as text."""
 
     updates: int
-    groups: tuple[Plan, ...]
+    groups: tuple[GroupPlan, ...]
 
     def __str__(self) -> str:
         lines = [f"dry run after {self.updates} updates: nothing is changed"]
@@ -52,19 +52,19 @@ class DryRun:
 
 
 @torch.no_grad()
-def dry_run(groups: Sequence[UnitGroup], updates: int, rate: float, most: int, *, transfer: bool) -> DryRun:
-    """Read the groups' states; reads the device."""
+def plan_replacements(groups: Sequence[UnitGroup], updates: int, rate: float, most: int, *, transfer: bool) -> DryRun:
+    """Plan the next replacements from the groups' states; reads the device."""
     return DryRun(updates, tuple(_plan(group, rate, most, transfer) for group in groups))
 
 
-def _plan(group: UnitGroup, rate: float, most: int, transfer: bool) -> Plan:
+def _plan(group: UnitGroup, rate: float, most: int, transfer: bool) -> GroupPlan:
     state = group.state
-    worth = state.corrected_utility
-    first = lowest(worth, state.mature, min(most, state.eligible))
-    return Plan(
+    utility = state.corrected_utility
+    first = lowest(utility, state.mature, min(most, state.eligible))
+    return GroupPlan(
         group.name,
         state.next_due(rate),
-        tuple(zip(first.tolist(), worth[first].tolist(), strict=True)),
+        tuple(zip(first.tolist(), utility[first].tolist(), strict=True)),
         tuple(_changes(group, transfer).items()),
     )
 
