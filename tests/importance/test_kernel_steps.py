@@ -1,4 +1,4 @@
-"""Engines with kernels=True and with torch operations take the same steps, also after changes of network or features."""
+"""Engines with kernels=True take the same steps as with torch operations, also after a change of network or features."""
 
 from __future__ import annotations
 
