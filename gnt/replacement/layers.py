@@ -34,7 +34,7 @@ _SETTINGS = tuple(name for name in ENGINE_SETTINGS if name != "activation")  # t
 class CBPLayer(nn.Module):
     """What the two kinds have in common: the identity, with an engine over the group of units between two layers."""
 
-    looks_after_units = True
+    has_own_engine = True
     _producers: tuple[type[nn.Module], ...] = ()
     _consumers: tuple[type[nn.Module], ...] = ()
 

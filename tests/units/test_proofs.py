@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import gnt
-from gnt.units._group import Slot, UnitGroup
+from gnt.units import Slot, UnitGroup
 from tests.units.tracing.proofs import prove_consumers
 from tests.units.tracing.replacement_proofs import prove_replacement
 from tests.units.tracing.subjects import Subject

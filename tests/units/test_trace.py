@@ -10,9 +10,7 @@ from torch import nn
 
 import gnt
 from gnt._utils.recording import pause_recording
-from gnt.units._passthrough import WalkError
-from gnt.units._tracing.isolation import preserve_model
-from gnt.units._unwrap import unwrap
+from gnt.units import WalkError, preserve_model, unwrap
 from tests.units.tracing.traced import reasons, told
 
 
@@ -90,7 +88,7 @@ def test_patterns_that_leave_no_group_are_refused():
 @pytest.mark.parametrize("key", ["include", "exclude"])
 def test_what_is_no_pattern_is_refused(key, given):
     with pytest.raises(
-        TypeError, match=rf"{key} must be a pattern or a list of patterns, got (.|\n)*given by position"
+        TypeError, match=rf"{key} must be a pattern or a list of patterns, got (.|\n)*must be passed by position"
     ):
         gnt.trace(Net(), X, **{key: given})
 
@@ -107,7 +105,7 @@ def test_patterns_that_choose_nothing_say_so():
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_a_scripted_module_is_refused(make):
     net = make(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)))
-    with pytest.raises(gnt.TraceError, match=r"made by torch.jit: give the module that it was made from"):
+    with pytest.raises(gnt.TraceError, match=r"made by torch.jit: pass the module that it was made from"):
         gnt.trace(net, X)
     with pytest.raises(WalkError, match=r"has no \.layers; gnt\.trace\(model, inputs\) finds the units"):
         gnt.GnT(net)

@@ -67,7 +67,7 @@ def test_weights_side_by_side_in_one_storage_are_not_tied():
 
 
 def test_an_empty_batch_shows_no_readers():
-    with pytest.raises(gnt.TraceError, match="leaves nothing of them for these example inputs"):
+    with pytest.raises(gnt.TraceError, match="returns an empty tensor for these example inputs"):
         gnt.trace(Net(_plain), torch.randn(0, 6))
 
 
@@ -166,6 +166,6 @@ def test_what_a_forward_keeps_in_an_attribute_leaves_the_model(keep):
     groups = gnt.trace(net, torch.randn(2, 6))
     assert [group.name for group in groups] == ["fc2"]
     reason = next(one.reason for one in groups.refused if one.name == "fc1")
-    assert reason == "output units: they are kept in an attribute of the model"
+    assert reason == "output units: they are stored in an attribute of the model"
     assert net.last is None
     assert net.seen == {}

@@ -25,7 +25,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from gnt.units._group import UnitGroup
+from gnt.units import UnitGroup
 from tests.units.tracing.model_zoo import CASES, REAL
 from tests.units.tracing.proofs import positions
 from tests.units.tracing.subjects import CONVOLUTIONS, Subject, reads_units

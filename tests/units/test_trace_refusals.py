@@ -79,7 +79,9 @@ REFUSED = {
     "residual": (lambda n, x: _end(n, x + n.fc1(x)), {}, "residual stream"),
     "summed with a layer": (lambda n, x: _end(n, n.fc1(x) - n.fc4(x)), {"fc4": nn.Linear(6, 6)}, "summed with 'fc4'"),
     "summed with itself, shifted": (lambda n, x: _end(n, (h := n.fc1(x)) + h.roll(1, -1)), {}, "summed with 'fc1'"),
-    "multiplied with itself, shifted": (lambda n, x: _end(n, (h := n.fc1(x)) * h.roll(1, -1)), {}, "multiplied with"),
+    "multiplied with itself, shifted": (
+        lambda n, x: _end(n, (h := n.fc1(x)) * h.roll(1, -1)), {}, "multiplied by several units",
+    ),
     "called twice": (_called_twice, {}, "called 2 times"),
     "attention": (_attention, {"key": nn.Linear(6, 6)}, "attention heads' inner units"),
     "attention with rotary positions": (_rotary, {"key": nn.Linear(6, 6)}, "attention heads' inner units"),
@@ -107,7 +109,7 @@ REFUSED = {
         lambda n, x: _end(n, n.pair(n.fc1(x), x)), {"pair": nn.Bilinear(6, 6, 6)}, "not a weight layer",
     ),
     "an unknown operation": (lambda n, x: _end(n, torch.fft.rfft(n.fc1(x)).abs().repeat(1, 1, 2)[..., :6]), {}, "fft"),
-    "gate of the whole stream": (lambda n, x: _end(n, x * n.fc1(x)[..., :1]), {}, "not units of theirs"),
+    "gate of the whole stream": (lambda n, x: _end(n, x * n.fc1(x)[..., :1]), {}, "does not have the same units"),
     "frozen reader": (lambda n, x: _end(n, n.fc4(n.fc1(x))), {"fc4": _frozen(nn.Linear(6, 6))}, "frozen"),
     "parametrized reader": (
         lambda n, x: _end(n, n.fc4(n.fc1(x))), {"fc4": parametrizations.weight_norm(nn.Linear(6, 6))}, "parametrized",
@@ -115,14 +117,16 @@ REFUSED = {
     "a reader that is called twice": (
         lambda n, x: _end(n, n.fc4(n.fc1(x)) + n.fc4(x)), {"fc4": nn.Linear(6, 6)}, "'fc4', which is called 2 times",
     ),
-    "a reader with a forward of its own": (lambda n, x: _end(n, n.fc4(n.fc1(x))), {"fc4": Doubled(6, 6)}, "of its own"),
+    "a reader with a custom forward": (
+        lambda n, x: _end(n, n.fc4(n.fc1(x))), {"fc4": Doubled(6, 6)}, "custom forward",
+    ),
     "a reader's weight used from outside": (
         lambda n, x: _end(n, F.linear(n.fc1(x), n.fc4.weight, n.fc4.bias)), {"fc4": nn.Linear(6, 6)}, "is not called",
     ),
     "a norm that is called twice": (
         lambda n, x: _end(n, n.norm(n.fc1(x)) + n.norm(x)), {"norm": nn.LayerNorm(6)}, "is called 2 times",
     ),
-    "training and evaluation differ": (_modes, {"aux": nn.Linear(6, 2)}, "'aux' reads them in training mode alone"),
+    "training and evaluation differ": (_modes, {"aux": nn.Linear(6, 2)}, "'aux' reads them only in training mode"),
     "the other half of the unit is frozen": (_half_frozen_gate, {"up": _frozen(nn.Linear(6, 6))}, "frozen"),
     "made into weights": (lambda n, x: _end(n, F.linear(x, n.fc1(x)[0, :1].expand(6, 6))), {}, "weights"),
 }  # fmt: skip
@@ -233,7 +237,7 @@ def test_layers_with_an_engine_of_their_own_are_left_to_it():
     net = Net(lambda n, x: _end(n, n.cbp(F.relu(n.fc1(x)))))
     net.cbp = gnt.CBPLinear(net.fc1, net.fc2)
     groups = gnt.trace(net, torch.randn(2, 6))
-    assert "engine of its own, 'cbp'" in reasons(groups)["fc1"]
+    assert "already replaced by the engine of 'cbp'" in reasons(groups)["fc1"]
     assert list(told(groups)) == ["fc2"]
     assert not net.cbp._waiting.waiting
 

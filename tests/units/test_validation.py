@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import gnt
-from gnt.units._group import Slot, UnitGroup
+from gnt.units import Slot, UnitGroup
 from tests.helpers.small_runs import mlp
 
 RELU = ("relu", None)
@@ -50,14 +50,14 @@ WRONG_SLOT = {
     "list of positions": ({"positions": [[0]] * 8}, TypeError, r"int64 tensor on the CPU, of shape \(8, 1\), got \[\["),
     "float positions": ({"positions": torch.zeros(8, 1)}, TypeError, "int64 tensor .*, got torch.float32 on cpu"),
     "flat positions": ({"positions": torch.arange(8)}, ValueError, r"= \(8, 1\), got \(8,\)"),
-    "far positions": ({"positions": torch.arange(8)[:, None] + 5}, ValueError, r"lie in 5\.\.12, beyond the 8 along"),
-    "negative positions": ({"positions": torch.arange(8)[:, None] - 1}, ValueError, r"lie in -1\.\.6, beyond"),
+    "far positions": ({"positions": torch.arange(8)[:, None] + 5}, ValueError, r"are in 5\.\.12, beyond the 8 along"),
+    "negative positions": ({"positions": torch.arange(8)[:, None] - 1}, ValueError, r"are in -1\.\.6, beyond"),
     "one position": ({"positions": torch.zeros(8, 1, dtype=torch.int64)}, ValueError, "belongs to two units"),
     "both": ({"positions": torch.arange(8)[:, None], "offset": 2}, ValueError, "offset=2 .* would be ignored"),
     "no module": ({"module": None}, TypeError, "must be a torch.nn.Module, got NoneType"),
     "no weight": ({"module": nn.ReLU()}, ValueError, "its ReLU has no weight that is a plain parameter"),
-    "an embedding": ({"module": nn.Embedding(8, 8)}, ValueError, "Embedding is no layer with a weight matrix"),
-    "a norm": ({"module": nn.LayerNorm(8)}, ValueError, "LayerNorm is no layer with a weight matrix"),
+    "an embedding": ({"module": nn.Embedding(8, 8)}, ValueError, "Embedding is not a layer with a weight matrix"),
+    "a norm": ({"module": nn.LayerNorm(8)}, ValueError, "LayerNorm is not a layer with a weight matrix"),
     "lazy": ({"module": nn.LazyLinear(8)}, ValueError, "LazyLinear is lazy"),
     "activation": ({"activation": 5}, TypeError, "activation of .* must be None or a pair .*, got 5"),
 }
@@ -102,7 +102,7 @@ def test_groups_of_a_grouped_convolution_are_its_own():
 
 def test_a_layer_that_reads_itself_is_refused():
     layer = nn.Linear(8, 8)
-    with pytest.raises(ValueError, match="'0' is a producer and a consumer of unit group '0'"):
+    with pytest.raises(ValueError, match="'0' is both a producer and a consumer of unit group '0'"):
         gnt.GnT([by_hand(incoming={"module": layer}, outgoing={"module": layer})[1]])
 
 
@@ -144,11 +144,11 @@ def test_groups_of_a_network_that_was_changed_after_its_trace_are_refused(change
 
 def test_one_group_and_groups_among_layers_are_refused():
     _, group = by_hand()
-    with pytest.raises(TypeError, match=r"a list of unit groups, got one: give \[group\] for group '0'"):
+    with pytest.raises(TypeError, match=r"a list of unit groups, got one: pass \[group\] for group '0'"):
         gnt.GnT(group)
     with pytest.raises(TypeError, match="a list of layers or a list of unit groups, got both: also ReLU"):
         gnt.GnT([group, nn.ReLU()])
-    with pytest.raises(TypeError, match=r"Groups must be of gnt.UnitGroup, got int"):
+    with pytest.raises(TypeError, match=r"Groups must contain only gnt.UnitGroup, got int"):
         gnt.Groups([1, 2])
 
 

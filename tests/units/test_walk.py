@@ -160,7 +160,7 @@ def test_a_group_prints_what_it_is():
         "  producer  3 Conv2d (rows)",
         "  consumer  6 Linear (columns, 9 per unit), no bias: the mean feature is not transferred",
     ]
-    assert str(gnt.walk(layers()[:1] + layers()[2:3])[0]).startswith("0: 8 units, no activation seen")
+    assert str(gnt.walk(layers()[:1] + layers()[2:3])[0]).startswith("0: 8 units, unknown activation")
 
 
 def test_groups_of_a_model_and_of_a_part_of_it_are_the_same_tensors():

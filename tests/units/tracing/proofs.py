@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gnt.units._group import Slot, UnitGroup
+from gnt.units import Slot, UnitGroup
 from tests.units.tracing.subjects import Subject, where_read
 
 COUPLING = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # a unit's value enters its neighbours' statistics

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import gnt
-from gnt.units._group import Slot, UnitGroup
+from gnt.units import Slot, UnitGroup
 from tests.units.tracing.proofs import (
     COUPLING,
     is_coupled,

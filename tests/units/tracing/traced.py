@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from gnt.units._group import Slot, UnitGroup
-from gnt.units._trace import Groups
+from gnt.units import Groups, Slot, UnitGroup
 
 _COUPLING = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # one unit's size changes the others' features
 
