@@ -41,7 +41,7 @@ _SETTINGS = tuple(name for name in ENGINE_SETTINGS if name != "activation")  # a
 class CBPLayer(nn.Module):
     """Base of the two layers: the identity, with an engine for the group of units between two layers."""
 
-    looks_after_units = True
+    has_own_engine = True
     _producers: tuple[type[nn.Module], ...] = ()
     _consumers: tuple[type[nn.Module], ...] = ()
 

@@ -51,7 +51,7 @@ def reports(tmp_path_factory):
 
 def test_shards_that_cannot_be_watched_are_refused_on_all_ranks(reports):
     for grouped, alone in reports["refused"]:
-        assert grouped == "'2' reads the units in 2 groups: its weight cannot lie in shards; after 0 updates"
+        assert grouped == "'2' reads the units in 2 groups: its weight cannot be sharded; after 0 updates"
         assert alone.startswith("0.weight lies in shards on 2 processes, and the engine has 1 of them")
         assert alone.endswith("after 0 updates")
 

@@ -1,4 +1,4 @@
-"""The proofs of `tests.proofs` and `tests.replacement_proofs` fail where a group is wrong."""
+"""The checks in `consumer_checks` and `replacement_checks` fail for wrong groups and wrong replacements."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import gnt
-from gnt.units._group import Slot, UnitGroup
-from tests.units.tracing.proofs import prove_consumers
-from tests.units.tracing.replacement_proofs import prove_replacement
-from tests.units.tracing.subjects import Subject
+from gnt.units import Slot, UnitGroup
+from tests.units.tracing.consumer_checks import check_consumers
+from tests.units.tracing.model_under_test import ModelUnderTest
+from tests.units.tracing.replacement_checks import check_replacement
 
 
 class Net(nn.Module):
-    """Gated channels that two layers read: one after pooling, as a block of pixels each, one by concatenation."""
+    """Gated channels with two consumers: one after pooling, with a block of pixels each, one by concatenation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,8 +30,8 @@ class Net(nn.Module):
 
 
 @pytest.fixture
-def subject() -> Subject:
-    return Subject(Net(), (torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0)),))
+def subject() -> ModelUnderTest:
+    return ModelUnderTest(Net(), (torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0)),))
 
 
 def group_of(net: nn.Module) -> UnitGroup:
@@ -43,10 +43,10 @@ def group_of(net: nn.Module) -> UnitGroup:
     )  # fmt: skip
 
 
-def test_a_right_group_passes(subject):
+def test_a_right_group_passes_the_checks(subject):
     group = group_of(subject.model)
-    prove_consumers(subject, group)
-    prove_replacement(subject, [group])
+    check_consumers(subject, group)
+    check_replacement(subject, [group])
 
 
 CONSUMERS = {
@@ -69,35 +69,35 @@ CONSUMERS = {
 
 
 @pytest.mark.parametrize("fault", CONSUMERS)
-def test_wrong_consumers_are_caught(subject, fault):
+def test_wrong_consumers_fail(subject, fault):
     group = group_of(subject.model)
     wrong = dataclasses.replace(group, **CONSUMERS[fault](subject.model, group))
     with pytest.raises(AssertionError):
-        prove_consumers(subject, wrong)
+        check_consumers(subject, wrong)
 
 
-def test_a_replacement_that_changes_the_function_is_caught(subject):
-    """The norm's entries at birth shift a feature that is still read; the means of one value are not another's."""
+def test_a_replacement_that_changes_the_function_fails(subject):
+    """Resetting the norm's entries shifts a feature that a missing consumer still reads."""
     group = group_of(subject.model)
     unread = dataclasses.replace(group, outgoing=group.outgoing[:1])
     with pytest.raises(AssertionError, match="changed the output"):
-        prove_replacement(subject, [unread])
+        check_replacement(subject, [unread])
 
 
-def test_an_engine_that_touches_other_parameters_is_caught(subject, monkeypatch):
+def test_a_replacement_that_changes_other_parameters_fails(subject, monkeypatch):
     replace = gnt.GnT.replace
 
-    def clumsy(engine, *args):
+    def replace_and_change_bias(engine, *args):
         replace(engine, *args)
         with torch.no_grad():
             subject.model.wide.bias[0] += 1e-9
 
-    monkeypatch.setattr(gnt.GnT, "replace", clumsy)
+    monkeypatch.setattr(gnt.GnT, "replace", replace_and_change_bias)
     with pytest.raises(AssertionError, match=r"changed the output|wide\.bias changed outside"):
-        prove_replacement(subject, [group_of(subject.model)])
+        check_replacement(subject, [group_of(subject.model)])
 
 
-def test_an_engine_that_moves_wrong_means_is_caught(subject, monkeypatch):
+def test_a_replacement_without_transfer_of_means_fails(subject, monkeypatch):
     monkeypatch.setattr(gnt.replacement.reinitialization, "transfer_mean", lambda *_: None)
     with pytest.raises(AssertionError, match="the output moved by"):
-        prove_replacement(subject, [group_of(subject.model)])
+        check_replacement(subject, [group_of(subject.model)])

@@ -1,4 +1,4 @@
-"""Subjects of proofs: a model with inputs, and questions that are put to it by running it."""
+"""A model with inputs on which groups are checked, and functions that run it with changed weights."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
-class Subject:
-    """A model with example inputs, in double precision, every parameter away from its value at birth, no dropout."""
+class ModelUnderTest:
+    """A model with example inputs, in double precision, with randomized parameters and without dropout."""
 
     def __init__(self, model: nn.Module, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> None:
         self.model = model.double()
         self.args = tuple(_double(value) for value in args)
         self.kwargs = {name: _double(value) for name, value in (kwargs or {}).items()}
-        randomise(model, 0)
+        randomize(model, 0)
         for module in model.modules():
             if isinstance(module, DROPOUT):
                 module.p = 0.0
 
     def run(self, training: bool = False) -> list[Tensor]:
-        """All tensors that the model returns; running statistics and torch's generator stay as they are."""
+        """All tensors that the model returns; restores running statistics and the random generator of torch."""
         with self.unchanged(), torch.no_grad(), torch.random.fork_rng(devices=[]):
             self.model.train(training)
             torch.manual_seed(0)
@@ -37,23 +37,23 @@ class Subject:
         return outputs
 
     @contextmanager
-    def frozen(self, modules: Sequence[nn.Module], training: bool = False) -> Iterator[None]:
-        """Inside, some modules return what they return now, whatever they read."""
+    def fixed_outputs(self, modules: Sequence[nn.Module], training: bool = False) -> Iterator[None]:
+        """Context in which some modules return their present outputs whatever they read."""
         returned: list[Tensor] = []
-        turn = itertools.count()
+        call = itertools.count()
         with ExitStack() as stack:
             for module in modules:
                 stack.callback(module.register_forward_hook(lambda _m, _a, output: returned.append(output)).remove)
             self.run(training)
         with ExitStack() as stack:
             for module in modules:
-                hook = module.register_forward_hook(lambda _m, _a, _o: returned[next(turn) % len(returned)].clone())
+                hook = module.register_forward_hook(lambda _m, _a, _o: returned[next(call) % len(returned)].clone())
                 stack.callback(hook.remove)
             yield
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:
-        """What happens to the model's tensors and modes inside is undone."""
+        """Context that restores the model's tensors and modes on exit."""
         tensors = [*self.model.parameters(), *self.model.buffers()]
         saved = [tensor.detach().clone() for tensor in tensors]
         modes = [(module, module.training) for module in self.model.modules()]
@@ -67,8 +67,8 @@ class Subject:
                 module.training = mode
 
 
-def randomise(model: nn.Module, seed: int) -> None:
-    """Random parameters and running statistics, of a size at which signals live through deep networks."""
+def randomize(model: nn.Module, seed: int) -> None:
+    """Random parameters and running statistics, scaled so that signals pass through deep networks."""
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -84,32 +84,37 @@ def randomise(model: nn.Module, seed: int) -> None:
                 value.copy_(0.5 + torch.rand(value.shape, generator=draw))
 
 
-def reads_units(module: nn.Module) -> bool:
-    """Whether a module is a weight layer: linear, convolution, or the transposed linear layer of transformers."""
+def is_weight_layer(module: nn.Module) -> bool:
+    """True for a linear layer, a convolution, or the transposed linear layer (Conv1D) of transformers."""
     return isinstance(module, (nn.Linear, *CONVOLUTIONS)) or type(module).__name__ == "Conv1D"
 
 
-def where_read(
-    subject: Subject,
+def is_depthwise(module: nn.Module) -> bool:
+    """True for a depthwise convolution."""
+    return isinstance(module, CONVOLUTIONS) and module.groups > 1 and module.weight.shape[1] == 1
+
+
+def nan_readers(
+    subject: ModelUnderTest,
     sources: Sequence[tuple[nn.Module, Tensor]],
     passed: Sequence[nn.Module] = (),
     channels: Sequence[int] = (),
 ) -> dict[str, list[int]]:
-    """Names of weight layers with the input positions that turn nan when outputs of some layers do.
+    """Input positions of weight layers that become nan if outputs of some layers are nan, by the layers' names.
 
-    Every weight layer, other than those ``passed``, washes nan out of its input, so the trail ends there; if it reaches
-    the output by another way, the name "" is among the readers.
+    Every weight layer except those ``passed`` replaces nan in its input by 0, so nan spreads only to the first weight
+    layers. If nan also reaches the output of the model, the name "" is included.
 
     Args:
-        subject: the model, run in evaluation.
-        sources: layers or norms, with the outputs that turn nan.
-        passed: depthwise convolutions on the way.
-        channels: of the first input, that turn nan as well.
+        subject: the model, run in evaluation mode.
+        sources: layers or norms, with the outputs that become nan.
+        passed: depthwise convolutions that pass nan on.
+        channels: channels of the first input that become nan as well.
     """
     read: dict[str, list[int]] = {}
 
-    def washing(name: str) -> Callable[..., Any]:
-        def wash(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def recording(name: str) -> Callable[..., Any]:
+        def record_and_clear(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             nan = args[0].isnan()
             if nan.any():
                 dim = args[0].ndim - (module.weight.ndim - 1 if isinstance(module, CONVOLUTIONS) else 1)
@@ -117,7 +122,7 @@ def where_read(
                 read[name] = nan.any(others).nonzero().flatten().tolist()
             return (args[0].masked_fill(nan, 0.0), *args[1:])
 
-        return wash
+        return record_and_clear
 
     inputs = list(subject.args)
     if channels:
@@ -125,14 +130,16 @@ def where_read(
     with subject.unchanged(), torch.no_grad(), ExitStack() as stack:
         subject.model.eval()
         for name, module in subject.model.named_modules():
-            if reads_units(module) and not any(module is other for other in passed):
-                stack.callback(module.register_forward_pre_hook(washing(name)).remove)
+            if is_weight_layer(module) and not any(module is other for other in passed):
+                stack.callback(module.register_forward_pre_hook(recording(name)).remove)
         for module, rows in sources:
             dim = 1 if type(module).__name__ == "Conv1D" else 0
             module.weight.index_fill_(dim if module.weight.ndim > 1 else 0, rows, torch.nan)
             if getattr(module, "bias", None) is not None:
                 module.bias[rows] = torch.nan
-        with torch.enable_grad():  # without, torch's transformer layers take a way of their own, past the hooks
+        with (
+            torch.enable_grad()
+        ):  # without gradients torch's transformer layers use a fused implementation that skips the hooks
             outputs = subject.model(*inputs, **subject.kwargs)
         if any(value.isnan().any() for value in _tensors(outputs)):
             read[""] = []

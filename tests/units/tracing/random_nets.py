@@ -1,9 +1,9 @@
-"""Random small networks from a grammar, for hypothesis: layers, gates, sums, concatenations and branches in any order.
+"""Random small networks for hypothesis: layers, gates, sums, concatenations and branches in any order.
 
-A program works on a pool of values, all of the same rank; each step reads any of them and adds one or two. In the end
-heads read what nobody has read. Mixers let a unit's value enter its neighbours', or an order or a choice among them:
-most of these must be refused. At most one norm couples units, and it alone reads what it normalises: with more, no
-unit could be changed without its neighbours, and nothing proved about it.
+A program computes a pool of values of the same rank; each step reads any of them and adds one or two. At the end, heads
+read the values that no step has read. Mixers let a unit's value influence its neighbours, or an order or selection of
+them, and most of these must be refused. At most one norm couples units, and it alone reads its input: with several, no
+unit could be changed without its neighbours, and nothing could be checked.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Step = tuple[str, tuple[int, ...], nn.Module | None]
 
 
 class RandomNet(nn.Module):
-    """Carries out a program: steps (name, indices of what is read, module or None), then the heads."""
+    """Runs a program of steps (name, indices of the values read, module or None), then the heads."""
 
     def __init__(
         self, steps: list[tuple[str, tuple[int, ...], nn.Module | None]], read: list[int], heads: nn.ModuleList
@@ -86,12 +86,12 @@ def random_nets(draw: st.DrawFn) -> tuple[RandomNet, Tensor]:
     widths, steps = [draw(st.integers(2, 4))], []
     shape = (3, widths[0], 3, 3) if images else (3, widths[0])
     read: set[int] = set()
-    sealed: set[int] = set()
+    norm_inputs: set[int] = set()
     for _ in range(draw(st.integers(2, 9))):
-        # what was made last is read most often, so that ways become long
+        # the last value is read most often, so that networks become deep
         last = len(widths) - 1
-        there = [j for j in range(last + 1) if j not in sealed]
-        one = draw(st.sampled_from([last, last, last, *there]))
+        available = [j for j in range(last + 1) if j not in norm_inputs]
+        one = draw(st.sampled_from([last, last, last, *available]))
         kinds = [
             "layer",
             "layer",
@@ -106,8 +106,8 @@ def random_nets(draw: st.DrawFn) -> tuple[RandomNet, Tensor]:
             "slopes",
             "mixer",
         ]
-        kind = draw(st.sampled_from(kinds + ["pixels", "depthwise"] * images + ["coupling"] * (not sealed)))
-        width, many = widths[one], 1
+        kind = draw(st.sampled_from(kinds + ["pixels", "depthwise"] * images + ["coupling"] * (not norm_inputs)))
+        width, num_values = widths[one], 1
         args: tuple[int, ...] = (one,)
         module: nn.Module | None = None
         name = kind
@@ -124,18 +124,18 @@ def random_nets(draw: st.DrawFn) -> tuple[RandomNet, Tensor]:
         elif kind == "coupling":
             if one in read or not one:
                 continue
-            sealed.add(one)
+            norm_inputs.add(one)
             module = nn.GroupNorm(1, width) if images else nn.LayerNorm(width)
         elif kind == "cat":
-            args = (one, draw(st.sampled_from(there)))
+            args = (one, draw(st.sampled_from(available)))
             width += widths[args[1]]
         elif kind == "chunk":
             if width % 2:
                 continue
-            width, many = width // 2, 2
+            width, num_values = width // 2, 2
         elif kind == "joint":
-            alike = [j for j in there if widths[j] == width]
-            name, args = draw(st.sampled_from(sorted(JOINTS))), (one, draw(st.sampled_from(alike)))
+            same_width = [j for j in available if widths[j] == width]
+            name, args = draw(st.sampled_from(sorted(JOINTS))), (one, draw(st.sampled_from(same_width)))
         else:
             name = draw(
                 st.sampled_from(
@@ -146,7 +146,7 @@ def random_nets(draw: st.DrawFn) -> tuple[RandomNet, Tensor]:
             if not width:
                 continue
         steps.append((name, args, module))
-        widths.extend([width] * many)
+        widths.extend([width] * num_values)
         read.update(args)
     assume(steps)
     unread = [j for j in range(1, len(widths)) if j not in read]
@@ -155,7 +155,7 @@ def random_nets(draw: st.DrawFn) -> tuple[RandomNet, Tensor]:
     return RandomNet(steps, unread, heads), x
 
 
-def _convolution(draw: st.DrawFn, reads: int, makes: int, bias: bool) -> nn.Conv2d:
-    groups = draw(st.sampled_from([g for g in (1, 2) if reads % g == 0 and makes % g == 0]))
+def _convolution(draw: st.DrawFn, inputs: int, outputs: int, bias: bool) -> nn.Conv2d:
+    groups = draw(st.sampled_from([g for g in (1, 2) if inputs % g == 0 and outputs % g == 0]))
     size = draw(st.sampled_from([1, 3]))
-    return nn.Conv2d(reads, makes, size, padding=size // 2, groups=groups, bias=bias)
+    return nn.Conv2d(inputs, outputs, size, padding=size // 2, groups=groups, bias=bias)

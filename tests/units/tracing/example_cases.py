@@ -1,13 +1,13 @@
-"""What of the hand-written networks can be replaced, and what is refused."""
+"""The groups and refusals that are expected for the networks of `example_nets`."""
 
 from __future__ import annotations
 
 from torch import nn
 
-from tests.units.tracing import hand_written_nets as nets
-from tests.units.tracing.traced_case import ATTENTION, OUTPUT, SHARED, SUM, Case, noise
+from tests.units.tracing import example_nets as nets
+from tests.units.tracing.model_case import ATTENTION, OUTPUT, SHARED, SUM, Case, noise
 
-HAND_WRITTEN: dict[str, Case] = {
+EXAMPLES: dict[str, Case] = {
     "functional-mlp": Case(
         nets.FunctionalMLP, {"a": (6, "leaky_relu"), "b": (7, "tanh")}, {"head": OUTPUT}, (noise(3, 4),)
     ),
@@ -56,7 +56,7 @@ HAND_WRITTEN: dict[str, Case] = {
         {"expand": (6, "relu"), "squeeze": (4, "relu")},
         {"head": OUTPUT},
         (noise(2, 4, 5, 5),),
-        oracle=False,  # it does not follow the permutation
+        oracle=False,  # Torch-Pruning does not follow the permutation
     ),
     "generator": Case(nets.Generator, {"conv1": (4, "leaky_relu")}, {"start": ".", "conv2": OUTPUT}, (noise(3, 5),)),
     "shared-encoder": Case(
@@ -86,7 +86,7 @@ HAND_WRITTEN: dict[str, Case] = {
         {"0": (3, "relu")},
         {"4": OUTPUT},
         (noise(2, 2, 5, 5),),
-        oracle=False,  # it prunes one of the channels
+        oracle=False,  # Torch-Pruning prunes one of the channels
     ),
     "recurrent": Case(
         nets.Recurrent, {"hidden": (6, "relu")}, {"embed": "rnn|LSTM|lstm", "rnn": "recurrent", "out": OUTPUT},

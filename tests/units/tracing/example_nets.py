@@ -1,4 +1,4 @@
-"""Networks as people write them, small: functional activations, several readers, gates, skips, concatenations."""
+"""Small networks with functional activations, several consumers, gates, skip connections and concatenations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 class FunctionalMLP(nn.Module):
-    """Activations and dropout in forward, under attribute names that tell no order."""
+    """Activations and dropout in forward; the attribute order differs from the order of computation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class FunctionalMLP(nn.Module):
 
 
 class FunctionalConvNet(nn.Module):
-    """Pooling, a flatten by view, a normalisation, a hand-written activation."""
+    """Pooling, a flatten by view, a batch norm, an activation written by hand."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class FunctionalConvNet(nn.Module):
 
 
 class ActorCritic(nn.Module):
-    """One trunk that actor and critic read."""
+    """One trunk read by an actor and a critic."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class UNet(nn.Module):
 
 
 class DenseBlock(nn.Module):
-    """Every layer reads everything before it, each through a norm of its own: a unit has entries in several."""
+    """Every layer reads all layers before it through its own norm, so that a unit has entries in several norms."""
 
     def __init__(self, norms: bool) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class Mixer(nn.Module):
 
 
 class FusedGate(nn.Module):
-    """One layer makes gates and values; they are taken apart by chunk."""
+    """One layer computes gates and values, which are split by chunk."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class FusedGate(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Channels are scaled by gates computed from their own means."""
+    """Channels are scaled by gates computed from their means."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class SqueezeExcite(nn.Module):
 
 
 class Shuffled(nn.Module):
-    """ShuffleNet: grouped convolutions, and channels exchanged between the groups."""
+    """ShuffleNet: grouped convolutions, and a channel shuffle between the groups."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class Shuffled(nn.Module):
 
 
 class Generator(nn.Module):
-    """As DCGAN's, by resize and convolution: a linear layer's outputs become channels with pixels."""
+    """DCGAN-like generator by resize and convolution: outputs of a linear layer become channels with pixels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class Generator(nn.Module):
 
 
 class SharedEncoder(nn.Module):
-    """An encoder for two decoders, one of which reads its features twice over."""
+    """An encoder with two decoders, one of which reads its features twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -197,7 +197,7 @@ class Siamese(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-    """In training a second head reads the hidden units."""
+    """A second head reads the hidden units in training mode only."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -211,7 +211,7 @@ class AuxiliaryHead(nn.Module):
 
 
 class TiedAutoencoder(nn.Module):
-    """The decoder is the encoder's weight, transposed; behind it stands an ordinary net."""
+    """The decoder uses the transposed weight of the encoder; an ordinary network follows it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -223,7 +223,7 @@ class TiedAutoencoder(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Of torch's own layers, which have a fused way through for evaluation without gradients."""
+    """Transformer layers of torch, which have a fused implementation for evaluation without gradients."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -236,7 +236,7 @@ class Transformer(nn.Module):
 
 
 class Upscaler(nn.Module):
-    """A transposed convolution, and channels that become pixels."""
+    """A transposed convolution, and a pixel shuffle."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -249,7 +249,7 @@ class Upscaler(nn.Module):
 
 
 class TwoValues(nn.Module):
-    """A consumer reads each unit twice, and not the same: its means differ."""
+    """A consumer reads two different values of each unit, with different means."""
 
     def __init__(self) -> None:
         super().__init__()

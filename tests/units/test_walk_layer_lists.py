@@ -1,4 +1,4 @@
-"""One network given in every form: a Sequential, lists, functions, nested, and lists that leave something out."""
+"""A network given as Sequential, lists, functions, nested, and as incomplete lists trains identically."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 import gnt
 from tests.helpers.small_runs import IMAGES, assert_same, conv_net, replaced, run, train
 
-FORMS = ("Sequential", "ModuleList", "list", "tuple of functions", "nested", "without view", "without activation")
+LAYER_LISTS = ("Sequential", "ModuleList", "list", "tuple of functions", "nested", "without view", "without activation")
 
 
-class Form(nn.Module):
-    """The layers of `conv_net`, run by a forward of its own."""
+class NetWithLayers(nn.Module):
+    """`conv_net` with its layers in the attribute ``layers``, in the given form."""
 
     def __init__(self, form: str) -> None:
         super().__init__()
@@ -40,10 +40,10 @@ class Form(nn.Module):
 
 
 @pytest.mark.parametrize("opt", ["sgd", "adamgnt"])
-@pytest.mark.parametrize("form", FORMS)
-def test_a_network_in_every_form_is_the_same_network(form, opt):
-    # "lecun" needs no gain, so that the forms draw the same weights whichever activation they show
-    first, second = run(conv_net(), opt, init="lecun"), run(Form(form), opt, init="lecun")
+@pytest.mark.parametrize("form", LAYER_LISTS)
+def test_every_form_of_the_layer_list_trains_identically(form, opt):
+    # "lecun" needs no gain, so that all forms draw the same weights whether or not they list activations
+    first, second = run(conv_net(), opt, init="lecun"), run(NetWithLayers(form), opt, init="lecun")
     assert [group.num_units for group in second[2].groups] == [5, 4, 6]
     assert_same(*[train(*each, range(8), *IMAGES) for each in (first, second)])
     assert min(replaced(first[2])) > 0

@@ -1,4 +1,4 @@
-"""A model to be traced, with what is expected of it."""
+"""`Case`: a model to trace, with the groups and refusals that are expected."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# reasons of refusals, as regular expressions
+# reasons of refusal, as regular expressions
 SUM = "summed|residual"
 ATTENTION = "attention"
 OUTPUT = "output"
@@ -18,10 +18,11 @@ SHARED = "tied|shares|called 2 times|read by several operations"
 
 @dataclass(frozen=True)
 class Case:
-    """A model to be traced on ``args`` and ``kwargs``.
+    """A model to trace on ``args`` and ``kwargs``.
 
-    ``groups``: number of units (0: any) and activation by pattern of the group's name; ``refused``: reason, as a
-    regular expression, by pattern. Every pattern matches something, every group and every refusal matches a pattern.
+    ``groups`` maps a pattern of group names to the number of units (0: any) and the activation. ``refused`` maps a
+    pattern to the reason, a regular expression. Every pattern must match something, and every group and refusal must
+    match a pattern.
     """
 
     build: Callable[[], nn.Module]
@@ -29,8 +30,8 @@ class Case:
     refused: Mapping[str, str]
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
-    gated: Collection[str] = frozenset()  # groups whose units are multiplied with something beside them
-    oracle: bool = True  # whether Torch-Pruning builds its graph
+    gated: Collection[str] = frozenset()  # groups whose units are multiplied by values of no unit
+    oracle: bool = True  # Torch-Pruning can build its graph
 
 
 def tokens() -> Tensor:
