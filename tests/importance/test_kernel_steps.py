@@ -1,4 +1,4 @@
-"""Engines with kernels=True take the same steps as with torch operations, also after a change of network or features."""
+"""Engines with kernels=True take the same steps as with torch operations, also after changes of network or data."""
 
 from __future__ import annotations
 
