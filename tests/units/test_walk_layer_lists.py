@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import gnt
-from tests.helpers.small_runs import IMAGE_SHAPE, assert_same, conv_net, replaced, train
+from tests.helpers.small_runs import IMAGE_SHAPE, assert_same, conv_net, make_run, replaced, train
 
 LAYER_LISTS = ("Sequential", "ModuleList", "list", "tuple of functions", "nested", "without view", "without activation")
 
