@@ -20,8 +20,7 @@ methods against loss of plasticity, each by itself: L2, L2Init, ShrinkAndPerturb
 from gnt import metrics
 from gnt._version import __version__
 from gnt.importance._signals import register_utility
-from gnt.learners.backprop import Backprop, ContinualBackprop, Step
-from gnt.learners.ensemble import Ensemble
+from gnt.learners import Backprop, ContinualBackprop, Ensemble, Step
 from gnt.optim import AdamGnT
 from gnt.regularization import ALGORITHM_1, L2, CReLU, L2Init, ReDo, ShrinkAndPerturb
 from gnt.replacement import _algorithm_1 as algorithm_1

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gnt.learners._resolve import Loss, find_loss
+from gnt.learners import Loss, find_loss
 from gnt.metrics import _validation as checks
 from gnt.metrics._isolated_forward import Inputs, gradients
 from gnt.metrics.online import online_accuracy

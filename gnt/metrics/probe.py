@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gnt._utils.dynamo import not_compiled
 from gnt._utils.validation import check_flags, check_positive
 from gnt.distributed import _dtensor as shards
-from gnt.learners._resolve import Loss
+from gnt.learners import Loss
 from gnt.metrics import _validation as checks
 from gnt.metrics import spectral as ranks
 from gnt.metrics import unit_activity as units
