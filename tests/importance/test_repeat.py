@@ -12,7 +12,7 @@ from torch import nn
 import gnt
 from gnt.importance._evaluate.repeat import Again
 from gnt.optim import CBPSGD, CBPAdam
-from tests.helpers.small_runs import assert_same, everything, mlp, replaced
+from tests.helpers.small_runs import assert_same, full_state, mlp, replaced
 
 Change = Callable[[nn.Module, Any], None]
 
@@ -60,7 +60,7 @@ def test_the_short_way_is_the_long_one(utility: str, accumulate: bool, monkeypat
             engine.step()
     assert taken == [True] * 79
     assert sum(replaced(runs[0][2])) > 10
-    assert_same(everything(*runs[0]), everything(*runs[1]))
+    assert_same(full_state(*runs[0]), full_state(*runs[1]))
 
 
 @pytest.mark.parametrize("kind", [CBPSGD, CBPAdam])
@@ -77,7 +77,7 @@ def test_an_attached_engine_takes_it_too(kind: type, monkeypatch: pytest.MonkeyP
                 optimizer.gnt._again = None
             learn(net, optimizer, draw(t))
     assert taken == [True] * 59
-    assert_same(everything(*runs[0], runs[0][1].gnt), everything(*runs[1], runs[1][1].gnt))
+    assert_same(full_state(*runs[0], runs[0][1].gnt), full_state(*runs[1], runs[1][1].gnt))
 
 
 def twice(net: nn.Module, _: gnt.GnT) -> None:
@@ -121,7 +121,7 @@ def test_where_anything_differs_the_long_way_is_taken(change: Change, monkeypatc
             engine.step()
         if number == 0:
             assert taken.count(True) < 20
-    assert_same(everything(*runs[0]), everything(*runs[1]))
+    assert_same(full_state(*runs[0]), full_state(*runs[1]))
 
 
 def test_features_in_half_precision_are_read_as_such(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import gnt
 from gnt import Backprop, ContinualBackprop
-from tests.helpers.small_runs import EAGER, assert_same, batch, conv_net, everything, mlp, train
+from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, batch, conv_net, full_state, mlp, train
 
 BOTH = pytest.mark.parametrize("learner_class", [Backprop, ContinualBackprop])
 TORCHS = {
@@ -37,7 +37,7 @@ class Predicts(nn.Module):
 
 
 def snapshot(learner: Backprop) -> dict:
-    return everything(learner.net, learner.opt, getattr(learner, "gnt", None))
+    return full_state(learner.net, learner.opt, getattr(learner, "gnt", None))
 
 
 def learn(learner: Backprop, steps: range, *shape: int) -> list[gnt.Step]:
@@ -68,14 +68,14 @@ def test_without_replacement_it_is_a_plain_loop_bit_for_bit(learner_class, rate,
 
 @pytest.mark.parametrize("opt", TORCHS)
 def test_continual_backprop_is_a_plain_loop_with_an_engine(opt):
-    learner = ContinualBackprop(conv_net(), opt=opt, generator=torch.Generator().manual_seed(3), **EAGER)
+    learner = ContinualBackprop(conv_net(), opt=opt, generator=torch.Generator().manual_seed(3), **FREQUENT_REPLACEMENT)
     net = conv_net()
     options = {"adamw": {"weight_decay": 1e-2, "decoupled_weight_decay": True}}.get(opt, {})
     own = (torch.optim.SGD if opt == "sgd" else gnt.AdamGnT)(net.parameters(), lr=1e-3, **options)
-    engine = gnt.GnT(net, own, generator=torch.Generator().manual_seed(3), **EAGER)
+    engine = gnt.GnT(net, own, generator=torch.Generator().manual_seed(3), **FREQUENT_REPLACEMENT)
     steps = learn(learner, range(8), 1, 8, 8)
     assert_same([list(s.replaced) for s in steps], train(net, own, engine, range(8), 1, 8, 8))
-    assert_same(snapshot(learner), everything(net, own, engine))
+    assert_same(snapshot(learner), full_state(net, own, engine))
     assert sum(len(units) for s in steps for units in s.replaced) > 5
 
 
@@ -107,8 +107,8 @@ def test_class_losses_read_logits(loss):
 
 
 def test_a_network_that_predicts_is_not_recorded():
-    learner = ContinualBackprop(Predicts(), generator=torch.Generator().manual_seed(1), **EAGER)
-    recorded = ContinualBackprop(mlp(), generator=torch.Generator().manual_seed(1), **EAGER)
+    learner = ContinualBackprop(Predicts(), generator=torch.Generator().manual_seed(1), **FREQUENT_REPLACEMENT)
+    recorded = ContinualBackprop(mlp(), generator=torch.Generator().manual_seed(1), **FREQUENT_REPLACEMENT)
     assert not any(module._forward_pre_hooks for module in learner.net.modules())
     steps = [learn(each, range(8)) for each in (learner, recorded)]
     assert_same(*[[list(s.replaced) for s in each] for each in steps])
@@ -126,7 +126,7 @@ def test_layers_may_be_named_apart_from_the_network():
             return self.fc2(F.relu(self.fc1(x)))
 
     net = Functional()
-    learner = ContinualBackprop(net, layers=[net.fc1, F.relu, net.fc2], **EAGER)
+    learner = ContinualBackprop(net, layers=[net.fc1, F.relu, net.fc2], **FREQUENT_REPLACEMENT)
     learn(learner, range(8))
     assert learner.gnt.groups[0].state.replaced > 0
     with pytest.raises(ValueError, match=r"Functional has no \.layers"):
@@ -193,7 +193,11 @@ REFUSED = {
 @pytest.mark.parametrize(("loss", "x", "y", "error", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_learned_changes_nothing(learner_class, loss, x, y, error, message):
     """Neither the network with its running statistics, nor what the engine has recorded."""
-    settings = {**EAGER, "generator": torch.Generator().manual_seed(1)} if learner_class is ContinualBackprop else {}
+    settings = (
+        {**FREQUENT_REPLACEMENT, "generator": torch.Generator().manual_seed(1)}
+        if learner_class is ContinualBackprop
+        else {}
+    )
     learner, untouched = (learner_class(conv_net(), momentum=0.9, **copy.deepcopy(settings)) for _ in range(2))
     learn(learner, range(4), 1, 8, 8)
     learn(untouched, range(4), 1, 8, 8)
@@ -212,7 +216,9 @@ def test_what_cannot_be_learned_changes_nothing(learner_class, loss, x, y, error
 @BOTH
 def test_a_saved_state_goes_on_bit_for_bit(learner_class):
     def fresh(seed: int) -> Backprop:
-        return learner_class(mlp(seed=seed), opt="adam", **(EAGER if learner_class is ContinualBackprop else {}))
+        return learner_class(
+            mlp(seed=seed), opt="adam", **(FREQUENT_REPLACEMENT if learner_class is ContinualBackprop else {})
+        )
 
     learner, other = fresh(0), fresh(1)
     learn(learner, range(8))
@@ -243,7 +249,7 @@ OTHER_STATES = {
 def test_a_state_of_another_learner_is_refused_whole(build, message):
     other = build()
     other.learn(torch.ones(3, other.net[0].in_features), torch.ones(3, other.net[-1].out_features))
-    learner = ContinualBackprop(mlp(), momentum=0.9, **EAGER)
+    learner = ContinualBackprop(mlp(), momentum=0.9, **FREQUENT_REPLACEMENT)
     learn(learner, range(4))
     before = snapshot(learner)
     with pytest.raises((ValueError, RuntimeError), match=message):

@@ -14,7 +14,17 @@ import gnt
 from gnt import metrics
 from gnt.metrics import Probe
 from gnt.units._group import Slot, UnitGroup
-from tests.helpers.small_runs import EAGER, IMAGES, assert_same, batch, conv_net, everything, mlp, run, train
+from tests.helpers.small_runs import (
+    FREQUENT_REPLACEMENT,
+    IMAGE_SHAPE,
+    assert_same,
+    batch,
+    conv_net,
+    full_state,
+    make_run,
+    mlp,
+    train,
+)
 
 OF_GROUP = ("dead_units", "dormant_units", "effective_rank", "approximate_rank", "nature_rank", "weight_magnitude")
 
@@ -54,7 +64,7 @@ def test_figures_of_a_small_network():
 
 def test_channels_flattened_or_not():
     net = conv_net().train()
-    x = inputs(16, *IMAGES)
+    x = inputs(16, *IMAGE_SHAPE)
     figures = Probe(net, net, x, tau=0.7).measure()
     net.eval()
     with torch.no_grad():
@@ -110,7 +120,7 @@ def test_several_producers_and_consumers():
 
 def test_several_values_of_the_same_units():
     torch.manual_seed(0)
-    net, x = Pooled(), inputs(12, *IMAGES)
+    net, x = Pooled(), inputs(12, *IMAGE_SHAPE)
     with torch.no_grad():
         net.conv.bias[0] = -100.0
         net.conv.weight[1] *= 0.001
@@ -131,7 +141,7 @@ def test_several_values_of_the_same_units():
 
 def test_a_unit_that_one_reader_sees_is_alive():
     torch.manual_seed(0)
-    net, x = Pooled(), inputs(2, *IMAGES)
+    net, x = Pooled(), inputs(2, *IMAGE_SHAPE)
     with torch.no_grad():
         net.conv.weight[0] = 0.0
         net.conv.bias[0] = -1.0
@@ -180,7 +190,7 @@ def test_layers_of_cbp():
         def __init__(self):
             super().__init__()
             self.conv, self.fc1, self.fc2 = nn.Conv2d(1, 5, 3), nn.Linear(45, 6), nn.Linear(6, 2)
-            settings = {key: EAGER[key] for key in ("replacement_rate", "maturity_threshold")}
+            settings = {key: FREQUENT_REPLACEMENT[key] for key in ("replacement_rate", "maturity_threshold")}
             self.cbp1 = gnt.CBPConv(self.conv, self.fc1, **settings)
             self.cbp2 = gnt.CBPLinear(self.fc1, self.fc2, **settings)
 
@@ -188,14 +198,14 @@ def test_layers_of_cbp():
             x = self.cbp1(F.max_pool2d(F.relu(self.conv(x)), 2)).flatten(1)
             return self.fc2(self.cbp2(F.relu(self.fc1(x))))
 
-    net, x = Net(), inputs(12, *IMAGES)
+    net, x = Net(), inputs(12, *IMAGE_SHAPE)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    train(net, optimizer, None, range(5), *IMAGES)
+    train(net, optimizer, None, range(5), *IMAGE_SHAPE)
     assert net.cbp1.group.state.replaced
-    before = everything(net)
+    before = full_state(net)
     figures = Probe(net, net, x).measure()
     assert figures == Probe(net, [net.cbp1, net.cbp2], x).measure()
-    assert_same(everything(net), before)
+    assert_same(full_state(net), before)
     assert not net.cbp1._waiting.waiting
     with torch.no_grad():
         pooled = F.max_pool2d(F.relu(net.conv(x)), 2)
@@ -233,7 +243,7 @@ def noisy_net() -> nn.Sequential:
 def test_a_run_with_a_probe_is_the_run_without(attached):
     runs = []
     for probed in (False, True):
-        net, optimizer, engine = run(noisy_net(), "adamgnt")
+        net, optimizer, engine = make_run(noisy_net(), "adamgnt")
         x, y = batch(7, n=20)
         probe = Probe(net, engine, x, y=y, gradient=True, update=True) if probed else None
         if attached:
@@ -257,7 +267,7 @@ def test_a_run_with_a_probe_is_the_run_without(attached):
         grads = [p.grad for p in net.parameters()]
         hooks = [len(m._forward_pre_hooks) + len(m._forward_hooks) for m in net.modules()]
         runs.append(
-            (everything(net, optimizer, engine), grads, hooks, net[0].seen, [m.training for m in net.modules()])
+            (full_state(net, optimizer, engine), grads, hooks, net[0].seen, [m.training for m in net.modules()])
         )
         assert sum(g.state.replaced for g in engine.groups)
     assert_same(list(runs[1]), list(runs[0]))
@@ -280,14 +290,14 @@ def test_modes_are_put_back_one_by_one():
 def test_what_went_wrong_leaves_nothing_either():
     net = noisy_net()
     probe = Probe(net, net, inputs())
-    before = everything(net)
+    before = full_state(net)
     with torch.no_grad():
         net[1].weight[0, 0] = float("nan")
     with pytest.raises(FloatingPointError, match="features of group '1' must be finite, got 32 of 256"):
         probe.measure()
     with torch.no_grad():
         net[1].weight[0, 0] = before["net"]["1.weight"][0, 0]
-    assert_same(everything(net), before)
+    assert_same(full_state(net), before)
     assert all(module.training for module in net.modules())
     assert not any(module._forward_pre_hooks for module in net.modules())
 
@@ -320,7 +330,7 @@ def test_steps_are_counted():
 
 def test_a_probe_goes_on_where_it_was(tmp_path):
     def figures(resume_at: int | None) -> list[dict[str, float]]:
-        net, optimizer, engine = run(mlp())
+        net, optimizer, engine = make_run(mlp())
         x, y = batch(7, n=20)
         probe = Probe(net, engine, x, y=y, every=2, update=True)
         found = []
@@ -381,7 +391,7 @@ def test_loss_accuracy_and_gradient():
 
 
 def test_update_size_counts_from_the_last_measurement():
-    net, optimizer, engine = run(mlp())
+    net, optimizer, engine = make_run(mlp())
     probe = Probe(net, engine, inputs(), update=True)
     assert probe.measure()["update_size"] == 0.0
     before = [p.detach().clone() for p in net.parameters()]
@@ -567,7 +577,7 @@ def test_forwards_that_cannot_be_measured():
     with pytest.raises(
         ValueError, match=r"'3', consumer of group '0', reads other shapes at each call: \(2, 5, 6, 6\)"
     ):
-        Probe(sizes, gnt.walk(conv)[:1], inputs(2, *IMAGES)).measure()
+        Probe(sizes, gnt.walk(conv)[:1], inputs(2, *IMAGE_SHAPE)).measure()
 
 
 def test_states_that_do_not_fit_are_refused():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import gnt
 from gnt.importance._signals import MEASURES
-from tests.helpers.small_runs import EAGER, assert_same, conv_net, everything, mlp, train
+from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, conv_net, full_state, mlp, train
 
 NAN, INF = float("nan"), float("inf")
 
@@ -19,17 +19,17 @@ def started(net: nn.Module | None = None, *shape: int, **settings) -> tuple:
     """A network with an optimizer and an engine that have seen a few steps."""
     net = net or mlp()
     opt = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
-    engine = gnt.GnT(net, opt, generator=torch.Generator().manual_seed(1), **{**EAGER, **settings})
+    engine = gnt.GnT(net, opt, generator=torch.Generator().manual_seed(1), **{**FREQUENT_REPLACEMENT, **settings})
     train(net, opt, engine, range(6), *shape)
     return net, opt, engine
 
 
 def refused(run: tuple, call, error: type[Exception], message: str) -> None:
     """``call`` raises, and the run is as before."""
-    before = everything(*run)
+    before = full_state(*run)
     with pytest.raises(error, match=message):
         call()
-    assert_same(everything(*run), before)
+    assert_same(full_state(*run), before)
 
 
 def ones(*shapes: tuple[int, ...], **options) -> list[Tensor]:

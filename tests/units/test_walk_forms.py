@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import gnt
-from tests.helpers.small_runs import IMAGES, assert_same, conv_net, replaced, run, train
+from tests.helpers.small_runs import IMAGE_SHAPE, assert_same, conv_net, make_run, replaced, train
 
 FORMS = ("Sequential", "ModuleList", "list", "tuple of functions", "nested", "without view", "without activation")
 
@@ -43,9 +43,9 @@ class Form(nn.Module):
 @pytest.mark.parametrize("form", FORMS)
 def test_a_network_in_every_form_is_the_same_network(form, opt):
     # "lecun" needs no gain, so that the forms draw the same weights whichever activation they show
-    first, second = run(conv_net(), opt, init="lecun"), run(Form(form), opt, init="lecun")
+    first, second = make_run(conv_net(), opt, init="lecun"), make_run(Form(form), opt, init="lecun")
     assert [group.num_units for group in second[2].groups] == [5, 4, 6]
-    assert_same(*[train(*each, range(8), *IMAGES) for each in (first, second)])
+    assert_same(*[train(*each, range(8), *IMAGE_SHAPE) for each in (first, second)])
     assert min(replaced(first[2])) > 0
     assert_same([p.detach() for p in second[0].run.parameters()], [p.detach() for p in first[0].parameters()])
     names = [[group.name for group in gnt.GnT(x, init="lecun").groups] for x in (second[0], second[0].layers)]

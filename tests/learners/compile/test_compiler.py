@@ -12,17 +12,17 @@ from torch import nn
 
 import gnt
 from gnt.learners._compile import compilation_count
-from tests.helpers.compiled_learners import assert_alike, pair, run_both, samples
-from tests.helpers.small_runs import IMAGES, mlp
+from tests.helpers.compiled_learners import assert_states_close, eager_and_compiled, run_both, samples
+from tests.helpers.small_runs import IMAGE_SHAPE, mlp
 
 ADAM = {"opt": "adam", "amsgrad": True, "step_size": 0.01, "utility": "adaptable_contribution"}
 
 
 def test_runs_as_without():
     before = compilation_count()
-    eager, graph = pair(mlp(4, 8, 2).double(), **ADAM)
+    eager, graph = eager_and_compiled(mlp(4, 8, 2).double(), **ADAM)
     assert run_both(eager, graph, range(300)) > 50
-    assert_alike(eager, graph, rtol=1e-7, atol=1e-9)
+    assert_states_close(eager, graph, rtol=1e-7, atol=1e-9)
     assert compilation_count() - before <= 1
 
 
@@ -30,20 +30,20 @@ def test_convolutions_batch_norm_and_dropout():
     torch.manual_seed(0)
     body = (nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.AvgPool2d(3), nn.Flatten())
     net = nn.Sequential(*body, nn.Dropout(0.2), nn.Linear(12, 2)).double()
-    eager, graph = pair(net, opt="sgd", step_size=0.01, momentum=0.9)
-    assert run_both(eager, graph, range(20), *IMAGES) > 3
-    assert_alike(eager, graph, rtol=1e-7, atol=1e-9)
+    eager, graph = eager_and_compiled(net, opt="sgd", step_size=0.01, momentum=0.9)
+    assert run_both(eager, graph, range(20), *IMAGE_SHAPE) > 3
+    assert_states_close(eager, graph, rtol=1e-7, atol=1e-9)
 
 
 def test_a_refused_step_has_changed_nothing():
-    eager, graph = pair(mlp(4, 8, 2).double(), **ADAM)
+    eager, graph = eager_and_compiled(mlp(4, 8, 2).double(), **ADAM)
     run_both(eager, graph, range(5))
     for learner in (eager, graph):
         x, y = samples(5, learner.net)
         with pytest.raises(FloatingPointError, match="the loss is nan"):
             learner.learn(x, y * float("nan"))
     assert run_both(eager, graph, range(6, 20)) > 3
-    assert_alike(eager, graph, rtol=1e-7, atol=1e-9)
+    assert_states_close(eager, graph, rtol=1e-7, atol=1e-9)
 
 
 def test_many_learners_compile_once():

@@ -14,17 +14,17 @@ from torch import nn
 import gnt
 from gnt.learners._compile import compiler
 from gnt.optim import CBPSGD
-from tests.helpers.compiled_learners import as_traced, state
-from tests.helpers.small_runs import EAGER, assert_same, batch, mlp
+from tests.helpers.compiled_learners import run_graphs_uncompiled, state
+from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, batch, mlp
 
 
 @pytest.fixture(autouse=True)
 def compiled(monkeypatch):
-    return as_traced(monkeypatch)
+    return run_graphs_uncompiled(monkeypatch)
 
 
 def learner_of(net, **settings):
-    return gnt.ContinualBackprop(net, compile=True, **{**EAGER, **settings})
+    return gnt.ContinualBackprop(net, compile=True, **{**FREQUENT_REPLACEMENT, **settings})
 
 
 class Odd(nn.Module):

@@ -5,7 +5,15 @@ import torch
 from torch import nn
 
 import gnt
-from tests.helpers.ensembles import EAGER, alone, conv_net, data, mlp, side_by_side, teach
+from tests.helpers.ensembles import (
+    FREQUENT_REPLACEMENT,
+    compare_with_single_runs,
+    conv_net,
+    copy_runs_into_ensemble,
+    member_batches,
+    mlp,
+    single_run,
+)
 
 SEEDS = [3, 11, 4]
 
@@ -20,8 +28,8 @@ OPTIMIZERS = {
 @pytest.mark.parametrize(("loss", "batch"), [("mse", 1), ("cross_entropy", 3)])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_free_running(optimizer: str, loss: str, batch: int) -> None:
-    settings = {**OPTIMIZERS[optimizer], **EAGER, "loss": loss}
-    compared = side_by_side(mlp(6, 8, 7, 3), [3, 11], 200, shape=(6,), out=3, batch=batch, **settings)
+    settings = {**OPTIMIZERS[optimizer], **FREQUENT_REPLACEMENT, "loss": loss}
+    compared = compare_with_single_runs(mlp(6, 8, 7, 3), [3, 11], 200, shape=(6,), out=3, batch=batch, **settings)
     assert compared.replaced > 100
     assert compared.apart < 1e-11
 
@@ -29,7 +37,7 @@ def test_free_running(optimizer: str, loss: str, batch: int) -> None:
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_free_running_without_replacement(optimizer: str) -> None:
     settings = {**OPTIMIZERS[optimizer], "replacement_rate": 0.0}
-    compared = side_by_side(mlp(6, 8, 7, 3), SEEDS, 60, shape=(6,), out=3, **settings)
+    compared = compare_with_single_runs(mlp(6, 8, 7, 3), SEEDS, 60, shape=(6,), out=3, **settings)
     assert compared.replaced == 0
     assert compared.apart < 1e-11
 
@@ -38,15 +46,25 @@ def test_free_running_without_replacement(optimizer: str) -> None:
     "utility", ["weight", "adaptation", "zero_contribution", "adaptable_contribution", "feature_by_input", "random"]
 )
 def test_every_utility(utility: str) -> None:
-    compared = side_by_side(mlp(6, 8, 7, 3), [1, 2], 80, shape=(6,), out=3, step_size=0.02, utility=utility, **EAGER)
+    compared = compare_with_single_runs(
+        mlp(6, 8, 7, 3), [1, 2], 80, shape=(6,), out=3, step_size=0.02, utility=utility, **FREQUENT_REPLACEMENT
+    )
     assert compared.replaced > 20
     assert compared.apart < 1e-11
 
 
 @pytest.mark.parametrize("init", ["default", "xavier", "lecun", "kaiming"])
 def test_every_init(init: str) -> None:
-    compared = side_by_side(
-        mlp(6, 8, 7, 3), [1, 2], 60, shape=(6,), out=3, step_size=0.02, init=init, bias_transfer=False, **EAGER
+    compared = compare_with_single_runs(
+        mlp(6, 8, 7, 3),
+        [1, 2],
+        60,
+        shape=(6,),
+        out=3,
+        step_size=0.02,
+        init=init,
+        bias_transfer=False,
+        **FREQUENT_REPLACEMENT,
     )
     assert compared.replaced > 10
     assert compared.apart < 1e-11
@@ -55,8 +73,14 @@ def test_every_init(init: str) -> None:
 @pytest.mark.parametrize("rate", [0.0, 0.02])
 def test_every_kind_of_layer(rate: float) -> None:
     """Convolutions, grouped ones, norms of all kinds, and dropout, whose draws are those of the run alone."""
-    settings = {**EAGER, "replacement_rate": rate, "loss": "cross_entropy", "opt": "sgd", "step_size": 0.02}
-    compared = side_by_side(conv_net, [3, 11], 40, shape=(1, 10, 10), out=3, batch=4, **settings)
+    settings = {
+        **FREQUENT_REPLACEMENT,
+        "replacement_rate": rate,
+        "loss": "cross_entropy",
+        "opt": "sgd",
+        "step_size": 0.02,
+    }
+    compared = compare_with_single_runs(conv_net, [3, 11], 40, shape=(1, 10, 10), out=3, batch=4, **settings)
     assert compared.replaced > 15 or rate == 0.0
     assert compared.apart < 1e-8
 
@@ -75,8 +99,14 @@ def test_a_loss_of_ones_own_and_a_list_without_flatten() -> None:
                 x = layer(x)
             return x
 
-    compared = side_by_side(
-        lambda: Net().double(), [1, 2], 60, shape=(2, 6), out=2, loss=nn.functional.smooth_l1_loss, **EAGER
+    compared = compare_with_single_runs(
+        lambda: Net().double(),
+        [1, 2],
+        60,
+        shape=(2, 6),
+        out=2,
+        loss=nn.functional.smooth_l1_loss,
+        **FREQUENT_REPLACEMENT,
     )
     assert compared.replaced > 10
     assert compared.apart < 1e-11
@@ -85,12 +115,12 @@ def test_a_loss_of_ones_own_and_a_list_without_flatten() -> None:
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_each_step_in_float32(optimizer: str) -> None:
     """Each step from the same place: rounding cannot add up, so one step must agree to float32's last digits."""
-    make_net, settings = mlp(6, 8, 7, 3, dtype=torch.float32), {**OPTIMIZERS[optimizer], **EAGER}
+    make_net, settings = mlp(6, 8, 7, 3, dtype=torch.float32), {**OPTIMIZERS[optimizer], **FREQUENT_REPLACEMENT}
     ensemble = gnt.Ensemble(make_net, SEEDS, **settings)
-    runs = [alone(make_net, seed, **settings) for seed in SEEDS]
+    runs = [single_run(make_net, seed, **settings) for seed in SEEDS]
     replaced = 0
     for t in range(60):
-        x, y = (tensor.float() for tensor in data(t, 3, 4, (6,), 3, "mse"))
+        x, y = (tensor.float() for tensor in member_batches(t, 3, 4, (6,), 3, "mse"))
         together = ensemble.learn(x, y)
         singles = [run.learn(x[i], y[i]) for i, run in enumerate(runs)]
         for i, (run, single) in enumerate(zip(runs, singles, strict=True)):
@@ -100,5 +130,5 @@ def test_each_step_in_float32(optimizer: str) -> None:
                 replaced += len(theirs)
             for mine, theirs in zip(ensemble.member(i).parameters(), run.net.parameters(), strict=True):
                 torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
-        teach(ensemble, runs)
+        copy_runs_into_ensemble(ensemble, runs)
     assert replaced > 30

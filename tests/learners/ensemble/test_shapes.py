@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gnt.replacement import selection
-from tests.helpers.ensembles import mlp, side_by_side
+from tests.helpers.ensembles import compare_with_single_runs, mlp
 
 
 @settings(max_examples=10)
@@ -21,7 +21,7 @@ from tests.helpers.ensembles import mlp, side_by_side
 def test_every_member_is_the_run_alone(
     widths: list[int], seeds: list[int], batch: int, rate: float, maturity: int, opt: str, loss: str
 ) -> None:
-    compared = side_by_side(
+    compared = compare_with_single_runs(
         *(mlp(*widths), seeds, 25),
         shape=(widths[0],),
         out=widths[-1],

@@ -1,4 +1,4 @@
-"""A life: a network that learns random data, its optimizer, and the engine that watches over its units."""
+"""A run: a network that learns random data, its optimizer, and the engine that watches over its units."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ BATCH = 3
 UNIT_STATE = ("age", "utility", "mean_feature")
 
 
-class Life:
-    """Everything that lives together. The same arguments give the same life, bit by bit.
+class TrainingRun:
+    """Everything that lives together. The same arguments give the same run, bit by bit.
 
     Args:
         net: a flat Sequential.
@@ -41,42 +41,42 @@ class Life:
         self.engine = GnT(net, self.optimizer, generator=torch.Generator().manual_seed(seed), **settings)
 
     def __repr__(self) -> str:
-        return f"Life({self.net}, shape={self.shape}, {self.case}, {self.dtype}, {self.settings})"
+        return f"TrainingRun({self.net}, shape={self.shape}, {self.case}, {self.dtype}, {self.settings})"
 
-    def again(self) -> Life:
+    def restarted(self) -> TrainingRun:
         """The same life from its beginning on."""
-        return Life(copy.deepcopy(self._newborn), self.shape, self.case, self.settings, self.seed)
+        return TrainingRun(copy.deepcopy(self._newborn), self.shape, self.case, self.settings, self.seed)
 
     @property
     def layers(self) -> list[HiddenLayer]:
         """Who owns what in the network as it is."""
         return hidden_layers(self.net)
 
-    def draw(self, *shape: int) -> Tensor:
+    def randn(self, *shape: int) -> Tensor:
         """Normal numbers in the network's dtype."""
         return torch.randn(shape, generator=self.data, dtype=self.dtype)
 
-    def learn(self, steps: int = 1) -> None:
+    def train_without_replacement(self, steps: int = 1) -> None:
         """Forward, backward, the optimizer's step and the engine's update. Replaces nobody."""
         for _ in range(steps):
-            self.descend()
+            self.optimizer_step()
             self.engine.update()
 
-    def live(self, steps: int = 1) -> list[list[list[int]]]:
+    def train(self, steps: int = 1) -> list[list[list[int]]]:
         """The same with replacement; returns which units were replaced, by step and group."""
         replaced = []
         for _ in range(steps):
-            self.descend()
+            self.optimizer_step()
             replaced.append([units.tolist() for units in self.engine.step()])
         return replaced
 
-    def descend(self) -> None:
+    def optimizer_step(self) -> None:
         """One step of the optimizer on a random batch; without an optimizer only the forward."""
         torch.manual_seed(
             int(torch.randint(2**31, (), generator=self.data))
         )  # dropout draws from torch's own generator
-        output = self.net(self.draw(BATCH, *self.shape))
-        loss = smooth_l1_loss(output, self.draw(*output.shape))
+        output = self.net(self.randn(BATCH, *self.shape))
+        loss = smooth_l1_loss(output, self.randn(*output.shape))
         if self.optimizer is not None:
             self.optimizer.zero_grad()
             loss.backward()
@@ -95,7 +95,7 @@ class Life:
             hook.remove()
         return read
 
-    def owned(self, chosen: Sequence[Tensor | Sequence[int]]) -> dict[str, Tensor]:
+    def owned_elements(self, chosen: Sequence[Tensor | Sequence[int]]) -> dict[str, Tensor]:
         """Which elements of the network's tensors belong to the chosen units: bool masks by name."""
         return owned(self.layers, [torch.as_tensor(units, dtype=torch.int64) for units in chosen])
 
@@ -103,7 +103,7 @@ class Life:
         """Copies of parameters and buffers, by their names in the network."""
         return {name: value.detach().clone() for name, value in self.net.state_dict().items()}
 
-    def memory(self) -> dict[tuple[str, str], Tensor]:
+    def optimizer_state(self) -> dict[tuple[str, str], Tensor]:
         """Copies of the gradients and of the optimizer's state, by parameter name and key."""
         kept: dict[tuple[str, str], Tensor] = {}
         for name, param in self.net.named_parameters():
@@ -112,7 +112,7 @@ class Life:
             kept |= {(name, key): torch.as_tensor(v).clone() for key, v in entries.items() if v is not None}
         return kept
 
-    def units(self) -> dict[tuple[int, str], Tensor]:
+    def unit_state(self) -> dict[tuple[int, str], Tensor]:
         """Copies of the unit state, by group number and name."""
         return {
             (number, name): getattr(group.state, name).clone()
@@ -120,12 +120,12 @@ class Life:
             for name in UNIT_STATE
         }
 
-    def everything(self) -> dict[Any, Tensor]:
+    def full_state(self) -> dict[Any, Tensor]:
         """All that a life goes on from, for comparing two lives: not the gradients, which the next step forgets."""
-        memory = {place: value for place, value in self.memory().items() if place[1] != "grad"}
-        return {**self.tensors(), **memory, **self.units()}
+        memory = {place: value for place, value in self.optimizer_state().items() if place[1] != "grad"}
+        return {**self.tensors(), **memory, **self.unit_state()}
 
-    def saved(self) -> dict[str, Any]:
+    def checkpoint(self) -> dict[str, Any]:
         """The life as it comes back from a file, read with ``weights_only=True``."""
         file = io.BytesIO()
         optimizer = None if self.optimizer is None else self.optimizer.state_dict()
@@ -133,7 +133,7 @@ class Life:
         file.seek(0)
         return torch.load(file, weights_only=True)
 
-    def resume(self, saved: dict[str, Any], data: Tensor) -> None:
+    def load_checkpoint(self, saved: dict[str, Any], data: Tensor) -> None:
         """Go on where the saved life stood, with its data from state ``data`` of the generator on."""
         self.net.load_state_dict(saved["net"])
         if self.optimizer is not None:

@@ -1,6 +1,6 @@
 """Every way into gnt, around one small network, as a loop would use it: the loop tests run them all.
 
-A `Way` has the network, its optimizer, and its engines in network order.
+A `TrainingLoop` has the network, its optimizer, and its engines in network order.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import gnt
 from gnt.optim import CBPSGD, CBPAdam, CBPAdamW
-from tests.helpers.small_runs import EAGER, batch, mlp
+from tests.helpers.small_runs import FREQUENT_REPLACEMENT, batch, mlp
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
 
@@ -33,7 +33,7 @@ class Body(nn.Module):
 
 
 @dataclass
-class Way:
+class TrainingLoop:
     net: Body
     optimizer: torch.optim.Optimizer
     engines: list[gnt.GnT]
@@ -55,7 +55,7 @@ class Way:
         if self.by_hand:
             self.engines[0].step()
 
-    def train(self, steps: range) -> Way:
+    def train(self, steps: range) -> TrainingLoop:
         for t in steps:
             self.step(*batch(t))
         return self
@@ -83,50 +83,50 @@ def _sgd(net: nn.Module, **options: Any) -> torch.optim.SGD:
 
 
 def _engine(net: Body, optimizer: torch.optim.Optimizer) -> gnt.GnT:
-    return gnt.GnT(net.layers, optimizer, generator=_seeded(), **EAGER)
+    return gnt.GnT(net.layers, optimizer, generator=_seeded(), **FREQUENT_REPLACEMENT)
 
 
-def _learner(layers: nn.Sequential, how: Forward | None) -> Way:
+def _learner(layers: nn.Sequential, how: Forward | None) -> TrainingLoop:
     net = Body(layers, how)
     learner = gnt.ContinualBackprop(
-        net, layers=layers, opt="sgd", step_size=0.05, momentum=0.9, generator=_seeded(), **EAGER
+        net, layers=layers, opt="sgd", step_size=0.05, momentum=0.9, generator=_seeded(), **FREQUENT_REPLACEMENT
     )
-    return Way(net, learner.opt, [learner.gnt], learner=learner)
+    return TrainingLoop(net, learner.opt, [learner.gnt], learner=learner)
 
 
-def _manual(layers: nn.Sequential, how: Forward | None) -> Way:
+def _manual(layers: nn.Sequential, how: Forward | None) -> TrainingLoop:
     net = Body(layers, how)
     engine = _engine(net, optimizer := _sgd(net))
-    return Way(net, optimizer, [engine], by_hand=True)
+    return TrainingLoop(net, optimizer, [engine], by_hand=True)
 
 
-def _attached(layers: nn.Sequential, how: Forward | None, **options: Any) -> Way:
+def _attached(layers: nn.Sequential, how: Forward | None, **options: Any) -> TrainingLoop:
     net = Body(layers, how)
     engine = _engine(net, optimizer := _sgd(net, **options)).attach()
-    return Way(net, optimizer, [engine])
+    return TrainingLoop(net, optimizer, [engine])
 
 
-def _cbp(kind: Any, **options: Any) -> Callable[[nn.Sequential, Forward | None], Way]:
-    def make(layers: nn.Sequential, how: Forward | None) -> Way:
+def _cbp(kind: Any, **options: Any) -> Callable[[nn.Sequential, Forward | None], TrainingLoop]:
+    def make(layers: nn.Sequential, how: Forward | None) -> TrainingLoop:
         net = Body(layers, how)
-        optimizer = kind(net, layers=layers, generator=_seeded(), **options, **EAGER)
-        return Way(net, optimizer, [optimizer.gnt])
+        optimizer = kind(net, layers=layers, generator=_seeded(), **options, **FREQUENT_REPLACEMENT)
+        return TrainingLoop(net, optimizer, [optimizer.gnt])
 
     return make
 
 
-def _layered(layers: nn.Sequential, how: Forward | None, **options: Any) -> Way:
+def _layered(layers: nn.Sequential, how: Forward | None, **options: Any) -> TrainingLoop:
     generator = _seeded()
     modules: list[nn.Module] = []
     for i, layer in enumerate(layers):
         if isinstance(layer, nn.Linear) and i:
-            modules.append(gnt.CBPLinear(layers[i - 2], layer, generator=generator, **EAGER))
+            modules.append(gnt.CBPLinear(layers[i - 2], layer, generator=generator, **FREQUENT_REPLACEMENT))
         modules.append(layer)
     net = Body(nn.Sequential(*modules), how)
-    return Way(net, _sgd(net, **options), [m.engine for m in modules if isinstance(m, gnt.CBPLinear)])
+    return TrainingLoop(net, _sgd(net, **options), [m.engine for m in modules if isinstance(m, gnt.CBPLinear)])
 
 
-WAYS: dict[str, Callable[[nn.Sequential, Forward | None], Way]] = {
+ENTRY_POINTS: dict[str, Callable[[nn.Sequential, Forward | None], TrainingLoop]] = {
     "learner": _learner,
     "manual": _manual,
     "attached": _attached,
@@ -139,6 +139,6 @@ WAYS: dict[str, Callable[[nn.Sequential, Forward | None], Way]] = {
 }
 
 
-def way(name: str, how: Forward | None = None) -> Way:
+def make_loop(name: str, how: Forward | None = None) -> TrainingLoop:
     """One way in, around the same network each time."""
-    return WAYS[name](mlp(4, 8, 6, 5, 2), how)
+    return ENTRY_POINTS[name](mlp(4, 8, 6, 5, 2), how)
