@@ -20,8 +20,7 @@ methods against loss of plasticity, each by itself: L2, L2Init, ShrinkAndPerturb
 from gnt import metrics
 from gnt._version import __version__
 from gnt.importance import register_utility
-from gnt.learners.backprop import Backprop, ContinualBackprop, Step
-from gnt.learners.ensemble import Ensemble
+from gnt.learners import Backprop, ContinualBackprop, Ensemble, Step
 from gnt.nn import CReLU
 from gnt.optim import AdamGnT
 from gnt.regularization import L2, L2Init, ShrinkAndPerturb

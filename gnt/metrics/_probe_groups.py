@@ -8,8 +8,7 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from gnt.learners.ensemble.engine import EnsembleGnT
-from gnt.learners.ensemble.stacked_net import StackedNet
+from gnt.learners import EnsembleGnT, StackedNet
 from gnt.replacement import CBPLayer, GnT
 from gnt.units import Layers, UnitGroup, groups_for_engine, unwrap
 

@@ -11,7 +11,7 @@ from gnt._utils.dynamo import not_compiled
 from gnt._utils.state_dicts import check_version, checked_steps
 from gnt._utils.validation import check_flags, check_positive
 from gnt.distributed import dtensor
-from gnt.learners._resolve import Loss
+from gnt.learners import Loss
 from gnt.metrics._feature_listener import FeatureListener
 from gnt.metrics._isolated_forward import ModelInputs, call_model, isolated
 from gnt.metrics._numerics import full_tensor

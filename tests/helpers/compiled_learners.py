@@ -26,7 +26,7 @@ def run_graphs_uncompiled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return torch.no_grad()(graph)
 
     monkeypatch.setattr(compiler, "_compile", interpreted)
-    monkeypatch.setattr(compiler, "_compiled", type(compiler._compiled)())
+    monkeypatch.setattr(compiler, "_cache", type(compiler._cache)())
     return sizes
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 import gnt
 from gnt.importance import MEASURES
-from gnt.learners._compile import count
+from gnt.learners._compile import compilation_count
 from tests.helpers.compiled_learners import (
     assert_states_close,
     eager_and_compiled,
@@ -252,12 +252,12 @@ def test_schedules_compile_nothing(compiled):
 
 
 def test_learners_of_one_shape_share_a_graph(compiled):
-    before = count()
+    before = compilation_count()
     for seed in range(4):
         eager, graph = eager_and_compiled(mlp(seed=seed).double(), opt="adam", step_size=0.01 * (seed + 1))
         run_both(eager, graph, range(6))
         assert_states_close(eager, graph)
-    assert len(compiled) == count() - before == 1
+    assert len(compiled) == compilation_count() - before == 1
 
 
 def test_one_graph_for_each_size_of_batch(compiled):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import gnt
-from gnt.learners._compile import count
+from gnt.learners._compile import compilation_count
 from tests.helpers.compiled_learners import assert_states_close, eager_and_compiled, run_both, samples
 from tests.helpers.small_runs import IMAGE_SHAPE, mlp
 
@@ -19,11 +19,11 @@ ADAM = {"opt": "adam", "amsgrad": True, "step_size": 0.01, "utility": "adaptable
 
 
 def test_runs_as_without():
-    before = count()
+    before = compilation_count()
     eager, graph = eager_and_compiled(mlp(4, 8, 2).double(), **ADAM)
     assert run_both(eager, graph, range(300)) > 50
     assert_states_close(eager, graph, rtol=1e-7, atol=1e-9)
-    assert count() - before <= 1
+    assert compilation_count() - before <= 1
 
 
 def test_convolutions_batch_norm_and_dropout():
@@ -53,7 +53,7 @@ def test_many_learners_compile_once():
         for t in range(4):
             learner.learn(torch.randn(2, 3), torch.randn(2, 2))
             learner.opt.param_groups[0]["lr"] = 0.01 / (t + 1)
-        counts.append(count())
+        counts.append(compilation_count())
     assert len(set(counts)) == 1
 
 
