@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnt._utils.recording import recording_paused
+from gnt._utils import recording
 
 MANY_FORWARDS = 1000  # warn once when this many forwards are waiting
 
@@ -61,7 +61,7 @@ class TapFeatures:
                 self._pending = (feature.detach(), self._pending)
                 self._recorded_in_forward = True
             return
-        if recording_paused() or (in_backward() and self._recorded_in_forward):
+        if recording.pauses or (in_backward() and self._recorded_in_forward):
             return
         self._recorded_in_forward = self._recorded_in_forward or not in_backward()
         self._pending = (_TrackedFeature(feature) if self.track_abandoned else feature.detach(), self._pending)

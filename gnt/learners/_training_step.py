@@ -164,7 +164,7 @@ class EngineTrainingStep(TrainingStep):
         """The features of all groups, now complete."""
         if batches is None:
             return self.engine.take_features()
-        self.engine.discard()  # a checkpoint without reentrance has run the forward, and recorded it, a second time
+        self.engine.feature_buffer.clear()  # a checkpoint without reentrance has run the forward, and recorded it, a second time
         return batches
 
     def after_optimizer_step(self, batches: FeatureBatch) -> list[Tensor]:
