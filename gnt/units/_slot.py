@@ -49,7 +49,7 @@ class Slot:
 
     @property
     def weight(self) -> Tensor:
-        """The module's current weight; read anew on each access, as moving a network may replace the tensor."""
+        """The module's current weight; looked up on each access, because moving a network may replace it."""
         weight = self.module.weight
         assert isinstance(weight, Tensor)
         return weight

@@ -91,7 +91,7 @@ def random_nets(draw: st.DrawFn) -> tuple[RandomNet, Tensor]:
         # the last value is read most often, so that networks become deep
         last = len(widths) - 1
         available = [j for j in range(last + 1) if j not in norm_inputs]
-        one = draw(st.sampled_from([last, last, last, *available]))
+        source = draw(st.sampled_from([last, last, last, *available]))
         kinds = [
             "layer",
             "layer",
@@ -107,14 +107,16 @@ def random_nets(draw: st.DrawFn) -> tuple[RandomNet, Tensor]:
             "mixer",
         ]
         kind = draw(st.sampled_from(kinds + ["pixels", "depthwise"] * images + ["coupling"] * (not norm_inputs)))
-        width, num_values = widths[one], 1
-        args: tuple[int, ...] = (one,)
+        width, num_values = widths[source], 1
+        args: tuple[int, ...] = (source,)
         module: nn.Module | None = None
         name = kind
         if kind == "layer":
-            width = draw(st.sampled_from([2, 3, 4, 6, widths[one]]))
+            width = draw(st.sampled_from([2, 3, 4, 6, widths[source]]))
             bias = draw(st.booleans())
-            module = _convolution(draw, widths[one], width, bias) if images else nn.Linear(widths[one], width, bias)
+            module = (
+                _convolution(draw, widths[source], width, bias) if images else nn.Linear(widths[source], width, bias)
+            )
         elif kind == "depthwise":
             module = nn.Conv2d(width, width, 3, padding=1, groups=width)
         elif kind == "norm":
@@ -122,12 +124,12 @@ def random_nets(draw: st.DrawFn) -> tuple[RandomNet, Tensor]:
         elif kind == "slopes":
             module = nn.PReLU(width)
         elif kind == "coupling":
-            if one in read or not one:
+            if source in read or not source:
                 continue
-            norm_inputs.add(one)
+            norm_inputs.add(source)
             module = nn.GroupNorm(1, width) if images else nn.LayerNorm(width)
         elif kind == "cat":
-            args = (one, draw(st.sampled_from(available)))
+            args = (source, draw(st.sampled_from(available)))
             width += widths[args[1]]
         elif kind == "chunk":
             if width % 2:
@@ -135,7 +137,7 @@ def random_nets(draw: st.DrawFn) -> tuple[RandomNet, Tensor]:
             width, num_values = width // 2, 2
         elif kind == "joint":
             same_width = [j for j in available if widths[j] == width]
-            name, args = draw(st.sampled_from(sorted(JOINTS))), (one, draw(st.sampled_from(same_width)))
+            name, args = draw(st.sampled_from(sorted(JOINTS))), (source, draw(st.sampled_from(same_width)))
         else:
             name = draw(
                 st.sampled_from(

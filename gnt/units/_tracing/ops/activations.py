@@ -37,7 +37,7 @@ def record_activation(state: PropagationState, node: Node, operands: list[Node])
     elif node.op in ("mul", "div") and len(labelled) == 2:
         _record_composite(state, labelled, labels)
     elif node.op not in _LINEAR:
-        kind = activation_of(node)
+        kind = _activation_of_op(node)
         state.units.set_activation(labels, kind or UNKNOWN_ACTIVATION, replacing=[UNKNOWN_ACTIVATION] if kind else [])
 
 
@@ -77,7 +77,7 @@ def _activation_of_module(state: PropagationState, node: Node) -> Activation | N
     return None
 
 
-def activation_of(node: Node) -> Activation | None:
+def _activation_of_op(node: Node) -> Activation | None:
     """The activation that an operation computes, or None."""
     name = _OP_NAMES.get(node.op, node.op.rstrip("_"))
     if name == "elu" and node.argument("scale") not in (1, 1.0, None):
