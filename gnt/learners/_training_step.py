@@ -164,7 +164,8 @@ class EngineTrainingStep(TrainingStep):
         """The features of all groups, now complete."""
         if batches is None:
             return self.engine.take_features()
-        self.engine.feature_buffer.clear()  # a checkpoint without reentrance has run the forward, and recorded it, a second time
+        # a non-reentrant checkpoint has run the forward a second time, and recorded it again
+        self.engine.feature_buffer.clear()
         return batches
 
     def after_optimizer_step(self, batches: FeatureBatch) -> list[Tensor]:
