@@ -88,9 +88,9 @@ class UnitState(RunningAverages):
             self._maturing.append((self.updates + self.maturity_threshold + 1, len(units)))
             self._set_queue(eligible - len(units), self._maturing)
         else:
-            self._count_from_ages()
+            self.recount_eligible()
 
-    def _count_from_ages(self) -> None:
+    def recount_eligible(self) -> None:
         """Rebuild the host's queue from the ages; reads the device."""
         births, counts = torch.unique(self.born, return_counts=True)
         maturities = [
@@ -129,7 +129,7 @@ class UnitState(RunningAverages):
         """Load what `state_dict` returned, on this object's device and in its dtype."""
         super().load_state_dict(saved)
         self.replaced, self.accumulated = int(saved["replaced"]), float(saved["accumulated"])
-        self._count_from_ages()
+        self.recount_eligible()
 
 
 def _additions_until_one(total: float, amount: float, limit: int | None, *, strict: bool) -> tuple[float, int | None]:

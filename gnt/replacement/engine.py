@@ -180,7 +180,7 @@ class GnT(EngineCore):
         if self.optimizer is None:
             raise ValueError("attach needs the optimizer: GnT(layers, optimizer).attach()")
         if self._hooks is not None:
-            raise RuntimeError("this engine is already attached: it steps after each step of its optimizer")
+            raise RuntimeError("this engine is attached already: it steps after each step of its optimizer")
         self._hooks = OptimizerHooks(self, self.optimizer)
         return self
 

@@ -52,7 +52,7 @@ def bound(group: UnitGroup, init: str, slot: Slot | None = None) -> float:
 def _gain(activation: Activation | None, group: str, init: str) -> float:
     scale = activation_gain(activation) if activation else None
     if scale is None:
-        seen = f"activation {activation[0]!r} has no known gain" if activation else "no activation was found"
+        seen = f"activation {activation[0]!r} has no known gain" if activation else "no activation is seen in the list"
         raise ValueError(
             f"init {init!r} needs the gain of the activation of group {group!r}, but {seen}: pass activation=NAME, one "
             f"of {', '.join(activation_names())}, or init='default' or 'lecun', which need none"
