@@ -256,7 +256,7 @@ def test_an_engine_goes_with_one_optimizer():
     optimizer = CBPSGD(net)
     with pytest.raises(RuntimeError, match="attached to its optimizer"):
         optimizer.gnt.optimizer = torch.optim.SGD(net.parameters())
-    with pytest.raises(ValueError, match="CBPSGD brings an engine of its own: give it to Backprop"):
+    with pytest.raises(ValueError, match="CBPSGD has its own engine: pass it to Backprop"):
         gnt.ContinualBackprop(net, opt=optimizer)
     gnt.Backprop(net, opt=optimizer).learn(torch.randn(3, 4), torch.randn(3, 2))
     assert optimizer.gnt.updates == 1

@@ -1,4 +1,4 @@
-"""Each member of an ensemble is the run made alone: the same draws, the same replaced units, the same numbers."""
+"""Each member of an ensemble equals a single run: the same random draws, replaced units and numbers."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize(("loss", "batch"), [("mse", 1), ("cross_entropy", 3)])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_free_running(optimizer: str, loss: str, batch: int) -> None:
+def test_each_optimizer_and_loss(optimizer: str, loss: str, batch: int) -> None:
     settings = {**OPTIMIZERS[optimizer], **FREQUENT_REPLACEMENT, "loss": loss}
     compared = compare_with_single_runs(mlp(6, 8, 7, 3), [3, 11], 200, shape=(6,), out=3, batch=batch, **settings)
     assert compared.replaced > 100
@@ -35,7 +35,7 @@ def test_free_running(optimizer: str, loss: str, batch: int) -> None:
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_free_running_without_replacement(optimizer: str) -> None:
+def test_each_optimizer_without_replacement(optimizer: str) -> None:
     settings = {**OPTIMIZERS[optimizer], "replacement_rate": 0.0}
     compared = compare_with_single_runs(mlp(6, 8, 7, 3), SEEDS, 60, shape=(6,), out=3, **settings)
     assert compared.replaced == 0
@@ -45,7 +45,7 @@ def test_free_running_without_replacement(optimizer: str) -> None:
 @pytest.mark.parametrize(
     "utility", ["weight", "adaptation", "zero_contribution", "adaptable_contribution", "feature_by_input", "random"]
 )
-def test_every_utility(utility: str) -> None:
+def test_each_utility_measure(utility: str) -> None:
     compared = compare_with_single_runs(
         mlp(6, 8, 7, 3), [1, 2], 80, shape=(6,), out=3, step_size=0.02, utility=utility, **FREQUENT_REPLACEMENT
     )
@@ -54,7 +54,7 @@ def test_every_utility(utility: str) -> None:
 
 
 @pytest.mark.parametrize("init", ["default", "xavier", "lecun", "kaiming"])
-def test_every_init(init: str) -> None:
+def test_each_init(init: str) -> None:
     compared = compare_with_single_runs(
         mlp(6, 8, 7, 3),
         [1, 2],
@@ -71,8 +71,8 @@ def test_every_init(init: str) -> None:
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.02])
-def test_every_kind_of_layer(rate: float) -> None:
-    """Convolutions, grouped ones, norms of all kinds, and dropout, whose draws are those of the run alone."""
+def test_each_type_of_layer(rate: float) -> None:
+    """Convolutions, grouped convolutions, all norms, and dropout, which draws the same random numbers."""
     settings = {
         **FREQUENT_REPLACEMENT,
         "replacement_rate": rate,
@@ -85,7 +85,7 @@ def test_every_kind_of_layer(rate: float) -> None:
     assert compared.apart < 1e-8
 
 
-def test_a_loss_of_ones_own_and_a_list_without_flatten() -> None:
+def test_a_callable_loss_and_a_list_of_layers_without_flatten() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -113,8 +113,8 @@ def test_a_loss_of_ones_own_and_a_list_without_flatten() -> None:
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_each_step_in_float32(optimizer: str) -> None:
-    """Each step from the same place: rounding cannot add up, so one step must agree to float32's last digits."""
+def test_each_step_from_the_same_state_gives_the_same_result_in_float32(optimizer: str) -> None:
+    """Each step starts from the state of the single runs, so that rounding does not accumulate."""
     make_net, settings = mlp(6, 8, 7, 3, dtype=torch.float32), {**OPTIMIZERS[optimizer], **FREQUENT_REPLACEMENT}
     ensemble = gnt.Ensemble(make_net, SEEDS, **settings)
     runs = [single_run(make_net, seed, **settings) for seed in SEEDS]

@@ -1,4 +1,4 @@
-"""Whatever the number of members, the widths and the batch: every member is the run made alone."""
+"""Each member equals a single run for any number of members, widths and batch size."""
 
 import torch
 from hypothesis import given, settings
@@ -18,7 +18,7 @@ from tests.helpers.ensembles import compare_with_single_runs, mlp
     opt=st.sampled_from(["sgd", "adam"]),
     loss=st.sampled_from(["mse", "cross_entropy"]),
 )
-def test_every_member_is_the_run_alone(
+def test_each_member_equals_a_single_run(
     widths: list[int], seeds: list[int], batch: int, rate: float, maturity: int, opt: str, loss: str
 ) -> None:
     compared = compare_with_single_runs(
@@ -40,8 +40,8 @@ def test_every_member_is_the_run_alone(
     count=st.integers(1, 8),
     seed=st.integers(0, 1000),
 )
-def test_the_lowest_of_each_are_those_of_each_alone(members: int, utility: list[int], count: int, seed: int) -> None:
-    """Ties included: few different values."""
+def test_lowest_of_each_equals_lowest_of_each_member(members: int, utility: list[int], count: int, seed: int) -> None:
+    """With few different values, so that there are ties."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.randint(0, 4, (members, len(utility)), generator=generator).double()
     eligible = torch.rand(members, len(utility), generator=generator) < 0.7
@@ -50,5 +50,5 @@ def test_the_lowest_of_each_are_those_of_each_alone(members: int, utility: list[
         return
     units = selection.lowest_of_each(values.flatten(), eligible.flatten(), count, members).view(members, count)
     for i in range(members):
-        alone = selection.lowest(values[i], eligible[i], count)
-        assert torch.equal(units[i] - i * len(utility), alone)
+        single = selection.lowest(values[i], eligible[i], count)
+        assert torch.equal(units[i] - i * len(utility), single)
