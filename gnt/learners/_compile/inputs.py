@@ -12,12 +12,12 @@ from torch.optim import Optimizer
 
 from gnt.learners._compile.functional_optimizers import Rule
 from gnt.learners._compile.tensor_slots import Sites
+from gnt.optim import AdamGnT
 
 if TYPE_CHECKING:
     from gnt.learners._compile.functional_update import Watch
 
 FINE, BAD_LOSS, BAD_GROUP = 0, 1, 2  # what a graph says of a step; BAD_GROUP + i: of group i
-_START_KEYS = ("row_start", "column_start")  # of an AdamGnT's state, by dimension
 
 
 class StalePlanError(Exception):
@@ -112,7 +112,7 @@ class Plan:
         for each in self.trained:
             if each.starts:
                 state = optimizer.state[each.param]
-                inputs += [state.get(_START_KEYS[dim], never) for dim, never in each.starts.items()]
+                inputs += [state.get(AdamGnT.start_keys[dim], never) for dim, never in each.starts.items()]
         if self.watch is not None:
             inputs += self.watch.tensors()
         return [*inputs, *drawn]
@@ -176,7 +176,7 @@ def _unit_dims(watch: Watch | None) -> dict[int, dict[int, int]]:
 
 def _starts(param: Tensor, dims: Mapping[int, int], state: Mapping[str, Any]) -> dict[int, Tensor]:
     sizes = dict(dims)
-    for dim, key in enumerate(_START_KEYS):
+    for dim, key in enumerate(AdamGnT.start_keys):
         if key in state:
             sizes[dim] = len(state[key])
     return {dim: torch.zeros(sizes[dim], dtype=torch.int64, device=param.device) for dim in sorted(sizes)}
