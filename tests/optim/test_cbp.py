@@ -247,7 +247,7 @@ def test_unknown_settings_are_refused_with_what_is_allowed(name, setting):
 
 
 def test_parameters_in_place_of_the_network_are_refused():
-    with pytest.raises(TypeError, match=r"made from the network, got generator: CBPSGD\(net, lr"):
+    with pytest.raises(TypeError, match=r"CBPSGD takes the network first, got generator. Use CBPSGD\(net, lr"):
         CBPSGD(mlp().parameters(), lr=0.1)
 
 

@@ -134,8 +134,12 @@ def test_refusals_of_given_layers_are_their_own():
 
 
 REFUSED = {
-    "example_inputs and include would be ignored: layers tells": {"layers": mlp(), "example_inputs": X, "include": "a"},
-    "include would be ignored: they choose among units found by example_inputs": {"include": "a"},
+    "example_inputs and include would be ignored: layers already selects": {
+        "layers": mlp(),
+        "example_inputs": X,
+        "include": "a",
+    },
+    "include would be ignored: they select among units found by example_inputs": {"include": "a"},
     "exclude would be ignored": {"exclude": "a"},
     "example_inputs must be a tensor, a tuple or list .* got int": {"example_inputs": 3},
 }
@@ -159,5 +163,5 @@ def test_what_tracing_refuses_is_refused_before_anything_changed(given):
 
 @pytest.mark.parametrize("name", ["include", "exclude", "activation", "model"])
 def test_inputs_with_a_name_that_trace_takes_are_asked_for_by_position(name):
-    with pytest.raises(TypeError, match=f"example_inputs holds {name}, which gnt.trace takes for itself: .* a tuple"):
+    with pytest.raises(TypeError, match=f"example_inputs contains {name}, an argument of gnt.trace itself: .* a tuple"):
         CBPAdamW(Residual(), example_inputs={"x": torch.randn(1, 4), name: 1.0})

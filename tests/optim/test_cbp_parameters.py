@@ -41,7 +41,7 @@ def test_refusals():
     net = mlp()
     with pytest.raises(TypeError, match=r"or CBPSGD\(parameters, lr=\.\.\., layers=\.\.\.\)"):
         CBPSGD(net.parameters())
-    with pytest.raises(TypeError, match="params would stand beside the list given first"):
+    with pytest.raises(TypeError, match="params was given in addition to parameters as the first argument, a list"):
         CBPSGD(list(net.parameters()), layers=net, params=net.parameters())
     with pytest.raises(ValueError, match=r"does not hold 4\.weight"):
         CBPSGD(net[:4].parameters(), layers=net)

@@ -13,9 +13,9 @@ from torch.optim import Optimizer
 from gnt.learners._compile.functional_optimizers import FunctionalOptimizer
 from gnt.learners._compile.functional_update import FunctionalUpdate
 from gnt.learners._compile.tensor_slots import TensorSlots
+from gnt.optim import AdamGnT
 
 STATUS_OK, NONFINITE_LOSS, NONFINITE_GROUP = 0, 1, 2  # status of a step; NONFINITE_GROUP + i for group i
-_START_KEYS = ("row_start", "column_start")  # AdamGnT's reset steps in a parameter's state, by dimension
 
 
 class StaleInputsError(Exception):
@@ -147,7 +147,7 @@ class GraphInputs:
         for each in self.trained:
             if each.no_resets:
                 state = optimizer.state[each.param]
-                inputs += [state.get(_START_KEYS[dim], zeros) for dim, zeros in each.no_resets.items()]
+                inputs += [state.get(AdamGnT.start_keys[dim], zeros) for dim, zeros in each.no_resets.items()]
         if self.update is not None:
             inputs += self.update.tensors()
         return [*inputs, *drawn]
@@ -197,7 +197,7 @@ def _unit_dims(update: FunctionalUpdate | None) -> dict[int, dict[int, int]]:
 
 def _no_resets(param: Tensor, dims: Mapping[int, int], state: Mapping[str, Any]) -> dict[int, Tensor]:
     sizes = dict(dims)
-    for dim, key in enumerate(_START_KEYS):
+    for dim, key in enumerate(AdamGnT.start_keys):
         if key in state:
             sizes[dim] = len(state[key])
     return {dim: torch.zeros(sizes[dim], dtype=torch.int64, device=param.device) for dim in sorted(sizes)}
