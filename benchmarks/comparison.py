@@ -8,15 +8,15 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import experiments
-from benchmarks.files import write_atomically
+from benchmarks.atomic_files import write_atomically
+from benchmarks.comparison_table import table
 from benchmarks.launching import Launcher
-from benchmarks.plan import Plan
-from benchmarks.progress import Bars, Lines, Title
-from benchmarks.runner import make
-from benchmarks.runs import Run
+from benchmarks.progress import ProgressBars, ProgressLines, Title
+from benchmarks.run import Run
+from benchmarks.run_plan import RunPlan
+from benchmarks.scheduler import make
 from benchmarks.settings import in_words
-from benchmarks.summary import lines, names
-from benchmarks.tables import table
+from benchmarks.summary import names, results_of
 from benchmarks.worker import LOCK_SECONDS
 
 STOPPED = 130  # the exit status that shells use for Ctrl-C
@@ -25,7 +25,7 @@ STOPPED = 130  # the exit status that shells use for Ctrl-C
 class Comparison:
     """The runs of a plan, and what they come to."""
 
-    def __init__(self, plan: Plan, out: Path, command_line: str) -> None:
+    def __init__(self, plan: RunPlan, out: Path, command_line: str) -> None:
         self.plan, self.out, self.command_line = plan, out, command_line
         self.runs = plan.runs(out)
         self.display = experiments.display(plan.experiment)
@@ -41,7 +41,11 @@ class Comparison:
         unfinished = [run for run in self.runs if not run.finished]
         if unfinished:
             console.print(self._introduction(), highlight=False, soft_wrap=True)
-            with Lines(console) if quiet or not console.is_terminal else Bars(console, len(unfinished)) as view:
+            with (
+                ProgressLines(console)
+                if quiet or not console.is_terminal
+                else ProgressBars(console, len(unfinished)) as view
+            ):
                 finished = make(unfinished, launcher, view, self._title, self.display.in_words)
             if not finished:
                 console.print(f"Stopped. To go on from here: {self.command_line}", highlight=False, soft_wrap=True)
@@ -78,12 +82,12 @@ class Comparison:
         return "\n".join(texts)
 
     def _show(self, console: Console, picture: Path | None) -> None:
-        from benchmarks.pictures import picture as draw
+        from benchmarks.comparison_picture import picture as draw
 
-        found = lines(self.runs)
+        found = results_of(self.runs)
         console.print(table(found, self.display))
         texts = [f"{run.record.file.parent}: diverged: {run.diverged}" for run in self.runs if run.diverged]
-        if any(line.complete for line in found):
+        if any(line.complete_seeds for line in found):
             files = [self._picture, *([picture] if picture else [])]
             for file in files:
                 write_atomically(file, lambda stream: draw(found, self.display, stream))

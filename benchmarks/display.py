@@ -1,4 +1,4 @@
-"""What an experiment's table and picture show: a declaration, read by `benchmarks.tables` and `benchmarks.pictures`."""
+"""What an experiment's table and picture show: a declaration, read by `benchmarks.comparison_table` and `benchmarks.comparison_picture`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A figure of the rows.
+class Metric:
+    """A metric of the rows.
 
     Attributes:
         name: its key; of keys "name/layer" the mean is shown.
@@ -33,10 +33,11 @@ class Figure:
 OPTIMIZERS = {"sgd": "SGD", "adam": "Adam"}
 """How the choices of a setting ``optimizer`` are written."""
 
-DEAD = Figure("dead_units", "Dead hidden units", percent=True)
-DORMANT = Figure("dormant_units", "Dormant hidden units", percent=True)
-RANK = Figure("nature_rank", "Rank of the features (Nature's)")
-WEIGHTS = Figure("weight_magnitude", "Mean size of a weight")
+DEAD = Metric("dead_units", "Dead hidden units", percent=True)
+DEAD_AT_START = Metric("dead_units", "Hidden units dead when the task starts", percent=True)
+DORMANT = Metric("dormant_units", "Dormant hidden units", percent=True)
+RANK = Metric("nature_rank", "Rank of the features (Nature's)")
+WEIGHTS = Metric("weight_magnitude", "Mean size of a weight")
 
 
 @dataclass(frozen=True)
@@ -45,20 +46,20 @@ class Display:
 
     Attributes:
         x: the key of a row that counts on ("task", "step").
-        main: the figure it is about.
+        main: the metric it is about.
         higher_is_better: which way it shall go.
         about: settings -> one sentence that explains the picture.
-        others: further figures, a panel each; those that the rows do not have are left out.
+        others: further metrics, a panel each; those that the rows do not have are left out.
         chance: what guessing reaches, where that means something.
         first, last: shares of the rows whose means are "first" and "last" in tables.
         smooth: rows over which the bold line of the main panel is averaged, where single rows are noisy.
     """
 
-    x: str
-    main: Figure
-    higher_is_better: bool
+    main: Metric
     about: Callable[[Any], str]
-    others: tuple[Figure, ...] = (DEAD, RANK, WEIGHTS)
+    x: str = "task"
+    higher_is_better: bool = True
+    others: tuple[Metric, ...] = (DEAD, RANK, WEIGHTS)
     chance: float | None = None
     first: float = 0.1
     last: float = 0.2

@@ -20,9 +20,9 @@ def settings_class(experiment: str) -> Any:
     return importlib.import_module(f"benchmarks.{experiment}.settings").Settings
 
 
-def job_class(experiment: str) -> Any:
-    """The experiment's `benchmarks.job.Job`: called with settings, method and seeds."""
-    return importlib.import_module(f"benchmarks.{experiment}.job").Job
+def training_class(experiment: str) -> Any:
+    """The experiment's `benchmarks.training.Training`: called with settings, method and seeds."""
+    return importlib.import_module(f"benchmarks.{experiment}.training").Training
 
 
 def display(experiment: str) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import gnt
-from benchmarks.kinds import Kinds
+from benchmarks.graph_warmup import GraphWarmup
 from benchmarks.seeds import stream
 
 _ENGINE = ("replacement_rate", "maturity_threshold", "decay_rate", "utility")
@@ -59,7 +59,7 @@ class Method:
             net = with_seed(self._seeds[0], lambda: make_net(name))
             self.learner = self._alone(name, net, **given)
         self._beside = self._extra(name)
-        self._kinds = Kinds() if compile else None
+        self._kinds = GraphWarmup() if compile else None
         self._traced: gnt.Groups | None = None  # of the one network; ensembles have none with CReLU
 
     def _ensemble(self, name: str, make_net: Callable[[str], nn.Module], **given: Any) -> gnt.Ensemble:

@@ -26,7 +26,7 @@ class Title(NamedTuple):
     colour: str
 
 
-class View(Protocol):
+class ProgressView(Protocol):
     """What the runner shows things to."""
 
     def progress(self, title: Title, done: int, total: int, latest: str) -> None:
@@ -39,7 +39,7 @@ class View(Protocol):
         """It goes no further."""
 
 
-class Bars:
+class ProgressBars:
     """A bar for each run that is being made, with the time left and the last figures, and one for all.
 
     ``runs``: how many there will be; of one alone there is no bar for all. ``by_itself`` False: it moves only when
@@ -64,7 +64,7 @@ class Bars:
         self._all: TaskID | None = None
         self._ended = 0
 
-    def __enter__(self) -> Bars:
+    def __enter__(self) -> ProgressBars:
         if self._runs > 1:
             self._all = self._progress.add_task("all", start=False, total=float(self._runs), latest="starting")
         self._progress.start()
@@ -113,13 +113,13 @@ def _cut_to(width: int) -> Column:
     return Column(no_wrap=True, overflow="ellipsis", max_width=width)
 
 
-class Lines:
+class ProgressLines:
     """A line each time something is complete; nothing moves."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
-    def __enter__(self) -> Lines:
+    def __enter__(self) -> ProgressLines:
         return self
 
     def __exit__(

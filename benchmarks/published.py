@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import experiments
-from benchmarks.display import Figure
+from benchmarks.atomic_files import read_json
+from benchmarks.display import Metric
 from benchmarks.errors import CannotRun
-from benchmarks.files import read_json
-from benchmarks.options import nearest
 from benchmarks.settings import BaseSettings, Values
+from benchmarks.value_checks import nearest
 
 FILE = Path(__file__).with_name("published.json")
 TAGS = {
@@ -61,17 +61,17 @@ class Entry:
         differing = {name: value for name, value in self.where.items() if name in ours and ours[name] != value}
         return None if any(name in differing for name in self.must_agree) else differing
 
-    def text(self, figure: Figure) -> str:
+    def text(self, figure: Metric) -> str:
         """Its values, as ours are shown.
 
         >>> entry = Entry("", "", "", {}, "", {"start": 0.62, "end": [1.2, 1.3]}, "plot", "", "", ())
-        >>> entry.text(Figure("", ""))
+        >>> entry.text(Metric("", ""))
         'start 0.62, end 1.2 to 1.3'
         """
         return ", ".join(f"{when} {_number(value, figure)}" for when, value in self.values.items())
 
 
-def _number(value: Any, figure: Figure) -> str:
+def _number(value: Any, figure: Metric) -> str:
     if not isinstance(value, list):
         return f"{100 * value:g}%" if figure.percent else f"{value:,g}"
     low, high = value

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import AGAIN, CannotRun
-from benchmarks.job import Row
+from benchmarks.training import Row
 
 
 class Record:

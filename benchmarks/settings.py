@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from benchmarks.errors import CannotRun
-from benchmarks.options import nearest
+from benchmarks.value_checks import nearest
 
 OUT = Path("results")
 
@@ -22,7 +22,7 @@ Values = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class BaseSettings:
-    """What the settings of an experiment derive from; their fields are made with `benchmarks.options.option`.
+    """What the settings of an experiment derive from; their fields are made with `benchmarks.setting_fields.option`.
 
     Attributes:
         help: one line about the experiment.
@@ -39,7 +39,7 @@ class BaseSettings:
     help: ClassVar[str]
     revision: ClassVar[int]
     methods: ClassVar[tuple[str, ...]]
-    default_methods: ClassVar[tuple[str, ...]]
+    default_methods: ClassVar[tuple[str, ...]] = ("backprop", "continual_backprop")
     together: ClassVar[tuple[str, ...]] = ()
     sizes: ClassVar[dict[Any, Values]]
     times: ClassVar[dict[str, str]] = {}

@@ -9,10 +9,10 @@ from functools import cache, cached_property
 from typing import Any
 
 from benchmarks.display import Display
-from benchmarks.job import Row
-from benchmarks.palette import LABELS
-from benchmarks.runs import Run
+from benchmarks.method_styles import LABELS
+from benchmarks.run import Run
 from benchmarks.settings import BaseSettings, Values, in_words
+from benchmarks.training import Row
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ def _student(freedom: int) -> float:
 
 
 @dataclass(frozen=True)
-class Line:
-    """One method with one choice of settings: a line in a picture, and in a table. Its runs differ by their seeds."""
+class MethodResults:
+    """One method with one choice of settings: a result in a picture, and in a table. Its runs differ by their seeds."""
 
     label: str
     runs: tuple[Run, ...]
@@ -65,7 +65,7 @@ class Line:
         return self.runs[0].settings
 
     @cached_property
-    def taken(self) -> dict[int, Run]:
+    def run_by_seed(self) -> dict[int, Run]:
         """Each seed's run: of several that have the seed (alone, and in an ensemble), the first."""
         found: dict[int, Run] = {}
         for run in self.runs:
@@ -74,52 +74,54 @@ class Line:
         return found
 
     @property
-    def taken_runs(self) -> list[Run]:
+    def counted_runs(self) -> list[Run]:
         """The runs that count."""
-        return list(dict.fromkeys(self.taken.values()))
+        return list(dict.fromkeys(self.run_by_seed.values()))
 
     @cached_property
-    def by_seed(self) -> dict[int, list[Row]]:
+    def rows_by_seed(self) -> dict[int, list[Row]]:
         """Each seed's rows, as they came."""
-        rows: dict[int, list[Row]] = {seed: [] for seed in self.taken}
+        rows: dict[int, list[Row]] = {seed: [] for seed in self.run_by_seed}
         for run in self.runs:
             for row in run.rows():
-                if self.taken[int(row["seed"])] is run:
+                if self.run_by_seed[int(row["seed"])] is run:
                     rows[int(row["seed"])].append(row)
         return rows
 
     @property
     def seeds(self) -> list[int]:
         """All seeds, in order."""
-        return sorted(self.by_seed)
+        return sorted(self.rows_by_seed)
 
     @cached_property
-    def diverged(self) -> list[int]:
+    def diverged_seeds(self) -> list[int]:
         """Seeds whose run ended before its time."""
         ended = {run for run in self.runs if run.diverged}
-        return sorted(seed for seed, run in self.taken.items() if run in ended)
+        return sorted(seed for seed, run in self.run_by_seed.items() if run in ended)
 
     @property
-    def complete(self) -> list[int]:
+    def complete_seeds(self) -> list[int]:
         """Seeds with all rows; only these are averaged."""
-        return [seed for seed in self.seeds if seed not in self.diverged]
+        return [seed for seed in self.seeds if seed not in self.diverged_seeds]
 
-    def has(self, figure: str) -> bool:
-        """Whether there are rows with that figure."""
-        rows = self.by_seed[self.complete[0]] if self.complete else []
-        return any(_value(row, figure) is not None for row in rows)
+    def has(self, metric: str) -> bool:
+        """Whether there are rows with that metric."""
+        rows = self.rows_by_seed[self.complete_seeds[0]] if self.complete_seeds else []
+        return any(_value(row, metric) is not None for row in rows)
 
-    def curve(self, figure: str, x: str, smooth: int = 1) -> tuple[list[float], list[Estimate]]:
-        """The figure at each x: mean over seeds, of each seed the mean over ``smooth`` rows around."""
-        found = [[row for row in self.by_seed[seed] if _value(row, figure) is not None] for seed in self.complete]
-        every = [smoothed([_value(row, figure) or 0.0 for row in rows], smooth) for rows in found]
+    def curve(self, metric: str, x: str, smooth: int = 1) -> tuple[list[float], list[Estimate]]:
+        """The metric at each x: mean over seeds, of each seed the mean over ``smooth`` rows around."""
+        found = [
+            [row for row in self.rows_by_seed[seed] if _value(row, metric) is not None] for seed in self.complete_seeds
+        ]
+        every = [smoothed([_value(row, metric) or 0.0 for row in rows], smooth) for rows in found]
         return [row[x] for row in found[0]], [estimate(values) for values in zip(*every, strict=True)]
 
-    def mean(self, figure: str, first: float = 0.0, last: float = 1.0) -> Estimate:
+    def mean(self, metric: str, first: float = 0.0, last: float = 1.0) -> Estimate:
         """Of each seed the mean of its rows in that part of the run, then the mean over seeds."""
         means = []
-        for seed in self.complete:
-            found = [value for row in self.by_seed[seed] if (value := _value(row, figure)) is not None]
+        for seed in self.complete_seeds:
+            found = [value for row in self.rows_by_seed[seed] if (value := _value(row, metric)) is not None]
             begin, end = _part(len(found), first, last)
             means.append(math.fsum(found[begin:end]) / (end - begin))
         return estimate(means)
@@ -148,11 +150,11 @@ def smoothed(values: list[float], width: int) -> list[float]:
     return [sum(window) / len(window) for window in windows]
 
 
-def _value(row: Row, figure: str) -> float | None:
-    """The figure of a row, or the mean over layers of "figure/layer"."""
-    if figure in row:
-        return row[figure]
-    layers = [value for name, value in row.items() if name.startswith(f"{figure}/")]
+def _value(row: Row, metric: str) -> float | None:
+    """The metric of a row, or the mean over layers of "figure/layer"."""
+    if metric in row:
+        return row[metric]
+    layers = [value for name, value in row.items() if name.startswith(f"{metric}/")]
     return sum(layers) / len(layers) if layers else None
 
 
@@ -169,30 +171,30 @@ def names(runs: Sequence[Run]) -> dict[Run, str]:
     return found
 
 
-def lines(runs: Sequence[Run]) -> list[Line]:
-    """Finished runs as lines, in the order of their first runs."""
+def results_of(runs: Sequence[Run]) -> list[MethodResults]:
+    """Finished runs as results, in the order of their first runs."""
     grouped: dict[Any, list[Run]] = {}
     for run in runs:
         grouped.setdefault((run.method, run.settings), []).append(run)
     labels = names(runs)
-    return [Line(labels[group[0]], tuple(group)) for group in grouped.values()]
+    return [MethodResults(labels[group[0]], tuple(group)) for group in grouped.values()]
 
 
-def first_and_last(line: Line, display: Display) -> tuple[Estimate, Estimate]:
-    """The main figure in the first and in the last part of the run."""
+def first_and_last(result: MethodResults, display: Display) -> tuple[Estimate, Estimate]:
+    """The main metric in the first and in the last part of the run."""
     name = display.main.name
-    return line.mean(name, 0.0, display.first), line.mean(name, 1.0 - display.last, 1.0)
+    return result.mean(name, 0.0, display.first), result.mean(name, 1.0 - display.last, 1.0)
 
 
-def best(lines: Sequence[Line], display: Display) -> dict[str, Line]:
-    """Of each method the line with the best main figure, over the whole run; those without a complete seed are left
+def best(results: Sequence[MethodResults], display: Display) -> dict[str, MethodResults]:
+    """Of each method the result with the best main metric, over the whole run; those without a complete seed are left
     out.
     """
     sign = 1.0 if display.higher_is_better else -1.0
-    found: dict[str, Line] = {}
+    found: dict[str, MethodResults] = {}
     scores: dict[str, float] = {}
-    for line in lines:
-        score = sign * line.mean(display.main.name).mean if line.complete else None
-        if score is not None and score > scores.get(line.method, -math.inf):
-            found[line.method], scores[line.method] = line, score
+    for result in results:
+        score = sign * result.mean(display.main.name).mean if result.complete_seeds else None
+        if score is not None and score > scores.get(result.method, -math.inf):
+            found[result.method], scores[result.method] = result, score
     return found

@@ -14,8 +14,8 @@ from typing import Any
 
 from benchmarks import experiments
 from benchmarks.errors import CannotRun
-from benchmarks.job import Row
-from benchmarks.runs import Run
+from benchmarks.run import Run
+from benchmarks.training import Row
 
 INSTALL = '--tensorboard needs the package tensorboard: pip install "torch-gnt[tensorboard]"'
 

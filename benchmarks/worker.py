@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from benchmarks.errors import CannotRun
-from benchmarks.runs import Run
+from benchmarks.run import Run
 
 LAST = ("finished", "diverged", "stopped", "refused", "failed", "died")
 REPORT_SECONDS = 0.2
@@ -57,14 +57,14 @@ def _train(run: Run, connection: Connection, checkpoint_seconds: float, tensorbo
 
     torch.set_num_threads(1)  # each run has a core of its own
     torch.set_flush_denormal(True)  # the moments of dead units decay into denormals, which are slow to compute with
-    job = run.job()
-    began = time.monotonic() - run.load(job)
+    training = run.make_training()
+    began = time.monotonic() - run.load(training)
     saved = time.monotonic()
     reported = 0.0
     with _written(run, tensorboard) as write, _terminable() as terminated:
-        while job.done < job.total:
+        while training.done < training.total:
             try:
-                rows = job.advance()
+                rows = training.advance()
             except FloatingPointError as error:
                 run.finish(time.monotonic() - began, diverged=str(error))
                 return ("diverged", str(error))
@@ -74,15 +74,15 @@ def _train(run: Run, connection: Connection, checkpoint_seconds: float, tensorbo
                 write(rows)
                 _send(connection, "rows", rows)
             if now - reported > REPORT_SECONDS:
-                _send(connection, "progress", job.done, job.total, job.latest)
+                _send(connection, "progress", training.done, training.total, training.latest)
                 reported = now
             if terminated or _told_to_stop(connection):
-                run.save(job, now - began)
+                run.save(training, now - began)
                 return ("stopped",)
             if now - saved > checkpoint_seconds:
-                run.save(job, now - began)
+                run.save(training, now - began)
                 saved = time.monotonic()
-    _send(connection, "progress", job.done, job.total, job.latest)
+    _send(connection, "progress", training.done, training.total, training.latest)
     run.finish(time.monotonic() - began)
     return ("finished",)
 
@@ -90,7 +90,7 @@ def _train(run: Run, connection: Connection, checkpoint_seconds: float, tensorbo
 @contextlib.contextmanager
 def _terminable() -> Iterator[list[int]]:
     """A plain kill fills the list instead of ending the process, so that the run is saved first: the schedulers of
-    clusters send it to all processes of a job at once.
+    clusters send it to all processes of a training at once.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.class_pairs.settings import Settings
-from benchmarks.display import DEAD, RANK, WEIGHTS, Display, Figure
+from benchmarks.display import Display, Metric
 
 _NAMES = {"fashion": "Fashion-MNIST", "imagenet": "ImageNet"}
 
@@ -16,11 +16,8 @@ def _about(settings: Settings) -> str:
 
 
 DISPLAY = Display(
-    x="task",
-    main=Figure("test_accuracy", "Right on test images at the end of the task", percent=True),
-    higher_is_better=True,
+    main=Metric("test_accuracy", "Right on test images at the end of the task", percent=True),
     about=_about,
-    others=(DEAD, RANK, WEIGHTS),
     chance=0.5,
     smooth=5,  # some pairs are harder than others
 )

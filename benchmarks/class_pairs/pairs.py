@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.datasets.by_class import Classes, some
+from benchmarks.datasets.classes import ClassSource, some
 from benchmarks.errors import CannotRun
 from benchmarks.seeds import stream
 
@@ -46,7 +46,7 @@ class Pair(NamedTuple):
     test_y: Tensor
 
 
-def make_pair(classes: Classes, pair: list[int], train: int, test: int, generator: torch.Generator) -> Pair:
+def make_pair(classes: ClassSource, pair: list[int], train: int, test: int, generator: torch.Generator) -> Pair:
     """The images of one pair: ``train`` and ``test`` of each class, drawn anew from what there is.
 
     Raises:

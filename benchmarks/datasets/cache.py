@@ -25,8 +25,8 @@ import torch
 from filelock import FileLock  # a dependency of torch
 from torch import Tensor
 
+from benchmarks.atomic_files import write_atomically
 from benchmarks.errors import CannotRun
-from benchmarks.files import write_atomically
 
 VARIABLE: Final = "GNT_DATA_CACHE"
 _FORM: Final = 1  # raised when the same sources are prepared differently, so that older files are not read

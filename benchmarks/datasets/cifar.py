@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.datasets.cache import prepared, stamps
-from benchmarks.datasets.labelled import Labelled, Splits
+from benchmarks.datasets.labelled_images import LabelledImages, Splits
 from benchmarks.errors import CannotRun
 
 PUBLISHED: Final = {"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"}
@@ -53,7 +53,7 @@ def _cifar100(folder: Path, checksums: tuple[tuple[str, str], ...]) -> Splits:
         return tensors
 
     tensors = prepared("cifar-100", [stamps(files), checksums], make)
-    return Splits(*(Labelled(tensors[f"{part}_images"], tensors[f"{part}_labels"]) for part in ("train", "test")))
+    return Splits(*(LabelledImages(tensors[f"{part}_images"], tensors[f"{part}_labels"]) for part in ("train", "test")))
 
 
 def _read(file: Path, checksum: str) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.datasets.labelled import Labelled, Splits
+from benchmarks.datasets.labelled_images import LabelledImages, Splits
 from benchmarks.errors import CannotRun
 
 CHECKSUMS: Final = "SHA256SUMS"
@@ -54,7 +54,7 @@ class ClassFolder:
         images = self._read(self.files[label])
         return Splits(
             *(
-                Labelled(part.contiguous(), torch.full((len(part),), label))
+                LabelledImages(part.contiguous(), torch.full((len(part),), label))
                 for part in (images[: self.train], images[self.train : self.train + self.test])
             )
         )

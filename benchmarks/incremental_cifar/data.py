@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from benchmarks.datasets import Splits, cifar100, fashion_mnist, idx_folder
 from benchmarks.errors import CannotRun
-from benchmarks.incremental_cifar.images import Parts, split
+from benchmarks.incremental_cifar.images import ImageSplits, split
 from benchmarks.incremental_cifar.schedule import class_order
 from benchmarks.incremental_cifar.settings import Settings
 
 
-def find_images(settings: Settings, seed: int) -> Parts:
+def load_images(settings: Settings, seed: int) -> ImageSplits:
     """The images that the settings ask for, their classes in the order of this seed.
 
     Raises:

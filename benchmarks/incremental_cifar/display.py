@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.display import DEAD, DORMANT, RANK, WEIGHTS, Display, Figure
+from benchmarks.display import DEAD, DORMANT, RANK, WEIGHTS, Display, Metric
 from benchmarks.incremental_cifar.settings import Settings
 
 _NAMES = {"fashion": "Fashion-MNIST", "cifar100": "CIFAR-100"}
@@ -17,9 +17,7 @@ def _about(settings: Settings) -> str:
 
 
 DISPLAY = Display(
-    x="task",
-    main=Figure("test_accuracy", "Right on test images of all classes so far", percent=True),
-    higher_is_better=True,
+    main=Metric("test_accuracy", "Right on test images of all classes so far", percent=True),
     about=_about,
     others=(DEAD, DORMANT, RANK, WEIGHTS),
 )

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.datasets.labelled import Labelled, Splits
+from benchmarks.datasets.labelled_images import LabelledImages, Splits
 from benchmarks.errors import CannotRun
 
 
@@ -28,7 +28,7 @@ class Images(NamedTuple):
         return Images(self.x.to(device), self.y.to(device))
 
 
-class Parts(NamedTuple):
+class ImageSplits(NamedTuple):
     """To learn from, to stop by, to test on."""
 
     train: Images
@@ -36,7 +36,7 @@ class Parts(NamedTuple):
     test: Images
 
 
-def split(data: Splits, order: Tensor, train: int, validation: int, test: int, shrink: int = 1) -> Parts:
+def split(data: Splits, order: Tensor, train: int, validation: int, test: int, shrink: int = 1) -> ImageSplits:
     """Of each class the first ``train`` images to learn from, the next ``validation`` to stop by, and the first
     ``test`` of the test images; normalised by mean and standard deviation, by channel, of those to learn from.
 
@@ -58,7 +58,7 @@ def split(data: Splits, order: Tensor, train: int, validation: int, test: int, s
     mean = parts[0].mean((0, 2, 3), keepdim=True)
     deviation = parts[0].std((0, 2, 3), keepdim=True, correction=0)
     counts = (train, validation, test)
-    return Parts(
+    return ImageSplits(
         *(
             Images((part - mean) / deviation, torch.arange(len(order)).repeat_interleave(count))
             for part, count in zip(parts, counts, strict=True)
@@ -66,11 +66,11 @@ def split(data: Splits, order: Tensor, train: int, validation: int, test: int, s
     )
 
 
-def _each(images: Labelled, order: Tensor, count: int, use: str) -> list[Tensor]:
+def _each(images: LabelledImages, order: Tensor, count: int, use: str) -> list[Tensor]:
     found = []
     for label in order.tolist():
         own = images.of_class(label)
         if len(own) < count:
             raise CannotRun(f"class {label} has {len(own)} images to {use}, fewer than the {count} asked for.")
-        found.append(Labelled(own.images[:count], own.labels[:count], own.white).in_unit_range())
+        found.append(LabelledImages(own.images[:count], own.labels[:count], own.white).in_unit_range())
     return found

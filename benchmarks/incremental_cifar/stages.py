@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
-class Place(NamedTuple):
+class Piece(NamedTuple):
     """A piece of work: some batches of an epoch of a stage, all counted from 0."""
 
     stage: int
@@ -38,7 +38,7 @@ class Stages:
     >>> stages.total
     8
     >>> stages.place(5)
-    Place(stage=1, classes=3, epoch=0, first=3, last=6, ends_epoch=True, ends_stage=False)
+    Piece(stage=1, classes=3, epoch=0, first=3, last=6, ends_epoch=True, ends_stage=False)
     """
 
     def __init__(self, classes: int, step: int, epochs: int, images: int, batch: int, piece: int) -> None:
@@ -51,7 +51,7 @@ class Stages:
     def __len__(self) -> int:
         return len(self.classes)
 
-    def place(self, done: int) -> Place:
+    def place(self, done: int) -> Piece:
         """Of the piece that comes after so many."""
         stage = 0
         while done >= self.epochs * self._pieces[stage]:
@@ -62,4 +62,4 @@ class Stages:
         last = min(first + self._piece, self._batches[stage])
         ends_epoch = last == self._batches[stage]
         ends_stage = ends_epoch and epoch + 1 == self.epochs
-        return Place(stage, self.classes[stage], epoch, first, last, ends_epoch, ends_stage)
+        return Piece(stage, self.classes[stage], epoch, first, last, ends_epoch, ends_stage)

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from typing import Any
 
-from benchmarks.runs import Run
+from benchmarks.run import Run
 
 ASK_SECONDS = 0.3
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from benchmarks.display import DEAD, OPTIMIZERS, RANK, WEIGHTS, Display, Figure
+from benchmarks.display import DEAD_AT_START, OPTIMIZERS, RANK, WEIGHTS, Display, Metric
 from benchmarks.permuted_mnist.settings import SOURCES, Settings
 
 
@@ -16,11 +14,9 @@ def _about(settings: Settings) -> str:
 
 
 DISPLAY = Display(
-    x="task",
-    main=Figure("online_accuracy", "Correct before learning from the image", percent=True),
-    higher_is_better=True,
+    main=Metric("online_accuracy", "Correct before learning from the image", percent=True),
     about=_about,
-    others=(replace(DEAD, title="Hidden units dead when the task starts"), RANK, WEIGHTS),
+    others=(DEAD_AT_START, RANK, WEIGHTS),
     chance=0.1,
     smooth=5,
 )

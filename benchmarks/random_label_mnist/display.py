@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from benchmarks.display import DEAD, RANK, WEIGHTS, Display, Figure
+from benchmarks.display import DEAD_AT_START, RANK, WEIGHTS, Display, Metric
 from benchmarks.random_label_mnist.settings import Settings
 
 
@@ -16,10 +14,8 @@ def _about(settings: Settings) -> str:
 
 
 DISPLAY = Display(
-    x="task",
-    main=Figure("online_accuracy", "Correct labels while learning the task", percent=True),
-    higher_is_better=True,
+    main=Metric("online_accuracy", "Correct labels while learning the task", percent=True),
     about=_about,
-    others=(replace(DEAD, title="Hidden units dead when the task starts"), RANK, WEIGHTS),
+    others=(DEAD_AT_START, RANK, WEIGHTS),
     chance=0.1,
 )

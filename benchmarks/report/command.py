@@ -8,11 +8,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.argument_parser import Parser
+from benchmarks.atomic_files import write_atomically
 from benchmarks.errors import CannotRun
-from benchmarks.files import write_atomically
-from benchmarks.parsing import Parser
 from benchmarks.report import HELP
-from benchmarks.report.reading import Found, read
+from benchmarks.report.run_finder import FoundRuns, read
 from benchmarks.settings import OUT
 
 TO = Path("benchmarks")
@@ -31,17 +31,17 @@ def main(arguments: Sequence[str]) -> int:
     return _write(found, parsed.to, quiet=parsed.quiet)
 
 
-def _write(found: Found, to: Path, *, quiet: bool) -> int:
+def _write(found: FoundRuns, to: Path, *, quiet: bool) -> int:
     from rich.console import Console
 
-    from benchmarks.progress import Bars, Lines, Title
+    from benchmarks.progress import ProgressBars, ProgressLines, Title
     from benchmarks.report.page import PICTURES, Page
 
     console = Console()
     page = Page(found)
     drawn: dict[Path, bytes] = {}
     title = Title("pictures", "#0072B2")
-    with Lines(console) if quiet or not console.is_terminal else Bars(console, 1) as view:
+    with ProgressLines(console) if quiet or not console.is_terminal else ProgressBars(console, 1) as view:
         for number, picture in enumerate(page.pictures):
             view.progress(title, number, len(page.pictures), picture.name)
             stream = io.BytesIO()

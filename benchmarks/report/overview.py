@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks import experiments
-from benchmarks.palette import LABELS
+from benchmarks.comparison_table import text
+from benchmarks.method_styles import LABELS
 from benchmarks.published import nearest_to
 from benchmarks.report.markdown import listed, table
 from benchmarks.report.problems import Problem
-from benchmarks.report.rerun import default_command
-from benchmarks.report.rows import at_end, of_experiment
+from benchmarks.report.rerun_commands import default_command
+from benchmarks.report.result_tables import at_end, of_experiment
 from benchmarks.settings import in_words
-from benchmarks.summary import Line, best
-from benchmarks.tables import text
+from benchmarks.summary import MethodResults, best
 
 THE_TWO = ("backprop", "continual_backprop")
 
@@ -32,7 +32,7 @@ def representative(problems: Sequence[Problem]) -> Problem:
 
 def _row(experiment: str, problem: Problem) -> list[str]:
     display = experiments.display(experiment)
-    chosen = best(problem.lines, display)
+    chosen = best(problem.results, display)
     ends = {method: at_end(line, display, display.main) for method, line in chosen.items()}
 
     def cell(method: str) -> str:
@@ -54,8 +54,8 @@ def _row(experiment: str, problem: Problem) -> list[str]:
     ]
 
 
-def _published(line: Line) -> str:
-    """The nearest published main figures of a line, in short."""
+def _published(line: MethodResults) -> str:
+    """The nearest published main metrics of a line, in short."""
     display = experiments.display(line.runs[0].experiment)
     found = nearest_to(of_experiment(line.runs[0].experiment), line.settings, line.method)
     main = [(entry, differing) for entry, differing in found if entry.figure == display.main.name]
@@ -81,7 +81,7 @@ def _run(problems: Sequence[Problem]) -> str:
     for title in dict.fromkeys(_kind(problem) for problem in problems):
         own = [problem for problem in problems if _kind(problem) == title]
         methods = {method for problem in own for method in problem.methods}
-        counts = [len(line.complete) for problem in own for line in problem.lines]
+        counts = [len(line.complete_seeds) for problem in own for line in problem.results]
         seeds = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
         many = f"{len(own)} problems, " if len(own) > 1 else ""
         plural = "s" if len(methods) > 1 else ""

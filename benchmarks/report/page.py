@@ -9,14 +9,14 @@ from functools import partial
 from typing import IO
 
 from benchmarks import experiments
-from benchmarks.pictures import picture
-from benchmarks.report.multiples import draw
-from benchmarks.report.origins import origins, taken_twice
+from benchmarks.comparison_picture import picture
+from benchmarks.report.family_picture import draw
 from benchmarks.report.overview import missing, overview
 from benchmarks.report.problems import Family, Problem, families, problems
-from benchmarks.report.reading import Found
-from benchmarks.report.rerun import default_command
-from benchmarks.report.rows import Sources, family_figures, figures, of_experiment
+from benchmarks.report.provenance import origins, repeated_seeds
+from benchmarks.report.rerun_commands import default_command
+from benchmarks.report.result_tables import Sources, family_figures, figures, of_experiment
+from benchmarks.report.run_finder import FoundRuns
 from benchmarks.settings import in_words
 from benchmarks.summary import best
 
@@ -52,7 +52,7 @@ class Picture:
 class Page:
     """The page of all that was found: ``text``, ``pictures``."""
 
-    def __init__(self, found: Found) -> None:
+    def __init__(self, found: FoundRuns) -> None:
         self.pictures: list[Picture] = []
         by_experiment = {
             name: problems(runs)
@@ -84,7 +84,7 @@ class Page:
     def _part(self, part: Problem | Family, sources: Sources) -> list[str]:
         display = experiments.display(part.experiment)
         first = part.problems[0] if isinstance(part, Family) else part
-        shown = [line for line in part.lines if line.complete]
+        shown = [line for line in part.results if line.complete_seeds]
         lines = [f"{part.about}. {_differences(first, part)}".rstrip()]
         if shown:
             name = f"{part.experiment}_{_slug(part.title)}.png"
@@ -93,18 +93,18 @@ class Page:
             lines += ["", f"![{display.main.title}: {part.experiment}, {part.title}]({PICTURES}/{name})"]
         rows = family_figures(part, sources) if isinstance(part, Family) else figures(part, sources)
         lines += ["", f"{display.main.title}:", "", *rows]
-        lines += [f"\n{said}" for said in taken_twice(part.lines)]
+        lines += [f"\n{said}" for said in repeated_seeds(part.results)]
         lines += [
-            f"\n{line.label}: diverged with seed {seed}: {line.taken[seed].diverged}."
-            for line in part.lines
-            for seed in line.diverged
+            f"\n{line.label}: diverged with seed {seed}: {line.run_by_seed[seed].diverged}."
+            for line in part.results
+            for seed in line.diverged_seeds
         ]
         return [*lines, "", *origins(part)]
 
 
 def _picture(problem: Problem) -> Callable[[IO[bytes]], None]:
     display = experiments.display(problem.experiment)
-    lines = [line for line in problem.lines if line.complete]
+    lines = [line for line in problem.results if line.complete_seeds]
     chosen = list(best(lines, display).values())
     if len(lines) > CROWDED and len(chosen) < len(lines):
         return lambda file: picture(chosen, display, file, note="Of each method the best of the settings tried.")
@@ -136,7 +136,7 @@ def _others(experiment: str, sources: Sources) -> list[str]:
     return ["Published for what is not among the methods here:", "", *found] if found else []
 
 
-def _not_shown(found: Found) -> list[str]:
+def _not_shown(found: FoundRuns) -> list[str]:
     lines = []
     if found.unfinished:
         lines += ["", "Begun, not finished (the command that began them goes on with them):", ""]

@@ -9,20 +9,20 @@ from typing import Any
 
 from benchmarks import experiments
 from benchmarks.report.markdown import listed
-from benchmarks.runs import Run
+from benchmarks.run import Run
 from benchmarks.settings import Values, in_words
-from benchmarks.summary import Line, lines
+from benchmarks.summary import MethodResults, results_of
 
 FAMILY = 3  # problems of one shape that are shown together instead of one by one
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What all methods are given: the settings that are no method's own, and a line for each method and tuning."""
+    """What all methods are given: the settings that are no method's own, and a result for each method and tuning."""
 
     experiment: str
     values: Values
-    lines: tuple[Line, ...]
+    results: tuple[MethodResults, ...]
 
     @property
     def size(self) -> tuple[str, Values]:
@@ -45,13 +45,13 @@ class Problem:
     @property
     def about(self) -> str:
         """What it is, in a sentence."""
-        said: str = experiments.display(self.experiment).about(self.lines[0].settings)
+        said: str = experiments.display(self.experiment).about(self.results[0].settings)
         return said
 
     @property
     def methods(self) -> list[str]:
-        """The methods of its lines."""
-        return list(dict.fromkeys(line.method for line in self.lines))
+        """The methods of its results."""
+        return list(dict.fromkeys(result.method for result in self.results))
 
 
 @dataclass(frozen=True)
@@ -78,23 +78,23 @@ class Family:
     def about(self) -> str:
         """What they are, in a sentence, with all choices where a problem's own has one."""
         choices = listed([str(problem.values[self.by]) for problem in self.problems], "or")
-        settings = dataclasses.replace(self.lines[0].settings, **{self.by: choices})
+        settings = dataclasses.replace(self.results[0].settings, **{self.by: choices})
         try:
             said: str = experiments.display(self.experiment).about(settings)
         except KeyError:  # a choice that has a longer name, which only single ones have
             return self.problems[0].about
         return said
 
-    def name(self, line: Line) -> str:
-        """What a line is called among all of them."""
-        method, _, rest = line.label.partition(", ")
-        own = in_words({self.by: getattr(line.settings, self.by)})
+    def name(self, result: MethodResults) -> str:
+        """What a result is called among all of them."""
+        method, _, rest = result.label.partition(", ")
+        own = in_words({self.by: getattr(result.settings, self.by)})
         return ", ".join(filter(None, [method, own, rest]))
 
     @property
-    def lines(self) -> tuple[Line, ...]:
-        """All lines."""
-        return tuple(line for problem in self.problems for line in problem.lines)
+    def results(self) -> tuple[MethodResults, ...]:
+        """All results."""
+        return tuple(result for problem in self.problems for result in problem.results)
 
 
 def shared(cls: Any) -> list[str]:
@@ -104,14 +104,14 @@ def shared(cls: Any) -> list[str]:
 
 
 def problems(runs: Sequence[Run]) -> list[Problem]:
-    """The problems of one experiment's runs: as published before others, then those with more lines first."""
+    """The problems of one experiment's runs: as published before others, then those with more results first."""
     cls = type(runs[0].settings)
     grouped: dict[tuple[Any, ...], list[Run]] = {}
     for run in sorted(runs, key=lambda run: _order(cls, run)):
         key = tuple(getattr(run.settings, name) for name in shared(cls))
         grouped.setdefault(key, []).append(run)
     found = [
-        Problem(runs[0].experiment, dict(zip(shared(cls), key, strict=True)), tuple(lines(own)))
+        Problem(runs[0].experiment, dict(zip(shared(cls), key, strict=True)), tuple(results_of(own)))
         for key, own in grouped.items()
     ]
     return sorted(found, key=lambda problem: (*_standing(problem), [str(value) for value in problem.values.values()]))
@@ -127,7 +127,7 @@ def _standing(problem: Problem) -> tuple[int, int, int]:
     size, differing = problem.size
     sizes = experiments.settings_class(problem.experiment).size_names()
     place = ["published", *sizes].index(size)
-    return len(differing), place, -len(problem.lines)
+    return len(differing), place, -len(problem.results)
 
 
 def families(found: Sequence[Problem]) -> list[Problem | Family]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.display import DEAD, RANK, WEIGHTS, Display, Figure
+from benchmarks.display import Display, Metric
 from benchmarks.slippery_ant.settings import Settings
 
 
@@ -15,8 +15,6 @@ def _about(settings: Settings) -> str:
 
 DISPLAY = Display(
     x="step",
-    main=Figure("mean_return", "Return of an episode"),
-    higher_is_better=True,
+    main=Metric("mean_return", "Return of an episode"),
     about=_about,
-    others=(DEAD, RANK, WEIGHTS),
 )

@@ -20,9 +20,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor, nn
 
 from benchmarks.seeds import stream
-from benchmarks.slippery_ant import nets, optimizers
-from benchmarks.slippery_ant.ant import SlipperyAnt
-from benchmarks.slippery_ant.draws import OwnDraws
+from benchmarks.slippery_ant import networks, optimizers
+from benchmarks.slippery_ant.environment import SlipperyAnt
+from benchmarks.slippery_ant.private_random_state import PrivateRandomState
 from benchmarks.slippery_ant.settings import MINIBATCHES
 
 
@@ -45,19 +45,19 @@ class Agent:
     """
 
     def __init__(self, method: str, settings: Any, seed: int, env: SlipperyAnt) -> None:
-        self._draws = OwnDraws(seed)
+        self._draws = PrivateRandomState(seed)
         with self._draws:  # it draws initial weights, in vain
             self._ppo = _ppo(env, settings)
         policy = self._ppo.policy
         bodies = policy.mlp_extractor
         self.networks = {
-            "policy": nets.layers("policy", bodies.policy_net, policy.action_net),
-            "value": nets.layers("value", bodies.value_net, policy.value_net),
+            "policy": networks.layers("policy", bodies.policy_net, policy.action_net),
+            "value": networks.layers("value", bodies.value_net, policy.value_net),
         }
         weights = stream(seed, "weights")
         for net in self.networks.values():
-            nets.lecun(net, weights)
-        self.groups = nets.units(*self.networks.values())
+            networks.lecun(net, weights)
+        self.groups = networks.units(*self.networks.values())
         self.optimizer = optimizers.make(method, settings, seed, policy, self.groups)
         policy.optimizer = self.optimizer
 

@@ -6,8 +6,8 @@ import argparse
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
-from benchmarks import options
-from benchmarks.options import option
+from benchmarks import setting_fields, value_checks
+from benchmarks.setting_fields import setting
 from benchmarks.settings import BaseSettings, Values
 
 ENV_STEPS: Final = 20_000_000
@@ -33,7 +33,6 @@ class Settings(BaseSettings):
     help: ClassVar[str] = "PPO on MuJoCo's Ant while the ground's friction changes"
     revision: ClassVar[int] = 1
     methods: ClassVar[tuple[str, ...]] = ("backprop", "proper_adam", "l2", "continual_backprop")
-    default_methods: ClassVar[tuple[str, ...]] = ("backprop", "continual_backprop")
     # The quick size shows that everything works: the ant, the changes of friction, PPO, replacements in both networks,
     # going on after an interruption. It shows nothing about loss of plasticity, which took the paper's agents millions
     # of steps, and hardly anything about running: an agent has 20,000 steps for a friction, where it needs a million.
@@ -47,33 +46,35 @@ class Settings(BaseSettings):
     }
     by_method: ClassVar[dict[str, Values]] = {"continual_backprop": {"weight_decay": 1e-4}}
 
-    scale: float = option(
+    scale: float = setting(
         0.01,
         f"share of the published {ENV_STEPS:,} steps, and of the {CHANGE_EVERY:,} between changes",
-        options.POSITIVE,
+        value_checks.POSITIVE,
     )
-    friction: str = option("changing", "changing, or fixed at 1: the ordinary Ant", options.one_of("changing", "fixed"))
-    contact_forces: str = option(
-        "yes", "whether the ant sees the forces on its body: yes or no", options.one_of("yes", "no")
+    friction: str = setting(
+        "changing", "changing, or fixed at 1: the ordinary Ant", value_checks.one_of("changing", "fixed")
     )
-    rollout: int = option(2048, "steps of the environment between two bouts of learning", _rollout)
-    epochs: int = option(10, "passes over a rollout, each in 16 minibatches", options.whole(1))
-    probe: int = option(
-        2000, "observations of a random policy on which the networks' units are looked at", options.whole(1)
+    contact_forces: str = setting(
+        "yes", "whether the ant sees the forces on its body: yes or no", value_checks.one_of("yes", "no")
     )
-    width: int = option(256, "units in each of the two hidden layers of policy and value", options.whole(1))
-    decay: str = option(
+    rollout: int = setting(2048, "steps of the environment between two bouts of learning", _rollout)
+    epochs: int = setting(10, "passes over a rollout, each in 16 minibatches", value_checks.whole(1))
+    probe: int = setting(
+        2000, "observations of a random policy on which the networks' units are looked at", value_checks.whole(1)
+    )
+    width: int = setting(256, "units in each of the two hidden layers of policy and value", value_checks.whole(1))
+    decay: str = setting(
         "adamw",
         "weight decay as in AdamW, or through the gradient as in the published code's Adam: adamw or adam",
-        options.one_of("adamw", "adam"),
+        value_checks.one_of("adamw", "adam"),
         ("l2", "continual_backprop"),
     )
-    lr: float = options.lr(1e-4)
-    weight_decay: float = options.weight_decay(1e-3, "continual_backprop")
-    replacement_rate: float = options.replacement_rate(1e-4)
-    maturity_threshold: int = options.maturity_threshold(10_000)
-    decay_rate: float = options.decay_rate(0.99)
-    utility: str = options.utility("contribution")
+    lr: float = setting_fields.lr(1e-4)
+    weight_decay: float = setting_fields.weight_decay(1e-3, "continual_backprop")
+    replacement_rate: float = setting_fields.replacement_rate(1e-4)
+    maturity_threshold: int = setting_fields.maturity_threshold(10_000)
+    decay_rate: float = setting_fields.decay_rate(0.99)
+    utility: str = setting_fields.utility("contribution")
 
     @property
     def rollouts(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.display import OPTIMIZERS, Display, Figure
+from benchmarks.display import OPTIMIZERS, Display, Metric
 from benchmarks.slowly_changing_regression.settings import Settings
 
 
@@ -17,7 +17,7 @@ def _about(settings: Settings) -> str:
 # How hard the current slow bits are moves all methods alike, so single bins hide what lasts.
 DISPLAY = Display(
     x="step",
-    main=Figure("squared_error", "Squared error before each update"),
+    main=Metric("squared_error", "Squared error before each update"),
     higher_is_better=False,
     about=_about,
     others=(),

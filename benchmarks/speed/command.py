@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.files import write_atomically, write_json
-from benchmarks.options import one_of, whole
-from benchmarks.parsing import Parser
+from benchmarks.argument_parser import Parser
+from benchmarks.atomic_files import write_atomically, write_json
 from benchmarks.settings import OUT
-from benchmarks.speed import HELP, allocator, results
+from benchmarks.speed import HELP, allocator, record_file
+from benchmarks.value_checks import one_of, whole
 
 STOPPED = 130  # the exit status that shells use for Ctrl-C
 FAILED = 1  # the figures are there, but for an entrant that raised an error
@@ -23,9 +23,9 @@ WIDTH = 128  # of tables where there is no terminal
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
     parsed = _parse(arguments)
-    old = results.load(parsed.compare) if parsed.compare else None
+    old = record_file.load(parsed.compare) if parsed.compare else None
     if parsed.show:
-        record = results.load(parsed.show)
+        record = record_file.load(parsed.show)
         if parsed.markdown:
             from benchmarks.speed.markdown import markdown
 
@@ -84,20 +84,20 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _measure(parsed: argparse.Namespace, command_line: str, old: dict[str, Any] | None) -> int:
-    output = parsed.output or results.default_file(OUT)
+    output = parsed.output or record_file.default_file(OUT)
     for file in filter(None, (output, parsed.picture)):
-        results.check_writable(file)
+        record_file.check_writable(file)
 
     import torch
 
     from benchmarks.speed.memory import measure_memory
-    from benchmarks.speed.plan import make_plans
+    from benchmarks.speed.selection import make_plans
 
     plans = [] if parsed.memory else make_plans(parsed.only, quick=parsed.quick)
     if parsed.threads:
         torch.set_num_threads(parsed.threads)
     settings = {name: getattr(parsed, name) for name in ("only", "quick", "clock", "memory")}
-    record = results.new_record(command_line, settings)
+    record = record_file.new_record(command_line, settings)
     stopped = False
     try:
         if plans:
@@ -115,9 +115,9 @@ def _measure(parsed: argparse.Namespace, command_line: str, old: dict[str, Any] 
 
 def _time(plans: list[Any], record: dict[str, Any], output: Path, *, quiet: bool) -> None:
     """Fill the record's workloads, and write it after each."""
-    from benchmarks.progress import Bars, Lines
-    from benchmarks.speed.quiet import Watch, look
-    from benchmarks.speed.session import measure_all
+    from benchmarks.progress import ProgressBars, ProgressLines
+    from benchmarks.speed.machine_load import LoadMonitor, look
+    from benchmarks.speed.measurement import measure_all
     from benchmarks.speed.timing import FULL, QUICK
 
     console = _console()
@@ -125,7 +125,7 @@ def _time(plans: list[Any], record: dict[str, Any], output: Path, *, quiet: bool
     if before.reasons():
         message = f"This machine is busy: {'; '.join(before.reasons())}. The figures may be off."
         console.print(message, style="yellow", highlight=False)
-    watch = Watch()
+    watch = LoadMonitor()
     rounds = replace(QUICK if record["settings"]["quick"] else FULL, clock=record["settings"]["clock"])
 
     def keep(found: dict[str, Any]) -> None:
@@ -133,7 +133,11 @@ def _time(plans: list[Any], record: dict[str, Any], output: Path, *, quiet: bool
         record["quietness"] = watch.quietness(before.load).record()
         write_json(output, record)
 
-    with Lines(console) if quiet or not console.is_terminal else Bars(console, 1, by_itself=False) as view:
+    with (
+        ProgressLines(console)
+        if quiet or not console.is_terminal
+        else ProgressBars(console, 1, by_itself=False) as view
+    ):
         measure_all(plans, rounds, watch, view, keep)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.speed.rival import PACKAGE
 from benchmarks.speed.table import number
+from benchmarks.speed.third_party import PACKAGE
 
 PARTS = {
     "SGD": ("CBPSGD", "CBPSGD, compiled", f"{PACKAGE}, SGD"),

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import gnt
-from benchmarks.speed.entrants import compile_flag
-from benchmarks.speed.runners import STEP_SIZE, Runner, loop
+from benchmarks.speed.step_runners import STEP_SIZE, StepRunner, loop
+from benchmarks.speed.variants import compile_flag
 from benchmarks.speed.workloads import WORKLOADS, Workload
 from gnt.optim import AdamGnT
 
@@ -29,7 +29,7 @@ def measure_memory() -> list[dict[str, Any]]:
 
 
 def _of_network(workload: Workload) -> list[dict[str, Any]]:
-    def keeps(name: str, runner: Runner) -> None:
+    def keeps(name: str, runner: StepRunner) -> None:
         rows.append(_row(workload, runner, name, *optimizer_tensors(runner)))
 
     rows: list[dict[str, Any]] = []
@@ -56,13 +56,13 @@ def _optimizer(kind: Any, net: nn.Module, **options: Any) -> Any:
     return kind(net.parameters(), lr=STEP_SIZE, **options)
 
 
-def _stepped(runner: Runner) -> Runner:
+def _stepped(runner: StepRunner) -> StepRunner:
     runner.step()
     return runner
 
 
 def _row(
-    workload: Workload, runner: Runner, name: str, elementwise: Iterable[Tensor], others: Iterable[Tensor]
+    workload: Workload, runner: StepRunner, name: str, elementwise: Iterable[Tensor], others: Iterable[Tensor]
 ) -> dict[str, Any]:
     (net,) = runner.nets
     for_parameters, for_units = held_bytes(elementwise), held_bytes(others)
@@ -81,7 +81,7 @@ def held_bytes(tensors: Iterable[Tensor]) -> int:
     return sum({one.data_ptr(): one.nbytes() for one in storages}.values())
 
 
-def optimizer_tensors(runner: Runner) -> tuple[list[Tensor], list[Tensor]]:
+def optimizer_tensors(runner: StepRunner) -> tuple[list[Tensor], list[Tensor]]:
     """All that the optimizer keeps -> (floating-point tensors of their parameter's shape, all others)."""
     elementwise: list[Tensor] = []
     others: list[Tensor] = []
@@ -95,12 +95,12 @@ def optimizer_tensors(runner: Runner) -> tuple[list[Tensor], list[Tensor]]:
     return elementwise, [*others, *_reachable(beside, runner)]
 
 
-def engine_tensors(runner: Runner) -> list[Tensor]:
+def engine_tensors(runner: StepRunner) -> list[Tensor]:
     """All that the engine keeps."""
     return list(_reachable(runner.engine, runner))
 
 
-def _reachable(root: Any, runner: Runner) -> Iterator[Tensor]:
+def _reachable(root: Any, runner: StepRunner) -> Iterator[Tensor]:
     """Tensors found by way of containers and gnt's own objects, but for weights, gradients and optimizer state."""
     theirs = {tensor.untyped_storage().data_ptr() for tensor in runner.tensors()}
     seen: set[int] = set()

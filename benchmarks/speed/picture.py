@@ -8,8 +8,8 @@ from typing import IO, Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from benchmarks.palette import COLOURS, LABELS
-from benchmarks.plots import canvas, save
+from benchmarks.method_styles import COLOURS, LABELS
+from benchmarks.plot_layout import canvas, save
 from benchmarks.speed.table import number
 
 PANELS = {

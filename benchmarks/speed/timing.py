@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch.utils.benchmark import Measurement, Timer
 
-from benchmarks.speed.quiet import Watch
-from benchmarks.speed.runners import REPLACEMENT_RATE, Runner
+from benchmarks.speed.machine_load import LoadMonitor
+from benchmarks.speed.step_runners import REPLACEMENT_RATE, StepRunner
 from benchmarks.speed.workloads import MANY, Workload
 
 _QUARTERS = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
@@ -67,7 +67,7 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
     return low, middle, high
 
 
-def warm_up(runner: Runner, workload: Workload) -> None:
+def warm_up(runner: StepRunner, workload: Workload) -> None:
     """Steps until units are mature, then one replacement in every group, so that resets have happened; then on.
 
     Learners of ensembles choose for themselves, and go on until replacements are due.
@@ -82,7 +82,7 @@ def warm_up(runner: Runner, workload: Workload) -> None:
         _repeat(runner, 3)
 
 
-def _repeat(runner: Runner, times: int) -> None:
+def _repeat(runner: StepRunner, times: int) -> None:
     for _ in range(times):
         runner.step()
 
@@ -106,7 +106,11 @@ def block_length(seconds_a_step: float, block: float, period: float) -> int:
 
 
 def measure(
-    runners: dict[str, Runner], workload: Workload, rounds: Rounds, watch: Watch, each_round: Callable[[int, int], None]
+    runners: dict[str, StepRunner],
+    workload: Workload,
+    rounds: Rounds,
+    watch: LoadMonitor,
+    each_round: Callable[[int, int], None],
 ) -> Timed:
     """Time the runners against each other; they are warm. ``each_round`` hears how many of how many are done."""
     threads = torch.get_num_threads()
@@ -140,6 +144,6 @@ def in_order(names: list[str], i: int) -> list[str]:
     return order[::-1] if i % 2 else order
 
 
-def _seconds(measured: Measurement, runner: Runner) -> float:
+def _seconds(measured: Measurement, runner: StepRunner) -> float:
     """Of one step of the workload."""
     return measured.median * runner.share

@@ -24,7 +24,7 @@ class Workload:
         net: sizes of the layers of a ReLU network, or ``CONVNET``.
         batch: samples in a step.
         loss: "mse" or "cross_entropy".
-        targets: the ratio aimed at, by the contestants' kind of target (`entrants.Entrant.target`).
+        targets: the ratio aimed at, by the contestants' kind of target (`entrants.Variant.target`).
         kind: what is timed; chooses the entrants.
         brief: leave out the entrants that are there for the small print.
         graphs: whether entrants take part that compile the whole network, which pays where a step is short.

@@ -12,8 +12,8 @@ import scipy.stats
 from benchmarks import experiments
 from benchmarks.cli import main
 from benchmarks.published import entries
-from benchmarks.report.origins import duration
-from benchmarks.runs import Run
+from benchmarks.report.provenance import duration
+from benchmarks.run import Run
 from tests.helpers.finished_runs import REGRESSION, planned, regression, written
 
 DIGITS = "random_label_mnist"

@@ -8,12 +8,13 @@ import pytest
 
 from benchmarks import experiments
 from benchmarks.errors import CannotRun
-from benchmarks.options import option, whole
-from benchmarks.palette import COLOURS, LABELS
-from benchmarks.plan import Plan, read_grid
-from benchmarks.runs import Run
+from benchmarks.method_styles import COLOURS, LABELS
+from benchmarks.run import Run
+from benchmarks.run_plan import RunPlan, read_grid
+from benchmarks.setting_fields import setting
 from benchmarks.settings import BaseSettings, Values, in_words
 from benchmarks.slowly_changing_regression.settings import Settings as Regression
+from benchmarks.value_checks import whole
 
 OUT = Path("out")
 
@@ -33,12 +34,12 @@ class Layered(BaseSettings):
     }
     by_method: ClassVar[dict[str, Values]] = {"l2": {"method": 1, "size": 1, "both": 1, "given": 1}}
 
-    default: int = option(0, "", whole(0))
-    method: int = option(0, "", whole(0))
-    size: int = option(0, "", whole(0))
-    both: int = option(0, "", whole(0))
-    given: int = option(0, "", whole(0))
-    decay: int = option(0, "", whole(0), ["l2"], tuning=True)
+    default: int = setting(0, "", whole(0))
+    method: int = setting(0, "", whole(0))
+    size: int = setting(0, "", whole(0))
+    both: int = setting(0, "", whole(0))
+    given: int = setting(0, "", whole(0))
+    decay: int = setting(0, "", whole(0), ["l2"], tuning=True)
 
 
 def test_whose_word_counts() -> None:
@@ -107,7 +108,7 @@ def test_a_grid_is_read_as_the_command_line_is() -> None:
 
 
 def plan(methods: tuple[str, ...], seeds: int = 1, given: Values | None = None, **grid: list[Any]) -> list[Any]:
-    return Plan("slowly_changing_regression", methods, None, given or {}, grid, tuple(range(seeds))).runs(OUT)
+    return RunPlan("slowly_changing_regression", methods, None, given or {}, grid, tuple(range(seeds))).runs(OUT)
 
 
 def test_runs_are_methods_times_grid_times_seeds() -> None:

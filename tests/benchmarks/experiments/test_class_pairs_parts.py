@@ -11,9 +11,9 @@ import gnt
 from benchmarks.class_pairs.net import make_net, zero_head
 from benchmarks.class_pairs.pairs import draw_pairs, make_pair
 from benchmarks.class_pairs.settings import Settings
-from benchmarks.datasets.by_class import ByClass, some
+from benchmarks.datasets.classes import InMemoryClasses, some
 from benchmarks.datasets.digits import mnist_images
-from benchmarks.datasets.labelled import Splits
+from benchmarks.datasets.labelled_images import Splits
 from benchmarks.errors import CannotRun
 from benchmarks.seeds import stream
 
@@ -69,7 +69,7 @@ def test_two_classes_are_too_few():
 @pytest.fixture(scope="module")
 def digits():
     images = mnist_images()
-    return ByClass(Splits(train=images, test=images))
+    return InMemoryClasses(Splits(train=images, test=images))
 
 
 def test_a_task_has_images_of_its_two_classes(digits):

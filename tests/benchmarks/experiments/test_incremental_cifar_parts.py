@@ -9,10 +9,10 @@ from torch import nn
 
 import gnt
 from benchmarks.datasets import mnist_images
-from benchmarks.datasets.labelled import Splits
+from benchmarks.datasets.labelled_images import Splits
 from benchmarks.errors import CannotRun
-from benchmarks.incremental_cifar.augment import Draws, augment, draw
-from benchmarks.incremental_cifar.best import Best
+from benchmarks.incremental_cifar.augmentation import Draws, augment, draw
+from benchmarks.incremental_cifar.early_stopping import BestNetwork
 from benchmarks.incremental_cifar.images import split
 from benchmarks.incremental_cifar.net import ResNet18, reset
 from benchmarks.incremental_cifar.schedule import class_order, learning_rate
@@ -159,7 +159,7 @@ def test_fewer_images_than_asked_for():
 def test_the_best_network_comes_back():
     torch.manual_seed(1)
     net = ResNet18(1, 10, width=2)
-    best, states = Best(), []
+    best, states = BestNetwork(), []
     for accuracy in (0.2, 0.5, 0.5, 0.4):
         with torch.no_grad():
             for parameter in net.parameters():
@@ -167,7 +167,7 @@ def test_the_best_network_comes_back():
             net.bn.running_mean.add_(0.1)
         states.append({name: value.clone() for name, value in net.state_dict().items()})
         best.see(net, accuracy)
-        saved = Best()
+        saved = BestNetwork()
         saved.load_state_dict(best.state_dict())
         best = saved
     assert best.accuracy == 0.5

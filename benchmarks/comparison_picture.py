@@ -1,0 +1,190 @@
+"""The picture of a comparison: the main metric over time beside dead units, rank and weights, with 95% intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import IO
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.display import Display, Metric
+from benchmarks.line_labels import LineEnd, height, label_ends, room, wrapped
+from benchmarks.method_styles import COLOURS, shade
+from benchmarks.picture_headline import headline
+from benchmarks.plot_layout import LEFT, WIDTH, page, panel, save, short
+from benchmarks.summary import MethodResults
+
+STYLES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 1, 1, 1, 1, 1)))
+THE_TWO = ("backprop", "continual_backprop")
+FEW = 4  # results whose bands can be told apart where they overlap
+_BIG, _SMALL = 10.5, 9.0  # labels of the main panel and of the others
+_TITLE, _GAP, _EDGE = 0.62, 0.8, 0.2  # inches over a small panel, between columns, at the right
+_LEAST_SMALL, _LEAST_BIG = 1.3, 3.6
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A result in one panel."""
+
+    result: MethodResults
+    colour: str
+    style: object
+    xs: list[float]
+    raw: list[float]
+    mean: list[float]
+    half: list[float]
+
+    def label(self, metric: Metric, scale: float, characters: int) -> str:
+        """What stands at its end."""
+        colon = ":" if "," in self.result.label else ""  # after "lr 0.01" a number needs one
+        return wrapped(f"{self.result.label}{colon} {metric.text(self.mean[-1] / scale)}", characters)
+
+
+def picture(results: list[MethodResults], display: Display, file: IO[bytes], panels: int = 4, note: str = "") -> None:
+    """Draw it as PNG. ``panels``: how many metrics at most. ``note``: a further sentence."""
+    save(drawn(results, display, panels, note), file)
+
+
+def drawn(results: list[MethodResults], display: Display, panels: int = 4, note: str = "") -> Figure:
+    """The figure that `picture` writes."""
+    results = [result for result in results if result.complete_seeds]
+    present = [metric for metric in display.others if any(result.has(metric.name) for result in results)]
+    metrics = [display.main, *present][:panels]
+    curves = [_curves(results, display, metric) for metric in metrics]
+    sentences = [f"{display.about(results[0].settings)}.", *seeds_in_words(results), *([note] if note else [])]
+    return _draw(headline(results, display), sentences, metrics, curves, display)
+
+
+def seeds_in_words(results: list[MethodResults]) -> list[str]:
+    """Over which seeds, and what the bands are."""
+    seeds = sorted({seed for result in results for seed in result.complete_seeds})
+    several = any(len(result.complete_seeds) > 1 for result in results)
+    return [f"{_seeds(seeds)}.", *(["Bands: 95% intervals."] if several else [])]
+
+
+def _seeds(seeds: list[int]) -> str:
+    """Which seeds, in words.
+
+    >>> _seeds([3]), _seeds([0, 1, 2]), _seeds([0, 2])
+    ('Seed 3', 'Mean over 3 seeds, 0 to 2', 'Mean over 2 seeds: 0, 2')
+    """
+    if len(seeds) == 1:
+        return f"Seed {seeds[0]}"
+    unbroken = seeds == list(range(seeds[0], seeds[-1] + 1))
+    which = f", {seeds[0]} to {seeds[-1]}" if unbroken else f": {', '.join(map(str, seeds))}"
+    return f"Mean over {len(seeds)} seeds{which}"
+
+
+def _curves(results: list[MethodResults], display: Display, metric: Metric) -> list[Curve]:
+    """ProgressLines of one method have one hue, so they differ by shade and dash. Those drawn later lie above."""
+    scale = 100.0 if metric.percent else 1.0
+    smooth = display.smooth if metric is display.main else 1
+    curves = []
+    for method in dict.fromkeys(result.method for result in results):
+        variants = [result for result in results if result.method == method]
+        for number, result in enumerate(variants):
+            if result.has(metric.name):
+                xs, values = result.curve(metric.name, display.x, smooth)
+                _, raw = result.curve(metric.name, display.x)
+                means = [[scale * value.mean for value in each] for each in (raw, values)]
+                halves = [scale * (value.half or 0.0) for value in values]
+                colour = shade(COLOURS[method], number, len(variants))
+                curves.append(Curve(result, colour, STYLES[number % len(STYLES)], xs, *means, halves))
+    return curves
+
+
+def _draw(
+    headline: str,
+    explanation: list[str],
+    metrics: list[Metric],
+    curves: list[list[Curve]],
+    display: Display,
+) -> Figure:
+    """The main panel on the left, as high as the others together, which stand on the right."""
+    scales = [100.0 if metric.percent else 1.0 for metric in metrics]
+    labels = [
+        [curve.label(metric, scale, 22 if i == 0 else 30) for curve in own]
+        for i, (metric, scale, own) in enumerate(zip(metrics, scales, curves, strict=True))
+    ]
+    sizes = [_BIG, *(_SMALL for _ in metrics[1:])] if len(metrics) > 2 else [_BIG] * len(metrics)
+    high = [max(_LEAST_SMALL, 0.92 * height(own, _SMALL)) for own in labels[1:]]
+    body = max(_LEAST_BIG, sum(high) + _TITLE * (len(high) - 1), height(labels[0], _BIG))
+    figure, _ = page(headline, explanation, body)
+    left_room = room(labels[0], _BIG)
+    if not high:
+        places = [(LEFT, 0.0, min(WIDTH - LEFT - left_room - _EDGE, 10.0), body)]
+    else:
+        right_room = max(room(own, sizes[1]) for own in labels[1:])
+        free = WIDTH - LEFT - left_room - _GAP - right_room - _EDGE
+        big = 0.56 * free if len(high) > 1 else free / 2
+        places = [(LEFT, 0.0, big, body)]
+        each = (body - _TITLE * (len(high) - 1)) / len(high)
+        for i in range(len(high)):
+            bottom = body - (i + 1) * each - i * _TITLE
+            places.append((LEFT + big + left_room + _GAP, bottom, free - big, each))
+    for i, (metric, place) in enumerate(zip(metrics, places, strict=True)):
+        axes = panel(figure, *place, metric.title, 12.5 if sizes[i] == _BIG else 11)
+        lowest = i == 0 or i == len(metrics) - 1
+        _fill(axes, curves[i], labels[i], display, metric, sizes[i], xlabel=display.x if lowest else "")
+    return figure
+
+
+def _fill(
+    axes: Axes, curves: list[Curve], labels: list[str], display: Display, metric: Metric, size: float, xlabel: str
+) -> None:
+    main = metric is display.main
+    for order, curve in enumerate(curves):
+        draw_curve(axes, curve, thin=not main or len(curves) > FEW, order=order, crowded=len(curves) > FEW)
+    axes.set_xlabel(xlabel)
+    axes.tick_params(labelsize=size if size == _SMALL else 10.5)
+    scale_axes(axes, metric)
+    if main and display.chance is not None:
+        show_chance(axes, display)
+    if curves:
+        right = max(curve.xs[-1] for curve in curves)
+        ends = [LineEnd(curve.mean[-1], text, curve.colour) for curve, text in zip(curves, labels, strict=True)]
+        label_ends(axes, right, ends, size)
+
+
+def draw_curve(axes: Axes, curve: Curve, *, thin: bool, order: int, crowded: bool, marked: bool = True) -> None:
+    """The mean, over its band; where it is smoothed, the unsmoothed one faintly behind."""
+    above = 3.0 + order / 100 + (curve.result.method in THE_TWO)
+    few = marked and len(curve.xs) <= 20
+    if curve.raw != curve.mean and not crowded:  # what moves all methods alike from row to row hides what lasts
+        axes.plot(curve.xs, curve.raw, color=curve.colour, alpha=0.22, linewidth=1.0, zorder=2)
+    axes.plot(
+        curve.xs,
+        curve.mean,
+        color=curve.colour,
+        linestyle=curve.style,
+        linewidth=1.7 if thin else 2.4,
+        marker="o" if few else "",
+        markersize=3 if thin else 4.5,
+        zorder=above,
+    )
+    low = [a - b for a, b in zip(curve.mean, curve.half, strict=True)]
+    high = [a + b for a, b in zip(curve.mean, curve.half, strict=True)]
+    axes.fill_between(curve.xs, low, high, color=curve.colour, alpha=0.09 if crowded else 0.15, lw=0, zorder=1.5)
+
+
+def scale_axes(axes: Axes, metric: Metric) -> None:
+    """Shares from 0 to 100%, all else from 0; large numbers in short."""
+    if metric.percent:
+        axes.set_ylim(-2, 102)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0f}%")
+    elif axes.dataLim.y0 >= 0:  # a return may be negative
+        axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_formatter(lambda value, _: short(value))
+    axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[attr-defined]
+
+
+def show_chance(axes: Axes, display: Display, *, labelled: bool = True) -> None:
+    """What guessing reaches, as a dotted result."""
+    at = (100.0 if display.main.percent else 1.0) * (display.chance or 0.0)
+    axes.axhline(at, color="#888888", linestyle=(0, (2, 3)), linewidth=1.2, zorder=1)
+    if not labelled:
+        return
+    text = f"guessing {at:g}{'%' if display.main.percent else ''}"
+    where = (axes.get_xlim()[0], at)
+    axes.annotate(text, where, (4, -4), textcoords="offset points", va="top", color="#666666", fontsize=9.5)

@@ -1,0 +1,55 @@
+"""Data asked for class by class, wherever they come from."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from benchmarks.datasets.labelled_images import LabelledImages, Splits
+
+
+class ClassSource(Protocol):
+    """ClassSource that can be taken one at a time: `InMemoryClasses`, `ClassFolder`."""
+
+    def __len__(self) -> int:
+        """The number of classes."""
+
+    def splits(self, label: int) -> Splits:
+        """All images of one class, to learn from and to test on."""
+
+
+class InMemoryClasses:
+    """A data set in memory, class by class.
+
+    >>> images = torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1)
+    >>> data = LabelledImages(images, torch.tensor([0, 1, 1, 0]))
+    >>> classes = InMemoryClasses(Splits(train=data, test=data))
+    >>> len(classes), classes.splits(1).train.images.view(-1)
+    (2, tensor([1, 2], dtype=torch.uint8))
+    """
+
+    def __init__(self, data: Splits) -> None:
+        self._data = data
+        self._count = int(data.train.labels.max()) + 1
+
+    def __len__(self) -> int:
+        return self._count
+
+    def splits(self, label: int) -> Splits:
+        """All images of one class."""
+        return Splits(*(part.of_class(label) for part in self._data))
+
+
+def some(images: LabelledImages, count: int, generator: torch.Generator) -> LabelledImages:
+    """``count`` of the images, drawn without replacement; all of them in their order when there are just so many.
+
+    Raises:
+        ValueError: there are not so many.
+    """
+    if count > len(images):
+        raise ValueError(f"count must be at most {len(images)}, the number of images, got {count}")
+    if count == len(images):
+        return images
+    chosen = torch.randperm(len(images), generator=generator)[:count]
+    return LabelledImages(images.images[chosen], images.labels[chosen], images.white)

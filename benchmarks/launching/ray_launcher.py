@@ -1,0 +1,159 @@
+"""Runs as tasks of a Ray cluster, one CPU each: `pip install "torch-gnt[ray]"`.
+
+The cluster is the one that RAY_ADDRESS names, else one that runs on this machine, else one started for this command.
+This package is sent to the nodes; torch and gnt are installed there, in the same versions. The folder of results lies
+on a file system that all nodes share, so that a run can go on wherever it is started next.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.errors import CannotRun
+from benchmarks.launching.ray_nodes import check_nodes
+from benchmarks.launching.ray_tasks import Mailbox, make
+from benchmarks.run import Run
+from benchmarks.worker import LAST
+
+INSTALL = '--launcher ray needs the package ray: pip install "torch-gnt[ray]"'
+_PACKAGE = Path(__file__).resolve().parent.parent
+_OBJECT_STORE = 80 * 2**20  # bytes; messages are all that is passed around
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+
+
+class RayLauncher:
+    """Tasks of a Ray cluster."""
+
+    def __init__(self, workers: int | None, checkpoint_seconds: float, *, tensorboard: bool) -> None:
+        self._ray = _import()
+        self._options = (checkpoint_seconds, tensorboard)
+        self._temporary: str | None = None
+        self._made: dict[str, _RemoteRun] = {}
+        self._checked: set[Path] = set()
+        self._connect(workers)
+        self.slots = workers or max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+        self._mailbox = self._ray.remote(Mailbox).options(num_cpus=0).remote()
+        self._make = self._ray.remote(make).options(num_cpus=1, max_retries=0)
+
+    def _connect(self, workers: int | None) -> None:
+        for name, value in _QUIET.items():
+            os.environ.setdefault(name, value)
+        common: dict[str, Any] = {
+            "runtime_env": {"py_modules": [str(_PACKAGE)], "excludes": ["__pycache__"]},
+            "log_to_driver": False,
+            "logging_level": "error",
+        }
+        address = os.environ.get("RAY_ADDRESS")
+        try:
+            _knock(address)
+            self._ray.init(address=address or "auto", **common)
+        except OSError as error:  # ConnectionError is one
+            if address:
+                raise CannotRun(f"There is no Ray cluster at RAY_ADDRESS={address}: {error}") from None
+            self._temporary = tempfile.mkdtemp(prefix="ray-")  # Ray leaves its sockets and logs there
+            self._ray.init(
+                address="local",
+                num_cpus=workers,
+                object_store_memory=_OBJECT_STORE,
+                include_dashboard=False,
+                _temp_dir=self._temporary,
+                **common,
+            )
+
+    def start(self, run: Run) -> None:
+        """Begin to make the run, as soon as a CPU of the cluster is free.
+
+        Raises:
+            CannotRun: nodes do not see the folder of results, or have other versions.
+        """
+        there = replace(run, out=run.out.resolve())
+        if there.out not in self._checked:
+            check_nodes(self._ray, there.out)
+            self._checked.add(there.out)
+        name = uuid.uuid4().hex
+        self._made[name] = _RemoteRun(run, self._make.remote(there, self._mailbox, name, *self._options))
+
+    def messages(self, timeout: float) -> list[tuple[Run, tuple[Any, ...]]]:
+        """What came within ``timeout`` seconds."""
+        futures = {made.future: name for name, made in self._made.items()}
+        ended: list[Any] = []
+        if futures:
+            ended, _ = self._ray.wait(list(futures), num_returns=len(futures), timeout=timeout)
+        heard = []
+        for name, message in self._ray.get(self._mailbox.take.remote()):  # after the wait: last words are there
+            if name in self._made:
+                self._made[name].heard = True
+                heard.append((self._made[name].run, message))
+                if message[0] in LAST:
+                    del self._made[name]
+        for future in ended:
+            made = self._made.pop(futures[future], None)
+            if made is not None:  # it could not say itself that it is over
+                heard.append((made.run, self._death(future)))
+        return heard
+
+    def _death(self, future: Any) -> tuple[str, str]:
+        try:
+            self._ray.get(future)
+        except self._ray.exceptions.RayTaskError as error:
+            return ("failed", str(error))
+        except self._ray.exceptions.RayError as error:
+            return ("died", f"{type(error).__name__}: {error}".splitlines()[0])
+        return ("died", "without a word")
+
+    def tell_to_stop(self, run: Run) -> None:
+        """Ask a run to save and end. One that still waits for a CPU, or has not begun, ends at once."""
+        for name, made in self._made.items():
+            if made.run == run:
+                self._mailbox.tell.remote(name, "stop")
+                if not made.heard:
+                    self._ray.cancel(made.future, force=True)
+
+    def kill(self, run: Run) -> None:
+        """End it now. Safe, as files are whole at any moment."""
+        for name, made in list(self._made.items()):
+            if made.run == run:
+                self._ray.cancel(made.future, force=True)
+                del self._made[name]
+
+    def close(self) -> None:
+        """Leave the cluster; end it, if it was started for this command."""
+        with suppress(self._ray.exceptions.RayError):
+            self._ray.kill(self._mailbox)
+        self._ray.shutdown()
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
+
+@dataclass
+class _RemoteRun:
+    """A run that is being made."""
+
+    run: Run
+    future: Any
+    heard: bool = False
+
+
+def _knock(address: str | None) -> None:
+    """Fail at once where nobody listens: Ray itself would wait for minutes."""
+    host, colon, port = (address or "").rpartition(":")
+    if colon and port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def _import() -> Any:
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise CannotRun(INSTALL) from None
+    return ray

@@ -1,0 +1,127 @@
+"""Labels beside the ends of lines: as near to the ends as they can stand without touching each other."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+
+from benchmarks.plot_layout import width
+
+_SPACING = 1.22  # a line's height, in font sizes
+_APART = 0.35  # between labels, in font sizes
+OFF, _LEADER = 12.0, 3.0  # points from a line's end to its label; displaced by more, a thin line leads to it
+
+
+@dataclass(frozen=True)
+class LineEnd:
+    """Where a line ends, and what is written there."""
+
+    y: float
+    text: str
+    colour: str
+
+
+def wrapped(text: str, characters: int) -> str:
+    r"""A label of several lines, none of them a lone number; broken after commas where that will do.
+
+    >>> wrapped("continual backprop 86.1%", 18), wrapped("L2 12.0%", 18), wrapped("backprop, lr 0.001: 0.925", 22)
+    ('continual\nbackprop 86.1%', 'L2 12.0%', 'backprop,\nlr 0.001: 0.925')
+    """
+    *words, value = text.split(" ")
+    glued = " ".join([*words[:-1], f"{words[-1]}\u00a0{value}"]) if words else text
+    lines: list[str] = []
+    for part in glued.replace(", ", ",\n").split("\n"):
+        if lines and len(lines[-1]) + 1 + len(part) <= characters:
+            lines[-1] += f" {part}"
+        else:
+            lines += textwrap.wrap(part, characters, break_on_hyphens=False)
+    return "\n".join(lines).replace("\u00a0", " ")
+
+
+def room(texts: list[str], size: float) -> float:
+    """Inches that the labels take to the right of a panel."""
+    return OFF / 72 + max((width(line, size, bold=True) for text in texts for line in text.split("\n")), default=0.0)
+
+
+def height(texts: list[str], size: float) -> float:
+    """Inches that the labels take, one over the other."""
+    return sum(_tall(text, size) for text in texts) / 72
+
+
+def _tall(text: str, size: float) -> float:
+    return size * (_SPACING * (text.count("\n") + 1) + _APART)
+
+
+def label_ends(axes: Axes, x: float, ends: list[LineEnd], size: float, off: float = OFF) -> None:
+    """Write each label ``off`` points beside its line's end; those that would touch move apart, a thin line leading to
+    them.
+    """
+    if not ends:
+        return
+    box = axes.get_window_extent().transformed(axes.figure.dpi_scale_trans.inverted())
+    bottom, top = axes.get_ylim()
+    points = box.height * 72 / (top - bottom)
+    ends = sorted(ends, key=lambda end: (end.y, end.text))
+    wanted = [(end.y - bottom) * points for end in ends]
+    placed = _spread(wanted, [_tall(end.text, size) for end in ends], box.height * 72)
+    for end, at, place in zip(ends, wanted, placed, strict=True):
+        moved = place - at
+        if abs(moved) > _LEADER:
+            line = {"arrowstyle": "-", "color": end.colour, "alpha": 0.55, "linewidth": 0.9, "shrinkA": 0, "shrinkB": 2}
+            axes.annotate(
+                "",
+                (x, end.y),
+                (off - 2, moved),
+                textcoords="offset points",
+                arrowprops=line,
+                annotation_clip=False,
+            )
+        axes.annotate(
+            end.text,
+            (x, end.y),
+            (off, moved),
+            textcoords="offset points",
+            va="center",
+            color=end.colour,
+            fontsize=size,
+            fontweight="bold",
+            linespacing=_SPACING - 0.1,
+            annotation_clip=False,
+        )
+
+
+def _spread(wanted: list[float], heights: list[float], whole: float) -> list[float]:
+    """Middles as near to the wanted ones (in order) as things of these heights can stand without overlap.
+
+    Neighbours that would overlap become one block, at the mean of what its members want.
+
+    >>> _spread([10.0, 11.0, 50.0], [4.0, 4.0, 4.0], 60.0)
+    [8.5, 12.5, 50.0]
+    """
+    blocks: list[list[int]] = []
+    lows: list[float] = []
+    for i in range(len(wanted)):
+        blocks.append([i])
+        lows.append(_low(blocks[-1], wanted, heights, whole))
+        while len(blocks) > 1 and lows[-2] + sum(heights[k] for k in blocks[-2]) > lows[-1]:
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+            lows[-2:] = [_low(blocks[-1], wanted, heights, whole)]
+    placed = []
+    for block, low in zip(blocks, lows, strict=True):
+        for k in block:
+            placed.append(low + heights[k] / 2)
+            low += heights[k]
+    return placed
+
+
+def _low(block: list[int], wanted: list[float], heights: list[float], whole: float) -> float:
+    """Where the lower edge of a block stands, inside 0 to ``whole`` where there is room."""
+    offsets, total = [], 0.0
+    for k in block:
+        offsets.append(total + heights[k] / 2)
+        total += heights[k]
+    low = sum(wanted[k] - offset for k, offset in zip(block, offsets, strict=True)) / len(block)
+    edge = heights[block[0]] / 2  # a label may stand half outside
+    return max(-edge, min(low, whole + edge - total))

@@ -1,0 +1,109 @@
+"""Where each row comes from: command, commit, seeds, hardware and time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.method_styles import LABELS
+from benchmarks.report.markdown import folded
+from benchmarks.report.problems import Family, Problem
+from benchmarks.report.rerun_commands import NONE, commands, one_command
+from benchmarks.run import Run
+from benchmarks.summary import MethodResults
+
+
+def origins(part: Problem | Family) -> list[str]:
+    """A list, folded: a point for each row, or one for all rows that one command makes."""
+    points = []
+    if isinstance(part, Family):
+        for method in dict.fromkeys(line.method for line in part.results):
+            own = [line for line in part.results if line.method == method]
+            whole = one_command([run for line in own for run in line.counted_runs])
+            points += (
+                [_point(LABELS[method], own, [whole])] if whole else [_own_point(part.name(line), line) for line in own]
+            )
+    else:
+        points = [_own_point(line.label, line) for line in part.results]
+    everything = one_command([run for line in part.results for run in line.counted_runs])
+    said = [f"All at once: `{everything}`", ""] if everything and len(points) > 1 else []
+    return folded("Where these come from: command, commit, seeds, hardware, time", [*said, *points])
+
+
+def _own_point(label: str, line: MethodResults) -> str:
+    return _point(label, [line], commands(line.counted_runs))
+
+
+def _point(label: str, lines: Sequence[MethodResults], made_by: Sequence[str]) -> str:
+    runs = [run for line in lines for run in line.counted_runs]
+    seeds = sorted({seed for line in lines for seed in line.run_by_seed})
+    said = [
+        f"- **{label}**, {seed_list(seeds)}",
+        *(f"`{text}`" if text != NONE else text for text in made_by),
+        *provenance(runs),
+    ]
+    return "; ".join(said)
+
+
+def seed_list(seeds: Sequence[int]) -> str:
+    """Seeds in words.
+
+    >>> seed_list([3]), seed_list([0, 1, 2]), seed_list([0, 2])
+    ('seed 3', 'seeds 0 to 2', 'seeds 0, 2')
+    """
+    if len(seeds) == 1:
+        return f"seed {seeds[0]}"
+    if list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
+        return f"seeds {seeds[0]} to {seeds[-1]}"
+    return f"seeds {', '.join(map(str, seeds))}"
+
+
+def provenance(runs: Sequence[Run]) -> list[str]:
+    """Commit, hardware, versions and the time of one core that the runs took."""
+    every = [run.about() for run in runs]
+    commits = dict.fromkeys(_commit(about["commit"]) for about in every)
+    machines = dict.fromkeys(_machine(about["hardware"]) for about in every)
+    versions = dict.fromkeys(_versions(about["versions"]) for about in every)
+    seconds = sum(float(about["seconds"]) for about in every)
+    return [f"commit {', '.join(commits)}", ", ".join(machines), ", ".join(versions), duration(seconds)]
+
+
+def _commit(commit: str | None) -> str:
+    if commit is None:
+        return "unknown"
+    name, plus, _ = commit.partition("+")
+    return f"`{name[:10]}`" + (" with changes" if plus else "")
+
+
+def _machine(hardware: dict[str, Any]) -> str:
+    cores = f", {hardware['cores']} cores" if hardware.get("cores") else ""
+    return f"{hardware.get('processor', 'unknown hardware')}{cores}"
+
+
+def _versions(versions: dict[str, Any]) -> str:
+    return " ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def duration(seconds: float) -> str:
+    """Time of one core, in words.
+
+    >>> duration(12.4), duration(400), duration(9000)
+    ('12 s of one core', '6.7 min of one core', '2.5 h of one core')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s of one core"
+    return f"{seconds / 60:.1f} min of one core" if seconds < 7200 else f"{seconds / 3600:.1f} h of one core"
+
+
+def repeated_seeds(lines: Sequence[MethodResults]) -> list[str]:
+    """A sentence for each seed that lies in several runs of the same settings: which one counts."""
+    said = []
+    for line in lines:
+        for run in line.runs:
+            passed = [seed for seed in run.seeds if line.run_by_seed[seed] is not run]
+            if passed:
+                taken = ", ".join(dict.fromkeys(f"`{line.run_by_seed[seed].folder.name}`" for seed in passed))
+                said.append(
+                    f"{line.label}: {seed_list(passed)} of `{run.folder.name}` not counted again; taken from {taken}."
+                )
+    return said

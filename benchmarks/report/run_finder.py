@@ -1,0 +1,136 @@
+"""Finds the runs below a folder of results; what is no sound, finished run of this version is told apart."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks import experiments
+from benchmarks.errors import CannotRun
+from benchmarks.record import Record
+from benchmarks.run import Run
+from benchmarks.value_checks import nearest
+
+_HEAD = {"experiment": str, "revision": int, "method": str, "settings": dict, "seeds": list}
+
+
+class _Unusable(Exception):
+    """Why a record is left out."""
+
+
+@dataclass
+class FoundRuns:
+    """What lies in a folder of results.
+
+    Attributes:
+        runs: finished and sound.
+        unfinished: runs that can be gone on with, and how many rows each has.
+        left_out: a line for each folder that cannot be shown, with the reason.
+    """
+
+    runs: list[Run] = field(default_factory=list)
+    unfinished: list[tuple[Run, int]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+def read(out: Path) -> FoundRuns:
+    """All runs below ``out``.
+
+    Raises:
+        CannotRun: there is no such folder, or nothing finished in it.
+    """
+    if not out.is_dir():
+        raise CannotRun(f"No folder {out}. {_makes_some(out)}")
+    found = FoundRuns()
+    for file in sorted(out.glob("*/*/*/record.jsonl")):
+        try:
+            _take(file, out, found)
+        except (_Unusable, CannotRun) as error:
+            found.left_out.append(f"`{file.parent.relative_to(out)}`: {error}")
+    if not found.runs:
+        seen = [f"{len(found.unfinished)} unfinished"] if found.unfinished else []
+        seen += [f"{len(found.left_out)} that cannot be shown ({found.left_out[0]})"] if found.left_out else []
+        there = f"; only {' and '.join(seen)}" if seen else ""
+        raise CannotRun(f"No finished runs below {out}{there}. {_makes_some(out)}")
+    return found
+
+
+def _makes_some(out: Path) -> str:
+    return f"This makes some: python -m benchmarks {experiments.NAMES[0]} --seeds 5 --out {out}"
+
+
+def _take(file: Path, out: Path, found: FoundRuns) -> None:
+    lines = Record(file).lines()
+    if not lines:
+        raise _Unusable("nothing in its record")
+    run = run_of(lines[0], out)
+    if run.folder != file.parent:
+        raise _Unusable(f"lies in the wrong folder: by its settings it belongs to {run.folder.relative_to(out)}")
+    if not run.finished:
+        found.unfinished.append((run, len(lines) - 1))
+        return
+    _check_rows(run, lines[1:-1], lines[-1])
+    _check_about(run)
+    found.runs.append(run)
+
+
+def run_of(head: Any, out: Path) -> Run:
+    """The run that wrote this head; `_Unusable` says why there is none in this version."""
+    if not isinstance(head, dict) or any(not isinstance(head.get(name), kind) for name, kind in _HEAD.items()):
+        raise _Unusable("its record does not begin with what the run is")
+    experiment, method, given, seeds = (head[name] for name in ("experiment", "method", "settings", "seeds"))
+    if experiment not in experiments.NAMES:
+        raise _Unusable(f"unknown experiment {experiment!r}{nearest(experiment, experiments.NAMES)}")
+    cls = experiments.settings_class(experiment)
+    if head["revision"] != cls.revision:
+        raise _Unusable(f"made by revision {head['revision']} of the settings; this is revision {cls.revision}")
+    if method not in cls.methods:
+        raise _Unusable(f"unknown method {method!r}{nearest(method, cls.methods)}")
+    if not seeds or seeds != list(range(seeds[0], seeds[0] + len(seeds))):
+        raise _Unusable(f"seeds that no run has: {seeds}")
+    return Run(experiment, method, _settings(cls, method, given), tuple(seeds), out)
+
+
+def _settings(cls: Any, method: str, given: dict[str, Any]) -> Any:
+    expected = set(cls.of(method).concerning(method))
+    for what, names in (("has no setting", given.keys() - expected), ("has, too,", expected - given.keys())):
+        if names:
+            raise _Unusable(f"made by other settings: this version {what} {', '.join(sorted(names))}")
+    for name, value in given.items():
+        try:
+            allowed = cls.field(name).metadata["check"](str(value)) == value
+        except argparse.ArgumentTypeError as error:
+            raise _Unusable(f"{name}: {error}") from None
+        if not allowed:
+            raise _Unusable(f"{name}: {value!r} is no value of it")
+    return cls(**given)
+
+
+def _check_rows(run: Run, rows: list[Any], end: Any) -> None:
+    """All rows are there, and each seed has the same."""
+    if not isinstance(end, dict) or end.get("end") != len(rows):
+        raise _Unusable(f"damaged: its end counts {end.get('end')} rows, there are {len(rows)}")
+    display = experiments.display(run.experiment)
+    at: dict[Any, list[float]] = {seed: [] for seed in run.seeds}
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or not all(_is_number(value) for value in row.values()):
+            raise _Unusable(f"damaged: row {number} is not made of numbers")
+        if row.get("seed") not in at or not {display.x, display.main.name} <= row.keys():
+            raise _Unusable(f"damaged: row {number} is no row of this run")
+        at[row["seed"]].append(row[display.x])
+    if "diverged" not in end and (not rows or any(xs != at[run.seeds[0]] for xs in at.values())):
+        raise _Unusable("damaged: its seeds have not the same rows")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_about(run: Run) -> None:
+    about = run.about()
+    kinds = {"seconds": (int, float), "versions": dict, "hardware": dict, "commit": (str, type(None))}
+    if not isinstance(about, dict) or any(not isinstance(about.get(name), kind) for name, kind in kinds.items()):
+        raise _Unusable("damaged: its about.json does not say where it comes from")

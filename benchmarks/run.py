@@ -1,0 +1,216 @@
+"""A run: one method with one choice of settings and seeds. It owns a folder, in which it is either unfinished or
+finished.
+
+    <out>/<experiment>/<method>_<settings>/seed-0/record.jsonl     the rows, growing; its last line is an end
+    <out>/<experiment>/<method>_<settings>/seed-0/checkpoint.pt    while unfinished
+    <out>/<experiment>/<method>_<settings>/seed-0/about.json       when finished: versions, commit, hardware, seconds
+
+The folder's name holds a hash of all settings that concern the method, so runs with different settings never
+meet, and a run of backprop is shared by all comparisons that it is part of.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import experiments, provenance
+from benchmarks.atomic_files import read_json, write_atomically, write_json
+from benchmarks.errors import AGAIN, CannotRun
+from benchmarks.method_styles import COLOURS
+from benchmarks.record import Record
+from benchmarks.settings import BaseSettings
+from benchmarks.training import Row, Training
+
+# what a file that is no checkpoint, or another training's, comes to
+_UNREADABLE = (
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method with one choice of settings, one seed or several that are trained together, and its folder."""
+
+    experiment: str
+    method: str
+    settings: BaseSettings
+    seeds: tuple[int, ...]
+    out: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where the run lives."""
+        first, last = self.seeds[0], self.seeds[-1]
+        seeds = f"seed-{first}" if first == last else f"seeds-{first}-to-{last}"
+        home, name = self.out / self.experiment, self.settings.run_name(self.experiment, self.method)
+        if not (home / name).exists():  # made when the defaults were others: whose it is, the hash says
+            digest = name.rpartition("_")[2]
+            name = next((folder.name for folder in sorted(home.glob(f"{self.method}_*_{digest}"))), name)
+        return home / name / seeds
+
+    @property
+    def colour(self) -> str:
+        """The colour of its method."""
+        return COLOURS[self.method]
+
+    @property
+    def finished(self) -> bool:
+        """Whether all its rows are there."""
+        return self.record.ended
+
+    @property
+    def record(self) -> Record:
+        """The file of its rows."""
+        return Record(self.folder / "record.jsonl")
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """The first line of its record: what the run is."""
+        return {
+            "experiment": self.experiment,
+            "revision": self.settings.revision,
+            "method": self.method,
+            "settings": self.settings.concerning(self.method),
+            "seeds": list(self.seeds),
+        }
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def _about(self) -> Path:
+        return self.folder / "about.json"
+
+    def about(self) -> dict[str, Any]:
+        """Versions, commit, hardware and seconds of a finished run."""
+        about: dict[str, Any] = read_json(self._about)
+        if not isinstance(about, dict) or not isinstance(about.get("seconds"), (int, float)):
+            raise CannotRun(f"{self._about} does not say how long the run took. {AGAIN}")
+        return about
+
+    def forget(self, wait: float = 0.0) -> None:
+        """Remove all that was done, to start over; not from under a process that makes the run (`lock`)."""
+        with self.lock(wait):
+            try:
+                for file in (self._checkpoint, self.record.file, self._about):
+                    file.unlink(missing_ok=True)
+            except OSError as error:
+                raise CannotRun(f"Cannot start over in {self.folder}: {error}.") from error
+
+    @contextmanager
+    def lock(self, wait: float) -> Iterator[None]:
+        """Hold the run for this process. A worker whose command was killed lets go within moments: that long
+        one waits.
+        """
+        from filelock import FileLock, Timeout  # torch itself depends on filelock
+
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / "lock")
+            lock.acquire(timeout=wait)
+        except Timeout:
+            raise CannotRun(
+                f"Another process is making the run {self.folder}. Wait for it, or stop it and run this command again."
+            ) from None
+        except OSError as error:
+            raise CannotRun(f"Cannot write to {self.folder}: {error}.") from error
+        with lock:
+            yield
+
+    def make_training(self) -> Training:
+        """Its training, from the start."""
+        made: Training = experiments.training_class(self.experiment)(self.settings, self.method, list(self.seeds))
+        return made
+
+    def save(self, training: Training, seconds: float) -> None:
+        """Write the checkpoint, and how much of the record belongs to it."""
+        import torch
+
+        content = {
+            "versions": provenance.versions(),
+            "seconds": seconds,
+            "record": self.record.size,
+            "job": training.state_dict(),
+        }
+        write_atomically(self._checkpoint, lambda stream: torch.save(content, stream))
+
+    def load(self, training: Training) -> float:
+        """Bring ``training`` and the record to the checkpoint, or to the start when there is none. Returns the seconds spent
+        until then.
+        """
+        import torch
+
+        self.check()
+        if not self._checkpoint.exists():
+            self.record.begin(self.head)
+            return 0.0
+        try:
+            content = torch.load(self._checkpoint, weights_only=True)
+            begun, now = content["versions"], provenance.versions()
+            if begun == now:
+                training.load_state_dict(content["job"])
+                self.record.cut(content["record"])
+                return float(content["seconds"])
+        except _UNREADABLE as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise CannotRun(f"Cannot read {self._checkpoint} ({reason}). {AGAIN}") from error
+        then = ", ".join(f"{name} {begun.get(name)}" for name in now if begun.get(name) != now[name])
+        here = ", ".join(f"{name} {now[name]}" for name in now if begun.get(name) != now[name])
+        raise CannotRun(f"The run {self.folder} was begun with {then}; this is {here}. {AGAIN}")
+
+    def finish(self, seconds: float, **reason: str) -> None:
+        """Write where the run comes from, then the end of its record; the checkpoint is no longer needed."""
+        about = {
+            "seconds": round(seconds, 1),
+            "versions": provenance.versions(),
+            "commit": provenance.commit(),
+            "hardware": provenance.hardware(),
+        }
+        write_json(self._about, about)
+        self.record.end(**reason)
+        self._checkpoint.unlink(missing_ok=True)
+
+    def rows(self) -> list[Row]:
+        """The rows of a finished run."""
+        self.check()
+        _, *rows, end = self.record.lines()
+        if end.get("end") != len(rows) or not all(self._has(row) for row in rows):
+            raise CannotRun(
+                f"{self.record.file} is damaged: its end counts {end.get('end')} rows of seeds {list(self.seeds)}, and "
+                f"{len(rows)} other or fewer are there. {AGAIN}"
+            )
+        return rows
+
+    def _has(self, row: Any) -> bool:
+        return isinstance(row, dict) and row.get("seed") in self.seeds
+
+    @property
+    def diverged(self) -> str | None:
+        """Why the finished run ended before its time; None where it did not."""
+        return self.record.lines()[-1].get("diverged")  # type: ignore[no-any-return]
+
+    def check(self) -> None:
+        """Refuse a record that is another run's, or of other settings, before anything of it is changed."""
+        head = self.record.head()
+        if head is None:
+            return
+        differing = [name for name, value in self.head.items() if head.get(name) != value]
+        if differing:
+            name = differing[0]
+            raise CannotRun(
+                f"{self.record.file} has {name} {head.get(name)}, where this run has {self.head[name]}: it was made by "
+                f"another version of the settings. {AGAIN}"
+            )

@@ -1,0 +1,129 @@
+"""Makes runs, some at a time, and shows how they get on until all are finished or one is told to stop."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from benchmarks.errors import CannotRun
+from benchmarks.launching import Launcher
+from benchmarks.progress import ProgressView, Title
+from benchmarks.run import Run
+from benchmarks.training import Row
+from benchmarks.worker import LAST
+
+STOP_SECONDS = 10.0
+_LOOK_SECONDS = 0.2
+
+InWords = Callable[[list[Row]], str]
+
+
+class _Scheduler:
+    """All runs of a command: those that wait, those that are being made, and what went wrong."""
+
+    def __init__(
+        self,
+        runs: list[Run],
+        launcher: Launcher,
+        view: ProgressView,
+        title: Callable[[Run], Title],
+        in_words: InWords,
+        interrupted: list[int],
+    ) -> None:
+        self.waiting = list(runs)
+        self.made: list[Run] = []
+        self.launcher, self.view, self.title, self.in_words = launcher, view, title, in_words
+        self.troubles: list[str] = []
+        self.refused = False
+        self.stopping = False
+        self.interrupted = interrupted
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is left to do; nothing is, once a run was refused, as the others would be too."""
+        return bool(self.made or self.waiting) and not self.refused
+
+    def go_on(self) -> None:
+        """Start what there is room for, then wait a moment for messages, and show them."""
+        while self.waiting and len(self.made) < self.launcher.slots and not self.stopping:
+            run = self.waiting.pop(0)
+            self.launcher.start(run)
+            self.made.append(run)
+        for run, message in self.launcher.messages(_LOOK_SECONDS):
+            self._take(self.title(run), message)
+            if message[0] in LAST:
+                self.made.remove(run)
+                if message[0] != "stopped":
+                    self.view.end(self.title(run))
+
+    def stop(self) -> None:
+        """Let all save and end; end those that do not."""
+        self.stopping = True
+        for run in self.made:
+            self.launcher.tell_to_stop(run)
+        deadline = time.monotonic() + STOP_SECONDS
+        while self.made and time.monotonic() < deadline:
+            self.go_on()
+        for run in self.made:
+            self.launcher.kill(run)
+
+    def _take(self, title: Title, message: tuple[Any, ...]) -> None:
+        match message:
+            case ("progress", done, total, latest):
+                self.view.progress(title, done, total, latest)
+            case ("rows", rows):
+                self.view.line(title, self.in_words(rows))
+            case ("diverged", why):
+                self.view.line(title, f"ends here, as it diverged: {why}")
+            case ("refused", text):
+                self.refused = True
+                self.troubles.append(text)
+            case ("failed", text):
+                self.troubles.append(f"The run {title.label} failed:\n{text}")
+            case ("died", why) if not (self.stopping or self.interrupted):
+                self.troubles.append(
+                    f"The process of the run {title.label} was killed ({why}). "
+                    "Run the same command again to go on from the last checkpoint."
+                )
+
+
+def make(
+    runs: list[Run], launcher: Launcher, view: ProgressView, title: Callable[[Run], Title], in_words: InWords
+) -> bool:
+    """Make the runs. Returns whether all were finished; False when a person stopped them.
+
+    Raises:
+        CannotRun: a run was refused; the others have been stopped, their checkpoints kept. Or runs have failed; all
+            others are finished.
+    """
+    with _interruptible() as interrupted:
+        crew = _Scheduler(runs, launcher, view, title, in_words, interrupted)
+        try:
+            while crew.busy and not interrupted:
+                crew.go_on()
+        finally:
+            crew.stop()
+            launcher.close()
+    if crew.troubles:
+        raise CannotRun("\n".join(dict.fromkeys(crew.troubles)))  # two workers often have the same to say
+    return all(run.finished for run in runs)
+
+
+@contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """Ctrl-C and a plain kill fill the list instead of raising, so that nothing is interrupted half-way."""
+    received: list[int] = []
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
