@@ -22,16 +22,15 @@ from gnt._version import __version__
 from gnt.importance._signals import register_utility
 from gnt.learners.backprop import Backprop, ContinualBackprop, Step
 from gnt.learners.ensemble import Ensemble
+from gnt.nn import CReLU
 from gnt.optim import AdamGnT
-from gnt.regularization import ALGORITHM_1, L2, CReLU, L2Init, ReDo, ShrinkAndPerturb
-from gnt.replacement import _algorithm_1 as algorithm_1
+from gnt.regularization import L2, L2Init, ShrinkAndPerturb
+from gnt.replacement._algorithm_1 import ALGORITHM_1, algorithm_1
 from gnt.replacement.engine import GnT
 from gnt.replacement.layers import CBPConv, CBPLinear
 from gnt.replacement.optimizer_state import register_state_reset
-from gnt.units._group import UnitGroup
-from gnt.units._trace import Groups, trace
-from gnt.units._tracing.errors import TraceError
-from gnt.units._walk import walk
+from gnt.replacement.redo import ReDo
+from gnt.units import Groups, TraceError, UnitGroup, trace, walk
 
 __all__ = [
     "ALGORITHM_1",

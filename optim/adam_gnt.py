@@ -45,7 +45,7 @@ class AdamGnT(Optimizer):
     that were not reset then go on as in torch's for-loop implementation (to the last bit in float32 and float64 on
     the CPU, up to rounding elsewhere).
 
-    ``compile`` steps all contiguous float32 and float64 parameters on the CPU, reset or not, by a C++ kernel: the
+    ``kernels`` steps all contiguous float32 and float64 parameters on the CPU, reset or not, by a C++ kernel: the
     same arithmetic in one pass over memory, up to rounding. It sets moments below the smallest normal number (1e-38
     in float32) to zero, as computing with such is slow; unless eps is below 1e-10 they are of no account. Others
     are stepped as without.
@@ -65,16 +65,16 @@ class AdamGnT(Optimizer):
         foreach: which of torch's implementations to use, as in torch.optim.Adam.
         fused: likewise; with neither given True for plain tensors on CPU and CUDA. Also when fused, a GradScaler
             unscales the gradients before the step.
-        compile: step by a C++ kernel, which the compiler of torch.compile builds at the first step.
+        kernels: step by a C++ kernel, which the compiler of torch.compile builds at the first step.
 
     Raises:
         TypeError, ValueError: at construction, for an option or a parameter that Adam is not defined for.
-        RuntimeError: in ``step``, for sparse gradients or where ``compile`` finds no compiler that works; before any
+        RuntimeError: in ``step``, for sparse gradients or where ``kernels`` finds no compiler that works; before any
             parameter is changed.
 
     Not taken from torch.optim.Adam: ``capturable`` (the counts are on the host, so a step in a CUDA graph's
     capture is refused) and ``differentiable``. A state_dict of torch.optim.Adam loads all the same.
-    torch.compile leaves its step as it is; ``compile`` is for that.
+    torch.compile leaves its step as it is; ``kernels`` is for that.
 
     Sources: Kingma & Ba 2015, Algorithm 1; Loshchilov & Hutter 2019, Algorithm 2 (decoupled weight decay);
     Reddi, Kale & Kumar 2018, Algorithm 2 (amsgrad; corrected for the bias, as torch does).
@@ -110,10 +110,10 @@ class AdamGnT(Optimizer):
         decoupled_weight_decay: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
-        compile: bool = False,
+        kernels: bool = False,
     ) -> None:
-        checks.check_flag("compile", compile)
-        self.compile = compile
+        checks.check_flag("kernels", kernels)
+        self.kernels = kernels
         self._rosters: dict[int, Roster] = {}
         defaults = {
             "lr": lr,
@@ -174,7 +174,7 @@ class AdamGnT(Optimizer):
         places = self._weight_places()
         if roster is None or not roster.fits(params, group, self.state, places):
             with torch.no_grad():
-                roster = self._rosters[i] = Roster(params, group, self.state, places, compiled=self.compile)
+                roster = self._rosters[i] = Roster(params, group, self.state, places, compiled=self.kernels)
         if roster.on_cuda and torch.cuda.is_current_stream_capturing():
             raise RuntimeError("AdamGnT counts its steps on the host: a CUDA graph cannot capture them")
         return roster
@@ -242,11 +242,11 @@ class AdamGnT(Optimizer):
             super().load_state_dict(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "compile": self.compile}
+        return {**super().__getstate__(), "kernels": self.kernels}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.__dict__.setdefault("compile", False)  # a pickle from before there was one
+        self.__dict__.setdefault("kernels", self.__dict__.pop("compile", False))  # its name in earlier pickles, if any
         self._rosters = {}
         for group in self.param_groups:
             for name, default in self.defaults.items():

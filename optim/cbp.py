@@ -23,7 +23,7 @@ from gnt.optim._sgd_kernel import CompiledSGD
 from gnt.optim._step_wrapper import lean, unwrapped
 from gnt.optim.adam_gnt import AdamGnT
 from gnt.replacement.engine import ENGINE_SETTINGS, GnT
-from gnt.units._passthrough import WalkError
+from gnt.units import WalkError
 
 
 class _Continual(Optimizer):
@@ -55,8 +55,8 @@ class _Continual(Optimizer):
         allowed = [n for n in inspect.signature(self._base).parameters if n not in ("params", "lr", *self._fixed)]
         check_known_settings(settings, kind, allowed, ENGINE_SETTINGS)
         engine = {name: settings.pop(name) for name in ENGINE_SETTINGS if name in settings}
-        if "compile" in engine and "compile" in inspect.signature(self._base).parameters:
-            settings["compile"] = engine["compile"]  # one flag for both
+        if "kernels" in engine and "kernels" in inspect.signature(self._base).parameters:
+            settings["kernels"] = engine["kernels"]  # one flag for both
         options: dict[str, Any] = {"lr": lr, **self._preset, **settings, **self._fixed}
         choice = {"include": include, "exclude": exclude}
         if example_inputs is not None:
@@ -76,7 +76,7 @@ class _Continual(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if "gnt" in state:  # a copy, not load_state_dict
-            self.gnt._reattach()
+            self.gnt.reattach()
 
 
 class CBPSGD(_Continual, torch.optim.SGD):
@@ -94,7 +94,7 @@ class CBPSGD(_Continual, torch.optim.SGD):
         params: parameter groups; ``net.parameters()`` when not given.
         settings: of `GnT` (``replacement_rate``, ``maturity_threshold``, ``decay_rate``, ``utility``, ``init``,
             ``accumulate``, ``bias_transfer``, ``generator``, ``activation``) and of the optimizer (``momentum``,
-            ``weight_decay``, ...); ``compile`` is both's.
+            ``weight_decay``, ...); ``kernels`` is both's.
 
     Raises:
         TypeError: parameters in place of the network and no ``layers``; a setting that nothing would use.
@@ -119,15 +119,15 @@ class CBPSGD(_Continual, torch.optim.SGD):
 
     @lean
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step; the engine's follows. With ``compile``, and nothing but gradient descent to do, by a kernel.
+        """One step; the engine's follows. With ``kernels``, and nothing but gradient descent to do, by a kernel.
 
         Args:
             closure: evaluates the model again, with gradients, and returns the loss; which is then returned.
         """
-        if closure is None and self.gnt.compile and not torch.compiler.is_compiling():
+        if closure is None and self.gnt.kernels and not torch.compiler.is_compiling():
             if self._compiled is None:
                 self._compiled = CompiledSGD()
-            if self._compiled.step(self.param_groups, self.gnt._tester.weights):
+            if self._compiled.step(self.param_groups, self.gnt.weight_means):
                 return None
         loss: float | None = _sgd_step(self, closure)
         return loss
@@ -140,7 +140,7 @@ class _ContinualAdam(_Continual, AdamGnT):
     _base = AdamGnT
 
     def _weight_places(self) -> Places:
-        return self.gnt._tester.weights if self.compile else super()._weight_places()
+        return self.gnt.weight_means if self.kernels else super()._weight_places()
 
 
 class CBPAdam(_ContinualAdam):

@@ -1,12 +1,12 @@
-"""The entrants: all ways to train that are timed, whom each is compared with, and which ratio is aimed at.
+"""The training variants that are timed: what each is compared with, and the target for that ratio.
 
-A new entrant is one row of `VARIANTS`. Rows that this installation cannot run say why, and are left out.
+To add a variant, add a row to `VARIANTS`. A variant that needs a package which is not installed is left out, and the
+output says why.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -28,23 +28,23 @@ from benchmarks.speed.step_runners import (
 )
 from benchmarks.speed.workloads import LOOP, MANY, STEP, Workload
 from gnt.optim import CBPSGD, AdamGnT, CBPAdam
-from gnt.replacement.engine import ENGINE_SETTINGS
 
 Build = Callable[[Workload], StepRunner]
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One row.
+    """One way to train.
 
     Attributes:
-        name: as printed; unique among the entrants of a kind.
-        build: makes it, for a workload.
-        against: whose time it is divided by, and the name of the target in ``Workload.targets`` (None: for the record).
-        kind: the workloads that it takes part in.
-        brief: whether it takes part in ``Workload.brief`` ones.
-        graph: it compiles the whole network; for ``Workload.graphs`` ones only.
-        missing: why it cannot run here; None where it can.
+        name: as printed; unique among the variants of a kind.
+        build: workload -> its runner.
+        against: pairs of the variant whose time is the denominator of the ratio and the name of the target in
+            ``Workload.targets`` (None: no target).
+        kind: the kind of workloads that it is timed on.
+        brief: whether it is also timed on workloads with ``Workload.brief``.
+        graph: whether it compiles the whole network; then it is timed only on workloads with ``Workload.graphs``.
+        missing: returns why it cannot run in this installation, or None.
     """
 
     name: str
@@ -56,20 +56,9 @@ class Variant:
     missing: Callable[[], str | None] = lambda: None
 
 
-def compile_flag(owner: Any) -> Callable[[], str | None]:
-    """A check of whether ``owner`` takes compile=True: by itself, or as a setting of its optimizer or its engine."""
-
-    def missing() -> str | None:
-        names = set(inspect.signature(owner).parameters)
-        if hasattr(owner, "_base"):
-            names |= {*inspect.signature(owner._base).parameters, *ENGINE_SETTINGS}
-        return None if "compile" in names else "this gnt has no compile=True for it"
-
-    return missing
-
-
-def _no_rival() -> str | None:
-    return None if importlib.util.find_spec(third_party.MODULE) else f"{third_party.PACKAGE} is not installed"
+def _third_party_missing() -> str | None:
+    installed = importlib.util.find_spec(third_party.MODULE)
+    return None if installed else f"{third_party.PACKAGE} is not installed"
 
 
 def _sgd(net: nn.Module) -> Any:
@@ -92,103 +81,82 @@ def _cbp(optimizer: Any, **options: Any) -> Build:
     return lambda w: loop(w, lambda net: optimizer(net, lr=STEP_SIZE, **engine_settings(w), **options))
 
 
+def _learner(cls: Any, opt: str, **options: Any) -> Build:
+    return lambda w: learner(w, cls, opt, **options)
+
+
+def _ensemble(opt: str, **options: Any) -> Build:
+    return lambda w: ensemble(w, opt, **options)
+
+
 def _alone(make: Callable[..., Any], *, resets: bool = False, **options: Any) -> Build:
     return lambda w: optimizer_alone(w, partial(make, **options), resets=resets)
 
 
+def _third_party(suffix: str, make_optimizer: Callable[[nn.Module], Any], against: str) -> Variant:
+    return Variant(
+        f"{third_party.PACKAGE}, {suffix}",
+        lambda w: third_party.runner(w, make_optimizer),
+        ((against, None),),
+        missing=_third_party_missing,
+    )
+
+
 SGD, ADAM, FUSED = "SGD", "Adam", "Adam, fused"
 GRAPH = "SGD, torch.compile(net)"
-LEARN = "Backprop.learn"
+LEARN, LEARN_GRAPH = "Backprop.learn", "Backprop.learn, compiled"
 LEARN_ADAM = "ContinualBackprop.learn, Adam, one after another"
 LEARN_SGD = "ContinualBackprop.learn, SGD, one after another"
 
 VARIANTS = (
+    # a full training step with SGD
     Variant(SGD, lambda w: loop(w, _sgd), brief=True),
     Variant("SGD + GnT", _gnt(), ((SGD, "sgd"),)),
-    Variant("SGD + GnT, compiled", _gnt(compile=True), ((SGD, "sgd"),), missing=compile_flag(gnt.GnT)),
+    Variant("SGD + GnT, compiled", _gnt(kernels=True), ((SGD, "sgd"),)),
     Variant("CBPSGD", _cbp(CBPSGD), ((SGD, "sgd"),), brief=True),
-    Variant(
-        "CBPSGD, compiled",
-        _cbp(CBPSGD, compile=True),
-        ((SGD, "sgd"),),
-        brief=True,
-        missing=compile_flag(CBPSGD),
-    ),
-    Variant(f"{third_party.PACKAGE}, SGD", lambda w: third_party.runner(w, _sgd), ((SGD, None),), missing=_no_rival),
+    Variant("CBPSGD, compiled", _cbp(CBPSGD, kernels=True), ((SGD, "sgd"),), brief=True),
+    _third_party("SGD", _sgd, SGD),
+    # a full training step with Adam
     Variant(ADAM, lambda w: loop(w, _adam)),
     Variant(FUSED, lambda w: loop(w, partial(_adam, fused=True)), ((ADAM, None),), brief=True),
     Variant("CBPAdam, fused", _cbp(CBPAdam, fused=True), ((FUSED, "adam"),), brief=True),
-    Variant(
-        "CBPAdam, fused, compiled",
-        _cbp(CBPAdam, fused=True, compile=True),
-        ((FUSED, "adam"),),
-        brief=True,
-        missing=compile_flag(CBPAdam),
-    ),
-    Variant(
-        f"{third_party.PACKAGE}, Adam, fused",
-        lambda w: third_party.runner(w, partial(_adam, fused=True)),
-        ((FUSED, None),),
-        missing=_no_rival,
-    ),
-    Variant(LEARN, lambda w: learner(w, gnt.Backprop, "sgd"), ((SGD, None),)),
-    Variant("ContinualBackprop.learn", lambda w: learner(w, gnt.ContinualBackprop, "sgd"), ((LEARN, "sgd"),)),
+    Variant("CBPAdam, fused, compiled", _cbp(CBPAdam, fused=True, kernels=True), ((FUSED, "adam"),), brief=True),
+    _third_party(FUSED, partial(_adam, fused=True), FUSED),
+    # learners
+    Variant(LEARN, _learner(gnt.Backprop, "sgd"), ((SGD, None),)),
+    Variant("ContinualBackprop.learn", _learner(gnt.ContinualBackprop, "sgd"), ((LEARN, "sgd"),)),
     Variant(GRAPH, lambda w: loop(w, _sgd, wrap=torch.compile), ((SGD, None),), graph=True),
-    Variant(
-        "Backprop.learn, compiled",
-        lambda w: learner(w, gnt.Backprop, "sgd", compile=True),
-        ((SGD, None),),
-        graph=True,
-        missing=compile_flag(gnt.Backprop),
-    ),
+    Variant(LEARN_GRAPH, _learner(gnt.Backprop, "sgd", compile=True), ((SGD, None),), graph=True),
     Variant(
         "ContinualBackprop.learn, compiled",
-        lambda w: learner(w, gnt.ContinualBackprop, "sgd", compile=True),
-        ((SGD, "graph"), (GRAPH, None), ("Backprop.learn, compiled", "sgd")),
+        _learner(gnt.ContinualBackprop, "sgd", compile=True),
+        ((SGD, "graph"), (GRAPH, None), (LEARN_GRAPH, "sgd")),
         graph=True,
-        missing=compile_flag(gnt.ContinualBackprop),
     ),
     # the optimizer's step alone
     Variant(ADAM, _alone(_adam), kind=STEP),
     Variant(FUSED, _alone(_adam, fused=True), ((ADAM, None),), kind=STEP),
     Variant("AdamGnT, never reset", _alone(_adam_gnt), ((FUSED, "never reset"),), kind=STEP),
     Variant("AdamGnT, after resets", _alone(_adam_gnt, resets=True), ((ADAM, "reset"), (FUSED, None)), kind=STEP),
-    Variant(
-        "AdamGnT, never reset, compiled",
-        _alone(_adam_gnt, compile=True),
-        ((FUSED, "never reset"),),
-        kind=STEP,
-        missing=compile_flag(AdamGnT),
-    ),
+    Variant("AdamGnT, never reset, compiled", _alone(_adam_gnt, kernels=True), ((FUSED, "never reset"),), kind=STEP),
     Variant(
         "AdamGnT, after resets, compiled",
-        _alone(_adam_gnt, resets=True, compile=True),
+        _alone(_adam_gnt, resets=True, kernels=True),
         ((FUSED, "reset, compiled"),),
         kind=STEP,
-        missing=compile_flag(AdamGnT),
     ),
     # many networks
-    Variant(LEARN_SGD, lambda w: learner(w, gnt.ContinualBackprop, "sgd"), kind=MANY),
-    Variant("Ensemble.learn, SGD", lambda w: ensemble(w, "sgd"), ((LEARN_SGD, "ensemble"),), kind=MANY),
-    Variant(
-        "Ensemble.learn, SGD, compiled",
-        lambda w: ensemble(w, "sgd", compile=True),
-        ((LEARN_SGD, "ensemble"),),
-        kind=MANY,
-    ),
-    Variant(LEARN_ADAM, lambda w: learner(w, gnt.ContinualBackprop, "adam"), kind=MANY),
-    Variant("Ensemble.learn, Adam", lambda w: ensemble(w, "adam"), ((LEARN_ADAM, "ensemble"),), kind=MANY),
-    Variant(
-        "Ensemble.learn, Adam, compiled",
-        lambda w: ensemble(w, "adam", compile=True),
-        ((LEARN_ADAM, "ensemble"),),
-        kind=MANY,
-    ),
+    Variant(LEARN_SGD, _learner(gnt.ContinualBackprop, "sgd"), kind=MANY),
+    Variant("Ensemble.learn, SGD", _ensemble("sgd"), ((LEARN_SGD, "ensemble"),), kind=MANY),
+    Variant("Ensemble.learn, SGD, compiled", _ensemble("sgd", compile=True), ((LEARN_SGD, "ensemble"),), kind=MANY),
+    Variant(LEARN_ADAM, _learner(gnt.ContinualBackprop, "adam"), kind=MANY),
+    Variant("Ensemble.learn, Adam", _ensemble("adam"), ((LEARN_ADAM, "ensemble"),), kind=MANY),
+    Variant("Ensemble.learn, Adam, compiled", _ensemble("adam", compile=True), ((LEARN_ADAM, "ensemble"),), kind=MANY),
 )
 
 
 def variants_of(workload: Workload) -> list[Variant]:
-    """The entrants of a workload, those included that cannot run here."""
+    """The variants that are timed on a workload, including those that cannot run here."""
     return [
         one
         for one in VARIANTS

@@ -55,8 +55,8 @@ def _compiled(source: str) -> Kernel:
         kernel: Kernel = CppPythonBindingsCodeCache.load_pybinding(types, source)
     except Exception as error:
         raise RuntimeError(
-            "compile=True compiles C++ with the compiler of torch.compile, and that did not work here: "
+            "kernels=True compiles C++ with the compiler of torch.compile, and that did not work here: "
             f"{type(error).__name__}: {error}. Install one (g++ or clang++; the environment variable CXX names it), or "
-            "leave compile=False"
+            "leave kernels=False"
         ) from error
     return kernel

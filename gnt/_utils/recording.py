@@ -1,4 +1,4 @@
-"""A switch that pauses the recording of features, for forwards that gnt itself runs."""
+"""A switch that pauses the recording of features during forward passes that gnt itself runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _pauses = 0
 
 @contextlib.contextmanager
 def pause_recording() -> Iterator[None]:
-    """Record no features of any forward inside this context; contexts may be nested."""
+    """Record no features inside this context. Contexts may be nested."""
     global _pauses
     _pauses += 1
     try:

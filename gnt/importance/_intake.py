@@ -11,7 +11,7 @@ from torch import Tensor
 from gnt.importance._feature_buffer import Waiting
 from gnt.importance._recorder import Batch, Reading, Recorder
 from gnt.importance._validation import check_feature_count, check_recorded
-from gnt.units._group import UnitGroup
+from gnt.units import UnitGroup
 
 Features = Sequence[Tensor | Sequence[Tensor]]
 

@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from gnt._utils.dynamo import watch_hooks
 from gnt.distributed import _dtensor as shards
 from gnt.importance._feature_buffer import Waiting
-from gnt.units._group import CONV_LAYERS, Slot, UnitGroup
+from gnt.units import CONV_LAYERS, Slot, UnitGroup
 
 
 class Recorder:

@@ -30,7 +30,7 @@ from torch import Tensor
 from gnt._utils.validation import check_flags
 from gnt.importance._recorder import Batch
 from gnt.importance._validation import check_measured
-from gnt.units._group import UnitGroup
+from gnt.units import UnitGroup
 
 ALL = frozenset({"magnitude", "deviation", "outgoing", "incoming"})
 

@@ -79,8 +79,7 @@ def find_optimizer(
     if "lr" in options:
         raise TypeError("lr is called step_size here")
     made_by = AdamGnT if makers[opt] is _unit_adamw else makers[opt]
-    allowed = [
-        name for name in inspect.signature(made_by).parameters if name not in ("params", "lr", "decoupled_weight_decay")
-    ]
+    hidden = ("params", "lr", "decoupled_weight_decay", "kernels")
+    allowed = [name for name in inspect.signature(made_by).parameters if name not in hidden]
     check_known_settings(options, opt, allowed, engine_settings)
     return makers[opt](net.parameters(), lr=step_size, **options)

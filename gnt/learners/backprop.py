@@ -242,7 +242,7 @@ class ContinualBackprop(Backprop):
     """
 
     _optimizers = UNIT_OPTIMIZERS
-    _engine_settings = ENGINE_SETTINGS
+    _engine_settings = tuple(name for name in ENGINE_SETTINGS if name != "kernels")
 
     def __init__(
         self,
@@ -301,18 +301,18 @@ class ContinualBackprop(Backprop):
             raise
 
     def _before_step(self, features: Sequence[Tensor] | None) -> Prepared | None:
-        if features is None and not self.gnt._intake.complete:
+        if features is None and not self.gnt.feature_buffer.complete:
             return None  # a checkpoint with use_reentrant=True shows its features in the backward
-        return self.gnt._prepare(features)
+        return self.gnt.take_features(features)
 
     def _after_backward(self, prepared: Prepared | None) -> Prepared:
         if prepared is None:
-            return self.gnt._prepare()
+            return self.gnt.take_features()
         self.gnt.discard()  # taken before the backward, so that a checkpoint's second forward was recorded as a first
         return prepared
 
     def _after_step(self, prepared: Prepared) -> list[Tensor]:
-        return self.gnt._step(prepared)
+        return self.gnt.step_with(prepared)
 
     def _nobody(self) -> list[Tensor]:
         return [group.state.nobody for group in self.gnt.groups]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from gnt.units._group import UnitGroup
+from gnt.units import UnitGroup
 
 if TYPE_CHECKING:
     from gnt.replacement.engine import GnT
@@ -21,9 +21,9 @@ def save(engine: GnT) -> dict[str, Any]:
         "version": STATE_VERSION,
         "utility": engine.utility,
         "updates": engine.updates,
-        "counted": engine._counted,
+        "counted": engine.counted,
         "generator": engine.generator.get_state(),
-        "coin": engine._coin.get_state(),
+        "coin": engine.host_generator.get_state(),
         "groups": [{"name": g.name, "num_units": g.num_units, **g.state.state_dict()} for g in engine.groups],
     }
 
@@ -34,15 +34,15 @@ def load(engine: GnT, state_dict: dict[str, Any]) -> None:
     before = engine.generator.get_state()
     try:
         engine.generator.set_state(state_dict["generator"].cpu())
-        engine._coin.set_state(state_dict["coin"].cpu())
+        engine.host_generator.set_state(state_dict["coin"].cpu())
     except (RuntimeError, TypeError, AttributeError) as error:
         engine.generator.set_state(before)
         raise ValueError(
             f"the saved generator does not fit this one, on {engine.generator.device}: pass a generator of the device "
             "it was saved on"
         ) from error
-    engine.updates, engine._counted = int(state_dict["updates"]), int(state_dict["counted"])
-    engine._selected = []
+    engine.updates, engine.counted = int(state_dict["updates"]), int(state_dict["counted"])
+    engine.selected = []
     for group, saved in zip(engine.groups, state_dict["groups"], strict=True):
         group.state.load_state_dict(saved)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from gnt.replacement.selection import lowest
-from gnt.units._group import UnitGroup
+from gnt.units import UnitGroup
 
 
 @dataclass(frozen=True)

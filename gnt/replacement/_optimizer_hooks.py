@@ -19,7 +19,7 @@ from gnt._utils.dynamo import not_compiled
 from gnt.importance._backward_watch import Backwards, skipped
 from gnt.importance._intake import Intake
 from gnt.replacement import _checkpoint as saving
-from gnt.units._group import UnitGroup
+from gnt.units import UnitGroup
 
 if TYPE_CHECKING:
     from gnt.replacement.engine import GnT
@@ -64,7 +64,7 @@ class Attachment:
         optimizer = self._engine.optimizer
         assert optimizer is not None
         self._handles.append(optimizer.register_step_pre_hook(refuse))
-        self._engine._intake.stop_recording()
+        self._engine.feature_buffer.stop_recording()
         _attachments.discard(self)
 
     @not_compiled
@@ -72,7 +72,7 @@ class Attachment:
         if skipped(optimizer):
             self._engine.discard()
             return
-        self._engine._intake.forget_given_up()
+        self._engine.feature_buffer.forget_given_up()
         if self._engine.waiting:
             self._engine.step()
 

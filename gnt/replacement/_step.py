@@ -1,4 +1,4 @@
-"""Cycle: the arithmetic of generate and test over unit groups, step by step; `gnt.engine` gives it its public face.
+"""EngineCore: the arithmetic of generate and test over unit groups, step by step.
 
 Here it is decided in which order things happen: features are tested in all groups before anybody's averages move, all
 groups are selected from before any is regenerated, and the optimizer's state is reset when the network is done.
@@ -6,14 +6,16 @@ groups are selected from before any is regenerated, and the optimizer's state is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gnt._utils.generators import new_generator
 from gnt.distributed._process_group import Ranks
 from gnt.importance._evaluate.evaluator import Tester
+from gnt.importance._evaluate.layout import WeightPlace
 from gnt.importance._intake import Prepared
 from gnt.importance._running import UnitState
 from gnt.importance._signals import Signals, find
@@ -21,13 +23,13 @@ from gnt.replacement import reinitialization as reinit
 from gnt.replacement import selection
 from gnt.replacement.optimizer_state import StateReset
 from gnt.replacement.report import warn_if_idle
-from gnt.units._group import UnitGroup
+from gnt.units import UnitGroup
 
 WARN_AFTER = 10_000
 _SHOWN = ["replacement_rate", "maturity_threshold", "decay_rate", "utility", "init", "accumulate", "bias_transfer"]
 
 
-class Cycle:
+class EngineCore:
     """Groups with their states, and one update, selection and replacement of their units. Settings as of `GnT`."""
 
     def __init__(
@@ -43,9 +45,9 @@ class Cycle:
         bias_transfer: bool,
         generator: torch.Generator | None,
         process_group: Any,
-        compile: bool,
+        kernels: bool,
     ) -> None:
-        self._measure = find(utility)
+        self.measure = find(utility)
         self.replacement_rate = float(replacement_rate)
         self.maturity_threshold = int(maturity_threshold)
         self.decay_rate = float(decay_rate)
@@ -54,72 +56,74 @@ class Cycle:
         self.accumulate = accumulate
         self.bias_transfer = bias_transfer
         self.groups = groups
-        self._bounds = [[reinit.bound(group, init, slot) for slot in group.drawn] for group in groups]
+        self.bounds = [[reinit.bound(group, init, slot) for slot in group.drawn] for group in groups]
         for group in groups:
             group.state = UnitState(
                 group.num_units,
                 decay_rate=self.decay_rate,
                 maturity_threshold=self.maturity_threshold,
-                averaged=self._measure.averaged,
+                averaged=self.measure.averaged,
                 like=group.incoming[0].weight,
                 taps=len(group.taps),
-                corrected=self._measure.corrected,
+                corrected=self.measure.corrected,
                 exceeding=accumulate == "one",
             )
         self.compile = compile
         self._tester = Tester(groups, self._measure, utility, compile=compile)
-        self.generator = generator if generator is not None else own_generator(groups[0].incoming[0].weight.device)
+        self.generator = generator if generator is not None else new_generator(groups[0].incoming[0].weight.device)
         # counts are drawn on the host, so that no draw asks the device
         on_host = self.generator.device.type == "cpu"
-        self._coin = self.generator if on_host else torch.Generator().manual_seed(self.generator.initial_seed())
+        self.host_generator = (
+            self.generator if on_host else torch.Generator().manual_seed(self.generator.initial_seed())
+        )
         self.process_group = process_group
         self._ranks: Ranks | None = None
         self._optimizer_state: StateReset | None = None
         self.updates = 0
         self.loaded = False
         self.replaced: list[Tensor] = []
-        self._counted = 0
-        self._selected: list[Tensor] = []
+        self.counted = 0
+        self.selected: list[Tensor] = []
 
     @torch.no_grad()
-    def _step(self, batches: Prepared) -> list[Tensor]:
+    def step_with(self, batches: Prepared) -> list[Tensor]:
         if self.updates == 0 and self._optimizer_state is not None:
             self._optimizer_state.check(self.groups)  # it is filled by now: tell at once, not at the first replacement
-        learned = self._update(batches)
-        self.replaced = self._select_due() if learned else [group.state.nobody for group in self.groups]
-        self._replace(self.replaced, [None] * len(self.groups), selected=True)
+        learned = self.update_with(batches)
+        self.replaced = self.select_due() if learned else [group.state.nobody for group in self.groups]
+        self.replace_units(self.replaced, [None] * len(self.groups), selected=True)
         return self.replaced
 
     def _goes_on(self) -> bool:
         """Whether the step before tells what this one needs: nothing was loaded or copied since, and no other process
         learns.
         """
-        return not self.loaded and self._tester.holds and Ranks.group_of(self.process_group) is None
+        return not self.loaded and self.evaluator.holds and Ranks.group_of(self.process_group) is None
 
     def _finish(self) -> list[Tensor]:
         """The rest of a step whose groups have been tested."""
-        self._advance()
-        self.replaced = due = self._select_due()
+        self.advance()
+        self.replaced = due = self.select_due()
         if any(units is not group.state.nobody for units, group in zip(due, self.groups, strict=True)):
             with torch.no_grad():
-                self._replace(due, [None] * len(due), selected=True)
+                self.replace_units(due, [None] * len(due), selected=True)
         return due
 
-    def _update(self, batches: Prepared) -> bool:
+    def update_with(self, batches: Prepared) -> bool:
         """Returns False for an empty remainder batch: nothing was learned, so nobody ages."""
-        signals, ranks = self._signals(batches), self._join()
+        signals, ranks = self.signals(batches), self.join_processes()
         if batches.empty if ranks is None else not ranks.share(signals):
             return False
-        self._assess(signals)
-        self._advance()
+        self.evaluate(signals)
+        self.advance()
         return True
 
-    def _signals(self, batches: Prepared) -> list[Signals]:
-        reads = self._measure.reads
+    def signals(self, batches: Prepared) -> list[Signals]:
+        reads = self.measure.reads
         pairs = zip(self.groups, batches, strict=True)
         return [Signals(group, batch, self.generator, reads) for group, batch in pairs]
 
-    def _join(self) -> Ranks | None:
+    def join_processes(self) -> Ranks | None:
         """The processes that train this network together, all about to do the same; None where there is but one."""
         process_group = Ranks.group_of(self.process_group)
         if self.updates == 0 or self.loaded:
@@ -128,50 +132,50 @@ class Cycle:
             return None
         if self._ranks is None or self._ranks.process_group is not process_group:
             self._ranks = Ranks(process_group)
-        self._ranks.join(self.groups, repr(self), (self.generator, self._coin))
+        self._ranks.join(self.groups, repr(self), (self.generator, self.host_generator))
         return self._ranks
 
-    def _assess(self, signals: Sequence[Signals]) -> None:
+    def evaluate(self, signals: Sequence[Signals]) -> None:
         """The first half of `update`: what features and weights say of the units. Changes no unit's state."""
-        self._tester.assess(signals)
+        self.evaluator.assess(signals)
 
-    def _advance(self) -> None:
+    def advance(self) -> None:
         """The second half of `update`: everybody one older, what was tested enters the running averages."""
-        self._tester.advance()
-        self._count()
+        self.evaluator.advance()
+        self.count_update()
 
-    def _count(self) -> None:
+    def count_update(self) -> None:
         """One more update, on the host."""
         self.updates += 1
         self.loaded = False
         if self.updates == WARN_AFTER:
-            warn_if_idle(self.groups, self.replacement_rate, self.maturity_threshold, selects=self._counted > 0)
+            warn_if_idle(self.groups, self.replacement_rate, self.maturity_threshold, selects=self.counted > 0)
 
-    def _follow(self) -> None:
+    def follow_network(self) -> None:
         """State goes where the network went."""
         moved = [group for group in self.groups if not group.state.lies_with(group.incoming[0].weight)]
-        if moved or not self._tester.holds:
+        if moved or not self.evaluator.holds:
             for group in moved:
                 group.state.follow(group.incoming[0].weight)
-            self._tester.settle(self.groups)
+            self.evaluator.settle(self.groups)
             self._moved()
 
     def _moved(self) -> None:
         """Called when the state has followed the network."""
 
-    def _select_due(self) -> list[Tensor]:
+    def select_due(self) -> list[Tensor]:
         """Who is due, once for each update."""
-        fresh, self._counted = self._counted != self.updates, self.updates
-        self._selected = [self._select_in(group.state) if fresh else group.state.nobody for group in self.groups]
-        return list(self._selected)
+        fresh, self.counted = self.counted != self.updates, self.updates
+        self.selected = [self.select_in(group.state) if fresh else group.state.nobody for group in self.groups]
+        return list(self.selected)
 
-    def _select_in(self, state: UnitState) -> Tensor:
+    def select_in(self, state: UnitState) -> Tensor:
         if not state.eligible:
             return state.nobody
-        count = self._count_due(state, state.eligible)
+        count = self.count_due(state, state.eligible)
         return selection.lowest(state.corrected_utility, state.mature, count) if count else state.nobody
 
-    def _count_due(self, state: UnitState, eligible: int) -> int:
+    def count_due(self, state: UnitState, eligible: int) -> int:
         """How many of the eligible units are due; moves the accumulator."""
         if not self.accumulate:
             return selection.draw_count(self.replacement_rate, eligible, self._uniform)
@@ -179,13 +183,13 @@ class Cycle:
         count, state.accumulated = rule(state.accumulated, self.replacement_rate, eligible)
         return count
 
-    def _replace(self, chosen: list[Tensor], fresh: list[list[Tensor] | None], *, selected: bool) -> None:
+    def replace_units(self, chosen: list[Tensor], fresh: list[list[Tensor] | None], *, selected: bool) -> None:
         """``fresh`` weights for each group, or None: drawn. ``selected``: the units are the latest selection's."""
-        self._selected = []
-        work = [item for item in zip(self.groups, chosen, fresh, self._bounds, strict=True) if len(item[1])]
+        self.selected = []
+        work = [item for item in zip(self.groups, chosen, fresh, self.bounds, strict=True) if len(item[1])]
         if not work:
             return
-        self._follow()
+        self.follow_network()
         if self._optimizer_state is not None:
             self._optimizer_state.check(self.groups)
             biases = self._optimizer_state.consumer_biases([group for group, *_ in work])
@@ -203,15 +207,26 @@ class Cycle:
             for group, indices, _, _ in work:
                 self._optimizer_state.reset(group, indices)
 
+    @property
+    def weight_means(self) -> Mapping[int, WeightPlace]:
+        """The means of |w| that an optimizer can compute while it steps, by the id of the weight matrix."""
+        return self.evaluator.weights
+
+    def after_traced_update(self) -> list[Tensor]:
+        """The host's part of an update that a compiled graph has made: count, select and replace what is due."""
+        for group in self.groups:
+            group.state.tick()
+        self.count_update()
+        self.replaced = self.select_due()
+        if any(map(len, self.replaced)):
+            self.replace_units(self.replaced, [None] * len(self.groups), selected=True)
+        else:
+            self.selected = []
+        return self.replaced
+
     def _uniform(self) -> float:
-        return torch.rand((), dtype=torch.float64, generator=self._coin).item()
+        return torch.rand((), dtype=torch.float64, generator=self.host_generator).item()
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in _SHOWN)
         return f"GnT({len(self.groups)} groups, {sum(g.num_units for g in self.groups)} units, {settings})"
-
-
-def own_generator(device: torch.device) -> torch.Generator:
-    """Seeded from torch's global generator, as torch's own DataLoader does: `torch.manual_seed` governs it."""
-    seed = int(torch.empty((), dtype=torch.int64).random_().item())
-    return torch.Generator(device=device).manual_seed(seed)

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gnt._utils.validation import is_real
-from gnt.units._group import Slot, UnitGroup
+from gnt.units import Slot, UnitGroup
 
 
 def check_settings(replacement_rate: Any, maturity_threshold: Any, decay_rate: Any, generator: Any) -> None:

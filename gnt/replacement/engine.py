@@ -24,7 +24,7 @@ from gnt.importance._signals import find
 from gnt.replacement import _checkpoint as saving
 from gnt.replacement._dry_run import DryRun, dry_run
 from gnt.replacement._optimizer_hooks import Attachment
-from gnt.replacement._step import Cycle
+from gnt.replacement._step import EngineCore
 from gnt.replacement._validation import (
     check_accumulate,
     check_process_group,
@@ -34,11 +34,10 @@ from gnt.replacement._validation import (
 )
 from gnt.replacement.optimizer_state import StateReset
 from gnt.replacement.report import Report
-from gnt.units._group import UnitGroup
-from gnt.units._walk import Layers, own_groups
+from gnt.units import Layers, UnitGroup, groups_for_engine
 
 
-class GnT(Cycle):
+class GnT(EngineCore):
     """Generate and test over the hidden units of a network, beside any torch optimizer.
 
     Call `step` after each optimizer step. It updates every unit's age, mean feature and utility, and replaces the least
@@ -63,7 +62,7 @@ class GnT(Cycle):
         record: record features by hooks. With False, give them to `update` or `step`.
         process_group: the processes that train this network together (`gnt.ranks`): a torch process group; None is the
             default group where torch.distributed is initialised; False: this process is on its own.
-        compile: update the units by code that torch's compiler compiles at first use (`gnt.kernels`), several times as
+        kernels: update the units by code that torch's compiler compiles at first use (`gnt.kernels`), several times as
             fast; for float32 and float64 networks on the CPU, others go as without. It needs a C++ compiler.
 
     Attributes:
@@ -109,13 +108,13 @@ class GnT(Cycle):
         activation: str | None = None,
         record: bool = True,
         process_group: Any = None,
-        compile: bool = False,
+        kernels: bool = False,
     ) -> None:
         check_settings(replacement_rate, maturity_threshold, decay_rate, generator)
         check_accumulate(accumulate)
-        check_flags(bias_transfer=bias_transfer, record=record, compile=compile)
+        check_flags(bias_transfer=bias_transfer, record=record, kernels=kernels)
         check_process_group(process_group)
-        groups = own_groups(layers, activation)
+        groups = groups_for_engine(layers, activation)
         optimizer_state = StateReset(optimizer, groups) if optimizer is not None else None
         super().__init__(
             groups,
@@ -128,11 +127,11 @@ class GnT(Cycle):
             bias_transfer=bias_transfer,
             generator=generator,
             process_group=process_group,
-            compile=compile,
+            kernels=kernels,
         )
         self.refused: tuple[Any, ...] = tuple(getattr(layers, "refused", ()))
         self._optimizer_state = optimizer_state
-        self._intake = Intake(self.groups, record=record)
+        self.feature_buffer = Intake(self.groups, record=record)
         self._again: Again | None = None
         self._attachment: Attachment | None = None
         self._detached: str | None = None
@@ -160,8 +159,8 @@ class GnT(Cycle):
         """
         if features is None and self._again is not None and self._goes_on() and self._again.assess():
             return self._finish()
-        batches = self._prepare(features)
-        replaced = self._step(batches)
+        batches = self.take_features(features)
+        replaced = self.step_with(batches)
         self._again = self._like(batches) if features is None else None
         return replaced
 
@@ -194,12 +193,12 @@ class GnT(Cycle):
         >>> engine.groups[0].state.replaced, sorted(optimizer.state_dict())
         (4, ['gnt', 'param_groups', 'state'])
         """
-        self._intake.check_recording()
+        self.feature_buffer.check_recording()
         if self.optimizer is None:
             raise ValueError("attach needs the optimizer: GnT(layers, optimizer).attach()")
         if self._attachment is not None:
             raise RuntimeError("this engine is attached already: it acts after each step of its optimizer")
-        self._attachment = Attachment(self, self.optimizer, self._intake)
+        self._attachment = Attachment(self, self.optimizer, self.feature_buffer)
         return self
 
     @not_compiled
@@ -221,7 +220,7 @@ class GnT(Cycle):
             FloatingPointError: features or weights of a group are not finite (found at once on the CPU; on other
                 devices the group keeps its averages and ``state.nonfinite`` counts). Nothing is changed.
         """
-        self._update(self._prepare(features))
+        self.update_with(self.take_features(features))
 
     @torch.no_grad()
     def select(self) -> list[Tensor]:
@@ -234,8 +233,8 @@ class GnT(Cycle):
         Returns:
             Indices of the units, one int64 tensor for each group; empty where none is due.
         """
-        self._intake.check_open()
-        return self._select_due()
+        self.feature_buffer.check_open()
+        return self.select_due()
 
     @torch.no_grad()
     def replace(self, units: Sequence[Tensor], incoming: Sequence[Tensor | None] | None = None) -> None:
@@ -257,12 +256,12 @@ class GnT(Cycle):
             ValueError: wrong number of groups, indices out of range or repeated, wrong shape of ``incoming``. Nothing
                 is changed.
         """
-        self._intake.check_open()
-        selected = isinstance(units, Sequence) and len(units) == len(self._selected)
-        selected = selected and all(a is b for a, b in zip(units, self._selected, strict=True))
+        self.feature_buffer.check_open()
+        selected = isinstance(units, Sequence) and len(units) == len(self.selected)
+        selected = selected and all(a is b for a, b in zip(units, self.selected, strict=True))
         chosen = list(units) if selected else checked_units(units, self.groups)
         fresh = checked_incoming(incoming, chosen, self.groups)
-        self._replace(chosen, fresh, selected=selected)
+        self.replace_units(chosen, fresh, selected=selected)
 
     def report(self) -> Report:
         """Per group: units, eligible, replaced so far, when the next is due, dead units. Prints as a table, with what
@@ -308,7 +307,7 @@ class GnT(Cycle):
             ValueError: saved by another version, with another measure of utility, or for other groups. Nothing is
                 changed.
         """
-        self._follow()
+        self.follow_network()
         saving.load(self, state_dict)
         self.discard()
         self.loaded = True
@@ -317,46 +316,46 @@ class GnT(Cycle):
     @property
     def waiting(self) -> bool:
         """Whether any forward was recorded since the last update."""
-        return self._intake.waiting
+        return self.feature_buffer.waiting
 
     def discard(self) -> None:
         """Forget the recorded features of forwards that no update will follow.
 
         A loop that calls `step` by hand calls this instead where a GradScaler skipped the optimizer's step.
         """
-        self._intake.discard()
+        self.feature_buffer.discard()
 
     def close(self) -> None:
         """Remove the hooks. The engine can be read and saved afterwards, but not stepped."""
-        self._intake.close()
+        self.feature_buffer.close()
         self._again = None
         if self._attachment is not None:
             self._attachment.remove()
             self._attachment = None
 
     def _moved(self) -> None:
-        self._intake.forget_checks()
+        self.feature_buffer.forget_checks()
 
-    def _prepare(self, features: Features | None = None) -> Prepared:
+    def take_features(self, features: Features | None = None) -> Prepared:
         """Check and arrange features; a learner does it before the optimizer's step, to tell of faults in time."""
-        self._follow()
-        return self._intake.prepare(features)
+        self.follow_network()
+        return self.feature_buffer.prepare(features)
 
     def _like(self, batches: Prepared) -> Again | None:
         """How to take the next step, should it be like the one that was just taken."""
         features = [reading.alone for batch in batches for reading in batch]
-        if not self._tester.by_kernel or len(features) != len(self._intake.taps):
+        if not self.evaluator.by_kernel or len(features) != len(self.feature_buffer.taps):
             return None
         plain = [feature for feature in features if feature.__class__ is Tensor]
-        return Again(self._intake.taps, self._tester, plain) if len(plain) == len(features) else None
+        return Again(self.feature_buffer.taps, self.evaluator, plain) if len(plain) == len(features) else None
 
     def __getstate__(self) -> dict[str, Any]:
         # a registered measure may be a lambda; it is found again by its name
         own: dict[str, Any] = {
-            "_measure": None,
-            "_selected": [],
+            "measure": None,
+            "selected": [],
             "_ranks": None,
-            "_tester": None,
+            "evaluator": None,
             "_again": None,
             "_attachment": self._attachment.key if self._attachment is not None else None,
         }
@@ -364,12 +363,12 @@ class GnT(Cycle):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._measure = find(self.utility)
-        self._tester = Tester(self.groups, self._measure, self.utility, compile=self.compile)
+        self.measure = find(self.utility)
+        self.evaluator = Tester(self.groups, self.measure, self.utility, kernels=self.kernels)
         self._attachment, self._detached = None, state["_attachment"]
-        self._reattach()
+        self.reattach()
 
-    def _reattach(self) -> None:
+    def reattach(self) -> None:
         """In a copy: attach, as the original was, as soon as both the engine and its optimizer are whole.
 
         Of an engine and an optimizer that hold each other either may be whole first.
@@ -378,7 +377,7 @@ class GnT(Cycle):
         optimizer = self.optimizer if key is not None else None
         if optimizer is not None and hasattr(optimizer, "_optimizer_step_post_hooks"):
             self._detached = None
-            self._attachment = Attachment(self, optimizer, self._intake, key)
+            self._attachment = Attachment(self, optimizer, self.feature_buffer, key)
 
 
 # what others that build an engine pass on to it

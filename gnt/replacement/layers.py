@@ -26,8 +26,7 @@ from gnt.importance._intake import Prepared
 from gnt.importance._signals import Signals, undrawn_on_error
 from gnt.importance._validation import check_feature
 from gnt.replacement.engine import ENGINE_SETTINGS, GnT
-from gnt.units._group import CONV_LAYERS, UnitGroup
-from gnt.units._walk import walk
+from gnt.units import CONV_LAYERS, UnitGroup, walk
 
 _SETTINGS = tuple(name for name in ENGINE_SETTINGS if name != "activation")  # that one is the layer's own
 
@@ -86,7 +85,7 @@ class CBPLayer(nn.Module):
         if self.training and not self._waiting.waiting and not in_backward():
             self._order = next(_serial)
         if self.training and torch.is_grad_enabled():
-            self.engine._follow()
+            self.engine.follow_network()
             feature = self._as_read(x.detach())
             check_feature(feature, self.group, self.group.outgoing[0])
             self._waiting.add(feature)
@@ -94,7 +93,7 @@ class CBPLayer(nn.Module):
 
     def take(self) -> Prepared:
         """What passed since the last step, checked and arranged; it is forgotten here."""
-        return self.engine._prepare([self._waiting.take()])
+        return self.engine.take_features([self._waiting.take()])
 
     def discard(self) -> None:
         """Forget what passed in forwards that no step will follow."""
@@ -237,12 +236,12 @@ def _after_any_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[st
         if layer.engine.optimizer is not optimizer:
             layer.engine.optimizer = optimizer
     taken = [(layer.engine, layer.take()) for layer in layers]
-    learned = _share([(engine, engine._signals(batch)) for engine, batch in taken])
+    learned = _share([(engine, engine.signals(batch)) for engine, batch in taken])
     with undrawn_on_error(engine.generator for engine, _ in learned):
         for engine, signals in learned:
-            engine._assess(signals)
+            engine.evaluate(signals)
     for engine, _ in learned:
-        engine._advance()
+        engine.advance()
     due = [engine.select() for engine, _ in learned]
     for (engine, _), units in zip(learned, due, strict=True):
         engine.replace(units)
@@ -250,7 +249,7 @@ def _after_any_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[st
 
 def _share(several: list[tuple[GnT, list[Signals]]]) -> list[tuple[GnT, list[Signals]]]:
     """Those with samples; with several processes all of them together, in one exchange."""
-    ranks = [engine._join() for engine, _ in several]
+    ranks = [engine.join_processes() for engine, _ in several]
     if ranks and ranks[0] is not None:
         return several if ranks[0].share([each for _, signals in several for each in signals]) else []
     return [(engine, signals) for engine, signals in several if all(each.batch.size for each in signals)]

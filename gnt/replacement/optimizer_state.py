@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gnt.replacement._reset_rules import PARAMETER, STATE_RESETS, WHY_NOT, Fresh, known, row_of, unwrap_optimizer
-from gnt.units._group import Slot, UnitGroup
+from gnt.units import Slot, UnitGroup
 
 
 class ResetsUnits(Protocol):

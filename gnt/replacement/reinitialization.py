@@ -18,15 +18,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from gnt._utils.initial_values import NORM_INITIAL_VALUES, PRELU_INITIAL_VALUES
 from gnt.distributed import _dtensor as shards
-from gnt.units._activations import Activation, gain, names
-from gnt.units._group import Slot, UnitGroup, input_groups
+from gnt.units import Activation, Slot, UnitGroup, activation_gain, activation_names, input_groups
 
 INITS = ("default", "xavier", "lecun", "kaiming")
-
-# what a norm's per-unit tensors are at birth
-FRESH_SCALES = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
-FRESH_PRELU = {"weight": 0.25}
 
 
 def bound(group: UnitGroup, init: str, slot: Slot | None = None) -> float:
@@ -49,12 +45,12 @@ def bound(group: UnitGroup, init: str, slot: Slot | None = None) -> float:
 
 
 def _gain(activation: Activation | None, group: str, init: str) -> float:
-    scale = gain(activation) if activation else None
+    scale = activation_gain(activation) if activation else None
     if scale is None:
         seen = f"activation {activation[0]!r} has no known gain" if activation else "no activation is seen in the list"
         raise ValueError(
             f"init {init!r} needs the gain of the activation of group {group!r}, but {seen}: pass activation=NAME, one "
-            f"of {', '.join(names())}, or init='default' or 'lecun', which need none"
+            f"of {', '.join(activation_names())}, or init='default' or 'lecun', which need none"
         )
     return scale
 
@@ -114,7 +110,7 @@ def renew_incoming(slot: Slot, units: Tensor, fresh: Tensor) -> None:
 
 def fresh_scale_values(module: nn.Module) -> dict[str, float]:
     """Names of the per-unit tensors of a norm (or PReLU) that exist in this module, with their value at birth."""
-    values = FRESH_PRELU if isinstance(module, nn.PReLU) else FRESH_SCALES
+    values = PRELU_INITIAL_VALUES if isinstance(module, nn.PReLU) else NORM_INITIAL_VALUES
     return {name: value for name, value in values.items() if isinstance(getattr(module, name, None), Tensor)}
 
 

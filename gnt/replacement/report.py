@@ -7,7 +7,8 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gnt.units._group import UnitGroup
+from gnt._utils.tables import align_columns
+from gnt.units import UnitGroup
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,8 @@ class Report:
         for g in self.groups:
             due = "never" if g.next_due is None else str(g.next_due)
             rows.append((g.name, str(g.units), str(g.eligible), str(g.replaced), due, str(g.dead), str(g.nonfinite)))
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        lines = [
-            "  ".join((row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))))
-            for row in rows
-        ]
         left_alone = ["refused:", *(f"  {one}" for one in self.refused)] if self.refused else []
-        return "\n".join([f"after {self.updates} updates", *lines, *left_alone])
+        return "\n".join([f"after {self.updates} updates", *align_columns(rows), *left_alone])
 
 
 def warn_if_idle(

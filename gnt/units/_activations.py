@@ -36,25 +36,25 @@ _MODULES: dict[type[nn.Module], str] = {
 }  # fmt: skip
 
 
-def names() -> list[str]:
+def activation_names() -> list[str]:
     """The activation names that have a gain."""
     return sorted([*GAINS, *LEAKY, *(a for a in _ALIASES if a != "none")])
 
 
-def canonical(name: str) -> Activation:
+def parse_activation(name: str) -> Activation:
     """A name as users write it -> an activation; ValueError lists the names that are known."""
     if not isinstance(name, str):
-        raise TypeError(f"activation must be a name, one of {', '.join(names())}, or None, got {name!r}")
+        raise TypeError(f"activation must be a name, one of {', '.join(activation_names())}, or None, got {name!r}")
     key = name.lower()
     key = _ALIASES.get(key, key)
     if key in GAINS:
         return key, None
     if key in LEAKY:
         return key, {"leaky_relu": 0.01, "rrelu": (1 / 8 + 1 / 3) / 2, "prelu": 0.25}[key]
-    raise ValueError(f"unknown activation {name!r}; known are {', '.join(names())}")
+    raise ValueError(f"unknown activation {name!r}; known are {', '.join(activation_names())}")
 
 
-def identify(layer: nn.Module | Callable[..., Any]) -> Activation | None:
+def identify_activation(layer: nn.Module | Callable[..., Any]) -> Activation | None:
     """The activation that a module or a plain function such as ``F.relu`` is, or None."""
     if isinstance(layer, nn.Module):
         name = _MODULES.get(type(layer))
@@ -64,13 +64,13 @@ def identify(layer: nn.Module | Callable[..., Any]) -> Activation | None:
             return name, layer.negative_slope
         if isinstance(layer, nn.RReLU):
             return name, (layer.lower + layer.upper) / 2
-        return canonical(name)
+        return parse_activation(name)
     function_name = getattr(layer, "__name__", "").rstrip("_")
     is_torch = (getattr(layer, "__module__", None) or "torch").startswith("torch")
-    return canonical(function_name) if is_torch and function_name in {*GAINS, *LEAKY} else None
+    return parse_activation(function_name) if is_torch and function_name in {*GAINS, *LEAKY} else None
 
 
-def gain(activation: Activation) -> float | None:
+def activation_gain(activation: Activation) -> float | None:
     """Gain for the standard deviation of fresh weights: sqrt(2 / (1 + slope^2)) for the leaky kinds; None when
     unknown.
     """

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from gnt.units._activations import Activation, identify
+from gnt.units._activations import Activation, identify_activation
 from gnt.units._group import CONV_LAYERS, Slot
 
 
@@ -66,10 +66,10 @@ class Passage:
     def _pass(self, name: str, layer: nn.Module | Callable[..., Any]) -> None:
         if hasattr(layer, "looks_after_units"):
             raise self._refusal(name, layer, "it has an engine of its own; use layers or GnT, not both")
-        if isinstance(layer, nn.Module) and not computes_as_torch(layer):
+        if isinstance(layer, nn.Module) and not has_torch_forward(layer):
             self._probe(name, layer)
             return
-        activation = identify(layer)
+        activation = identify_activation(layer)
         if activation is not None:
             self.activation = self.activation or activation
             if isinstance(layer, nn.PReLU) and layer.num_parameters > 1:
@@ -172,7 +172,7 @@ class Passage:
         return WalkError(f"{kind} ({name!r}) after {self.producer.name!r} cannot be walked: {why}")
 
 
-def computes_as_torch(module: nn.Module) -> bool:
+def has_torch_forward(module: nn.Module) -> bool:
     """Whether a module, or the class it is derived from, is torch's, and so is its forward: what is known holds."""
     return str(type(module).forward.__module__).startswith("torch.")
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import nn
 
-from gnt.units._activations import canonical, gain
+from gnt.units._activations import activation_gain, parse_activation
 from gnt.units._group import UnitGroup
 from gnt.units._tracing.capture import capture
 from gnt.units._tracing.errors import BY_HAND, TraceError, check_call, explain, told
 from gnt.units._tracing.grouping import gather
-from gnt.units._tracing.isolation import untouched
+from gnt.units._tracing.isolation import preserve_model
 from gnt.units._tracing.ownership import Owners, unused
 from gnt.units._tracing.propagation import walk_graph
 from gnt.units._tracing.refused import Refused
@@ -128,14 +128,14 @@ def trace(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    given = canonical(activation) if activation is not None else None
+    given = parse_activation(activation) if activation is not None else None
     chosen = {"include": _patterns("include", include), "exclude": _patterns("exclude", exclude)}
     model = unwrap(model)
     check_call(model, args, kwargs)
     owners = Owners(model)
     found: dict[bool, tuple[list[UnitGroup], list[Refused]]] = {}
     errors: dict[bool, Exception] = {}
-    with untouched(model):
+    with preserve_model(model):
         for training in (True, False):
             try:
                 graph = capture(model, args, kwargs, training=training)
@@ -160,7 +160,7 @@ def trace(
         )
     groups = _select(groups, refused, **chosen)
     if given is not None:
-        needing = [group for group in groups if group.activation is None or gain(group.activation) is None]
+        needing = [group for group in groups if group.activation is None or activation_gain(group.activation) is None]
         if not needing:
             raise ValueError(f"activation={activation!r} would be ignored: trace recognises that of every group")
         for group in needing:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from gnt.units import _validation as given_groups
-from gnt.units._activations import Activation, canonical, gain
+from gnt.units._activations import Activation, activation_gain, parse_activation
 from gnt.units._group import CONV_LAYERS, WEIGHT_LAYERS, Slot, UnitGroup
-from gnt.units._passthrough import Passage, WalkError, computes_as_torch
+from gnt.units._passthrough import Passage, WalkError, has_torch_forward
 from gnt.units._unwrap import unwrap
 
 Layer = nn.Module | Callable[..., Any]
@@ -52,8 +52,8 @@ def walk(layers: Layers, *, activation: str | None = None) -> tuple[UnitGroup, .
       consumer  4 Linear (columns, 9 per unit)
     """
     layers = unwrap(layers) if isinstance(layers, nn.Module) else layers
-    named = list(flatten(layers))
-    given = canonical(activation) if activation is not None else None
+    named = list(flatten_layers(layers))
+    given = parse_activation(activation) if activation is not None else None
     unlisted = given or _literal(layers)
     groups: list[UnitGroup] = []
     passage: Passage | None = None
@@ -80,7 +80,7 @@ def walk(layers: Layers, *, activation: str | None = None) -> tuple[UnitGroup, .
     return tuple(groups)
 
 
-def own_groups(layers: Layers | Iterable[UnitGroup], activation: str | None) -> tuple[UnitGroup, ...]:
+def groups_for_engine(layers: Layers | Iterable[UnitGroup], activation: str | None) -> tuple[UnitGroup, ...]:
     """The groups of an engine: given ones, copied so that no other engine writes its state there, or walked."""
     if isinstance(layers, UnitGroup):
         raise TypeError(f"layers must be a list of unit groups, got one: give [group] for group {layers.name!r}")
@@ -93,8 +93,8 @@ def own_groups(layers: Layers | Iterable[UnitGroup], activation: str | None) -> 
     if others:
         raise TypeError(f"layers must be a list of layers or a list of unit groups, got both: also {', '.join(others)}")
     given_groups.check(given)
-    named = canonical(activation) if activation is not None else None
-    without = [group for group in given if group.activation is None or gain(group.activation) is None]
+    named = parse_activation(activation) if activation is not None else None
+    without = [group for group in given if group.activation is None or activation_gain(group.activation) is None]
     if named is not None and not without:
         raise ValueError(f"activation={activation!r} would be ignored: unit groups have their own")
     return tuple(
@@ -103,7 +103,7 @@ def own_groups(layers: Layers | Iterable[UnitGroup], activation: str | None) -> 
     )
 
 
-def flatten(layers: Layers, prefix: str = "") -> Iterator[tuple[str, Layer]]:
+def flatten_layers(layers: Layers, prefix: str = "") -> Iterator[tuple[str, Layer]]:
     """Names and layers in order, containers opened."""
     if isinstance(layers, (nn.Sequential, nn.ModuleList)):
         children: Iterable[tuple[str, Any]] = ((name, child) for name, child in _children(layers))
@@ -114,7 +114,7 @@ def flatten(layers: Layers, prefix: str = "") -> Iterator[tuple[str, Layer]]:
                 "layers must be a Sequential, a ModuleList, a list of modules, or a model with .layers; "
                 f"{type(layers).__name__} has no .layers; gnt.trace(model, inputs) finds the units of any model"
             )
-        yield from flatten(inner, f"{prefix}layers.")
+        yield from flatten_layers(inner, f"{prefix}layers.")
         return
     elif isinstance(layers, Iterable) and not isinstance(layers, (str, bytes, dict, Tensor)):
         children = ((str(i), child) for i, child in enumerate(layers))
@@ -125,12 +125,12 @@ def flatten(layers: Layers, prefix: str = "") -> Iterator[tuple[str, Layer]]:
         )
     for name, child in children:
         child = unwrap(child) if isinstance(child, nn.Module) else child
-        if isinstance(child, nn.Sequential) and not computes_as_torch(child):
+        if isinstance(child, nn.Sequential) and not has_torch_forward(child):
             raise WalkError(
                 f"{prefix + name!r} ({type(child).__name__}) has a forward of its own, which may be more than its list"
             )
         if isinstance(child, (nn.Sequential, nn.ModuleList, list, tuple)):
-            yield from flatten(child, f"{prefix}{name}.")
+            yield from flatten_layers(child, f"{prefix}{name}.")
         elif callable(child):
             yield f"{prefix}{name}", child
         else:
@@ -144,7 +144,7 @@ def _children(container: nn.Sequential | nn.ModuleList) -> Iterator[tuple[str, n
 
 def _literal(layers: Layers) -> Activation | None:
     """A Sequential computes just what it lists, so where it lists no activation there is none; others don't say."""
-    return ("identity", None) if isinstance(layers, nn.Sequential) and computes_as_torch(layers) else None
+    return ("identity", None) if isinstance(layers, nn.Sequential) and has_torch_forward(layers) else None
 
 
 def _units(layer: nn.Module) -> int:
@@ -185,7 +185,7 @@ def _group(passage: Passage, consumer: Slot, given: Activation | None, unlisted:
         incoming=(passage.producer,),
         outgoing=(consumer,),
         scales=tuple(passage.scales),
-        activation=unlisted if seen is None else given if given and gain(seen) is None else seen,
+        activation=unlisted if seen is None else given if given and activation_gain(seen) is None else seen,
     )
 
 
@@ -198,7 +198,7 @@ def _check_weights(name: str, layer: nn.Module) -> None:
         raise WalkError(
             f"the weight of {kind} is not a plain parameter (it is parametrized): it cannot be reset row by row"
         )
-    if not computes_as_torch(layer):
+    if not has_torch_forward(layer):
         raise WalkError(f"{kind} has a forward of its own: gnt does not know what its weight is to it")
     if layer.bias is not None and "bias" not in layer._parameters:
         raise WalkError(f"the bias of {kind} is not a plain parameter (it is parametrized): it cannot be reset")

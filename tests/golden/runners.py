@@ -35,7 +35,7 @@ class RecordedDraws(GnT):
 class Engine:
     """The library as a user has it: it records features, chooses, and resets the optimizer's state itself."""
 
-    compile = False
+    kernels = False
 
     def __init__(self, trace: Trace) -> None:
         self.net = nets.build(trace, getattr(torch, trace.dtype))
@@ -51,7 +51,7 @@ class Engine:
             init=trace.init,
             accumulate=trace.accumulate,
             bias_transfer=False,
-            compile=self.compile,
+            kernels=self.kernels,
         )
         self.gnt.trace = trace
         self.states = [group.state for group in self.gnt.groups]
@@ -101,7 +101,7 @@ class RecordedTwin(Equations):
 class Compiled(Engine):
     """The same by kernels in C++."""
 
-    compile = True
+    kernels = True
 
 
 class Twin:

@@ -121,7 +121,7 @@ def engine_settings(draw: st.DrawFn, **fixed: Any) -> dict[str, Any]:
         "init": st.sampled_from(INITS),
         "accumulate": st.booleans(),
         "bias_transfer": st.booleans(),
-        "compile": st.booleans(),
+        "kernels": st.booleans(),
     }
     return {name: fixed[name] if name in fixed else draw(strategy) for name, strategy in drawn.items()}
 

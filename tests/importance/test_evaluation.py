@@ -28,19 +28,19 @@ TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}  # a deviation is a diff
 def one_by_one(engine: gnt.GnT, features: Any) -> list[tuple[Tensor, Tensor]]:
     """Mean features and worths of each group."""
     with torch.no_grad():
-        signals = engine._signals(engine._prepare(features))
-        return [assess(engine._measure, engine.utility, each) for each in signals]
+        signals = engine.signals(engine.take_features(features))
+        return [assess(engine.measure, engine.utility, each) for each in signals]
 
 
 def found(engine: gnt.GnT, features: Any, *, side_by_side: bool) -> list[tuple[Tensor, Tensor]]:
     """The same, as an update finds them."""
     with torch.no_grad():
-        signals = engine._signals(engine._prepare(features))
-        (cohort,) = engine._tester.cohorts
+        signals = engine.signals(engine.take_features(features))
+        (cohort,) = engine.evaluator.cohorts
         if side_by_side:
             assert len(cohort.side_by_side(signals)) == len(engine.groups)
         else:
-            engine._assess(signals)
+            engine.evaluate(signals)
         return list(zip(cohort.flat.means, cohort.flat.worths, strict=True))
 
 
@@ -52,9 +52,9 @@ def assert_close(mine: list[tuple[Tensor, Tensor]], wanted: list[tuple[Tensor, T
             torch.testing.assert_close(one, theirs, rtol=10 * rounding, atol=rounding * scale)
 
 
-def lived(net: nn.Module, shape: tuple[int, ...], utility: str, compile: bool, samples: int) -> gnt.GnT:
+def lived(net: nn.Module, shape: tuple[int, ...], utility: str, kernels: bool, samples: int) -> gnt.GnT:
     """An engine in the middle of its life: averages, ages that differ, features recorded."""
-    engine = gnt.GnT(net, utility=utility, compile=compile, replacement_rate=0.3, maturity_threshold=0)
+    engine = gnt.GnT(net, utility=utility, kernels=kernels, replacement_rate=0.3, maturity_threshold=0)
     draws = torch.Generator().manual_seed(samples)
     dtype = next(net.parameters()).dtype
     for _ in range(3):
@@ -67,47 +67,47 @@ def lived(net: nn.Module, shape: tuple[int, ...], utility: str, compile: bool, s
 @given(
     network=networks(dropout=False),
     utility=st.sampled_from(PRODUCTS),
-    compile=st.booleans(),
+    kernels=st.booleans(),
     samples=st.integers(2, 9),
 )
-def test_side_by_side_is_one_by_one(network: Network, utility: str, compile: bool, samples: int) -> None:
-    engine = lived(network.net, network.shape, utility, compile, samples)
-    recorded = [[f.contiguous() for f in tap.take()] for tap in engine._intake._recorder._taps]
+def test_side_by_side_is_one_by_one(network: Network, utility: str, kernels: bool, samples: int) -> None:
+    engine = lived(network.net, network.shape, utility, kernels, samples)
+    recorded = [[f.contiguous() for f in tap.take()] for tap in engine.feature_buffer._recorder._taps]
     assert_close(found(engine, recorded, side_by_side=True), one_by_one(engine, recorded))
 
 
-@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("kernels", [False, True])
 @pytest.mark.parametrize("utility", ["contribution", "adaptable_contribution"])
 @pytest.mark.parametrize("samples", [1, 64, 65, 300])
 @pytest.mark.parametrize("widths", [(3, 700, 1100, 2), (2, 1, 1, 1), (5, 513, 512, 9)])
-def test_sizes_beyond_a_chunk_and_a_thread(widths, samples, utility, compile) -> None:
-    engine = lived(mlp(*widths), (widths[0],), utility, compile, samples)
-    recorded = engine._intake._recorder.take()
+def test_sizes_beyond_a_chunk_and_a_thread(widths, samples, utility, kernels) -> None:
+    engine = lived(mlp(*widths), (widths[0],), utility, kernels, samples)
+    recorded = engine.feature_buffer._recorder.take()
     assert_close(found(engine, recorded, side_by_side=True), one_by_one(engine, recorded))
 
 
-@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("kernels", [False, True])
 @pytest.mark.parametrize(("utility", "part"), [("contribution", 100), ("adaptable_contribution", 1000)])
-def test_a_large_weight_is_taken_in_parts(monkeypatch, utility, part, compile) -> None:
+def test_a_large_weight_is_taken_in_parts(monkeypatch, utility, part, kernels) -> None:
     monkeypatch.setattr("gnt.importance._evaluate.eager._PART", part)
-    engine = lived(mlp(3, 60, 70, 2), (3,), utility, compile, 4)
-    recorded = engine._intake._recorder.take()
+    engine = lived(mlp(3, 60, 70, 2), (3,), utility, kernels, 4)
+    recorded = engine.feature_buffer._recorder.take()
     assert_close(found(engine, recorded, side_by_side=True), one_by_one(engine, recorded))
 
 
-@pytest.mark.parametrize("compile", [False, True])
-def test_features_with_a_time_dimension(compile) -> None:
-    engine = lived(mlp(4, 6, 5, 2), (3, 7, 4), "zero_contribution", compile, 2)
-    recorded = engine._intake._recorder.take()
+@pytest.mark.parametrize("kernels", [False, True])
+def test_features_with_a_time_dimension(kernels) -> None:
+    engine = lived(mlp(4, 6, 5, 2), (3, 7, 4), "zero_contribution", kernels, 2)
+    recorded = engine.feature_buffer._recorder.take()
     assert_close(found(engine, recorded, side_by_side=True), one_by_one(engine, recorded))
 
 
-@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("kernels", [False, True])
 @pytest.mark.parametrize("odd", ["transposed feature", "transposed weight", "two forwards"])
-def test_what_the_kernels_cannot_read_comes_out_the_same(odd, compile) -> None:
+def test_what_the_kernels_cannot_read_comes_out_the_same(odd, kernels) -> None:
     net = mlp(4, 6, 5, 2)
-    engine = lived(net, (4,), "adaptable_contribution", compile, 3)
-    recorded = engine._intake._recorder.take()
+    engine = lived(net, (4,), "adaptable_contribution", kernels, 3)
+    recorded = engine.feature_buffer._recorder.take()
     if odd == "transposed feature":
         recorded = [[feature.t().contiguous().t()] for (feature,) in recorded]
     elif odd == "transposed weight":
@@ -117,18 +117,18 @@ def test_what_the_kernels_cannot_read_comes_out_the_same(odd, compile) -> None:
     assert_close(found(engine, recorded, side_by_side=False), one_by_one(engine, recorded))
 
 
-@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("kernels", [False, True])
 @pytest.mark.parametrize("utility", [*PRODUCTS, "random"])
-def test_groups_that_are_not_simple_stand_beside_those_that_are(utility, compile) -> None:
+def test_groups_that_are_not_simple_stand_beside_those_that_are(utility, kernels) -> None:
     nets = ActorCritic(), Gated(), mlp(5, 6, 3)
     groups = [nets[0].group(), nets[1].group(), *gnt.walk(nets[2])]
-    engine = gnt.GnT(groups, utility=utility, compile=compile, maturity_threshold=0)
+    engine = gnt.GnT(groups, utility=utility, kernels=kernels, maturity_threshold=0)
     draws = [torch.randn(3, 5) for _ in range(4)]
     for x in draws:
         for net in nets:
             net(x)
         state = engine.generator.get_state()
-        recorded = engine._intake._recorder.take()
+        recorded = engine.feature_buffer._recorder.take()
         together = [(a.clone(), b.clone()) for a, b in found(engine, recorded, side_by_side=False)]
         engine.generator.set_state(state)
         assert_close(together, one_by_one(engine, recorded))
@@ -141,14 +141,14 @@ def test_groups_that_are_not_simple_stand_beside_those_that_are(utility, compile
 def test_a_compiled_life_is_the_same_life(optimizer: str) -> None:
     """In float64, where rounding does not grow enough to change a choice."""
     lives = []
-    for compile in (False, True):
+    for kernels in (False, True):
         net = mlp(5, 12, 8, 2).double()
         learner = gnt.ContinualBackprop(
             net, opt=optimizer, replacement_rate=0.05, maturity_threshold=5,
             generator=torch.Generator().manual_seed(1),
         )  # fmt: skip
         engine = gnt.GnT(
-            net, learner.opt, replacement_rate=0.05, maturity_threshold=5, compile=compile,
+            net, learner.opt, replacement_rate=0.05, maturity_threshold=5, kernels=kernels,
             generator=torch.Generator().manual_seed(1), utility="adaptable_contribution",
         )  # fmt: skip
         replaced = []
@@ -167,14 +167,14 @@ def test_a_compiled_life_is_the_same_life(optimizer: str) -> None:
 
 def test_a_copy_and_a_moved_network_are_compiled_too() -> None:
     net = mlp(5, 6, 3)
-    engine = gnt.GnT(net, compile=True)
+    engine = gnt.GnT(net, kernels=True)
     net(torch.randn(2, 5))
     engine.step()
     again = copy.deepcopy((net, engine))
     for one, its in ((net, engine), again):
         one(torch.ones(2, 5))
         its.step()
-        assert its.compile
+        assert its.kernels
     assert_same(again[1].state_dict(), engine.state_dict())
     net.double()
     net(torch.ones(2, 5, dtype=torch.float64))
@@ -184,15 +184,15 @@ def test_a_copy_and_a_moved_network_are_compiled_too() -> None:
 
 def test_half_precision_goes_by_the_plain_operations() -> None:
     net = mlp(5, 6, 3).bfloat16()
-    engine = gnt.GnT(net, compile=True)
+    engine = gnt.GnT(net, kernels=True)
     net(torch.randn(2, 5, dtype=torch.bfloat16))
     engine.step()
     assert engine.updates == 1
 
 
 def test_compile_is_a_flag() -> None:
-    with pytest.raises(TypeError, match="compile"):
-        gnt.GnT(mlp(5, 6, 3), compile="yes")
+    with pytest.raises(TypeError, match="kernels"):
+        gnt.GnT(mlp(5, 6, 3), kernels="yes")
 
 
 def test_without_a_compiler_it_is_told_what_to_do(monkeypatch) -> None:
@@ -204,7 +204,7 @@ def test_without_a_compiler_it_is_told_what_to_do(monkeypatch) -> None:
     monkeypatch.setattr(CppPythonBindingsCodeCache, "load_pybinding", broken)
     gnt._kernels.load.cache_clear()
     try:
-        with pytest.raises(RuntimeError, match=r"C\+\+ compiler|compile=False"):
-            gnt.GnT(mlp(5, 6, 3), compile=True)
+        with pytest.raises(RuntimeError, match=r"C\+\+ compiler|kernels=False"):
+            gnt.GnT(mlp(5, 6, 3), kernels=True)
     finally:
         gnt._kernels.load.cache_clear()

@@ -1,4 +1,4 @@
-"""With ``compile`` the optimizers sum |w| while they step: what the engine finds then is what it would have read."""
+"""With ``kernels`` the optimizers sum |w| while they step: what the engine finds then is what it would have read."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def magnitudes(weight: Tensor) -> tuple[Tensor, Tensor]:
 )
 def test_the_means_are_those_of_the_weights(kind: type, options: dict[str, Any], dtype: torch.dtype, utility: str):
     net = mlp(*WIDTHS).to(dtype)
-    optimizer = kind(net, compile=True, utility=utility, replacement_rate=0.01, maturity_threshold=3, **options)
+    optimizer = kind(net, kernels=True, utility=utility, replacement_rate=0.01, maturity_threshold=3, **options)
     compared = 0
     for t in range(30):
         run(optimizer, net, range(t, t + 1))
-        places = optimizer.gnt._tester.weights
+        places = optimizer.gnt.weight_means
         assert len(places) == {"contribution": 3, "adaptation": 3, "adaptable_contribution": 4}[utility]
         for weight in (module.weight for module in net if isinstance(module, nn.Linear)):
             place = places.get(id(weight))
@@ -68,7 +68,7 @@ def test_the_means_are_those_of_the_weights(kind: type, options: dict[str, Any],
 @pytest.mark.parametrize("kind", [CBPSGD, CBPAdam])
 def test_a_weight_that_was_changed_since_is_read(kind: type) -> None:
     net = mlp(4, 6, 2)
-    optimizer = kind(net, compile=True, utility="weight", replacement_rate=0.0, decay_rate=0.0)
+    optimizer = kind(net, kernels=True, utility="weight", replacement_rate=0.0, decay_rate=0.0)
     run_on = torch.randn(8, 4)
     net(run_on).square().mean().backward()
     optimizer.step()
@@ -86,7 +86,7 @@ def test_a_weight_that_was_changed_since_is_read(kind: type) -> None:
 def test_without_replacement_it_is_sgd_to_the_last_bit(options: dict[str, Any], dtype: torch.dtype) -> None:
     net = mlp(*WIDTHS).to(dtype)
     other = copy.deepcopy(net)
-    optimizer = CBPSGD(net, lr=0.05, compile=True, replacement_rate=0.0, **options)
+    optimizer = CBPSGD(net, lr=0.05, kernels=True, replacement_rate=0.0, **options)
     peer = torch.optim.SGD(other.parameters(), lr=0.05, **options)
     for opt, one in ((optimizer, net), (peer, other)):
         schedule = torch.optim.lr_scheduler.ExponentialLR(opt, 0.9)
@@ -102,7 +102,7 @@ def test_what_the_kernel_cannot_step_goes_by_torch() -> None:
         net = mlp(4, 5, 5, 2)
         change(net)
         other = copy.deepcopy(net)
-        optimizer = CBPSGD(net, lr=0.05, compile=True, replacement_rate=0.0)
+        optimizer = CBPSGD(net, lr=0.05, kernels=True, replacement_rate=0.0)
         peer = torch.optim.SGD(other.parameters(), lr=0.05)
         for opt, one in ((optimizer, net), (peer, other)):
             one(torch.ones(2, 4, dtype=one[0].weight.dtype)).square().sum().backward()
@@ -113,7 +113,7 @@ def test_what_the_kernel_cannot_step_goes_by_torch() -> None:
 @pytest.mark.parametrize("kind", [CBPSGD, CBPAdam])
 def test_old_values_are_told_to_autograd(kind: type) -> None:
     net = mlp(4, 6, 2)
-    optimizer = kind(net, compile=True)
+    optimizer = kind(net, kernels=True)
     loss = net(torch.randn(3, 4, requires_grad=True)).square().mean()
     loss.backward(retain_graph=True)
     optimizer.step()
@@ -123,7 +123,7 @@ def test_old_values_are_told_to_autograd(kind: type) -> None:
 
 def test_hooks_and_closures_and_copies() -> None:
     net = mlp(4, 6, 2)
-    optimizer = CBPSGD(net, compile=True)
+    optimizer = CBPSGD(net, kernels=True)
     seen: list[str] = []
     optimizer.register_step_pre_hook(lambda *_: seen.append("before"))
     optimizer.register_step_post_hook(lambda *_: seen.append("after"))

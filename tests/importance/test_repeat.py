@@ -30,7 +30,7 @@ def learn(net: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor) -> 
 def built(**settings: Any) -> tuple[nn.Module, torch.optim.Optimizer, gnt.GnT]:
     net = mlp(5, 9, 7, 2)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
-    rules = {"replacement_rate": 0.05, "maturity_threshold": 4, "compile": True, **settings}
+    rules = {"replacement_rate": 0.05, "maturity_threshold": 4, "kernels": True, **settings}
     engine = gnt.GnT(net, optimizer, generator=torch.Generator().manual_seed(3), **rules)
     return net, optimizer, engine
 
@@ -69,7 +69,7 @@ def test_an_attached_engine_takes_it_too(kind: type, monkeypatch: pytest.MonkeyP
     runs = []
     for _ in range(2):
         net = mlp(5, 9, 7, 2)
-        runs.append((net, kind(net, compile=True, replacement_rate=0.05, maturity_threshold=4,
+        runs.append((net, kind(net, kernels=True, replacement_rate=0.05, maturity_threshold=4,
                                generator=torch.Generator().manual_seed(3))))  # fmt: skip
     for t in range(60):
         for number, (net, optimizer) in enumerate(runs):
@@ -126,7 +126,7 @@ def test_where_anything_differs_the_long_way_is_taken(change: Change, monkeypatc
 
 def test_features_in_half_precision_are_read_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = count_short_steps(monkeypatch)
-    runs = [built(compile=compile, replacement_rate=0.0) for compile in (True, False)]
+    runs = [built(kernels=kernels, replacement_rate=0.0) for kernels in (True, False)]
     for t in range(10):
         for net, optimizer, engine in runs:
             with torch.autocast("cpu", torch.bfloat16):

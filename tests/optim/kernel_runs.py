@@ -1,4 +1,4 @@
-"""AdamGnT twice, compiled and plain, for the tests of compile=True."""
+"""AdamGnT twice, compiled and plain, for the tests of kernels=True."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def pair(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32, **options
     generator = torch.Generator().manual_seed(0)
     params = [nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)) for shape in shapes]
     others = copy.deepcopy(params)
-    return (params, AdamGnT(params, **options, compile=True)), (others, AdamGnT(others, **options, foreach=False))
+    return (params, AdamGnT(params, **options, kernels=True)), (others, AdamGnT(others, **options, foreach=False))
 
 
 def by_kernel(optimizer: AdamGnT) -> list[int]:

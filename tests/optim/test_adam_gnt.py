@@ -79,7 +79,7 @@ def test_a_scheduler_that_changes_lr_and_betas_is_followed():
     assert not torch.equal(ours[0], theirs[0])
 
 
-@pytest.mark.parametrize("options", [{}, {"fused": True}, {"foreach": True}, {"compile": True}])
+@pytest.mark.parametrize("options", [{}, {"fused": True}, {"foreach": True}, {"kernels": True}])
 def test_a_grad_scaler_unscales_and_skips(options):
     (ours,), optimizer = stepped((3, 2), **options)
     (same,), plain = stepped((3, 2), **options)

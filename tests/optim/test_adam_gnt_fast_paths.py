@@ -1,4 +1,4 @@
-"""What makes AdamGnT fast without compile=True: torch's fused Adam, blocks of rows, nothing looked up twice."""
+"""What makes AdamGnT fast without kernels=True: torch's fused Adam, blocks of rows, nothing looked up twice."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_counts_that_differ_among_parameters():
 @pytest.mark.parametrize("compiled", [False, True])
 def test_what_a_step_works_on_is_looked_up_once(compiled):
     """And again after whatever changes it: a first reset, a load, other parameters with gradients, new groups."""
-    params, optimizer = stepped((4, 3), (4,), compile=compiled)
+    params, optimizer = stepped((4, 3), (4,), kernels=compiled)
 
     def looked_up_anew() -> bool:
         before = optimizer._rosters.get(0)
@@ -166,7 +166,7 @@ def test_no_step_and_no_reset_waits(options):
             optimizer.reset_units(params[2], 1, index, groups=2)
 
 
-@pytest.mark.parametrize("options", [{}, {"compile": True}, {"foreach": False}])
+@pytest.mark.parametrize("options", [{}, {"kernels": True}, {"foreach": False}])
 def test_on_the_cpu_a_step_reads_no_values_either(options):
     """But those of tensors without dimensions, which are numbers of its own."""
 

@@ -27,7 +27,7 @@ OPTIONS = st.fixed_dictionaries(
     }
 )
 IMPLEMENTATIONS = st.sampled_from([{}, {"foreach": False}, {"foreach": True}, {"fused": True}])
-ALL_IMPLEMENTATIONS = IMPLEMENTATIONS | st.just({"compile": True})
+ALL_IMPLEMENTATIONS = IMPLEMENTATIONS | st.just({"kernels": True})
 
 
 @dataclass(frozen=True)

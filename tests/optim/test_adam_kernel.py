@@ -1,4 +1,4 @@
-"""AdamGnT(compile=True): the kernel against the plain tensor operations."""
+"""AdamGnT(kernels=True): the kernel against the plain tensor operations."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_moments_that_are_hardly_there_become_zero():
     """Unless eps is so small that they would count."""
     for eps, tiny in ((1e-8, 0.0), (0.0, 1e-39)):
         param = nn.Parameter(torch.ones(40))
-        optimizer = AdamGnT([param], eps=eps, betas=(0.5, 0.5), compile=True)
+        optimizer = AdamGnT([param], eps=eps, betas=(0.5, 0.5), kernels=True)
         step(optimizer, torch.Generator().manual_seed(0))
         optimizer.state[param]["exp_avg"].fill_(2e-39)
         optimizer.state[param]["exp_avg_sq"].fill_(2e-39)
@@ -114,7 +114,7 @@ def test_moments_that_are_hardly_there_become_zero():
 
 def test_values_that_a_backward_needs_are_not_changed_under_it():
     param = nn.Parameter(torch.ones(3))
-    optimizer = AdamGnT([param], compile=True)
+    optimizer = AdamGnT([param], kernels=True)
     loss = (param * param).sum()
     loss.backward(retain_graph=True)
     optimizer.step()
@@ -129,10 +129,10 @@ def test_copies_are_compiled_and_go_on_bit_for_bit(copied):
     optimizer.reset_units(params[0], 0, [1])
     step(optimizer, torch.Generator().manual_seed(1))
     copies, twin = copied((params, optimizer))
-    assert twin.compile
-    loaded = AdamGnT(copy.deepcopy(params), compile=True)
+    assert twin.kernels
+    loaded = AdamGnT(copy.deepcopy(params), kernels=True)
     loaded.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    assert loaded.compile
+    assert loaded.kernels
     for each in (optimizer, twin, loaded):
         step(each, torch.Generator().manual_seed(2))
         assert by_kernel(each) == [2]
@@ -146,11 +146,11 @@ def test_it_is_saved_without_the_flag():
     (params, optimizer), (_, plain) = pair((6, 4))
     step(optimizer, torch.Generator().manual_seed(0))
     plain.load_state_dict(optimizer.state_dict())
-    assert not plain.compile
+    assert not plain.kernels
     torch.optim.Adam(params).load_state_dict(optimizer.state_dict())
 
 
 @pytest.mark.parametrize("value", [1, None, "yes"])
 def test_the_flag_is_true_or_false(value):
-    with pytest.raises(TypeError, match=f"compile must be True or False, got {value!r}"):
-        AdamGnT([nn.Parameter(torch.ones(2))], compile=value)
+    with pytest.raises(TypeError, match=f"kernels must be True or False, got {value!r}"):
+        AdamGnT([nn.Parameter(torch.ones(2))], kernels=value)

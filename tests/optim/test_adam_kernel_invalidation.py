@@ -1,4 +1,4 @@
-"""AdamGnT(compile=True): what it must notice before the kernel writes where things lay at the step before."""
+"""AdamGnT(kernels=True): what it must notice before the kernel writes where things lay at the step before."""
 
 from __future__ import annotations
 

@@ -75,13 +75,13 @@ def test_without_replacement_it_is_torchs(name):
 
 @pytest.mark.parametrize("name", ["adam", "adamw"])
 def test_compile_is_one_flag_for_the_engine_and_its_adam(name):
-    net, optimizer = cbp(name, compile=True)
+    net, optimizer = cbp(name, kernels=True)
     plain, other = cbp(name)
-    assert optimizer.compile
-    assert optimizer.gnt.compile
-    assert not other.compile
+    assert optimizer.kernels
+    assert optimizer.gnt.kernels
+    assert not other.kernels
     for each in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
-        assert each.compile
+        assert each.kernels
     train(net, optimizer, None, range(20))
     train(plain, other, None, range(20))
     assert min(replaced(optimizer.gnt)) > 3

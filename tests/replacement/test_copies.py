@@ -73,7 +73,7 @@ def test_target_networks_learn_nothing_and_cost_nothing(copied):
 def test_a_shallow_copy_of_an_engine_takes_nothing_away() -> None:
     """The two share their units' state; whoever steps, both see it."""
     net = mlp(5, 9, 7, 2)
-    engine = gnt.GnT(net, compile=True)
+    engine = gnt.GnT(net, kernels=True)
     alone = copy.deepcopy((net, engine))
     for t in range(6):
         for one, its in ((net, copy.copy(engine) if t == 3 else engine), alone):

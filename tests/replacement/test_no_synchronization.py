@@ -46,7 +46,7 @@ def test_an_engine_asks_nothing(utility: str, kind: type, make: Any, shape: tupl
     net = make()
     optimizer = kind(net.parameters(), lr=1e-3)
     engine = gnt.GnT(net, optimizer, utility=utility, replacement_rate=0.1, maturity_threshold=2)
-    (cohort,) = engine._tester.cohorts
+    (cohort,) = engine.evaluator.cohorts
     cohort.asks = False
     engine.replace([[0] for _ in engine.groups])  # the bounds are rounded on the host, once
     counts = []

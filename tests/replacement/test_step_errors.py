@@ -113,7 +113,7 @@ def utilities(engine) -> list[Tensor]:
 
 def advance(engine, mean, worth, *, asked: bool) -> None:
     """An update as on a device that is not asked whether features are finite: all arithmetic stays there."""
-    flat = engine._tester.cohorts[0].flat
+    flat = engine.evaluator.cohorts[0].flat
     for i, state in enumerate(flat.states):
         flat.means[i].copy_(mean if i == 0 else torch.ones(state.num_units))
         flat.worths[i].copy_(worth if i == 0 else torch.ones(state.num_units))

@@ -77,7 +77,7 @@ def test_a_rollout_without_grad_is_no_checkpoint(reentrant):
 @REENTRANT
 def test_what_waits_is_what_was_read_once(reentrant):
     seen = way("attached", whole(reentrant))
-    recorder = seen.engines[0]._intake._recorder
+    recorder = seen.engines[0].feature_buffer._recorder
     x, y = batch(0)
     for forwards in (1, 2):
         F.mse_loss(seen.net(x), y).backward()

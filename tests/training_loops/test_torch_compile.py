@@ -223,7 +223,7 @@ def test_a_compiled_net_goes_on_without_its_engine(end):
     run = way("attached")
     run.net.compile(backend="eager")
     run.train(range(3))
-    recorder = run.engines[0]._intake._recorder
+    recorder = run.engines[0].feature_buffer._recorder
     taps, net, plain = recorder._taps, run.net, way("attached")
     plain.net.load_state_dict(net.state_dict())
     if end == "closed":

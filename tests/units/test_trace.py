@@ -11,7 +11,7 @@ from torch import nn
 import gnt
 from gnt._utils.recording import pause_recording
 from gnt.units._passthrough import WalkError
-from gnt.units._tracing.isolation import untouched
+from gnt.units._tracing.isolation import preserve_model
 from gnt.units._unwrap import unwrap
 from tests.units.tracing.traced import reasons, told
 
@@ -289,7 +289,7 @@ def test_what_a_forward_leaves_in_containers_is_taken_out():
         net.body = nn.Identity()
         raise KeyError
 
-    with pytest.raises(KeyError), untouched(net):
+    with pytest.raises(KeyError), preserve_model(net):
         run()
     assert net.seen[0] is X
     assert len(net.seen) == 1

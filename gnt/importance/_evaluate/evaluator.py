@@ -17,14 +17,14 @@ from gnt.importance._evaluate.eager import ByTorch
 from gnt.importance._evaluate.layout import Places, WeightPlace
 from gnt.importance._shared_state import FlatState, join
 from gnt.importance._signals import Measure, Signals, assess, undrawn_on_error
-from gnt.units._group import UnitGroup
+from gnt.units import UnitGroup
 
 
 class Tester:
-    """Tests the units of ``groups`` by a measure. ``compile``: by kernels in C++ where the network is on the CPU."""
+    """Tests the units of ``groups`` by a measure. ``kernels``: by kernels in C++ where the network is on the CPU."""
 
-    def __init__(self, groups: Sequence[UnitGroup], measure: Measure, name: str, *, compile: bool) -> None:
-        self._measure, self._name, self._compile = measure, name, compile
+    def __init__(self, groups: Sequence[UnitGroup], measure: Measure, name: str, *, kernels: bool) -> None:
+        self._measure, self._name, self._kernels = measure, name, kernels
         self.cohorts: list[_Cohort] = []
         self._weights: Mapping[int, WeightPlace] | None = None
         self.settle(groups)
@@ -33,7 +33,7 @@ class Tester:
         """Join the groups' states, wherever they are now."""
         self._weights = None
         self.cohorts = [
-            _Cohort(numbers, [groups[i] for i in numbers], self._measure, compile=self._compile)
+            _Cohort(numbers, [groups[i] for i in numbers], self._measure, kernels=self._kernels)
             for numbers in join([group.state for group in groups])
         ]
 
@@ -105,10 +105,10 @@ class Tester:
 class _Cohort:
     """Groups whose states have the same device and dtype; ``numbers`` are theirs among all groups."""
 
-    def __init__(self, numbers: list[int], groups: list[UnitGroup], measure: Measure, *, compile: bool) -> None:
+    def __init__(self, numbers: list[int], groups: list[UnitGroup], measure: Measure, *, kernels: bool) -> None:
         dtype, device = groups[0].state.utility.dtype, groups[0].state.utility.device
         self.asks = device.type == "cpu"  # there, reading an answer waits for nothing
-        self.compiled = compiled = compile and self.asks and dtype in SCALARS
+        self.compiled = compiled = kernels and self.asks and dtype in SCALARS
         self.numbers = numbers
         self.flat = FlatState([group.state for group in groups], compiled=compiled)
         self.places = Places(groups, self.flat, measure.reads) if measure.product else None

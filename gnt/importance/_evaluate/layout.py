@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gnt.distributed import _dtensor as shards
 from gnt.importance._recorder import Batch
 from gnt.importance._shared_state import FlatState
-from gnt.units._group import CONV_LAYERS, UnitGroup
+from gnt.units import CONV_LAYERS, UnitGroup
 
 
 @dataclass(eq=False)

@@ -196,7 +196,7 @@ class _Ready:
 
     def _draw(self) -> tuple[Tensor | None, list[Tensor]]:
         """What is drawn for this step, and the generator's state from before."""
-        if self.watch is None or self.watch.engine._measure.reads:
+        if self.watch is None or self.watch.engine.measure.reads:
             return None, []
         state = self.watch.engine.generator.get_state()
         return state, self.watch.draw()

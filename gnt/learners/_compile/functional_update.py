@@ -19,7 +19,7 @@ from gnt.importance._running import Averages
 from gnt.importance._signals import Signals
 from gnt.importance._validation import check_measured
 from gnt.learners._compile.decompositions import column_means
-from gnt.units._group import Slot
+from gnt.units import Slot
 
 if TYPE_CHECKING:
     from gnt.learners._compile.tensor_slots import Sites
@@ -106,10 +106,10 @@ class Watch:
 
     def draw(self) -> list[Tensor]:
         """The worth of each group's units, where the measure reads nothing of the network: it is drawn."""
-        if self.engine._measure.reads:
+        if self.engine.measure.reads:
             return []
-        signals = self.engine._signals([()] * len(self.engine.groups))  # type: ignore[arg-type]
-        return [self.engine._measure.function(each).to(each.group.state.utility.dtype) for each in signals]
+        signals = self.engine.signals([()] * len(self.engine.groups))  # type: ignore[arg-type]
+        return [self.engine.measure.function(each).to(each.group.state.utility.dtype) for each in signals]
 
     def add_sites(self, sites: Sites) -> None:
         """What of the groups must be traced too: positions of scattered units."""
@@ -138,9 +138,9 @@ class Watch:
         """
         engine, tested = self.engine, []
         for number, (group, batch) in enumerate(zip(engine.groups, prepared, strict=True)):
-            signals = TracedSignals(group, batch, engine.generator, engine._measure.reads)
+            signals = TracedSignals(group, batch, engine.generator, engine.measure.reads)
             mean = signals.mean
-            worth = drawn[number] if drawn else engine._measure.function(signals)
+            worth = drawn[number] if drawn else engine.measure.function(signals)
             check_measured(worth, signals.group, engine.utility)
             worth = worth.to(mean.dtype)
             tested.append((mean, worth, torch.isfinite(mean + worth).all()))
@@ -154,13 +154,4 @@ class Watch:
 
     def follow_up(self) -> list[Tensor]:
         """The host's part of an update, and what is due replaced: indices for each group."""
-        engine = self.engine
-        for group in engine.groups:
-            group.state.tick()
-        engine._count()
-        engine.replaced = engine._select_due()
-        if any(map(len, engine.replaced)):
-            engine._replace(engine.replaced, [None] * len(engine.groups), selected=True)
-        else:
-            engine._selected = []
-        return engine.replaced
+        return self.engine.after_traced_update()

@@ -12,7 +12,7 @@ from gnt.importance._recorder import Recorder
 from gnt.learners._compile.functional_optimizers import rule_of
 from gnt.learners._compile.tensor_slots import Sites
 from gnt.replacement.layers import CBPLayer
-from gnt.units._unwrap import unwrap
+from gnt.units import unwrap
 
 if TYPE_CHECKING:
     from gnt.learners._compile.functional_update import Watch

@@ -20,7 +20,7 @@ from gnt.learners.ensemble.report import EnsembleReport
 from gnt.replacement import reinitialization as reinit
 from gnt.replacement import selection
 from gnt.replacement.engine import GnT
-from gnt.units._group import UnitGroup
+from gnt.units import UnitGroup
 
 
 class MemberGenerators:
@@ -73,7 +73,7 @@ class EnsembleGnT(GnT):
     ) -> None:
         super().__init__(groups, optimizer, generator=generators[0], record=False, process_group=False, **settings)
         self.seeds, self.members, self.generators = list(seeds), len(seeds), list(generators)
-        self.generator = self._coin = MemberGenerators(self.generators)  # type: ignore[assignment]
+        self.generator = self.host_generator = MemberGenerators(self.generators)  # type: ignore[assignment]
         self._first = {}  # of each group, where the members' units begin: (members, 1)
         for group in self.groups:
             self._first[group.name] = torch.arange(self.members).mul_(group.num_units // self.members)[:, None]
@@ -90,7 +90,7 @@ class EnsembleGnT(GnT):
 
     def replace(self, units: Sequence[Tensor], incoming: Sequence[Tensor | None] | None = None) -> None:
         """Only what `select` gave: members whose units differ in age could not be selected from together."""
-        if len(units) != len(self._selected) or any(a is not b for a, b in zip(units, self._selected, strict=True)):
+        if len(units) != len(self.selected) or any(a is not b for a, b in zip(units, self.selected, strict=True)):
             raise ValueError("the engine of an ensemble replaces what its select() returned, and nothing else")
         super().replace(units, incoming)
 
@@ -98,37 +98,41 @@ class EnsembleGnT(GnT):
         """As `GnT.report`, with dead units by member."""
         return EnsembleReport.read(self.groups, self.updates, self.replacement_rate, self.members)
 
-    def _signals(self, batches: Prepared) -> list[Signals]:
-        reads = self._measure.reads
+    def signals(self, batches: Prepared) -> list[Signals]:
+        """Signals of every group, whose random draws are made member by member."""
+        reads = self.measure.reads
         pairs = zip(self.groups, batches, strict=True)
         return [MemberSignals(group, batch, self.generator, reads) for group, batch in pairs]
 
     @torch.no_grad()
-    def _assess(self, signals: Sequence[Signals]) -> None:
+    def evaluate(self, signals: Sequence[Signals]) -> None:
+        """Evaluate all groups; an error for values that are not finite names the seeds of the members concerned."""
         try:
-            super()._assess(signals)
+            super().evaluate(signals)
         except FloatingPointError as error:
             drawn = self.generator.get_state()
-            seen = [each.mean.abs().sum(0) + self._measure.function(each) for each in signals]
+            seen = [each.mean.abs().sum(0) + self.measure.function(each) for each in signals]
             self.generator.set_state(drawn)
             broken = [~torch.isfinite(each).view(self.members, -1).all(1).cpu() for each in seen]
             raise FloatingPointError(f"{error} ({named(self.seeds, torch.stack(broken).any(0))})") from None
 
-    def _select_in(self, state: UnitState) -> Tensor:
+    def select_in(self, state: UnitState) -> Tensor:
+        """Indices of the units of one group that are due, the same number in every member."""
         eligible = state.eligible // self.members
         if not eligible:
             return state.nobody
-        count = self._count_due(state, eligible)
+        count = self.count_due(state, eligible)
         if not count:
             return state.nobody
         return selection.lowest_of_each(state.corrected_utility, state.mature, count, self.members)
 
-    def _replace(self, chosen: list[Tensor], fresh: list[list[Tensor] | None], *, selected: bool) -> None:
+    def replace_units(self, chosen: list[Tensor], fresh: list[list[Tensor] | None], *, selected: bool) -> None:
+        """Replace the chosen units, with fresh weights drawn from the generator of each member."""
         drawn = [
             self._draw(group, len(units) // self.members, limits) if weights is None and len(units) else weights
-            for group, units, weights, limits in zip(self.groups, chosen, fresh, self._bounds, strict=True)
+            for group, units, weights, limits in zip(self.groups, chosen, fresh, self.bounds, strict=True)
         ]
-        super()._replace(chosen, drawn, selected=selected)
+        super().replace_units(chosen, drawn, selected=selected)
 
     def _draw(self, group: UnitGroup, count: int, limits: Sequence[float]) -> list[Tensor]:
         """Fresh weights for ``count`` units of each member, slot by slot as a run alone draws them."""

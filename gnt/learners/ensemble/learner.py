@@ -191,7 +191,7 @@ class Ensemble(ContinualBackprop):
         return f"the loss of {bad} is not finite; nothing was changed. Look at x, y and the step size"
 
     def _before_step(self, features: Sequence[Tensor] | None) -> Any:
-        return self.gnt._prepare(features) if self.gnt is not None else None
+        return self.gnt.take_features(features) if self.gnt is not None else None
 
     def _watch(self) -> Watch | None:
         return Watch(self.gnt) if self.gnt is not None else None
@@ -200,7 +200,7 @@ class Ensemble(ContinualBackprop):
         return prepared
 
     def _after_step(self, prepared: Any) -> list[Tensor]:
-        return self.gnt._step(prepared) if self.gnt is not None else []
+        return self.gnt.step_with(prepared) if self.gnt is not None else []
 
     def _check(self, x: Tensor, y: Tensor) -> None:
         checking.batches(x, y, len(self))

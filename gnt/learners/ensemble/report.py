@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gnt.importance._running import UnitState
 from gnt.replacement.report import GroupReport, Report
-from gnt.units._group import UnitGroup
+from gnt.units import UnitGroup
 
 
 @dataclass(frozen=True)

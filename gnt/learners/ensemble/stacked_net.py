@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from gnt.learners.ensemble.layers import MemberLinear
 from gnt.learners.ensemble.members import Member
 from gnt.learners.ensemble.stackable import Layer, Stack
-from gnt.units._group import Slot, UnitGroup
-from gnt.units._walk import flatten, walk
+from gnt.units import Slot, UnitGroup, flatten_layers, walk
 
 Read = Callable[[Tensor], Tensor]
 
@@ -36,7 +35,7 @@ class StackedNet(nn.Module):
 
     def groups(self, activation: str | None) -> tuple[UnitGroup, ...]:
         """The unit groups of all members: those of one, with all members' units; `predict` records for them."""
-        pairs = zip(flatten(self._template[0]), self._stacked, strict=True)
+        pairs = zip(flatten_layers(self._template[0]), self._stacked, strict=True)
         stacked = {id(layer): all_members for (_, layer), all_members in pairs}
         groups = tuple(self._grouped(group, stacked) for group in walk(self._template[0], activation=activation))
         self._read([group.outgoing[0].module for group in groups])
@@ -96,7 +95,7 @@ class StackedNet(nn.Module):
         """A copy of one member's network, as ``make_net`` would give it, with its numbers of now."""
         net = copy.deepcopy(self._template[0])
         with torch.no_grad():
-            for (_, mine), stacked in zip(flatten(net), self._stacked, strict=True):
+            for (_, mine), stacked in zip(flatten_layers(net), self._stacked, strict=True):
                 if not isinstance(mine, nn.Module) or not isinstance(stacked, nn.Module):
                     continue
                 mine.train(stacked.training)

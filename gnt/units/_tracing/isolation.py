@@ -17,7 +17,7 @@ _CONTAINERS = (list, dict, set, OrderedDict)
 
 
 @contextlib.contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
+def preserve_model(model: nn.Module) -> Iterator[None]:
     """Whatever a forward writes into the modules of ``model``, their attributes and flags are put back at the end.
 
     The values of tensors are not looked after (a traced forward works on fakes of them), random generators of the

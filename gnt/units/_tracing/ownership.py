@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from gnt.units._group import CONV_LAYERS, WEIGHT_LAYERS
-from gnt.units._passthrough import computes_as_torch
+from gnt.units._passthrough import has_torch_forward
 from gnt.units._tracing.capture import Node
 from gnt.units._tracing.refused import Refused
 from gnt.units._tracing.shared_memory import Memory
@@ -157,7 +157,7 @@ class Owners:
     def _fault(self, op: WeightOp, module: nn.Module, parameter: Node) -> str | None:
         if id(module) in self._engines:
             return f"has an engine of its own, {self._engines[id(module)]!r}: use layers or trace, not both"
-        if not computes_as_torch(module) and not is_conv1d(module):
+        if not has_torch_forward(module) and not is_conv1d(module):
             return "has a forward of its own: gnt does not know what its weight is to it"
         bias: Any = _parameter(op.bias)[0] if op.bias is not None else None
         if op.bias is not None and bias is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from gnt.units._activations import GAINS, Activation, identify
+from gnt.units._activations import GAINS, Activation, identify_activation
 from gnt.units._tracing.capture import Node
 from gnt.units._tracing.labels import UNIT, Labels, aligned, compact, full, spread
 
@@ -185,7 +185,7 @@ def _comes_from(node: Node, op: str) -> bool:
 
 def _activation_of_module(flow: Flow, node: Node) -> Activation | None:
     module = flow.owners.module_at(node.module)
-    known = identify(module)
+    known = identify_activation(module)
     if known is not None or not node.module or isinstance(module, nn.modules.linear.Linear):
         return known
     name = type(module).__name__.lower()
