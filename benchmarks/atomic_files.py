@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from benchmarks.errors import AGAIN, CannotRun
+from benchmarks.errors import START_OVER_HINT, CannotRun
 
 
 def write_atomically(file: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -42,4 +42,4 @@ def read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text())
     except (OSError, ValueError) as error:
-        raise CannotRun(f"Cannot read {file}: {error}. {AGAIN}") from error
+        raise CannotRun(f"Cannot read {file}: {error}. {START_OVER_HINT}") from error

@@ -94,7 +94,7 @@ def _run(experiment: str, arguments: list[str]) -> int:
     )
     status = comparison.command(made_by, fresh=parsed.fresh, quiet=parsed.quiet, picture=parsed.picture)
     if parsed.tensorboard:
-        from benchmarks.tensorboard import complete
+        from benchmarks.tensorboard import write_missing
 
-        complete(comparison.runs)
+        write_missing(comparison.runs)
     return status

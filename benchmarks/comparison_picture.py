@@ -9,15 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.display import Display, Metric
-from benchmarks.line_labels import LineEnd, height, label_ends, room, wrapped
+from benchmarks.line_labels import LineEnd, label_ends, labels_height, labels_width, wrap_label
 from benchmarks.method_styles import COLOURS, shade
 from benchmarks.picture_headline import headline
-from benchmarks.plot_layout import LEFT, WIDTH, page, panel, save, short
+from benchmarks.plot_layout import LEFT, WIDTH, add_panel, new_figure, save, short_number
 from benchmarks.summary import MethodResults
 
 STYLES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 1, 1, 1, 1, 1)))
-THE_TWO = ("backprop", "continual_backprop")
-FEW = 4  # results whose bands can be told apart where they overlap
+MAIN_METHODS = ("backprop", "continual_backprop")
+MAX_DISTINCT_BANDS = 4  # results whose bands can be told apart where they overlap
 _BIG, _SMALL = 10.5, 9.0  # labels of the main panel and of the others
 _TITLE, _GAP, _EDGE = 0.62, 0.8, 0.2  # inches over a small panel, between columns, at the right
 _LEAST_SMALL, _LEAST_BIG = 1.3, 3.6
@@ -38,15 +38,17 @@ class Curve:
     def label(self, metric: Metric, scale: float, characters: int) -> str:
         """What stands at its end."""
         colon = ":" if "," in self.result.label else ""  # after "lr 0.01" a number needs one
-        return wrapped(f"{self.result.label}{colon} {metric.text(self.mean[-1] / scale)}", characters)
+        return wrap_label(f"{self.result.label}{colon} {metric.text(self.mean[-1] / scale)}", characters)
 
 
-def picture(results: list[MethodResults], display: Display, file: IO[bytes], panels: int = 4, note: str = "") -> None:
+def write_picture(
+    results: list[MethodResults], display: Display, file: IO[bytes], panels: int = 4, note: str = ""
+) -> None:
     """Draw it as PNG. ``panels``: how many metrics at most. ``note``: a further sentence."""
-    save(drawn(results, display, panels, note), file)
+    save(draw_comparison(results, display, panels, note), file)
 
 
-def drawn(results: list[MethodResults], display: Display, panels: int = 4, note: str = "") -> Figure:
+def draw_comparison(results: list[MethodResults], display: Display, panels: int = 4, note: str = "") -> Figure:
     """The figure that `picture` writes."""
     results = [result for result in results if result.complete_seeds]
     present = [metric for metric in display.others if any(result.has(metric.name) for result in results)]
@@ -108,14 +110,14 @@ def _draw(
         for i, (metric, scale, own) in enumerate(zip(metrics, scales, curves, strict=True))
     ]
     sizes = [_BIG, *(_SMALL for _ in metrics[1:])] if len(metrics) > 2 else [_BIG] * len(metrics)
-    high = [max(_LEAST_SMALL, 0.92 * height(own, _SMALL)) for own in labels[1:]]
-    body = max(_LEAST_BIG, sum(high) + _TITLE * (len(high) - 1), height(labels[0], _BIG))
-    figure, _ = page(headline, explanation, body)
-    left_room = room(labels[0], _BIG)
+    high = [max(_LEAST_SMALL, 0.92 * labels_height(own, _SMALL)) for own in labels[1:]]
+    body = max(_LEAST_BIG, sum(high) + _TITLE * (len(high) - 1), labels_height(labels[0], _BIG))
+    figure, _ = new_figure(headline, explanation, body)
+    left_room = labels_width(labels[0], _BIG)
     if not high:
         places = [(LEFT, 0.0, min(WIDTH - LEFT - left_room - _EDGE, 10.0), body)]
     else:
-        right_room = max(room(own, sizes[1]) for own in labels[1:])
+        right_room = max(labels_width(own, sizes[1]) for own in labels[1:])
         free = WIDTH - LEFT - left_room - _GAP - right_room - _EDGE
         big = 0.56 * free if len(high) > 1 else free / 2
         places = [(LEFT, 0.0, big, body)]
@@ -124,18 +126,24 @@ def _draw(
             bottom = body - (i + 1) * each - i * _TITLE
             places.append((LEFT + big + left_room + _GAP, bottom, free - big, each))
     for i, (metric, place) in enumerate(zip(metrics, places, strict=True)):
-        axes = panel(figure, *place, metric.title, 12.5 if sizes[i] == _BIG else 11)
+        axes = add_panel(figure, *place, metric.title, 12.5 if sizes[i] == _BIG else 11)
         lowest = i == 0 or i == len(metrics) - 1
-        _fill(axes, curves[i], labels[i], display, metric, sizes[i], xlabel=display.x if lowest else "")
+        _fill_panel(axes, curves[i], labels[i], display, metric, sizes[i], xlabel=display.x if lowest else "")
     return figure
 
 
-def _fill(
+def _fill_panel(
     axes: Axes, curves: list[Curve], labels: list[str], display: Display, metric: Metric, size: float, xlabel: str
 ) -> None:
     main = metric is display.main
     for order, curve in enumerate(curves):
-        draw_curve(axes, curve, thin=not main or len(curves) > FEW, order=order, crowded=len(curves) > FEW)
+        draw_curve(
+            axes,
+            curve,
+            thin=not main or len(curves) > MAX_DISTINCT_BANDS,
+            order=order,
+            crowded=len(curves) > MAX_DISTINCT_BANDS,
+        )
     axes.set_xlabel(xlabel)
     axes.tick_params(labelsize=size if size == _SMALL else 10.5)
     scale_axes(axes, metric)
@@ -149,7 +157,7 @@ def _fill(
 
 def draw_curve(axes: Axes, curve: Curve, *, thin: bool, order: int, crowded: bool, marked: bool = True) -> None:
     """The mean, over its band; where it is smoothed, the unsmoothed one faintly behind."""
-    above = 3.0 + order / 100 + (curve.result.method in THE_TWO)
+    above = 3.0 + order / 100 + (curve.result.method in MAIN_METHODS)
     few = marked and len(curve.xs) <= 20
     if curve.raw != curve.mean and not crowded:  # what moves all methods alike from row to row hides what lasts
         axes.plot(curve.xs, curve.raw, color=curve.colour, alpha=0.22, linewidth=1.0, zorder=2)
@@ -175,7 +183,7 @@ def scale_axes(axes: Axes, metric: Metric) -> None:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0f}%")
     elif axes.dataLim.y0 >= 0:  # a return may be negative
         axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_formatter(lambda value, _: short(value))
+    axes.xaxis.set_major_formatter(lambda value, _: short_number(value))
     axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[attr-defined]
 
 

@@ -9,7 +9,7 @@ from benchmarks.method_styles import COLOURS
 from benchmarks.summary import Estimate, MethodResults, first_and_last
 
 
-def table(results: list[MethodResults], display: Display) -> Table:
+def comparison_table(results: list[MethodResults], display: Display) -> Table:
     """First, last and mean of the main metric, and the others in the last part."""
     complete = [result for result in results if result.complete_seeds]
     others = [metric for metric in display.others if any(result.has(metric.name) for result in complete)]
@@ -29,20 +29,20 @@ def _cells(result: MethodResults, display: Display, others: list[Metric]) -> lis
     if not result.complete_seeds:
         return [f"0{diverged}"]
     first, last = first_and_last(result, display)
-    main = [text(each, display.main) for each in (first, last, result.mean(display.main.name))]
+    main = [interval_text(each, display.main) for each in (first, last, result.mean(display.main.name))]
     further = [
-        text(result.mean(metric.name, 1.0 - display.last, 1.0), metric) if result.has(metric.name) else ""
+        interval_text(result.mean(metric.name, 1.0 - display.last, 1.0), metric) if result.has(metric.name) else ""
         for metric in others
     ]
     return [f"{len(result.complete_seeds)}{diverged}", *main, *further]
 
 
-def text(value: Estimate, metric: Metric) -> str:
+def interval_text(value: Estimate, metric: Metric) -> str:
     """A mean and its interval as they are shown, to the same decimals.
 
-    >>> text(Estimate(35.84, 0.4712), Metric("", "")), text(Estimate(0.5, 0.01), Metric("", "", percent=True))
+    >>> interval_text(Estimate(35.84, 0.4712), Metric("", "")), interval_text(Estimate(0.5, 0.01), Metric("", "", percent=True))
     ('35.8 ± 0.5', '50.0% ± 1.0%')
-    >>> text(Estimate(3.07e25, 9.7e25), Metric("", ""))
+    >>> interval_text(Estimate(3.07e25, 9.7e25), Metric("", ""))
     '3.1e+25 ± 9.7e+25'
     """
     mean = metric.text(value.mean)

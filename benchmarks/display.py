@@ -65,7 +65,7 @@ class Display:
     last: float = 0.2
     smooth: int = 1
 
-    def in_words(self, rows: list[dict[str, float]]) -> str:
+    def rows_text(self, rows: list[dict[str, float]]) -> str:
         """Rows in a line of a log; the mean of several seeds."""
         last = rows[-1][self.x]
         values = [row[self.main.name] for row in rows if row[self.x] == last]

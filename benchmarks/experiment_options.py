@@ -15,7 +15,7 @@ from benchmarks.value_checks import NOT_NEGATIVE, one_of, whole
 
 def _parser(experiment: str) -> Parser:
     cls = experiments.settings_class(experiment)
-    sizes = "; ".join(f"{size}: {cls.times[size]}" for size in cls.size_names() if size in cls.times)
+    sizes = "; ".join(f"{size}: {cls.durations[size]}" for size in cls.size_names() if size in cls.durations)
     parser = Parser(
         prog=f"python -m benchmarks {experiment}",
         description=f"{experiment}: {cls.help}. {sizes}. Ctrl-C stops; the same command goes on from there.",
@@ -59,7 +59,7 @@ def _parser(experiment: str) -> Parser:
 
 def _default(cls: type, name: str) -> str:
     """The defaults of a setting in words: one, and where methods differ, theirs."""
-    concerned = [method for method in cls.methods if cls.concerns(name, method)]  # type: ignore[attr-defined]
+    concerned = [method for method in cls.methods if cls.affects(name, method)]  # type: ignore[attr-defined]
     values = {method: getattr(cls.of(method), name) for method in concerned}  # type: ignore[attr-defined]
     values = {method: "none" if value == "" else value for method, value in values.items()}
     common = values.get(concerned[0]) if concerned else None

@@ -22,7 +22,7 @@ class GraphWarmup:
     def __init__(self) -> None:
         self._seen: dict[Kind, None] = {}
 
-    def see(self, *batch: Tensor) -> None:
+    def record(self, *batch: Tensor) -> None:
         """Remember the kind of a step that was taken."""
         self._seen.setdefault(tuple((tuple(t.shape), t.stride(), t.dtype, t.device.type) for t in batch))
 
@@ -33,18 +33,18 @@ class GraphWarmup:
             for kind in self._seen
         ]
 
-    def take_up(self, learner: Any, state: list[Any]) -> None:
+    def warm_up(self, learner: Any, state: list[Any]) -> None:
         """Bring a new learner to where one with this `state_dict` was; its weights are loaded afterwards."""
         generator = torch.Generator().manual_seed(0)
         with torch.random.fork_rng(devices=[]):  # dropout draws from torch's own
             for kind in state:
-                batch = [_made_up(*each, generator) for each in kind]
+                batch = [_dummy_tensor(*each, generator) for each in kind]
                 for _ in ("by operations", "by the graph"):
                     learner.learn(*batch)
-                self.see(*batch)
+                self.record(*batch)
 
 
-def _made_up(shape: list[int], stride: list[int], dtype: str, device: str, generator: torch.Generator) -> Tensor:
+def _dummy_tensor(shape: list[int], stride: list[int], dtype: str, device: str, generator: torch.Generator) -> Tensor:
     """Numbers that change what a forward changes; of classes the first, which is always there."""
     extent = 1 + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
     kind: torch.dtype = getattr(torch, dtype)

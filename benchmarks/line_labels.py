@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
-from benchmarks.plot_layout import width
+from benchmarks.plot_layout import text_width
 
 _SPACING = 1.22  # a line's height, in font sizes
 _APART = 0.35  # between labels, in font sizes
-OFF, _LEADER = 12.0, 3.0  # points from a line's end to its label; displaced by more, a thin line leads to it
+OFFSET, _LEADER = 12.0, 3.0  # points from a line's end to its label; displaced by more, a thin line leads to it
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class LineEnd:
     colour: str
 
 
-def wrapped(text: str, characters: int) -> str:
+def wrap_label(text: str, characters: int) -> str:
     r"""A label of several lines, none of them a lone number; broken after commas where that will do.
 
-    >>> wrapped("continual backprop 86.1%", 18), wrapped("L2 12.0%", 18), wrapped("backprop, lr 0.001: 0.925", 22)
+    >>> wrap_label("continual backprop 86.1%", 18), wrap_label("L2 12.0%", 18), wrap_label("backprop, lr 0.001: 0.925", 22)
     ('continual\nbackprop 86.1%', 'L2 12.0%', 'backprop,\nlr 0.001: 0.925')
     """
     *words, value = text.split(" ")
@@ -40,21 +40,23 @@ def wrapped(text: str, characters: int) -> str:
     return "\n".join(lines).replace("\u00a0", " ")
 
 
-def room(texts: list[str], size: float) -> float:
+def labels_width(texts: list[str], size: float) -> float:
     """Inches that the labels take to the right of a panel."""
-    return OFF / 72 + max((width(line, size, bold=True) for text in texts for line in text.split("\n")), default=0.0)
+    return OFFSET / 72 + max(
+        (text_width(line, size, bold=True) for text in texts for line in text.split("\n")), default=0.0
+    )
 
 
-def height(texts: list[str], size: float) -> float:
+def labels_height(texts: list[str], size: float) -> float:
     """Inches that the labels take, one over the other."""
-    return sum(_tall(text, size) for text in texts) / 72
+    return sum(_label_height(text, size) for text in texts) / 72
 
 
-def _tall(text: str, size: float) -> float:
+def _label_height(text: str, size: float) -> float:
     return size * (_SPACING * (text.count("\n") + 1) + _APART)
 
 
-def label_ends(axes: Axes, x: float, ends: list[LineEnd], size: float, off: float = OFF) -> None:
+def label_ends(axes: Axes, x: float, ends: list[LineEnd], size: float, off: float = OFFSET) -> None:
     """Write each label ``off`` points beside its line's end; those that would touch move apart, a thin line leading to
     them.
     """
@@ -65,7 +67,7 @@ def label_ends(axes: Axes, x: float, ends: list[LineEnd], size: float, off: floa
     points = box.height * 72 / (top - bottom)
     ends = sorted(ends, key=lambda end: (end.y, end.text))
     wanted = [(end.y - bottom) * points for end in ends]
-    placed = _spread(wanted, [_tall(end.text, size) for end in ends], box.height * 72)
+    placed = spread_labels(wanted, [_label_height(end.text, size) for end in ends], box.height * 72)
     for end, at, place in zip(ends, wanted, placed, strict=True):
         moved = place - at
         if abs(moved) > _LEADER:
@@ -92,22 +94,22 @@ def label_ends(axes: Axes, x: float, ends: list[LineEnd], size: float, off: floa
         )
 
 
-def _spread(wanted: list[float], heights: list[float], whole: float) -> list[float]:
+def spread_labels(wanted: list[float], heights: list[float], whole: float) -> list[float]:
     """Middles as near to the wanted ones (in order) as things of these heights can stand without overlap.
 
     Neighbours that would overlap become one block, at the mean of what its members want.
 
-    >>> _spread([10.0, 11.0, 50.0], [4.0, 4.0, 4.0], 60.0)
+    >>> spread_labels([10.0, 11.0, 50.0], [4.0, 4.0, 4.0], 60.0)
     [8.5, 12.5, 50.0]
     """
     blocks: list[list[int]] = []
     lows: list[float] = []
     for i in range(len(wanted)):
         blocks.append([i])
-        lows.append(_low(blocks[-1], wanted, heights, whole))
+        lows.append(_lower_edge(blocks[-1], wanted, heights, whole))
         while len(blocks) > 1 and lows[-2] + sum(heights[k] for k in blocks[-2]) > lows[-1]:
             blocks[-2:] = [blocks[-2] + blocks[-1]]
-            lows[-2:] = [_low(blocks[-1], wanted, heights, whole)]
+            lows[-2:] = [_lower_edge(blocks[-1], wanted, heights, whole)]
     placed = []
     for block, low in zip(blocks, lows, strict=True):
         for k in block:
@@ -116,7 +118,7 @@ def _spread(wanted: list[float], heights: list[float], whole: float) -> list[flo
     return placed
 
 
-def _low(block: list[int], wanted: list[float], heights: list[float], whole: float) -> float:
+def _lower_edge(block: list[int], wanted: list[float], heights: list[float], whole: float) -> float:
     """Where the lower edge of a block stands, inside 0 to ``whole`` where there is room."""
     offsets, total = [], 0.0
     for k in block:

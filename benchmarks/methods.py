@@ -12,7 +12,7 @@ import gnt
 from benchmarks.graph_warmup import GraphWarmup
 from benchmarks.seeds import stream
 
-_ENGINE = ("replacement_rate", "maturity_threshold", "decay_rate", "utility")
+_ENGINE_SETTINGS = ("replacement_rate", "maturity_threshold", "decay_rate", "utility")
 
 
 class Method:
@@ -48,38 +48,38 @@ class Method:
         self._settings, self._seeds = settings, list(seeds)
         self._init: dict[str, Any] = {} if init is None else {"init": init}
         self._device = device
-        if hasattr(settings, "weight_decay") and settings.concerns("weight_decay", name):
+        if hasattr(settings, "weight_decay") and settings.affects("weight_decay", name):
             options["weight_decay"] = settings.weight_decay
-        compile = settings.concerning(name).get("compile") == "yes"
+        compile = settings.affecting(name).get("compile") == "yes"
         given = {"loss": loss, "opt": opt, "step_size": settings.lr, "compile": compile, **options}
         self.learner: Any
         if len(self._seeds) > 1:
-            self.learner = self._ensemble(name, make_net, **given)
+            self.learner = self._make_ensemble(name, make_net, **given)
         else:
             net = with_seed(self._seeds[0], lambda: make_net(name))
-            self.learner = self._alone(name, net, **given)
-        self._beside = self._extra(name)
-        self._kinds = GraphWarmup() if compile else None
+            self.learner = self._make_learner(name, net, **given)
+        self._remedy = self._make_remedy(name)
+        self._graph_warmup = GraphWarmup() if compile else None
         self._traced: gnt.Groups | None = None  # of the one network; ensembles have none with CReLU
 
-    def _ensemble(self, name: str, make_net: Callable[[str], nn.Module], **given: Any) -> gnt.Ensemble:
+    def _make_ensemble(self, name: str, make_net: Callable[[str], nn.Module], **given: Any) -> gnt.Ensemble:
         own: dict[str, Any] = {"replacement_rate": 0.0}
         if name == "continual_backprop":
-            own = {**{setting: getattr(self._settings, setting) for setting in _ENGINE}, **self._init}
+            own = {**{setting: getattr(self._settings, setting) for setting in _ENGINE_SETTINGS}, **self._init}
             own["generators"] = [stream(seed, "replacements", self._device) for seed in self._seeds]
         weights = [stream(seed, "weights").initial_seed() for seed in self._seeds]
         return gnt.Ensemble(lambda: make_net(name), weights, **given, **own)
 
-    def _alone(self, name: str, net: nn.Module, **given: Any) -> gnt.Backprop:
+    def _make_learner(self, name: str, net: nn.Module, **given: Any) -> gnt.Backprop:
         if name != "continual_backprop":
             return gnt.Backprop(net, **given)
-        own = {**{setting: getattr(self._settings, setting) for setting in _ENGINE}, **self._init}
+        own = {**{setting: getattr(self._settings, setting) for setting in _ENGINE_SETTINGS}, **self._init}
         if self._layers is not None:
             own["layers"] = self._layers(net)
         generator = stream(self._seeds[0], "replacements", self._device)
         return gnt.ContinualBackprop(net, **given, **own, generator=generator)
 
-    def _extra(self, name: str) -> Any:
+    def _make_remedy(self, name: str) -> Any:
         """What acts after each step, beside the learner; None where nothing does."""
         settings, net, opt = self._settings, self.learner.net, self.learner.opt
         generators = [stream(seed, name, self._device) for seed in self._seeds]
@@ -96,7 +96,7 @@ class Method:
             own = {"tau": settings.dormancy, "period": settings.period, **self._init}
             return gnt.ReDo(net, opt, **own, generator=generator)
         if name == "algorithm_1":
-            own = {**{setting: getattr(settings, setting) for setting in _ENGINE[:3]}, **self._init}
+            own = {**{setting: getattr(settings, setting) for setting in _ENGINE_SETTINGS[:3]}, **self._init}
             return gnt.algorithm_1(net, opt, **own, generator=generator)
         return None
 
@@ -105,10 +105,10 @@ class Method:
         alone = len(self._seeds) == 1
         batch = (x[0], y[0]) if alone else (x, y)
         step = self.learner.learn(*batch)
-        if self._kinds is not None:
-            self._kinds.see(*batch)
-        if hasattr(self._beside, "step"):
-            self._beside.step()
+        if self._graph_warmup is not None:
+            self._graph_warmup.record(*batch)
+        if hasattr(self._remedy, "step"):
+            self._remedy.step()
         return (step.loss[None], step.output[None]) if alone else (step.loss, step.output)
 
     def nets(self) -> list[nn.Module]:
@@ -128,17 +128,17 @@ class Method:
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on bit for bit."""
         state = {"learner": self.learner.state_dict()}
-        if self._kinds is not None:
-            state["kinds"] = self._kinds.state_dict()
-        return state if self._beside is None else {**state, "beside": self._beside.state_dict()}
+        if self._graph_warmup is not None:
+            state["kinds"] = self._graph_warmup.state_dict()
+        return state if self._remedy is None else {**state, "beside": self._remedy.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a saved state."""
-        if self._kinds is not None:
-            self._kinds.take_up(self.learner, state["kinds"])
+        if self._graph_warmup is not None:
+            self._graph_warmup.warm_up(self.learner, state["kinds"])
         self.learner.load_state_dict(state["learner"])
-        if self._beside is not None:
-            self._beside.load_state_dict(state["beside"])
+        if self._remedy is not None:
+            self._remedy.load_state_dict(state["beside"])
 
 
 def with_seed(seed: int, build: Any) -> Any:

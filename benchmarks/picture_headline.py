@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.display import Display
 from benchmarks.method_styles import LABELS
-from benchmarks.summary import MethodResults, best, first_and_last
+from benchmarks.summary import MethodResults, best_results, first_and_last
 
 LOST, KEPT = 0.2, 0.1  # of the first figures: what is a loss that one must see, and what is none
 NEAR_CHANCE = 0.1  # of what lies between guessing and the first figure
@@ -15,7 +15,7 @@ def headline(results: list[MethodResults], display: Display) -> str:
 
     Of a method with several choices of settings the best one counts.
     """
-    found = best(results, display)
+    found = best_results(results, display)
     ends = {method: first_and_last(result, display) for method, result in found.items()}
     if not {"backprop", "continual_backprop"} <= found.keys():
         texts = [f"{LABELS[method]} {display.main.text(last.mean)}" for method, (_, last) in ends.items()]

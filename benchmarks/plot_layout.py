@@ -55,17 +55,17 @@ def canvas(headline: str, explanation: str, panels: int) -> tuple[Figure, list[A
     return figure, list(axes.flat)
 
 
-def page(headline: str, explanation: list[str], body: float) -> tuple[Figure, float]:
+def new_figure(headline: str, explanation: list[str], body: float) -> tuple[Figure, float]:
     """An empty picture with its headline and explanation over ``body`` inches for panels, and its height.
 
     The explanation's lines are broken where needed; a headline that is too long for its line is written smaller.
     """
     pyplot.rcParams.update(_STYLE)
     room = WIDTH - 2 * LEFT
-    lines = broken(explanation, room, _EXPLANATION_SIZE)
+    lines = wrap_sentences(explanation, room, _EXPLANATION_SIZE)
     height = _EXPLANATION + _LINE * len(lines) + _TO_TITLE + body + _BOTTOM
     figure = pyplot.figure(figsize=(WIDTH, height), dpi=_DPI)
-    size = min(19.0, 19.0 * room / width(headline, 19.0, bold=True))
+    size = min(19.0, 19.0 * room / text_width(headline, 19.0, bold=True))
     style: dict[str, Any] = {"va": "top", "x": LEFT / WIDTH}
     figure.text(y=1 - _HEADLINE / height, s=headline, fontsize=size, fontweight="bold", color="#111111", **style)
     words = {"fontsize": _EXPLANATION_SIZE, "color": "#555555", "linespacing": 1.4}
@@ -73,7 +73,7 @@ def page(headline: str, explanation: list[str], body: float) -> tuple[Figure, fl
     return figure, height
 
 
-def panel(figure: Figure, left: float, bottom: float, wide: float, high: float, title: str, size: float) -> Axes:
+def add_panel(figure: Figure, left: float, bottom: float, wide: float, high: float, title: str, size: float) -> Axes:
     """A panel ``bottom`` inches above the lowest one's foot."""
     height = figure.get_figheight()
     axes = figure.add_axes((left / WIDTH, (_BOTTOM + bottom) / height, wide / WIDTH, high / height))
@@ -81,19 +81,19 @@ def panel(figure: Figure, left: float, bottom: float, wide: float, high: float, 
     return axes
 
 
-def width(text: str, size: float, *, bold: bool = False) -> float:
+def text_width(text: str, size: float, *, bold: bool = False) -> float:
     """How wide a line of text is."""
     font = FontProperties(family="sans-serif", weight="bold" if bold else "normal")
     return float(TextPath((0, 0), text, size=size, prop=font).get_extents().width) / 72 if text.strip() else 0.0
 
 
-def broken(sentences: list[str], room: float, size: float) -> list[str]:
+def wrap_sentences(sentences: list[str], room: float, size: float) -> list[str]:
     """Sentences as lines no wider than ``room``: several on a line where they fit, else a line each, else broken."""
     lines: list[str] = []
     for sentence in sentences:
         joined = f"{lines[-1]} {sentence}" if lines else sentence
-        wide = width(sentence, size)
-        if lines and width(joined, size) <= room:
+        wide = text_width(sentence, size)
+        if lines and text_width(joined, size) <= room:
             lines[-1] = joined
         elif wide <= room:
             lines.append(sentence)
@@ -102,10 +102,10 @@ def broken(sentences: list[str], room: float, size: float) -> list[str]:
     return lines
 
 
-def short(number: float) -> str:
+def short_number(number: float) -> str:
     """A number at an axis.
 
-    >>> short(5), short(20_000), short(1_500_000)
+    >>> short_number(5), short_number(20_000), short_number(1_500_000)
     ('5', '20k', '1.5M')
     """
     if abs(number) >= 1e6:

@@ -57,7 +57,7 @@ class Entry:
 
     def differing(self, settings: BaseSettings, method: str) -> Values | None:
         """The settings it was measured with that are not ours; None where they cannot be compared."""
-        ours = settings.concerning(method)
+        ours = settings.affecting(method)
         differing = {name: value for name, value in self.where.items() if name in ours and ours[name] != value}
         return None if any(name in differing for name in self.must_agree) else differing
 
@@ -152,7 +152,7 @@ def _check_setting(cls: Any, method: str | None, name: str, value: Any, where: s
         raise CannotRun(f"{where}, where {name}: {error}") from None
     if allowed != value:
         raise CannotRun(f"{where}, where {name}: {value!r} is no value of it; {allowed!r} is")
-    if method is not None and not cls.concerns(name, method):
+    if method is not None and not cls.affects(name, method):
         raise CannotRun(f"{where}, where {name}: of no effect on {method}")
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.errors import AGAIN, CannotRun
+from benchmarks.errors import START_OVER_HINT, CannotRun
 from benchmarks.training import Row
 
 
@@ -46,7 +46,7 @@ class Record:
         """Forget all after the first ``size`` bytes."""
         with self._writing(), self.file.open("ab") as stream:
             if stream.tell() < size:
-                raise CannotRun(f"{self.file} is shorter than its checkpoint says. {AGAIN}")
+                raise CannotRun(f"{self.file} is shorter than its checkpoint says. {START_OVER_HINT}")
             stream.truncate(size)
 
     def _append(self, lines: Iterable[dict[str, Any]]) -> None:
@@ -77,7 +77,7 @@ class Record:
             text = self.file.read_bytes()
             return [json.loads(line) for line in text[: text.rfind(b"\n") + 1].splitlines()]
         except (OSError, ValueError) as error:
-            raise CannotRun(f"Cannot read {self.file}: {error}. {AGAIN}") from error
+            raise CannotRun(f"Cannot read {self.file}: {error}. {START_OVER_HINT}") from error
 
     def head(self) -> dict[str, Any] | None:
         """The first line; None where there is none yet."""
@@ -88,7 +88,7 @@ class Record:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
-            raise CannotRun(f"Cannot read {self.file}: {error}. {AGAIN}") from error
+            raise CannotRun(f"Cannot read {self.file}: {error}. {START_OVER_HINT}") from error
 
     @property
     def ended(self) -> bool:

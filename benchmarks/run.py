@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks import experiments, provenance
 from benchmarks.atomic_files import read_json, write_atomically, write_json
-from benchmarks.errors import AGAIN, CannotRun
+from benchmarks.errors import START_OVER_HINT, CannotRun
 from benchmarks.method_styles import COLOURS
 from benchmarks.record import Record
 from benchmarks.settings import BaseSettings
@@ -54,7 +54,7 @@ class Run:
         """Where the run lives."""
         first, last = self.seeds[0], self.seeds[-1]
         seeds = f"seed-{first}" if first == last else f"seeds-{first}-to-{last}"
-        home, name = self.out / self.experiment, self.settings.run_name(self.experiment, self.method)
+        home, name = self.out / self.experiment, self.settings.folder_name(self.experiment, self.method)
         if not (home / name).exists():  # made when the defaults were others: whose it is, the hash says
             digest = name.rpartition("_")[2]
             name = next((folder.name for folder in sorted(home.glob(f"{self.method}_*_{digest}"))), name)
@@ -82,7 +82,7 @@ class Run:
             "experiment": self.experiment,
             "revision": self.settings.revision,
             "method": self.method,
-            "settings": self.settings.concerning(self.method),
+            "settings": self.settings.affecting(self.method),
             "seeds": list(self.seeds),
         }
 
@@ -98,10 +98,10 @@ class Run:
         """Versions, commit, hardware and seconds of a finished run."""
         about: dict[str, Any] = read_json(self._about)
         if not isinstance(about, dict) or not isinstance(about.get("seconds"), (int, float)):
-            raise CannotRun(f"{self._about} does not say how long the run took. {AGAIN}")
+            raise CannotRun(f"{self._about} does not say how long the run took. {START_OVER_HINT}")
         return about
 
-    def forget(self, wait: float = 0.0) -> None:
+    def delete_results(self, wait: float = 0.0) -> None:
         """Remove all that was done, to start over; not from under a process that makes the run (`lock`)."""
         with self.lock(wait):
             try:
@@ -153,7 +153,7 @@ class Run:
         """
         import torch
 
-        self.check()
+        self.check_record()
         if not self._checkpoint.exists():
             self.record.begin(self.head)
             return 0.0
@@ -166,10 +166,10 @@ class Run:
                 return float(content["seconds"])
         except _UNREADABLE as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise CannotRun(f"Cannot read {self._checkpoint} ({reason}). {AGAIN}") from error
+            raise CannotRun(f"Cannot read {self._checkpoint} ({reason}). {START_OVER_HINT}") from error
         then = ", ".join(f"{name} {begun.get(name)}" for name in now if begun.get(name) != now[name])
         here = ", ".join(f"{name} {now[name]}" for name in now if begun.get(name) != now[name])
-        raise CannotRun(f"The run {self.folder} was begun with {then}; this is {here}. {AGAIN}")
+        raise CannotRun(f"The run {self.folder} was begun with {then}; this is {here}. {START_OVER_HINT}")
 
     def finish(self, seconds: float, **reason: str) -> None:
         """Write where the run comes from, then the end of its record; the checkpoint is no longer needed."""
@@ -185,12 +185,12 @@ class Run:
 
     def rows(self) -> list[Row]:
         """The rows of a finished run."""
-        self.check()
+        self.check_record()
         _, *rows, end = self.record.lines()
         if end.get("end") != len(rows) or not all(self._has(row) for row in rows):
             raise CannotRun(
                 f"{self.record.file} is damaged: its end counts {end.get('end')} rows of seeds {list(self.seeds)}, and "
-                f"{len(rows)} other or fewer are there. {AGAIN}"
+                f"{len(rows)} other or fewer are there. {START_OVER_HINT}"
             )
         return rows
 
@@ -202,7 +202,7 @@ class Run:
         """Why the finished run ended before its time; None where it did not."""
         return self.record.lines()[-1].get("diverged")  # type: ignore[no-any-return]
 
-    def check(self) -> None:
+    def check_record(self) -> None:
         """Refuse a record that is another run's, or of other settings, before anything of it is changed."""
         head = self.record.head()
         if head is None:
@@ -212,5 +212,5 @@ class Run:
             name = differing[0]
             raise CannotRun(
                 f"{self.record.file} has {name} {head.get(name)}, where this run has {self.head[name]}: it was made by "
-                f"another version of the settings. {AGAIN}"
+                f"another version of the settings. {START_OVER_HINT}"
             )

@@ -43,9 +43,9 @@ class RunPlan:
         ensembles: list[Run] = []
         for seed, combination in itertools.product(self.seeds, self._combinations()):
             for method in self.methods:
-                own = {name: value for name, value in (self.given | combination).items() if cls.concerns(name, method)}
+                own = {name: value for name, value in (self.given | combination).items() if cls.affects(name, method)}
                 settings = cls.of(method, self.size, **own)
-                together = method in cls.together and len(self.seeds) > 1
+                together = method in cls.ensemble_methods and len(self.seeds) > 1
                 run = Run(self.experiment, method, settings, self.seeds if together else (seed,), out)
                 (ensembles if together else singles).append(run)
         return list(dict.fromkeys([*ensembles, *singles]))
@@ -60,7 +60,7 @@ class RunPlan:
         if both:
             raise CannotRun(f"{flag(min(both))}: given once, and in --grid too. Give it in one place.")
         unused = [
-            name for name in [*self.given, *self.grid] if not any(cls.concerns(name, method) for method in self.methods)
+            name for name in [*self.given, *self.grid] if not any(cls.affects(name, method) for method in self.methods)
         ]
         if unused:
             raise CannotRun(f"{', '.join(map(flag, unused))}: of no effect on {' and '.join(self.methods)}.")

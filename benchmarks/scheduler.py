@@ -14,16 +14,16 @@ from benchmarks.launching import Launcher
 from benchmarks.progress import ProgressView, Title
 from benchmarks.run import Run
 from benchmarks.training import Row
-from benchmarks.worker import LAST
+from benchmarks.worker import FINAL_MESSAGES
 
 STOP_SECONDS = 10.0
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 
-InWords = Callable[[list[Row]], str]
+RowsText = Callable[[list[Row]], str]
 
 
 class _Scheduler:
-    """All runs of a command: those that wait, those that are being made, and what went wrong."""
+    """All runs of a command: those that wait, those that are being running, and what went wrong."""
 
     def __init__(
         self,
@@ -31,68 +31,68 @@ class _Scheduler:
         launcher: Launcher,
         view: ProgressView,
         title: Callable[[Run], Title],
-        in_words: InWords,
+        rows_text: RowsText,
         interrupted: list[int],
     ) -> None:
         self.waiting = list(runs)
-        self.made: list[Run] = []
-        self.launcher, self.view, self.title, self.in_words = launcher, view, title, in_words
-        self.troubles: list[str] = []
+        self.running: list[Run] = []
+        self.launcher, self.view, self.title, self.rows_text = launcher, view, title, rows_text
+        self.errors: list[str] = []
         self.refused = False
         self.stopping = False
         self.interrupted = interrupted
 
     @property
-    def busy(self) -> bool:
+    def has_work(self) -> bool:
         """Whether something is left to do; nothing is, once a run was refused, as the others would be too."""
-        return bool(self.made or self.waiting) and not self.refused
+        return bool(self.running or self.waiting) and not self.refused
 
-    def go_on(self) -> None:
+    def poll(self) -> None:
         """Start what there is room for, then wait a moment for messages, and show them."""
-        while self.waiting and len(self.made) < self.launcher.slots and not self.stopping:
+        while self.waiting and len(self.running) < self.launcher.slots and not self.stopping:
             run = self.waiting.pop(0)
             self.launcher.start(run)
-            self.made.append(run)
-        for run, message in self.launcher.messages(_LOOK_SECONDS):
-            self._take(self.title(run), message)
-            if message[0] in LAST:
-                self.made.remove(run)
+            self.running.append(run)
+        for run, message in self.launcher.messages(_POLL_SECONDS):
+            self._handle(self.title(run), message)
+            if message[0] in FINAL_MESSAGES:
+                self.running.remove(run)
                 if message[0] != "stopped":
                     self.view.end(self.title(run))
 
     def stop(self) -> None:
         """Let all save and end; end those that do not."""
         self.stopping = True
-        for run in self.made:
-            self.launcher.tell_to_stop(run)
+        for run in self.running:
+            self.launcher.request_stop(run)
         deadline = time.monotonic() + STOP_SECONDS
-        while self.made and time.monotonic() < deadline:
-            self.go_on()
-        for run in self.made:
+        while self.running and time.monotonic() < deadline:
+            self.poll()
+        for run in self.running:
             self.launcher.kill(run)
 
-    def _take(self, title: Title, message: tuple[Any, ...]) -> None:
+    def _handle(self, title: Title, message: tuple[Any, ...]) -> None:
         match message:
             case ("progress", done, total, latest):
                 self.view.progress(title, done, total, latest)
             case ("rows", rows):
-                self.view.line(title, self.in_words(rows))
+                self.view.line(title, self.rows_text(rows))
             case ("diverged", why):
                 self.view.line(title, f"ends here, as it diverged: {why}")
             case ("refused", text):
                 self.refused = True
-                self.troubles.append(text)
+                self.errors.append(text)
             case ("failed", text):
-                self.troubles.append(f"The run {title.label} failed:\n{text}")
+                self.errors.append(f"The run {title.label} failed:\n{text}")
             case ("died", why) if not (self.stopping or self.interrupted):
-                self.troubles.append(
+                self.errors.append(
                     f"The process of the run {title.label} was killed ({why}). "
                     "Run the same command again to go on from the last checkpoint."
                 )
 
 
-def make(
-    runs: list[Run], launcher: Launcher, view: ProgressView, title: Callable[[Run], Title], in_words: InWords
+def run_all(
+    runs: list[Run], launcher: Launcher, view: ProgressView, title: Callable[[Run], Title], rows_text: RowsText
 ) -> bool:
     """Make the runs. Returns whether all were finished; False when a person stopped them.
 
@@ -101,15 +101,15 @@ def make(
             others are finished.
     """
     with _interruptible() as interrupted:
-        crew = _Scheduler(runs, launcher, view, title, in_words, interrupted)
+        scheduler = _Scheduler(runs, launcher, view, title, rows_text, interrupted)
         try:
-            while crew.busy and not interrupted:
-                crew.go_on()
+            while scheduler.has_work and not interrupted:
+                scheduler.poll()
         finally:
-            crew.stop()
+            scheduler.stop()
             launcher.close()
-    if crew.troubles:
-        raise CannotRun("\n".join(dict.fromkeys(crew.troubles)))  # two workers often have the same to say
+    if scheduler.errors:
+        raise CannotRun("\n".join(dict.fromkeys(scheduler.errors)))  # two workers often have the same to say
     return all(run.finished for run in runs)
 
 

@@ -40,10 +40,10 @@ class BaseSettings:
     revision: ClassVar[int]
     methods: ClassVar[tuple[str, ...]]
     default_methods: ClassVar[tuple[str, ...]] = ("backprop", "continual_backprop")
-    together: ClassVar[tuple[str, ...]] = ()
+    ensemble_methods: ClassVar[tuple[str, ...]] = ()
     sizes: ClassVar[dict[Any, Values]]
-    times: ClassVar[dict[str, str]] = {}
-    by_method: ClassVar[dict[str, Values]] = {}
+    durations: ClassVar[dict[str, str]] = {}
+    method_defaults: ClassVar[dict[str, Values]] = {}
 
     @classmethod
     def size_names(cls) -> tuple[str, ...]:
@@ -64,7 +64,7 @@ class BaseSettings:
         for name in given:
             cls.field(name)
         of_size, of_both = cls.sizes[size], cls.sizes.get((size, method), {})
-        return cls(**{**cls.by_method.get(method, {}), **of_size, **of_both, **given})
+        return cls(**{**cls.method_defaults.get(method, {}), **of_size, **of_both, **given})
 
     @classmethod
     def field(cls, name: str) -> dataclasses.Field[Any]:
@@ -75,31 +75,31 @@ class BaseSettings:
         return fields[name]
 
     @classmethod
-    def concerns(cls, name: str, method: str) -> bool:
+    def affects(cls, name: str, method: str) -> bool:
         """Whether the setting has an effect on the method."""
         methods = cls.field(name).metadata["methods"]
         return not methods or method in methods
 
-    def concerning(self, method: str, *, tuning: bool | None = None) -> Values:
+    def affecting(self, method: str, *, tuning: bool | None = None) -> Values:
         """The settings that have an effect on ``method``, by name; only (or all but) those of its tuning on demand."""
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if self.concerns(field.name, method) and tuning in (None, field.metadata["tuning"])
+            if self.affects(field.name, method) and tuning in (None, field.metadata["tuning"])
         }
 
-    def changed(self, method: str) -> Values:
-        """Those of `concerning` that are not as they are when nothing is said."""
-        standard = type(self).of(method).concerning(method)
-        return {name: value for name, value in self.concerning(method).items() if value != standard[name]}
+    def non_default(self, method: str) -> Values:
+        """Those of `affecting` that are not as they are when nothing is said."""
+        standard = type(self).of(method).affecting(method)
+        return {name: value for name, value in self.affecting(method).items() if value != standard[name]}
 
-    def run_name(self, experiment: str, method: str) -> str:
+    def folder_name(self, experiment: str, method: str) -> str:
         """A folder's name: readable (what differs from the defaults), and never the same for different settings (a
         hash of all).
         """
-        full = [experiment, self.revision, method, self.concerning(method)]
+        full = [experiment, self.revision, method, self.affecting(method)]
         digest = hashlib.sha256(json.dumps(full, sort_keys=True).encode()).hexdigest()[:8]
-        readable = [f"{name.replace('_', '-')}={_short(value)}" for name, value in self.changed(method).items()]
+        readable = [f"{name.replace('_', '-')}={_short(value)}" for name, value in self.non_default(method).items()]
         return "_".join([method, *(readable or ["defaults"]), digest])
 
 
@@ -113,6 +113,6 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def in_words(values: Values) -> str:
+def settings_text(values: Values) -> str:
     """Settings for a sentence; what is empty (no folder given) is not spoken of."""
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items() if value != "")

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.display import Display
 from benchmarks.method_styles import LABELS
 from benchmarks.run import Run
-from benchmarks.settings import BaseSettings, Values, in_words
+from benchmarks.settings import BaseSettings, Values, settings_text
 from benchmarks.training import Row
 
 
@@ -37,11 +37,11 @@ def estimate(values: Sequence[float]) -> Estimate:
     if n == 1:
         return Estimate(mean, None)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    return Estimate(mean, _student(n - 1) * deviation / math.sqrt(n))
+    return Estimate(mean, _t_quantile(n - 1) * deviation / math.sqrt(n))
 
 
 @cache
-def _student(freedom: int) -> float:
+def _t_quantile(freedom: int) -> float:
     from scipy.stats import t  # type: ignore[import-untyped]
 
     return float(t.ppf(0.975, freedom))
@@ -114,7 +114,7 @@ class MethodResults:
         found = [
             [row for row in self.rows_by_seed[seed] if _value(row, metric) is not None] for seed in self.complete_seeds
         ]
-        every = [smoothed([_value(row, metric) or 0.0 for row in rows], smooth) for rows in found]
+        every = [moving_average([_value(row, metric) or 0.0 for row in rows], smooth) for rows in found]
         return [row[x] for row in found[0]], [estimate(values) for values in zip(*every, strict=True)]
 
     def mean(self, metric: str, first: float = 0.0, last: float = 1.0) -> Estimate:
@@ -122,15 +122,15 @@ class MethodResults:
         means = []
         for seed in self.complete_seeds:
             found = [value for row in self.rows_by_seed[seed] if (value := _value(row, metric)) is not None]
-            begin, end = _part(len(found), first, last)
+            begin, end = _slice_bounds(len(found), first, last)
             means.append(math.fsum(found[begin:end]) / (end - begin))
         return estimate(means)
 
 
-def _part(count: int, first: float, last: float) -> tuple[int, int]:
+def _slice_bounds(count: int, first: float, last: float) -> tuple[int, int]:
     """Rows from share ``first`` up to share ``last``; at least one.
 
-    >>> _part(10, 0.0, 0.1), _part(10, 0.8, 1.0), _part(3, 0.0, 0.1), _part(3, 0.9, 1.0)
+    >>> _slice_bounds(10, 0.0, 0.1), _slice_bounds(10, 0.8, 1.0), _slice_bounds(3, 0.0, 0.1), _slice_bounds(3, 0.9, 1.0)
     ((0, 1), (8, 10), (0, 1), (2, 3))
     """
     begin, end = round(first * count), round(last * count)
@@ -139,10 +139,10 @@ def _part(count: int, first: float, last: float) -> tuple[int, int]:
     return begin, end
 
 
-def smoothed(values: list[float], width: int) -> list[float]:
+def moving_average(values: list[float], width: int) -> list[float]:
     """Each value's mean with those around it, ``width`` in all.
 
-    >>> smoothed([1.0, 2.0, 6.0], 3)
+    >>> moving_average([1.0, 2.0, 6.0], 3)
     [1.5, 3.0, 4.0]
     """
     side = width // 2
@@ -158,16 +158,16 @@ def _value(row: Row, metric: str) -> float | None:
     return sum(layers) / len(layers) if layers else None
 
 
-def names(runs: Sequence[Run]) -> dict[Run, str]:
+def run_labels(runs: Sequence[Run]) -> dict[Run, str]:
     """What tells runs apart, but for their seeds: the method, and those settings that differ among runs of it."""
     seen: dict[str, list[Values]] = {}
     for run in runs:
-        seen.setdefault(run.method, []).append(run.settings.concerning(run.method))
+        seen.setdefault(run.method, []).append(run.settings.affecting(run.method))
     found = {}
     for run in runs:
-        own, others = run.settings.concerning(run.method), seen[run.method]
+        own, others = run.settings.affecting(run.method), seen[run.method]
         differing = {name: value for name, value in own.items() if any(other[name] != value for other in others)}
-        found[run] = ", ".join(filter(None, [LABELS[run.method], in_words(differing)]))
+        found[run] = ", ".join(filter(None, [LABELS[run.method], settings_text(differing)]))
     return found
 
 
@@ -176,7 +176,7 @@ def results_of(runs: Sequence[Run]) -> list[MethodResults]:
     grouped: dict[Any, list[Run]] = {}
     for run in runs:
         grouped.setdefault((run.method, run.settings), []).append(run)
-    labels = names(runs)
+    labels = run_labels(runs)
     return [MethodResults(labels[group[0]], tuple(group)) for group in grouped.values()]
 
 
@@ -186,7 +186,7 @@ def first_and_last(result: MethodResults, display: Display) -> tuple[Estimate, E
     return result.mean(name, 0.0, display.first), result.mean(name, 1.0 - display.last, 1.0)
 
 
-def best(results: Sequence[MethodResults], display: Display) -> dict[str, MethodResults]:
+def best_results(results: Sequence[MethodResults], display: Display) -> dict[str, MethodResults]:
     """Of each method the result with the best main metric, over the whole run; those without a complete seed are left
     out.
     """

@@ -33,7 +33,7 @@ class TaskTraining(Training):
     """Some seeds of one method on all tasks. What the tasks are depends on the seed alone, not on the method.
 
     A subclass gives the tasks, and sets ``method``. A row comes at the end of each task: ``online_accuracy``, the mean
-    correctness before each update of the task, what `at_end` adds, and what `gnt.metrics.Probe` finds at its start.
+    correctness before each update of the task, what `task_metrics` adds, and what `gnt.metrics.Probe` finds at its start.
 
     Args:
         seeds: one, or several that are trained together.
@@ -57,8 +57,8 @@ class TaskTraining(Training):
         self.seeds, self.tasks, self.epochs, self.images, self.batch = seeds, tasks, epochs, images, batch
         self.batches = -(-images // batch)
         self.piece, self.device = piece, device
-        self.pieces_a_task = -(-self.batches * epochs // piece)
-        self.total, self.done, self.latest = tasks * self.pieces_a_task, 0, ""
+        self.pieces_per_task = -(-self.batches * epochs // piece)
+        self.total, self.done, self.latest = tasks * self.pieces_per_task, 0, ""
         self.method: Method
         self._streams = [stream(seed, "order") for seed in seeds]
         self._order = torch.empty(0)
@@ -70,16 +70,16 @@ class TaskTraining(Training):
     def task(self, number: int, seed: int) -> Task:
         """The task of that number (from 0) of a seed; always the same."""
 
-    def at_start(self, number: int) -> None:
+    def before_task(self, number: int) -> None:
         """Called before each task is looked at."""
 
-    def at_end(self, number: int, seed: int, net: nn.Module) -> Row:
+    def task_metrics(self, number: int, seed: int, net: nn.Module) -> Row:
         """Further figures of a seed at the end of a task."""
         return {}
 
     def advance(self) -> list[Row]:
         """The next batches of the task."""
-        number, piece = divmod(self.done, self.pieces_a_task)
+        number, piece = divmod(self.done, self.pieces_per_task)
         if piece == 0:
             self._start(number)
         first = piece * self.piece
@@ -89,24 +89,24 @@ class TaskTraining(Training):
         images = after // self.batches * self.images + min(after % self.batches * self.batch, self.images)
         accuracy = (self._correct.double() / images).tolist()
         self.latest = f"task {number + 1}/{self.tasks}  accuracy {sum(accuracy) / len(accuracy):.0%}"
-        if piece + 1 < self.pieces_a_task:
+        if piece + 1 < self.pieces_per_task:
             return []
         return self._end(number, accuracy)
 
     def _start(self, number: int) -> None:
-        self._take_up(number)
+        self._load_tasks(number)
         self._correct.zero_()
-        self.at_start(number)
+        self.before_task(number)
         self._rows = []
         for net, task in zip(self.method.nets(), self._tasks, strict=True):
             self._rows.append(gnt.metrics.Probe(net, self.method.units(net, task.probe), task.probe).measure())
 
-    def _take_up(self, number: int) -> None:
+    def _load_tasks(self, number: int) -> None:
         self._tasks = [self.task(number, seed) for seed in self.seeds]
 
     def _learn(self, indices: range) -> None:
         """Those batches, counted from the start of the task. What a step need not do is done for all of them."""
-        batches = [self._chosen(index) for index in indices]
+        batches = [self._batch_indices(index) for index in indices]
         sizes = [batch.shape[1] for batch in batches]
         chosen = torch.cat(batches, 1).to(self.device)
         # images first, so that a batch's strides, which compiled graphs depend on, do not depend on how many there are
@@ -116,7 +116,7 @@ class TaskTraining(Training):
         outputs = [self.method.learn(x.transpose(0, 1), y.transpose(0, 1))[1] for x, y in pairs]
         self._correct += (torch.cat(outputs, 1).argmax(-1) == y.transpose(0, 1)).sum(1).cpu()
 
-    def _chosen(self, index: int) -> Tensor:
+    def _batch_indices(self, index: int) -> Tensor:
         """Which images are in that batch, for each seed."""
         within = index % self.batches
         if within == 0:
@@ -127,7 +127,7 @@ class TaskTraining(Training):
         rows = []
         for i, (seed, net) in enumerate(zip(self.seeds, self.method.nets(), strict=True)):
             row: Row = {"seed": seed, "task": number + 1, "online_accuracy": accuracy[i]}
-            rows.append({**row, **self.at_end(number, seed, net), **self._rows[i]})
+            rows.append({**row, **self.task_metrics(number, seed, net), **self._rows[i]})
         return rows
 
     def state_dict(self) -> dict[str, Any]:
@@ -148,7 +148,7 @@ class TaskTraining(Training):
         self._order, self._correct, self._rows = state["order"], state["correct"], state["rows"]
         for own, saved in zip(self._streams, state["streams"], strict=True):
             own.set_state(saved)
-        number, piece = divmod(self.done, self.pieces_a_task)
+        number, piece = divmod(self.done, self.pieces_per_task)
         if piece:
-            self._take_up(number)
+            self._load_tasks(number)
         self.method.load_state_dict(state["method"])

@@ -54,7 +54,7 @@ def writer(run: Run) -> Iterator[Callable[[list[Row]], None]]:
             each.close()
 
 
-def complete(runs: Iterable[Run]) -> None:
+def write_missing(runs: Iterable[Run]) -> None:
     """Write what is missing for finished runs: they may have been made without."""
     for run in runs:
         if run.finished and not folder(run).exists():

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from benchmarks.errors import CannotRun
 from benchmarks.run import Run
 
-LAST = ("finished", "diverged", "stopped", "refused", "failed", "died")
+FINAL_MESSAGES = ("finished", "diverged", "stopped", "refused", "failed", "died")
 REPORT_SECONDS = 0.2
 LOCK_SECONDS = 10.0
 
@@ -36,7 +36,7 @@ class Connection(Protocol):
         """The next message."""
 
 
-def work(run: Run, connection: Connection, checkpoint_seconds: float, tensorboard: bool) -> None:
+def run_worker(run: Run, connection: Connection, checkpoint_seconds: float, tensorboard: bool) -> None:
     """Make the run, from its checkpoint when there is one, until it is finished or stopped."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the command says when to stop
@@ -61,7 +61,7 @@ def _train(run: Run, connection: Connection, checkpoint_seconds: float, tensorbo
     began = time.monotonic() - run.load(training)
     saved = time.monotonic()
     reported = 0.0
-    with _written(run, tensorboard) as write, _terminable() as terminated:
+    with _tensorboard_writer(run, tensorboard) as write, _sigterm_received() as terminated:
         while training.done < training.total:
             try:
                 rows = training.advance()
@@ -76,7 +76,7 @@ def _train(run: Run, connection: Connection, checkpoint_seconds: float, tensorbo
             if now - reported > REPORT_SECONDS:
                 _send(connection, "progress", training.done, training.total, training.latest)
                 reported = now
-            if terminated or _told_to_stop(connection):
+            if terminated or _stop_requested(connection):
                 run.save(training, now - began)
                 return ("stopped",)
             if now - saved > checkpoint_seconds:
@@ -88,7 +88,7 @@ def _train(run: Run, connection: Connection, checkpoint_seconds: float, tensorbo
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[list[int]]:
+def _sigterm_received() -> Iterator[list[int]]:
     """A plain kill fills the list instead of ending the process, so that the run is saved first: the schedulers of
     clusters send it to all processes of a training at once.
     """
@@ -104,7 +104,7 @@ def _terminable() -> Iterator[list[int]]:
 
 
 @contextlib.contextmanager
-def _written(run: Run, tensorboard: bool) -> Any:
+def _tensorboard_writer(run: Run, tensorboard: bool) -> Any:
     """What writes rows for TensorBoard, where that is wanted."""
     if not tensorboard:
         yield lambda rows: None
@@ -115,7 +115,7 @@ def _written(run: Run, tensorboard: bool) -> Any:
         yield write
 
 
-def _told_to_stop(connection: Connection) -> bool:
+def _stop_requested(connection: Connection) -> bool:
     try:
         return connection.poll() and connection.recv() == "stop"
     except (EOFError, OSError):  # the command was killed
@@ -123,5 +123,5 @@ def _told_to_stop(connection: Connection) -> bool:
 
 
 def _send(connection: Connection, *message: Any) -> None:
-    with contextlib.suppress(OSError):  # the command was killed; _told_to_stop sees it too
+    with contextlib.suppress(OSError):  # the command was killed; _stop_requested sees it too
         connection.send(message)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.datasets.classes import ClassSource, some
+from benchmarks.datasets.classes import ClassSource, sample_images
 from benchmarks.errors import CannotRun
 from benchmarks.seeds import stream
 
@@ -58,6 +58,6 @@ def make_pair(classes: ClassSource, pair: list[int], train: int, test: int, gene
         for part, count, name, into in zip(splits, (train, test), splits._fields, xs, strict=True):
             if len(part) < count:
                 raise CannotRun(f"class {label} has {len(part)} images to {name}, fewer than the {count} asked for.")
-            into.append(some(part, count, generator).in_unit_range())
+            into.append(sample_images(part, count, generator).in_unit_range())
     labels = torch.tensor([0, 1])
     return Pair(torch.cat(xs[0]), labels.repeat_interleave(train), torch.cat(xs[1]), labels.repeat_interleave(test))

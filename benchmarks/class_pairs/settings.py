@@ -27,11 +27,11 @@ class Settings(BaseSettings):
         "fashion": {"tasks": 200, "epochs": 50, "train": 600, "test": 100},
         "published": {"source": "imagenet", "tasks": 2000, "epochs": 250, "train": 600, "test": 100},
     }
-    times: ClassVar[dict[str, str]] = {
+    durations: ClassVar[dict[str, str]] = {
         "quick": "about two minutes a run",
         "fashion": "about two hours a run",
     }
-    by_method: ClassVar[dict[str, Values]] = {
+    method_defaults: ClassVar[dict[str, Values]] = {
         "l2": {"lr": 0.03, "weight_decay": 3e-6},
         "shrink_and_perturb": {"weight_decay": 1e-5},
     }

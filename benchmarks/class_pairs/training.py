@@ -18,7 +18,7 @@ from benchmarks.seeds import stream
 from benchmarks.task_training import Task, TaskTraining
 from benchmarks.training import Row
 
-BATCHES_A_PIECE: Final = 5
+BATCHES_PER_PIECE: Final = 5
 PROBE: Final = 100  # images of each class
 
 
@@ -40,7 +40,7 @@ class Training(TaskTraining):
             epochs=settings.epochs,
             images=2 * settings.train,
             batch=settings.batch,
-            piece=BATCHES_A_PIECE,
+            piece=BATCHES_PER_PIECE,
         )
         _, channels, size, width = self._pair(0, seeds[0]).x.shape
         if size != width or size < SMALLEST:
@@ -58,12 +58,12 @@ class Training(TaskTraining):
         probe = torch.cat([pair.x[:half][:PROBE], pair.x[half:][:PROBE]])
         return Task(pair.x, pair.y, probe)
 
-    def at_start(self, number: int) -> None:
+    def before_task(self, number: int) -> None:
         """The head forgets the pair before."""
         for net in self.method.nets():
             zero_head(net)  # type: ignore[arg-type]
 
-    def at_end(self, number: int, seed: int, net: nn.Module) -> Row:
+    def task_metrics(self, number: int, seed: int, net: nn.Module) -> Row:
         """Accuracy on the pair's test images."""
         pair = self._pair(number, seed)
         return {"test_accuracy": accuracy(net, pair.test_x, pair.test_y)}

@@ -5,7 +5,7 @@ One form for all: `LabelledImages`, images as uint8 of (N, channels, height, wid
 ``in_unit_range()`` makes float32 in [0, 1] of them, which is what networks read. Only `mnist_digits` and
 `fixed_digits` give flat floats at once, for the experiments with multilayer perceptrons.
 
-What takes time to read is prepared once and kept in a cache (`benchmarks.datasets.cache`).
+What takes time to read is cached_tensors once and kept in a cache (`benchmarks.datasets.cache`).
 """
 
 from benchmarks.datasets.cifar import cifar100

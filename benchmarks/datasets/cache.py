@@ -6,7 +6,7 @@
 
 The cache is the folder that the environment variable GNT_DATA_CACHE names, else ``gnt`` in the user's cache
 folder ($XDG_CACHE_HOME or ~/.cache). All in it can be deleted at any time. The key is made from what the data
-were made from, so that changed raw files are prepared anew. Processes that need the same data at once wait for
+were made from, so that changed raw files are cached_tensors anew. Processes that need the same data at once wait for
 the first of them to make it.
 """
 
@@ -29,17 +29,17 @@ from benchmarks.atomic_files import write_atomically
 from benchmarks.errors import CannotRun
 
 VARIABLE: Final = "GNT_DATA_CACHE"
-_FORM: Final = 1  # raised when the same sources are prepared differently, so that older files are not read
+_FORM: Final = 1  # raised when the same sources are cached_tensors differently, so that older files are not read
 
 
 def folder() -> Path:
-    """Where prepared data are kept."""
+    """Where cached_tensors data are kept."""
     if given := os.environ.get(VARIABLE):
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gnt"
 
 
-def prepared(name: str, source: Any, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+def cached_tensors(name: str, source: Any, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """What ``make()`` returns, from the cache when it was made before.
 
     Args:
@@ -61,14 +61,14 @@ def prepared(name: str, source: Any, make: Callable[[], dict[str, Tensor]]) -> d
                 _write(file, kept)
     except (OSError, NotImplementedError) as error:  # filelock's word for a file system that has no locks
         raise CannotRun(
-            f"Cannot keep prepared data in {file.parent} ({error}). The environment variable {VARIABLE} names another "
+            f"Cannot keep cached_tensors data in {file.parent} ({error}). The environment variable {VARIABLE} names another "
             "folder."
         ) from error
     return kept
 
 
-def stamps(files: list[Path]) -> list[list[Any]]:
-    """Raw files as a source for `prepared`: path, size and time of change of each."""
+def file_stamps(files: list[Path]) -> list[list[Any]]:
+    """Raw files as a source for `cached_tensors`: path, size and time of change of each."""
     return [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
@@ -96,7 +96,7 @@ def _read(file: Path) -> dict[str, Tensor] | None:
         expected, content = "", b""
     if hashlib.sha256(content).hexdigest() != expected:
         warnings.warn(
-            f"The prepared data in {file} do not have their checksum any more; making them again.", stacklevel=3
+            f"The cached_tensors data in {file} do not have their checksum any more; making them again.", stacklevel=3
         )
         return None
     tensors: dict[str, Tensor] = torch.load(io.BytesIO(content), weights_only=True)

@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from benchmarks.datasets.cache import prepared, stamps
+from benchmarks.datasets.cache import cached_tensors, file_stamps
 from benchmarks.datasets.labelled_images import LabelledImages, Splits
 from benchmarks.errors import CannotRun
 
@@ -52,7 +52,7 @@ def _cifar100(folder: Path, checksums: tuple[tuple[str, str], ...]) -> Splits:
             tensors[f"{part}_images"], tensors[f"{part}_labels"] = _read(file, checksum)
         return tensors
 
-    tensors = prepared("cifar-100", [stamps(files), checksums], make)
+    tensors = cached_tensors("cifar-100", [file_stamps(files), checksums], make)
     return Splits(*(LabelledImages(tensors[f"{part}_images"], tensors[f"{part}_labels"]) for part in ("train", "test")))
 
 

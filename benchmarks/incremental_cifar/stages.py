@@ -37,7 +37,7 @@ class Stages:
     >>> stages = Stages(classes=3, step=2, epochs=2, images=20, batch=10, piece=3)
     >>> stages.total
     8
-    >>> stages.place(5)
+    >>> stages.piece(5)
     Piece(stage=1, classes=3, epoch=0, first=3, last=6, ends_epoch=True, ends_stage=False)
     """
 
@@ -51,7 +51,7 @@ class Stages:
     def __len__(self) -> int:
         return len(self.classes)
 
-    def place(self, done: int) -> Piece:
+    def piece(self, done: int) -> Piece:
         """Of the piece that comes after so many."""
         stage = 0
         while done >= self.epochs * self._pieces[stage]:

@@ -13,7 +13,7 @@ import gnt
 from benchmarks.accuracy import accuracy
 from benchmarks.errors import CannotRun
 from benchmarks.incremental_cifar import schedule
-from benchmarks.incremental_cifar.augmentation import Draws, augment, draw
+from benchmarks.incremental_cifar.augmentation import AugmentationDraws, augment, draw_augmentation
 from benchmarks.incremental_cifar.data import load_images
 from benchmarks.incremental_cifar.early_stopping import BestNetwork
 from benchmarks.incremental_cifar.net import ResNet18, reset
@@ -23,7 +23,7 @@ from benchmarks.methods import Method
 from benchmarks.seeds import stream
 from benchmarks.training import Row
 
-BATCHES_A_PIECE: Final = 4
+BATCHES_PER_PIECE: Final = 4
 PROBE: Final = 200  # images of a stage's new classes
 
 
@@ -50,7 +50,7 @@ class Training(benchmarks.training.Training):
         self._parts = load_images(settings, self.seed)
         self._images = self._parts.train.to(settings.device)
         outputs = int(self._images.y.max()) + 1
-        self.stages = Stages(outputs, settings.step, settings.epochs, settings.train, settings.batch, BATCHES_A_PIECE)
+        self.stages = Stages(outputs, settings.step, settings.epochs, settings.train, settings.batch, BATCHES_PER_PIECE)
         self.total, self.done, self.latest = self.stages.total, 0, ""
         _, channels, size, _ = self._images.x.shape
         self._example = torch.zeros(2, channels, size, size)
@@ -73,18 +73,18 @@ class Training(benchmarks.training.Training):
 
     def advance(self) -> list[Row]:
         """The next batches of the epoch."""
-        place = self.stages.place(self.done)
-        self._classes = place.classes
-        if place.first == 0:
-            if place.epoch == 0:
-                self._start(place.stage)
-            self._set_learning_rate(place.epoch)
-        self._learn(place)
+        piece = self.stages.piece(self.done)
+        self._classes = piece.classes
+        if piece.first == 0:
+            if piece.epoch == 0:
+                self._start(piece.stage)
+            self._set_learning_rate(piece.epoch)
+        self._learn(piece)
         self.done += 1
-        if place.ends_epoch:
-            self._best.see(self._net, self._accuracy("validation"))
-        self.latest = f"{place.classes} classes  accuracy {self._right / self._seen:.0%}"
-        return [self._end(place.stage)] if place.ends_stage else []
+        if piece.ends_epoch:
+            self._best.update(self._net, self._accuracy("validation"))
+        self.latest = f"{piece.classes} classes  accuracy {self._right / self._seen:.0%}"
+        return [self._end(piece.stage)] if piece.ends_stage else []
 
     @property
     def _net(self) -> nn.Module:
@@ -124,15 +124,17 @@ class Training(benchmarks.training.Training):
         for group in self.method.learner.opt.param_groups:
             group["lr"] = schedule.learning_rate(self.settings.lr, epoch, self.settings.epochs)
 
-    def _learn(self, place: Piece) -> None:
-        count, batch = self.settings.train * place.classes, self.settings.batch
-        name = f"stage {place.stage} epoch {place.epoch}"  # so that no generator need be saved
+    def _learn(self, piece: Piece) -> None:
+        count, batch = self.settings.train * piece.classes, self.settings.batch
+        name = f"stage {piece.stage} epoch {piece.epoch}"  # so that no generator need be saved
         order = torch.randperm(count, generator=stream(self.seed, f"order of {name}"))
-        draws = draw(count, stream(self.seed, f"augmentation of {name}"), self.settings.padding)
-        for index in range(place.first, place.last):
+        draws = draw_augmentation(count, stream(self.seed, f"augmentation of {name}"), self.settings.padding)
+        for index in range(piece.first, piece.last):
             some = slice(index * batch, (index + 1) * batch)
             chosen = order[some].to(self.settings.device)
-            x = augment(self._images.x[chosen], Draws(*(part[some] for part in draws)), self.settings.padding)
+            x = augment(
+                self._images.x[chosen], AugmentationDraws(*(part[some] for part in draws)), self.settings.padding
+            )
             y = self._images.y[chosen]
             _, output = self.method.learn(x[None], y[None])
             self._right += int((output[0, :, : self._classes].argmax(1) == y).sum())

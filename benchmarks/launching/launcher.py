@@ -21,7 +21,7 @@ class Launcher(Protocol):
         from it; ("died", reason) is the last of one that could not say so itself.
         """
 
-    def tell_to_stop(self, run: Run) -> None:
+    def request_stop(self, run: Run) -> None:
         """Ask a run to save and end. One that has not begun yet may end at once."""
 
     def kill(self, run: Run) -> None:

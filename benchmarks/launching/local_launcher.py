@@ -10,7 +10,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from benchmarks.run import Run
-from benchmarks.worker import LAST, work
+from benchmarks.worker import FINAL_MESSAGES, run_worker
 
 
 class LocalLauncher:
@@ -33,13 +33,13 @@ class LocalLauncher:
             worker = pipes[pipe]  # type: ignore[index]
             message = worker.receive()
             heard.append((worker.run, message))
-            if message[0] in LAST:
+            if message[0] in FINAL_MESSAGES:
                 self._workers.pop(worker.run).end()
         return heard
 
-    def tell_to_stop(self, run: Run) -> None:
+    def request_stop(self, run: Run) -> None:
         """Ask a run to save and end."""
-        self._workers[run].tell_to_stop()
+        self._workers[run].request_stop()
 
     def kill(self, run: Run) -> None:
         """End it now. Safe, as files are whole at any moment."""
@@ -65,7 +65,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
         self.pipe, theirs = context.Pipe()
         arguments = (run, theirs, checkpoint_seconds, tensorboard)
-        self.process = context.Process(target=work, args=arguments, daemon=True)
+        self.process = context.Process(target=run_worker, args=arguments, daemon=True)
         # What is ignored at its start stays ignored in the worker, also while it is still importing.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
@@ -84,7 +84,7 @@ class _Worker:
             return ("died", f"exit code {self.process.exitcode}")
         return message
 
-    def tell_to_stop(self) -> None:
+    def request_stop(self) -> None:
         """Ask it to save and end. One that has not begun has nothing to save."""
         if not self.heard:
             self.process.terminate()

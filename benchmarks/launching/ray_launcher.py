@@ -19,9 +19,9 @@ from typing import Any
 
 from benchmarks.errors import CannotRun
 from benchmarks.launching.ray_nodes import check_nodes
-from benchmarks.launching.ray_tasks import Mailbox, make
+from benchmarks.launching.ray_tasks import Mailbox, execute_run
 from benchmarks.run import Run
-from benchmarks.worker import LAST
+from benchmarks.worker import FINAL_MESSAGES
 
 INSTALL = '--launcher ray needs the package ray: pip install "torch-gnt[ray]"'
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -36,12 +36,12 @@ class RayLauncher:
         self._ray = _import()
         self._options = (checkpoint_seconds, tensorboard)
         self._temporary: str | None = None
-        self._made: dict[str, _RemoteRun] = {}
+        self._runs: dict[str, _RemoteRun] = {}
         self._checked: set[Path] = set()
         self._connect(workers)
         self.slots = workers or max(1, int(self._ray.cluster_resources().get("CPU", 1)))
         self._mailbox = self._ray.remote(Mailbox).options(num_cpus=0).remote()
-        self._make = self._ray.remote(make).options(num_cpus=1, max_retries=0)
+        self._make = self._ray.remote(execute_run).options(num_cpus=1, max_retries=0)
 
     def _connect(self, workers: int | None) -> None:
         for name, value in _QUIET.items():
@@ -53,7 +53,7 @@ class RayLauncher:
         }
         address = os.environ.get("RAY_ADDRESS")
         try:
-            _knock(address)
+            _check_address(address)
             self._ray.init(address=address or "auto", **common)
         except OSError as error:  # ConnectionError is one
             if address:
@@ -79,25 +79,27 @@ class RayLauncher:
             check_nodes(self._ray, there.out)
             self._checked.add(there.out)
         name = uuid.uuid4().hex
-        self._made[name] = _RemoteRun(run, self._make.remote(there, self._mailbox, name, *self._options))
+        self._runs[name] = _RemoteRun(run, self._make.remote(there, self._mailbox, name, *self._options))
 
     def messages(self, timeout: float) -> list[tuple[Run, tuple[Any, ...]]]:
         """What came within ``timeout`` seconds."""
-        futures = {made.future: name for name, made in self._made.items()}
+        futures = {remote.future: name for name, remote in self._runs.items()}
         ended: list[Any] = []
         if futures:
             ended, _ = self._ray.wait(list(futures), num_returns=len(futures), timeout=timeout)
         heard = []
-        for name, message in self._ray.get(self._mailbox.take.remote()):  # after the wait: last words are there
-            if name in self._made:
-                self._made[name].heard = True
-                heard.append((self._made[name].run, message))
-                if message[0] in LAST:
-                    del self._made[name]
+        for name, message in self._ray.get(
+            self._mailbox.take_for_command.remote()
+        ):  # after the wait: last words are there
+            if name in self._runs:
+                self._runs[name].heard = True
+                heard.append((self._runs[name].run, message))
+                if message[0] in FINAL_MESSAGES:
+                    del self._runs[name]
         for future in ended:
-            made = self._made.pop(futures[future], None)
-            if made is not None:  # it could not say itself that it is over
-                heard.append((made.run, self._death(future)))
+            remote = self._runs.pop(futures[future], None)
+            if remote is not None:  # it could not say itself that it is over
+                heard.append((remote.run, self._death(future)))
         return heard
 
     def _death(self, future: Any) -> tuple[str, str]:
@@ -109,20 +111,20 @@ class RayLauncher:
             return ("died", f"{type(error).__name__}: {error}".splitlines()[0])
         return ("died", "without a word")
 
-    def tell_to_stop(self, run: Run) -> None:
+    def request_stop(self, run: Run) -> None:
         """Ask a run to save and end. One that still waits for a CPU, or has not begun, ends at once."""
-        for name, made in self._made.items():
-            if made.run == run:
-                self._mailbox.tell.remote(name, "stop")
-                if not made.heard:
-                    self._ray.cancel(made.future, force=True)
+        for name, remote in self._runs.items():
+            if remote.run == run:
+                self._mailbox.put_for_run.remote(name, "stop")
+                if not remote.heard:
+                    self._ray.cancel(remote.future, force=True)
 
     def kill(self, run: Run) -> None:
         """End it now. Safe, as files are whole at any moment."""
-        for name, made in list(self._made.items()):
-            if made.run == run:
-                self._ray.cancel(made.future, force=True)
-                del self._made[name]
+        for name, remote in list(self._runs.items()):
+            if remote.run == run:
+                self._ray.cancel(remote.future, force=True)
+                del self._runs[name]
 
     def close(self) -> None:
         """Leave the cluster; end it, if it was started for this command."""
@@ -135,14 +137,14 @@ class RayLauncher:
 
 @dataclass
 class _RemoteRun:
-    """A run that is being made."""
+    """A run that is being remote."""
 
     run: Run
     future: Any
     heard: bool = False
 
 
-def _knock(address: str | None) -> None:
+def _check_address(address: str | None) -> None:
     """Fail at once where nobody listens: Ray itself would wait for minutes."""
     host, colon, port = (address or "").rpartition(":")
     if colon and port.isdigit() and "/" not in host:

@@ -28,11 +28,11 @@ def check_nodes(ray: Any, out: Path) -> None:
         raise CannotRun(f"Cannot write to {out}: {error}.") from error
     try:
         asked = {}
-        look = ray.remote(_look)
+        node_status = ray.remote(_node_status)
         for node in ray.nodes():
             if node["Alive"]:
                 there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-                task = look.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(token)
+                task = node_status.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(token)
                 asked[task] = node["NodeManagerAddress"]
         here = provenance.versions()
         for task, address in asked.items():
@@ -53,7 +53,7 @@ def check_nodes(ray: Any, out: Path) -> None:
         token.unlink(missing_ok=True)
 
 
-def _look(token: Path) -> tuple[bool, dict[str, str]]:
+def _node_status(token: Path) -> tuple[bool, dict[str, str]]:
     """On a node: whether it sees the file, and its versions."""
     return token.is_file() and token.read_text() == token.name, provenance.versions()
 

@@ -19,21 +19,21 @@ class Mailbox:
         self._to_command: deque[tuple[str, Any]] = deque()
         self._to_run: dict[str, deque[Any]] = {}
 
-    def put(self, name: str, message: Any) -> None:
+    def put_for_command(self, name: str, message: Any) -> None:
         """From a run."""
         self._to_command.append((name, message))
 
-    def take(self) -> list[tuple[str, Any]]:
+    def take_for_command(self) -> list[tuple[str, Any]]:
         """To the command: all that came, in order."""
         taken = list(self._to_command)
         self._to_command.clear()
         return taken
 
-    def tell(self, name: str, message: Any) -> None:
+    def put_for_run(self, name: str, message: Any) -> None:
         """From the command."""
         self._to_run.setdefault(name, deque()).append(message)
 
-    def hear(self, name: str) -> Any:
+    def take_for_run(self, name: str) -> Any:
         """To a run: the next message, None where there is none."""
         waiting = self._to_run.get(name)
         return waiting.popleft() if waiting else None
@@ -49,13 +49,13 @@ class MailboxConnection:
 
     def send(self, message: Any, /) -> None:
         """Give a message to the command; returns when it is in the mailbox, so that none is lost at the end."""
-        self._call(self._mailbox.put, message)
+        self._call(self._mailbox.put_for_command, message)
 
     def poll(self) -> bool:
         """Whether a message is there; asks now and then."""
         if not self._heard and time.monotonic() - self._asked > ASK_SECONDS:
             self._asked = time.monotonic()
-            message = self._call(self._mailbox.hear)
+            message = self._call(self._mailbox.take_for_run)
             if message is not None:
                 self._heard.append(message)
         return bool(self._heard)
@@ -73,11 +73,11 @@ class MailboxConnection:
             raise OSError(str(error)) from error
 
 
-def make(run: Run, mailbox: Any, name: str, checkpoint_seconds: float, tensorboard: bool) -> None:
+def execute_run(run: Run, mailbox: Any, name: str, checkpoint_seconds: float, tensorboard: bool) -> None:
     """Make the run here."""
     import ray
 
-    from benchmarks.worker import work
+    from benchmarks.worker import run_worker
 
     os.environ["BENCHMARKS_NODE"] = ray.get_runtime_context().get_node_id()
-    work(run, MailboxConnection(mailbox, name), checkpoint_seconds, tensorboard)
+    run_worker(run, MailboxConnection(mailbox, name), checkpoint_seconds, tensorboard)

@@ -13,7 +13,7 @@ PIXELS: Final = 784
 CLASSES: Final = 10
 
 
-def maker(hidden: str, init: str, device: str) -> Callable[[str], nn.Module]:
+def network_factory(hidden: str, init: str, device: str) -> Callable[[str], nn.Module]:
     """What makes 784-hidden-10 for a method, for ``hidden`` such as "300-150".
 
     ``init``: "default" is torch's own; "kaiming" uniform in +-sqrt(6 / fan_in) for layers that a ReLU follows and

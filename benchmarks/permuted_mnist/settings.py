@@ -44,14 +44,14 @@ class Settings(BaseSettings):
     help: ClassVar[str] = "classify images one by one, whose pixels are permuted anew in every task"
     revision: ClassVar[int] = 1
     methods: ClassVar[tuple[str, ...]] = METHODS
-    together: ClassVar[tuple[str, ...]] = trained_together(METHODS)
+    ensemble_methods: ClassVar[tuple[str, ...]] = trained_together(METHODS)
     sizes: ClassVar[dict[Any, Values]] = {
         "quick": {**_UPGD, "tasks": 40},
         "upgd": {**_UPGD, "tasks": 200},
         "width_100": {**_AUTHORS, "source": "fashion", "tasks": 30, "hidden": "100-100-100"},
         "published": {**_AUTHORS, "source": "mnist", "tasks": 800, "hidden": "2000-2000-2000", "device": "cuda"},
     }
-    times: ClassVar[dict[str, str]] = {"quick": "about five minutes on two cores"}
+    durations: ClassVar[dict[str, str]] = {"quick": "about five minutes on two cores"}
     by_optimizer: ClassVar[dict[Any, Values]] = {
         **{(size, "sgd"): _UPGD_SGD for size in ("quick", "upgd")},
         **{(size, "adam"): _UPGD_ADAM for size in ("quick", "upgd")},

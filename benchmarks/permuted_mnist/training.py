@@ -9,12 +9,12 @@ import torch
 from benchmarks.errors import CannotRun
 from benchmarks.methods import Method
 from benchmarks.permuted_mnist.data import load_images
-from benchmarks.permuted_mnist.net import PIXELS, maker
+from benchmarks.permuted_mnist.net import PIXELS, network_factory
 from benchmarks.permuted_mnist.pixel_permutation import PermutedImages, permutation
 from benchmarks.permuted_mnist.settings import Settings
 from benchmarks.task_training import Task, TaskTraining
 
-BATCHES_A_PIECE: Final = 250
+BATCHES_PER_PIECE: Final = 250
 PROBED: Final = 1000
 
 
@@ -34,7 +34,7 @@ class Training(TaskTraining):
             epochs=1,
             images=len(data),
             batch=1,
-            piece=BATCHES_A_PIECE,
+            piece=BATCHES_PER_PIECE,
             device=device,
         )
         options: dict[str, Any] = {}
@@ -42,7 +42,7 @@ class Training(TaskTraining):
             options["betas"] = (settings.beta1, settings.beta2)
         self.method = Method(
             method,
-            maker(settings.hidden, settings.init, device),
+            network_factory(settings.hidden, settings.init, device),
             settings,
             seeds,
             loss="cross_entropy",

@@ -18,12 +18,12 @@ class Settings(BaseSettings):
     help: ClassVar[str] = "memorise fresh random labels of 1,200 MNIST digits, task after task"
     revision: ClassVar[int] = 2
     methods: ClassVar[tuple[str, ...]] = METHODS
-    together: ClassVar[tuple[str, ...]] = trained_together(METHODS)
+    ensemble_methods: ClassVar[tuple[str, ...]] = trained_together(METHODS)
     sizes: ClassVar[dict[Any, Values]] = {
         "quick": {"tasks": 10, "epochs": 100},
         "published": {"tasks": 50, "epochs": 400},
     }
-    times: ClassVar[dict[str, str]] = {"quick": "about three minutes on two cores"}
+    durations: ClassVar[dict[str, str]] = {"quick": "about three minutes on two cores"}
 
     tasks: int = setting(10, "number of tasks, each with fresh labels", value_checks.whole(1))
     epochs: int = setting(100, "passes over the images in each task", value_checks.whole(1))

@@ -17,7 +17,7 @@ from benchmarks.task_training import Task, TaskTraining
 CLASSES: Final = 10
 BATCH: Final = 16
 SIZES: Final = (784, 100, 100, CLASSES)
-BATCHES_A_PIECE: Final = 75
+BATCHES_PER_PIECE: Final = 75
 
 
 class Training(TaskTraining):
@@ -33,7 +33,7 @@ class Training(TaskTraining):
             epochs=settings.epochs,
             images=len(self._images),
             batch=BATCH,
-            piece=BATCHES_A_PIECE,
+            piece=BATCHES_PER_PIECE,
         )
         make_net = partial(mlp, SIZES)
         self.method = Method(method, make_net, settings, seeds, loss="cross_entropy", opt="adam", init="default")

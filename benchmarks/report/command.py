@@ -12,7 +12,7 @@ from benchmarks.argument_parser import Parser
 from benchmarks.atomic_files import write_atomically
 from benchmarks.errors import CannotRun
 from benchmarks.report import HELP
-from benchmarks.report.run_finder import FoundRuns, read
+from benchmarks.report.run_finder import FoundRuns, find_runs
 from benchmarks.settings import OUT
 
 TO = Path("benchmarks")
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add("--to", type=Path, default=TO, metavar="DIR", help=f"folder to write {NAME} to (default: {TO})")
     parser.add("--quiet", action="store_true", help="no moving bar, for logs")
     parsed = parser.parse(arguments)
-    found = read(parsed.out)
+    found = find_runs(parsed.out)
     _check_writable(parsed.to)
     return _write(found, parsed.to, quiet=parsed.quiet)
 
@@ -54,7 +54,7 @@ def _write(found: FoundRuns, to: Path, *, quiet: bool) -> int:
     for file in former - drawn.keys():
         file.unlink(missing_ok=True)
     said = [f"{len(found.runs)} runs, {len(drawn)} pictures."]
-    said += [f"Not finished: {len(found.unfinished)}, listed on the page."] if found.unfinished else []
+    said += [f"Not finished: {len(found.unfinished)}, join_names on the page."] if found.unfinished else []
     said += [f"Left out: {line}" for line in found.left_out]
     console.print("\n".join([*said, str(to / NAME)]), highlight=False, soft_wrap=True, markup=False)
     return 0

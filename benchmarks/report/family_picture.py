@@ -12,11 +12,11 @@ from benchmarks.comparison_picture import Curve, draw_curve, scale_axes, seeds_i
 from benchmarks.display import Display
 from benchmarks.line_labels import LineEnd, label_ends
 from benchmarks.method_styles import COLOURS, LABELS
-from benchmarks.plot_layout import LEFT, WIDTH, page, panel, save, width
+from benchmarks.plot_layout import LEFT, WIDTH, add_panel, new_figure, save, text_width
 from benchmarks.report.problems import Family
 from benchmarks.report.result_tables import tuning, varying
-from benchmarks.settings import in_words
-from benchmarks.summary import MethodResults, best
+from benchmarks.settings import settings_text
+from benchmarks.summary import MethodResults, best_results
 
 _MOST = 7  # panels beside each other
 _TITLE, _GAP, _EDGE, _KEYS = 0.5, 0.16, 0.1, 0.42
@@ -24,12 +24,12 @@ _LEAST, _WIDEST = 1.2, 4.2
 _SIZE = 8.5
 
 
-def draw(family: Family, file: IO[bytes]) -> None:
+def write_family_picture(family: Family, file: IO[bytes]) -> None:
     """Draw it as PNG."""
-    save(drawn(family), file)
+    save(draw_family(family), file)
 
 
-def drawn(family: Family) -> Figure:
+def draw_family(family: Family) -> Figure:
     """A column for each problem, a row for each value of the tuning that all methods share."""
     display = experiments.display(family.experiment)
     names = varying(family.results)
@@ -37,7 +37,7 @@ def drawn(family: Family) -> Figure:
     tunings = sorted({values for _, values in cells}, reverse=True)
     columns = min(_MOST, len(family.problems))
     bands = -(-len(family.problems) // columns)
-    labels = 0.08 + width("0.000" if not display.main.percent else "100.0%", _SIZE, bold=True) + 0.17
+    labels = 0.08 + text_width("0.000" if not display.main.percent else "100.0%", _SIZE, bold=True) + 0.17
     each = min(_WIDEST, (WIDTH - LEFT - _EDGE - (columns - 1) * _GAP) / columns)
     wide = each - labels
     high = min(2.2, max(_LEAST, 0.72 * wide))
@@ -48,7 +48,7 @@ def drawn(family: Family) -> Figure:
     headline = f"{display.main.title}, for each {by}" + (f" and {' and '.join(names)}" if names else "")
     shown = sum(len(curves) for curves in cells.values())
     note = ["Of each method the best of the settings tried."] if shown < len(results) else []
-    figure, height = page(headline, [f"{family.about}.", *seeds_in_words(results), *note], body)
+    figure, height = new_figure(headline, [f"{family.about}.", *seeds_in_words(results), *note], body)
     limits = _limits([curve for curves in cells.values() for curve in curves])
     _keys(figure, results, height, body)
     for (problem, values), curves in cells.items():
@@ -56,8 +56,8 @@ def drawn(family: Family) -> Figure:
         row = band * len(tunings) + tunings.index(values)
         place = (LEFT + column * (each + _GAP), body - _KEYS - (row + 1) * high - row * _TITLE)
         title = str(family.problems[problem].values[family.by])
-        title += f", {in_words(dict(zip(names, values, strict=True)))}" if names else ""
-        axes = panel(figure, *place, wide, high, title, 9.5 if columns > 4 else 11)
+        title += f", {settings_text(dict(zip(names, values, strict=True)))}" if names else ""
+        axes = add_panel(figure, *place, wide, high, title, 9.5 if columns > 4 else 11)
         for order, curve in enumerate(curves):
             draw_curve(axes, curve, thin=True, order=order, crowded=len(curves) > 4, marked=False)
         scale_axes(axes, display.main)
@@ -88,7 +88,7 @@ def _cells(family: Family, names: list[str]) -> dict[tuple[int, tuple[object, ..
             parts.setdefault(tuple(tuning(result)[name] for name in names), []).append(result)
         for values, results in parts.items():
             cells[number, values] = []
-            for result in best(results, display).values():
+            for result in best_results(results, display).values():
                 xs, estimates = result.curve(display.main.name, display.x, display.smooth)
                 mean = [scale * one.mean for one in estimates]
                 half = [scale * (one.half or 0.0) for one in estimates]
@@ -122,4 +122,4 @@ def _keys(figure: Figure, results: list[MethodResults], height: float, body: flo
     for method in dict.fromkeys(result.method for result in results):
         text = LABELS[method]
         figure.text(x / WIDTH, y, text, color=COLOURS[method], fontsize=11.5, fontweight="bold", va="bottom")
-        x += width(text, 11.5, bold=True) + 0.35
+        x += text_width(text, 11.5, bold=True) + 0.35

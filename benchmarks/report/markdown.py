@@ -21,15 +21,15 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], words: Collect
     return ["| " + " | ".join(line[i] for i in kept) + " |" for line in lines]
 
 
-def folded(summary: str, lines: Sequence[str]) -> list[str]:
+def collapsible(summary: str, lines: Sequence[str]) -> list[str]:
     """What is shown only when a person opens it."""
     return ["<details>", f"<summary>{summary}</summary>", "", *lines, "", "</details>"]
 
 
-def listed(names: Sequence[str], last: str = "and") -> str:
+def join_names(names: Sequence[str], last: str = "and") -> str:
     """Names in a sentence.
 
-    >>> listed(["a"]), listed(["a", "b", "c"])
+    >>> join_names(["a"]), join_names(["a", "b", "c"])
     ('a', 'a, b and c')
     """
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"

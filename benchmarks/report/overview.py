@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks import experiments
-from benchmarks.comparison_table import text
+from benchmarks.comparison_table import interval_text
 from benchmarks.method_styles import LABELS
 from benchmarks.published import nearest_to
-from benchmarks.report.markdown import listed, table
+from benchmarks.report.markdown import join_names, table
 from benchmarks.report.problems import Problem
 from benchmarks.report.rerun_commands import default_command
 from benchmarks.report.result_tables import at_end, of_experiment
-from benchmarks.settings import in_words
-from benchmarks.summary import MethodResults, best
+from benchmarks.settings import settings_text
+from benchmarks.summary import MethodResults, best_results
 
-THE_TWO = ("backprop", "continual_backprop")
+MAIN_METHODS = ("backprop", "continual_backprop")
 
 
 def overview(found: dict[str, list[Problem]]) -> list[str]:
@@ -27,21 +27,21 @@ def overview(found: dict[str, list[Problem]]) -> list[str]:
 
 def representative(problems: Sequence[Problem]) -> Problem:
     """One with both backprop and continual backprop, the first of these; else the first."""
-    return next((problem for problem in problems if set(THE_TWO) <= set(problem.methods)), problems[0])
+    return next((problem for problem in problems if set(MAIN_METHODS) <= set(problem.methods)), problems[0])
 
 
 def _row(experiment: str, problem: Problem) -> list[str]:
     display = experiments.display(experiment)
-    chosen = best(problem.results, display)
+    chosen = best_results(problem.results, display)
     ends = {method: at_end(line, display, display.main) for method, line in chosen.items()}
 
     def cell(method: str) -> str:
         own = chosen[method].label.partition(", ")[2]  # where several were tried: which one this is
-        said = ", ".join(filter(None, ["" if method in THE_TWO else LABELS[method], own]))
-        return text(ends[method], display.main) + (f" ({said})" if said else "")
+        said = ", ".join(filter(None, ["" if method in MAIN_METHODS else LABELS[method], own]))
+        return interval_text(ends[method], display.main) + (f" ({said})" if said else "")
 
     sign = 1.0 if display.higher_is_better else -1.0
-    others = [method for method in ends if method not in THE_TWO]
+    others = [method for method in ends if method not in MAIN_METHODS]
     other = max(others, key=lambda method: sign * ends[method].mean, default=None)
     return [
         f"[{experiment}](#{experiment})",
@@ -50,7 +50,9 @@ def _row(experiment: str, problem: Problem) -> list[str]:
         cell("backprop") if "backprop" in ends else "",
         cell(other) if other else "",
         cell("continual_backprop") if "continual_backprop" in ends else "",
-        "; ".join(_published(chosen[method]) for method in THE_TWO if method in chosen and _published(chosen[method])),
+        "; ".join(
+            _published(chosen[method]) for method in MAIN_METHODS if method in chosen and _published(chosen[method])
+        ),
     ]
 
 
@@ -95,7 +97,7 @@ def _kind(problem: Problem) -> str:
     numbers = {name: value for name, value in differing.items() if not isinstance(value, str)}
     if not differing:
         return f"size {size}"
-    return f"size {size}, but {in_words(numbers)}" if numbers else f"size {size} with other choices"
+    return f"size {size}, but {settings_text(numbers)}" if numbers else f"size {size} with other choices"
 
 
 def _not_run(experiment: str, problems: Sequence[Problem]) -> str:
@@ -106,8 +108,8 @@ def _not_run(experiment: str, problems: Sequence[Problem]) -> str:
     said = []
     if sizes:
         said.append(
-            f"size{'s' if len(sizes) > 1 else ''} {listed(sizes)} as {'they are' if len(sizes) > 1 else 'it is'}"
+            f"size{'s' if len(sizes) > 1 else ''} {join_names(sizes)} as {'they are' if len(sizes) > 1 else 'it is'}"
         )
     if methods:
-        said.append(listed(methods))
+        said.append(join_names(methods))
     return f"Not run: {'; '.join(said)}." if said else ""

@@ -9,16 +9,16 @@ from functools import partial
 from typing import IO
 
 from benchmarks import experiments
-from benchmarks.comparison_picture import picture
-from benchmarks.report.family_picture import draw
+from benchmarks.comparison_picture import write_picture
+from benchmarks.report.family_picture import write_family_picture
 from benchmarks.report.overview import missing, overview
 from benchmarks.report.problems import Family, Problem, families, problems
-from benchmarks.report.provenance import origins, repeated_seeds
+from benchmarks.report.provenance import provenance_lines, repeated_seeds
 from benchmarks.report.rerun_commands import default_command
-from benchmarks.report.result_tables import Sources, family_figures, figures, of_experiment
+from benchmarks.report.result_tables import Sources, family_table, of_experiment, problem_table
 from benchmarks.report.run_finder import FoundRuns
-from benchmarks.settings import in_words
-from benchmarks.summary import best
+from benchmarks.settings import settings_text
+from benchmarks.summary import best_results
 
 PICTURES = "results"  # the folder beside the page
 CROWDED = 8  # lines in a picture; of more, each method's best are shown
@@ -88,10 +88,10 @@ class Page:
         lines = [f"{part.about}. {_differences(first, part)}".rstrip()]
         if shown:
             name = f"{part.experiment}_{_slug(part.title)}.png"
-            drawn = partial(draw, part) if isinstance(part, Family) else _picture(part)
+            drawn = partial(write_family_picture, part) if isinstance(part, Family) else _picture(part)
             self.pictures.append(Picture(name, drawn))
             lines += ["", f"![{display.main.title}: {part.experiment}, {part.title}]({PICTURES}/{name})"]
-        rows = family_figures(part, sources) if isinstance(part, Family) else figures(part, sources)
+        rows = family_table(part, sources) if isinstance(part, Family) else problem_table(part, sources)
         lines += ["", f"{display.main.title}:", "", *rows]
         lines += [f"\n{said}" for said in repeated_seeds(part.results)]
         lines += [
@@ -99,29 +99,29 @@ class Page:
             for line in part.results
             for seed in line.diverged_seeds
         ]
-        return [*lines, "", *origins(part)]
+        return [*lines, "", *provenance_lines(part)]
 
 
 def _picture(problem: Problem) -> Callable[[IO[bytes]], None]:
     display = experiments.display(problem.experiment)
     lines = [line for line in problem.results if line.complete_seeds]
-    chosen = list(best(lines, display).values())
+    chosen = list(best_results(lines, display).values())
     if len(lines) > CROWDED and len(chosen) < len(lines):
-        return lambda file: picture(chosen, display, file, note="Of each method the best of the settings tried.")
-    return lambda file: picture(lines, display, file)
+        return lambda file: write_picture(chosen, display, file, note="Of each method the best of the settings tried.")
+    return lambda file: write_picture(lines, display, file)
 
 
 def _differences(first: Problem, part: Problem | Family) -> str:
     """All settings of the problem, and in which it is not the published one."""
     hidden = part.by if isinstance(part, Family) else None
     own = {name: value for name, value in first.values.items() if name != hidden and value != ""}
-    said = f"Settings: {in_words(own)}."
+    said = f"Settings: {settings_text(own)}."
     cls = experiments.settings_class(part.experiment)
     if "published" not in cls.size_names():
         return said
     standard = cls.of(cls.methods[0], "published")
     differing = {name: getattr(standard, name) for name, value in own.items() if getattr(standard, name) != value}
-    return f"{said} " + (f"As published: {in_words(differing)}." if differing else "These are the published ones.")
+    return f"{said} " + (f"As published: {settings_text(differing)}." if differing else "These are the published ones.")
 
 
 def _others(experiment: str, sources: Sources) -> list[str]:
@@ -129,7 +129,7 @@ def _others(experiment: str, sources: Sources) -> list[str]:
     display = experiments.display(experiment)
     known = {figure.name: figure for figure in (display.main, *display.others)}
     found = [
-        f"- {entry.other}: {entry.text(known[entry.figure])} {sources.refer(entry)}, with {in_words(entry.where)}"
+        f"- {entry.other}: {entry.text(known[entry.figure])} {sources.refer(entry)}, with {settings_text(entry.where)}"
         for entry in of_experiment(experiment)
         if entry.other
     ]

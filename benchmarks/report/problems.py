@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import experiments
-from benchmarks.report.markdown import listed
+from benchmarks.report.markdown import join_names
 from benchmarks.run import Run
-from benchmarks.settings import Values, in_words
+from benchmarks.settings import Values, settings_text
 from benchmarks.summary import MethodResults, results_of
 
 FAMILY = 3  # problems of one shape that are shown together instead of one by one
@@ -40,7 +40,7 @@ class Problem:
     def title(self) -> str:
         """Its name: the size, and what differs from it."""
         size, differing = self.size
-        return f"Size {size}" + (f", but {in_words(differing)}" if differing else "")
+        return f"Size {size}" + (f", but {settings_text(differing)}" if differing else "")
 
     @property
     def about(self) -> str:
@@ -72,12 +72,12 @@ class Family:
         size, differing = self.problems[0].size
         rest = {name: value for name, value in differing.items() if name != self.by}
         name = self.by.replace("_", " ")
-        return f"Size {size}" + (f", but {in_words(rest)}" if rest else "") + f", each {name}"
+        return f"Size {size}" + (f", but {settings_text(rest)}" if rest else "") + f", each {name}"
 
     @property
     def about(self) -> str:
         """What they are, in a sentence, with all choices where a problem's own has one."""
-        choices = listed([str(problem.values[self.by]) for problem in self.problems], "or")
+        choices = join_names([str(problem.values[self.by]) for problem in self.problems], "or")
         settings = dataclasses.replace(self.results[0].settings, **{self.by: choices})
         try:
             said: str = experiments.display(self.experiment).about(settings)
@@ -88,7 +88,7 @@ class Family:
     def name(self, result: MethodResults) -> str:
         """What a result is called among all of them."""
         method, _, rest = result.label.partition(", ")
-        own = in_words({self.by: getattr(result.settings, self.by)})
+        own = settings_text({self.by: getattr(result.settings, self.by)})
         return ", ".join(filter(None, [method, own, rest]))
 
     @property
@@ -100,7 +100,7 @@ class Family:
 def shared(cls: Any) -> list[str]:
     """Names of the settings that make up a problem: no method's tuning, and with an effect on every method."""
     fields = [field.name for field in dataclasses.fields(cls) if not field.metadata["tuning"]]
-    return [name for name in fields if all(cls.concerns(name, method) for method in cls.methods)]
+    return [name for name in fields if all(cls.affects(name, method) for method in cls.methods)]
 
 
 def problems(runs: Sequence[Run]) -> list[Problem]:
@@ -119,7 +119,7 @@ def problems(runs: Sequence[Run]) -> list[Problem]:
 
 def _order(cls: Any, run: Run) -> tuple[Any, ...]:
     """Methods as the experiment lists them, their tuning ascending; of runs that share a seed the larger first."""
-    own = run.settings.concerning(run.method)
+    own = run.settings.affecting(run.method)
     return (cls.methods.index(run.method), [own[name] for name in sorted(own)], -len(run.seeds), run.seeds)
 
 

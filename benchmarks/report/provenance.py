@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.method_styles import LABELS
-from benchmarks.report.markdown import folded
+from benchmarks.report.markdown import collapsible
 from benchmarks.report.problems import Family, Problem
 from benchmarks.report.rerun_commands import NONE, commands, one_command
 from benchmarks.run import Run
 from benchmarks.summary import MethodResults
 
 
-def origins(part: Problem | Family) -> list[str]:
-    """A list, folded: a point for each row, or one for all rows that one command makes."""
+def provenance_lines(part: Problem | Family) -> list[str]:
+    """A list, collapsible: a point for each row, or one for all rows that one command makes."""
     points = []
     if isinstance(part, Family):
         for method in dict.fromkeys(line.method for line in part.results):
@@ -27,7 +27,7 @@ def origins(part: Problem | Family) -> list[str]:
         points = [_own_point(line.label, line) for line in part.results]
     everything = one_command([run for line in part.results for run in line.counted_runs])
     said = [f"All at once: `{everything}`", ""] if everything and len(points) > 1 else []
-    return folded("Where these come from: command, commit, seeds, hardware, time", [*said, *points])
+    return collapsible("Where these come from: command, commit, seeds, hardware, time", [*said, *points])
 
 
 def _own_point(label: str, line: MethodResults) -> str:
@@ -40,7 +40,7 @@ def _point(label: str, lines: Sequence[MethodResults], made_by: Sequence[str]) -
     said = [
         f"- **{label}**, {seed_list(seeds)}",
         *(f"`{text}`" if text != NONE else text for text in made_by),
-        *provenance(runs),
+        *run_provenance(runs),
     ]
     return "; ".join(said)
 
@@ -58,7 +58,7 @@ def seed_list(seeds: Sequence[int]) -> str:
     return f"seeds {', '.join(map(str, seeds))}"
 
 
-def provenance(runs: Sequence[Run]) -> list[str]:
+def run_provenance(runs: Sequence[Run]) -> list[str]:
     """Commit, hardware, versions and the time of one core that the runs took."""
     every = [run.about() for run in runs]
     commits = dict.fromkeys(_commit(about["commit"]) for about in every)

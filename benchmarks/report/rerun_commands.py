@@ -21,7 +21,7 @@ NONE = "no command of this version makes exactly this run"
 
 def commands(runs: Sequence[Run]) -> list[str]:
     """Commands that make these runs (of one method with one choice of settings) and no others."""
-    together = runs[0].method in type(runs[0].settings).together
+    together = runs[0].method in type(runs[0].settings).ensemble_methods
     found = []
     for group in _consecutive([run for run in runs if len(run.seeds) == 1], joined=not together):
         found.append(_command(group))
@@ -61,7 +61,7 @@ def _of_size(runs: list[Run], size: str) -> tuple[int, str] | None:
     given: Values = {}
     for run in runs:
         standard = cls.of(run.method, size)
-        for name, value in run.settings.concerning(run.method).items():
+        for name, value in run.settings.affecting(run.method).items():
             if name not in grid and value != getattr(standard, name) and given.setdefault(name, value) != value:
                 return None
     words = [runs[0].experiment]
@@ -91,7 +91,7 @@ def _grid(runs: list[Run]) -> dict[str, list[Any]]:
     """Settings of which one method has several values."""
     values: dict[str, dict[str, list[Any]]] = {}
     for run in runs:
-        for name, value in run.settings.concerning(run.method).items():
+        for name, value in run.settings.affecting(run.method).items():
             own = values.setdefault(name, {}).setdefault(run.method, [])
             own += [value] if value not in own else []
     several = {name: max(by_method.values(), key=len) for name, by_method in values.items()}

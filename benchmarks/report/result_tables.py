@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks import experiments
-from benchmarks.comparison_table import text
+from benchmarks.comparison_table import interval_text
 from benchmarks.display import Display, Metric
 from benchmarks.method_styles import LABELS
 from benchmarks.published import TAGS, Entry, entries, nearest_to
 from benchmarks.report.markdown import table
 from benchmarks.report.problems import Family, Problem, shared
-from benchmarks.settings import Values, in_words
-from benchmarks.summary import Estimate, MethodResults, best, first_and_last
+from benchmarks.settings import Values, settings_text
+from benchmarks.summary import Estimate, MethodResults, best_results, first_and_last
 
-OF_NO_INTEREST = ("", "no")  # values that say only that something is not used
+UNUSED_VALUES = ("", "no")  # values that say only that something is not used
 
 
 class Sources:
@@ -39,8 +39,8 @@ class Sources:
 def tuning(result: MethodResults) -> Values:
     """What tells a result from others of its problem: the settings that are its method's own."""
     common = shared(type(result.settings))
-    own = result.settings.concerning(result.method)
-    return {name: value for name, value in own.items() if name not in common and value not in OF_NO_INTEREST}
+    own = result.settings.affecting(result.method)
+    return {name: value for name, value in own.items() if name not in common and value not in UNUSED_VALUES}
 
 
 def in_common(results: Sequence[MethodResults]) -> Values:
@@ -49,14 +49,14 @@ def in_common(results: Sequence[MethodResults]) -> Values:
     return {k: v for k, v in every[0].items() if len(every) > 1 and all(each.get(k) == v for each in every)}
 
 
-def figures(problem: Problem, sources: Sources) -> list[str]:
+def problem_table(problem: Problem, sources: Sources) -> list[str]:
     """The table of a problem; of each method the best mean is bold where several tunings were tried."""
     display = experiments.display(problem.experiment)
     others = [metric for metric in display.others if any(result.has(metric.name) for result in problem.results)]
     ends = [f"{metric.name.replace('_', ' ')}, last" for metric in others]
     headings = ["method", "its settings", "seeds", *columns(display), *ends, "published"]
     common = in_common(problem.results)
-    chosen = best(problem.results, display)
+    chosen = best_results(problem.results, display)
     rows = []
     for result in problem.results:
         own = {name: value for name, value in tuning(result).items() if name not in common}
@@ -64,8 +64,8 @@ def figures(problem: Problem, sources: Sources) -> list[str]:
         main = main_cells(result, display, bold=several and chosen.get(result.method) is result)
         further = [_end(result, display, metric) for metric in others]
         beside = published(result, display, sources)
-        rows.append([LABELS[result.method], in_words(own), seeds(result), *main, *further, beside])
-    said = [f"All with {in_words(common)}.", ""] if common else []
+        rows.append([LABELS[result.method], settings_text(own), seeds(result), *main, *further, beside])
+    said = [f"All with {settings_text(common)}.", ""] if common else []
     return [*said, *table(headings, rows, words=(0, 1, len(headings) - 1))]
 
 
@@ -79,12 +79,12 @@ def main_cells(result: MethodResults, display: Display, *, bold: bool = False) -
     if not result.complete_seeds:
         return ["", "", ""]
     first, last = first_and_last(result, display)
-    mean = text(result.mean(display.main.name), display.main)
-    return [text(first, display.main), text(last, display.main), f"**{mean}**" if bold else mean]
+    mean = interval_text(result.mean(display.main.name), display.main)
+    return [interval_text(first, display.main), interval_text(last, display.main), f"**{mean}**" if bold else mean]
 
 
 def _end(result: MethodResults, display: Display, metric: Metric) -> str:
-    return text(at_end(result, display, metric), metric) if result.has(metric.name) else ""
+    return interval_text(at_end(result, display, metric), metric) if result.has(metric.name) else ""
 
 
 def at_end(result: MethodResults, display: Display, metric: Metric) -> Estimate:
@@ -106,7 +106,7 @@ def published(result: MethodResults, display: Display, sources: Sources) -> str:
     texts = []
     for entry, differing in found:
         what = "" if entry.figure == display.main.name else f"{known[entry.figure].title}: "
-        with_ = f", with {in_words(differing)}" if differing else ""
+        with_ = f", with {settings_text(differing)}" if differing else ""
         texts.append(f"{what}{entry.text(known[entry.figure])} {sources.refer(entry)}{with_}")
     return "; ".join(texts)
 
@@ -116,7 +116,7 @@ def of_experiment(experiment: str) -> list[Entry]:
     return [entry for entry in entries() if entry.experiment == experiment]
 
 
-def family_figures(family: Family, sources: Sources) -> list[str]:
+def family_table(family: Family, sources: Sources) -> list[str]:
     """The table of a family: a row for each problem and shared tuning, a column for each method."""
     display = experiments.display(family.experiment)
     by, names = family.by, varying(family.results)
@@ -145,7 +145,7 @@ def _constant(family: Family, methods: Sequence[str], names: Sequence[str]) -> s
     for method in methods:
         every = [tuning(result) for result in family.results if result.method == method]
         own = {k: v for k, v in every[0].items() if k not in names and all(each.get(k) == v for each in every)}
-        said += [f"{LABELS[method]} with {in_words(own)}"] if own else []
+        said += [f"{LABELS[method]} with {settings_text(own)}"] if own else []
     return "; ".join(said) + "." if said else ""
 
 
@@ -175,6 +175,6 @@ def _from_to(result: MethodResults, here: Sequence[MethodResults], display: Disp
     first, last = first_and_last(result, display)
     others = [tuning(other) for other in here if other.method == result.method]
     own = {k: v for k, v in tuning(result).items() if any(other.get(k) != v for other in others)}
-    label = f"{in_words(own)}: " if own else ""
-    end = text(last, display.main)
+    label = f"{settings_text(own)}: " if own else ""
+    end = interval_text(last, display.main)
     return f"{label}{display.main.text(first.mean)} → {f'**{end}**' if bold else end}"

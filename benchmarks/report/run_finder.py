@@ -36,7 +36,7 @@ class FoundRuns:
     left_out: list[str] = field(default_factory=list)
 
 
-def read(out: Path) -> FoundRuns:
+def find_runs(out: Path) -> FoundRuns:
     """All runs below ``out``.
 
     Raises:
@@ -95,7 +95,7 @@ def run_of(head: Any, out: Path) -> Run:
 
 
 def _settings(cls: Any, method: str, given: dict[str, Any]) -> Any:
-    expected = set(cls.of(method).concerning(method))
+    expected = set(cls.of(method).affecting(method))
     for what, names in (("has no setting", given.keys() - expected), ("has, too,", expected - given.keys())):
         if names:
             raise _Unusable(f"made by other settings: this version {what} {', '.join(sorted(names))}")

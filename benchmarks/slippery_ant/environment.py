@@ -55,15 +55,15 @@ class SlipperyAnt(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
     @property
     def friction(self) -> float:
         """The sliding friction of every geom now."""
-        return self._frictions[self._place]
+        return self._frictions[self._friction_index]
 
     @property
-    def under_way(self) -> tuple[float, int]:
+    def current_episode(self) -> tuple[float, int]:
         """Return and length so far of the episode that has not ended."""
         return self._return, self._length
 
     def _set_friction(self, place: int) -> None:
-        self._place = place
+        self._friction_index = place
         self._ant.model.geom_friction[:, 0] = self._frictions[place]
 
     def reset(
@@ -96,7 +96,7 @@ class SlipperyAnt(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
             "body_positions": torch.from_numpy(data.xpos.copy()),
             "random": self._ant.np_random.bit_generator.state,
             "steps": self.steps,
-            "friction": self._place,
+            "friction": self._friction_index,
             "episode": {"return": self._return, "length": self._length},
             "finished": [list(each) for each in self.finished],
         }

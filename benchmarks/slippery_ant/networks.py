@@ -11,7 +11,7 @@ from torch import nn
 from gnt import UnitGroup, walk
 
 
-def layers(name: str, body: nn.Sequential, head: nn.Linear) -> nn.Sequential:
+def named_layers(name: str, body: nn.Sequential, head: nn.Linear) -> nn.Sequential:
     """The layers of one network; the hidden ones are called ``<name>_1``, ``<name>_2``, ... and so are their units."""
     named: list[tuple[str, nn.Module]] = []
     for layer in body:
@@ -21,7 +21,7 @@ def layers(name: str, body: nn.Sequential, head: nn.Linear) -> nn.Sequential:
 
 
 @torch.no_grad()
-def lecun(net: nn.Sequential, generator: torch.Generator) -> None:
+def lecun_init_(net: nn.Sequential, generator: torch.Generator) -> None:
     """Weights uniform in +-sqrt(3 / fan_in), as of variance 1 / fan_in; biases 0."""
     for layer in net:
         if isinstance(layer, nn.Linear):
@@ -30,6 +30,6 @@ def lecun(net: nn.Sequential, generator: torch.Generator) -> None:
             layer.bias.zero_()
 
 
-def units(*nets: nn.Sequential) -> list[UnitGroup]:
+def hidden_units(*nets: nn.Sequential) -> list[UnitGroup]:
     """The hidden units of all of them."""
     return [group for net in nets for group in walk(net)]

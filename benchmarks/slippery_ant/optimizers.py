@@ -2,7 +2,7 @@
 
 Adam multiplies weights by 1 - lr * weight_decay in AdamW's way: with the paper's values they shrink by 15% (L2) or 1.6%
 (continual backprop) in the 1.6 million updates of a whole run. The published code adds weight_decay * w to the
-gradient, which Adam then divides by its size: a much stronger pull. Both can be had, by the setting ``decay``.
+gradient, which Adam then divides by its size: a much stronger pull. PolicyAndValue can be had, by the setting ``decay``.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ PROPER: Final = (0.99, 0.99)  # the paper's "proper" Adam: a gradient that grows
 BETAS: Final = {"backprop": STANDARD, "proper_adam": PROPER, "l2": PROPER, "continual_backprop": PROPER}
 
 
-def make(method: str, settings: Any, seed: int, agent: nn.Module, groups: Sequence[UnitGroup]) -> Optimizer:
+def make_optimizer(method: str, settings: Any, seed: int, agent: nn.Module, groups: Sequence[UnitGroup]) -> Optimizer:
     """The optimizer of ``agent``'s parameters; units of ``groups`` are replaced if the method does that."""
     options: dict[str, Any] = {"lr": settings.lr, "betas": BETAS[method]}
     decoupled = settings.decay == "adamw"
-    if settings.concerns("weight_decay", method):
+    if settings.affects("weight_decay", method):
         options["weight_decay"] = settings.weight_decay
     if method != "continual_backprop":
         return AdamGnT(agent.parameters(), decoupled_weight_decay=decoupled, **options)

@@ -51,14 +51,14 @@ class Agent:
         policy = self._ppo.policy
         bodies = policy.mlp_extractor
         self.networks = {
-            "policy": networks.layers("policy", bodies.policy_net, policy.action_net),
-            "value": networks.layers("value", bodies.value_net, policy.value_net),
+            "policy": networks.named_layers("policy", bodies.policy_net, policy.action_net),
+            "value": networks.named_layers("value", bodies.value_net, policy.value_net),
         }
         weights = stream(seed, "weights")
         for net in self.networks.values():
-            networks.lecun(net, weights)
-        self.groups = networks.units(*self.networks.values())
-        self.optimizer = optimizers.make(method, settings, seed, policy, self.groups)
+            networks.lecun_init_(net, weights)
+        self.groups = networks.hidden_units(*self.networks.values())
+        self.optimizer = optimizers.make_optimizer(method, settings, seed, policy, self.groups)
         policy.optimizer = self.optimizer
 
     @property

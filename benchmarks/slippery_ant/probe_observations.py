@@ -11,7 +11,7 @@ from benchmarks.slippery_ant.ppo import Agent
 from gnt.metrics import Probe
 
 
-class Both(nn.Module):
+class PolicyAndValue(nn.Module):
     """Policy and value as one module, for one look at both."""
 
     def __init__(self, networks: dict[str, nn.Sequential]) -> None:
@@ -23,12 +23,12 @@ class Both(nn.Module):
         return tuple(net(seen) for net in self.networks.values())
 
 
-def probe(agent: Agent, ant: SlipperyAnt, seed: int, steps: int) -> Probe:
+def make_probe(agent: Agent, ant: SlipperyAnt, seed: int, steps: int) -> Probe:
     """Looks at the hidden layers of both networks on what a random policy sees in ``steps`` steps of ``ant``."""
-    return Probe(Both(agent.networks), agent.groups, wander(ant, seed, steps))
+    return Probe(PolicyAndValue(agent.networks), agent.groups, random_policy_observations(ant, seed, steps))
 
 
-def wander(ant: SlipperyAnt, seed: int, steps: int) -> Tensor:
+def random_policy_observations(ant: SlipperyAnt, seed: int, steps: int) -> Tensor:
     """What a policy of uniform actions sees: (steps, numbers)."""
     actions = 2 * torch.rand(steps, *ant.action_space.shape, generator=stream(seed, "random policy")) - 1
     seen = [ant.reset()[0]]

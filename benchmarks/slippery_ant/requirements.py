@@ -12,7 +12,7 @@ from benchmarks.errors import CannotRun
 PACKAGES: Final = ("gymnasium", "mujoco", "imageio", "stable_baselines3")
 
 
-def check() -> None:
+def check_installed() -> None:
     """Refuse to go on without them.
 
     Raises:

@@ -40,11 +40,11 @@ class Settings(BaseSettings):
         "quick": {"scale": 0.01},
         "published": {"scale": 1.0, "decay": "adam"},
     }
-    times: ClassVar[dict[str, str]] = {
+    durations: ClassVar[dict[str, str]] = {
         "quick": "about six minutes on two cores; it shows that everything works, not that plasticity is lost or kept",
         "published": "about seven hours a method and seed on one core",
     }
-    by_method: ClassVar[dict[str, Values]] = {"continual_backprop": {"weight_decay": 1e-4}}
+    method_defaults: ClassVar[dict[str, Values]] = {"continual_backprop": {"weight_decay": 1e-4}}
 
     scale: float = setting(
         0.01,
@@ -87,6 +87,6 @@ class Settings(BaseSettings):
         return max(1, round(CHANGE_EVERY * self.scale))
 
     @property
-    def rollouts_a_row(self) -> int:
+    def rollouts_per_row(self) -> int:
         """Rollouts from one row of the record to the next: 20 rows a friction, or fewer where rollouts are long."""
         return max(1, round(self.change_every / (20 * self.rollout)))

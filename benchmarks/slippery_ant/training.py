@@ -27,9 +27,9 @@ class Training(benchmarks.training.Training):
     """
 
     def __init__(self, settings: Settings, method: str, seeds: list[int]) -> None:
-        requirements.check()
+        requirements.check_installed()
         from benchmarks.slippery_ant.ppo import Agent  # here, as it needs the packages just looked for
-        from benchmarks.slippery_ant.probe_observations import probe
+        from benchmarks.slippery_ant.probe_observations import make_probe
 
         (self._seed,) = seeds
         self._settings = settings
@@ -37,15 +37,15 @@ class Training(benchmarks.training.Training):
         self._means: Row | None = None  # of the last row
         self._ant = _ant(settings, self._seed, "episodes")
         self._agent = Agent(method, settings, self._seed, self._ant)
-        self._probe = probe(self._agent, _ant(settings, self._seed, "probe"), self._seed, settings.probe)
+        self._probe = make_probe(self._agent, _ant(settings, self._seed, "probe"), self._seed, settings.probe)
 
     def advance(self) -> list[Row]:
         """One rollout, and the learning from it."""
         self._agent.learn()
         self.done += 1
-        if self.done % self._settings.rollouts_a_row and self.done < self.total:
+        if self.done % self._settings.rollouts_per_row and self.done < self.total:
             return []
-        episodes = self._ant.finished or [self._ant.under_way]
+        episodes = self._ant.finished or [self._ant.current_episode]
         if self._ant.finished or self._means is None:
             count = len(episodes)
             self._means = {

@@ -23,7 +23,7 @@ ACTIVATIONS: dict[str, tuple[Callable[[], nn.Module], str]] = {
 }
 
 
-def maker(activation: str) -> Callable[[str], nn.Sequential]:
+def network_factory(activation: str) -> Callable[[str], nn.Sequential]:
     """What makes 20-5-1 with that activation; Kaiming-uniform hidden weights, outgoing ones within sqrt(3/5), biases
     zero.
     """

@@ -22,13 +22,13 @@ class Settings(BaseSettings):
     help: ClassVar[str] = "follow a target whose slow input bits change every 10,000 steps"
     revision: ClassVar[int] = 2
     methods: ClassVar[tuple[str, ...]] = METHODS
-    together: ClassVar[tuple[str, ...]] = trained_together(METHODS)
+    ensemble_methods: ClassVar[tuple[str, ...]] = trained_together(METHODS)
     sizes: ClassVar[dict[Any, Values]] = {
         "quick": {"steps": 300_000},
         "published": {"steps": 1_000_000},
         "one_bit": {"steps": 3_000_000, "variant": "one_bit"},
     }
-    times: ClassVar[dict[str, str]] = {"quick": "about three minutes on two cores"}
+    durations: ClassVar[dict[str, str]] = {"quick": "about three minutes on two cores"}
 
     steps: int = setting(300_000, "number of examples, each seen once", value_checks.whole(1))
     variant: str = setting(

@@ -9,7 +9,7 @@ import torch
 import benchmarks.training
 from benchmarks.methods import Method
 from benchmarks.slowly_changing_regression.inputs import Inputs
-from benchmarks.slowly_changing_regression.net import maker
+from benchmarks.slowly_changing_regression.net import network_factory
 from benchmarks.slowly_changing_regression.settings import Settings
 from benchmarks.slowly_changing_regression.target import Target
 from benchmarks.training import Row
@@ -32,7 +32,7 @@ class Training(benchmarks.training.Training):
         self.latest = ""
         self._targets = [Target(seed) for seed in seeds]
         self._inputs = [Inputs(seed, settings.flip_every, settings.variant) for seed in seeds]
-        make_net = maker(settings.activation)
+        make_net = network_factory(settings.activation)
         self.method = Method(method, make_net, settings, seeds, loss="mse", opt=settings.optimizer)
         self._bin: list[list[float]] = []  # for each step the error of each seed
         self._bins = 0

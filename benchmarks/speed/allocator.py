@@ -24,12 +24,12 @@ TUNED = {
 }
 
 
-def is_as_chosen(choice: str) -> bool:
+def is_active(choice: str) -> bool:
     """Whether this process was started with the allocator's settings that were chosen."""
     return choice == "default" or all(os.environ.get(name) == value for name, value in TUNED.items())
 
 
-def start_over(arguments: Sequence[str]) -> int:
+def restart_with_tuned_allocator(arguments: Sequence[str]) -> int:
     """The same command in a process whose allocator is tuned; returns its exit status.
 
     Raises:
@@ -45,7 +45,7 @@ def start_over(arguments: Sequence[str]) -> int:
             continue
 
 
-def described() -> str:
+def describe() -> str:
     """The allocator of this process, in words."""
     settings = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("MALLOC_")]
     preload = os.environ.get("LD_PRELOAD")

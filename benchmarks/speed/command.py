@@ -32,8 +32,8 @@ def main(arguments: Sequence[str]) -> int:
             print(markdown(record))
             return 0
         return _show(record, old, parsed.picture)
-    if not allocator.is_as_chosen(parsed.malloc):
-        return allocator.start_over(arguments)
+    if not allocator.is_active(parsed.malloc):
+        return allocator.restart_with_tuned_allocator(arguments)
     return _measure(parsed, shlex.join(["python", "-m", "benchmarks", "speed", *arguments]), old)
 
 
@@ -91,9 +91,9 @@ def _measure(parsed: argparse.Namespace, command_line: str, old: dict[str, Any] 
     import torch
 
     from benchmarks.speed.memory import measure_memory
-    from benchmarks.speed.selection import make_plans
+    from benchmarks.speed.selection import select_workloads
 
-    plans = [] if parsed.memory else make_plans(parsed.only, quick=parsed.quick)
+    plans = [] if parsed.memory else select_workloads(parsed.only, quick=parsed.quick)
     if parsed.threads:
         torch.set_num_threads(parsed.threads)
     settings = {name: getattr(parsed, name) for name in ("only", "quick", "clock", "memory")}
@@ -116,12 +116,12 @@ def _measure(parsed: argparse.Namespace, command_line: str, old: dict[str, Any] 
 def _time(plans: list[Any], record: dict[str, Any], output: Path, *, quiet: bool) -> None:
     """Fill the record's workloads, and write it after each."""
     from benchmarks.progress import ProgressBars, ProgressLines
-    from benchmarks.speed.machine_load import LoadMonitor, look
+    from benchmarks.speed.machine_load import LoadMonitor, measure_machine_load
     from benchmarks.speed.measurement import measure_all
     from benchmarks.speed.timing import FULL, QUICK
 
     console = _console()
-    before = look()
+    before = measure_machine_load()
     if before.reasons():
         message = f"This machine is busy: {'; '.join(before.reasons())}. The figures may be off."
         console.print(message, style="yellow", highlight=False)
@@ -130,7 +130,7 @@ def _time(plans: list[Any], record: dict[str, Any], output: Path, *, quiet: bool
 
     def keep(found: dict[str, Any]) -> None:
         record["workloads"].append(found)
-        record["quietness"] = watch.quietness(before.load).record()
+        record["quietness"] = watch.quietness(before.load).as_record()
         write_json(output, record)
 
     with (

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.speed.table import MET, MISSED, number
+from benchmarks.speed.table import MET, MISSED, ratio_text
 
 SMALLEST = 0.02  # a change of less than this share is called noise however narrow the quartiles are
 ERRORS = 3.0  # standard errors of the difference
@@ -67,7 +67,7 @@ def table(old: dict[str, Any], new: dict[str, Any]) -> Table:
             last = workload
         both = row["old"] is not None and row["new"] is not None
         change = f"{row['new'] / row['old'] - 1:+.0%}" if both else ""
-        ratios = ["" if row[name] is None else number(row[name]) for name in ("old", "new")]
+        ratios = ["" if row[name] is None else ratio_text(row[name]) for name in ("old", "new")]
         shown.add_row(f"  {entrant}", against, *ratios, change, f"[{colours[row['change']]}]{row['change']}[/]")
     return shown
 

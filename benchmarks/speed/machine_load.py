@@ -57,12 +57,12 @@ class MachineLoad:
             found.append(f"one and the same computation's times spread by {self.spread:.0%}")
         return found
 
-    def record(self) -> dict[str, Any]:
+    def as_record(self) -> dict[str, Any]:
         """For the JSON file."""
         return {**asdict(self), "quiet": not self.reasons(), "reasons": self.reasons()}
 
 
-def load() -> float | None:
+def load_average() -> float | None:
     """The load average of the last minute, divided by the cores."""
     try:
         return os.getloadavg()[0] / (os.cpu_count() or 1)
@@ -121,9 +121,9 @@ def _reference() -> Timer:
     )
 
 
-def look() -> MachineLoad:
-    """A second's look at the machine, before it is put to work."""
-    before = load()
+def measure_machine_load() -> MachineLoad:
+    """A second's measure_machine_load at the machine, before it is put to work."""
+    before = load_average()
     _reference().timeit(_REFERENCE_STEPS)  # the first one brings caches and threads into being
     watch = LoadMonitor()
     until = time.monotonic() + LOOK_SECONDS

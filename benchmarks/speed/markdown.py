@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.speed.table import number
+from benchmarks.speed.table import ratio_text
 from benchmarks.speed.third_party import PACKAGE
 
 PARTS = {
@@ -36,12 +36,12 @@ def _cells(figures: dict[tuple[str, str], dict[str, Any]]) -> list[str]:
     cells = []
     for against, names in PARTS.items():
         found = [figures.get((name, against)) for name in names]
-        eager, compiled, theirs = ("" if one is None else number(one["ratio"]) for one in found)
+        eager, compiled, theirs = ("" if one is None else ratio_text(one["ratio"]) for one in found)
         target = next((one["target"] for one in found if one is not None and one["target"] is not None), None)
-        cells += [eager, compiled, "" if target is None else f"<= {number(target)}", theirs]
+        cells += [eager, compiled, "" if target is None else f"<= {ratio_text(target)}", theirs]
     return cells
 
 
 def _line(workload: str, figure: dict[str, Any]) -> str:
-    target = "" if figure["target"] is None else f" (target <= {number(figure['target'])})"
-    return f"- {workload}: {figure['entrant']} / {figure['against']} {number(figure['ratio'])}{target}"
+    target = "" if figure["target"] is None else f" (target <= {ratio_text(figure['target'])})"
+    return f"- {workload}: {figure['entrant']} / {figure['against']} {ratio_text(figure['ratio'])}{target}"

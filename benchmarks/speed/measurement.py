@@ -12,7 +12,7 @@ from benchmarks.progress import ProgressView, Title
 from benchmarks.speed.machine_load import LoadMonitor
 from benchmarks.speed.selection import WorkloadPlan
 from benchmarks.speed.step_runners import StepRunner
-from benchmarks.speed.timing import Rounds, Timed, measure, quartiles, warm_up
+from benchmarks.speed.timing import Rounds, Timings, measure, quartiles, warm_up
 
 NAME = Title("speed", "#0072B2")  # of the one bar
 PARTS = 100  # of the bar for each workload: building and warming up are the first twenty
@@ -59,7 +59,7 @@ def measure_one(
     figures = [one for one in plan.figures if {one.entrant, one.against} <= runners.keys()]
     needed = {name for figure in figures for name in (figure.entrant, figure.against)}
     runners = {name: runner for name, runner in runners.items() if name in needed}
-    timed = Timed(0, {}, {})
+    timed = Timings(0, {}, {})
     if runners:
         timed = measure(
             runners, plan.workload, rounds, watch, lambda i, n: show(0.2 + 0.8 * i / n, f"round {i} of {n}")
@@ -95,7 +95,7 @@ def _about(plan: WorkloadPlan, runners: dict[str, StepRunner]) -> dict[str, Any]
     }
 
 
-def _entrant(name: str, timed: Timed, runner: StepRunner) -> dict[str, Any]:
+def _entrant(name: str, timed: Timings, runner: StepRunner) -> dict[str, Any]:
     low, middle, high = quartiles(timed.times[name])
     return {
         "seconds": middle,

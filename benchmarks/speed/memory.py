@@ -16,7 +16,7 @@ from benchmarks.speed.workloads import WORKLOADS, Workload
 from gnt.optim import AdamGnT
 
 NETWORKS = ("784-2000x3-10, batch 1", "20-5-1, batch 1", "ConvNet 32-64-128, batch 100")
-WAYS: dict[str, dict[str, Any]] = {"": {}, ", compiled": {"kernels": True}}  # endings of names -> options
+MODES: dict[str, dict[str, Any]] = {"": {}, ", compiled": {"kernels": True}}  # endings of names -> options
 
 
 def measure_memory() -> list[dict[str, Any]]:
@@ -34,13 +34,13 @@ def _of_network(workload: Workload) -> list[dict[str, Any]]:
 
     rows: list[dict[str, Any]] = []
     keeps("torch Adam", _stepped(loop(workload, partial(_optimizer, torch.optim.Adam))))
-    for suffix, options in WAYS.items():
+    for suffix, options in MODES.items():
         make_optimizer = partial(_optimizer, AdamGnT, **options)
         keeps(f"AdamGnT, never reset{suffix}", _stepped(loop(workload, make_optimizer)))
         reset = _stepped(loop(workload, make_optimizer, gnt.GnT))
         reset.force_replacement()
         keeps(f"AdamGnT, after resets{suffix}", _stepped(reset))
-    for suffix, options in WAYS.items():
+    for suffix, options in MODES.items():
         runner = _stepped(loop(workload, partial(_optimizer, torch.optim.SGD), partial(gnt.GnT, **options)))
         rows.append(_row(workload, runner, f"engine{suffix}", [], engine_tensors(runner)))
     return rows

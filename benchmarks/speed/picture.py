@@ -10,14 +10,14 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from benchmarks.method_styles import COLOURS, LABELS
 from benchmarks.plot_layout import canvas, save
-from benchmarks.speed.table import number
+from benchmarks.speed.table import ratio_text
 
 PANELS = {
     "width": ("784-n-n-10, batch 64", "width n of the hidden layers"),
     "batch": ("784-2000-2000-2000-10", "batch size"),
 }
 SERIES = {"cbp_sgd": ("CBPSGD", "SGD"), "cbp_adam": ("CBPAdam, fused", "Adam, fused")}
-WAYS = {"": "eager", ", compiled": "compiled"}
+MODES = {"": "eager", ", compiled": "compiled"}
 TALL = 3.0  # from this ratio on the axis is logarithmic
 _DASHES: Any = (0, (2.2, 1.6))
 
@@ -43,7 +43,7 @@ def draw(record: dict[str, Any], file: IO[bytes]) -> None:
 
 def headline(record: dict[str, Any]) -> str:
     """The range of the ratios that are drawn, in one sentence: of the compiled ones where there are any."""
-    for suffix, way in reversed(WAYS.items()):
+    for suffix, way in reversed(MODES.items()):
         ratios = [
             one["ratio"]
             for panel in _panels(record)
@@ -51,7 +51,7 @@ def headline(record: dict[str, Any]) -> str:
             for _, one in _points(record, panel, entrant + suffix, against)
         ]
         if ratios:
-            least, most = number(min(ratios)), number(max(ratios))
+            least, most = ratio_text(min(ratios)), ratio_text(max(ratios))
             return f"{way.capitalize()}, a CBP step takes {least} to {most} times as long"
     return ""
 
@@ -70,7 +70,7 @@ def _explanation(record: dict[str, Any]) -> str:
 
 def _panels(record: dict[str, Any]) -> list[str]:
     lines = [
-        (panel, entrant + suffix, peer) for panel in PANELS for entrant, peer in SERIES.values() for suffix in WAYS
+        (panel, entrant + suffix, peer) for panel in PANELS for entrant, peer in SERIES.values() for suffix in MODES
     ]
     return list(dict.fromkeys(line[0] for line in lines if _points(record, *line)))
 
@@ -90,7 +90,7 @@ def _points(record: dict[str, Any], panel: str, entrant: str, against: str) -> P
 def _lines(record: dict[str, Any], panel: str) -> Iterator[tuple[str, str, Points]]:
     """Series, way and points of each line that there is."""
     for key, (entrant, against) in SERIES.items():
-        for suffix, way in WAYS.items():
+        for suffix, way in MODES.items():
             points = _points(record, panel, entrant + suffix, against)
             if points:
                 yield key, way, points

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks import provenance
 from benchmarks.atomic_files import read_json
 from benchmarks.errors import CannotRun
-from benchmarks.speed.allocator import described
+from benchmarks.speed.allocator import describe
 
 FORMAT, VERSION = "gnt speed", 1
 
@@ -31,7 +31,7 @@ def new_record(command_line: str, settings: dict[str, Any]) -> dict[str, Any]:
             "versions": provenance.versions(),
             "hardware": provenance.hardware() | {"instructions": torch.backends.cpu.get_cpu_capability()},
             "threads": torch.get_num_threads(),
-            "allocator": described(),
+            "allocator": describe(),
         },
         "quietness": None,
         "memory": [],

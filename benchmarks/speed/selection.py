@@ -39,7 +39,7 @@ class WorkloadPlan:
     left_out: dict[str, str] = field(default_factory=dict)
 
 
-def make_plans(only: Sequence[str], *, quick: bool) -> list[WorkloadPlan]:
+def select_workloads(only: Sequence[str], *, quick: bool) -> list[WorkloadPlan]:
     """All workloads, or those parts whose names hold one of the patterns ``only``.
 
     Raises:
@@ -49,8 +49,8 @@ def make_plans(only: Sequence[str], *, quick: bool) -> list[WorkloadPlan]:
         if not any(_fits(one, entrant.name, [pattern]) for one in WORKLOADS for entrant in variants_of(one)):
             names = [*(one.name for one in WORKLOADS), *dict.fromkeys(one.name for one in VARIANTS)]
             raise CannotRun(f"--only: no workload and no entrant fits {pattern!r}{nearest(pattern, names)}")
-    named = [one for one in WORKLOADS if not one.long or any(_holds(one.name, pattern) for pattern in only)]
-    asked = [_quickly(one) for one in named] if quick else WORKLOADS
+    named = [one for one in WORKLOADS if not one.long or any(_matches(one.name, pattern) for pattern in only)]
+    asked = [_quick_version(one) for one in named] if quick else WORKLOADS
     plans = [_plan(one, only) for one in asked]
     return [plan for plan in plans if plan.figures or plan.left_out]
 
@@ -74,14 +74,14 @@ def _plan(workload: Workload, only: Sequence[str]) -> WorkloadPlan:
 def _fits(workload: Workload, entrant: str, patterns: Sequence[str]) -> bool:
     """Whether a pattern is found in the workload's name or in the entrant's, or in the two as printed in logs."""
     names = (workload.name, entrant, f"{workload.name}: {entrant}")
-    return not patterns or any(_holds(name, pattern) for pattern in patterns for name in names)
+    return not patterns or any(_matches(name, pattern) for pattern in patterns for name in names)
 
 
-def _holds(name: str, pattern: str) -> bool:
+def _matches(name: str, pattern: str) -> bool:
     return fnmatch.fnmatch(name.lower(), f"*{pattern.lower()}*")
 
 
-def _quickly(workload: Workload) -> Workload:
+def _quick_version(workload: Workload) -> Workload:
     """With a short warm-up, and networks compiled only where a target says so."""
     maturity = min(workload.maturity, QUICK_MATURITY)
     return dataclasses.replace(workload, maturity=maturity, graphs="graph" in workload.targets)

@@ -26,11 +26,11 @@ def _figures(record: dict[str, Any]) -> Table:
             continue
         shown.add_row(f"[bold]{workload['name']}[/]", *[""] * 6)
         for one in workload["figures"]:
-            time = in_units(workload["entrants"][one["entrant"]]["seconds"])
-            quartiles = f"{number(one['low'])}-{number(one['high'])}"
-            target = "" if one["target"] is None else number(one["target"])
+            time = time_text(workload["entrants"][one["entrant"]]["seconds"])
+            quartiles = f"{ratio_text(one['low'])}-{ratio_text(one['high'])}"
+            target = "" if one["target"] is None else ratio_text(one["target"])
             shown.add_row(
-                f"  {one['entrant']}", one["against"], time, number(one["ratio"]), quartiles, target, verdict(one)
+                f"  {one['entrant']}", one["against"], time, ratio_text(one["ratio"]), quartiles, target, verdict(one)
             )
         shown.add_section()
     return shown
@@ -64,20 +64,20 @@ def verdict(figure: dict[str, Any]) -> str:
     return {None: "", True: f"[{MET}]met[/]", False: f"[{MISSED}]missed[/]"}[is_met(figure)]
 
 
-def number(ratio: float) -> str:
+def ratio_text(ratio: float) -> str:
     """A ratio with three digits that count.
 
-    >>> number(1.2345), number(0.04321), number(12.345)
+    >>> ratio_text(1.2345), ratio_text(0.04321), ratio_text(12.345)
     ('1.23', '0.0432', '12.3')
     """
     digits = 4 if ratio < 0.1 else 3 if ratio < 0.2 else 2 if ratio < 10 else 1
     return f"{ratio:.{digits}f}"
 
 
-def in_units(seconds: float) -> str:
+def time_text(seconds: float) -> str:
     """A time with its unit.
 
-    >>> in_units(0.0001234), in_units(0.01234), in_units(1.5)
+    >>> time_text(0.0001234), time_text(0.01234), time_text(1.5)
     ('123 us', '12.3 ms', '1500.0 ms')
     """
     return f"{seconds * 1e6:.0f} us" if seconds < 1e-3 else f"{seconds * 1e3:.1f} ms"

@@ -47,7 +47,7 @@ QUICK = Rounds(block=0.025, budget=4.0, most=7, least=3)
 
 
 @dataclass
-class Timed:
+class Timings:
     """What the rounds of a workload gave: a time in seconds a step for each entrant and round."""
 
     steps: int
@@ -92,7 +92,7 @@ def replacement_period(workload: Workload) -> float:
     return 1 / (REPLACEMENT_RATE * workload.width) if workload.width else 1.0
 
 
-def block_length(seconds_a_step: float, block: float, period: float) -> int:
+def block_length(seconds_per_step: float, block: float, period: float) -> int:
     """Steps in a block: enough to take as long as asked for, and to hold a replacement where that is not far away.
 
     >>> block_length(0.01, block=0.05, period=5.0), block_length(0.0001, block=0.05, period=2000.0)
@@ -100,8 +100,8 @@ def block_length(seconds_a_step: float, block: float, period: float) -> int:
     >>> block_length(0.6, block=0.05, period=80.0)
     1
     """
-    steps = math.ceil(block / seconds_a_step)
-    affordable = math.ceil(STRETCH * block / seconds_a_step)
+    steps = math.ceil(block / seconds_per_step)
+    affordable = math.ceil(STRETCH * block / seconds_per_step)
     return max(1, min(math.ceil(period), affordable), min(steps, affordable))
 
 
@@ -111,7 +111,7 @@ def measure(
     rounds: Rounds,
     watch: LoadMonitor,
     each_round: Callable[[int, int], None],
-) -> Timed:
+) -> Timings:
     """Time the runners against each other; they are warm. ``each_round`` hears how many of how many are done."""
     threads = torch.get_num_threads()
     timers = {
@@ -127,16 +127,16 @@ def measure(
     times: dict[str, list[float]] = {name: [] for name in runners}
     for i in range(count):
         with watch:
-            for name in in_order(list(runners), i):
+            for name in round_order(list(runners), i):
                 times[name].append(_seconds(timers[name].timeit(steps), runners[name]))
         each_round(i + 1, count)
-    return Timed(steps, times, {name: runner.replaced - before[name] for name, runner in runners.items()})
+    return Timings(steps, times, {name: runner.replaced - before[name] for name, runner in runners.items()})
 
 
-def in_order(names: list[str], i: int) -> list[str]:
+def round_order(names: list[str], i: int) -> list[str]:
     """The order in round ``i``: everyone comes first once, and every other round goes backwards.
 
-    >>> [in_order(["a", "b", "c"], i) for i in range(3)]
+    >>> [round_order(["a", "b", "c"], i) for i in range(3)]
     [['a', 'b', 'c'], ['a', 'c', 'b'], ['c', 'a', 'b']]
     """
     turn = i % len(names)

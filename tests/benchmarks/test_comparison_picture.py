@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from benchmarks import experiments, line_labels
-from benchmarks.comparison_picture import drawn
+from benchmarks.comparison_picture import draw_comparison
 from benchmarks.plot_layout import save
 from benchmarks.report import family_picture
 from benchmarks.report.problems import Family, families, problems
@@ -66,7 +66,7 @@ def test_nothing_is_cut_off_or_covered(methods: str, grid: dict[str, list[float]
     runs = [written(run, keep=keep) for run in planned(tmp_path, DIGITS, methods, seeds=2, grid=grid)]
     display = experiments.display(DIGITS)
     for panels in (1, 2, 4):
-        check(drawn(results_of(runs), display, panels, note="A further sentence, " * 9))
+        check(draw_comparison(results_of(runs), display, panels, note="A further sentence, " * 9))
 
 
 def test_nothing_of_a_family_is_cut_off_or_covered(tmp_path: Path) -> None:
@@ -77,12 +77,12 @@ def test_nothing_of_a_family_is_cut_off_or_covered(tmp_path: Path) -> None:
     (family,) = families(problems(runs))
     assert isinstance(family, Family)
     assert [problem.values["activation"] for problem in family.problems] == ["relu", *sorted(activations[1:])]
-    drawing = family_picture.drawn(family)
+    drawing = family_picture.draw_family(family)
     assert len(drawing.axes) == 14
     assert len({axes.get_ylim() for axes in drawing.axes}) == 1  # to one scale
     check(drawing)
     (fewer,) = families(problems([run for run in runs if run.settings.activation in activations[:3]]))
-    check(family_picture.drawn(fewer))
+    check(family_picture.draw_family(fewer))
 
 
 def test_a_return_below_zero_is_in_the_picture(tmp_path: Path) -> None:
@@ -90,11 +90,11 @@ def test_a_return_below_zero_is_in_the_picture(tmp_path: Path) -> None:
     for run in runs:
         written(run)
         rows = run.rows()
-        run.forget()
+        run.delete_results()
         run.record.begin(run.head)
         run.record.add({**row, "mean_return": -100 * row["mean_return"]} for row in rows)
         run.finish(1.0)
-    drawing = drawn(results_of(runs), experiments.display("slippery_ant"))
+    drawing = draw_comparison(results_of(runs), experiments.display("slippery_ant"))
     low, high = drawing.axes[0].get_ylim()
     assert low < -45
     assert high > low
@@ -105,7 +105,7 @@ def test_a_picture_is_the_same_each_time(tmp_path: Path) -> None:
     runs = [written(run) for run in planned(tmp_path, DIGITS, ALL)]
     files = [io.BytesIO(), io.BytesIO()]
     for file in files:
-        save(drawn(results_of(runs), experiments.display(DIGITS)), file)
+        save(draw_comparison(results_of(runs), experiments.display(DIGITS)), file)
     assert files[0].getvalue() == files[1].getvalue()
 
 
@@ -113,7 +113,7 @@ def test_a_picture_is_the_same_each_time(tmp_path: Path) -> None:
 def test_labels_stand_in_order_and_apart(pairs: list[tuple[float, float]]) -> None:
     wanted = sorted(each for each, _ in pairs)
     heights = [height for _, height in pairs]
-    placed = line_labels._spread(wanted, heights, 100.0)
+    placed = line_labels.spread_labels(wanted, heights, 100.0)
     assert len(placed) == len(wanted)
     for (a, b), (high_a, high_b) in zip(itertools.pairwise(placed), itertools.pairwise(heights), strict=True):
         assert b - a >= (high_a + high_b) / 2 - 1e-6
@@ -123,4 +123,4 @@ def test_labels_stand_in_order_and_apart(pairs: list[tuple[float, float]]) -> No
 
 
 def test_labels_with_room_stay_where_their_lines_end() -> None:
-    assert line_labels._spread([10.0, 30.0, 50.0], [5.0, 5.0, 5.0], 100.0) == [10.0, 30.0, 50.0]
+    assert line_labels.spread_labels([10.0, 30.0, 50.0], [5.0, 5.0, 5.0], 100.0) == [10.0, 30.0, 50.0]

@@ -24,10 +24,10 @@ def test_two_steps_of_each_kind_as_they_were() -> None:
     ]
     old = GraphWarmup()
     for batch in [*kinds, kinds[0]]:
-        old.see(*batch)
+        old.record(*batch)
     new, learner = GraphWarmup(), Seen()
     before = torch.get_rng_state()
-    new.take_up(learner, old.state_dict())
+    new.warm_up(learner, old.state_dict())
     assert torch.equal(torch.get_rng_state(), before)
     assert new.state_dict() == old.state_dict()
     assert len(learner.batches) == 2 * len(kinds)

@@ -212,7 +212,7 @@ def test_a_record_of_other_settings_is_refused_and_left_alone(unfinished: Run, s
     with pytest.raises(CannotRun, match=message):
         unfinished.rows() if state == "end" else unfinished.load(unfinished.make_training())
     assert record.file.read_bytes()[: len(before)] == before
-    unfinished.forget()
+    unfinished.delete_results()
     unfinished.load(unfinished.make_training())
     assert record.lines() == [unfinished.head]
 
@@ -242,7 +242,7 @@ def test_a_damaged_account_of_a_run_is_told(finished: Run, content: str) -> None
 def test_a_run_that_is_being_made_is_not_forgotten(unfinished: Run) -> None:
     before = unfinished.record.file.read_bytes()
     with unfinished.lock(0.0), pytest.raises(CannotRun, match="Another process is making the run"):
-        unfinished.forget()
+        unfinished.delete_results()
     assert unfinished.record.file.read_bytes() == before
     assert next(unfinished.out.rglob("checkpoint.pt"))
 
@@ -254,7 +254,7 @@ def test_starting_over_forgets_all_runs_or_none(finished: Run, monkeypatch, caps
     before = finished.record.file.read_bytes()
     command = ["slowly_changing_regression", "--methods", "continual_backprop", "--seeds", "2", "--fresh"]
     command += ["--steps", "1500", "--bin", "100", "--out", str(finished.out)]
-    monkeypatch.setattr(Settings, "together", ())
+    monkeypatch.setattr(Settings, "ensemble_methods", ())
     with other.lock(0.0):
         assert main(command) == 2
     assert f"Another process is making the run {other.folder}" in capsys.readouterr().err

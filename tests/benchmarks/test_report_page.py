@@ -153,7 +153,7 @@ def test_a_diverged_seed_and_a_method_without_any_whole_one(tmp_path: Path) -> N
     written(first)
     for run in (second, other):
         written(run, rows=2)
-        run.forget()
+        run.delete_results()
         run.record.begin(run.head)
         run.record.add([{"seed": run.seeds[0], "task": 1, "online_accuracy": 0.4}])
         run.finish(1.0, diverged="the loss is nan")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.errors import CannotRun
-from benchmarks.report.run_finder import read
+from benchmarks.report.run_finder import find_runs
 from benchmarks.run import Run
 from tests.helpers.finished_runs import planned, regression, written
 
@@ -36,7 +36,7 @@ def the_reason(out: Path) -> str:
     """Why the one run that is not sound was left out; a second one is."""
     (other,) = planned(out, DIGITS, "l2", seeds=2)
     written(other)
-    found = read(out)
+    found = find_runs(out)
     assert found.runs == [other]
     (line,) = found.left_out
     assert "Traceback" not in line
@@ -45,7 +45,7 @@ def the_reason(out: Path) -> str:
 
 def test_real_runs_are_found_as_they_were_made(tmp_path: Path) -> None:
     made = regression(tmp_path) + regression(tmp_path, "redo")
-    found = read(tmp_path)
+    found = find_runs(tmp_path)
     assert {each.folder: each for each in found.runs}.keys() == {each.folder for each in made}
     for each in found.runs:
         (twin,) = (other for other in made if other.folder == each.folder)
@@ -61,7 +61,7 @@ def test_an_unfinished_run_is_listed(run: Run) -> None:
     other.record.add([{"seed": 0, "task": 1, "online_accuracy": 0.5}])
     with other.record.file.open("ab") as stream:
         stream.write(b'{"seed": 1, "ta')  # being written at this moment
-    found = read(run.out)
+    found = find_runs(run.out)
     assert found.runs == [run]
     assert found.unfinished == [(other, 1)]
 
@@ -138,10 +138,10 @@ def test_without_finished_runs_it_says_which_command_makes_some(tmp_path: Path) 
     with pytest.raises(
         CannotRun, match=r"No folder .*nowhere\. This makes some: python -m benchmarks .* --out .*nowhere"
     ):
-        read(tmp_path / "nowhere")
+        find_runs(tmp_path / "nowhere")
     with pytest.raises(CannotRun, match=r"No finished runs below .*\. This makes some: python -m benchmarks"):
-        read(tmp_path)
+        find_runs(tmp_path)
     (begun,) = planned(tmp_path, DIGITS, "l2")
     begun.record.begin(begun.head)
     with pytest.raises(CannotRun, match=r"only 1 unfinished\. This makes some"):
-        read(tmp_path)
+        find_runs(tmp_path)

@@ -25,7 +25,7 @@ from benchmarks.speed.machine_load import LoadMonitor, MachineLoad
 from benchmarks.speed.networks import batches, fresh_net, make_net
 from benchmarks.speed.selection import Ratio, WorkloadPlan
 from benchmarks.speed.step_runners import StepRunner, loop
-from benchmarks.speed.timing import Rounds, Timed
+from benchmarks.speed.timing import Rounds, Timings
 from benchmarks.speed.variants import VARIANTS, Variant, variants_of
 from benchmarks.speed.workloads import WORKLOADS, Workload
 
@@ -46,7 +46,7 @@ def test_every_row_of_the_tables_is_sound():
         used = {target for one in VARIANTS if one.kind == kind for _, target in one.against if target}
         assert used == {name for one in WORKLOADS if one.kind == kind for name in one.targets}
         assert {peer for one in VARIANTS if one.kind == kind for peer, _ in one.against} <= set(names)
-    for chosen in selection.make_plans([], quick=False):
+    for chosen in selection.select_workloads([], quick=False):
         there = {one.name for one in chosen.entrants}
         assert {name for figure in chosen.figures for name in (figure.entrant, figure.against)} == there
 
@@ -76,18 +76,20 @@ def test_the_convolutional_net_is_the_specified_one():
 
 
 def test_patterns_choose_workloads_and_entrants():
-    chosen = selection.make_plans(["20-5-1, batch 1: cbpsgd"], quick=True)
+    chosen = selection.select_workloads(["20-5-1, batch 1: cbpsgd"], quick=True)
     assert [(one.workload.name, one.workload.maturity) for one in chosen] == [("20-5-1, batch 1", 10)]
     assert Ratio("CBPSGD", "SGD", 1.15) in chosen[0].figures
     assert {one.name for one in chosen[0].entrants} == {
         name for f in chosen[0].figures for name in (f.entrant, f.against)
     }
-    assert len(selection.make_plans([], quick=False)) == len(WORKLOADS)
-    assert "784-8192x2-10, batch 64" not in {one.workload.name for one in selection.make_plans([], quick=True)}
-    assert "784-8192x2-10, batch 64" not in {one.workload.name for one in selection.make_plans(["cbpsgd"], quick=True)}
-    assert len(selection.make_plans(["8192"], quick=True)) == 1
+    assert len(selection.select_workloads([], quick=False)) == len(WORKLOADS)
+    assert "784-8192x2-10, batch 64" not in {one.workload.name for one in selection.select_workloads([], quick=True)}
+    assert "784-8192x2-10, batch 64" not in {
+        one.workload.name for one in selection.select_workloads(["cbpsgd"], quick=True)
+    }
+    assert len(selection.select_workloads(["8192"], quick=True)) == 1
     with pytest.raises(CannotRun, match=r"did you mean CBPAdam, fused\?"):
-        selection.make_plans(["CPBAdam, fused"], quick=True)
+        selection.select_workloads(["CPBAdam, fused"], quick=True)
 
 
 def test_one_workload_gives_ratios_replacements_and_reasons():
@@ -139,7 +141,7 @@ def _sgd(net):
 
 def test_a_ratio_is_the_median_of_the_rounds_own_ratios():
     # the machine was ten times slower in the last two rounds, for both
-    timed = Timed(5, {"a": [1.1, 1.2, 13.0], "b": [1.0, 1.0, 10.0]}, {})
+    timed = Timings(5, {"a": [1.1, 1.2, 13.0], "b": [1.0, 1.0, 10.0]}, {})
     assert timed.ratio("a", "b") == pytest.approx({"ratio": 1.2, "low": 1.15, "high": 1.25})
 
 
@@ -166,7 +168,7 @@ def test_quietness_is_judged_by_its_figures(figures, reasons):
     found = judged.reasons()
     assert len(found) == len(reasons)
     assert all(want is None or got == want for got, want in zip(found, reasons, strict=True))
-    assert judged.record()["quiet"] is (not reasons)
+    assert judged.as_record()["quiet"] is (not reasons)
 
 
 def test_what_others_took_is_what_was_busy_but_not_ours(tmp_path):

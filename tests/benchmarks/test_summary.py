@@ -8,8 +8,8 @@ import pytest
 import scipy.stats
 from rich.console import Console
 
-from benchmarks.comparison_picture import picture
-from benchmarks.comparison_table import table
+from benchmarks.comparison_picture import write_picture
+from benchmarks.comparison_table import comparison_table
 from benchmarks.display import DEAD, Display, Metric
 from benchmarks.picture_headline import headline
 from benchmarks.run_plan import RunPlan
@@ -96,7 +96,7 @@ def test_a_diverged_seed_is_named_and_not_averaged(tmp_path: Path) -> None:
 
 def text_of(found: list[MethodResults]) -> str:
     console = Console(width=200, file=io.StringIO())
-    console.print(table(found, DISPLAY))
+    console.print(comparison_table(found, DISPLAY))
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -113,10 +113,10 @@ def test_the_table_shows_what_was_found(found: list[MethodResults]) -> None:
 def test_the_picture_is_made_with_what_there_is(found: list[MethodResults]) -> None:
     for shown in (found, found[:1]):
         file = io.BytesIO()
-        picture(shown, DISPLAY, file)
+        write_picture(shown, DISPLAY, file)
         assert file.getvalue().startswith(b"\x89PNG")
         again = io.BytesIO()
-        picture(shown, DISPLAY, again)
+        write_picture(shown, DISPLAY, again)
         assert again.getvalue() == file.getvalue()
 
 

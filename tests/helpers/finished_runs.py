@@ -41,7 +41,7 @@ def regression(out: Path, methods: str = "backprop continual_backprop", **option
 def written(run: Run, rows: int = 10, keep: float = 0.9, seconds: float = 60.0) -> Run:
     """A record with made-up figures: they fall to ``keep`` of their start, a twentieth more with each seed."""
     display = experiments.display(run.experiment)
-    run.forget()
+    run.delete_results()
     run.record.begin(run.head)
     for number in range(1, rows + 1):
         value = 0.5 * (keep + (1 - keep) * math.exp(1 - number))

@@ -57,7 +57,7 @@ def test_the_head_begins_each_task_at_zero_and_all_else_goes_on(digits_folder):
     net = training.method.nets()[0]
     for task in range(3):
         before = {name: value.clone() for name, value in net.state_dict().items()}
-        training.at_start(task)
+        training.before_task(task)
         assert net[-1].weight.eq(0).all()
         assert net[-1].bias.eq(0).all()
         head = {f"{len(net) - 1}.weight", f"{len(net) - 1}.bias"}

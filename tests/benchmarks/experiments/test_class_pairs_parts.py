@@ -11,7 +11,7 @@ import gnt
 from benchmarks.class_pairs.net import make_net, zero_head
 from benchmarks.class_pairs.pairs import draw_pairs, make_pair
 from benchmarks.class_pairs.settings import Settings
-from benchmarks.datasets.classes import InMemoryClasses, some
+from benchmarks.datasets.classes import InMemoryClasses, sample_images
 from benchmarks.datasets.digits import mnist_images
 from benchmarks.datasets.labelled_images import Splits
 from benchmarks.errors import CannotRun
@@ -93,11 +93,11 @@ def test_more_images_than_there_are(digits):
     with pytest.raises(CannotRun, match="class 7 has 500 images to train, fewer than the 501 asked for"):
         make_pair(digits, [7, 2], train=501, test=10, generator=stream(0, "images"))
     with pytest.raises(ValueError, match="count must be at most 5000, the number of images, got 5001"):
-        some(mnist_images(), 5001, stream(0, "images"))
+        sample_images(mnist_images(), 5001, stream(0, "images"))
 
 
 def test_all_images_are_taken_in_their_order():
-    assert some(mnist_images(), 5000, stream(0, "images")) is mnist_images()
+    assert sample_images(mnist_images(), 5000, stream(0, "images")) is mnist_images()
 
 
 def test_a_folder_is_known_by_its_whole_path(tmp_path, monkeypatch):

@@ -38,20 +38,20 @@ def test_interrupted_it_ends_with_the_same_rows(method, settings, digits_folder)
 def test_every_piece_has_its_place():
     stages = Stages(classes=10, step=4, epochs=3, images=8, batch=12, piece=2)
     assert stages.classes == [4, 8, 10]
-    places = [stages.place(done) for done in range(stages.total)]
-    batches = [(place.stage, place.epoch, batch) for place in places for batch in range(place.first, place.last)]
+    pieces = [stages.piece(done) for done in range(stages.total)]
+    batches = [(piece.stage, piece.epoch, batch) for piece in pieces for batch in range(piece.first, piece.last)]
     assert batches == [
         (stage, epoch, batch) for stage, count in enumerate((3, 6, 7)) for epoch in range(3) for batch in range(count)
     ]
-    assert [place.stage for place in places if place.ends_stage] == [0, 1, 2]
-    assert sum(place.ends_epoch for place in places) == 9
+    assert [piece.stage for piece in pieces if piece.ends_stage] == [0, 1, 2]
+    assert sum(piece.ends_epoch for piece in pieces) == 9
 
 
 def test_the_best_epoch_comes_back_at_the_end_of_a_stage(digits_folder):
     training = make(digits_folder, lr=1.0, epochs=5)  # such steps that the last epoch is not the best
     seen = []
     while True:
-        ended = training.stages.place(training.done).ends_epoch
+        ended = training.stages.piece(training.done).ends_epoch
         rows = training.advance()
         if rows:
             break
@@ -80,9 +80,9 @@ def test_the_learning_rate_of_each_epoch(digits_folder):
     training = make(digits_folder, epochs=5, train=2)
     rates = []
     while training.done < training.total:
-        place = training.stages.place(training.done)
+        piece = training.stages.piece(training.done)
         training.advance()
-        if place.ends_epoch:
+        if piece.ends_epoch:
             rates.append(training.method.learner.opt.param_groups[0]["lr"])
     assert rates == pytest.approx([0.1, 0.1, 0.02, 0.004, 0.0008] * 2)
 

@@ -14,7 +14,7 @@ from benchmarks.datasets import mnist_images
 from benchmarks.errors import CannotRun
 from benchmarks.permuted_mnist import training as module
 from benchmarks.permuted_mnist.data import load_images
-from benchmarks.permuted_mnist.net import maker
+from benchmarks.permuted_mnist.net import network_factory
 from benchmarks.permuted_mnist.pixel_permutation import PermutedImages, permutation
 from benchmarks.permuted_mnist.settings import Settings
 from benchmarks.permuted_mnist.training import Training
@@ -25,11 +25,11 @@ FASTER = {"replacement_rate": 0.05, "maturity_threshold": 3}
 
 @pytest.fixture(autouse=True)
 def short_pieces(monkeypatch):
-    monkeypatch.setattr(module, "BATCHES_A_PIECE", 10)  # 10, 10 and 4 of a task
+    monkeypatch.setattr(module, "BATCHES_PER_PIECE", 10)  # 10, 10 and 4 of a task
 
 
 def make(method="backprop", seeds=(0,), **settings):
-    own = {name: value for name, value in FASTER.items() if Settings.concerns(name, method)}
+    own = {name: value for name, value in FASTER.items() if Settings.affects(name, method)}
     return Training(Settings.of(method, **{**SMALL, **own, **settings}), method, list(seeds))
 
 
@@ -115,7 +115,7 @@ def test_stopped_after_every_piece_it_ends_with_the_same_rows(method, optimizer)
     assert {"online_accuracy", "dead_units/0", "nature_rank/0", "weight_magnitude"} <= whole[0].keys()
 
 
-@pytest.mark.parametrize("method", Settings.together)
+@pytest.mark.parametrize("method", Settings.ensemble_methods)
 def test_seeds_together_are_those_alone(method):
     together = rows_of(make(method, (3, 4), lr=1e-3))
     alone = [row for seed in (3, 4) for row in rows_of(make(method, (seed,), lr=1e-3))]
@@ -171,12 +171,12 @@ def test_an_optimizer_brings_its_tuning_and_what_is_given_goes_first():
 
 def test_initial_weights():
     torch.manual_seed(0)
-    net = maker("100-50", "kaiming", "cpu")("backprop")
+    net = network_factory("100-50", "kaiming", "cpu")("backprop")
     bounds = [(6 / 784) ** 0.5, (6 / 100) ** 0.5, (3 / 50) ** 0.5]
     for layer, bound in zip([net[0], net[2], net[4]], bounds, strict=True):
         assert 0.97 * bound < float(layer.weight.detach().abs().max()) <= bound
         assert not layer.bias.any()
-    net = maker("100-50", "default", "cpu")("backprop")
+    net = network_factory("100-50", "default", "cpu")("backprop")
     assert 0.97 / 28 < float(net[0].weight.detach().abs().max()) <= 1 / 28
     assert net[0].bias.any()
 

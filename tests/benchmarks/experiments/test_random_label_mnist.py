@@ -16,7 +16,7 @@ SHORT = {"tasks": 2, "epochs": 2}
 
 
 def settings(method: str) -> Settings:
-    fast = {"replacement_rate": 0.01} if Settings.concerns("replacement_rate", method) else {}
+    fast = {"replacement_rate": 0.01} if Settings.affects("replacement_rate", method) else {}
     if method == "redo":
         fast = {"period": 50}
     made: Settings = Settings.of(method, **SHORT, **fast)

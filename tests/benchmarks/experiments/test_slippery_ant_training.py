@@ -77,7 +77,7 @@ def test_rows_tell_of_steps_frictions_episodes_and_both_networks(undisturbed):
         ended = sum(row["episodes"] for row in rows)
         steps = sum(row["episodes"] * row["mean_length"] for row in rows)
         assert ended > 2
-        assert steps + made._ant.under_way[1] == pytest.approx(1024)
+        assert steps + made._ant.current_episode[1] == pytest.approx(1024)
         for name in ("dead_units", "dormant_units", "effective_rank", "nature_rank", "weight_magnitude"):
             assert {f"{name}/{group}" for group in ("policy_1", "policy_2", "value_1", "value_2")} <= rows[-1].keys()
         assert all(row.keys() == rows[0].keys() for row in rows)
@@ -116,10 +116,10 @@ def test_a_checkpoint_of_another_mujoco_is_refused():
     ("size", "rollouts", "change_every", "rollouts_a_row"),
     [("quick", 98, 20_000, 1), ("published", 9766, 2_000_000, 49)],
 )
-def test_one_factor_scales_the_schedule(size, rollouts, change_every, rollouts_a_row):
+def test_one_factor_scales_the_schedule(size, rollouts, change_every, rollouts_per_row):
     settings = Settings.of("continual_backprop", size)
     assert (settings.rollouts, settings.change_every) == (rollouts, change_every)
-    assert settings.rollouts_a_row == rollouts_a_row
+    assert settings.rollouts_per_row == rollouts_per_row
     assert (settings.rollout, settings.epochs, settings.width, settings.probe) == (2048, 10, 256, 2000)
     assert (settings.lr, settings.weight_decay) == (1e-4, 1e-4)
     assert (settings.replacement_rate, settings.maturity_threshold, settings.utility) == (1e-4, 10_000, "contribution")
@@ -128,7 +128,7 @@ def test_one_factor_scales_the_schedule(size, rollouts, change_every, rollouts_a
 
 def test_however_small_the_factor_something_is_done():
     settings = Settings.of("backprop", scale=1e-9)
-    assert (settings.rollouts, settings.change_every, settings.rollouts_a_row) == (1, 1, 1)
+    assert (settings.rollouts, settings.change_every, settings.rollouts_per_row) == (1, 1, 1)
 
 
 @pytest.mark.parametrize("text", ["0", "16", "100", "64.0", "-64", "many"])

@@ -15,7 +15,7 @@ SHORT = {"steps": 1100, "bin": 400, "flip_every": 300}
 
 
 def settings(method: str, **given: object) -> Settings:
-    fast = {"replacement_rate": 0.01} if Settings.concerns("replacement_rate", method) else {}
+    fast = {"replacement_rate": 0.01} if Settings.affects("replacement_rate", method) else {}
     made: Settings = Settings.of(method, **SHORT, **fast, **given)
     return made
 
@@ -30,7 +30,7 @@ def finished(training: Training) -> list[dict[str, float]]:
 @pytest.mark.parametrize("seeds", [(0,), (4, 5)])
 @pytest.mark.parametrize("method", Settings.methods)
 def test_going_on_after_every_piece_gives_the_same_rows(method: str, seeds: tuple[int, ...], tmp_path) -> None:
-    if len(seeds) > 1 and method not in Settings.together:
+    if len(seeds) > 1 and method not in Settings.ensemble_methods:
         seeds = (7,)
     run = Run("slowly_changing_regression", method, settings(method), seeds, tmp_path)
     whole = finished(run.make_training())
@@ -46,7 +46,7 @@ def test_going_on_after_every_piece_gives_the_same_rows(method: str, seeds: tupl
     assert all(0 < row["squared_error"] < 20 for row in rows)
 
 
-@pytest.mark.parametrize("method", Settings.together)
+@pytest.mark.parametrize("method", Settings.ensemble_methods)
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_each_seed_of_an_ensemble_is_as_it_is_alone(method: str, optimizer: str) -> None:
     chosen = settings(method, optimizer=optimizer)
