@@ -1,4 +1,4 @@
-"""Command lines whose errors take two lines: what is wrong, and where help is."""
+"""An argument parser with short error messages: what is wrong, and the command that shows the help."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from benchmarks.value_checks import nearest
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser without abbreviations, that answers an unknown setting with the nearest known one."""
+    """Argument parser without abbreviations; an unknown option is reported with the most similar known one."""
 
     def __init__(self, prog: str, description: str) -> None:
         super().__init__(prog=prog, description=description, allow_abbrev=False)
         self.known: list[str] = []
 
     def add(self, name: str, **options: object) -> None:
-        """`add_argument`, and remember its name."""
+        """Add an argument, and remember its name for error messages."""
         self.add_argument(name, **options)  # type: ignore[arg-type]
         self.known.append(name)
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """All settings of the command line."""
+        """Parse the command line."""
         parsed, unknown = self.parse_known_args(arguments)
         if unknown:
             self.error(f"unknown setting {unknown[0]}{nearest(unknown[0].partition('=')[0], self.known)}")
         return parsed
 
     def error(self, message: str) -> NoReturn:
-        """Print the error and leave with status 2."""
+        """Print the error and exit with status 2."""
         print(f"error: {message}\nAll settings: {self.prog} --help", file=sys.stderr)
         raise SystemExit(2)

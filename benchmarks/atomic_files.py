@@ -1,4 +1,4 @@
-"""Files that are either the old ones or the new ones, whole, at whatever moment the process is killed."""
+"""Files that are replaced as a whole: after a crash, either the old or the new content is there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from benchmarks.errors import START_OVER_HINT, CannotRun
 
 
 def write_atomically(file: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``file``, then rename it into place."""
+    """Write a temporary file beside ``file`` with ``write(stream)``, then rename it to ``file``.
+
+    Raises:
+        CannotRun: the file cannot be written; an existing one is unchanged.
+    """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
@@ -22,23 +26,27 @@ def write_atomically(file: Path, write: Callable[[IO[bytes]], object]) -> None:
                 write(stream)
                 stream.flush()
                 os.fsync(stream.fileno())
-            os.chmod(name, 0o644)  # mkstemp's files are for the owner alone
+            os.chmod(name, 0o644)  # mkstemp creates files that only the owner can read
             os.replace(name, file)
         except BaseException:
             os.unlink(name)
             raise
     except OSError as error:
-        raise CannotRun(f"Cannot write {file}: {error}. What was there before is unchanged.") from error
+        raise CannotRun(f"Cannot write {file}: {error}. Existing files were not changed.") from error
 
 
 def write_json(file: Path, content: Any) -> None:
-    """``content`` as JSON, atomically."""
+    """Write ``content`` as JSON, atomically."""
     text = json.dumps(content, indent=1) + "\n"
     write_atomically(file, lambda stream: stream.write(text.encode()))
 
 
 def read_json(file: Path) -> Any:
-    """The content of a JSON file."""
+    """Read a JSON file.
+
+    Raises:
+        CannotRun: the file cannot be read or is not JSON.
+    """
     try:
         return json.loads(file.read_text())
     except (OSError, ValueError) as error:

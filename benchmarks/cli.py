@@ -1,6 +1,4 @@
-"""The command line: which experiment, with which settings. Unknown names are answered with the nearest known
-ones.
-"""
+"""The command line: dispatches to an experiment, ``report`` or ``speed``."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ INSTALL = 'pip install "torch-gnt[demo]"'
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; returns its exit status."""
+    """Run a command. Returns its exit status."""
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
             print(_overview())
@@ -40,7 +38,7 @@ def main(arguments: list[str]) -> int:
         print(f"error: the package {error.name} is missing. {INSTALL}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("Stopped. The same command goes on from here.", file=sys.stderr)
+        print("Stopped. Run the same command again to continue.", file=sys.stderr)
         return 130
 
 
@@ -57,7 +55,7 @@ def _report(arguments: list[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {"report": _report, "speed": _speed}
-"""What is no experiment."""
+"""Commands that are not experiments."""
 
 
 def _overview() -> str:
@@ -70,7 +68,7 @@ def _overview() -> str:
 
 
 def _check_requirements(parsed: argparse.Namespace) -> None:
-    """Refuse now what would be refused after hours of training."""
+    """Check before training what is needed after it: packages, TensorBoard, the file of the picture."""
     for package in PACKAGES:
         if importlib.util.find_spec(package) is None:
             raise ModuleNotFoundError(name=package)
@@ -79,7 +77,7 @@ def _check_requirements(parsed: argparse.Namespace) -> None:
 
         summary_writer()
     if parsed.picture is not None and parsed.picture.is_dir():
-        raise CannotRun(f"--picture {parsed.picture}: that is a folder; give the name of a file")
+        raise CannotRun(f"--picture {parsed.picture} is a folder; give the name of a file")
 
 
 def _run(experiment: str, arguments: list[str]) -> int:
@@ -87,12 +85,12 @@ def _run(experiment: str, arguments: list[str]) -> int:
 
     plan, parsed = parse_plan(experiment, arguments)
     _check_requirements(parsed)
-    again = [each for each in arguments if each != "--fresh"]
-    comparison = Comparison(plan, parsed.out, shlex.join(["python", "-m", "benchmarks", experiment, *again]))
-    made_by = launching.make_launcher(
+    repeated = [each for each in arguments if each != "--fresh"]
+    comparison = Comparison(plan, parsed.out, shlex.join(["python", "-m", "benchmarks", experiment, *repeated]))
+    launcher = launching.make_launcher(
         parsed.launcher, parsed.workers, parsed.checkpoint_every, tensorboard=parsed.tensorboard
     )
-    status = comparison.command(made_by, fresh=parsed.fresh, quiet=parsed.quiet, picture=parsed.picture)
+    status = comparison.command(launcher, fresh=parsed.fresh, quiet=parsed.quiet, picture=parsed.picture)
     if parsed.tensorboard:
         from benchmarks.tensorboard import write_missing
 

@@ -1,4 +1,4 @@
-"""One command's work: makes the runs that are asked for, then shows the methods side by side."""
+"""A command's comparison: executes the runs it asks for, then shows the methods side by side."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from benchmarks.settings import settings_text
 from benchmarks.summary import results_of, run_labels
 from benchmarks.worker import LOCK_SECONDS
 
-STOPPED = 130  # the exit status that shells use for Ctrl-C
+STOPPED = 130  # exit status of a process stopped with Ctrl-C, as in shells
 
 
 class Comparison:
-    """The runs of a plan, and what they come to."""
+    """The runs of a plan and their results."""
 
     def __init__(self, plan: RunPlan, out: Path, command_line: str) -> None:
         self.plan, self.out, self.command_line = plan, out, command_line
@@ -32,7 +32,7 @@ class Comparison:
         self._names = run_labels(self.runs)
 
     def command(self, launcher: Launcher, *, fresh: bool, quiet: bool, picture: Path | None) -> int:
-        """Do all that is not done yet, and show the outcome. Returns the exit status."""
+        """Execute the runs that are not finished, then print the table and write the picture. Returns the exit status."""
         console = Console(width=None if Console().is_terminal else 110)
         if fresh:
             self._delete_results()
@@ -40,7 +40,7 @@ class Comparison:
             run.check_record()
         unfinished = [run for run in self.runs if not run.finished]
         if unfinished:
-            console.print(self._introduction(), highlight=False, soft_wrap=True)
+            console.print(self._settings_summary(), highlight=False, soft_wrap=True)
             with (
                 ProgressLines(console)
                 if quiet or not console.is_terminal
@@ -48,15 +48,15 @@ class Comparison:
             ):
                 finished = run_all(unfinished, launcher, view, self._title, self.display.rows_text)
             if not finished:
-                console.print(f"Stopped. To go on from here: {self.command_line}", highlight=False, soft_wrap=True)
+                console.print(f"Stopped. To continue: {self.command_line}", highlight=False, soft_wrap=True)
                 return STOPPED
         else:
-            console.print("Finished before; shown again (--fresh starts over).", highlight=False)
+            console.print("All runs were already finished (--fresh runs them again).", highlight=False)
         self._show(console, picture)
         return 0
 
     def _delete_results(self) -> None:
-        """Start over: all of the runs or, where another process makes one of them, none."""
+        """Delete the results of all runs or, if another process is executing one of them, of none."""
         for run in self.runs:
             with run.lock(LOCK_SECONDS):
                 pass
@@ -68,7 +68,7 @@ class Comparison:
         seeds = f"seed {first}" if first == last else f"seeds {first} to {last}"
         return Title(f"{self._names[run]}, {seeds}", run.colour)
 
-    def _introduction(self) -> str:
+    def _settings_summary(self) -> str:
         cls = type(self.runs[0].settings)
         common = self.runs[0].settings.affecting(self.runs[0].method, tuning=False)
         common = {name: value for name, value in common.items() if name not in self.plan.grid}
@@ -77,8 +77,8 @@ class Comparison:
             size = cls.size_names()[0]
             time = f": {cls.durations[size]}" if size in cls.durations else ""
             others = ", ".join(f"--size {name}" for name in cls.size_names()[1:])
-            texts.append(f"This is the size {size}{time}. Others: {others}.")
-        texts.append("Ctrl-C stops; the same command goes on from there.")
+            texts.append(f"Size: {size}{time}. Other sizes: {others}.")
+        texts.append("Ctrl-C stops; the same command continues.")
         return "\n".join(texts)
 
     def _show(self, console: Console, picture: Path | None) -> None:
@@ -93,7 +93,7 @@ class Comparison:
                 write_atomically(file, lambda stream: write_picture(found, self.display, stream))
             texts += map(str, files)
         seconds = sum(run.about()["seconds"] for run in self.runs)
-        texts.append(f"Time: {_duration(seconds)} in all. Records: {self.out / self.plan.experiment}")
+        texts.append(f"Total time: {_duration(seconds)}. Records: {self.out / self.plan.experiment}")
         console.print("\n".join(texts), highlight=False, soft_wrap=True)
 
     @property

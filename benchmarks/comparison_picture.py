@@ -1,4 +1,4 @@
-"""The picture of a comparison: the main metric over time beside dead units, rank and weights, with 95% intervals."""
+"""The picture of a comparison: the main metric over time, beside dead units, rank and weights, with 95% intervals."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from benchmarks.summary import MethodResults
 
 STYLES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 1, 1, 1, 1, 1)))
 MAIN_METHODS = ("backprop", "continual_backprop")
-MAX_DISTINCT_BANDS = 4  # results whose bands can be told apart where they overlap
-_BIG, _SMALL = 10.5, 9.0  # labels of the main panel and of the others
-_TITLE, _GAP, _EDGE = 0.62, 0.8, 0.2  # inches over a small panel, between columns, at the right
+MAX_DISTINCT_BANDS = 4  # number of overlapping bands that can still be told apart
+_BIG, _SMALL = 10.5, 9.0  # font sizes of labels in the main panel and in the others
+_TITLE, _GAP, _EDGE = 0.62, 0.8, 0.2  # inches above a small panel, between columns, at the right edge
 _LEAST_SMALL, _LEAST_BIG = 1.3, 3.6
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A result in one panel."""
+    """A method's curve in one panel."""
 
     result: MethodResults
     colour: str
@@ -36,20 +36,28 @@ class Curve:
     half: list[float]
 
     def label(self, metric: Metric, scale: float, characters: int) -> str:
-        """What stands at its end."""
-        colon = ":" if "," in self.result.label else ""  # after "lr 0.01" a number needs one
+        """The label at its right end."""
+        colon = ":" if "," in self.result.label else ""  # separates the value from a setting such as "lr 0.01"
         return wrap_label(f"{self.result.label}{colon} {metric.text(self.mean[-1] / scale)}", characters)
 
 
 def write_picture(
     results: list[MethodResults], display: Display, file: IO[bytes], panels: int = 4, note: str = ""
 ) -> None:
-    """Draw it as PNG. ``panels``: how many metrics at most. ``note``: a further sentence."""
+    """Write the picture as PNG.
+
+    Args:
+        results: what to compare.
+        display: what to show.
+        file: where to write.
+        panels: maximum number of metrics.
+        note: a further sentence for the explanation.
+    """
     save(draw_comparison(results, display, panels, note), file)
 
 
 def draw_comparison(results: list[MethodResults], display: Display, panels: int = 4, note: str = "") -> Figure:
-    """The figure that `picture` writes."""
+    """The figure that `write_picture` writes."""
     results = [result for result in results if result.complete_seeds]
     present = [metric for metric in display.others if any(result.has(metric.name) for result in results)]
     metrics = [display.main, *present][:panels]
@@ -59,14 +67,14 @@ def draw_comparison(results: list[MethodResults], display: Display, panels: int 
 
 
 def seeds_in_words(results: list[MethodResults]) -> list[str]:
-    """Over which seeds, and what the bands are."""
+    """Sentences about the seeds and the bands."""
     seeds = sorted({seed for result in results for seed in result.complete_seeds})
     several = any(len(result.complete_seeds) > 1 for result in results)
     return [f"{_seeds(seeds)}.", *(["Bands: 95% intervals."] if several else [])]
 
 
 def _seeds(seeds: list[int]) -> str:
-    """Which seeds, in words.
+    """The seeds as text.
 
     >>> _seeds([3]), _seeds([0, 1, 2]), _seeds([0, 2])
     ('Seed 3', 'Mean over 3 seeds, 0 to 2', 'Mean over 2 seeds: 0, 2')
@@ -79,7 +87,7 @@ def _seeds(seeds: list[int]) -> str:
 
 
 def _curves(results: list[MethodResults], display: Display, metric: Metric) -> list[Curve]:
-    """ProgressLines of one method have one hue, so they differ by shade and dash. Those drawn later lie above."""
+    """The curves of a panel. Variants of one method share a hue and differ in shade and dash."""
     scale = 100.0 if metric.percent else 1.0
     smooth = display.smooth if metric is display.main else 1
     curves = []
@@ -92,7 +100,9 @@ def _curves(results: list[MethodResults], display: Display, metric: Metric) -> l
                 means = [[scale * value.mean for value in each] for each in (raw, values)]
                 halves = [scale * (value.half or 0.0) for value in values]
                 colour = shade(COLOURS[method], number, len(variants))
-                curves.append(Curve(result, colour, STYLES[number % len(STYLES)], xs, *means, halves))
+                curves.append(
+                    Curve(result, colour, STYLES[number % len(STYLES)], xs, raw=means[0], mean=means[1], half=halves)
+                )
     return curves
 
 
@@ -103,7 +113,7 @@ def _draw(
     curves: list[list[Curve]],
     display: Display,
 ) -> Figure:
-    """The main panel on the left, as high as the others together, which stand on the right."""
+    """The main panel on the left; the others on the right, together as high as the main one."""
     scales = [100.0 if metric.percent else 1.0 for metric in metrics]
     labels = [
         [curve.label(metric, scale, 22 if i == 0 else 30) for curve in own]
@@ -156,10 +166,10 @@ def _fill_panel(
 
 
 def draw_curve(axes: Axes, curve: Curve, *, thin: bool, order: int, crowded: bool, marked: bool = True) -> None:
-    """The mean, over its band; where it is smoothed, the unsmoothed one faintly behind."""
+    """Draw the mean with its band and, if it is smoothed, the unsmoothed mean faintly behind it."""
     above = 3.0 + order / 100 + (curve.result.method in MAIN_METHODS)
     few = marked and len(curve.xs) <= 20
-    if curve.raw != curve.mean and not crowded:  # what moves all methods alike from row to row hides what lasts
+    if curve.raw != curve.mean and not crowded:  # noise that all methods share would hide the trend
         axes.plot(curve.xs, curve.raw, color=curve.colour, alpha=0.22, linewidth=1.0, zorder=2)
     axes.plot(
         curve.xs,
@@ -177,7 +187,7 @@ def draw_curve(axes: Axes, curve: Curve, *, thin: bool, order: int, crowded: boo
 
 
 def scale_axes(axes: Axes, metric: Metric) -> None:
-    """Shares from 0 to 100%, all else from 0; large numbers in short."""
+    """Percentages from 0 to 100, other metrics from 0 unless negative; large numbers shortened."""
     if metric.percent:
         axes.set_ylim(-2, 102)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0f}%")
@@ -188,7 +198,7 @@ def scale_axes(axes: Axes, metric: Metric) -> None:
 
 
 def show_chance(axes: Axes, display: Display, *, labelled: bool = True) -> None:
-    """What guessing reaches, as a dotted result."""
+    """A dotted line at the value that guessing reaches."""
     at = (100.0 if display.main.percent else 1.0) * (display.chance or 0.0)
     axes.axhline(at, color="#888888", linestyle=(0, (2, 3)), linewidth=1.2, zorder=1)
     if not labelled:

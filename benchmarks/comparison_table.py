@@ -1,4 +1,4 @@
-"""The table that a command ends with: a result for each method, with means over seeds and their 95% intervals."""
+"""The table at the end of a command: a row per method, with means over seeds and 95% confidence intervals."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.summary import Estimate, MethodResults, first_and_last
 
 
 def comparison_table(results: list[MethodResults], display: Display) -> Table:
-    """First, last and mean of the main metric, and the others in the last part."""
+    """First, last and mean of the main metric, and the last of the others."""
     complete = [result for result in results if result.complete_seeds]
     others = [metric for metric in display.others if any(result.has(metric.name) for result in complete)]
     shown = Table(title=f"{display.main.title}: mean over seeds, 95% interval")
@@ -38,7 +38,7 @@ def _cells(result: MethodResults, display: Display, others: list[Metric]) -> lis
 
 
 def interval_text(value: Estimate, metric: Metric) -> str:
-    """A mean and its interval as they are shown, to the same decimals.
+    """A mean and its confidence interval, with the same number of decimals.
 
     >>> interval_text(Estimate(35.84, 0.4712), Metric("", "")), interval_text(Estimate(0.5, 0.01), Metric("", "", percent=True))
     ('35.8 ± 0.5', '50.0% ± 1.0%')

@@ -1,4 +1,4 @@
-"""Labels beside the ends of lines: as near to the ends as they can stand without touching each other."""
+"""Labels beside the right ends of lines, moved apart vertically so that they do not overlap."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from benchmarks.plot_layout import text_width
 
 _SPACING = 1.22  # a line's height, in font sizes
 _APART = 0.35  # between labels, in font sizes
-OFFSET, _LEADER = 12.0, 3.0  # points from a line's end to its label; displaced by more, a thin line leads to it
+OFFSET, _LEADER = 12.0, 3.0  # points: from a line's end to its label; shift above which a leader line is drawn
 
 
 @dataclass(frozen=True)
 class LineEnd:
-    """Where a line ends, and what is written there."""
+    """The height of a line's right end, and its label."""
 
     y: float
     text: str
@@ -24,7 +24,7 @@ class LineEnd:
 
 
 def wrap_label(text: str, characters: int) -> str:
-    r"""A label of several lines, none of them a lone number; broken after commas where that will do.
+    r"""A label of several lines: the number stays with the word before it, and lines break after commas where possible.
 
     >>> wrap_label("continual backprop 86.1%", 18), wrap_label("L2 12.0%", 18), wrap_label("backprop, lr 0.001: 0.925", 22)
     ('continual\nbackprop 86.1%', 'L2 12.0%', 'backprop,\nlr 0.001: 0.925')
@@ -41,14 +41,14 @@ def wrap_label(text: str, characters: int) -> str:
 
 
 def labels_width(texts: list[str], size: float) -> float:
-    """Inches that the labels take to the right of a panel."""
+    """Width in inches of the labels to the right of a panel."""
     return OFFSET / 72 + max(
         (text_width(line, size, bold=True) for text in texts for line in text.split("\n")), default=0.0
     )
 
 
 def labels_height(texts: list[str], size: float) -> float:
-    """Inches that the labels take, one over the other."""
+    """Height in inches of the labels, stacked."""
     return sum(_label_height(text, size) for text in texts) / 72
 
 
@@ -57,8 +57,8 @@ def _label_height(text: str, size: float) -> float:
 
 
 def label_ends(axes: Axes, x: float, ends: list[LineEnd], size: float, off: float = OFFSET) -> None:
-    """Write each label ``off`` points beside its line's end; those that would touch move apart, a thin line leading to
-    them.
+    """Write each label ``off`` points to the right of its line's end. Labels that would overlap are moved apart, and a thin
+    line connects each with its line's end.
     """
     if not ends:
         return
@@ -95,9 +95,9 @@ def label_ends(axes: Axes, x: float, ends: list[LineEnd], size: float, off: floa
 
 
 def spread_labels(wanted: list[float], heights: list[float], whole: float) -> list[float]:
-    """Middles as near to the wanted ones (in order) as things of these heights can stand without overlap.
+    """Centres as close as possible to the wanted ones (sorted), such that labels of these heights do not overlap.
 
-    Neighbours that would overlap become one block, at the mean of what its members want.
+    Labels that would overlap form a block, which is centred at the mean of the wanted positions of its members.
 
     >>> spread_labels([10.0, 11.0, 50.0], [4.0, 4.0, 4.0], 60.0)
     [8.5, 12.5, 50.0]
@@ -119,11 +119,11 @@ def spread_labels(wanted: list[float], heights: list[float], whole: float) -> li
 
 
 def _lower_edge(block: list[int], wanted: list[float], heights: list[float], whole: float) -> float:
-    """Where the lower edge of a block stands, inside 0 to ``whole`` where there is room."""
+    """Lower edge of a block of labels, kept within 0 to ``whole`` where possible."""
     offsets, total = [], 0.0
     for k in block:
         offsets.append(total + heights[k] / 2)
         total += heights[k]
     low = sum(wanted[k] - offset for k, offset in zip(block, offsets, strict=True)) / len(block)
-    edge = heights[block[0]] / 2  # a label may stand half outside
+    edge = heights[block[0]] / 2  # half a label may be outside
     return max(-edge, min(low, whole + edge - total))

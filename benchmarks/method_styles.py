@@ -1,5 +1,6 @@
-"""How the methods are named and coloured, the same in bars, tables and pictures (Okabe and Ito's colour-blind
-safe palette).
+"""Names and colours of the methods, the same in progress bars, tables and pictures.
+
+The colours are Okabe and Ito's colour-blind safe palette.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ COLOURS = {
 
 
 def shade(colour: str, number: int, count: int) -> str:
-    """The colour of one of several variants: the first as it is, the further ones lighter.
+    """The colour of one of several variants of a method: the first unchanged, later ones lighter.
 
     >>> shade("#0072B2", 0, 1), shade("#0072B2", 1, 2)
     ('#0072B2', '#73b1d5')

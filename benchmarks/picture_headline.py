@@ -1,4 +1,4 @@
-"""What a comparison shows, in one sentence made from its figures."""
+"""The headline of a picture: one sentence that states what the comparison shows."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from benchmarks.display import Display
 from benchmarks.method_styles import LABELS
 from benchmarks.summary import MethodResults, best_results, first_and_last
 
-LOST, KEPT = 0.2, 0.1  # of the first figures: what is a loss that one must see, and what is none
-NEAR_CHANCE = 0.1  # of what lies between guessing and the first figure
+LOST, KEPT = 0.2, 0.1  # relative loss from which a method counts as worse, and below which it does not
+NEAR_CHANCE = 0.1  # fraction of the distance from guessing to the first value
 
 
 def headline(results: list[MethodResults], display: Display) -> str:
-    """Whether backprop gets worse where continual backprop does not; else what both, or the only one, reach.
+    """States whether backprop gets worse while continual backprop does not; otherwise the last values.
 
-    Of a method with several choices of settings the best one counts.
+    If several settings of a method were run, the best one counts.
     """
     found = best_results(results, display)
     ends = {method: first_and_last(result, display) for method, result in found.items()}
@@ -33,6 +33,6 @@ def headline(results: list[MethodResults], display: Display) -> str:
 
 
 def _loss(first: float, last: float, display: Display) -> float:
-    """How much worse the last is than the first, as a share of the first."""
+    """Relative decline from the first to the last value."""
     worse = first - last if display.higher_is_better else last - first
     return worse / abs(first) if first else 0.0

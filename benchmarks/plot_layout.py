@@ -1,4 +1,4 @@
-"""The look of all pictures: one headline, few lines, each labelled where it ends instead of in a legend."""
+"""Layout and style of all pictures: a headline, an explanation, and panels whose lines are labelled at their ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 
-WIDTH = 13.5  # inches, as all lengths here
+WIDTH = 13.5  # inches, like all lengths here
 LEFT = 0.8
 _HEADLINE, _EXPLANATION, _EXPLANATION_SIZE = 0.28, 0.74, 11.0
 _LINE = 0.225  # of the explanation
@@ -46,7 +46,7 @@ _STYLE: Any = {
 
 
 def canvas(headline: str, explanation: str, panels: int) -> tuple[Figure, list[Axes]]:
-    """An empty picture with its headline, and the panels side by side."""
+    """A figure with headline and explanation, and its panels side by side."""
     pyplot.rcParams.update(_STYLE)
     figure, axes = pyplot.subplots(1, panels, figsize=(11, 5), dpi=160, squeeze=False)
     figure.text(0.06, 0.95, headline, fontsize=19, fontweight="bold", color="#111111", va="top")
@@ -56,9 +56,9 @@ def canvas(headline: str, explanation: str, panels: int) -> tuple[Figure, list[A
 
 
 def new_figure(headline: str, explanation: list[str], body: float) -> tuple[Figure, float]:
-    """An empty picture with its headline and explanation over ``body`` inches for panels, and its height.
+    """A figure with headline and explanation above ``body`` inches for panels. Returns it and its height.
 
-    The explanation's lines are broken where needed; a headline that is too long for its line is written smaller.
+    The explanation is wrapped; a headline that is too long for its line gets a smaller font.
     """
     pyplot.rcParams.update(_STYLE)
     room = WIDTH - 2 * LEFT
@@ -74,7 +74,7 @@ def new_figure(headline: str, explanation: list[str], body: float) -> tuple[Figu
 
 
 def add_panel(figure: Figure, left: float, bottom: float, wide: float, high: float, title: str, size: float) -> Axes:
-    """A panel ``bottom`` inches above the lowest one's foot."""
+    """Add a panel whose lower edge is ``bottom`` inches above that of the lowest panel."""
     height = figure.get_figheight()
     axes = figure.add_axes((left / WIDTH, (_BOTTOM + bottom) / height, wide / WIDTH, high / height))
     axes.set_title(title, fontsize=size, pad=0.8 * size)
@@ -82,13 +82,13 @@ def add_panel(figure: Figure, left: float, bottom: float, wide: float, high: flo
 
 
 def text_width(text: str, size: float, *, bold: bool = False) -> float:
-    """How wide a line of text is."""
+    """Width of a line of text."""
     font = FontProperties(family="sans-serif", weight="bold" if bold else "normal")
     return float(TextPath((0, 0), text, size=size, prop=font).get_extents().width) / 72 if text.strip() else 0.0
 
 
 def wrap_sentences(sentences: list[str], room: float, size: float) -> list[str]:
-    """Sentences as lines no wider than ``room``: several on a line where they fit, else a line each, else broken."""
+    """Sentences as lines no wider than ``room``: several on a line if they fit, one per line otherwise, wrapped if too long."""
     lines: list[str] = []
     for sentence in sentences:
         joined = f"{lines[-1]} {sentence}" if lines else sentence
@@ -103,7 +103,7 @@ def wrap_sentences(sentences: list[str], room: float, size: float) -> list[str]:
 
 
 def short_number(number: float) -> str:
-    """A number at an axis.
+    """A number for an axis.
 
     >>> short_number(5), short_number(20_000), short_number(1_500_000)
     ('5', '20k', '1.5M')

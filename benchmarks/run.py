@@ -1,12 +1,11 @@
-"""A run: one method with one choice of settings and seeds. It owns a folder, in which it is either unfinished or
-finished.
+"""A run: one method with one choice of settings and seeds, and the folder of its results.
 
-    <out>/<experiment>/<method>_<settings>/seed-0/record.jsonl     the rows, growing; its last line is an end
+    <out>/<experiment>/<method>_<settings>/seed-0/record.jsonl     the rows, appended; the last line is an end
     <out>/<experiment>/<method>_<settings>/seed-0/checkpoint.pt    while unfinished
     <out>/<experiment>/<method>_<settings>/seed-0/about.json       when finished: versions, commit, hardware, seconds
 
-The folder's name holds a hash of all settings that concern the method, so runs with different settings never
-meet, and a run of backprop is shared by all comparisons that it is part of.
+The folder's name contains a hash of all settings that affect the method. So runs with different settings never share a
+folder, and a run of backprop is shared by all comparisons that include it.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from benchmarks.record import Record
 from benchmarks.settings import BaseSettings
 from benchmarks.training import Row, Training
 
-# what a file that is no checkpoint, or another training's, comes to
+# errors from loading a file that is not a checkpoint, or belongs to another training loop
 _UNREADABLE = (
     AttributeError,
     EOFError,
@@ -41,7 +40,7 @@ _UNREADABLE = (
 
 @dataclass(frozen=True)
 class Run:
-    """One method with one choice of settings, one seed or several that are trained together, and its folder."""
+    """One method with one choice of settings and one seed, or several seeds that are trained together."""
 
     experiment: str
     method: str
@@ -51,11 +50,11 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Where the run lives."""
+        """The folder of its results."""
         first, last = self.seeds[0], self.seeds[-1]
         seeds = f"seed-{first}" if first == last else f"seeds-{first}-to-{last}"
         home, name = self.out / self.experiment, self.settings.folder_name(self.experiment, self.method)
-        if not (home / name).exists():  # made when the defaults were others: whose it is, the hash says
+        if not (home / name).exists():  # the defaults may have changed since; the hash identifies the run
             digest = name.rpartition("_")[2]
             name = next((folder.name for folder in sorted(home.glob(f"{self.method}_*_{digest}"))), name)
         return home / name / seeds
@@ -67,7 +66,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether all its rows are there."""
+        """Whether its record is complete."""
         return self.record.ended
 
     @property
@@ -102,7 +101,7 @@ class Run:
         return about
 
     def delete_results(self, wait: float = 0.0) -> None:
-        """Remove all that was done, to start over; not from under a process that makes the run (`lock`)."""
+        """Delete its results, to start over. Refused while another process executes the run (see `lock`)."""
         with self.lock(wait):
             try:
                 for file in (self._checkpoint, self.record.file, self._about):
@@ -112,9 +111,7 @@ class Run:
 
     @contextmanager
     def lock(self, wait: float) -> Iterator[None]:
-        """Hold the run for this process. A worker whose command was killed lets go within moments: that long
-        one waits.
-        """
+        """Hold the run's lock. ``wait``: seconds to wait for another process, such as a worker whose command was killed."""
         from filelock import FileLock, Timeout  # torch itself depends on filelock
 
         try:
@@ -123,7 +120,7 @@ class Run:
             lock.acquire(timeout=wait)
         except Timeout:
             raise CannotRun(
-                f"Another process is making the run {self.folder}. Wait for it, or stop it and run this command again."
+                f"Another process is executing the run {self.folder}. Wait for it, or stop it and run this command again."
             ) from None
         except OSError as error:
             raise CannotRun(f"Cannot write to {self.folder}: {error}.") from error
@@ -131,12 +128,12 @@ class Run:
             yield
 
     def make_training(self) -> Training:
-        """Its training, from the start."""
-        made: Training = experiments.training_class(self.experiment)(self.settings, self.method, list(self.seeds))
-        return made
+        """Its training loop, from the start."""
+        training: Training = experiments.training_class(self.experiment)(self.settings, self.method, list(self.seeds))
+        return training
 
     def save(self, training: Training, seconds: float) -> None:
-        """Write the checkpoint, and how much of the record belongs to it."""
+        """Write a checkpoint, which includes the size of the record at this point."""
         import torch
 
         content = {
@@ -148,7 +145,7 @@ class Run:
         write_atomically(self._checkpoint, lambda stream: torch.save(content, stream))
 
     def load(self, training: Training) -> float:
-        """Bring ``training`` and the record to the checkpoint, or to the start when there is none. Returns the seconds spent
+        """Restore ``training`` and the record to the checkpoint, or to the start if there is none. Returns the seconds spent
         until then.
         """
         import torch
@@ -169,10 +166,10 @@ class Run:
             raise CannotRun(f"Cannot read {self._checkpoint} ({reason}). {START_OVER_HINT}") from error
         then = ", ".join(f"{name} {begun.get(name)}" for name in now if begun.get(name) != now[name])
         here = ", ".join(f"{name} {now[name]}" for name in now if begun.get(name) != now[name])
-        raise CannotRun(f"The run {self.folder} was begun with {then}; this is {here}. {START_OVER_HINT}")
+        raise CannotRun(f"The run {self.folder} was started with {then}; this is {here}. {START_OVER_HINT}")
 
     def finish(self, seconds: float, **reason: str) -> None:
-        """Write where the run comes from, then the end of its record; the checkpoint is no longer needed."""
+        """Write about.json and the end of the record, and delete the checkpoint."""
         about = {
             "seconds": round(seconds, 1),
             "versions": provenance.versions(),
@@ -189,8 +186,8 @@ class Run:
         _, *rows, end = self.record.lines()
         if end.get("end") != len(rows) or not all(self._has(row) for row in rows):
             raise CannotRun(
-                f"{self.record.file} is damaged: its end counts {end.get('end')} rows of seeds {list(self.seeds)}, and "
-                f"{len(rows)} other or fewer are there. {START_OVER_HINT}"
+                f"{self.record.file} is damaged: its end counts {end.get('end')} rows of seeds {list(self.seeds)}, but "
+                f"it has {len(rows)} rows, or rows of other seeds. {START_OVER_HINT}"
             )
         return rows
 
@@ -199,11 +196,11 @@ class Run:
 
     @property
     def diverged(self) -> str | None:
-        """Why the finished run ended before its time; None where it did not."""
+        """Why a finished run ended early; None if it did not."""
         return self.record.lines()[-1].get("diverged")  # type: ignore[no-any-return]
 
     def check_record(self) -> None:
-        """Refuse a record that is another run's, or of other settings, before anything of it is changed."""
+        """Raise `CannotRun` if the record belongs to another run or to other settings. Changes nothing."""
         head = self.record.head()
         if head is None:
             return
@@ -211,6 +208,6 @@ class Run:
         if differing:
             name = differing[0]
             raise CannotRun(
-                f"{self.record.file} has {name} {head.get(name)}, where this run has {self.head[name]}: it was made by "
+                f"{self.record.file} has {name} {head.get(name)}, but this run has {self.head[name]}: it was written by "
                 f"another version of the settings. {START_OVER_HINT}"
             )

@@ -1,4 +1,4 @@
-"""From a command line to runs: methods times grid times seeds."""
+"""Which runs a command asks for: methods x grid x seeds."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from benchmarks.settings import Values, flag
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What is asked for.
+    """The runs that a command asks for.
 
     Attributes:
-        experiment: its name.
-        methods: their names.
-        size: the size, None for the default one.
-        given: settings that stand on the command line.
-        grid: settings with the values that are tried, each with each.
+        experiment: name of the experiment.
+        methods: names of the methods.
+        size: name of the size; None: the default size.
+        given: settings given on the command line.
+        grid: settings with several values, all combinations of which are run.
         seeds: all seeds.
     """
 
@@ -36,7 +36,7 @@ class RunPlan:
     seeds: tuple[int, ...]
 
     def runs(self, out: Path) -> list[Run]:
-        """The runs, those of one seed before those of the next, so that all methods get on alike."""
+        """The runs. Those of one seed come before those of the next, so that all methods progress at the same rate."""
         self._check()
         cls = experiments.settings_class(self.experiment)
         singles: list[Run] = []
@@ -58,19 +58,19 @@ class RunPlan:
         cls = experiments.settings_class(self.experiment)
         both = self.given.keys() & self.grid.keys()
         if both:
-            raise CannotRun(f"{flag(min(both))}: given once, and in --grid too. Give it in one place.")
+            raise CannotRun(f"{flag(min(both))} is given both by itself and in --grid. Give it once.")
         unused = [
             name for name in [*self.given, *self.grid] if not any(cls.affects(name, method) for method in self.methods)
         ]
         if unused:
-            raise CannotRun(f"{', '.join(map(flag, unused))}: of no effect on {' and '.join(self.methods)}.")
+            raise CannotRun(f"{', '.join(map(flag, unused))}: no effect on {' and '.join(self.methods)}.")
 
 
 def read_grid(cls: Any, texts: Iterable[str]) -> dict[str, list[Any]]:
-    """``--grid lr=.01,.003 activation=relu,tanh`` -> setting -> values.
+    """Parse ``--grid lr=.01,.003 activation=relu,tanh`` into setting -> values.
 
     Raises:
-        CannotRun: unknown setting (the nearest is offered), a value that is not allowed, or one twice.
+        CannotRun: unknown setting, invalid value, or a setting or value given twice.
     """
     grid: dict[str, list[Any]] = {}
     for text in texts:
@@ -80,11 +80,11 @@ def read_grid(cls: Any, texts: Iterable[str]) -> dict[str, list[Any]]:
         if not equals or not values.strip(","):
             raise CannotRun(f"--grid takes NAME=VALUE,VALUE,..., got {text!r}")
         if name in grid:
-            raise CannotRun(f"--grid has {name} twice")
+            raise CannotRun(f"--grid: {name} is given twice")
         try:
             grid[name] = [check(value.strip()) for value in values.split(",")]
         except argparse.ArgumentTypeError as error:
             raise CannotRun(f"--grid {name}: {error}") from None
         if len(set(grid[name])) < len(grid[name]):
-            raise CannotRun(f"--grid {name} has a value twice: {values}")
+            raise CannotRun(f"--grid {name}: a value is given twice: {values}")
     return grid

@@ -1,4 +1,4 @@
-"""Makes runs, some at a time, and shows how they get on until all are finished or one is told to stop."""
+"""Executes the runs of a command, several at a time, until all are finished or the user stops them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RowsText = Callable[[list[Row]], str]
 
 
 class _Scheduler:
-    """All runs of a command: those that wait, those that are being running, and what went wrong."""
+    """The runs of a command: waiting and running ones, and errors."""
 
     def __init__(
         self,
@@ -44,11 +44,11 @@ class _Scheduler:
 
     @property
     def has_work(self) -> bool:
-        """Whether something is left to do; nothing is, once a run was refused, as the others would be too."""
+        """Whether runs are left. False after a run was refused, as the others would be refused too."""
         return bool(self.running or self.waiting) and not self.refused
 
     def poll(self) -> None:
-        """Start what there is room for, then wait a moment for messages, and show them."""
+        """Start as many runs as the launcher has slots for, then wait briefly for messages and handle them."""
         while self.waiting and len(self.running) < self.launcher.slots and not self.stopping:
             run = self.waiting.pop(0)
             self.launcher.start(run)
@@ -61,7 +61,7 @@ class _Scheduler:
                     self.view.end(self.title(run))
 
     def stop(self) -> None:
-        """Let all save and end; end those that do not."""
+        """Ask all running ones to save and stop; kill those that do not in time."""
         self.stopping = True
         for run in self.running:
             self.launcher.request_stop(run)
@@ -78,7 +78,7 @@ class _Scheduler:
             case ("rows", rows):
                 self.view.line(title, self.rows_text(rows))
             case ("diverged", why):
-                self.view.line(title, f"ends here, as it diverged: {why}")
+                self.view.line(title, f"stopped, as it diverged: {why}")
             case ("refused", text):
                 self.refused = True
                 self.errors.append(text)
@@ -87,18 +87,17 @@ class _Scheduler:
             case ("died", why) if not (self.stopping or self.interrupted):
                 self.errors.append(
                     f"The process of the run {title.label} was killed ({why}). "
-                    "Run the same command again to go on from the last checkpoint."
+                    "Run the same command again to continue from the last checkpoint."
                 )
 
 
 def run_all(
     runs: list[Run], launcher: Launcher, view: ProgressView, title: Callable[[Run], Title], rows_text: RowsText
 ) -> bool:
-    """Make the runs. Returns whether all were finished; False when a person stopped them.
+    """Execute the runs. Returns True if all were finished, False if the user stopped them.
 
     Raises:
-        CannotRun: a run was refused; the others have been stopped, their checkpoints kept. Or runs have failed; all
-            others are finished.
+        CannotRun: a run was refused (the others were stopped, with checkpoints), or runs failed (all others are finished).
     """
     with _interruptible() as interrupted:
         scheduler = _Scheduler(runs, launcher, view, title, rows_text, interrupted)
@@ -109,13 +108,13 @@ def run_all(
             scheduler.stop()
             launcher.close()
     if scheduler.errors:
-        raise CannotRun("\n".join(dict.fromkeys(scheduler.errors)))  # two workers often have the same to say
+        raise CannotRun("\n".join(dict.fromkeys(scheduler.errors)))  # workers often report the same error
     return all(run.finished for run in runs)
 
 
 @contextmanager
 def _interruptible() -> Iterator[list[int]]:
-    """Ctrl-C and a plain kill fill the list instead of raising, so that nothing is interrupted half-way."""
+    """Record SIGINT and SIGTERM in the list instead of raising, so that no operation is interrupted halfway."""
     received: list[int] = []
 
     def receive(number: int, frame: FrameType | None) -> None:

@@ -1,5 +1,6 @@
-"""The options that settings are made of: a dataclass field each, with its help and the check that turns the text of
-the command line into a value.
+"""The fields that settings consist of: dataclass fields with a help text and a check of the value.
+
+Settings that several experiments have are defined once, here.
 """
 
 from __future__ import annotations
@@ -15,22 +16,22 @@ def setting(default: Any, help: str, check: Check, methods: Iterable[str] = (), 
     """A field of a settings dataclass.
 
     Args:
-        default: its value where nothing else is said.
-        help: what it is, for ``--help``.
-        check: text -> value; raises argparse.ArgumentTypeError with what is allowed.
-        methods: those that it has an effect on; none: all of them.
-        tuning: whether it belongs to how a method is tuned or run rather than to the problem that all are given.
+        default: default value.
+        help: help text.
+        check: text -> value; raises argparse.ArgumentTypeError that says what is allowed.
+        methods: methods that it affects; empty: all.
+        tuning: whether it belongs to the tuning of a method, as opposed to the problem that all methods are given.
     """
     metadata = {"help": help, "check": check, "methods": tuple(methods), "tuning": tuning}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 _ENGINES = ("continual_backprop", "algorithm_1")
-_STEP_BY_STEP = ("l2_init", "redo", "algorithm_1")  # they act within the step, beside the learner
+_STEP_BY_STEP = ("l2_init", "redo", "algorithm_1")  # they act between the learner's backward and the next step
 
 
 def compiled(methods: Iterable[str]) -> Any:
-    """The field ``compile``, for the ``methods`` among these whose whole step can be a compiled graph."""
+    """The field ``compile``, for those of the ``methods`` whose whole step can be compiled."""
     methods = [method for method in methods if method not in _STEP_BY_STEP]
     return setting("no", "run each step as one compiled graph: yes or no", one_of("yes", "no"), methods, tuning=True)
 
@@ -41,9 +42,9 @@ def lr(default: float) -> Any:
 
 
 def weight_decay(default: float, *others: str) -> Any:
-    """The field ``weight_decay``; ``others``: further methods that decay."""
+    """The field ``weight_decay``. ``others``: methods that use it besides L2 and Shrink and Perturb."""
     methods = ("l2", "shrink_and_perturb", *others)
-    return setting(default, "weight decay, as torch's optimizers take it", NOT_NEGATIVE, methods, tuning=True)
+    return setting(default, "weight decay, as in torch's optimizers", NOT_NEGATIVE, methods, tuning=True)
 
 
 def noise(default: float) -> Any:
@@ -54,37 +55,37 @@ def noise(default: float) -> Any:
 
 def l2_init(default: float) -> Any:
     """The field ``l2_init``."""
-    help = "strength of the pull of all parameters towards their initial values"
+    help = "coefficient of the penalty on the distance of all parameters from their initial values"
     return setting(default, help, NOT_NEGATIVE, ("l2_init",), tuning=True)
 
 
 def dormancy(default: float) -> Any:
     """The field ``dormancy``."""
-    return setting(default, "score up to which a unit is dormant", NOT_NEGATIVE, ("redo",), tuning=True)
+    return setting(default, "a unit is dormant if its score is at most this", NOT_NEGATIVE, ("redo",), tuning=True)
 
 
 def period(default: int) -> Any:
     """The field ``period``."""
-    return setting(default, "steps between two recyclings of dormant units", whole(1), ("redo",), tuning=True)
+    return setting(default, "steps between two resets of dormant units", whole(1), ("redo",), tuning=True)
 
 
 def replacement_rate(default: float) -> Any:
     """The field ``replacement_rate``."""
-    return setting(default, "share of the mature units that are replaced in a step", SHARE, _ENGINES, tuning=True)
+    return setting(default, "fraction of the mature units that are replaced per step", SHARE, _ENGINES, tuning=True)
 
 
 def maturity_threshold(default: int) -> Any:
     """The field ``maturity_threshold``."""
-    help = "updates in which a new unit is protected from replacement"
+    help = "number of updates for which a new unit is protected from replacement"
     return setting(default, help, whole(0), _ENGINES, tuning=True)
 
 
 def decay_rate(default: float) -> Any:
     """The field ``decay_rate``."""
-    help = "decay rate of the running averages of utility and feature"
+    help = "decay rate of the running averages of utilities and features"
     return setting(default, help, BELOW_ONE, _ENGINES, tuning=True)
 
 
 def utility(default: str) -> Any:
     """The field ``utility``."""
-    return setting(default, "measure of what a unit is worth", utility_name, ("continual_backprop",), tuning=True)
+    return setting(default, "utility measure of a unit", utility_name, ("continual_backprop",), tuning=True)

@@ -1,4 +1,4 @@
-"""From rows to curves: the mean over seeds with its 95% interval."""
+"""From rows to means over seeds, with 95% confidence intervals."""
 
 from __future__ import annotations
 
@@ -17,16 +17,14 @@ from benchmarks.training import Row
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds, and how far the 95% confidence interval (Student's t) reaches to either side; None for one
-    seed.
-    """
+    """A mean over seeds and the half-width of its 95% confidence interval (Student's t); None for a single seed."""
 
     mean: float
     half: float | None
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and interval of one value a seed: mean +- t(0.975, n - 1) s / sqrt(n).
+    """Mean and confidence interval of one value per seed: mean +- t(0.975, n - 1) s / sqrt(n).
 
     >>> one = estimate([1.0, 2.0, 3.0])
     >>> one.mean, round(one.half, 3)
@@ -41,15 +39,17 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 @cache
-def _t_quantile(freedom: int) -> float:
+def _t_quantile(degrees_of_freedom: int) -> float:
     from scipy.stats import t  # type: ignore[import-untyped]
 
-    return float(t.ppf(0.975, freedom))
+    return float(t.ppf(0.975, degrees_of_freedom))
 
 
 @dataclass(frozen=True)
 class MethodResults:
-    """One method with one choice of settings: a result in a picture, and in a table. Its runs differ by their seeds."""
+    """The results of one method with one choice of settings: a line in a picture, a row in a table. Its runs differ in their
+    seeds.
+    """
 
     label: str
     runs: tuple[Run, ...]
@@ -66,7 +66,7 @@ class MethodResults:
 
     @cached_property
     def run_by_seed(self) -> dict[int, Run]:
-        """Each seed's run: of several that have the seed (alone, and in an ensemble), the first."""
+        """The run of each seed: the first if several have the seed (alone and in an ensemble)."""
         found: dict[int, Run] = {}
         for run in self.runs:
             for seed in run.seeds:
@@ -75,12 +75,12 @@ class MethodResults:
 
     @property
     def counted_runs(self) -> list[Run]:
-        """The runs that count."""
+        """The runs in `run_by_seed`."""
         return list(dict.fromkeys(self.run_by_seed.values()))
 
     @cached_property
     def rows_by_seed(self) -> dict[int, list[Row]]:
-        """Each seed's rows, as they came."""
+        """The rows of each seed, in order."""
         rows: dict[int, list[Row]] = {seed: [] for seed in self.run_by_seed}
         for run in self.runs:
             for row in run.rows():
@@ -90,27 +90,27 @@ class MethodResults:
 
     @property
     def seeds(self) -> list[int]:
-        """All seeds, in order."""
+        """All seeds, sorted."""
         return sorted(self.rows_by_seed)
 
     @cached_property
     def diverged_seeds(self) -> list[int]:
-        """Seeds whose run ended before its time."""
+        """Seeds whose run ended early."""
         ended = {run for run in self.runs if run.diverged}
         return sorted(seed for seed, run in self.run_by_seed.items() if run in ended)
 
     @property
     def complete_seeds(self) -> list[int]:
-        """Seeds with all rows; only these are averaged."""
+        """Seeds with all rows. Only these are averaged."""
         return [seed for seed in self.seeds if seed not in self.diverged_seeds]
 
     def has(self, metric: str) -> bool:
-        """Whether there are rows with that metric."""
+        """Whether the rows have the metric."""
         rows = self.rows_by_seed[self.complete_seeds[0]] if self.complete_seeds else []
         return any(_value(row, metric) is not None for row in rows)
 
     def curve(self, metric: str, x: str, smooth: int = 1) -> tuple[list[float], list[Estimate]]:
-        """The metric at each x: mean over seeds, of each seed the mean over ``smooth`` rows around."""
+        """The metric at each x: mean over seeds, after a moving average over ``smooth`` rows of each seed."""
         found = [
             [row for row in self.rows_by_seed[seed] if _value(row, metric) is not None] for seed in self.complete_seeds
         ]
@@ -118,7 +118,7 @@ class MethodResults:
         return [row[x] for row in found[0]], [estimate(values) for values in zip(*every, strict=True)]
 
     def mean(self, metric: str, first: float = 0.0, last: float = 1.0) -> Estimate:
-        """Of each seed the mean of its rows in that part of the run, then the mean over seeds."""
+        """Mean over seeds of each seed's mean over the rows from fraction ``first`` to fraction ``last`` of the run."""
         means = []
         for seed in self.complete_seeds:
             found = [value for row in self.rows_by_seed[seed] if (value := _value(row, metric)) is not None]
@@ -128,7 +128,7 @@ class MethodResults:
 
 
 def _slice_bounds(count: int, first: float, last: float) -> tuple[int, int]:
-    """Rows from share ``first`` up to share ``last``; at least one.
+    """The rows from fraction ``first`` to fraction ``last``; at least one row.
 
     >>> _slice_bounds(10, 0.0, 0.1), _slice_bounds(10, 0.8, 1.0), _slice_bounds(3, 0.0, 0.1), _slice_bounds(3, 0.9, 1.0)
     ((0, 1), (8, 10), (0, 1), (2, 3))
@@ -140,7 +140,7 @@ def _slice_bounds(count: int, first: float, last: float) -> tuple[int, int]:
 
 
 def moving_average(values: list[float], width: int) -> list[float]:
-    """Each value's mean with those around it, ``width`` in all.
+    """Each value's mean with its neighbours, ``width`` values in all (fewer at the ends).
 
     >>> moving_average([1.0, 2.0, 6.0], 3)
     [1.5, 3.0, 4.0]
@@ -151,7 +151,7 @@ def moving_average(values: list[float], width: int) -> list[float]:
 
 
 def _value(row: Row, metric: str) -> float | None:
-    """The metric of a row, or the mean over layers of "figure/layer"."""
+    """The metric in a row, or the mean over layers of "metric/layer"; None if the row has neither."""
     if metric in row:
         return row[metric]
     layers = [value for name, value in row.items() if name.startswith(f"{metric}/")]
@@ -159,7 +159,7 @@ def _value(row: Row, metric: str) -> float | None:
 
 
 def run_labels(runs: Sequence[Run]) -> dict[Run, str]:
-    """What tells runs apart, but for their seeds: the method, and those settings that differ among runs of it."""
+    """A label for each run: the method, and the settings in which runs of this method differ."""
     seen: dict[str, list[Values]] = {}
     for run in runs:
         seen.setdefault(run.method, []).append(run.settings.affecting(run.method))
@@ -172,7 +172,7 @@ def run_labels(runs: Sequence[Run]) -> dict[Run, str]:
 
 
 def results_of(runs: Sequence[Run]) -> list[MethodResults]:
-    """Finished runs as results, in the order of their first runs."""
+    """Group finished runs by method and settings, in the order of their first runs."""
     grouped: dict[Any, list[Run]] = {}
     for run in runs:
         grouped.setdefault((run.method, run.settings), []).append(run)
@@ -187,9 +187,7 @@ def first_and_last(result: MethodResults, display: Display) -> tuple[Estimate, E
 
 
 def best_results(results: Sequence[MethodResults], display: Display) -> dict[str, MethodResults]:
-    """Of each method the result with the best main metric, over the whole run; those without a complete seed are left
-    out.
-    """
+    """The results with the best main metric over the whole run, for each method that has a complete seed."""
     sign = 1.0 if display.higher_is_better else -1.0
     found: dict[str, MethodResults] = {}
     scores: dict[str, float] = {}

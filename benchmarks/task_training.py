@@ -1,4 +1,4 @@
-"""Task after task of labelled images, in shuffled batches: what the image experiments have in common."""
+"""Training on a sequence of tasks of labelled images, in shuffled batches; shared by the image experiments."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from benchmarks.training import Row, Training
 
 
 class Images(Protocol):
-    """A tensor of images (n, ...), or what makes them when they are asked for."""
+    """Images, (n, ...): a tensor, or an object that computes images when they are indexed."""
 
     def __getitem__(self, chosen: Tensor, /) -> Tensor:
-        """The images of these indices, (len(chosen), ...)."""
+        """The images with these indices, (len(chosen), ...)."""
 
 
 class Task(NamedTuple):
-    """A task of one seed: images (n, ...) and labels (n,) to learn, and images that the features are looked at on."""
+    """A task: images (n, ...) and labels (n,) to learn, and the images that `gnt.metrics.Probe` measures on."""
 
     x: Images
     y: Tensor
@@ -30,17 +30,20 @@ class Task(NamedTuple):
 
 
 class TaskTraining(Training):
-    """Some seeds of one method on all tasks. What the tasks are depends on the seed alone, not on the method.
+    """Trains some seeds of one method on all tasks. The tasks depend on the seed only, not on the method.
 
-    A subclass gives the tasks, and sets ``method``. A row comes at the end of each task: ``online_accuracy``, the mean
-    correctness before each update of the task, what `task_metrics` adds, and what `gnt.metrics.Probe` finds at its start.
+    A subclass defines the tasks and sets ``method``. A row is written at the end of each task: ``online_accuracy``, the
+    fraction classified correctly before the update; the metrics of `task_metrics`; and those of `gnt.metrics.Probe` at the
+    start of the task.
 
     Args:
-        seeds: one, or several that are trained together.
-        tasks, epochs, images, batch: numbers of tasks, of passes over the images in each, of images in a task and in a
-            batch.
+        seeds: one seed, or several that are trained together.
+        tasks: number of tasks.
+        epochs: number of passes over the images of a task.
+        images: number of images of a task.
+        batch: number of images in a batch.
         piece: number of batches in a piece of work; their images are in memory at once.
-        device: where tasks and networks are.
+        device: the device of tasks and networks.
     """
 
     def __init__(
@@ -63,22 +66,22 @@ class TaskTraining(Training):
         self._streams = [stream(seed, "order") for seed in seeds]
         self._order = torch.empty(0)
         self._correct = torch.zeros(len(seeds), dtype=torch.int64)
-        self._rows: list[Row] = []  # of the present task, at its start
+        self._rows: list[Row] = []  # probe metrics at the start of the current task
         self._tasks: list[Task] = []
 
     @abstractmethod
     def task(self, number: int, seed: int) -> Task:
-        """The task of that number (from 0) of a seed; always the same."""
+        """The task with this number (from 0) of a seed; the same in every call."""
 
     def before_task(self, number: int) -> None:
-        """Called before each task is looked at."""
+        """Called before the probe measures at the start of each task."""
 
     def task_metrics(self, number: int, seed: int, net: nn.Module) -> Row:
-        """Further figures of a seed at the end of a task."""
+        """Further metrics of a seed at the end of a task."""
         return {}
 
     def advance(self) -> list[Row]:
-        """The next batches of the task."""
+        """Train on the next batches of the task."""
         number, piece = divmod(self.done, self.pieces_per_task)
         if piece == 0:
             self._start(number)
@@ -105,11 +108,11 @@ class TaskTraining(Training):
         self._tasks = [self.task(number, seed) for seed in self.seeds]
 
     def _learn(self, indices: range) -> None:
-        """Those batches, counted from the start of the task. What a step need not do is done for all of them."""
+        """Train on batches with these numbers, counted from the start of the task. Work that can be shared is done for all at once."""
         batches = [self._batch_indices(index) for index in indices]
         sizes = [batch.shape[1] for batch in batches]
         chosen = torch.cat(batches, 1).to(self.device)
-        # images first, so that a batch's strides, which compiled graphs depend on, do not depend on how many there are
+        # stacked in dimension 1, so that strides, which compiled graphs depend on, do not depend on the number of images
         x = torch.stack([task.x[own] for task, own in zip(self._tasks, chosen, strict=True)], 1)
         y = torch.stack([task.y[own] for task, own in zip(self._tasks, chosen, strict=True)], 1)
         pairs = zip(x.split(sizes), y.split(sizes), strict=True)
@@ -117,7 +120,7 @@ class TaskTraining(Training):
         self._correct += (torch.cat(outputs, 1).argmax(-1) == y.transpose(0, 1)).sum(1).cpu()
 
     def _batch_indices(self, index: int) -> Tensor:
-        """Which images are in that batch, for each seed."""
+        """The indices of the images in a batch, for each seed."""
         within = index % self.batches
         if within == 0:
             self._order = torch.stack([torch.randperm(self.images, generator=own) for own in self._streams])
@@ -131,7 +134,7 @@ class TaskTraining(Training):
         return rows
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is needed to go on bit for bit."""
+        """The complete state, from which training continues bit for bit."""
         return {
             "done": self.done,
             "latest": self.latest,
@@ -143,7 +146,7 @@ class TaskTraining(Training):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a saved state."""
+        """Restore a saved state."""
         self.done, self.latest = state["done"], state["latest"]
         self._order, self._correct, self._rows = state["order"], state["correct"], state["rows"]
         for own, saved in zip(self._streams, state["streams"], strict=True):

@@ -1,4 +1,4 @@
-"""Checks of values: each turns the text of the command line into a value, or says which values are allowed."""
+"""Checks of setting values: each converts the text from the command line into a value, or says what is allowed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Check = Callable[[str], Any]
 
 
 def whole(minimum: int) -> Check:
-    """Check for a whole number of at least ``minimum``."""
+    """Check for an integer of at least ``minimum``."""
 
     def check(text: str) -> int:
         try:
@@ -21,14 +21,14 @@ def whole(minimum: int) -> Check:
         except ValueError:
             value = minimum - 1
         if value < minimum:
-            raise argparse.ArgumentTypeError(f"must be a whole number of at least {minimum}, got {text!r}")
+            raise argparse.ArgumentTypeError(f"must be an integer of at least {minimum}, got {text!r}")
         return value
 
     return check
 
 
 def real(allowed: str, holds: Callable[[float], bool]) -> Check:
-    """Check for a finite number for which ``holds`` is true; ``allowed`` says in words which those are."""
+    """Check for a finite number for which ``holds`` is true; ``allowed`` describes these numbers in the error."""
 
     def check(text: str) -> float:
         try:
@@ -43,7 +43,7 @@ def real(allowed: str, holds: Callable[[float], bool]) -> Check:
 
 
 def one_of(*allowed: str) -> Check:
-    """Check for one of some names; the error offers the nearest."""
+    """Check for one of several names; the error suggests the most similar one."""
 
     def check(text: str) -> str:
         if text not in allowed:
@@ -54,7 +54,7 @@ def one_of(*allowed: str) -> Check:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of an error about an unknown name: the nearest known one, and all there are."""
+    """The end of an error about an unknown name: the most similar known name, if any, and all known names."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else ""
@@ -62,14 +62,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def folder(text: str) -> str:
-    """Check for a folder of data: its whole path, so that a run's name is the same however the folder is written. The
-    empty text stays: the experiment says where it looks then.
+    """Check for a data folder: returns the absolute path, so that a run's folder does not depend on how the path is written.
+    An empty text stays empty: then the experiment uses its default location.
     """
     return str(Path(text).expanduser().resolve()) if text else ""
 
 
 def utility_name(text: str) -> str:
-    from gnt.importance._signals import find  # here, because it imports torch
+    """Check for the name of a utility measure."""
+    from gnt.importance._signals import find  # imported here because it imports torch
 
     try:
         find(text)

@@ -1,4 +1,4 @@
-"""Where the classes come from."""
+"""The image classes of class pairs."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ def load_classes(settings: Settings) -> ClassSource:
     """The classes that the settings ask for.
 
     Raises:
-        CannotRun: the data are not there, or there are fewer than three classes.
+        CannotRun: the data are missing, or there are fewer than three classes.
     """
     classes: ClassSource
     if settings.source == "imagenet":
         if not settings.data:
             raise CannotRun(
-                "The published setting needs ImageNet's images, which come with no package: --data FOLDER, a folder "
-                "with one .npy array a class, uint8 of (700, 32, 32, 3) or (700, 3, 32, 32). Without it: --size "
+                "The published setting needs ImageNet's images, which no package contains: --data FOLDER, a folder "
+                "with one .npy array per class, uint8 of (700, 32, 32, 3) or (700, 3, 32, 32). Without it: --size "
                 "fashion."
             )
         classes = ClassFolder(settings.data, train=settings.train, test=settings.test)
     else:
         classes = InMemoryClasses(idx_folder(settings.data) if settings.data else fashion_mnist())
     if len(classes) < 3:
-        raise CannotRun(f"{settings.data} has {len(classes)} classes; pairs that change from task to task need 3.")
+        raise CannotRun(
+            f"{settings.data} has {len(classes)} classes; at least 3 are needed for pairs that change from task to task."
+        )
     return classes

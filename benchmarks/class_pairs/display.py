@@ -1,4 +1,4 @@
-"""What is shown of class pairs."""
+"""What the table and picture of class pairs show."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _NAMES = {"fashion": "Fashion-MNIST", "imagenet": "ImageNet"}
 
 def _about(settings: Settings) -> str:
     return (
-        f"Another pair of classes of {_NAMES[settings.source]} in every task for the same convolutional network "
-        f"({settings.train} images of each, {settings.epochs} passes, SGD with momentum); only its head begins at zero"
+        f"A new pair of classes of {_NAMES[settings.source]} in every task for the same convolutional network "
+        f"({settings.train} images of each, {settings.epochs} epochs, SGD with momentum); only its head is reset to zero"
     )
 
 
 DISPLAY = Display(
-    main=Metric("test_accuracy", "Right on test images at the end of the task", percent=True),
+    main=Metric("test_accuracy", "Accuracy on test images at the end of the task", percent=True),
     about=_about,
     chance=0.5,
     smooth=5,  # some pairs are harder than others

@@ -1,4 +1,4 @@
-"""What can be set in class pairs."""
+"""Settings of class pairs."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ SOURCES = ("fashion", "imagenet")
 class Settings(BaseSettings):
     """Settings of class pairs."""
 
-    help: ClassVar[str] = "tell two classes of images apart, then two others, and so on (Continual ImageNet)"
+    help: ClassVar[str] = "classify two classes of images, then two others, and so on (Continual ImageNet)"
     revision: ClassVar[int] = 1
     methods: ClassVar[tuple[str, ...]] = methods_except("crelu", "algorithm_1")
-    # With the authors' step size and batches plasticity goes within thousands of tasks; the quick size has three times
-    # their step size and a fifth of their batches, for every method, so that it can go within dozens.
+    # With the authors' step size and batch size plasticity is lost within thousands of tasks. The quick size has three
+    # times the step size and a fifth of the batch size, for every method, so that it can be lost within dozens.
     sizes: ClassVar[dict[Any, Values]] = {
         "quick": {"tasks": 40, "epochs": 20, "train": 100, "test": 100, "batch": 20, "lr": 0.03},
         "fashion": {"tasks": 200, "epochs": 50, "train": 600, "test": 100},
         "published": {"source": "imagenet", "tasks": 2000, "epochs": 250, "train": 600, "test": 100},
     }
     durations: ClassVar[dict[str, str]] = {
-        "quick": "about two minutes a run",
-        "fashion": "about two hours a run",
+        "quick": "about two minutes per run",
+        "fashion": "about two hours per run",
     }
     method_defaults: ClassVar[dict[str, Values]] = {
         "l2": {"lr": 0.03, "weight_decay": 3e-6},
@@ -39,16 +39,16 @@ class Settings(BaseSettings):
     source: str = setting(
         "fashion",
         "where the classes come from: fashion (Fashion-MNIST, or any folder of four IDX files) or imagenet (a folder "
-        "with one .npy array a class)",
+        "with one .npy array per class)",
         value_checks.one_of(*SOURCES),
     )
-    data: str = setting("", "folder of the data; of Fashion-MNIST, Debian's when none is given", value_checks.folder)
+    data: str = setting("", "folder of the data; default for Fashion-MNIST: Debian's", value_checks.folder)
     tasks: int = setting(40, "number of tasks, each a pair of classes", value_checks.whole(1))
     epochs: int = setting(25, "passes over the images in each task", value_checks.whole(1))
-    train: int = setting(100, "images of each class to learn from, drawn anew for each task", value_checks.whole(1))
-    test: int = setting(100, "images of each class to test on, drawn anew for each task", value_checks.whole(1))
+    train: int = setting(100, "training images of each class, drawn for each task", value_checks.whole(1))
+    test: int = setting(100, "test images of each class, drawn for each task", value_checks.whole(1))
     batch: int = setting(100, "images in a batch", value_checks.whole(1))
-    momentum: float = setting(0.9, "of SGD", value_checks.BELOW_ONE)
+    momentum: float = setting(0.9, "momentum of SGD", value_checks.BELOW_ONE)
     lr: float = setting_fields.lr(0.01)
     weight_decay: float = setting_fields.weight_decay(1e-5)
     noise: float = setting_fields.noise(1e-5)

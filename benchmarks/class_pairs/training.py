@@ -1,4 +1,4 @@
-"""The training of class pairs."""
+"""The training loop of class pairs."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from benchmarks.task_training import Task, TaskTraining
 from benchmarks.training import Row
 
 BATCHES_PER_PIECE: Final = 5
-PROBE: Final = 100  # images of each class
+PROBE: Final = 100  # images per class
 
 
 class Training(TaskTraining):
-    """One method on all pairs. The pairs, their images and the initial weights are the same for every method.
+    """Trains one method on all pairs. Pairs, images and initial weights are the same for every method.
 
-    A row adds to those of `TaskTraining` ``test_accuracy``, at the end of the task. The probe looks at up to 100 training
+    Rows are those of `TaskTraining` and ``test_accuracy`` at the end of the task. The probe measures on up to 100 training
     images of each class, before the task is learned.
     """
 
@@ -33,7 +33,7 @@ class Training(TaskTraining):
         self.settings = settings
         self._classes = load_classes(settings)
         self._pairs = {seed: draw_pairs(settings.tasks, len(self._classes), seed) for seed in seeds}
-        self._now: dict[int, tuple[int, Pair]] = {}  # seed -> the number and the images of its present task
+        self._current: dict[int, tuple[int, Pair]] = {}  # seed -> number and images of its current task
         super().__init__(
             seeds,
             tasks=settings.tasks,
@@ -44,7 +44,7 @@ class Training(TaskTraining):
         )
         _, channels, size, width = self._pair(0, seeds[0]).x.shape
         if size != width or size < SMALLEST:
-            raise CannotRun(f"Images must be square, of at least {SMALLEST} x {SMALLEST}; these are {size} x {width}.")
+            raise CannotRun(f"Images must be square and at least {SMALLEST} x {SMALLEST}; these are {size} x {width}.")
 
         def make(method: str) -> nn.Sequential:
             return make_net(channels, size, layer_norm=method == "layer_norm")
@@ -52,14 +52,14 @@ class Training(TaskTraining):
         self.method = Method(method, make, settings, seeds, loss="cross_entropy", opt="sgd", momentum=settings.momentum)
 
     def task(self, number: int, seed: int) -> Task:
-        """The images of the pair of that number."""
+        """The images of the pair with that number."""
         pair = self._pair(number, seed)
         half = len(pair.x) // 2
         probe = torch.cat([pair.x[:half][:PROBE], pair.x[half:][:PROBE]])
         return Task(pair.x, pair.y, probe)
 
     def before_task(self, number: int) -> None:
-        """The head forgets the pair before."""
+        """Reset the head to zero."""
         for net in self.method.nets():
             zero_head(net)  # type: ignore[arg-type]
 
@@ -69,9 +69,9 @@ class Training(TaskTraining):
         return {"test_accuracy": accuracy(net, pair.test_x, pair.test_y)}
 
     def _pair(self, number: int, seed: int) -> Pair:
-        if self._now.get(seed, (-1,))[0] != number:
+        if self._current.get(seed, (-1,))[0] != number:
             classes = self._pairs[seed][number].tolist()
             generator = stream(seed, f"images of task {number}")
             pair = make_pair(self._classes, classes, self.settings.train, self.settings.test, generator)
-            self._now[seed] = number, pair
-        return self._now[seed][1]
+            self._current[seed] = number, pair
+        return self._current[seed][1]

@@ -1,11 +1,11 @@
-"""Real data that installs with pip or apt, or lies in a folder that you give. Without it there is a message that
-names the package or the path, never a substitute.
+"""Image data that can be installed with pip or apt, or read from a folder. If they are missing, an error names the package
+or the folder; there are no substitutes.
 
-One form for all: `LabelledImages`, images as uint8 of (N, channels, height, width) beside int64 labels of (N,);
-``in_unit_range()`` makes float32 in [0, 1] of them, which is what networks read. Only `mnist_digits` and
-`fixed_digits` give flat floats at once, for the experiments with multilayer perceptrons.
+All data have the form `LabelledImages`: images as uint8 of (N, channels, height, width) and int64 labels of (N,);
+``in_unit_range()`` converts them to float32 in [0, 1]. Only `mnist_digits` and `fixed_digits` return flat floats, for
+multilayer perceptrons.
 
-What takes time to read is cached_tensors once and kept in a cache (`benchmarks.datasets.cache`).
+Data that take long to read are prepared once and cached (`benchmarks.datasets.cache`).
 """
 
 from benchmarks.datasets.cifar import cifar100

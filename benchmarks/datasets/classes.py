@@ -1,4 +1,4 @@
-"""Data asked for class by class, wherever they come from."""
+"""Access to data class by class."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from benchmarks.datasets.labelled_images import LabelledImages, Splits
 
 
 class ClassSource(Protocol):
-    """ClassSource that can be taken one at a time: `InMemoryClasses`, `ClassFolder`."""
+    """Data that can be read one class at a time: `InMemoryClasses`, `ClassFolder`."""
 
     def __len__(self) -> int:
         """The number of classes."""
 
     def splits(self, label: int) -> Splits:
-        """All images of one class, to learn from and to test on."""
+        """The training and test images of one class."""
 
 
 class InMemoryClasses:
-    """A data set in memory, class by class.
+    """Class-by-class access to a data set in memory.
 
     >>> images = torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1)
     >>> data = LabelledImages(images, torch.tensor([0, 1, 1, 0]))
@@ -37,15 +37,15 @@ class InMemoryClasses:
         return self._count
 
     def splits(self, label: int) -> Splits:
-        """All images of one class."""
+        """The training and test images of one class."""
         return Splits(*(part.of_class(label) for part in self._data))
 
 
 def sample_images(images: LabelledImages, count: int, generator: torch.Generator) -> LabelledImages:
-    """``count`` of the images, drawn without replacement; all of them in their order when there are just so many.
+    """``count`` of the images, drawn without replacement; all of them, in order, if ``count`` is their number.
 
     Raises:
-        ValueError: there are not so many.
+        ValueError: ``count`` exceeds the number of images.
     """
     if count > len(images):
         raise ValueError(f"count must be at most {len(images)}, the number of images, got {count}")

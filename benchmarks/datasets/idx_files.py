@@ -1,7 +1,7 @@
-"""MNIST's IDX files: Fashion-MNIST as Debian packages it, or any folder with four such files, gzipped or not.
+"""MNIST's IDX files: Fashion-MNIST as packaged by Debian, or any folder with four such files, gzipped or not.
 
-An IDX file is: two zero bytes, the type (8: unsigned byte), the number of dimensions, each dimension's size as
-four bytes, the most significant first, then the values.
+An IDX file consists of two zero bytes, the type (8: unsigned byte), the number of dimensions, the size of each dimension
+as four bytes, most significant first, and the values.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ FASHION_MNIST: Final = {
     "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
-"""SHA-256 of Fashion-MNIST's files, uncompressed, so that it does not matter who compressed them."""
+"""SHA-256 of Fashion-MNIST's files, uncompressed, so that any compression is accepted."""
 
 
 def fashion_mnist() -> Splits:
-    """Fashion-MNIST from Debian's package: 60,000 and 10,000 images of (1, 28, 28), 10 classes.
+    """Fashion-MNIST from Debian's package: 60,000 training and 10,000 test images of (1, 28, 28), 10 classes.
 
     Raises:
-        CannotRun: not installed, or not the published files.
+        CannotRun: the package is not installed, or its files are not the published ones.
     """
     if not DEBIAN.is_dir():
         raise CannotRun(
             f"Fashion-MNIST is not in {DEBIAN}. To install it on Debian or Ubuntu: apt install dataset-fashion-mnist. "
-            f"Elsewhere, give a folder that holds {', '.join(NAMES)} (gzipped or not)."
+            f"On other systems, give a folder that contains {', '.join(NAMES)} (gzipped or not)."
         )
     return idx_folder(DEBIAN, FASHION_MNIST)
 
@@ -66,7 +66,7 @@ def _idx_folder(folder: Path, published: tuple[tuple[str, str], ...]) -> Splits:
     for images, labels in (NAMES[:2], NAMES[2:]):
         if tensors[images].ndim != 3 or tensors[images].shape[:1] != tensors[labels].shape:
             raise CannotRun(
-                f"{folder}: {images} and {labels} must be of (N, height, width) and (N,), got "
+                f"{folder}: {images} and {labels} must have shapes (N, height, width) and (N,), got "
                 f"{tuple(tensors[images].shape)} and {tuple(tensors[labels].shape)}."
             )
         parts.append(LabelledImages(tensors[images][:, None], tensors[labels].long()))
@@ -74,20 +74,20 @@ def _idx_folder(folder: Path, published: tuple[tuple[str, str], ...]) -> Splits:
 
 
 def idx_folder(folder: str | Path, checksums: Mapping[str, str] | None = None) -> Splits:
-    """Images from a folder with the four files named as MNIST's, with or without ``.gz``.
+    """Images from a folder with four files named as MNIST's, with or without ``.gz``.
 
     Args:
-        folder: holds train-images-idx3-ubyte, train-labels-idx1-ubyte and the two of t10k.
-        checksums: SHA-256 of the files' uncompressed contents, by name without ``.gz``; of others nothing is known.
+        folder: contains train-images-idx3-ubyte, train-labels-idx1-ubyte and the two files of t10k.
+        checksums: SHA-256 of the uncompressed files, by name without ``.gz``; files without one are not verified.
 
     Raises:
-        CannotRun: a file is missing, is no IDX file of unsigned bytes, or does not have its checksum.
+        CannotRun: a file is missing, is not an IDX file of unsigned bytes, or does not match its checksum.
     """
     return _idx_folder(Path(folder), tuple((checksums or {}).items()))
 
 
 def read_idx(file: Path, checksum: str | None = None) -> Tensor:
-    """One IDX file of unsigned bytes, gzipped when its name ends in .gz."""
+    """Read an IDX file of unsigned bytes, gzipped if its name ends in .gz."""
     try:
         content = file.read_bytes()
         if file.suffix == ".gz":
@@ -108,7 +108,7 @@ def read_idx(file: Path, checksum: str | None = None) -> Tensor:
     shape = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions)]
     if len(content) - start != math.prod(shape):
         raise CannotRun(
-            f"{file} should hold {' x '.join(map(str, shape))} bytes after its header, but holds "
+            f"{file} should have {' x '.join(map(str, shape))} bytes after its header, but has "
             f"{len(content) - start}. Copy it there again."
         )
     return torch.frombuffer(bytearray(content), dtype=torch.uint8)[start:].view(shape).clone()
@@ -118,4 +118,6 @@ def _find(folder: Path, name: str) -> Path:
     for file in (folder / f"{name}.gz", folder / name):
         if file.is_file():
             return file
-    raise CannotRun(f"{folder} must hold {name} or {name}.gz, as MNIST and Fashion-MNIST come, and has neither.")
+    raise CannotRun(
+        f"{folder} must contain {name} or {name}.gz, as published for MNIST and Fashion-MNIST, and has neither."
+    )

@@ -1,4 +1,4 @@
-"""The one form in which all data come."""
+"""The common form of all image data."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images with a label each.
+    """Images with one label each.
 
     Attributes:
         images: uint8 of (N, channels, height, width), 0 to ``white``.
         labels: int64 of (N,), from 0.
-        white: the value that full brightness has: 255, of scikit-learn's digits 16.
+        white: the value of maximum brightness: 255, or 16 for scikit-learn's digits.
 
     >>> grey = LabelledImages(torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 1, 1, 3), torch.tensor([7]))
     >>> grey.in_unit_range().view(-1)
@@ -37,7 +37,7 @@ class LabelledImages:
             )
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
             raise ValueError(
-                f"labels must be int64 of ({len(images)},), one an image, got {labels.dtype} of {tuple(labels.shape)}"
+                f"labels must be int64 of ({len(images)},), one per image, got {labels.dtype} of {tuple(labels.shape)}"
             )
 
     def __len__(self) -> int:
@@ -48,13 +48,13 @@ class LabelledImages:
         return self.images.float() / self.white
 
     def of_class(self, label: int) -> LabelledImages:
-        """Those with this label, in their order."""
+        """The images with this label, in order."""
         chosen = self.labels == label
         return LabelledImages(self.images[chosen], self.labels[chosen], self.white)
 
 
 class Splits(NamedTuple):
-    """A data set with a part to learn from and a part to test on."""
+    """A data set with training and test images."""
 
     train: LabelledImages
     test: LabelledImages

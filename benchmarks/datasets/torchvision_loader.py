@@ -1,4 +1,4 @@
-"""Data sets that torchvision has in a folder, where torchvision is installed and can be imported."""
+"""Data sets that torchvision has in a folder; needs torchvision."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ NAMES: Final = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100")
 
 
 def torchvision_images(name: str, folder: str | Path, *, download: bool = False) -> Splits:
-    """The data set of that name.
+    """A data set of torchvision.
 
     Args:
         name: one of `NAMES`.
         folder: torchvision's ``root``.
-        download: fetch what is missing, as torchvision does.
+        download: whether torchvision may download missing files.
 
     Raises:
-        CannotRun: an unknown name; torchvision is missing or broken; the data are not in the folder.
+        CannotRun: unknown name; torchvision is missing or broken; the data are not in the folder.
     """
     if name not in NAMES:
         raise CannotRun(f"unknown data set {name!r} of torchvision. Known: {', '.join(NAMES)}")
-    kind = getattr(_datasets(), name)
+    dataset = getattr(_datasets(), name)
     try:
-        return Splits(*(_labelled(kind(str(folder), train=train, download=download)) for train in (True, False)))
+        return Splits(*(_labelled(dataset(str(folder), train=train, download=download)) for train in (True, False)))
     except (RuntimeError, OSError) as error:
         raise CannotRun(
             f"torchvision has no {name} in {folder} ({error}). To download it: "
@@ -41,7 +41,7 @@ def _datasets() -> Any:
         from torchvision import datasets  # type: ignore[import-untyped,import-not-found,unused-ignore]
     except ModuleNotFoundError as error:
         raise CannotRun(f"torchvision is not installed ({error}). To install it: pip install torchvision") from error
-    except Exception as error:  # a torchvision built for another torch fails in many ways, RuntimeError among them
+    except Exception as error:  # a torchvision built for another torch fails with various errors, such as RuntimeError
         raise CannotRun(
             f"torchvision is installed, but cannot be imported ({type(error).__name__}: {error}): it must be the one "
             f"built for torch {torch.__version__}. To install it: pip install --force-reinstall torchvision"

@@ -8,24 +8,25 @@ from benchmarks.run import Run
 
 
 class Launcher(Protocol):
-    """Starts runs elsewhere and hears from them. `benchmarks.worker` says which messages there are."""
+    """Starts runs elsewhere and receives their messages, which are listed in `benchmarks.worker`."""
 
     slots: int
-    """How many runs are made at once."""
+    """Number of runs executed at the same time."""
 
     def start(self, run: Run) -> None:
-        """Begin to make the run."""
+        """Start the run."""
 
     def messages(self, timeout: float) -> list[tuple[Run, tuple[Any, ...]]]:
-        """What came within ``timeout`` seconds, in the order of each run. After a run's last message nothing more comes
-        from it; ("died", reason) is the last of one that could not say so itself.
+        """Messages that arrived within ``timeout`` seconds, in order for each run.
+
+        Nothing follows a run's final message. ("died", reason) is the final message of a run whose process ended without one.
         """
 
     def request_stop(self, run: Run) -> None:
-        """Ask a run to save and end. One that has not begun yet may end at once."""
+        """Ask a run to save and stop. One that has not started training may stop at once."""
 
     def kill(self, run: Run) -> None:
-        """End it now; its last checkpoint stays."""
+        """End the run immediately; its last checkpoint stays."""
 
     def close(self) -> None:
-        """Give back what is held. All runs have ended."""
+        """Release resources. All runs have ended."""

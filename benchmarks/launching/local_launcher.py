@@ -1,4 +1,4 @@
-"""Runs in processes of this machine, one each."""
+"""Executes runs in processes of this machine, one process per run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.worker import FINAL_MESSAGES, run_worker
 
 
 class LocalLauncher:
-    """Worker processes of this machine."""
+    """Executes runs in worker processes of this machine."""
 
     def __init__(self, workers: int | None, checkpoint_seconds: float, *, tensorboard: bool) -> None:
         self.slots = workers or _cores()
@@ -22,61 +22,61 @@ class LocalLauncher:
         self._workers: dict[Run, _Worker] = {}
 
     def start(self, run: Run) -> None:
-        """Begin to make the run."""
+        """Start the run."""
         self._workers[run] = _Worker(run, *self._options)
 
     def messages(self, timeout: float) -> list[tuple[Run, tuple[Any, ...]]]:
-        """What came within ``timeout`` seconds."""
+        """Messages that arrived within ``timeout`` seconds."""
         pipes = {worker.pipe: worker for worker in self._workers.values()}
-        heard = []
+        received = []
         for pipe in wait(list(pipes), timeout=timeout):
             worker = pipes[pipe]  # type: ignore[index]
             message = worker.receive()
-            heard.append((worker.run, message))
+            received.append((worker.run, message))
             if message[0] in FINAL_MESSAGES:
                 self._workers.pop(worker.run).end()
-        return heard
+        return received
 
     def request_stop(self, run: Run) -> None:
-        """Ask a run to save and end."""
+        """Ask the run to save and stop."""
         self._workers[run].request_stop()
 
     def kill(self, run: Run) -> None:
-        """End it now. Safe, as files are whole at any moment."""
+        """End the run immediately. Its files are consistent at any moment."""
         worker = self._workers.pop(run)
         worker.process.kill()
         worker.end()
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to release."""
 
 
 def _cores() -> int:
-    """Those that this process may use."""
+    """Number of cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Worker:
-    """One worker process and the pipe to it."""
+    """A worker process and the pipe to it."""
 
     def __init__(self, run: Run, checkpoint_seconds: float, tensorboard: bool) -> None:
         self.run = run
-        self.heard = False  # whether it is more than an interpreter that still imports
-        context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-        self.pipe, theirs = context.Pipe()
-        arguments = (run, theirs, checkpoint_seconds, tensorboard)
+        self.started = False  # whether it has sent a message; before, it only imports modules
+        context = multiprocessing.get_context("spawn")  # torch's threads do not survive fork
+        self.pipe, worker_end = context.Pipe()
+        arguments = (run, worker_end, checkpoint_seconds, tensorboard)
         self.process = context.Process(target=run_worker, args=arguments, daemon=True)
-        # What is ignored at its start stays ignored in the worker, also while it is still importing.
+        # The worker inherits that SIGINT is ignored, so that Ctrl-C does not end it while it imports modules.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             self.process.start()
         finally:
             signal.signal(signal.SIGINT, handler)
-        theirs.close()  # so that the worker's end is the only one, and its death closes the pipe
+        worker_end.close()  # only the worker holds its end, so that the pipe is closed when the worker dies
 
     def receive(self) -> tuple[Any, ...]:
-        """Its next message; its death is one too."""
-        self.heard = True
+        """Its next message; ("died", ...) if the process has ended."""
+        self.started = True
         try:
             message: tuple[Any, ...] = self.pipe.recv()
         except (EOFError, OSError):
@@ -85,13 +85,13 @@ class _Worker:
         return message
 
     def request_stop(self) -> None:
-        """Ask it to save and end. One that has not begun has nothing to save."""
-        if not self.heard:
+        """Ask the process to save and stop. One that only imports modules is terminated."""
+        if not self.started:
             self.process.terminate()
-        with suppress(OSError):  # it has ended; its last words are still to be read
+        with suppress(OSError):  # it has ended; its final message can still be read
             self.pipe.send("stop")
 
     def end(self) -> None:
-        """Wait for its end, after its last message."""
+        """Wait for the process to end, after its final message."""
         self.pipe.close()
         self.process.join()

@@ -1,8 +1,8 @@
-"""Runs as tasks of a Ray cluster, one CPU each: `pip install "torch-gnt[ray]"`.
+"""Executes runs as tasks of a Ray cluster, one CPU each: `pip install "torch-gnt[ray]"`.
 
-The cluster is the one that RAY_ADDRESS names, else one that runs on this machine, else one started for this command.
-This package is sent to the nodes; torch and gnt are installed there, in the same versions. The folder of results lies
-on a file system that all nodes share, so that a run can go on wherever it is started next.
+The cluster is the one at RAY_ADDRESS, otherwise one that runs on this machine, otherwise one that is started for this
+command. This package is sent to the nodes; torch and gnt must be installed there in the same versions. The folder of
+results must be on a file system shared by all nodes, so that a run can be continued on any node.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from benchmarks.worker import FINAL_MESSAGES
 
 INSTALL = '--launcher ray needs the package ray: pip install "torch-gnt[ray]"'
 _PACKAGE = Path(__file__).resolve().parent.parent
-_OBJECT_STORE = 80 * 2**20  # bytes; messages are all that is passed around
+_OBJECT_STORE = 80 * 2**20  # bytes; only messages are stored
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
 class RayLauncher:
-    """Tasks of a Ray cluster."""
+    """Executes runs as tasks of a Ray cluster."""
 
     def __init__(self, workers: int | None, checkpoint_seconds: float, *, tensorboard: bool) -> None:
         self._ray = _import()
@@ -55,10 +55,10 @@ class RayLauncher:
         try:
             _check_address(address)
             self._ray.init(address=address or "auto", **common)
-        except OSError as error:  # ConnectionError is one
+        except OSError as error:  # includes ConnectionError
             if address:
                 raise CannotRun(f"There is no Ray cluster at RAY_ADDRESS={address}: {error}") from None
-            self._temporary = tempfile.mkdtemp(prefix="ray-")  # Ray leaves its sockets and logs there
+            self._temporary = tempfile.mkdtemp(prefix="ray-")  # for Ray's sockets and logs
             self._ray.init(
                 address="local",
                 num_cpus=workers,
@@ -69,10 +69,10 @@ class RayLauncher:
             )
 
     def start(self, run: Run) -> None:
-        """Begin to make the run, as soon as a CPU of the cluster is free.
+        """Start the run as soon as the cluster has a free CPU.
 
         Raises:
-            CannotRun: nodes do not see the folder of results, or have other versions.
+            CannotRun: a node does not see the folder of results, or has other versions.
         """
         there = replace(run, out=run.out.resolve())
         if there.out not in self._checked:
@@ -82,25 +82,25 @@ class RayLauncher:
         self._runs[name] = _RemoteRun(run, self._make.remote(there, self._mailbox, name, *self._options))
 
     def messages(self, timeout: float) -> list[tuple[Run, tuple[Any, ...]]]:
-        """What came within ``timeout`` seconds."""
+        """Messages that arrived within ``timeout`` seconds."""
         futures = {remote.future: name for name, remote in self._runs.items()}
         ended: list[Any] = []
         if futures:
             ended, _ = self._ray.wait(list(futures), num_returns=len(futures), timeout=timeout)
-        heard = []
+        received = []
         for name, message in self._ray.get(
             self._mailbox.take_for_command.remote()
-        ):  # after the wait: last words are there
+        ):  # after the wait, so that final messages have arrived
             if name in self._runs:
-                self._runs[name].heard = True
-                heard.append((self._runs[name].run, message))
+                self._runs[name].started = True
+                received.append((self._runs[name].run, message))
                 if message[0] in FINAL_MESSAGES:
                     del self._runs[name]
         for future in ended:
             remote = self._runs.pop(futures[future], None)
-            if remote is not None:  # it could not say itself that it is over
-                heard.append((remote.run, self._death(future)))
-        return heard
+            if remote is not None:  # it sent no final message
+                received.append((remote.run, self._death(future)))
+        return received
 
     def _death(self, future: Any) -> tuple[str, str]:
         try:
@@ -109,25 +109,25 @@ class RayLauncher:
             return ("failed", str(error))
         except self._ray.exceptions.RayError as error:
             return ("died", f"{type(error).__name__}: {error}".splitlines()[0])
-        return ("died", "without a word")
+        return ("died", "without a message")
 
     def request_stop(self, run: Run) -> None:
-        """Ask a run to save and end. One that still waits for a CPU, or has not begun, ends at once."""
+        """Ask a run to save and stop. One that waits for a CPU or has not started training is cancelled."""
         for name, remote in self._runs.items():
             if remote.run == run:
                 self._mailbox.put_for_run.remote(name, "stop")
-                if not remote.heard:
+                if not remote.started:
                     self._ray.cancel(remote.future, force=True)
 
     def kill(self, run: Run) -> None:
-        """End it now. Safe, as files are whole at any moment."""
+        """End the run immediately. Its files are consistent at any moment."""
         for name, remote in list(self._runs.items()):
             if remote.run == run:
                 self._ray.cancel(remote.future, force=True)
                 del self._runs[name]
 
     def close(self) -> None:
-        """Leave the cluster; end it, if it was started for this command."""
+        """Disconnect from the cluster; end it if it was started for this command."""
         with suppress(self._ray.exceptions.RayError):
             self._ray.kill(self._mailbox)
         self._ray.shutdown()
@@ -137,15 +137,15 @@ class RayLauncher:
 
 @dataclass
 class _RemoteRun:
-    """A run that is being remote."""
+    """A run that has been submitted to the cluster."""
 
     run: Run
     future: Any
-    heard: bool = False
+    started: bool = False
 
 
 def _check_address(address: str | None) -> None:
-    """Fail at once where nobody listens: Ray itself would wait for minutes."""
+    """Raise OSError if nothing listens at the address; Ray itself would wait for minutes."""
     host, colon, port = (address or "").rpartition(":")
     if colon and port.isdigit() and "/" not in host:
         socket.create_connection((host, int(port)), timeout=10).close()

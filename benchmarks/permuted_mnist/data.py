@@ -1,4 +1,4 @@
-"""Where the images come from."""
+"""The images of Permuted MNIST."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from benchmarks.datasets import LabelledImages, fashion_mnist, idx_folder, mnist_images, torchvision_images
 from benchmarks.errors import CannotRun
 
-_CHOICE_SEED: Final = 784  # the choice of images belongs to the experiment: it is the same whatever the run's seed
+_CHOICE_SEED: Final = 784  # fixed: the images are the same for all seeds of a run
 
 
 def load_images(source: str, folder: str, count: int) -> LabelledImages:
-    """``count`` images of a source, in an order without pattern, always the same ones.
+    """``count`` images of a source in random order; always the same.
 
     Raises:
-        CannotRun: the data are missing, or there are fewer images.
+        CannotRun: the data are missing, or have fewer images.
     """
     data = _all(source, folder)
     if count > len(data):

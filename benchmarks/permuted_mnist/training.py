@@ -1,4 +1,4 @@
-"""The training of Permuted MNIST."""
+"""The training loop of Permuted MNIST."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ PROBED: Final = 1000
 
 
 class Training(TaskTraining):
-    """One method on all tasks, one image a step. Images, initial weights, permutations and the order of images of a
-    seed are the same for every method.
+    """Trains one method on all tasks, one image per step. Images, initial weights, permutations and the order of images are
+    the same for every method.
     """
 
     def __init__(self, settings: Settings, method: str, seeds: list[int]) -> None:
         self._settings = settings
-        device = _usable(settings.device)
+        device = _check_device(settings.device)
         data = load_images(settings.source, settings.data, settings.images)
         self._images, self._labels = data.images.flatten(1).to(device), data.labels.to(device)
         super().__init__(
@@ -53,7 +53,7 @@ class Training(TaskTraining):
         )
 
     def task(self, number: int, seed: int) -> Task:
-        """The images, with a fresh permutation of their pixels."""
+        """The images, with a new permutation of their pixels."""
         images = PermutedImages(
             self._images, permutation(number, seed, PIXELS), centred=self._settings.inputs == "centred"
         )
@@ -61,7 +61,7 @@ class Training(TaskTraining):
         return Task(images, self._labels, images[first])
 
 
-def _usable(device: str) -> str:
+def _check_device(device: str) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise CannotRun(
             "--device cuda: torch finds no GPU. Use --device cpu, or install a torch that is built for your GPU "

@@ -1,4 +1,4 @@
-"""What is shown of random-label MNIST."""
+"""What the table and picture of random-label MNIST show."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from benchmarks.random_label_mnist.settings import Settings
 
 def _about(settings: Settings) -> str:
     return (
-        "The same 1,200 MNIST digits, with fresh random labels to memorise in every task "
-        f"({settings.epochs} passes each, Adam)"
+        "The same 1,200 MNIST digits, with new random labels to memorise in every task "
+        f"({settings.epochs} epochs each, Adam)"
     )
 
 
 DISPLAY = Display(
-    main=Metric("online_accuracy", "Correct labels while learning the task", percent=True),
+    main=Metric("online_accuracy", "Accuracy while learning the task", percent=True),
     about=_about,
     others=(DEAD_AT_START, RANK, WEIGHTS),
     chance=0.1,

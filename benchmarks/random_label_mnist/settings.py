@@ -1,4 +1,4 @@
-"""What can be set in random-label MNIST."""
+"""Settings of random-label MNIST."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.settings import BaseSettings, Values
 class Settings(BaseSettings):
     """Settings of random-label MNIST."""
 
-    help: ClassVar[str] = "memorise fresh random labels of 1,200 MNIST digits, task after task"
+    help: ClassVar[str] = "memorise new random labels of 1,200 MNIST digits in every task"
     revision: ClassVar[int] = 2
     methods: ClassVar[tuple[str, ...]] = METHODS
     ensemble_methods: ClassVar[tuple[str, ...]] = trained_together(METHODS)
@@ -25,7 +25,7 @@ class Settings(BaseSettings):
     }
     durations: ClassVar[dict[str, str]] = {"quick": "about three minutes on two cores"}
 
-    tasks: int = setting(10, "number of tasks, each with fresh labels", value_checks.whole(1))
+    tasks: int = setting(10, "number of tasks, each with new labels", value_checks.whole(1))
     epochs: int = setting(100, "passes over the images in each task", value_checks.whole(1))
     compile: str = setting_fields.compiled(METHODS)
     lr: float = setting_fields.lr(1e-3)

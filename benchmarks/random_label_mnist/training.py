@@ -1,4 +1,4 @@
-"""The training of random-label MNIST."""
+"""The training loop of random-label MNIST."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ BATCHES_PER_PIECE: Final = 75
 
 
 class Training(TaskTraining):
-    """One method on all tasks. The images, the initial weights, the labels and their order are the same for
-    every method.
-    """
+    """Trains one method on all tasks. Images, initial weights, labels and the order of images are the same for every method."""
 
     def __init__(self, settings: Settings, method: str, seeds: list[int]) -> None:
         self._images = fixed_digits()
@@ -39,7 +37,7 @@ class Training(TaskTraining):
         self.method = Method(method, make_net, settings, seeds, loss="cross_entropy", opt="adam", init="default")
 
     def task(self, number: int, seed: int) -> Task:
-        """The images, with fresh labels."""
+        """The images, with new labels."""
         generator = stream(seed, f"labels of task {number}")
         labels = torch.randint(CLASSES, (len(self._images),), generator=generator)
         return Task(self._images, labels, self._images)
