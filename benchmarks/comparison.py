@@ -32,7 +32,9 @@ class Comparison:
         self._names = run_labels(self.runs)
 
     def command(self, launcher: Launcher, *, fresh: bool, quiet: bool, picture: Path | None) -> int:
-        """Execute the runs that are not finished, then print the table and write the picture. Returns the exit status."""
+        """Execute the runs that are not finished, then print the table and write the picture. Returns the exit
+        status.
+        """
         console = Console(width=None if Console().is_terminal else 110)
         if fresh:
             self._delete_results()

@@ -1,5 +1,5 @@
-"""Declares what an experiment's table and picture show. `benchmarks.comparison_table` and `benchmarks.comparison_picture`
-read it.
+"""Declares what an experiment's table and picture show. `benchmarks.comparison_table` and
+`benchmarks.comparison_picture` read it.
 """
 
 from __future__ import annotations

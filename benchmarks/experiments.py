@@ -21,7 +21,9 @@ def settings_class(experiment: str) -> Any:
 
 
 def training_class(experiment: str) -> Any:
-    """An experiment's ``Training``, a subclass of `benchmarks.training.Training`; called with settings, method and seeds."""
+    """An experiment's ``Training``, a subclass of `benchmarks.training.Training`; called with settings, method and
+    seeds.
+    """
     return importlib.import_module(f"benchmarks.{experiment}.training").Training
 
 

@@ -1,9 +1,10 @@
-"""Warm-up of compiled learners, so that a run that is killed and resumed produces the same bytes as an uninterrupted one.
+"""Warm-up of compiled learners, so that a run that is killed and resumed produces the same bytes as an uninterrupted
+one.
 
-A learner with ``compile=True`` executes the first step with a batch of a new layout (shapes, strides, dtypes and devices
-of x and y) eagerly and all later ones as a compiled graph, which rounds differently. A resumed process must continue
-with compiled steps. So it takes two dummy steps of each layout that the run had used, an eager one and one that
-compiles, and only then loads the learner's state.
+A learner with ``compile=True`` executes the first step with a batch of a new layout (shapes, strides, dtypes and
+devices of x and y) eagerly and all later ones as a compiled graph, which rounds differently. A resumed process must
+continue with compiled steps. So it takes two dummy steps of each layout that the run had used, an eager one and one
+that compiles, and only then loads the learner's state.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ _ENGINE_SETTINGS = ("replacement_rate", "maturity_threshold", "decay_rate", "uti
 
 
 class Method:
-    """A method that trains the networks of one or several seeds. The first dimension of batches is the seed: (seeds, batch, ...).
+    """A method that trains the networks of one or several seeds. The first dimension of batches is the seed: (seeds,
+    batch, ...).
 
     Args:
         name: name of the method.
@@ -80,7 +81,9 @@ class Method:
         return gnt.ContinualBackprop(net, **given, **own, generator=generator)
 
     def _make_remedy(self, name: str) -> Any:
-        """What is applied besides the learner: L2 Init, Shrink and Perturb, ReDo or Algorithm 1; None for other methods."""
+        """What is applied besides the learner: L2 Init, Shrink and Perturb, ReDo or Algorithm 1; None for other
+        methods.
+        """
         settings, net, opt = self._settings, self.learner.net, self.learner.opt
         generators = [stream(seed, name, self._device) for seed in self._seeds]
         generator = generators if len(generators) > 1 else generators[0]
@@ -101,7 +104,9 @@ class Method:
         return None
 
     def learn(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of all seeds. Returns losses (seeds,) and outputs (seeds, batch, ...), both from before the update."""
+        """One step of all seeds. Returns losses (seeds,) and outputs (seeds, batch, ...), both from before the
+        update.
+        """
         single = len(self._seeds) == 1
         batch = (x[0], y[0]) if single else (x, y)
         step = self.learner.learn(*batch)

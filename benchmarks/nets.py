@@ -12,8 +12,8 @@ import gnt
 def mlp(sizes: Sequence[int], method: str = "backprop", activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
     """Linear layers of these sizes with activations between them and torch's default initial weights.
 
-    The method "layer_norm" gets a LayerNorm before each activation. "crelu" gets CReLU activations and half as many hidden
-    units, so that each layer has as many inputs as without.
+    The method "layer_norm" gets a LayerNorm before each activation. "crelu" gets CReLU activations and half as many
+    hidden units, so that each layer has as many inputs as without.
     """
     layers: list[nn.Module] = []
     inputs = sizes[0]

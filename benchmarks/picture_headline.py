@@ -26,8 +26,8 @@ def headline(results: list[MethodResults], display: Display) -> str:
             return "Backprop's error grows. Continual backprop's does not."
         first, last = (each.mean for each in ends["backprop"])
         if display.chance is not None and last - display.chance < NEAR_CHANCE * (first - display.chance):
-            return "Backprop stops learning. Continual backprop goes on."
-        return "Backprop learns less and less. Continual backprop goes on."
+            return "Backprop stops learning. Continual backprop keeps learning."
+        return "Backprop learns less and less. Continual backprop keeps learning."
     plain, continual = (display.main.text(ends[method][1].mean) for method in ("backprop", "continual_backprop"))
     return f"In the end: continual backprop {continual}, backprop {plain}"
 

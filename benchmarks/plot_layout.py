@@ -88,7 +88,9 @@ def text_width(text: str, size: float, *, bold: bool = False) -> float:
 
 
 def wrap_sentences(sentences: list[str], room: float, size: float) -> list[str]:
-    """Sentences as lines no wider than ``room``: several on a line if they fit, one per line otherwise, wrapped if too long."""
+    """Sentences as lines no wider than ``room``: several on a line if they fit, one per line otherwise, wrapped if too
+    long.
+    """
     lines: list[str] = []
     for sentence in sentences:
         joined = f"{lines[-1]} {sentence}" if lines else sentence

@@ -45,8 +45,8 @@ class ProgressBars:
     Args:
         console: where to draw.
         runs: number of runs; with a single one there is no bar for all.
-        by_itself: whether the bars also move between reports. False: they are drawn only on progress, so that no time is
-            taken from what is being timed.
+        by_itself: whether the bars also move between reports. False: they are drawn only on progress, so that no time
+            is taken from what is being timed.
     """
 
     def __init__(self, console: Console, runs: int, *, by_itself: bool = True) -> None:
@@ -79,8 +79,8 @@ class ProgressBars:
         self._progress.stop()
 
     def progress(self, title: Title, done: int, total: int, latest: str) -> None:
-        """Advance a run's bar. Its first report sets the starting point, so that work from before an interruption does not count
-        as speed.
+        """Advance a run's bar. Its first report sets the starting point, so that work from before an interruption does
+        not count as speed.
         """
         if title not in self._tasks:
             label = f"[{title.colour}]{escape(title.label)}"
@@ -112,7 +112,9 @@ class ProgressBars:
 
 
 def _cut_to(width: int) -> Column:
-    """A column that is truncated first if the terminal is narrow, so that percentage and remaining time stay visible."""
+    """A column that is truncated first if the terminal is narrow, so that percentage and remaining time stay
+    visible.
+    """
     return Column(no_wrap=True, overflow="ellipsis", max_width=width)
 
 

@@ -12,7 +12,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def versions() -> dict[str, str]:
-    """Versions of the software that results depend on. A run is continued only with the versions that it was started with."""
+    """Versions of the software that results depend on. A run is continued only with the versions that it was started
+    with.
+    """
     import torch
 
     import gnt

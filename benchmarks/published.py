@@ -97,8 +97,8 @@ def entries(file: Path = FILE) -> tuple[Entry, ...]:
     """All entries.
 
     Raises:
-        CannotRun: the file cannot be read, or an experiment, method, metric, setting, value or tag in it is unknown; the
-            message suggests the most similar known name.
+        CannotRun: the file cannot be read, or an experiment, method, metric, setting, value or tag in it is unknown;
+            the message suggests the most similar known name.
     """
     content = read_json(file)
     if not isinstance(content, dict):

@@ -25,7 +25,7 @@ from benchmarks.record import Record
 from benchmarks.settings import BaseSettings
 from benchmarks.training import Row, Training
 
-# errors from loading a file that is not a checkpoint, or belongs to another training loop
+# errors from loading a file that is not a checkpoint of this training loop
 _UNREADABLE = (
     AttributeError,
     EOFError,
@@ -111,7 +111,9 @@ class Run:
 
     @contextmanager
     def lock(self, wait: float) -> Iterator[None]:
-        """Hold the run's lock. ``wait``: seconds to wait for another process, such as a worker whose command was killed."""
+        """Hold the run's lock. ``wait``: seconds to wait for another process, such as a worker whose command was
+        killed.
+        """
         from filelock import FileLock, Timeout  # torch itself depends on filelock
 
         try:
@@ -120,7 +122,8 @@ class Run:
             lock.acquire(timeout=wait)
         except Timeout:
             raise CannotRun(
-                f"Another process is executing the run {self.folder}. Wait for it, or stop it and run this command again."
+                f"Another process is executing the run {self.folder}. Wait for it, or stop it and run this command "
+                "again."
             ) from None
         except OSError as error:
             raise CannotRun(f"Cannot write to {self.folder}: {error}.") from error
@@ -145,8 +148,8 @@ class Run:
         write_atomically(self._checkpoint, lambda stream: torch.save(content, stream))
 
     def load(self, training: Training) -> float:
-        """Restore ``training`` and the record to the checkpoint, or to the start if there is none. Returns the seconds spent
-        until then.
+        """Restore ``training`` and the record to the checkpoint, or to the start if there is none. Returns the seconds
+        spent until then.
         """
         import torch
 
@@ -208,6 +211,6 @@ class Run:
         if differing:
             name = differing[0]
             raise CannotRun(
-                f"{self.record.file} has {name} {head.get(name)}, but this run has {self.head[name]}: it was written by "
-                f"another version of the settings. {START_OVER_HINT}"
+                f"{self.record.file} has {name} {head.get(name)}, but this run has {self.head[name]}: it was written "
+                f"by another version of the settings. {START_OVER_HINT}"
             )

@@ -97,7 +97,8 @@ def run_all(
     """Execute the runs. Returns True if all were finished, False if the user stopped them.
 
     Raises:
-        CannotRun: a run was refused (the others were stopped, with checkpoints), or runs failed (all others are finished).
+        CannotRun: a run was refused (the others were stopped, with checkpoints), or runs failed (all others are
+            finished).
     """
     with _interruptible() as interrupted:
         scheduler = _Scheduler(runs, launcher, view, title, rows_text, interrupted)

@@ -1,5 +1,5 @@
-"""Random number generators: a separate one for each purpose, so that draws for one purpose do not depend on how many were
-made for another.
+"""Random number generators: a separate one for each purpose, so that draws for one purpose do not depend on how many
+were made for another.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ class BaseSettings:
         methods: names of the methods offered.
         default_methods: the methods that are compared by default.
         ensemble_methods: methods whose seeds are trained together, as an ensemble.
-        sizes: size -> values of settings. The first is the default, for minutes on two cores; "published" is the paper's.
-            A key (size, method) holds values for that method only.
+        sizes: size -> values of settings. The first is the default, for minutes on two cores; "published" is the
+            paper's. A key (size, method) holds values for that method only.
         durations: size -> how long the default methods take, as text.
         method_defaults: method -> defaults that differ for it.
     """
@@ -86,7 +86,9 @@ class BaseSettings:
         return not methods or method in methods
 
     def affecting(self, method: str, *, tuning: bool | None = None) -> Values:
-        """The settings that affect ``method``, by name. ``tuning``: only those of its tuning (True), or only the others (False)."""
+        """The settings that affect ``method``, by name. ``tuning``: only those of its tuning (True), or only the others
+        (False).
+        """
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -99,7 +101,9 @@ class BaseSettings:
         return {name: value for name, value in self.affecting(method).items() if value != standard[name]}
 
     def folder_name(self, experiment: str, method: str) -> str:
-        """The folder's name: the method, the non-default settings, and a hash of all settings that affect the method."""
+        """The folder's name: the method, the non-default settings, and a hash of all settings that affect the
+        method.
+        """
         full = [experiment, self.revision, method, self.affecting(method)]
         digest = hashlib.sha256(json.dumps(full, sort_keys=True).encode()).hexdigest()[:8]
         readable = [f"{name.replace('_', '-')}={_short(value)}" for name, value in self.non_default(method).items()]

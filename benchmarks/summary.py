@@ -47,8 +47,8 @@ def _t_quantile(degrees_of_freedom: int) -> float:
 
 @dataclass(frozen=True)
 class MethodResults:
-    """The results of one method with one choice of settings: a line in a picture, a row in a table. Its runs differ in their
-    seeds.
+    """The results of one method with one choice of settings: a line in a picture, a row in a table. Its runs differ in
+    their seeds.
     """
 
     label: str

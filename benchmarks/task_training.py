@@ -33,8 +33,8 @@ class TaskTraining(Training):
     """Trains some seeds of one method on all tasks. The tasks depend on the seed only, not on the method.
 
     A subclass defines the tasks and sets ``method``. A row is written at the end of each task: ``online_accuracy``, the
-    fraction classified correctly before the update; the metrics of `task_metrics`; and those of `gnt.metrics.Probe` at the
-    start of the task.
+    fraction classified correctly before the update; the metrics of `task_metrics`; and those of `gnt.metrics.Probe` at
+    the start of the task.
 
     Args:
         seeds: one seed, or several that are trained together.
@@ -108,11 +108,13 @@ class TaskTraining(Training):
         self._tasks = [self.task(number, seed) for seed in self.seeds]
 
     def _learn(self, indices: range) -> None:
-        """Train on batches with these numbers, counted from the start of the task. Work that can be shared is done for all at once."""
+        """Train on batches with these numbers, counted from the start of the task. Work that can be shared is done for
+        all at once.
+        """
         batches = [self._batch_indices(index) for index in indices]
         sizes = [batch.shape[1] for batch in batches]
         chosen = torch.cat(batches, 1).to(self.device)
-        # stacked in dimension 1, so that strides, which compiled graphs depend on, do not depend on the number of images
+        # seeds are dimension 1, so that strides, which compiled graphs depend on, do not depend on the image count
         x = torch.stack([task.x[own] for task, own in zip(self._tasks, chosen, strict=True)], 1)
         y = torch.stack([task.y[own] for task, own in zip(self._tasks, chosen, strict=True)], 1)
         pairs = zip(x.split(sizes), y.split(sizes), strict=True)

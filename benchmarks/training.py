@@ -27,13 +27,15 @@ class Training(ABC):
     def advance(self) -> list[Row]:
         """Train the next piece (about 0.1 s). Returns the rows of the record that are now complete.
 
-        A row is flat: ``{"seed": 0, "task": 3, "online_accuracy": 0.93, "dead_units/0": 0.1}``; the keys of metrics of a layer
-        are "name/layer". Rows must be equal in two executions of the same run, so they contain no times.
+        A row is flat: ``{"seed": 0, "task": 3, "online_accuracy": 0.93, "dead_units/0": 0.1}``; the keys of metrics of
+        a layer are "name/layer". Rows must be equal in two executions of the same run, so they contain no times.
         """
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """The complete state, from which training continues bit for bit, in types that ``torch.load(weights_only=True)`` accepts."""
+        """The complete state, from which training continues bit for bit, in types that
+        ``torch.load(weights_only=True)`` accepts.
+        """
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -62,8 +62,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def folder(text: str) -> str:
-    """Check for a data folder: returns the absolute path, so that a run's folder does not depend on how the path is written.
-    An empty text stays empty: then the experiment uses its default location.
+    """Check for a data folder: returns the absolute path, so that a run's folder does not depend on how the path is
+    written. An empty text stays empty: then the experiment uses its default location.
     """
     return str(Path(text).expanduser().resolve()) if text else ""
 

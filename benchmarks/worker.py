@@ -91,8 +91,8 @@ def _train(run: Run, connection: Connection, checkpoint_seconds: float, tensorbo
 
 @contextlib.contextmanager
 def _sigterm_received() -> Iterator[list[int]]:
-    """A list that SIGTERM is recorded in, instead of ending the process, so that the run is saved first. Schedulers of clusters
-    send SIGTERM to all processes of a job at once.
+    """A list that SIGTERM is recorded in, instead of ending the process, so that the run is saved first. Schedulers of
+    clusters send SIGTERM to all processes of a job at once.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():

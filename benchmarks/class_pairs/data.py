@@ -27,6 +27,6 @@ def load_classes(settings: Settings) -> ClassSource:
         classes = InMemoryClasses(idx_folder(settings.data) if settings.data else fashion_mnist())
     if len(classes) < 3:
         raise CannotRun(
-            f"{settings.data} has {len(classes)} classes; at least 3 are needed for pairs that change from task to task."
+            f"{settings.data} has {len(classes)} classes; pairs that change from task to task need at least 3."
         )
     return classes

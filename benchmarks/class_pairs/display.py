@@ -11,7 +11,7 @@ _NAMES = {"fashion": "Fashion-MNIST", "imagenet": "ImageNet"}
 def _about(settings: Settings) -> str:
     return (
         f"A new pair of classes of {_NAMES[settings.source]} in every task for the same convolutional network "
-        f"({settings.train} images of each, {settings.epochs} epochs, SGD with momentum); only its head is reset to zero"
+        f"({settings.train} images of each, {settings.epochs} epochs, SGD with momentum); its head is reset to zero"
     )
 
 

@@ -13,8 +13,8 @@ SMALLEST: Final = 24
 
 
 def make_net(channels: int, size: int, layer_norm: bool = False) -> nn.Sequential:
-    """Convolutions of 32 (5x5), 64 (3x3) and 128 (3x3) channels, each with ReLU and 2x2 max-pooling; linear layers of 128, 128
-    and 2 units. Torch's default initial weights.
+    """Convolutions of 32 (5x5), 64 (3x3) and 128 (3x3) channels, each with ReLU and 2x2 max-pooling; linear layers of
+    128, 128 and 2 units. Torch's default initial weights.
 
     Args:
         channels, size: of the images, (channels, size, size).

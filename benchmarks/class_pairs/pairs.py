@@ -37,7 +37,9 @@ def draw_pairs(tasks: int, classes: int, seed: int) -> Tensor:
 
 
 class Pair(NamedTuple):
-    """Images, float32 of (N, channels, size, size) in [0, 1], and labels: 0 for the pair's first class, 1 for the second."""
+    """Images, float32 of (N, channels, size, size) in [0, 1], and labels: 0 for the pair's first class, 1 for the
+    second.
+    """
 
     x: Tensor
     y: Tensor

@@ -25,8 +25,8 @@ PROBE: Final = 100  # images per class
 class Training(TaskTraining):
     """Trains one method on all pairs. Pairs, images and initial weights are the same for every method.
 
-    Rows are those of `TaskTraining` and ``test_accuracy`` at the end of the task. The probe measures on up to 100 training
-    images of each class, before the task is learned.
+    Rows are those of `TaskTraining` and ``test_accuracy`` at the end of the task. The probe measures on up to 100
+    training images of each class, before the task is learned.
     """
 
     def __init__(self, settings: Settings, method: str, seeds: list[int]) -> None:

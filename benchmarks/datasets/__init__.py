@@ -1,5 +1,5 @@
-"""Image data that can be installed with pip or apt, or read from a folder. If they are missing, an error names the package
-or the folder; there are no substitutes.
+"""Image data that can be installed with pip or apt, or read from a folder. If they are missing, an error names the
+package or the folder; there are no substitutes.
 
 All data have the form `LabelledImages`: images as uint8 of (N, channels, height, width) and int64 labels of (N,);
 ``in_unit_range()`` converts them to float32 in [0, 1]. Only `mnist_digits` and `fixed_digits` return flat floats, for

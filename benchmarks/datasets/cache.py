@@ -59,10 +59,10 @@ def cached_tensors(name: str, source: Any, make: Callable[[], dict[str, Tensor]]
             if kept is None:
                 kept = make()
                 _write(file, kept)
-    except (OSError, NotImplementedError) as error:  # filelock raises NotImplementedError on file systems without locks
+    except (OSError, NotImplementedError) as error:  # NotImplementedError: no file locks
         raise CannotRun(
-            f"Cannot write prepared data to {file.parent} ({error}). Set the environment variable {VARIABLE} to another "
-            "folder."
+            f"Cannot write prepared data to {file.parent} ({error}). Set the environment variable {VARIABLE} to "
+            "another folder."
         ) from error
     return kept
 

@@ -1,5 +1,5 @@
-"""A folder with one array per class, the format of Continual ImageNet. Classes are read one at a time, as all of them are
-several gigabytes.
+"""A folder with one array per class, the format of Continual ImageNet. Classes are read one at a time, as all of them
+are several gigabytes.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ CHECKSUMS: Final = "SHA256SUMS"
 
 
 class ClassFolder:
-    """The classes in a folder of ``.npy`` files, one per class: uint8 of (images, height, width, 3) or (images, 3, height,
-    width). Classes are ordered by file name (numbers by value). The first ``train`` images of a class are for training, the
-    next ``test`` ones for testing.
+    """The classes in a folder of ``.npy`` files, one per class: uint8 of (images, height, width, 3) or (images, 3,
+    height, width). Classes are ordered by file name (numbers by value). The first ``train`` images of a class are for
+    training, the next ``test`` ones for testing.
 
     If the folder contains a file SHA256SUMS (``sha256sum *.npy > SHA256SUMS``), files are verified when they are read.
 
@@ -40,8 +40,8 @@ class ClassFolder:
         self.files = sorted(files, key=lambda file: (_number(file), file.stem))
         if not self.files:
             raise CannotRun(
-                f"{self.folder} must be a folder with one .npy file per class, each uint8 of ({train + test}, 32, 32, 3) "
-                f"or ({train + test}, 3, 32, 32), and has none. Continual ImageNet has this format: ImageNet scaled "
+                f"{self.folder} must be a folder with one .npy file per class, each uint8 of ({train + test}, 32, 32, "
+                f"3) or ({train + test}, 3, 32, 32), and has none. Continual ImageNet has this format: ImageNet scaled "
                 "down to 32 x 32 (image-net.org), 700 images of each class."
             )
         self._checksums = self._read_checksums()

@@ -1,7 +1,7 @@
 """MNIST's IDX files: Fashion-MNIST as packaged by Debian, or any folder with four such files, gzipped or not.
 
-An IDX file consists of two zero bytes, the type (8: unsigned byte), the number of dimensions, the size of each dimension
-as four bytes, most significant first, and the values.
+An IDX file consists of two zero bytes, the type (8: unsigned byte), the number of dimensions, the size of each
+dimension as four bytes, most significant first, and the values.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Random changes of training images that leave their class as it is: mirrored, shifted, turned."""
+"""Random augmentation of training images: flip, crop, rotation."""
 
 from __future__ import annotations
 
@@ -11,38 +11,41 @@ from torch import Tensor
 
 
 class AugmentationDraws(NamedTuple):
-    """What is done to each image of a batch of N."""
+    """The random numbers that determine the augmentation of a batch of N images."""
 
     flip: Tensor
-    """bool of (N,): mirror left and right."""
+    """bool of (N,): whether to flip horizontally."""
     top: Tensor
     """int64 of (N,): first row of the crop from the padded image."""
     left: Tensor
-    """int64 of (N,): first column of it."""
+    """int64 of (N,): first column of the crop."""
     degrees: Tensor
-    """float32 of (N,): turned by so many, counter-clockwise."""
+    """float32 of (N,): angle of the counter-clockwise rotation."""
 
 
 def draw_augmentation(
     count: int, generator: torch.Generator, padding: int = 4, degrees: float = 15.0
 ) -> AugmentationDraws:
-    """Mirrored with probability 1/2; each of the (2 padding + 1)^2 crops with the same; turned by 0 to ``degrees``."""
+    """Flip with probability 1/2; each of the (2 padding + 1)^2 crops equally likely; rotation uniform in [0,
+    ``degrees``].
+    """
     flip = torch.rand(count, generator=generator) < 0.5
     top, left = torch.randint(2 * padding + 1, (2, count), generator=generator)
     return AugmentationDraws(flip, top, left, degrees * torch.rand(count, generator=generator))
 
 
 def augment(images: Tensor, draws: AugmentationDraws, padding: int = 4) -> Tensor:
-    """Each image of (N, channels, size, size) mirrored, then padded by reflection and cropped, then turned about its
-    centre: a pixel takes the value at the nearest place that the turn brings to it, or 0 from outside.
+    """Each image of (N, channels, size, size) flipped, then padded by reflection and cropped, then rotated about its
+    centre. A pixel of the result has the value of the nearest source pixel, or 0 if that is outside.
 
-    Images are expected normalised, so that 0 is the mean. On the device of ``images``; ``draws`` may be on another.
+    Images should be normalised, so that 0 is the mean. The result is on the device of ``images``; ``draws`` may be on
+    another.
     """
     count, channels, size, _ = images.shape
     flip, top, left, degrees = (part.to(images.device) for part in draws)
     images = torch.where(flip.view(-1, 1, 1, 1), images.flip(3), images)
     padded = F.pad(images, (padding,) * 4, mode="reflect")
-    y, x = _turned(size, degrees)  # of the crop: for each pixel, which place its value comes from
+    y, x = _source_pixels(size, degrees)  # for each pixel, its source in the crop
     inside = (y >= 0) & (y < size) & (x >= 0) & (x < size)
     y, x = y.clamp(0, size - 1) + top.view(-1, 1, 1), x.clamp(0, size - 1) + left.view(-1, 1, 1)
     where = (y * (size + 2 * padding) + x).view(count, 1, -1).expand(-1, channels, -1)
@@ -50,9 +53,9 @@ def augment(images: Tensor, draws: AugmentationDraws, padding: int = 4) -> Tenso
     return taken * inside[:, None]
 
 
-def _turned(size: int, degrees: Tensor) -> tuple[Tensor, Tensor]:
-    """For each image and pixel the row and the column, (N, size, size), that a turn counter-clockwise by ``degrees``
-    brings there; they may lie outside.
+def _source_pixels(size: int, degrees: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and column, (N, size, size), of the source of each pixel for a counter-clockwise rotation by ``degrees``;
+    they may be outside the image.
     """
     offset = torch.arange(size, device=degrees.device, dtype=degrees.dtype) - (size - 1) / 2
     down, right = offset.view(1, -1, 1), offset.view(1, 1, -1)

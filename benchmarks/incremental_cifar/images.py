@@ -1,4 +1,4 @@
-"""The images of the classes so far: split, normalised, stacked."""
+"""The images of the classes seen so far: split, normalised, concatenated by class."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from benchmarks.errors import CannotRun
 
 
 class ImageSet(NamedTuple):
-    """Normalised images of (N, channels, size, size), and labels: a class's place in the order in which they come."""
+    """Normalised images of (N, channels, size, size), and labels: positions of the classes in their order."""
 
     x: Tensor
     y: Tensor
 
     def up_to(self, classes: int) -> ImageSet:
-        """Those of the first so many classes."""
-        count = int((self.y < classes).sum())  # they come class by class
+        """The images of the first ``classes`` classes."""
+        count = int((self.y < classes).sum())  # sorted by class
         return ImageSet(self.x[:count], self.y[:count])
 
     def to(self, device: str) -> ImageSet:
-        """On a device."""
+        """Move to a device."""
         return ImageSet(self.x.to(device), self.y.to(device))
 
 
 class ImageSplits(NamedTuple):
-    """To learn from, to stop by, to test on."""
+    """Training, validation and test images."""
 
     train: ImageSet
     validation: ImageSet
@@ -37,14 +37,15 @@ class ImageSplits(NamedTuple):
 
 
 def split(data: Splits, order: Tensor, train: int, validation: int, test: int, shrink: int = 1) -> ImageSplits:
-    """Of each class the first ``train`` images to learn from, the next ``validation`` to stop by, and the first
-    ``test`` of the test images; normalised by mean and standard deviation, by channel, of those to learn from.
+    """Split the images of each class: the first ``train`` for training, the next ``validation`` for early stopping, and
+    the first ``test`` of the test images. All are normalised by the training images' mean and standard deviation per
+    channel.
 
     Args:
         data: all images.
-        order: the classes in the order in which they come, (classes,).
-        train, validation, test: images of a class.
-        shrink: each square of so many by so many pixels becomes one, their mean.
+        order: the order of the classes, (classes,).
+        train, validation, test: number of images of each class.
+        shrink: each square of ``shrink`` x ``shrink`` pixels becomes one pixel, their mean.
 
     Raises:
         CannotRun: a class has fewer images.

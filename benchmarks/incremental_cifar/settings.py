@@ -1,4 +1,4 @@
-"""What can be set in class-incremental CIFAR."""
+"""Settings of class-incremental CIFAR."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RESETS = ("nothing", "head", "network")
 class Settings(BaseSettings):
     """Settings of class-incremental CIFAR."""
 
-    help: ClassVar[str] = "tell ever more classes of images apart with a ResNet-18 (class-incremental CIFAR-100)"
+    help: ClassVar[str] = "classify a growing number of image classes with a ResNet-18 (class-incremental CIFAR-100)"
     revision: ClassVar[int] = 1
     methods: ClassVar[tuple[str, ...]] = ("backprop", "shrink_and_perturb", "continual_backprop")
     sizes: ClassVar[dict[Any, Values]] = {
@@ -42,26 +42,24 @@ class Settings(BaseSettings):
         "where the images come from: fashion (Fashion-MNIST, or any folder of four IDX files) or cifar100",
         value_checks.one_of(*SOURCES),
     )
-    data: str = setting("", "folder of the data; of Fashion-MNIST, Debian's when none is given", value_checks.folder)
-    step: int = setting(2, "classes more in each stage", value_checks.whole(1))
+    data: str = setting("", "folder of the data; default for Fashion-MNIST: Debian's", value_checks.folder)
+    step: int = setting(2, "number of classes added in each stage", value_checks.whole(1))
     epochs: int = setting(40, "passes over the images of all classes so far in each stage", value_checks.whole(1))
-    train: int = setting(270, "images of each class to learn from", value_checks.whole(1))
-    validation: int = setting(30, "images of each class to stop by", value_checks.whole(1))
-    test: int = setting(100, "images of each class to test on", value_checks.whole(1))
-    width: int = setting(8, "channels of the first stage of the ResNet-18; 64 as published", value_checks.whole(1))
-    shrink: int = setting(2, "squares of so many by so many pixels become one pixel", value_checks.whole(1))
-    padding: int = setting(
-        2, "training images are shifted by up to so many pixels each way; 4 of 32 as published", value_checks.whole(0)
-    )
+    train: int = setting(270, "training images of each class", value_checks.whole(1))
+    validation: int = setting(30, "validation images of each class, for early stopping", value_checks.whole(1))
+    test: int = setting(100, "test images of each class", value_checks.whole(1))
+    width: int = setting(8, "channels of the first stage of the ResNet-18 (published: 64)", value_checks.whole(1))
+    shrink: int = setting(2, "factor by which images are shrunk, by averaging squares of pixels", value_checks.whole(1))
+    padding: int = setting(2, "maximum shift of training images, in pixels (published: 4 of 32)", value_checks.whole(0))
     batch: int = setting(90, "images in a batch", value_checks.whole(1))
     reset: str = setting(
         "nothing",
-        "what is drawn anew at the start of each stage: nothing, the head, or the network (learning from scratch)",
+        "what is reset at the start of each stage: nothing, the head, or the network (training from scratch)",
         value_checks.one_of(*RESETS),
     )
-    device: str = setting("cpu", "where the network lives: cpu or cuda", value_checks.one_of("cpu", "cuda"))
+    device: str = setting("cpu", "cpu or cuda", value_checks.one_of("cpu", "cuda"))
     lr: float = setting_fields.lr(0.1)
-    momentum: float = setting(0.9, "of SGD", value_checks.BELOW_ONE)
+    momentum: float = setting(0.9, "momentum of SGD", value_checks.BELOW_ONE)
     weight_decay: float = setting_fields.weight_decay(5e-4, "backprop", "continual_backprop")
     noise: float = setting_fields.noise(1e-5)
     replacement_rate: float = setting_fields.replacement_rate(1e-4)

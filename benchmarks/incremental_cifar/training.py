@@ -1,4 +1,4 @@
-"""The training of class-incremental CIFAR, some batches at a time."""
+"""The training loop of class-incremental CIFAR, some batches per piece."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from benchmarks.seeds import stream
 from benchmarks.training import Row
 
 BATCHES_PER_PIECE: Final = 4
-PROBE: Final = 200  # images of a stage's new classes
+PROBE: Final = 200  # number of images of a stage's new classes
 
 
 class Training(benchmarks.training.Training):
-    """One method on all stages. The order of classes, the initial weights, the batches and their augmentation are the
-    same for every method.
+    """Trains one method on all stages. Order of classes, initial weights, batches and augmentation are the same for
+    every method.
 
-    In each stage the learning rate falls as `schedule.learning_rate` says, and only the outputs of the classes so far
-    are trained and compared. At its end the network becomes the one of the epoch that was best on the validation
-    images, the first of equals; the optimizer's momentum and the engine's utilities go on as they are.
+    In each stage the learning rate follows `schedule.learning_rate`, and only the outputs of the classes so far are
+    trained and compared. At the end of a stage the network of the epoch with the best validation accuracy is restored;
+    the optimizer's momentum and the engine's utilities continue unchanged.
 
-    A row for each stage ("task"): ``classes`` so far; ``test_accuracy`` and ``validation_accuracy`` of that best
-    network; ``online_accuracy``, of the augmented images before each update; and what `gnt.metrics.Probe` finds at the
-    start of the stage on training images of its new classes.
+    Keys of a row, one for each stage ("task"): ``classes`` so far; ``test_accuracy`` and ``validation_accuracy`` of the
+    restored network; ``online_accuracy`` on the augmented images before each update; and the metrics of
+    `gnt.metrics.Probe` at the start of the stage, on training images of its new classes.
     """
 
     def __init__(self, settings: Settings, method: str, seeds: list[int]) -> None:
         (self.seed,) = seeds
         self.settings = settings
         if settings.reset == "network" and method == "continual_backprop":
-            raise CannotRun("--reset network is learning from scratch, a baseline: it goes with --methods backprop.")
+            raise CannotRun("--reset network trains from scratch, as a baseline. Use it with --methods backprop.")
         if settings.device == "cuda" and not torch.cuda.is_available():
             raise CannotRun("--device cuda: torch finds no GPU here. Without it: --device cpu.")
         self._parts = load_images(settings, self.seed)
@@ -54,7 +54,7 @@ class Training(benchmarks.training.Training):
         self.total, self.done, self.latest = self.stages.total, 0, ""
         _, channels, size, _ = self._images.x.shape
         self._example = torch.zeros(2, channels, size, size)
-        self._classes = 0  # so far, of which the loss is made
+        self._classes = 0  # number of classes so far, which the loss includes
         self._groups: Any = None
         self.method = Method(
             method,
@@ -69,10 +69,10 @@ class Training(benchmarks.training.Training):
         self._best = BestNetwork()
         self._right = 0
         self._seen = 0
-        self._figures: Row = {}  # of the probe, at the start of the stage
+        self._figures: Row = {}  # probe metrics at the start of the stage
 
     def advance(self) -> list[Row]:
-        """The next batches of the epoch."""
+        """Train on the next batches of the epoch."""
         piece = self.stages.piece(self.done)
         self._classes = piece.classes
         if piece.first == 0:
@@ -91,7 +91,7 @@ class Training(benchmarks.training.Training):
         return self.method.nets()[0]
 
     def _trace(self, net: nn.Module) -> Any:
-        """The units inside the blocks: found once, for the engine or else for the probe."""
+        """The unit groups inside the blocks, traced once for engine and probe."""
         if self._groups is None:
             self._groups = gnt.trace(net, self._example.to(self.settings.device))
         return self._groups
@@ -109,7 +109,7 @@ class Training(benchmarks.training.Training):
         self._figures = gnt.metrics.Probe(self._net, self._trace(self._net), x).measure()
 
     def _reset(self, stage: int) -> None:
-        """Draw anew what the settings say, with its momentum."""
+        """Draw new parameters for the part that the settings name, and reset its momentum."""
         net: Any = self._net
         part = {"nothing": nn.Sequential(), "head": net.head, "network": net}[self.settings.reset]
         with torch.random.fork_rng(devices=[]):
@@ -126,7 +126,7 @@ class Training(benchmarks.training.Training):
 
     def _learn(self, piece: Piece) -> None:
         count, batch = self.settings.train * piece.classes, self.settings.batch
-        name = f"stage {piece.stage} epoch {piece.epoch}"  # so that no generator need be saved
+        name = f"stage {piece.stage} epoch {piece.epoch}"  # generators are made per epoch, so that none has to be saved
         order = torch.randperm(count, generator=stream(self.seed, f"order of {name}"))
         draws = draw_augmentation(count, stream(self.seed, f"augmentation of {name}"), self.settings.padding)
         for index in range(piece.first, piece.last):
@@ -158,7 +158,7 @@ class Training(benchmarks.training.Training):
         return {**row, **self._figures}
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is needed to go on bit for bit."""
+        """The complete state, from which training continues bit for bit."""
         return {
             "done": self.done,
             "latest": self.latest,
@@ -170,7 +170,7 @@ class Training(benchmarks.training.Training):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a saved state."""
+        """Restore a saved state."""
         self.method.load_state_dict(state["method"])
         self._best.load_state_dict(state["best"])
         self.done, self.latest, self._figures = state["done"], state["latest"], state["figures"]

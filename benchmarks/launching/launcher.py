@@ -19,7 +19,8 @@ class Launcher(Protocol):
     def messages(self, timeout: float) -> list[tuple[Run, tuple[Any, ...]]]:
         """Messages that arrived within ``timeout`` seconds, in order for each run.
 
-        Nothing follows a run's final message. ("died", reason) is the final message of a run whose process ended without one.
+        Nothing follows a run's final message. ("died", reason) is the final message of a run whose process ended
+        without one.
         """
 
     def request_stop(self, run: Run) -> None:

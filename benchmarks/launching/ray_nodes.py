@@ -1,4 +1,6 @@
-"""Checks that the nodes of a Ray cluster can execute runs: they see the folder of results and have the same versions."""
+"""Checks that the nodes of a Ray cluster can execute runs: they see the folder of results and have the same
+versions.
+"""
 
 from __future__ import annotations
 

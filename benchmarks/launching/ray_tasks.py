@@ -48,7 +48,9 @@ class MailboxConnection:
         self._received: deque[Any] = deque()
 
     def send(self, message: Any, /) -> None:
-        """Send a message to the command. Returns when it is in the mailbox, so that none is lost when the process ends."""
+        """Send a message to the command. Returns when it is in the mailbox, so that none is lost when the process
+        ends.
+        """
         self._call(self._mailbox.put_for_command, message)
 
     def poll(self) -> bool:

@@ -18,8 +18,8 @@ def network_factory(hidden: str, init: str, device: str) -> Callable[[str], nn.M
 
     Args:
         hidden: sizes of the hidden layers.
-        init: "default" for torch's initial weights; "kaiming" for weights uniform in +-sqrt(6 / fan_in) in layers before a
-            ReLU and +-sqrt(3 / fan_in) in the last one, and zero biases.
+        init: "default" for torch's initial weights; "kaiming" for weights uniform in +-sqrt(6 / fan_in) in layers
+            before a ReLU and +-sqrt(3 / fan_in) in the last one, and zero biases.
         device: the device of the network.
     """
     sizes = (PIXELS, *map(int, hidden.split("-")), CLASSES)

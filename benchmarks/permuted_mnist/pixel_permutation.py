@@ -9,8 +9,8 @@ from benchmarks.seeds import stream
 
 
 def permutation(number: int, seed: int, pixels: int) -> Tensor:
-    """The permutation of a task. All permutations are equally likely, and tasks are independent. (The authors permute the
-    previous task's images, which gives the same distribution.)
+    """The permutation of a task. All permutations are equally likely, and tasks are independent. (The authors permute
+    the previous task's images, which gives the same distribution.)
     """
     return torch.randperm(pixels, generator=stream(seed, f"permutation of task {number}"))
 

@@ -19,8 +19,8 @@ PROBED: Final = 1000
 
 
 class Training(TaskTraining):
-    """Trains one method on all tasks, one image per step. Images, initial weights, permutations and the order of images are
-    the same for every method.
+    """Trains one method on all tasks, one image per step. Images, initial weights, permutations and the order of images
+    are the same for every method.
     """
 
     def __init__(self, settings: Settings, method: str, seeds: list[int]) -> None:

@@ -21,7 +21,9 @@ BATCHES_PER_PIECE: Final = 75
 
 
 class Training(TaskTraining):
-    """Trains one method on all tasks. Images, initial weights, labels and the order of images are the same for every method."""
+    """Trains one method on all tasks. Images, initial weights, labels and the order of images are the same for every
+    method.
+    """
 
     def __init__(self, settings: Settings, method: str, seeds: list[int]) -> None:
         self._images = fixed_digits()

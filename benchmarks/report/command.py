@@ -20,11 +20,11 @@ NAME = "RESULTS.md"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; returns its exit status."""
-    parser = Parser("python -m benchmarks report", f"{HELP}. Published figures: benchmarks/published.json.")
+    """Run the command. Returns its exit status."""
+    parser = Parser("python -m benchmarks report", f"{HELP}. Published values: benchmarks/published.json.")
     parser.add("--out", type=Path, default=OUT, metavar="DIR", help=f"folder of results to read (default: {OUT})")
     parser.add("--to", type=Path, default=TO, metavar="DIR", help=f"folder to write {NAME} to (default: {TO})")
-    parser.add("--quiet", action="store_true", help="no moving bar, for logs")
+    parser.add("--quiet", action="store_true", help="no progress bar, for logs")
     parsed = parser.parse(arguments)
     found = find_runs(parsed.out)
     _check_writable(parsed.to)
@@ -48,20 +48,20 @@ def _write(found: FoundRuns, to: Path, *, quiet: bool) -> int:
             picture.draw(stream)
             drawn[to / PICTURES / picture.name] = stream.getvalue()
         view.progress(title, len(page.pictures), len(page.pictures), "")
-    former = _pictures_of(to)  # before the new page takes the old one's place
+    old = _pictures_of(to)  # read before the page is overwritten
     for file, content in [*drawn.items(), (to / NAME, page.text.encode())]:
         write_atomically(file, lambda stream, content=content: stream.write(content))  # type: ignore[misc]
-    for file in former - drawn.keys():
+    for file in old - drawn.keys():
         file.unlink(missing_ok=True)
-    said = [f"{len(found.runs)} runs, {len(drawn)} pictures."]
-    said += [f"Not finished: {len(found.unfinished)}, join_names on the page."] if found.unfinished else []
-    said += [f"Left out: {line}" for line in found.left_out]
-    console.print("\n".join([*said, str(to / NAME)]), highlight=False, soft_wrap=True, markup=False)
+    texts = [f"{len(found.runs)} runs, {len(drawn)} pictures."]
+    texts += [f"Not finished: {len(found.unfinished)}, join_names on the page."] if found.unfinished else []
+    texts += [f"Left out: {line}" for line in found.left_out]
+    console.print("\n".join([*texts, str(to / NAME)]), highlight=False, soft_wrap=True, markup=False)
     return 0
 
 
 def _pictures_of(to: Path) -> set[Path]:
-    """The pictures that the page shows as it is now."""
+    """The pictures that the existing page shows."""
     from benchmarks.report.page import PICTURES
 
     try:
@@ -77,4 +77,4 @@ def _check_writable(to: Path) -> None:
         with tempfile.TemporaryFile(dir=to):
             pass
     except OSError as error:
-        raise CannotRun(f"Cannot write to {to}: {error}. What was there before is unchanged.") from error
+        raise CannotRun(f"Cannot write to {to}: {error}. Existing files were not changed.") from error

@@ -1,4 +1,4 @@
-"""The picture of a family: a small panel for each problem and tuning, all to one scale."""
+"""The picture of a family: a small panel for each problem and tuning, all with the same scale."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from benchmarks.report.result_tables import tuning, varying
 from benchmarks.settings import settings_text
 from benchmarks.summary import MethodResults, best_results
 
-_MOST = 7  # panels beside each other
+_MOST = 7  # panels in a row
 _TITLE, _GAP, _EDGE, _KEYS = 0.5, 0.16, 0.1, 0.42
 _LEAST, _WIDEST = 1.2, 4.2
 _SIZE = 8.5
 
 
 def write_family_picture(family: Family, file: IO[bytes]) -> None:
-    """Draw it as PNG."""
+    """Write the picture as PNG."""
     save(draw_family(family), file)
 
 
@@ -47,7 +47,7 @@ def draw_family(family: Family) -> Figure:
     by = family.by.replace("_", " ")
     headline = f"{display.main.title}, for each {by}" + (f" and {' and '.join(names)}" if names else "")
     shown = sum(len(curves) for curves in cells.values())
-    note = ["Of each method the best of the settings tried."] if shown < len(results) else []
+    note = ["For each method the best of the settings tried."] if shown < len(results) else []
     figure, height = new_figure(headline, [f"{family.about}.", *seeds_in_words(results), *note], body)
     limits = _limits([curve for curves in cells.values() for curve in curves])
     _keys(figure, results, height, body)
@@ -78,7 +78,7 @@ def draw_family(family: Family) -> Figure:
 
 
 def _cells(family: Family, names: list[str]) -> dict[tuple[int, tuple[object, ...]], list[Curve]]:
-    """The curves of each panel: of each method the best of those results that belong there."""
+    """The curves of each panel: for each method the best of its results."""
     display = experiments.display(family.experiment)
     scale = 100.0 if display.main.percent else 1.0
     cells: dict[tuple[int, tuple[object, ...]], list[Curve]] = {}
@@ -97,13 +97,13 @@ def _cells(family: Family, names: list[str]) -> dict[tuple[int, tuple[object, ..
 
 
 def _below(problem: int, values: object, columns: int, tunings: Sequence[object], cells: Container[object]) -> bool:
-    """Whether a panel stands below that of a problem and tuning."""
+    """Whether there is a panel below that of a problem and tuning."""
     lower = [(problem, other) for other in tunings[tunings.index(values) + 1 :]]
     return any(cell in cells for cell in [*lower, *((problem + columns, other) for other in tunings)])
 
 
 def _limits(curves: list[Curve]) -> tuple[float, float]:
-    """The common scale: it holds the means, most of the bands, and 0."""
+    """The common scale, which includes all means, most of the bands, and 0."""
     points = [(mean, half) for curve in curves for mean, half in zip(curve.mean, curve.half, strict=True)]
     low = min((mean - 0.6 * half for mean, half in points), default=0.0)
     high = max((mean + 0.6 * half for mean, half in points), default=1.0)
@@ -116,7 +116,7 @@ def _value(curve: Curve, display: Display) -> str:
 
 
 def _keys(figure: Figure, results: list[MethodResults], height: float, body: float) -> None:
-    """Names of the methods in their colours, over the panels."""
+    """Names of the methods in their colours, above the panels."""
     x = LEFT
     y = (0.62 + body - 0.02) / height
     for method in dict.fromkeys(result.method for result in results):

@@ -1,4 +1,4 @@
-"""Where each row comes from: command, commit, seeds, hardware and time."""
+"""Provenance of each row: command, commit, seeds, hardware and time."""
 
 from __future__ import annotations
 
@@ -14,39 +14,41 @@ from benchmarks.summary import MethodResults
 
 
 def provenance_lines(part: Problem | Family) -> list[str]:
-    """A list, collapsible: a point for each row, or one for all rows that one command makes."""
-    points = []
+    """A collapsible list with an item for each row, or one for all rows that a single command produces."""
+    items = []
     if isinstance(part, Family):
-        for method in dict.fromkeys(line.method for line in part.results):
-            own = [line for line in part.results if line.method == method]
-            whole = one_command([run for line in own for run in line.counted_runs])
-            points += (
-                [_point(LABELS[method], own, [whole])] if whole else [_own_point(part.name(line), line) for line in own]
+        for method in dict.fromkeys(result.method for result in part.results):
+            own = [result for result in part.results if result.method == method]
+            whole = one_command([run for result in own for run in result.counted_runs])
+            items += (
+                [_item(LABELS[method], own, [whole])]
+                if whole
+                else [_result_item(part.name(result), result) for result in own]
             )
     else:
-        points = [_own_point(line.label, line) for line in part.results]
-    everything = one_command([run for line in part.results for run in line.counted_runs])
-    said = [f"All at once: `{everything}`", ""] if everything and len(points) > 1 else []
-    return collapsible("Where these come from: command, commit, seeds, hardware, time", [*said, *points])
+        items = [_result_item(result.label, result) for result in part.results]
+    command = one_command([run for result in part.results for run in result.counted_runs])
+    texts = [f"All in one command: `{command}`", ""] if command and len(items) > 1 else []
+    return collapsible("Provenance: command, commit, seeds, hardware, time", [*texts, *items])
 
 
-def _own_point(label: str, line: MethodResults) -> str:
-    return _point(label, [line], commands(line.counted_runs))
+def _result_item(label: str, result: MethodResults) -> str:
+    return _item(label, [result], commands(result.counted_runs))
 
 
-def _point(label: str, lines: Sequence[MethodResults], made_by: Sequence[str]) -> str:
-    runs = [run for line in lines for run in line.counted_runs]
-    seeds = sorted({seed for line in lines for seed in line.run_by_seed})
-    said = [
+def _item(label: str, results: Sequence[MethodResults], made_by: Sequence[str]) -> str:
+    runs = [run for result in results for run in result.counted_runs]
+    seeds = sorted({seed for result in results for seed in result.run_by_seed})
+    texts = [
         f"- **{label}**, {seed_list(seeds)}",
         *(f"`{text}`" if text != NONE else text for text in made_by),
         *run_provenance(runs),
     ]
-    return "; ".join(said)
+    return "; ".join(texts)
 
 
 def seed_list(seeds: Sequence[int]) -> str:
-    """Seeds in words.
+    """Seeds as text.
 
     >>> seed_list([3]), seed_list([0, 1, 2]), seed_list([0, 2])
     ('seed 3', 'seeds 0 to 2', 'seeds 0, 2')
@@ -59,7 +61,7 @@ def seed_list(seeds: Sequence[int]) -> str:
 
 
 def run_provenance(runs: Sequence[Run]) -> list[str]:
-    """Commit, hardware, versions and the time of one core that the runs took."""
+    """Commit, hardware, versions and core time of the runs."""
     every = [run.about() for run in runs]
     commits = dict.fromkeys(_commit(about["commit"]) for about in every)
     machines = dict.fromkeys(_machine(about["hardware"]) for about in every)
@@ -85,7 +87,7 @@ def _versions(versions: dict[str, Any]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Time of one core, in words.
+    """Core time as text.
 
     >>> duration(12.4), duration(400), duration(9000)
     ('12 s of one core', '6.7 min of one core', '2.5 h of one core')
@@ -95,15 +97,15 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min of one core" if seconds < 7200 else f"{seconds / 3600:.1f} h of one core"
 
 
-def repeated_seeds(lines: Sequence[MethodResults]) -> list[str]:
-    """A sentence for each seed that lies in several runs of the same settings: which one counts."""
-    said = []
-    for line in lines:
-        for run in line.runs:
-            passed = [seed for seed in run.seeds if line.run_by_seed[seed] is not run]
+def repeated_seeds(results: Sequence[MethodResults]) -> list[str]:
+    """A sentence for each seed that several runs of the same settings have: which run counts."""
+    texts = []
+    for result in results:
+        for run in result.runs:
+            passed = [seed for seed in run.seeds if result.run_by_seed[seed] is not run]
             if passed:
-                taken = ", ".join(dict.fromkeys(f"`{line.run_by_seed[seed].folder.name}`" for seed in passed))
-                said.append(
-                    f"{line.label}: {seed_list(passed)} of `{run.folder.name}` not counted again; taken from {taken}."
+                taken = ", ".join(dict.fromkeys(f"`{result.run_by_seed[seed].folder.name}`" for seed in passed))
+                texts.append(
+                    f"{result.label}: {seed_list(passed)} of `{run.folder.name}` not counted again; taken from {taken}."
                 )
-    return said
+    return texts

@@ -1,4 +1,6 @@
-"""The commands that make runs again: read back by the command line itself, each gives exactly the runs it is for."""
+"""The commands that reproduce runs. Each is parsed by the command line's own parser to check that it yields these
+runs.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,11 @@ from benchmarks.experiment_options import parse_plan
 from benchmarks.run import Run
 from benchmarks.settings import Values, flag
 
-NONE = "no command of this version makes exactly this run"
+NONE = "no command of this version reproduces exactly this run"
 
 
 def commands(runs: Sequence[Run]) -> list[str]:
-    """Commands that make these runs (of one method with one choice of settings) and no others."""
+    """Commands that produce exactly these runs, which have one method and one choice of settings."""
     together = runs[0].method in type(runs[0].settings).ensemble_methods
     found = []
     for group in _consecutive([run for run in runs if len(run.seeds) == 1], joined=not together):
@@ -30,12 +32,12 @@ def commands(runs: Sequence[Run]) -> list[str]:
 
 
 def one_command(runs: Sequence[Run]) -> str | None:
-    """One command that makes all of these runs, of one experiment, and no others; None where it takes several."""
+    """One command that produces exactly these runs of one experiment; None if that takes several."""
     return _command(list(runs))
 
 
 def _consecutive(runs: list[Run], *, joined: bool) -> list[list[Run]]:
-    """Runs of one seed each, those of seeds that follow each other together."""
+    """Groups of single-seed runs with consecutive seeds."""
     groups: list[list[Run]] = []
     for run in sorted(runs, key=lambda run: run.seeds):
         if joined and groups and groups[-1][-1].seeds[-1] + 1 == run.seeds[0]:
@@ -46,14 +48,14 @@ def _consecutive(runs: list[Run], *, joined: bool) -> list[list[Run]]:
 
 
 def _command(runs: list[Run]) -> str | None:
-    """That of the size from which the fewest settings differ."""
+    """The command with the size from which the fewest settings differ."""
     cls = type(runs[0].settings)
     found = [made for size in cls.size_names() if (made := _of_size(runs, size)) is not None]
     return min(found, default=(0, None))[1]
 
 
 def _of_size(runs: list[Run], size: str) -> tuple[int, str] | None:
-    """How many settings stand in it, and the command."""
+    """Number of settings in the command, and the command."""
     cls = type(runs[0].settings)
     seeds = sorted({seed for run in runs for seed in run.seeds})
     methods = sorted({run.method for run in runs}, key=cls.methods.index)
@@ -76,7 +78,7 @@ def _of_size(runs: list[Run], size: str) -> tuple[int, str] | None:
     ]
     if not makes(_all(words, flags), runs):
         return None
-    for each in list(flags):  # what another flag brings with it need not be said
+    for each in list(flags):  # leave out options that others imply
         fewer = [other for other in flags if other is not each]
         if makes(_all(words, fewer), runs):
             flags = fewer
@@ -88,7 +90,7 @@ def _all(words: list[str], flags: list[list[str]]) -> list[str]:
 
 
 def _grid(runs: list[Run]) -> dict[str, list[Any]]:
-    """Settings of which one method has several values."""
+    """Settings for which a method has several values."""
     values: dict[str, dict[str, list[Any]]] = {}
     for run in runs:
         for name, value in run.settings.affecting(run.method).items():
@@ -99,7 +101,7 @@ def _grid(runs: list[Run]) -> dict[str, list[Any]]:
 
 
 def makes(arguments: list[str], runs: Sequence[Run]) -> bool:
-    """Whether the command ``python -m benchmarks ARGUMENTS`` makes exactly these runs."""
+    """Whether ``python -m benchmarks ARGUMENTS`` yields exactly these runs."""
     out: Path = runs[0].out
     try:
         with contextlib.redirect_stderr(io.StringIO()):
@@ -111,7 +113,7 @@ def makes(arguments: list[str], runs: Sequence[Run]) -> bool:
 
 
 def default_command(experiment: str, size: str | None = None) -> str:
-    """The command that makes an experiment's comparison."""
+    """The command that runs an experiment's default comparison."""
     first = experiments.settings_class(experiment).size_names()[0]
     return (
         f"python -m benchmarks {experiment}" + (f" --size {size}" if size not in (None, first) else "") + " --seeds 5"

@@ -1,4 +1,4 @@
-"""The tables of metrics: a row for each method and tuning, and beside it what was published."""
+"""The tables of results: a row for each method and tuning, with published values."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from benchmarks.report.problems import Family, Problem, shared
 from benchmarks.settings import Values, settings_text
 from benchmarks.summary import Estimate, MethodResults, best_results, first_and_last
 
-UNUSED_VALUES = ("", "no")  # values that say only that something is not used
+UNUSED_VALUES = ("", "no")  # values that mean that something is not used
 
 
 class Sources:
-    """The published sources that a section refers to, numbered as they come."""
+    """The published sources that a section cites, numbered in order of citation."""
 
     def __init__(self) -> None:
         self._numbers: dict[tuple[str, str, str], int] = {}
 
     def refer(self, entry: Entry) -> str:
-        """The number of its source, in brackets."""
+        """The citation of an entry's source, a number in brackets."""
         key = (entry.source, TAGS[entry.tag], entry.note)
         return f"[{self._numbers.setdefault(key, len(self._numbers) + 1)}]"
 
     def lines(self) -> list[str]:
-        """All of them, in order."""
+        """All sources, in order."""
         return [
             f"[{number}] {source}" + (f": {tag}" if tag not in source else "") + (f" ({note})" if note else "") + "."
             for (source, tag, note), number in self._numbers.items()
@@ -37,24 +37,24 @@ class Sources:
 
 
 def tuning(result: MethodResults) -> Values:
-    """What tells a result from others of its problem: the settings that are its method's own."""
+    """The settings that distinguish a result from others of its problem."""
     common = shared(type(result.settings))
     own = result.settings.affecting(result.method)
     return {name: value for name, value in own.items() if name not in common and value not in UNUSED_VALUES}
 
 
 def in_common(results: Sequence[MethodResults]) -> Values:
-    """The tuning that all of several results have."""
+    """The tuning that all results share."""
     every = [tuning(result) for result in results]
     return {k: v for k, v in every[0].items() if len(every) > 1 and all(each.get(k) == v for each in every)}
 
 
 def problem_table(problem: Problem, sources: Sources) -> list[str]:
-    """The table of a problem; of each method the best mean is bold where several tunings were tried."""
+    """The table of a problem. If several tunings of a method were tried, its best mean is bold."""
     display = experiments.display(problem.experiment)
     others = [metric for metric in display.others if any(result.has(metric.name) for result in problem.results)]
     ends = [f"{metric.name.replace('_', ' ')}, last" for metric in others]
-    headings = ["method", "its settings", "seeds", *columns(display), *ends, "published"]
+    headings = ["method", "settings", "seeds", *columns(display), *ends, "published"]
     common = in_common(problem.results)
     chosen = best_results(problem.results, display)
     rows = []
@@ -62,11 +62,11 @@ def problem_table(problem: Problem, sources: Sources) -> list[str]:
         own = {name: value for name, value in tuning(result).items() if name not in common}
         several = sum(other.method == result.method for other in problem.results) > 1
         main = main_cells(result, display, bold=several and chosen.get(result.method) is result)
-        further = [_end(result, display, metric) for metric in others]
+        further = [_last_cell(result, display, metric) for metric in others]
         beside = published(result, display, sources)
         rows.append([LABELS[result.method], settings_text(own), seeds(result), *main, *further, beside])
-    said = [f"All with {settings_text(common)}.", ""] if common else []
-    return [*said, *table(headings, rows, words=(0, 1, len(headings) - 1))]
+    texts = [f"All with {settings_text(common)}.", ""] if common else []
+    return [*texts, *table(headings, rows, words=(0, 1, len(headings) - 1))]
 
 
 def columns(display: Display) -> list[str]:
@@ -83,7 +83,7 @@ def main_cells(result: MethodResults, display: Display, *, bold: bool = False) -
     return [interval_text(first, display.main), interval_text(last, display.main), f"**{mean}**" if bold else mean]
 
 
-def _end(result: MethodResults, display: Display, metric: Metric) -> str:
+def _last_cell(result: MethodResults, display: Display, metric: Metric) -> str:
     return interval_text(at_end(result, display, metric), metric) if result.has(metric.name) else ""
 
 
@@ -93,14 +93,14 @@ def at_end(result: MethodResults, display: Display, metric: Metric) -> Estimate:
 
 
 def seeds(result: MethodResults) -> str:
-    """How many there are, and how many of them diverged."""
+    """The number of complete seeds, and of diverged ones."""
     return f"{len(result.complete_seeds)}" + (
         f" ({len(result.diverged_seeds)} diverged)" if result.diverged_seeds else ""
     )
 
 
 def published(result: MethodResults, display: Display, sources: Sources) -> str:
-    """What was published for the nearest settings, and what is not as here."""
+    """Published values for the nearest settings, and the settings that differ."""
     known = {metric.name: metric for metric in (display.main, *display.others)}
     found = nearest_to(of_experiment(result.runs[0].experiment), result.settings, result.method)
     texts = []
@@ -112,7 +112,7 @@ def published(result: MethodResults, display: Display, sources: Sources) -> str:
 
 
 def of_experiment(experiment: str) -> list[Entry]:
-    """Its published metrics."""
+    """The published values of an experiment."""
     return [entry for entry in entries() if entry.experiment == experiment]
 
 
@@ -135,22 +135,22 @@ def family_table(family: Family, sources: Sources) -> list[str]:
             beside = [f"{LABELS[each.method]}: {p}" for each in here if (p := published(each, display, sources))]
             row = [problem.values[by], *map(str, values), counts, *cells, "<br>".join(dict.fromkeys(beside))]
             rows.append([str(cell) for cell in row])
-    said = [f"In the cells: {' → '.join(columns(display)[:2])}. {_constant(family, methods, names)}".rstrip(), ""]
-    return [*said, *table([*map(str, headings), "published"], rows, words=(0, len(headings)))]
+    texts = [f"In the cells: {' → '.join(columns(display)[:2])}. {_constant(family, methods, names)}".rstrip(), ""]
+    return [*texts, *table([*map(str, headings), "published"], rows, words=(0, len(headings)))]
 
 
 def _constant(family: Family, methods: Sequence[str], names: Sequence[str]) -> str:
-    """The tuning that does not vary over a method's results."""
-    said = []
+    """The tuning that all of a method's results share."""
+    texts = []
     for method in methods:
         every = [tuning(result) for result in family.results if result.method == method]
         own = {k: v for k, v in every[0].items() if k not in names and all(each.get(k) == v for each in every)}
-        said += [f"{LABELS[method]} with {settings_text(own)}"] if own else []
-    return "; ".join(said) + "." if said else ""
+        texts += [f"{LABELS[method]} with {settings_text(own)}"] if own else []
+    return "; ".join(texts) + "." if texts else ""
 
 
 def varying(results: Sequence[MethodResults]) -> list[str]:
-    """Names of the tuning that every method has, and of which several values were tried."""
+    """The tuning that every method has and that was varied."""
     every = [tuning(result) for result in results]
     names = [name for name in every[0] if all(name in each for each in every)]
     return [name for name in names if len({each[name] for each in every}) > 1]
@@ -161,7 +161,7 @@ def _values(result: MethodResults, names: Sequence[str]) -> tuple[object, ...]:
 
 
 def _best_end(results: Sequence[MethodResults], display: Display) -> MethodResults | None:
-    """Of several the one that ends best."""
+    """The result with the best last value."""
     complete = [result for result in results if result.complete_seeds]
     sign = 1.0 if display.higher_is_better else -1.0
     ends = [sign * first_and_last(result, display)[1].mean for result in complete]
@@ -169,7 +169,7 @@ def _best_end(results: Sequence[MethodResults], display: Display) -> MethodResul
 
 
 def _from_to(result: MethodResults, here: Sequence[MethodResults], display: Display, *, bold: bool) -> str:
-    """From the first part to the last; with its settings where the method has several results."""
+    """First and last value, with the settings if the method has several results."""
     if not result.complete_seeds:
         return "diverged"
     first, last = first_and_last(result, display)

@@ -1,4 +1,4 @@
-"""The two networks of PPO's agent, seen as what they are: plain lists of layers, with fresh LeCun weights."""
+"""The policy and value networks of PPO's agent, as sequences of layers with LeCun-uniform weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gnt import UnitGroup, walk
 
 
 def named_layers(name: str, body: nn.Sequential, head: nn.Linear) -> nn.Sequential:
-    """The layers of one network; the hidden ones are called ``<name>_1``, ``<name>_2``, ... and so are their units."""
+    """The layers of one network. Hidden layers, and so their unit groups, are named ``<name>_1``, ``<name>_2``, ..."""
     named: list[tuple[str, nn.Module]] = []
     for layer in body:
         hidden = len(named) // 2 + 1
@@ -22,7 +22,7 @@ def named_layers(name: str, body: nn.Sequential, head: nn.Linear) -> nn.Sequenti
 
 @torch.no_grad()
 def lecun_init_(net: nn.Sequential, generator: torch.Generator) -> None:
-    """Weights uniform in +-sqrt(3 / fan_in), as of variance 1 / fan_in; biases 0."""
+    """Set weights uniform in +-sqrt(3 / fan_in), which has variance 1 / fan_in, and biases to 0."""
     for layer in net:
         if isinstance(layer, nn.Linear):
             bound = math.sqrt(3 / layer.in_features)
@@ -31,5 +31,5 @@ def lecun_init_(net: nn.Sequential, generator: torch.Generator) -> None:
 
 
 def hidden_units(*nets: nn.Sequential) -> list[UnitGroup]:
-    """The hidden units of all of them."""
+    """The unit groups of the hidden layers of all networks."""
     return [group for net in nets for group in walk(net)]

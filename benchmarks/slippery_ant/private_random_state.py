@@ -1,5 +1,6 @@
-"""Stable-Baselines3 draws its actions and the order of its samples from the generators that torch and numpy share
-with everybody. A run lends them its own.
+"""Separate states of torch's and numpy's global random generators for a run.
+
+Stable-Baselines3 draws actions and the order of samples from the global generators, which other code uses too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from benchmarks.seeds import stream
 
 
 class PrivateRandomState:
-    """While entered, torch's and numpy's global random numbers are this run's; then they are again as they were."""
+    """Context manager: inside it, torch's and numpy's global generators have this run's state; afterwards the previous
+    one.
+    """
 
     def __init__(self, seed: int) -> None:
         self._torch = stream(seed, "actions").get_state()
@@ -29,19 +32,19 @@ class PrivateRandomState:
         self._swap()
 
     def _swap(self) -> None:
-        theirs = torch.get_rng_state(), np.random.get_state(legacy=False)
+        previous = torch.get_rng_state(), np.random.get_state(legacy=False)
         torch.set_rng_state(self._torch)
         np.random.set_state(self._numpy)
-        self._torch, self._numpy = theirs
+        self._torch, self._numpy = previous
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the draws have got to."""
+        """The state of the generators."""
         state: Any = self._numpy
         inner = {"key": torch.from_numpy(state["state"]["key"].astype(np.int64)), "pos": state["state"]["pos"]}
         return {"torch": self._torch, "numpy": {**state, "state": inner}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a saved state."""
+        """Restore a saved state."""
         self._torch = state["torch"]
         inner = {**state["numpy"]["state"], "key": state["numpy"]["state"]["key"].numpy().astype(np.uint32)}
         self._numpy = {**state["numpy"], "state": inner}

@@ -1,4 +1,6 @@
-"""The fixed batch on which an agent's networks are looked at: what on-policy batches show changes with the policy."""
+"""The fixed observations on which the networks' units are measured. (On-policy observations would change with the
+policy.)
+"""
 
 from __future__ import annotations
 
@@ -12,27 +14,27 @@ from gnt.metrics import Probe
 
 
 class PolicyAndValue(nn.Module):
-    """Policy and value as one module, for one look at both."""
+    """Policy and value networks as one module, so that one probe measures both."""
 
     def __init__(self, networks: dict[str, nn.Sequential]) -> None:
         super().__init__()
         self.networks = nn.ModuleDict(networks)
 
-    def forward(self, seen: Tensor) -> tuple[Tensor, ...]:
-        """What each makes of it."""
-        return tuple(net(seen) for net in self.networks.values())
+    def forward(self, observations: Tensor) -> tuple[Tensor, ...]:
+        """The outputs of both networks."""
+        return tuple(net(observations) for net in self.networks.values())
 
 
 def make_probe(agent: Agent, ant: SlipperyAnt, seed: int, steps: int) -> Probe:
-    """Looks at the hidden layers of both networks on what a random policy sees in ``steps`` steps of ``ant``."""
+    """A probe of the hidden layers of both networks on ``steps`` observations of a random policy."""
     return Probe(PolicyAndValue(agent.networks), agent.groups, random_policy_observations(ant, seed, steps))
 
 
 def random_policy_observations(ant: SlipperyAnt, seed: int, steps: int) -> Tensor:
-    """What a policy of uniform actions sees: (steps, numbers)."""
+    """Observations of a policy with uniform actions: (steps, numbers)."""
     actions = 2 * torch.rand(steps, *ant.action_space.shape, generator=stream(seed, "random policy")) - 1
-    seen = [ant.reset()[0]]
+    observations = [ant.reset()[0]]
     for action in actions[1:]:
         observation, _, fallen, out_of_time, _ = ant.step(action.numpy())
-        seen.append(ant.reset()[0] if fallen or out_of_time else observation)
-    return torch.stack([torch.from_numpy(each) for each in seen]).float()
+        observations.append(ant.reset()[0] if fallen or out_of_time else observation)
+    return torch.stack([torch.from_numpy(each) for each in observations]).float()

@@ -1,4 +1,4 @@
-"""The packages of the extra ``rl``, looked for before anything is made."""
+"""The packages of the extra ``rl``: checks that they are installed."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Final
 
 from benchmarks.errors import CannotRun
 
-# imageio: gymnasium's MuJoCo environments import it, though they draw nothing here
+# imageio: imported by gymnasium's MuJoCo environments, although nothing is rendered here
 PACKAGES: Final = ("gymnasium", "mujoco", "imageio", "stable_baselines3")
 
 
 def check_installed() -> None:
-    """Refuse to go on without them.
+    """Raise an error if a package is missing.
 
     Raises:
-        CannotRun: one of the packages cannot be imported; the message names it, and what installs it.
+        CannotRun: a package cannot be imported; the message says which one, and how to install it.
     """
     for package in PACKAGES:
         try:
@@ -29,5 +29,5 @@ def check_installed() -> None:
 
 
 def versions() -> dict[str, str]:
-    """Of those that have a say in what a run comes to."""
+    """Versions of the packages that affect the results of a run."""
     return {name: importlib.metadata.version(name) for name in ("gymnasium", "mujoco", "stable-baselines3", "numpy")}

@@ -1,4 +1,4 @@
-"""The training of slippery ant, a rollout and its updates at a time."""
+"""The training loop of slippery ant: one rollout and its updates per piece."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ if TYPE_CHECKING:
 
 
 class Training(benchmarks.training.Training):
-    """One method on one seed's ant. Frictions, initial weights and beginnings of episodes are the same for all methods.
+    """Trains one method on the ant of one seed. Frictions, initial weights and initial states of episodes are the same
+    for all methods.
 
-    Rows: ``step`` (of the environment, counted from 1), of the episodes that ended since the last row ``mean_return``,
-    ``mean_length`` and how many ``episodes``, the ``friction`` now, for continual backprop the units ``replaced`` so
-    far, and what `gnt.metrics.Probe` finds of the policy's and the value's hidden layers, on what a random policy saw
-    before the training. Where no episode ended (rollouts shorter than episodes), the means are those of the last row;
-    before the first end, those of the episode that is under way.
+    Keys of a row: ``step`` (environment steps so far); ``mean_return``, ``mean_length`` and number ``episodes`` of the
+    episodes that ended since the last row; the current ``friction``; for continual backprop the number of units
+    ``replaced`` so far; and the metrics of `gnt.metrics.Probe` for the hidden layers of policy and value, on
+    observations of a random policy from before the training. If no episode ended (rollouts shorter than episodes), the
+    means are those of the last row; before the first end, those of the current episode.
     """
 
     def __init__(self, settings: Settings, method: str, seeds: list[int]) -> None:
         requirements.check_installed()
-        from benchmarks.slippery_ant.ppo import Agent  # here, as it needs the packages just looked for
+        from benchmarks.slippery_ant.ppo import Agent  # imported here because it needs the optional packages
         from benchmarks.slippery_ant.probe_observations import make_probe
 
         (self._seed,) = seeds
@@ -40,7 +41,7 @@ class Training(benchmarks.training.Training):
         self._probe = make_probe(self._agent, _ant(settings, self._seed, "probe"), self._seed, settings.probe)
 
     def advance(self) -> list[Row]:
-        """One rollout, and the learning from it."""
+        """Collect one rollout and learn from it."""
         self._agent.learn()
         self.done += 1
         if self.done % self._settings.rollouts_per_row and self.done < self.total:
@@ -60,7 +61,7 @@ class Training(benchmarks.training.Training):
         return [row | ({} if replaced is None else {"replaced": replaced}) | self._probe.measure()]
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is needed to go on bit for bit."""
+        """The complete state, from which training continues bit for bit."""
         return {
             "versions": requirements.versions(),
             "done": self.done,
@@ -71,17 +72,17 @@ class Training(benchmarks.training.Training):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a saved state.
+        """Restore a saved state.
 
         Raises:
-            CannotRun: it was made with other versions of the packages, whose physics may differ.
+            CannotRun: it was saved with other versions of the packages, whose physics may differ.
         """
-        begun, now = state["versions"], requirements.versions()
-        if begun != now:
-            differing = [name for name in now if begun.get(name) != now[name]]
-            then = ", ".join(f"{name} {begun.get(name)}" for name in differing)
+        saved, now = state["versions"], requirements.versions()
+        if saved != now:
+            differing = [name for name in now if saved.get(name) != now[name]]
+            then = ", ".join(f"{name} {saved.get(name)}" for name in differing)
             here = ", ".join(f"{name} {now[name]}" for name in differing)
-            raise CannotRun(f"The run was begun with {then}; this is {here}. Use --fresh to start over.")
+            raise CannotRun(f"The run was started with {then}; this is {here}. Use --fresh to start over.")
         self.done, self.latest, self._means = state["done"], state["latest"], state["means"]
         self._ant.load_state_dict(state["ant"])
         self._agent.load_state_dict(state["agent"])
@@ -91,5 +92,5 @@ def _ant(settings: Settings, seed: int, purpose: str) -> SlipperyAnt:
     from benchmarks.slippery_ant.environment import SlipperyAnt
 
     changing = frictions(seed, FRICTIONS) if settings.friction == "changing" and purpose != "probe" else [ORDINARY]
-    beginnings = stream(seed, purpose).initial_seed()
-    return SlipperyAnt(changing, settings.change_every, beginnings, contact_forces=settings.contact_forces == "yes")
+    episode_seed = stream(seed, purpose).initial_seed()
+    return SlipperyAnt(changing, settings.change_every, episode_seed, contact_forces=settings.contact_forces == "yes")

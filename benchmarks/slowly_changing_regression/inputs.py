@@ -14,9 +14,7 @@ SLOW: Final = 15
 
 
 class Inputs:
-    """The stream of inputs: 15 slow bits, which change every ``flip_every`` steps, and 5 drawn afresh in each
-    step.
-    """
+    """The stream of inputs: 15 slow bits, which change every ``flip_every`` steps, and 5 bits drawn in each step."""
 
     def __init__(self, seed: int, flip_every: int, variant: str) -> None:
         self._flip_every, self._variant = flip_every, variant
@@ -47,7 +45,7 @@ class Inputs:
             self._slow = torch.randint(0, 2, (SLOW,), generator=self._slow_stream).float()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next inputs depend on."""
+        """The state that the next inputs depend on."""
         return {
             "step": self._step,
             "slow": self._slow,
@@ -56,7 +54,7 @@ class Inputs:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a saved state."""
+        """Restore a saved state."""
         self._step, self._slow = state["step"], state["slow"]
         self._slow_stream.set_state(state["slow_stream"])
         self._fast_stream.set_state(state["fast_stream"])

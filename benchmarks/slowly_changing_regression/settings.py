@@ -1,4 +1,4 @@
-"""What can be set in Slowly-Changing Regression."""
+"""Settings of Slowly-Changing Regression."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ METHODS = methods_except("layer_norm", "crelu")
 class Settings(BaseSettings):
     """Settings of Slowly-Changing Regression."""
 
-    help: ClassVar[str] = "follow a target whose slow input bits change every 10,000 steps"
+    help: ClassVar[str] = "track a target whose slow input bits change every 10,000 steps"
     revision: ClassVar[int] = 2
     methods: ClassVar[tuple[str, ...]] = METHODS
     ensemble_methods: ClassVar[tuple[str, ...]] = trained_together(METHODS)
@@ -33,13 +33,13 @@ class Settings(BaseSettings):
     steps: int = setting(300_000, "number of examples, each seen once", value_checks.whole(1))
     variant: str = setting(
         "redraw",
-        "what happens to the 15 slow bits: all are redrawn, or one_bit is flipped",
+        "how the 15 slow bits change: redraw (all) or one_bit (one is flipped)",
         value_checks.one_of("redraw", "one_bit"),
     )
     flip_every: int = setting(10_000, "steps between changes of the slow bits", value_checks.whole(1))
     bin: int = setting(20_000, "steps over which the squared error is averaged", value_checks.whole(1))
     activation: str = setting(
-        "relu", f"of the hidden units: {' '.join(ACTIVATIONS)}", value_checks.one_of(*ACTIVATIONS)
+        "relu", f"activation of the hidden units: {' '.join(ACTIVATIONS)}", value_checks.one_of(*ACTIVATIONS)
     )
     optimizer: str = setting("sgd", "sgd or adam", value_checks.one_of("sgd", "adam"))
     compile: str = setting_fields.compiled(METHODS)

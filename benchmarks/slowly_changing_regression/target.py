@@ -1,4 +1,4 @@
-"""The target network of Slowly-Changing Regression, and its stream of inputs."""
+"""The target network of Slowly-Changing Regression."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ BETA: Final = 0.7
 
 
 class Target:
-    """20 bits -> 100 linear threshold units -> 1 number; all weights and biases are -1 or 1, and never
-    change.
+    """20 bits -> 100 linear threshold units -> 1 number. All weights and biases are -1 or 1 and never change.
 
-    With m bits, a unit with weights w and bias b gives 1[w.x + b > tau], where tau = beta (m + 1) - S and S =
-    (m - sum(w) + b) / 2 (the sign of b as in the authors' code; the number of negative weights without it).
+    With m bits, a unit with weights w and bias b has output 1[w.x + b > tau], where tau = beta (m + 1) - S and
+    S = (m - sum(w) + b) / 2 (the sign of b is that of the authors' code; without b, S is the number of negative
+    weights).
     """
 
     def __init__(self, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""The training of Slowly-Changing Regression, some hundred steps at a time."""
+"""The training loop of Slowly-Changing Regression, some hundred steps per piece."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ PIECE: Final = 250
 
 
 class Training(benchmarks.training.Training):
-    """One method on the whole stream, one example a step. Target, inputs and initial weights of a seed are the same for
-    every method. Several seeds are trained together, each on the stream that it has alone.
+    """Trains one method on the stream, one example per step. Target, inputs and initial weights are the same for every
+    method. Seeds that are trained together each have the stream that they have alone.
 
-    A row for each seed and bin: ``squared_error``, the mean over the bin of the error before each update. A last
-    incomplete bin is left out, unless it is the only one.
+    A row for each seed and bin: ``squared_error``, the mean over the bin of the error before each update. An incomplete
+    last bin is left out, unless it is the only one.
     """
 
     def __init__(self, settings: Settings, method: str, seeds: list[int]) -> None:
@@ -34,11 +34,11 @@ class Training(benchmarks.training.Training):
         self._inputs = [Inputs(seed, settings.flip_every, settings.variant) for seed in seeds]
         make_net = network_factory(settings.activation)
         self.method = Method(method, make_net, settings, seeds, loss="mse", opt=settings.optimizer)
-        self._bin: list[list[float]] = []  # for each step the error of each seed
+        self._bin: list[list[float]] = []  # for each step, the error of each seed
         self._bins = 0
 
     def advance(self) -> list[Row]:
-        """The next steps."""
+        """Train on the next examples."""
         count = min(PIECE, self.settings.steps - self.done * PIECE)
         inputs = torch.stack([inputs.take(count) for inputs in self._inputs])
         targets = torch.stack([target(own) for target, own in zip(self._targets, inputs, strict=True)])
@@ -63,7 +63,7 @@ class Training(benchmarks.training.Training):
         ]
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is needed to go on bit for bit."""
+        """The complete state, from which training continues bit for bit."""
         return {
             "done": self.done,
             "latest": self.latest,
@@ -74,7 +74,7 @@ class Training(benchmarks.training.Training):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a saved state."""
+        """Restore a saved state."""
         self.done, self.latest = state["done"], state["latest"]
         self.method.load_state_dict(state["method"])
         for inputs, own in zip(self._inputs, state["inputs"], strict=True):

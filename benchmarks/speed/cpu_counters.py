@@ -1,4 +1,4 @@
-"""The operating system's own counters of what the cores did."""
+"""The operating system's counters of processor time."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class CpuCounters:
     """Seconds since the machine started, summed over its cores.
 
     Attributes:
-        busy: in which a process of this system ran.
-        stolen: in which one wanted to run, and the hypervisor let another system run.
+        busy: time in which processes of this system ran.
+        stolen: time in which a process was ready but the hypervisor ran another system.
     """
 
     busy: float
@@ -21,7 +21,7 @@ class CpuCounters:
 
     @classmethod
     def read(cls, file: Path) -> CpuCounters | None:
-        """From /proc/stat; None where there is none."""
+        """Read a file such as /proc/stat; None if that is not possible."""
         try:
             first = file.read_text().splitlines()[0].split()
             user, nice, system, _idle, _wait, irq, softirq, steal = map(int, first[1:9])

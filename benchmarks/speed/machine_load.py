@@ -1,7 +1,8 @@
-"""Whether the machine is quiet enough for its figures to mean something.
+"""Whether the machine was idle enough for meaningful measurements.
 
-Three witnesses: what the operating system counts (load, the time that others took and that the hypervisor stole), and
-a reference block, the same matrix product over and over, whose times would all be the same on a machine of one's own.
+Three indicators: counters of the operating system (load average, processor time of other processes, time stolen by the
+hypervisor), and the spread of a reference computation's times (a fixed matrix product), which would all be the same on
+an idle machine.
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ from torch.utils.benchmark import Timer
 
 from benchmarks.speed.cpu_counters import CpuCounters
 
-LOAD = 0.3  # of the cores, before anything was started here
-OTHERS = 0.1  # cores that other processes took while measuring
-STOLEN = 0.01  # share of the machine that the hypervisor gave to others
-SPREAD = 0.05  # interquartile range of the reference block over its median
+LOAD = 0.3  # load average per core before the start
+OTHERS = 0.1  # cores used by other processes during the measurement
+STOLEN = 0.01  # fraction of the time stolen by the hypervisor
+SPREAD = 0.05  # interquartile range of the reference times / median
 LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class MachineLoad:
-    """Figures about the machine; None: not known on this system.
+    """Load of the machine; None for values that this system does not provide. Each has a limit in this module.
 
     Attributes:
-        load: runnable processes before the start, over the last minute, divided by the cores.
-        others: cores that other processes took, on average.
-        stolen: share of the machine's time that the hypervisor gave to other machines.
-        spread: interquartile range of the reference block's times over their median.
+        load: load average of the last minute before the start, per core.
+        others: mean number of cores used by other processes.
+        stolen: fraction of the machine's time that the hypervisor gave to other machines.
+        spread: interquartile range of the reference times, divided by their median.
     """
 
     load: float | None
@@ -41,29 +42,29 @@ class MachineLoad:
     spread: float | None
 
     def reasons(self) -> list[str]:
-        """Why this machine is not quiet; empty when it is.
+        """Why the machine was too busy; empty if it was not.
 
         >>> MachineLoad(load=0.1, others=0.6, stolen=None, spread=0.01).reasons()
-        ['other processes took 0.60 cores']
+        ['other processes used 0.60 cores']
         """
         found = []
         if self.load is not None and self.load > LOAD:
-            found.append(f"a load of {self.load:.2f} a core before the start")
+            found.append(f"a load of {self.load:.2f} per core before the start")
         if self.others is not None and self.others > OTHERS:
-            found.append(f"other processes took {self.others:.2f} cores")
+            found.append(f"other processes used {self.others:.2f} cores")
         if self.stolen is not None and self.stolen > STOLEN:
             found.append(f"the hypervisor took {self.stolen:.1%} of the time")
         if self.spread is not None and self.spread > SPREAD:
-            found.append(f"one and the same computation's times spread by {self.spread:.0%}")
+            found.append(f"the times of a fixed computation spread by {self.spread:.0%}")
         return found
 
     def as_record(self) -> dict[str, Any]:
-        """For the JSON file."""
+        """The values as they are written to the JSON record."""
         return {**asdict(self), "quiet": not self.reasons(), "reasons": self.reasons()}
 
 
 def load_average() -> float | None:
-    """The load average of the last minute, divided by the cores."""
+    """The load average of the last minute, divided by the number of cores."""
     try:
         return os.getloadavg()[0] / (os.cpu_count() or 1)
     except (AttributeError, OSError):  # not on Windows
@@ -72,7 +73,9 @@ def load_average() -> float | None:
 
 @dataclass
 class LoadMonitor:
-    """Looks at the machine within its ``with`` blocks, and runs the reference block at each one's end."""
+    """Context manager that accumulates the machine's load inside its ``with`` blocks; runs the reference computation at
+    the end of each.
+    """
 
     proc_stat: Path = Path("/proc/stat")
     others: float = 0.0
@@ -91,12 +94,12 @@ class LoadMonitor:
         if before is None or now is None:
             self.others = self.stolen = float("nan")
             return
-        # the counters tick a hundred times a second, so that a short block alone would say nothing
+        # summed over blocks, as the counters' resolution of 10 ms is too coarse for a single one
         self.others += now.busy - before.busy - (time.process_time() - own)
         self.stolen += now.stolen - before.stolen
 
-    def quietness(self, load_before: float | None) -> MachineLoad:
-        """What was seen so far."""
+    def machine_load(self, load_before: float | None) -> MachineLoad:
+        """The load observed so far."""
         known = self.wall > 0 and self.others == self.others
         spread = None
         if len(self.reference) > 3:
@@ -122,12 +125,12 @@ def _reference() -> Timer:
 
 
 def measure_machine_load() -> MachineLoad:
-    """A second's measure_machine_load at the machine, before it is put to work."""
+    """Observe the machine for a second, before the measurement."""
     before = load_average()
-    _reference().timeit(_REFERENCE_STEPS)  # the first one brings caches and threads into being
-    watch = LoadMonitor()
+    _reference().timeit(_REFERENCE_STEPS)  # the first call fills caches and starts threads
+    monitor = LoadMonitor()
     until = time.monotonic() + LOOK_SECONDS
     while time.monotonic() < until:
-        with watch:
+        with monitor:
             pass
-    return watch.quietness(before)
+    return monitor.machine_load(before)

@@ -1,4 +1,4 @@
-"""A record's main figures as a Markdown table, for a README."""
+"""A record's main ratios as a Markdown table, for a README."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEAD = (
 
 
 def markdown(record: dict[str, Any]) -> str:
-    """One row for each workload of whole steps; then, line by line, the figures of the others."""
+    """One row for each workload with full training steps, then one line for each ratio of the others."""
     rows: list[list[str]] = []
     others: list[str] = []
     for workload in record["workloads"]:

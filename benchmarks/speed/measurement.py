@@ -1,4 +1,4 @@
-"""One command's measuring: plan by plan, into a record that is complete after each."""
+"""Measures the selected workloads one after another, and adds each to the record."""
 
 from __future__ import annotations
 
@@ -14,69 +14,69 @@ from benchmarks.speed.selection import WorkloadPlan
 from benchmarks.speed.step_runners import StepRunner
 from benchmarks.speed.timing import Rounds, Timings, measure, quartiles, warm_up
 
-NAME = Title("speed", "#0072B2")  # of the one bar
-PARTS = 100  # of the bar for each workload: building and warming up are the first twenty
+NAME = Title("speed", "#0072B2")  # of the progress bar
+PARTS = 100  # of the progress bar per workload; building and warm-up are the first 20
 
 
 def measure_all(
     plans: list[WorkloadPlan],
     rounds: Rounds,
-    watch: LoadMonitor,
+    monitor: LoadMonitor,
     view: ProgressView,
     record: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Measure every plan; ``record`` is given the figures of each workload as soon as there are any."""
+    """Measure all workloads. ``record`` is called with the results of each."""
     total = PARTS * len(plans)
     for i, plan in enumerate(plans):
 
         def show(part: float, what: str, i: int = i, name: str = plan.workload.name) -> None:
             view.progress(NAME, int(PARTS * (i + part)), total, f"{name}: {what}")
 
-        found = measure_one(plan, rounds, watch, show)
+        found = measure_one(plan, rounds, monitor, show)
         record(found)
         view.line(NAME, _in_words(found))
         gc.collect()  # the networks of one workload go before those of the next come
 
 
 def measure_one(
-    plan: WorkloadPlan, rounds: Rounds, watch: LoadMonitor, show: Callable[[float, str], None]
+    plan: WorkloadPlan, rounds: Rounds, monitor: LoadMonitor, show: Callable[[float, str], None]
 ) -> dict[str, Any]:
     """One workload's part of the record."""
     runners: dict[str, StepRunner] = {}
     left_out = dict(plan.left_out)
-    # all are built before any is warm: an engine that is built makes compiled code start over
+    # all are built before any warm-up: constructing an engine invalidates compiled code
     for stage in ("build", "warm up"):
-        for i, one in enumerate(plan.entrants):
-            show(0.1 * (1 + i / len(plan.entrants)) if stage == "warm up" else 0.0, f"{stage} {one.name}")
+        for i, one in enumerate(plan.variants):
+            show(0.1 * (1 + i / len(plan.variants)) if stage == "warm up" else 0.0, f"{stage} {one.name}")
             try:
                 if stage == "build":
                     runners[one.name] = one.build(plan.workload)
                 elif one.name in runners:
                     warm_up(runners[one.name], plan.workload)
-            except Exception as error:  # of one entrant: the others' figures are not lost for it
+            except Exception as error:  # one failing variant does not stop the others
                 runners.pop(one.name, None)
                 left_out[one.name] = f"failed: {type(error).__name__}: {error}".splitlines()[0]
-    figures = [one for one in plan.figures if {one.entrant, one.against} <= runners.keys()]
-    needed = {name for figure in figures for name in (figure.entrant, figure.against)}
+    ratios = [one for one in plan.ratios if {one.variant, one.against} <= runners.keys()]
+    needed = {name for ratio in ratios for name in (ratio.variant, ratio.against)}
     runners = {name: runner for name, runner in runners.items() if name in needed}
     timed = Timings(0, {}, {})
     if runners:
         timed = measure(
-            runners, plan.workload, rounds, watch, lambda i, n: show(0.2 + 0.8 * i / n, f"round {i} of {n}")
+            runners, plan.workload, rounds, monitor, lambda i, n: show(0.2 + 0.8 * i / n, f"round {i} of {n}")
         )
     return {
         **_about(plan, runners),
         "steps_a_block": timed.steps,
         "rounds": max(map(len, timed.times.values()), default=0),
-        "entrants": {name: _entrant(name, timed, runners[name]) for name in runners},
+        "entrants": {name: _variant(name, timed, runners[name]) for name in runners},
         "figures": [
             {
-                "entrant": one.entrant,
+                "entrant": one.variant,
                 "against": one.against,
-                **timed.ratio(one.entrant, one.against),
+                **timed.ratio(one.variant, one.against),
                 "target": one.target,
             }
-            for one in figures
+            for one in ratios
         ],
         "left_out": left_out,
     }
@@ -95,7 +95,7 @@ def _about(plan: WorkloadPlan, runners: dict[str, StepRunner]) -> dict[str, Any]
     }
 
 
-def _entrant(name: str, timed: Timings, runner: StepRunner) -> dict[str, Any]:
+def _variant(name: str, timed: Timings, runner: StepRunner) -> dict[str, Any]:
     low, middle, high = quartiles(timed.times[name])
     return {
         "seconds": middle,
@@ -107,7 +107,7 @@ def _entrant(name: str, timed: Timings, runner: StepRunner) -> dict[str, Any]:
 
 
 def denormals(runner: StepRunner) -> float:
-    """The share of denormal numbers among weights, gradients and optimizer state: they are slow to compute with.
+    """Fraction of denormal numbers, which are slow, among weights, gradients and optimizer state.
 
     >>> tiny = torch.tensor([1.0, 0.0, 1e-40, -1e-40])
     >>> denormals(StepRunner(print, [torch.nn.ParameterList([tiny])]))

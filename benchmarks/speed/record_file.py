@@ -1,4 +1,4 @@
-"""The record of a run: a JSON file that the table, the picture and later comparisons are made from."""
+"""The record of a measurement: a JSON file that tables, pictures and later comparisons are made from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMAT, VERSION = "gnt speed", 1
 
 
 def new_record(command_line: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """A record without figures."""
+    """A record without measurements."""
     import torch
 
     return {
@@ -40,35 +40,35 @@ def new_record(command_line: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def load(file: Path) -> dict[str, Any]:
-    """A record from a file.
+    """Read a record.
 
     Raises:
-        CannotRun: there is none, or it is of another version.
+        CannotRun: the file does not exist, is not a record, or has another version.
     """
     if not file.exists():
-        raise CannotRun(f"{file}: there is no such file.")
+        raise CannotRun(f"{file} does not exist.")
     try:
         record = read_json(file)
     except CannotRun:
         record = None
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise CannotRun(f"{file} is no record of python -m benchmarks speed.")
+        raise CannotRun(f"{file} is not a record of python -m benchmarks speed.")
     if record.get("version") != VERSION:
-        raise CannotRun(f"{file} is of version {record.get('version')} of the record; this command reads {VERSION}.")
+        raise CannotRun(f"{file} is a record of version {record.get('version')}; this command reads version {VERSION}.")
     return record
 
 
 def default_file(out: Path) -> Path:
-    """Where a run's record goes: named by commit and time."""
+    """The default file of a record, named by commit and time."""
     commit = provenance.commit() or "no-commit"
     short = commit[:8] + ("+" if commit.endswith("+changes") else "")
     return out / "speed" / f"{short}_{datetime.datetime.now():%Y%m%d-%H%M%S}.json"
 
 
 def check_writable(file: Path) -> None:
-    """Raise CannotRun where the file could not be written, before any time is spent."""
+    """Raise `CannotRun` if the file cannot be written, before anything is measured."""
     if file.is_dir():
-        raise CannotRun(f"Cannot write {file}: it is a folder.")
+        raise CannotRun(f"Cannot write {file}: this is a folder.")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=file.parent):

@@ -1,4 +1,4 @@
-"""What a command measures: workloads, entrants, and the figures that come of them."""
+"""What a command measures: workloads, variants, and the ratios between them."""
 
 from __future__ import annotations
 
@@ -15,65 +15,65 @@ from benchmarks.value_checks import nearest
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio to be measured, and what it should be at most."""
+    """A ratio to be measured, and its target (the largest acceptable value)."""
 
-    entrant: str
+    variant: str
     against: str
     target: float | None
 
 
 @dataclass
 class WorkloadPlan:
-    """One workload's part.
+    """What is measured on one workload.
 
     Attributes:
         workload: the workload.
-        entrants: who runs.
-        figures: what is compared.
-        left_out: who does not run, and why.
+        variants: the variants that run.
+        ratios: the ratios to be measured.
+        left_out: variants that do not run -> reason.
     """
 
     workload: Workload
-    entrants: list[Variant]
-    figures: list[Ratio]
+    variants: list[Variant]
+    ratios: list[Ratio]
     left_out: dict[str, str] = field(default_factory=dict)
 
 
 def select_workloads(only: Sequence[str], *, quick: bool) -> list[WorkloadPlan]:
-    """All workloads, or those parts whose names hold one of the patterns ``only``.
+    """All workloads, or the parts whose names match one of the patterns ``only``.
 
     Raises:
-        CannotRun: a pattern that fits no workload and no entrant.
+        CannotRun: a pattern matches no workload and no variant.
     """
     for pattern in only:
-        if not any(_fits(one, entrant.name, [pattern]) for one in WORKLOADS for entrant in variants_of(one)):
+        if not any(_is_selected(one, variant.name, [pattern]) for one in WORKLOADS for variant in variants_of(one)):
             names = [*(one.name for one in WORKLOADS), *dict.fromkeys(one.name for one in VARIANTS)]
-            raise CannotRun(f"--only: no workload and no entrant fits {pattern!r}{nearest(pattern, names)}")
+            raise CannotRun(f"--only: no workload and no variant matches {pattern!r}{nearest(pattern, names)}")
     named = [one for one in WORKLOADS if not one.long or any(_matches(one.name, pattern) for pattern in only)]
     asked = [_quick_version(one) for one in named] if quick else WORKLOADS
     plans = [_plan(one, only) for one in asked]
-    return [plan for plan in plans if plan.figures or plan.left_out]
+    return [plan for plan in plans if plan.ratios or plan.left_out]
 
 
 def _plan(workload: Workload, only: Sequence[str]) -> WorkloadPlan:
-    entrants = variants_of(workload)
-    there = {one.name for one in entrants}
-    why_not = {one.name: why for one in entrants if (why := one.missing())}
-    asked = [one for one in entrants if _fits(workload, one.name, only)]
-    figures = [
+    variants = variants_of(workload)
+    names = {one.name for one in variants}
+    reasons = {one.name: why for one in variants if (why := one.missing())}
+    asked = [one for one in variants if _is_selected(workload, one.name, only)]
+    ratios = [
         Ratio(one.name, peer, workload.targets.get(target or ""))
         for one in asked
         for peer, target in one.against
-        if peer in there and not {one.name, peer} & why_not.keys()
+        if peer in names and not {one.name, peer} & reasons.keys()
     ]
-    needed = {name for figure in figures for name in (figure.entrant, figure.against)}
-    left_out = {one.name: why_not[one.name] for one in asked if one.name in why_not}
-    return WorkloadPlan(workload, [one for one in entrants if one.name in needed], figures, left_out)
+    needed = {name for ratio in ratios for name in (ratio.variant, ratio.against)}
+    left_out = {one.name: reasons[one.name] for one in asked if one.name in reasons}
+    return WorkloadPlan(workload, [one for one in variants if one.name in needed], ratios, left_out)
 
 
-def _fits(workload: Workload, entrant: str, patterns: Sequence[str]) -> bool:
-    """Whether a pattern is found in the workload's name or in the entrant's, or in the two as printed in logs."""
-    names = (workload.name, entrant, f"{workload.name}: {entrant}")
+def _is_selected(workload: Workload, variant: str, patterns: Sequence[str]) -> bool:
+    """Whether a pattern matches the workload's name, the variant's, or both as printed in logs."""
+    names = (workload.name, variant, f"{workload.name}: {variant}")
     return not patterns or any(_matches(name, pattern) for pattern in patterns for name in names)
 
 
@@ -82,6 +82,6 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _quick_version(workload: Workload) -> Workload:
-    """With a short warm-up, and networks compiled only where a target says so."""
+    """The workload with a short warm-up; whole networks are compiled only if a target depends on it."""
     maturity = min(workload.maturity, QUICK_MATURITY)
     return dataclasses.replace(workload, maturity=maturity, graphs="graph" in workload.targets)

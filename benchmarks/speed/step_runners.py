@@ -1,4 +1,4 @@
-"""What is timed: for each way to train, a function that does one full step, and what it left behind."""
+"""Builders of runners: for each way to train, a function that does one full step, and access to its state."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from benchmarks.speed.networks import LOSSES, batches, fresh_net, make_net
 from benchmarks.speed.workloads import Workload
 
 REPLACEMENT_RATE = 1e-4
-# So small that units neither die nor come to life while they are timed: the thousandth step costs what the first did.
+# So small that units do not die or revive during the measurement: all steps cost the same.
 STEP_SIZE = 1e-6
 
 
 @dataclass
 class StepRunner:
-    """One entrant in one workload.
+    """One variant on one workload.
 
     Attributes:
         step: does one step.
         nets: the networks that it trains.
         optimizer: the optimizer, if there is one.
         engine: the engine, if there is one.
-        share: how many of these steps make one step of the workload (members that are trained one after another).
+        share: number of these steps that make one step of the workload (for members that are trained one after
+            another).
     """
 
     step: Callable[[], object]
@@ -39,16 +40,16 @@ class StepRunner:
 
     @property
     def replaced(self) -> int:
-        """Units replaced so far."""
+        """Number of units replaced so far."""
         return sum(group.state.replaced for group in self.engine.groups) if self.engine is not None else 0
 
     def force_replacement(self) -> None:
-        """Replace a unit of each group, so that whatever is kept from a first replacement on is there."""
+        """Replace one unit of each group, so that all state that replacement creates exists."""
         if self.engine is not None:
             self.engine.replace([torch.tensor([0]) for _ in self.engine.groups])
 
     def tensors(self) -> Iterator[Tensor]:
-        """Weights, gradients and the optimizer's state."""
+        """Weights, gradients and optimizer state."""
         for net in self.nets:
             for param in net.parameters():
                 yield param.detach()
@@ -74,7 +75,15 @@ def loop(
     make_engine: Callable[[nn.Module, Any], Any] | None = None,
     wrap: Callable[[nn.Module], Any] = lambda net: net,
 ) -> StepRunner:
-    """A plain training loop; ``make_engine``: of an engine that is stepped by hand."""
+    """A plain training loop.
+
+    Args:
+        workload: the workload.
+        make_optimizer: network -> optimizer.
+        make_engine: network, optimizer -> engine, which is stepped explicitly; None: no engine, or one in the
+            optimizer.
+        wrap: network -> what is called in the forward pass.
+    """
     net, data, loss = make_net(workload), batches(workload), LOSSES[workload.loss]
     optimizer = make_optimizer(net)
     forward = wrap(net)
@@ -99,17 +108,17 @@ def loop(
     return StepRunner(step_and_test, [net], optimizer, engine)
 
 
-def learner(workload: Workload, kind: Any, opt: str, **settings: Any) -> StepRunner:
-    """A learner's `learn`; of several members, that of one of them."""
+def learner(workload: Workload, cls: Any, opt: str, **settings: Any) -> StepRunner:
+    """A learner's `learn`. For a workload with several members, that of one of them."""
     net, data = make_net(workload), batches(workload)
-    if kind is gnt.ContinualBackprop:
+    if cls is gnt.ContinualBackprop:
         settings = {**engine_settings(workload), **settings}
-    one = kind(net, loss=workload.loss, opt=opt, step_size=STEP_SIZE, **settings)
+    one = cls(net, loss=workload.loss, opt=opt, step_size=STEP_SIZE, **settings)
     return StepRunner(lambda: one.learn(*next(data)), [net], one.opt, getattr(one, "gnt", None), share=workload.members)
 
 
 def ensemble(workload: Workload, opt: str, **options: Any) -> StepRunner:
-    """All members of an ensemble at once."""
+    """An ensemble of all members."""
     settings = {name: value for name, value in engine_settings(workload).items() if name != "generator"}
     data = batches(workload, lead=(workload.members,))
     members = gnt.Ensemble(
@@ -127,7 +136,9 @@ def ensemble(workload: Workload, opt: str, **options: Any) -> StepRunner:
 def optimizer_alone(
     workload: Workload, make_optimizer: Callable[[nn.Module], Any], *, resets: bool = False
 ) -> StepRunner:
-    """The optimizer's step on gradients that stay; ``resets``: after the replacement of a unit of each group."""
+    """The optimizer's step alone, on constant gradients. ``resets``: after the replacement of one unit of each
+    group.
+    """
     net = make_net(workload)
     optimizer = make_optimizer(net)
     for param in net.parameters():
