@@ -40,8 +40,10 @@ def _cells(result: MethodResults, display: Display, others: list[Metric]) -> lis
 def interval_text(value: Estimate, metric: Metric) -> str:
     """A mean and its confidence interval, with the same number of decimals.
 
-    >>> interval_text(Estimate(35.84, 0.4712), Metric("", "")), interval_text(Estimate(0.5, 0.01), Metric("", "",
-    percent=True)) ('35.8 ± 0.5', '50.0% ± 1.0%')
+    >>> interval_text(Estimate(35.84, 0.4712), Metric("", ""))
+    '35.8 ± 0.5'
+    >>> interval_text(Estimate(0.5, 0.01), Metric("", "", percent=True))
+    '50.0% ± 1.0%'
     >>> interval_text(Estimate(3.07e25, 9.7e25), Metric("", ""))
     '3.1e+25 ± 9.7e+25'
     """

@@ -26,8 +26,10 @@ class LineEnd:
 def wrap_label(text: str, characters: int) -> str:
     r"""A label of several lines: the number stays with the word before it, and lines break after commas where possible.
 
-    >>> wrap_label("continual backprop 86.1%", 18), wrap_label("L2 12.0%", 18), wrap_label("backprop, lr 0.001: 0.925",
-    22) ('continual\nbackprop 86.1%', 'L2 12.0%', 'backprop,\nlr 0.001: 0.925')
+    >>> wrap_label("continual backprop 86.1%", 18), wrap_label("L2 12.0%", 18)
+    ('continual\nbackprop 86.1%', 'L2 12.0%')
+    >>> wrap_label("backprop, lr 0.001: 0.925", 22)
+    'backprop,\nlr 0.001: 0.925'
     """
     *words, value = text.split(" ")
     glued = " ".join([*words[:-1], f"{words[-1]}\u00a0{value}"]) if words else text
