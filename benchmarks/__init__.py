@@ -1,20 +1,23 @@
-"""Experiments on real data and on the field's synthetic problems: ``python -m benchmarks <experiment>``.
+"""Experiments of the continual-learning literature, trained with gnt: ``python -m benchmarks <experiment>``.
 
-An experiment is a package here with three modules: ``settings`` (what can be set, importing no torch, so that
-a slip of the pen is told at once), ``job`` (the training, in pieces that can be stopped between any two) and
-``display`` (what table and picture show). Everything else is shared, one way:
+Each experiment is a package with three modules: ``settings`` (what can be set; does not import torch, so that invalid
+settings are reported at once), ``training`` (the training loop, in pieces between which it can be saved) and
+``display`` (what its table and picture show). The other modules are shared:
 
-    options, settings       what can be set; which values a method has
-    plan, runs, record      a command's runs; a run's folder; its file of rows
-    seeds, nets, methods    what learns: each method, for one seed or an ensemble
-    job, tasks              what trains, in pieces; task after task of labelled images
-    worker, launching       the process of one run; where runs are made (here, or on Ray)
-    runner, progress        all runs of a command, and their bars
-    summary, tables,        from rows to means over seeds with 95% intervals, and what
-    pictures, headline      people look at
-    comparison, cli         a command
-    report                  all results as one page beside the published figures
+    cli, argument_parser, experiment_options        the command line
+    settings, setting_fields, value_checks          how settings are declared and checked
+    method_names, methods, nets, seeds              what is trained: a method on the networks of one or several seeds
+    training, task_training                         the interface of a training loop; a loop over tasks of images
+    graph_warmup                                    how a resumed run gets its compiled graphs back
+    run_plan, run, record, provenance               which runs a command asks for; a run's folder; its file of rows
+    scheduler, launching, worker, progress          execute runs in processes (here or on Ray), and show their progress
+    comparison, summary, comparison_table           from rows to means over seeds with 95% intervals
+    comparison_picture, picture_headline            the picture of a comparison
+    display, method_styles, plot_layout, line_labels    what is shown, names and colours of methods, layout of pictures
+    tensorboard                                     TensorBoard event files
+    datasets                                        image data
+    published, report                               published values; all results as one page, RESULTS.md
+    speed                                           ``python -m benchmarks speed``: what a training step costs
 
-``python -m benchmarks speed`` (`benchmarks.speed`) is no experiment: it measures what a step costs. docs/running.md
-tells users the rest.
+docs/running.md is the user's guide.
 """

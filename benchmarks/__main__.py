@@ -1,4 +1,4 @@
-"""The entry of ``python -m benchmarks``."""
+"""Entry point of ``python -m benchmarks``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import sys
 
 from benchmarks.cli import main
 
-# Worker processes import this file again under another name; only the command itself may start work.
+# Worker processes import this file under another name; they must not run the command again.
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -1,18 +1,21 @@
-"""How often a network is right on images that it does not learn from."""
+"""Classification accuracy."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-BATCH = 500  # bounds the memory
+BATCH = 500  # images evaluated at once, to limit memory
 
 
 @torch.no_grad()
 def accuracy(net: nn.Module, x: Tensor, y: Tensor, outputs: int | None = None) -> float:
-    """Share of the images to which the network, in evaluation mode, gives the right label.
+    """Share of the images that the network classifies correctly in evaluation mode. Leaves it in training mode.
 
-    The network is left in training mode. ``outputs``: only the first so many are compared; None: all.
+    Args:
+        net: returns logits (N, classes).
+        x, y: images and labels.
+        outputs: number of classes to compare, the first ones; None: all.
 
     >>> net = nn.Identity()
     >>> accuracy(net, torch.tensor([[0.0, 1.0, 2.0], [1.0, 0.0, 0.0]]), torch.tensor([1, 0]), outputs=2)

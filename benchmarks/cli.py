@@ -1,30 +1,24 @@
-"""The command line: which experiment, with which settings. Unknown names are answered with the nearest known
-ones.
-"""
+"""The command line: dispatches to an experiment, ``report`` or ``speed``."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import importlib.util
 import shlex
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from benchmarks import experiments, launching
 from benchmarks.errors import CannotRun
-from benchmarks.options import NOT_NEGATIVE, nearest, one_of, whole
-from benchmarks.parsing import Parser
-from benchmarks.plan import Plan, read_grid
-from benchmarks.settings import OUT, flag
+from benchmarks.experiment_options import parse_plan
+from benchmarks.value_checks import nearest
 
 PACKAGES = ("rich", "matplotlib", "scipy")
 INSTALL = 'pip install "torch-gnt[demo]"'
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; returns its exit status."""
+    """Run a command. Returns its exit status."""
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
             print(_overview())
@@ -44,7 +38,7 @@ def main(arguments: list[str]) -> int:
         print(f"error: the package {error.name} is missing. {INSTALL}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("Stopped. The same command goes on from here.", file=sys.stderr)
+        print("Stopped. Run the same command again to continue.", file=sys.stderr)
         return 130
 
 
@@ -61,7 +55,7 @@ def _report(arguments: list[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {"report": _report, "speed": _speed}
-"""What is no experiment."""
+"""Commands that are not experiments."""
 
 
 def _overview() -> str:
@@ -73,79 +67,8 @@ def _overview() -> str:
     return "\n".join([*lines, "", "Settings of an experiment: python -m benchmarks EXPERIMENT --help"])
 
 
-def _parser(experiment: str) -> Parser:
-    cls = experiments.settings_class(experiment)
-    sizes = "; ".join(f"{size}: {cls.times[size]}" for size in cls.size_names() if size in cls.times)
-    parser = Parser(
-        prog=f"python -m benchmarks {experiment}",
-        description=f"{experiment}: {cls.help}. {sizes}. Ctrl-C stops; the same command goes on from there.",
-    )
-    methods, names = one_of(*cls.methods, "all"), " ".join([*cls.methods, "all"])
-    names += f" (default: {' '.join(cls.default_methods)})"
-    size_names = f"{' '.join(cls.size_names())} (default: {cls.size_names()[0]})"
-    parser.add("--size", type=one_of(*cls.size_names()), metavar="NAME", help=size_names)
-    parser.add("--methods", nargs="+", type=methods, default=cls.default_methods, metavar="NAME", help=names)
-    parser.add("--seeds", type=whole(1), default=1, metavar="N", help="number of seeds (default: 1)")
-    parser.add("--first-seed", type=whole(0), default=0, metavar="SEED", help="the first of them (default: 0)")
-    parser.add(
-        "--grid", nargs="+", action="extend", default=[], metavar="NAME=VALUE,...", help="try each of the values"
-    )
-    for field in dataclasses.fields(cls):
-        parser.add(
-            flag(field.name),
-            type=field.metadata["check"],
-            default=argparse.SUPPRESS,  # size and method have a say in what the default is
-            metavar=type(field.default).__name__.upper(),
-            help=f"{field.metadata['help']} ({_default(cls, field.name)})".replace("%", "%%"),
-        )
-    parser.add(
-        "--launcher",
-        type=one_of(*launching.NAMES),
-        default="local",
-        metavar="NAME",
-        help="local or ray (default: local)",
-    )
-    parser.add("--workers", type=whole(1), metavar="N", help="runs made at once (default: one for each core)")
-    parser.add("--out", type=Path, default=OUT, metavar="DIR", help=f"folder of results (default: {OUT})")
-    parser.add("--picture", type=Path, metavar="FILE", help="write the picture (a PNG) to this file as well")
-    parser.add("--tensorboard", action="store_true", help="write rows for TensorBoard, too, beside each record")
-    parser.add("--fresh", action="store_true", help="start over, forgetting earlier runs with these settings")
-    parser.add(
-        "--checkpoint-every", type=NOT_NEGATIVE, default=5.0, metavar="SECONDS", help="how often to save (default: 5.0)"
-    )
-    parser.add("--quiet", action="store_true", help="no moving bars: a line when something is complete, for logs")
-    return parser
-
-
-def _default(cls: type, name: str) -> str:
-    """The defaults of a setting in words: one, and where methods differ, theirs."""
-    concerned = [method for method in cls.methods if cls.concerns(name, method)]  # type: ignore[attr-defined]
-    values = {method: getattr(cls.of(method), name) for method in concerned}  # type: ignore[attr-defined]
-    values = {method: "none" if value == "" else value for method, value in values.items()}
-    common = values.get(concerned[0]) if concerned else None
-    others = [f"{method} {value}" for method, value in values.items() if value != common]
-    only = "" if len(concerned) == len(cls.methods) else f"for {', '.join(concerned)}; "  # type: ignore[attr-defined]
-    return f"{only}default: {common}" + (f"; {', '.join(others)}" if others else "")
-
-
-def plan_of(experiment: str, arguments: list[str]) -> tuple[Plan, argparse.Namespace]:
-    """The plan that a command line asks for, and all that it says."""
-    parsed = _parser(experiment).parse(arguments)
-    cls = experiments.settings_class(experiment)
-    names = {field.name for field in dataclasses.fields(cls)}
-    plan = Plan(
-        experiment,
-        methods=tuple(method for method in cls.methods if {method, "all"} & set(parsed.methods)),
-        size=parsed.size,
-        given={name: value for name, value in vars(parsed).items() if name in names},
-        grid=read_grid(cls, parsed.grid),
-        seeds=tuple(range(parsed.first_seed, parsed.first_seed + parsed.seeds)),
-    )
-    return plan, parsed
-
-
-def _check_what_comes_last(parsed: argparse.Namespace) -> None:
-    """Refuse now what would be refused after hours of training."""
+def _check_requirements(parsed: argparse.Namespace) -> None:
+    """Check before training what is needed after it: packages, TensorBoard, the file of the picture."""
     for package in PACKAGES:
         if importlib.util.find_spec(package) is None:
             raise ModuleNotFoundError(name=package)
@@ -154,22 +77,22 @@ def _check_what_comes_last(parsed: argparse.Namespace) -> None:
 
         summary_writer()
     if parsed.picture is not None and parsed.picture.is_dir():
-        raise CannotRun(f"--picture {parsed.picture}: that is a folder; give the name of a file")
+        raise CannotRun(f"--picture {parsed.picture} is a folder; give the name of a file")
 
 
 def _run(experiment: str, arguments: list[str]) -> int:
     from benchmarks.comparison import Comparison
 
-    plan, parsed = plan_of(experiment, arguments)
-    _check_what_comes_last(parsed)
-    again = [each for each in arguments if each != "--fresh"]
-    comparison = Comparison(plan, parsed.out, shlex.join(["python", "-m", "benchmarks", experiment, *again]))
-    made_by = launching.launcher(
+    plan, parsed = parse_plan(experiment, arguments)
+    _check_requirements(parsed)
+    repeated = [each for each in arguments if each != "--fresh"]
+    comparison = Comparison(plan, parsed.out, shlex.join(["python", "-m", "benchmarks", experiment, *repeated]))
+    launcher = launching.make_launcher(
         parsed.launcher, parsed.workers, parsed.checkpoint_every, tensorboard=parsed.tensorboard
     )
-    status = comparison.command(made_by, fresh=parsed.fresh, quiet=parsed.quiet, picture=parsed.picture)
+    status = comparison.command(launcher, fresh=parsed.fresh, quiet=parsed.quiet, picture=parsed.picture)
     if parsed.tensorboard:
-        from benchmarks.tensorboard import complete
+        from benchmarks.tensorboard import write_missing
 
-        complete(comparison.runs)
+        write_missing(comparison.runs)
     return status

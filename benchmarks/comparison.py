@@ -1,4 +1,4 @@
-"""One command's work: makes the runs that are asked for, then shows the methods side by side."""
+"""A command's comparison: executes the runs it asks for, then shows the methods side by side."""
 
 from __future__ import annotations
 
@@ -8,88 +8,94 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import experiments
-from benchmarks.files import write_atomically
+from benchmarks.atomic_files import write_atomically
+from benchmarks.comparison_table import comparison_table
 from benchmarks.launching import Launcher
-from benchmarks.plan import Plan
-from benchmarks.progress import Bars, Lines, Title
-from benchmarks.runner import make
-from benchmarks.runs import Run
-from benchmarks.settings import in_words
-from benchmarks.summary import lines, names
-from benchmarks.tables import table
+from benchmarks.progress import ProgressBars, ProgressLines, Title
+from benchmarks.run import Run
+from benchmarks.run_plan import RunPlan
+from benchmarks.scheduler import run_all
+from benchmarks.settings import settings_text
+from benchmarks.summary import results_of, run_labels
 from benchmarks.worker import LOCK_SECONDS
 
-STOPPED = 130  # the exit status that shells use for Ctrl-C
+STOPPED = 130  # exit status of a process stopped with Ctrl-C, as in shells
 
 
 class Comparison:
-    """The runs of a plan, and what they come to."""
+    """The runs of a plan and their results."""
 
-    def __init__(self, plan: Plan, out: Path, command_line: str) -> None:
+    def __init__(self, plan: RunPlan, out: Path, command_line: str) -> None:
         self.plan, self.out, self.command_line = plan, out, command_line
         self.runs = plan.runs(out)
         self.display = experiments.display(plan.experiment)
-        self._names = names(self.runs)
+        self._names = run_labels(self.runs)
 
     def command(self, launcher: Launcher, *, fresh: bool, quiet: bool, picture: Path | None) -> int:
-        """Do all that is not done yet, and show the outcome. Returns the exit status."""
+        """Execute the runs that are not finished, then print the table and write the picture. Returns the exit
+        status.
+        """
         console = Console(width=None if Console().is_terminal else 110)
         if fresh:
-            self._forget()
+            self._delete_results()
         for run in self.runs:
-            run.check()
+            run.check_record()
         unfinished = [run for run in self.runs if not run.finished]
         if unfinished:
-            console.print(self._introduction(), highlight=False, soft_wrap=True)
-            with Lines(console) if quiet or not console.is_terminal else Bars(console, len(unfinished)) as view:
-                finished = make(unfinished, launcher, view, self._title, self.display.in_words)
+            console.print(self._settings_summary(), highlight=False, soft_wrap=True)
+            with (
+                ProgressLines(console)
+                if quiet or not console.is_terminal
+                else ProgressBars(console, len(unfinished)) as view
+            ):
+                finished = run_all(unfinished, launcher, view, self._title, self.display.rows_text)
             if not finished:
-                console.print(f"Stopped. To go on from here: {self.command_line}", highlight=False, soft_wrap=True)
+                console.print(f"Stopped. To continue: {self.command_line}", highlight=False, soft_wrap=True)
                 return STOPPED
         else:
-            console.print("Finished before; shown again (--fresh starts over).", highlight=False)
+            console.print("All runs were already finished (--fresh runs them again).", highlight=False)
         self._show(console, picture)
         return 0
 
-    def _forget(self) -> None:
-        """Start over: all of the runs or, where another process makes one of them, none."""
+    def _delete_results(self) -> None:
+        """Delete the results of all runs or, if another process is executing one of them, of none."""
         for run in self.runs:
             with run.lock(LOCK_SECONDS):
                 pass
         for run in self.runs:
-            run.forget(LOCK_SECONDS)
+            run.delete_results(LOCK_SECONDS)
 
     def _title(self, run: Run) -> Title:
         first, last = run.seeds[0], run.seeds[-1]
         seeds = f"seed {first}" if first == last else f"seeds {first} to {last}"
         return Title(f"{self._names[run]}, {seeds}", run.colour)
 
-    def _introduction(self) -> str:
+    def _settings_summary(self) -> str:
         cls = type(self.runs[0].settings)
-        common = self.runs[0].settings.concerning(self.runs[0].method, tuning=False)
+        common = self.runs[0].settings.affecting(self.runs[0].method, tuning=False)
         common = {name: value for name, value in common.items() if name not in self.plan.grid}
-        texts = [f"{self.plan.experiment}: {in_words(common)}"]
+        texts = [f"{self.plan.experiment}: {settings_text(common)}"]
         if not self.plan.given and self.plan.size is None:
             size = cls.size_names()[0]
-            time = f": {cls.times[size]}" if size in cls.times else ""
+            time = f": {cls.durations[size]}" if size in cls.durations else ""
             others = ", ".join(f"--size {name}" for name in cls.size_names()[1:])
-            texts.append(f"This is the size {size}{time}. Others: {others}.")
-        texts.append("Ctrl-C stops; the same command goes on from there.")
+            texts.append(f"Size: {size}{time}. Other sizes: {others}.")
+        texts.append("Ctrl-C stops; the same command continues.")
         return "\n".join(texts)
 
     def _show(self, console: Console, picture: Path | None) -> None:
-        from benchmarks.pictures import picture as draw
+        from benchmarks.comparison_picture import write_picture
 
-        found = lines(self.runs)
-        console.print(table(found, self.display))
+        found = results_of(self.runs)
+        console.print(comparison_table(found, self.display))
         texts = [f"{run.record.file.parent}: diverged: {run.diverged}" for run in self.runs if run.diverged]
-        if any(line.complete for line in found):
+        if any(line.complete_seeds for line in found):
             files = [self._picture, *([picture] if picture else [])]
             for file in files:
-                write_atomically(file, lambda stream: draw(found, self.display, stream))
+                write_atomically(file, lambda stream: write_picture(found, self.display, stream))
             texts += map(str, files)
         seconds = sum(run.about()["seconds"] for run in self.runs)
-        texts.append(f"Time: {_duration(seconds)} in all. Records: {self.out / self.plan.experiment}")
+        texts.append(f"Total time: {_duration(seconds)}. Records: {self.out / self.plan.experiment}")
         console.print("\n".join(texts), highlight=False, soft_wrap=True)
 
     @property

@@ -1,4 +1,6 @@
-"""What an experiment's table and picture show: a declaration, read by `benchmarks.tables` and `benchmarks.pictures`."""
+"""Declares what an experiment's table and picture show. `benchmarks.comparison_table` and
+`benchmarks.comparison_picture` read it.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +10,13 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A figure of the rows.
+class Metric:
+    """A metric of the rows.
 
     Attributes:
-        name: its key; of keys "name/layer" the mean is shown.
-        title: what it is, over its panel.
-        percent: whether it is a share, shown as such.
+        name: key in the rows; if the keys are "name/layer", the mean over layers is shown.
+        title: title of its panel.
+        percent: whether it is a fraction, shown as a percentage.
     """
 
     name: str
@@ -22,21 +24,22 @@ class Figure:
     percent: bool = False
 
     def text(self, value: float) -> str:
-        """A value as it is shown."""
+        """A value as text."""
         if self.percent:
             return f"{value:.1%}"
-        if abs(value) >= 1e6:  # the weights of a network that is about to diverge
+        if abs(value) >= 1e6:  # a network that is diverging
             return f"{value:.1e}"
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
 
 
 OPTIMIZERS = {"sgd": "SGD", "adam": "Adam"}
-"""How the choices of a setting ``optimizer`` are written."""
+"""Display names of the values of the setting ``optimizer``."""
 
-DEAD = Figure("dead_units", "Dead hidden units", percent=True)
-DORMANT = Figure("dormant_units", "Dormant hidden units", percent=True)
-RANK = Figure("nature_rank", "Rank of the features (Nature's)")
-WEIGHTS = Figure("weight_magnitude", "Mean size of a weight")
+DEAD = Metric("dead_units", "Dead hidden units", percent=True)
+DEAD_AT_START = Metric("dead_units", "Hidden units dead when the task starts", percent=True)
+DORMANT = Metric("dormant_units", "Dormant hidden units", percent=True)
+RANK = Metric("nature_rank", "Rank of the features (Nature's)")
+WEIGHTS = Metric("weight_magnitude", "Mean size of a weight")
 
 
 @dataclass(frozen=True)
@@ -44,28 +47,28 @@ class Display:
     """What is shown of an experiment.
 
     Attributes:
-        x: the key of a row that counts on ("task", "step").
-        main: the figure it is about.
-        higher_is_better: which way it shall go.
+        main: the main metric.
         about: settings -> one sentence that explains the picture.
-        others: further figures, a panel each; those that the rows do not have are left out.
-        chance: what guessing reaches, where that means something.
-        first, last: shares of the rows whose means are "first" and "last" in tables.
-        smooth: rows over which the bold line of the main panel is averaged, where single rows are noisy.
+        x: key of the rows for the horizontal axis ("task", "step").
+        higher_is_better: whether larger values of the main metric are better.
+        others: further metrics, a panel each; those missing in the rows are left out.
+        chance: value of the main metric that guessing reaches, if there is one.
+        first, last: fractions of the rows that "first" and "last" in tables average over.
+        smooth: window, in rows, of the moving average of the bold line in the main panel, for noisy rows.
     """
 
-    x: str
-    main: Figure
-    higher_is_better: bool
+    main: Metric
     about: Callable[[Any], str]
-    others: tuple[Figure, ...] = (DEAD, RANK, WEIGHTS)
+    x: str = "task"
+    higher_is_better: bool = True
+    others: tuple[Metric, ...] = (DEAD, RANK, WEIGHTS)
     chance: float | None = None
     first: float = 0.1
     last: float = 0.2
     smooth: int = 1
 
-    def in_words(self, rows: list[dict[str, float]]) -> str:
-        """Rows in a line of a log; the mean of several seeds."""
+    def rows_text(self, rows: list[dict[str, float]]) -> str:
+        """Rows as one line for a log; mean over seeds."""
         last = rows[-1][self.x]
         values = [row[self.main.name] for row in rows if row[self.x] == last]
         return f"{self.x} {last:,.0f}: {self.main.name.replace('_', ' ')} {sum(values) / len(values):.3f}"

@@ -1,11 +1,11 @@
-"""The one exception whose message is all that a person needs to see."""
+"""The exception for problems that the user can solve."""
 
 from __future__ import annotations
 
 
 class CannotRun(Exception):
-    """The run cannot be made or continued; the message says why and what to do. Shown without a traceback."""
+    """A run cannot be started or continued. The message says why and what to do; it is shown without a traceback."""
 
 
-AGAIN = "Move it away, or use --fresh to make all runs of the command again."
-"""What to do about a file that cannot be gone on from."""
+START_OVER_HINT = "Move it away, or use --fresh to start all runs of the command over."
+"""What to do about a file that a run cannot be continued from."""

@@ -1,4 +1,4 @@
-"""The experiments there are, and how their modules are found. Imports none of them until asked."""
+"""The list of experiments, and access to their modules, which are imported on request."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ NAMES = (
 
 
 def settings_class(experiment: str) -> Any:
-    """The experiment's ``Settings``, a `benchmarks.settings.BaseSettings`. Imports no torch."""
+    """An experiment's ``Settings``, a subclass of `benchmarks.settings.BaseSettings`. Does not import torch."""
     return importlib.import_module(f"benchmarks.{experiment}.settings").Settings
 
 
-def job_class(experiment: str) -> Any:
-    """The experiment's `benchmarks.job.Job`: called with settings, method and seeds."""
-    return importlib.import_module(f"benchmarks.{experiment}.job").Job
+def training_class(experiment: str) -> Any:
+    """An experiment's ``Training``, a subclass of `benchmarks.training.Training`; called with settings, method and
+    seeds.
+    """
+    return importlib.import_module(f"benchmarks.{experiment}.training").Training
 
 
 def display(experiment: str) -> Any:
-    """The experiment's `benchmarks.display.Display`."""
+    """An experiment's `benchmarks.display.Display`."""
     return importlib.import_module(f"benchmarks.{experiment}.display").DISPLAY

@@ -1,4 +1,4 @@
-"""The methods that are compared: for each name what learns, all with the same call, for one seed or several."""
+"""The methods that are compared: one interface for all, for a single seed or an ensemble of seeds."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ import torch
 from torch import Tensor, nn
 
 import gnt
-from benchmarks.kinds import Kinds
+from benchmarks.graph_warmup import GraphWarmup
 from benchmarks.seeds import stream
 
-_ENGINE = ("replacement_rate", "maturity_threshold", "decay_rate", "utility")
+_ENGINE_SETTINGS = ("replacement_rate", "maturity_threshold", "decay_rate", "utility")
 
 
 class Method:
-    """A method at work on the networks of some seeds. Batches come with the seeds first, (seeds, batch, ...).
+    """A method that trains the networks of one or several seeds. The first dimension of batches is the seed: (seeds,
+    batch, ...).
 
     Args:
-        name: the method's name.
-        make_net: makes a network for the method, with initial weights drawn from torch's own generator.
-        settings: where it finds its own settings: ``lr``, ``weight_decay``, ``compile``, ...
-        seeds: one, or several that are trained together as an ensemble.
-        loss, opt: as of `gnt.Backprop`.
-        layers: network -> what the engine of continual backprop walks, where that is not the network itself.
-        init: where the fresh weights of replaced units come from, as of `gnt.GnT`; None: as the method has it.
-        device: where ``make_net`` puts networks.
-        options: of the optimizer, for all methods.
+        name: name of the method.
+        make_net: method name -> network; draws initial weights from torch's global generator.
+        settings: provides the method's settings: ``lr``, ``weight_decay``, ``compile``, ...
+        seeds: one seed, or several that are trained together as an ensemble.
+        loss, opt: as in `gnt.Backprop`.
+        layers: network -> the ``layers`` argument of continual backprop's engine; None: the network itself.
+        init: distribution of the fresh weights of replaced units, as in `gnt.GnT`; None: the method's default.
+        device: the device that ``make_net`` puts networks on.
+        options: options of the optimizer.
     """
 
     def __init__(
@@ -48,103 +49,105 @@ class Method:
         self._settings, self._seeds = settings, list(seeds)
         self._init: dict[str, Any] = {} if init is None else {"init": init}
         self._device = device
-        if hasattr(settings, "weight_decay") and settings.concerns("weight_decay", name):
+        if hasattr(settings, "weight_decay") and settings.affects("weight_decay", name):
             options["weight_decay"] = settings.weight_decay
-        compile = settings.concerning(name).get("compile") == "yes"
+        compile = settings.affecting(name).get("compile") == "yes"
         given = {"loss": loss, "opt": opt, "step_size": settings.lr, "compile": compile, **options}
         self.learner: Any
         if len(self._seeds) > 1:
-            self.learner = self._ensemble(name, make_net, **given)
+            self.learner = self._make_ensemble(name, make_net, **given)
         else:
             net = with_seed(self._seeds[0], lambda: make_net(name))
-            self.learner = self._alone(name, net, **given)
-        self._beside = self._extra(name)
-        self._kinds = Kinds() if compile else None
-        self._traced: gnt.Groups | None = None  # of the one network; ensembles have none with CReLU
+            self.learner = self._make_learner(name, net, **given)
+        self._remedy = self._make_remedy(name)
+        self._graph_warmup = GraphWarmup() if compile else None
+        self._traced: gnt.Groups | None = None  # cached for the single network with CReLU
 
-    def _ensemble(self, name: str, make_net: Callable[[str], nn.Module], **given: Any) -> gnt.Ensemble:
+    def _make_ensemble(self, name: str, make_net: Callable[[str], nn.Module], **given: Any) -> gnt.Ensemble:
         own: dict[str, Any] = {"replacement_rate": 0.0}
         if name == "continual_backprop":
-            own = {**{setting: getattr(self._settings, setting) for setting in _ENGINE}, **self._init}
+            own = {**{setting: getattr(self._settings, setting) for setting in _ENGINE_SETTINGS}, **self._init}
             own["generators"] = [stream(seed, "replacements", self._device) for seed in self._seeds]
         weights = [stream(seed, "weights").initial_seed() for seed in self._seeds]
         return gnt.Ensemble(lambda: make_net(name), weights, **given, **own)
 
-    def _alone(self, name: str, net: nn.Module, **given: Any) -> gnt.Backprop:
+    def _make_learner(self, name: str, net: nn.Module, **given: Any) -> gnt.Backprop:
         if name != "continual_backprop":
             return gnt.Backprop(net, **given)
-        own = {**{setting: getattr(self._settings, setting) for setting in _ENGINE}, **self._init}
+        own = {**{setting: getattr(self._settings, setting) for setting in _ENGINE_SETTINGS}, **self._init}
         if self._layers is not None:
             own["layers"] = self._layers(net)
         generator = stream(self._seeds[0], "replacements", self._device)
         return gnt.ContinualBackprop(net, **given, **own, generator=generator)
 
-    def _extra(self, name: str) -> Any:
-        """What acts after each step, beside the learner; None where nothing does."""
+    def _make_remedy(self, name: str) -> Any:
+        """What is applied besides the learner: L2 Init, Shrink and Perturb, ReDo or Algorithm 1; None for other
+        methods.
+        """
         settings, net, opt = self._settings, self.learner.net, self.learner.opt
         generators = [stream(seed, name, self._device) for seed in self._seeds]
         generator = generators if len(generators) > 1 else generators[0]
         if name == "l2_init":
-            pull = gnt.L2Init(net, settings.l2_init)
-            # after the loss's own backward, so that the optimizer finds the gradient of both
-            opt.register_step_pre_hook(lambda *_: pull.backward())
-            return pull
-        if name == "shrink_and_perturb":  # the decay, which shrinks, is the optimizer's, as in the authors' code
+            penalty = gnt.L2Init(net, settings.l2_init)
+            # after the loss's backward, so that the optimizer sees the sum of both gradients
+            opt.register_step_pre_hook(lambda *_: penalty.backward())
+            return penalty
+        if name == "shrink_and_perturb":  # the optimizer's weight decay shrinks, as in the authors' code
             noise = {"shrink": 1.0, "noise": settings.noise, "distribution": "normal"}
             return gnt.ShrinkAndPerturb(net, **noise, generator=generator)
         if name == "redo":
             own = {"tau": settings.dormancy, "period": settings.period, **self._init}
             return gnt.ReDo(net, opt, **own, generator=generator)
         if name == "algorithm_1":
-            own = {**{setting: getattr(settings, setting) for setting in _ENGINE[:3]}, **self._init}
+            own = {**{setting: getattr(settings, setting) for setting in _ENGINE_SETTINGS[:3]}, **self._init}
             return gnt.algorithm_1(net, opt, **own, generator=generator)
         return None
 
     def learn(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of all seeds. Returns losses (seeds,) and outputs (seeds, batch, ...) from before the update."""
-        alone = len(self._seeds) == 1
-        batch = (x[0], y[0]) if alone else (x, y)
+        """One step of all seeds. Returns losses (seeds,) and outputs (seeds, batch, ...), both from before the
+        update.
+        """
+        single = len(self._seeds) == 1
+        batch = (x[0], y[0]) if single else (x, y)
         step = self.learner.learn(*batch)
-        if self._kinds is not None:
-            self._kinds.see(*batch)
-        if hasattr(self._beside, "step"):
-            self._beside.step()
-        return (step.loss[None], step.output[None]) if alone else (step.loss, step.output)
+        if self._graph_warmup is not None:
+            self._graph_warmup.record(*batch)
+        if hasattr(self._remedy, "step"):
+            self._remedy.step()
+        return (step.loss[None], step.output[None]) if single else (step.loss, step.output)
 
     def nets(self) -> list[nn.Module]:
-        """Each seed's network as it is now; of an ensemble, copies."""
+        """The network of each seed; copies if the seeds are an ensemble."""
         if len(self._seeds) == 1:
             return [self.learner.net]
         return [self.learner.member(i) for i in range(len(self._seeds))]
 
     def units(self, net: nn.Module, x: Tensor) -> Any:
-        """The unit groups of one of `nets`, for a probe: those of its list where the list can be walked."""
-        if not any(isinstance(module, gnt.CReLU) for module in net.modules()):  # which has two features of each unit
+        """The unit groups of one of `nets`, for `gnt.metrics.Probe`."""
+        if not any(isinstance(module, gnt.CReLU) for module in net.modules()):  # each of its units has two features
             return net
         if self._traced is None:
             self._traced = gnt.trace(net, x[:2])
         return self._traced
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is needed to go on bit for bit."""
+        """The complete state, from which training continues bit for bit."""
         state = {"learner": self.learner.state_dict()}
-        if self._kinds is not None:
-            state["kinds"] = self._kinds.state_dict()
-        return state if self._beside is None else {**state, "beside": self._beside.state_dict()}
+        if self._graph_warmup is not None:
+            state["kinds"] = self._graph_warmup.state_dict()
+        return state if self._remedy is None else {**state, "beside": self._remedy.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a saved state."""
-        if self._kinds is not None:
-            self._kinds.take_up(self.learner, state["kinds"])
+        """Restore a saved state."""
+        if self._graph_warmup is not None:
+            self._graph_warmup.warm_up(self.learner, state["kinds"])
         self.learner.load_state_dict(state["learner"])
-        if self._beside is not None:
-            self._beside.load_state_dict(state["beside"])
+        if self._remedy is not None:
+            self._remedy.load_state_dict(state["beside"])
 
 
 def with_seed(seed: int, build: Any) -> Any:
-    """``build()`` with torch's own random numbers seeded, for modules that draw their initial weights from
-    them.
-    """
+    """``build()`` with torch's global generator seeded for the initial weights of this seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, "weights").initial_seed())
         return build()

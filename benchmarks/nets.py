@@ -1,4 +1,4 @@
-"""Fully connected networks, with what a method wants of them."""
+"""Multilayer perceptrons, with the layers that a method needs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import gnt
 
 
 def mlp(sizes: Sequence[int], method: str = "backprop", activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
-    """Linear layers of these sizes with activations between them, in torch's own initial distribution.
+    """Linear layers of these sizes with activations between them and torch's default initial weights.
 
-    ``layer_norm``: a LayerNorm before each activation. ``crelu``: CReLU for activation, and half as many hidden units,
-    so that each layer reads as many features as without.
+    The method "layer_norm" gets a LayerNorm before each activation. "crelu" gets CReLU activations and half as many
+    hidden units, so that each layer has as many inputs as without.
     """
     layers: list[nn.Module] = []
     inputs = sizes[0]

@@ -1,4 +1,4 @@
-"""How the runs get on: bars in a terminal, a line each time something is complete in a log."""
+"""Progress of runs: bars in a terminal, lines in a log."""
 
 from __future__ import annotations
 
@@ -20,30 +20,33 @@ from rich.table import Column
 
 
 class Title(NamedTuple):
-    """What a bar is called, and in which colour."""
+    """Name and colour of a progress bar."""
 
     label: str
     colour: str
 
 
-class View(Protocol):
-    """What the runner shows things to."""
+class ProgressView(Protocol):
+    """Displays progress of runs."""
 
     def progress(self, title: Title, done: int, total: int, latest: str) -> None:
-        """So much is done, and these are the last figures."""
+        """Show how much is done, and the latest metrics."""
 
     def line(self, title: Title, text: str) -> None:
-        """Something is complete."""
+        """Show that a part is complete."""
 
     def end(self, title: Title) -> None:
-        """It goes no further."""
+        """Show that a run has ended."""
 
 
-class Bars:
-    """A bar for each run that is being made, with the time left and the last figures, and one for all.
+class ProgressBars:
+    """A bar for each active run, with remaining time and latest metrics, and one for all runs.
 
-    ``runs``: how many there will be; of one alone there is no bar for all. ``by_itself`` False: it moves only when
-    there is progress, and takes no time from what is being timed.
+    Args:
+        console: where to draw.
+        runs: number of runs; with a single one there is no bar for all.
+        by_itself: whether the bars also move between reports. False: they are drawn only on progress, so that no time
+            is taken from what is being timed.
     """
 
     def __init__(self, console: Console, runs: int, *, by_itself: bool = True) -> None:
@@ -64,7 +67,7 @@ class Bars:
         self._all: TaskID | None = None
         self._ended = 0
 
-    def __enter__(self) -> Bars:
+    def __enter__(self) -> ProgressBars:
         if self._runs > 1:
             self._all = self._progress.add_task("all", start=False, total=float(self._runs), latest="starting")
         self._progress.start()
@@ -76,8 +79,8 @@ class Bars:
         self._progress.stop()
 
     def progress(self, title: Title, done: int, total: int, latest: str) -> None:
-        """Move the bar. The first report only places it, so that what was done before a stop does not count
-        as speed.
+        """Advance a run's bar. Its first report sets the starting point, so that work from before an interruption does
+        not count as speed.
         """
         if title not in self._tasks:
             label = f"[{title.colour}]{escape(title.label)}"
@@ -87,10 +90,10 @@ class Bars:
         self._show_all()
 
     def line(self, title: Title, text: str) -> None:
-        """The bar shows it already."""
+        """Nothing: the bar shows it."""
 
     def end(self, title: Title) -> None:
-        """Of many runs, only those that are being made have a bar."""
+        """Remove the run's bar if there is one for all runs."""
         self._ended += 1
         if self._all is not None and title in self._tasks:
             self._progress.remove_task(self._tasks.pop(title))
@@ -109,17 +112,19 @@ class Bars:
 
 
 def _cut_to(width: int) -> Column:
-    """A column that gives way first where the terminal is narrow: percent and time left stay."""
+    """A column that is truncated first if the terminal is narrow, so that percentage and remaining time stay
+    visible.
+    """
     return Column(no_wrap=True, overflow="ellipsis", max_width=width)
 
 
-class Lines:
-    """A line each time something is complete; nothing moves."""
+class ProgressLines:
+    """A line for each completed part."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
-    def __enter__(self) -> Lines:
+    def __enter__(self) -> ProgressLines:
         return self
 
     def __exit__(
@@ -128,11 +133,11 @@ class Lines:
         pass
 
     def progress(self, title: Title, done: int, total: int, latest: str) -> None:
-        """A log is not for moving things."""
+        """Nothing: a log has no moving bars."""
 
     def line(self, title: Title, text: str) -> None:
         """Print the line."""
         self._console.print(f"{title.label}: {text}", highlight=False, markup=False, soft_wrap=True)
 
     def end(self, title: Title) -> None:
-        """The last line told it."""
+        """Nothing: the last line shows it."""

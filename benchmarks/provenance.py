@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, commit, hardware."""
+"""Provenance of results: versions, commit and hardware."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def versions() -> dict[str, str]:
-    """Versions of all that the figures depend on. A run is continued only with the versions that it was begun
+    """Versions of the software that results depend on. A run is continued only with the versions that it was started
     with.
     """
     import torch
@@ -23,7 +23,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of the checkout, with "+changes" when files differ from it; None outside a git checkout."""
+    """The commit of the checkout, with "+changes" if files differ from it; None outside a git checkout."""
     try:
         if Path(_git("rev-parse", "--show-toplevel")).resolve() != ROOT:
             return None
@@ -34,7 +34,7 @@ def commit() -> str | None:
 
 
 def hardware() -> dict[str, Any]:
-    """The machine, in words; of a cluster, which of its nodes."""
+    """The machine; on a cluster also the node."""
     node = os.environ.get("BENCHMARKS_NODE")
     machine = {"processor": _processor(), "cores": os.cpu_count(), "system": platform.platform()}
     return machine if node is None else {**machine, "node": node}

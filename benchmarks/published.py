@@ -1,15 +1,15 @@
-"""Figures that others have published, read from ``published.json``: to be shown beside ours, never to be tuned to.
+"""Published values, read from ``published.json``. They are shown beside our results; settings are never tuned to them.
 
-The file has a part for each experiment: ``must_agree``, settings without whose agreement a comparison means nothing,
-and ``entries``. An entry has
+The file has a part for each experiment: ``must_agree``, the settings that have to be equal for a comparison to make
+sense, and ``entries``. Keys of an entry:
 
-    method or other     one of the experiment's methods, or the name of something that is not offered here
-    where               the settings that it was measured with, as far as they are known
-    figure              a figure of the experiment's rows
-    values              "start", "end", "mean" or "peak": a number, or [low, high]; null for a side that is not known
-    tag                 how the number was come by: a key of `TAGS`
-    source              the publication, with the figure or table where that is known
-    note                what else one must know (may be missing)
+    method or other     one of the experiment's methods, or the name of a method that is not offered here
+    where               settings of the published run, as far as they are known
+    figure              a metric of the experiment's rows
+    values              "start", "end", "mean" or "peak": a number, or [low, high]; null for an unknown bound
+    tag                 where the number comes from: a key of `TAGS`
+    source              the publication, with figure or table if known
+    note                remarks (optional)
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import experiments
-from benchmarks.display import Figure
+from benchmarks.atomic_files import read_json
+from benchmarks.display import Metric
 from benchmarks.errors import CannotRun
-from benchmarks.files import read_json
-from benchmarks.options import nearest
 from benchmarks.settings import BaseSettings, Values
+from benchmarks.value_checks import nearest
 
 FILE = Path(__file__).with_name("published.json")
 TAGS = {
     "authors": "in the authors' text or configuration",
     "plot": "read off a plot",
     "secondary": "quoted by a secondary source",
-    "outside": "an outside redo",
+    "outside": "an independent reproduction",
 }
 WHEN = ("start", "end", "mean", "peak")
 _NEEDED = ("where", "figure", "values", "tag", "source")
@@ -42,7 +42,7 @@ _ALLOWED = (*_NEEDED, "method", "other", "note")
 
 @dataclass(frozen=True)
 class Entry:
-    """One published figure of one method."""
+    """A published metric of one method."""
 
     experiment: str
     method: str | None
@@ -56,22 +56,22 @@ class Entry:
     must_agree: tuple[str, ...]
 
     def differing(self, settings: BaseSettings, method: str) -> Values | None:
-        """The settings it was measured with that are not ours; None where they cannot be compared."""
-        ours = settings.concerning(method)
+        """The settings of the published run that differ from these; None if the two are not comparable."""
+        ours = settings.affecting(method)
         differing = {name: value for name, value in self.where.items() if name in ours and ours[name] != value}
         return None if any(name in differing for name in self.must_agree) else differing
 
-    def text(self, figure: Figure) -> str:
-        """Its values, as ours are shown.
+    def text(self, figure: Metric) -> str:
+        """Its values as text.
 
         >>> entry = Entry("", "", "", {}, "", {"start": 0.62, "end": [1.2, 1.3]}, "plot", "", "", ())
-        >>> entry.text(Figure("", ""))
+        >>> entry.text(Metric("", ""))
         'start 0.62, end 1.2 to 1.3'
         """
         return ", ".join(f"{when} {_number(value, figure)}" for when, value in self.values.items())
 
 
-def _number(value: Any, figure: Figure) -> str:
+def _number(value: Any, figure: Metric) -> str:
     if not isinstance(value, list):
         return f"{100 * value:g}%" if figure.percent else f"{value:,g}"
     low, high = value
@@ -81,7 +81,7 @@ def _number(value: Any, figure: Figure) -> str:
 
 
 def nearest_to(entries: Sequence[Entry], settings: BaseSettings, method: str) -> list[tuple[Entry, Values]]:
-    """Of the method's entries those with the fewest settings that are not ours, and which these are."""
+    """The method's entries with the fewest differing settings, each with these settings."""
     found = []
     for entry in entries:
         if entry.method == method:
@@ -97,18 +97,18 @@ def entries(file: Path = FILE) -> tuple[Entry, ...]:
     """All entries.
 
     Raises:
-        CannotRun: the file cannot be read, or something in it is not known: an experiment, a method, a figure, a
-            setting or a value of one, a tag. The nearest known one is offered.
+        CannotRun: the file cannot be read, or an experiment, method, metric, setting, value or tag in it is unknown;
+            the message suggests the most similar known name.
     """
     content = read_json(file)
     if not isinstance(content, dict):
-        raise CannotRun(f"{file}: takes a part for each experiment, got {type(content).__name__}")
+        raise CannotRun(f"{file}: must have a part for each experiment, got {type(content).__name__}")
     found = []
     for experiment, part in content.items():
         where = f"{file}: {experiment}"
         _known("experiment", experiment, experiments.NAMES, str(file))
         if not isinstance(part, dict) or part.keys() != {"must_agree", "entries"}:
-            raise CannotRun(f"{where}: takes must_agree and entries, and nothing else")
+            raise CannotRun(f"{where}: must have exactly the keys must_agree and entries")
         for name in part["must_agree"]:
             experiments.settings_class(experiment).field(name)
         found += [
@@ -126,12 +126,14 @@ def _known(what: str, name: Any, known: Sequence[str], where: str) -> None:
 def _entry(experiment: str, raw: Any, must_agree: tuple[str, ...], where: str) -> Entry:
     cls, display = experiments.settings_class(experiment), experiments.display(experiment)
     if not isinstance(raw, dict):
-        raise CannotRun(f"{where}: takes {', '.join(_NEEDED)} by name, got {raw!r}")
+        raise CannotRun(f"{where}: must be an object with {', '.join(_NEEDED)}, got {raw!r}")
     for name in raw:
         _known("key", name, _ALLOWED, where)
     missing = [name for name in _NEEDED if not raw.get(name)]
     if missing or ("method" in raw) == ("other" in raw):
-        raise CannotRun(f"{where}: {missing[0]} is missing" if missing else f"{where}: takes either method or other")
+        raise CannotRun(
+            f"{where}: {missing[0]} is missing" if missing else f"{where}: must have either method or other"
+        )
     if "method" in raw:
         _known("method", raw["method"], cls.methods, where)
     _known("figure", raw["figure"], [figure.name for figure in (display.main, *display.others)], where)
@@ -151,9 +153,9 @@ def _check_setting(cls: Any, method: str | None, name: str, value: Any, where: s
     except (CannotRun, argparse.ArgumentTypeError) as error:
         raise CannotRun(f"{where}, where {name}: {error}") from None
     if allowed != value:
-        raise CannotRun(f"{where}, where {name}: {value!r} is no value of it; {allowed!r} is")
-    if method is not None and not cls.concerns(name, method):
-        raise CannotRun(f"{where}, where {name}: of no effect on {method}")
+        raise CannotRun(f"{where}, where {name}: {value!r} is not a valid value; use {allowed!r}")
+    if method is not None and not cls.affects(name, method):
+        raise CannotRun(f"{where}, where {name}: has no effect on {method}")
 
 
 def _check_value(value: Any, where: str) -> None:

@@ -1,8 +1,8 @@
-"""The record of a run: a file of JSON lines that only ever grows.
+"""The record of a run: a file of JSON lines that is only appended to.
 
-A head (what the run is), a row for each thing complete, and an end. Whatever moment the process is killed at, the
-lines up to the last checkpoint are whole; going on cuts off what came after that and writes it again, so that in the
-end the bytes are those of a run that was never stopped.
+It has a head (what the run is), a row for each completed part, and an end. After a crash all lines up to the last
+checkpoint are complete. A resumed run removes what follows and writes it again, so that the final bytes equal those of
+an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.errors import AGAIN, CannotRun
-from benchmarks.job import Row
+from benchmarks.errors import START_OVER_HINT, CannotRun
+from benchmarks.training import Row
 
 
 class Record:
@@ -25,28 +25,28 @@ class Record:
         self.file = file
 
     def begin(self, head: dict[str, Any]) -> None:
-        """Start over with this head."""
+        """Start a new record with this head."""
         self.cut(0)
         self._append([head])
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Append rows; all of them or, when that fails, none."""
+        """Append rows: all of them or, if that fails, none."""
         self._append(rows)
 
     def end(self, **reason: str) -> None:
-        """The last line. ``reason``: why it ends before its time."""
+        """Write the last line. ``reason``: why the run ended early."""
         self._append([{"end": len(self.lines()) - 1, **reason}])
 
     @property
     def size(self) -> int:
-        """Bytes written so far, and safe on the disk."""
+        """Number of bytes written and synced."""
         return self.file.stat().st_size
 
     def cut(self, size: int) -> None:
-        """Forget all after the first ``size`` bytes."""
+        """Remove everything after the first ``size`` bytes."""
         with self._writing(), self.file.open("ab") as stream:
             if stream.tell() < size:
-                raise CannotRun(f"{self.file} is shorter than its checkpoint says. {AGAIN}")
+                raise CannotRun(f"{self.file} is shorter than its checkpoint says. {START_OVER_HINT}")
             stream.truncate(size)
 
     def _append(self, lines: Iterable[dict[str, Any]]) -> None:
@@ -58,7 +58,7 @@ class Record:
                 while rest:
                     rest = rest[stream.write(rest) :]
                 os.fsync(stream.fileno())
-            except OSError:  # a full disk takes part of a line
+            except OSError:  # on a full disk, part of a line may have been written
                 with contextlib.suppress(OSError):
                     stream.truncate(before)
                 raise
@@ -69,18 +69,18 @@ class Record:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             yield
         except OSError as error:
-            raise CannotRun(f"Cannot write {self.file}: {error}. What was there before is unchanged.") from error
+            raise CannotRun(f"Cannot write {self.file}: {error}. Existing content was not changed.") from error
 
     def lines(self) -> list[dict[str, Any]]:
-        """All whole lines: the head, the rows and, of a finished run, the end."""
+        """All complete lines: the head, the rows and, in a finished record, the end."""
         try:
             text = self.file.read_bytes()
             return [json.loads(line) for line in text[: text.rfind(b"\n") + 1].splitlines()]
         except (OSError, ValueError) as error:
-            raise CannotRun(f"Cannot read {self.file}: {error}. {AGAIN}") from error
+            raise CannotRun(f"Cannot read {self.file}: {error}. {START_OVER_HINT}") from error
 
     def head(self) -> dict[str, Any] | None:
-        """The first line; None where there is none yet."""
+        """The first line; None if there is none."""
         try:
             with self.file.open("rb") as stream:
                 line = stream.readline()
@@ -88,7 +88,7 @@ class Record:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
-            raise CannotRun(f"Cannot read {self.file}: {error}. {AGAIN}") from error
+            raise CannotRun(f"Cannot read {self.file}: {error}. {START_OVER_HINT}") from error
 
     @property
     def ended(self) -> bool:
@@ -107,5 +107,5 @@ class Record:
 def _head(line: bytes) -> dict[str, Any]:
     head = json.loads(line)
     if not isinstance(head, dict):
-        raise ValueError(f"it begins with {str(head)[:40]!r}, not with what the run is")
+        raise ValueError(f"it begins with {str(head)[:40]!r}, not with the head of a record")
     return head

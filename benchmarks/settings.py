@@ -1,7 +1,7 @@
-"""How an experiment declares its settings: one dataclass gives the command line, the names of runs and the records.
+"""How an experiment declares its settings: a dataclass, from which command line, folder names and records are made.
 
-The value of a setting is the first of these that says something: the command line, the size for this method, the
-size, what differs for the method, the default of the field.
+The value of a setting is, in this order: the one given on the command line, that of the size for this method, that of
+the size, that of ``method_defaults``, the default of the field.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from benchmarks.errors import CannotRun
-from benchmarks.options import nearest
+from benchmarks.value_checks import nearest
 
 OUT = Path("results")
 
@@ -22,40 +22,45 @@ Values = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class BaseSettings:
-    """What the settings of an experiment derive from; their fields are made with `benchmarks.options.option`.
+    """Base class of an experiment's settings. Its fields are made with `benchmarks.setting_fields.setting`.
 
     Attributes:
         help: one line about the experiment.
-        revision: raised when what the settings mean changes, so that older results keep apart.
+        revision: increased when the meaning of the settings changes, so that older results are not mixed with new ones.
         methods: names of the methods offered.
-        default_methods: those that are compared when nothing is said.
-        together: methods whose seeds are trained together, as an ensemble.
-        sizes: size -> values of settings. The first is the default, for two cores and some minutes; "published" is
-            the paper's. A key (size, method) holds values for that method alone.
-        times: size -> how long the default methods take, in words.
-        by_method: method -> values that differ for it.
+        default_methods: the methods that are compared by default.
+        ensemble_methods: methods whose seeds are trained together, as an ensemble.
+        sizes: size -> values of settings. The first is the default, for minutes on two cores; "published" is the
+            paper's. A key (size, method) holds values for that method only.
+        durations: size -> how long the default methods take, as text.
+        method_defaults: method -> defaults that differ for it.
     """
 
     help: ClassVar[str]
     revision: ClassVar[int]
     methods: ClassVar[tuple[str, ...]]
-    default_methods: ClassVar[tuple[str, ...]]
-    together: ClassVar[tuple[str, ...]] = ()
+    default_methods: ClassVar[tuple[str, ...]] = ("backprop", "continual_backprop")
+    ensemble_methods: ClassVar[tuple[str, ...]] = ()
     sizes: ClassVar[dict[Any, Values]]
-    times: ClassVar[dict[str, str]] = {}
-    by_method: ClassVar[dict[str, Values]] = {}
+    durations: ClassVar[dict[str, str]] = {}
+    method_defaults: ClassVar[dict[str, Values]] = {}
 
     @classmethod
     def size_names(cls) -> tuple[str, ...]:
-        """The sizes there are, the default first."""
+        """The names of the sizes, the default first."""
         return tuple(size for size in cls.sizes if isinstance(size, str))
 
     @classmethod
     def of(cls, method: str, size: str | None = None, **given: Any) -> Any:
-        """The settings of a method: of that size (None: the default), but for what is given.
+        """The settings of a method.
+
+        Args:
+            method: name of the method.
+            size: name of the size; None: the default size.
+            given: values that take precedence.
 
         Raises:
-            CannotRun: unknown method, size or setting; the nearest known one is offered.
+            CannotRun: unknown method, size or setting; the message suggests the most similar name.
         """
         size = cls.size_names()[0] if size is None else size
         for what, name, known in (("method", method, cls.methods), ("size", size, cls.size_names())):
@@ -64,55 +69,57 @@ class BaseSettings:
         for name in given:
             cls.field(name)
         of_size, of_both = cls.sizes[size], cls.sizes.get((size, method), {})
-        return cls(**{**cls.by_method.get(method, {}), **of_size, **of_both, **given})
+        return cls(**{**cls.method_defaults.get(method, {}), **of_size, **of_both, **given})
 
     @classmethod
     def field(cls, name: str) -> dataclasses.Field[Any]:
-        """The field of that name; `CannotRun` offers the nearest where there is none."""
+        """The field of that name. Raises `CannotRun` with the most similar name if there is none."""
         fields = {field.name: field for field in dataclasses.fields(cls)}
         if name not in fields:
             raise CannotRun(f"unknown setting {name!r}{nearest(name, fields)}")
         return fields[name]
 
     @classmethod
-    def concerns(cls, name: str, method: str) -> bool:
+    def affects(cls, name: str, method: str) -> bool:
         """Whether the setting has an effect on the method."""
         methods = cls.field(name).metadata["methods"]
         return not methods or method in methods
 
-    def concerning(self, method: str, *, tuning: bool | None = None) -> Values:
-        """The settings that have an effect on ``method``, by name; only (or all but) those of its tuning on demand."""
+    def affecting(self, method: str, *, tuning: bool | None = None) -> Values:
+        """The settings that affect ``method``, by name. ``tuning``: only those of its tuning (True), or only the others
+        (False).
+        """
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if self.concerns(field.name, method) and tuning in (None, field.metadata["tuning"])
+            if self.affects(field.name, method) and tuning in (None, field.metadata["tuning"])
         }
 
-    def changed(self, method: str) -> Values:
-        """Those of `concerning` that are not as they are when nothing is said."""
-        standard = type(self).of(method).concerning(method)
-        return {name: value for name, value in self.concerning(method).items() if value != standard[name]}
+    def non_default(self, method: str) -> Values:
+        """Those of `affecting` that differ from the defaults of the default size."""
+        standard = type(self).of(method).affecting(method)
+        return {name: value for name, value in self.affecting(method).items() if value != standard[name]}
 
-    def run_name(self, experiment: str, method: str) -> str:
-        """A folder's name: readable (what differs from the defaults), and never the same for different settings (a
-        hash of all).
+    def folder_name(self, experiment: str, method: str) -> str:
+        """The folder's name: the method, the non-default settings, and a hash of all settings that affect the
+        method.
         """
-        full = [experiment, self.revision, method, self.concerning(method)]
+        full = [experiment, self.revision, method, self.affecting(method)]
         digest = hashlib.sha256(json.dumps(full, sort_keys=True).encode()).hexdigest()[:8]
-        readable = [f"{name.replace('_', '-')}={_short(value)}" for name, value in self.changed(method).items()]
+        readable = [f"{name.replace('_', '-')}={_short(value)}" for name, value in self.non_default(method).items()]
         return "_".join([method, *(readable or ["defaults"]), digest])
 
 
 def _short(value: Any) -> str:
-    """A value in a folder's name: no separators, not endless (the hash tells long ones apart)."""
+    """A value in a folder's name: without separators, at most 40 characters (the hash tells longer ones apart)."""
     return str(value).replace("/", "-")[-40:]
 
 
 def flag(name: str) -> str:
-    """How a setting is written on the command line."""
+    """The command-line option of a setting."""
     return f"--{name.replace('_', '-')}"
 
 
-def in_words(values: Values) -> str:
-    """Settings for a sentence; what is empty (no folder given) is not spoken of."""
+def settings_text(values: Values) -> str:
+    """Settings as text; empty values are left out."""
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items() if value != "")

@@ -1,4 +1,4 @@
-"""From rows to curves: the mean over seeds with its 95% interval."""
+"""From rows to means over seeds, with 95% confidence intervals."""
 
 from __future__ import annotations
 
@@ -9,24 +9,22 @@ from functools import cache, cached_property
 from typing import Any
 
 from benchmarks.display import Display
-from benchmarks.job import Row
-from benchmarks.palette import LABELS
-from benchmarks.runs import Run
-from benchmarks.settings import BaseSettings, Values, in_words
+from benchmarks.method_styles import LABELS
+from benchmarks.run import Run
+from benchmarks.settings import BaseSettings, Values, settings_text
+from benchmarks.training import Row
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds, and how far the 95% confidence interval (Student's t) reaches to either side; None for one
-    seed.
-    """
+    """A mean over seeds and the half-width of its 95% confidence interval (Student's t); None for a single seed."""
 
     mean: float
     half: float | None
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and interval of one value a seed: mean +- t(0.975, n - 1) s / sqrt(n).
+    """Mean and confidence interval of one value per seed: mean +- t(0.975, n - 1) s / sqrt(n).
 
     >>> one = estimate([1.0, 2.0, 3.0])
     >>> one.mean, round(one.half, 3)
@@ -37,19 +35,21 @@ def estimate(values: Sequence[float]) -> Estimate:
     if n == 1:
         return Estimate(mean, None)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    return Estimate(mean, _student(n - 1) * deviation / math.sqrt(n))
+    return Estimate(mean, _t_quantile(n - 1) * deviation / math.sqrt(n))
 
 
 @cache
-def _student(freedom: int) -> float:
+def _t_quantile(degrees_of_freedom: int) -> float:
     from scipy.stats import t  # type: ignore[import-untyped]
 
-    return float(t.ppf(0.975, freedom))
+    return float(t.ppf(0.975, degrees_of_freedom))
 
 
 @dataclass(frozen=True)
-class Line:
-    """One method with one choice of settings: a line in a picture, and in a table. Its runs differ by their seeds."""
+class MethodResults:
+    """The results of one method with one choice of settings: a line in a picture, a row in a table. Its runs differ in
+    their seeds.
+    """
 
     label: str
     runs: tuple[Run, ...]
@@ -65,8 +65,8 @@ class Line:
         return self.runs[0].settings
 
     @cached_property
-    def taken(self) -> dict[int, Run]:
-        """Each seed's run: of several that have the seed (alone, and in an ensemble), the first."""
+    def run_by_seed(self) -> dict[int, Run]:
+        """The run of each seed: the first if several have the seed (alone and in an ensemble)."""
         found: dict[int, Run] = {}
         for run in self.runs:
             for seed in run.seeds:
@@ -74,61 +74,63 @@ class Line:
         return found
 
     @property
-    def taken_runs(self) -> list[Run]:
-        """The runs that count."""
-        return list(dict.fromkeys(self.taken.values()))
+    def counted_runs(self) -> list[Run]:
+        """The runs in `run_by_seed`."""
+        return list(dict.fromkeys(self.run_by_seed.values()))
 
     @cached_property
-    def by_seed(self) -> dict[int, list[Row]]:
-        """Each seed's rows, as they came."""
-        rows: dict[int, list[Row]] = {seed: [] for seed in self.taken}
+    def rows_by_seed(self) -> dict[int, list[Row]]:
+        """The rows of each seed, in order."""
+        rows: dict[int, list[Row]] = {seed: [] for seed in self.run_by_seed}
         for run in self.runs:
             for row in run.rows():
-                if self.taken[int(row["seed"])] is run:
+                if self.run_by_seed[int(row["seed"])] is run:
                     rows[int(row["seed"])].append(row)
         return rows
 
     @property
     def seeds(self) -> list[int]:
-        """All seeds, in order."""
-        return sorted(self.by_seed)
+        """All seeds, sorted."""
+        return sorted(self.rows_by_seed)
 
     @cached_property
-    def diverged(self) -> list[int]:
-        """Seeds whose run ended before its time."""
+    def diverged_seeds(self) -> list[int]:
+        """Seeds whose run ended early."""
         ended = {run for run in self.runs if run.diverged}
-        return sorted(seed for seed, run in self.taken.items() if run in ended)
+        return sorted(seed for seed, run in self.run_by_seed.items() if run in ended)
 
     @property
-    def complete(self) -> list[int]:
-        """Seeds with all rows; only these are averaged."""
-        return [seed for seed in self.seeds if seed not in self.diverged]
+    def complete_seeds(self) -> list[int]:
+        """Seeds with all rows. Only these are averaged."""
+        return [seed for seed in self.seeds if seed not in self.diverged_seeds]
 
-    def has(self, figure: str) -> bool:
-        """Whether there are rows with that figure."""
-        rows = self.by_seed[self.complete[0]] if self.complete else []
-        return any(_value(row, figure) is not None for row in rows)
+    def has(self, metric: str) -> bool:
+        """Whether the rows have the metric."""
+        rows = self.rows_by_seed[self.complete_seeds[0]] if self.complete_seeds else []
+        return any(_value(row, metric) is not None for row in rows)
 
-    def curve(self, figure: str, x: str, smooth: int = 1) -> tuple[list[float], list[Estimate]]:
-        """The figure at each x: mean over seeds, of each seed the mean over ``smooth`` rows around."""
-        found = [[row for row in self.by_seed[seed] if _value(row, figure) is not None] for seed in self.complete]
-        every = [smoothed([_value(row, figure) or 0.0 for row in rows], smooth) for rows in found]
+    def curve(self, metric: str, x: str, smooth: int = 1) -> tuple[list[float], list[Estimate]]:
+        """The metric at each x: mean over seeds, after a moving average over ``smooth`` rows of each seed."""
+        found = [
+            [row for row in self.rows_by_seed[seed] if _value(row, metric) is not None] for seed in self.complete_seeds
+        ]
+        every = [moving_average([_value(row, metric) or 0.0 for row in rows], smooth) for rows in found]
         return [row[x] for row in found[0]], [estimate(values) for values in zip(*every, strict=True)]
 
-    def mean(self, figure: str, first: float = 0.0, last: float = 1.0) -> Estimate:
-        """Of each seed the mean of its rows in that part of the run, then the mean over seeds."""
+    def mean(self, metric: str, first: float = 0.0, last: float = 1.0) -> Estimate:
+        """Mean over seeds of each seed's mean over the rows from fraction ``first`` to fraction ``last`` of the run."""
         means = []
-        for seed in self.complete:
-            found = [value for row in self.by_seed[seed] if (value := _value(row, figure)) is not None]
-            begin, end = _part(len(found), first, last)
+        for seed in self.complete_seeds:
+            found = [value for row in self.rows_by_seed[seed] if (value := _value(row, metric)) is not None]
+            begin, end = _slice_bounds(len(found), first, last)
             means.append(math.fsum(found[begin:end]) / (end - begin))
         return estimate(means)
 
 
-def _part(count: int, first: float, last: float) -> tuple[int, int]:
-    """Rows from share ``first`` up to share ``last``; at least one.
+def _slice_bounds(count: int, first: float, last: float) -> tuple[int, int]:
+    """The rows from fraction ``first`` to fraction ``last``; at least one row.
 
-    >>> _part(10, 0.0, 0.1), _part(10, 0.8, 1.0), _part(3, 0.0, 0.1), _part(3, 0.9, 1.0)
+    >>> _slice_bounds(10, 0.0, 0.1), _slice_bounds(10, 0.8, 1.0), _slice_bounds(3, 0.0, 0.1), _slice_bounds(3, 0.9, 1.0)
     ((0, 1), (8, 10), (0, 1), (2, 3))
     """
     begin, end = round(first * count), round(last * count)
@@ -137,10 +139,10 @@ def _part(count: int, first: float, last: float) -> tuple[int, int]:
     return begin, end
 
 
-def smoothed(values: list[float], width: int) -> list[float]:
-    """Each value's mean with those around it, ``width`` in all.
+def moving_average(values: list[float], width: int) -> list[float]:
+    """Each value's mean with its neighbours, ``width`` values in all (fewer at the ends).
 
-    >>> smoothed([1.0, 2.0, 6.0], 3)
+    >>> moving_average([1.0, 2.0, 6.0], 3)
     [1.5, 3.0, 4.0]
     """
     side = width // 2
@@ -148,51 +150,49 @@ def smoothed(values: list[float], width: int) -> list[float]:
     return [sum(window) / len(window) for window in windows]
 
 
-def _value(row: Row, figure: str) -> float | None:
-    """The figure of a row, or the mean over layers of "figure/layer"."""
-    if figure in row:
-        return row[figure]
-    layers = [value for name, value in row.items() if name.startswith(f"{figure}/")]
+def _value(row: Row, metric: str) -> float | None:
+    """The metric in a row, or the mean over layers of "metric/layer"; None if the row has neither."""
+    if metric in row:
+        return row[metric]
+    layers = [value for name, value in row.items() if name.startswith(f"{metric}/")]
     return sum(layers) / len(layers) if layers else None
 
 
-def names(runs: Sequence[Run]) -> dict[Run, str]:
-    """What tells runs apart, but for their seeds: the method, and those settings that differ among runs of it."""
+def run_labels(runs: Sequence[Run]) -> dict[Run, str]:
+    """A label for each run: the method, and the settings in which runs of this method differ."""
     seen: dict[str, list[Values]] = {}
     for run in runs:
-        seen.setdefault(run.method, []).append(run.settings.concerning(run.method))
+        seen.setdefault(run.method, []).append(run.settings.affecting(run.method))
     found = {}
     for run in runs:
-        own, others = run.settings.concerning(run.method), seen[run.method]
+        own, others = run.settings.affecting(run.method), seen[run.method]
         differing = {name: value for name, value in own.items() if any(other[name] != value for other in others)}
-        found[run] = ", ".join(filter(None, [LABELS[run.method], in_words(differing)]))
+        found[run] = ", ".join(filter(None, [LABELS[run.method], settings_text(differing)]))
     return found
 
 
-def lines(runs: Sequence[Run]) -> list[Line]:
-    """Finished runs as lines, in the order of their first runs."""
+def results_of(runs: Sequence[Run]) -> list[MethodResults]:
+    """Group finished runs by method and settings, in the order of their first runs."""
     grouped: dict[Any, list[Run]] = {}
     for run in runs:
         grouped.setdefault((run.method, run.settings), []).append(run)
-    labels = names(runs)
-    return [Line(labels[group[0]], tuple(group)) for group in grouped.values()]
+    labels = run_labels(runs)
+    return [MethodResults(labels[group[0]], tuple(group)) for group in grouped.values()]
 
 
-def first_and_last(line: Line, display: Display) -> tuple[Estimate, Estimate]:
-    """The main figure in the first and in the last part of the run."""
+def first_and_last(result: MethodResults, display: Display) -> tuple[Estimate, Estimate]:
+    """The main metric in the first and in the last part of the run."""
     name = display.main.name
-    return line.mean(name, 0.0, display.first), line.mean(name, 1.0 - display.last, 1.0)
+    return result.mean(name, 0.0, display.first), result.mean(name, 1.0 - display.last, 1.0)
 
 
-def best(lines: Sequence[Line], display: Display) -> dict[str, Line]:
-    """Of each method the line with the best main figure, over the whole run; those without a complete seed are left
-    out.
-    """
+def best_results(results: Sequence[MethodResults], display: Display) -> dict[str, MethodResults]:
+    """The results with the best main metric over the whole run, for each method that has a complete seed."""
     sign = 1.0 if display.higher_is_better else -1.0
-    found: dict[str, Line] = {}
+    found: dict[str, MethodResults] = {}
     scores: dict[str, float] = {}
-    for line in lines:
-        score = sign * line.mean(display.main.name).mean if line.complete else None
-        if score is not None and score > scores.get(line.method, -math.inf):
-            found[line.method], scores[line.method] = line, score
+    for result in results:
+        score = sign * result.mean(display.main.name).mean if result.complete_seeds else None
+        if score is not None and score > scores.get(result.method, -math.inf):
+            found[result.method], scores[result.method] = result, score
     return found

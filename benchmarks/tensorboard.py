@@ -1,7 +1,7 @@
-"""Rows for TensorBoard, beside the record: ``tensorboard --logdir results`` shows all runs.
+"""TensorBoard event files beside the record: ``tensorboard --logdir results`` shows all runs.
 
-The event files are written anew from the record whenever the run is begun or goes on, so that they hold just what the
-record holds, each step once, however often the run was killed.
+The event files are rewritten from the record whenever the run starts or continues. So they contain exactly what the
+record contains, each step once, however often the run was interrupted.
 """
 
 from __future__ import annotations
@@ -14,21 +14,22 @@ from typing import Any
 
 from benchmarks import experiments
 from benchmarks.errors import CannotRun
-from benchmarks.job import Row
-from benchmarks.runs import Run
+from benchmarks.run import Run
+from benchmarks.training import Row
 
 INSTALL = '--tensorboard needs the package tensorboard: pip install "torch-gnt[tensorboard]"'
 
 
 def folder(run: Run) -> Path:
-    """Where the event files of a run are: a folder for each seed."""
+    """The folder of a run's event files, with a subfolder for each seed."""
     return run.folder / "tensorboard"
 
 
 @contextmanager
 def writer(run: Run) -> Iterator[Callable[[list[Row]], None]]:
-    """What writes rows of ``run``, whose record is as it was when it was last saved: a scalar for each figure, over
-    what the experiment's pictures have for x.
+    """A function that writes rows of ``run``: a scalar per metric, over the x of the experiment's pictures.
+
+    Existing event files are first rewritten from the record.
     """
     make = summary_writer()
     x = experiments.display(run.experiment).x
@@ -47,15 +48,15 @@ def writer(run: Run) -> Iterator[Callable[[list[Row]], None]]:
 
     try:
         shutil.rmtree(folder(run), ignore_errors=True)
-        write([line for line in run.record.lines() if "seed" in line])  # neither head nor end
+        write([line for line in run.record.lines() if "seed" in line])  # without head and end
         yield write
     finally:
         for each in writers.values():
             each.close()
 
 
-def complete(runs: Iterable[Run]) -> None:
-    """Write what is missing for finished runs: they may have been made without."""
+def write_missing(runs: Iterable[Run]) -> None:
+    """Write event files for finished runs that have none."""
     for run in runs:
         if run.finished and not folder(run).exists():
             with writer(run):
@@ -63,7 +64,7 @@ def complete(runs: Iterable[Run]) -> None:
 
 
 def summary_writer() -> Any:
-    """The class of the package, or what installs it."""
+    """The class SummaryWriter. Raises `CannotRun` if the package is missing."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ModuleNotFoundError as error:

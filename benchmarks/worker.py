@@ -1,7 +1,7 @@
-"""The process in which one run is made: trains, saves, reports, and stops when told to or when its command is
-gone.
+"""The process that executes one run: trains, saves checkpoints, reports, and stops on request or when the command that
+started it is gone.
 
-Messages to the command: ("progress", done, total, latest), ("rows", rows), and last one of ("finished",),
+Messages to the command: ("progress", done, total, latest), ("rows", rows), and finally one of ("finished",),
 ("diverged", why), ("stopped",), ("refused", message), ("failed", traceback). The only message from it is "stop".
 """
 
@@ -16,57 +16,59 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from benchmarks.errors import CannotRun
-from benchmarks.runs import Run
+from benchmarks.run import Run
 
-LAST = ("finished", "diverged", "stopped", "refused", "failed", "died")
+FINAL_MESSAGES = ("finished", "diverged", "stopped", "refused", "failed", "died")
 REPORT_SECONDS = 0.2
 LOCK_SECONDS = 10.0
 
 
 class Connection(Protocol):
-    """The way to the command: a pipe, or what looks like one. It raises OSError where the command is gone."""
+    """The connection to the command: a pipe or a similar object. It raises OSError if the command is gone."""
 
     def send(self, message: Any, /) -> None:
-        """Give a message to the command."""
+        """Send a message to the command."""
 
     def poll(self) -> bool:
-        """Whether a message is there."""
+        """Whether a message has arrived."""
 
     def recv(self) -> Any:
         """The next message."""
 
 
-def work(run: Run, connection: Connection, checkpoint_seconds: float, tensorboard: bool) -> None:
-    """Make the run, from its checkpoint when there is one, until it is finished or stopped."""
+def run_worker(run: Run, connection: Connection, checkpoint_seconds: float, tensorboard: bool) -> None:
+    """Execute the run, from its checkpoint if there is one, until it is finished or stopped."""
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the command says when to stop
+        signal.signal(
+            signal.SIGINT, signal.SIG_IGN
+        )  # Ctrl-C reaches all processes of a terminal; only the command handles it
     last: tuple[str, ...]
     try:
         with run.lock(wait=LOCK_SECONDS):
             last = ("finished",) if run.finished else _train(run, connection, checkpoint_seconds, tensorboard)
     except CannotRun as error:
         last = ("refused", str(error))
-    except Exception:  # whatever it is, a person must see it, and only the command may print
+    except Exception:  # only the command prints
         last = ("failed", traceback.format_exc())
     _send(connection, *last)
 
 
 def _train(run: Run, connection: Connection, checkpoint_seconds: float, tensorboard: bool) -> tuple[str, ...]:
-    """Train to the end, or until told to stop. Returns the last message."""
+    """Train until finished or stopped. Returns the final message."""
     import torch
 
-    torch.set_num_threads(1)  # each run has a core of its own
-    torch.set_flush_denormal(True)  # the moments of dead units decay into denormals, which are slow to compute with
-    job = run.job()
-    began = time.monotonic() - run.load(job)
+    torch.set_num_threads(1)  # one core per run
+    torch.set_flush_denormal(True)  # Adam's moments of dead units decay into denormal numbers, which are slow
+    training = run.make_training()
+    started = time.monotonic() - run.load(training)
     saved = time.monotonic()
     reported = 0.0
-    with _written(run, tensorboard) as write, _terminable() as terminated:
-        while job.done < job.total:
+    with _tensorboard_writer(run, tensorboard) as write, _sigterm_received() as terminated:
+        while training.done < training.total:
             try:
-                rows = job.advance()
+                rows = training.advance()
             except FloatingPointError as error:
-                run.finish(time.monotonic() - began, diverged=str(error))
+                run.finish(time.monotonic() - started, diverged=str(error))
                 return ("diverged", str(error))
             now = time.monotonic()
             if rows:
@@ -74,23 +76,23 @@ def _train(run: Run, connection: Connection, checkpoint_seconds: float, tensorbo
                 write(rows)
                 _send(connection, "rows", rows)
             if now - reported > REPORT_SECONDS:
-                _send(connection, "progress", job.done, job.total, job.latest)
+                _send(connection, "progress", training.done, training.total, training.latest)
                 reported = now
-            if terminated or _told_to_stop(connection):
-                run.save(job, now - began)
+            if terminated or _stop_requested(connection):
+                run.save(training, now - started)
                 return ("stopped",)
             if now - saved > checkpoint_seconds:
-                run.save(job, now - began)
+                run.save(training, now - started)
                 saved = time.monotonic()
-    _send(connection, "progress", job.done, job.total, job.latest)
-    run.finish(time.monotonic() - began)
+    _send(connection, "progress", training.done, training.total, training.latest)
+    run.finish(time.monotonic() - started)
     return ("finished",)
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[list[int]]:
-    """A plain kill fills the list instead of ending the process, so that the run is saved first: the schedulers of
-    clusters send it to all processes of a job at once.
+def _sigterm_received() -> Iterator[list[int]]:
+    """A list that SIGTERM is recorded in, instead of ending the process, so that the run is saved first. Schedulers of
+    clusters send SIGTERM to all processes of a job at once.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -100,12 +102,12 @@ def _terminable() -> Iterator[list[int]]:
     try:
         yield received
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # None: not set from Python
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # None: the previous handler was not set from Python
 
 
 @contextlib.contextmanager
-def _written(run: Run, tensorboard: bool) -> Any:
-    """What writes rows for TensorBoard, where that is wanted."""
+def _tensorboard_writer(run: Run, tensorboard: bool) -> Any:
+    """A function that writes rows to TensorBoard files, or does nothing."""
     if not tensorboard:
         yield lambda rows: None
         return
@@ -115,7 +117,7 @@ def _written(run: Run, tensorboard: bool) -> Any:
         yield write
 
 
-def _told_to_stop(connection: Connection) -> bool:
+def _stop_requested(connection: Connection) -> bool:
     try:
         return connection.poll() and connection.recv() == "stop"
     except (EOFError, OSError):  # the command was killed
@@ -123,5 +125,5 @@ def _told_to_stop(connection: Connection) -> bool:
 
 
 def _send(connection: Connection, *message: Any) -> None:
-    with contextlib.suppress(OSError):  # the command was killed; _told_to_stop sees it too
+    with contextlib.suppress(OSError):  # the command was killed; _stop_requested sees it too
         connection.send(message)

@@ -1,5 +1,6 @@
-"""Continual ImageNet (Dohare et al., Nature 632, 2024): tell two classes apart, then two others, and so on.
+"""Continual ImageNet (Dohare et al., Nature 632, 2024): classify two classes, then two others, and so on.
 
-Every task is a fresh pair for the same network, whose head alone is zeroed. A network that stays plastic is as good at
-the thousandth pair as at the first. Without ImageNet, Fashion-MNIST's ten classes stand in.
+Each task is a new pair of classes for the same network, of which only the head is reset to zero. A network that keeps
+its plasticity does as well on the thousandth pair as on the first. Without ImageNet, Fashion-MNIST's ten classes are
+used.
 """

@@ -1,26 +1,23 @@
-"""What is shown of class pairs."""
+"""What the table and picture of class pairs show."""
 
 from __future__ import annotations
 
 from benchmarks.class_pairs.settings import Settings
-from benchmarks.display import DEAD, RANK, WEIGHTS, Display, Figure
+from benchmarks.display import Display, Metric
 
 _NAMES = {"fashion": "Fashion-MNIST", "imagenet": "ImageNet"}
 
 
 def _about(settings: Settings) -> str:
     return (
-        f"Another pair of classes of {_NAMES[settings.source]} in every task for the same convolutional network "
-        f"({settings.train} images of each, {settings.epochs} passes, SGD with momentum); only its head begins at zero"
+        f"A new pair of classes of {_NAMES[settings.source]} in every task for the same convolutional network "
+        f"({settings.train} images of each, {settings.epochs} epochs, SGD with momentum); its head is reset to zero"
     )
 
 
 DISPLAY = Display(
-    x="task",
-    main=Figure("test_accuracy", "Right on test images at the end of the task", percent=True),
-    higher_is_better=True,
+    main=Metric("test_accuracy", "Accuracy on test images at the end of the task", percent=True),
     about=_about,
-    others=(DEAD, RANK, WEIGHTS),
     chance=0.5,
     smooth=5,  # some pairs are harder than others
 )

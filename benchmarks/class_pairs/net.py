@@ -1,4 +1,4 @@
-"""The authors' network: three convolutions with max-pooling, three linear layers."""
+"""The network of Dohare et al.: three convolutions with max-pooling, three linear layers."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from torch import nn
 
 KERNELS: Final = (5, 3, 3)
 SMALLEST: Final = 24
-"""Of the images that leave at least one place after the third pooling."""
+"""Smallest image size for which the third pooling has an output."""
 
 
 def make_net(channels: int, size: int, layer_norm: bool = False) -> nn.Sequential:
     """Convolutions of 32 (5x5), 64 (3x3) and 128 (3x3) channels, each with ReLU and 2x2 max-pooling; linear layers of
-    128, 128 and 2 units. Torch's own initial weights.
+    128, 128 and 2 units. Torch's default initial weights.
 
     Args:
         channels, size: of the images, (channels, size, size).
-        layer_norm: normalise each hidden layer's inputs to its ReLU, over a convolution's channels and places
-            together.
+        layer_norm: whether to normalise the inputs of each ReLU; over channels and positions for convolutions.
 
     Raises:
-        ValueError: images too small for three convolutions.
+        ValueError: the images are too small for three convolutions.
 
     >>> sum(p.numel() for p in make_net(3, 32).parameters())
     177218
@@ -49,7 +48,7 @@ def make_net(channels: int, size: int, layer_norm: bool = False) -> nn.Sequentia
 
 @torch.no_grad()
 def zero_head(net: nn.Sequential) -> None:
-    """Weights and biases of the last layer become zero, as at the start of each task."""
+    """Set weights and biases of the last layer to zero, as at the start of each task."""
     head = net[-1]
     assert isinstance(head, nn.Linear)
     head.weight.zero_()

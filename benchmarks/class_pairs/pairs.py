@@ -1,4 +1,4 @@
-"""Which two classes a task has, and their images."""
+"""The pair of classes of each task, and its images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.datasets.by_class import Classes, some
+from benchmarks.datasets.classes import ClassSource, sample_images
 from benchmarks.errors import CannotRun
 from benchmarks.seeds import stream
 
@@ -15,11 +15,10 @@ from benchmarks.seeds import stream
 def draw_pairs(tasks: int, classes: int, seed: int) -> Tensor:
     """An ordered pair of different classes for each task: int64 of (tasks, 2).
 
-    Each is uniform among all pairs but the one of the task before, in either order: a task whose images the network has
-    just learned would be none. Pairs may come again later, as they must where there are few classes.
+    Each pair is uniform among all pairs except that of the previous task in either order. Earlier pairs can recur.
 
     Raises:
-        ValueError: fewer than three classes, of which no two tasks in a row can be made.
+        ValueError: there are fewer than three classes.
 
     >>> draw_pairs(3, 10, seed=0)
     tensor([[8, 3],
@@ -38,7 +37,9 @@ def draw_pairs(tasks: int, classes: int, seed: int) -> Tensor:
 
 
 class Pair(NamedTuple):
-    """Images float32 of (N, channels, size, size) in [0, 1] and labels 0 and 1: of the pair's first class, 0."""
+    """Images, float32 of (N, channels, size, size) in [0, 1], and labels: 0 for the pair's first class, 1 for the
+    second.
+    """
 
     x: Tensor
     y: Tensor
@@ -46,8 +47,8 @@ class Pair(NamedTuple):
     test_y: Tensor
 
 
-def make_pair(classes: Classes, pair: list[int], train: int, test: int, generator: torch.Generator) -> Pair:
-    """The images of one pair: ``train`` and ``test`` of each class, drawn anew from what there is.
+def make_pair(classes: ClassSource, pair: list[int], train: int, test: int, generator: torch.Generator) -> Pair:
+    """The images of one pair: ``train`` and ``test`` images of each class, drawn at random.
 
     Raises:
         CannotRun: a class has fewer images.
@@ -58,6 +59,6 @@ def make_pair(classes: Classes, pair: list[int], train: int, test: int, generato
         for part, count, name, into in zip(splits, (train, test), splits._fields, xs, strict=True):
             if len(part) < count:
                 raise CannotRun(f"class {label} has {len(part)} images to {name}, fewer than the {count} asked for.")
-            into.append(some(part, count, generator).in_unit_range())
+            into.append(sample_images(part, count, generator).in_unit_range())
     labels = torch.tensor([0, 1])
     return Pair(torch.cat(xs[0]), labels.repeat_interleave(train), torch.cat(xs[1]), labels.repeat_interleave(test))

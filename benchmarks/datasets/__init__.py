@@ -1,25 +1,25 @@
-"""Real data that installs with pip or apt, or lies in a folder that you give. Without it there is a message that
-names the package or the path, never a substitute.
+"""Image data that can be installed with pip or apt, or read from a folder. If they are missing, an error names the
+package or the folder; there are no substitutes.
 
-One form for all: `Labelled`, images as uint8 of (N, channels, height, width) beside int64 labels of (N,);
-``in_unit_range()`` makes float32 in [0, 1] of them, which is what networks read. Only `mnist_digits` and
-`fixed_digits` give flat floats at once, for the experiments with multilayer perceptrons.
+All data have the form `LabelledImages`: images as uint8 of (N, channels, height, width) and int64 labels of (N,);
+``in_unit_range()`` converts them to float32 in [0, 1]. Only `mnist_digits` and `fixed_digits` return flat floats, for
+multilayer perceptrons.
 
-What takes time to read is prepared once and kept in a cache (`benchmarks.datasets.cache`).
+Data that take long to read are prepared once and cached (`benchmarks.datasets.cache`).
 """
 
-from benchmarks.datasets.by_class import ByClass
 from benchmarks.datasets.cifar import cifar100
 from benchmarks.datasets.class_folder import ClassFolder
+from benchmarks.datasets.classes import InMemoryClasses
 from benchmarks.datasets.digits import fixed_digits, mnist_digits, mnist_images, small_digits
-from benchmarks.datasets.idx import fashion_mnist, idx_folder
-from benchmarks.datasets.labelled import Labelled, Splits
-from benchmarks.datasets.of_torchvision import torchvision_images
+from benchmarks.datasets.idx_files import fashion_mnist, idx_folder
+from benchmarks.datasets.labelled_images import LabelledImages, Splits
+from benchmarks.datasets.torchvision_loader import torchvision_images
 
 __all__ = [
-    "ByClass",
     "ClassFolder",
-    "Labelled",
+    "InMemoryClasses",
+    "LabelledImages",
     "Splits",
     "cifar100",
     "fashion_mnist",

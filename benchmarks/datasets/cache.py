@@ -1,13 +1,13 @@
-"""Prepared data: made once from the raw files, kept, and verified whenever it is read.
+"""A cache for prepared data: made once from the raw files, stored, and verified when read.
 
     <cache>/<name>-<key>.pt             the tensors
-    <cache>/<name>-<key>.pt.sha256      their file's checksum, written last
-    <cache>/<name>-<key>.lock           held while the file is made or read
+    <cache>/<name>-<key>.pt.sha256      checksum of this file, written last
+    <cache>/<name>-<key>.lock           held while the file is written or read
 
-The cache is the folder that the environment variable GNT_DATA_CACHE names, else ``gnt`` in the user's cache
-folder ($XDG_CACHE_HOME or ~/.cache). All in it can be deleted at any time. The key is made from what the data
-were made from, so that changed raw files are prepared anew. Processes that need the same data at once wait for
-the first of them to make it.
+The cache folder is the one in the environment variable GNT_DATA_CACHE, otherwise ``gnt`` in the user's cache folder
+($XDG_CACHE_HOME or ~/.cache). Its files can be deleted at any time. The key is a hash of what the data were made from,
+so that they are prepared again when raw files change. If several processes need the same data, one prepares them and
+the others wait.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ import torch
 from filelock import FileLock  # a dependency of torch
 from torch import Tensor
 
+from benchmarks.atomic_files import write_atomically
 from benchmarks.errors import CannotRun
-from benchmarks.files import write_atomically
 
 VARIABLE: Final = "GNT_DATA_CACHE"
-_FORM: Final = 1  # raised when the same sources are prepared differently, so that older files are not read
+_FORM: Final = 1  # increase when the preparation changes, so that older files are not read
 
 
 def folder() -> Path:
-    """Where prepared data are kept."""
+    """The cache folder."""
     if given := os.environ.get(VARIABLE):
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gnt"
 
 
-def prepared(name: str, source: Any, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What ``make()`` returns, from the cache when it was made before.
+def cached_tensors(name: str, source: Any, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The result of ``make()``, from the cache if it is there.
 
     Args:
-        name: of the data, for people who look into the folder.
-        source: what the data are made from, as JSON takes it: another source is another file.
+        name: name of the data; part of the file's name.
+        source: what the data are made from, as JSON; a different source gets a different file.
         make: reads the raw data.
 
     Raises:
-        CannotRun: the cache cannot be written; and what ``make`` raises.
+        CannotRun: the cache cannot be written. Exceptions of ``make`` are passed on.
     """
     key = hashlib.sha256(json.dumps([_FORM, source], sort_keys=True).encode()).hexdigest()[:12]
     file = folder() / f"{name}-{key}.pt"
@@ -59,16 +59,16 @@ def prepared(name: str, source: Any, make: Callable[[], dict[str, Tensor]]) -> d
             if kept is None:
                 kept = make()
                 _write(file, kept)
-    except (OSError, NotImplementedError) as error:  # filelock's word for a file system that has no locks
+    except (OSError, NotImplementedError) as error:  # NotImplementedError: no file locks
         raise CannotRun(
-            f"Cannot keep prepared data in {file.parent} ({error}). The environment variable {VARIABLE} names another "
-            "folder."
+            f"Cannot write prepared data to {file.parent} ({error}). Set the environment variable {VARIABLE} to "
+            "another folder."
         ) from error
     return kept
 
 
-def stamps(files: list[Path]) -> list[list[Any]]:
-    """Raw files as a source for `prepared`: path, size and time of change of each."""
+def file_stamps(files: list[Path]) -> list[list[Any]]:
+    """Raw files as the ``source`` of `cached_tensors`: path, size and modification time of each."""
     return [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
@@ -77,7 +77,9 @@ def _checksum_file(file: Path) -> Path:
 
 
 def _write(file: Path, tensors: dict[str, Tensor]) -> None:
-    _checksum_file(file).unlink(missing_ok=True)  # so that killed in between, there is none, not one of another file
+    _checksum_file(file).unlink(
+        missing_ok=True
+    )  # if the process is killed before the end, there is no checksum rather than a wrong one
     content = io.BytesIO()
     torch.save(tensors, content)
     line = f"{hashlib.sha256(content.getbuffer()).hexdigest()}  {file.name}\n"
@@ -86,7 +88,7 @@ def _write(file: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def _read(file: Path) -> dict[str, Tensor] | None:
-    """The tensors; None where they must be made."""
+    """The tensors; None if they must be made."""
     try:
         expected = _checksum_file(file).read_text().partition(" ")[0]
         content = file.read_bytes()
@@ -95,9 +97,7 @@ def _read(file: Path) -> dict[str, Tensor] | None:
     except UnicodeDecodeError:
         expected, content = "", b""
     if hashlib.sha256(content).hexdigest() != expected:
-        warnings.warn(
-            f"The prepared data in {file} do not have their checksum any more; making them again.", stacklevel=3
-        )
+        warnings.warn(f"The prepared data in {file} do not match their checksum; preparing them again.", stacklevel=3)
         return None
     tensors: dict[str, Tensor] = torch.load(io.BytesIO(content), weights_only=True)
     return tensors

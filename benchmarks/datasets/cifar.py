@@ -1,4 +1,4 @@
-"""CIFAR-100 from its Python files, which torchvision downloads; torchvision itself is not needed to read them."""
+"""CIFAR-100 from its Python files, which torchvision downloads; torchvision is not needed to read them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from benchmarks.datasets.cache import prepared, stamps
-from benchmarks.datasets.labelled import Labelled, Splits
+from benchmarks.datasets.cache import cached_tensors, file_stamps
+from benchmarks.datasets.labelled_images import LabelledImages, Splits
 from benchmarks.errors import CannotRun
 
 PUBLISHED: Final = {"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"}
@@ -22,14 +22,14 @@ PUBLISHED: Final = {"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b
 
 
 def cifar100(folder: str | Path, checksums: Mapping[str, str] = PUBLISHED) -> Splits:
-    """CIFAR-100: 50,000 and 10,000 images of (3, 32, 32), 100 classes (the fine labels).
+    """CIFAR-100: 50,000 training and 10,000 test images of (3, 32, 32), 100 classes (the fine labels).
 
     Args:
-        folder: holds ``cifar-100-python``, or is it.
+        folder: the folder ``cifar-100-python``, or the one that contains it.
         checksums: MD5 of the two files.
 
     Raises:
-        CannotRun: the files are missing, or not the published ones.
+        CannotRun: the files are missing, or are not the published ones.
     """
     return _cifar100(Path(folder), tuple(checksums.items()))
 
@@ -52,8 +52,8 @@ def _cifar100(folder: Path, checksums: tuple[tuple[str, str], ...]) -> Splits:
             tensors[f"{part}_images"], tensors[f"{part}_labels"] = _read(file, checksum)
         return tensors
 
-    tensors = prepared("cifar-100", [stamps(files), checksums], make)
-    return Splits(*(Labelled(tensors[f"{part}_images"], tensors[f"{part}_labels"]) for part in ("train", "test")))
+    tensors = cached_tensors("cifar-100", [file_stamps(files), checksums], make)
+    return Splits(*(LabelledImages(tensors[f"{part}_images"], tensors[f"{part}_labels"]) for part in ("train", "test")))
 
 
 def _read(file: Path, checksum: str) -> tuple[Tensor, Tensor]:
@@ -67,12 +67,12 @@ def _read(file: Path, checksum: str) -> tuple[Tensor, Tensor]:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Reads numpy arrays, lists, dicts and strings, and calls nothing else: a pickle can name any function."""
+    """Unpickles numpy arrays, lists, dicts and strings only: a pickle can name any function."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """The few callables that an array's pickle needs."""
+        """The callables needed for arrays; others raise `CannotRun`."""
         if (module, name) in {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")} or (
             name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray")
         ):
             return super().find_class(module, name)
-        raise CannotRun(f"The CIFAR-100 file asks for {module}.{name}, which has no place in it.")
+        raise CannotRun(f"The CIFAR-100 file refers to {module}.{name}, which is not allowed.")

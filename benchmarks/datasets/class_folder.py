@@ -1,5 +1,5 @@
-"""A folder with one array a class, as Continual ImageNet is kept: read class by class, since all are some
-gigabytes.
+"""A folder with one array per class, the format of Continual ImageNet. Classes are read one at a time, as all of them
+are several gigabytes.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.datasets.labelled import Labelled, Splits
+from benchmarks.datasets.labelled_images import LabelledImages, Splits
 from benchmarks.errors import CannotRun
 
 CHECKSUMS: Final = "SHA256SUMS"
 
 
 class ClassFolder:
-    """The classes of a folder: one ``.npy`` file each, uint8 of (images, height, width, 3) or (images, 3, height,
-    width), in the order of their names (of numbers: their values). The first ``train`` images of a class are to
-    learn from, the next ``test`` ones to test on.
+    """The classes in a folder of ``.npy`` files, one per class: uint8 of (images, height, width, 3) or (images, 3,
+    height, width). Classes are ordered by file name (numbers by value). The first ``train`` images of a class are for
+    training, the next ``test`` ones for testing.
 
-    Where the folder has a file SHA256SUMS (``sha256sum *.npy > SHA256SUMS``), what is read is verified.
+    If the folder contains a file SHA256SUMS (``sha256sum *.npy > SHA256SUMS``), files are verified when they are read.
 
     Args:
-        folder: of the arrays.
-        train, test: images of a class.
+        folder: the folder of the arrays.
+        train, test: number of training and test images of a class.
 
     Raises:
-        CannotRun: no such folder, or no arrays in it; in `splits` a file of another form or with another checksum.
+        CannotRun: the folder or arrays in it are missing; in `splits`, a file has another format or another checksum.
     """
 
     def __init__(self, folder: str | Path, train: int = 600, test: int = 100) -> None:
@@ -40,8 +40,8 @@ class ClassFolder:
         self.files = sorted(files, key=lambda file: (_number(file), file.stem))
         if not self.files:
             raise CannotRun(
-                f"{self.folder} must be a folder with one .npy file a class, each uint8 of ({train + test}, 32, 32, 3) "
-                f"or ({train + test}, 3, 32, 32), and holds none. Continual ImageNet is such a folder: ImageNet scaled "
+                f"{self.folder} must be a folder with one .npy file per class, each uint8 of ({train + test}, 32, 32, "
+                f"3) or ({train + test}, 3, 32, 32), and has none. Continual ImageNet has this format: ImageNet scaled "
                 "down to 32 x 32 (image-net.org), 700 images of each class."
             )
         self._checksums = self._read_checksums()
@@ -50,11 +50,11 @@ class ClassFolder:
         return len(self.files)
 
     def splits(self, label: int) -> Splits:
-        """The images of one class, labelled with its place in the order of classes."""
+        """The images of one class, labelled with its index."""
         images = self._read(self.files[label])
         return Splits(
             *(
-                Labelled(part.contiguous(), torch.full((len(part),), label))
+                LabelledImages(part.contiguous(), torch.full((len(part),), label))
                 for part in (images[: self.train], images[self.train : self.train + self.test])
             )
         )
@@ -85,9 +85,9 @@ class ClassFolder:
             lines = [line.split() for line in file.read_text().splitlines() if line.strip()]
             return {name.lstrip("*"): checksum for checksum, name in lines}
         except (OSError, ValueError) as error:
-            raise CannotRun(f"Cannot read {file}: {error}. sha256sum *.npy > {CHECKSUMS} makes it.") from error
+            raise CannotRun(f"Cannot read {file}: {error}. Create it with: sha256sum *.npy > {CHECKSUMS}") from error
 
 
 def _number(file: Path) -> tuple[int, int]:
-    """Files named by numbers first, in the order of the numbers."""
+    """Sort key: files named by numbers come first, ordered by value."""
     return (0, int(file.stem)) if file.stem.isdecimal() else (1, 0)

@@ -1,19 +1,19 @@
-"""Where the images come from."""
+"""The images of class-incremental CIFAR."""
 
 from __future__ import annotations
 
 from benchmarks.datasets import Splits, cifar100, fashion_mnist, idx_folder
 from benchmarks.errors import CannotRun
-from benchmarks.incremental_cifar.images import Parts, split
+from benchmarks.incremental_cifar.images import ImageSplits, split
 from benchmarks.incremental_cifar.schedule import class_order
 from benchmarks.incremental_cifar.settings import Settings
 
 
-def find_images(settings: Settings, seed: int) -> Parts:
-    """The images that the settings ask for, their classes in the order of this seed.
+def load_images(settings: Settings, seed: int) -> ImageSplits:
+    """The images that the settings ask for, with the classes in this seed's order.
 
     Raises:
-        CannotRun: the data are not there, or have too few images.
+        CannotRun: the data are missing, or have too few images.
     """
     data = _find(settings)
     order = class_order(int(data.train.labels.max()) + 1, seed)
@@ -25,7 +25,7 @@ def _find(settings: Settings) -> Splits:
         return idx_folder(settings.data) if settings.data else fashion_mnist()
     if not settings.data:
         raise CannotRun(
-            "The published setting needs CIFAR-100: --data FOLDER, the folder into which torchvision downloaded it, or "
-            "which holds cifar-100-python. Without it: --size quick."
+            "The published setting needs CIFAR-100: --data FOLDER, torchvision's download folder, or one that "
+            "contains cifar-100-python. Without it: --size quick."
         )
     return cifar100(settings.data)

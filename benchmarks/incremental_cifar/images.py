@@ -1,4 +1,4 @@
-"""The images of the classes so far: split, normalised, stacked."""
+"""The images of the classes seen so far: split, normalised, concatenated by class."""
 
 from __future__ import annotations
 
@@ -8,43 +8,44 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.datasets.labelled import Labelled, Splits
+from benchmarks.datasets.labelled_images import LabelledImages, Splits
 from benchmarks.errors import CannotRun
 
 
-class Images(NamedTuple):
-    """Normalised images of (N, channels, size, size), and labels: a class's place in the order in which they come."""
+class ImageSet(NamedTuple):
+    """Normalised images of (N, channels, size, size), and labels: positions of the classes in their order."""
 
     x: Tensor
     y: Tensor
 
-    def up_to(self, classes: int) -> Images:
-        """Those of the first so many classes."""
-        count = int((self.y < classes).sum())  # they come class by class
-        return Images(self.x[:count], self.y[:count])
+    def up_to(self, classes: int) -> ImageSet:
+        """The images of the first ``classes`` classes."""
+        count = int((self.y < classes).sum())  # sorted by class
+        return ImageSet(self.x[:count], self.y[:count])
 
-    def to(self, device: str) -> Images:
-        """On a device."""
-        return Images(self.x.to(device), self.y.to(device))
-
-
-class Parts(NamedTuple):
-    """To learn from, to stop by, to test on."""
-
-    train: Images
-    validation: Images
-    test: Images
+    def to(self, device: str) -> ImageSet:
+        """Move to a device."""
+        return ImageSet(self.x.to(device), self.y.to(device))
 
 
-def split(data: Splits, order: Tensor, train: int, validation: int, test: int, shrink: int = 1) -> Parts:
-    """Of each class the first ``train`` images to learn from, the next ``validation`` to stop by, and the first
-    ``test`` of the test images; normalised by mean and standard deviation, by channel, of those to learn from.
+class ImageSplits(NamedTuple):
+    """Training, validation and test images."""
+
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet
+
+
+def split(data: Splits, order: Tensor, train: int, validation: int, test: int, shrink: int = 1) -> ImageSplits:
+    """Split the images of each class: the first ``train`` for training, the next ``validation`` for early stopping, and
+    the first ``test`` of the test images. All are normalised by the training images' mean and standard deviation per
+    channel.
 
     Args:
         data: all images.
-        order: the classes in the order in which they come, (classes,).
-        train, validation, test: images of a class.
-        shrink: each square of so many by so many pixels becomes one, their mean.
+        order: the order of the classes, (classes,).
+        train, validation, test: number of images of each class.
+        shrink: each square of ``shrink`` x ``shrink`` pixels becomes one pixel, their mean.
 
     Raises:
         CannotRun: a class has fewer images.
@@ -58,19 +59,19 @@ def split(data: Splits, order: Tensor, train: int, validation: int, test: int, s
     mean = parts[0].mean((0, 2, 3), keepdim=True)
     deviation = parts[0].std((0, 2, 3), keepdim=True, correction=0)
     counts = (train, validation, test)
-    return Parts(
+    return ImageSplits(
         *(
-            Images((part - mean) / deviation, torch.arange(len(order)).repeat_interleave(count))
+            ImageSet((part - mean) / deviation, torch.arange(len(order)).repeat_interleave(count))
             for part, count in zip(parts, counts, strict=True)
         )
     )
 
 
-def _each(images: Labelled, order: Tensor, count: int, use: str) -> list[Tensor]:
+def _each(images: LabelledImages, order: Tensor, count: int, use: str) -> list[Tensor]:
     found = []
     for label in order.tolist():
         own = images.of_class(label)
         if len(own) < count:
             raise CannotRun(f"class {label} has {len(own)} images to {use}, fewer than the {count} asked for.")
-        found.append(Labelled(own.images[:count], own.labels[:count], own.white).in_unit_range())
+        found.append(LabelledImages(own.images[:count], own.labels[:count], own.white).in_unit_range())
     return found

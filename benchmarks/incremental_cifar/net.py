@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut, which is a 1x1 convolution where the shape changes."""
+    """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution if the shape changes."""
 
     def __init__(self, before: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -24,10 +24,11 @@ class Block(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """ResNet-18 (He et al., 2016) with a 3x3 stem and no max-pooling: four stages of two blocks, of ``width``, 2, 4
-    and 8 times ``width`` channels, the last three at half the resolution of the one before; mean over the image; head.
+    """ResNet-18 (He et al., 2016) with a 3x3 stem and without max-pooling. Its four stages of two blocks have
+    ``width``, 2, 4 and 8 times ``width`` channels, and each of the last three halves the resolution; then global
+    average pooling and head.
 
-    Weights of the convolutions and of the head are Kaiming-normal, biases zero.
+    Weights of convolutions and head are Kaiming-normal, biases zero.
     """
 
     def __init__(self, channels: int, classes: int, width: int = 64) -> None:
@@ -49,7 +50,7 @@ class ResNet18(nn.Module):
 
 
 def reset(module: nn.Module) -> None:
-    """Draw the module's own parameters anew: those of a convolution, a linear or a batch norm layer."""
+    """Draw new parameters for a convolution, linear or batch norm layer."""
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         if module.bias is not None:

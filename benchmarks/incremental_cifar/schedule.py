@@ -1,4 +1,4 @@
-"""What changes with the epochs: the learning rate within a stage, and the classes from stage to stage."""
+"""The learning rate within a stage, and the order of the classes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 from benchmarks.seeds import stream
 
 MILESTONES = (0.3, 0.6, 0.8)
-"""Shares of a stage after which the learning rate falls: epochs 60, 120 and 160 of 200."""
+"""Fractions of a stage after which the learning rate is reduced: epochs 60, 120 and 160 of 200."""
 
 FACTOR = 0.2
 
 
 def learning_rate(initial: float, epoch: int, epochs: int, milestones: Sequence[float] = MILESTONES) -> float:
-    """In this epoch, counted from 0, of a stage of so many.
+    """The learning rate in an epoch (from 0) of a stage with ``epochs`` epochs.
 
     >>> [round(learning_rate(0.1, epoch, 200), 6) for epoch in (0, 59, 60, 119, 120, 160, 199)]
     [0.1, 0.1, 0.02, 0.02, 0.004, 0.0008, 0.0008]
@@ -25,5 +25,5 @@ def learning_rate(initial: float, epoch: int, epochs: int, milestones: Sequence[
 
 
 def class_order(classes: int, seed: int) -> Tensor:
-    """The order in which the classes come: int64 of (classes,)."""
+    """The order in which the classes are added: int64 of (classes,)."""
     return torch.randperm(classes, generator=stream(seed, "class order"))

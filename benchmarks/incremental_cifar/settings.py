@@ -1,12 +1,12 @@
-"""What can be set in class-incremental CIFAR."""
+"""Settings of class-incremental CIFAR."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from benchmarks import options
-from benchmarks.options import option
+from benchmarks import setting_fields, value_checks
+from benchmarks.setting_fields import setting
 from benchmarks.settings import BaseSettings, Values
 
 SOURCES = ("fashion", "cifar100")
@@ -17,10 +17,9 @@ RESETS = ("nothing", "head", "network")
 class Settings(BaseSettings):
     """Settings of class-incremental CIFAR."""
 
-    help: ClassVar[str] = "tell ever more classes of images apart with a ResNet-18 (class-incremental CIFAR-100)"
+    help: ClassVar[str] = "classify a growing number of image classes with a ResNet-18 (class-incremental CIFAR-100)"
     revision: ClassVar[int] = 1
     methods: ClassVar[tuple[str, ...]] = ("backprop", "shrink_and_perturb", "continual_backprop")
-    default_methods: ClassVar[tuple[str, ...]] = ("backprop", "continual_backprop")
     sizes: ClassVar[dict[Any, Values]] = {
         "quick": {},
         "published": {
@@ -36,36 +35,34 @@ class Settings(BaseSettings):
             "replacement_rate": 1e-5,
         },
     }
-    times: ClassVar[dict[str, str]] = {"quick": "about four minutes on two cores"}
+    durations: ClassVar[dict[str, str]] = {"quick": "about four minutes on two cores"}
 
-    source: str = option(
+    source: str = setting(
         "fashion",
         "where the images come from: fashion (Fashion-MNIST, or any folder of four IDX files) or cifar100",
-        options.one_of(*SOURCES),
+        value_checks.one_of(*SOURCES),
     )
-    data: str = option("", "folder of the data; of Fashion-MNIST, Debian's when none is given", options.folder)
-    step: int = option(2, "classes more in each stage", options.whole(1))
-    epochs: int = option(40, "passes over the images of all classes so far in each stage", options.whole(1))
-    train: int = option(270, "images of each class to learn from", options.whole(1))
-    validation: int = option(30, "images of each class to stop by", options.whole(1))
-    test: int = option(100, "images of each class to test on", options.whole(1))
-    width: int = option(8, "channels of the first stage of the ResNet-18; 64 as published", options.whole(1))
-    shrink: int = option(2, "squares of so many by so many pixels become one pixel", options.whole(1))
-    padding: int = option(
-        2, "training images are shifted by up to so many pixels each way; 4 of 32 as published", options.whole(0)
-    )
-    batch: int = option(90, "images in a batch", options.whole(1))
-    reset: str = option(
+    data: str = setting("", "folder of the data; default for Fashion-MNIST: Debian's", value_checks.folder)
+    step: int = setting(2, "number of classes added in each stage", value_checks.whole(1))
+    epochs: int = setting(40, "passes over the images of all classes so far in each stage", value_checks.whole(1))
+    train: int = setting(270, "training images of each class", value_checks.whole(1))
+    validation: int = setting(30, "validation images of each class, for early stopping", value_checks.whole(1))
+    test: int = setting(100, "test images of each class", value_checks.whole(1))
+    width: int = setting(8, "channels of the first stage of the ResNet-18 (published: 64)", value_checks.whole(1))
+    shrink: int = setting(2, "factor by which images are shrunk, by averaging squares of pixels", value_checks.whole(1))
+    padding: int = setting(2, "maximum shift of training images, in pixels (published: 4 of 32)", value_checks.whole(0))
+    batch: int = setting(90, "images in a batch", value_checks.whole(1))
+    reset: str = setting(
         "nothing",
-        "what is drawn anew at the start of each stage: nothing, the head, or the network (learning from scratch)",
-        options.one_of(*RESETS),
+        "what is reset at the start of each stage: nothing, the head, or the network (training from scratch)",
+        value_checks.one_of(*RESETS),
     )
-    device: str = option("cpu", "where the network lives: cpu or cuda", options.one_of("cpu", "cuda"))
-    lr: float = options.lr(0.1)
-    momentum: float = option(0.9, "of SGD", options.BELOW_ONE)
-    weight_decay: float = options.weight_decay(5e-4, "backprop", "continual_backprop")
-    noise: float = options.noise(1e-5)
-    replacement_rate: float = options.replacement_rate(1e-4)
-    maturity_threshold: int = options.maturity_threshold(1000)
-    decay_rate: float = options.decay_rate(0.99)
-    utility: str = options.utility("contribution")
+    device: str = setting("cpu", "cpu or cuda", value_checks.one_of("cpu", "cuda"))
+    lr: float = setting_fields.lr(0.1)
+    momentum: float = setting(0.9, "momentum of SGD", value_checks.BELOW_ONE)
+    weight_decay: float = setting_fields.weight_decay(5e-4, "backprop", "continual_backprop")
+    noise: float = setting_fields.noise(1e-5)
+    replacement_rate: float = setting_fields.replacement_rate(1e-4)
+    maturity_threshold: int = setting_fields.maturity_threshold(1000)
+    decay_rate: float = setting_fields.decay_rate(0.99)
+    utility: str = setting_fields.utility("contribution")

@@ -1,35 +1,35 @@
-"""Where in the training a piece of work lies: stage, epoch, batches."""
+"""The stages, divided into pieces of work."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 
-class Place(NamedTuple):
+class Piece(NamedTuple):
     """A piece of work: some batches of an epoch of a stage, all counted from 0."""
 
     stage: int
     classes: int
-    """told apart in this stage"""
+    """number of classes in this stage"""
     epoch: int
     first: int
-    """batch"""
+    """first batch"""
     last: int
-    """batch, not included"""
+    """last batch, exclusive"""
     ends_epoch: bool
     ends_stage: bool
 
 
 class Stages:
-    """The stages, each with some classes more.
+    """The stages, each with more classes than the previous one.
 
     Args:
-        classes: all there are; the last stage has all of them.
-        step: classes more in each stage.
-        epochs: in each stage.
-        images: of each class.
-        batch: images in a batch; an epoch's last one may be smaller.
-        piece: batches in a piece of work.
+        classes: number of all classes, which are those of the last stage.
+        step: number of classes added in each stage.
+        epochs: number of epochs of each stage.
+        images: number of images of each class.
+        batch: number of images in a batch; the last of an epoch may be smaller.
+        piece: number of batches in a piece of work.
 
     Attributes:
         total: number of pieces.
@@ -37,22 +37,22 @@ class Stages:
     >>> stages = Stages(classes=3, step=2, epochs=2, images=20, batch=10, piece=3)
     >>> stages.total
     8
-    >>> stages.place(5)
-    Place(stage=1, classes=3, epoch=0, first=3, last=6, ends_epoch=True, ends_stage=False)
+    >>> stages.piece(5)
+    Piece(stage=1, classes=3, epoch=0, first=3, last=6, ends_epoch=True, ends_stage=False)
     """
 
     def __init__(self, classes: int, step: int, epochs: int, images: int, batch: int, piece: int) -> None:
         self.classes = [min(first + step, classes) for first in range(0, classes, step)]
         self.epochs, self._piece = epochs, piece
         self._batches = [-(-images * seen // batch) for seen in self.classes]
-        self._pieces = [-(-batches // piece) for batches in self._batches]  # of an epoch
+        self._pieces = [-(-batches // piece) for batches in self._batches]  # pieces per epoch
         self.total = epochs * sum(self._pieces)
 
     def __len__(self) -> int:
         return len(self.classes)
 
-    def place(self, done: int) -> Place:
-        """Of the piece that comes after so many."""
+    def piece(self, done: int) -> Piece:
+        """The piece that follows after ``done`` pieces."""
         stage = 0
         while done >= self.epochs * self._pieces[stage]:
             done -= self.epochs * self._pieces[stage]
@@ -62,4 +62,4 @@ class Stages:
         last = min(first + self._piece, self._batches[stage])
         ends_epoch = last == self._batches[stage]
         ends_stage = ends_epoch and epoch + 1 == self.epochs
-        return Place(stage, self.classes[stage], epoch, first, last, ends_epoch, ends_stage)
+        return Piece(stage, self.classes[stage], epoch, first, last, ends_epoch, ends_stage)

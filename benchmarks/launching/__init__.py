@@ -1,44 +1,12 @@
-"""Where runs are made: in processes of this machine (`local`), or on a Ray cluster (`on_ray`)."""
+"""Launchers: run training processes on this machine (``local``) or on a Ray cluster (``ray``).
 
-from __future__ import annotations
+launcher            the interface
+local_launcher      worker processes of this machine
+ray_launcher        tasks of a Ray cluster; ray_nodes checks its nodes, ray_tasks is what runs on them
+choice              launchers by name
+"""
 
-from typing import Any, Protocol
+from benchmarks.launching.choice import NAMES, make_launcher
+from benchmarks.launching.launcher import Launcher
 
-from benchmarks.runs import Run
-
-NAMES = ("local", "ray")
-
-
-class Launcher(Protocol):
-    """Starts runs elsewhere and hears from them. `benchmarks.worker` says which messages there are."""
-
-    slots: int
-    """How many runs are made at once."""
-
-    def start(self, run: Run) -> None:
-        """Begin to make the run."""
-
-    def messages(self, timeout: float) -> list[tuple[Run, tuple[Any, ...]]]:
-        """What came within ``timeout`` seconds, in the order of each run. After a run's last message nothing more comes
-        from it; ("died", reason) is the last of one that could not say so itself.
-        """
-
-    def tell_to_stop(self, run: Run) -> None:
-        """Ask a run to save and end. One that has not begun yet may end at once."""
-
-    def kill(self, run: Run) -> None:
-        """End it now; its last checkpoint stays."""
-
-    def close(self) -> None:
-        """Give back what is held. All runs have ended."""
-
-
-def launcher(name: str, workers: int | None, checkpoint_seconds: float, *, tensorboard: bool) -> Launcher:
-    """The launcher of that name. ``workers``: how many runs at once; None: as many as there are cores."""
-    if name == "ray":
-        from benchmarks.launching.on_ray import RayLauncher
-
-        return RayLauncher(workers, checkpoint_seconds, tensorboard=tensorboard)
-    from benchmarks.launching.local import LocalLauncher
-
-    return LocalLauncher(workers, checkpoint_seconds, tensorboard=tensorboard)
+__all__ = ["NAMES", "Launcher", "make_launcher"]

@@ -1,4 +1,6 @@
-"""Whether the nodes of a Ray cluster can make runs: all see the folder of results, and have the same versions."""
+"""Checks that the nodes of a Ray cluster can execute runs: they see the folder of results and have the same
+versions.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,14 @@ from typing import Any
 from benchmarks import provenance
 from benchmarks.errors import CannotRun
 
-PATIENCE = 120  # seconds: a node imports torch for the first time
+TIMEOUT = 120  # seconds; a node may import torch for the first time
 
 
 def check_nodes(ray: Any, out: Path) -> None:
-    """Refuse nodes that would write results where nobody finds them, or make others.
+    """Check all nodes of the cluster.
 
     Raises:
-        CannotRun: with the node's address.
+        CannotRun: a node does not see the folder ``out``, has other versions, or does not answer. The message names it.
     """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -28,18 +30,18 @@ def check_nodes(ray: Any, out: Path) -> None:
         raise CannotRun(f"Cannot write to {out}: {error}.") from error
     try:
         asked = {}
-        look = ray.remote(_look)
+        node_status = ray.remote(_node_status)
         for node in ray.nodes():
             if node["Alive"]:
                 there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-                task = look.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(token)
+                task = node_status.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(token)
                 asked[task] = node["NodeManagerAddress"]
         here = provenance.versions()
         for task, address in asked.items():
             try:
-                seen, versions = ray.get(task, timeout=PATIENCE)
+                seen, versions = ray.get(task, timeout=TIMEOUT)
             except ray.exceptions.RayError as error:
-                raise CannotRun(_unable(address, error)) from None
+                raise CannotRun(_failure_text(address, error)) from None
             if not seen:
                 raise CannotRun(
                     f"The Ray node {address} does not see {out}: give --out a folder on a file system that all nodes "
@@ -47,19 +49,19 @@ def check_nodes(ray: Any, out: Path) -> None:
                 )
             if versions != here:
                 raise CannotRun(
-                    f"The Ray node {address} has {_text(versions)}; here is {_text(here)}. Install the same."
+                    f"The Ray node {address} has {_text(versions)}; here is {_text(here)}. Install the same versions."
                 )
     finally:
         token.unlink(missing_ok=True)
 
 
-def _look(token: Path) -> tuple[bool, dict[str, str]]:
-    """On a node: whether it sees the file, and its versions."""
+def _node_status(token: Path) -> tuple[bool, dict[str, str]]:
+    """Executed on a node: whether it sees the file, and its versions."""
     return token.is_file() and token.read_text() == token.name, provenance.versions()
 
 
-def _unable(address: str, error: Exception) -> str:
-    """In one line, what a node could not do."""
+def _failure_text(address: str, error: Exception) -> str:
+    """A one-line description of why a node did not answer."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, ModuleNotFoundError):
         return f"The Ray node {address} has no {cause.name}: pip install torch-gnt there, in the same version."

@@ -1,5 +1,5 @@
-"""Online Permuted MNIST: images one by one, each once, whose pixels are permuted anew in every task.
+"""Online Permuted MNIST: a stream of images, each seen once, with a new permutation of the pixels in every task.
 
-The pixels that belong together are others in each task; labels and images stay. A network that stays plastic learns the
-hundredth permutation as fast as the first.
+Images and labels stay the same; which pixels belong together changes with each task. A network that keeps its
+plasticity learns the hundredth permutation as fast as the first.
 """

@@ -1,26 +1,22 @@
-"""What is shown of Permuted MNIST."""
+"""What the table and picture of Permuted MNIST show."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from benchmarks.display import DEAD, OPTIMIZERS, RANK, WEIGHTS, Display, Figure
+from benchmarks.display import DEAD_AT_START, OPTIMIZERS, RANK, WEIGHTS, Display, Metric
 from benchmarks.permuted_mnist.settings import SOURCES, Settings
 
 
 def _about(settings: Settings) -> str:
     return (
-        f"{settings.images:,} {SOURCES[settings.source]}, one by one and each once, with a fresh permutation of the "
+        f"{settings.images:,} {SOURCES[settings.source]}, one at a time and each once, with a new permutation of the "
         f"pixels in every task (784-{settings.hidden}-10, {OPTIMIZERS[settings.optimizer]})"
     )
 
 
 DISPLAY = Display(
-    x="task",
-    main=Figure("online_accuracy", "Correct before learning from the image", percent=True),
-    higher_is_better=True,
+    main=Metric("online_accuracy", "Accuracy before the update on the image", percent=True),
     about=_about,
-    others=(replace(DEAD, title="Hidden units dead when the task starts"), RANK, WEIGHTS),
+    others=(DEAD_AT_START, RANK, WEIGHTS),
     chance=0.1,
     smooth=5,
 )

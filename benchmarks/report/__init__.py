@@ -1,15 +1,16 @@
-"""``python -m benchmarks report``: all finished runs as one page, ``RESULTS.md``, with pictures, beside the published
-figures.
+"""``python -m benchmarks report``: all finished runs as one page, ``RESULTS.md``, with pictures and published values.
 
-    reading     the runs below the folder of results, and what cannot be shown of it
-    problems    runs of one problem together; problems that differ in one choice alone as a family
-    rerun       the command that makes a line's runs again
-    rows        the tables' cells
-    multiples   the picture of a family
-    overview    what there is, and what is missing
-    page        all of it in Markdown
+command             the command line; writes the page and its pictures
+run_finder          finds the runs in the folder of results
+problems            groups runs by problem, and similar problems into families
+rerun_commands      the commands that reproduce runs
+result_tables       the tables of results
+family_picture      the picture of a family
+provenance          command, commit, seeds, hardware and time of each row
+overview            the table of all experiments, and what is missing
+page, markdown      the page
 """
 
 from __future__ import annotations
 
-HELP = "write RESULTS.md: all finished runs beside the published figures"
+HELP = "write RESULTS.md: all finished runs and the published values"

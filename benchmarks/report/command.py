@@ -8,11 +8,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.argument_parser import Parser
+from benchmarks.atomic_files import write_atomically
 from benchmarks.errors import CannotRun
-from benchmarks.files import write_atomically
-from benchmarks.parsing import Parser
 from benchmarks.report import HELP
-from benchmarks.report.reading import Found, read
+from benchmarks.report.run_finder import FoundRuns, find_runs
 from benchmarks.settings import OUT
 
 TO = Path("benchmarks")
@@ -20,48 +20,48 @@ NAME = "RESULTS.md"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; returns its exit status."""
-    parser = Parser("python -m benchmarks report", f"{HELP}. Published figures: benchmarks/published.json.")
+    """Run the command. Returns its exit status."""
+    parser = Parser("python -m benchmarks report", f"{HELP}. Published values: benchmarks/published.json.")
     parser.add("--out", type=Path, default=OUT, metavar="DIR", help=f"folder of results to read (default: {OUT})")
     parser.add("--to", type=Path, default=TO, metavar="DIR", help=f"folder to write {NAME} to (default: {TO})")
-    parser.add("--quiet", action="store_true", help="no moving bar, for logs")
+    parser.add("--quiet", action="store_true", help="no progress bar, for logs")
     parsed = parser.parse(arguments)
-    found = read(parsed.out)
+    found = find_runs(parsed.out)
     _check_writable(parsed.to)
     return _write(found, parsed.to, quiet=parsed.quiet)
 
 
-def _write(found: Found, to: Path, *, quiet: bool) -> int:
+def _write(found: FoundRuns, to: Path, *, quiet: bool) -> int:
     from rich.console import Console
 
-    from benchmarks.progress import Bars, Lines, Title
+    from benchmarks.progress import ProgressBars, ProgressLines, Title
     from benchmarks.report.page import PICTURES, Page
 
     console = Console()
     page = Page(found)
     drawn: dict[Path, bytes] = {}
     title = Title("pictures", "#0072B2")
-    with Lines(console) if quiet or not console.is_terminal else Bars(console, 1) as view:
+    with ProgressLines(console) if quiet or not console.is_terminal else ProgressBars(console, 1) as view:
         for number, picture in enumerate(page.pictures):
             view.progress(title, number, len(page.pictures), picture.name)
             stream = io.BytesIO()
             picture.draw(stream)
             drawn[to / PICTURES / picture.name] = stream.getvalue()
         view.progress(title, len(page.pictures), len(page.pictures), "")
-    former = _pictures_of(to)  # before the new page takes the old one's place
+    old = _pictures_of(to)  # read before the page is overwritten
     for file, content in [*drawn.items(), (to / NAME, page.text.encode())]:
         write_atomically(file, lambda stream, content=content: stream.write(content))  # type: ignore[misc]
-    for file in former - drawn.keys():
+    for file in old - drawn.keys():
         file.unlink(missing_ok=True)
-    said = [f"{len(found.runs)} runs, {len(drawn)} pictures."]
-    said += [f"Not finished: {len(found.unfinished)}, listed on the page."] if found.unfinished else []
-    said += [f"Left out: {line}" for line in found.left_out]
-    console.print("\n".join([*said, str(to / NAME)]), highlight=False, soft_wrap=True, markup=False)
+    texts = [f"{len(found.runs)} runs, {len(drawn)} pictures."]
+    texts += [f"Not finished: {len(found.unfinished)}, join_names on the page."] if found.unfinished else []
+    texts += [f"Left out: {line}" for line in found.left_out]
+    console.print("\n".join([*texts, str(to / NAME)]), highlight=False, soft_wrap=True, markup=False)
     return 0
 
 
 def _pictures_of(to: Path) -> set[Path]:
-    """The pictures that the page shows as it is now."""
+    """The pictures that the existing page shows."""
     from benchmarks.report.page import PICTURES
 
     try:
@@ -77,4 +77,4 @@ def _check_writable(to: Path) -> None:
         with tempfile.TemporaryFile(dir=to):
             pass
     except OSError as error:
-        raise CannotRun(f"Cannot write to {to}: {error}. What was there before is unchanged.") from error
+        raise CannotRun(f"Cannot write to {to}: {error}. Existing files were not changed.") from error

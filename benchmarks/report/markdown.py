@@ -1,4 +1,4 @@
-"""Pieces of Markdown."""
+"""Elements of Markdown."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Sequence
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], words: Collection[int] = (0,)) -> list[str]:
-    r"""A table, but for columns without any content (the first is always kept). The columns ``words`` stand to the
-    left, all others to the right.
+    r"""A table. Columns without any content are left out, except the first. The columns ``words`` are left-aligned, the
+    others right-aligned.
 
     >>> print("\n".join(table(["a", "b", "c"], [["x", "1", ""], ["y", "2", ""]])))
     | a | b |
@@ -21,15 +21,15 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], words: Collect
     return ["| " + " | ".join(line[i] for i in kept) + " |" for line in lines]
 
 
-def folded(summary: str, lines: Sequence[str]) -> list[str]:
-    """What is shown only when a person opens it."""
+def collapsible(summary: str, lines: Sequence[str]) -> list[str]:
+    """Lines that are hidden until the reader expands them."""
     return ["<details>", f"<summary>{summary}</summary>", "", *lines, "", "</details>"]
 
 
-def listed(names: Sequence[str], last: str = "and") -> str:
+def join_names(names: Sequence[str], last: str = "and") -> str:
     """Names in a sentence.
 
-    >>> listed(["a"]), listed(["a", "b", "c"])
+    >>> join_names(["a"]), join_names(["a", "b", "c"])
     ('a', 'a, b and c')
     """
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"

@@ -1,47 +1,47 @@
-"""The table over all experiments, and what is missing."""
+"""The table of all experiments, and what is missing."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from benchmarks import experiments
-from benchmarks.palette import LABELS
+from benchmarks.comparison_table import interval_text
+from benchmarks.method_styles import LABELS
 from benchmarks.published import nearest_to
-from benchmarks.report.markdown import listed, table
+from benchmarks.report.markdown import join_names, table
 from benchmarks.report.problems import Problem
-from benchmarks.report.rerun import default_command
-from benchmarks.report.rows import at_end, of_experiment
-from benchmarks.settings import in_words
-from benchmarks.summary import Line, best
-from benchmarks.tables import text
+from benchmarks.report.rerun_commands import default_command
+from benchmarks.report.result_tables import at_end, of_experiment
+from benchmarks.settings import settings_text
+from benchmarks.summary import MethodResults, best_results
 
-THE_TWO = ("backprop", "continual_backprop")
+MAIN_METHODS = ("backprop", "continual_backprop")
 
 
 def overview(found: dict[str, list[Problem]]) -> list[str]:
-    """A row for each experiment: the problem that is nearest to the published one, and its ends."""
-    headings = ["experiment", "figure, at the end", "size", "backprop", "best other", "continual backprop", "published"]
+    """A row for each experiment: the last values on the problem that is nearest to the published one."""
+    headings = ["experiment", "metric, last", "size", "backprop", "best other", "continual backprop", "published"]
     rows = [_row(name, representative(own)) for name, own in found.items()]
     return table(headings, rows, words=(0, 1, 2, 6))
 
 
 def representative(problems: Sequence[Problem]) -> Problem:
-    """One with both backprop and continual backprop, the first of these; else the first."""
-    return next((problem for problem in problems if set(THE_TWO) <= set(problem.methods)), problems[0])
+    """The first problem with both backprop and continual backprop; otherwise the first."""
+    return next((problem for problem in problems if set(MAIN_METHODS) <= set(problem.methods)), problems[0])
 
 
 def _row(experiment: str, problem: Problem) -> list[str]:
     display = experiments.display(experiment)
-    chosen = best(problem.lines, display)
+    chosen = best_results(problem.results, display)
     ends = {method: at_end(line, display, display.main) for method, line in chosen.items()}
 
     def cell(method: str) -> str:
-        own = chosen[method].label.partition(", ")[2]  # where several were tried: which one this is
-        said = ", ".join(filter(None, ["" if method in THE_TWO else LABELS[method], own]))
-        return text(ends[method], display.main) + (f" ({said})" if said else "")
+        own = chosen[method].label.partition(", ")[2]  # settings, if several were tried
+        texts = ", ".join(filter(None, ["" if method in MAIN_METHODS else LABELS[method], own]))
+        return interval_text(ends[method], display.main) + (f" ({texts})" if texts else "")
 
     sign = 1.0 if display.higher_is_better else -1.0
-    others = [method for method in ends if method not in THE_TWO]
+    others = [method for method in ends if method not in MAIN_METHODS]
     other = max(others, key=lambda method: sign * ends[method].mean, default=None)
     return [
         f"[{experiment}](#{experiment})",
@@ -50,12 +50,14 @@ def _row(experiment: str, problem: Problem) -> list[str]:
         cell("backprop") if "backprop" in ends else "",
         cell(other) if other else "",
         cell("continual_backprop") if "continual_backprop" in ends else "",
-        "; ".join(_published(chosen[method]) for method in THE_TWO if method in chosen and _published(chosen[method])),
+        "; ".join(
+            _published(chosen[method]) for method in MAIN_METHODS if method in chosen and _published(chosen[method])
+        ),
     ]
 
 
-def _published(line: Line) -> str:
-    """The nearest published main figures of a line, in short."""
+def _published(line: MethodResults) -> str:
+    """The published main metric with the nearest settings, as short text."""
     display = experiments.display(line.runs[0].experiment)
     found = nearest_to(of_experiment(line.runs[0].experiment), line.settings, line.method)
     main = [(entry, differing) for entry, differing in found if entry.figure == display.main.name]
@@ -72,30 +74,30 @@ def missing(found: dict[str, list[Problem]]) -> list[str]:
         if name in found:
             lines.append(f"- **{name}**: {_run(found[name])}. {_not_run(name, found[name])}")
         else:
-            lines.append(f"- **{name}**: nothing finished. This makes it: `{default_command(name)}`.")
+            lines.append(f"- **{name}**: nothing finished. To run it: `{default_command(name)}`.")
     return [line.rstrip() for line in lines]
 
 
 def _run(problems: Sequence[Problem]) -> str:
-    said = []
-    for title in dict.fromkeys(_kind(problem) for problem in problems):
-        own = [problem for problem in problems if _kind(problem) == title]
+    texts = []
+    for title in dict.fromkeys(_size_text(problem) for problem in problems):
+        own = [problem for problem in problems if _size_text(problem) == title]
         methods = {method for problem in own for method in problem.methods}
-        counts = [len(line.complete) for problem in own for line in problem.lines]
+        counts = [len(line.complete_seeds) for problem in own for line in problem.results]
         seeds = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
         many = f"{len(own)} problems, " if len(own) > 1 else ""
         plural = "s" if len(methods) > 1 else ""
-        said.append(f"{title} ({many}{len(methods)} method{plural}, {seeds} seed{'' if seeds == '1' else 's'} each)")
-    return "; ".join(said)
+        texts.append(f"{title} ({many}{len(methods)} method{plural}, {seeds} seed{'' if seeds == '1' else 's'} each)")
+    return "; ".join(texts)
 
 
-def _kind(problem: Problem) -> str:
-    """The size, and whether a problem is of it."""
+def _size_text(problem: Problem) -> str:
+    """The problem's size, and whether it differs from that size."""
     size, differing = problem.size
     numbers = {name: value for name, value in differing.items() if not isinstance(value, str)}
     if not differing:
         return f"size {size}"
-    return f"size {size}, but {in_words(numbers)}" if numbers else f"size {size} with other choices"
+    return f"size {size}, but {settings_text(numbers)}" if numbers else f"size {size} with other settings"
 
 
 def _not_run(experiment: str, problems: Sequence[Problem]) -> str:
@@ -103,11 +105,11 @@ def _not_run(experiment: str, problems: Sequence[Problem]) -> str:
     done = {problem.size[0] for problem in problems if not problem.size[1]}
     sizes = [size for size in cls.size_names() if size not in done]
     methods = [LABELS[name] for name in cls.methods if not any(name in problem.methods for problem in problems)]
-    said = []
+    texts = []
     if sizes:
-        said.append(
-            f"size{'s' if len(sizes) > 1 else ''} {listed(sizes)} as {'they are' if len(sizes) > 1 else 'it is'}"
+        texts.append(
+            f"size{'s' if len(sizes) > 1 else ''} {join_names(sizes)} as {'they are' if len(sizes) > 1 else 'it is'}"
         )
     if methods:
-        said.append(listed(methods))
-    return f"Not run: {'; '.join(said)}." if said else ""
+        texts.append(join_names(methods))
+    return f"Not run: {'; '.join(texts)}." if texts else ""

@@ -1,4 +1,4 @@
-"""The whole page, in Markdown, and the pictures that it shows."""
+"""The page in Markdown, and its pictures."""
 
 from __future__ import annotations
 
@@ -9,50 +9,49 @@ from functools import partial
 from typing import IO
 
 from benchmarks import experiments
-from benchmarks.pictures import picture
-from benchmarks.report.multiples import draw
-from benchmarks.report.origins import origins, taken_twice
+from benchmarks.comparison_picture import write_picture
+from benchmarks.report.family_picture import write_family_picture
 from benchmarks.report.overview import missing, overview
 from benchmarks.report.problems import Family, Problem, families, problems
-from benchmarks.report.reading import Found
-from benchmarks.report.rerun import default_command
-from benchmarks.report.rows import Sources, family_figures, figures, of_experiment
-from benchmarks.settings import in_words
-from benchmarks.summary import best
+from benchmarks.report.provenance import provenance_lines, repeated_seeds
+from benchmarks.report.rerun_commands import default_command
+from benchmarks.report.result_tables import Sources, family_table, of_experiment, problem_table
+from benchmarks.report.run_finder import FoundRuns
+from benchmarks.settings import settings_text
+from benchmarks.summary import best_results
 
 PICTURES = "results"  # the folder beside the page
-CROWDED = 8  # lines in a picture; of more, each method's best are shown
+CROWDED = 8  # curves in a picture; with more, only the best of each method are shown
 
 _INTRODUCTION = """\
 # Results
 
-Networks that are trained on and on lose plasticity: units die, features collapse, and in the end they learn no better
-than a linear model. These are the field's experiments on that, made with this library: backpropagation, continual
-backpropagation, which replaces the least useful units step by step, and other remedies. Each figure is a mean over
-seeds with its 95% interval (Student's t), stands beside what was published where something was, and below each table
-are the commands that make it again."""
+Networks that are trained on a long sequence of tasks lose plasticity: units die, features become similar, and in the
+end the network learns no better than a linear model. These are experiments of the literature on this, run with this
+library: backpropagation, continual backpropagation, which replaces the least useful units step by step, and other
+remedies. Each value is a mean over seeds with its 95% confidence interval (Student's t), next to the published value
+if there is one. Below each table are the commands that reproduce it."""
 
 _RERUN = """\
-`python -m benchmarks report` has written this page and its pictures from the records of finished runs; nothing in it
-is written by hand. `python -m benchmarks EXPERIMENT --help` tells what can be set. "first", "last" and "mean" are of
-that part of a run's rows. Published figures are those for the nearest settings, and "with" names the settings in
-which these were not as here; their "start" and "end" are the first and the last that was published: points, where
-ours are means. Where several settings of a method were tried, the overview takes those with the best mean over the
-whole run."""
+`python -m benchmarks report` wrote this page and its pictures from the records of finished runs; nothing in it is
+edited by hand. `python -m benchmarks EXPERIMENT --help` lists the settings. "first", "last" and "mean" are means over
+these parts of a run's rows. Published values are those with the nearest settings; "with" lists the settings in which
+they differ from these runs. Their "start" and "end" are the first and the last published point, while ours are means.
+If several settings of a method were tried, the overview shows those with the best mean over the whole run."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of the page: its file's name, and what draws it."""
+    """A picture of the page: the name of its file, and the function that draws it."""
 
     name: str
     draw: Callable[[IO[bytes]], None]
 
 
 class Page:
-    """The page of all that was found: ``text``, ``pictures``."""
+    """The page of all results: ``text`` and ``pictures``."""
 
-    def __init__(self, found: Found) -> None:
+    def __init__(self, found: FoundRuns) -> None:
         self.pictures: list[Picture] = []
         by_experiment = {
             name: problems(runs)
@@ -77,69 +76,71 @@ class Page:
         others = _others(name, sources)
         known = sources.lines()
         lines += ["", *others] if others else []
-        lines += ["", "Published figures:", "", *(f"- {line}" for line in known)] if known else []
-        lines += [] if known else ["", "Published figures for settings like these: none."]
+        lines += ["", "Published values:", "", *(f"- {line}" for line in known)] if known else []
+        lines += [] if known else ["", "Published values for comparable settings: none."]
         return lines
 
     def _part(self, part: Problem | Family, sources: Sources) -> list[str]:
         display = experiments.display(part.experiment)
         first = part.problems[0] if isinstance(part, Family) else part
-        shown = [line for line in part.lines if line.complete]
+        complete = [result for result in part.results if result.complete_seeds]
         lines = [f"{part.about}. {_differences(first, part)}".rstrip()]
-        if shown:
+        if complete:
             name = f"{part.experiment}_{_slug(part.title)}.png"
-            drawn = partial(draw, part) if isinstance(part, Family) else _picture(part)
+            drawn = partial(write_family_picture, part) if isinstance(part, Family) else _picture(part)
             self.pictures.append(Picture(name, drawn))
             lines += ["", f"![{display.main.title}: {part.experiment}, {part.title}]({PICTURES}/{name})"]
-        rows = family_figures(part, sources) if isinstance(part, Family) else figures(part, sources)
+        rows = family_table(part, sources) if isinstance(part, Family) else problem_table(part, sources)
         lines += ["", f"{display.main.title}:", "", *rows]
-        lines += [f"\n{said}" for said in taken_twice(part.lines)]
+        lines += [f"\n{text}" for text in repeated_seeds(part.results)]
         lines += [
-            f"\n{line.label}: diverged with seed {seed}: {line.taken[seed].diverged}."
-            for line in part.lines
-            for seed in line.diverged
+            f"\n{result.label}: diverged with seed {seed}: {result.run_by_seed[seed].diverged}."
+            for result in part.results
+            for seed in result.diverged_seeds
         ]
-        return [*lines, "", *origins(part)]
+        return [*lines, "", *provenance_lines(part)]
 
 
 def _picture(problem: Problem) -> Callable[[IO[bytes]], None]:
     display = experiments.display(problem.experiment)
-    lines = [line for line in problem.lines if line.complete]
-    chosen = list(best(lines, display).values())
-    if len(lines) > CROWDED and len(chosen) < len(lines):
-        return lambda file: picture(chosen, display, file, note="Of each method the best of the settings tried.")
-    return lambda file: picture(lines, display, file)
+    results = [result for result in problem.results if result.complete_seeds]
+    chosen = list(best_results(results, display).values())
+    if len(results) > CROWDED and len(chosen) < len(results):
+        return lambda file: write_picture(chosen, display, file, note="For each method the best of the settings tried.")
+    return lambda file: write_picture(results, display, file)
 
 
 def _differences(first: Problem, part: Problem | Family) -> str:
-    """All settings of the problem, and in which it is not the published one."""
+    """All settings of the problem, and how they differ from the published ones."""
     hidden = part.by if isinstance(part, Family) else None
     own = {name: value for name, value in first.values.items() if name != hidden and value != ""}
-    said = f"Settings: {in_words(own)}."
+    text = f"Settings: {settings_text(own)}."
     cls = experiments.settings_class(part.experiment)
     if "published" not in cls.size_names():
-        return said
+        return text
     standard = cls.of(cls.methods[0], "published")
     differing = {name: getattr(standard, name) for name, value in own.items() if getattr(standard, name) != value}
-    return f"{said} " + (f"As published: {in_words(differing)}." if differing else "These are the published ones.")
+    return f"{text} " + (
+        f"Published: {settings_text(differing)}." if differing else "These are the published settings."
+    )
 
 
 def _others(experiment: str, sources: Sources) -> list[str]:
-    """Published figures of what is not offered here."""
+    """Published values of methods that are not offered here."""
     display = experiments.display(experiment)
     known = {figure.name: figure for figure in (display.main, *display.others)}
     found = [
-        f"- {entry.other}: {entry.text(known[entry.figure])} {sources.refer(entry)}, with {in_words(entry.where)}"
+        f"- {entry.other}: {entry.text(known[entry.figure])} {sources.refer(entry)}, with {settings_text(entry.where)}"
         for entry in of_experiment(experiment)
         if entry.other
     ]
-    return ["Published for what is not among the methods here:", "", *found] if found else []
+    return ["Published values of other methods:", "", *found] if found else []
 
 
-def _not_shown(found: Found) -> list[str]:
+def _not_shown(found: FoundRuns) -> list[str]:
     lines = []
     if found.unfinished:
-        lines += ["", "Begun, not finished (the command that began them goes on with them):", ""]
+        lines += ["", "Unfinished (the command that started them continues them):", ""]
         lines += [f"- `{run.folder.relative_to(run.out)}`: {rows} rows so far" for run, rows in found.unfinished]
     if found.left_out:
         lines += ["", "Left out:", "", *(f"- {line}" for line in found.left_out)]
@@ -147,7 +148,7 @@ def _not_shown(found: Found) -> list[str]:
 
 
 def _slug(title: str) -> str:
-    """A title as part of a file's name.
+    """A title as part of a file name.
 
     >>> _slug("Size quick, but steps 40000, each activation")
     'quick_steps-40000_each-activation'

@@ -1,4 +1,4 @@
-"""Runs of one problem together, and problems that differ in one choice alone as a family."""
+"""Groups runs by problem, and similar problems into families."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import experiments
-from benchmarks.report.markdown import listed
-from benchmarks.runs import Run
-from benchmarks.settings import Values, in_words
-from benchmarks.summary import Line, lines
+from benchmarks.report.markdown import join_names
+from benchmarks.run import Run
+from benchmarks.settings import Values, settings_text
+from benchmarks.summary import MethodResults, results_of
 
-FAMILY = 3  # problems of one shape that are shown together instead of one by one
+FAMILY = 3  # number of similar problems from which they are shown together
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What all methods are given: the settings that are no method's own, and a line for each method and tuning."""
+    """What all methods are given (the settings that are not part of a method's tuning), and the results on it."""
 
     experiment: str
     values: Values
-    lines: tuple[Line, ...]
+    results: tuple[MethodResults, ...]
 
     @property
     def size(self) -> tuple[str, Values]:
-        """The size that it is nearest to, and the settings in which it differs from that."""
+        """The nearest size, and the settings that differ from it."""
         cls = experiments.settings_class(self.experiment)
         found = []
         for size in cls.size_names():
@@ -38,25 +38,25 @@ class Problem:
 
     @property
     def title(self) -> str:
-        """Its name: the size, and what differs from it."""
+        """The size, and what differs from it."""
         size, differing = self.size
-        return f"Size {size}" + (f", but {in_words(differing)}" if differing else "")
+        return f"Size {size}" + (f", but {settings_text(differing)}" if differing else "")
 
     @property
     def about(self) -> str:
-        """What it is, in a sentence."""
-        said: str = experiments.display(self.experiment).about(self.lines[0].settings)
-        return said
+        """The problem in one sentence."""
+        text: str = experiments.display(self.experiment).about(self.results[0].settings)
+        return text
 
     @property
     def methods(self) -> list[str]:
-        """The methods of its lines."""
-        return list(dict.fromkeys(line.method for line in self.lines))
+        """The methods with results."""
+        return list(dict.fromkeys(result.method for result in self.results))
 
 
 @dataclass(frozen=True)
 class Family:
-    """Problems of one shape: they differ in the setting ``by`` alone."""
+    """Problems that differ only in the setting ``by``."""
 
     by: str
     problems: tuple[Problem, ...]
@@ -68,70 +68,70 @@ class Family:
 
     @property
     def title(self) -> str:
-        """Its name: that of its first problem, but for the setting that differs."""
+        """The first problem's title without the setting that differs."""
         size, differing = self.problems[0].size
         rest = {name: value for name, value in differing.items() if name != self.by}
         name = self.by.replace("_", " ")
-        return f"Size {size}" + (f", but {in_words(rest)}" if rest else "") + f", each {name}"
+        return f"Size {size}" + (f", but {settings_text(rest)}" if rest else "") + f", each {name}"
 
     @property
     def about(self) -> str:
-        """What they are, in a sentence, with all choices where a problem's own has one."""
-        choices = listed([str(problem.values[self.by]) for problem in self.problems], "or")
-        settings = dataclasses.replace(self.lines[0].settings, **{self.by: choices})
+        """The problems in one sentence that lists all values of ``by``."""
+        choices = join_names([str(problem.values[self.by]) for problem in self.problems], "or")
+        settings = dataclasses.replace(self.results[0].settings, **{self.by: choices})
         try:
-            said: str = experiments.display(self.experiment).about(settings)
-        except KeyError:  # a choice that has a longer name, which only single ones have
+            text: str = experiments.display(self.experiment).about(settings)
+        except KeyError:  # the sentence needs a single value, to look up its display name
             return self.problems[0].about
-        return said
+        return text
 
-    def name(self, line: Line) -> str:
-        """What a line is called among all of them."""
-        method, _, rest = line.label.partition(", ")
-        own = in_words({self.by: getattr(line.settings, self.by)})
+    def name(self, result: MethodResults) -> str:
+        """The label of a result within the family."""
+        method, _, rest = result.label.partition(", ")
+        own = settings_text({self.by: getattr(result.settings, self.by)})
         return ", ".join(filter(None, [method, own, rest]))
 
     @property
-    def lines(self) -> tuple[Line, ...]:
-        """All lines."""
-        return tuple(line for problem in self.problems for line in problem.lines)
+    def results(self) -> tuple[MethodResults, ...]:
+        """All results."""
+        return tuple(result for problem in self.problems for result in problem.results)
 
 
 def shared(cls: Any) -> list[str]:
-    """Names of the settings that make up a problem: no method's tuning, and with an effect on every method."""
+    """The settings that define a problem: not part of a method's tuning, and affecting every method."""
     fields = [field.name for field in dataclasses.fields(cls) if not field.metadata["tuning"]]
-    return [name for name in fields if all(cls.concerns(name, method) for method in cls.methods)]
+    return [name for name in fields if all(cls.affects(name, method) for method in cls.methods)]
 
 
 def problems(runs: Sequence[Run]) -> list[Problem]:
-    """The problems of one experiment's runs: as published before others, then those with more lines first."""
+    """The problems of one experiment's runs: the published one first, then those with more results."""
     cls = type(runs[0].settings)
     grouped: dict[tuple[Any, ...], list[Run]] = {}
     for run in sorted(runs, key=lambda run: _order(cls, run)):
         key = tuple(getattr(run.settings, name) for name in shared(cls))
         grouped.setdefault(key, []).append(run)
     found = [
-        Problem(runs[0].experiment, dict(zip(shared(cls), key, strict=True)), tuple(lines(own)))
+        Problem(runs[0].experiment, dict(zip(shared(cls), key, strict=True)), tuple(results_of(own)))
         for key, own in grouped.items()
     ]
-    return sorted(found, key=lambda problem: (*_standing(problem), [str(value) for value in problem.values.values()]))
+    return sorted(found, key=lambda problem: (*_rank(problem), [str(value) for value in problem.values.values()]))
 
 
 def _order(cls: Any, run: Run) -> tuple[Any, ...]:
-    """Methods as the experiment lists them, their tuning ascending; of runs that share a seed the larger first."""
-    own = run.settings.concerning(run.method)
+    """Sort key: methods in the experiment's order, then tuning ascending, then larger ensembles first."""
+    own = run.settings.affecting(run.method)
     return (cls.methods.index(run.method), [own[name] for name in sorted(own)], -len(run.seeds), run.seeds)
 
 
-def _standing(problem: Problem) -> tuple[int, int, int]:
+def _rank(problem: Problem) -> tuple[int, int, int]:
     size, differing = problem.size
     sizes = experiments.settings_class(problem.experiment).size_names()
     place = ["published", *sizes].index(size)
-    return len(differing), place, -len(problem.lines)
+    return len(differing), place, -len(problem.results)
 
 
 def families(found: Sequence[Problem]) -> list[Problem | Family]:
-    """The same problems, those of one shape as families."""
+    """The same problems, with similar ones grouped into families."""
     rest, made = list(found), []
     cls = experiments.settings_class(found[0].experiment)
     for name in [name for name in shared(cls) if isinstance(found[0].values[name], str)]:
@@ -144,4 +144,4 @@ def families(found: Sequence[Problem]) -> list[Problem | Family]:
                 group.sort(key=lambda one: (one.values[name] != default, one.values[name]))
                 made.append(Family(name, tuple(group)))
                 rest = [problem for problem in rest if not any(problem is one for one in group)]
-    return sorted([*rest, *made], key=lambda one: _standing(one.problems[0] if isinstance(one, Family) else one))
+    return sorted([*rest, *made], key=lambda one: _rank(one.problems[0] if isinstance(one, Family) else one))

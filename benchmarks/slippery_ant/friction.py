@@ -1,4 +1,4 @@
-"""The frictions of a run: one for each stretch of the environment's steps, the same for every method."""
+"""The frictions of a run, the same for every method."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.seeds import stream
 
 LOWEST: Final = 0.02
 HIGHEST: Final = 2.0
-ORDINARY: Final = 1.0  # what the Ant of gymnasium has
+ORDINARY: Final = 1.0  # that of gymnasium's Ant
 
 
 def frictions(seed: int, count: int) -> list[float]:

@@ -1,8 +1,8 @@
-"""The optimizer of each method: betas, weight decay, and for continual backprop the engine.
+"""The optimizer of each method: betas, weight decay and, for continual backprop, the engine.
 
-Adam multiplies weights by 1 - lr * weight_decay in AdamW's way: with the paper's values they shrink by 15% (L2) or 1.6%
-(continual backprop) in the 1.6 million updates of a whole run. The published code adds weight_decay * w to the
-gradient, which Adam then divides by its size: a much stronger pull. Both can be had, by the setting ``decay``.
+With the setting ``decay`` "adamw", weights are multiplied by 1 - lr * weight_decay as in AdamW: with the paper's values
+they shrink by 15% (L2) or 1.6% (continual backprop) in the 1.6 million updates of a whole run. With "adam", as in the
+published code, weight_decay * w is added to the gradient, which Adam then normalises: a much stronger decay.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from gnt import AdamGnT, UnitGroup
 from gnt.optim import CBPAdam, CBPAdamW
 
 STANDARD: Final = (0.9, 0.999)
-PROPER: Final = (0.99, 0.99)  # the paper's "proper" Adam: a gradient that grows at once moves v at once, too
+PROPER: Final = (0.99, 0.99)  # the paper's "proper" Adam: v follows sudden changes of the gradient as fast as m
 
 
 BETAS: Final = {"backprop": STANDARD, "proper_adam": PROPER, "l2": PROPER, "continual_backprop": PROPER}
 
 
-def make(method: str, settings: Any, seed: int, agent: nn.Module, groups: Sequence[UnitGroup]) -> Optimizer:
-    """The optimizer of ``agent``'s parameters; units of ``groups`` are replaced if the method does that."""
+def make_optimizer(method: str, settings: Any, seed: int, agent: nn.Module, groups: Sequence[UnitGroup]) -> Optimizer:
+    """The optimizer of ``agent``'s parameters. If the method replaces units, those of ``groups``."""
     options: dict[str, Any] = {"lr": settings.lr, "betas": BETAS[method]}
     decoupled = settings.decay == "adamw"
-    if settings.concerns("weight_decay", method):
+    if settings.affects("weight_decay", method):
         options["weight_decay"] = settings.weight_decay
     if method != "continual_backprop":
         return AdamGnT(agent.parameters(), decoupled_weight_decay=decoupled, **options)
-    kind = CBPAdamW if decoupled else CBPAdam
-    return kind(
+    cls = CBPAdamW if decoupled else CBPAdam
+    return cls(
         agent,
         layers=list(groups),
         replacement_rate=settings.replacement_rate,

@@ -1,9 +1,10 @@
-"""Stable-Baselines3's PPO with the paper's choices, a rollout and its updates at a time, and its state.
+"""Stable-Baselines3's PPO with the paper's settings, one rollout and its updates at a time, with a complete state.
 
-Where it is at odds with Stable-Baselines3's defaults: the value's loss counts fully, gradients are not clipped, and
-advantages are normalised once, over the whole rollout, instead of in every minibatch. Where Stable-Baselines3 is at
-odds with the published code, it is left as it is: an episode that the time limit ends is worth what the value network
-says of its end (there: nothing), and actions are clipped before the environment counts what they cost.
+Differences from Stable-Baselines3's defaults, as in the paper: the coefficient of the value loss is 1, gradients are
+not clipped, and advantages are normalised once over the whole rollout instead of in every minibatch. Differences from
+the published code, as in Stable-Baselines3: the return of an episode that ends by the time limit includes the value
+network's estimate of its last state (published code: no estimate), and actions are clipped before the environment
+computes their cost.
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor, nn
 
 from benchmarks.seeds import stream
-from benchmarks.slippery_ant import nets, optimizers
-from benchmarks.slippery_ant.ant import SlipperyAnt
-from benchmarks.slippery_ant.draws import OwnDraws
+from benchmarks.slippery_ant import networks, optimizers
+from benchmarks.slippery_ant.environment import SlipperyAnt
+from benchmarks.slippery_ant.private_random_state import PrivateRandomState
 from benchmarks.slippery_ant.settings import MINIBATCHES
 
 
 class NormalisedRollout(RolloutBuffer):
-    """A rollout whose advantages have mean 0 and standard deviation 1; the returns are those of the plain ones."""
+    """A rollout buffer whose advantages have mean 0 and standard deviation 1. Returns use the unnormalised
+    advantages.
+    """
 
     def compute_returns_and_advantage(self, last_values: Tensor, dones: np.ndarray[Any, Any]) -> None:
         """Generalised advantage estimation, then A <- (A - mean A) / (std A + 1e-8)."""
@@ -36,55 +39,56 @@ class NormalisedRollout(RolloutBuffer):
 
 
 class Agent:
-    """PPO on one environment, drawing from random numbers of its own.
+    """PPO on one environment, with its own random state.
 
     Attributes:
-        networks: "policy" and "value", each as the list of its layers.
-        optimizer: of both, and of the logarithm of the policy's standard deviation; with an engine, where the method
-            has one.
+        networks: "policy" and "value", each as a sequence of layers.
+        groups: the unit groups of their hidden layers.
+        optimizer: optimizer of both networks and of the logarithm of the policy's standard deviation; it has an engine
+            if the method replaces units.
     """
 
     def __init__(self, method: str, settings: Any, seed: int, env: SlipperyAnt) -> None:
-        self._draws = OwnDraws(seed)
-        with self._draws:  # it draws initial weights, in vain
+        self._draws = PrivateRandomState(seed)
+        with self._draws:  # draws initial weights, which are replaced below
             self._ppo = _ppo(env, settings)
         policy = self._ppo.policy
         bodies = policy.mlp_extractor
         self.networks = {
-            "policy": nets.layers("policy", bodies.policy_net, policy.action_net),
-            "value": nets.layers("value", bodies.value_net, policy.value_net),
+            "policy": networks.named_layers("policy", bodies.policy_net, policy.action_net),
+            "value": networks.named_layers("value", bodies.value_net, policy.value_net),
         }
         weights = stream(seed, "weights")
         for net in self.networks.values():
-            nets.lecun(net, weights)
-        self.groups = nets.units(*self.networks.values())
-        self.optimizer = optimizers.make(method, settings, seed, policy, self.groups)
+            networks.lecun_init_(net, weights)
+        self.groups = networks.hidden_units(*self.networks.values())
+        self.optimizer = optimizers.make_optimizer(method, settings, seed, policy, self.groups)
         policy.optimizer = self.optimizer
 
     @property
     def replaced(self) -> int | None:
-        """How many units were replaced so far, where the method does that."""
+        """Number of units replaced so far; None if the method replaces none."""
         engine = getattr(self.optimizer, "gnt", None)
         return None if engine is None else sum(group.state.replaced for group in engine.groups)
 
     def learn(self) -> None:
-        """One rollout, then some passes over it in 16 minibatches each.
+        """Collect one rollout, then learn from it in several passes of 16 minibatches.
 
         Raises:
-            FloatingPointError: it diverged.
+            FloatingPointError: training diverged.
         """
         try:
             with self._draws:
                 self._ppo.learn(self._ppo.n_steps, log_interval=None, reset_num_timesteps=False)
         except ValueError as error:
-            if "found invalid values" not in str(error):  # torch's distributions
+            if "found invalid values" not in str(error):  # raised by torch.distributions
                 raise
-            raise FloatingPointError("the policy's outputs are no finite numbers any more") from error
+            raise FloatingPointError("the policy's outputs are not finite any more") from error
         if not all(bool(parameter.isfinite().all()) for parameter in self._ppo.policy.parameters()):
-            raise FloatingPointError("the weights are no finite numbers any more")
+            raise FloatingPointError("the weights are not finite any more")
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is needed to go on bit for bit, the environment's state apart."""
+        """The complete state, except the environment's, from which training continues bit for bit."""
         ppo = self._ppo
         return {
             "parameters": dict(ppo.policy.state_dict()),
@@ -97,7 +101,7 @@ class Agent:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a saved state."""
+        """Restore a saved state."""
         ppo = self._ppo
         ppo.policy.load_state_dict(state["parameters"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -130,7 +134,7 @@ def _ppo(env: SlipperyAnt, settings: Any) -> PPO:
         },
         device="cpu",
     )
-    ppo.set_logger(Logger(folder=None, output_formats=[]))  # its own makes folders
+    ppo.set_logger(Logger(folder=None, output_formats=[]))  # the default logger creates folders
     return ppo
 
 

@@ -1,4 +1,4 @@
-"""What can be set in slippery ant."""
+"""Settings of slippery ant."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import argparse
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
-from benchmarks import options
-from benchmarks.options import option
+from benchmarks import setting_fields, value_checks
+from benchmarks.setting_fields import setting
 from benchmarks.settings import BaseSettings, Values
 
 ENV_STEPS: Final = 20_000_000
@@ -33,59 +33,62 @@ class Settings(BaseSettings):
     help: ClassVar[str] = "PPO on MuJoCo's Ant while the ground's friction changes"
     revision: ClassVar[int] = 1
     methods: ClassVar[tuple[str, ...]] = ("backprop", "proper_adam", "l2", "continual_backprop")
-    default_methods: ClassVar[tuple[str, ...]] = ("backprop", "continual_backprop")
-    # The quick size shows that everything works: the ant, the changes of friction, PPO, replacements in both networks,
-    # going on after an interruption. It shows nothing about loss of plasticity, which took the paper's agents millions
-    # of steps, and hardly anything about running: an agent has 20,000 steps for a friction, where it needs a million.
+    # The quick size shows that everything works: environment, friction changes, PPO, replacement in both networks, and
+    # resuming. It says nothing about loss of plasticity, which took the paper's agents millions of steps, and little
+    # about learning to run: an agent has 20,000 steps per friction and needs about a million.
     sizes: ClassVar[dict[Any, Values]] = {
         "quick": {"scale": 0.01},
         "published": {"scale": 1.0, "decay": "adam"},
     }
-    times: ClassVar[dict[str, str]] = {
-        "quick": "about six minutes on two cores; it shows that everything works, not that plasticity is lost or kept",
-        "published": "about seven hours a method and seed on one core",
+    durations: ClassVar[dict[str, str]] = {
+        "quick": "about six minutes on two cores; shows that everything works, says nothing about plasticity",
+        "published": "about seven hours per method and seed on one core",
     }
-    by_method: ClassVar[dict[str, Values]] = {"continual_backprop": {"weight_decay": 1e-4}}
+    method_defaults: ClassVar[dict[str, Values]] = {"continual_backprop": {"weight_decay": 1e-4}}
 
-    scale: float = option(
+    scale: float = setting(
         0.01,
-        f"share of the published {ENV_STEPS:,} steps, and of the {CHANGE_EVERY:,} between changes",
-        options.POSITIVE,
+        f"fraction of the published {ENV_STEPS:,} steps, and of the {CHANGE_EVERY:,} between changes",
+        value_checks.POSITIVE,
     )
-    friction: str = option("changing", "changing, or fixed at 1: the ordinary Ant", options.one_of("changing", "fixed"))
-    contact_forces: str = option(
-        "yes", "whether the ant sees the forces on its body: yes or no", options.one_of("yes", "no")
+    friction: str = setting(
+        "changing", "changing, or fixed at 1 as in the original Ant", value_checks.one_of("changing", "fixed")
     )
-    rollout: int = option(2048, "steps of the environment between two bouts of learning", _rollout)
-    epochs: int = option(10, "passes over a rollout, each in 16 minibatches", options.whole(1))
-    probe: int = option(
-        2000, "observations of a random policy on which the networks' units are looked at", options.whole(1)
+    contact_forces: str = setting(
+        "yes", "whether observations include the forces on the ant's body: yes or no", value_checks.one_of("yes", "no")
     )
-    width: int = option(256, "units in each of the two hidden layers of policy and value", options.whole(1))
-    decay: str = option(
+    rollout: int = setting(2048, "steps of the environment per rollout", _rollout)
+    epochs: int = setting(10, "passes over a rollout, each in 16 minibatches", value_checks.whole(1))
+    probe: int = setting(
+        2000,
+        "number of observations of a random policy on which the networks' units are measured",
+        value_checks.whole(1),
+    )
+    width: int = setting(256, "units in each of the two hidden layers of policy and value", value_checks.whole(1))
+    decay: str = setting(
         "adamw",
-        "weight decay as in AdamW, or through the gradient as in the published code's Adam: adamw or adam",
-        options.one_of("adamw", "adam"),
+        "weight decay as in AdamW, or added to the gradient as in the published code: adamw or adam",
+        value_checks.one_of("adamw", "adam"),
         ("l2", "continual_backprop"),
     )
-    lr: float = options.lr(1e-4)
-    weight_decay: float = options.weight_decay(1e-3, "continual_backprop")
-    replacement_rate: float = options.replacement_rate(1e-4)
-    maturity_threshold: int = options.maturity_threshold(10_000)
-    decay_rate: float = options.decay_rate(0.99)
-    utility: str = options.utility("contribution")
+    lr: float = setting_fields.lr(1e-4)
+    weight_decay: float = setting_fields.weight_decay(1e-3, "continual_backprop")
+    replacement_rate: float = setting_fields.replacement_rate(1e-4)
+    maturity_threshold: int = setting_fields.maturity_threshold(10_000)
+    decay_rate: float = setting_fields.decay_rate(0.99)
+    utility: str = setting_fields.utility("contribution")
 
     @property
     def rollouts(self) -> int:
-        """How many there are."""
+        """Number of rollouts in a run."""
         return max(1, -(-round(ENV_STEPS * self.scale) // self.rollout))
 
     @property
     def change_every(self) -> int:
-        """Steps of the environment from one friction to the next."""
+        """Number of environment steps between changes of the friction."""
         return max(1, round(CHANGE_EVERY * self.scale))
 
     @property
-    def rollouts_a_row(self) -> int:
-        """Rollouts from one row of the record to the next: 20 rows a friction, or fewer where rollouts are long."""
+    def rollouts_per_row(self) -> int:
+        """Number of rollouts per row of the record: 20 rows per friction, or fewer if rollouts are long."""
         return max(1, round(self.change_every / (20 * self.rollout)))

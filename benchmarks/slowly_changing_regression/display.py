@@ -1,23 +1,23 @@
-"""What is shown of Slowly-Changing Regression."""
+"""What the table and picture of Slowly-Changing Regression show."""
 
 from __future__ import annotations
 
-from benchmarks.display import OPTIMIZERS, Display, Figure
+from benchmarks.display import OPTIMIZERS, Display, Metric
 from benchmarks.slowly_changing_regression.settings import Settings
 
 
 def _about(settings: Settings) -> str:
     change = "are redrawn" if settings.variant == "redraw" else "change, one bit at a time,"
     return (
-        f"Following a target of 100 threshold units with 5 hidden units ({settings.activation}); 15 of 20 input bits "
+        f"Tracking a target of 100 threshold units with 5 hidden units ({settings.activation}); 15 of 20 input bits "
         f"{change} every {settings.flip_every:,} steps ({OPTIMIZERS[settings.optimizer]})"
     )
 
 
-# How hard the current slow bits are moves all methods alike, so single bins hide what lasts.
+# smooth: the difficulty of the current slow bits affects all methods alike and hides the trend in single bins
 DISPLAY = Display(
     x="step",
-    main=Figure("squared_error", "Squared error before each update"),
+    main=Metric("squared_error", "Squared error before each update"),
     higher_is_better=False,
     about=_about,
     others=(),

@@ -1,4 +1,4 @@
-"""The learner of Slowly-Changing Regression: 5 hidden units."""
+"""The network of Slowly-Changing Regression: 5 hidden units."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Final
 
 from torch import nn
 
-from benchmarks.slowly_changing_regression.target import BITS
+from benchmarks.slowly_changing_regression.inputs import BITS
 
 HIDDEN: Final = 5
 
-# activation -> module, and the gain of the uniform Kaiming distribution as the authors take it
+# activation -> module, and the nonlinearity whose gain the authors use for the Kaiming-uniform distribution
 ACTIVATIONS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "sigmoid": (nn.Sigmoid, "sigmoid"),
     "tanh": (nn.Tanh, "tanh"),
@@ -23,9 +23,9 @@ ACTIVATIONS: dict[str, tuple[Callable[[], nn.Module], str]] = {
 }
 
 
-def maker(activation: str) -> Callable[[str], nn.Sequential]:
-    """What makes 20-5-1 with that activation; Kaiming-uniform hidden weights, outgoing ones within sqrt(3/5), biases
-    zero.
+def network_factory(activation: str) -> Callable[[str], nn.Sequential]:
+    """A function method -> 20-5-1 network with this activation: Kaiming-uniform hidden weights, outgoing weights
+    uniform in +-sqrt(3/5), zero biases.
     """
     module, nonlinearity = ACTIVATIONS[activation]
 

@@ -1,26 +1,25 @@
-"""The target network of Slowly-Changing Regression, and its stream of inputs."""
+"""The target network of Slowly-Changing Regression."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from benchmarks.seeds import stream
+from benchmarks.slowly_changing_regression.inputs import BITS
 
-BITS: Final = 20
-SLOW: Final = 15
 UNITS: Final = 100
 BETA: Final = 0.7
 
 
 class Target:
-    """20 bits -> 100 linear threshold units -> 1 number; all weights and biases are -1 or 1, and never
-    change.
+    """20 bits -> 100 linear threshold units -> 1 number. All weights and biases are -1 or 1 and never change.
 
-    With m bits, a unit with weights w and bias b gives 1[w.x + b > tau], where tau = beta (m + 1) - S and S =
-    (m - sum(w) + b) / 2 (the sign of b as in the authors' code; the number of negative weights without it).
+    With m bits, a unit with weights w and bias b has output 1[w.x + b > tau], where tau = beta (m + 1) - S and
+    S = (m - sum(w) + b) / 2 (the sign of b is that of the authors' code; without b, S is the number of negative
+    weights).
     """
 
     def __init__(self, seed: int) -> None:
@@ -37,52 +36,3 @@ class Target:
         """Targets (n, 1) of inputs (n, 20)."""
         fires = (bits @ self.weight.T + self.bias > self.threshold).float()
         return (fires @ self.out_weight + self.out_bias)[:, None]
-
-
-class Inputs:
-    """The stream of inputs: 15 slow bits, which change every ``flip_every`` steps, and 5 drawn afresh in each
-    step.
-    """
-
-    def __init__(self, seed: int, flip_every: int, variant: str) -> None:
-        self._flip_every, self._variant = flip_every, variant
-        self._slow_stream, self._fast_stream = stream(seed, "slow bits"), stream(seed, "fast bits")
-        self._slow = torch.randint(0, 2, (SLOW,), generator=self._slow_stream).float()
-        self._step = 0
-
-    def take(self, count: int) -> Tensor:
-        """The next ``count`` inputs, (count, 20)."""
-        bits = torch.empty(count, BITS)
-        start = 0
-        while start < count:
-            since_change = self._step % self._flip_every
-            if self._step and not since_change:
-                self._change()
-            end = min(count, start + self._flip_every - since_change)
-            bits[start:end, :SLOW] = self._slow
-            self._step += end - start
-            start = end
-        bits[:, SLOW:] = torch.randint(0, 2, (count, BITS - SLOW), generator=self._fast_stream)
-        return bits
-
-    def _change(self) -> None:
-        if self._variant == "one_bit":
-            bit = torch.randint(SLOW, (1,), generator=self._slow_stream)
-            self._slow[bit] = 1 - self._slow[bit]
-        else:
-            self._slow = torch.randint(0, 2, (SLOW,), generator=self._slow_stream).float()
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that the next inputs depend on."""
-        return {
-            "step": self._step,
-            "slow": self._slow,
-            "slow_stream": self._slow_stream.get_state(),
-            "fast_stream": self._fast_stream.get_state(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a saved state."""
-        self._step, self._slow = state["step"], state["slow"]
-        self._slow_stream.set_state(state["slow_stream"])
-        self._fast_stream.set_state(state["fast_stream"])

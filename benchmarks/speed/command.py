@@ -1,4 +1,4 @@
-"""The command ``python -m benchmarks speed``: its settings, and the order of its work."""
+"""The command ``python -m benchmarks speed``."""
 
 from __future__ import annotations
 
@@ -9,42 +9,46 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.files import write_atomically, write_json
-from benchmarks.options import one_of, whole
-from benchmarks.parsing import Parser
+from benchmarks.argument_parser import Parser
+from benchmarks.atomic_files import write_atomically, write_json
 from benchmarks.settings import OUT
-from benchmarks.speed import HELP, allocator, results
+from benchmarks.speed import HELP, allocator, record_file
+from benchmarks.value_checks import one_of, whole
 
-STOPPED = 130  # the exit status that shells use for Ctrl-C
-FAILED = 1  # the figures are there, but for an entrant that raised an error
-WIDTH = 128  # of tables where there is no terminal
+STOPPED = 130  # exit status of a process stopped with Ctrl-C, as in shells
+FAILED = 1  # exit status if a variant raised an error
+WIDTH = 128  # of tables if the output is not a terminal
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command. Returns its exit status."""
     parsed = _parse(arguments)
-    old = results.load(parsed.compare) if parsed.compare else None
+    old = record_file.load(parsed.compare) if parsed.compare else None
     if parsed.show:
-        record = results.load(parsed.show)
+        record = record_file.load(parsed.show)
         if parsed.markdown:
             from benchmarks.speed.markdown import markdown
 
             print(markdown(record))
             return 0
         return _show(record, old, parsed.picture)
-    if not allocator.is_as_chosen(parsed.malloc):
-        return allocator.start_over(arguments)
+    if not allocator.is_active(parsed.malloc):
+        return allocator.restart_with_tuned_allocator(arguments)
     return _measure(parsed, shlex.join(["python", "-m", "benchmarks", "speed", *arguments]), old)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(
         "python -m benchmarks speed",
-        f"{HELP}: in alternation, in one process, as ratios (medians over rounds). It takes up to 20 minutes, with "
-        "--quick about three. Ctrl-C stops and keeps what is measured.",
+        f"{HELP}, as ratios of times (medians over rounds), measured in alternation in one process. It takes up to "
+        "20 minutes, about three with --quick. Ctrl-C stops and keeps what has been measured.",
     )
     parser.add(
-        "--only", nargs="+", default=[], metavar="PATTERN", help="workloads and entrants whose names hold one of these"
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="PATTERN",
+        help="only workloads and variants whose names contain one of these",
     )
     parser.add("--quick", action="store_true", help="fewer and shorter rounds, for a first look")
     parser.add("--threads", type=whole(1), metavar="N", help="threads that torch computes with (default: torch's own)")
@@ -53,51 +57,52 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         type=one_of(*allocator.CHOICES),
         default="default",
         metavar="NAME",
-        help="default; or tuned: glibc's allocator keeps what it has, so that large temporary tensors do not fault",
+        help="default; or tuned: glibc's allocator keeps freed memory, which avoids page faults of large tensors",
     )
     parser.add(
         "--clock",
         type=one_of("wall", "cpu"),
         default="wall",
         metavar="NAME",
-        help="wall; or cpu: the time that this process took of the processor, for a machine that cannot be quiet "
-        "(with --threads 1)",
+        help="wall; or cpu: processor time of this process, for machines with other load (with --threads 1)",
     )
-    parser.add("--memory", action="store_true", help="bytes of optimizer and engine state, instead of times")
-    parser.add("--compare", type=Path, metavar="FILE", help="an older record: show what moved")
-    parser.add("--show", type=Path, metavar="FILE", help="show this record again, measuring nothing")
-    parser.add("--markdown", action="store_true", help="with --show: the main figures as a table for a README")
+    parser.add("--memory", action="store_true", help="measure bytes of optimizer and engine state instead of times")
+    parser.add("--compare", type=Path, metavar="FILE", help="also show what changed since this older record")
+    parser.add("--show", type=Path, metavar="FILE", help="show this record, without measuring")
+    parser.add("--markdown", action="store_true", help="with --show: print the main ratios as a Markdown table")
     parser.add(
         "--output",
         type=Path,
         metavar="FILE",
-        help=f"the record (default: {OUT}/speed/COMMIT_TIME.json, a picture beside)",
+        help=f"file of the record (default: {OUT}/speed/COMMIT_TIME.json); the picture is written beside it",
     )
-    parser.add("--picture", type=Path, metavar="FILE", help="write the picture to this file as well")
-    parser.add("--quiet", action="store_true", help="no moving bar: a line for each workload, for logs")
+    parser.add("--picture", type=Path, metavar="FILE", help="also write the picture to this file")
+    parser.add(
+        "--quiet", action="store_true", help="print a line for each workload instead of a progress bar, for logs"
+    )
     parsed = parser.parse(arguments)
     if parsed.markdown and not parsed.show:
-        parser.error("--markdown goes with --show FILE")
+        parser.error("--markdown needs --show FILE")
     if parsed.clock == "cpu" and parsed.threads != 1:
-        parser.error("--clock cpu goes with --threads 1: of several threads it would count the waiting as well")
+        parser.error("--clock cpu needs --threads 1, as with several threads it includes their waiting")
     return parsed
 
 
 def _measure(parsed: argparse.Namespace, command_line: str, old: dict[str, Any] | None) -> int:
-    output = parsed.output or results.default_file(OUT)
+    output = parsed.output or record_file.default_file(OUT)
     for file in filter(None, (output, parsed.picture)):
-        results.check_writable(file)
+        record_file.check_writable(file)
 
     import torch
 
     from benchmarks.speed.memory import measure_memory
-    from benchmarks.speed.plan import make_plans
+    from benchmarks.speed.selection import select_workloads
 
-    plans = [] if parsed.memory else make_plans(parsed.only, quick=parsed.quick)
+    plans = [] if parsed.memory else select_workloads(parsed.only, quick=parsed.quick)
     if parsed.threads:
         torch.set_num_threads(parsed.threads)
     settings = {name: getattr(parsed, name) for name in ("only", "quick", "clock", "memory")}
-    record = results.new_record(command_line, settings)
+    record = record_file.new_record(command_line, settings)
     stopped = False
     try:
         if plans:
@@ -115,26 +120,30 @@ def _measure(parsed: argparse.Namespace, command_line: str, old: dict[str, Any] 
 
 def _time(plans: list[Any], record: dict[str, Any], output: Path, *, quiet: bool) -> None:
     """Fill the record's workloads, and write it after each."""
-    from benchmarks.progress import Bars, Lines
-    from benchmarks.speed.quiet import Watch, look
-    from benchmarks.speed.session import measure_all
+    from benchmarks.progress import ProgressBars, ProgressLines
+    from benchmarks.speed.machine_load import LoadMonitor, measure_machine_load
+    from benchmarks.speed.measurement import measure_all
     from benchmarks.speed.timing import FULL, QUICK
 
     console = _console()
-    before = look()
+    before = measure_machine_load()
     if before.reasons():
-        message = f"This machine is busy: {'; '.join(before.reasons())}. The figures may be off."
+        message = f"This machine is busy: {'; '.join(before.reasons())}. The ratios may be inaccurate."
         console.print(message, style="yellow", highlight=False)
-    watch = Watch()
+    monitor = LoadMonitor()
     rounds = replace(QUICK if record["settings"]["quick"] else FULL, clock=record["settings"]["clock"])
 
     def keep(found: dict[str, Any]) -> None:
         record["workloads"].append(found)
-        record["quietness"] = watch.quietness(before.load).record()
+        record["quietness"] = monitor.machine_load(before.load).as_record()
         write_json(output, record)
 
-    with Lines(console) if quiet or not console.is_terminal else Bars(console, 1, by_itself=False) as view:
-        measure_all(plans, rounds, watch, view, keep)
+    with (
+        ProgressLines(console)
+        if quiet or not console.is_terminal
+        else ProgressBars(console, 1, by_itself=False) as view
+    ):
+        measure_all(plans, rounds, monitor, view, keep)
 
 
 def _show(record: dict[str, Any], old: dict[str, Any] | None, picture: Path | None, beside: Path | None = None) -> int:
@@ -155,7 +164,7 @@ def _show(record: dict[str, Any], old: dict[str, Any] | None, picture: Path | No
             write_atomically(file, lambda stream: draw(record, stream))
         lines += map(str, files)
     elif picture:
-        lines.append(f"{picture}: not drawn, as no widths or batches were measured.")
+        lines.append(f"{picture}: not drawn, as no widths or batch sizes were measured.")
     console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
     return 0
 

@@ -1,4 +1,4 @@
-"""What moved between two records, and whether that is more than noise."""
+"""Compares two records: which ratios changed by more than noise."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.speed.table import MET, MISSED, number
+from benchmarks.speed.table import MET, MISSED, ratio_text
 
-SMALLEST = 0.02  # a change of less than this share is called noise however narrow the quartiles are
-ERRORS = 3.0  # standard errors of the difference
+SMALLEST = 0.02  # relative change that always counts as noise
+ERRORS = 3.0  # multiple of the difference's standard error that counts as noise
 
 
 def noise(old: dict[str, Any], new: dict[str, Any]) -> float:
-    """The greatest difference of two ratios that noise explains.
+    """The largest difference of two ratios that counts as noise.
 
-    A median's standard error is about 1.25 s / sqrt(n), with s the standard deviation, about the interquartile
-    range / 1.35, and n the number of rounds.
+    The standard error of a median is about 1.25 s / sqrt(n), where n is the number of rounds and the standard deviation
+    s is about the interquartile range / 1.35.
     """
     errors = [1.25 * (one["high"] - one["low"]) / 1.35 / math.sqrt(one["rounds"]) for one in (old, new)]
     return max(SMALLEST * float(old["ratio"]), ERRORS * math.hypot(*errors))
 
 
-def moved(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each figure's ratios in the two records (None where it is missing), and what became of it.
+def changes(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, Any]]:
+    """The ratio of each comparison in the two records (None if missing), and how it changed.
 
-    Figures that only the old record has are left away where the new one is a chosen part (``--only``).
+    Comparisons that only the old record has are left out if the new one contains a selection (``--only``).
     """
     before, after = _by_name(old), _by_name(new)
     rows = []
@@ -35,7 +35,7 @@ def moved(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, Any]]:
         if was is None or now is None:
             change = "new" if was is None else "gone"
         elif abs(now["ratio"] - was["ratio"]) <= noise(was, now):
-            change = "as before"
+            change = "unchanged"
         else:
             change = "faster" if now["ratio"] < was["ratio"] else "slower"
         rows.append({"name": name, "old": was and was["ratio"], "new": now and now["ratio"], "change": change})
@@ -52,14 +52,14 @@ def _by_name(record: dict[str, Any]) -> dict[tuple[str, str, str], dict[str, Any
 
 def table(old: dict[str, Any], new: dict[str, Any]) -> Table:
     """The ratios of both records side by side."""
-    shown = Table(title=f"What moved since {_commit(old)} ({old['about']['began']})")
+    shown = Table(title=f"Changes since {_commit(old)} ({old['about']['began']})")
     for name in ("", "against"):
         shown.add_column(name)
     for name in ("old", "new", "change", ""):
         shown.add_column(name, justify="right")
-    colours = {"faster": MET, "slower": MISSED, "new": "cyan", "gone": "yellow", "as before": "dim"}
+    colours = {"faster": MET, "slower": MISSED, "new": "cyan", "gone": "yellow", "unchanged": "dim"}
     last = None
-    for row in moved(old, new):
+    for row in changes(old, new):
         workload, entrant, against = row["name"]
         if workload != last:
             shown.add_section()
@@ -67,13 +67,13 @@ def table(old: dict[str, Any], new: dict[str, Any]) -> Table:
             last = workload
         both = row["old"] is not None and row["new"] is not None
         change = f"{row['new'] / row['old'] - 1:+.0%}" if both else ""
-        ratios = ["" if row[name] is None else number(row[name]) for name in ("old", "new")]
+        ratios = ["" if row[name] is None else ratio_text(row[name]) for name in ("old", "new")]
         shown.add_row(f"  {entrant}", against, *ratios, change, f"[{colours[row['change']]}]{row['change']}[/]")
     return shown
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """In what else than gnt the two runs differ, so that ratios may have moved for it."""
+    """Circumstances other than gnt in which the two runs differ, and which may have changed ratios."""
     lines = []
     for what, find in _CIRCUMSTANCES.items():
         was, now = find(old), find(new)

@@ -1,11 +1,11 @@
-"""A record's main figures as a Markdown table, for a README."""
+"""A record's main ratios as a Markdown table, for a README."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.speed.rival import PACKAGE
-from benchmarks.speed.table import number
+from benchmarks.speed.table import ratio_text
+from benchmarks.speed.third_party import PACKAGE
 
 PARTS = {
     "SGD": ("CBPSGD", "CBPSGD, compiled", f"{PACKAGE}, SGD"),
@@ -19,7 +19,7 @@ HEAD = (
 
 
 def markdown(record: dict[str, Any]) -> str:
-    """One row for each workload of whole steps; then, line by line, the figures of the others."""
+    """One row for each workload with full training steps, then one line for each ratio of the others."""
     rows: list[list[str]] = []
     others: list[str] = []
     for workload in record["workloads"]:
@@ -36,12 +36,12 @@ def _cells(figures: dict[tuple[str, str], dict[str, Any]]) -> list[str]:
     cells = []
     for against, names in PARTS.items():
         found = [figures.get((name, against)) for name in names]
-        eager, compiled, theirs = ("" if one is None else number(one["ratio"]) for one in found)
+        eager, compiled, theirs = ("" if one is None else ratio_text(one["ratio"]) for one in found)
         target = next((one["target"] for one in found if one is not None and one["target"] is not None), None)
-        cells += [eager, compiled, "" if target is None else f"<= {number(target)}", theirs]
+        cells += [eager, compiled, "" if target is None else f"<= {ratio_text(target)}", theirs]
     return cells
 
 
 def _line(workload: str, figure: dict[str, Any]) -> str:
-    target = "" if figure["target"] is None else f" (target <= {number(figure['target'])})"
-    return f"- {workload}: {figure['entrant']} / {figure['against']} {number(figure['ratio'])}{target}"
+    target = "" if figure["target"] is None else f" (target <= {ratio_text(figure['target'])})"
+    return f"- {workload}: {figure['entrant']} / {figure['against']} {ratio_text(figure['ratio'])}{target}"

@@ -1,4 +1,4 @@
-"""What optimizer and engine keep: bytes of the tensors themselves, per parameter and per hidden unit."""
+"""Bytes of state that optimizer and engine keep, per parameter and per hidden unit."""
 
 from __future__ import annotations
 
@@ -11,58 +11,52 @@ import torch
 from torch import Tensor, nn
 
 import gnt
-from benchmarks.speed.entrants import takes
-from benchmarks.speed.runners import STEP_SIZE, Runner, loop
+from benchmarks.speed.step_runners import STEP_SIZE, StepRunner, loop
 from benchmarks.speed.workloads import WORKLOADS, Workload
 from gnt.optim import AdamGnT
 
 NETWORKS = ("784-2000x3-10, batch 1", "20-5-1, batch 1", "ConvNet 32-64-128, batch 100")
+MODES: dict[str, dict[str, Any]] = {"": {}, ", compiled": {"kernels": True}}  # suffix of the name -> options
 
 
 def measure_memory() -> list[dict[str, Any]]:
     """Bytes of state on some networks: torch's Adam, AdamGnT before and after resets, the engine.
 
-    ``bytes_per_parameter`` counts tensors with a number for each element; ``bytes_per_unit`` all others, divided by
-    the number of hidden units.
+    ``bytes_per_parameter`` counts tensors with one number per element of a parameter; ``bytes_per_unit`` counts all
+    others, divided by the number of hidden units.
     """
     return [row for one in WORKLOADS if one.name in NETWORKS for row in _of_network(one)]
 
 
 def _of_network(workload: Workload) -> list[dict[str, Any]]:
-    def keeps(name: str, runner: Runner) -> None:
+    def add(name: str, runner: StepRunner) -> None:
         rows.append(_row(workload, runner, name, *optimizer_tensors(runner)))
 
     rows: list[dict[str, Any]] = []
-    keeps("torch Adam", _stepped(loop(workload, partial(_optimizer, torch.optim.Adam))))
-    for suffix, options in _ways(AdamGnT):
+    add("torch Adam", _stepped(loop(workload, partial(_optimizer, torch.optim.Adam))))
+    for suffix, options in MODES.items():
         make_optimizer = partial(_optimizer, AdamGnT, **options)
-        keeps(f"AdamGnT, never reset{suffix}", _stepped(loop(workload, make_optimizer)))
+        add(f"AdamGnT, never reset{suffix}", _stepped(loop(workload, make_optimizer)))
         reset = _stepped(loop(workload, make_optimizer, gnt.GnT))
         reset.force_replacement()
-        keeps(f"AdamGnT, after resets{suffix}", _stepped(reset))
-    for suffix, options in _ways(gnt.GnT):
+        add(f"AdamGnT, after resets{suffix}", _stepped(reset))
+    for suffix, options in MODES.items():
         runner = _stepped(loop(workload, partial(_optimizer, torch.optim.SGD), partial(gnt.GnT, **options)))
         rows.append(_row(workload, runner, f"engine{suffix}", [], engine_tensors(runner)))
     return rows
 
 
-def _ways(owner: Any) -> list[tuple[str, dict[str, Any]]]:
-    """Eager, and compiled where that can be: the ends of names, and options."""
-    ways: list[tuple[str, dict[str, Any]]] = [("", {})]
-    return ways if takes("kernels", owner)() else [*ways, (", compiled", {"kernels": True})]
+def _optimizer(cls: Any, net: nn.Module, **options: Any) -> Any:
+    return cls(net.parameters(), lr=STEP_SIZE, **options)
 
 
-def _optimizer(kind: Any, net: nn.Module, **options: Any) -> Any:
-    return kind(net.parameters(), lr=STEP_SIZE, **options)
-
-
-def _stepped(runner: Runner) -> Runner:
+def _stepped(runner: StepRunner) -> StepRunner:
     runner.step()
     return runner
 
 
 def _row(
-    workload: Workload, runner: Runner, name: str, elementwise: Iterable[Tensor], others: Iterable[Tensor]
+    workload: Workload, runner: StepRunner, name: str, elementwise: Iterable[Tensor], others: Iterable[Tensor]
 ) -> dict[str, Any]:
     (net,) = runner.nets
     for_parameters, for_units = held_bytes(elementwise), held_bytes(others)
@@ -76,33 +70,33 @@ def _row(
 
 
 def held_bytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes of memory that these tensors keep; what several share counts once, as the whole."""
+    """Bytes of the storages of these tensors; shared storages count once."""
     storages = [tensor.untyped_storage() for tensor in tensors]
     return sum({one.data_ptr(): one.nbytes() for one in storages}.values())
 
 
-def optimizer_tensors(runner: Runner) -> tuple[list[Tensor], list[Tensor]]:
-    """All that the optimizer keeps -> (floating-point tensors of their parameter's shape, all others)."""
+def optimizer_tensors(runner: StepRunner) -> tuple[list[Tensor], list[Tensor]]:
+    """All tensors of the optimizer, as (floating-point tensors of their parameter's shape, all others)."""
     elementwise: list[Tensor] = []
     others: list[Tensor] = []
     for param, state in runner.optimizer.state.items():
         for value in state.values():
             if isinstance(value, Tensor):
-                # counts of a bias's rows have its shape as well, but they are integers
+                # step counts per row of a bias have its shape as well, but are integers
                 whole = value.is_floating_point() and value.shape == param.shape
                 (elementwise if whole else others).append(value)
     beside = {name: value for name, value in vars(runner.optimizer).items() if name not in ("state", "param_groups")}
     return elementwise, [*others, *_reachable(beside, runner)]
 
 
-def engine_tensors(runner: Runner) -> list[Tensor]:
-    """All that the engine keeps."""
+def engine_tensors(runner: StepRunner) -> list[Tensor]:
+    """All tensors of the engine."""
     return list(_reachable(runner.engine, runner))
 
 
-def _reachable(root: Any, runner: Runner) -> Iterator[Tensor]:
-    """Tensors found by way of containers and gnt's own objects, but for weights, gradients and optimizer state."""
-    theirs = {tensor.untyped_storage().data_ptr() for tensor in runner.tensors()}
+def _reachable(root: Any, runner: StepRunner) -> Iterator[Tensor]:
+    """Tensors reachable through containers and gnt's objects, except weights, gradients and optimizer state."""
+    excluded = {tensor.untyped_storage().data_ptr() for tensor in runner.tensors()}
     seen: set[int] = set()
     waiting: list[Any] = [root]
     while waiting:
@@ -111,7 +105,7 @@ def _reachable(root: Any, runner: Runner) -> Iterator[Tensor]:
             continue
         seen.add(id(one))
         if isinstance(one, Tensor):
-            if one.untyped_storage().data_ptr() not in theirs:
+            if one.untyped_storage().data_ptr() not in excluded:
                 yield one
         elif isinstance(one, Mapping):
             waiting += [*one.keys(), *one.values()]
@@ -120,5 +114,5 @@ def _reachable(root: Any, runner: Runner) -> Iterator[Tensor]:
         elif type(one).__module__.partition(".")[0] == "gnt" and not isinstance(
             one, (nn.Module, torch.optim.Optimizer)
         ):
-            slots = [name for kind in type(one).__mro__ for name in getattr(kind, "__slots__", ())]
+            slots = [name for cls in type(one).__mro__ for name in getattr(cls, "__slots__", ())]
             waiting += [*getattr(one, "__dict__", {}).values(), *(getattr(one, name, None) for name in slots)]

@@ -1,4 +1,4 @@
-"""The networks and the data of the workloads."""
+"""The networks and data of the workloads."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from benchmarks.seeds import stream
 from benchmarks.speed.workloads import CONVNET, Workload
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": F.mse_loss, "cross_entropy": F.cross_entropy}
-POOL = 16  # batches that are gone through over and over
+POOL = 16  # number of different batches, which are repeated
 
 
 def make_net(workload: Workload) -> nn.Sequential:
-    """The workload's network; the same weights for every entrant."""
+    """The workload's network, with the same weights for every variant."""
     net: nn.Sequential = with_seed(0, lambda: fresh_net(workload.net))
     return net
 
 
 def fresh_net(sizes: tuple[int, ...] | str) -> nn.Sequential:
-    """A ReLU network of these sizes, or the convolutional one, with torch's own initial weights."""
+    """A ReLU network with layers of these sizes, or the convolutional one, with torch's default initial weights."""
     if sizes == CONVNET:
         return _convnet()
     assert not isinstance(sizes, str)
@@ -35,7 +35,9 @@ def fresh_net(sizes: tuple[int, ...] | str) -> nn.Sequential:
 
 
 def _convnet() -> nn.Sequential:
-    """That of the authors' Continual ImageNet: 3x32x32, convolutions 32(5)-64(3)-128(3) with pooling, 128-128-2."""
+    """The network of the authors' Continual ImageNet: 3x32x32, convolutions 32(5)-64(3)-128(3) with pooling,
+    128-128-2.
+    """
     return nn.Sequential(
         *(nn.Conv2d(3, 32, 5), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2)),
@@ -46,10 +48,10 @@ def _convnet() -> nn.Sequential:
 
 
 def batches(workload: Workload, lead: tuple[int, ...] = ()) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches without end: normal inputs, and targets that have nothing to do with them.
+    """An endless sequence of batches: normal inputs, and targets that are independent of them.
 
-    So there is nothing to be learned perfectly: gradients stay what they are at the start, and no moment decays into
-    denormals, which are slow to compute with. ``lead``: dimensions in front of the batch's, for an ensemble.
+    So nothing can be learned perfectly: gradients keep their size, and no moments decay into denormal numbers, which
+    are slow. ``lead``: dimensions before the batch dimension, for an ensemble.
     """
     generator = stream(0, "speed")
     conv = workload.net == CONVNET

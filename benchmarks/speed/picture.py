@@ -1,4 +1,4 @@
-"""The picture: what continual backprop makes of a step's time, over width and over batch size."""
+"""The picture: how much longer a step takes with continual backprop, over width and over batch size."""
 
 from __future__ import annotations
 
@@ -8,29 +8,31 @@ from typing import IO, Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from benchmarks.palette import COLOURS, LABELS
-from benchmarks.plots import canvas, save
-from benchmarks.speed.table import number
+from benchmarks.method_styles import COLOURS, LABELS
+from benchmarks.plot_layout import canvas, save
+from benchmarks.speed.table import ratio_text
 
 PANELS = {
     "width": ("784-n-n-10, batch 64", "width n of the hidden layers"),
     "batch": ("784-2000-2000-2000-10", "batch size"),
 }
 SERIES = {"cbp_sgd": ("CBPSGD", "SGD"), "cbp_adam": ("CBPAdam, fused", "Adam, fused")}
-WAYS = {"": "eager", ", compiled": "compiled"}
-TALL = 3.0  # from this ratio on the axis is logarithmic
+MODES = {"": "eager", ", compiled": "compiled"}
+TALL = 3.0  # ratio above which the axis is logarithmic
 _DASHES: Any = (0, (2.2, 1.6))
 
 Points = list[tuple[int, dict[str, Any]]]
 
 
 def has_series(record: dict[str, Any]) -> bool:
-    """Whether there is something to draw."""
+    """Whether the record contains anything to draw."""
     return bool(_panels(record))
 
 
 def draw(record: dict[str, Any], file: IO[bytes]) -> None:
-    """As PNG: a line for each optimizer, eager (dashed) and compiled, quartiles as bands, targets as bars."""
+    """Write the picture as PNG: a line for each optimizer, eager (dashed) and compiled; bands: quartiles; short bars:
+    targets.
+    """
     panels = _panels(record)
     figure, all_axes = canvas(headline(record), _explanation(record), panels=len(panels))
     figure.subplots_adjust(right=0.85, wspace=0.62)
@@ -42,8 +44,8 @@ def draw(record: dict[str, Any], file: IO[bytes]) -> None:
 
 
 def headline(record: dict[str, Any]) -> str:
-    """The range of the ratios that are drawn, in one sentence: of the compiled ones where there are any."""
-    for suffix, way in reversed(WAYS.items()):
+    """The range of the drawn ratios in one sentence; of the compiled ones if there are any."""
+    for suffix, way in reversed(MODES.items()):
         ratios = [
             one["ratio"]
             for panel in _panels(record)
@@ -51,7 +53,7 @@ def headline(record: dict[str, Any]) -> str:
             for _, one in _points(record, panel, entrant + suffix, against)
         ]
         if ratios:
-            least, most = number(min(ratios)), number(max(ratios))
+            least, most = ratio_text(min(ratios)), ratio_text(max(ratios))
             return f"{way.capitalize()}, a CBP step takes {least} to {most} times as long"
     return ""
 
@@ -70,13 +72,13 @@ def _explanation(record: dict[str, Any]) -> str:
 
 def _panels(record: dict[str, Any]) -> list[str]:
     lines = [
-        (panel, entrant + suffix, peer) for panel in PANELS for entrant, peer in SERIES.values() for suffix in WAYS
+        (panel, entrant + suffix, peer) for panel in PANELS for entrant, peer in SERIES.values() for suffix in MODES
     ]
     return list(dict.fromkeys(line[0] for line in lines if _points(record, *line)))
 
 
 def _points(record: dict[str, Any], panel: str, entrant: str, against: str) -> Points:
-    """Place and figure of each workload of the panel, from left to right."""
+    """Position and ratio of each workload of the panel, from left to right."""
     found = [
         (workload[panel], one)
         for workload in record["workloads"]
@@ -88,16 +90,16 @@ def _points(record: dict[str, Any], panel: str, entrant: str, against: str) -> P
 
 
 def _lines(record: dict[str, Any], panel: str) -> Iterator[tuple[str, str, Points]]:
-    """Series, way and points of each line that there is."""
+    """Series, mode and points of each line in the panel."""
     for key, (entrant, against) in SERIES.items():
-        for suffix, way in WAYS.items():
+        for suffix, way in MODES.items():
             points = _points(record, panel, entrant + suffix, against)
             if points:
                 yield key, way, points
 
 
 def _draw_lines(record: dict[str, Any], panel: str, axes: Axes) -> list[float]:
-    """Draw them; returns all that must be within the axes."""
+    """Draw the lines. Returns the values that have to be inside the axes."""
     title, xlabel = PANELS[panel]
     axes.set(title=title, xlabel=xlabel)
     axes.set_xscale("log", base=2)
@@ -136,7 +138,7 @@ def _draw_targets(axes: Axes, points: Points, colour: str) -> None:
 
 
 def _scale(axes: Axes, low: float, high: float) -> None:
-    """The same heights in every panel; a logarithmic axis where some are tall."""
+    """The same scale in every panel; logarithmic if ratios are large."""
     if high > TALL:
         axes.set_yscale("log")
         ticks = [tick for tick in (0.5, 0.7, 1, 1.25, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32) if low <= tick <= high]
@@ -147,7 +149,7 @@ def _scale(axes: Axes, low: float, high: float) -> None:
 
 
 def _label(axes: Axes, ends: list[tuple[float, str, str]], apart: float = 0.06) -> None:
-    """Write each line's name beside its end, at least ``apart`` of the axis from the next."""
+    """Write each line's name beside its end, at least ``apart`` (fraction of the axis) from the next."""
     height = axes.transAxes.inverted()
     lowest = 0.0
     for y, text, colour in sorted(ends):

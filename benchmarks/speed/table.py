@@ -1,4 +1,4 @@
-"""What a record says, as tables."""
+"""A record as tables and notes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ MET, MISSED, FAINT = "green", "red", "dim"
 
 
 def tables(record: dict[str, Any]) -> list[Table]:
-    """The figures' table, and the memory's where there is one."""
-    shown = [_figures(record)] if record["workloads"] else []
-    return [*shown, *([memory(record["memory"])] if record["memory"] else [])]
+    """The table of ratios and, if there are any, that of memory."""
+    shown = [_ratios(record)] if record["workloads"] else []
+    return [*shown, *([memory_table(record["memory"])] if record["memory"] else [])]
 
 
-def _figures(record: dict[str, Any]) -> Table:
+def _ratios(record: dict[str, Any]) -> Table:
     shown = Table(title="Time of a step, as a ratio (medians; quartiles over the rounds)")
     for name in ("", "against"):
         shown.add_column(name)
@@ -26,22 +26,22 @@ def _figures(record: dict[str, Any]) -> Table:
             continue
         shown.add_row(f"[bold]{workload['name']}[/]", *[""] * 6)
         for one in workload["figures"]:
-            time = in_units(workload["entrants"][one["entrant"]]["seconds"])
-            quartiles = f"{number(one['low'])}-{number(one['high'])}"
-            target = "" if one["target"] is None else number(one["target"])
+            time = time_text(workload["entrants"][one["entrant"]]["seconds"])
+            quartiles = f"{ratio_text(one['low'])}-{ratio_text(one['high'])}"
+            target = "" if one["target"] is None else ratio_text(one["target"])
             shown.add_row(
-                f"  {one['entrant']}", one["against"], time, number(one["ratio"]), quartiles, target, verdict(one)
+                f"  {one['entrant']}", one["against"], time, ratio_text(one["ratio"]), quartiles, target, verdict(one)
             )
         shown.add_section()
     return shown
 
 
-def memory(rows: list[dict[str, Any]]) -> Table:
+def memory_table(rows: list[dict[str, Any]]) -> Table:
     """Bytes of state."""
-    caption = "The authors' AdamGnT keeps 12 a parameter: a step count beside each two moments."
+    caption = "The authors' AdamGnT keeps 12 bytes per parameter: two moments and a step count."
     shown = Table(title="State in bytes", caption=caption)
     shown.add_column("")
-    for name in ("in all", "per parameter", "per hidden unit"):
+    for name in ("total", "per parameter", "per hidden unit"):
         shown.add_column(name, justify="right")
     network = None
     for row in rows:
@@ -55,36 +55,36 @@ def memory(rows: list[dict[str, Any]]) -> Table:
 
 
 def is_met(figure: dict[str, Any]) -> bool | None:
-    """Whether the ratio is at most its target; None without one."""
+    """Whether the ratio is at most its target; None without a target."""
     return None if figure["target"] is None else figure["ratio"] <= figure["target"]
 
 
 def verdict(figure: dict[str, Any]) -> str:
-    """In colour."""
+    """The same in colour."""
     return {None: "", True: f"[{MET}]met[/]", False: f"[{MISSED}]missed[/]"}[is_met(figure)]
 
 
-def number(ratio: float) -> str:
-    """A ratio with three digits that count.
+def ratio_text(ratio: float) -> str:
+    """A ratio with about three significant digits.
 
-    >>> number(1.2345), number(0.04321), number(12.345)
+    >>> ratio_text(1.2345), ratio_text(0.04321), ratio_text(12.345)
     ('1.23', '0.0432', '12.3')
     """
     digits = 4 if ratio < 0.1 else 3 if ratio < 0.2 else 2 if ratio < 10 else 1
     return f"{ratio:.{digits}f}"
 
 
-def in_units(seconds: float) -> str:
+def time_text(seconds: float) -> str:
     """A time with its unit.
 
-    >>> in_units(0.0001234), in_units(0.01234), in_units(1.5)
+    >>> time_text(0.0001234), time_text(0.01234), time_text(1.5)
     ('123 us', '12.3 ms', '1500.0 ms')
     """
     return f"{seconds * 1e6:.0f} us" if seconds < 1e-3 else f"{seconds * 1e3:.1f} ms"
 
 
 def notes(record: dict[str, Any]) -> list[str]:
-    """What must be known about the figures: the machine, what was left out, what was missed."""
+    """What affects how the ratios are read: the machine, left-out variants, missed targets."""
     about, quietness = record["about"], record["quietness"]
     hardware = about["hardware"]
     lines = [
@@ -92,7 +92,7 @@ def notes(record: dict[str, Any]) -> list[str]:
         f"torch {about['versions']['torch']}; allocator: {about['allocator']}; commit {about['commit']}",
     ]
     if record["settings"]["clock"] == "cpu":
-        lines.append("Times are those that this process took of the processor (--clock cpu).")
+        lines.append("Times are processor time of this process (--clock cpu).")
     targets = [is_met(one) for workload in record["workloads"] for one in workload["figures"]]
     if targets:
         lines.append(f"Targets: {targets.count(True)} met, {targets.count(False)} missed.")
@@ -100,14 +100,14 @@ def notes(record: dict[str, Any]) -> list[str]:
     lines += _without_replacement(record)
     lines += _denormals(record)
     if quietness is not None and quietness["reasons"]:
-        lines.append(f"This machine was busy: {'; '.join(quietness['reasons'])}. The figures may be off.")
+        lines.append(f"This machine was busy: {'; '.join(quietness['reasons'])}. The ratios may be inaccurate.")
     if not record["complete"]:
-        lines.append("Stopped before the end: the figures are not complete.")
+        lines.append("Stopped before the end: the record is incomplete.")
     return lines
 
 
 def left_out(record: dict[str, Any]) -> list[str]:
-    """Who did not run and why, each reason once."""
+    """The variants that did not run, by reason."""
     reasons: dict[str, list[str]] = {}
     for workload in record["workloads"]:
         for name, why in workload["left_out"].items():
@@ -124,7 +124,7 @@ def _without_replacement(record: dict[str, Any]) -> list[str]:
         if one["replaced"] == 0
     ]
     names = ", ".join(dict.fromkeys(idle))
-    return [f"No unit was replaced in the steps that some engines were timed in: {names}."] if idle else []
+    return [f"No unit was replaced during the timed steps of some engines: {names}."] if idle else []
 
 
 def _denormals(record: dict[str, Any]) -> list[str]:
@@ -134,4 +134,4 @@ def _denormals(record: dict[str, Any]) -> list[str]:
         for name, one in workload["entrants"].items()
         if one["denormals"] > 0.001
     ]
-    return [f"Denormal numbers, slow to compute with, among weights and state: {', '.join(slow)}."] if slow else []
+    return [f"Denormal numbers, which are slow, among weights and state: {', '.join(slow)}."] if slow else []

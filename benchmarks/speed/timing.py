@@ -1,8 +1,8 @@
-"""The rounds: every entrant of a workload does a block of steps, in an order that changes from round to round.
+"""Times the variants of a workload in rounds: in each round every variant does a block of steps, in a changing order.
 
-A ratio is the median over the rounds of (this entrant's time / its peer's time *in the same round*): what slows the
-machine down for a second or more is in both, and what hits one block alone is no median. torch.utils.benchmark does
-the timing: `Timer.timeit` warms up each block with two steps of its own and holds the garbage collector off.
+A ratio is the median over rounds of (time of the variant / time of its reference *in the same round*). What slows the
+machine down for a second or more affects both, and what hits a single block does not change the median. Times come from
+torch.utils.benchmark: `Timer.timeit` does two warm-up steps before each block and disables the garbage collector.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch.utils.benchmark import Measurement, Timer
 
-from benchmarks.speed.quiet import Watch
-from benchmarks.speed.runners import REPLACEMENT_RATE, Runner
+from benchmarks.speed.machine_load import LoadMonitor
+from benchmarks.speed.step_runners import REPLACEMENT_RATE, StepRunner
 from benchmarks.speed.workloads import MANY, Workload
 
 _QUARTERS = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
-STRETCH = 10  # how much longer than asked for a block may get in order to hold a replacement
+STRETCH = 10  # factor by which a block may be longer so that it includes a replacement
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Rounds:
     """How long to measure.
 
     Attributes:
-        block: seconds that a block of steps takes, about.
-        budget: seconds that a workload's rounds take, about; there are fewer rounds where blocks are long.
+        block: approximate seconds per block of steps.
+        budget: approximate seconds for the rounds of a workload; with long blocks there are fewer rounds.
         most, least: bounds of the number of rounds.
-        clock: "wall", or "cpu" for the time that this process alone took of the processor.
+        clock: "wall", or "cpu" for the processor time of this process.
     """
 
     block: float
@@ -47,17 +47,17 @@ QUICK = Rounds(block=0.025, budget=4.0, most=7, least=3)
 
 
 @dataclass
-class Timed:
-    """What the rounds of a workload gave: a time in seconds a step for each entrant and round."""
+class Timings:
+    """The times of a workload's rounds: seconds per step for each variant and round."""
 
     steps: int
     times: dict[str, list[float]]
     replaced: dict[str, int]
 
     def ratio(self, name: str, against: str) -> dict[str, float]:
-        """Median and quartiles over the rounds of the quotient of two entrants' times."""
+        """Median and quartiles over the rounds of the ratio of two variants' times."""
         pairs = zip(self.times[name], self.times[against], strict=True)
-        low, middle, high = quartiles([ours / theirs for ours, theirs in pairs])
+        low, middle, high = quartiles([time / reference for time, reference in pairs])
         return {"ratio": middle, "low": low, "high": high}
 
 
@@ -67,10 +67,10 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
     return low, middle, high
 
 
-def warm_up(runner: Runner, workload: Workload) -> None:
-    """Steps until units are mature, then one replacement in every group, so that resets have happened; then on.
+def warm_up(runner: StepRunner, workload: Workload) -> None:
+    """Step until units are mature, then replace one unit in every group, so that resets have happened; then step on.
 
-    Learners of ensembles choose for themselves, and go on until replacements are due.
+    For learners of the ensemble workloads no replacement is forced; they step until replacements are due.
     """
     if workload.kind == MANY:
         _repeat(runner, workload.maturity + math.ceil(replacement_period(workload)) + 5)
@@ -82,33 +82,39 @@ def warm_up(runner: Runner, workload: Workload) -> None:
         _repeat(runner, 3)
 
 
-def _repeat(runner: Runner, times: int) -> None:
+def _repeat(runner: StepRunner, times: int) -> None:
     for _ in range(times):
         runner.step()
 
 
 def replacement_period(workload: Workload) -> float:
-    """Steps from one replacement in the first hidden layer to the next; 1 for convolutions, whose steps are long."""
+    """Steps between replacements in the first hidden layer; 1 for convolutional networks, whose steps are long."""
     return 1 / (REPLACEMENT_RATE * workload.width) if workload.width else 1.0
 
 
-def block_length(seconds_a_step: float, block: float, period: float) -> int:
-    """Steps in a block: enough to take as long as asked for, and to hold a replacement where that is not far away.
+def block_length(seconds_per_step: float, block: float, period: float) -> int:
+    """Number of steps in a block: enough for its duration, and to include a replacement if that does not take too long.
 
     >>> block_length(0.01, block=0.05, period=5.0), block_length(0.0001, block=0.05, period=2000.0)
     (5, 2000)
     >>> block_length(0.6, block=0.05, period=80.0)
     1
     """
-    steps = math.ceil(block / seconds_a_step)
-    affordable = math.ceil(STRETCH * block / seconds_a_step)
+    steps = math.ceil(block / seconds_per_step)
+    affordable = math.ceil(STRETCH * block / seconds_per_step)
     return max(1, min(math.ceil(period), affordable), min(steps, affordable))
 
 
 def measure(
-    runners: dict[str, Runner], workload: Workload, rounds: Rounds, watch: Watch, each_round: Callable[[int, int], None]
-) -> Timed:
-    """Time the runners against each other; they are warm. ``each_round`` hears how many of how many are done."""
+    runners: dict[str, StepRunner],
+    workload: Workload,
+    rounds: Rounds,
+    monitor: LoadMonitor,
+    each_round: Callable[[int, int], None],
+) -> Timings:
+    """Time the runners, which are already warmed up, against each other. ``each_round`` is called with the number of
+    completed rounds and of all rounds.
+    """
     threads = torch.get_num_threads()
     timers = {
         name: Timer("step()", timer=CLOCKS[rounds.clock], globals={"step": runner.step}, num_threads=threads)
@@ -122,17 +128,17 @@ def measure(
     before = {name: runner.replaced for name, runner in runners.items()}
     times: dict[str, list[float]] = {name: [] for name in runners}
     for i in range(count):
-        with watch:
-            for name in in_order(list(runners), i):
+        with monitor:
+            for name in round_order(list(runners), i):
                 times[name].append(_seconds(timers[name].timeit(steps), runners[name]))
         each_round(i + 1, count)
-    return Timed(steps, times, {name: runner.replaced - before[name] for name, runner in runners.items()})
+    return Timings(steps, times, {name: runner.replaced - before[name] for name, runner in runners.items()})
 
 
-def in_order(names: list[str], i: int) -> list[str]:
-    """The order in round ``i``: everyone comes first once, and every other round goes backwards.
+def round_order(names: list[str], i: int) -> list[str]:
+    """The order in round ``i``: each name comes first once, and every other round is reversed.
 
-    >>> [in_order(["a", "b", "c"], i) for i in range(3)]
+    >>> [round_order(["a", "b", "c"], i) for i in range(3)]
     [['a', 'b', 'c'], ['a', 'c', 'b'], ['c', 'a', 'b']]
     """
     turn = i % len(names)
@@ -140,6 +146,6 @@ def in_order(names: list[str], i: int) -> list[str]:
     return order[::-1] if i % 2 else order
 
 
-def _seconds(measured: Measurement, runner: Runner) -> float:
-    """Of one step of the workload."""
+def _seconds(measured: Measurement, runner: StepRunner) -> float:
+    """Seconds per step of the workload."""
     return measured.median * runner.share

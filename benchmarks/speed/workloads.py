@@ -1,6 +1,6 @@
-"""The workloads: which network, which batch, and the ratio that is aimed at for each kind of contestant.
+"""The workloads: network, batch, and the target ratio for each kind of variant.
 
-Imports no torch, so that a slip of the pen on the command line is told at once.
+Does not import torch, so that invalid command lines are reported at once.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ MANY = "ensemble"  # many networks
 
 @dataclass(frozen=True)
 class Workload:
-    """One row of the issue: a network and its data.
+    """A network and its data.
 
     Attributes:
-        name: as printed, and as ``--only`` finds it.
+        name: as printed, and as matched by ``--only``.
         net: sizes of the layers of a ReLU network, or ``CONVNET``.
-        batch: samples in a step.
+        batch: samples per step.
         loss: "mse" or "cross_entropy".
-        targets: the ratio aimed at, by the contestants' kind of target (`entrants.Entrant.target`).
-        kind: what is timed; chooses the entrants.
-        brief: leave out the entrants that are there for the small print.
-        graphs: whether entrants take part that compile the whole network, which pays where a step is short.
-        long: too long for ``--quick``, unless it is asked for.
-        maturity: updates in which units are protected; the run warms up past it.
-        members: how many networks, of an ensemble.
+        targets: name of a target (see `variants.Variant.against`) -> target ratio.
+        kind: what is timed; selects the variants.
+        brief: whether only the main variants are timed.
+        graphs: whether variants that compile the whole network are timed, which is useful for short steps.
+        long: whether it is left out of ``--quick`` unless it is selected.
+        maturity: maturity threshold; the warm-up is longer than this.
+        members: number of networks, for ensembles.
         picture: the panel it is drawn in, "width" or "batch".
     """
 
@@ -49,7 +49,7 @@ class Workload:
 
     @property
     def width(self) -> int | None:
-        """Units of the first hidden layer."""
+        """Number of units in the first hidden layer."""
         return None if isinstance(self.net, str) else self.net[1]
 
 
@@ -76,7 +76,7 @@ def _wide(width: int) -> Workload:
         targets={"sgd": 1.05, "adam": 1.15} if width >= 4096 else {"adam": 1.15},
         brief=True,
         long=width > 4096,
-        # a step's cost does not depend on how long units are protected, and a hundred of these steps take a minute
+        # the cost of a step does not depend on the maturity threshold, and 100 of these steps take a minute
         maturity=100 if width < 2048 else 10,
         picture="width",
     )

@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from benchmarks.runs import Run
-from benchmarks.slowly_changing_regression.job import Job
+from benchmarks.run import Run
 from benchmarks.slowly_changing_regression.settings import Settings
+from benchmarks.slowly_changing_regression.training import Training
 
 # torch's own, on the way to its compiler
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
@@ -16,23 +16,23 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:Deprec
 SHORT = {"steps": 600, "bin": 100, "flip_every": 200, "replacement_rate": 0.05, "maturity_threshold": 10}
 
 
-def finished(job: Job) -> list[dict[str, float]]:
+def finished(training: Training) -> list[dict[str, float]]:
     rows = []
-    while job.done < job.total:
-        rows += job.advance()
+    while training.done < training.total:
+        rows += training.advance()
     return rows
 
 
 def going_on(run: Run) -> list[dict[str, float]]:
     """As if killed after every piece: saved, then taken up by a learner that has no graph yet."""
     rows = []
-    job = run.job()
-    run.load(job)
-    while job.done < job.total:
-        rows += job.advance()
-        run.save(job, seconds=0.0)
-        job = run.job()
-        run.load(job)
+    training = run.make_training()
+    run.load(training)
+    while training.done < training.total:
+        rows += training.advance()
+        run.save(training, seconds=0.0)
+        training = run.make_training()
+        run.load(training)
     return rows
 
 
@@ -42,7 +42,7 @@ def going_on(run: Run) -> list[dict[str, float]]:
 )
 def test_going_on_gives_the_same_bytes(method, optimizer, seeds, tmp_path) -> None:
     settings = Settings.of(method, optimizer=optimizer, compile="yes", **SHORT)
-    whole = Job(settings, method, seeds)
+    whole = Training(settings, method, seeds)
     expected = finished(whole)
     if method == "continual_backprop":
         assert sum(group.state.replaced for group in whole.method.learner.gnt.groups) > 25 * len(seeds)
@@ -55,7 +55,7 @@ def test_the_same_figures_as_without(seeds) -> None:
     method = "continual_backprop"
     short = {"steps": 500, "bin": 250, "replacement_rate": 0.01}
     plain, compiled = (
-        torch.tensor([row["squared_error"] for row in finished(Job(settings, method, seeds))])
+        torch.tensor([row["squared_error"] for row in finished(Training(settings, method, seeds))])
         for settings in (Settings.of(method, **short, compile=compile) for compile in ("no", "yes"))
     )
     torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=0)

@@ -87,7 +87,7 @@ def test_stopped_killed_and_cut_at_any_byte(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rows", [0, 3])
 def test_a_job_that_is_told_to_end_saves(rows: int, tmp_path: Path) -> None:
-    """Schedulers of clusters, and `timeout`, send SIGTERM to all processes of a job at once: early, or while it
+    """Schedulers of clusters, and `timeout`, send SIGTERM to all processes of a training at once: early, or while it
     trains.
     """
     command = [*ALONE, "--out", tmp_path, "--checkpoint-every", 1000]
@@ -102,7 +102,7 @@ def test_a_job_that_is_told_to_end_saves(rows: int, tmp_path: Path) -> None:
 
 
 def test_a_compiled_run_that_was_killed(tmp_path: Path) -> None:
-    """Its learner has to go by the graph from the first step on (`benchmarks.kinds`)."""
+    """Its learner has to go by the graph from the first step on (`benchmarks.graph_warmup`)."""
     compiled = [*ALONE, "--compile", "yes"]
     run(*compiled, "--out", tmp_path / "whole")
     command = [*compiled, "--out", tmp_path / "broken", "--checkpoint-every", 0]

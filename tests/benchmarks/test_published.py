@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks import experiments, published
-from benchmarks.display import Figure
+from benchmarks.display import Metric
 from benchmarks.errors import CannotRun
 from benchmarks.published import entries, nearest_to
 
@@ -118,4 +118,4 @@ def test_the_nearest_entries_are_those_with_the_fewest_other_settings() -> None:
 )
 def test_values_in_words(values: dict[str, Any], percent: bool, text: str) -> None:
     entry = published.Entry("", "", "", {}, "", values, "plot", "", "", ())
-    assert entry.text(Figure("", "", percent=percent)) == text
+    assert entry.text(Metric("", "", percent=percent)) == text

@@ -23,7 +23,7 @@ def cluster() -> Iterator[dict[str, str]]:
     """What a command's environment needs to find it."""
     folder = tempfile.mkdtemp(prefix="ray-")  # pytest's own are too long a name for Ray's sockets
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.ray_cluster"],
+        [sys.executable, "-m", "tests.helpers.ray_cluster"],
         cwd=ROOT,
         env={**os.environ, **QUIET, "RAY_TMPDIR": folder, "RAY_raylet_start_wait_time_s": str(PATIENCE)},
         stdin=subprocess.PIPE,

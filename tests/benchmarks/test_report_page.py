@@ -12,8 +12,8 @@ import scipy.stats
 from benchmarks import experiments
 from benchmarks.cli import main
 from benchmarks.published import entries
-from benchmarks.report.origins import duration
-from benchmarks.runs import Run
+from benchmarks.report.provenance import duration
+from benchmarks.run import Run
 from tests.helpers.finished_runs import REGRESSION, planned, regression, written
 
 DIGITS = "random_label_mnist"
@@ -153,7 +153,7 @@ def test_a_diverged_seed_and_a_method_without_any_whole_one(tmp_path: Path) -> N
     written(first)
     for run in (second, other):
         written(run, rows=2)
-        run.forget()
+        run.delete_results()
         run.record.begin(run.head)
         run.record.add([{"seed": run.seeds[0], "task": 1, "online_accuracy": 0.4}])
         run.finish(1.0, diverged="the loss is nan")

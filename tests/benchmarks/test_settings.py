@@ -1,4 +1,4 @@
-"""Settings and plans: whose word counts, what concerns whom, and which runs come of a command line."""
+"""Settings and plans: whose word counts, what affects whom, and which runs come of a command line."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +8,13 @@ import pytest
 
 from benchmarks import experiments
 from benchmarks.errors import CannotRun
-from benchmarks.options import option, whole
-from benchmarks.palette import COLOURS, LABELS
-from benchmarks.plan import Plan, read_grid
-from benchmarks.runs import Run
-from benchmarks.settings import BaseSettings, Values, in_words
+from benchmarks.method_styles import COLOURS, LABELS
+from benchmarks.run import Run
+from benchmarks.run_plan import RunPlan, read_grid
+from benchmarks.setting_fields import setting
+from benchmarks.settings import BaseSettings, Values, settings_text
 from benchmarks.slowly_changing_regression.settings import Settings as Regression
+from benchmarks.value_checks import whole
 
 OUT = Path("out")
 
@@ -31,14 +32,14 @@ class Layered(BaseSettings):
         "large": {"size": 2, "both": 2, "given": 2},
         ("large", "l2"): {"both": 3, "given": 3},
     }
-    by_method: ClassVar[dict[str, Values]] = {"l2": {"method": 1, "size": 1, "both": 1, "given": 1}}
+    method_defaults: ClassVar[dict[str, Values]] = {"l2": {"method": 1, "size": 1, "both": 1, "given": 1}}
 
-    default: int = option(0, "", whole(0))
-    method: int = option(0, "", whole(0))
-    size: int = option(0, "", whole(0))
-    both: int = option(0, "", whole(0))
-    given: int = option(0, "", whole(0))
-    decay: int = option(0, "", whole(0), ["l2"], tuning=True)
+    default: int = setting(0, "", whole(0))
+    method: int = setting(0, "", whole(0))
+    size: int = setting(0, "", whole(0))
+    both: int = setting(0, "", whole(0))
+    given: int = setting(0, "", whole(0))
+    decay: int = setting(0, "", whole(0), ["l2"], tuning=True)
 
 
 def test_whose_word_counts() -> None:
@@ -50,13 +51,13 @@ def test_whose_word_counts() -> None:
 
 def test_what_concerns_whom() -> None:
     settings = Layered.of("l2", decay=5)
-    assert "decay" not in settings.concerning("backprop")
-    assert settings.concerning("l2", tuning=True) == {"decay": 5}
-    assert "decay" not in settings.concerning("l2", tuning=False)
-    assert settings.changed("l2") == {"decay": 5}
-    assert settings.run_name("e", "backprop") == Layered.of("l2").run_name("e", "backprop")
-    assert settings.run_name("e", "l2").startswith("l2_decay=5_")
-    assert in_words({"flip_every": 5, "lr": 0.1}) == "flip every 5, lr 0.1"
+    assert "decay" not in settings.affecting("backprop")
+    assert settings.affecting("l2", tuning=True) == {"decay": 5}
+    assert "decay" not in settings.affecting("l2", tuning=False)
+    assert settings.non_default("l2") == {"decay": 5}
+    assert settings.folder_name("e", "backprop") == Layered.of("l2").folder_name("e", "backprop")
+    assert settings.folder_name("e", "l2").startswith("l2_decay=5_")
+    assert settings_text({"flip_every": 5, "lr": 0.1}) == "flip every 5, lr 0.1"
 
 
 def test_a_revision_is_another_folder() -> None:
@@ -64,7 +65,7 @@ def test_a_revision_is_another_folder() -> None:
     class Later(Layered):
         revision: ClassVar[int] = 2
 
-    assert Later.of("l2").run_name("e", "l2") != Layered.of("l2").run_name("e", "l2")
+    assert Later.of("l2").folder_name("e", "l2") != Layered.of("l2").folder_name("e", "l2")
 
 
 @pytest.mark.parametrize(
@@ -84,19 +85,19 @@ def test_unknown_names(arguments, given, message) -> None:
 @pytest.mark.parametrize("experiment", experiments.NAMES)
 def test_what_each_experiment_declares_holds_together(experiment: str) -> None:
     cls = experiments.settings_class(experiment)
-    assert {*cls.default_methods, *cls.together} <= set(cls.methods) <= LABELS.keys() & COLOURS.keys()
-    assert set(cls.by_method) <= set(cls.methods)
-    assert set(cls.times) <= set(cls.size_names())
+    assert {*cls.default_methods, *cls.ensemble_methods} <= set(cls.methods) <= LABELS.keys() & COLOURS.keys()
+    assert set(cls.method_defaults) <= set(cls.methods)
+    assert set(cls.durations) <= set(cls.size_names())
     assert cls.revision >= 1
     assert cls.help
-    for values in [*cls.sizes.values(), *cls.by_method.values()]:
+    for values in [*cls.sizes.values(), *cls.method_defaults.values()]:
         for name in values:
             cls.field(name)
     for key in cls.sizes:
         assert isinstance(key, str) or (key[0] in cls.size_names() and key[1] in cls.methods)
     for size in cls.size_names():
         for method in cls.methods:
-            for name, value in cls.of(method, size).concerning(method).items():
+            for name, value in cls.of(method, size).affecting(method).items():
                 assert cls.field(name).metadata["check"](str(value)) == value  # the command line can say it, too
     experiments.display(experiment).about(cls.of(cls.methods[0]))
 
@@ -107,7 +108,7 @@ def test_a_grid_is_read_as_the_command_line_is() -> None:
 
 
 def plan(methods: tuple[str, ...], seeds: int = 1, given: Values | None = None, **grid: list[Any]) -> list[Any]:
-    return Plan("slowly_changing_regression", methods, None, given or {}, grid, tuple(range(seeds))).runs(OUT)
+    return RunPlan("slowly_changing_regression", methods, None, given or {}, grid, tuple(range(seeds))).runs(OUT)
 
 
 def test_runs_are_methods_times_grid_times_seeds() -> None:

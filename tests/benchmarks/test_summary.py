@@ -8,16 +8,16 @@ import pytest
 import scipy.stats
 from rich.console import Console
 
-from benchmarks.display import DEAD, Display, Figure
-from benchmarks.headline import headline
-from benchmarks.pictures import picture
-from benchmarks.plan import Plan
-from benchmarks.summary import Line, estimate, first_and_last, lines
-from benchmarks.tables import table
+from benchmarks.comparison_picture import write_picture
+from benchmarks.comparison_table import comparison_table
+from benchmarks.display import DEAD, Display, Metric
+from benchmarks.picture_headline import headline
+from benchmarks.run_plan import RunPlan
+from benchmarks.summary import MethodResults, estimate, first_and_last, results_of
 
 DISPLAY = Display(
     x="task",
-    main=Figure("online_accuracy", "Correct", percent=True),
+    main=Metric("online_accuracy", "Correct", percent=True),
     higher_is_better=True,
     about=lambda settings: "made up",
     others=(DEAD,),
@@ -28,10 +28,10 @@ FIGURES = np.random.default_rng(0).uniform(0.2, 0.9, (2, 3, TASKS))  # method, s
 
 
 @pytest.fixture
-def found(tmp_path: Path) -> list[Line]:
+def found(tmp_path: Path) -> list[MethodResults]:
     """Two methods; three seeds, of which one diverged in continual backprop."""
     methods = ("backprop", "continual_backprop")
-    runs = Plan("random_label_mnist", methods, None, {}, {}, (0, 1, 2)).runs(tmp_path)
+    runs = RunPlan("random_label_mnist", methods, None, {}, {}, (0, 1, 2)).runs(tmp_path)
     for run in runs:
         own = FIGURES[methods.index(run.method)]
         run.record.begin(run.head)
@@ -47,7 +47,7 @@ def found(tmp_path: Path) -> list[Line]:
                 for seed in run.seeds
             )
         run.record.end()
-    return lines(runs)
+    return results_of(runs)
 
 
 @pytest.mark.parametrize("n", [2, 3, 10, 30])
@@ -61,25 +61,25 @@ def test_mean_and_interval_are_students(n: int) -> None:
     assert estimate(values[:1].tolist()).half is None
 
 
-def test_curves_and_parts_are_means_over_seeds(found: list[Line]) -> None:
-    for line, own in zip(found, FIGURES, strict=True):
-        assert line.seeds == line.complete == [0, 1, 2]
-        xs, curve = line.curve("online_accuracy", "task")
+def test_curves_and_parts_are_means_over_seeds(found: list[MethodResults]) -> None:
+    for result, own in zip(found, FIGURES, strict=True):
+        assert result.seeds == result.complete_seeds == [0, 1, 2]
+        xs, curve = result.curve("online_accuracy", "task")
         assert xs == list(range(1, TASKS + 1))
         np.testing.assert_allclose([point.mean for point in curve], own.mean(0))
         halves = [scipy.stats.sem(own[:, task]) * scipy.stats.t.ppf(0.975, 2) for task in range(TASKS)]
         np.testing.assert_allclose([point.half for point in curve], halves)
-        first, last = first_and_last(line, DISPLAY)
+        first, last = first_and_last(result, DISPLAY)
         assert first.mean == pytest.approx(own[:, 0].mean())
         assert last.mean == pytest.approx(own[:, -2:].mean())
         assert last.half == pytest.approx(scipy.stats.sem(own[:, -2:].mean(1)) * scipy.stats.t.ppf(0.975, 2))
-        assert line.mean("dead_units").mean == pytest.approx((0.25 + 0.3 + 0.35) / 3)  # over layers, then over seeds
-        assert line.has("dead_units")
-        assert not line.has("nature_rank")
+        assert result.mean("dead_units").mean == pytest.approx((0.25 + 0.3 + 0.35) / 3)  # over layers, then over seeds
+        assert result.has("dead_units")
+        assert not result.has("nature_rank")
 
 
 def test_a_diverged_seed_is_named_and_not_averaged(tmp_path: Path) -> None:
-    runs = Plan("random_label_mnist", ("crelu",), None, {}, {}, (0, 1, 2)).runs(tmp_path)  # each seed alone
+    runs = RunPlan("random_label_mnist", ("crelu",), None, {}, {}, (0, 1, 2)).runs(tmp_path)  # each seed alone
     for run, value in zip(runs, [0.2, 0.4, 0.9], strict=True):
         run.record.begin(run.head)
         run.record.add([{"seed": run.seeds[0], "task": 1, "online_accuracy": value}])
@@ -88,48 +88,48 @@ def test_a_diverged_seed_is_named_and_not_averaged(tmp_path: Path) -> None:
         else:
             run.record.add([{"seed": run.seeds[0], "task": 2, "online_accuracy": value}])
             run.record.end()
-    (line,) = lines(runs)
-    assert (line.diverged, line.complete) == ([2], [0, 1])
-    assert line.mean("online_accuracy").mean == pytest.approx(0.3)
-    assert "2 (1 diverged)" in text_of([line])
+    (result,) = results_of(runs)
+    assert (result.diverged_seeds, result.complete_seeds) == ([2], [0, 1])
+    assert result.mean("online_accuracy").mean == pytest.approx(0.3)
+    assert "2 (1 diverged)" in text_of([result])
 
 
-def text_of(found: list[Line]) -> str:
+def text_of(found: list[MethodResults]) -> str:
     console = Console(width=200, file=io.StringIO())
-    console.print(table(found, DISPLAY))
+    console.print(comparison_table(found, DISPLAY))
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_the_table_shows_what_was_found(found: list[Line]) -> None:
+def test_the_table_shows_what_was_found(found: list[MethodResults]) -> None:
     text = text_of(found)
-    for line, own in zip(found, FIGURES, strict=True):
-        (row,) = (row for row in text.splitlines() if f"│ {line.label} " in row)
+    for result, own in zip(found, FIGURES, strict=True):
+        (row,) = (row for row in text.splitlines() if f"│ {result.label} " in row)
         mean = scipy.stats.sem(own.mean(1)) * scipy.stats.t.ppf(0.975, 2)
         assert f"{own[:, 0].mean():.1%} ± " in row
         assert f"{own.mean():.1%} ± {mean:.1%}" in row
         assert "30.0% ± " in row
 
 
-def test_the_picture_is_made_with_what_there_is(found: list[Line]) -> None:
+def test_the_picture_is_made_with_what_there_is(found: list[MethodResults]) -> None:
     for shown in (found, found[:1]):
         file = io.BytesIO()
-        picture(shown, DISPLAY, file)
+        write_picture(shown, DISPLAY, file)
         assert file.getvalue().startswith(b"\x89PNG")
         again = io.BytesIO()
-        picture(shown, DISPLAY, again)
+        write_picture(shown, DISPLAY, again)
         assert again.getvalue() == file.getvalue()
 
 
-def test_the_headline_says_no_more_than_the_figures(found: list[Line], tmp_path: Path) -> None:
-    ends = [first_and_last(line, DISPLAY)[1].mean for line in found]
+def test_the_headline_says_no_more_than_the_figures(found: list[MethodResults], tmp_path: Path) -> None:
+    ends = [first_and_last(result, DISPLAY)[1].mean for result in found]
     assert headline(found[:1], DISPLAY) == f"In the end: backprop {ends[0]:.1%}"
     methods = ("backprop", "continual_backprop")
     for fall, said in ((0.2, "Backprop stops learning."), (0.12, "Backprop learns less and less.")):  # 0.1 is guessing
-        runs = Plan("random_label_mnist", methods, None, {}, {}, (7,)).runs(tmp_path / str(fall))
+        runs = RunPlan("random_label_mnist", methods, None, {}, {}, (7,)).runs(tmp_path / str(fall))
         for run in runs:
             run.record.begin(run.head)
             for task in range(5):
                 kept = 0.9 if run.method == "continual_backprop" else 0.9 - fall * task
                 run.record.add([{"seed": 7, "task": task + 1, "online_accuracy": kept}])
             run.record.end()
-        assert headline(lines(runs), DISPLAY) == f"{said} Continual backprop goes on."
+        assert headline(results_of(runs), DISPLAY) == f"{said} Continual backprop goes on."

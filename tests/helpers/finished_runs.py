@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import experiments
-from benchmarks.plan import Plan
-from benchmarks.runs import Run
+from benchmarks.run import Run
+from benchmarks.run_plan import RunPlan
 
 REGRESSION = "slowly_changing_regression"
 TINY = {"steps": 2000, "bin": 200, "flip_every": 500}
@@ -16,10 +16,10 @@ TINY = {"steps": 2000, "bin": 200, "flip_every": 500}
 
 def make(run: Run) -> Run:
     """Train it to the end, as a worker does."""
-    job = run.job()
+    training = run.make_training()
     run.record.begin(run.head)
-    while job.done < job.total:
-        run.record.add(job.advance())
+    while training.done < training.total:
+        run.record.add(training.advance())
     run.finish(1.5)
     return run
 
@@ -29,7 +29,7 @@ def planned(
 ) -> list[Run]:
     """The runs of a command."""
     size = given.pop("size", None)
-    plan = Plan(experiment, tuple(methods.split()), size, given, grid or {}, tuple(range(first, first + seeds)))
+    plan = RunPlan(experiment, tuple(methods.split()), size, given, grid or {}, tuple(range(first, first + seeds)))
     return plan.runs(out)
 
 
@@ -41,7 +41,7 @@ def regression(out: Path, methods: str = "backprop continual_backprop", **option
 def written(run: Run, rows: int = 10, keep: float = 0.9, seconds: float = 60.0) -> Run:
     """A record with made-up figures: they fall to ``keep`` of their start, a twentieth more with each seed."""
     display = experiments.display(run.experiment)
-    run.forget()
+    run.delete_results()
     run.record.begin(run.head)
     for number in range(1, rows + 1):
         value = 0.5 * (keep + (1 - keep) * math.exp(1 - number))

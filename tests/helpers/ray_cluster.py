@@ -1,5 +1,5 @@
 """A Ray cluster of two nodes with one CPU each on this machine, in a process of its own: prints its address, and ends
-with its standard input. RAY_TMPDIR says where it leaves its files. ``python -m tests.ray_cluster``
+with its standard input. RAY_TMPDIR says where it leaves its files. ``python -m tests.helpers.ray_cluster``
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ _TOKEN = re.compile(r"\x1b\[([?0-9;]*)([A-Za-z])|([\r\n])|([^\x1b\r\n]+)")
 
 
 class Screen:
-    """Lines as they stand after all that was printed so far; knows what `rich` uses."""
+    """ProgressLines as they stand after all that was printed so far; knows what `rich` uses."""
 
     def __init__(self) -> None:
         self.lines = [""]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from benchmarks.datasets import mnist_images
-from benchmarks.datasets.idx import NAMES
+from benchmarks.datasets.idx_files import NAMES
 
 
 def digits_by_turns(per_class):

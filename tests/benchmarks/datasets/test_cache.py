@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.datasets import cache
-from benchmarks.datasets.cache import prepared
+from benchmarks.datasets.cache import cached_tensors
 from benchmarks.errors import CannotRun
 
 
@@ -26,8 +26,8 @@ class Maker:
 
 def test_made_once(own_cache):
     make = Maker()
-    first = prepared("some", ["file", 3], make)
-    again = prepared("some", ["file", 3], make)
+    first = cached_tensors("some", ["file", 3], make)
+    again = cached_tensors("some", ["file", 3], make)
     assert make.calls == 1
     assert torch.equal(first["x"], again["x"])
     (data,) = own_cache.glob("some-*.pt")
@@ -38,40 +38,40 @@ def test_made_once(own_cache):
 def test_another_source_is_made_anew():
     make = Maker()
     for source in (["file", 3], ["file", 4], ["file", 3]):
-        prepared("some", source, make)
+        cached_tensors("some", source, make)
     assert make.calls == 2
 
 
 def test_changed_raw_files_are_another_source(tmp_path):
     raw = tmp_path / "raw"
     raw.write_bytes(b"1")
-    before = cache.stamps([raw])
-    assert cache.stamps([raw]) == before
+    before = cache.file_stamps([raw])
+    assert cache.file_stamps([raw]) == before
     raw.write_bytes(b"12")
-    assert cache.stamps([raw]) != before
+    assert cache.file_stamps([raw]) != before
 
 
 @pytest.mark.parametrize("damaged", [".pt", ".sha256"])
 def test_corrupted_data_are_told_and_made_again(damaged, own_cache):
     make = Maker()
-    prepared("some", 1, make)
+    cached_tensors("some", 1, make)
     (file,) = (file for file in own_cache.iterdir() if file.name.endswith(damaged))
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 0xFF
     file.write_bytes(content)
     with pytest.warns(UserWarning, match=r"do not have their checksum any more; making them again"):
-        again = prepared("some", 1, make)
+        again = cached_tensors("some", 1, make)
     assert torch.equal(again["x"], torch.arange(5))
-    prepared("some", 1, make)  # no warning
+    cached_tensors("some", 1, make)  # no warning
     assert make.calls == 2
 
 
 def test_killed_before_the_checksum_was_written_they_are_made_again(own_cache):
     make = Maker()
-    prepared("some", 1, make)
+    cached_tensors("some", 1, make)
     (checksum,) = own_cache.glob("*.sha256")
     checksum.unlink()
-    prepared("some", 1, make)
+    cached_tensors("some", 1, make)
     assert make.calls == 2
 
 
@@ -80,15 +80,15 @@ def test_a_failure_leaves_nothing_behind(own_cache):
         raise CannotRun("no raw files")
 
     with pytest.raises(CannotRun, match="no raw files"):
-        prepared("some", 1, fail)
+        cached_tensors("some", 1, fail)
     assert not list(own_cache.glob("*.pt*"))
 
 
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("GNT_DATA_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(CannotRun, match=r"Cannot keep prepared data in .*GNT_DATA_CACHE names another"):
-        prepared("some", 1, Maker())
+    with pytest.raises(CannotRun, match=r"Cannot keep cached_tensors data in .*GNT_DATA_CACHE names another"):
+        cached_tensors("some", 1, Maker())
 
 
 def test_the_folder(monkeypatch):
@@ -105,7 +105,7 @@ PROGRAM = """
 import sys, time
 import torch
 from pathlib import Path
-from benchmarks.datasets.cache import prepared
+from benchmarks.datasets.cache import cached_tensors
 
 def make():
     with Path(sys.argv[1]).open("a") as log:
@@ -113,7 +113,7 @@ def make():
     time.sleep(0.5)
     return {"x": torch.ones(100_000)}
 
-print(prepared("shared", 1, make)["x"].sum().item())
+print(cached_tensors("shared", 1, make)["x"].sum().item())
 """
 
 

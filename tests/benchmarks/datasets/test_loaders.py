@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks import datasets
-from benchmarks.datasets import idx
+from benchmarks.datasets import idx_files
 from benchmarks.errors import CannotRun
 from tests.benchmarks.datasets import raw_files
 
@@ -60,20 +60,20 @@ def test_a_published_file_is_verified_whoever_compressed_it(tmp_path):
     labels[20] ^= 1
     other.write_bytes(gzip.compress(labels))
     with pytest.raises(CannotRun, match=r"t10k-labels-idx1-ubyte\.gz is not the published file: the SHA-256 of its"):
-        idx.read_idx(other, checksums["t10k-labels-idx1-ubyte"])
+        idx_files.read_idx(other, checksums["t10k-labels-idx1-ubyte"])
 
 
 def test_fashion_mnist_of_debian_or_how_to_install_it(monkeypatch, tmp_path):
     # Where Debian's package is installed its real files are read; elsewhere the message is the same as from here.
-    if idx.DEBIAN.is_dir():
+    if idx_files.DEBIAN.is_dir():
         train, test = datasets.fashion_mnist()
         assert torch.bincount(train.labels).tolist() == [6000] * 10
         assert torch.bincount(test.labels).tolist() == [1000] * 10
-    monkeypatch.setattr(idx, "DEBIAN", tmp_path / "nothing")
+    monkeypatch.setattr(idx_files, "DEBIAN", tmp_path / "nothing")
     with pytest.raises(CannotRun, match="apt install dataset-fashion-mnist"):
         datasets.fashion_mnist()
     raw_files.write_idx_folder(tmp_path / "digits")
-    monkeypatch.setattr(idx, "DEBIAN", tmp_path / "digits")  # files of the same names, but not Fashion-MNIST's
+    monkeypatch.setattr(idx_files, "DEBIAN", tmp_path / "digits")  # files of the same names, but not Fashion-MNIST's
     with pytest.raises(CannotRun, match=r"train-images-idx3-ubyte\.gz is not the published file"):
         datasets.fashion_mnist()
 
@@ -95,7 +95,7 @@ def test_an_idx_file_that_is_none(content, message, tmp_path):
     file = tmp_path / "train-labels-idx1-ubyte.gz"
     file.write_bytes(content)
     with pytest.raises(CannotRun, match=message):
-        idx.read_idx(file)
+        idx_files.read_idx(file)
 
 
 def test_a_folder_that_lacks_files(tmp_path):
@@ -224,6 +224,6 @@ def test_an_unknown_set_of_torchvision():
 
 def test_another_form_is_refused():
     with pytest.raises(ValueError, match=r"images must be uint8 of .* got torch.float32 of \(2, 1, 4, 4\)"):
-        datasets.Labelled(torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64))
+        datasets.LabelledImages(torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"labels must be int64 of \(2,\), one an image, got torch.int64 of \(3,\)"):
-        datasets.Labelled(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64))
+        datasets.LabelledImages(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64))

@@ -7,7 +7,7 @@ import io
 import numpy as np
 import torch
 
-from benchmarks.slippery_ant.ant import SlipperyAnt
+from benchmarks.slippery_ant.environment import SlipperyAnt
 from benchmarks.slippery_ant.settings import Settings
 
 SMALL = {

@@ -1,12 +1,12 @@
-"""Class pairs as a job: what is trained, what the rows say, and that nothing is lost by an interruption."""
+"""Class pairs as a training: what is trained, what the rows say, and that nothing is lost by an interruption."""
 
 import pytest
 import torch
 
-from benchmarks.class_pairs.job import Job
 from benchmarks.class_pairs.settings import Settings
+from benchmarks.class_pairs.training import Training
 from benchmarks.errors import CannotRun
-from tests.benchmarks.experiments.resumed_jobs import rows_of, rows_with_interruptions
+from tests.benchmarks.experiments.resumed_training import rows_of, rows_with_interruptions
 
 SMALL = {"tasks": 3, "epochs": 2, "train": 12, "test": 6, "batch": 4}
 FASTER = {
@@ -17,7 +17,7 @@ FASTER = {
 
 
 def make(folder, method="backprop", seed=0, **settings):
-    return Job(Settings.of(method, data=folder, **{**SMALL, **FASTER.get(method, {}), **settings}), method, [seed])
+    return Training(Settings.of(method, data=folder, **{**SMALL, **FASTER.get(method, {}), **settings}), method, [seed])
 
 
 @pytest.mark.parametrize("method", Settings.methods)
@@ -33,11 +33,11 @@ def test_interrupted_it_ends_with_the_same_rows(method, digits_folder):
 
 def test_methods_have_the_same_tasks_and_begin_alike(digits_folder):
     jobs = [make(digits_folder, method) for method in ("backprop", "continual_backprop")]
-    first, second = ([job.task(number, 0) for number in range(3)] for job in jobs)
+    first, second = ([training.task(number, 0) for number in range(3)] for training in jobs)
     assert all(
         torch.equal(a, b) for one, other in zip(first, second, strict=True) for a, b in zip(one, other, strict=True)
     )
-    one, other = (rows_of(job)[0] for job in jobs)
+    one, other = (rows_of(training)[0] for training in jobs)
     probes = [name for name in one if "/" in name]
     assert probes
     assert all(one[name] == other[name] for name in probes)
@@ -53,24 +53,24 @@ def test_seeds_differ(digits_folder):
 
 
 def test_the_head_begins_each_task_at_zero_and_all_else_goes_on(digits_folder):
-    job = make(digits_folder)
-    net = job.method.nets()[0]
+    training = make(digits_folder)
+    net = training.method.nets()[0]
     for task in range(3):
         before = {name: value.clone() for name, value in net.state_dict().items()}
-        job.at_start(task)
+        training.before_task(task)
         assert net[-1].weight.eq(0).all()
         assert net[-1].bias.eq(0).all()
         head = {f"{len(net) - 1}.weight", f"{len(net) - 1}.bias"}
         assert all(torch.equal(net.state_dict()[name], value) for name, value in before.items() if name not in head)
-        while not job.advance():
+        while not training.advance():
             pass
         assert net[-1].weight.ne(0).any()
 
 
 def test_the_probe_looks_before_the_task_is_learned(digits_folder):
-    job = make(digits_folder, lr=0.1)
+    training = make(digits_folder, lr=0.1)
     figures = []
-    for rows in iter(job.advance, None):
+    for rows in iter(training.advance, None):
         figures += rows
         if figures:
             break
@@ -82,14 +82,14 @@ def test_the_probe_looks_before_the_task_is_learned(digits_folder):
 
 
 def test_it_learns_real_digits(digits_folder):
-    job = make(digits_folder, epochs=20, train=30, test=10, batch=10, lr=0.05, tasks=2)
-    assert all(row["test_accuracy"] >= 0.8 for row in rows_of(job))
+    training = make(digits_folder, epochs=20, train=30, test=10, batch=10, lr=0.05, tasks=2)
+    assert all(row["test_accuracy"] >= 0.8 for row in rows_of(training))
 
 
 def test_a_folder_of_arrays(arrays_folder):
-    job = make(arrays_folder, source="imagenet", train=12, test=4, tasks=2, epochs=1)
-    assert job.task(0, 0).x.shape == (24, 3, 32, 32)
-    assert len(rows_of(job)) == 2
+    training = make(arrays_folder, source="imagenet", train=12, test=4, tasks=2, epochs=1)
+    assert training.task(0, 0).x.shape == (24, 3, 32, 32)
+    assert len(rows_of(training)) == 2
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_folder_of_arrays(arrays_folder):
 )
 def test_data_that_are_not_there(settings, message, digits_folder):
     with pytest.raises(CannotRun, match=message):
-        Job(Settings.of("backprop", **{**SMALL, "data": digits_folder, **settings}), "backprop", [0])
+        Training(Settings.of("backprop", **{**SMALL, "data": digits_folder, **settings}), "backprop", [0])
 
 
 def test_images_of_another_form(tmp_path):

@@ -11,9 +11,9 @@ import gnt
 from benchmarks.class_pairs.net import make_net, zero_head
 from benchmarks.class_pairs.pairs import draw_pairs, make_pair
 from benchmarks.class_pairs.settings import Settings
-from benchmarks.datasets.by_class import ByClass, some
+from benchmarks.datasets.classes import InMemoryClasses, sample_images
 from benchmarks.datasets.digits import mnist_images
-from benchmarks.datasets.labelled import Splits
+from benchmarks.datasets.labelled_images import Splits
 from benchmarks.errors import CannotRun
 from benchmarks.seeds import stream
 
@@ -69,7 +69,7 @@ def test_two_classes_are_too_few():
 @pytest.fixture(scope="module")
 def digits():
     images = mnist_images()
-    return ByClass(Splits(train=images, test=images))
+    return InMemoryClasses(Splits(train=images, test=images))
 
 
 def test_a_task_has_images_of_its_two_classes(digits):
@@ -93,11 +93,11 @@ def test_more_images_than_there_are(digits):
     with pytest.raises(CannotRun, match="class 7 has 500 images to train, fewer than the 501 asked for"):
         make_pair(digits, [7, 2], train=501, test=10, generator=stream(0, "images"))
     with pytest.raises(ValueError, match="count must be at most 5000, the number of images, got 5001"):
-        some(mnist_images(), 5001, stream(0, "images"))
+        sample_images(mnist_images(), 5001, stream(0, "images"))
 
 
 def test_all_images_are_taken_in_their_order():
-    assert some(mnist_images(), 5000, stream(0, "images")) is mnist_images()
+    assert sample_images(mnist_images(), 5000, stream(0, "images")) is mnist_images()
 
 
 def test_a_folder_is_known_by_its_whole_path(tmp_path, monkeypatch):

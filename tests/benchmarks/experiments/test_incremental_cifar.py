@@ -1,15 +1,16 @@
-"""Class-incremental CIFAR as a job: its stages, its early stopping, and that nothing is lost by an interruption."""
+"""Class-incremental CIFAR as a training: its stages, its early stopping, and that nothing is lost by an
+interruption."""
 
 import pytest
 import torch
 
 from benchmarks.accuracy import accuracy
 from benchmarks.errors import CannotRun
-from benchmarks.incremental_cifar.job import Job
 from benchmarks.incremental_cifar.settings import Settings
 from benchmarks.incremental_cifar.stages import Stages
+from benchmarks.incremental_cifar.training import Training
 from tests.benchmarks.datasets.raw_files import write_cifar100
-from tests.benchmarks.experiments.resumed_jobs import rows_of, rows_with_interruptions
+from tests.benchmarks.experiments.resumed_training import rows_of, rows_with_interruptions
 
 SMALL = {
     "step": 5, "epochs": 2, "train": 8, "validation": 4, "test": 5, "width": 2, "batch": 12
@@ -18,7 +19,7 @@ FASTER = {"continual_backprop": {"replacement_rate": 0.05, "maturity_threshold":
 
 
 def make(folder, method="backprop", seed=0, **settings):
-    return Job(Settings.of(method, data=folder, **{**SMALL, **FASTER.get(method, {}), **settings}), method, [seed])
+    return Training(Settings.of(method, data=folder, **{**SMALL, **FASTER.get(method, {}), **settings}), method, [seed])
 
 
 @pytest.mark.parametrize(
@@ -38,67 +39,67 @@ def test_interrupted_it_ends_with_the_same_rows(method, settings, digits_folder)
 def test_every_piece_has_its_place():
     stages = Stages(classes=10, step=4, epochs=3, images=8, batch=12, piece=2)
     assert stages.classes == [4, 8, 10]
-    places = [stages.place(done) for done in range(stages.total)]
-    batches = [(place.stage, place.epoch, batch) for place in places for batch in range(place.first, place.last)]
+    pieces = [stages.piece(done) for done in range(stages.total)]
+    batches = [(piece.stage, piece.epoch, batch) for piece in pieces for batch in range(piece.first, piece.last)]
     assert batches == [
         (stage, epoch, batch) for stage, count in enumerate((3, 6, 7)) for epoch in range(3) for batch in range(count)
     ]
-    assert [place.stage for place in places if place.ends_stage] == [0, 1, 2]
-    assert sum(place.ends_epoch for place in places) == 9
+    assert [piece.stage for piece in pieces if piece.ends_stage] == [0, 1, 2]
+    assert sum(piece.ends_epoch for piece in pieces) == 9
 
 
 def test_the_best_epoch_comes_back_at_the_end_of_a_stage(digits_folder):
-    job = make(digits_folder, lr=1.0, epochs=5)  # such steps that the last epoch is not the best
+    training = make(digits_folder, lr=1.0, epochs=5)  # such steps that the last epoch is not the best
     seen = []
     while True:
-        ended = job.stages.place(job.done).ends_epoch
-        rows = job.advance()
+        ended = training.stages.piece(training.done).ends_epoch
+        rows = training.advance()
         if rows:
             break
         if ended:
-            net = job.method.nets()[0]
-            seen.append((job._accuracy("validation"), {name: v.clone() for name, v in net.state_dict().items()}))
+            net = training.method.nets()[0]
+            seen.append((training._accuracy("validation"), {name: v.clone() for name, v in net.state_dict().items()}))
     (row,) = rows
-    assert row["validation_accuracy"] == job._accuracy("validation") >= max(value for value, _ in seen)
+    assert row["validation_accuracy"] == training._accuracy("validation") >= max(value for value, _ in seen)
     best = [state for value, state in seen if value == row["validation_accuracy"]]
     if best:
-        now = job.method.nets()[0].state_dict()
+        now = training.method.nets()[0].state_dict()
         assert all(torch.equal(value, best[0][name]) for name, value in now.items())
-    test = job._parts.test.up_to(5)
-    assert row["test_accuracy"] == accuracy(job.method.nets()[0], test.x, test.y, outputs=5)
+    test = training._parts.test.up_to(5)
+    assert row["test_accuracy"] == accuracy(training.method.nets()[0], test.x, test.y, outputs=5)
 
 
 def test_only_the_classes_so_far_are_trained(digits_folder):
-    job = make(digits_folder)
-    before = job.method.nets()[0].head.bias.clone()
-    job.advance()
-    changed = (job.method.nets()[0].head.bias != before).tolist()
+    training = make(digits_folder)
+    before = training.method.nets()[0].head.bias.clone()
+    training.advance()
+    changed = (training.method.nets()[0].head.bias != before).tolist()
     assert changed == [True] * 5 + [False] * 5
 
 
 def test_the_learning_rate_of_each_epoch(digits_folder):
-    job = make(digits_folder, epochs=5, train=2)
+    training = make(digits_folder, epochs=5, train=2)
     rates = []
-    while job.done < job.total:
-        place = job.stages.place(job.done)
-        job.advance()
-        if place.ends_epoch:
-            rates.append(job.method.learner.opt.param_groups[0]["lr"])
+    while training.done < training.total:
+        piece = training.stages.piece(training.done)
+        training.advance()
+        if piece.ends_epoch:
+            rates.append(training.method.learner.opt.param_groups[0]["lr"])
     assert rates == pytest.approx([0.1, 0.1, 0.02, 0.004, 0.0008] * 2)
 
 
 @pytest.mark.parametrize("what", ["nothing", "head", "network"])
 def test_what_is_drawn_anew(what, digits_folder):
-    job = make(digits_folder, reset=what)
-    while not job.advance():
+    training = make(digits_folder, reset=what)
+    while not training.advance():
         pass
-    net = job.method.nets()[0]
+    net = training.method.nets()[0]
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    job._reset(1)
+    training._reset(1)
     changed = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
     parts = {name.split(".")[0] for name in changed}
     assert parts == {"nothing": set(), "head": {"head"}, "network": {"conv", "bn", "blocks", "head"}}[what]
-    momentum = job.method.learner.opt.state
+    momentum = training.method.learner.opt.state
     zeroed = {name for name, p in net.named_parameters() if momentum[p]["momentum_buffer"].eq(0).all()}
     expected = {name for name, _ in net.named_parameters() if what == "network" or name.startswith(what)}
     assert zeroed == expected
@@ -109,20 +110,20 @@ def test_what_is_drawn_anew(what, digits_folder):
 
 
 def test_the_engine_has_the_units_inside_the_blocks(digits_folder):
-    job = make(digits_folder, "continual_backprop")
-    rows_of(job)
-    groups = job.method.learner.gnt.groups
+    training = make(digits_folder, "continual_backprop")
+    rows_of(training)
+    groups = training.method.learner.gnt.groups
     assert [group.name for group in groups] == [f"blocks.{i}.conv1" for i in range(8)]
-    assert sum(int((group.state.age < job.total).sum()) for group in groups) > 0
+    assert sum(int((group.state.age < training.total).sum()) for group in groups) > 0
 
 
 def test_cifar100_is_read_where_it_is(tmp_path, monkeypatch):
     checksums = write_cifar100(tmp_path, train=6, test=3)
     monkeypatch.setenv("GNT_DATA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("benchmarks.datasets.cifar.cifar100.__defaults__", (checksums,))
-    job = make(str(tmp_path), source="cifar100", shrink=1, train=4, validation=2, test=3, epochs=1, step=5)
-    assert job._images.x.shape == (40, 3, 32, 32)
-    assert len(rows_of(job)) == 2
+    training = make(str(tmp_path), source="cifar100", shrink=1, train=4, validation=2, test=3, epochs=1, step=5)
+    assert training._images.x.shape == (40, 3, 32, 32)
+    assert len(rows_of(training)) == 2
 
 
 @pytest.mark.parametrize(
@@ -137,4 +138,4 @@ def test_cifar100_is_read_where_it_is(tmp_path, monkeypatch):
 )
 def test_what_cannot_be_run(method, settings, message, digits_folder):
     with pytest.raises(CannotRun, match=message):
-        Job(Settings.of(method, **{**SMALL, "data": digits_folder, **settings}), method, [0])
+        Training(Settings.of(method, **{**SMALL, "data": digits_folder, **settings}), method, [0])

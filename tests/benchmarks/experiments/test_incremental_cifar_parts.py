@@ -9,10 +9,10 @@ from torch import nn
 
 import gnt
 from benchmarks.datasets import mnist_images
-from benchmarks.datasets.labelled import Splits
+from benchmarks.datasets.labelled_images import Splits
 from benchmarks.errors import CannotRun
-from benchmarks.incremental_cifar.augment import Draws, augment, draw
-from benchmarks.incremental_cifar.best import Best
+from benchmarks.incremental_cifar.augmentation import AugmentationDraws, augment, draw_augmentation
+from benchmarks.incremental_cifar.early_stopping import BestNetwork
 from benchmarks.incremental_cifar.images import split
 from benchmarks.incremental_cifar.net import ResNet18, reset
 from benchmarks.incremental_cifar.schedule import class_order, learning_rate
@@ -80,7 +80,7 @@ def literal(image, flip, top, left, degrees, padding=4):
 @pytest.mark.parametrize("padding", [0, 2, 4])
 def test_augmentation_is_its_literal_twin(padding):
     images = torch.rand(40, 3, SIZE, SIZE, generator=stream(0, "images"))
-    draws = draw(40, stream(0, "draws"), padding)
+    draws = draw_augmentation(40, stream(0, "draws"), padding)
     got = augment(images, draws, padding)
     for image, changed, *own in zip(images, got, *(part.tolist() for part in draws), strict=True):
         assert torch.equal(changed, literal(image, *own, padding))
@@ -88,19 +88,19 @@ def test_augmentation_is_its_literal_twin(padding):
 
 def test_nothing_drawn_changes_nothing():
     images = mnist_images().in_unit_range()[:5]
-    nothing = Draws(torch.zeros(5, dtype=torch.bool), *torch.full((2, 5), 4), torch.zeros(5))
+    nothing = AugmentationDraws(torch.zeros(5, dtype=torch.bool), *torch.full((2, 5), 4), torch.zeros(5))
     assert torch.equal(augment(images, nothing), images)
 
 
 def test_turned_counter_clockwise():
     image = torch.zeros(1, 1, 21, 21)
     image[..., 10, 18] = 1  # right of the centre, by 8
-    turn = Draws(torch.zeros(1, dtype=torch.bool), *torch.full((2, 1), 4), torch.tensor([90.0]))
+    turn = AugmentationDraws(torch.zeros(1, dtype=torch.bool), *torch.full((2, 1), 4), torch.tensor([90.0]))
     assert augment(image, turn).nonzero().tolist() == [[0, 0, 2, 10]]  # above it
 
 
 def test_what_is_drawn():
-    flip, top, left, degrees = draw(20_000, stream(3, "draws"))
+    flip, top, left, degrees = draw_augmentation(20_000, stream(3, "draws"))
     assert abs(flip.float().mean() - 0.5) < 0.02
     for offset in (top, left):
         assert torch.bincount(offset, minlength=9).min() > 20_000 / 9 * 0.9
@@ -159,15 +159,15 @@ def test_fewer_images_than_asked_for():
 def test_the_best_network_comes_back():
     torch.manual_seed(1)
     net = ResNet18(1, 10, width=2)
-    best, states = Best(), []
+    best, states = BestNetwork(), []
     for accuracy in (0.2, 0.5, 0.5, 0.4):
         with torch.no_grad():
             for parameter in net.parameters():
                 parameter.add_(0.1)
             net.bn.running_mean.add_(0.1)
         states.append({name: value.clone() for name, value in net.state_dict().items()})
-        best.see(net, accuracy)
-        saved = Best()
+        best.update(net, accuracy)
+        saved = BestNetwork()
         saved.load_state_dict(best.state_dict())
         best = saved
     assert best.accuracy == 0.5
@@ -175,5 +175,5 @@ def test_the_best_network_comes_back():
     best.restore(net)
     assert all(torch.equal(value, states[1][name]) for name, value in net.state_dict().items())
     assert all(one is other for one, other in zip(parameters, net.parameters(), strict=True))
-    best.see(net, 0.1)
+    best.update(net, 0.1)
     assert best.accuracy == 0.1  # the next stage's first is its best so far

@@ -12,12 +12,12 @@ import torch
 
 from benchmarks.datasets import mnist_images
 from benchmarks.errors import CannotRun
-from benchmarks.permuted_mnist import job as module
-from benchmarks.permuted_mnist.job import Job
-from benchmarks.permuted_mnist.net import maker
-from benchmarks.permuted_mnist.permuted import Permuted, permutation
+from benchmarks.permuted_mnist import training as module
+from benchmarks.permuted_mnist.data import load_images
+from benchmarks.permuted_mnist.net import network_factory
+from benchmarks.permuted_mnist.pixel_permutation import PermutedImages, permutation
 from benchmarks.permuted_mnist.settings import Settings
-from benchmarks.permuted_mnist.source import images_of
+from benchmarks.permuted_mnist.training import Training
 
 SMALL = {"tasks": 2, "images": 24, "hidden": "12-8"}
 FASTER = {"replacement_rate": 0.05, "maturity_threshold": 3}
@@ -25,18 +25,18 @@ FASTER = {"replacement_rate": 0.05, "maturity_threshold": 3}
 
 @pytest.fixture(autouse=True)
 def short_pieces(monkeypatch):
-    monkeypatch.setattr(module, "BATCHES_A_PIECE", 10)  # 10, 10 and 4 of a task
+    monkeypatch.setattr(module, "BATCHES_PER_PIECE", 10)  # 10, 10 and 4 of a task
 
 
 def make(method="backprop", seeds=(0,), **settings):
-    own = {name: value for name, value in FASTER.items() if Settings.concerns(name, method)}
-    return Job(Settings.of(method, **{**SMALL, **own, **settings}), method, list(seeds))
+    own = {name: value for name, value in FASTER.items() if Settings.affects(name, method)}
+    return Training(Settings.of(method, **{**SMALL, **own, **settings}), method, list(seeds))
 
 
-def rows_of(job):
+def rows_of(training):
     rows = []
-    while job.done < job.total:
-        rows += job.advance()
+    while training.done < training.total:
+        rows += training.advance()
     return rows
 
 
@@ -49,11 +49,11 @@ def test_a_permutation_has_each_pixel_once_and_is_another_in_each_task_and_seed(
 
 @pytest.mark.parametrize("centred", [False, True])
 def test_pixels_are_moved_and_normalised_exactly_and_nothing_else(centred):
-    images = images_of("digits", "", 30).images.flatten(1)
+    images = load_images("digits", "", 30).images.flatten(1)
     order = permutation(0, 0, 784)
     expected = torch.stack([images[[3, 0, 3], pixel] for pixel in order], 1).double() / 255
     expected = ((expected - 0.5) / 0.5 if centred else expected).float()
-    got = Permuted(images, order, centred=centred)[torch.tensor([3, 0, 3])]
+    got = PermutedImages(images, order, centred=centred)[torch.tensor([3, 0, 3])]
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
     assert got.min() == (-1 if centred else 0)
@@ -74,19 +74,19 @@ def test_tasks_differ_in_the_permutation_alone_and_are_the_same_for_all_methods(
 
 
 def test_each_image_is_seen_once_a_task_with_its_label_in_an_order_of_its_own(monkeypatch):
-    job = make()
-    seen, learn = [], job.method.learn
+    training = make()
+    seen, learn = [], training.method.learn
 
     def watch(x, y):
         assert x.shape == (1, 1, 784)
         seen.append((x[0, 0], int(y)))
         return learn(x, y)
 
-    monkeypatch.setattr(job.method, "learn", watch)
-    rows_of(job)
+    monkeypatch.setattr(training.method, "learn", watch)
+    rows_of(training)
     orders = []
     for number in range(2):
-        task = job.task(number, 0)
+        task = training.task(number, 0)
         images = [x.tolist() for x in task.x[torch.arange(24)]]
         of_task = seen[24 * number : 24 * (number + 1)]
         orders.append([images.index(x.tolist()) for x, _ in of_task])
@@ -102,20 +102,20 @@ def test_each_image_is_seen_once_a_task_with_its_label_in_an_order_of_its_own(mo
 def test_stopped_after_every_piece_it_ends_with_the_same_rows(method, optimizer):
     given = {"optimizer": optimizer, "tasks": 3, "lr": 0.01}  # at its start the last task shows all of the others
     whole = rows_of(make(method, **given))
-    job, rows = make(method, **given), []
-    while job.done < job.total:
-        rows += job.advance()
+    training, rows = make(method, **given), []
+    while training.done < training.total:
+        rows += training.advance()
         saved = io.BytesIO()
-        torch.save(job.state_dict(), saved)
+        torch.save(training.state_dict(), saved)
         saved.seek(0)
-        job = make(method, **given)
-        job.load_state_dict(torch.load(saved, weights_only=True))
+        training = make(method, **given)
+        training.load_state_dict(torch.load(saved, weights_only=True))
     assert json.dumps(rows) == json.dumps(whole)
     assert [row["task"] for row in whole] == [1, 2, 3]
     assert {"online_accuracy", "dead_units/0", "nature_rank/0", "weight_magnitude"} <= whole[0].keys()
 
 
-@pytest.mark.parametrize("method", Settings.together)
+@pytest.mark.parametrize("method", Settings.ensemble_methods)
 def test_seeds_together_are_those_alone(method):
     together = rows_of(make(method, (3, 4), lr=1e-3))
     alone = [row for seed in (3, 4) for row in rows_of(make(method, (seed,), lr=1e-3))]
@@ -132,10 +132,10 @@ def test_each_method_learns_otherwise():
 
 
 def test_accuracy_is_that_from_before_each_update():
-    job = make(images=8, tasks=1)
-    net, task = job.method.nets()[0], job.task(0, 0)
+    training = make(images=8, tasks=1)
+    net, task = training.method.nets()[0], training.task(0, 0)
     state = {name: value.clone() for name, value in net.state_dict().items()}
-    (row,) = rows_of(job)
+    (row,) = rows_of(training)
     again = make(images=8, tasks=1)
     again.method.nets()[0].load_state_dict(state)
     correct = 0
@@ -171,22 +171,22 @@ def test_an_optimizer_brings_its_tuning_and_what_is_given_goes_first():
 
 def test_initial_weights():
     torch.manual_seed(0)
-    net = maker("100-50", "kaiming", "cpu")("backprop")
+    net = network_factory("100-50", "kaiming", "cpu")("backprop")
     bounds = [(6 / 784) ** 0.5, (6 / 100) ** 0.5, (3 / 50) ** 0.5]
     for layer, bound in zip([net[0], net[2], net[4]], bounds, strict=True):
         assert 0.97 * bound < float(layer.weight.detach().abs().max()) <= bound
         assert not layer.bias.any()
-    net = maker("100-50", "default", "cpu")("backprop")
+    net = network_factory("100-50", "default", "cpu")("backprop")
     assert 0.97 / 28 < float(net[0].weight.detach().abs().max()) <= 1 / 28
     assert net[0].bias.any()
 
 
 def test_images_are_a_choice_without_pattern_always_the_same():
-    chosen, all_of_them = images_of("digits", "", 200), mnist_images()
+    chosen, all_of_them = load_images("digits", "", 200), mnist_images()
     assert len(chosen) == 200
     assert len(set(chosen.labels[:40].tolist())) == 10
-    assert torch.equal(images_of("digits", "", 200).images, chosen.images)
-    every = images_of("digits", "", 5_000)
+    assert torch.equal(load_images("digits", "", 200).images, chosen.images)
+    every = load_images("digits", "", 5_000)
     assert torch.equal(every.labels.sort().values, all_of_them.labels.sort().values)
     assert torch.equal(every.images.sum((1, 2, 3)).sort().values, all_of_them.images.sum((1, 2, 3)).sort().values)
 

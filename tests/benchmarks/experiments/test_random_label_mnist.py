@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.random_label_mnist.job import Job
 from benchmarks.random_label_mnist.settings import Settings
-from benchmarks.runs import Run
+from benchmarks.random_label_mnist.training import Training
+from benchmarks.run import Run
 from tests.helpers.commands import records, run
 
 SHORT = {"tasks": 2, "epochs": 2}
 
 
 def settings(method: str) -> Settings:
-    fast = {"replacement_rate": 0.01} if Settings.concerns("replacement_rate", method) else {}
+    fast = {"replacement_rate": 0.01} if Settings.affects("replacement_rate", method) else {}
     if method == "redo":
         fast = {"period": 50}
     made: Settings = Settings.of(method, **SHORT, **fast)
@@ -26,14 +26,14 @@ def settings(method: str) -> Settings:
 @pytest.mark.parametrize("method", Settings.methods)
 def test_going_on_after_every_piece_gives_the_same_rows(method: str, tmp_path: Path) -> None:
     run = Run("random_label_mnist", method, settings(method), (3,), tmp_path)
-    whole = run.job()
+    whole = run.make_training()
     expected = [row for _ in range(whole.total) for row in whole.advance()]
-    broken, rows = run.job(), []
+    broken, rows = run.make_training(), []
     run.load(broken)
     while broken.done < broken.total:
         rows += broken.advance()
         run.save(broken, seconds=0.0)
-        broken = run.job()
+        broken = run.make_training()
         run.load(broken)
     assert json.dumps(rows) == json.dumps(expected)
     assert [row["task"] for row in rows] == [1, 2]
@@ -45,13 +45,13 @@ def test_going_on_after_every_piece_gives_the_same_rows(method: str, tmp_path: P
 
 def test_all_methods_begin_alike() -> None:
     """The same digits, labels, order and, but for those that change the network, initial weights."""
-    begun = {method: Job(settings(method), method, [3]) for method in Settings.methods}
+    begun = {method: Training(settings(method), method, [3]) for method in Settings.methods}
     first = begun["backprop"]
-    for method, job in begun.items():
-        assert torch.equal(job.task(0, 3).y, first.task(0, 3).y)
-        assert not torch.equal(job.task(1, 3).y, first.task(0, 3).y)
+    for method, training in begun.items():
+        assert torch.equal(training.task(0, 3).y, first.task(0, 3).y)
+        assert not torch.equal(training.task(1, 3).y, first.task(0, 3).y)
         if method not in ("layer_norm", "crelu"):
-            (mine,), (theirs,) = job.method.nets(), first.method.nets()
+            (mine,), (theirs,) = training.method.nets(), first.method.nets()
             assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), theirs.parameters(), strict=True))
 
 

@@ -5,53 +5,54 @@ import json
 import pytest
 import torch
 
-from benchmarks.runs import Run
-from benchmarks.slowly_changing_regression.job import Job
+from benchmarks.run import Run
+from benchmarks.slowly_changing_regression.inputs import Inputs
 from benchmarks.slowly_changing_regression.settings import Settings
-from benchmarks.slowly_changing_regression.target import Inputs, Target
+from benchmarks.slowly_changing_regression.target import Target
+from benchmarks.slowly_changing_regression.training import Training
 
 SHORT = {"steps": 1100, "bin": 400, "flip_every": 300}
 
 
 def settings(method: str, **given: object) -> Settings:
-    fast = {"replacement_rate": 0.01} if Settings.concerns("replacement_rate", method) else {}
+    fast = {"replacement_rate": 0.01} if Settings.affects("replacement_rate", method) else {}
     made: Settings = Settings.of(method, **SHORT, **fast, **given)
     return made
 
 
-def finished(job: Job) -> list[dict[str, float]]:
+def finished(training: Training) -> list[dict[str, float]]:
     rows = []
-    while job.done < job.total:
-        rows += job.advance()
+    while training.done < training.total:
+        rows += training.advance()
     return rows
 
 
 @pytest.mark.parametrize("seeds", [(0,), (4, 5)])
 @pytest.mark.parametrize("method", Settings.methods)
 def test_going_on_after_every_piece_gives_the_same_rows(method: str, seeds: tuple[int, ...], tmp_path) -> None:
-    if len(seeds) > 1 and method not in Settings.together:
+    if len(seeds) > 1 and method not in Settings.ensemble_methods:
         seeds = (7,)
     run = Run("slowly_changing_regression", method, settings(method), seeds, tmp_path)
-    whole = finished(run.job())
-    broken, rows = run.job(), []
+    whole = finished(run.make_training())
+    broken, rows = run.make_training(), []
     run.load(broken)
     while broken.done < broken.total:
         rows += broken.advance()
         run.save(broken, seconds=0.0)
-        broken = run.job()
+        broken = run.make_training()
         run.load(broken)
     assert json.dumps(rows) == json.dumps(whole)
     assert [row["step"] for row in rows] == [400] * len(seeds) + [800] * len(seeds)  # the last bin is not full
     assert all(0 < row["squared_error"] < 20 for row in rows)
 
 
-@pytest.mark.parametrize("method", Settings.together)
+@pytest.mark.parametrize("method", Settings.ensemble_methods)
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_each_seed_of_an_ensemble_is_as_it_is_alone(method: str, optimizer: str) -> None:
     chosen = settings(method, optimizer=optimizer)
-    together = finished(Job(chosen, method, [4, 5, 6]))
+    together = finished(Training(chosen, method, [4, 5, 6]))
     for seed in (4, 5, 6):
-        alone = finished(Job(chosen, method, [seed]))
+        alone = finished(Training(chosen, method, [seed]))
         own = [row for row in together if row["seed"] == seed]
         assert [row["step"] for row in own] == [row["step"] for row in alone]
         errors = ([row["squared_error"] for row in rows] for rows in (own, alone))

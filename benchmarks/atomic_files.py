@@ -1,0 +1,53 @@
+"""Files that are replaced as a whole: after a crash, either the old or the new content is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from benchmarks.errors import START_OVER_HINT, CannotRun
+
+
+def write_atomically(file: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a temporary file beside ``file`` with ``write(stream)``, then rename it to ``file``.
+
+    Raises:
+        CannotRun: the file cannot be written; an existing one is unchanged.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                write(stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(name, 0o644)  # mkstemp creates files that only the owner can read
+            os.replace(name, file)
+        except BaseException:
+            os.unlink(name)
+            raise
+    except OSError as error:
+        raise CannotRun(f"Cannot write {file}: {error}. Existing files were not changed.") from error
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write ``content`` as JSON, atomically."""
+    text = json.dumps(content, indent=1) + "\n"
+    write_atomically(file, lambda stream: stream.write(text.encode()))
+
+
+def read_json(file: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        CannotRun: the file cannot be read or is not JSON.
+    """
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise CannotRun(f"Cannot read {file}: {error}. {START_OVER_HINT}") from error

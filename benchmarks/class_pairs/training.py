@@ -1,0 +1,77 @@
+"""The training loop of class pairs."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import nn
+
+from benchmarks.accuracy import accuracy
+from benchmarks.class_pairs.data import load_classes
+from benchmarks.class_pairs.net import SMALLEST, make_net, zero_head
+from benchmarks.class_pairs.pairs import Pair, draw_pairs, make_pair
+from benchmarks.class_pairs.settings import Settings
+from benchmarks.errors import CannotRun
+from benchmarks.methods import Method
+from benchmarks.seeds import stream
+from benchmarks.task_training import Task, TaskTraining
+from benchmarks.training import Row
+
+BATCHES_PER_PIECE: Final = 5
+PROBE: Final = 100  # images per class
+
+
+class Training(TaskTraining):
+    """Trains one method on all pairs. Pairs, images and initial weights are the same for every method.
+
+    Rows are those of `TaskTraining` and ``test_accuracy`` at the end of the task. The probe measures on up to 100
+    training images of each class, before the task is learned.
+    """
+
+    def __init__(self, settings: Settings, method: str, seeds: list[int]) -> None:
+        self.settings = settings
+        self._classes = load_classes(settings)
+        self._pairs = {seed: draw_pairs(settings.tasks, len(self._classes), seed) for seed in seeds}
+        self._current: dict[int, tuple[int, Pair]] = {}  # seed -> number and images of its current task
+        super().__init__(
+            seeds,
+            tasks=settings.tasks,
+            epochs=settings.epochs,
+            images=2 * settings.train,
+            batch=settings.batch,
+            piece=BATCHES_PER_PIECE,
+        )
+        _, channels, size, width = self._pair(0, seeds[0]).x.shape
+        if size != width or size < SMALLEST:
+            raise CannotRun(f"Images must be square and at least {SMALLEST} x {SMALLEST}; these are {size} x {width}.")
+
+        def make(method: str) -> nn.Sequential:
+            return make_net(channels, size, layer_norm=method == "layer_norm")
+
+        self.method = Method(method, make, settings, seeds, loss="cross_entropy", opt="sgd", momentum=settings.momentum)
+
+    def task(self, number: int, seed: int) -> Task:
+        """The images of the pair with that number."""
+        pair = self._pair(number, seed)
+        half = len(pair.x) // 2
+        probe = torch.cat([pair.x[:half][:PROBE], pair.x[half:][:PROBE]])
+        return Task(pair.x, pair.y, probe)
+
+    def before_task(self, number: int) -> None:
+        """Reset the head to zero."""
+        for net in self.method.nets():
+            zero_head(net)  # type: ignore[arg-type]
+
+    def task_metrics(self, number: int, seed: int, net: nn.Module) -> Row:
+        """Accuracy on the pair's test images."""
+        pair = self._pair(number, seed)
+        return {"test_accuracy": accuracy(net, pair.test_x, pair.test_y)}
+
+    def _pair(self, number: int, seed: int) -> Pair:
+        if self._current.get(seed, (-1,))[0] != number:
+            classes = self._pairs[seed][number].tolist()
+            generator = stream(seed, f"images of task {number}")
+            pair = make_pair(self._classes, classes, self.settings.train, self.settings.test, generator)
+            self._current[seed] = number, pair
+        return self._current[seed][1]

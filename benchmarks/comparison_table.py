@@ -1,0 +1,57 @@
+"""The table at the end of a command: a row per method, with means over seeds and 95% confidence intervals."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from benchmarks.display import Display, Metric
+from benchmarks.method_styles import COLOURS
+from benchmarks.summary import Estimate, MethodResults, first_and_last
+
+
+def comparison_table(results: list[MethodResults], display: Display) -> Table:
+    """First, last and mean of the main metric, and the last of the others."""
+    complete = [result for result in results if result.complete_seeds]
+    others = [metric for metric in display.others if any(result.has(metric.name) for result in complete)]
+    shown = Table(title=f"{display.main.title}: mean over seeds, 95% interval")
+    shown.add_column("method")
+    shown.add_column("seeds", justify="right")
+    columns = [f"first {display.first:.0%}", f"last {display.last:.0%}", "mean"]
+    for heading in [*columns, *(metric.name.replace("_", " ") for metric in others)]:
+        shown.add_column(heading, justify="right")
+    for result in results:
+        shown.add_row(result.label, *_cells(result, display, others), style=COLOURS[result.method])
+    return shown
+
+
+def _cells(result: MethodResults, display: Display, others: list[Metric]) -> list[str]:
+    diverged = f" ({len(result.diverged_seeds)} diverged)" if result.diverged_seeds else ""
+    if not result.complete_seeds:
+        return [f"0{diverged}"]
+    first, last = first_and_last(result, display)
+    main = [interval_text(each, display.main) for each in (first, last, result.mean(display.main.name))]
+    further = [
+        interval_text(result.mean(metric.name, 1.0 - display.last, 1.0), metric) if result.has(metric.name) else ""
+        for metric in others
+    ]
+    return [f"{len(result.complete_seeds)}{diverged}", *main, *further]
+
+
+def interval_text(value: Estimate, metric: Metric) -> str:
+    """A mean and its confidence interval, with the same number of decimals.
+
+    >>> interval_text(Estimate(35.84, 0.4712), Metric("", ""))
+    '35.8 ± 0.5'
+    >>> interval_text(Estimate(0.5, 0.01), Metric("", "", percent=True))
+    '50.0% ± 1.0%'
+    >>> interval_text(Estimate(3.07e25, 9.7e25), Metric("", ""))
+    '3.1e+25 ± 9.7e+25'
+    """
+    mean = metric.text(value.mean)
+    if value.half is None:
+        return mean
+    if "e" in mean:
+        return f"{mean} ± {metric.text(value.half)}"
+    decimals = len(mean.rstrip("%").partition(".")[2])
+    half = 100 * value.half if metric.percent else value.half
+    return f"{mean} ± {half:,.{decimals}f}{'%' if metric.percent else ''}"

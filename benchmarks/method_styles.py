@@ -1,0 +1,50 @@
+"""Names and colours of the methods, the same in progress bars, tables and pictures.
+
+The colours are Okabe and Ito's colour-blind safe palette.
+"""
+
+from __future__ import annotations
+
+LABELS = {
+    "backprop": "backprop",
+    "continual_backprop": "continual backprop",
+    "l2": "L2",
+    "l2_init": "L2 Init",
+    "shrink_and_perturb": "Shrink and Perturb",
+    "redo": "ReDo",
+    "layer_norm": "layer norm",
+    "crelu": "CReLU",
+    "algorithm_1": "Algorithm 1 as printed",
+    "head_reset": "head reset",
+    "proper_adam": "proper Adam",
+    "cbp_sgd": "CBPSGD",
+    "cbp_adam": "CBPAdam",
+}
+COLOURS = {
+    "backprop": "#D55E00",
+    "continual_backprop": "#0072B2",
+    "l2": "#E69F00",
+    "l2_init": "#009E73",
+    "shrink_and_perturb": "#CC79A7",
+    "redo": "#56B4E9",
+    "layer_norm": "#8C6D31",
+    "crelu": "#7F7F7F",
+    "algorithm_1": "#332288",
+    "head_reset": "#882255",
+    "proper_adam": "#009E73",
+    "cbp_sgd": "#0072B2",
+    "cbp_adam": "#009E73",
+}
+
+
+def shade(colour: str, number: int, count: int) -> str:
+    """The colour of one of several variants of a method: the first unchanged, later ones lighter.
+
+    >>> shade("#0072B2", 0, 1), shade("#0072B2", 1, 2)
+    ('#0072B2', '#73b1d5')
+    """
+    share = 0.0 if count == 1 else min(0.55, 0.45 * (count - 1)) * number / (count - 1)
+    if not share:
+        return colour
+    parts = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(part + share * (255 - part)):02x}" for part in parts)

@@ -1,0 +1,45 @@
+"""The training loop of random-label MNIST."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+import torch
+
+from benchmarks.datasets import fixed_digits
+from benchmarks.methods import Method
+from benchmarks.nets import mlp
+from benchmarks.random_label_mnist.settings import Settings
+from benchmarks.seeds import stream
+from benchmarks.task_training import Task, TaskTraining
+
+CLASSES: Final = 10
+BATCH: Final = 16
+SIZES: Final = (784, 100, 100, CLASSES)
+BATCHES_PER_PIECE: Final = 75
+
+
+class Training(TaskTraining):
+    """Trains one method on all tasks. Images, initial weights, labels and the order of images are the same for every
+    method.
+    """
+
+    def __init__(self, settings: Settings, method: str, seeds: list[int]) -> None:
+        self._images = fixed_digits()
+        super().__init__(
+            seeds,
+            tasks=settings.tasks,
+            epochs=settings.epochs,
+            images=len(self._images),
+            batch=BATCH,
+            piece=BATCHES_PER_PIECE,
+        )
+        make_net = partial(mlp, SIZES)
+        self.method = Method(method, make_net, settings, seeds, loss="cross_entropy", opt="adam", init="default")
+
+    def task(self, number: int, seed: int) -> Task:
+        """The images, with new labels."""
+        generator = stream(seed, f"labels of task {number}")
+        labels = torch.randint(CLASSES, (len(self._images),), generator=generator)
+        return Task(self._images, labels, self._images)

@@ -1,0 +1,125 @@
+"""The picture of a family: a small panel for each problem and tuning, all with the same scale."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from typing import IO
+
+from matplotlib.figure import Figure
+
+from benchmarks import experiments
+from benchmarks.comparison_picture import Curve, draw_curve, scale_axes, seeds_in_words, show_chance
+from benchmarks.display import Display
+from benchmarks.line_labels import LineEnd, label_ends
+from benchmarks.method_styles import COLOURS, LABELS
+from benchmarks.plot_layout import LEFT, WIDTH, add_panel, new_figure, save, text_width
+from benchmarks.report.problems import Family
+from benchmarks.report.result_tables import tuning, varying
+from benchmarks.settings import settings_text
+from benchmarks.summary import MethodResults, best_results
+
+_MOST = 7  # panels in a row
+_TITLE, _GAP, _EDGE, _KEYS = 0.5, 0.16, 0.1, 0.42
+_LEAST, _WIDEST = 1.2, 4.2
+_SIZE = 8.5
+
+
+def write_family_picture(family: Family, file: IO[bytes]) -> None:
+    """Write the picture as PNG."""
+    save(draw_family(family), file)
+
+
+def draw_family(family: Family) -> Figure:
+    """A column for each problem, a row for each value of the tuning that all methods share."""
+    display = experiments.display(family.experiment)
+    names = varying(family.results)
+    cells = _cells(family, names)
+    tunings = sorted({values for _, values in cells}, reverse=True)
+    columns = min(_MOST, len(family.problems))
+    bands = -(-len(family.problems) // columns)
+    labels = 0.08 + text_width("0.000" if not display.main.percent else "100.0%", _SIZE, bold=True) + 0.17
+    each = min(_WIDEST, (WIDTH - LEFT - _EDGE - (columns - 1) * _GAP) / columns)
+    wide = each - labels
+    high = min(2.2, max(_LEAST, 0.72 * wide))
+    rows = bands * len(tunings)
+    body = rows * high + (rows - 1) * _TITLE + _KEYS
+    results = [result for result in family.results if result.complete_seeds]
+    by = family.by.replace("_", " ")
+    headline = f"{display.main.title}, for each {by}" + (f" and {' and '.join(names)}" if names else "")
+    shown = sum(len(curves) for curves in cells.values())
+    note = ["For each method the best of the settings tried."] if shown < len(results) else []
+    figure, height = new_figure(headline, [f"{family.about}.", *seeds_in_words(results), *note], body)
+    limits = _limits([curve for curves in cells.values() for curve in curves])
+    _keys(figure, results, height, body)
+    for (problem, values), curves in cells.items():
+        band, column = divmod(problem, columns)
+        row = band * len(tunings) + tunings.index(values)
+        place = (LEFT + column * (each + _GAP), body - _KEYS - (row + 1) * high - row * _TITLE)
+        title = str(family.problems[problem].values[family.by])
+        title += f", {settings_text(dict(zip(names, values, strict=True)))}" if names else ""
+        axes = add_panel(figure, *place, wide, high, title, 9.5 if columns > 4 else 11)
+        for order, curve in enumerate(curves):
+            draw_curve(axes, curve, thin=True, order=order, crowded=len(curves) > 4, marked=False)
+        scale_axes(axes, display.main)
+        if display.chance is not None:
+            show_chance(axes, display, labelled=False)
+        if not display.main.percent:
+            axes.set_ylim(*limits)
+        axes.tick_params(labelsize=8.5, labelleft=column == 0)
+        axes.xaxis.get_major_locator().set_params(nbins=2, integer=True)  # type: ignore[attr-defined]
+        if not _below(problem, values, columns, tunings, cells):
+            axes.set_xlabel(display.x, fontsize=9.5)
+        else:
+            axes.tick_params(labelbottom=False)
+        ends = [LineEnd(curve.mean[-1], _value(curve, display), curve.colour) for curve in curves]
+        if ends:
+            label_ends(axes, max(curve.xs[-1] for curve in curves), ends, _SIZE, off=6.0)
+    return figure
+
+
+def _cells(family: Family, names: list[str]) -> dict[tuple[int, tuple[object, ...]], list[Curve]]:
+    """The curves of each panel: for each method the best of its results."""
+    display = experiments.display(family.experiment)
+    scale = 100.0 if display.main.percent else 1.0
+    cells: dict[tuple[int, tuple[object, ...]], list[Curve]] = {}
+    for number, problem in enumerate(family.problems):
+        parts: dict[tuple[object, ...], list[MethodResults]] = {}
+        for result in problem.results:
+            parts.setdefault(tuple(tuning(result)[name] for name in names), []).append(result)
+        for values, results in parts.items():
+            cells[number, values] = []
+            for result in best_results(results, display).values():
+                xs, estimates = result.curve(display.main.name, display.x, display.smooth)
+                mean = [scale * one.mean for one in estimates]
+                half = [scale * (one.half or 0.0) for one in estimates]
+                cells[number, values].append(Curve(result, COLOURS[result.method], "-", xs, mean, mean, half))
+    return cells
+
+
+def _below(problem: int, values: object, columns: int, tunings: Sequence[object], cells: Container[object]) -> bool:
+    """Whether there is a panel below that of a problem and tuning."""
+    lower = [(problem, other) for other in tunings[tunings.index(values) + 1 :]]
+    return any(cell in cells for cell in [*lower, *((problem + columns, other) for other in tunings)])
+
+
+def _limits(curves: list[Curve]) -> tuple[float, float]:
+    """The common scale, which includes all means, most of the bands, and 0."""
+    points = [(mean, half) for curve in curves for mean, half in zip(curve.mean, curve.half, strict=True)]
+    low = min((mean - 0.6 * half for mean, half in points), default=0.0)
+    high = max((mean + 0.6 * half for mean, half in points), default=1.0)
+    lowest = min((mean for mean, _ in points), default=0.0)
+    return (low if lowest < 0 else 0.0), high
+
+
+def _value(curve: Curve, display: Display) -> str:
+    return display.main.text(curve.mean[-1] / (100.0 if display.main.percent else 1.0))
+
+
+def _keys(figure: Figure, results: list[MethodResults], height: float, body: float) -> None:
+    """Names of the methods in their colours, above the panels."""
+    x = LEFT
+    y = (0.62 + body - 0.02) / height
+    for method in dict.fromkeys(result.method for result in results):
+        text = LABELS[method]
+        figure.text(x / WIDTH, y, text, color=COLOURS[method], fontsize=11.5, fontweight="bold", va="bottom")
+        x += text_width(text, 11.5, bold=True) + 0.35

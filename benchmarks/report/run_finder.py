@@ -1,0 +1,136 @@
+"""Finds the runs in a folder of results, and checks that they are valid for this version."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks import experiments
+from benchmarks.errors import CannotRun
+from benchmarks.record import Record
+from benchmarks.run import Run
+from benchmarks.value_checks import nearest
+
+_HEAD = {"experiment": str, "revision": int, "method": str, "settings": dict, "seeds": list}
+
+
+class _Unusable(Exception):
+    """Why a record is left out."""
+
+
+@dataclass
+class FoundRuns:
+    """The contents of a folder of results.
+
+    Attributes:
+        runs: finished, valid runs.
+        unfinished: runs that can be continued, and the number of rows of each.
+        left_out: a line for each folder that cannot be used, with the reason.
+    """
+
+    runs: list[Run] = field(default_factory=list)
+    unfinished: list[tuple[Run, int]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+def find_runs(out: Path) -> FoundRuns:
+    """All runs below ``out``.
+
+    Raises:
+        CannotRun: the folder does not exist, or contains no finished run.
+    """
+    if not out.is_dir():
+        raise CannotRun(f"{out} is not a folder. {_example_command(out)}")
+    found = FoundRuns()
+    for file in sorted(out.glob("*/*/*/record.jsonl")):
+        try:
+            _take(file, out, found)
+        except (_Unusable, CannotRun) as error:
+            found.left_out.append(f"`{file.parent.relative_to(out)}`: {error}")
+    if not found.runs:
+        seen = [f"{len(found.unfinished)} unfinished"] if found.unfinished else []
+        seen += [f"{len(found.left_out)} that cannot be used ({found.left_out[0]})"] if found.left_out else []
+        there = f"; only {' and '.join(seen)}" if seen else ""
+        raise CannotRun(f"No finished runs below {out}{there}. {_example_command(out)}")
+    return found
+
+
+def _example_command(out: Path) -> str:
+    return f"To create some: python -m benchmarks {experiments.NAMES[0]} --seeds 5 --out {out}"
+
+
+def _take(file: Path, out: Path, found: FoundRuns) -> None:
+    lines = Record(file).lines()
+    if not lines:
+        raise _Unusable("its record is empty")
+    run = run_of(lines[0], out)
+    if run.folder != file.parent:
+        raise _Unusable(f"is in the wrong folder: its settings belong to {run.folder.relative_to(out)}")
+    if not run.finished:
+        found.unfinished.append((run, len(lines) - 1))
+        return
+    _check_rows(run, lines[1:-1], lines[-1])
+    _check_about(run)
+    found.runs.append(run)
+
+
+def run_of(head: Any, out: Path) -> Run:
+    """The run that a record's head describes. Raises `_Unusable` if this version has no such run."""
+    if not isinstance(head, dict) or any(not isinstance(head.get(name), type_) for name, type_ in _HEAD.items()):
+        raise _Unusable("its record does not start with a head")
+    experiment, method, given, seeds = (head[name] for name in ("experiment", "method", "settings", "seeds"))
+    if experiment not in experiments.NAMES:
+        raise _Unusable(f"unknown experiment {experiment!r}{nearest(experiment, experiments.NAMES)}")
+    cls = experiments.settings_class(experiment)
+    if head["revision"] != cls.revision:
+        raise _Unusable(f"made with revision {head['revision']} of the settings; this is revision {cls.revision}")
+    if method not in cls.methods:
+        raise _Unusable(f"unknown method {method!r}{nearest(method, cls.methods)}")
+    if not seeds or seeds != list(range(seeds[0], seeds[0] + len(seeds))):
+        raise _Unusable(f"invalid seeds: {seeds}")
+    return Run(experiment, method, _settings(cls, method, given), tuple(seeds), out)
+
+
+def _settings(cls: Any, method: str, given: dict[str, Any]) -> Any:
+    expected = set(cls.of(method).affecting(method))
+    for what, names in (("has no setting", given.keys() - expected), ("also has", expected - given.keys())):
+        if names:
+            raise _Unusable(f"made with other settings: this version {what} {', '.join(sorted(names))}")
+    for name, value in given.items():
+        try:
+            allowed = cls.field(name).metadata["check"](str(value)) == value
+        except argparse.ArgumentTypeError as error:
+            raise _Unusable(f"{name}: {error}") from None
+        if not allowed:
+            raise _Unusable(f"{name}: {value!r} is not a valid value")
+    return cls(**given)
+
+
+def _check_rows(run: Run, rows: list[Any], end: Any) -> None:
+    """Check that all rows are there, and that each seed has the same."""
+    if not isinstance(end, dict) or end.get("end") != len(rows):
+        raise _Unusable(f"damaged: its end counts {end.get('end')} rows, there are {len(rows)}")
+    display = experiments.display(run.experiment)
+    at: dict[Any, list[float]] = {seed: [] for seed in run.seeds}
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or not all(_is_number(value) for value in row.values()):
+            raise _Unusable(f"damaged: row {number} contains other values than numbers")
+        if row.get("seed") not in at or not {display.x, display.main.name} <= row.keys():
+            raise _Unusable(f"damaged: row {number} is not a row of this run")
+        at[row["seed"]].append(row[display.x])
+    if "diverged" not in end and (not rows or any(xs != at[run.seeds[0]] for xs in at.values())):
+        raise _Unusable("damaged: its seeds do not have the same rows")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_about(run: Run) -> None:
+    about = run.about()
+    types = {"seconds": (int, float), "versions": dict, "hardware": dict, "commit": (str, type(None))}
+    if not isinstance(about, dict) or any(not isinstance(about.get(name), type_) for name, type_ in types.items()):
+        raise _Unusable("damaged: its about.json is incomplete")

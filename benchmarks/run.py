@@ -1,0 +1,216 @@
+"""A run: one method with one choice of settings and seeds, and the folder of its results.
+
+    <out>/<experiment>/<method>_<settings>/seed-0/record.jsonl     the rows, appended; the last line is an end
+    <out>/<experiment>/<method>_<settings>/seed-0/checkpoint.pt    while unfinished
+    <out>/<experiment>/<method>_<settings>/seed-0/about.json       when finished: versions, commit, hardware, seconds
+
+The folder's name contains a hash of all settings that affect the method. So runs with different settings never share a
+folder, and a run of backprop is shared by all comparisons that include it.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import experiments, provenance
+from benchmarks.atomic_files import read_json, write_atomically, write_json
+from benchmarks.errors import START_OVER_HINT, CannotRun
+from benchmarks.method_styles import COLOURS
+from benchmarks.record import Record
+from benchmarks.settings import BaseSettings
+from benchmarks.training import Row, Training
+
+# errors from loading a file that is not a checkpoint of this training loop
+_UNREADABLE = (
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method with one choice of settings and one seed, or several seeds that are trained together."""
+
+    experiment: str
+    method: str
+    settings: BaseSettings
+    seeds: tuple[int, ...]
+    out: Path
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its results."""
+        first, last = self.seeds[0], self.seeds[-1]
+        seeds = f"seed-{first}" if first == last else f"seeds-{first}-to-{last}"
+        home, name = self.out / self.experiment, self.settings.folder_name(self.experiment, self.method)
+        if not (home / name).exists():  # the defaults may have changed since; the hash identifies the run
+            digest = name.rpartition("_")[2]
+            name = next((folder.name for folder in sorted(home.glob(f"{self.method}_*_{digest}"))), name)
+        return home / name / seeds
+
+    @property
+    def colour(self) -> str:
+        """The colour of its method."""
+        return COLOURS[self.method]
+
+    @property
+    def finished(self) -> bool:
+        """Whether its record is complete."""
+        return self.record.ended
+
+    @property
+    def record(self) -> Record:
+        """The file of its rows."""
+        return Record(self.folder / "record.jsonl")
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """The first line of its record: what the run is."""
+        return {
+            "experiment": self.experiment,
+            "revision": self.settings.revision,
+            "method": self.method,
+            "settings": self.settings.affecting(self.method),
+            "seeds": list(self.seeds),
+        }
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def _about(self) -> Path:
+        return self.folder / "about.json"
+
+    def about(self) -> dict[str, Any]:
+        """Versions, commit, hardware and seconds of a finished run."""
+        about: dict[str, Any] = read_json(self._about)
+        if not isinstance(about, dict) or not isinstance(about.get("seconds"), (int, float)):
+            raise CannotRun(f"{self._about} does not say how long the run took. {START_OVER_HINT}")
+        return about
+
+    def delete_results(self, wait: float = 0.0) -> None:
+        """Delete its results, to start over. Refused while another process executes the run (see `lock`)."""
+        with self.lock(wait):
+            try:
+                for file in (self._checkpoint, self.record.file, self._about):
+                    file.unlink(missing_ok=True)
+            except OSError as error:
+                raise CannotRun(f"Cannot start over in {self.folder}: {error}.") from error
+
+    @contextmanager
+    def lock(self, wait: float) -> Iterator[None]:
+        """Hold the run's lock. ``wait``: seconds to wait for another process, such as a worker whose command was
+        killed.
+        """
+        from filelock import FileLock, Timeout  # torch itself depends on filelock
+
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / "lock")
+            lock.acquire(timeout=wait)
+        except Timeout:
+            raise CannotRun(
+                f"Another process is executing the run {self.folder}. Wait for it, or stop it and run this command "
+                "again."
+            ) from None
+        except OSError as error:
+            raise CannotRun(f"Cannot write to {self.folder}: {error}.") from error
+        with lock:
+            yield
+
+    def make_training(self) -> Training:
+        """Its training loop, from the start."""
+        training: Training = experiments.training_class(self.experiment)(self.settings, self.method, list(self.seeds))
+        return training
+
+    def save(self, training: Training, seconds: float) -> None:
+        """Write a checkpoint, which includes the size of the record at this point."""
+        import torch
+
+        content = {
+            "versions": provenance.versions(),
+            "seconds": seconds,
+            "record": self.record.size,
+            "job": training.state_dict(),
+        }
+        write_atomically(self._checkpoint, lambda stream: torch.save(content, stream))
+
+    def load(self, training: Training) -> float:
+        """Restore ``training`` and the record to the checkpoint, or to the start if there is none. Returns the seconds
+        spent until then.
+        """
+        import torch
+
+        self.check_record()
+        if not self._checkpoint.exists():
+            self.record.begin(self.head)
+            return 0.0
+        try:
+            content = torch.load(self._checkpoint, weights_only=True)
+            begun, now = content["versions"], provenance.versions()
+            if begun == now:
+                training.load_state_dict(content["job"])
+                self.record.cut(content["record"])
+                return float(content["seconds"])
+        except _UNREADABLE as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise CannotRun(f"Cannot read {self._checkpoint} ({reason}). {START_OVER_HINT}") from error
+        then = ", ".join(f"{name} {begun.get(name)}" for name in now if begun.get(name) != now[name])
+        here = ", ".join(f"{name} {now[name]}" for name in now if begun.get(name) != now[name])
+        raise CannotRun(f"The run {self.folder} was started with {then}; this is {here}. {START_OVER_HINT}")
+
+    def finish(self, seconds: float, **reason: str) -> None:
+        """Write about.json and the end of the record, and delete the checkpoint."""
+        about = {
+            "seconds": round(seconds, 1),
+            "versions": provenance.versions(),
+            "commit": provenance.commit(),
+            "hardware": provenance.hardware(),
+        }
+        write_json(self._about, about)
+        self.record.end(**reason)
+        self._checkpoint.unlink(missing_ok=True)
+
+    def rows(self) -> list[Row]:
+        """The rows of a finished run."""
+        self.check_record()
+        _, *rows, end = self.record.lines()
+        if end.get("end") != len(rows) or not all(self._has(row) for row in rows):
+            raise CannotRun(
+                f"{self.record.file} is damaged: its end counts {end.get('end')} rows of seeds {list(self.seeds)}, but "
+                f"it has {len(rows)} rows, or rows of other seeds. {START_OVER_HINT}"
+            )
+        return rows
+
+    def _has(self, row: Any) -> bool:
+        return isinstance(row, dict) and row.get("seed") in self.seeds
+
+    @property
+    def diverged(self) -> str | None:
+        """Why a finished run ended early; None if it did not."""
+        return self.record.lines()[-1].get("diverged")  # type: ignore[no-any-return]
+
+    def check_record(self) -> None:
+        """Raise `CannotRun` if the record belongs to another run or to other settings. Changes nothing."""
+        head = self.record.head()
+        if head is None:
+            return
+        differing = [name for name, value in self.head.items() if head.get(name) != value]
+        if differing:
+            name = differing[0]
+            raise CannotRun(
+                f"{self.record.file} has {name} {head.get(name)}, but this run has {self.head[name]}: it was written "
+                f"by another version of the settings. {START_OVER_HINT}"
+            )

@@ -1,0 +1,91 @@
+"""The fields that settings consist of: dataclass fields with a help text and a check of the value.
+
+Settings that several experiments have are defined once, here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+from benchmarks.value_checks import BELOW_ONE, NOT_NEGATIVE, POSITIVE, SHARE, Check, one_of, utility_name, whole
+
+
+def setting(default: Any, help: str, check: Check, methods: Iterable[str] = (), *, tuning: bool = False) -> Any:
+    """A field of a settings dataclass.
+
+    Args:
+        default: default value.
+        help: help text.
+        check: text -> value; raises argparse.ArgumentTypeError that says what is allowed.
+        methods: methods that it affects; empty: all.
+        tuning: whether it belongs to the tuning of a method, as opposed to the problem that all methods are given.
+    """
+    metadata = {"help": help, "check": check, "methods": tuple(methods), "tuning": tuning}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+_ENGINES = ("continual_backprop", "algorithm_1")
+_STEP_BY_STEP = ("l2_init", "redo", "algorithm_1")  # they act between the learner's backward and the next step
+
+
+def compiled(methods: Iterable[str]) -> Any:
+    """The field ``compile``, for those of the ``methods`` whose whole step can be compiled."""
+    methods = [method for method in methods if method not in _STEP_BY_STEP]
+    return setting("no", "run each step as one compiled graph: yes or no", one_of("yes", "no"), methods, tuning=True)
+
+
+def lr(default: float) -> Any:
+    """The field ``lr``."""
+    return setting(default, "learning rate of the optimizer", POSITIVE, tuning=True)
+
+
+def weight_decay(default: float, *others: str) -> Any:
+    """The field ``weight_decay``. ``others``: methods that use it besides L2 and Shrink and Perturb."""
+    methods = ("l2", "shrink_and_perturb", *others)
+    return setting(default, "weight decay, as in torch's optimizers", NOT_NEGATIVE, methods, tuning=True)
+
+
+def noise(default: float) -> Any:
+    """The field ``noise``."""
+    help = "standard deviation of the noise added to all parameters after each step"
+    return setting(default, help, NOT_NEGATIVE, ("shrink_and_perturb",), tuning=True)
+
+
+def l2_init(default: float) -> Any:
+    """The field ``l2_init``."""
+    help = "coefficient of the penalty on the distance of all parameters from their initial values"
+    return setting(default, help, NOT_NEGATIVE, ("l2_init",), tuning=True)
+
+
+def dormancy(default: float) -> Any:
+    """The field ``dormancy``."""
+    return setting(default, "a unit is dormant if its score is at most this", NOT_NEGATIVE, ("redo",), tuning=True)
+
+
+def period(default: int) -> Any:
+    """The field ``period``."""
+    return setting(default, "steps between two resets of dormant units", whole(1), ("redo",), tuning=True)
+
+
+def replacement_rate(default: float) -> Any:
+    """The field ``replacement_rate``."""
+    return setting(default, "fraction of the mature units that are replaced per step", SHARE, _ENGINES, tuning=True)
+
+
+def maturity_threshold(default: int) -> Any:
+    """The field ``maturity_threshold``."""
+    help = "number of updates for which a new unit is protected from replacement"
+    return setting(default, help, whole(0), _ENGINES, tuning=True)
+
+
+def decay_rate(default: float) -> Any:
+    """The field ``decay_rate``."""
+    help = "decay rate of the running averages of utilities and features"
+    return setting(default, help, BELOW_ONE, _ENGINES, tuning=True)
+
+
+def utility(default: str) -> Any:
+    """The field ``utility``."""
+    return setting(default, "utility measure of a unit", utility_name, ("continual_backprop",), tuning=True)

@@ -1,0 +1,77 @@
+"""The record of a measurement: a JSON file that tables, pictures and later comparisons are made from."""
+
+from __future__ import annotations
+
+import datetime
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks import provenance
+from benchmarks.atomic_files import read_json
+from benchmarks.errors import CannotRun
+from benchmarks.speed.allocator import describe
+
+FORMAT, VERSION = "gnt speed", 1
+
+
+def new_record(command_line: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """A record without measurements."""
+    import torch
+
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "complete": False,
+        "command": command_line,
+        "settings": settings,
+        "about": {
+            "began": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "commit": provenance.commit(),
+            "versions": provenance.versions(),
+            "hardware": provenance.hardware() | {"instructions": torch.backends.cpu.get_cpu_capability()},
+            "threads": torch.get_num_threads(),
+            "allocator": describe(),
+        },
+        "quietness": None,
+        "memory": [],
+        "workloads": [],
+    }
+
+
+def load(file: Path) -> dict[str, Any]:
+    """Read a record.
+
+    Raises:
+        CannotRun: the file does not exist, is not a record, or has another version.
+    """
+    if not file.exists():
+        raise CannotRun(f"{file} does not exist.")
+    try:
+        record = read_json(file)
+    except CannotRun:
+        record = None
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise CannotRun(f"{file} is not a record of python -m benchmarks speed.")
+    if record.get("version") != VERSION:
+        raise CannotRun(f"{file} is a record of version {record.get('version')}; this command reads version {VERSION}.")
+    return record
+
+
+def default_file(out: Path) -> Path:
+    """The default file of a record, named by commit and time."""
+    commit = provenance.commit() or "no-commit"
+    short = commit[:8] + ("+" if commit.endswith("+changes") else "")
+    return out / "speed" / f"{short}_{datetime.datetime.now():%Y%m%d-%H%M%S}.json"
+
+
+def check_writable(file: Path) -> None:
+    """Raise `CannotRun` if the file cannot be written, before anything is measured."""
+    if file.is_dir():
+        raise CannotRun(f"Cannot write {file}: this is a folder.")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+    except OSError as error:
+        raise CannotRun(f"Cannot write {file}: {error}.") from error

@@ -1,0 +1,164 @@
+"""The training variants that are timed: what each is compared with, and the target for that ratio.
+
+To add a variant, add a row to `VARIANTS`. A variant that needs a package which is not installed is left out, and the
+output says why.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+import gnt
+from benchmarks.speed import third_party
+from benchmarks.speed.step_runners import (
+    STEP_SIZE,
+    StepRunner,
+    engine_settings,
+    ensemble,
+    learner,
+    loop,
+    optimizer_alone,
+)
+from benchmarks.speed.workloads import LOOP, MANY, STEP, Workload
+from gnt.optim import CBPSGD, AdamGnT, CBPAdam
+
+Build = Callable[[Workload], StepRunner]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train.
+
+    Attributes:
+        name: as printed; unique among the variants of a kind.
+        build: workload -> its runner.
+        against: pairs of the variant whose time is the denominator of the ratio and the name of the target in
+            ``Workload.targets`` (None: no target).
+        kind: the kind of workloads that it is timed on.
+        brief: whether it is also timed on workloads with ``Workload.brief``.
+        graph: whether it compiles the whole network; then it is timed only on workloads with ``Workload.graphs``.
+        missing: returns why it cannot run in this installation, or None.
+    """
+
+    name: str
+    build: Build
+    against: tuple[tuple[str, str | None], ...] = ()
+    kind: str = LOOP
+    brief: bool = False
+    graph: bool = False
+    missing: Callable[[], str | None] = lambda: None
+
+
+def _third_party_missing() -> str | None:
+    installed = importlib.util.find_spec(third_party.MODULE)
+    return None if installed else f"{third_party.PACKAGE} is not installed"
+
+
+def _sgd(net: nn.Module) -> Any:
+    return torch.optim.SGD(net.parameters(), lr=STEP_SIZE)
+
+
+def _adam(net: nn.Module, **options: Any) -> Any:
+    return torch.optim.Adam(net.parameters(), lr=STEP_SIZE, **options)
+
+
+def _adam_gnt(net: nn.Module, **options: Any) -> Any:
+    return AdamGnT(net.parameters(), lr=STEP_SIZE, fused=True, **options)
+
+
+def _gnt(**options: Any) -> Build:
+    return lambda w: loop(w, _sgd, lambda net, opt: gnt.GnT(net, opt, **engine_settings(w), **options))
+
+
+def _cbp(optimizer: Any, **options: Any) -> Build:
+    return lambda w: loop(w, lambda net: optimizer(net, lr=STEP_SIZE, **engine_settings(w), **options))
+
+
+def _learner(cls: Any, opt: str, **options: Any) -> Build:
+    return lambda w: learner(w, cls, opt, **options)
+
+
+def _ensemble(opt: str, **options: Any) -> Build:
+    return lambda w: ensemble(w, opt, **options)
+
+
+def _alone(make: Callable[..., Any], *, resets: bool = False, **options: Any) -> Build:
+    return lambda w: optimizer_alone(w, partial(make, **options), resets=resets)
+
+
+def _third_party(suffix: str, make_optimizer: Callable[[nn.Module], Any], against: str) -> Variant:
+    return Variant(
+        f"{third_party.PACKAGE}, {suffix}",
+        lambda w: third_party.runner(w, make_optimizer),
+        ((against, None),),
+        missing=_third_party_missing,
+    )
+
+
+SGD, ADAM, FUSED = "SGD", "Adam", "Adam, fused"
+GRAPH = "SGD, torch.compile(net)"
+LEARN, LEARN_GRAPH = "Backprop.learn", "Backprop.learn, compiled"
+LEARN_ADAM = "ContinualBackprop.learn, Adam, one after another"
+LEARN_SGD = "ContinualBackprop.learn, SGD, one after another"
+
+VARIANTS = (
+    # a full training step with SGD
+    Variant(SGD, lambda w: loop(w, _sgd), brief=True),
+    Variant("SGD + GnT", _gnt(), ((SGD, "sgd"),)),
+    Variant("SGD + GnT, compiled", _gnt(kernels=True), ((SGD, "sgd"),)),
+    Variant("CBPSGD", _cbp(CBPSGD), ((SGD, "sgd"),), brief=True),
+    Variant("CBPSGD, compiled", _cbp(CBPSGD, kernels=True), ((SGD, "sgd"),), brief=True),
+    _third_party("SGD", _sgd, SGD),
+    # a full training step with Adam
+    Variant(ADAM, lambda w: loop(w, _adam)),
+    Variant(FUSED, lambda w: loop(w, partial(_adam, fused=True)), ((ADAM, None),), brief=True),
+    Variant("CBPAdam, fused", _cbp(CBPAdam, fused=True), ((FUSED, "adam"),), brief=True),
+    Variant("CBPAdam, fused, compiled", _cbp(CBPAdam, fused=True, kernels=True), ((FUSED, "adam"),), brief=True),
+    _third_party(FUSED, partial(_adam, fused=True), FUSED),
+    # learners
+    Variant(LEARN, _learner(gnt.Backprop, "sgd"), ((SGD, None),)),
+    Variant("ContinualBackprop.learn", _learner(gnt.ContinualBackprop, "sgd"), ((LEARN, "sgd"),)),
+    Variant(GRAPH, lambda w: loop(w, _sgd, wrap=torch.compile), ((SGD, None),), graph=True),
+    Variant(LEARN_GRAPH, _learner(gnt.Backprop, "sgd", compile=True), ((SGD, None),), graph=True),
+    Variant(
+        "ContinualBackprop.learn, compiled",
+        _learner(gnt.ContinualBackprop, "sgd", compile=True),
+        ((SGD, "graph"), (GRAPH, None), (LEARN_GRAPH, "sgd")),
+        graph=True,
+    ),
+    # the optimizer's step alone
+    Variant(ADAM, _alone(_adam), kind=STEP),
+    Variant(FUSED, _alone(_adam, fused=True), ((ADAM, None),), kind=STEP),
+    Variant("AdamGnT, never reset", _alone(_adam_gnt), ((FUSED, "never reset"),), kind=STEP),
+    Variant("AdamGnT, after resets", _alone(_adam_gnt, resets=True), ((ADAM, "reset"), (FUSED, None)), kind=STEP),
+    Variant("AdamGnT, never reset, compiled", _alone(_adam_gnt, kernels=True), ((FUSED, "never reset"),), kind=STEP),
+    Variant(
+        "AdamGnT, after resets, compiled",
+        _alone(_adam_gnt, resets=True, kernels=True),
+        ((FUSED, "reset, compiled"),),
+        kind=STEP,
+    ),
+    # many networks
+    Variant(LEARN_SGD, _learner(gnt.ContinualBackprop, "sgd"), kind=MANY),
+    Variant("Ensemble.learn, SGD", _ensemble("sgd"), ((LEARN_SGD, "ensemble"),), kind=MANY),
+    Variant("Ensemble.learn, SGD, compiled", _ensemble("sgd", compile=True), ((LEARN_SGD, "ensemble"),), kind=MANY),
+    Variant(LEARN_ADAM, _learner(gnt.ContinualBackprop, "adam"), kind=MANY),
+    Variant("Ensemble.learn, Adam", _ensemble("adam"), ((LEARN_ADAM, "ensemble"),), kind=MANY),
+    Variant("Ensemble.learn, Adam, compiled", _ensemble("adam", compile=True), ((LEARN_ADAM, "ensemble"),), kind=MANY),
+)
+
+
+def variants_of(workload: Workload) -> list[Variant]:
+    """The variants that are timed on a workload, including those that cannot run here."""
+    return [
+        one
+        for one in VARIANTS
+        if one.kind == workload.kind and (one.brief or not workload.brief) and (workload.graphs or not one.graph)
+    ]

@@ -1,0 +1,90 @@
+"""The commands in the report: read back by the command line, each makes exactly the runs that it stands beside."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import experiments
+from benchmarks.experiment_options import parse_plan
+from benchmarks.report import rerun_commands
+from benchmarks.run import Run
+from tests.helpers.finished_runs import planned
+
+DIGITS, REGRESSION = "random_label_mnist", "slowly_changing_regression"
+PLANS: list[tuple[str, dict[str, Any]]] = [
+    (DIGITS, {"methods": "backprop"}),
+    (DIGITS, {"methods": "backprop", "seeds": 1, "first": 7}),
+    (DIGITS, {"methods": "continual_backprop", "size": "published", "seeds": 5}),
+    (DIGITS, {"methods": "continual_backprop", "tasks": 50, "epochs": 30, "replacement_rate": 1e-6}),
+    (DIGITS, {"methods": "redo", "seeds": 4, "first": 2, "period": 10}),
+    (DIGITS, {"methods": "algorithm_1", "seeds": 3}),
+    (REGRESSION, {"methods": "shrink_and_perturb", "activation": "leaky_relu", "optimizer": "adam", "noise": 0.0}),
+    (REGRESSION, {"methods": "l2", "size": "one_bit", "lr": 0.003}),
+    ("class_pairs", {"methods": "l2", "lr": 0.01, "data": "/some where/-else"}),
+    ("slippery_ant", {"methods": "continual_backprop", "size": "published"}),
+    ("incremental_cifar", {"methods": "continual_backprop", "size": "published", "seeds": 3}),
+]
+
+
+def made_by(command: str, out: Path) -> set[Path]:
+    """The folders of the runs that a command makes."""
+    python, dash_m, package, experiment, *rest = shlex.split(command)
+    assert (python, dash_m, package) == ("python", "-m", "benchmarks")
+    plan, _ = parse_plan(experiment, rest)
+    return {run.folder for run in plan.runs(out)}
+
+
+def folders(runs: list[Run]) -> set[Path]:
+    return {run.folder for run in runs}
+
+
+@pytest.mark.parametrize(("experiment", "options"), PLANS, ids=[f"{name} {options}" for name, options in PLANS])
+def test_a_rows_command_makes_its_runs(experiment: str, options: dict[str, Any], tmp_path: Path) -> None:
+    runs = planned(tmp_path, experiment, **options)
+    (command,) = rerun_commands.commands(runs)
+    assert made_by(command, tmp_path) == folders(runs)
+    if options.get("size"):
+        assert f"--size {options['size']}" in command
+
+
+@pytest.mark.parametrize("experiment", experiments.NAMES)
+def test_every_method_at_every_size(experiment: str, tmp_path: Path) -> None:
+    cls = experiments.settings_class(experiment)
+    for size in cls.size_names():
+        for method in cls.methods:
+            runs = planned(tmp_path, experiment, method, seeds=2, size=size)
+            (command,) = rerun_commands.commands(runs)
+            assert made_by(command, tmp_path) == folders(runs)
+            assert command.count("--") <= 3  # nothing that the size says already
+
+
+def test_seeds_that_no_one_command_makes_have_several(tmp_path: Path) -> None:
+    alone = planned(tmp_path, DIGITS, "redo", seeds=2) + planned(tmp_path, DIGITS, "redo", seeds=1, first=5)
+    commands = rerun_commands.commands(alone)
+    assert len(commands) == 2
+    together = planned(tmp_path, DIGITS, "l2", seeds=3) + planned(tmp_path, DIGITS, "l2", seeds=1, first=3)
+    together += planned(
+        tmp_path, DIGITS, "l2", seeds=1, first=4
+    )  # with the one before an ensemble, if asked for at once
+    commands += rerun_commands.commands(together)
+    assert len(commands) == 5
+    assert set.union(*(made_by(command, tmp_path) for command in commands)) == folders(alone + together)
+
+
+def test_one_command_for_a_whole_grid(tmp_path: Path) -> None:
+    grid = {"activation": ["relu", "tanh"], "lr": [0.01, 0.003, 0.001]}
+    methods = "backprop shrink_and_perturb continual_backprop"
+    runs = planned(tmp_path, REGRESSION, methods, seeds=5, grid=grid, size="published", noise=1e-5)
+    command = rerun_commands.one_command(runs)
+    assert command is not None
+    assert made_by(command, tmp_path) == folders(runs)
+    assert rerun_commands.one_command(runs[1:]) is None  # a grid with a hole
+    assert rerun_commands.one_command(runs + planned(tmp_path, REGRESSION, "backprop", seeds=3)) is None
+
+
+def test_a_run_that_no_command_makes_is_said_to_be_one(tmp_path: Path) -> None:
+    (alone, _) = planned(tmp_path, DIGITS, "redo", seeds=2)
+    ensemble = Run(alone.experiment, alone.method, alone.settings, (0, 1), tmp_path)  # ReDo is trained seed by seed
+    assert rerun_commands.commands([ensemble]) == [rerun_commands.NONE]
