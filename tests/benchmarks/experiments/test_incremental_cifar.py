@@ -1,5 +1,4 @@
-"""Class-incremental CIFAR as a training: its stages, its early stopping, and that nothing is lost by an
-interruption."""
+"""Class-incremental CIFAR: its stages, its early stopping, and a resumed run equals an uninterrupted one."""
 
 import pytest
 import torch
