@@ -142,8 +142,11 @@ def test_draws_are_the_runs_own_and_nobody_elses_change():
 
 @pytest.mark.parametrize("package", ["mujoco", "imageio", "stable_baselines3"])
 def test_what_is_missing_is_told_with_what_installs_it(package):
-    code = f"import
-    sys; sys.modules[{package!r}] = None; from benchmarks.slippery_ant import needed; requirements.check_installed()" done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    code = (
+        f"import sys; sys.modules[{package!r}] = None; "
+        "from benchmarks.slippery_ant import requirements; requirements.check_installed()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"benchmarks.errors.CannotRun: slippery_ant needs {package}, which cannot be imported (")
     assert last.endswith('To install what it needs: pip install "torch-gnt[rl]"')
