@@ -8,8 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
-from gnt.units._trace import trace
-from gnt.units._unwrap import unwrap
+from gnt.units import trace, unwrap
 
 Patterns = str | Sequence[str] | None
 

@@ -17,7 +17,7 @@ from gnt import _kernels as kernels
 from gnt.optim._adam.state import is_plain
 
 if TYPE_CHECKING:
-    from gnt.importance._evaluate.layout import WeightPlace
+    from gnt.importance import WeightMeans
 
 Group = dict[str, Any]
 
@@ -29,7 +29,7 @@ class CompiledSGD:
         self._known: dict[int, PlainSGD] = {}
 
     @torch.no_grad()
-    def step(self, groups: Sequence[Group], places: Mapping[int, WeightPlace]) -> bool:
+    def step(self, groups: Sequence[Group], places: Mapping[int, WeightMeans]) -> bool:
         """Take a step; or return False, and change nothing, where torch's own is needed."""
         ready = []
         for i, group in enumerate(groups):
@@ -77,7 +77,7 @@ class PlainSGD:
         places: where the means of |w| go, by the parameter's id; of matrices.
     """
 
-    def __init__(self, params: Sequence[Tensor], places: Mapping[int, WeightPlace]) -> None:
+    def __init__(self, params: Sequence[Tensor], places: Mapping[int, WeightMeans]) -> None:
         self.params, self.places = list(params), places
         self._dtype = params[0].dtype
         self._kernel = kernels.load("sgd", self._dtype)
@@ -89,7 +89,7 @@ class PlainSGD:
         self._options: tuple[Any, ...] | None = None
         self._numbers = torch.zeros(2, dtype=torch.float64)
 
-    def fits(self, params: Sequence[Tensor], places: Mapping[int, WeightPlace]) -> bool:
+    def fits(self, params: Sequence[Tensor], places: Mapping[int, WeightMeans]) -> bool:
         """Whether these are the parameters and places it was made of, and they still lie where they lay."""
         return (
             places is self.places
@@ -114,10 +114,10 @@ class PlainSGD:
         self._kernel(self._layout, self._grads_at, self._numbers, len(grads), flags, torch.get_num_threads())
         increment_version(self.params)  # as an operation of torch's would: a backward through old values is refused
         for param, place in self._wanted:
-            place.note(param)
+            place.mark_current(param)
 
 
-def _layout(param: Tensor, place: WeightPlace | None) -> list[int]:
+def _layout(param: Tensor, place: WeightMeans | None) -> list[int]:
     """One parameter, as the kernel is told: see the top of ``sgd.cpp``."""
     if place is None:
         # rows of any length will do: such that several threads can share them

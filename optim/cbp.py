@@ -22,8 +22,8 @@ from gnt.optim._adam.dispatch import Places
 from gnt.optim._sgd_kernel import CompiledSGD
 from gnt.optim._step_wrapper import lean, unwrapped
 from gnt.optim.adam_gnt import AdamGnT
-from gnt.replacement.engine import ENGINE_SETTINGS, GnT
-from gnt.units._passthrough import WalkError
+from gnt.replacement import ENGINE_SETTINGS, GnT
+from gnt.units import WalkError
 
 
 class _Continual(Optimizer):

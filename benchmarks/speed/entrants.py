@@ -20,7 +20,7 @@ from benchmarks.speed import rival
 from benchmarks.speed.runners import STEP_SIZE, Runner, engine_settings, ensemble, learner, loop, optimizer_alone
 from benchmarks.speed.workloads import LOOP, MANY, STEP, Workload
 from gnt.optim import CBPSGD, AdamGnT, CBPAdam
-from gnt.replacement.engine import ENGINE_SETTINGS
+from gnt.replacement import ENGINE_SETTINGS
 
 Build = Callable[[Workload], Runner]
 

@@ -1,1 +1,1 @@
-"""."""
+"""Small helpers used by all packages: checks of arguments, saved states, generators, tables, `torch.compile`."""

@@ -1,4 +1,4 @@
-"""Beside `torch.compile`: what must be seen by compiled code, and what must stay out of it."""
+"""Interaction with `torch.compile`: functions that run uncompiled, and hooks that compiled code must respect."""
 
 from __future__ import annotations
 
@@ -15,29 +15,31 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 def not_compiled(function: F) -> F:
-    """A function that runs as it is, where a whole training step is compiled: it depends on Python's own state.
+    """Decorator that runs a function uncompiled inside a compiled training step.
 
-    `torch.compiler.disable` does the same, but imports the compiler, which takes as long as torch itself, and costs
-    microseconds a call. So it is asked only where compiled code is at work.
+    It has the effect of `torch.compiler.disable`, which imports the compiler (as slow as importing torch) and adds
+    microseconds to each call. Here that cost arises only while compiled code runs.
     """
-    hidden = _disable_dynamo(function)
+    disabled = _disable_dynamo(function)
 
     @functools.wraps(function)
-    def as_it_is(*args: Any, **kwargs: Any) -> object:
+    def uncompiled(*args: Any, **kwargs: Any) -> object:
         if torch.compiler.is_dynamo_compiling() or get_eval_frame_callback() is not None:
-            return hidden(*args, **kwargs)
+            return disabled(*args, **kwargs)
         return function(*args, **kwargs)
 
-    return as_it_is  # type: ignore[return-value]
+    return uncompiled  # type: ignore[return-value]
 
 
 def watch_hooks() -> None:
-    """Make compiled code look at the hooks of modules, as it does at everything else.
+    """Make compiled code check the hooks of modules.
 
-    `torch.compile` does not by itself, so that a model that ran before an engine was built would leave the engine
-    without features, and one of the same class would leave them with another's. With guards on hooks, networks of one
-    class with engines share what is compiled. What was compiled before there were guards is compiled anew, once: an
-    optimizer's first construction has imported the compiler, so that most programs have nothing of the kind.
+    `torch.compile` does not check them by default: a model compiled before an engine registers its hooks would never
+    call them, and code compiled for one network would call that network's hooks for another of the same class. With
+    guards on hooks, networks of one class that have engines still share compiled code.
+
+    Code compiled without these guards is discarded, once. Most programs have none: constructing an optimizer imports
+    the compiler, so the first engine usually enables the guards before anything is compiled.
     """
     dynamo = sys.modules.get("torch._dynamo")
     if dynamo is not None and dynamo.config.skip_nnmodule_hook_guards:

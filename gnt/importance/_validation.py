@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnt.units._group import CONV_LAYERS, Slot, UnitGroup
+from gnt.units import CONV_LAYERS, Slot, UnitGroup
 
 Taps = Sequence[tuple[UnitGroup, Slot]]
 

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from gnt.replacement.engine import ENGINE_SETTINGS, GnT
+from gnt.replacement import ENGINE_SETTINGS, GnT
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -25,11 +25,6 @@ def split_settings(settings: dict[str, Any], names: Sequence[str]) -> tuple[dict
     """The settings of the engine, and all others, which are options of the optimizer."""
     engine = {name: value for name, value in settings.items() if name in names}
     return engine, {name: value for name, value in settings.items() if name not in names}
-
-
-def with_defaults(settings: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """The settings with `GnT`'s default for each of ``names`` that is missing."""
-    return {**{name: _GNT_PARAMETERS[name].default for name in names}, **settings}
 
 
 def accepts_engine_settings(names: Sequence[str]) -> Callable[[F], F]:

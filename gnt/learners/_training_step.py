@@ -15,10 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gnt.importance._intake import Prepared
+from gnt.importance import FeatureBatch
 from gnt.learners._resolve import Loss
-from gnt.replacement.engine import GnT
-from gnt.replacement.layers import CBPLayer
+from gnt.replacement import CBPLayer, GnT
 
 BufferCopies = list[tuple[Tensor, Tensor]]  # a buffer and a copy of it
 
@@ -155,26 +154,27 @@ class EngineTrainingStep(TrainingStep):
         super().__init__(network, loss, optimizer)
         self.engine = engine
 
-    def take_features(self, features: Sequence[Tensor] | None) -> Prepared | None:
+    def take_features(self, features: Sequence[Tensor] | None) -> FeatureBatch | None:
         """The features of all groups; None if some of them are recorded only during the backward pass."""
         if features is None and not self.engine.feature_buffer.complete:
             return None  # inside torch.utils.checkpoint with use_reentrant=True
         return self.engine.take_features(features)
 
-    def after_backward(self, batches: Prepared | None) -> Prepared:
+    def after_backward(self, batches: FeatureBatch | None) -> FeatureBatch:
         """The features of all groups, now complete."""
         if batches is None:
             return self.engine.take_features()
-        self.engine.discard()  # a checkpoint without reentrance has run the forward, and recorded it, a second time
+        # a non-reentrant checkpoint has run the forward a second time, and recorded it again
+        self.engine.feature_buffer.clear()
         return batches
 
-    def after_optimizer_step(self, batches: Prepared) -> list[Tensor]:
+    def after_optimizer_step(self, batches: FeatureBatch) -> list[Tensor]:
         """The engine's step."""
         return self.engine.step_with(batches)
 
     def no_units(self) -> list[Tensor]:
         """Empty indices for each group."""
-        return [group.state.nobody for group in self.engine.groups]
+        return [group.state.no_units for group in self.engine.groups]
 
     def discard(self) -> None:
         """Also drop what this engine has recorded."""

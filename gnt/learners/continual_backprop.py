@@ -11,7 +11,7 @@ from gnt.learners._engine_settings import CONTINUAL_BACKPROP_SETTINGS, accepts_e
 from gnt.learners._resolve import UNIT_OPTIMIZERS, Loss
 from gnt.learners._training_step import EngineTrainingStep
 from gnt.learners.backprop import Backprop, step_attribute
-from gnt.replacement.engine import GnT
+from gnt.replacement import GnT
 
 
 class ContinualBackprop(Backprop):

@@ -1,19 +1,15 @@
-"""What loss of plasticity looks like in numbers: pure functions with exact definitions, and a probe that logs them.
+"""Metrics of plasticity: pure functions with exact definitions, and `Probe`, which measures them during training.
 
-    gnt.metrics.dead_units(features)                    # a function of what a layer's consumers read
+    gnt.metrics.dead_units(features)                      # features: what the layer's consumers read
     probe = gnt.metrics.Probe(net, engine, x, every=100)
-    writer.add_scalar(...) for each of probe.step()     # the same for every layer, on a fixed batch
+    for name, value in probe.step().items():              # metrics of every layer on a fixed batch
+        writer.add_scalar(name, value, probe.steps)
 
-online      online accuracy and error, plasticity of a sample
-units       dead and dormant units
-ranks       effective rank, approximate rank, and the rank that the Nature paper calls stable rank
-parameters  weight magnitude, gradient norm, update size
-probe       Probe: all of a model's groups on a fixed batch, at an interval, as a flat dict
-looked_at   which groups a probe looks at
-batch       its batch, with the loss on it
-trial       a forward of our own, of which nothing is left behind
-taps        what consumers read in it
-checks      what is refused
+online         online accuracy and error, plasticity of a sample
+unit_activity  dead and dormant units
+spectral       effective rank, approximate rank, and the rank that Dohare et al. (Nature, 2024) call stable rank
+parameters     weight magnitude, gradient norm, update size
+probe          Probe: metrics of all unit groups of a model on a fixed batch, at an interval, as a flat dict
 """
 
 from gnt.metrics.online import online_accuracy, online_error, plasticity

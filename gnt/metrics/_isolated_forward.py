@@ -1,4 +1,4 @@
-"""A trial: a forward of our own in evaluation mode, of which nothing is left behind in the model or its engines."""
+"""Forward passes and gradients that leave the model, its engines and the random generators unchanged."""
 
 from __future__ import annotations
 
@@ -11,68 +11,73 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from gnt.units._tracing.isolation import untouched
+from gnt.units import preserve_model
 
-Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
+ModelInputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
 
-def call(model: nn.Module, inputs: Inputs) -> Any:
-    """The model's output; inputs are its one argument, a tuple of them, or those with names."""
+def call_model(model: nn.Module, inputs: ModelInputs) -> Any:
+    """Return the model's output for one tensor, a tuple of positional arguments or a mapping of keyword arguments."""
     args, kwargs = _arguments(inputs)
     return model(*args, **kwargs)
 
 
-def gradients(model: nn.Module, inputs: Inputs, loss: Any) -> list[Tensor]:
-    """Gradients of ``loss(output)`` by all parameters that require them and have a part in it; none is written to
-    ``.grad``, and no hook of a parameter is called.
+def loss_gradients(model: nn.Module, inputs: ModelInputs, loss: Any) -> list[Tensor]:
+    """Return the gradients of ``loss(output)`` with respect to the parameters that require them.
+
+    Parameters that the loss does not depend on are left out. Nothing is written to ``.grad``, and no hook of a
+    parameter is called.
     """
-    # in the parameters' place stand aliases of them: what watches the parameters shall not see this backward
+    # aliases of the parameters, so that hooks on the parameters do not see this backward pass
     aliases = {
         name: parameter.detach().requires_grad_(parameter.requires_grad) for name, parameter in model.named_parameters()
     }
     args, kwargs = _arguments(inputs)
     with torch.enable_grad():
         value = loss(functional_call(model, aliases, args, kwargs))
-        wanted = [alias for alias in aliases.values() if alias.requires_grad]
-        if not wanted:
+        trainable = [alias for alias in aliases.values() if alias.requires_grad]
+        if not trainable:
             raise ValueError("no parameter of the model requires a gradient: leave gradient=False")
-        found = torch.autograd.grad(value, wanted, allow_unused=True)
-    return [each for each in found if each is not None]
+        gradients = torch.autograd.grad(value, trainable, allow_unused=True)
+    return [gradient for gradient in gradients if gradient is not None]
 
 
 @contextlib.contextmanager
-def undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """In evaluation mode meanwhile; modes, attributes, buffers and random generators are put back at the end.
+def isolated(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Put the model into evaluation mode; restore modes, attributes, buffers and random generators on exit.
 
-    No engine records what runs here, and compiled modules run as they are written.
+    Inside this context engines record no features, and compiled modules run uncompiled.
     """
     buffers = [(buffer, buffer._version, buffer.detach().clone()) for buffer in model.buffers()]
-    drawn = [device] if device.type == "cuda" else []
-    as_written: Any = contextlib.nullcontext()
-    if "torch._dynamo" in sys.modules:  # else nothing can be compiled
-        as_written = torch.compiler.set_stance("force_eager")
-    with untouched(model), torch.random.fork_rng(drawn), as_written:
+    cuda_devices = [device] if device.type == "cuda" else []
+    uncompiled: Any = contextlib.nullcontext()
+    if "torch._dynamo" in sys.modules:  # without it nothing can have been compiled
+        uncompiled = torch.compiler.set_stance("force_eager")
+    with preserve_model(model), torch.random.fork_rng(cuda_devices), uncompiled:
         try:
             model.eval()
             yield
         finally:
             _reshard(model)
             with torch.no_grad():
-                for buffer, version, kept in buffers:
+                for buffer, version, saved in buffers:
                     if buffer._version != version:
-                        buffer.copy_(kept)
+                        buffer.copy_(saved)
 
 
 def _reshard(model: nn.Module) -> None:
-    """FSDP2 leaves the root's parameters whole after a forward: their parts must stand there when all is put back."""
+    """Reshard FSDP2 modules.
+
+    FSDP2 leaves the root's parameters unsharded after a forward pass, but restoring attributes needs the shards.
+    """
     fsdp = sys.modules.get("torch.distributed.fsdp")
-    kind = getattr(fsdp, "FSDPModule", ())
+    fsdp_module = getattr(fsdp, "FSDPModule", ())
     for module in model.modules():
-        if isinstance(module, kind):
+        if isinstance(module, fsdp_module):
             module.reshard()
 
 
-def _arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _arguments(inputs: ModelInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     return (inputs if isinstance(inputs, tuple) else (inputs,)), {}

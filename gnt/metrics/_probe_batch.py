@@ -1,9 +1,8 @@
-"""The fixed batch of a probe: inputs, targets, and how well the model does on them."""
+"""The fixed batch of a probe, and the model's loss and accuracy on it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -11,30 +10,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gnt.learners import Loss, find_loss
-from gnt.metrics import _validation as checks
-from gnt.metrics._isolated_forward import Inputs, gradients
+from gnt.metrics._isolated_forward import ModelInputs, loss_gradients
+from gnt.metrics._validation import check_finite
 from gnt.metrics.online import online_accuracy
-from gnt.metrics.parameters import norm
+from gnt.metrics.parameters import euclidean_norm
 
 
-class Batch(NamedTuple):
-    """Inputs and, where they are known, targets with a loss."""
+class ProbeBatch(NamedTuple):
+    """Inputs and, optionally, targets with a loss."""
 
-    x: Inputs
-    y: Tensor | None
+    inputs: ModelInputs
+    targets: Tensor | None
     loss: Loss | None
 
     @classmethod
-    def of(cls, x: Any, y: Any, loss: Any, *, gradient: bool) -> Batch:
-        """A copy of what was given, checked.
+    def from_arguments(cls, x: Any, y: Any, loss: Any, *, gradient: bool) -> ProbeBatch:
+        """Check the arguments of `Probe` and copy the tensors.
 
         Raises:
-            TypeError: inputs or targets of the wrong kind.
-            ValueError: no samples, not as many targets, an unknown loss, or a setting that needs targets.
+            TypeError: inputs or targets of the wrong type.
+            ValueError: no samples, a different number of targets, an unknown loss, or a setting that needs targets.
         """
         if not isinstance(x, (Tensor, tuple, Mapping)):
             raise TypeError(f"x must be a tensor, a tuple of inputs or a dict of them, got {type(x).__name__}")
-        tensors = [x] if isinstance(x, Tensor) else [v for v in _values(x) if isinstance(v, Tensor)]
+        values = [x] if isinstance(x, Tensor) else x.values() if isinstance(x, Mapping) else x
+        tensors = [value for value in values if isinstance(value, Tensor)]
         if not tensors or not all(tensor.numel() for tensor in tensors):
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors) or "no tensor"
             raise ValueError(f"x must hold at least one sample, got {shapes}")
@@ -42,75 +42,71 @@ class Batch(NamedTuple):
             for name, given in (("loss", loss), ("gradient", gradient or None)):
                 if given is not None:
                     raise ValueError(f"{name}={given!r} would be ignored: there are no targets y")
-            return cls(_copied(x), None, None)
+            return cls(_map_tensors(x, _copy), None, None)
         if not isinstance(y, Tensor):
             raise TypeError(f"y must be a torch.Tensor, got {type(y).__name__}")
         if isinstance(x, Tensor) and (not y.ndim or len(y) != len(x)):
             raise ValueError(f"y must hold a target for each of the {len(x)} samples of x, got shape {tuple(y.shape)}")
-        by_dtype = "mse" if y.is_floating_point() else "cross_entropy"
-        return cls(_copied(x), _copy(y), find_loss(by_dtype if loss is None else loss))
+        default_loss = "mse" if y.is_floating_point() else "cross_entropy"
+        return cls(_map_tensors(x, _copy), _copy(y), find_loss(default_loss if loss is None else loss))
 
-    def on(self, device: torch.device) -> Batch:
-        """The same on a device."""
-        return self._replace(x=_mapped(self.x, device), y=None if self.y is None else self.y.to(device))
+    def to(self, device: torch.device) -> ProbeBatch:
+        """Return the batch on ``device``."""
+        inputs = _map_tensors(self.inputs, lambda tensor: tensor.to(device))
+        return self._replace(inputs=inputs, targets=None if self.targets is None else self.targets.to(device))
 
-    def quality(self, output: Any) -> dict[str, float]:
-        """Loss and, where targets are classes, accuracy of the model's output; nothing without targets.
+    def output_metrics(self, output: Any) -> dict[str, float]:
+        """Return the loss and, if the targets are classes, the accuracy of the model's output; {} without targets.
 
         Raises:
-            TypeError: the output is no tensor.
-            ValueError: a loss that is not one number, or a target that is no class.
-            FloatingPointError: not finite.
+            TypeError: the output is not a tensor.
+            ValueError: a loss that is not a scalar, or a target that is not a class.
+            FloatingPointError: NaN or infinite values.
         """
-        if self.y is None:
+        if self.targets is None:
             return {}
         if not isinstance(output, Tensor):
             raise TypeError(f"with y the model must return a tensor, got {type(output).__name__}")
-        classes = not self.y.is_floating_point() and output.shape[:-1] == self.y.shape and output.shape[-1] > 1
-        accuracy = (
-            {"accuracy": online_accuracy(output, self.y)} if classes else {}
-        )  # asked first: it checks the classes
-        return {"loss": float(checks.finite("loss", self._value(output))), **accuracy}
+        of_classes = (
+            not self.targets.is_floating_point() and output.shape[:-1] == self.targets.shape and output.shape[-1] > 1
+        )
+        # before the loss, since it checks the range of the classes
+        accuracy = {"accuracy": online_accuracy(output, self.targets)} if of_classes else {}
+        return {"loss": float(check_finite("loss", self.loss_value(output))), **accuracy}
 
     def gradient_norm(self, model: nn.Module) -> float:
-        """Norm of the loss's gradient by the model's parameters."""
-        return norm("gradients", gradients(model, self.x, partial(Batch._value, self)))
+        """Norm of the gradient of the loss with respect to the model's parameters."""
+        return euclidean_norm("gradients", loss_gradients(model, self.inputs, self.loss_value))
 
-    def _value(self, output: Any) -> Tensor:
+    def loss_value(self, output: Any) -> Tensor:
+        """Return the loss of the model's output as a tensor without dimensions."""
         assert self.loss is not None
-        assert self.y is not None
-        if self.loss is F.mse_loss and output.shape != self.y.shape:
+        assert self.targets is not None
+        if self.loss is F.mse_loss and output.shape != self.targets.shape:
             raise ValueError(  # torch would broadcast them
-                f"y must have the shape of the output for mse, got {tuple(self.y.shape)} and {tuple(output.shape)}"
+                f"y must have the shape of the output for mse, got {tuple(self.targets.shape)} and "
+                f"{tuple(output.shape)}"
             )
-        value: Any = self.loss(output, self.y)
+        value: Any = self.loss(output, self.targets)
         if not isinstance(value, Tensor) or value.numel() != 1:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"loss must return one number for the batch, as a tensor, got {got}")
         return value.reshape(())
 
 
-def _values(x: tuple[Any, ...] | Mapping[str, Any]) -> list[Any]:
-    return list(x.values()) if isinstance(x, Mapping) else list(x)
-
-
-def _copied(x: Inputs) -> Inputs:
-    return _each(x, _copy)
-
-
-@torch.inference_mode(mode=False)  # autograd refuses copies that are made in inference mode
+@torch.inference_mode(mode=False)  # autograd does not accept tensors created in inference mode
 def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().clone()
 
 
-def _mapped(x: Inputs, device: torch.device) -> Inputs:
-    return _each(x, lambda tensor: tensor.to(device))
+def _map_tensors(inputs: ModelInputs, function: Callable[[Tensor], Tensor]) -> ModelInputs:
+    """Apply ``function`` to each tensor and keep everything else."""
 
+    def mapped(value: Any) -> Any:
+        return function(value) if isinstance(value, Tensor) else value
 
-def _each(x: Inputs, change: Any) -> Inputs:
-    def changed(value: Any) -> Any:
-        return change(value) if isinstance(value, Tensor) else value
-
-    if isinstance(x, Mapping):
-        return {name: changed(value) for name, value in x.items()}
-    return tuple(changed(value) for value in x) if isinstance(x, tuple) else changed(x)
+    if isinstance(inputs, Mapping):
+        return {name: mapped(value) for name, value in inputs.items()}
+    if isinstance(inputs, tuple):
+        return tuple(mapped(value) for value in inputs)
+    return function(inputs)

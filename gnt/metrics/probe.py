@@ -1,4 +1,4 @@
-"""Probe: the metrics of all of a model's groups, on one fixed batch, as a flat dict at an interval."""
+"""`Probe`: metrics of all unit groups of a model, on one fixed batch, as a flat dict at an interval."""
 
 from __future__ import annotations
 
@@ -8,74 +8,76 @@ import torch
 from torch import Tensor, nn
 
 from gnt._utils.dynamo import not_compiled
+from gnt._utils.state_dicts import check_version, checked_steps
 from gnt._utils.validation import check_flags, check_positive
-from gnt.distributed import _dtensor as shards
+from gnt.distributed import dtensor
 from gnt.learners import Loss
-from gnt.metrics import _validation as checks
-from gnt.metrics import spectral as ranks
-from gnt.metrics import unit_activity as units
-from gnt.metrics._isolated_forward import Inputs, call, undisturbed
-from gnt.metrics._listen import Taps
-from gnt.metrics._probe_batch import Batch
-from gnt.metrics._probe_groups import Groups, groups_of, model_of
+from gnt.metrics._feature_listener import FeatureListener
+from gnt.metrics._isolated_forward import ModelInputs, call_model, isolated
+from gnt.metrics._numerics import full_tensor
+from gnt.metrics._probe_batch import ProbeBatch
+from gnt.metrics._probe_groups import ProbeTarget, checked_model, named_groups
+from gnt.metrics._validation import checked_number
 from gnt.metrics.parameters import UpdateSize, weight_magnitude
-from gnt.units._group import UnitGroup
+from gnt.metrics.spectral import approximate_rank_from, effective_rank_from, nature_rank_from, singular_values
+from gnt.metrics.unit_activity import DORMANT_TAU, active_units, dead_share, dormant_share, relative_magnitudes
+from gnt.units import UnitGroup
 
 STATE_VERSION = 1
 
 
 class Probe:
-    """Measures a model's units and weights on one fixed batch, so that a change of the figures is one of the model.
+    """Measures a model's units and weights on one fixed batch, so that values change only if the model changes.
 
-    For each group, named as it is in the engine, of what its consumers read::
+    For each group, named as in the engine, it measures what the group's consumers read::
 
         dead_units/<group>          share of units that are 0 for every sample
         dormant_units/<group>       share of units with s_i <= tau
         effective_rank/<group>      exp of the entropy of the singular values
-        approximate_rank/<group>    how many singular values hold 99% of their squares
-        nature_rank/<group>         how many hold 99% of their sum: the Nature paper's "stable rank"
+        approximate_rank/<group>    number of singular values that hold 99% of the sum of squares
+        nature_rank/<group>         number that hold 99% of the sum: the "stable rank" of Dohare et al. (2024)
         weight_magnitude/<group>    mean |w| of the units' incoming weights, without biases
 
-    and of the model ``weight_magnitude`` (all parameters); with ``y`` also ``loss`` and, where y holds classes,
+    For the model it measures ``weight_magnitude`` (all parameters); with ``y`` also ``loss`` and, if y holds classes,
     ``accuracy``; with ``gradient`` also ``gradient_norm``, of that loss; with ``update`` also ``update_size``, since
-    the last measurement. The functions of these names in `gnt.metrics` have the definitions.
+    the last measurement. The functions of these names in `gnt.metrics` give the definitions.
 
-    The model runs in evaluation mode under no_grad (and under the autocast that stands where it is called); its modes,
-    running statistics, attributes, gradients, the random generators and the engine's records stay as they were.
+    The model runs in evaluation mode under no_grad, and under the autocast context of the caller. Its modes, running
+    statistics, attributes, gradients, the random generators and the features recorded by engines are left unchanged.
 
-    A channel is one unit, over all places. Of a linear consumer's (batch, ..., inputs) every row is a sample. Where a
-    group's consumers read several values of its units (before and after a pooling, say), a unit is dead if all of them
-    are, its magnitude is the mean over them, and the ranks are those of what the first consumer reads.
+    A channel is one unit, measured over all positions. Each row of a linear consumer's (batch, ..., inputs) is a
+    sample. If consumers of a group read different tensors of its units (before and after pooling, for example), a unit
+    is dead if it is dead in all of them, its magnitude is the mean over them, and the ranks are those of the first.
 
     Args:
-        model: the module; torch.compile and DistributedDataParallel around it are opened.
-        groups: an engine, the groups of `walk` or `trace`, what `GnT` takes as layers, or CBP layers (or a model with
-            such layers, whose groups then bear the names of their producers).
-        x: the batch: the model's input, a tuple of its inputs, or a dict of those with names. It is copied, and goes
-            where the model's first parameter is.
+        model: the module; it may be wrapped by torch.compile or DistributedDataParallel.
+        groups: an engine, the groups of `walk` or `trace`, layers as `GnT` takes them, or CBP layers (or a model that
+            contains them; their groups are then named after their producers).
+        x: the batch: the model's input, a tuple of positional or a dict of keyword arguments. It is copied, and moved
+            to the device of the model's first parameter.
         y: targets, for loss and accuracy.
-        loss: "cross_entropy", "mse", or a callable (output, y) -> scalar; None: by the dtype of y, the first for
-            integers, the second for real numbers.
-        every: of how many calls of `step` one measures.
-        tau: of `dormant_units`.
-        ranks: whether to measure the ranks, which take a singular value decomposition for each group.
-        gradient: whether to measure the gradient's norm.
-        update: whether to measure the size of updates; a copy of the parameters is kept.
-        prefix: goes before all names.
+        loss: "cross_entropy", "mse", or a callable (output, y) -> scalar. None selects by the dtype of y: cross entropy
+            for integers, mean squared error for floating point.
+        every: interval of measurements, in calls of `step`.
+        tau: threshold of `dormant_units`.
+        ranks: measure the ranks, which need a singular value decomposition for each group.
+        gradient: measure the norm of the gradient.
+        update: measure the size of updates; a copy of the parameters is kept.
+        prefix: prefix of all names.
 
     Attributes:
-        steps: calls of `step` so far.
+        steps: number of calls of `step`.
 
     Raises:
-        TypeError: a model that is none, groups or inputs of the wrong kind.
-        ValueError: groups of another model, no samples, a setting out of range or that would be ignored.
+        TypeError: a model that is not a module; groups or inputs of the wrong type.
+        ValueError: groups of another model, no samples, a setting that is out of range or would be ignored.
 
     >>> import torch, gnt
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
     >>> probe = gnt.metrics.Probe(net, net, torch.randn(200, 4), every=100)
     >>> for _ in range(100):
-    ...     figures = probe.step()      # after each update of the network
-    >>> print(*figures, sep=", ")
+    ...     values = probe.step()      # after each update of the network
+    >>> print(*values, sep=", ")
     dead_units/0, dormant_units/0, effective_rank/0, approximate_rank/0, nature_rank/0, weight_magnitude/0,
     weight_magnitude
     """
@@ -83,13 +85,13 @@ class Probe:
     def __init__(
         self,
         model: nn.Module,
-        groups: Groups,
-        x: Inputs,
+        groups: ProbeTarget,
+        x: ModelInputs,
         *,
         y: Tensor | None = None,
         loss: str | Loss | None = None,
         every: int = 1,
-        tau: float = units.DORMANT_TAU,
+        tau: float = DORMANT_TAU,
         ranks: bool = True,
         gradient: bool = False,
         update: bool = False,
@@ -97,101 +99,94 @@ class Probe:
     ) -> None:
         check_positive(every=every)
         check_flags(ranks=ranks, gradient=gradient, update=update)
-        self._tau = checks.number("tau", tau, above=0.0, least=True)
+        self._tau = checked_number("tau", tau)
         if not isinstance(prefix, str):
             raise TypeError(f"prefix must be a string, got {prefix!r}")
-        self._batch = Batch.of(x, y, loss, gradient=gradient)
-        self._model = model_of(model)
-        if gradient and any(shards.is_sharded(parameter) for parameter in self._model.parameters()):
-            raise TypeError("gradient must be False for a model whose parameters lie in shards, got True")
-        self._groups = groups_of(self._model, groups)
-        self._taps = Taps(self._groups)
+        self._batch = ProbeBatch.from_arguments(x, y, loss, gradient=gradient)
+        self._model = checked_model(model)
+        if gradient and any(dtensor.is_dtensor(parameter) for parameter in self._model.parameters()):
+            raise TypeError("gradient must be False for a model with sharded parameters, got True")
+        self._groups = named_groups(self._model, groups)
+        self._listener = FeatureListener(self._groups)
         self.every, self.steps = int(every), 0
         self._ranks, self._gradient, self._prefix = ranks, gradient, prefix
-        self._change = UpdateSize(self._model) if update else None
+        self._update_size = UpdateSize(self._model) if update else None
 
     def step(self) -> dict[str, float]:
-        """Count one step; `measure` where it is due, at every ``every``-th call, else an empty dict."""
+        """Count one step and return `measure()` at every ``every``-th call, else an empty dict."""
         self.steps += 1
         return self.measure() if self.steps % self.every == 0 else {}
 
     @not_compiled
-    @torch.inference_mode(mode=False)  # a validation loop may run in it, and the gradient needs autograd
+    @torch.inference_mode(mode=False)  # the caller may be in inference mode, but gradients need autograd
     def measure(self) -> dict[str, float]:
-        """Measure now.
+        """Measure now, without counting a step.
 
         Returns:
-            Names and numbers, as ``SummaryWriter.add_scalar`` (each) and ``wandb.log`` (all) take them; the same names
-            in the same order each time.
+            Values by name, the same names in the same order each time. ``SummaryWriter.add_scalar`` takes each,
+            ``wandb.log`` the whole dict.
 
         Raises:
-            RuntimeError: the forward does not come by a group's consumer.
-            ValueError: features or outputs of a shape that does not fit.
-            FloatingPointError: features, weights, outputs or gradients that are not finite.
+            RuntimeError: the forward pass does not call a group's consumer.
+            ValueError: features or outputs of a shape that does not match.
+            FloatingPointError: NaN or infinite features, weights, outputs or gradients.
         """
         device = next(self._model.parameters()).device
-        batch = self._batch.on(device)
-        figures: dict[str, float] = {}
-        with undisturbed(self._model, device), torch.no_grad():
+        batch = self._batch.to(device)
+        values: dict[str, float] = {}
+        with isolated(self._model, device), torch.no_grad():
             try:
-                with self._taps.listening():
-                    output = call(self._model, batch.x)
+                with self._listener.record():
+                    output = call_model(self._model, batch.inputs)
                 for name, group in self._groups.items():
-                    figures.update(self._of_group(name, group))
+                    values.update(self._group_metrics(name, group))
             finally:
-                self._taps.forget()
-            figures["weight_magnitude"] = weight_magnitude(self._model)
-            figures.update(batch.quality(output))
+                self._listener.clear()
+            values["weight_magnitude"] = weight_magnitude(self._model)
+            values.update(batch.output_metrics(output))
             if self._gradient:
-                figures["gradient_norm"] = batch.gradient_norm(self._model)
-        if self._change is not None:
-            figures["update_size"] = self._change.measure()
-        return {f"{self._prefix}{name}": float(value) for name, value in figures.items()}
+                values["gradient_norm"] = batch.gradient_norm(self._model)
+        if self._update_size is not None:
+            values["update_size"] = self._update_size.measure()
+        return {f"{self._prefix}{name}": float(value) for name, value in values.items()}
 
-    def _of_group(self, name: str, group: UnitGroup) -> dict[str, float]:
-        read = self._taps.take(name)
-        active = torch.stack([units.activity(reading) for reading in read]).any(0)
-        figures: dict[str, float] = {
-            "dead_units": units.share_dead(active),
-            "dormant_units": units.share_dormant(units.mean_magnitude(read), self._tau),
+    def _group_metrics(self, name: str, group: UnitGroup) -> dict[str, float]:
+        features = self._listener.features(name)
+        active = torch.stack([active_units(each) for each in features]).any(0)
+        values: dict[str, float] = {
+            "dead_units": dead_share(active),
+            "dormant_units": dormant_share(relative_magnitudes(features), self._tau),
         }
         if self._ranks:
-            spectrum = ranks.spectrum(read[0])
-            figures["effective_rank"] = ranks.effective_rank_of(spectrum)
-            figures["approximate_rank"] = ranks.approximate_rank_of(spectrum)
-            figures["nature_rank"] = ranks.nature_rank_of(spectrum)
-        rows = [slot.of_units(checks.whole(slot.weight.detach()).movedim(slot.dim, 0), 0) for slot in group.incoming]
+            spectrum = singular_values(features[0])  # one decomposition for all ranks
+            values["effective_rank"] = effective_rank_from(spectrum)
+            values["approximate_rank"] = approximate_rank_from(spectrum)
+            values["nature_rank"] = nature_rank_from(spectrum)
+        weights = [slot.of_units(full_tensor(slot.weight.detach()).movedim(slot.dim, 0), 0) for slot in group.incoming]
         try:
-            figures["weight_magnitude"] = weight_magnitude(rows)
+            values["weight_magnitude"] = weight_magnitude(weights)
         except FloatingPointError as error:
             raise FloatingPointError(f"incoming weights of group {name!r}: {error}") from None
-        return {f"{figure}/{name}": value for figure, value in figures.items()}
+        return {f"{metric}/{name}": value for metric, value in values.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on: the count of steps and, with ``update``, the parameters as last measured. The
-        batch is not in it.
-        """
-        change = self._change.state_dict() if self._change is not None else None
+        """Return the number of steps and, with ``update``, the parameters at the last measurement; not the batch."""
+        change = self._update_size.state_dict() if self._update_size is not None else None
         return {"version": STATE_VERSION, "steps": self.steps, "change": change}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a saved state.
+        """Load a saved state.
 
         Raises:
-            ValueError: not a probe's, of another version, or with and without ``update``. Nothing is changed.
+            ValueError: not the result of `state_dict`, another version, or a different ``update``. Nothing is changed.
         """
         if not isinstance(state_dict, dict) or not {"version", "steps", "change"} <= set(state_dict):
             raise ValueError("state_dict is not one of Probe.state_dict(): it has no 'version', 'steps' and 'change'")
-        if state_dict["version"] != STATE_VERSION:
-            raise ValueError(
-                f"state_dict has version {state_dict['version']!r}; this gnt reads version {STATE_VERSION}"
-            )
-        steps: Any = state_dict["steps"]
-        if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
-            raise ValueError(f"steps of state_dict must be an integer >= 0, got {steps!r}")
-        if (state_dict["change"] is None) != (self._change is None):
+        check_version(state_dict, STATE_VERSION)
+        steps = checked_steps(state_dict)
+        if (state_dict["change"] is None) != (self._update_size is None):
             saved = "without" if state_dict["change"] is None else "with"
             raise ValueError(f"state_dict was saved {saved} update=True: build the probe with the same settings")
-        if self._change is not None:
-            self._change.load_state_dict(state_dict["change"])
+        if self._update_size is not None:
+            self._update_size.load_state_dict(state_dict["change"])
         self.steps = steps

@@ -1,4 +1,4 @@
-"""Concatenated ReLU: what a ReLU throws away has a place of its own."""
+"""Concatenated ReLU."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from torch import Tensor, nn
 
 
 class CReLU(nn.Module):
-    """Concatenated ReLU: (relu(x), relu(-x)) side by side along ``dim``, so twice as many features as x has.
+    """Concatenated ReLU: (relu(x), relu(-x)) concatenated along ``dim``, which doubles the number of features.
 
-    One of the two is active wherever x is not 0, so that gradients always reach x. The layer after it reads twice as
-    many inputs.
+    Wherever x is not 0 one of the two outputs is active, so x always receives a gradient. The next layer must read
+    twice as many inputs.
 
     Args:
-        dim: the dimension of the features: 1 for (batch, features) and (batch, channels, *pixels), -1 for (...,
-            features).
+        dim: dimension of the features: 1 for (batch, features) and (batch, channels, *pixels), -1 for (..., features).
 
     Shape:
-        x of (..., n, ...) gives (..., 2n, ...), n along ``dim``.
+        Input (..., n, ...), output (..., 2n, ...), with n along ``dim``.
 
     Raises:
         TypeError: ``dim`` is not an integer.
@@ -38,9 +37,9 @@ class CReLU(nn.Module):
         self.dim = dim
 
     def forward(self, x: Tensor) -> Tensor:
-        """(relu(x), relu(-x)) along ``dim``."""
+        """Return (relu(x), relu(-x)), concatenated along ``dim``."""
         return torch.cat((x, -x), self.dim).relu_()
 
     def extra_repr(self) -> str:
-        """The dimension."""
+        """Return ``dim=...``."""
         return f"dim={self.dim}"

@@ -1,19 +1,17 @@
-"""Other remedies for loss of plasticity, to compare with continual backpropagation or to use beside it.
+"""Regularization against loss of plasticity: penalties on the parameters, and noise added to them.
 
-Each stands alone and goes into any loop in two lines (docs/remedies.md):
+They can be compared with continual backpropagation or combined with it, and each adds two lines to a training loop:
 
-    l2, l2_init           a penalty to add to the loss: pull towards 0, or towards the initial values
-    shrink_and_perturb    after the optimizer's step: shrink all parameters, add noise
-    redo                  every so often: units that are all but silent begin anew
-    algorithm_1           continual backpropagation exactly as the Nature paper prints it
-    crelu                 an activation whose units cannot die
+l2                  L2: penalty that pulls parameters towards 0
+l2_init             L2Init: penalty that pulls parameters towards their initial values
+shrink_and_perturb  ShrinkAndPerturb: after the optimizer's step, scales all parameters down and adds noise
+
+`register_init_distribution` makes a layer type known to ``ShrinkAndPerturb(..., distribution="init")``.
 """
 
-from gnt.nn.crelu import CReLU
+from gnt.regularization._init_distribution import register_init_distribution
 from gnt.regularization.l2 import L2
 from gnt.regularization.l2_init import L2Init
 from gnt.regularization.shrink_and_perturb import ShrinkAndPerturb
-from gnt.replacement._algorithm_1 import ALGORITHM_1, algorithm_1
-from gnt.replacement.redo import ReDo
 
-__all__ = ["ALGORITHM_1", "L2", "CReLU", "L2Init", "ReDo", "ShrinkAndPerturb", "algorithm_1"]
+__all__ = ["L2", "L2Init", "ShrinkAndPerturb", "register_init_distribution"]

@@ -1,50 +1,97 @@
-"""What a parameter's initial distribution is, for the modules of torch of which it is known.
-
-A fresh parameter is either uniform in [-bound, bound], normal, or one number: then that number is its "draw".
-"""
+"""Initial distributions of parameters, by the type of their layer."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from gnt.learners.ensemble.layers import MemberLinear, MemberNorm
-from gnt.replacement.reinitialization import FRESH_PRELU, FRESH_SCALES
+from gnt._utils.initial_values import NORM_INITIAL_VALUES, PRELU_INITIAL_VALUES
+
+SUPPORTED_LAYERS = "Linear, Conv and ConvTranspose (1d to 3d), the norms, PReLU and Embedding"
 
 
-class Fresh(NamedTuple):
-    """A distribution: uniform in [-scale, scale], normal with deviation ``scale``, or ``scale`` itself; the row
-    ``padding`` is 0.
+class InitDistribution(NamedTuple):
+    """Distribution of one parameter at initialization.
+
+    Attributes:
+        kind: "uniform" in [-scale, scale], "normal" with standard deviation ``scale``, or "constant": ``scale`` itself.
+        scale: see ``kind``.
+        zero_row: index of a row that is 0; None if there is none.
     """
 
     kind: Literal["uniform", "normal", "constant"]
     scale: float
-    padding: int | None = None
+    zero_row: int | None = None
 
 
-_FAN_IN = (nn.Linear, _ConvNd, MemberLinear)
-_CONSTANT = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, MemberNorm)
-KNOWN = "Linear, Conv and ConvTranspose (1d to 3d), the norms, PReLU and Embedding"
-
-
-def initial(module: nn.Module, key: str) -> Fresh | None:
-    """How torch draws the parameter ``key`` of a fresh module of this kind; None where that is not known.
+def init_distribution(module: nn.Module, name: str) -> InitDistribution | None:
+    """Return the distribution from which torch initializes the parameter ``name`` of ``module``; None if unknown.
 
     Linear and convolution layers, weight and bias: uniform, bound 1 / sqrt(fan_in). Norms: weight 1, bias 0. PReLU:
-    0.25. Embedding: normal, the row of its padding_idx 0.
+    0.25. Embedding: normal, 0 in the row of its padding_idx. Further types: `register_init_distribution`.
     """
-    if isinstance(module, _FAN_IN) and key in ("weight", "bias"):
-        weight = module.weight
-        fan_in = weight.shape[1] * math.prod(weight.shape[2:])  # torch's own for transposed convolutions, too
-        return Fresh("uniform", 1.0 / math.sqrt(fan_in) if fan_in else 0.0)
-    if isinstance(module, _CONSTANT) and key in FRESH_SCALES:
-        return Fresh("constant", FRESH_SCALES[key])
-    if isinstance(module, nn.PReLU) and key in FRESH_PRELU:
-        return Fresh("constant", FRESH_PRELU[key])
-    if isinstance(module, nn.Embedding) and key == "weight":
-        return Fresh("normal", 1.0, module.padding_idx)
+    for layer_type, distribution_of in _DISTRIBUTIONS.items():
+        if isinstance(module, layer_type):
+            distribution = distribution_of(module, name)
+            if distribution is not None:
+                return distribution
     return None
+
+
+def register_init_distribution(layer_type: type[nn.Module], *, like: type[nn.Module]) -> None:
+    """Declare that layers of ``layer_type`` are initialized like those of ``like``, a type that is already known.
+
+    Parameters must have the same names, and a weight its inputs along dimension 1, as in torch's layers.
+
+    Raises:
+        ValueError: ``like`` is not a known type.
+
+    >>> import torch, gnt
+    >>> class Scaled(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.weight = torch.nn.Parameter(torch.ones(4))
+    >>> gnt.regularization.register_init_distribution(Scaled, like=torch.nn.LayerNorm)
+    >>> perturb = gnt.ShrinkAndPerturb(Scaled(), shrink=0.9, noise=0.1)
+    """
+    if like not in _DISTRIBUTIONS:
+        known = ", ".join(known_type.__name__ for known_type in _DISTRIBUTIONS)
+        raise ValueError(f"like must be one of {known}, got {like!r}")
+    _DISTRIBUTIONS[layer_type] = _DISTRIBUTIONS[like]
+
+
+def _uniform_by_fan_in(module: Any, name: str) -> InitDistribution | None:
+    if name not in ("weight", "bias"):
+        return None
+    # torch computes the fan-in of transposed convolutions from dimension 1, too
+    fan_in = module.weight.shape[1] * math.prod(module.weight.shape[2:])
+    return InitDistribution("uniform", 1.0 / math.sqrt(fan_in) if fan_in else 0.0)
+
+
+def _norm_constant(module: Any, name: str) -> InitDistribution | None:
+    return InitDistribution("constant", NORM_INITIAL_VALUES[name]) if name in NORM_INITIAL_VALUES else None
+
+
+def _prelu_constant(module: Any, name: str) -> InitDistribution | None:
+    return InitDistribution("constant", PRELU_INITIAL_VALUES[name]) if name in PRELU_INITIAL_VALUES else None
+
+
+def _normal_embedding(module: Any, name: str) -> InitDistribution | None:
+    return InitDistribution("normal", 1.0, module.padding_idx) if name == "weight" else None
+
+
+_DISTRIBUTIONS: dict[type[nn.Module], Callable[[Any, str], InitDistribution | None]] = {
+    nn.Linear: _uniform_by_fan_in,
+    _ConvNd: _uniform_by_fan_in,
+    _NormBase: _norm_constant,
+    nn.LayerNorm: _norm_constant,
+    nn.GroupNorm: _norm_constant,
+    nn.RMSNorm: _norm_constant,
+    nn.PReLU: _prelu_constant,
+    nn.Embedding: _normal_embedding,
+}

@@ -1,7 +1,7 @@
-"""Pull: a quadratic penalty on the way of all parameters from where they are pulled to. L2 and L2 Init are its kinds.
+"""Quadratic penalty on the distance of all parameters from target values: the base class of `L2` and `L2Init`.
 
-It is one node of the graph, however many parameters there are: a few operations over all of them at once, and a
-gradient that comes out as the formula says, 2 * strength * (theta - target), bit by bit.
+The penalty is one node of the autograd graph for any number of parameters. Its forward and backward use a few
+operations over all parameters at once, and the gradient is exactly 2 * strength * (theta - target).
 """
 
 from __future__ import annotations
@@ -11,63 +11,64 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnt.regularization._parameters import ModuleOrParameters, chosen, number, wide
+from gnt._utils.validation import finite_number
+from gnt.regularization._parameters import ModuleOrParameters, accumulation_dtype, select_parameters
 
 
-class Pull:
-    """strength * sum of (theta - target)^2 over all elements of all parameters. `L2` and `L2Init` are what to use.
+class QuadraticPenalty:
+    """strength * sum of (theta - target)^2 over all elements of all parameters; base class of `L2` and `L2Init`.
 
     Attributes:
         strength: may be changed at any time.
-        parameters: those that are pulled.
-        names: the parameters' names; their numbers, where a list was given.
+        parameters: the regularized parameters.
+        names: names of the parameters; their positions if a list was given.
     """
 
     def __init__(self, params: ModuleOrParameters, strength: float) -> None:
-        self._strength = number("strength", strength)
-        self.names, self.parameters = chosen(params, type(self).__name__)
+        self._strength = finite_number("strength", strength)
+        self.names, self.parameters = select_parameters(params, type(self).__name__)
 
     @property
     def strength(self) -> float:
-        """What the squared distance is multiplied with."""
+        """Factor of the squared distance."""
         return self._strength
 
     @strength.setter
     def strength(self, strength: float) -> None:
-        self._strength = number("strength", strength)
+        self._strength = finite_number("strength", strength)
 
     def penalty(self) -> Tensor:
-        """The penalty as a differentiable scalar, in float32 or wider, to be added to the loss.
+        """Return the penalty as a differentiable scalar, in float32 or wider, to be added to the loss.
 
-        With strength 0 it is 0 and has a gradient of 0.
+        With strength 0 both the penalty and its gradient are 0.
         """
         if torch.compiler.is_compiling():
-            return _written_out(self._strength, self._targets(), self.parameters)
-        value: Tensor = _Penalty.apply(self._strength, self._targets(), *self.parameters)  # type: ignore[no-untyped-call]
+            return _compilable_penalty(self._strength, self._targets(), self.parameters)
+        value: Tensor = _PenaltyFunction.apply(self._strength, self._targets(), *self.parameters)  # type: ignore[no-untyped-call]
         return value
 
     def __call__(self) -> Tensor:
-        """`penalty`."""
+        """Return `penalty()`."""
         return self.penalty()
 
     @torch.no_grad()
     def backward(self) -> None:
-        """Add the penalty's gradient, 2 * strength * (theta - target), to what the parameters' ``.grad`` hold.
+        """Add the gradient of the penalty, 2 * strength * (theta - target), to ``.grad`` of each parameter.
 
-        The same as ``penalty().backward()`` after the loss's own backward, up to rounding, in half the time: the value
-        of the penalty is not computed. It knows no scale of losses: with a GradScaler call it after
-        ``scaler.unscale_(optimizer)``.
+        Up to rounding this equals ``penalty().backward()`` after the backward pass of the loss, in half the time,
+        because the value of the penalty is not computed. It does not scale the gradient: with a GradScaler, call it
+        after ``scaler.unscale_(optimizer)``. Parameters that are frozen now are left out.
         """
         targets = self._targets()
-        pulled = [i for i, parameter in enumerate(self.parameters) if parameter.requires_grad]  # not what is frozen now
-        if not pulled:
+        trainable = [i for i, parameter in enumerate(self.parameters) if parameter.requires_grad]
+        if not trainable:
             return
-        parameters = tuple(self.parameters[i] for i in pulled)
-        distances = _distances(parameters, targets and [targets[i] for i in pulled])
-        torch._foreach_add_([_gradient(each) for each in parameters], distances, alpha=2.0 * self._strength)
+        parameters = tuple(self.parameters[i] for i in trainable)
+        differences = _differences(parameters, targets and [targets[i] for i in trainable])
+        torch._foreach_add_([_dense_grad(each) for each in parameters], differences, alpha=2.0 * self._strength)
 
     def _targets(self) -> list[Tensor] | None:
-        """Where each parameter is pulled to, on its device and in its dtype; None: to 0."""
+        """Return the target of each parameter, in its device and dtype; None if all targets are 0."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -77,33 +78,33 @@ class Pull:
         )
 
 
-class _Penalty(torch.autograd.Function):
-    """Forward by norms, backward by the formula; the backward is differentiable itself."""
+class _PenaltyFunction(torch.autograd.Function):
+    """Penalty computed from norms; its backward applies the formula and is differentiable itself."""
 
     @staticmethod
     def forward(ctx: Any, strength: float, targets: list[Tensor] | None, *parameters: Tensor) -> Tensor:
         ctx.strength, ctx.targets = strength, targets
         ctx.save_for_backward(*parameters)
-        dtype, device = wide(parameters), parameters[0].device
-        norms = torch._foreach_norm(_distances(parameters, targets), 2, dtype=dtype)
+        dtype, device = accumulation_dtype(parameters), parameters[0].device
+        norms = torch._foreach_norm(_differences(parameters, targets), 2, dtype=dtype)
         return torch.stack([norm.to(device) for norm in norms]).square().sum().mul(strength)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        distances = _distances(ctx.saved_tensors, ctx.targets)
+        differences = _differences(ctx.saved_tensors, ctx.targets)
         factor = 2.0 * ctx.strength * gradient
-        return None, None, *[distance * factor.to(distance.device, distance.dtype) for distance in distances]
+        return None, None, *[each * factor.to(each.device, each.dtype) for each in differences]
 
 
-def _written_out(strength: float, targets: list[Tensor] | None, parameters: list[Tensor]) -> Tensor:
-    """The formula as it is: a compiler makes few operations of it by itself."""
-    dtype, device = wide(parameters), parameters[0].device
-    squares = [distance.to(dtype).square().sum().to(device) for distance in _distances(tuple(parameters), targets)]
+def _compilable_penalty(strength: float, targets: list[Tensor] | None, parameters: list[Tensor]) -> Tensor:
+    """Penalty from elementary operations, which `torch.compile` fuses."""
+    dtype, device = accumulation_dtype(parameters), parameters[0].device
+    squares = [each.to(dtype).square().sum().to(device) for each in _differences(tuple(parameters), targets)]
     return strength * torch.stack(squares).sum()
 
 
-def _gradient(parameter: Tensor) -> Tensor:
-    """What ``.grad`` holds, to be added to in place: 0 where it holds nothing yet, and dense, as all of it will be."""
+def _dense_grad(parameter: Tensor) -> Tensor:
+    """Return ``.grad`` as a dense tensor that can be added to in place; zeros are stored if it is None."""
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
     elif parameter.grad.layout != torch.strided:
@@ -112,5 +113,5 @@ def _gradient(parameter: Tensor) -> Tensor:
     return gradient
 
 
-def _distances(parameters: tuple[Tensor, ...], targets: list[Tensor] | None) -> tuple[Tensor, ...]:
+def _differences(parameters: tuple[Tensor, ...], targets: list[Tensor] | None) -> tuple[Tensor, ...]:
     return parameters if targets is None else tuple(torch._foreach_sub(parameters, targets))

@@ -1,24 +1,25 @@
-"""L2 regularisation: a pull towards 0."""
+"""L2 regularization: a penalty that pulls parameters towards 0."""
 
 from __future__ import annotations
 
-from gnt.regularization._quadratic import Pull
+from gnt.regularization._quadratic import QuadraticPenalty
 
 
-class L2(Pull):
-    """L2 regularisation as a penalty: strength * sum of theta^2, a differentiable scalar to add to the loss.
+class L2(QuadraticPenalty):
+    """L2 regularization: strength * sum of theta^2, a differentiable scalar to add to the loss.
 
-    Its gradient is 2 * strength * theta. So under an optimizer whose weight decay enters the gradient (SGD, Adam,
-    RMSprop, ...; not AdamW, which decays beside it) the same thing is ``weight_decay=2 * strength`` in the optimizer,
-    which is faster. The penalty shows its value, can leave parameters out, and works under any optimizer.
+    Its gradient is 2 * strength * theta. For optimizers that add weight decay to the gradient (SGD, Adam, RMSprop, ...;
+    not AdamW, whose decay is decoupled) ``weight_decay=2 * strength`` is equivalent and faster. Use the penalty if you
+    want to see its value, leave parameters out, or use another optimizer.
 
     Args:
-        params: a module, whose parameters that require a gradient are taken, or a list of parameters.
-        strength: a number >= 0; may be changed later (``reg.strength = 1e-3``).
+        params: a module, whose parameters that require a gradient are used, or a list of parameters.
+        strength: factor of the penalty, >= 0; may be changed later (``reg.strength = 1e-3``).
 
     Raises:
-        TypeError: neither a module nor a list of parameters.
-        ValueError: a strength below 0 or not finite; no parameters; one that is frozen, lazy, given twice or not real.
+        TypeError: ``params`` is neither a module nor a list of parameters.
+        ValueError: a strength that is negative or not finite; no parameters; a parameter that is frozen, lazy, repeated
+            or not real.
 
     >>> import torch, gnt
     >>> net = torch.nn.Linear(4, 1)

@@ -1,4 +1,4 @@
-"""L2 Init, regenerative regularisation: a pull towards the initial parameters."""
+"""L2 Init (regenerative regularization): a penalty that pulls parameters towards their initial values."""
 
 from __future__ import annotations
 
@@ -6,23 +6,21 @@ from typing import Any
 
 from torch import Tensor
 
-from gnt.regularization._parameters import STATE_VERSION, ModuleOrParameters, check_saved, check_shapes
-from gnt.regularization._quadratic import Pull
+from gnt._utils.state_dicts import check_saved_state, check_saved_tensors
+from gnt.regularization._parameters import ModuleOrParameters
+from gnt.regularization._quadratic import QuadraticPenalty
+
+STATE_VERSION = 1
 
 
-class L2Init(Pull):
-    """Regenerative regularisation: strength * sum of (theta - theta_0)^2, a differentiable scalar to add to the loss.
+class L2Init(QuadraticPenalty):
+    """Regenerative regularization: strength * sum of (theta - theta_0)^2, a differentiable scalar to add to the loss.
 
-    theta_0 are the values that the parameters have when this is built, so build it right after the network. Where the
-    loss has nothing to say, parameters drift back to where learning was easy.
+    theta_0 are the values of the parameters when this object is built, so build it right after the network. Parameters
+    on which the loss depends little drift back to their initial values, from which the network could learn.
 
     Args:
-        params: a module, whose parameters that require a gradient are taken, or a list of parameters.
-        strength: a number >= 0; may be changed later (``reg.strength = 1e-3``).
-
-    Raises:
-        TypeError: neither a module nor a list of parameters.
-        ValueError: a strength below 0 or not finite; no parameters; one that is frozen, lazy, given twice or not real.
+        params, strength: same as `L2`; the same errors are raised.
 
     Source: Kumar, Marklund, Van Roy, arXiv 2308.11958.
 
@@ -41,7 +39,7 @@ class L2Init(Pull):
 
     @property
     def start(self) -> list[Tensor]:
-        """theta_0, a tensor for each parameter."""
+        """theta_0, one tensor for each parameter."""
         return self._targets()
 
     def _targets(self) -> list[Tensor]:
@@ -51,16 +49,16 @@ class L2Init(Pull):
         return self._start
 
     def state_dict(self) -> dict[str, Any]:
-        """theta_0, in copies. The strength is a setting, and is not saved."""
+        """Return a copy of theta_0. The strength is a setting and is not saved."""
         return {"version": STATE_VERSION, "start": [start.clone() for start in self._start]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take theta_0 from a saved state: a resumed run is pulled to where the first one began.
+        """Load theta_0, so that a resumed run is pulled towards the initial values of the original run.
 
         Raises:
-            ValueError: not what `state_dict` gave, or of another network. Nothing is changed.
+            ValueError: not the result of `state_dict`, or of another network. Nothing is changed.
         """
-        check_saved(state_dict, ["start"], "L2Init.state_dict()")
-        check_shapes(state_dict["start"], self.parameters, self.names)
+        check_saved_state(state_dict, "L2Init.state_dict()", ["start"], STATE_VERSION)
+        check_saved_tensors(state_dict["start"], self.names, self.parameters)
         pairs = zip(state_dict["start"], self.parameters, strict=True)
         self._start = [start.detach().to(p.device, p.dtype, copy=True) for start, p in pairs]

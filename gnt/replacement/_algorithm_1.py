@@ -1,4 +1,4 @@
-"""Algorithm 1 of the Nature paper, exactly as printed: the engine, with all that later came to it switched off."""
+"""Algorithm 1 of Dohare et al. (Nature, 2024) exactly as printed: `GnT` without its later changes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from torch.optim import Optimizer
 
 from gnt._utils.validation import check_known_settings
-from gnt.replacement.engine import ENGINE_SETTINGS, GnT
-from gnt.units._group import UnitGroup
-from gnt.units._walk import Layers
+from gnt.replacement._config import ENGINE_SETTINGS, EngineSettings
+from gnt.replacement.engine import GnT
+from gnt.units import Layers, UnitGroup
 
 ALGORITHM_1: Mapping[str, Any] = MappingProxyType(
     {"utility": "uncorrected_contribution", "accumulate": "one", "bias_transfer": False}
@@ -23,41 +23,41 @@ def algorithm_1(
     layers: Layers | Iterable[UnitGroup],
     optimizer: Optimizer | None = None,
     *,
-    replacement_rate: float = 1e-4,
-    maturity_threshold: int = 100,
-    decay_rate: float = 0.99,
-    init: str = "kaiming",
+    replacement_rate: float = EngineSettings.replacement_rate,
+    maturity_threshold: int = EngineSettings.maturity_threshold,
+    decay_rate: float = EngineSettings.decay_rate,
+    init: str = EngineSettings.init,
     generator: torch.Generator | None = None,
     **settings: Any,
 ) -> GnT:
-    """Continual backpropagation exactly as Algorithm 1 of the Nature paper prints it: a `GnT` set up for that.
+    """Return a `GnT` engine that follows Algorithm 1 of Dohare et al. (Nature, 2024) exactly as printed.
 
-    After the optimizer's step, for each layer l, with eta the decay rate, rho the replacement rate and m the maturity
-    threshold::
+    After the optimizer's step, for each layer l, with decay rate eta, replacement rate rho and maturity threshold m::
 
         a_l += 1                                                        ages
         u_l,i = eta u_l,i + (1 - eta) |h_l,i| sum_k |w_l,i,k|           |h|: its mean over the batch
         c_l += rho * (number of units with a_l,i > m)
         if c_l > 1:
-            r = the eligible unit of least u
+            r = the eligible unit with the lowest u
             incoming weights of r from the initial distribution, outgoing weights 0, u_l,r = 0, a_l,r = 0
             c_l -= 1
 
-    So the utility is corrected neither for age nor for the mean, sums stand where `GnT` takes means, nothing is moved
-    into the consumers' bias, and a layer replaces one unit in a step and no more. The settings that make it so are
-    `ALGORITHM_1`, which all ways in take: ``CBPSGD(net, **gnt.ALGORITHM_1)``, ``gnt.Ensemble(make_net, seeds,
-    **gnt.ALGORITHM_1)``.
+    Unlike with the defaults of `GnT`, the utility is corrected neither for age nor for the mean feature, it is a sum
+    over outgoing weights instead of a mean, nothing is moved into the consumers' biases, and each layer replaces at
+    most one unit in a step. These settings are `ALGORITHM_1`, which other classes accept too: ``CBPSGD(net,
+    **gnt.ALGORITHM_1)``, ``gnt.Ensemble(make_net, seeds, **gnt.ALGORITHM_1)``.
 
-    Beside the algorithm, the optimizer's state of replaced slices is reset (plain SGD has none), and a replaced unit's
-    bias becomes 0, as in the authors' code. Where c_l exceeds 1 and nobody is eligible, it waits.
+    In addition to the printed algorithm, the optimizer's state of replaced slices is reset (plain SGD has none), and
+    the bias of a replaced unit becomes 0, as in the authors' code. If c_l exceeds 1 while no unit is eligible, it keeps
+    its value until one is.
 
     Args:
-        layers, optimizer, replacement_rate, maturity_threshold, decay_rate, init, generator: as of `GnT`.
-        settings: further ones of `GnT`: activation, record, process_group, kernels.
+        layers, optimizer, replacement_rate, maturity_threshold, decay_rate, init, generator: same as for `GnT`.
+        settings: further settings of `GnT`: activation, record, process_group, compile.
 
     Raises:
-        TypeError: a setting that the algorithm fixes (utility, accumulate, bias_transfer), or an unknown one.
-        ValueError: as of `GnT`.
+        TypeError: a setting that the algorithm fixes (utility, accumulate, bias_transfer), or an unknown setting.
+        ValueError: same as for `GnT`.
 
     Source: Dohare et al., Nature 632, 768-774 (2024), Algorithm 1 and Eq. 1.
 

@@ -1,7 +1,7 @@
-"""ReDo: from time to time, all units that are all but silent begin anew.
+"""ReDo: replace all dormant units at an interval.
 
-The units, their features, the fresh weights and the reset of the optimizer's state are those of `gnt.engine`, whose
-replacement rate is 0 here; who is replaced, and when, is decided in this file.
+A `GnT` engine with replacement rate 0 records the features, draws the initial weights and resets the optimizer's state.
+This file determines which units are replaced, and when.
 """
 
 from __future__ import annotations
@@ -14,18 +14,25 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gnt._utils.validation import check_positive
-from gnt.importance._intake import Features
-from gnt.importance._signals import Signals
-from gnt.regularization._parameters import STATE_VERSION, check_saved, number
+from gnt._utils.state_dicts import check_saved_state, checked_steps
+from gnt._utils.tables import align_columns
+from gnt._utils.validation import check_positive, finite_number
+from gnt.importance import Features, Signals, average_over_processes
 from gnt.replacement.engine import GnT
-from gnt.units._group import UnitGroup
-from gnt.units._walk import Layers
+from gnt.units import Layers, UnitGroup
+
+STATE_VERSION = 1
 
 
 @dataclass(frozen=True)
 class ReDoReport:
-    """For each group: name, units, how many were dormant at the latest check, how many were replaced so far."""
+    """Summary of all groups; printing it shows a table.
+
+    Attributes:
+        steps: number of steps so far.
+        next_check: number of steps until the next check.
+        groups: for each group (name, number of units, dormant units at the latest check, units replaced so far).
+    """
 
     steps: int
     next_check: int
@@ -33,47 +40,42 @@ class ReDoReport:
 
     def __str__(self) -> str:
         rows = [("group", "units", "dormant", "replaced"), *(tuple(map(str, row)) for row in self.groups)]
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
-        lines = [
-            "  ".join((row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))))
-            for row in rows
-        ]
-        return "\n".join([f"after {self.steps} steps; the next check is in {self.next_check}", *lines])
+        return "\n".join([f"after {self.steps} steps; the next check is in {self.next_check}", *align_columns(rows)])
 
 
 class ReDo:
-    """ReDo: every ``period`` steps, units that are tau-dormant on the latest batch are replaced.
+    """ReDo: every ``period`` steps, replace the units that are tau-dormant on the latest batch.
 
-    A unit of a layer is tau-dormant where mean |h_i| <= tau * (mean over the layer's units k of mean |h_k|), with means
-    over the batch and, for convolutions, over all places. It gets fresh incoming weights from the initial distribution,
-    bias 0, outgoing weights 0, norms as at birth, and the optimizer forgets what it knew of these slices. All layers
-    are tested before any unit is replaced; where a unit and one of its consumer's are replaced together, the weight
-    between them is the consumer's fresh draw.
+    A unit i of a layer is tau-dormant if mean |h_i| <= tau * (mean over the layer's units k of mean |h_k|), with means
+    over the batch and, for convolutions, over all positions. If consumers read different tensors of the unit (before
+    and after pooling, for example), it must be dormant in each of them.
+
+    A replaced unit gets incoming weights from the initial distribution, bias 0, outgoing weights 0, initial values in
+    norms, and its slices of the optimizer's state are reset. All layers are tested before any unit is replaced. If a
+    unit and a unit of its consumer are replaced in the same step, the weight between them is the consumer's new draw.
 
     Call `step` after each optimizer step.
 
     Args:
-        layers: as of `GnT`: a Sequential, a list of layers, a model with ``.layers``, or unit groups such as
-            `gnt.trace` finds. The last layer's units are outputs, and stay.
-        optimizer: as of `GnT`: whose state is reset for replaced units; None leaves all optimizer state alone.
-        tau: the threshold of dormancy, >= 0. With 0 only units that were silent on the whole batch are replaced.
-        period: number of steps from one check to the next, >= 1.
-        init: distribution of fresh weights: "default" (torch's own, 1 / sqrt(fan_in)), "xavier", "lecun" or "kaiming".
-        generator: for the draws; None makes one, seeded from torch's global generator.
-        activation: as of `GnT`, where "xavier" or "kaiming" need it.
-        process_group: as of `GnT`: processes that train this network together judge by all their samples.
+        layers: a Sequential, a list of layers, a model with ``.layers``, or unit groups such as those of `gnt.trace`;
+            same as for `GnT`. The units of the last layer are outputs and are never replaced.
+        optimizer: its state is reset for replaced units; None resets no optimizer state.
+        tau: threshold of dormancy, >= 0. With 0 only units that output 0 for the whole batch are replaced.
+        period: number of steps between checks, >= 1.
+        init: distribution of new weights: "default" (torch's own, 1 / sqrt(fan_in)), "xavier", "lecun" or "kaiming".
+        generator: generator of the draws; None creates one, seeded from torch's global generator.
+        activation: name of the activation, if "xavier" or "kaiming" need it; same as for `GnT`.
+        process_group: processes that train this network together; means are over the samples of all of them. Same as
+            for `GnT`.
 
     Attributes:
-        groups: tuple of `UnitGroup`, in order; ``group.state.replaced`` counts.
+        groups: tuple of `UnitGroup`, in order; ``group.state.replaced`` counts replaced units.
         steps: number of steps so far.
-        replaced: what the latest `step` replaced.
+        replaced: indices of the units replaced in the latest `step`, one tensor for each group.
 
     Raises:
-        ValueError: a setting outside its range, or layers that cannot be walked.
+        ValueError: a setting out of range, or layers that cannot be walked.
         TypeError: an optimizer whose state cannot be reset per unit.
-
-    Where a unit has several readers of different values (before and after a pooling, say), it is dormant if it is so to
-    each of them.
 
     Source: Sokar, Agarwal, Castro, Evci, ICML 2023 (arXiv 2302.12902), Definition 3.1 and Algorithm 1.
 
@@ -104,7 +106,7 @@ class ReDo:
         activation: str | None = None,
         process_group: Any = None,
     ) -> None:
-        self.tau = number("tau", tau)
+        self.tau = finite_number("tau", tau)
         check_positive(period=period)
         self.period = int(period)
         self._engine = GnT(
@@ -124,18 +126,18 @@ class ReDo:
 
     @torch.no_grad()
     def step(self, features: Features | None = None) -> list[Tensor]:
-        """Call it after each optimizer step: every ``period``-th time, replaces the dormant units.
+        """Count one step and replace the dormant units at every ``period``-th call. Call it after each optimizer step.
 
         Args:
-            features: as of `GnT.update`: what the consumers read in this step. None takes what was recorded in forwards
-                in training mode since the last step; several of them are one batch.
+            features: what the consumers read in this step, same as for `GnT.update`. None uses the features recorded in
+                training-mode forward passes since the last step; several forward passes form one batch.
 
         Returns:
             Indices of the replaced units, one int64 tensor for each group.
 
         Raises:
-            RuntimeError: a check is due and nothing was recorded; or this was closed.
-            FloatingPointError: features of a group are not finite. Nothing is changed.
+            RuntimeError: a check is due and no features were recorded, or `close` was called.
+            FloatingPointError: features of a group are NaN or infinite. Nothing is changed.
         """
         self._engine.feature_buffer.check_open()
         if (self.steps + 1) % self.period:
@@ -143,7 +145,7 @@ class ReDo:
             self.replaced = self._nobody()
         else:
             dormant = self._dormant(features)
-            if dormant is None:  # an empty remainder batch tells nothing: the next step is due
+            if dormant is None:  # an empty batch: check in the next step instead
                 self.replaced = self._nobody()
                 return self.replaced
             self._engine.replace(dormant)
@@ -153,15 +155,15 @@ class ReDo:
         return self.replaced
 
     def _dormant(self, features: Features | None) -> list[Tensor] | None:
-        """Who is dormant in each group; None where there are no samples."""
-        batches = self._engine.take_features(features)
-        signals, ranks = self._engine.signals(batches), self._engine.join_processes()
-        if batches.empty if ranks is None else not ranks.share(signals):
+        """Indices of the dormant units of each group; None if there are no samples."""
+        batch = self._engine.take_features(features)
+        signals, processes = self._engine.signals(batch), self._engine.join_processes()
+        if batch.empty if processes is None else not average_over_processes(signals, processes):
             return None
         return [_dormant_in(each, self.tau) for each in signals]
 
     def _nobody(self) -> list[Tensor]:
-        return [group.state.nobody for group in self.groups]
+        return [group.state.no_units for group in self.groups]
 
     @property
     def optimizer(self) -> Optimizer | None:
@@ -170,17 +172,15 @@ class ReDo:
 
     @property
     def generator(self) -> torch.Generator:
-        """Where the draws come from."""
+        """Generator of the draws."""
         return self._engine.generator
 
     def discard(self) -> None:
-        """Forget the recorded features of forwards that no step will follow (a GradScaler has skipped it)."""
+        """Discard the recorded features, if no step follows (a GradScaler skipped the optimizer step, for example)."""
         self._engine.discard()
 
     def report(self) -> ReDoReport:
-        """Per group: units, dormant at the latest check, replaced so far; and when the next check is. Prints as a
-        table.
-        """
+        """Return the units, dormant units and replaced units of each group, and the time of the next check."""
         rows = [
             (group.name, group.num_units, latest, group.state.replaced)
             for group, latest in zip(self.groups, self._latest, strict=True)
@@ -188,7 +188,10 @@ class ReDo:
         return ReDoReport(self.steps, self.period - self.steps % self.period, tuple(rows))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything to go on bit by bit beside network and optimizer; loads with ``torch.load(weights_only=True)``."""
+        """Return the state needed to resume exactly, without network and optimizer.
+
+        It can be loaded with ``torch.load(weights_only=True)``.
+        """
         return {
             "version": STATE_VERSION,
             "steps": self.steps,
@@ -197,22 +200,20 @@ class ReDo:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a saved state. Settings are not saved: build it with the same ones.
+        """Load a saved state. Settings are not saved: build the object with the same ones.
 
         Raises:
-            ValueError: not what `state_dict` gave, or for other groups. Nothing is changed.
+            ValueError: not the result of `state_dict`, or of other groups. Nothing is changed.
         """
-        check_saved(state_dict, ["steps", "dormant", "engine"], "ReDo.state_dict()")
-        steps, latest = state_dict["steps"], state_dict["dormant"]
-        if not isinstance(steps, int) or steps < 0:
-            raise ValueError(f"state_dict holds steps {steps!r}, which must be an integer >= 0")
+        check_saved_state(state_dict, "ReDo.state_dict()", ["steps", "dormant", "engine"], STATE_VERSION)
+        steps, latest = checked_steps(state_dict), state_dict["dormant"]
         if not isinstance(latest, list) or len(latest) != len(self.groups):
             raise ValueError(f"state_dict must hold {len(self.groups)} counts of dormant units, got {latest!r:.80}")
         self._engine.load_state_dict(state_dict["engine"])
         self.steps, self._latest, self.replaced = steps, list(latest), self._nobody()
 
     def close(self) -> None:
-        """Remove the hooks. It can be read and saved afterwards, but not stepped."""
+        """Remove the hooks. Afterwards the object can be read and saved, but `step` raises RuntimeError."""
         self._engine.close()
 
     def __repr__(self) -> str:
@@ -222,16 +223,16 @@ class ReDo:
 
 
 def _dormant_in(signals: Signals, tau: float) -> Tensor:
-    """Indices of the units of a group that are dormant to all of their readers.
+    """Return the indices of the units of a group that are dormant in each tensor that consumers read.
 
     Raises:
-        FloatingPointError: features that are not finite.
+        FloatingPointError: features are NaN or infinite.
     """
     magnitudes: Sequence[Tensor] = [magnitude.mean(1) for magnitude in signals.magnitudes]
     whole = torch.stack([magnitude <= tau * magnitude.mean() for magnitude in magnitudes]).all(0)
     if not all(magnitude.isfinite().all() for magnitude in magnitudes):
         raise FloatingPointError(
-            f"features of group {signals.group.name!r} are not finite, so dormant units cannot be told; nothing was "
+            f"features of group {signals.group.name!r} are not finite, so dormant units are unknown; nothing was "
             "changed"
         )
     return whole.nonzero().view(-1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
-from gnt.distributed import _dtensor as shards
+from gnt.distributed import dtensor
 from gnt.optim._adam import kernel as compiled_adam
 from gnt.optim._adam import state as adam_state
 from gnt.optim._adam.kernel import Compiled
@@ -17,9 +17,9 @@ from gnt.optim._adam.step_counts import START_KEYS
 from gnt.optim._adam.torch_step import NeverReset
 
 if TYPE_CHECKING:
-    from gnt.importance._evaluate.layout import WeightPlace
+    from gnt.importance import WeightMeans
 
-Places = Mapping[int, "WeightPlace"]
+Places = Mapping[int, "WeightMeans"]
 
 
 class Stepper(Protocol):
@@ -102,6 +102,6 @@ def _way(param: Tensor, state: State, compiled: bool) -> tuple[Any, ...]:
         return Compiled, param.dtype
     if all(key not in state for key in START_KEYS):
         return NeverReset, adam_state.is_plain(param), param.device, param.dtype
-    if shards.is_sharded(param):
+    if dtensor.is_dtensor(param):
         return (PerUnitSharded,)
     return PerUnit, param.device, param.dtype

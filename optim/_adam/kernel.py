@@ -19,7 +19,7 @@ from gnt.optim._adam.state import MOMENTS, Group, State, counted_together, is_pl
 from gnt.optim._adam.step_counts import START_KEYS, tables
 
 if TYPE_CHECKING:
-    from gnt.importance._evaluate.layout import WeightPlace
+    from gnt.importance import WeightMeans
 
 _LONGEST_TABLE = 1 << 17  # counts beyond it are rare; the kernel computes their corrections itself
 
@@ -52,11 +52,11 @@ class Compiled:
         self._layout = torch.tensor([_layout(p, s, keys) for p, s in zip(params, states, strict=True)])
         addresses = array("q", bytes(8 * len(params)))
         self._addresses, self._grads_at = addresses, torch.frombuffer(addresses, dtype=torch.int64)
-        self._wanted: list[tuple[Tensor, WeightPlace]] = []
+        self._wanted: list[tuple[Tensor, WeightMeans]] = []
         self._options: tuple[Any, ...] | None = None
         self._numbers: tuple[Tensor, Tensor, Tensor, int, int]
 
-    def sum_into(self, places: Mapping[int, WeightPlace]) -> None:
+    def sum_into(self, places: Mapping[int, WeightMeans]) -> None:
         """Let the kernel put means of |p| where they are wanted, by the parameter's id."""
         self._wanted = [(param, places[id(param)]) for param in self._params if id(param) in places]
         for i, param in enumerate(self._params):
@@ -105,7 +105,7 @@ class Compiled:
         )
         increment_version(self._params)  # as an operation of torch's would: a backward through old values is refused
         for param, place in self._wanted:
-            place.note(param)
+            place.mark_current(param)
 
     def _read(self, options: tuple[Any, ...], group: Group) -> None:
         """What the kernel is told of the group's options; anew when they change."""

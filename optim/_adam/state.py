@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gnt.distributed import _dtensor as shards
+from gnt.distributed import dtensor
 from gnt.optim._adam.step_counts import START_KEYS
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
@@ -48,13 +48,13 @@ def is_plain(tensor: Tensor) -> bool:
 
 def parts_here(param: Tensor, grad: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
     """Parameter, gradient and state as they are; of a DTensor the parts on this process. Adam works on each element."""
-    if not shards.is_sharded(param):
+    if not dtensor.is_dtensor(param):
         return param, grad, state
     whole: Any = grad
     if whole.placements != param.placements:  # type: ignore[attr-defined]
         whole = whole.redistribute(placements=param.placements)  # type: ignore[attr-defined]
-    local = {key: shards.local(value) if key in MOMENTS else value for key, value in state.items()}
+    local = {key: dtensor.local_part(value) if key in MOMENTS else value for key, value in state.items()}
     for dim, key in enumerate(START_KEYS):
-        if key in state and shards.local(param).shape[dim] != param.shape[dim]:
-            local[key] = state[key].narrow(0, *shards.extent(param, dim))
-    return shards.local(param), shards.local(whole), local
+        if key in state and dtensor.local_part(param).shape[dim] != param.shape[dim]:
+            local[key] = state[key].narrow(0, *dtensor.local_range(param, dim))
+    return dtensor.local_part(param), dtensor.local_part(whole), local

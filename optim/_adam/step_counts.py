@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnt.distributed import _dtensor as shards
+from gnt.distributed import dtensor
 
 START_KEYS = ("row_start", "column_start")
 _SHORTEST_TABLE = 4096
@@ -122,7 +122,7 @@ def restart(state: dict[str, Any], size: int, dim: int, units: Tensor, now: int)
 def clear(value: Tensor, dim: int, units: Tensor, groups: int) -> None:
     """Set the slices of these rows (dim 0) or columns (dim 1) to zero, in place."""
     if dim == 0 or groups == 1:
-        here, index, _ = shards.locate(value, dim, units)
+        here, index, _ = dtensor.locate_local(value, dim, units)
         here.index_fill_(dim, index, 0)
         return
     per_group = value.shape[1]

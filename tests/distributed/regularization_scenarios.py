@@ -1,4 +1,4 @@
-"""What the ranks do with the remedies: train together, beside the one process that sees the joined batch."""
+"""Regularization methods and ReDo on several processes, and on one process with all samples of the batch."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ import gnt
 from tests.distributed import worker
 
 
-def together(folder: Path) -> Any:
-    """ReDo, L2 Init and shrink and perturb at once; ReDo's generators differ, and are made one."""
+def train_with_all_methods(folder: Path) -> Any:
+    """Train with ReDo, L2 Init and shrink and perturb; ReDo synchronizes its generators, whose seeds differ."""
     rank, world = dist.get_rank(), dist.get_world_size()
-    net, alone = worker.mlp(), worker.mlp()
+    net, single = worker.mlp(), worker.mlp()
     model = DistributedDataParallel(net)
     seeds, groups = (100 + rank, 100), (None, False)
     runs = []
-    for each, seed, group in zip((net, alone), seeds, groups, strict=True):
+    for each, seed, group in zip((net, single), seeds, groups, strict=True):
         optimizer = worker.OPTIMIZERS["adam"](each)
-        draws = torch.Generator().manual_seed(seed)
-        redo = gnt.ReDo(each, optimizer, tau=0.6, period=4, generator=draws, process_group=group)
+        generator = torch.Generator().manual_seed(seed)
+        redo = gnt.ReDo(each, optimizer, tau=0.6, period=4, generator=generator, process_group=group)
         reg = gnt.L2Init(each, 1e-2)
         perturb = gnt.ShrinkAndPerturb(each, shrink=0.999, noise=1e-3, generator=torch.Generator().manual_seed(1))
         runs.append((optimizer, redo, reg, perturb))
-    chosen = []
+    replaced_units = []
     for x, y in worker.batches(net, 4 * world, 40):
-        mine = (model, x[rank::world], y[rank::world]), (alone, x, y)
-        for (learner, inputs, targets), (optimizer, redo, reg, perturb) in zip(mine, runs, strict=True):
+        pairs = (model, x[rank::world], y[rank::world]), (single, x, y)
+        for (learner, inputs, targets), (optimizer, redo, reg, perturb) in zip(pairs, runs, strict=True):
             optimizer.zero_grad()
             (nn.functional.mse_loss(learner(inputs), targets) + reg()).backward()
             optimizer.step()
             perturb.step()
             redo.step()
-        chosen.append([[units.tolist() for units in run[1].replaced] for run in runs])
-    return {"chosen": chosen, "params": worker.flat(net), "alone": worker.flat(alone)}
+        replaced_units.append([[units.tolist() for units in run[1].replaced] for run in runs])
+    return {"replaced_units": replaced_units, "params": worker.flat(net), "single": worker.flat(single)}
 
 
 if __name__ == "__main__":
-    worker.main({"together": together})
+    worker.main({"train_with_all_methods": train_with_all_methods})

@@ -1,4 +1,4 @@
-"""The remedies under DistributedDataParallel: every rank does what one process with the joined batch does."""
+"""Regularization methods and ReDo under DistributedDataParallel: each rank equals one process with the whole batch."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import torch
 from tests.distributed.launch import torchrun
 
 
-def test_the_remedies_are_those_of_one_process_with_the_joined_batch(tmp_path):
-    first, second = torchrun("remedy_scenarios.together", tmp_path)
+def test_methods_equal_those_of_one_process_with_the_whole_batch(tmp_path):
+    first, second = torchrun("regularization_scenarios.train_with_all_methods", tmp_path)
     assert torch.equal(first["params"], second["params"])
     for rank in (first, second):
-        assert [together for together, _ in rank["chosen"]] == [alone for _, alone in rank["chosen"]]
-        torch.testing.assert_close(rank["params"], rank["alone"], rtol=0, atol=1e-9)
-    assert sum(len(units) for step, _ in first["chosen"] for units in step) > 20
+        assert [together for together, _ in rank["replaced_units"]] == [single for _, single in rank["replaced_units"]]
+        torch.testing.assert_close(rank["params"], rank["single"], rtol=0, atol=1e-9)
+    assert sum(len(units) for step, _ in first["replaced_units"] for units in step) > 20

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gnt.units._group import Slot, UnitGroup
+from gnt.units import Slot, UnitGroup
 
 RELU = ("relu", None)
 

@@ -27,7 +27,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from gnt.importance._signals import MEASURES
+from gnt.importance import MEASURES
 from gnt.replacement.reinitialization import INITS
 from tests.helpers.layer_builder import LayerBuilder
 from tests.helpers.training_run import TrainingRun

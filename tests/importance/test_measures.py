@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gnt import GnT, register_utility
-from gnt.importance._signals import MEASURES
+from gnt.importance import MEASURES
 from tests.helpers.strategies import BUILT_IN_MEASURES, engine_settings, networks, seeds, training_runs
 from tests.helpers.training_run import TrainingRun, differences
 

@@ -1,4 +1,4 @@
-"""Metrics of any features agree with numpy and scipy, and change with them as their definitions say."""
+"""Metrics of random features agree with numpy and scipy and satisfy the invariants of their definitions."""
 
 from __future__ import annotations
 
@@ -23,41 +23,41 @@ from gnt.metrics import (
     update_size,
     weight_magnitude,
 )
-from gnt.units._group import CONV_LAYERS
+from gnt.units import CONV_LAYERS
 from tests.helpers.strategies import networks, seeds
+from tests.metrics.feature_metrics import RANKS
 from tests.twins import metrics as twin
 
-RANKS = {"effective_rank": effective_rank, "approximate_rank": approximate_rank, "nature_rank": nature_rank}
 taus = st.floats(0.0, 3.0)
 
 
 @st.composite
 def features(draw: st.DrawFn, dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float64)) -> Tensor:
-    """(samples, units) or (samples, channels, *size), some units dead, some faint, some copies of others."""
+    """(samples, units) or (samples, channels, *size); some units are dead, small, or copies of another."""
     shape = (draw(st.integers(1, 12)), draw(st.integers(1, 9)), *draw(st.sampled_from([(), (), (3,), (2, 2)])))
     generator = torch.Generator().manual_seed(draw(seeds))
     h = torch.randn(shape, generator=generator).to(draw(st.sampled_from(dtypes)))
     if draw(st.booleans()):
         h = h.relu()
     for unit in range(shape[1]):
-        kind = draw(st.sampled_from(["as it is", "as it is", "dead", "faint", "copy"]))
+        kind = draw(st.sampled_from(["unchanged", "unchanged", "dead", "small", "copy"]))
         if kind == "dead":
             h[:, unit] = 0.0
-        elif kind == "faint":
+        elif kind == "small":
             h[:, unit] *= 0.01
         elif kind == "copy":
             h[:, unit] = h[:, 0]
     return h
 
 
-def near_a_tie(h: Tensor, tau: float) -> bool:
-    """Whether some unit's score is the threshold, so that rounding decides."""
+def near_threshold(h: Tensor, tau: float) -> bool:
+    """Whether a unit's score is at the threshold up to rounding."""
     expected = h.double().abs().transpose(0, 1).flatten(1).mean(1)
     return bool(((expected / expected.mean() - tau).abs() < 1e-5).any()) if expected.any() else False
 
 
 def rank_is_clear(h: Tensor) -> bool:
-    """Whether no 99% is met within rounding."""
+    """Whether no partial sum is at 99% up to rounding."""
     sigma = twin.singular_values(h.numpy())
     clear = True
     for parts in (sigma, sigma**2):
@@ -67,9 +67,9 @@ def rank_is_clear(h: Tensor) -> bool:
 
 
 @given(h=features(), tau=taus)
-def test_units_agree_with_the_twin(h, tau):
+def test_dead_and_dormant_units_agree_with_numpy(h, tau):
     assert dead_units(h) == pytest.approx(twin.dead_units(h.numpy()), abs=1e-12)
-    assume(not near_a_tie(h, tau))
+    assume(not near_threshold(h, tau))
     assert dormant_units(h, tau) == pytest.approx(twin.dormant_units(h.numpy(), tau), abs=1e-12)
 
 
@@ -83,7 +83,7 @@ def test_ranks_agree_with_numpy_and_scipy(h):
 
 
 @given(h=features(), tau=taus)
-def test_bounds_and_order(h, tau):
+def test_bounds_and_order_of_the_metrics(h, tau):
     most = min(h.flatten(1).shape)
     effective, approximate, nature = effective_rank(h), approximate_rank(h), nature_rank(h)
     assert 0 <= approximate <= nature <= most
@@ -94,10 +94,10 @@ def test_bounds_and_order(h, tau):
 
 
 @given(h=features(), seed=seeds, tau=taus, power=st.integers(-20, 20))
-def test_neither_order_nor_scale_nor_repetition_matters(h, seed, tau, power):
+def test_order_scale_sign_and_repetition_do_not_matter(h, seed, tau, power):
     generator = torch.Generator().manual_seed(seed)
     assume(rank_is_clear(h))
-    assume(not near_a_tie(h, tau))
+    assume(not near_threshold(h, tau))
     samples, units = torch.randperm(len(h), generator=generator), torch.randperm(h.shape[1], generator=generator)
     for other in (h[samples], h[:, units], torch.cat([h, h]), h * 2.0**power, -h):
         assert dead_units(other) == dead_units(h)
@@ -107,7 +107,7 @@ def test_neither_order_nor_scale_nor_repetition_matters(h, seed, tau, power):
 
 
 @given(h=features(dtypes=(torch.float64,)), seed=seeds)
-def test_ranks_are_those_of_the_rotated_features(h, seed):
+def test_rotations_of_the_features_do_not_change_ranks(h, seed):
     assume(rank_is_clear(h))
     flat = h.flatten(1)
     generator = torch.Generator().manual_seed(seed)
@@ -118,16 +118,16 @@ def test_ranks_are_those_of_the_rotated_features(h, seed):
 
 
 @given(h=features(), data=st.data())
-def test_a_unit_that_falls_silent_is_one_more_dead_unit(h, data):
+def test_setting_a_unit_to_0_adds_one_dead_unit(h, data):
     alive = [i for i in range(h.shape[1]) if h[:, i].any()]
     assume(alive)
-    silenced = h.clone()
-    silenced[:, data.draw(st.sampled_from(alive))] = 0.0
-    assert dead_units(silenced) == pytest.approx(dead_units(h) + 1 / h.shape[1])
+    zeroed = h.clone()
+    zeroed[:, data.draw(st.sampled_from(alive))] = 0.0
+    assert dead_units(zeroed) == pytest.approx(dead_units(h) + 1 / h.shape[1])
 
 
 @given(seed=seeds, n=st.integers(1, 20), classes=st.integers(2, 6))
-def test_accuracy_and_error_are_means_of_their_samples(seed, n, classes):
+def test_accuracy_and_error_are_means_over_samples(seed, n, classes):
     generator = torch.Generator().manual_seed(seed)
     output = torch.randn(n, classes, generator=generator).round()  # with ties
     target = torch.randint(classes, (n,), generator=generator)
@@ -153,7 +153,7 @@ def test_plasticity_agrees_with_its_formula(seed, n, zeros):
 
 
 @given(seed=seeds, shapes=st.lists(st.lists(st.integers(1, 4), max_size=3), min_size=1, max_size=4))
-def test_sizes_of_parameters(seed, shapes):
+def test_weight_magnitude_and_update_size_agree_with_numpy(seed, shapes):
     generator = torch.Generator().manual_seed(seed)
     a, b, c = ([torch.randn(shape, generator=generator) for shape in shapes] for _ in range(3))
     assert weight_magnitude(a) == pytest.approx(twin.weight_magnitude([t.numpy() for t in a]))
@@ -166,12 +166,12 @@ def test_sizes_of_parameters(seed, shapes):
 
 @given(of=networks(dtypes=(torch.float64,)), seed=seeds)
 def test_a_probe_measures_what_consumers_read(of, seed):
-    """Of any network of layers: by its own hooks here, in numpy; and the network is as before."""
+    """For random networks, against numpy on features recorded by hooks; the network is unchanged."""
     net, shape = of
     x = torch.randn(6, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     net.train()
-    figures = Probe(net, net, x, tau=0.3).measure()
+    values = Probe(net, net, x, tau=0.3).measure()
     assert all(module.training for module in net.modules())
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     net.eval()
@@ -184,12 +184,12 @@ def test_a_probe_measures_what_consumers_read(of, seed):
         handle.remove()
         h = read[0] if isinstance(consumer, CONV_LAYERS) else read[0].flatten(0, -2)
         units = h.flatten(1).unflatten(1, (group.num_units, -1)) if isinstance(group.producer, CONV_LAYERS) else h
-        assert figures[f"dead_units/{group.name}"] == pytest.approx(twin.dead_units(units.numpy()))
-        if not near_a_tie(units, 0.3):
-            assert figures[f"dormant_units/{group.name}"] == pytest.approx(twin.dormant_units(units.numpy(), 0.3))
-        assert figures[f"effective_rank/{group.name}"] == pytest.approx(twin.effective_rank(h.numpy()), rel=1e-6)
+        assert values[f"dead_units/{group.name}"] == pytest.approx(twin.dead_units(units.numpy()))
+        if not near_threshold(units, 0.3):
+            assert values[f"dormant_units/{group.name}"] == pytest.approx(twin.dormant_units(units.numpy(), 0.3))
+        assert values[f"effective_rank/{group.name}"] == pytest.approx(twin.effective_rank(h.numpy()), rel=1e-6)
         if rank_is_clear(h):
-            assert figures[f"approximate_rank/{group.name}"] == twin.approximate_rank(h.numpy())
-            assert figures[f"nature_rank/{group.name}"] == twin.nature_rank(h.numpy())
+            assert values[f"approximate_rank/{group.name}"] == twin.approximate_rank(h.numpy())
+            assert values[f"nature_rank/{group.name}"] == twin.nature_rank(h.numpy())
         weights = [slot.weight.detach().numpy() for slot in group.incoming]
-        assert figures[f"weight_magnitude/{group.name}"] == pytest.approx(twin.weight_magnitude(weights))
+        assert values[f"weight_magnitude/{group.name}"] == pytest.approx(twin.weight_magnitude(weights))

@@ -12,7 +12,7 @@ from torch import nn
 
 import gnt
 from gnt.optim import CBPSGD, CBPAdam, CBPAdamW
-from gnt.units._passthrough import WalkError
+from gnt.units import WalkError
 from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, batch, full_state, mlp, replaced, train
 
 

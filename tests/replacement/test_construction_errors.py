@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
 import gnt
-from gnt.units._passthrough import WalkError
+from gnt.units import WalkError
 from tests.helpers.small_runs import mlp
 
 ALONE = "it does not act on each unit alone"

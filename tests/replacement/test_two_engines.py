@@ -45,7 +45,7 @@ def test_of_two_on_one_group_the_newer_acts_and_the_other_is_refused(first, seco
 def test_two_on_one_group_of_one_optimizer_are_refused():
     net = mlp()
     optimizer = CBPSGD(net, lr=0.1, layers=net[2:])
-    with pytest.raises(RuntimeError, match=r"looks after units of group '2': close\(\) that one"):
+    with pytest.raises(RuntimeError, match=r"has units of group '2': close\(\) that one"):
         gnt.GnT(net, optimizer).attach()
     gnt.GnT(net[:3], optimizer).attach()
 

@@ -77,11 +77,11 @@ def test_a_rollout_without_grad_is_no_checkpoint(reentrant):
 @REENTRANT
 def test_what_waits_is_what_was_read_once(reentrant):
     seen = make_loop("attached", whole(reentrant))
-    recorder = seen.engines[0].feature_buffer._recorder
+    taps = seen.engines[0].feature_buffer.taps
     x, y = batch(0)
     for forwards in (1, 2):
         F.mse_loss(seen.net(x), y).backward()
-        assert [len(tap._learned) + len(tap._unlearned()) for tap in recorder._taps] == [forwards] * 3
+        assert [len(tap._with_gradient) + len(tap._pending_features()) for tap in taps] == [forwards] * 3
 
 
 def test_a_learner_refuses_a_net_that_shows_no_features_before_the_step():

@@ -227,12 +227,11 @@ def test_a_compiled_net_goes_on_without_its_engine(end):
     run = make_loop("attached")
     run.net.compile(backend="eager")
     run.train(range(3))
-    recorder = run.engines[0].feature_buffer._recorder
-    taps, net, plain = recorder._taps, run.net, make_loop("attached")
+    taps, net, plain = run.engines[0].feature_buffer.taps, run.net, make_loop("attached")
     plain.net.load_state_dict(net.state_dict())
     if end == "closed":
         run.engines[0].close()
-    del run, recorder
+    del run
     gc.collect()
     for t in range(3):
         x, y = batch(t)

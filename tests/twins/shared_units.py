@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from gnt.units._group import Slot, UnitGroup
+from gnt.units import Slot, UnitGroup
 
 
 def positions(slot: Slot, unit: int) -> list[int]:

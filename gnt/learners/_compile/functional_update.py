@@ -15,20 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnt.distributed._process_group import Ranks
-from gnt.importance._running import Averages
-from gnt.importance._signals import Signals
-from gnt.importance._validation import check_measured
+from gnt.distributed.process_group import resolve_process_group
+from gnt.importance import AgedAverages, FeatureBatch, Signals, check_measured
 from gnt.learners._compile.decompositions import column_means
 from gnt.learners._compile.tensor_slots import TensorSlots
-from gnt.replacement.engine import GnT
+from gnt.replacement import GnT
 from gnt.units import Slot
 
 _BLOCKWISE_ROWS = 64  # matrices with at least as many rows are summed in blocks of rows
 _STATE_TENSORS = ("utility", "mean_features", "born", "last_active", "nonfinite")
 
 
-class TracedState(Averages):
+class TracedState(AgedAverages):
     """The state of a group as a measure sees it in a graph: a `UnitState` whose ``updates`` is a tensor."""
 
     def __init__(self, state: Any, tensors: Sequence[Tensor], updates: Tensor) -> None:
@@ -36,10 +34,6 @@ class TracedState(Averages):
         self.corrected = state.corrected
         self.utility, self.mean_features, self.born, self.last_active, self.nonfinite = tensors
         self.updates = updates
-
-    def lies_with(self, like: Tensor) -> bool:
-        """The network does not move while it is traced."""
-        return True
 
     def advanced(
         self, mean: Tensor, measured: Tensor, finite: Tensor, updates: Tensor, *, count_nonfinite: bool
@@ -95,7 +89,7 @@ class FunctionalUpdate:
 
     def check_one_process(self) -> None:
         """Refuse to compile where several processes train one network."""
-        if Ranks.group_of(self.engine.process_group) is not None:
+        if resolve_process_group(self.engine.process_group) is not None:
             raise RuntimeError(
                 "compile=True is for one process, and torch.distributed runs several: leave compile=False or, if each "
                 "process trains a network of its own, pass process_group=False"
@@ -114,7 +108,7 @@ class FunctionalUpdate:
         """Utilities of all groups if the measure is random, that is, if it reads nothing of the network."""
         if self.engine.measure.reads:
             return []
-        signals = self.engine.signals([()] * len(self.engine.groups))  # type: ignore[arg-type]
+        signals = self.engine.signals(None)
         return [self.engine.measure.function(each).to(each.group.state.utility.dtype) for each in signals]
 
     def add_slots(self, slots: TensorSlots) -> None:
@@ -139,18 +133,20 @@ class FunctionalUpdate:
             for group, state in zip(self.engine.groups, states, strict=True):
                 group.state = state
 
-    def update(self, batches: Any, drawn: Sequence[Tensor], finite_loss: Tensor | None) -> tuple[list[Tensor], Tensor]:
+    def update(
+        self, features: FeatureBatch, drawn: Sequence[Tensor], finite_loss: Tensor | None
+    ) -> tuple[list[Tensor], Tensor]:
         """The states after this update, and for each group whether it is finite: bool (groups,).
 
         Args:
-            batches: the features of all groups.
+            features: the features of all groups.
             drawn: the utilities of all groups if the measure is random, otherwise empty.
             finite_loss: 0-d bool; no state changes unless it is True and all groups are finite. None: not checked, and
                 a group that is not finite only keeps its own averages.
         """
         engine, measurements = self.engine, []
-        for number, (group, batch) in enumerate(zip(engine.groups, batches, strict=True)):
-            signals = TracedSignals(group, batch, engine.generator, engine.measure.reads)
+        for number, (group, statistics) in enumerate(zip(engine.groups, features.statistics, strict=True)):
+            signals = TracedSignals(group, statistics, engine.generator, engine.measure.reads)
             mean = signals.mean
             measured = drawn[number] if drawn else engine.measure.function(signals)
             check_measured(measured, signals.group, engine.utility)

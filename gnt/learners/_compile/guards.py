@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from gnt.distributed import _dtensor as shards
-from gnt.importance._recorder import Recorder
+from gnt.distributed import dtensor
+from gnt.importance import is_recording_hook
 from gnt.learners._compile.functional_optimizers import functional_optimizer
 from gnt.learners._compile.functional_update import FunctionalUpdate
 from gnt.learners._compile.tensor_slots import TensorSlots
 from gnt.learners._training_step import TrainingStep
-from gnt.replacement.layers import CBPLayer
+from gnt.replacement import CBPLayer
 from gnt.units import unwrap
 
 _ADVICE = "or leave compile=False"
@@ -56,7 +56,7 @@ def check_compilable(step: TrainingStep, modules: Sequence[nn.Module], update: F
         )
     for module in modules:
         hooks = [*module._forward_hooks.values(), *module._backward_hooks.values()]
-        hooks += [hook for hook in module._forward_pre_hooks.values() if not Recorder.owns(hook)]
+        hooks += [hook for hook in module._forward_pre_hooks.values() if not is_recording_hook(hook)]
         if hooks:
             raise RuntimeError(
                 f"compile=True would not call the hook {_name(hooks[0])} of {type(module).__name__}: remove it, "
@@ -65,7 +65,7 @@ def check_compilable(step: TrainingStep, modules: Sequence[nn.Module], update: F
         for name, param in module._parameters.items():
             if param is None:
                 continue
-            if shards.is_sharded(param):
+            if dtensor.is_dtensor(param):
                 raise RuntimeError(
                     f"compile=True does not compile sharded parameters such as {name} of {type(module).__name__}: "
                     "leave compile=False"

@@ -13,13 +13,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gnt.importance._intake import Prepared
-from gnt.importance._running import UnitState
-from gnt.importance._signals import Signals
+from gnt.importance import FeatureBatch, Signals
 from gnt.learners.ensemble.report import EnsembleReport
-from gnt.replacement import reinitialization as reinit
-from gnt.replacement import selection
-from gnt.replacement.engine import GnT
+from gnt.replacement import GnT, UnitState, reinitialization, selection
 from gnt.units import UnitGroup
 
 
@@ -67,6 +63,8 @@ class EnsembleGnT(GnT):
         generators: a generator for each member.
     """
 
+    signals_type = MemberSignals
+
     def __init__(
         self,
         groups: Sequence[UnitGroup],
@@ -108,20 +106,14 @@ class EnsembleGnT(GnT):
         """As `GnT.report`, with dead units by member."""
         return EnsembleReport.read(self.groups, self.updates, self.replacement_rate, self.members)
 
-    def signals(self, batches: Prepared) -> list[Signals]:
-        """Signals of all groups, with random draws made member by member."""
-        reads = self.measure.reads
-        pairs = zip(self.groups, batches, strict=True)
-        return [MemberSignals(group, batch, self.generator, reads) for group, batch in pairs]
-
     @torch.no_grad()
-    def evaluate(self, signals: Sequence[Signals]) -> None:
+    def evaluate(self, features: FeatureBatch, shared_signals: Sequence[Signals] | None = None) -> None:
         """Evaluate all groups; the error for values that are not finite names the members' seeds."""
         try:
-            super().evaluate(signals)
+            super().evaluate(features, shared_signals)
         except FloatingPointError as error:
             state = self.generator.get_state()
-            values = [each.mean.abs().sum(0) + self.measure.function(each) for each in signals]
+            values = [each.mean.abs().sum(0) + self.measure.function(each) for each in self.signals(features)]
             self.generator.set_state(state)
             nonfinite = [~torch.isfinite(each).view(self.members, -1).all(1).cpu() for each in values]
             seeds = format_seeds(self.seeds, torch.stack(nonfinite).any(0))
@@ -131,24 +123,16 @@ class EnsembleGnT(GnT):
         """Indices of the units of one group that are due, the same number for every member."""
         eligible = state.eligible // self.members
         if not eligible:
-            return state.nobody
+            return state.no_units
         count = self.count_due(state, eligible)
         if not count:
-            return state.nobody
+            return state.no_units
         return selection.lowest_of_each(state.corrected_utility, state.mature, count, self.members)
 
-    def replace_units(self, chosen: list[Tensor], fresh: list[list[Tensor] | None], *, selected: bool) -> None:
-        """Replace units, with fresh weights drawn from each member's generator."""
-        drawn = [
-            self._draw(group, len(units) // self.members, limits) if weights is None and len(units) else weights
-            for group, units, weights, limits in zip(self.groups, chosen, fresh, self.bounds, strict=True)
-        ]
-        super().replace_units(chosen, drawn, selected=selected)
-
-    def _draw(self, group: UnitGroup, count: int, limits: Sequence[float]) -> list[Tensor]:
-        """Fresh weights for ``count`` units of each member, in the order of draws of a single run."""
+    def draw_weights(self, group: UnitGroup, count: int, limits: Sequence[float]) -> list[Tensor]:
+        """Fresh weights for ``count`` units, an equal number from each member's generator, as in a single run."""
         return [
-            reinit.fresh_weights(slot, count, limit, *self.generators)
+            reinitialization.fresh_weights(slot, count // self.members, limit, *self.generators)
             for slot, limit in zip(group.drawn, limits, strict=True)
         ]
 

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gnt.regularization import register_init_distribution
+
 
 class MemberLinear(nn.Module):
     """Linear layers, y_s = W_s x_s + b_s for each member s: (members, in, batch) -> (members, out, batch).
@@ -82,6 +84,10 @@ class MemberNorm(nn.Module):
         if self.bias is not None:
             y = y + self.bias.view(wide)
         return y.flatten(1, 2) if self._channels else y
+
+
+register_init_distribution(MemberLinear, like=nn.Linear)
+register_init_distribution(MemberNorm, like=nn.LayerNorm)
 
 
 class MemberDropout(nn.Module):

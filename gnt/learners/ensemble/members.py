@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from gnt._utils.generators import new_generator
 from gnt.learners.ensemble.stackable import Layer
-from gnt.replacement._step import own_generator
-from gnt.units._walk import flatten
+from gnt.units import flatten_layers
 
 
 @dataclass
@@ -65,12 +65,12 @@ def _make_member(make_net: Callable[[], nn.Module], seed: int, with_engine: bool
     first = next(net.parameters(), None)
     if first is None:
         raise ValueError(f"make_net returned a {type(net).__name__} without parameters: there is nothing to learn")
-    layers = list(flatten(net))
+    layers = list(flatten_layers(net))
     listed = {id(p) for _, layer in layers if isinstance(layer, nn.Module) for p in layer.parameters()}
     missing = [name for name, p in net.named_parameters() if id(p) not in listed]
     if missing:
         raise ValueError(f"the list of layers of make_net's {type(net).__name__} leaves out {', '.join(missing)}")
-    generator = own_generator(first.device) if with_engine else None
+    generator = new_generator(first.device) if with_engine else None
     dropout = torch.Generator(device=first.device)
     dropout.set_state(torch.get_rng_state() if first.device.type == "cpu" else torch.cuda.get_rng_state(first.device))
     return Member(seed, net, generator, dropout, layers)

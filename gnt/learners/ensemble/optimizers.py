@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gnt.optim import AdamGnT
-from gnt.replacement._reset_rules import known, row_of, unwrap_optimizer
+from gnt.replacement import find_state_resets, known_optimizers, unwrap_optimizer
 
 _NOT_ELEMENTWISE = {
     "Muon": "it orthogonalises whole matrices",
@@ -37,8 +37,8 @@ def build_optimizer(factory: Callable[[Any], Optimizer], net: nn.Module) -> Opti
     if not isinstance(inner, Optimizer):
         raise TypeError(f"opt must return a torch.optim.Optimizer, got {type(optimizer).__name__}")
     why = _NOT_ELEMENTWISE.get(type(inner).__name__)
-    if why is None and not isinstance(inner, AdamGnT) and row_of(inner) is None:
-        names = ", ".join(name for name in known() if name not in _NOT_ELEMENTWISE)
+    if why is None and not isinstance(inner, AdamGnT) and find_state_resets(inner) is None:
+        names = ", ".join(name for name in known_optimizers() if name not in _NOT_ELEMENTWISE)
         why = f"gnt does not know it; known are AdamGnT, {names}, and those described to gnt.register_state_reset"
     if why is not None:
         raise TypeError(f"{type(inner).__name__} cannot train an ensemble, whose members share each parameter: {why}")

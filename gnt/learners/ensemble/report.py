@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnt.importance._running import UnitState
-from gnt.replacement.report import GroupReport, Report
+from gnt.replacement import GroupReport, Report, UnitState
 from gnt.units import UnitGroup
 
 
@@ -65,7 +64,7 @@ def member_state(state: UnitState, number: int, members: int) -> UnitState:
         like=state.utility,
         taps=taps,
         corrected=state.corrected,
-        exceeding=state.exceeding,
+        strict=state.strict,
     )
     saved: dict[str, Any] = {
         key: _member_part(value, number, members) if isinstance(value, Tensor) and value.ndim else value

@@ -18,8 +18,7 @@ from gnt.learners.ensemble.layers import (
     ToChannels,
     ToRows,
 )
-from gnt.units._activations import identify
-from gnt.units._passthrough import computes_as_torch
+from gnt.units import has_torch_forward, identify_activation
 
 Layer = Callable[..., Any]  # a module or a plain function
 Layout = Literal["rows", "columns", "channels"]
@@ -64,12 +63,12 @@ class LayerStack:
         layer = layers[0]
         kind = getattr(layer, "__name__", type(layer).__name__)
         if not isinstance(layer, nn.Module):
-            if identify(layer) is None or identify(layer) == ("rrelu", None):
+            if identify_activation(layer) is None or identify_activation(layer) == ("rrelu", None):
                 raise ValueError(f"{name!r} ({kind}) cannot be stacked: the only functions that can are activations")
             self.layers.append((layer, layer))
             return
         self._check(f"{name!r} ({kind})", layer)
-        stacked = self._stack(layer, layers) if computes_as_torch(layer) else None
+        stacked = self._stack(layer, layers) if has_torch_forward(layer) else None
         if stacked is None:
             raise ValueError(f"{name!r} ({kind}) cannot be stacked for an ensemble; allowed are {_ALLOWED}")
         stacked.train(layer.training)
@@ -112,7 +111,7 @@ class LayerStack:
             return MemberNorm(layer, weight, bias, self._members, self._layout == "channels")
         if type(layer) is nn.Dropout:
             return MemberDropout(layer.p, self._dropout, self._layout == "channels")
-        activation = identify(layer)
+        activation = identify_activation(layer)
         if isinstance(layer, nn.Identity) or (activation is not None and activation[0] not in ("prelu", "rrelu")):
             return copy.deepcopy(layer)
         if not isinstance(layer, (*_CONVOLUTIONS, *_BATCH_NORMS, nn.GroupNorm, *_POOLS)):

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from gnt.learners.ensemble.layers import MemberLinear
 from gnt.learners.ensemble.members import Member
 from gnt.learners.ensemble.stackable import Layer, LayerStack
-from gnt.units import Slot, UnitGroup, walk
-from gnt.units._walk import flatten
+from gnt.units import Slot, UnitGroup, flatten_layers, walk
 
 FeatureReader = Callable[[Tensor], Tensor]  # the input of a layer -> features, samples first
 
@@ -41,7 +40,7 @@ class StackedNet(nn.Module):
 
     def groups(self, activation: str | None) -> tuple[UnitGroup, ...]:
         """The unit groups: those of one member, with all members' units. From now on `predict` returns features."""
-        pairs = zip(flatten(self._template[0]), self._stacked, strict=True)
+        pairs = zip(flatten_layers(self._template[0]), self._stacked, strict=True)
         stacked = {id(layer): all_members for (_, layer), all_members in pairs}
         groups = tuple(self._stacked_group(group, stacked) for group in walk(self._template[0], activation=activation))
         self._read_inputs_of([group.outgoing[0].module for group in groups])
@@ -95,7 +94,7 @@ class StackedNet(nn.Module):
         """A copy of one member's network in its current state, of the class that ``make_net`` returns."""
         net = copy.deepcopy(self._template[0])
         with torch.no_grad():
-            for (_, own), stacked in zip(flatten(net), self._stacked, strict=True):
+            for (_, own), stacked in zip(flatten_layers(net), self._stacked, strict=True):
                 if not isinstance(own, nn.Module) or not isinstance(stacked, nn.Module):
                     continue
                 own.train(stacked.training)

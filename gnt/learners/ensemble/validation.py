@@ -8,30 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gnt._utils.validation import check_flags
-from gnt.importance._signals import find
-from gnt.replacement import reinitialization as reinit
-from gnt.replacement._validation import check_accumulate, check_settings
+from gnt.replacement import EngineSettings
 
 
-def check_engine_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse settings out of range, also if they are not used because nothing is replaced.
+def checked_engine_settings(settings: Mapping[str, Any]) -> EngineSettings:
+    """The settings with defaults; refused if out of range, even where they are not used because nothing is replaced.
 
     Raises:
         ValueError, TypeError: as for `GnT`, or ``accumulate=False``.
     """
-    check_settings(settings["replacement_rate"], settings["maturity_threshold"], settings["decay_rate"], None)
-    accumulate, init = settings["accumulate"], settings["init"]
-    check_accumulate(accumulate)
-    check_flags(bias_transfer=settings["bias_transfer"])
-    find(settings["utility"])
-    if init not in reinit.INITS:
-        raise ValueError(f"init must be one of {', '.join(reinit.INITS)}, got {init!r}")
-    if not accumulate:
+    checked = EngineSettings(**settings)
+    if not checked.accumulate:
         raise ValueError(
-            f"accumulate must be True or 'one' for an ensemble, got {accumulate!r}: drawn counts would differ between "
-            "members, which are selected from together"
+            f"accumulate must be True or 'one' for an ensemble, got {checked.accumulate!r}: drawn counts would differ "
+            "between members, which are selected from together"
         )
+    return checked
 
 
 def engine_generators(given: Any, own: Sequence[torch.Generator | None]) -> list[torch.Generator]:

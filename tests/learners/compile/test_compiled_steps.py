@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import gnt
-from gnt.importance._signals import MEASURES
+from gnt.importance import MEASURES
 from gnt.learners._compile import cache, compilation_count
 from tests.helpers.compiled_learners import (
     assert_states_close,
