@@ -1,90 +1,96 @@
-"""Print the pytest arguments for the tests near what has changed, for ``./check --quick``.
+#!/usr/bin/env python3
+"""Print the pytest arguments that select the tests near what changed, one a line.
 
-Changed are the files that differ from the last commit (untracked ones included), or, if there are none, those of the
-last commit. The tests near a file are in the directory that mirrors its package: ``gnt/units/_walk.py`` is tested in
-``tests/units``. Tests marked ``slow`` are left out.
+Changed are the files that differ from the merge base with main: committed, uncommitted and untracked ones. If there are
+none, the files of the last commit are taken. tests/ mirrors gnt/, optim/ and benchmarks/, so a changed file selects
 
-    python scripts/nearby_tests.py            # for the changes in this checkout
-    python scripts/nearby_tests.py FILE...    # as if these files had changed
+- the tests of its package: gnt/units/_walk.py selects tests/units and the docstring examples of gnt/units;
+- itself, if it is a test file;
+- the test files that import it, if it is a helper of the tests;
+- always the golden traces and the test of the import arrows.
 """
 
 from __future__ import annotations
 
 import subprocess
-import sys
-from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable
+from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
 ALWAYS = ("tests/packaging/test_import_arrows.py", "tests/golden")
-# folders whose changes concern more than one directory of tests
-SHARED = {
-    "gnt/_utils": ("tests/replacement", "tests/metrics"),
+# folders and files without a mirror in tests/
+ELSEWHERE = {
     "gnt/_kernels": ("tests/importance", "tests/optim"),
-    "tests/helpers": ("tests/importance", "tests/replacement"),
-    "tests/twins": ("tests/replacement",),
+    "gnt/_utils": ("tests/replacement",),
+    "scripts": ("tests/packaging/test_nearby_tests.py",),
+    "docs": ("tests/packaging/test_docs.py",),
+    "README.md": ("tests/packaging/test_docs.py",),
 }
-DOCUMENTS = (".md", ".png", ".json")
+
+
+def git(*arguments: str) -> list[str]:
+    """The lines that a git command prints; none if it fails."""
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.splitlines() if done.returncode == 0 else []
 
 
 def changed_files() -> list[str]:
-    """The paths that have changed, relative to the root of the checkout."""
-    uncommitted = _git("status", "--porcelain", "--untracked-files=all", "--no-renames")
-    if uncommitted:
-        return [line[3:] for line in uncommitted]
-    return _git("show", "--name-only", "--format=", "HEAD")
+    """Paths from the checkout's root, deleted files included."""
+    base = git("merge-base", "HEAD", "main") or git("merge-base", "HEAD", "origin/main") or ["HEAD"]
+    changed = git("diff", "--name-only", base[0]) + git("ls-files", "--others", "--exclude-standard")
+    return changed or git("diff", "--name-only", "HEAD~1", "HEAD")
 
 
-def _git(*args: str) -> list[str]:
-    done = subprocess.run(["git", *args], capture_output=True, text=True, check=True)
-    return [line for line in done.stdout.split("\n") if line]
+def importing_tests(helper: str) -> list[str]:
+    """The test files that import a helper module, directly."""
+    path = Path(helper).with_suffix("")
+    names = (f"from {'.'.join(path.parts)} import", f"from {'.'.join(path.parent.parts)} import {path.name}")
+    return [
+        test.relative_to(ROOT).as_posix()
+        for test in sorted((ROOT / "tests").rglob("test_*.py"))
+        if any(name in test.read_text(encoding="utf-8") for name in names)
+    ]
 
 
-def directories_near(path: str, test_directories: Iterable[str]) -> list[str]:
-    """The directories of tests near one changed file, which is no test.
+def nearby_tests(file: str) -> list[str]:
+    """What a changed file selects.
 
-    >>> directories_near("gnt/units/_tracing/labels.py", ["tests/units", "tests/optim"])
-    ['tests/units']
-    >>> directories_near("gnt/learners/_compile/cache.py", ["tests/learners", "tests/learners/compile"])
-    ['tests/learners/compile']
-    >>> directories_near("optim/cbp.py", ["tests/units", "tests/optim"])
-    ['tests/optim']
+    >>> nearby_tests("gnt/units/_tracing/labels.py")
+    ['tests/units', 'gnt/units']
+    >>> nearby_tests("optim/cbp.py")
+    ['tests/optim', 'gnt/optim']
+    >>> nearby_tests("tests/golden/test_golden.py")
+    ['tests/golden/test_golden.py']
+    >>> nearby_tests("LICENSE")
+    []
     """
-    known = set(test_directories)
-    for folder, tests in SHARED.items():
-        if path.startswith(f"{folder}/"):
-            return list(tests)
-    parts = [part.lstrip("_") for part in PurePosixPath(path).parent.parts]
-    parts = parts[1:] if parts[:1] in (["gnt"], ["tests"]) else parts
-    while parts:
-        if (directory := "/".join(["tests", *parts])) in known:
-            return [directory]
-        parts = parts[:-1]
+    path = Path(file)
+    top, *inner = path.parts
+    for place in (file, "/".join(path.parts[:2]), top):
+        if place in ELSEWHERE:
+            return list(ELSEWHERE[place])
+    if top == "tests":
+        if path.name.startswith("test_"):
+            return [file]
+        return importing_tests(file) if path.suffix == ".py" else []
+    if top == "benchmarks":
+        return ["tests/benchmarks"]
+    if top == "optim":
+        return ["tests/optim", "gnt/optim"]
+    if top == "gnt" and len(inner) > 1:
+        return [f"tests/{inner[0]}", f"gnt/{inner[0]}"]
     return []
 
 
-def pytest_arguments(changed: Sequence[str], test_directories: Sequence[str]) -> list[str]:
-    """The arguments for pytest.
-
-    >>> pytest_arguments(["gnt/units/_walk.py", "README.md"], ["tests/units"])[:3]
-    ['tests/packaging/test_import_arrows.py', 'tests/golden', 'tests/units']
-    """
-    chosen = list(ALWAYS)
-    for path in changed:
-        name = PurePosixPath(path).name
-        if path.startswith("tests/") and name.startswith("test_") and name.endswith(".py"):
-            if Path(path).exists():
-                chosen.append(path)
-        elif not path.endswith(DOCUMENTS):
-            chosen += directories_near(path, test_directories)
-    return [*dict.fromkeys(chosen), "-m", "not slow"]
-
-
-def main() -> None:
-    """Print the arguments, one on each line."""
-    root = Path(__file__).resolve().parents[1]
-    directories = sorted({str(path.parent.relative_to(root)) for path in (root / "tests").rglob("test_*.py")})
-    print("\n".join(pytest_arguments(sys.argv[1:] or changed_files(), directories)))
+def select(files: Iterable[str]) -> list[str]:
+    """The arguments for several changed files: what exists, no path inside another, changed test files first."""
+    found = dict.fromkeys(argument for file in files for argument in nearby_tests(file))
+    existing = [each for each in (*found, *ALWAYS) if (ROOT / each).exists()]
+    distinct = dict.fromkeys(
+        each for each in existing if not any(parent.as_posix() in existing for parent in Path(each).parents)
+    )
+    return sorted(distinct, key=lambda each: not each.endswith(".py"))
 
 
 if __name__ == "__main__":
-    main()
+    print(*select(changed_files()), sep="\n")
