@@ -70,10 +70,10 @@ def folder(text: str) -> str:
 
 def utility_name(text: str) -> str:
     """Check for the name of a utility measure."""
-    from gnt.importance._signals import find  # imported here because it imports torch
+    from gnt.importance import find_measure  # imported here because it imports torch
 
     try:
-        find(text)
+        find_measure(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text

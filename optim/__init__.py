@@ -1,7 +1,7 @@
-"""Optimizers for networks whose units are replaced.
+"""Optimizers for networks whose units are replaced during training.
 
-``AdamGnT`` is Adam whose step counts restart per unit; ``CBPSGD``, ``CBPAdam`` and ``CBPAdamW`` bring their engine
-along.
+`AdamGnT` is Adam with a step count per unit, which restarts when the unit is replaced. `CBPSGD`, `CBPAdam` and
+`CBPAdamW` are optimizers with a continual backpropagation engine (`gnt.GnT`) attached.
 """
 
 from gnt.optim.adam_gnt import AdamGnT

@@ -1,4 +1,4 @@
-"""What a CBP optimizer is made from: which parameters it holds, and which units its engine watches."""
+"""The arguments of a CBP optimizer: which parameters it optimizes, and which units its engine may replace."""
 
 from __future__ import annotations
 
@@ -12,61 +12,64 @@ from gnt.units import trace, unwrap
 
 Patterns = str | Sequence[str] | None
 
-WAYS_OUT = (
-    "To have the units of any model found, give example_inputs=, the inputs of one forward; or list the layers in the "
-    "order of computation: layers=[...]"
+WALK_ADVICE = (
+    "Pass example_inputs=, the inputs of one forward, to find the units of any model; or list the layers in the order "
+    "of computation: layers=[...]"
 )
 
 
 def parameters(net: Any, params: ParamsT | None, layers: Any, kind: str) -> ParamsT:
-    """What the optimizer holds: ``params``, or the parameters of ``net``, or ``net`` itself where it is no network.
+    """The parameters to optimize: ``params``, or those of ``net``, or ``net`` itself if it is not a module.
 
-    Trainers that sort parameters into groups themselves call the optimizer's class with these groups.
+    Trainers that build parameter groups themselves call the optimizer's class with these groups in place of ``net``.
+    ``kind``: the class name, for errors.
     """
     if isinstance(net, nn.Module):
         return net.parameters() if params is None else params
     if layers is None:
         raise TypeError(
-            f"{kind} is made from the network, got {type(net).__name__}: {kind}(net, lr=...), with params=[{{...}}, "
+            f"{kind} takes the network first, got {type(net).__name__}. Use {kind}(net, lr=...), with params=[{{...}}, "
             f"...] for parameter groups; or {kind}(parameters, lr=..., layers=...), with the layers or unit groups "
-            "that these parameters belong to"
+            "of these parameters"
         )
     if params is not None:
-        raise TypeError(f"params would stand beside the {type(net).__name__} given first: give one of them")
-    held: ParamsT = net
-    return held
+        raise TypeError(
+            f"params was given in addition to parameters as the first argument, a {type(net).__name__}: pass only one"
+        )
+    given: ParamsT = net
+    return given
 
 
-def units(net: Any, layers: Any, example_inputs: Any, choice: Mapping[str, Any]) -> Any:
-    """What the engine watches: what ``layers`` says, what tracing finds, or else ``net``, to be walked.
+def units(net: Any, layers: Any, example_inputs: Any, trace_options: Mapping[str, Any]) -> Any:
+    """The layers or unit groups for the engine: ``layers``, or what `gnt.trace` finds, or ``net`` to be walked.
 
     Args:
         net: the network.
-        layers: as given.
-        example_inputs: as given.
-        choice: further arguments of `gnt.trace`; those that are not None need ``example_inputs``.
+        layers: as given to the optimizer.
+        example_inputs: as given to the optimizer.
+        trace_options: further arguments of `gnt.trace`; those that are not None need ``example_inputs``.
     """
-    given = {name: value for name, value in choice.items() if value is not None}
+    given = {name: value for name, value in trace_options.items() if value is not None}
     if layers is not None:
         more = {"example_inputs": example_inputs} if example_inputs is not None else {}
-        _refuse("layers tells the units already", [*more, *given])
+        _refuse_unused("layers already selects the units", [*more, *given])
         return layers
     if example_inputs is None:
-        _refuse("they choose among units found by example_inputs, which is not given", given)
+        _refuse_unused("they select among units found by example_inputs, which is not given", given)
         return unwrap(net)
     args, kwargs = _arguments(example_inputs)
     clash = [name for name in kwargs if name in ("model", "include", "exclude", "activation")]
     if clash:
         raise TypeError(
-            f"example_inputs holds {', '.join(clash)}, which gnt.trace takes for itself: give the inputs as a tuple, "
+            f"example_inputs contains {', '.join(clash)}, an argument of gnt.trace itself: pass the inputs as a tuple, "
             "in the order of the network's forward"
         )
     return trace(net, *args, **given, **kwargs)
 
 
-def _refuse(why: str, names: Collection[str]) -> None:
+def _refuse_unused(reason: str, names: Collection[str]) -> None:
     if names:
-        raise TypeError(f"{' and '.join(names)} would be ignored: {why}")
+        raise TypeError(f"{' and '.join(names)} would be ignored: {reason}")
 
 
 def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

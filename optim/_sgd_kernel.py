@@ -1,56 +1,57 @@
-"""The step of plain SGD as one call of a C++ kernel, ``gnt/kernels/sgd.cpp``, for all parameters of a group.
+"""The step of plain SGD as one call of the C++ kernel ``gnt/_kernels/sgd.cpp`` for all parameters of a group.
 
-It equals torch.optim.SGD to the last bit. Where the engine asks for mean weight magnitudes, they are summed on the way:
-the weights are in the cache just then, and need not be read again.
+The result equals torch.optim.SGD to the last bit. If the engine needs means of |w|, the kernel computes them in the
+same pass over the weights, while they are in the cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from gnt import _kernels as kernels
-from gnt.optim._adam.state import is_plain
-
-if TYPE_CHECKING:
-    from gnt.importance._evaluate.layout import WeightPlace
-
-Group = dict[str, Any]
+from gnt._kernels import SCALARS, load
+from gnt.importance import WeightMeans
+from gnt.optim._adam.state import Group, is_plain_tensor
 
 
-class CompiledSGD:
-    """The step of all groups, if the kernel is for them. What it is told is looked up once and kept between steps."""
+class SGDKernel:
+    """Steps all parameter groups of an optimizer by the kernel, if it supports them. Plans are kept between steps."""
 
     def __init__(self) -> None:
-        self._known: dict[int, PlainSGD] = {}
+        self._plans: dict[int, SGDPlan] = {}
 
     @torch.no_grad()
-    def step(self, groups: Sequence[Group], places: Mapping[int, WeightPlace]) -> bool:
-        """Take a step; or return False, and change nothing, where torch's own is needed."""
+    def step(self, groups: Sequence[Group], weight_means: Mapping[int, WeightMeans]) -> bool:
+        """Take a step. Returns False, with nothing changed, if some group needs torch's implementation.
+
+        Args:
+            groups: the parameter groups.
+            weight_means: where the kernel writes means of |w|, by the parameter's id.
+        """
         ready = []
         for i, group in enumerate(groups):
             params = [param for param in group["params"] if param.grad is not None]
             grads = [param.grad for param in params]
-            if not _nothing_but_descent(group) or any(grad.layout is not torch.strided for grad in grads):
+            if not _is_plain_sgd(group) or any(grad.layout is not torch.strided for grad in grads):
                 return False
-            known = self._known.get(i)
-            if params and (known is None or not known.fits(params, places)):
-                if not _can_step(params):
+            plan = self._plans.get(i)
+            if params and (plan is None or not plan.is_valid(params, weight_means)):
+                if not _kernel_can_step(params):
                     return False
-                self._known[i] = PlainSGD(params, places)
+                self._plans[i] = SGDPlan(params, weight_means)
             if params:
-                ready.append((self._known[i], grads, group))
-        for plain, grads, group in ready:
-            plain.step(grads, group)
+                ready.append((self._plans[i], grads, group))
+        for plan, grads, group in ready:
+            plan.step(grads, group)
         return True
 
 
-def _nothing_but_descent(group: Group) -> bool:
-    """Whether a group's options are those of plain SGD: nothing is remembered from step to step."""
+def _is_plain_sgd(group: Group) -> bool:
+    """True if the options of a group need no state and no particular implementation of torch."""
     return not (
         group["momentum"]
         or group["nesterov"]
@@ -61,68 +62,69 @@ def _nothing_but_descent(group: Group) -> bool:
     )
 
 
-def _can_step(params: Sequence[Tensor]) -> bool:
-    """Whether the kernel is for these parameters: contiguous ones on the CPU, float32 or float64."""
+def _kernel_can_step(params: Sequence[Tensor]) -> bool:
+    """True for contiguous parameters on the CPU that are all float32 or all float64."""
     dtype = params[0].dtype
-    return dtype in kernels.SCALARS and all(
-        is_plain(param) and param.is_cpu and param.dtype is dtype and param.is_contiguous() for param in params
+    return dtype in SCALARS and all(
+        is_plain_tensor(param) and param.is_cpu and param.dtype is dtype and param.is_contiguous() for param in params
     )
 
 
-class PlainSGD:
-    """Parameters of one dtype that are stepped together.
+class SGDPlan:
+    """The arguments of the kernel for the parameters of one group.
 
     Args:
-        params: the parameters, contiguous ones on the CPU.
-        places: where the means of |w| go, by the parameter's id; of matrices.
+        params: contiguous parameters of one dtype on the CPU.
+        weight_means: where the means of |w| of matrices are written, by the parameter's id.
     """
 
-    def __init__(self, params: Sequence[Tensor], places: Mapping[int, WeightPlace]) -> None:
-        self.params, self.places = list(params), places
+    def __init__(self, params: Sequence[Tensor], weight_means: Mapping[int, WeightMeans]) -> None:
+        self._params, self._weight_means = list(params), weight_means
         self._dtype = params[0].dtype
-        self._kernel = kernels.load("sgd", self._dtype)
-        self._at = [param.data_ptr() for param in params]
-        self._wanted = [(param, places[id(param)]) for param in params if id(param) in places]
-        self._layout = torch.tensor([_layout(param, places.get(id(param))) for param in params])
-        self._grads_at = torch.zeros(len(params), dtype=torch.int64)
-        self._addresses = self._grads_at.numpy()
+        self._kernel = load("sgd", self._dtype)
+        self._addresses = [param.data_ptr() for param in params]
+        self._with_means = [(param, weight_means[id(param)]) for param in params if id(param) in weight_means]
+        self._layout = torch.tensor([_layout(param, weight_means.get(id(param))) for param in params])
+        self._grad_address_tensor = torch.zeros(len(params), dtype=torch.int64)
+        self._grad_addresses = self._grad_address_tensor.numpy()
         self._options: tuple[Any, ...] | None = None
-        self._numbers = torch.zeros(2, dtype=torch.float64)
+        self._option_tensor = torch.zeros(2, dtype=torch.float64)
 
-    def fits(self, params: Sequence[Tensor], places: Mapping[int, WeightPlace]) -> bool:
-        """Whether these are the parameters and places it was made of, and they still lie where they lay."""
+    def is_valid(self, params: Sequence[Tensor], weight_means: Mapping[int, WeightMeans]) -> bool:
+        """True if the plan was made for these parameters and they are still at the same addresses."""
         return (
-            places is self.places
-            and len(params) == len(self.params)
-            and all(mine is theirs for mine, theirs in zip(self.params, params, strict=True))
-            and [param.data_ptr() for param in params] == self._at
+            weight_means is self._weight_means
+            and len(params) == len(self._params)
+            and all(planned is param for planned, param in zip(self._params, params, strict=True))
+            and [param.data_ptr() for param in params] == self._addresses
             and all(param.is_contiguous() for param in params)
         )
 
     def step(self, grads: Sequence[Tensor], group: Group) -> None:
-        """One step on each parameter; the gradients in the same order."""
-        laid = []  # until the kernel has read them
+        """Take one step on each parameter. The gradients are in the same order."""
+        copies = []  # referenced until the kernel has read them
         for i, grad in enumerate(grads):
             if grad.dtype is not self._dtype or not grad.is_contiguous():
                 grad = grad.to(self._dtype).contiguous()
-                laid.append(grad)
-            self._addresses[i] = grad.data_ptr()
+                copies.append(grad)
+            self._grad_addresses[i] = grad.data_ptr()
         options = (float(group["lr"]), group["weight_decay"])
         if options != self._options:
-            self._numbers, self._options = torch.tensor(options, dtype=torch.float64), options
+            self._option_tensor, self._options = torch.tensor(options, dtype=torch.float64), options
         flags = 4 if group["maximize"] else 0
-        self._kernel(self._layout, self._grads_at, self._numbers, len(grads), flags, torch.get_num_threads())
-        increment_version(self.params)  # as an operation of torch's would: a backward through old values is refused
-        for param, place in self._wanted:
-            place.note(param)
+        threads = torch.get_num_threads()
+        self._kernel(self._layout, self._grad_address_tensor, self._option_tensor, len(grads), flags, threads)
+        increment_version(self._params)  # as torch's in-place operations do, so that autograd refuses stale values
+        for param, means in self._with_means:
+            means.mark_current(param)
 
 
-def _layout(param: Tensor, place: WeightPlace | None) -> list[int]:
-    """One parameter, as the kernel is told: see the top of ``sgd.cpp``."""
-    if place is None:
-        # rows of any length will do: such that several threads can share them
+def _layout(param: Tensor, means: WeightMeans | None) -> list[int]:
+    """The fields of one parameter in the kernel's ``layout`` argument, which ``sgd.cpp`` describes."""
+    if means is None:
+        # the row length is arbitrary: chosen so that several threads can share the rows
         size = param.numel()
         rows = next((rows for rows in (4096, 1024, 256) if size % rows == 0 and size >= 64 * rows), 1)
         return [param.data_ptr(), rows, size // rows, 0, 0]
-    sums = (0 if means is None else means.data_ptr() for means in (place.rows, place.columns))
-    return [param.data_ptr(), *param.shape, *sums]
+    addresses = (0 if each is None else each.data_ptr() for each in (means.rows, means.columns))
+    return [param.data_ptr(), *param.shape, *addresses]

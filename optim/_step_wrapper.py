@@ -1,4 +1,4 @@
-"""A step without the price of torch's wrapper around it."""
+"""Wrappers of an optimizer's ``step`` that run its hooks with less overhead than torch's own."""
 
 from __future__ import annotations
 
@@ -7,46 +7,59 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._C._dynamo.eval_frame import get_eval_frame_callback
 from torch.autograd import _profiler_enabled  # type: ignore[attr-defined]
 from torch.optim import Optimizer
-from torch.optim import optimizer as torchs
+from torch.optim import optimizer as torch_optimizer
+
+from gnt._utils.dynamo import not_compiled
 
 Step = Callable[..., Any]
 
 
-def lean(step: Step) -> Step:
-    """Wrap an optimizer's ``step`` as torch does, for a tenth of the time.
+def wrap_step(step: Step) -> Step:
+    """Wrap an optimizer's ``step`` as torch does, in a tenth of the time.
 
-    torch wraps each optimizer's step so that hooks run around it and a profiler sees its name. That costs as long as
-    Adam takes for a small network. Where nothing is there to be called before the step and nobody looks on, just the
-    hooks after it are called here; else the step is torch's.
+    torch wraps the step of each optimizer to run its hooks and to show its name in profiles, which takes as long as
+    Adam on a small network. This wrapper runs only the hooks after the step if there is no closure, no hook before the
+    step, no profiler and no torch.compile; otherwise it calls torch's wrapper.
 
-    torch takes a function with the mark ``hooked`` for wrapped. Should it wrap this one all the same, or a subclass's
-    step that calls it, the hooks are left to that wrapper.
+    torch does not wrap functions with the attribute ``hooked`` again. If it does so all the same, or if the step of a
+    subclass calls this one, the hooks are left to the outer wrapper.
     """
-    by_torch: Step = Optimizer.profile_hook_step(step)
+    return _wrap(step, step)
+
+
+def wrap_uncompiled_step(step: Step) -> Step:
+    """`wrap_step` for a step that torch.compile must not trace."""
+    return _wrap(step, not_compiled(step))
+
+
+def _wrap(step: Step, step_beside_compiler: Step) -> Step:
+    by_torch: Step = Optimizer.profile_hook_step(step_beside_compiler)
 
     @functools.wraps(step)
-    def lean_step(self: Optimizer, closure: Callable[[], float] | None = None) -> Any:
-        if type(self).step is not lean_step:
-            return step(self, closure)
+    def wrapped_step(self: Optimizer, closure: Callable[[], float] | None = None) -> Any:
+        if type(self).step is not wrapped_step:
+            return step_beside_compiler(self, closure)
         if (
             closure is not None
             or torch.compiler.is_compiling()
+            or get_eval_frame_callback() is not None
             or _profiler_enabled()
             or self._optimizer_step_pre_hooks
-            or torchs._global_optimizer_pre_hooks
+            or torch_optimizer._global_optimizer_pre_hooks
         ):
             return by_torch(self) if closure is None else by_torch(self, closure)
         step(self)
-        for hook in (*self._optimizer_step_post_hooks.values(), *torchs._global_optimizer_post_hooks.values()):
+        for hook in (*self._optimizer_step_post_hooks.values(), *torch_optimizer._global_optimizer_post_hooks.values()):
             hook(self, (self,), {})
         return None
 
-    lean_step.hooked = True  # type: ignore[attr-defined]
-    return lean_step
+    wrapped_step.hooked = True  # type: ignore[attr-defined]
+    return wrapped_step
 
 
-def unwrapped(step: Step) -> Step:
-    """An optimizer's step without torch's wrapper, which is there as soon as one was made."""
+def unwrap_step(step: Step) -> Step:
+    """An optimizer's step without torch's wrapper, which torch adds to a class with its first instance."""
     return step.__wrapped__ if getattr(step, "hooked", False) else step  # type: ignore[attr-defined]

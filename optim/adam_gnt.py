@@ -1,16 +1,16 @@
-"""AdamGnT: Adam for networks whose units are replaced while they learn.
+"""AdamGnT: Adam with a step count per unit, for networks whose units are replaced during training.
 
-Adam divides its moments by 1 - b^t because they start at zero. When a unit is replaced its moments start at
-zero again, and so must its t: with the old t the fresh unit's first steps would be about three times too long
-(b1 = 0.9, b2 = 0.999), with the old moments it would drift at once. ``AdamGnT.reset_units`` restarts both for
-the slices of a unit; ``gnt.optim.unit_counts`` keeps the counts. Everything else is torch's own Adam.
+Adam divides its moments by 1 - b^t because they start at zero. When a unit is replaced, its moments restart at zero, so
+its t must restart too: with the old t, the first steps of the new unit would be about three times too long (b1 = 0.9,
+b2 = 0.999); with the old moments, it would move at once in the old direction. `AdamGnT.reset_units` restarts both for
+the slices of a unit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 
 import torch
 from torch import Tensor
@@ -18,68 +18,70 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from gnt._utils.dynamo import not_compiled
-from gnt.optim import _validation as checks
-from gnt.optim._adam import load_state as loading
-from gnt.optim._adam import state as adam_state
-from gnt.optim._adam import step_counts as unit_counts
-from gnt.optim._adam.dispatch import Places, Roster
-from gnt.optim._step_wrapper import lean
+from gnt._utils.validation import check_flags
+from gnt.importance import WeightMeans
+from gnt.optim._adam.dispatch import StepPlan
+from gnt.optim._adam.load_state import exact_step_counts
+from gnt.optim._adam.state import MOMENTS, clear_slices
+from gnt.optim._adam.step_counts import START_KEYS, restart, zero_starts
+from gnt.optim._step_wrapper import wrap_uncompiled_step
+from gnt.optim._validation import check_options, checked_size, checked_units, layout_error
 
-_NOWHERE: Places = {}
+_NO_WEIGHT_MEANS: Mapping[int, WeightMeans] = {}
 
 
 class AdamGnT(Optimizer):
-    r"""Adam and AdamW whose step counts restart per unit.
+    r"""Adam and AdamW with step counts that restart per unit.
 
-    For every element, with gradient g (negated if ``maximize``) and t the steps since its own last reset::
+    For every element, with gradient g (negated if ``maximize``) and t the number of steps since its last reset::
 
         Adam:   g <- g + weight_decay * p              AdamW:   p <- p * (1 - lr * weight_decay)
         m <- b1 * m + (1 - b1) * g
         v <- b2 * v + (1 - b2) * g^2                   amsgrad: v^ <- max(v^, v), used for v below
         p <- p - lr * (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
 
-    A parameter of which no unit was ever reset is stepped by torch's own functional Adam, so it equals
-    torch.optim.Adam or AdamW with the same flags to the last bit. Where ``foreach`` and ``fused`` are left open,
-    plain tensors on CPU and CUDA take the fused one, which differs from torch's default by rounding. From its first
-    reset on a parameter is stepped here by plain tensor operations, whatever ``foreach`` and ``fused`` say; units
-    that were not reset then go on as in torch's for-loop implementation (to the last bit in float32 and float64 on
-    the CPU, up to rounding elsewhere).
+    A parameter of which no unit was ever reset is stepped by torch's functional Adam: it equals torch.optim.Adam or
+    AdamW with the same flags to the last bit. If neither ``foreach`` nor ``fused`` is set, plain tensors on CPU and
+    CUDA use the fused implementation, which differs from torch's default by rounding. From its first reset on, a
+    parameter is stepped by separate tensor operations, whatever ``foreach`` and ``fused`` are. Its units that were not
+    reset then follow torch's for-loop implementation (to the last bit in float32 and float64 on the CPU, up to rounding
+    elsewhere).
 
-    ``kernels`` steps all contiguous float32 and float64 parameters on the CPU, reset or not, by a C++ kernel: the
-    same arithmetic in one pass over memory, up to rounding. It sets moments below the smallest normal number (1e-38
-    in float32) to zero, as computing with such is slow; unless eps is below 1e-10 they are of no account. Others
-    are stepped as without.
+    With ``kernels``, all contiguous float32 and float64 parameters on the CPU, reset or not, are stepped by a C++
+    kernel: the same arithmetic up to rounding, in one pass over memory. The kernel sets moments below the smallest
+    normal number (1e-38 in float32) to zero, because computing with them is slow; it does not do so if eps is below
+    1e-10, when they could matter. All other parameters are stepped as without ``kernels``.
 
-    State: two values per element (three with amsgrad), a step count on the host and, from the first reset on,
-    an int64 per row and per column. Neither ``step`` nor ``reset_units`` waits for the device.
+    State: two values per element (three with amsgrad), a step count on the host and, from the first reset on, one int64
+    per row and per column. Neither ``step`` nor ``reset_units`` synchronizes with the device.
 
     Args:
-        params: parameters or parameter groups, as for any torch optimizer; groups may set every option below.
+        params: parameters or parameter groups, as for any torch optimizer. Groups may set all options but ``kernels``.
         lr: step size: a number, or a tensor of one element.
         betas: decay rates b1 and b2 of the two moments, each in [0, 1).
         eps: added to the denominator.
-        weight_decay: strength of the weight decay; ``p.grad`` is never changed.
-        amsgrad: divide by the greatest v so far.
-        maximize: go up the gradient.
-        decoupled_weight_decay: AdamW's weight decay. AdamW's own default strength is 0.01, here it is 0.
+        weight_decay: strength of the weight decay. ``p.grad`` is never changed.
+        amsgrad: divide by the largest v so far.
+        maximize: ascend the gradient.
+        decoupled_weight_decay: AdamW's weight decay. The default strength is 0, unlike AdamW's 0.01.
         foreach: which of torch's implementations to use, as in torch.optim.Adam.
-        fused: likewise; with neither given True for plain tensors on CPU and CUDA. Also when fused, a GradScaler
-            unscales the gradients before the step.
+        fused: as in torch.optim.Adam; the default for plain tensors on CPU and CUDA if ``foreach`` is not set either. A
+            GradScaler unscales the gradients before the step, also with ``fused``.
         kernels: step by a C++ kernel, which the compiler of torch.compile builds at the first step.
 
     Raises:
-        TypeError, ValueError: at construction, for an option or a parameter that Adam is not defined for.
-        RuntimeError: in ``step``, for sparse gradients or where ``kernels`` finds no compiler that works; before any
-            parameter is changed.
+        TypeError, ValueError: at construction, for an invalid option or parameter.
+        RuntimeError: in ``step``, for sparse gradients, or for ``kernels`` without a working C++ compiler. Nothing is
+            changed.
 
-    Not taken from torch.optim.Adam: ``capturable`` (the counts are on the host, so a step in a CUDA graph's
-    capture is refused) and ``differentiable``. A state_dict of torch.optim.Adam loads all the same.
-    torch.compile leaves its step as it is; ``kernels`` is for that.
+    Not supported: ``capturable`` (step counts are on the host, so a step inside a CUDA graph capture is refused) and
+    ``differentiable``. A state_dict of torch.optim.Adam with these options can be loaded. torch.compile does not
+    compile the step; use ``kernels`` instead.
 
     Sources: Kingma & Ba 2015, Algorithm 1; Loshchilov & Hutter 2019, Algorithm 2 (decoupled weight decay);
-    Reddi, Kale & Kumar 2018, Algorithm 2 (amsgrad; corrected for the bias, as torch does).
+    Reddi, Kale & Kumar 2018, Algorithm 2 (amsgrad; with bias correction, as in torch).
 
-    After ten steps unit 0 of the layer is replaced. Its next step is lr long again, like Adam's first:
+    After ten steps, unit 0 of the layer is replaced. The length of its next step is lr, as in Adam's first step:
 
     >>> import torch
     >>> from gnt.optim import AdamGnT
@@ -97,6 +99,9 @@ class AdamGnT(Optimizer):
     [-0.01, 0.01, 0.0]
     """
 
+    start_keys: ClassVar[tuple[str, str]] = START_KEYS
+    """State keys, by dimension: the steps after which the step counts of a parameter's rows (columns) started."""
+
     def __init__(
         self,
         params: ParamsT,
@@ -112,9 +117,9 @@ class AdamGnT(Optimizer):
         fused: bool | None = None,
         kernels: bool = False,
     ) -> None:
-        checks.check_flag("kernels", kernels)
+        check_flags(kernels=kernels)
         self.kernels = kernels
-        self._rosters: dict[int, Roster] = {}
+        self._plans: dict[int, StepPlan] = {}
         defaults = {
             "lr": lr,
             "betas": betas,
@@ -126,21 +131,24 @@ class AdamGnT(Optimizer):
             "foreach": foreach,
             "fused": fused,
         }
-        checks.check_options(defaults)
+        check_options(defaults)
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters with options of their own; those not set are as given to the constructor.
+        """Add parameters with their own options. Options that are not set are those of the constructor.
 
-        Raises TypeError or ValueError for an option out of range or a complex parameter.
+        Raises TypeError or ValueError for an invalid option or a complex parameter.
         """
         if isinstance(param_group, dict):
-            checks.check_options({**self.defaults, **param_group})
+            check_options({**self.defaults, **param_group})
         super().add_param_group(param_group)
         for param in self.param_groups[-1]["params"]:
             if param.is_complex():
                 self.param_groups.pop()
-                raise TypeError(f"AdamGnT takes real parameters, got a {param.dtype} one of shape {tuple(param.shape)}")
+                raise TypeError(
+                    f"AdamGnT requires real parameters, got dtype {param.dtype} for a parameter of shape "
+                    f"{tuple(param.shape)}"
+                )
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -148,13 +156,12 @@ class AdamGnT(Optimizer):
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
 
-    @lean
-    @not_compiled  # compiled, the count on the host would be frozen into the graph
+    @wrap_uncompiled_step  # in a compiled graph, the step counts on the host would be constants
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Take one step on every parameter that has a gradient.
 
         Args:
-            closure: evaluates the model again, with gradients, and returns the loss; which is then returned.
+            closure: reevaluates the model with gradients and returns the loss, which is then returned.
         """
         loss = None
         if closure is not None:
@@ -162,83 +169,89 @@ class AdamGnT(Optimizer):
                 loss = closure()
         params = [[param for param in group["params"] if param.grad is not None] for group in self.param_groups]
         grads = [[param.grad for param in each] for each in params]
-        checks.check_gradients(params, grads)
-        rosters = [self._roster(i, group, params[i]) for i, group in enumerate(self.param_groups)]
-        for roster, each, group in zip(rosters, grads, self.param_groups, strict=True):
-            roster.step(each, group)
+        for each in grads:
+            for grad in each:
+                if grad.layout is not torch.strided:
+                    raise layout_error(params, grads)
+        plans = [self._plan(i, group, params[i]) for i, group in enumerate(self.param_groups)]
+        for plan, each, group in zip(plans, grads, self.param_groups, strict=True):
+            plan.step(each, group)
         return loss
 
-    def _roster(self, i: int, group: dict[str, Any], params: list[Tensor]) -> Roster:
-        """What steps these parameters of the i-th group: as in the step before, if nothing has changed."""
-        roster = self._rosters.get(i)
-        places = self._weight_places()
-        if roster is None or not roster.fits(params, group, self.state, places):
+    def _plan(self, i: int, group: dict[str, Any], params: list[Tensor]) -> StepPlan:
+        """The plan for these parameters of the i-th group: that of the previous step if nothing has changed."""
+        plan = self._plans.get(i)
+        weight_means = self._weight_means()
+        if plan is None or not plan.is_valid(params, group, self.state, weight_means):
             with torch.no_grad():
-                roster = self._rosters[i] = Roster(params, group, self.state, places, compiled=self.kernels)
-        if roster.on_cuda and torch.cuda.is_current_stream_capturing():
-            raise RuntimeError("AdamGnT counts its steps on the host: a CUDA graph cannot capture them")
-        return roster
+                plan = self._plans[i] = StepPlan(params, group, self.state, weight_means, kernels=self.kernels)
+        if plan.on_cuda and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                "AdamGnT cannot step while a CUDA graph is being captured, because its step counts are on the host; "
+                "take the step outside of the capture"
+            )
+        return plan
 
-    def _weight_places(self) -> Places:
-        """Where somebody wants the means of |w|, which the kernel can sum on its way; CBPAdam's engine does."""
-        return _NOWHERE
+    def _weight_means(self) -> Mapping[int, WeightMeans]:
+        """Where the kernel writes means of |w|, by the parameter's id. Overridden by subclasses with an engine."""
+        return _NO_WEIGHT_MEANS
 
     @not_compiled
     @torch.no_grad()
     def reset_units(self, param: Tensor, dim: int, index: Tensor | Sequence[int], groups: int = 1) -> None:
-        """Forget everything about some units: moments 0, step counts 0. The parameter itself is not changed.
+        """Reset the state of units: their moments and step counts become 0. The parameter itself is not changed.
 
-        A parameter that was never stepped has nothing to forget; the call is checked, and does nothing.
+        For a parameter that was never stepped, the arguments are checked and nothing is done.
 
         Args:
             param: a parameter of this optimizer.
-            dim: 0 for rows (a producer's weight, bias, norm parameter), 1 for columns (a consumer's weight).
+            dim: 0 for rows (a producer's weight, a bias, a norm parameter), 1 for columns (a consumer's weight).
             index: which rows or columns, as a 1-d LongTensor or a list of ints.
-            groups: for dim 1 of a grouped convolution's weight (out, in / groups, *kernel), the number of
-                groups; index then counts input channels 0..in-1. Without meaning for dim 0.
+            groups: for dim 1 of a grouped convolution's weight (out, in / groups, *kernel), the number of groups; index
+                then refers to input channels 0..in-1. Ignored for dim 0.
 
         Raises:
-            TypeError: index is neither of the two; dim or groups is no int.
-            ValueError: the parameter is not in this optimizer; dim or an index is out of range (not checked
-                for an index on an accelerator: that would wait for the device); groups does not divide the
-                rows, or differs from earlier calls for the same parameter.
+            TypeError: index is not a LongTensor or list of ints; dim or groups is not an int.
+            ValueError: the parameter is not in this optimizer; dim or an index is out of range (an index on an
+                accelerator is not checked, which would synchronize); groups does not divide the rows, or differs from
+                earlier calls for the same parameter.
         """
         if not isinstance(param, Tensor):
             raise TypeError(f"param must be a parameter of this optimizer, got {type(param).__name__}")
-        if param not in self.state and all(param is not held for held in self._held()):
+        if param not in self.state and all(param is not own for own in self._params()):
             raise ValueError(f"the parameter of shape {tuple(param.shape)} is not in any of this optimizer's groups")
         state = self.state.get(param, {})
-        size = checks.checked_size(param, dim, groups, state)
-        units = checks.checked_units(index, size, param.device)
+        size = checked_size(param, dim, groups, state)
+        units = checked_units(index, size, param.device)
         if not state or not units.numel():
             return
-        for key in adam_state.MOMENTS:
+        for key in MOMENTS:
             if key in state:
-                unit_counts.clear(state[key], dim, units, groups)
-        unit_counts.restart(state, size, dim, units, int(state["step"].tolist()))
+                clear_slices(state[key], dim, units, groups)
+        restart(state, size, dim, units, int(state["step"].tolist()))
 
     def state_dict(self) -> dict[str, Any]:
-        """As of any torch optimizer. The counts of units never reset are there, too, as zeros.
+        """The state, as of any torch optimizer. Counts of parameters that were never reset are included as zeros.
 
-        So its keys stay the same: checkpoint libraries that load in place take only what a fresh optimizer has.
+        So the keys do not depend on resets: checkpoint libraries that load in place need the keys in advance.
         """
         state_dict = super().state_dict()
         saved_ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
-        for param, saved_id in zip(self._held(), saved_ids, strict=True):
+        for param, saved_id in zip(self._params(), saved_ids, strict=True):
             saved = state_dict["state"].get(saved_id)
             if saved:
-                state_dict["state"][saved_id] = {**unit_counts.never_reset(param), **saved}
+                state_dict["state"][saved_id] = {**zero_starts(param), **saved}
         return state_dict
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what ``state_dict`` of an AdamGnT, or of torch.optim.Adam or AdamW, gave.
+        """Load the ``state_dict`` of an AdamGnT, torch.optim.Adam or torch.optim.AdamW.
 
-        As in every torch optimizer the moments take the dtype and device of their parameters, and hooks run.
-        The counts stay whole: torch would cast them like moments, and bfloat16 cannot count beyond 256.
+        As in every torch optimizer, moments are cast to the dtype and device of their parameters, and hooks run. Step
+        counts are not cast: bfloat16 cannot count beyond 256.
 
         Raises ValueError for counts that do not fit the parameters, before anything is changed.
         """
-        with loading.whole_counts(self):
+        with exact_step_counts(self):
             super().load_state_dict(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -246,13 +259,13 @@ class AdamGnT(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.__dict__.setdefault("kernels", self.__dict__.pop("compile", False))  # its name in earlier pickles, if any
-        self._rosters = {}
+        self.__dict__.setdefault("kernels", self.__dict__.pop("compile", False))  # from an earlier version
+        self._plans = {}
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 group.setdefault(name, default)
-            for unknown in ("capturable", "differentiable"):  # from a state_dict of torch.optim.Adam
-                group.pop(unknown, None)
+            for unsupported in ("capturable", "differentiable"):  # from a state_dict of torch.optim.Adam
+                group.pop(unsupported, None)
 
-    def _held(self) -> chain[Tensor]:
+    def _params(self) -> chain[Tensor]:
         return chain.from_iterable(group["params"] for group in self.param_groups)

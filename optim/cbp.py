@@ -1,14 +1,13 @@
-"""CBPSGD, CBPAdam, CBPAdamW: continual backpropagation by swapping the optimizer's line.
+"""CBPSGD, CBPAdam, CBPAdamW: optimizers with a continual backpropagation engine attached.
 
-Each is the optimizer it is named after, made from the network instead of its parameters, with an engine attached that
-acts after every step. Schedulers, gradient scalers, clipping and trainers take them as they are; ``state_dict`` holds
-the engine.
+Each is constructed from the network instead of its parameters, and runs the engine (`gnt.GnT`) after every step.
+Schedulers, gradient scalers, gradient clipping and trainers work unchanged. ``state_dict`` includes the engine's state.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -17,20 +16,20 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from gnt._utils.validation import check_known_settings
+from gnt.importance import WeightMeans
 from gnt.optim import _cbp_arguments as cbp_arguments
-from gnt.optim._adam.dispatch import Places
-from gnt.optim._sgd_kernel import CompiledSGD
-from gnt.optim._step_wrapper import lean, unwrapped
+from gnt.optim._sgd_kernel import SGDKernel
+from gnt.optim._step_wrapper import unwrap_step, wrap_step
 from gnt.optim.adam_gnt import AdamGnT
-from gnt.replacement.engine import ENGINE_SETTINGS, GnT
+from gnt.replacement import ENGINE_SETTINGS, GnT
 from gnt.units import WalkError
 
 
-class _Continual(Optimizer):
-    """What the three have in common: settings told apart, an engine attached, copies with engines of their own.
+class _ContinualOptimizer(Optimizer):
+    """Base class: separates the settings of optimizer and engine, and attaches the engine, also in copies.
 
     Attributes:
-        gnt: the engine; ``gnt.replaced`` is what the latest step replaced, ``gnt.report()`` tells how it gets on.
+        gnt: the engine. ``gnt.replaced`` holds the units that the latest step replaced; ``gnt.report()`` summarizes.
     """
 
     gnt: GnT
@@ -51,53 +50,54 @@ class _Continual(Optimizer):
         **settings: Any,
     ) -> None:
         kind = type(self).__name__
-        held = cbp_arguments.parameters(net, params, layers, kind)
+        parameters = cbp_arguments.parameters(net, params, layers, kind)
         allowed = [n for n in inspect.signature(self._base).parameters if n not in ("params", "lr", *self._fixed)]
         check_known_settings(settings, kind, allowed, ENGINE_SETTINGS)
         engine = {name: settings.pop(name) for name in ENGINE_SETTINGS if name in settings}
         if "kernels" in engine and "kernels" in inspect.signature(self._base).parameters:
-            settings["kernels"] = engine["kernels"]  # one flag for both
+            settings["kernels"] = engine["kernels"]
         options: dict[str, Any] = {"lr": lr, **self._preset, **settings, **self._fixed}
-        choice = {"include": include, "exclude": exclude}
+        trace_options = {"include": include, "exclude": exclude}
         if example_inputs is not None:
-            choice["activation"] = engine.pop("activation", None)
-        units = cbp_arguments.units(net, layers, example_inputs, choice)
-        super().__init__(held, **options)
+            trace_options["activation"] = engine.pop("activation", None)
+        units = cbp_arguments.units(net, layers, example_inputs, trace_options)
+        super().__init__(parameters, **options)
         try:
             self.gnt = GnT(units, self, **engine).attach()
         except WalkError as error:
             if layers is not None or example_inputs is not None:
                 raise
-            raise WalkError(f"{error}. {cbp_arguments.WAYS_OUT}") from None
+            raise WalkError(f"{error}. {cbp_arguments.WALK_ADVICE}") from None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "gnt": self.gnt}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if "gnt" in state:  # a copy, not load_state_dict
+        if "gnt" in state:  # called for a copy, not by load_state_dict
             self.gnt.reattach()
 
 
-class CBPSGD(_Continual, torch.optim.SGD):
-    """``torch.optim.SGD`` with continual backpropagation: swap one line, nothing else changes.
+class CBPSGD(_ContinualOptimizer, torch.optim.SGD):
+    """``torch.optim.SGD`` with continual backpropagation. Replaces the line that constructs the optimizer.
 
     Args:
-        net: the network: a Sequential, a model with ``.layers``, or with ``example_inputs`` or ``layers`` any module,
-            also wrapped by ``torch.compile`` or DistributedDataParallel. With ``layers``, parameters or parameter
-            groups will do.
+        net: the network: a Sequential or a model with ``.layers``; any module if ``example_inputs`` or ``layers`` is
+            given. Wrappers (``torch.compile``, DistributedDataParallel) are opened. With ``layers``, parameters or
+            parameter groups are accepted in place of the network.
         lr: step size.
-        example_inputs: inputs of one forward, by which the units of any module are found (`gnt.trace`): a tensor, a
-            tuple of positional or a dict of keyword arguments.
-        include, exclude: of the units found, those whose names match patterns such as ``"*.mlp.*"``, and do not.
-        layers: what the engine walks, where that is not ``net`` itself: a list of layers or unit groups.
-        params: parameter groups; ``net.parameters()`` when not given.
-        settings: of `GnT` (``replacement_rate``, ``maturity_threshold``, ``decay_rate``, ``utility``, ``init``,
-            ``accumulate``, ``bias_transfer``, ``generator``, ``activation``) and of the optimizer (``momentum``,
-            ``weight_decay``, ...); ``kernels`` is both's.
+        example_inputs: inputs of one forward, from which the units of any module are found (`gnt.trace`): a tensor, a
+            tuple of positional arguments or a dict of keyword arguments.
+        include, exclude: patterns such as ``"*.mlp.*"``. Of the units found, only groups whose names match ``include``
+            and do not match ``exclude`` are used.
+        layers: a list of layers, or unit groups, for the engine; by default ``net`` itself is walked.
+        params: parameter groups; ``net.parameters()`` by default.
+        settings: settings of `GnT` (``replacement_rate``, ``maturity_threshold``, ``decay_rate``, ``utility``,
+            ``init``, ``accumulate``, ``bias_transfer``, ``generator``, ``activation``) and of the optimizer
+            (``momentum``, ``weight_decay``, ...). ``kernels`` applies to both.
 
     Raises:
-        TypeError: parameters in place of the network and no ``layers``; a setting that nothing would use.
+        TypeError: parameters in place of the network without ``layers``, or a setting that would not be used.
         ValueError: as `GnT` and `gnt.trace`.
 
     Source: Dohare et al., Nature 632 (2024), Algorithm 1.
@@ -115,36 +115,36 @@ class CBPSGD(_Continual, torch.optim.SGD):
     """
 
     _base = torch.optim.SGD
-    _compiled: CompiledSGD | None = None
+    _kernel: SGDKernel | None = None
 
-    @lean
+    @wrap_step
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step; the engine's follows. With ``kernels``, and nothing but gradient descent to do, by a kernel.
+        """Take one step, then one of the engine. With ``kernels``, SGD without momentum runs as a C++ kernel.
 
         Args:
-            closure: evaluates the model again, with gradients, and returns the loss; which is then returned.
+            closure: reevaluates the model with gradients and returns the loss, which is then returned.
         """
         if closure is None and self.gnt.kernels and not torch.compiler.is_compiling():
-            if self._compiled is None:
-                self._compiled = CompiledSGD()
-            if self._compiled.step(self.param_groups, self.gnt.weight_means):
+            if self._kernel is None:
+                self._kernel = SGDKernel()
+            if self._kernel.step(self.param_groups, self.gnt.weight_means):
                 return None
         loss: float | None = _sgd_step(self, closure)
         return loss
 
 
-_sgd_step = unwrapped(torch.optim.SGD.step)
+_sgd_step = unwrap_step(torch.optim.SGD.step)
 
 
-class _ContinualAdam(_Continual, AdamGnT):
+class _ContinualAdam(_ContinualOptimizer, AdamGnT):
     _base = AdamGnT
 
-    def _weight_places(self) -> Places:
-        return self.gnt.weight_means if self.kernels else super()._weight_places()
+    def _weight_means(self) -> Mapping[int, WeightMeans]:
+        return self.gnt.weight_means if self.kernels else super()._weight_means()
 
 
 class CBPAdam(_ContinualAdam):
-    """`AdamGnT` with continual backpropagation. Arguments and errors as for `CBPSGD`.
+    """`AdamGnT` with continual backpropagation. Arguments and errors are those of `CBPSGD`.
 
     >>> import torch
     >>> from gnt.optim import CBPAdam
@@ -154,7 +154,9 @@ class CBPAdam(_ContinualAdam):
 
 
 class CBPAdamW(_ContinualAdam):
-    """`AdamGnT` with AdamW's decoupled weight decay (0.01 if not set) and continual backpropagation, as `CBPSGD`.
+    """`AdamGnT` with AdamW's decoupled weight decay (0.01 by default) and continual backpropagation.
+
+    Arguments and errors are those of `CBPSGD`.
 
     >>> import torch
     >>> from gnt.optim import CBPAdamW

@@ -1,24 +1,19 @@
-"""A switch that pauses the recording of features during forward passes that gnt itself runs."""
+"""A switch that pauses the recording of features, for forwards that gnt itself runs."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 
-_pauses = 0
+pauses = 0  # number of `pause_recording` contexts that are active
 
 
 @contextlib.contextmanager
 def pause_recording() -> Iterator[None]:
-    """Record no features inside this context. Contexts may be nested."""
-    global _pauses
-    _pauses += 1
+    """Record no features of any forward inside this context; contexts may be nested."""
+    global pauses
+    pauses += 1
     try:
         yield
     finally:
-        _pauses -= 1
-
-
-def recording_paused() -> bool:
-    """True inside at least one `pause_recording` context."""
-    return _pauses > 0
+        pauses -= 1

@@ -1,1 +1,57 @@
-"""."""
+"""What a unit is worth to the network: features and weights -> signals -> measure -> running average per unit.
+
+_tap_features, _feature_buffer    features recorded by hooks, or given, until the next update
+_backward_watch                   optimizer steps that did not happen
+_statistics, _signals             means of features and weights
+_registry, measures/              the measures of utility, by name
+_running, _shared_state           running averages per unit, and the tensors that all groups share
+_evaluate/                        how measures are computed: torch operations, C++ kernels
+_across_processes                 means over several processes
+"""
+
+from gnt.importance._across_processes import average_over_processes, check_shards
+from gnt.importance._backward_watch import BackwardWatch, step_was_skipped
+from gnt.importance._evaluate.evaluator import Evaluator
+from gnt.importance._evaluate.layout import WeightMeans
+from gnt.importance._feature_buffer import FeatureBatch, FeatureBuffer, Features, is_recording_hook
+from gnt.importance._registry import (
+    MEASURES,
+    Measure,
+    compute_measure,
+    find_measure,
+    register_utility,
+    restore_generators_on_error,
+)
+from gnt.importance._running import AgedAverages, RunningAverages
+from gnt.importance._signals import Signals
+from gnt.importance._statistics import GroupStatistics, TapStatistics
+from gnt.importance._tap_features import TapFeatures, in_backward
+from gnt.importance._validation import check_feature, check_measured
+
+__all__ = [
+    "MEASURES",
+    "AgedAverages",
+    "BackwardWatch",
+    "Evaluator",
+    "FeatureBatch",
+    "FeatureBuffer",
+    "Features",
+    "GroupStatistics",
+    "Measure",
+    "RunningAverages",
+    "Signals",
+    "TapFeatures",
+    "TapStatistics",
+    "WeightMeans",
+    "average_over_processes",
+    "check_feature",
+    "check_measured",
+    "check_shards",
+    "compute_measure",
+    "find_measure",
+    "in_backward",
+    "is_recording_hook",
+    "register_utility",
+    "restore_generators_on_error",
+    "step_was_skipped",
+]

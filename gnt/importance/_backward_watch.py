@@ -1,4 +1,7 @@
-"""Steps that did not happen: what a GradScaler skips shall age nobody, replace nobody, and leave no features behind."""
+"""Detection of optimizer steps that did not happen, so that their features are not counted.
+
+A skipped optimizer step does not age or replace units and drops its features.
+"""
 
 from __future__ import annotations
 
@@ -12,82 +15,87 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle, unserializable_hook
 
 from gnt._utils.dynamo import not_compiled
-from gnt.distributed import _dtensor as shards
+from gnt.distributed import dtensor
 
 
-def skipped(optimizer: Optimizer) -> bool:
-    """Whether a GradScaler made this step of a fused optimizer do nothing, because a gradient was not finite.
+def step_was_skipped(optimizer: Optimizer) -> bool:
+    """True if a GradScaler made this step of a fused optimizer do nothing because a gradient was not finite.
 
-    It does not step other optimizers at all then. Asking waits for the device, as the scaler itself does for those.
+    A GradScaler does not call the step of other optimizers at all in that case. Reading the flag waits for the device,
+    as the scaler itself does for other optimizers.
     """
     found = getattr(optimizer, "found_inf", None)
     return found is not None and bool(found.item())
 
 
-class Waits(Protocol):
-    """Something that keeps features until a step."""
+class HoldsFeatures(Protocol):
+    """An object that keeps features until an optimizer step."""
 
-    def after_backward(self, *, anew: bool) -> None:
-        """What waits now has its gradients; where they began ``anew``, what had its own before was given up."""
+    def after_backward(self, *, restarted: bool) -> None:
+        """Note that a backward has run; ``restarted``: gradients did not accumulate on earlier ones."""
 
 
-class Backwards:
-    """Watches one parameter's gradient, so that features whose gradients were given up do not wait for ever.
+class BackwardWatch:
+    """Watches the gradient of one parameter to find out that features were given up.
 
-    A GradScaler that skips a step does not call the optimizer: nothing tells of it but the gradients, which begin anew
-    before the next backward (``zero_grad``) where those of accumulated micro-batches are added up.
+    A GradScaler that skips a step does not call the optimizer. The only sign is the gradient: after ``zero_grad`` it
+    starts again, whereas over accumulated micro-batches it is added to in place.
 
-    Where several processes train, gradients are averaged in place, and are parts of shared buffers: whether they begin
-    anew is told there by whether any stood before the backward.
+    With several processes, gradients are averaged in place and are views of shared buffers. There, gradients have
+    restarted if the parameter had no gradient before the backward.
+
+    Args:
+        features: told after each backward; held by a weak reference.
+        param: the parameter whose gradient is watched.
     """
 
-    def __init__(self, waits: Waits, param: Tensor) -> None:
-        self._waits = weakref.ref(waits)  # the hook stays with the network when engine and optimizer are dropped
+    def __init__(self, features: HoldsFeatures, param: Tensor) -> None:
+        self._features = weakref.ref(features)  # the hook outlives engine and optimizer if only the network is kept
         self._grad: weakref.ref[Tensor] | None = None
         self._version = 0
-        self._none_before: bool | None = None  # no gradient stood there before this backward
-        self._asks_before = False
+        self._had_no_grad: bool | None = None  # before the backward; None: not recorded
+        self._records_before = False
         register: Callable[..., RemovableHandle] = param.register_post_accumulate_grad_hook
         self._handles = [register(self._after_backward)]
-        self._ask_before(param)
+        self._record_before_backward(param)
 
     def remove(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
 
-    def _ask_before(self, param: Tensor) -> None:
-        """Ask before each backward whether a gradient stands there, once there are several processes."""
-        if self._asks_before or not _several_processes() or shards.is_sharded(param):
+    def _record_before_backward(self, param: Tensor) -> None:
+        """With several processes, register a hook that records whether the parameter has a gradient."""
+        if self._records_before or not _distributed() or dtensor.is_dtensor(param):
             return
-        self._asks_before = True
-        here = weakref.ref(param)
-        before: Callable[..., RemovableHandle] = param.register_hook
-        # a network with this hook is saved and copied without it, and without a warning
-        hook: Any = unserializable_hook(lambda _: self._before_backward(here()))  # type: ignore[no-untyped-call]
-        self._handles.append(before(hook))
+        self._records_before = True
+        reference = weakref.ref(param)
+        register: Callable[..., RemovableHandle] = param.register_hook
+        # the network is saved and copied without this hook, and without a warning about it
+        hook: Any = unserializable_hook(lambda _: self._before_backward(reference()))  # type: ignore[no-untyped-call]
+        self._handles.append(register(hook))
 
     def _before_backward(self, param: Tensor | None) -> None:
-        self._none_before = param is None or param.grad is None
+        self._had_no_grad = param is None or param.grad is None
 
     @not_compiled
     def _after_backward(self, param: Tensor) -> None:
         grad = param.grad
         same = grad is not None and self._grad is not None and self._grad() is grad
-        if self._none_before is not None:
-            added, self._none_before = not self._none_before, None
-        elif grad is not None and shards.is_sharded(grad):
-            added = same
+        if self._had_no_grad is not None:
+            accumulated, self._had_no_grad = not self._had_no_grad, None
+        elif grad is not None and dtensor.is_dtensor(grad):
+            accumulated = same
         else:
-            # added to once and else left alone: neither zeroed in place nor unscaled since
-            added = same and grad is not None and grad._version == self._version + 1
-        waits = self._waits()
-        if waits is not None:
-            waits.after_backward(anew=not added)
+            # one in-place addition and no other change since: neither zeroed in place nor unscaled
+            accumulated = same and grad is not None and grad._version == self._version + 1
+        features = self._features()
+        if features is not None:
+            features.after_backward(restarted=not accumulated)
         if grad is not None:
             self._grad, self._version = weakref.ref(grad), grad._version
-        self._ask_before(param)  # an engine may be older than its process group
+        self._record_before_backward(param)  # the process group may have been initialised after the engine was built
 
 
-def _several_processes() -> bool:
+def _distributed() -> bool:
     return dist.is_available() and dist.is_initialized()

@@ -1,144 +1,233 @@
-"""Features that wait for an update: what the forwards of one step leave behind, each forward once.
+"""The features of all groups of an engine: recorded by hooks or given by the caller, checked, and taken once per
+update.
 
-Activation checkpointing runs a forward again in the backward. Where the first run was recorded (use_reentrant=False)
-the second is dropped; where it ran without grad (use_reentrant=True) the second is the one to keep.
-
-Under `torch.compile` the recording is part of the compiled code. A chain of pairs is extended without being read,
-so nothing there depends on how many features wait: no recompilation, no graph break.
+A feature is a consumer's *input*: after activation, norm, pooling, dropout and flatten. Only forwards in training mode
+with grad enabled are recorded. Several forwards before one update (gradient accumulation) count as one batch of their
+samples.
 """
 
 from __future__ import annotations
 
-import warnings
 import weakref
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from gnt._utils.recording import recording_paused
+from gnt._utils.dynamo import watch_hooks
+from gnt.importance._statistics import GroupStatistics, TapStatistics
+from gnt.importance._tap_features import TapFeatures
+from gnt.importance._validation import check_feature_count, check_recorded
+from gnt.units import UnitGroup
 
-_MANY_FORWARDS = 1000
-
-Chain = Any  # None, or (the latest feature, the chain before it)
-
-
-def in_backward() -> bool:
-    """Whether a backward is running: a forward that is run now is run again."""
-    return bool(torch._C._current_graph_task_id() != -1)
+Features = Sequence[Tensor | Sequence[Tensor]]  # as a user gives them
 
 
-class Waiting:
-    """The features of one group that wait for the next update.
+class FeatureBatch:
+    """The features of one update, for all groups, checked.
 
-    >>> import torch
-    >>> waiting = Waiting("0")
-    >>> waiting.add(torch.ones(2, 3)), waiting.add(torch.zeros(1, 3))
-    (None, None)
-    >>> [tuple(feature.shape) for feature in waiting.take()], waiting.waiting
-    ([(2, 3), (1, 3)], False)
+    Attributes:
+        per_tap: for each tap the features of its forwards.
+        plain: for each tap its only feature, if there is exactly one and it is a plain, non-empty tensor; else None.
+        empty: True if no group has any samples (an empty last batch).
     """
 
-    def __init__(self, group: str) -> None:
-        self.group = group
-        self.witnessed = True  # whether it is watched what becomes of each forward: a call in each backward
-        self._learned: list[Tensor] = []  # these had their backward
-        self._chain: Chain = None  # and these not yet
-        self._proper = False  # some of them were recorded in the forward itself
-        self._count = 0
-
-    def add(self, feature: Any) -> None:
-        """Keep what one forward read."""
-        if torch.compiler.is_compiling():
-            if torch.compiler.is_dynamo_compiling():  # else torch.export, which computes nothing
-                self._chain = (feature.detach(), self._chain)
-                self._proper = True
-            return
-        if recording_paused() or (in_backward() and self._proper):
-            return
-        self._proper = self._proper or not in_backward()
-        self._chain = (_Forward(feature) if self.witnessed else feature.detach(), self._chain)
-        self._count += 1
-        if self._count == _MANY_FORWARDS:
-            warnings.warn(
-                f"{_MANY_FORWARDS} forwards of the consumer of group {self.group!r} are waiting for an update: call "
-                "GnT.step() after each optimizer step, or close() the engine",
-                stacklevel=3,
-            )
+    def __init__(self, groups: Sequence[UnitGroup], per_tap: list[list[Tensor]], plain: list[Tensor | None]) -> None:
+        self._groups, self.per_tap, self.plain = groups, per_tap, plain
+        self._statistics: list[GroupStatistics] | None = None
+        self.empty = False
 
     @property
-    def only(self) -> Tensor | None:
-        """What waits, if it is of a single forward; it goes on waiting."""
-        if self._chain is None:
-            return self._learned[0] if len(self._learned) == 1 else None
-        kept, before = self._chain
-        if before is not None or self._learned:
-            return None
-        feature: Tensor = kept.feature if isinstance(kept, _Forward) else kept
-        return feature
+    def statistics(self) -> list[GroupStatistics]:
+        """For each group the statistics of its features; created on first use."""
+        if self._statistics is None:
+            taps = iter(self.per_tap)
+            self._statistics = [
+                GroupStatistics(TapStatistics(next(taps), slot, group.state.utility.dtype) for slot in group.taps)
+                for group in self._groups
+            ]
+        return self._statistics
 
-    def take(self) -> list[Tensor]:
-        """What waits, oldest first; it is forgotten here."""
-        taken = self._learned + self._unlearned()
-        self.forget()
-        return taken
+    def check_sizes(self) -> None:
+        """Set ``empty``; raise ValueError if only some groups have no samples."""
+        empty = [not group.size for group in self.statistics]
+        self.empty = all(empty)
+        if any(empty) and not self.empty:
+            name = self._groups[empty.index(True)].name
+            raise ValueError(f"features of group {name!r} have no samples, but those of other groups have")
 
-    def forget(self) -> None:
-        """Forget what waits."""
-        self._learned, self._chain, self._proper, self._count = [], None, False, 0
 
-    def after_backward(self, *, anew: bool) -> None:
-        """What waits now has its gradients; where they began ``anew``, what had its own before was given up."""
-        if anew:
-            self._learned = []
-        if self._chain is not None:
-            self.forget_given_up()
-            self._learned += self._unlearned()
-            self._chain = None
+class FeatureBuffer:
+    """Collects the features of ``groups`` until the next update takes them.
+
+    With ``record``, a forward pre-hook on the first consumer of each tap records what it reads. Hooks are not copied:
+    in a copied or unpickled network they do nothing, and a copied engine registers hooks of its own.
+
+    Args:
+        groups: the unit groups.
+        record: record features by hooks; otherwise features are given to `take`, or added to ``taps``.
+
+    Attributes:
+        taps: the features of each tap; a group has one tap for each different value that its consumers read.
+    """
+
+    def __init__(self, groups: Sequence[UnitGroup], *, record: bool) -> None:
+        self._groups, self._record = groups, record
+        self._readers = [(group, slot) for group in groups for slot in group.taps]
+        self._checked: list[Any] = []  # shape, dtype and device of the features that were checked last
+        self._closed = False
+        self._start()
+
+    def _start(self) -> None:
+        self._handles: list[RemovableHandle] = []
+        if self._closed or not self._record:
+            self.taps: Sequence[TapFeatures] = [TapFeatures(group.name) for group, _ in self._readers]
+            return
+        hooks = [_RecordingHook(group.name) for group, _ in self._readers]
+        for (_, slot), hook in zip(self._readers, hooks, strict=True):
+            hook.register(slot.module)
+            self._handles.append(hook.handle)
+        self.taps = hooks
+        watch_hooks()
+        weakref.finalize(self, _remove, self._handles)
+
+    def take(self, features: Features | None = None) -> FeatureBatch:
+        """Return the features recorded since the last call, or the given ones, and forget what was recorded.
+
+        Args:
+            features: for each tap a tensor, or a list of tensors from several forwards.
+
+        Raises:
+            RuntimeError: nothing was recorded for a group, or the buffer is closed.
+            TypeError, ValueError: features that do not fit the groups.
+        """
+        self.check_open()
+        per_tap = [tap.take() for tap in self.taps]
+        if features is not None:
+            check_feature_count(features, self._readers)
+            given: list[Any] = list(features)
+            per_tap = [list(each) if isinstance(each, (list, tuple)) else [each] for each in given]
+        plain: list[Tensor | None] = []
+        kinds: list[Any] = []
+        for each in per_tap:
+            feature = each[0] if len(each) == 1 and each[0].__class__ is Tensor else None
+            kinds.append(None if feature is None else (feature.shape, feature.dtype, feature.device))
+            plain.append(feature if feature is not None and feature.numel() else None)
+        if kinds != self._checked:
+            check_recorded(per_tap, self._readers)
+            self._checked = kinds if None not in kinds else []
+        batch = FeatureBatch(self._groups, per_tap, plain)
+        if None in plain:
+            batch.check_sizes()
+        return batch
+
+    def recheck(self) -> None:
+        """Check the next features in full: the network has moved to another device or dtype."""
+        self._checked = []
 
     @property
     def waiting(self) -> bool:
-        """Whether anything waits."""
-        return self._chain is not None or bool(self._learned)
-
-    def _unlearned(self) -> list[Tensor]:
-        features, chain = [], self._chain
-        while chain is not None:
-            kept, chain = chain
-            features.append(kept.feature if isinstance(kept, _Forward) else kept)
-        return features[::-1]
-
-    def forget_given_up(self) -> None:
-        """Forget forwards whose graph is gone and was never gone back through: nothing was learned from them."""
-        kept, chain = [], self._chain
-        if chain is None:
-            return
-        while chain is not None:
-            forward, chain = chain
-            if not (isinstance(forward, _Forward) and forward.given_up):
-                kept.append(forward)
-        self._chain = None
-        for forward in reversed(kept):
-            self._chain = (forward, self._chain)
-
-
-class _Forward:
-    """What one forward read, and what became of its graph."""
-
-    def __init__(self, feature: Tensor) -> None:
-        self.feature = feature.detach()
-        self._arrived: list[bool] = []
-        self._graph: weakref.ref[Any] | None = None
-        if feature.requires_grad:
-            arrived = self._arrived
-
-            def gradient_came(_: Tensor) -> None:
-                arrived.append(True)
-
-            register: Any = feature.register_hook
-            register(gradient_came)
-            self._graph = weakref.ref(gradient_came)  # the graph alone holds it
+        """True if any forward was recorded since the last update."""
+        return any(tap.waiting for tap in self.taps)
 
     @property
-    def given_up(self) -> bool:
-        return self._graph is not None and self._graph() is None and not self._arrived
+    def complete(self) -> bool:
+        """True if `take` would find features for every group.
+
+        A reentrant activation checkpoint records its features only during the backward.
+        """
+        return not self._record or all(tap.waiting for tap in self.taps)
+
+    def clear(self) -> None:
+        """Forget what was recorded."""
+        for tap in self.taps:
+            tap.take()
+
+    def track_abandoned(self) -> None:
+        """From now on keep track of forwards whose graph is freed without a backward; see `drop_abandoned`."""
+        for tap in self.taps:
+            tap.track_abandoned = True
+
+    def drop_abandoned(self) -> None:
+        """Forget the features of forwards whose graph was freed without a backward."""
+        for tap in self.taps:
+            tap.drop_abandoned()
+
+    def after_backward(self, *, restarted: bool) -> None:
+        """Call `TapFeatures.after_backward` of each tap."""
+        for tap in self.taps:
+            tap.after_backward(restarted=restarted)
+
+    def check_open(self) -> None:
+        """Raise RuntimeError after `close`."""
+        if self._closed:
+            raise RuntimeError("this engine is closed and its hooks are removed; build a new GnT to continue")
+
+    def check_recording(self) -> None:
+        """Raise ValueError if features are not recorded by hooks."""
+        self.check_open()
+        if not self._record:
+            raise ValueError("this engine does not record features (record=False): pass them to GnT.step")
+
+    def stop_recording(self) -> None:
+        """Remove the hooks and forget what they recorded."""
+        _remove(self._handles)
+        self.clear()
+
+    def close(self) -> None:
+        """Stop recording, and refuse further calls of `take`."""
+        self.stop_recording()
+        self._closed = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("taps", "_handles")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start()
+
+
+def is_recording_hook(hook: object) -> bool:
+    """True for a forward pre-hook that an engine has registered, or its inactive copy."""
+    return isinstance(hook, _RecordingHook) or hook is _inactive_hook
+
+
+def _remove(handles: Sequence[RemovableHandle]) -> None:
+    for handle in handles:
+        handle.remove()
+
+
+class _RecordingHook(TapFeatures):
+    """A forward pre-hook that keeps the input of its module."""
+
+    handle: RemovableHandle
+
+    def __init__(self, group: str) -> None:
+        super().__init__(group, track_abandoned=False)
+
+    def register(self, module: nn.Module) -> None:
+        """Register the hook, and remove inactive copies of other engines' hooks."""
+        hooks = module._forward_pre_hooks
+        for key in [key for key, hook in hooks.items() if hook is _inactive_hook]:
+            del hooks[key]
+            module._forward_pre_hooks_with_kwargs.pop(key, None)
+        self.handle = module.register_forward_pre_hook(self, with_kwargs=True)
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if module.training and torch.is_grad_enabled():
+            self.add(args[0] if args else kwargs["input"])
+
+    def __reduce__(self) -> tuple[Any, tuple[int]]:
+        return _unpickle_hook, (self.handle.id,)
+
+
+def _inactive_hook(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Stands for a recording hook in a copied network, where no engine would take what it records."""
+
+
+def _unpickle_hook(hook_id: int) -> Callable[..., None]:
+    # as torch's own handles do: in a new process the id must not be given to another hook of the same module
+    RemovableHandle.next_id = max(RemovableHandle.next_id, hook_id + 1)
+    return _inactive_hook

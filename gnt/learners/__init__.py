@@ -1,1 +1,27 @@
-"""."""
+"""Learners: a network, a loss, an optimizer and, for continual backpropagation, the engine, in one ``learn(x, y)``.
+
+    Backprop             the baseline
+    ContinualBackprop    continual backpropagation
+    Ensemble             many seeds of either, trained together
+
+With ``compile=True`` the whole step of a learner is one compiled graph.
+"""
+
+from gnt.learners._resolve import Loss, find_loss
+from gnt.learners._training_step import Step
+from gnt.learners.backprop import Backprop
+from gnt.learners.continual_backprop import ContinualBackprop
+from gnt.learners.ensemble import Ensemble, EnsembleGnT, MemberLinear, MemberNorm, StackedNet
+
+__all__ = [
+    "Backprop",
+    "ContinualBackprop",
+    "Ensemble",
+    "EnsembleGnT",
+    "Loss",
+    "MemberLinear",
+    "MemberNorm",
+    "StackedNet",
+    "Step",
+    "find_loss",
+]

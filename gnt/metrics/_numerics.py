@@ -6,12 +6,12 @@ import math
 
 from torch import Tensor
 
-from gnt.distributed import _dtensor as shards
+from gnt.distributed import dtensor
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
     """Return a sharded tensor as a whole (every process must call this); other tensors are returned as they are."""
-    if not shards.is_sharded(tensor):
+    if not dtensor.is_dtensor(tensor):
         return tensor
     gathered: Tensor = tensor.full_tensor()  # type: ignore[attr-defined]
     return gathered

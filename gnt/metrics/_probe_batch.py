@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gnt.learners._resolve import Loss, find_loss
+from gnt.learners import Loss, find_loss
 from gnt.metrics._isolated_forward import ModelInputs, loss_gradients
 from gnt.metrics._validation import check_finite
 from gnt.metrics.online import online_accuracy

@@ -8,11 +8,9 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from gnt.learners.ensemble.engine import EnsembleGnT
-from gnt.learners.ensemble.stacked_net import StackedNet
-from gnt.replacement.engine import GnT
-from gnt.replacement.layers import CBPLayer
-from gnt.units import Layers, UnitGroup, unwrap
+from gnt.learners import EnsembleGnT, StackedNet
+from gnt.replacement import CBPLayer, GnT
+from gnt.units import Layers, UnitGroup, groups_for_engine, unwrap
 
 ProbeTarget = GnT | Layers | Iterable[UnitGroup]
 

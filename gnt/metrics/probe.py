@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from gnt._utils.dynamo import not_compiled
 from gnt._utils.state_dicts import check_version, checked_steps
 from gnt._utils.validation import check_flags, check_positive
-from gnt.distributed import _dtensor as shards
-from gnt.learners._resolve import Loss
+from gnt.distributed import dtensor
+from gnt.learners import Loss
 from gnt.metrics._feature_listener import FeatureListener
 from gnt.metrics._isolated_forward import ModelInputs, call_model, isolated
 from gnt.metrics._numerics import full_tensor
@@ -104,7 +104,7 @@ class Probe:
             raise TypeError(f"prefix must be a string, got {prefix!r}")
         self._batch = ProbeBatch.from_arguments(x, y, loss, gradient=gradient)
         self._model = checked_model(model)
-        if gradient and any(shards.is_sharded(parameter) for parameter in self._model.parameters()):
+        if gradient and any(dtensor.is_dtensor(parameter) for parameter in self._model.parameters()):
             raise TypeError("gradient must be False for a model with sharded parameters, got True")
         self._groups = named_groups(self._model, groups)
         self._listener = FeatureListener(self._groups)

@@ -1,1 +1,47 @@
-"""."""
+"""Replacement of units: the engine, and everything that it changes.
+
+engine, _step, _config            GnT, the order of a step, the settings with their defaults
+eligibility                       ages, and which units are old enough to be replaced
+selection                         how many units are due, and which
+reinitialization                  new weights, transfer of means, norms
+optimizer_state, _reset_rules     the optimizer's state of replaced units; the table of optimizers
+_optimizer_hooks                  an engine that steps after its optimizer (attach)
+_checkpoint                       saved states
+report, dry_run, idle_warning     what an engine reports
+layers                            CBPLinear and CBPConv
+_algorithm_1, redo                other rules of replacement
+_process_agreement                what the engines of several processes have in common
+"""
+
+from gnt.replacement._algorithm_1 import ALGORITHM_1, algorithm_1
+from gnt.replacement._config import ENGINE_SETTINGS, EngineSettings
+from gnt.replacement.eligibility import UnitState
+from gnt.replacement.engine import GnT
+from gnt.replacement.layers import CBPConv, CBPLayer, CBPLinear
+from gnt.replacement.optimizer_state import (
+    find_state_resets,
+    known_optimizers,
+    register_state_reset,
+    unwrap_optimizer,
+)
+from gnt.replacement.redo import ReDo
+from gnt.replacement.report import GroupReport, Report
+
+__all__ = [
+    "ALGORITHM_1",
+    "ENGINE_SETTINGS",
+    "CBPConv",
+    "CBPLayer",
+    "CBPLinear",
+    "EngineSettings",
+    "GnT",
+    "GroupReport",
+    "ReDo",
+    "Report",
+    "UnitState",
+    "algorithm_1",
+    "find_state_resets",
+    "known_optimizers",
+    "register_state_reset",
+    "unwrap_optimizer",
+]

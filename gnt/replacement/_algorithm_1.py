@@ -10,7 +10,8 @@ import torch
 from torch.optim import Optimizer
 
 from gnt._utils.validation import check_known_settings
-from gnt.replacement.engine import ENGINE_SETTINGS, GnT
+from gnt.replacement._config import ENGINE_SETTINGS, EngineSettings
+from gnt.replacement.engine import GnT
 from gnt.units import Layers, UnitGroup
 
 ALGORITHM_1: Mapping[str, Any] = MappingProxyType(
@@ -22,10 +23,10 @@ def algorithm_1(
     layers: Layers | Iterable[UnitGroup],
     optimizer: Optimizer | None = None,
     *,
-    replacement_rate: float = 1e-4,
-    maturity_threshold: int = 100,
-    decay_rate: float = 0.99,
-    init: str = "kaiming",
+    replacement_rate: float = EngineSettings.replacement_rate,
+    maturity_threshold: int = EngineSettings.maturity_threshold,
+    decay_rate: float = EngineSettings.decay_rate,
+    init: str = EngineSettings.init,
     generator: torch.Generator | None = None,
     **settings: Any,
 ) -> GnT:

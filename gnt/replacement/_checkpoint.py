@@ -1,54 +1,66 @@
-"""An engine's saved state: everything needed to go on bit by bit, checked before it is taken back."""
+"""The saved state of an engine: created, checked, and loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from gnt.units import UnitGroup
 
-if TYPE_CHECKING:
-    from gnt.replacement.engine import GnT
-
 STATE_VERSION = 1
 
 
-def save(engine: GnT) -> dict[str, Any]:
-    """The engine's state, in tensors and plain values."""
+def engine_state(
+    groups: Sequence[UnitGroup],
+    utility: str,
+    updates: int,
+    counted: int,
+    generator: torch.Generator,
+    host_generator: torch.Generator,
+) -> dict[str, Any]:
+    """The state of an engine, in tensors and plain values."""
     return {
         "version": STATE_VERSION,
-        "utility": engine.utility,
-        "updates": engine.updates,
-        "counted": engine.counted,
-        "generator": engine.generator.get_state(),
-        "coin": engine.host_generator.get_state(),
-        "groups": [{"name": g.name, "num_units": g.num_units, **g.state.state_dict()} for g in engine.groups],
+        "utility": utility,
+        "updates": updates,
+        "counted": counted,
+        "generator": generator.get_state(),
+        "coin": host_generator.get_state(),
+        "groups": [{"name": g.name, "num_units": g.num_units, **g.state.state_dict()} for g in groups],
     }
 
 
-def load(engine: GnT, state_dict: dict[str, Any]) -> None:
-    """Take back what `save` gave; ValueError, and nothing changed, where it does not fit."""
-    check(state_dict, engine.groups, engine.utility)
-    before = engine.generator.get_state()
+def load_state(
+    state_dict: dict[str, Any],
+    groups: Sequence[UnitGroup],
+    generator: torch.Generator,
+    host_generator: torch.Generator,
+) -> tuple[int, int]:
+    """Load a checked state into groups and generators -> (updates, counted).
+
+    Raises:
+        ValueError: the saved generator is of another device. Nothing is changed.
+    """
+    before = generator.get_state()
     try:
-        engine.generator.set_state(state_dict["generator"].cpu())
-        engine.host_generator.set_state(state_dict["coin"].cpu())
+        generator.set_state(state_dict["generator"].cpu())
+        host_generator.set_state(state_dict["coin"].cpu())
     except (RuntimeError, TypeError, AttributeError) as error:
-        engine.generator.set_state(before)
+        generator.set_state(before)
         raise ValueError(
-            f"the saved generator does not fit this one, on {engine.generator.device}: pass a generator of the device "
-            "it was saved on"
+            f"the saved generator does not fit this one, on {generator.device}: pass a generator of the device it was "
+            "saved on"
         ) from error
-    engine.updates, engine.counted = int(state_dict["updates"]), int(state_dict["counted"])
-    engine.selected = []
-    for group, saved in zip(engine.groups, state_dict["groups"], strict=True):
+    for group, saved in zip(groups, state_dict["groups"], strict=True):
         group.state.load_state_dict(saved)
+    return int(state_dict["updates"]), int(state_dict["counted"])
 
 
-def check(state_dict: Any, groups: Sequence[UnitGroup], utility: str) -> None:
-    """Refuse a saved state of another version, measure or architecture."""
+def check_state(state_dict: Any, groups: Sequence[UnitGroup], utility: str) -> None:
+    """Raise ValueError for a saved state of another version, measure or architecture."""
     if not isinstance(state_dict, dict) or "version" not in state_dict or "groups" not in state_dict:
         raise ValueError("state_dict is not one of GnT.state_dict(): it has no 'version' and 'groups'")
     if state_dict["version"] != STATE_VERSION:
@@ -62,15 +74,15 @@ def check(state_dict: Any, groups: Sequence[UnitGroup], utility: str) -> None:
         raise ValueError(
             f"state_dict holds averages of utility {state_dict['utility']!r}, this engine measures {utility!r}"
         )
-    mine = [(group.name, group.num_units) for group in groups]
-    theirs = [(entry.get("name"), entry.get("num_units")) for entry in state_dict["groups"]]
-    if mine != theirs:
+    expected = [(group.name, group.num_units) for group in groups]
+    saved = [(entry.get("name"), entry.get("num_units")) for entry in state_dict["groups"]]
+    if expected != saved:
         raise ValueError(
-            f"state_dict is of another architecture: it holds groups (name, units) {theirs}, this engine has {mine}"
+            f"state_dict is of another architecture: it holds groups (name, units) {saved}, this engine has {expected}"
         )
     for group, entry in zip(groups, state_dict["groups"], strict=True):
-        for name, mine in group.state.state_dict().items():
-            if isinstance(mine, Tensor) and entry[name].shape != mine.shape:
+        for name, value in group.state.state_dict().items():
+            if isinstance(value, Tensor) and entry[name].shape != value.shape:
                 raise ValueError(
                     f"state_dict has {name!r} of shape {tuple(entry[name].shape)} for group {group.name!r}"
                 )

@@ -1,62 +1,76 @@
-"""EngineCore: the arithmetic of generate and test over unit groups, step by step.
+"""EngineCore: one step of generate and test over unit groups.
 
-Here it is decided in which order things happen: features are tested in all groups before anybody's averages move, all
-groups are selected from before any is regenerated, and the optimizer's state is reset when the network is done.
+The order of a step: all groups are evaluated before any running average changes, units are selected in all groups
+before any is replaced, and optimizer state is reset after the network has been changed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import ClassVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from gnt._utils.generators import new_generator
-from gnt.distributed._process_group import Ranks
-from gnt.importance._evaluate.evaluator import Tester
-from gnt.importance._evaluate.layout import WeightPlace
-from gnt.importance._intake import Prepared
-from gnt.importance._running import UnitState
-from gnt.importance._signals import Signals, find
+from gnt.distributed.process_group import Processes, resolve_process_group
+from gnt.importance import (
+    Evaluator,
+    FeatureBatch,
+    FeatureBuffer,
+    Features,
+    GroupStatistics,
+    Signals,
+    WeightMeans,
+    average_over_processes,
+    check_shards,
+    find_measure,
+)
+from gnt.replacement import _process_agreement, selection
 from gnt.replacement import reinitialization as reinit
-from gnt.replacement import selection
-from gnt.replacement.optimizer_state import StateReset
-from gnt.replacement.report import warn_if_idle
+from gnt.replacement._config import EngineSettings
+from gnt.replacement.eligibility import UnitState
+from gnt.replacement.idle_warning import WARN_AFTER, warn_if_idle
+from gnt.replacement.optimizer_state import OptimizerStateReset
 from gnt.units import UnitGroup
 
-WARN_AFTER = 10_000
-_SHOWN = ["replacement_rate", "maturity_threshold", "decay_rate", "utility", "init", "accumulate", "bias_transfer"]
 
+class EngineCore(EngineSettings):
+    """The groups of an engine with their states: update, selection and replacement.
 
-class EngineCore:
-    """Groups with their states, and one update, selection and replacement of their units. Settings as of `GnT`."""
+    The methods here are for the other packages of gnt; `GnT` has the public interface. The settings are attributes.
+
+    Args:
+        groups: the unit groups; each gets a new `UnitState`.
+        settings: the settings.
+        optimizer_state: resets the optimizer's state of replaced units; None leaves all optimizer state alone.
+        record: record features by hooks.
+
+    Attributes:
+        measure: the measure of utility.
+        feature_buffer: the features recorded since the last update.
+        bounds: for each group and slot that is drawn, the bound of fresh weights.
+        host_generator: for draws of counts, on the host so that no draw waits for the device.
+        counted: number of the update for which units were selected last.
+        selected: what was selected last and not replaced yet.
+    """
+
+    generator: torch.Generator
+    signals_type: ClassVar[type[Signals]] = Signals
 
     def __init__(
         self,
         groups: tuple[UnitGroup, ...],
+        settings: EngineSettings,
+        optimizer_state: OptimizerStateReset | None,
         *,
-        replacement_rate: float,
-        maturity_threshold: int,
-        decay_rate: float,
-        utility: str,
-        init: str,
-        accumulate: bool | str,
-        bias_transfer: bool,
-        generator: torch.Generator | None,
-        process_group: Any,
-        kernels: bool,
+        record: bool,
     ) -> None:
-        self.measure = find(utility)
-        self.replacement_rate = float(replacement_rate)
-        self.maturity_threshold = int(maturity_threshold)
-        self.decay_rate = float(decay_rate)
-        self.utility = utility
-        self.init = init
-        self.accumulate = accumulate
-        self.bias_transfer = bias_transfer
+        self.__dict__.update(vars(settings))
+        self.measure = find_measure(self.utility)
         self.groups = groups
-        self.bounds = [[reinit.bound(group, init, slot) for slot in group.drawn] for group in groups]
+        self.bounds = [[reinit.bound(group, self.init, slot) for slot in group.drawn] for group in groups]
         for group in groups:
             group.state = UnitState(
                 group.num_units,
@@ -66,157 +80,60 @@ class EngineCore:
                 like=group.incoming[0].weight,
                 taps=len(group.taps),
                 corrected=self.measure.corrected,
-                exceeding=accumulate == "one",
+                strict=self.accumulate == "one",
             )
-        self.compile = compile
-        self._tester = Tester(groups, self._measure, utility, compile=compile)
-        self.generator = generator if generator is not None else new_generator(groups[0].incoming[0].weight.device)
-        # counts are drawn on the host, so that no draw asks the device
+        self.evaluator = self._new_evaluator()
+        if settings.generator is None:
+            self.generator = new_generator(groups[0].incoming[0].weight.device)
         on_host = self.generator.device.type == "cpu"
         self.host_generator = (
             self.generator if on_host else torch.Generator().manual_seed(self.generator.initial_seed())
         )
-        self.process_group = process_group
-        self._ranks: Ranks | None = None
-        self._optimizer_state: StateReset | None = None
+        self.optimizer_state = optimizer_state
+        self.feature_buffer = FeatureBuffer(groups, record=record)
         self.updates = 0
         self.loaded = False
         self.replaced: list[Tensor] = []
         self.counted = 0
         self.selected: list[Tensor] = []
+        self._processes: Processes | None = None
 
-    @torch.no_grad()
-    def step_with(self, batches: Prepared) -> list[Tensor]:
-        if self.updates == 0 and self._optimizer_state is not None:
-            self._optimizer_state.check(self.groups)  # it is filled by now: tell at once, not at the first replacement
-        learned = self.update_with(batches)
-        self.replaced = self.select_due() if learned else [group.state.nobody for group in self.groups]
-        self.replace_units(self.replaced, [None] * len(self.groups), selected=True)
-        return self.replaced
+    def _new_evaluator(self) -> Evaluator:
+        return Evaluator(self.groups, self.measure, self.utility, kernels=self.kernels)
 
-    def _goes_on(self) -> bool:
-        """Whether the step before tells what this one needs: nothing was loaded or copied since, and no other process
-        learns.
-        """
-        return not self.loaded and self.evaluator.holds and Ranks.group_of(self.process_group) is None
+    def no_units(self) -> list[Tensor]:
+        """Empty indices for each group."""
+        return [group.state.no_units for group in self.groups]
 
-    def _finish(self) -> list[Tensor]:
-        """The rest of a step whose groups have been tested."""
-        self.advance()
-        self.replaced = due = self.select_due()
-        if any(units is not group.state.nobody for units, group in zip(due, self.groups, strict=True)):
-            with torch.no_grad():
-                self.replace_units(due, [None] * len(due), selected=True)
-        return due
-
-    def update_with(self, batches: Prepared) -> bool:
-        """Returns False for an empty remainder batch: nothing was learned, so nobody ages."""
-        signals, ranks = self.signals(batches), self.join_processes()
-        if batches.empty if ranks is None else not ranks.share(signals):
-            return False
-        self.evaluate(signals)
-        self.advance()
-        return True
-
-    def signals(self, batches: Prepared) -> list[Signals]:
-        reads = self.measure.reads
-        pairs = zip(self.groups, batches, strict=True)
-        return [Signals(group, batch, self.generator, reads) for group, batch in pairs]
-
-    def join_processes(self) -> Ranks | None:
-        """The processes that train this network together, all about to do the same; None where there is but one."""
-        process_group = Ranks.group_of(self.process_group)
-        if self.updates == 0 or self.loaded:
-            Ranks.check_shards(self.groups, process_group)
-        if process_group is None:
-            return None
-        if self._ranks is None or self._ranks.process_group is not process_group:
-            self._ranks = Ranks(process_group)
-        self._ranks.join(self.groups, repr(self), (self.generator, self.host_generator))
-        return self._ranks
-
-    def evaluate(self, signals: Sequence[Signals]) -> None:
-        """The first half of `update`: what features and weights say of the units. Changes no unit's state."""
-        self.evaluator.assess(signals)
-
-    def advance(self) -> None:
-        """The second half of `update`: everybody one older, what was tested enters the running averages."""
-        self.evaluator.advance()
-        self.count_update()
-
-    def count_update(self) -> None:
-        """One more update, on the host."""
-        self.updates += 1
-        self.loaded = False
-        if self.updates == WARN_AFTER:
-            warn_if_idle(self.groups, self.replacement_rate, self.maturity_threshold, selects=self.counted > 0)
+    def take_features(self, features: Features | None = None) -> FeatureBatch:
+        """Check the recorded (or given) features and take them; a learner does so before the optimizer's step."""
+        self.follow_network()
+        return self.feature_buffer.take(features)
 
     def follow_network(self) -> None:
-        """State goes where the network went."""
-        moved = [group for group in self.groups if not group.state.lies_with(group.incoming[0].weight)]
-        if moved or not self.evaluator.holds:
-            for group in moved:
-                group.state.follow(group.incoming[0].weight)
-            self.evaluator.settle(self.groups)
-            self._moved()
+        """Move the engine's state to the network's device and dtype."""
+        if self.evaluator.follow_network():
+            self.feature_buffer.recheck()
 
-    def _moved(self) -> None:
-        """Called when the state has followed the network."""
-
-    def select_due(self) -> list[Tensor]:
-        """Who is due, once for each update."""
-        fresh, self.counted = self.counted != self.updates, self.updates
-        self.selected = [self.select_in(group.state) if fresh else group.state.nobody for group in self.groups]
-        return list(self.selected)
-
-    def select_in(self, state: UnitState) -> Tensor:
-        if not state.eligible:
-            return state.nobody
-        count = self.count_due(state, state.eligible)
-        return selection.lowest(state.corrected_utility, state.mature, count) if count else state.nobody
-
-    def count_due(self, state: UnitState, eligible: int) -> int:
-        """How many of the eligible units are due; moves the accumulator."""
-        if not self.accumulate:
-            return selection.draw_count(self.replacement_rate, eligible, self._uniform)
-        rule = selection.accumulate_one if self.accumulate == "one" else selection.accumulate
-        count, state.accumulated = rule(state.accumulated, self.replacement_rate, eligible)
-        return count
-
-    def replace_units(self, chosen: list[Tensor], fresh: list[list[Tensor] | None], *, selected: bool) -> None:
-        """``fresh`` weights for each group, or None: drawn. ``selected``: the units are the latest selection's."""
-        self.selected = []
-        work = [item for item in zip(self.groups, chosen, fresh, self.bounds, strict=True) if len(item[1])]
-        if not work:
-            return
-        self.follow_network()
-        if self._optimizer_state is not None:
-            self._optimizer_state.check(self.groups)
-            biases = self._optimizer_state.consumer_biases([group for group, *_ in work])
-        for group, indices, weights, limits in work:
-            if weights is None:
-                weights = [
-                    reinit.fresh_weights(slot, len(indices), limit, self.generator)
-                    for slot, limit in zip(group.drawn, limits, strict=True)
-                ]
-            mean_features = group.state.corrected_mean_features.index_select(1, indices) if self.bias_transfer else None
-            reinit.regenerate(group, indices, weights, mean_features)
-            group.state.rebirth(indices, all_eligible=selected)
-        if self._optimizer_state is not None:
-            self._optimizer_state.follow(biases)
-            for group, indices, _, _ in work:
-                self._optimizer_state.reset(group, indices)
-
-    @property
-    def weight_means(self) -> Mapping[int, WeightPlace]:
-        """The means of |w| that an optimizer can compute while it steps, by the id of the weight matrix."""
-        return self.evaluator.weights
+    @torch.no_grad()
+    def step_with(self, features: FeatureBatch) -> list[Tensor]:
+        """Update, select and replace -> indices of the replaced units for each group."""
+        if self.updates == 0 and self.optimizer_state is not None:
+            self.optimizer_state.check(self.groups)  # filled by now: report at once, not at the first replacement
+        if not self.update_with(features):
+            self.replaced = self.no_units()
+            self.selected = []
+            return self.replaced
+        return self._select_and_replace()
 
     def after_traced_update(self) -> list[Tensor]:
-        """The host's part of an update that a compiled graph has made: count, select and replace what is due."""
+        """The host's part of a step whose update was made by a compiled graph: count, select and replace."""
         for group in self.groups:
-            group.state.tick()
+            group.state.updates += 1
         self.count_update()
+        return self._select_and_replace()
+
+    def _select_and_replace(self) -> list[Tensor]:
         self.replaced = self.select_due()
         if any(map(len, self.replaced)):
             self.replace_units(self.replaced, [None] * len(self.groups), selected=True)
@@ -224,9 +141,137 @@ class EngineCore:
             self.selected = []
         return self.replaced
 
+    def update_with(self, features: FeatureBatch) -> bool:
+        """Update ages and running averages; False for an empty batch, which is no update."""
+        processes = self.join_processes()
+        if processes is None:
+            if features.empty:
+                return False
+            self.evaluate(features)
+        else:
+            signals = self.signals(features)
+            if not average_over_processes(signals, processes):
+                return False
+            self.evaluate(features, signals)
+        self.advance()
+        return True
+
+    def signals(self, features: FeatureBatch | None) -> list[Signals]:
+        """What the measure may read, for each group; without features for a measure that only draws random numbers."""
+        reads = self.measure.reads
+        return [
+            self.signals_type(group, statistics, self.generator, reads)
+            for group, statistics in zip(self.groups, self._statistics(features), strict=True)
+        ]
+
+    def _statistics(self, features: FeatureBatch | None) -> list[GroupStatistics]:
+        return [GroupStatistics() for _ in self.groups] if features is None else features.statistics
+
+    def evaluate(self, features: FeatureBatch, shared_signals: Sequence[Signals] | None = None) -> None:
+        """The first half of an update: compute mean features and utilities. Changes no unit's state."""
+        self.evaluator.evaluate(features, self.signals, shared_signals)
+
+    def advance(self) -> None:
+        """The second half of an update: ages increase, and the computed values enter the running averages."""
+        self.evaluator.advance()
+        self.count_update()
+
+    def count_update(self) -> None:
+        """Count an update on the host."""
+        self.updates += 1
+        self.loaded = False
+        if self.updates == WARN_AFTER:
+            warn_if_idle(self.groups, self.replacement_rate, self.maturity_threshold, selects=self.counted > 0)
+
+    def join_processes(self) -> Processes | None:
+        """The processes that train this network, checked to be about to do the same; None if there is only one."""
+        first = self.updates == 0 or self.loaded
+        if not first and (self.process_group is False or not _distributed()):
+            return None
+        group = resolve_process_group(self.process_group)
+        if group is None:
+            if first:
+                check_shards(self.groups, 1)
+            return None
+        if self._processes is None or self._processes.group is not group:
+            self._processes = Processes(group)
+        if first:
+            check_shards(self.groups, self._processes.size)
+        if not self._processes.synchronized:
+            _process_agreement.synchronize(
+                self._processes, self.groups, repr(self), (self.generator, self.host_generator)
+            )
+        return self._processes
+
+    @property
+    def weight_means(self) -> Mapping[int, WeightMeans]:
+        """Where the means of |w| are stored that an optimizer can compute while it steps, by the id of the weight."""
+        return self.evaluator.weight_means
+
+    def select_due(self) -> list[Tensor]:
+        """Indices of the units that are due, at most once for each update."""
+        new, self.counted = self.counted != self.updates, self.updates
+        self.selected = [self.select_in(group.state) if new else group.state.no_units for group in self.groups]
+        return list(self.selected)
+
+    def select_in(self, state: UnitState) -> Tensor:
+        """Indices of the units of one group that are due."""
+        eligible = state.counted_eligible if state.updates < state.next_maturity else state.eligible
+        if not eligible:
+            return state.no_units
+        count = self.count_due(state, eligible)
+        return selection.lowest(state.corrected_utility, state.mature, count) if count else state.no_units
+
+    def count_due(self, state: UnitState, eligible: int) -> int:
+        """Number of units that are due among the eligible ones; updates the accumulator."""
+        if not self.accumulate:
+            return selection.draw_count(self.replacement_rate, eligible, self._uniform)
+        rule = selection.accumulate_one if self.accumulate == "one" else selection.accumulate
+        count, state.accumulated = rule(state.accumulated, self.replacement_rate, eligible)
+        return count
+
+    def replace_units(self, units: list[Tensor], fresh: list[list[Tensor] | None], *, selected: bool) -> None:
+        """Replace units in the network and reset what is kept of them.
+
+        Args:
+            units: indices for each group.
+            fresh: incoming weights for each group and slot that is drawn; None: draw them.
+            selected: the units are those of the last selection.
+        """
+        self.selected = []
+        work = [item for item in zip(self.groups, units, fresh, self.bounds, strict=True) if len(item[1])]
+        if not work:
+            return
+        self.follow_network()
+        optimizer_state = self.optimizer_state
+        if optimizer_state is not None:
+            optimizer_state.check(self.groups)
+            biases = optimizer_state.consumer_biases([group for group, *_ in work])
+        for group, indices, weights, limits in work:
+            if weights is None:
+                weights = self.draw_weights(group, len(indices), limits)
+            mean_features = group.state.corrected_mean_features.index_select(1, indices) if self.bias_transfer else None
+            reinit.regenerate(group, indices, weights, mean_features)
+            group.state.replace(indices, all_eligible=selected)
+        if optimizer_state is not None:
+            optimizer_state.follow_biases(biases)
+            for group, indices, _, _ in work:
+                optimizer_state.reset(group, indices)
+
+    def draw_weights(self, group: UnitGroup, count: int, limits: Sequence[float]) -> list[Tensor]:
+        """Fresh incoming weights for ``count`` units, for each slot that is drawn."""
+        return [
+            reinit.fresh_weights(slot, count, limit, self.generator)
+            for slot, limit in zip(group.drawn, limits, strict=True)
+        ]
+
     def _uniform(self) -> float:
         return torch.rand((), dtype=torch.float64, generator=self.host_generator).item()
 
     def __repr__(self) -> str:
-        settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in _SHOWN)
-        return f"GnT({len(self.groups)} groups, {sum(g.num_units for g in self.groups)} units, {settings})"
+        num_units = sum(group.num_units for group in self.groups)
+        return f"GnT({len(self.groups)} groups, {num_units} units, {self.describe()})"
+
+
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()

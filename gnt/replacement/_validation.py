@@ -1,49 +1,21 @@
-"""Checks of an engine's settings, of chosen units and of given weights; each raises before anything is changed."""
+"""Checks of the arguments of `GnT.replace`; each raises before anything is changed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from gnt._utils.validation import is_real
 from gnt.units import Slot, UnitGroup
 
 
-def check_settings(replacement_rate: Any, maturity_threshold: Any, decay_rate: Any, generator: Any) -> None:
-    """Refuse settings outside their range."""
-    if not is_real(replacement_rate) or not 0.0 <= replacement_rate <= 1.0:
-        raise ValueError(f"replacement_rate must be a number in [0, 1], got {replacement_rate!r}")
-    if not isinstance(maturity_threshold, Integral) or isinstance(maturity_threshold, bool) or maturity_threshold < 0:
-        raise ValueError(f"maturity_threshold must be an integer >= 0, in updates, got {maturity_threshold!r}")
-    if not is_real(decay_rate) or not 0.0 <= decay_rate < 1.0:
-        raise ValueError(f"decay_rate must be a number in [0, 1), got {decay_rate!r}")
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
-
-
-def check_accumulate(value: Any) -> None:
-    """Refuse what is no rule for fractions of a unit."""
-    if not isinstance(value, bool) and value != "one":
-        raise TypeError(f"accumulate must be True, False or 'one', got {value!r}")
-
-
-def check_process_group(value: Any) -> None:
-    """Refuse what is no process group; what `torch.distributed.new_group` gives to processes outside of it is one."""
-    if value is None or value is False:
-        return
-    known = dist.is_available() and (isinstance(value, dist.ProcessGroup) or value is dist.GroupMember.NON_GROUP_MEMBER)
-    if not known:
-        raise TypeError(f"process_group must be a torch process group, None or False, got {value!r}")
-
-
 def checked_units(chosen: Any, groups: Sequence[UnitGroup]) -> list[Tensor]:
-    """Refuse indices that are not distinct units of their groups; reads the device. Returns them on the groups'
-    devices.
+    """Return the chosen units as int64 indices on their groups' devices; reads the device.
+
+    Raises:
+        ValueError: wrong number of groups, or indices that are not distinct units of their group.
     """
     if isinstance(chosen, Tensor) or not isinstance(chosen, Sequence) or len(chosen) != len(groups):
         several = isinstance(chosen, Sequence) and not isinstance(chosen, Tensor)
@@ -76,8 +48,10 @@ def checked_units(chosen: Any, groups: Sequence[UnitGroup]) -> list[Tensor]:
 
 
 def checked_incoming(fresh: Any, chosen: Sequence[Tensor], groups: Sequence[UnitGroup]) -> list[list[Tensor] | None]:
-    """Refuse given weights that do not fit the chosen units. Returns them in the groups' device and dtype, for each
-    slot that is drawn; None: to be drawn.
+    """Return given weights, on the groups' devices and in their dtypes, for each slot that is drawn; None: to be drawn.
+
+    Raises:
+        ValueError: weights that do not fit the chosen units.
     """
     if fresh is None:
         return [None] * len(groups)

@@ -1,8 +1,9 @@
 """CBPLinear and CBPConv: continual backpropagation as layers inside a network.
 
-Each is the identity, placed after the activation of ``in_layer``; it notes the features that pass, and after the step
-of whichever optimizer holds ``in_layer``'s weight it updates, selects and replaces, with an engine of its own. Nothing
-happens during backward. All layers of one optimizer act together: all are tested before any unit is regenerated.
+Each layer is the identity, placed after the activation of ``in_layer``. It records the features that pass, and after
+each step of the optimizer that has ``in_layer``'s weight it updates, selects and replaces units with an engine of its
+own. Nothing happens during the backward. All layers of one optimizer act together: all are evaluated before any unit is
+replaced.
 """
 
 from __future__ import annotations
@@ -20,21 +21,27 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gnt._utils.dynamo import not_compiled
 from gnt._utils.validation import check_known_settings
-from gnt.importance._backward_watch import Backwards, skipped
-from gnt.importance._feature_buffer import Waiting, in_backward
-from gnt.importance._intake import Prepared
-from gnt.importance._signals import Signals, undrawn_on_error
-from gnt.importance._validation import check_feature
-from gnt.replacement.engine import ENGINE_SETTINGS, GnT
+from gnt.importance import (
+    BackwardWatch,
+    FeatureBatch,
+    Signals,
+    average_over_processes,
+    check_feature,
+    in_backward,
+    restore_generators_on_error,
+    step_was_skipped,
+)
+from gnt.replacement._config import ENGINE_SETTINGS
+from gnt.replacement.engine import GnT
 from gnt.units import CONV_LAYERS, UnitGroup, walk
 
-_SETTINGS = tuple(name for name in ENGINE_SETTINGS if name != "activation")  # that one is the layer's own
+_SETTINGS = tuple(name for name in ENGINE_SETTINGS if name != "activation")  # an argument of the layer
 
 
 class CBPLayer(nn.Module):
-    """What the two kinds have in common: the identity, with an engine over the group of units between two layers."""
+    """Base of the two layers: the identity, with an engine for the group of units between two layers."""
 
-    looks_after_units = True
+    has_own_engine = True
     _producers: tuple[type[nn.Module], ...] = ()
     _consumers: tuple[type[nn.Module], ...] = ()
 
@@ -62,80 +69,76 @@ class CBPLayer(nn.Module):
             raise ValueError(f"norms of {type(self).__name__} must be norms, got {[type(m).__name__ for m in between]}")
         kind = type(in_layer).__name__
         groups[0].name = f"{type(self).__name__} of {kind} with {groups[0].num_units} units"
-        # plain attributes of the engine: the layers are submodules of the network, not of this one
+        # the engine is not a module: the two layers are submodules of the network, not of this layer
         self.engine = GnT(groups, record=False, **settings)
-        self._waiting = Waiting(groups[0].name)
-        self._order = next(_serial)
-        self._backwards: Backwards | None = None
-        _watch(self)
-        self._watch_backwards()
+        self.features = self.engine.feature_buffer.taps[0]
+        self.order = next(_order)  # of the forwards of all layers
+        self._backward_watch: BackwardWatch | None = None
+        _register(self)
+        self.watch_backward()
 
     @property
     def group(self) -> UnitGroup:
-        """The units that this layer looks after."""
+        """The units between the two layers."""
         return self.engine.groups[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns ``x``; in training mode with grad enabled its values are noted until the optimizer's step."""
+        """Return ``x``; in training mode with grad enabled, record it until the optimizer's step."""
         if torch.compiler.is_compiling():
             if self.training and torch.is_grad_enabled():
-                self._waiting.add(self._as_read(x.detach()))
+                self.features.add(self._as_consumer_reads(x.detach()))
             return x
-        # layers act in the order in which the network computes, not in that of a checkpoint's backward
-        if self.training and not self._waiting.waiting and not in_backward():
-            self._order = next(_serial)
+        # layers act in the order of the network's forward, not in that of a checkpoint's recomputation
+        if self.training and not self.features.waiting and not in_backward():
+            self.order = next(_order)
         if self.training and torch.is_grad_enabled():
             self.engine.follow_network()
-            feature = self._as_read(x.detach())
+            feature = self._as_consumer_reads(x.detach())
             check_feature(feature, self.group, self.group.outgoing[0])
-            self._waiting.add(feature)
+            self.features.add(feature)
         return x
 
-    def take(self) -> Prepared:
-        """What passed since the last step, checked and arranged; it is forgotten here."""
-        return self.engine.take_features([self._waiting.take()])
+    def take_features(self) -> FeatureBatch:
+        """Return the checked features recorded since the last step, and forget them."""
+        return self.engine.take_features()
 
     def discard(self) -> None:
-        """Forget what passed in forwards that no step will follow."""
-        self._waiting.take()
+        """Drop the recorded features of forwards that no step will follow."""
+        self.engine.discard()
 
-    def after_backward(self, *, anew: bool) -> None:
-        """As `gnt.waiting.Waiting.after_backward`."""
-        self._waiting.after_backward(anew=anew)
-
-    def _watch_backwards(self) -> None:
+    def watch_backward(self) -> None:
+        """Watch the producer's gradient, to find out that features were given up."""
         param = self.group.incoming[0].weight
-        if self._backwards is None and param.requires_grad:
-            self._backwards = Backwards(self, param)
+        if self._backward_watch is None and param.requires_grad:
+            self._backward_watch = BackwardWatch(self.engine.feature_buffer, param)
 
-    def _as_read(self, feature: Tensor) -> Tensor:
-        """The feature as the consumer reads it, where a flatten still lies ahead."""
+    def _as_consumer_reads(self, feature: Tensor) -> Tensor:
+        """The feature in the shape that the consumer reads: flat, if a flatten follows this layer."""
         flat = isinstance(self.group.producer, CONV_LAYERS) and not isinstance(self.group.consumers[0], CONV_LAYERS)
         return feature.flatten(1) if flat and feature.ndim > 2 else feature
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The engine's state, saved with the network's."""
+        """The engine's state, saved in the network's state_dict."""
         return self.engine.state_dict()
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Load the engine's state from the network's state_dict."""
         self.engine.load_state_dict(state)
-        self.discard()
 
     def extra_repr(self) -> str:
-        """The engine's settings, in the network's own listing."""
+        """The engine's settings."""
         return repr(self.engine)
 
     def __getstate__(self) -> dict[str, Any]:
-        # a copy of the network is not stepped by this one's optimizer, and shall not carry it along
+        # a copied network is not stepped by the original's optimizer, which must not be copied with it
         engine = copy.copy(self.engine)
         engine.optimizer = None
-        waiting = Waiting(self._waiting.group)
-        return {**self.__dict__, "_waiting": waiting, "_backwards": None, "engine": engine}
+        return {**self.__dict__, "features": None, "_backward_watch": None, "engine": engine}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        _watch(self)
+        self.features = self.engine.feature_buffer.taps[0]
+        _register(self)
 
 
 class CBPLinear(CBPLayer):
@@ -144,18 +147,18 @@ class CBPLinear(CBPLayer):
     Args:
         in_layer: the ``nn.Linear`` whose output features are the units.
         out_layer: the ``nn.Linear`` that reads them.
-        norms: norm or norms between the two, whose per-unit parts are made fresh too.
-        activation: name of the activation, for the gain of fresh weights; "relu" if it is not told.
-        settings: of `GnT`: replacement_rate, maturity_threshold, decay_rate, utility, init, accumulate, bias_transfer,
-            generator.
+        norms: norm or norms between the two, whose per-unit parts are reset too.
+        activation: name of the activation, for the gain of new weights.
+        settings: those of `GnT`: replacement_rate, maturity_threshold, decay_rate, utility, init, accumulate,
+            bias_transfer, generator.
 
-    The layer acts after ``optimizer.step()`` of the optimizer that holds ``in_layer.weight``, whose state it resets. It
-    changes nothing in eval mode, without grad, or while an optimizer steps without a forward before. Its state is saved
-    in the network's state_dict.
+    The layer acts after ``optimizer.step()`` of the optimizer that has ``in_layer.weight``, and resets its state. It
+    changes nothing in eval mode, without grad, or after a step without a forward before it. Its state is saved in the
+    network's state_dict.
 
     Raises:
-        TypeError: other kinds of layers, or an optimizer whose state cannot be reset per unit (at its first step).
-        ValueError: sizes that do not fit, or settings outside their range.
+        TypeError: layers of other types, or an optimizer whose state cannot be reset per unit (at its first step).
+        ValueError: sizes that do not match, or settings outside their range.
 
     >>> import torch, gnt
     >>> from torch import nn
@@ -181,8 +184,8 @@ class CBPConv(CBPLayer):
     Args:
         in_layer: the ``nn.Conv1d``, ``Conv2d`` or ``Conv3d`` whose output channels are the units.
         out_layer: the convolution of the same kind, or the ``nn.Linear``, that reads them. For a linear layer each
-            channel owns its block of columns; the layer may stand before or after the flatten.
-        norms, activation, settings: as for `CBPLinear`.
+            channel owns its block of columns; the CBP layer may be before or after the flatten.
+        norms, activation, settings: see `CBPLinear`.
 
     >>> import torch, gnt
     >>> from torch import nn
@@ -197,59 +200,66 @@ class CBPConv(CBPLayer):
 
 
 _layers: weakref.WeakSet[CBPLayer] = weakref.WeakSet()
-_held: weakref.WeakKeyDictionary[Optimizer, tuple[int, list[weakref.ref[CBPLayer]]]] = weakref.WeakKeyDictionary()
-_serial = itertools.count()
+# for each optimizer its number of parameters, and the layers whose producer's weight it has
+_layers_by_optimizer: weakref.WeakKeyDictionary[Optimizer, tuple[int, list[weakref.ref[CBPLayer]]]] = (
+    weakref.WeakKeyDictionary()
+)
+_order = itertools.count()
 _hooks: list[Any] = []
 
 
-def _watch(layer: CBPLayer) -> None:
-    """From now on, look for the layer after every optimizer's step."""
+def _register(layer: CBPLayer) -> None:
+    """Step the layer after the step of its optimizer."""
     _layers.add(layer)
-    _held.clear()
+    _layers_by_optimizer.clear()
     if not _hooks:
         _hooks.append(register_optimizer_step_post_hook(_after_any_step))
 
 
 def _layers_of(optimizer: Optimizer) -> list[CBPLayer]:
-    """The layers whose producer the optimizer holds; looked up anew when either side grows."""
+    """The layers whose producer's weight the optimizer has; looked up again if there are more layers or parameters."""
     size = sum(len(options["params"]) for options in optimizer.param_groups)
-    known = _held.get(optimizer)
+    known = _layers_by_optimizer.get(optimizer)
     if known is None or known[0] != size:
         params = {id(p) for options in optimizer.param_groups for p in options["params"]}
-        mine = [layer for layer in _layers if id(layer.group.incoming[0].weight) in params]
-        for mate in mine:
-            mate._watch_backwards()  # a copy could not before: its network was not whole
-        known = _held[optimizer] = (size, [weakref.ref(layer) for layer in mine])
-    return [layer for reference in known[1] if (layer := reference()) is not None]
+        layers = [each for each in _layers if id(each.group.incoming[0].weight) in params]
+        for layer in layers:
+            layer.watch_backward()  # in a copy this was not possible before the whole network was copied
+        known = _layers_by_optimizer[optimizer] = (size, [weakref.ref(layer) for layer in layers])
+    return [alive for reference in known[1] if (alive := reference()) is not None]
 
 
 @not_compiled
 @torch.no_grad()
 def _after_any_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    layers = [layer for layer in _layers_of(optimizer) if layer._waiting.waiting]
-    if layers and skipped(optimizer):
+    layers = [layer for layer in _layers_of(optimizer) if layer.features.waiting]
+    if layers and step_was_skipped(optimizer):
         for layer in layers:
             layer.discard()
         return
-    layers.sort(key=lambda layer: layer._order)
+    layers.sort(key=lambda each: each.order)
     for layer in layers:
         if layer.engine.optimizer is not optimizer:
             layer.engine.optimizer = optimizer
-    taken = [(layer.engine, layer.take()) for layer in layers]
-    learned = _share([(engine, engine.signals(batch)) for engine, batch in taken])
-    with undrawn_on_error(engine.generator for engine, _ in learned):
-        for engine, signals in learned:
-            engine.evaluate(signals)
-    for engine, _ in learned:
+    batches = [(layer.engine, layer.take_features()) for layer in layers]
+    work = _with_samples([(engine, batch, engine.signals(batch)) for engine, batch in batches])
+    with restore_generators_on_error(engine.generator for engine, *_ in work):
+        for engine, batch, signals in work:
+            engine.evaluate(batch, signals if signals[0].shared else None)
+    for engine, *_ in work:
         engine.advance()
-    due = [engine.select() for engine, _ in learned]
-    for (engine, _), units in zip(learned, due, strict=True):
+    due = [engine.select() for engine, *_ in work]
+    for (engine, *_), units in zip(work, due, strict=True):
         engine.replace(units)
 
 
-def _share(several: list[tuple[GnT, list[Signals]]]) -> list[tuple[GnT, list[Signals]]]:
-    """Those with samples; with several processes all of them together, in one exchange."""
-    ranks = [engine.join_processes() for engine, _ in several]
-    if ranks and ranks[0] is not None:
-        return several if ranks[0].share([each for _, signals in several for each in signals]) else []
-    return [(engine, signals) for engine, signals in several if all(each.batch.size for each in signals)]
+Work = tuple[GnT, FeatureBatch, list[Signals]]
+
+
+def _with_samples(work: list[Work]) -> list[Work]:
+    """The entries that have samples; with several processes, means of all engines are exchanged together."""
+    processes = [engine.join_processes() for engine, *_ in work]
+    if processes and processes[0] is not None:
+        signals = [each for *_, signals in work for each in signals]
+        return work if average_over_processes(signals, processes[0]) else []
+    return [(engine, batch, signals) for engine, batch, signals in work if not batch.empty]

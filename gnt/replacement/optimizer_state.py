@@ -1,9 +1,9 @@
-"""The optimizer's memory of a replaced unit, reset: a table, state key -> value at birth.
+"""Reset of the optimizer's state for replaced units.
 
-An optimizer that has ``reset_units(param, dim, index, groups)`` is asked. Any other goes by `STATE_RESETS`, which lists
-for each optimizer of torch.optim its per-element state. Counts that the whole tensor shares (``step``) stay: they
-belong to the other units too. An optimizer that is not listed, or keeps state that has no per-unit part, is refused by
-name.
+An optimizer with a method ``reset_units(param, dim, index, groups)`` resets its own state. For others, the tables of
+`gnt.replacement._reset_rules` list the per-element state of each optimizer with its initial value. Counts shared by the
+whole tensor (``step``) are kept, since they belong to the other units too. An optimizer that is not listed, or that
+keeps state without a part per unit, is refused by name.
 """
 
 from __future__ import annotations
@@ -14,27 +14,34 @@ from typing import Any, Protocol, cast
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gnt.replacement._reset_rules import PARAMETER, STATE_RESETS, WHY_NOT, Fresh, known, row_of, unwrap_optimizer
+from gnt.replacement._reset_rules import (
+    PARAMETER,
+    REASONS_NOT_RESETTABLE,
+    STATE_RESETS,
+    THIRD_PARTY_STATE_RESETS,
+    WRAPPERS,
+    InitialValue,
+)
 from gnt.units import Slot, UnitGroup
 
 
 class ResetsUnits(Protocol):
-    """An optimizer that resets its own state: ``AdamGnT``, or one of your own."""
+    """An optimizer that resets its own state, such as ``AdamGnT``."""
 
     def reset_units(self, param: Tensor, dim: int, index: Tensor, groups: int = 1) -> None:
         """Reset the state of positions ``index`` along ``dim`` of ``param``."""
 
 
-def register_state_reset(optimizer_class: type[Optimizer], resets: Mapping[str, Fresh]) -> None:
-    """Tell gnt how to reset an optimizer's per-element state.
+def register_state_reset(optimizer_class: type[Optimizer], resets: Mapping[str, InitialValue]) -> None:
+    """Register how the per-element state of an optimizer is reset.
 
     Args:
-        optimizer_class: the optimizer's class; subclasses inherit the entry.
-        resets: for each state key that holds a tensor of the parameter's shape, its value at birth: a number, or the
-            name of an entry of ``param_groups`` such as ``"lr"``. Keys that a run does not use may be listed too.
+        optimizer_class: the optimizer's class; the entry also holds for its subclasses.
+        resets: for each state key with a tensor of the parameter's shape, its initial value: a number, or the name of
+            an entry of ``param_groups`` such as ``"lr"``. Keys that a run does not use may be listed too.
 
     Raises:
-        TypeError: not a subclass of torch.optim.Optimizer, or values that are neither numbers nor names.
+        TypeError: not a subclass of torch.optim.Optimizer, or a value that is neither a number nor a name.
 
     >>> import torch, gnt
     >>> class Signum(torch.optim.SGD): ...
@@ -43,14 +50,14 @@ def register_state_reset(optimizer_class: type[Optimizer], resets: Mapping[str, 
     if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, Optimizer)):
         raise TypeError(f"optimizer_class must be a subclass of torch.optim.Optimizer, got {optimizer_class!r}")
     if not isinstance(resets, Mapping):
-        raise TypeError(f"resets must be a mapping of state keys to values at birth, got {type(resets).__name__}")
+        raise TypeError(f"resets must be a mapping of state keys to initial values, got {type(resets).__name__}")
     for key, value in resets.items():
         if not isinstance(value, (int, float, str)) and value is not PARAMETER:
-            raise TypeError(f"the value at birth of {key!r} must be a number or the name of an option, got {value!r}")
+            raise TypeError(f"the initial value of {key!r} must be a number or the name of an option, got {value!r}")
     STATE_RESETS[optimizer_class] = dict(resets)
 
 
-class StateReset:
+class OptimizerStateReset:
     """Resets the state of one optimizer for replaced units.
 
     Raises:
@@ -64,7 +71,7 @@ class StateReset:
             raise TypeError(f"optimizer must be a torch.optim.Optimizer or None, got {type(optimizer).__name__}")
         self.optimizer = optimizer
         if not hasattr(optimizer, "reset_units"):
-            _resets_of(optimizer)  # an optimizer that is not known is refused as that, whatever it holds
+            _resets_of(optimizer)  # an unknown optimizer is reported as such, whatever parameters it holds
         held = {id(p) for options in optimizer.param_groups for p in options["params"]}
         slices = [(name, param) for group in groups for name, param, _ in group.slices()]
         missing = dict.fromkeys(name for name, param in slices if param.requires_grad and id(param) not in held)
@@ -76,12 +83,12 @@ class StateReset:
         self.check(groups)
 
     @property
-    def _table(self) -> Mapping[str, Fresh] | None:
-        """State key -> value at birth; None for an optimizer that resets its own."""
+    def _table(self) -> Mapping[str, InitialValue] | None:
+        """State key -> initial value; None for an optimizer that resets its own state."""
         return None if hasattr(self.optimizer, "reset_units") else _resets_of(self.optimizer)
 
     def check(self, groups: Sequence[UnitGroup]) -> None:
-        """Refuse state that the table does not know, before anything is changed."""
+        """Raise TypeError for state that cannot be reset; nothing is changed."""
         table = self._table
         if table is None:
             for name, _, slot in (entry for group in groups for entry in group.slices()):
@@ -91,16 +98,16 @@ class StateReset:
                         f"{type(self.optimizer).__name__} takes rows (0) and columns (1)"
                     )
             return
-        for option in (fresh for fresh in table.values() if isinstance(fresh, str)):
+        for option in (initial for initial in table.values() if isinstance(initial, str)):
             for options in self.optimizer.param_groups:
                 if not isinstance(options.get(option), (int, float, Tensor)):
                     raise TypeError(
                         f"{type(self.optimizer).__name__} has no number {option!r} in its param_groups, which its "
-                        "entry in gnt.register_state_reset names as a value at birth"
+                        "entry in gnt.register_state_reset names as an initial value"
                     )
         for name, param, _ in (entry for group in groups for entry in group.slices()):
             for key, value in self.optimizer.state.get(param, {}).items():
-                if not _understood(key, value, table, param):
+                if not _is_resettable(key, value, table, param):
                     what = (
                         f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"({type(value).__name__})"
                     )
@@ -110,23 +117,23 @@ class StateReset:
                     )
 
     def consumer_biases(self, groups: Sequence[UnitGroup]) -> list[tuple[Tensor, Tensor]]:
-        """The consumers' biases, which a transfer moves, with copies; none where no state is made of parameters."""
+        """Consumers' biases, which the transfer changes, with copies; none if no state is an average of parameters."""
         if PARAMETER not in (self._table or {}).values():
             return []
         biases = {id(b): b for group in groups for slot in group.outgoing if (b := slot.bias) is not None}
         return [(bias, bias.detach().clone()) for bias in biases.values()]
 
-    def follow(self, biases: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Move averages of parameters along with the biases: they stand for the same function, at other points."""
+    def follow_biases(self, biases: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Add the change of each bias to the averages of it that the optimizer keeps."""
         for bias, before in biases:
             state = self.optimizer.state.get(bias, {})
-            for key, fresh in (self._table or {}).items():
+            for key, initial in (self._table or {}).items():
                 value = state.get(key)
-                if fresh is PARAMETER and isinstance(value, Tensor) and value.shape == bias.shape:
+                if initial is PARAMETER and isinstance(value, Tensor) and value.shape == bias.shape:
                     value.add_((bias.detach() - before).to(value.dtype))
 
     def reset(self, group: UnitGroup, units: Tensor) -> None:
-        """Reset the state of every slice that ``units`` own. Nothing else changes by a bit."""
+        """Reset the state of every slice that belongs to ``units``; all other state stays unchanged."""
         table = self._table
         for _, param, slot in group.slices():
             if table is None:
@@ -135,24 +142,24 @@ class StateReset:
             else:
                 self._reset_by_table(table, param, slot, units)
 
-    def _reset_by_table(self, table: Mapping[str, Fresh], param: Tensor, slot: Slot, units: Tensor) -> None:
+    def _reset_by_table(self, table: Mapping[str, InitialValue], param: Tensor, slot: Slot, units: Tensor) -> None:
         state = self.optimizer.state.get(param, {})
-        for key, fresh in table.items():
+        for key, initial in table.items():
             value = state.get(key)
             if not isinstance(value, Tensor) or value.shape != param.shape:
                 continue
-            if fresh is PARAMETER:
+            if initial is PARAMETER:
                 slot.copy_(value, param.detach(), units)
             else:
-                slot.fill_(value, units, self._option(param, fresh) if isinstance(fresh, str) else fresh)
+                slot.fill_(value, units, self._option(param, initial) if isinstance(initial, str) else initial)
 
     def _option(self, param: Tensor, name: str) -> float:
-        holder = next(g for g in self.optimizer.param_groups if any(p is param for p in g["params"]))
-        return float(holder[name])
+        group = next(g for g in self.optimizer.param_groups if any(p is param for p in g["params"]))
+        return float(group[name])
 
 
-def _understood(key: str, value: Any, table: Mapping[str, Fresh], param: Tensor) -> bool:
-    """Whether a piece of state is shared by all elements, or is the table's and shaped like the parameter."""
+def _is_resettable(key: str, value: Any, table: Mapping[str, InitialValue], param: Tensor) -> bool:
+    """True for state shared by all elements, or listed in the table and shaped like the parameter."""
     if isinstance(value, Tensor):
         return value.ndim == 0 or (key in table and value.shape == param.shape)
     parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
@@ -165,13 +172,38 @@ _WHAT_TO_DO = (
 )
 
 
-def _resets_of(optimizer: Optimizer) -> Mapping[str, Fresh]:
-    row = row_of(optimizer)
-    if row is not None:
-        return row
+def _resets_of(optimizer: Optimizer) -> Mapping[str, InitialValue]:
+    resets = find_state_resets(optimizer)
+    if resets is not None:
+        return resets
     name = type(optimizer).__name__
-    why = WHY_NOT.get(name, "gnt does not know its state")
+    why = REASONS_NOT_RESETTABLE.get(name, "gnt does not know its state")
     raise TypeError(
-        f"the state of {name} cannot be reset per unit: {why}. Known are AdamGnT, {', '.join(known())}; or "
+        f"the state of {name} cannot be reset per unit: {why}. Known are AdamGnT, {', '.join(known_optimizers())}; or "
         f"{_WHAT_TO_DO}"
     )
+
+
+def unwrap_optimizer(optimizer: Any) -> Any:
+    """The optimizer inside the wrappers of accelerate and Lightning."""
+    while isinstance(inner := getattr(optimizer, WRAPPERS.get(_package(type(optimizer)), ""), None), Optimizer):
+        optimizer = inner
+    return optimizer
+
+
+def find_state_resets(optimizer: Optimizer) -> Mapping[str, InitialValue] | None:
+    """The table entry of an optimizer, or of the nearest base class that has one; None if there is none."""
+    for kind in type(optimizer).__mro__:
+        resets = STATE_RESETS.get(kind, THIRD_PARTY_STATE_RESETS.get((_package(kind), kind.__name__)))
+        if resets is not None:
+            return resets
+    return None
+
+
+def known_optimizers() -> list[str]:
+    """The names of all optimizers in the tables."""
+    return sorted({kind.__name__ for kind in STATE_RESETS} | {name for _, name in THIRD_PARTY_STATE_RESETS})
+
+
+def _package(kind: type) -> str:
+    return kind.__module__.partition(".")[0]

@@ -17,8 +17,7 @@ from torch.optim import Optimizer
 from gnt._utils.state_dicts import check_saved_state, checked_steps
 from gnt._utils.tables import align_columns
 from gnt._utils.validation import check_positive, finite_number
-from gnt.importance._intake import Features
-from gnt.importance._signals import Signals
+from gnt.importance import Features, Signals, average_over_processes
 from gnt.replacement.engine import GnT
 from gnt.units import Layers, UnitGroup
 
@@ -157,14 +156,14 @@ class ReDo:
 
     def _dormant(self, features: Features | None) -> list[Tensor] | None:
         """Indices of the dormant units of each group; None if there are no samples."""
-        batches = self._engine.take_features(features)
-        signals, ranks = self._engine.signals(batches), self._engine.join_processes()
-        if batches.empty if ranks is None else not ranks.share(signals):
+        batch = self._engine.take_features(features)
+        signals, processes = self._engine.signals(batch), self._engine.join_processes()
+        if batch.empty if processes is None else not average_over_processes(signals, processes):
             return None
         return [_dormant_in(each, self.tau) for each in signals]
 
     def _nobody(self) -> list[Tensor]:
-        return [group.state.nobody for group in self.groups]
+        return [group.state.no_units for group in self.groups]
 
     @property
     def optimizer(self) -> Optimizer | None:

@@ -1,7 +1,7 @@
-"""Reinitialisation: bounds of the initial distribution, fresh weights, the transfer of means, fresh norms.
+"""Reinitialisation of units: new incoming weights, transfer of mean contributions, norms.
 
-Fresh incoming weights are uniform in [-bound, bound], with g the gain of the group's activation and the fan-in that the
-producer really has (in / groups times the kernel for a convolution):
+New incoming weights are uniform in [-bound, bound], with g the gain of the group's activation and the true fan-in of
+the producer (in / groups times the kernel size for a convolution):
 
     default   1 / sqrt(fan_in)                      torch's own for linear and convolution layers
     xavier    g * sqrt(6 / (fan_in + fan_out))      Glorot & Bengio 2010
@@ -19,20 +19,25 @@ import torch
 from torch import Tensor, nn
 
 from gnt._utils.initial_values import NORM_INITIAL_VALUES, PRELU_INITIAL_VALUES
-from gnt.distributed import _dtensor as shards
+from gnt.distributed import dtensor
 from gnt.units import Activation, Slot, UnitGroup, activation_gain, activation_names, input_groups
 
 INITS = ("default", "xavier", "lecun", "kaiming")
 
 
-def bound(group: UnitGroup, init: str, slot: Slot | None = None) -> float:
-    """Half-width of the uniform distribution of the group's fresh weights at ``slot``; the first producer's if None.
-
-    Raises:
-        ValueError: unknown ``init``, or one that needs the gain of an activation that is not known.
-    """
+def check_init(init: str) -> None:
+    """Raise ValueError for a name that is not an initial distribution."""
     if init not in INITS:
         raise ValueError(f"init must be one of {', '.join(INITS)}, got {init!r}")
+
+
+def bound(group: UnitGroup, init: str, slot: Slot | None = None) -> float:
+    """Bound of the uniform distribution of a group's new weights at ``slot``; None: the first producer.
+
+    Raises:
+        ValueError: unknown ``init``, or one that needs the gain of an unknown activation.
+    """
+    check_init(init)
     slot = group.incoming[0] if slot is None else slot
     activation = slot.activation or group.activation
     fan_in, fan_out = fans(slot)
@@ -56,7 +61,7 @@ def _gain(activation: Activation | None, group: str, init: str) -> float:
 
 
 def fans(slot: Slot) -> tuple[int, int]:
-    """(fan_in, fan_out) of a producer: how many inputs a unit reads and how many units read one input."""
+    """(fan_in, fan_out) of a producer: number of inputs of a unit, and number of units that read one input."""
     weight = slot.weight
     kernel = math.prod(weight.shape[2:])
     return weight.shape[1 - slot.dim] * kernel, weight.shape[slot.dim] // input_groups(slot.module) * kernel
@@ -64,9 +69,7 @@ def fans(slot: Slot) -> tuple[int, int]:
 
 @functools.lru_cache
 def representable(limit: float, dtype: torch.dtype) -> float:
-    """The largest number of ``dtype`` that does not exceed ``limit``, so that rounding leaves no fresh weight beyond
-    it.
-    """
+    """The largest number of ``dtype`` that does not exceed ``limit``, so that rounded weights stay within it."""
     rounded = torch.tensor(limit, dtype=dtype)
     if rounded.item() > limit:
         rounded = torch.nextafter(rounded, torch.zeros_like(rounded))
@@ -74,8 +77,9 @@ def representable(limit: float, dtype: torch.dtype) -> float:
 
 
 def fresh_weights(slot: Slot, count: int, limit: float, *generators: torch.Generator) -> Tensor:
-    """Draws for ``count`` units' incoming weights, uniform in [-limit, limit]: (count * block, fan-in shape...); of
-    several generators the draws of each, one after the other.
+    """Incoming weights for ``count`` units, uniform in [-limit, limit]: (count * block, fan-in shape...).
+
+    With several generators, ``count`` units are drawn from each, one generator after the other.
     """
     weight = slot.weight
     limit = representable(limit, weight.dtype)
@@ -88,49 +92,52 @@ def fresh_weights(slot: Slot, count: int, limit: float, *generators: torch.Gener
 
 
 def transfer_mean(slot: Slot, units: Tensor, mean_feature: Tensor) -> None:
-    """Move what the units contribute on average into the consumer's bias: b_k += sum_i w_ki * f^_i (``mean_feature``:
-    (k,)).
+    """Move the mean contribution of the units into the consumer's bias: b_k += sum_i w_ki * f^_i.
 
-    The consumers then see no change on the mean when the outgoing weights are zeroed. A consumer without bias gets
-    nothing. Convolutions with zero padding are exact at interior positions.
+    The mean input of the consumers' units then stays the same when the outgoing weights are set to zero. A consumer
+    without bias is left unchanged. For convolutions with zero padding this is exact at interior positions.
+
+    Args:
+        slot: the consumer.
+        units: indices, (k,).
+        mean_feature: f^, (k,).
     """
     if slot.bias is not None:
         moved = slot.weighted_sum(units, mean_feature)
         bias = slot.bias.detach()
-        # a weight in shards along its inputs gives the sums of all outputs, of which the bias may lie in shards, too
-        shards.local(bias).add_(shards.part_of(moved, bias).to(bias.dtype))
+        # a weight sharded along its inputs gives the sums of all outputs; the bias may be sharded as well
+        dtensor.local_part(bias).add_(dtensor.local_values(moved, bias).to(bias.dtype))
 
 
-def renew_incoming(slot: Slot, units: Tensor, fresh: Tensor) -> None:
-    """Give the units their fresh incoming weights and bias 0."""
+def set_incoming(slot: Slot, units: Tensor, fresh: Tensor) -> None:
+    """Set the units' incoming weights to ``fresh`` and their bias to 0."""
     slot.write_(units, fresh)
     if slot.bias is not None:
         slot.fill_(slot.bias.detach(), units, 0.0)
 
 
-def fresh_scale_values(module: nn.Module) -> dict[str, float]:
-    """Names of the per-unit tensors of a norm (or PReLU) that exist in this module, with their value at birth."""
+def initial_scale_values(module: nn.Module) -> dict[str, float]:
+    """Names and initial values of the per-unit tensors that a norm (or PReLU) has."""
     values = PRELU_INITIAL_VALUES if isinstance(module, nn.PReLU) else NORM_INITIAL_VALUES
     return {name: value for name, value in values.items() if isinstance(getattr(module, name, None), Tensor)}
 
 
-def renew_scale(slot: Slot, units: Tensor) -> None:
-    """Give the units' part of a norm its values at birth: affine weight 1, bias 0, running mean 0, running variance
-    1.
-    """
-    for name, value in fresh_scale_values(slot.module).items():
+def reset_scale(slot: Slot, units: Tensor) -> None:
+    """Set the units' part of a norm to its initial values: weight 1, bias 0, running mean 0, running variance 1."""
+    for name, value in initial_scale_values(slot.module).items():
         slot.fill_(getattr(slot.module, name).detach(), units, value)
 
 
 def regenerate(group: UnitGroup, units: Tensor, fresh: Sequence[Tensor], mean_features: Tensor | None) -> None:
-    """Replace ``units`` of a group in the network: transfer of means (unless None), outgoing 0, incoming fresh, norms
-    as at birth.
+    """Replace ``units`` of a group in the network.
+
+    The order is: transfer of mean contributions, outgoing weights 0, new incoming weights, initial values of norms.
 
     Args:
         group: the group.
         units: indices, (k,).
-        fresh: weights for each slot of ``group.drawn``.
-        mean_features: what the units contribute on average at each tap, (taps, k).
+        fresh: new weights for each slot of ``group.drawn``.
+        mean_features: mean feature of the units at each tap, (taps, k); None: no transfer.
     """
     numbers = group.tap_numbers
     if mean_features is not None:
@@ -139,7 +146,7 @@ def regenerate(group: UnitGroup, units: Tensor, fresh: Sequence[Tensor], mean_fe
     for slot in group.outgoing:
         slot.fill_(slot.weight.detach(), units, 0.0)
     for slot, rows in zip(group.drawn, fresh, strict=True):
-        renew_incoming(slot, units, rows)
+        set_incoming(slot, units, rows)
     for slot in group.scales:
         if slot not in group.drawn:
-            renew_scale(slot, units)
+            reset_scale(slot, units)

@@ -1,9 +1,10 @@
-"""Selection: how many units are due, and which are worth least. Pure functions; the counts are host arithmetic.
+"""Selection: how many units are due, and which have the lowest utility. Pure functions; counts are host arithmetic.
 
-With ``rate`` the replacement rate and n the number of eligible units, rate * n units are due in an update, a fraction
-of one most of the time. Either the fraction is carried over (`accumulate`), so that over any number of updates the
-count is within 1 of the sum of rate * n, or it is the probability of one more (`draw_count`), so that the count is
-right on average. Nature's Algorithm 1 carries the sum over and takes one unit at a time (`accumulate_one`).
+With ``rate`` the replacement rate and n the number of eligible units (`gnt.replacement.eligibility`), rate * n units
+are due in an update, most of the time a fraction of one. Either the fraction is carried over (`accumulate`), so that
+over any number of updates the count is within 1 of the sum of rate * n, or it is the probability of one more unit
+(`draw_count`), so that the expected count is rate * n. Algorithm 1 of the Nature paper carries the sum over and
+replaces one unit at a time (`accumulate_one`).
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from torch import Tensor
 
 
 def accumulate(accumulated: float, rate: float, eligible: int) -> tuple[int, float]:
-    """Add what is due to the accumulator and take the whole units out of it -> (count, accumulated).
+    """Add rate * eligible to the accumulator and take the whole units out of it -> (count, accumulated).
 
-    The count is never more than ``eligible``: rate <= 1 and an accumulator below 1 sum to less than eligible + 1.
+    The count never exceeds ``eligible``: rate <= 1 and an accumulator below 1 sum to less than eligible + 1.
 
     >>> accumulate(0.75, rate=0.5, eligible=3)
     (2, 0.25)
@@ -28,7 +29,7 @@ def accumulate(accumulated: float, rate: float, eligible: int) -> tuple[int, flo
 
 
 def accumulate_one(accumulated: float, rate: float, eligible: int) -> tuple[int, float]:
-    """As `accumulate`, but one unit, no more, when the accumulator exceeds 1; what is over is carried on.
+    """Like `accumulate`, but take at most one unit, when the accumulator exceeds 1; the rest is carried over.
 
     >>> accumulate_one(0.5, rate=0.5, eligible=1), accumulate_one(0.75, rate=0.5, eligible=5)
     ((0, 1.0), (1, 2.25))
@@ -39,7 +40,7 @@ def accumulate_one(accumulated: float, rate: float, eligible: int) -> tuple[int,
 
 
 def draw_count(rate: float, eligible: int, uniform: Callable[[], float]) -> int:
-    """floor(rate * eligible), and one more with the probability of the fraction; ``uniform`` draws from [0, 1).
+    """floor(rate * eligible), plus one with the probability of the fraction; ``uniform`` draws from [0, 1).
 
     >>> draw_count(0.5, eligible=3, uniform=lambda: 0.4), draw_count(0.5, eligible=3, uniform=lambda: 0.6)
     (2, 1)
@@ -51,8 +52,9 @@ def draw_count(rate: float, eligible: int, uniform: Callable[[], float]) -> int:
 
 
 def lowest(utility: Tensor, eligible: Tensor, count: int) -> Tensor:
-    """Indices of the ``count`` eligible units of lowest utility, lowest first; ``count`` must not exceed the number
-    eligible.
+    """Indices of the ``count`` eligible units of lowest utility, lowest first.
+
+    ``count`` must not exceed the number of eligible units.
 
     >>> lowest(torch.tensor([3.0, 0.0, 2.0, 1.0]), torch.tensor([True, False, True, True]), 2)
     tensor([3, 2])
@@ -61,7 +63,7 @@ def lowest(utility: Tensor, eligible: Tensor, count: int) -> Tensor:
 
 
 def lowest_of_each(utility: Tensor, eligible: Tensor, count: int, members: int) -> Tensor:
-    """`lowest` within each of ``members`` equal parts, one after the other.
+    """`lowest` within each of ``members`` equal parts; the results one after the other.
 
     >>> utility = torch.tensor([3.0, 1.0, 2.0, 0.5, 0.2, 0.1])
     >>> lowest_of_each(utility, utility < 3.0, 1, members=2)

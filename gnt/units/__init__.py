@@ -1,4 +1,7 @@
-"""Unit groups: which tensors hold the units of one hidden layer, and how they are found."""
+"""Unit groups: the units of a hidden layer with the tensor slices that belong to them, and how they are found.
+
+`walk` finds the groups in a list of layers, `trace` in any model with example inputs.
+"""
 
 from gnt.units._activations import (
     Activation,
@@ -7,12 +10,14 @@ from gnt.units._activations import (
     identify_activation,
     parse_activation,
 )
-from gnt.units._group import CONV_LAYERS, WEIGHT_LAYERS, Slot, UnitGroup, input_groups
-from gnt.units._passthrough import WalkError, has_torch_forward
-from gnt.units._trace import Groups, trace
+from gnt.units._group import UnitGroup
+from gnt.units._layer_types import CONV_LAYERS, WEIGHT_LAYERS, has_torch_forward, input_groups
+from gnt.units._passthrough import WalkError
+from gnt.units._slot import Slot
+from gnt.units._trace import trace
+from gnt.units._trace_result import Groups, Refused
 from gnt.units._tracing.errors import TraceError
 from gnt.units._tracing.isolation import preserve_model
-from gnt.units._tracing.refused import Refused
 from gnt.units._unwrap import unwrap
 from gnt.units._walk import Layers, flatten_layers, groups_for_engine, walk
 

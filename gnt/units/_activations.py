@@ -1,8 +1,8 @@
-"""Activations: the name of what stands between producer and consumer, and the gain it asks of fresh weights.
+"""Activations: how they are named, recognised in a network, and the gain they give to fresh weights.
 
-An activation is known by name and, for the leaky kinds, its slope. The gain keeps a layer's variance through it:
-torch's own for the kinds that `torch.nn.init.calculate_gain` knows, relu's for its smooth relatives (elu, silu, gelu,
-mish ...), as the published code and common practice have it.
+An activation is a pair: its name and, for the leaky kinds, its slope (otherwise None). The gain of an activation keeps
+the variance of a layer through it. It is torch's own for the kinds that `torch.nn.init.calculate_gain` knows, and that
+of relu for the smooth relatives of relu (elu, silu, gelu, mish, ...), as in the published code and common practice.
 """
 
 from __future__ import annotations
@@ -37,12 +37,17 @@ _MODULES: dict[type[nn.Module], str] = {
 
 
 def activation_names() -> list[str]:
-    """The activation names that have a gain."""
+    """Names of the activations that have a gain, sorted."""
     return sorted([*GAINS, *LEAKY, *(a for a in _ALIASES if a != "none")])
 
 
 def parse_activation(name: str) -> Activation:
-    """A name as users write it -> an activation; ValueError lists the names that are known."""
+    """The activation of a name given by the user; case does not matter and common aliases are known.
+
+    Raises:
+        TypeError: not a string.
+        ValueError: an unknown name; the message lists the known names.
+    """
     if not isinstance(name, str):
         raise TypeError(f"activation must be a name, one of {', '.join(activation_names())}, or None, got {name!r}")
     key = name.lower()
@@ -55,7 +60,7 @@ def parse_activation(name: str) -> Activation:
 
 
 def identify_activation(layer: nn.Module | Callable[..., Any]) -> Activation | None:
-    """The activation that a module or a plain function such as ``F.relu`` is, or None."""
+    """The activation that a module, or a plain function such as ``F.relu``, computes; None if it is not a known one."""
     if isinstance(layer, nn.Module):
         name = _MODULES.get(type(layer))
         if name is None:
@@ -71,8 +76,9 @@ def identify_activation(layer: nn.Module | Callable[..., Any]) -> Activation | N
 
 
 def activation_gain(activation: Activation) -> float | None:
-    """Gain for the standard deviation of fresh weights: sqrt(2 / (1 + slope^2)) for the leaky kinds; None when
-    unknown.
+    """Gain for the standard deviation of fresh weights, or None for an unknown activation.
+
+    For the leaky kinds it is sqrt(2 / (1 + slope^2)).
     """
     name, slope = activation
     if name in LEAKY:

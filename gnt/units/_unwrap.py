@@ -1,4 +1,4 @@
-"""Wrappers around a model: what is inside them is the model that the user built."""
+"""`unwrap`: the model inside wrappers such as torch.compile and DistributedDataParallel."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from torch import nn
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside ``torch.compile``, DistributedDataParallel and DataParallel, however often wrapped.
+    """Return the module inside ``torch.compile``, DistributedDataParallel and DataParallel, nested to any depth.
 
     >>> import torch, gnt
     >>> net = torch.nn.Linear(2, 2)
     >>> gnt.units.unwrap(torch.compile(net, backend="eager")) is net
     True
     """
-    while not isinstance(model, torch.jit.ScriptModule):  # whose children are in no dict
-        # torch.compile's OptimizedModule forwards attributes to its inside, so only its own children are asked
+    while not isinstance(model, torch.jit.ScriptModule):  # has no dict of child modules
+        # OptimizedModule of torch.compile forwards attribute access to the inner module, so look at its own children
         inner = model._modules.get("_orig_mod")
         if inner is None and isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
             inner = model._modules.get("module")

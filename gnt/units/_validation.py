@@ -1,7 +1,7 @@
-"""Unit groups as they come to an engine: do their addresses fit the modules, and does every unit have its own?
+"""Checks of the unit groups given to an engine: each slot fits its module, and each row and column has one unit.
 
-Groups are written by hand, too, and a network may be changed after it was traced. An address that does not fit would be
-noticed at the first replacement, half done, or never.
+Groups may be written by hand, and a network may be changed after it was traced. Without these checks a wrong slot would
+fail in the middle of the first replacement, or corrupt the network unnoticed.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from gnt.units._group import WEIGHT_LAYERS, Slot, UnitGroup, input_groups
+from gnt.units._group import UnitGroup
+from gnt.units._layer_types import WEIGHT_LAYERS, input_groups, weight_fault
+from gnt.units._slot import Slot
 
-_SIDES = {"incoming": 0, "scales": 0, "outgoing": 1}  # where the units are in the weight of torch's own layers
+_SIDES = {"incoming": 0, "scales": 0, "outgoing": 1}  # the units' dimension in the weight of torch's layers
 
 
-def check(groups: Sequence[UnitGroup]) -> None:
-    """Refuse unit groups that do not fit their modules or each other.
+def check_groups(groups: Sequence[UnitGroup]) -> None:
+    """Check that unit groups fit their modules and each other.
 
     Raises:
-        TypeError: a part of the wrong kind.
-        ValueError: a number or shape that does not fit, a frozen weight, units that belong to two groups.
+        TypeError: an attribute of the wrong type.
+        ValueError: a number or shape that does not fit, a frozen weight, a row or column that belongs to two units.
     """
     for group in groups:
         _check_group(group)
@@ -33,102 +35,105 @@ def check(groups: Sequence[UnitGroup]) -> None:
 
 
 def _check_group(group: UnitGroup) -> None:
-    who = f"unit group {group.name!r}"
+    label = f"unit group {group.name!r}"
     if not isinstance(group.name, str):
         raise TypeError(f"the name of a unit group must be a string, got {group.name!r}")
-    _integer(who, "num_units", group.num_units, 1)
-    _check_activation(who, group.activation)
+    _check_integer(label, "num_units", group.num_units, 1)
+    _check_activation(label, group.activation)
     for side in _SIDES:
         slots: Any = getattr(group, side)
         if not isinstance(slots, (tuple, list)) or not all(isinstance(slot, Slot) for slot in slots):
-            raise TypeError(f"{side} of {who} must be a tuple of gnt.units.Slot, got {slots!r}")
+            raise TypeError(f"{side} of {label} must be a tuple of gnt.units.Slot, got {slots!r}")
         if not slots and side != "scales":
-            raise ValueError(f"{side} of {who} is empty: units need at least one producer and one consumer")
+            raise ValueError(f"{side} of {label} is empty: units need at least one producer and one consumer")
         for slot in slots:
-            _check_slot(f"{side} slot {slot.name!r} of {who}", slot, side, group.num_units)
-    both = {id(slot.module) for slot in group.incoming} & {id(slot.module) for slot in group.outgoing}
-    if both:
-        name = next(slot.name for slot in group.incoming if id(slot.module) in both)
-        raise ValueError(f"{name!r} is a producer and a consumer of {who}: a layer that reads itself is called twice")
+            _check_slot(f"{side} slot {slot.name!r} of {label}", slot, side, group.num_units)
+    shared = {id(slot.module) for slot in group.incoming} & {id(slot.module) for slot in group.outgoing}
+    if shared:
+        name = next(slot.name for slot in group.incoming if id(slot.module) in shared)
+        raise ValueError(
+            f"{name!r} is both a producer and a consumer of {label}: a layer that reads itself is called twice"
+        )
 
 
-def _check_slot(who: str, slot: Slot, side: str, units: int) -> None:
+def _check_slot(label: str, slot: Slot, side: str, units: int) -> None:
     if not isinstance(slot.name, str):
-        raise TypeError(f"the name of {who} must be a string, got {slot.name!r}")
-    _check_activation(who, slot.activation)
+        raise TypeError(f"the name of {label} must be a string, got {slot.name!r}")
+    _check_activation(label, slot.activation)
     for key, least in {"num_units": 1, "dim": 0, "block": 1, "offset": 0, "groups": 1, "tap": None}.items():
-        _integer(who, key, getattr(slot, key), least)
+        _check_integer(label, key, getattr(slot, key), least)
     if slot.num_units != units:
-        raise ValueError(f"{who} must have the group's num_units, {units}, got {slot.num_units}")
-    weight = _weight(who, slot, side)
+        raise ValueError(f"{label} must have the group's num_units, {units}, got {slot.num_units}")
+    weight = _weight(label, slot, side)
     if weight is None:
         return
     kind, shape = type(slot.module).__name__, tuple(weight.shape)
-    own = isinstance(slot.module, WEIGHT_LAYERS)
-    if slot.dim >= weight.ndim or (own and slot.dim != _SIDES[side]):
-        allowed = str(_SIDES[side]) if own else f"in 0..{weight.ndim - 1}"
-        raise ValueError(f"dim of {who} must be {allowed} for a {kind} with a weight of shape {shape}, got {slot.dim}")
+    known = isinstance(slot.module, WEIGHT_LAYERS)
+    if slot.dim >= weight.ndim or (known and slot.dim != _SIDES[side]):
+        allowed = str(_SIDES[side]) if known else f"in 0..{weight.ndim - 1}"
+        raise ValueError(
+            f"dim of {label} must be {allowed} for a {kind} with a weight of shape {shape}, got {slot.dim}"
+        )
     groups = input_groups(slot.module) if side == "outgoing" else 1
     if slot.groups != groups:
-        raise ValueError(f"groups of {who} must be {groups} for this {kind}, got {slot.groups}")
-    _check_positions(who, slot, shape)
+        raise ValueError(f"groups of {label} must be {groups} for this {kind}, got {slot.groups}")
+    _check_positions(label, slot, shape)
 
 
-def _check_positions(who: str, slot: Slot, shape: tuple[int, ...]) -> None:
-    along = f"the {slot.width} along dim {slot.dim} of its {type(slot.module).__name__}'s weight of shape {shape}"
+def _check_positions(label: str, slot: Slot, shape: tuple[int, ...]) -> None:
+    available = f"the {slot.width} along dim {slot.dim} of its {type(slot.module).__name__}'s weight of shape {shape}"
     positions: Any = slot.positions
     if positions is None:
         end = slot.offset + slot.num_units * slot.block
         if end > slot.width:
             raise ValueError(
-                f"{who} reaches to position {end} (offset {slot.offset} + {slot.num_units} units x block {slot.block})"
-                f", beyond {along}"
+                f"{label} reaches to position {end} (offset {slot.offset} + {slot.num_units} units x block "
+                f"{slot.block}), beyond {available}"
             )
         return
     wanted = (slot.num_units, slot.block)
     if not isinstance(positions, Tensor) or positions.dtype != torch.int64 or positions.device.type != "cpu":
         got = f"{positions.dtype} on {positions.device}" if isinstance(positions, Tensor) else repr(positions)
-        raise TypeError(f"positions of {who} must be an int64 tensor on the CPU, of shape {wanted}, got {got}")
+        raise TypeError(f"positions of {label} must be an int64 tensor on the CPU, of shape {wanted}, got {got}")
     if tuple(positions.shape) != wanted:
         raise ValueError(
-            f"positions of {who} must have shape (num_units, block) = {wanted}, got {tuple(positions.shape)}"
+            f"positions of {label} must have shape (num_units, block) = {wanted}, got {tuple(positions.shape)}"
         )
     low, high = (int(bound) for bound in positions.aminmax())
     if low < 0 or high >= slot.width:
-        raise ValueError(f"positions of {who} lie in {low}..{high}, beyond {along}")
+        raise ValueError(f"positions of {label} are in {low}..{high}, beyond {available}")
     if slot.offset:
-        raise ValueError(f"offset={slot.offset} of {who} would be ignored: its positions are given")
+        raise ValueError(f"offset={slot.offset} of {label} would be ignored, because its positions are given")
 
 
-def _weight(who: str, slot: Slot, side: str) -> Tensor | None:
-    """The weight that the slot addresses; None for a norm that has none."""
+def _weight(label: str, slot: Slot, side: str) -> Tensor | None:
+    """The weight that the slot indexes, or None for a norm without weight."""
     module: Any = slot.module
     if not isinstance(module, nn.Module):
-        raise TypeError(f"module of {who} must be a torch.nn.Module, got {type(module).__name__}")
+        raise TypeError(f"module of {label} must be a torch.nn.Module, got {type(module).__name__}")
     weight = module._parameters.get("weight")
     if weight is None and side == "scales":
         return None
     kind = type(module).__name__
     if weight is None:
         raise ValueError(
-            f"{who}: its {kind} has no weight that is a plain parameter (or it is parametrized): it cannot be reset"
+            f"{label}: its {kind} has no weight that is a plain parameter (or it is parametrized): it cannot be reset"
         )
     if isinstance(weight, UninitializedParameter):
-        raise ValueError(f"{who}: its {kind} is lazy and has no weights yet: run one forward first")
+        raise ValueError(f"{label}: its {kind} is lazy and has no weights yet: run one forward first")
     if side != "scales" and not (weight.ndim >= 2 and hasattr(module, "bias")):
-        raise ValueError(f"{who}: {kind} is no layer with a weight matrix (or kernels) and a bias, which may be None")
-    if weight.is_complex():
-        raise ValueError(f"{who}: the weight of its {kind} is complex; utilities are defined for real networks")
-    if not weight.requires_grad and side != "scales":
         raise ValueError(
-            f"{who}: the weight of its {kind} is frozen (requires_grad=False): its replaced units could not learn"
+            f"{label}: {kind} is not a layer with a weight matrix (or kernels) and a bias, which may be None"
         )
+    fault = weight_fault(weight, frozen_allowed=side == "scales")
+    if fault is not None:
+        raise ValueError(f"{label}: the weight of its {kind} {fault}")
     return weight
 
 
 def _check_disjoint(groups: Sequence[UnitGroup], side: str) -> None:
-    """Refuse a row, or a column, that belongs to two units."""
-    for name, module, entries in _by_module(groups, side):
+    """Refuse a row, column or norm entry that belongs to two units."""
+    for name, module, entries in _slots_by_module(groups, side):
         taken = torch.cat([slot.index(torch.arange(slot.num_units)) for _, slot in entries])
         if len(torch.unique(taken)) == len(taken):
             continue
@@ -136,11 +141,13 @@ def _check_disjoint(groups: Sequence[UnitGroup], side: str) -> None:
         what = {"incoming": "row", "outgoing": "column", "scales": "entry"}[side]
         raise ValueError(
             f"a {what} of {name!r} ({type(module).__name__}) belongs to two units of unit group {owners}: each must "
-            "belong to one unit of one group, and each group must be given once"
+            "belong to one unit of one group, and each group must be passed once"
         )
 
 
-def _by_module(groups: Sequence[UnitGroup], side: str) -> Iterator[tuple[str, nn.Module, list[tuple[UnitGroup, Slot]]]]:
+def _slots_by_module(
+    groups: Sequence[UnitGroup], side: str
+) -> Iterator[tuple[str, nn.Module, list[tuple[UnitGroup, Slot]]]]:
     entries: dict[int, list[tuple[UnitGroup, Slot]]] = {}
     for group in groups:
         for slot in getattr(group, side):
@@ -149,7 +156,7 @@ def _by_module(groups: Sequence[UnitGroup], side: str) -> Iterator[tuple[str, nn
         yield found[0][1].name, found[0][1].module, found
 
 
-def _check_activation(who: str, activation: Any) -> None:
+def _check_activation(label: str, activation: Any) -> None:
     if activation is None:
         return
     if (
@@ -159,13 +166,13 @@ def _check_activation(who: str, activation: Any) -> None:
         or not (activation[1] is None or (isinstance(activation[1], Real) and not isinstance(activation[1], bool)))
     ):
         raise TypeError(
-            f"activation of {who} must be None or a pair of a name and a slope (or None), such as ('relu', None) or "
+            f"activation of {label} must be None or a pair of a name and a slope (or None), such as ('relu', None) or "
             f"('leaky_relu', 0.01), got {activation!r}"
         )
 
 
-def _integer(who: str, key: str, value: Any, least: int | None) -> None:
+def _check_integer(label: str, key: str, value: Any, least: int | None) -> None:
     if not isinstance(value, Integral) or isinstance(value, bool) or (least is not None and value < least):
         allowed = "an integer" if least is None else f"an integer >= {least}"
         error = TypeError if not isinstance(value, Integral) or isinstance(value, bool) else ValueError
-        raise error(f"{key} of {who} must be {allowed}, got {value!r}")
+        raise error(f"{key} of {label} must be {allowed}, got {value!r}")

@@ -1,8 +1,9 @@
-"""An explicit list of layers -> unit groups.
+"""`walk`: unit groups from an explicit list of layers.
 
-The list is read in the order of computation: a weight layer, whatever its units pass through, the next weight layer
-that reads them. What stands between must keep units apart; it is recognised, or probed, or refused by name and reason.
-A list cannot show shortcuts or a second reader, so it must be the whole way of these units through the network.
+The list is read in the order of computation: a weight layer, the layers that its units pass through, and the next
+weight layer, which reads them. The layers between must keep the units separate; they are recognised, probed, or refused
+with name and reason. A list cannot show shortcuts or a second consumer, so it must contain the complete path of its
+units through the network.
 """
 
 from __future__ import annotations
@@ -14,35 +15,36 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from gnt.units import _validation as given_groups
 from gnt.units._activations import Activation, activation_gain, parse_activation
-from gnt.units._group import CONV_LAYERS, WEIGHT_LAYERS, Slot, UnitGroup
-from gnt.units._passthrough import Passage, WalkError, has_torch_forward
+from gnt.units._group import UnitGroup
+from gnt.units._layer_types import CONV_LAYERS, WEIGHT_LAYERS, has_torch_forward, num_outputs, weight_fault
+from gnt.units._passthrough import Passthrough, WalkError
+from gnt.units._slot import Slot
 from gnt.units._unwrap import unwrap
+from gnt.units._validation import check_groups
 
 Layer = nn.Module | Callable[..., Any]
 Layers = nn.Module | Iterable[Layer]
 
 
 def walk(layers: Layers, *, activation: str | None = None) -> tuple[UnitGroup, ...]:
-    """Turn a list of layers, in the order of computation, into the groups of units between its weight layers.
+    """Find the unit groups of a list of layers given in the order of computation.
 
     Args:
         layers: an ``nn.Sequential``, an ``nn.ModuleList``, a list of modules and plain functions such as ``F.relu``, or
-            a model with ``.layers``. Nested containers are walked too. Weight layers are ``Linear`` and
-            ``Conv1d/2d/3d``; between them may stand BatchNorm, LayerNorm, GroupNorm, InstanceNorm, RMSNorm, any
-            activation, pooling, dropout, Flatten. A list without its Flatten works as well: a linear layer that reads a
-            convolution owns a block of columns for each channel.
-        activation: name of the activation for groups whose list shows none (the model applies it in its ``forward``).
-            Norms that stand in ``forward`` alone cannot be seen: put them into the list.
+            a model with ``.layers``. Nested containers are opened. Weight layers are ``Linear`` and
+            ``Conv1d/2d/3d``; BatchNorm, LayerNorm, GroupNorm, InstanceNorm, RMSNorm, activations, pooling, dropout and
+            Flatten may stand between them. The Flatten between a convolution and a linear layer may be left out: the
+            linear layer then has a block of columns for each channel.
+        activation: name of the activation for groups whose list contains none (because the model applies it in its
+            ``forward``). Norms that are only applied in ``forward`` cannot be seen: include them in the list.
 
     Returns:
-        One `UnitGroup` for each weight layer but the last, in order.
+        One `UnitGroup` for each weight layer except the last, in order.
 
     Raises:
         WalkError (a ValueError): no hidden layer, a list that ends in an activation, a module used twice, tied weights,
-            frozen or lazy or parametrized weights, sizes that do not fit, or a layer that gnt does not know to keep
-            units apart.
+            frozen, lazy or parametrized weights, sizes that do not fit, or a layer that may not keep units separate.
 
     >>> from torch import nn
     >>> net = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(54, 2))
@@ -52,27 +54,27 @@ def walk(layers: Layers, *, activation: str | None = None) -> tuple[UnitGroup, .
       consumer  4 Linear (columns, 9 per unit)
     """
     layers = unwrap(layers) if isinstance(layers, nn.Module) else layers
-    named = list(flatten_layers(layers))
+    named_layers = list(flatten_layers(layers))
     given = parse_activation(activation) if activation is not None else None
-    unlisted = given or _literal(layers)
+    default = given or _activation_if_none_kinds(layers)
     groups: list[UnitGroup] = []
-    passage: Passage | None = None
-    for name, layer in named:
+    between: Passthrough | None = None
+    for name, layer in named_layers:
         if isinstance(layer, WEIGHT_LAYERS):
             _check_weights(name, layer)
-            if passage is not None:
-                consumer = _consumer(passage, name, layer)
-                groups.append(_group(passage, consumer, given, unlisted))
-            passage = Passage(Slot(name, layer, _units(layer)))
-        elif passage is not None:
-            passage.append(name, layer)
-    if passage is None:
-        raise WalkError(f"no Linear or Conv layer among {_listed(named)}: there is nothing to walk")
-    passage.check_end()
+            if between is not None:
+                consumer = _consumer(between, name, layer)
+                groups.append(_group(between, consumer, given, default))
+            between = Passthrough(Slot(name, layer, num_outputs(layer)))
+        elif between is not None:
+            between.append(name, layer)
+    if between is None:
+        raise WalkError(f"no Linear or Conv layer among {_kinds(named_layers)}: there are no units to replace")
+    between.check_end_of_list()
     if not groups:
         raise WalkError(
-            f"no hidden layer: {passage.producer.name!r} is the only weight layer among {_listed(named)}, and its "
-            "units are outputs; give at least two weight layers"
+            f"no hidden layer: {between.producer.name!r} is the only weight layer among {_kinds(named_layers)}, and "
+            "its units are outputs; give at least two weight layers"
         )
     if given is not None and all(group.activation != given for group in groups):
         raise ValueError(f"activation={activation!r} would be ignored: the list shows the activation of every group")
@@ -81,30 +83,33 @@ def walk(layers: Layers, *, activation: str | None = None) -> tuple[UnitGroup, .
 
 
 def groups_for_engine(layers: Layers | Iterable[UnitGroup], activation: str | None) -> tuple[UnitGroup, ...]:
-    """The groups of an engine: given ones, copied so that no other engine writes its state there, or walked."""
+    """The unit groups for an engine: copies of given groups, or the groups of a list of layers.
+
+    Given groups are copied because an engine writes its state into its groups.
+    """
     if isinstance(layers, UnitGroup):
-        raise TypeError(f"layers must be a list of unit groups, got one: give [group] for group {layers.name!r}")
+        raise TypeError(f"layers must be a list of unit groups, got one: pass [group] for group {layers.name!r}")
     if not isinstance(layers, Iterable) or isinstance(layers, nn.Module):
         return walk(layers, activation=activation)
-    given: list[Any] = list(layers)
-    others = [type(each).__name__ for each in given if not isinstance(each, UnitGroup)]
-    if len(others) == len(given):
-        return walk(given, activation=activation)
+    groups: list[Any] = list(layers)
+    others = [type(item).__name__ for item in groups if not isinstance(item, UnitGroup)]
+    if len(others) == len(groups):
+        return walk(groups, activation=activation)
     if others:
         raise TypeError(f"layers must be a list of layers or a list of unit groups, got both: also {', '.join(others)}")
-    given_groups.check(given)
-    named = parse_activation(activation) if activation is not None else None
-    without = [group for group in given if group.activation is None or activation_gain(group.activation) is None]
-    if named is not None and not without:
-        raise ValueError(f"activation={activation!r} would be ignored: unit groups have their own")
+    check_groups(groups)
+    default = parse_activation(activation) if activation is not None else None
+    without_gain = [group for group in groups if group.activation is None or activation_gain(group.activation) is None]
+    if default is not None and not without_gain:
+        raise ValueError(f"activation={activation!r} would be ignored: the unit groups have their own")
     return tuple(
-        dataclasses.replace(group, activation=named if named and group in without else group.activation)
-        for group in given
+        dataclasses.replace(group, activation=default if default and group in without_gain else group.activation)
+        for group in groups
     )
 
 
 def flatten_layers(layers: Layers, prefix: str = "") -> Iterator[tuple[str, Layer]]:
-    """Names and layers in order, containers opened."""
+    """Yield (name, layer) for all layers in order, opening containers."""
     if isinstance(layers, (nn.Sequential, nn.ModuleList)):
         children: Iterable[tuple[str, Any]] = ((name, child) for name, child in _children(layers))
     elif isinstance(layers, nn.Module):
@@ -127,7 +132,7 @@ def flatten_layers(layers: Layers, prefix: str = "") -> Iterator[tuple[str, Laye
         child = unwrap(child) if isinstance(child, nn.Module) else child
         if isinstance(child, nn.Sequential) and not has_torch_forward(child):
             raise WalkError(
-                f"{prefix + name!r} ({type(child).__name__}) has a forward of its own, which may be more than its list"
+                f"{prefix + name!r} ({type(child).__name__}) has a custom forward, which may do more than its layers"
             )
         if isinstance(child, (nn.Sequential, nn.ModuleList, list, tuple)):
             yield from flatten_layers(child, f"{prefix}{name}.")
@@ -138,54 +143,50 @@ def flatten_layers(layers: Layers, prefix: str = "") -> Iterator[tuple[str, Laye
 
 
 def _children(container: nn.Sequential | nn.ModuleList) -> Iterator[tuple[str, nn.Module]]:
-    # named_children() leaves out repetitions, which are just what must be refused
+    # named_children() skips repeated modules, which must be refused here
     yield from ((name, child) for name, child in container._modules.items() if child is not None)
 
 
-def _literal(layers: Layers) -> Activation | None:
-    """A Sequential computes just what it lists, so where it lists no activation there is none; others don't say."""
+def _activation_if_none_kinds(layers: Layers) -> Activation | None:
+    """Identity for a Sequential, which computes exactly what it lists; None (unknown) for other containers."""
     return ("identity", None) if isinstance(layers, nn.Sequential) and has_torch_forward(layers) else None
 
 
-def _units(layer: nn.Module) -> int:
-    return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)  # type: ignore[arg-type]
-
-
-def _consumer(passage: Passage, name: str, layer: nn.Module) -> Slot:
-    """The slot of the columns of ``layer`` that read the passage's units; WalkError where the sizes do not fit."""
-    producer = passage.producer
-    passage.travel()
+def _consumer(between: Passthrough, name: str, layer: nn.Module) -> Slot:
+    """The slot of the columns of ``layer`` that read the producer's units; WalkError if the sizes do not fit."""
+    producer = between.producer
+    between.check_layers()
     if isinstance(layer, CONV_LAYERS):
-        if not isinstance(producer.module, CONV_LAYERS) or passage.flattened:
+        if not isinstance(producer.module, CONV_LAYERS) or between.flattened:
             raise WalkError(f"{name!r} ({type(layer).__name__}) cannot read the flat features of {producer.name!r}")
         if layer.weight.ndim != producer.weight.ndim:
             kind = type(producer.module).__name__
             raise WalkError(f"{name!r} ({type(layer).__name__}) cannot read the features of {producer.name!r} ({kind})")
-        reads, groups = layer.in_channels, layer.groups
-        fits = reads == producer.num_units
+        num_inputs, groups = layer.in_channels, layer.groups
+        fits = num_inputs == producer.num_units
     else:
-        reads, groups = int(layer.in_features), 1  # type: ignore[arg-type]
+        num_inputs, groups = int(layer.in_features), 1  # type: ignore[arg-type]
         flat = isinstance(producer.module, CONV_LAYERS)
-        fits = reads % producer.num_units == 0 if flat else reads == producer.num_units
-        passage.settle(reads)
+        fits = num_inputs % producer.num_units == 0 if flat else num_inputs == producer.num_units
+        between.resolve_inner_norms(num_inputs)
     if not fits:
         raise WalkError(
-            f"{name!r} ({type(layer).__name__}) reads {reads} inputs, which does not fit the {producer.num_units} "
-            f"units of {producer.name!r} ({type(producer.module).__name__}) before it: is the list in the order of "
-            "computation, and whole?"
+            f"{name!r} ({type(layer).__name__}) reads {num_inputs} inputs, which does not fit the {producer.num_units} "
+            f"units of {producer.name!r} ({type(producer.module).__name__}) before it: is the list complete and in the "
+            "order of computation?"
         )
-    return Slot(name, layer, producer.num_units, dim=1, block=reads // producer.num_units, groups=groups)
+    return Slot(name, layer, producer.num_units, dim=1, block=num_inputs // producer.num_units, groups=groups)
 
 
-def _group(passage: Passage, consumer: Slot, given: Activation | None, unlisted: Activation | None) -> UnitGroup:
-    seen = passage.activation
+def _group(between: Passthrough, consumer: Slot, given: Activation | None, default: Activation | None) -> UnitGroup:
+    listed = between.activation
     return UnitGroup(
-        name=passage.producer.name,
-        num_units=passage.producer.num_units,
-        incoming=(passage.producer,),
+        name=between.producer.name,
+        num_units=between.producer.num_units,
+        incoming=(between.producer,),
         outgoing=(consumer,),
-        scales=tuple(passage.scales),
-        activation=unlisted if seen is None else given if given and activation_gain(seen) is None else seen,
+        scales=tuple(between.scales),
+        activation=default if listed is None else given if given and activation_gain(listed) is None else listed,
     )
 
 
@@ -199,31 +200,29 @@ def _check_weights(name: str, layer: nn.Module) -> None:
             f"the weight of {kind} is not a plain parameter (it is parametrized): it cannot be reset row by row"
         )
     if not has_torch_forward(layer):
-        raise WalkError(f"{kind} has a forward of its own: gnt does not know what its weight is to it")
+        raise WalkError(f"{kind} has a custom forward: gnt does not know how it uses its weight")
     if layer.bias is not None and "bias" not in layer._parameters:
         raise WalkError(f"the bias of {kind} is not a plain parameter (it is parametrized): it cannot be reset")
-    more = [key for key, parameter in layer.named_parameters() if key not in ("weight", "bias")]
-    if more:
-        raise WalkError(f"{kind} has parameters ({', '.join(more)}) of which gnt does not know what belongs to a unit")
-    if weight.is_complex():
-        raise WalkError(f"the weight of {kind} is complex; utilities are defined for real networks")
-    if not weight.requires_grad:
+    extra = [key for key, _ in layer.named_parameters() if key not in ("weight", "bias")]
+    if extra:
         raise WalkError(
-            f"the weight of {kind} is frozen (requires_grad=False): its replaced units could not learn; leave it out "
-            "of the list"
+            f"{kind} has extra parameters ({', '.join(extra)}), and gnt does not know which of them belong to a unit"
         )
+    fault = weight_fault(weight)
+    if fault is not None:
+        raise WalkError(f"the weight of {kind} {fault}; remove the layer from the list")
 
 
 def _check_used_once(groups: list[UnitGroup], layers: Layers) -> None:
-    """Refuse modules that are used twice and parameters that belong to two modules."""
+    """Refuse modules that are used twice and parameters that two modules share."""
     slots = [slot for group in groups for slot in (*group.incoming, *group.scales)] + [groups[-1].outgoing[0]]
     seen: dict[int, str] = {}
     for slot in slots:
         first = seen.setdefault(id(slot.module), slot.name)
         if first != slot.name:
             raise WalkError(
-                f"{first!r} and {slot.name!r} are one module used twice: its units have two readers, and replacing one "
-                "for the first would change the second"
+                f"{first!r} and {slot.name!r} are one module used twice: its units have two consumers, and replacing a "
+                "unit for the first would change the second"
             )
     owners = {
         _address(p): (slot.name, id(slot.module))
@@ -237,8 +236,8 @@ def _check_used_once(groups: list[UnitGroup], layers: Layers) -> None:
             owner = owners.get(_address(parameter)) if parameter is not None else None
             if owner is not None and owner[1] != id(module):
                 raise WalkError(
-                    f"{owner[0]!r} and {name!r} share their {key} (tied weights): a unit replaced in one would be "
-                    "replaced in the other"
+                    f"{owner[0]!r} and {name!r} share their {key} (tied weights): replacing a unit in one would also "
+                    "replace it in the other"
                 )
 
 
@@ -247,6 +246,6 @@ def _address(parameter: Tensor) -> int:
     return id(parameter) if lazy else parameter.data_ptr() or id(parameter)
 
 
-def _listed(named: list[tuple[str, Layer]]) -> str:
-    kinds = [getattr(layer, "__name__", type(layer).__name__) for _, layer in named]
+def _kinds(named_layers: list[tuple[str, Layer]]) -> str:
+    kinds = [getattr(layer, "__name__", type(layer).__name__) for _, layer in named_layers]
     return f"[{', '.join(kinds)}]" if kinds else "the empty list"

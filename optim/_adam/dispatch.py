@@ -1,42 +1,46 @@
-"""Who is stepped, and how: the parameters of one group that have gradients, looked up once and kept between steps."""
+"""Which implementation steps each parameter of a group, decided once and reused between steps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from torch import Tensor
 
-from gnt.distributed import _dtensor as shards
-from gnt.optim._adam import kernel as compiled_adam
-from gnt.optim._adam import state as adam_state
-from gnt.optim._adam.kernel import Compiled
-from gnt.optim._adam.per_unit_step import PerUnit, PerUnitSharded
-from gnt.optim._adam.state import Group, State
+from gnt.distributed import dtensor
+from gnt.importance import WeightMeans
+from gnt.optim._adam.kernel import KernelStep, kernel_can_step
+from gnt.optim._adam.per_unit_step import PerUnitStep, ShardedPerUnitStep
+from gnt.optim._adam.state import MOMENTS, Group, State, is_plain_tensor, new_state
 from gnt.optim._adam.step_counts import START_KEYS
-from gnt.optim._adam.torch_step import NeverReset
+from gnt.optim._adam.torch_step import TorchStep
 
-if TYPE_CHECKING:
-    from gnt.importance._evaluate.layout import WeightPlace
-
-Places = Mapping[int, "WeightPlace"]
+_EXP_AVG, _EXP_AVG_SQ = MOMENTS[:2]
 
 
 class Stepper(Protocol):
-    """Some of a group's parameters that are stepped in one way."""
+    """Steps some parameters of a group by one implementation."""
 
-    def fits(self) -> bool:
-        """Whether what was looked up still holds."""
+    def is_valid(self) -> bool:
+        """True if the addresses and layouts that were looked up still hold."""
 
     def step(self, grads: Sequence[Tensor], group: Group) -> None:
-        """One step on each of its parameters; the gradients in the same order."""
+        """Take one step on each parameter. The gradients are in the same order."""
 
 
-class Roster:
-    """The parameters of a group that have gradients, their state, and what steps them.
+class StepPlan:
+    """Cached execution plan of one parameter group: its parameters with gradients, their state, and their steppers.
 
-    Making one takes about as long as a step of torch's Adam. It serves as long as the same parameters have gradients
-    and their state is the same tensors (`fits`); so a load, a new reset or a parameter that was frozen makes a new one.
+    Making a plan takes about as long as a step of torch's Adam. It stays valid as long as the same parameters have
+    gradients and their state consists of the same tensors. Loading a state_dict, the first reset of a parameter's units
+    and freezing a parameter make it invalid.
+
+    Args:
+        params: the parameters that have gradients.
+        group: the options.
+        state_of: the optimizer state; missing entries are created.
+        weight_means: where the kernel writes means of |w|, by the parameter's id.
+        kernels: step by the C++ kernel what it can step.
     """
 
     def __init__(
@@ -44,64 +48,66 @@ class Roster:
         params: Sequence[Tensor],
         group: Group,
         state_of: Mapping[Tensor, State],
-        places: Places,
+        weight_means: Mapping[int, WeightMeans],
         *,
-        compiled: bool,
+        kernels: bool,
     ) -> None:
-        self._places = places
+        self._weight_means = weight_means
         self._amsgrad = bool(group["amsgrad"])
         states = [state_of[param] for param in params]
         for param, state in zip(params, states, strict=True):
             if not state:
-                state.update(adam_state.new_state(param, self._amsgrad))
-        ways: dict[tuple[Any, ...], list[int]] = {}
+                state.update(new_state(param, self._amsgrad))
+        batches: dict[tuple[Any, ...], list[int]] = {}
         for i, (param, state) in enumerate(zip(params, states, strict=True)):
-            ways.setdefault(_way(param, state, compiled), []).append(i)
-        self._steppers: list[tuple[Stepper, list[int] | None]] = [
-            (way[0]([params[i] for i in chosen], [states[i] for i in chosen], group), chosen if len(ways) > 1 else None)
-            for way, chosen in ways.items()
-        ]
-        for stepper, _ in self._steppers:
-            if isinstance(stepper, Compiled):
-                stepper.sum_into(places)
-        # after the steppers, which keep the counts of several parameters in one tensor
-        self._held = [
-            (param, state, state["step"], state["exp_avg"], state["exp_avg_sq"], len(state))
+            batches.setdefault(_stepper_key(param, state, kernels), []).append(i)
+        self._steppers: list[tuple[Stepper, list[int] | None]] = []
+        for (make, *_), chosen in batches.items():
+            stepper = make([params[i] for i in chosen], [states[i] for i in chosen], group)
+            if isinstance(stepper, KernelStep):
+                stepper.write_weight_means(weight_means)
+            self._steppers.append((stepper, chosen if len(batches) > 1 else None))
+        # after the steppers were made, because they replace the step counts in the states by views
+        self._entries = [
+            (param, state, state["step"], state[_EXP_AVG], state[_EXP_AVG_SQ], len(state))
             for param, state in zip(params, states, strict=True)
         ]
         self.on_cuda = any(param.is_cuda for param in params)
 
-    def fits(self, params: Sequence[Tensor], group: Group, state_of: Mapping[Tensor, State], places: Places) -> bool:
-        """Whether these are the parameters and this is the state that it was made of."""
-        if len(params) != len(self._held) or bool(group["amsgrad"]) is not self._amsgrad:
+    def is_valid(
+        self,
+        params: Sequence[Tensor],
+        group: Group,
+        state_of: Mapping[Tensor, State],
+        weight_means: Mapping[int, WeightMeans],
+    ) -> bool:
+        """True if the plan was made for these parameters and this state."""
+        if len(params) != len(self._entries) or bool(group["amsgrad"]) is not self._amsgrad:
             return False
-        if places is not self._places:
+        if weight_means is not self._weight_means:
             return False
-        for param, (held, kept, step, exp_avg, exp_avg_sq, size) in zip(params, self._held, strict=True):
-            if param is not held:
+        for param, (planned, planned_state, step, exp_avg, exp_avg_sq, size) in zip(params, self._entries, strict=True):
+            if param is not planned:
                 return False
             state = state_of[param]
-            if state is not kept or len(state) != size:
+            if state is not planned_state or len(state) != size:
                 return False
-            if state["step"] is not step or state["exp_avg"] is not exp_avg or state["exp_avg_sq"] is not exp_avg_sq:
+            if state["step"] is not step or state[_EXP_AVG] is not exp_avg or state[_EXP_AVG_SQ] is not exp_avg_sq:
                 return False
-        return all(stepper.fits() for stepper, _ in self._steppers)
+        return all(stepper.is_valid() for stepper, _ in self._steppers)
 
     def step(self, grads: Sequence[Tensor], group: Group) -> None:
-        """One step on each parameter; the gradients in the same order."""
+        """Take one step on each parameter. The gradients are in the same order."""
         for stepper, chosen in self._steppers:
             stepper.step(grads if chosen is None else [grads[i] for i in chosen], group)
 
 
-Make = Callable[[Sequence[Tensor], Sequence[State], Group], Stepper]
-
-
-def _way(param: Tensor, state: State, compiled: bool) -> tuple[Any, ...]:
-    """What steps a parameter, and what the parameters that are stepped together have in common."""
-    if compiled and compiled_adam.can_step(param, state):
-        return Compiled, param.dtype
+def _stepper_key(param: Tensor, state: State, kernels: bool) -> tuple[Any, ...]:
+    """The class of the stepper for a parameter, then what all parameters of one stepper have in common."""
+    if kernels and kernel_can_step(param, state):
+        return KernelStep, param.dtype
     if all(key not in state for key in START_KEYS):
-        return NeverReset, adam_state.is_plain(param), param.device, param.dtype
-    if shards.is_sharded(param):
-        return (PerUnitSharded,)
-    return PerUnit, param.device, param.dtype
+        return TorchStep, is_plain_tensor(param), param.device, param.dtype
+    if dtensor.is_dtensor(param):
+        return (ShardedPerUnitStep,)
+    return PerUnitStep, param.device, param.dtype

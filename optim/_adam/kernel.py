@@ -1,83 +1,82 @@
-"""The step as one call of a C++ kernel, for all parameters of a group: ``gnt/kernels/adam.cpp``.
+"""The step of all parameters of a group as one call of the C++ kernel ``gnt/_kernels/adam.cpp``.
 
-What the kernel is told about a parameter are addresses, which are looked up once. Whether the tensors still lie there
-is asked before each step.
+The kernel takes memory addresses. They are looked up once, and checked before each step.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from gnt import _kernels as kernels
-from gnt.optim._adam.state import MOMENTS, Group, State, counted_together, is_plain
-from gnt.optim._adam.step_counts import START_KEYS, tables
+from gnt._kernels import SCALARS, load
+from gnt.importance import WeightMeans
+from gnt.optim._adam.bias_correction import correction_tables
+from gnt.optim._adam.state import MOMENTS, Group, State, is_plain_tensor, moment_keys, share_step_counts
+from gnt.optim._adam.step_counts import START_KEYS
 
-if TYPE_CHECKING:
-    from gnt.importance._evaluate.layout import WeightPlace
-
-_LONGEST_TABLE = 1 << 17  # counts beyond it are rare; the kernel computes their corrections itself
+_TABLE_LENGTH = 1 << 17  # larger counts are rare: the kernel computes their corrections itself
 
 
-def can_step(param: Tensor, state: State) -> bool:
-    """Whether the kernel is for this parameter: a contiguous float32 or float64 one on the CPU, and moments alike."""
+def kernel_can_step(param: Tensor, state: State) -> bool:
+    """True for contiguous float32 and float64 parameters on the CPU whose moments have the same dtype and layout."""
     moments = [state[key] for key in MOMENTS if key in state]
     return (
-        is_plain(param)
+        is_plain_tensor(param)
         and param.is_cpu
-        and param.dtype in kernels.SCALARS
+        and param.dtype in SCALARS
         and all(m.is_cpu and m.dtype == param.dtype and m.shape == param.shape for m in moments)
         and all(tensor.is_contiguous() for tensor in (param, *moments))
     )
 
 
-class Compiled:
-    """Parameters of one dtype that the kernel steps, reset or not."""
+class KernelStep:
+    """Steps parameters of one dtype by the C++ kernel, whether or not units of them were reset."""
 
     def __init__(self, params: Sequence[Tensor], states: Sequence[State], group: Group) -> None:
         self._params, self._dtype = list(params), params[0].dtype
-        self._kernel = kernels.load("adam", self._dtype)
-        self._counts = counted_together(states)
-        keys = MOMENTS if group["amsgrad"] else MOMENTS[:2]
+        self._kernel = load("adam", self._dtype)
+        self._counts = share_step_counts(states)
+        keys = moment_keys(group["amsgrad"])
         self._tensors = [
             tensor for p, s in zip(params, states, strict=True) for tensor in (p, *(s[key] for key in keys))
         ]
-        self._at = [tensor.data_ptr() for tensor in self._tensors]
-        self._starts = [state[key] for state in states for key in START_KEYS if key in state]  # held, for the kernel
+        self._addresses = [tensor.data_ptr() for tensor in self._tensors]
+        # the kernel reads these by address, so they must not be freed
+        self._starts = [state[key] for state in states for key in START_KEYS if key in state]
         self._layout = torch.tensor([_layout(p, s, keys) for p, s in zip(params, states, strict=True)])
-        addresses = array("q", bytes(8 * len(params)))
-        self._addresses, self._grads_at = addresses, torch.frombuffer(addresses, dtype=torch.int64)
-        self._wanted: list[tuple[Tensor, WeightPlace]] = []
+        self._grad_addresses = array("q", bytes(8 * len(params)))
+        self._grad_address_tensor = torch.frombuffer(self._grad_addresses, dtype=torch.int64)
+        self._with_means: list[tuple[Tensor, WeightMeans]] = []
         self._options: tuple[Any, ...] | None = None
-        self._numbers: tuple[Tensor, Tensor, Tensor, int, int]
+        self._option_arguments: tuple[Tensor, Tensor, Tensor, int, int]
 
-    def sum_into(self, places: Mapping[int, WeightPlace]) -> None:
-        """Let the kernel put means of |p| where they are wanted, by the parameter's id."""
-        self._wanted = [(param, places[id(param)]) for param in self._params if id(param) in places]
+    def write_weight_means(self, weight_means: Mapping[int, WeightMeans]) -> None:
+        """Let the kernel write means of |p| to these tensors, by the parameter's id."""
+        self._with_means = [(param, weight_means[id(param)]) for param in self._params if id(param) in weight_means]
         for i, param in enumerate(self._params):
-            if id(param) in places:
-                place = places[id(param)]
-                means = [0 if m is None else m.data_ptr() for m in (place.rows, place.columns)]
-                self._layout[i, -2:] = torch.tensor(means)
+            if id(param) in weight_means:
+                means = weight_means[id(param)]
+                addresses = [0 if m is None else m.data_ptr() for m in (means.rows, means.columns)]
+                self._layout[i, -2:] = torch.tensor(addresses)
 
-    def fits(self) -> bool:
-        """Whether everything still lies where it lay."""
-        at = [tensor.data_ptr() for tensor in self._tensors]
-        return at == self._at and all(param.is_contiguous() for param in self._params)
+    def is_valid(self) -> bool:
+        """True if parameters and moments are still at the same addresses."""
+        addresses = [tensor.data_ptr() for tensor in self._tensors]
+        return addresses == self._addresses and all(param.is_contiguous() for param in self._params)
 
     def step(self, grads: Sequence[Tensor], group: Group) -> None:
-        """One step on each parameter; the gradients in the same order."""
-        laid = []  # until the kernel has read them
-        addresses, dtype = self._addresses, self._dtype
+        """Take one step on each parameter. The gradients are in the same order."""
+        copies = []  # referenced until the kernel has read them
+        addresses, dtype = self._grad_addresses, self._dtype
         for i, grad in enumerate(grads):
             if grad.dtype is not dtype or not grad.is_contiguous():
                 grad = grad.to(dtype).contiguous()
-                laid.append(grad)
+                copies.append(grad)
             addresses[i] = grad.data_ptr()
         options = (
             float(group["lr"]),
@@ -88,11 +87,11 @@ class Compiled:
             group["maximize"],
         )
         if options != self._options:
-            self._read(options, group)
-        numbers, bias1, root2, length, flags = self._numbers
+            self._set_options(options, group)
+        numbers, bias1, root2, length, flags = self._option_arguments
         self._kernel(
             self._layout,
-            self._grads_at,
+            self._grad_address_tensor,
             self._counts,
             numbers,
             bias1,
@@ -103,30 +102,30 @@ class Compiled:
             flags,
             torch.get_num_threads(),
         )
-        increment_version(self._params)  # as an operation of torch's would: a backward through old values is refused
-        for param, place in self._wanted:
-            place.note(param)
+        increment_version(self._params)  # as torch's in-place operations do, so that autograd refuses stale values
+        for param, means in self._with_means:
+            means.mark_current(param)
 
-    def _read(self, options: tuple[Any, ...], group: Group) -> None:
-        """What the kernel is told of the group's options; anew when they change."""
+    def _set_options(self, options: tuple[Any, ...], group: Group) -> None:
+        """Convert the options of the group to arguments of the kernel, when they have changed."""
         lr, betas, eps, weight_decay, decoupled, maximize = options
         numbers = torch.tensor([lr, *betas, eps, weight_decay], dtype=torch.float64)
         flags = bool(decoupled) + 2 * bool(group["amsgrad"]) + 4 * bool(maximize)
-        bias1, root2 = tables(betas, _LONGEST_TABLE - 1, torch.device("cpu"))
+        bias1, root2 = correction_tables(betas, _TABLE_LENGTH - 1, torch.device("cpu"))
         length = len(bias1)
-        self._numbers, self._options = (numbers, bias1, root2, length, flags), options
+        self._option_arguments, self._options = (numbers, bias1, root2, length, flags), options
 
 
 def _layout(param: Tensor, state: State, keys: Sequence[str]) -> list[int]:
-    """One parameter, as the kernel is told: see the top of ``adam.cpp``."""
+    """The fields of one parameter in the kernel's ``layout`` argument, which ``adam.cpp`` describes."""
     moments = [state[key].data_ptr() for key in keys]
     row, column = (state[key].data_ptr() if key in state else 0 for key in START_KEYS)
     tensors = [param.data_ptr(), *moments, *([0] if len(keys) == 2 else [])]
     size = param.numel()
-    if param.dim() < 2:  # one row, each of whose elements is a unit
+    if param.dim() < 2:  # one row, in which each element is a unit
         return [*tensors, 0, row, 1, size, 1, size, 1, 0, 0]
     rows, per_row = param.shape[0], size // max(param.shape[0], 1)
-    columns = state["column_start"].numel() if column else param.shape[1]
+    columns = state[START_KEYS[1]].numel() if column else param.shape[1]
     groups = columns // max(param.shape[1], 1)
     inner = per_row // max(param.shape[1], 1)
     return [*tensors, row, column, rows, per_row, inner, columns, rows // max(groups, 1), 0, 0]

@@ -1,4 +1,4 @@
-"""Loading a state_dict without harm to the step counts, which torch would cast like moments."""
+"""Loading of a state_dict that keeps step counts exact: torch would cast them like moments."""
 
 from __future__ import annotations
 
@@ -10,41 +10,38 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gnt.optim import _validation as checks
-from gnt.optim._adam import state as adam_state
-from gnt.optim._adam import step_counts as unit_counts
+from gnt.optim._adam.state import host_step_count
+from gnt.optim._adam.step_counts import START_KEYS
+from gnt.optim._validation import checked_starts
 
 
 @contextmanager
-def whole_counts(optimizer: Optimizer) -> Iterator[None]:
-    """While this lasts, ``optimizer.load_state_dict`` takes counts as they were saved.
+def exact_step_counts(optimizer: Optimizer) -> Iterator[None]:
+    """Inside this context, ``optimizer.load_state_dict`` loads step counts exactly as they were saved.
 
     Raises ValueError for counts that do not fit the parameters, before anything is changed.
     """
     counts: dict[Tensor, dict[str, Tensor]] = {}
 
-    def keep(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
-        held = chain.from_iterable(group["params"] for group in optimizer.param_groups)
+    def read_counts(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+        params = chain.from_iterable(group["params"] for group in optimizer.param_groups)
         saved_ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
-        for param, saved_id in zip(held, saved_ids, strict=False):
+        for param, saved_id in zip(params, saved_ids, strict=False):
             saved = state_dict["state"].get(saved_id)
             if saved:
-                counts[param] = {
-                    **checks.checked_starts(param, saved),
-                    "step": adam_state.host_step(saved["step"]),
-                }
+                counts[param] = {**checked_starts(param, saved), "step": host_step_count(saved["step"])}
 
-    def put_back(optimizer: Optimizer) -> None:
-        for param, kept in counts.items():
+    def write_counts(optimizer: Optimizer) -> None:
+        for param, exact in counts.items():
             state = optimizer.state[param]
-            for key in unit_counts.START_KEYS:
+            for key in START_KEYS:
                 state.pop(key, None)
-            state.update(kept)
+            state.update(exact)
 
-    # The first runs after the user's hooks, which may rewrite the state_dict; the second before theirs.
+    # the user's hooks may change the state_dict and look at the result: read after them, write before them
     hooks = (
-        optimizer.register_load_state_dict_pre_hook(keep),
-        optimizer.register_load_state_dict_post_hook(put_back, prepend=True),
+        optimizer.register_load_state_dict_pre_hook(read_counts),
+        optimizer.register_load_state_dict_post_hook(write_counts, prepend=True),
     )
     try:
         yield

@@ -1,4 +1,4 @@
-"""The step of parameters of which no unit was ever reset: torch's own Adam."""
+"""The step of parameters of which no unit was ever reset: torch's own functional Adam."""
 
 from __future__ import annotations
 
@@ -10,119 +10,112 @@ from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.adamw import adamw
 
-from gnt.optim._adam.state import Group, State, counted_together, is_plain, parts_here
+from gnt.optim._adam.state import Group, State, is_plain_tensor, local_parts, moment_lists, share_step_counts
 
 _FUSED_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-class NeverReset:
-    """Parameters that torch's functional Adam steps, with the flags of their group.
+class TorchStep:
+    """Steps parameters by torch's functional Adam, with the flags of their group.
 
-    Where the flags leave it open (``foreach`` and ``fused`` are None), it is the fused one wherever that may be: on the
-    CPU a single call. torch reads its operands there as they lie in memory, so gradients are brought into the layout of
-    their parameter first.
+    If neither ``foreach`` nor ``fused`` is set, the fused implementation is used wherever it is available; on the CPU
+    that is a single call. It reads all operands in memory order, so gradients are copied to the memory layout of their
+    parameter first.
     """
 
     def __init__(self, params: Sequence[Tensor], states: Sequence[State], group: Group) -> None:
         self._params, self._states = list(params), list(states)
-        self._counts = counted_together(states)
+        self._counts = share_step_counts(states)
         self._steps = [state["step"] for state in states]
-        self._moments = [[state["exp_avg"] for state in states], [state["exp_avg_sq"] for state in states]]
-        self._moments.append([state["max_exp_avg_sq"] for state in states] if group["amsgrad"] else [])
+        self._moments = moment_lists(states, group["amsgrad"])
+        all_plain = all(is_plain_tensor(param) for param in params)
         self._strides = [param.stride() for param in params]
-        self._at = [param.data_ptr() for param in params] if all(is_plain(param) for param in params) else []
-        plain_on_cpu = bool(self._at) and all(param.is_cpu for param in params)
-        moments = zip(*filter(None, self._moments), strict=True)
-        fits = bool(self._at) and all(map(self._fits_fused, params, moments))
-        self._on_cpu, self._on_cuda = fits and plain_on_cpu, fits and all(param.is_cuda for param in params)
-        self._misread = plain_on_cpu and not fits  # the fused one would take other elements' moments
+        self._addresses = [param.data_ptr() for param in params] if all_plain else []
+        fits_fused = bool(self._addresses) and all(map(_fits_fused, params, zip(*self._moments, strict=True)))
+        plain_on_cpu = bool(self._addresses) and all(param.is_cpu for param in params)
+        self._fused_on_cpu = fits_fused and plain_on_cpu
+        self._fused_on_cuda = fits_fused and all(param.is_cuda for param in params)
+        # the fused implementation would combine each element with the moments of another one
+        self._forbid_fused = plain_on_cpu and not fits_fused
+        if not group["amsgrad"]:
+            self._moments.append([])
 
-    @staticmethod
-    def _fits_fused(param: Tensor, moments: Sequence[Tensor]) -> bool:
-        dense = param.is_contiguous() or param.permute(_by_stride(param)).is_contiguous()
-        alike = all(m.stride() == param.stride() and m.dtype == param.dtype for m in moments)
-        return dense and alike and param.dtype in _FUSED_DTYPES
-
-    def fits(self) -> bool:
-        """Whether the parameters lie where they lay: torch moves them in place, and their layout may change then."""
-        return [param.data_ptr() for param in self._params] == self._at if self._at else True
+    def is_valid(self) -> bool:
+        """True if the parameters are still at the same addresses: a moved parameter may have another layout."""
+        return [param.data_ptr() for param in self._params] == self._addresses if self._addresses else True
 
     @torch.no_grad()
     def step(self, grads: Sequence[Tensor], group: Group) -> None:
-        """One step on each parameter; the gradients in the same order."""
+        """Take one step on each parameter. The gradients are in the same order."""
         fused, foreach = group["fused"], group["foreach"]
-        if self._on_cpu and (fused or (fused is None and foreach is None)):
-            self._step_fused(grads, group)
-        else:
-            by_default = True if self._on_cuda and foreach is None and fused is None else fused
-            self._step_as_torch(grads, group, fused=None if self._misread else by_default)
-
-    def _step_fused(self, grads: Sequence[Tensor], group: Group) -> None:
         lr, (beta1, beta2) = group["lr"], group["betas"]
-        if isinstance(lr, Tensor):
-            lr = lr.squeeze()  # torch 2.6 wants it 0-d
-        laid = [
+        options: dict[str, Any] = {
+            "lr": lr.squeeze() if isinstance(lr, Tensor) else lr,  # torch 2.6 takes 0-d tensors only
+            "beta1": beta1,
+            "beta2": beta2,
+            "weight_decay": group["weight_decay"],
+            "eps": group["eps"],
+            "amsgrad": group["amsgrad"],
+            "maximize": group["maximize"],
+        }
+        if self._fused_on_cpu and (fused or (fused is None and foreach is None)):
+            self._step_fused(grads, options, decoupled=group["decoupled_weight_decay"])
+        else:
+            if foreach is None and fused is None and self._fused_on_cuda:
+                fused = True
+            self._step_functional(grads, group, options, fused=None if self._forbid_fused else fused)
+
+    def _step_fused(self, grads: Sequence[Tensor], options: dict[str, Any], *, decoupled: bool) -> None:
+        aligned = [
             grad if grad.stride() == strides else torch.empty_like(param).copy_(grad)
             for grad, param, strides in zip(grads, self._params, self._strides, strict=True)
         ]
         self._counts.add_(1.0)
-        function: Any = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
-        function(
-            self._params,
-            laid,
-            *self._moments,
-            self._steps,
-            lr=lr,
-            beta1=beta1,
-            beta2=beta2,
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            amsgrad=group["amsgrad"],
-            maximize=group["maximize"],
-        )
+        function: Any = torch._fused_adamw_ if decoupled else torch._fused_adam_
+        function(self._params, aligned, *self._moments, self._steps, **options)
 
-    def _step_as_torch(self, grads: Sequence[Tensor], group: Group, fused: bool | None) -> None:
-        beta1, beta2 = group["betas"]
-        lr = group["lr"].squeeze() if isinstance(group["lr"], Tensor) else group["lr"]
-        # of a DTensor its part on this process, which is asked for anew: it may have moved
-        here = [parts_here(*each) for each in zip(self._params, grads, self._states, strict=True)]
-        params = [param for param, _, _ in here]
-        function = adamw if group["decoupled_weight_decay"] else adam
+    def _step_functional(
+        self, grads: Sequence[Tensor], group: Group, options: dict[str, Any], *, fused: bool | None
+    ) -> None:
+        # the local parts of DTensors are looked up in each step because they may have moved
+        parts = [local_parts(*each) for each in zip(self._params, grads, self._states, strict=True)]
+        params = [param for param, *_ in parts]
+        moments = moment_lists([state for *_, state in parts], group["amsgrad"])
+        function: Any = adamw if group["decoupled_weight_decay"] else adam
         function(
             params,
-            [grad for _, grad, _ in here],
-            [state["exp_avg"] for *_, state in here],
-            [state["exp_avg_sq"] for *_, state in here],
-            [state["max_exp_avg_sq"] for *_, state in here] if group["amsgrad"] else [],
-            _on_device(self._counts.tolist(), params) if fused else self._steps,
+            [grad for _, grad, _ in parts],
+            *(moments if group["amsgrad"] else [*moments, []]),
+            _counts_on_devices(self._counts.tolist(), params) if fused else self._steps,
             foreach=group["foreach"],
             fused=fused,
-            amsgrad=group["amsgrad"],
-            beta1=beta1,
-            beta2=beta2,
-            lr=lr,
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=group["maximize"],
+            **options,
         )
         if fused:
             self._counts.add_(1.0)
 
 
-def _by_stride(param: Tensor) -> list[int]:
-    """The dimensions of a tensor, those of the longest strides first."""
+def _fits_fused(param: Tensor, moments: Sequence[Tensor]) -> bool:
+    """True if parameter and moments have the same dense memory layout, and a dtype of the fused implementation."""
+    dense = param.is_contiguous() or param.permute(_dims_by_stride(param)).is_contiguous()
+    same_layout = all(m.stride() == param.stride() and m.dtype == param.dtype for m in moments)
+    return dense and same_layout and param.dtype in _FUSED_DTYPES
+
+
+def _dims_by_stride(param: Tensor) -> list[int]:
+    """The dimensions of a tensor, longest stride first."""
     strides = param.stride()
     return sorted(range(param.dim()), key=lambda dim: (-strides[dim], dim))
 
 
-def _on_device(counts: Sequence[float], params: Sequence[Tensor]) -> list[Tensor]:
-    """Step counts as the fused kernel reads them: float32, beside the parameters; equal ones in one fill."""
-    places: dict[tuple[torch.device, float], list[int]] = {}
+def _counts_on_devices(counts: Sequence[float], params: Sequence[Tensor]) -> list[Tensor]:
+    """Step counts for the fused implementation: float32, on the parameters' devices; equal counts share one fill."""
+    by_value: dict[tuple[torch.device, float], list[int]] = {}
     for i, (count, param) in enumerate(zip(counts, params, strict=True)):
-        places.setdefault((param.device, count), []).append(i)
+        by_value.setdefault((param.device, count), []).append(i)
     steps = [torch.empty(0)] * len(params)
-    for (device, value), where in places.items():
-        filled = torch.full((len(where),), value, dtype=torch.float32, device=device)
-        for i, step in zip(where, filled.unbind(), strict=True):
+    for (device, value), numbers in by_value.items():
+        filled = torch.full((len(numbers),), value, dtype=torch.float32, device=device)
+        for i, step in zip(numbers, filled.unbind(), strict=True):
             steps[i] = step
     return steps

@@ -33,7 +33,7 @@ from tests.distributed.launch import torchrun
     ],
 )
 def test_a_sharded_run_is_the_whole_one(tmp_path, ranks, cases):
-    for rank in torchrun("shard_scenarios.compared", tmp_path, *cases, ranks=ranks):
+    for rank in torchrun("dtensor_scenarios.compared", tmp_path, *cases, ranks=ranks):
         for seen in rank:
             chosen = [sharded for sharded, _ in seen["chosen"]]
             assert chosen == [alone for _, alone in seen["chosen"]]
@@ -46,12 +46,12 @@ def test_a_sharded_run_is_the_whole_one(tmp_path, ranks, cases):
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
     """What two ranks saw in the short scenarios."""
-    return torchrun("shard_scenarios.accumulated+refused", tmp_path_factory.mktemp("reports"))
+    return torchrun("dtensor_scenarios.accumulated+refused", tmp_path_factory.mktemp("reports"))
 
 
 def test_shards_that_cannot_be_watched_are_refused_on_all_ranks(reports):
     for grouped, alone in reports["refused"]:
-        assert grouped == "'2' reads the units in 2 groups: its weight cannot lie in shards; after 0 updates"
+        assert grouped == "'2' reads the units in 2 groups: its weight cannot be sharded; after 0 updates"
         assert alone.startswith("0.weight lies in shards on 2 processes, and the engine has 1 of them")
         assert alone.endswith("after 0 updates")
 
@@ -70,10 +70,10 @@ def test_micro_batches_of_a_sharded_network_are_one_update(reports):
     [("fsdp", "adam_gnt", {2: "fsdp", 3: "fsdp", 1: "whole"}), ("tensor", "sgd", {3: "tensor"})],
 )
 def test_a_distributed_checkpoint_goes_on_at_another_world_size(tmp_path, plan, optimizer, worlds):
-    whole, *_ = torchrun("shard_scenarios.life", tmp_path, plan, optimizer, 0, 60, ranks=2)
+    whole, *_ = torchrun("dtensor_scenarios.life", tmp_path, plan, optimizer, 0, 60, ranks=2)
     assert min(whole["replaced"]) > 5
     for ranks, other in worlds.items():
-        for seen in torchrun("shard_scenarios.life", tmp_path, other, optimizer, 30, 60, ranks=ranks):
+        for seen in torchrun("dtensor_scenarios.life", tmp_path, other, optimizer, 30, 60, ranks=ranks):
             assert seen["replaced"] == whole["replaced"]
             assert all(torch.equal(a, b) for a, b in zip(seen["ages"], whole["ages"], strict=True))
             torch.testing.assert_close(seen["params"], whole["params"], rtol=0, atol=1e-9)

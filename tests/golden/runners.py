@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gnt import GnT, register_utility
 from tests.golden import networks as nets
 from tests.golden.traces import Trace
-from tests.twins.engine import MEASURES, Equations, HiddenLayer, mean_per_sum
+from tests.twins.engine import MEASURES, ArxivEquations, HiddenLayer, mean_per_sum
 
 Array = np.ndarray
 
@@ -89,7 +89,7 @@ class Engine:
         return self.states[layer].accumulated
 
 
-class RecordedTwin(Equations):
+class RecordedTwin(ArxivEquations):
     trace: Trace
     now: int
 

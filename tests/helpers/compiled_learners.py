@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 import gnt
 from gnt.learners._compile import compiler
-from tests.helpers.small_runs import EAGER, batch
+from tests.helpers.small_runs import FREQUENT_REPLACEMENT, batch
 
 Learner = gnt.Backprop
 
 
-def as_traced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def run_graphs_uncompiled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Let graphs run as they are, operation by operation: what is compiled is the compiler's affair. Counts them."""
     sizes: list[int] = []
 
@@ -26,14 +26,16 @@ def as_traced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return torch.no_grad()(graph)
 
     monkeypatch.setattr(compiler, "_compile", interpreted)
-    monkeypatch.setattr(compiler, "_compiled", type(compiler._compiled)())
+    monkeypatch.setattr(compiler, "_cache", type(compiler._cache)())
     return sizes
 
 
-def pair(net: nn.Module, kind: type[Learner] = gnt.ContinualBackprop, **settings: Any) -> tuple[Learner, Learner]:
+def eager_and_compiled(
+    net: nn.Module, kind: type[Learner] = gnt.ContinualBackprop, **settings: Any
+) -> tuple[Learner, Learner]:
     """A learner without compilation and one with, on copies of the network."""
     if kind is gnt.ContinualBackprop:
-        settings = {**EAGER, **settings}
+        settings = {**FREQUENT_REPLACEMENT, **settings}
     learners = []
     for compiled in (False, True):
         own = settings
@@ -58,7 +60,7 @@ def state(learner: Learner) -> dict[str, Any]:
     return copy.deepcopy(learner.state_dict())
 
 
-def assert_alike(eager: Learner, graph: Learner, *, rtol: float = 1e-9, atol: float = 1e-11) -> None:
+def assert_states_close(eager: Learner, graph: Learner, *, rtol: float = 1e-9, atol: float = 1e-11) -> None:
     """The same state, but for rounding."""
     _close(state(graph), state(eager), rtol, atol, "state")
 

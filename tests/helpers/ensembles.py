@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import gnt
 
-EAGER: dict[str, Any] = {"replacement_rate": 0.02, "maturity_threshold": 5, "decay_rate": 0.9}
+FREQUENT_REPLACEMENT: dict[str, Any] = {"replacement_rate": 0.02, "maturity_threshold": 5, "decay_rate": 0.9}
 MakeNet = Callable[[], nn.Module]
 
 
@@ -34,17 +34,19 @@ def conv_net() -> nn.Module:
     ).double()
 
 
-def alone(make_net: MakeNet, seed: int, **settings: Any) -> gnt.Backprop:
+def single_run(make_net: MakeNet, seed: int, **settings: Any) -> gnt.Backprop:
     """The run that the docstring of Ensemble names; of ContinualBackprop, or with a rate of 0 of Backprop."""
     torch.manual_seed(seed)
     net = make_net()
     if settings.get("replacement_rate", 1e-4) == 0.0:
-        kept = {key: value for key, value in settings.items() if key not in EAGER}
+        kept = {key: value for key, value in settings.items() if key not in FREQUENT_REPLACEMENT}
         return gnt.Backprop(net, **kept)
     return gnt.ContinualBackprop(net, **settings)
 
 
-def data(t: int, members: int, batch: int, shape: tuple[int, ...], out: int, loss: str) -> tuple[Tensor, Tensor]:
+def member_batches(
+    t: int, members: int, batch: int, shape: tuple[int, ...], out: int, loss: str
+) -> tuple[Tensor, Tensor]:
     """Inputs and targets of step ``t``, different ones for each member."""
     generator = torch.Generator().manual_seed(1000 + t)
     x = torch.randn(members, batch, *shape, generator=generator, dtype=torch.float64)
@@ -65,7 +67,7 @@ class Comparison:
         self.apart = max(self.apart, (mine - theirs).abs().max().item())
 
 
-def side_by_side(
+def compare_with_single_runs(
     make_net: MakeNet,
     seeds: list[int],
     steps: int,
@@ -79,11 +81,11 @@ def side_by_side(
     ensemble = gnt.Ensemble(make_net, seeds, **settings)
     runs, streams = [], []
     for seed in seeds:
-        runs.append(alone(make_net, seed, **settings))
+        runs.append(single_run(make_net, seed, **settings))
         streams.append(torch.get_rng_state())  # dropout draws from torch's generator, which each run has for itself
     compared = Comparison()
     for t in range(steps):
-        x, y = data(t, len(seeds), batch, shape, out, settings.get("loss", "mse"))
+        x, y = member_batches(t, len(seeds), batch, shape, out, settings.get("loss", "mse"))
         together = ensemble.learn(x, y)
         for i, run in enumerate(runs):
             torch.set_rng_state(streams[i])
@@ -106,7 +108,7 @@ def side_by_side(
     return compared
 
 
-def teach(ensemble: gnt.Ensemble, runs: list[gnt.Backprop]) -> None:
+def copy_runs_into_ensemble(ensemble: gnt.Ensemble, runs: list[gnt.Backprop]) -> None:
     """Put the runs' parameters, optimizer state and unit state into the ensemble's."""
     members = len(runs)
     with torch.no_grad():

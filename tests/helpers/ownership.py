@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
-NOBODY = -1
+NO_UNIT = -1
 
 
 class HiddenLayer(NamedTuple):
@@ -113,12 +113,12 @@ def _spread(owner: Tensor, tensor: Tensor, dim: int) -> Tensor:
 def _entries(module: nn.Module, tensor: Tensor, producer: nn.Module, units: int, flat: bool) -> Tensor:
     """Owners in a norm or PReLU between producer and consumer."""
     if isinstance(module, nn.PReLU) and tensor.numel() == 1:
-        return torch.full_like(tensor, NOBODY, dtype=torch.int64)  # one slope for all
+        return torch.full_like(tensor, NO_UNIT, dtype=torch.int64)  # one slope for all
     if isinstance(module, nn.LayerNorm):
         if flat:
             return _spread(torch.arange(tensor.shape[-1]) // (tensor.shape[-1] // units), tensor, -1)
         if tensor.ndim < producer.weight.ndim - 1:
-            return torch.full_like(tensor, NOBODY, dtype=torch.int64)  # over the pixels of a channel
+            return torch.full_like(tensor, NO_UNIT, dtype=torch.int64)  # over the pixels of a channel
         return _spread(torch.arange(units), tensor, 0)
     return torch.arange(len(tensor)) // (len(tensor) // units)
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 import gnt
 
-IMAGES = (1, 8, 8)  # what `conv_net` reads
+IMAGE_SHAPE = (1, 8, 8)  # what `conv_net` reads
 # settings under which some unit is replaced nearly every step
-EAGER: dict[str, Any] = {"replacement_rate": 0.1, "maturity_threshold": 2, "decay_rate": 0.9}
+FREQUENT_REPLACEMENT: dict[str, Any] = {"replacement_rate": 0.1, "maturity_threshold": 2, "decay_rate": 0.9}
 
 
 def mlp(*widths: int, seed: int = 0) -> nn.Sequential:
@@ -26,7 +26,7 @@ def mlp(*widths: int, seed: int = 0) -> nn.Sequential:
 
 
 def conv_net(seed: int = 0) -> nn.Sequential:
-    """Convolutions with a norm, flattened into linear layers; reads `IMAGES` and gives 2 outputs."""
+    """Convolutions with a norm, flattened into linear layers; reads `IMAGE_SHAPE` and gives 2 outputs."""
     torch.manual_seed(seed)
     return nn.Sequential(
         *(nn.Conv2d(1, 5, 3), nn.BatchNorm2d(5), nn.ReLU()),
@@ -54,12 +54,12 @@ def train(net: nn.Module, opt: torch.optim.Optimizer, engine: Any, steps: range,
     return replaced
 
 
-def run(net: nn.Module, opt: str = "sgd", **settings: Any) -> tuple[nn.Module, torch.optim.Optimizer, gnt.GnT]:
+def make_run(net: nn.Module, opt: str = "sgd", **settings: Any) -> tuple[nn.Module, torch.optim.Optimizer, gnt.GnT]:
     """A network with an optimizer and an engine, ready for `train`."""
     make = {"sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9), "adamgnt": lambda p: gnt.AdamGnT(p, lr=0.01)}
     optimizer = make[opt](net.parameters())
     generator = torch.Generator().manual_seed(5)
-    return net, optimizer, gnt.GnT(net, optimizer, **{**EAGER, "generator": generator, **settings})
+    return net, optimizer, gnt.GnT(net, optimizer, **{**FREQUENT_REPLACEMENT, "generator": generator, **settings})
 
 
 def replaced(engine: gnt.GnT) -> list[int]:
@@ -67,7 +67,7 @@ def replaced(engine: gnt.GnT) -> list[int]:
     return [group.state.replaced for group in engine.groups]
 
 
-def everything(net: nn.Module, opt: torch.optim.Optimizer | None = None, engine: Any = None) -> dict[str, Any]:
+def full_state(net: nn.Module, opt: torch.optim.Optimizer | None = None, engine: Any = None) -> dict[str, Any]:
     """Copies of parameters, buffers, optimizer state, engine state, and the generators' states."""
     return copy.deepcopy(
         {

@@ -5,15 +5,15 @@ To check a change of your own, write what must hold and let it be tried:
     from hypothesis import given, strategies as st
     from tests.helpers.strategies import choices, lives
 
-    @given(life=lives(), data=st.data())
-    def test_replaced_units_are_young(life, data):
-        life.learn(3)
-        units = data.draw(choices(life))
-        life.engine.replace(units)
-        for group, chosen in zip(life.engine.groups, units, strict=True):
+    @given(run=training_runs(), data=st.data())
+    def test_replaced_units_are_young(run, data):
+        run.train_without_replacement(3)
+        units = data.draw(unit_choices(run))
+        run.engine.replace(units)
+        for group, chosen in zip(run.engine.groups, units, strict=True):
             assert not group.state.age[chosen].any()
 
-`lives` gives a network that learns random data beside an engine (`tests.helpers.training.Life`); `networks` and
+`lives` gives a network that learns random data beside an engine (`tests.helpers.training_run.Life`); `networks` and
 `engine_settings`
 give its parts, and their arguments leave out what a property does not hold for. Everything is small: a few units, a
 few pixels. `pytest --hypothesis-profile=thorough` tries many more.
@@ -27,15 +27,15 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from gnt.importance._signals import MEASURES
+from gnt.importance import MEASURES
 from gnt.replacement.reinitialization import INITS
 from tests.helpers.layer_builder import LayerBuilder
-from tests.helpers.training import Life
+from tests.helpers.training_run import TrainingRun
 from tests.replacement.optimizer_cases import CASES, OptimizerCase
 
 BUILT_IN_MEASURES = tuple(MEASURES)
 NORMS = ("batch", "group", "layer", "flat")
-APART = ("batch",)  # norms that do not let a unit's features depend on other units, nor on the pixel
+PER_UNIT_NORMS = ("batch",)  # norms that do not let a unit's features depend on other units, nor on the pixel
 DTYPES = (torch.float32, torch.float64)
 seeds = st.integers(0, 2**16)
 
@@ -132,24 +132,24 @@ def optimizer_cases() -> st.SearchStrategy[OptimizerCase]:
 
 
 @st.composite
-def lives(
+def training_runs(
     draw: st.DrawFn,
     *,
     of: st.SearchStrategy[Network] | None = None,
     settings: st.SearchStrategy[dict[str, Any]] | None = None,
     cases: st.SearchStrategy[OptimizerCase | None] | None = None,
-) -> Life:
+) -> TrainingRun:
     """Networks of ``of`` with engine settings and an optimizer, at the beginning of their lives."""
     net, shape = draw(networks() if of is None else of)
     case = draw(optimizer_cases() if cases is None else cases)
-    return Life(net, shape, case, draw(engine_settings() if settings is None else settings), draw(seeds))
+    return TrainingRun(net, shape, case, draw(engine_settings() if settings is None else settings), draw(seeds))
 
 
 @st.composite
-def choices(draw: st.DrawFn, life: Life) -> list[Tensor]:
+def unit_choices(draw: st.DrawFn, run: TrainingRun) -> list[Tensor]:
     """Units for each group, in any order, as a user may give them to ``replace``; some groups have none."""
     chosen = []
-    for group in life.engine.groups:
+    for group in run.engine.groups:
         order = draw(st.permutations(range(group.num_units)))
         count = draw(st.sampled_from(range(group.num_units, -1, -1)))  # the simplest example replaces all
         chosen.append(torch.tensor(order[:count], dtype=torch.int64))

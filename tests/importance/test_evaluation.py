@@ -1,6 +1,6 @@
-"""Groups tested side by side, by torch's operations and by kernels: held to `gnt.utility`, which goes group by group.
+"""Simple groups are evaluated together, by torch operations or kernels, with the results of the evaluation one by one.
 
-Both see the same features and weights; nothing runs on freely.
+Both evaluations read the same features and weights.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import gnt
 import gnt._kernels
-from gnt.importance._signals import MEASURES, assess
+from gnt.importance import MEASURES, compute_measure
 from tests.helpers.shared_units import ActorCritic, Gated
 from tests.helpers.small_runs import assert_same, batch, mlp
 from tests.helpers.strategies import Network, networks
@@ -26,22 +26,23 @@ TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}  # a deviation is a diff
 
 
 def one_by_one(engine: gnt.GnT, features: Any) -> list[tuple[Tensor, Tensor]]:
-    """Mean features and worths of each group."""
+    """Mean features and utilities of each group, computed group by group."""
     with torch.no_grad():
         signals = engine.signals(engine.take_features(features))
-        return [assess(engine.measure, engine.utility, each) for each in signals]
+        return [compute_measure(engine.measure, engine.utility, each) for each in signals]
 
 
-def found(engine: gnt.GnT, features: Any, *, side_by_side: bool) -> list[tuple[Tensor, Tensor]]:
-    """The same, as an update finds them."""
+def evaluated(engine: gnt.GnT, features: Any, *, together: bool) -> list[tuple[Tensor, Tensor]]:
+    """Mean features and utilities of each group, as an update computes them."""
     with torch.no_grad():
-        signals = engine.signals(engine.take_features(features))
-        (cohort,) = engine.evaluator.cohorts
-        if side_by_side:
-            assert len(cohort.side_by_side(signals)) == len(engine.groups)
+        batch = engine.take_features(features)
+        (part,) = engine.evaluator.parts
+        if together:
+            assert part.all_simple
+            assert part.evaluate_simple(batch.plain)
         else:
-            engine.evaluate(signals)
-        return list(zip(cohort.flat.means, cohort.flat.worths, strict=True))
+            engine.evaluate(batch)
+        return list(zip(part.shared.means, part.shared.utilities, strict=True))
 
 
 def assert_close(mine: list[tuple[Tensor, Tensor]], wanted: list[tuple[Tensor, Tensor]]) -> None:
@@ -52,8 +53,8 @@ def assert_close(mine: list[tuple[Tensor, Tensor]], wanted: list[tuple[Tensor, T
             torch.testing.assert_close(one, theirs, rtol=10 * rounding, atol=rounding * scale)
 
 
-def lived(net: nn.Module, shape: tuple[int, ...], utility: str, kernels: bool, samples: int) -> gnt.GnT:
-    """An engine in the middle of its life: averages, ages that differ, features recorded."""
+def engine_in_use(net: nn.Module, shape: tuple[int, ...], utility: str, kernels: bool, samples: int) -> gnt.GnT:
+    """An engine after some updates: averages and ages that differ, and recorded features."""
     engine = gnt.GnT(net, utility=utility, kernels=kernels, replacement_rate=0.3, maturity_threshold=0)
     draws = torch.Generator().manual_seed(samples)
     dtype = next(net.parameters()).dtype
@@ -70,56 +71,58 @@ def lived(net: nn.Module, shape: tuple[int, ...], utility: str, kernels: bool, s
     kernels=st.booleans(),
     samples=st.integers(2, 9),
 )
-def test_side_by_side_is_one_by_one(network: Network, utility: str, kernels: bool, samples: int) -> None:
-    engine = lived(network.net, network.shape, utility, kernels, samples)
-    recorded = [[f.contiguous() for f in tap.take()] for tap in engine.feature_buffer._recorder._taps]
-    assert_close(found(engine, recorded, side_by_side=True), one_by_one(engine, recorded))
+def test_groups_evaluated_together_equal_groups_evaluated_alone(
+    network: Network, utility: str, kernels: bool, samples: int
+) -> None:
+    engine = engine_in_use(network.net, network.shape, utility, kernels, samples)
+    recorded = [[f.contiguous() for f in tap.take()] for tap in engine.feature_buffer.taps]
+    assert_close(evaluated(engine, recorded, together=True), one_by_one(engine, recorded))
 
 
 @pytest.mark.parametrize("kernels", [False, True])
 @pytest.mark.parametrize("utility", ["contribution", "adaptable_contribution"])
 @pytest.mark.parametrize("samples", [1, 64, 65, 300])
 @pytest.mark.parametrize("widths", [(3, 700, 1100, 2), (2, 1, 1, 1), (5, 513, 512, 9)])
-def test_sizes_beyond_a_chunk_and_a_thread(widths, samples, utility, kernels) -> None:
-    engine = lived(mlp(*widths), (widths[0],), utility, kernels, samples)
-    recorded = engine.feature_buffer._recorder.take()
-    assert_close(found(engine, recorded, side_by_side=True), one_by_one(engine, recorded))
+def test_sizes_larger_than_a_block_and_a_thread(widths, samples, utility, kernels) -> None:
+    engine = engine_in_use(mlp(*widths), (widths[0],), utility, kernels, samples)
+    recorded = engine.feature_buffer.take().per_tap
+    assert_close(evaluated(engine, recorded, together=True), one_by_one(engine, recorded))
 
 
 @pytest.mark.parametrize("kernels", [False, True])
 @pytest.mark.parametrize(("utility", "part"), [("contribution", 100), ("adaptable_contribution", 1000)])
-def test_a_large_weight_is_taken_in_parts(monkeypatch, utility, part, kernels) -> None:
+def test_large_weights_are_reduced_in_parts(monkeypatch, utility, part, kernels) -> None:
     monkeypatch.setattr("gnt.importance._evaluate.eager._PART", part)
-    engine = lived(mlp(3, 60, 70, 2), (3,), utility, kernels, 4)
-    recorded = engine.feature_buffer._recorder.take()
-    assert_close(found(engine, recorded, side_by_side=True), one_by_one(engine, recorded))
+    engine = engine_in_use(mlp(3, 60, 70, 2), (3,), utility, kernels, 4)
+    recorded = engine.feature_buffer.take().per_tap
+    assert_close(evaluated(engine, recorded, together=True), one_by_one(engine, recorded))
 
 
 @pytest.mark.parametrize("kernels", [False, True])
 def test_features_with_a_time_dimension(kernels) -> None:
-    engine = lived(mlp(4, 6, 5, 2), (3, 7, 4), "zero_contribution", kernels, 2)
-    recorded = engine.feature_buffer._recorder.take()
-    assert_close(found(engine, recorded, side_by_side=True), one_by_one(engine, recorded))
+    engine = engine_in_use(mlp(4, 6, 5, 2), (3, 7, 4), "zero_contribution", kernels, 2)
+    recorded = engine.feature_buffer.take().per_tap
+    assert_close(evaluated(engine, recorded, together=True), one_by_one(engine, recorded))
 
 
 @pytest.mark.parametrize("kernels", [False, True])
 @pytest.mark.parametrize("odd", ["transposed feature", "transposed weight", "two forwards"])
-def test_what_the_kernels_cannot_read_comes_out_the_same(odd, kernels) -> None:
+def test_layouts_that_kernels_cannot_read_give_the_same_result(odd, kernels) -> None:
     net = mlp(4, 6, 5, 2)
-    engine = lived(net, (4,), "adaptable_contribution", kernels, 3)
-    recorded = engine.feature_buffer._recorder.take()
+    engine = engine_in_use(net, (4,), "adaptable_contribution", kernels, 3)
+    recorded = engine.feature_buffer.take().per_tap
     if odd == "transposed feature":
         recorded = [[feature.t().contiguous().t()] for (feature,) in recorded]
     elif odd == "transposed weight":
         net[2].weight.data = net[2].weight.data.t().contiguous().t()
     else:
         recorded = [[feature, feature[:1]] for (feature,) in recorded]
-    assert_close(found(engine, recorded, side_by_side=False), one_by_one(engine, recorded))
+    assert_close(evaluated(engine, recorded, together=False), one_by_one(engine, recorded))
 
 
 @pytest.mark.parametrize("kernels", [False, True])
 @pytest.mark.parametrize("utility", [*PRODUCTS, "random"])
-def test_groups_that_are_not_simple_stand_beside_those_that_are(utility, kernels) -> None:
+def test_simple_groups_beside_others(utility, kernels) -> None:
     nets = ActorCritic(), Gated(), mlp(5, 6, 3)
     groups = [nets[0].group(), nets[1].group(), *gnt.walk(nets[2])]
     engine = gnt.GnT(groups, utility=utility, kernels=kernels, maturity_threshold=0)
@@ -128,8 +131,8 @@ def test_groups_that_are_not_simple_stand_beside_those_that_are(utility, kernels
         for net in nets:
             net(x)
         state = engine.generator.get_state()
-        recorded = engine.feature_buffer._recorder.take()
-        together = [(a.clone(), b.clone()) for a, b in found(engine, recorded, side_by_side=False)]
+        recorded = engine.feature_buffer.take().per_tap
+        together = [(a.clone(), b.clone()) for a, b in evaluated(engine, recorded, together=False)]
         engine.generator.set_state(state)
         assert_close(together, one_by_one(engine, recorded))
         for net in nets:
@@ -138,9 +141,9 @@ def test_groups_that_are_not_simple_stand_beside_those_that_are(utility, kernels
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_a_compiled_life_is_the_same_life(optimizer: str) -> None:
-    """In float64, where rounding does not grow enough to change a choice."""
-    lives = []
+def test_kernels_replace_the_same_units_as_torch_operations(optimizer: str) -> None:
+    """In float64, so that rounding does not change which units are selected."""
+    runs = []
     for kernels in (False, True):
         net = mlp(5, 12, 8, 2).double()
         learner = gnt.ContinualBackprop(
@@ -159,13 +162,13 @@ def test_a_compiled_life_is_the_same_life(optimizer: str) -> None:
             learner.opt.step()
             replaced.append([units.tolist() for units in engine.step()])
             learner.gnt.discard()
-        lives.append((replaced, [p.detach().clone() for p in net.parameters()]))
-    assert sum(len(units) for step in lives[0][0] for units in step) > 50
-    assert lives[0][0] == lives[1][0]
-    torch.testing.assert_close(lives[1][1], lives[0][1], rtol=1e-9, atol=1e-9)
+        runs.append((replaced, [p.detach().clone() for p in net.parameters()]))
+    assert sum(len(units) for step in runs[0][0] for units in step) > 50
+    assert runs[0][0] == runs[1][0]
+    torch.testing.assert_close(runs[1][1], runs[0][1], rtol=1e-9, atol=1e-9)
 
 
-def test_a_copy_and_a_moved_network_are_compiled_too() -> None:
+def test_copied_and_converted_networks_use_kernels() -> None:
     net = mlp(5, 6, 3)
     engine = gnt.GnT(net, kernels=True)
     net(torch.randn(2, 5))
@@ -182,7 +185,7 @@ def test_a_copy_and_a_moved_network_are_compiled_too() -> None:
     assert engine.groups[0].state.utility.dtype == torch.float64
 
 
-def test_half_precision_goes_by_the_plain_operations() -> None:
+def test_half_precision_uses_torch_operations() -> None:
     net = mlp(5, 6, 3).bfloat16()
     engine = gnt.GnT(net, kernels=True)
     net(torch.randn(2, 5, dtype=torch.bfloat16))
@@ -190,12 +193,12 @@ def test_half_precision_goes_by_the_plain_operations() -> None:
     assert engine.updates == 1
 
 
-def test_compile_is_a_flag() -> None:
+def test_kernels_must_be_a_bool() -> None:
     with pytest.raises(TypeError, match="kernels"):
         gnt.GnT(mlp(5, 6, 3), kernels="yes")
 
 
-def test_without_a_compiler_it_is_told_what_to_do(monkeypatch) -> None:
+def test_error_without_a_compiler_says_what_to_do(monkeypatch) -> None:
     from torch._inductor.codecache import CppPythonBindingsCodeCache
 
     def broken(*args: Any) -> None:

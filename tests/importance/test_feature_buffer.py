@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
 import gnt
-from tests.helpers.small_runs import EAGER, assert_same, batch, conv_net, everything, mlp, train
+from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, batch, conv_net, full_state, mlp, train
 
 
 def hooks(net: nn.Module) -> list[int]:
@@ -76,7 +76,9 @@ def test_flat_sequences_and_single_samples_count_every_row():
 def test_forwards_that_do_not_learn_leave_no_trace(mode):
     nets = [conv_net(), conv_net()]
     opts = [torch.optim.SGD(net.parameters(), 0.05) for net in nets]
-    engines = [gnt.GnT(n, o, generator=torch.Generator(), **EAGER) for n, o in zip(nets, opts, strict=True)]
+    engines = [
+        gnt.GnT(n, o, generator=torch.Generator(), **FREQUENT_REPLACEMENT) for n, o in zip(nets, opts, strict=True)
+    ]
     for t in range(5):
         if mode == "eval":
             nets[0].eval()(batch(99, 1, 8, 8)[0])
@@ -88,7 +90,7 @@ def test_forwards_that_do_not_learn_leave_no_trace(mode):
             nets[0].train()
         for run in zip(nets, opts, engines, strict=True):
             train(*run, range(t, t + 1), 1, 8, 8)
-    assert_same(*[everything(*run) for run in zip(nets, opts, engines, strict=True)])
+    assert_same(*[full_state(*run) for run in zip(nets, opts, engines, strict=True)])
     assert all(group.state.replaced for group in engines[0].groups)
 
 

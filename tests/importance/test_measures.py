@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gnt import GnT, register_utility
-from gnt.importance._signals import MEASURES
-from tests.helpers.strategies import BUILT_IN_MEASURES, engine_settings, lives, networks, seeds
-from tests.helpers.training import Life, differences
+from gnt.importance import MEASURES
+from tests.helpers.strategies import BUILT_IN_MEASURES, engine_settings, networks, seeds, training_runs
+from tests.helpers.training_run import TrainingRun, differences
 
 DOUBLE = (torch.float64,)
-still_lives = lives(of=networks(dtypes=DOUBLE), settings=engine_settings(), cases=st.none())
+untrained_runs = training_runs(of=networks(dtypes=DOUBLE), settings=engine_settings(), cases=st.none())
 MEASURED = ("mean_feature", "corrected_mean_feature", "utility", "corrected_utility", "age")
 
 
@@ -37,10 +37,10 @@ def assert_same_measurements(one: GnT, other: GnT) -> None:
 def test_micro_batches_count_as_the_batch_they_make_up(utility, of, sizes, decay_rate, seed):
     """Each weighted by its samples; an empty one counts nothing."""
     settings = {"utility": utility, "decay_rate": decay_rate}
-    joined = Life(of.net, of.shape, None, settings, seed)
-    split = joined.again()
+    joined = TrainingRun(of.net, of.shape, None, settings, seed)
+    split = joined.restarted()
     for parts in sizes:
-        features = joined.consumer_inputs(joined.draw(max(sum(parts), 2), *of.shape))
+        features = joined.consumer_inputs(joined.randn(max(sum(parts), 2), *of.shape))
         features = [feature[: sum(parts)] for feature in features]
         joined.engine.update(features)
         split.engine.update([list(feature.split(parts)) for feature in features])
@@ -48,43 +48,43 @@ def test_micro_batches_count_as_the_batch_they_make_up(utility, of, sizes, decay
 
 
 @given(
-    life=lives(
+    run=training_runs(
         of=networks(norms=("group", "layer"), dropout=False, dtypes=DOUBLE),
         settings=engine_settings(),
         cases=st.none(),
     ),
     parts=st.lists(st.integers(2, 3), min_size=1, max_size=3),
 )
-def test_recorded_forwards_count_as_one(life, parts):
+def test_recorded_forwards_count_as_one(run, parts):
     """Gradient accumulation: several forwards in training mode, then one update. Others leave no trace."""
-    joined = life.again()
-    x = life.draw(sum(parts), *life.shape)
+    joined = run.restarted()
+    x = run.randn(sum(parts), *run.shape)
     joined.net(x)
     for part in x.split(parts):
-        life.net(part)
+        run.net(part)
         with torch.no_grad():
-            life.net(100 + part)
-    life.net.eval()
-    life.net(100 + x)
-    life.net.train()
+            run.net(100 + part)
+    run.net.eval()
+    run.net(100 + x)
+    run.net.train()
     joined.engine.update()
-    life.engine.update()
-    assert_same_measurements(life.engine, joined.engine)
+    run.engine.update()
+    assert_same_measurements(run.engine, joined.engine)
 
 
-@given(life=still_lives, updates=st.integers(1, 4))
-def test_features_given_or_recorded_are_the_same(life, updates):
-    given_life = life.again()
+@given(run=untrained_runs, updates=st.integers(1, 4))
+def test_features_given_or_recorded_are_the_same(run, updates):
+    given_run = run.restarted()
     for _ in range(updates):
-        seed = int(torch.randint(2**31, (), generator=life.data))
-        x = life.draw(3, *life.shape)
+        seed = int(torch.randint(2**31, (), generator=run.data))
+        x = run.randn(3, *run.shape)
         torch.manual_seed(seed)
-        features = given_life.consumer_inputs(x)
+        features = given_run.consumer_inputs(x)
         torch.manual_seed(seed)
-        life.net(x)
-        life.engine.update()
-        given_life.engine.update(features)
-    assert_same_measurements(life.engine, given_life.engine)
+        run.net(x)
+        run.engine.update()
+        given_run.engine.update(features)
+    assert_same_measurements(run.engine, given_run.engine)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -138,14 +138,14 @@ def test_the_random_measure_draws_from_the_engines_generator(units, seed, update
     assert torch.equal(torch.random.get_rng_state(), untouched)
 
 
-@given(life=still_lives)
-def test_replacements_draw_from_the_engines_generator(life):
+@given(run=untrained_runs)
+def test_replacements_draw_from_the_engines_generator(run):
     """And from no other: engines with generators of the same seed draw the same, whatever else is drawn."""
-    other = life.again()
-    units = [torch.arange(0, group.num_units, 2) for group in life.engine.groups]
+    other = run.restarted()
+    units = [torch.arange(0, group.num_units, 2) for group in run.engine.groups]
     untouched = torch.random.get_rng_state()
-    life.engine.replace(units)
+    run.engine.replace(units)
     assert torch.equal(torch.random.get_rng_state(), untouched)
     torch.rand(5)
     other.engine.replace(units)
-    assert not differences(life.everything(), other.everything())
+    assert not differences(run.full_state(), other.full_state())

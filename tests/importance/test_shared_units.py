@@ -14,7 +14,7 @@ from gnt.replacement.reinitialization import bound
 from tests.helpers.shared_units import NETS
 from tests.twins import shared_units as twin
 
-MEASURES = [name for name, measure in gnt.importance._signals.MEASURES.items() if measure.reads]
+MEASURES = [name for name, measure in gnt.importance.MEASURES.items() if measure.reads]
 
 
 def make(name: str, **settings):
@@ -58,7 +58,7 @@ def test_utilities_are_the_twins(name, measure):
         expected = 0.9 * expected + 0.1 * now
     torch.testing.assert_close(group.state.utility, expected)
     torch.testing.assert_close(group.state.mean_features, running)
-    gathered = 1 - 0.9**3 if gnt.importance._signals.MEASURES[measure].corrected else 1.0
+    gathered = 1 - 0.9**3 if gnt.importance.MEASURES[measure].corrected else 1.0
     torch.testing.assert_close(group.state.corrected_utility, expected / gathered)
 
 

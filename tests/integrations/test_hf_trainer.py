@@ -22,7 +22,7 @@ from transformers import (
 
 import gnt
 from gnt.optim import CBPAdamW
-from tests.helpers.small_runs import EAGER, assert_same, replaced
+from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, replaced
 
 WORDS, STEPS, ACCUMULATED = 50, 8, 2
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -58,7 +58,9 @@ def seeded():
 
 
 def cbp(model, **settings):
-    return CBPAdamW(model, lr=0.01, layers=feed_forward(model), **{"generator": seeded(), **EAGER, **settings})
+    return CBPAdamW(
+        model, lr=0.01, layers=feed_forward(model), **{"generator": seeded(), **FREQUENT_REPLACEMENT, **settings}
+    )
 
 
 def falling(optimizer):
@@ -104,7 +106,7 @@ def test_it_is_the_loop_one_would_write(settings, tmp_path):
     run = train(tmp_path, model, cbp(model), **settings)
     other = bert()
     plain = gnt.AdamGnT(other.parameters(), lr=0.01, weight_decay=0.01, decoupled_weight_decay=True)
-    engine = gnt.GnT(feed_forward(other), plain, generator=seeded(), **EAGER)
+    engine = gnt.GnT(feed_forward(other), plain, generator=seeded(), **FREQUENT_REPLACEMENT)
     mine, theirs = state(run), state(train(tmp_path, other, plain, callbacks=[Stepped(engine)], **settings))
     assert_same(mine[1].pop("gnt"), engine.state_dict())
     assert_same(mine, theirs)
@@ -148,7 +150,7 @@ def test_a_checkpoint_goes_on_bit_for_bit(family, tmp_path):
     runs = []
     for seed, resume in ((0, None), (9, tmp_path / "checkpoint-4")):
         model, generator = make(seed), torch.Generator().manual_seed(seed)
-        optimizer = CBPAdamW(model, lr=0.01, **units(model), generator=generator, **EAGER)
+        optimizer = CBPAdamW(model, lr=0.01, **units(model), generator=generator, **FREQUENT_REPLACEMENT)
         run = train(tmp_path, model, optimizer, resume=resume, data=data, save_strategy="steps", save_steps=4)
         runs.append(state(run))
     assert torch.load(tmp_path / "checkpoint-4/optimizer.pt", weights_only=True)["gnt"]["updates"] == 4
@@ -175,7 +177,7 @@ def test_recomputed_forwards_count_once(tmp_path):
 
 def test_made_by_the_trainer_from_the_model(tmp_path):
     model = bert()
-    settings = {"model": model, "lr": 0.01, "layers": feed_forward(model), "weight_decay": 0.1, **EAGER}
+    settings = {"model": model, "lr": 0.01, "layers": feed_forward(model), "weight_decay": 0.1, **FREQUENT_REPLACEMENT}
     run = train(tmp_path, model, (CBPAdamW, settings), lr_scheduler_type="constant")
     (options,) = run.optimizer.param_groups
     assert (options["lr"], options["weight_decay"], len(options["params"])) == (
@@ -189,7 +191,7 @@ def test_made_by_the_trainer_from_the_model(tmp_path):
 def test_made_by_the_trainer_from_its_parameter_groups(tmp_path):
     """Trainer sorts out which parameters decay; given the layers, the optimizer takes what it gets."""
     model = bert()
-    settings = {"lr": 0.01, "layers": feed_forward(model), **EAGER}
+    settings = {"lr": 0.01, "layers": feed_forward(model), **FREQUENT_REPLACEMENT}
     run = train(tmp_path, model, (CBPAdamW, settings), weight_decay=0.1)
     decaying, others = run.optimizer.param_groups
     assert [decaying["weight_decay"], others["weight_decay"]] == [0.1, 0.0]

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import gnt
 from gnt.optim import CBPAdamW
-from tests.helpers.small_runs import EAGER, assert_same, batch, mlp, replaced
+from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, batch, mlp, replaced
 
 pytestmark = [
     # lightning 2.6 asks torch 2.13 in words that are about to go
@@ -43,13 +43,13 @@ def seeded():
 
 
 def cbp(net, **settings):
-    optimizer = CBPAdamW(net, lr=0.01, generator=seeded(), **{**EAGER, **settings})
+    optimizer = CBPAdamW(net, lr=0.01, generator=seeded(), **{**FREQUENT_REPLACEMENT, **settings})
     return optimizer, optimizer.gnt
 
 
 def attached(net):
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
-    return optimizer, gnt.GnT(net, optimizer, generator=seeded(), **EAGER).attach()
+    return optimizer, gnt.GnT(net, optimizer, generator=seeded(), **FREQUENT_REPLACEMENT).attach()
 
 
 EACH = pytest.mark.parametrize("make", [cbp, attached])

@@ -15,7 +15,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 import gnt
 from gnt.optim import CBPAdam
 from tests.helpers.small_runs import assert_same, replaced
-from tests.integrations.sb3_parts import SETTINGS, engine_of, example
+from tests.integrations.sb3_helpers import SETTINGS, engine_of, example
 
 TASKS = ("CartPole-v1", "Pendulum-v1")  # discrete and continuous actions
 EACH = pytest.mark.parametrize("task", TASKS)

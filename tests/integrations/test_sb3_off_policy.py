@@ -11,7 +11,7 @@ from stable_baselines3.sac.policies import SACPolicy
 
 from gnt.optim import CBPAdam
 from tests.helpers.small_runs import assert_same, replaced
-from tests.integrations.sb3_parts import SETTINGS, engine_of, example
+from tests.integrations.sb3_helpers import SETTINGS, engine_of, example
 
 
 class ContinualQ(DQNPolicy):

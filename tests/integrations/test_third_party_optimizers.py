@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import gnt
 from gnt.optim import CBPAdam
 from gnt.replacement.optimizer_state import STATE_RESETS
-from tests.helpers.small_runs import EAGER, assert_same, batch, everything, mlp, replaced, train
+from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, batch, full_state, mlp, replaced, train
 
 
 def matrices_and_others(net):
@@ -59,7 +59,7 @@ def attached(name, **settings):
     optimizer = KNOWN[name](net)
     if "ScheduleFree" in name:
         optimizer.train()
-    engine = gnt.GnT(net, optimizer, generator=seeded(), **{**EAGER, **settings}).attach()
+    engine = gnt.GnT(net, optimizer, generator=seeded(), **{**FREQUENT_REPLACEMENT, **settings}).attach()
     return net, optimizer, engine
 
 
@@ -107,7 +107,7 @@ def test_it_trains_with_many_replacements_and_goes_on_bit_for_bit(name):
     fresh[1].load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for run in (fresh, (net, optimizer)):
         train(run[0], run[1], None, range(12, 20))
-    assert_same(everything(*fresh), everything(net, optimizer, engine))
+    assert_same(full_state(*fresh), full_state(net, optimizer, engine))
 
 
 @SCHEDULE_FREE
@@ -194,15 +194,15 @@ def accelerated(when, optimizer, steps=1):
     accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=steps)
     net = mlp()
     if optimizer == "CBPAdam":
-        inner = CBPAdam(net, lr=0.01, generator=seeded(), **EAGER)
+        inner = CBPAdam(net, lr=0.01, generator=seeded(), **FREQUENT_REPLACEMENT)
         net, outer = accelerator.prepare(net, inner)
         return accelerator, net, outer, inner.gnt
     inner = torch.optim.AdamW(net.parameters(), lr=0.01)
     if when == "before":
-        engine = gnt.GnT(net, inner, generator=seeded(), **EAGER).attach()
+        engine = gnt.GnT(net, inner, generator=seeded(), **FREQUENT_REPLACEMENT).attach()
     net, outer = accelerator.prepare(net, inner)
     if when == "after":
-        engine = gnt.GnT(net, outer, generator=seeded(), **EAGER).attach()
+        engine = gnt.GnT(net, outer, generator=seeded(), **FREQUENT_REPLACEMENT).attach()
     return accelerator, net, outer, engine
 
 
@@ -219,11 +219,11 @@ def test_accelerate(when, optimizer, steps):
                 outer.zero_grad()
     plain = mlp()
     if optimizer == "CBPAdam":
-        own = CBPAdam(plain, lr=0.01, generator=seeded(), **EAGER)
+        own = CBPAdam(plain, lr=0.01, generator=seeded(), **FREQUENT_REPLACEMENT)
         other = own.gnt
     else:
         own = torch.optim.AdamW(plain.parameters(), lr=0.01)
-        other = gnt.GnT(plain, own, generator=seeded(), **EAGER).attach()
+        other = gnt.GnT(plain, own, generator=seeded(), **FREQUENT_REPLACEMENT).attach()
     for t in range(12):
         for micro in range(steps):
             x, y = batch(10 * t + micro)
@@ -231,25 +231,25 @@ def test_accelerate(when, optimizer, steps):
         own.step()
         own.zero_grad()
     assert engine.updates == 12
-    assert_same(everything(net, None, engine), everything(plain, None, other))
+    assert_same(full_state(net, None, engine), full_state(plain, None, other))
     assert "gnt" in outer.state_dict()
     assert min(replaced(engine)) > 3
 
 
 def test_averaged_copies_are_left_alone():
     net = mlp()
-    optimizer = CBPAdam(net, lr=0.01, generator=seeded(), **EAGER)
+    optimizer = CBPAdam(net, lr=0.01, generator=seeded(), **FREQUENT_REPLACEMENT)
     ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9))
     for t in range(10):
         ema.train()(batch(100 + t)[0]).sum()  # a training forward of the copy is no feature of the network
-        kept = everything(ema)["net"]
+        kept = full_state(ema)["net"]
         train(net, optimizer, None, range(t, t + 1))
-        assert_same(everything(ema)["net"], kept)
+        assert_same(full_state(ema)["net"], kept)
         ema.update_parameters(net)
     other = mlp()
-    plain = CBPAdam(other, lr=0.01, generator=seeded(), **EAGER)
+    plain = CBPAdam(other, lr=0.01, generator=seeded(), **FREQUENT_REPLACEMENT)
     train(other, plain, None, range(10))
-    assert_same(everything(net, optimizer), everything(other, plain))
+    assert_same(full_state(net, optimizer), full_state(other, plain))
     assert optimizer.gnt.updates == 10
 
 
@@ -266,19 +266,19 @@ class Every:
 def test_an_attached_engine_survives_a_wrapper():
     net, other = mlp(), mlp()
     inner = torch.optim.SGD(net.parameters(), lr=0.05)
-    engine = gnt.GnT(net, inner, generator=seeded(), **EAGER).attach()
+    engine = gnt.GnT(net, inner, generator=seeded(), **FREQUENT_REPLACEMENT).attach()
     own = torch.optim.SGD(other.parameters(), lr=0.05)
-    plain = gnt.GnT(other, own, generator=seeded(), **EAGER)
+    plain = gnt.GnT(other, own, generator=seeded(), **FREQUENT_REPLACEMENT)
     train(net, Every(inner), None, range(12))
     train(other, own, plain, range(12))
-    assert_same(everything(net, None, engine), everything(other, None, plain))
+    assert_same(full_state(net, None, engine), full_state(other, None, plain))
 
 
 def test_muon_for_matrices_only():
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(4, 8, bias=False), torch.nn.ReLU(), torch.nn.Linear(8, 2, bias=False))
     optimizer = muon.SingleDeviceMuon(net.parameters(), lr=0.01)
-    engine = gnt.GnT(net, optimizer, generator=seeded(), **EAGER).attach()
+    engine = gnt.GnT(net, optimizer, generator=seeded(), **FREQUENT_REPLACEMENT).attach()
     train(net, optimizer, None, range(10))
     assert min(replaced(engine)) > 3
     engine.replace([torch.tensor([3])])

@@ -1,4 +1,4 @@
-"""Learners: one `learn(x, y)` is forward, loss, backward, optimizer step and then the engine, or nothing at all."""
+"""`learn(x, y)` of `Backprop` and `ContinualBackprop`: one whole training step, or an error and no change."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from torch import Tensor, nn
 
 import gnt
 from gnt import Backprop, ContinualBackprop
-from tests.helpers.small_runs import EAGER, assert_same, batch, conv_net, everything, mlp, train
+from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, batch, conv_net, full_state, mlp, train
 
-BOTH = pytest.mark.parametrize("learner_class", [Backprop, ContinualBackprop])
-TORCHS = {
+BOTH_LEARNERS = pytest.mark.parametrize("learner_class", [Backprop, ContinualBackprop])
+TORCH_OPTIMIZERS = {
     "sgd": (torch.optim.SGD, {"momentum": 0.9, "weight_decay": 1e-3}),
     "adam": (torch.optim.Adam, {"betas": (0.8, 0.99), "weight_decay": 1e-3}),
     "adamw": (torch.optim.AdamW, {"amsgrad": True}),
 }
 
 
-class Predicts(nn.Module):
-    """A network that hands out its features."""
+class NetWithPredict(nn.Module):
+    """A network that returns its features."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,20 +37,20 @@ class Predicts(nn.Module):
 
 
 def snapshot(learner: Backprop) -> dict:
-    return everything(learner.net, learner.opt, getattr(learner, "gnt", None))
+    return full_state(learner.net, learner.opt, getattr(learner, "gnt", None))
 
 
 def learn(learner: Backprop, steps: range, *shape: int) -> list[gnt.Step]:
     return [learner.learn(*batch(t, *shape)) for t in steps]
 
 
-@pytest.mark.parametrize(("opt", "torchs"), TORCHS.items())
+@pytest.mark.parametrize(("opt", "torch_optimizer"), TORCH_OPTIMIZERS.items())
 @pytest.mark.parametrize(("learner_class", "rate"), [(Backprop, {}), (ContinualBackprop, {"replacement_rate": 0.0})])
-def test_without_replacement_it_is_a_plain_loop_bit_for_bit(learner_class, rate, opt, torchs):
-    make, options = torchs
+def test_without_replacement_results_equal_a_training_loop_bit_for_bit(learner_class, rate, opt, torch_optimizer):
+    make, options = torch_optimizer
     learner = learner_class(conv_net(), opt=opt, step_size=0.01, **options, **rate)
     net = conv_net()
-    fused = {"fused": True} if isinstance(learner.opt, gnt.AdamGnT) else {}  # which AdamGnT takes by itself
+    fused = {"fused": True} if isinstance(learner.opt, gnt.AdamGnT) else {}  # the default of AdamGnT
     plain = make(net.parameters(), lr=0.01, **options, **fused)
     for t in range(8):
         x, y = batch(t, 1, 8, 8)
@@ -66,22 +66,22 @@ def test_without_replacement_it_is_a_plain_loop_bit_for_bit(learner_class, rate,
     assert_same([p.grad for p in learner.net.parameters()], [p.grad for p in net.parameters()])
 
 
-@pytest.mark.parametrize("opt", TORCHS)
-def test_continual_backprop_is_a_plain_loop_with_an_engine(opt):
-    learner = ContinualBackprop(conv_net(), opt=opt, generator=torch.Generator().manual_seed(3), **EAGER)
+@pytest.mark.parametrize("opt", TORCH_OPTIMIZERS)
+def test_continual_backprop_equals_a_training_loop_with_an_engine(opt):
+    learner = ContinualBackprop(conv_net(), opt=opt, generator=torch.Generator().manual_seed(3), **FREQUENT_REPLACEMENT)
     net = conv_net()
     options = {"adamw": {"weight_decay": 1e-2, "decoupled_weight_decay": True}}.get(opt, {})
     own = (torch.optim.SGD if opt == "sgd" else gnt.AdamGnT)(net.parameters(), lr=1e-3, **options)
-    engine = gnt.GnT(net, own, generator=torch.Generator().manual_seed(3), **EAGER)
+    engine = gnt.GnT(net, own, generator=torch.Generator().manual_seed(3), **FREQUENT_REPLACEMENT)
     steps = learn(learner, range(8), 1, 8, 8)
     assert_same([list(s.replaced) for s in steps], train(net, own, engine, range(8), 1, 8, 8))
-    assert_same(snapshot(learner), everything(net, own, engine))
+    assert_same(snapshot(learner), full_state(net, own, engine))
     assert sum(len(units) for s in steps for units in s.replaced) > 5
 
 
-@BOTH
+@BOTH_LEARNERS
 @pytest.mark.parametrize("size", [8, 1, 0])
-def test_a_step_is_one_named_tuple_whatever_the_loss(learner_class, size):
+def test_learn_returns_a_step_for_every_kind_of_loss(learner_class, size):
     losses = ("mse", "cross_entropy", "nll", nn.MSELoss(), lambda output, y: (output - y).abs().mean())
     for loss in losses:
         learner = learner_class(mlp(), loss=loss)
@@ -98,7 +98,7 @@ def test_a_step_is_one_named_tuple_whatever_the_loss(learner_class, size):
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "nll"])
-def test_class_losses_read_logits(loss):
+def test_class_losses_take_logits(loss):
     learner = Backprop(mlp(), loss=loss)
     x, y = batch(0)
     expected = F.cross_entropy(learner.net(x), y.argmax(1))
@@ -106,17 +106,17 @@ def test_class_losses_read_logits(loss):
     learner.learn(x, y.softmax(1))  # probabilities
 
 
-def test_a_network_that_predicts_is_not_recorded():
-    learner = ContinualBackprop(Predicts(), generator=torch.Generator().manual_seed(1), **EAGER)
-    recorded = ContinualBackprop(mlp(), generator=torch.Generator().manual_seed(1), **EAGER)
+def test_features_are_taken_from_predict_if_the_network_has_it():
+    learner = ContinualBackprop(NetWithPredict(), generator=torch.Generator().manual_seed(1), **FREQUENT_REPLACEMENT)
+    recorded = ContinualBackprop(mlp(), generator=torch.Generator().manual_seed(1), **FREQUENT_REPLACEMENT)
     assert not any(module._forward_pre_hooks for module in learner.net.modules())
     steps = [learn(each, range(8)) for each in (learner, recorded)]
     assert_same(*[[list(s.replaced) for s in each] for each in steps])
     assert_same(dict(learner.net.layers.state_dict()), dict(recorded.net.state_dict()))
-    assert Backprop(Predicts()).learn(*batch(0)).output.shape == (8, 2)
+    assert Backprop(NetWithPredict()).learn(*batch(0)).output.shape == (8, 2)
 
 
-def test_layers_may_be_named_apart_from_the_network():
+def test_layers_may_be_given_separately_from_the_network():
     class Functional(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -126,7 +126,7 @@ def test_layers_may_be_named_apart_from_the_network():
             return self.fc2(F.relu(self.fc1(x)))
 
     net = Functional()
-    learner = ContinualBackprop(net, layers=[net.fc1, F.relu, net.fc2], **EAGER)
+    learner = ContinualBackprop(net, layers=[net.fc1, F.relu, net.fc2], **FREQUENT_REPLACEMENT)
     learn(learner, range(8))
     assert learner.gnt.groups[0].state.replaced > 0
     with pytest.raises(ValueError, match=r"Functional has no \.layers"):
@@ -149,29 +149,29 @@ BAD_SETTINGS = [
 ]
 
 
-@BOTH
+@BOTH_LEARNERS
 @pytest.mark.parametrize(("settings", "error", "message"), BAD_SETTINGS)
 def test_bad_settings_are_refused(learner_class, settings, error, message):
     with pytest.raises(error, match=re.escape(message)):
         learner_class(**{"net": mlp(), **settings})
 
 
-def test_a_setting_of_the_engine_spelled_wrong_is_refused():
+def test_a_misspelled_engine_setting_is_refused():
     with pytest.raises(TypeError, match=r"unknown setting maturity_treshold: .* the engine takes .*maturity_threshold"):
         ContinualBackprop(mlp(), maturity_treshold=10)
 
 
-@BOTH
+@BOTH_LEARNERS
 @pytest.mark.parametrize("settings", [{"step_size": 0.1}, {"momentum": 0.9}, {"step_size": 0.1, "momentum": 0.9}])
-def test_settings_beside_an_optimizer_would_be_ignored_so_they_are_refused(learner_class, settings):
+def test_optimizer_settings_are_refused_with_an_optimizer_instance(learner_class, settings):
     net = mlp()
     message = f"{', '.join(settings)} would be ignored: the optimizer SGD has its own settings"
     with pytest.raises(TypeError, match=message):
         learner_class(net, opt=torch.optim.SGD(net.parameters()), **settings)
 
 
-def bad_loss(output: Tensor, y: Tensor) -> Tensor:
-    raise ZeroDivisionError("of its own")
+def raising_loss(output: Tensor, y: Tensor) -> Tensor:
+    raise ZeroDivisionError("raised by the loss")
 
 
 x, y = batch(3, 1, 8, 8)
@@ -179,21 +179,25 @@ REFUSED = {
     "nan in x": ("mse", x * float("nan"), y, FloatingPointError, "the loss is nan"),
     "one nan in x": ("mse", torch.cat([x[:7], x[7:] * float("nan")]), y, FloatingPointError, "the loss is nan"),
     "inf in y": ("mse", x, y * float("inf"), FloatingPointError, "the loss is inf"),
-    "a column": ("mse", x, y[:, :1], ValueError, "output (8, 2), y (8, 1)"),
-    "one target": ("mse", x, y[0], ValueError, "output (8, 2), y (2,)"),
-    "one sample": ("mse", x[:1], y, ValueError, "output (1, 2), y (8, 2)"),
-    "each sample's": (lambda output, y: (output - y).square().mean(1), x, y, ValueError, "got shape (8,)"),
-    "a number": (lambda output, y: 1.0, x, y, ValueError, "loss must return a scalar tensor, got float"),
-    "its own error": (bad_loss, x, y, ZeroDivisionError, "of its own"),
-    "no graph": (lambda output, y: output.detach().mean(), x, y, (ValueError, RuntimeError), "grad"),
+    "y has one column": ("mse", x, y[:, :1], ValueError, "output (8, 2), y (8, 1)"),
+    "y has one sample": ("mse", x, y[0], ValueError, "output (8, 2), y (2,)"),
+    "x has one sample": ("mse", x[:1], y, ValueError, "output (1, 2), y (8, 2)"),
+    "a loss for each sample": (lambda output, y: (output - y).square().mean(1), x, y, ValueError, "got shape (8,)"),
+    "the loss is a float": (lambda output, y: 1.0, x, y, ValueError, "loss must return a scalar tensor, got float"),
+    "the loss raises": (raising_loss, x, y, ZeroDivisionError, "raised by the loss"),
+    "the loss is detached": (lambda output, y: output.detach().mean(), x, y, (ValueError, RuntimeError), "grad"),
 }
 
 
-@BOTH
+@BOTH_LEARNERS
 @pytest.mark.parametrize(("loss", "x", "y", "error", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_learned_changes_nothing(learner_class, loss, x, y, error, message):
-    """Neither the network with its running statistics, nor what the engine has recorded."""
-    settings = {**EAGER, "generator": torch.Generator().manual_seed(1)} if learner_class is ContinualBackprop else {}
+def test_a_refused_batch_changes_nothing(learner_class, loss, x, y, error, message):
+    """Neither the network's parameters and running statistics, nor the features that the engine has recorded."""
+    settings = (
+        {**FREQUENT_REPLACEMENT, "generator": torch.Generator().manual_seed(1)}
+        if learner_class is ContinualBackprop
+        else {}
+    )
     learner, untouched = (learner_class(conv_net(), momentum=0.9, **copy.deepcopy(settings)) for _ in range(2))
     learn(learner, range(4), 1, 8, 8)
     learn(untouched, range(4), 1, 8, 8)
@@ -209,10 +213,12 @@ def test_what_cannot_be_learned_changes_nothing(learner_class, loss, x, y, error
     assert_same(snapshot(learner), snapshot(untouched))
 
 
-@BOTH
-def test_a_saved_state_goes_on_bit_for_bit(learner_class):
+@BOTH_LEARNERS
+def test_training_resumes_bit_for_bit_from_a_saved_state(learner_class):
     def fresh(seed: int) -> Backprop:
-        return learner_class(mlp(seed=seed), opt="adam", **(EAGER if learner_class is ContinualBackprop else {}))
+        return learner_class(
+            mlp(seed=seed), opt="adam", **(FREQUENT_REPLACEMENT if learner_class is ContinualBackprop else {})
+        )
 
     learner, other = fresh(0), fresh(1)
     learn(learner, range(8))
@@ -226,7 +232,7 @@ def test_a_saved_state_goes_on_bit_for_bit(learner_class):
     assert_same(snapshot(other), snapshot(learner))
 
 
-OTHER_STATES = {
+UNFITTING_STATES = {
     "inputs": (lambda: ContinualBackprop(mlp(5, 8, 6, 2)), "size mismatch"),
     "units": (lambda: ContinualBackprop(mlp(4, 9, 6, 2)), "another architecture"),
     "outputs": (lambda: ContinualBackprop(mlp(4, 8, 6, 3)), "size mismatch"),
@@ -239,13 +245,41 @@ OTHER_STATES = {
 }
 
 
-@pytest.mark.parametrize(("build", "message"), OTHER_STATES.values(), ids=OTHER_STATES)
-def test_a_state_of_another_learner_is_refused_whole(build, message):
+@pytest.mark.parametrize(("build", "message"), UNFITTING_STATES.values(), ids=UNFITTING_STATES)
+def test_loading_a_state_that_does_not_fit_changes_nothing(build, message):
     other = build()
     other.learn(torch.ones(3, other.net[0].in_features), torch.ones(3, other.net[-1].out_features))
-    learner = ContinualBackprop(mlp(), momentum=0.9, **EAGER)
+    learner = ContinualBackprop(mlp(), momentum=0.9, **FREQUENT_REPLACEMENT)
     learn(learner, range(4))
     before = snapshot(learner)
     with pytest.raises((ValueError, RuntimeError), match=message):
         learner.load_state_dict(other.state_dict())
     assert_same(snapshot(learner), before)
+
+
+def test_the_signature_lists_the_engine_settings_with_the_defaults_of_gnt():
+    signature = inspect.signature(ContinualBackprop).parameters
+    ensemble = inspect.signature(gnt.Ensemble).parameters
+    engine = inspect.signature(gnt.GnT).parameters
+    passed_on = set(engine) - {"layers", "optimizer", "record", "kernels"}
+    assert passed_on < set(signature)
+    assert passed_on - {"generator", "process_group"} < set(ensemble)
+    assert not {"record", "kernels", "optimizer"} & {*signature, *ensemble}
+    assert not {"generator", "process_group"} & set(ensemble)
+    for name in passed_on:
+        assert signature[name].default == engine[name].default
+        assert signature[name].kind is inspect.Parameter.KEYWORD_ONLY
+
+
+@BOTH_LEARNERS
+def test_loss_network_and_optimizer_can_be_exchanged(learner_class):
+    learner = learner_class(mlp(), step_size=0.1)
+    other, x, y = mlp(seed=1), *batch(0)
+    learner.loss = F.l1_loss
+    assert_same(learner.learn(x, y).loss, F.l1_loss(mlp()(x), y).detach())
+    if learner_class is Backprop:
+        learner.net, learner.opt = other, torch.optim.SGD(other.parameters(), lr=0.0)
+        before = copy.deepcopy(dict(other.state_dict()))
+        assert_same(learner.learn(x, y).output, other(x).detach())
+        assert_same(dict(other.state_dict()), before)
+    assert learner.state_dict()["kind"] == "SGD"

@@ -14,7 +14,16 @@ import gnt
 from gnt import metrics
 from gnt.metrics import Probe
 from gnt.units._group import Slot, UnitGroup
-from tests.helpers.small_runs import EAGER, IMAGES, assert_same, conv_net, everything, mlp, run, train
+from tests.helpers.small_runs import (
+    FREQUENT_REPLACEMENT,
+    IMAGE_SHAPE,
+    assert_same,
+    conv_net,
+    full_state,
+    make_run,
+    mlp,
+    train,
+)
 from tests.metrics.probe_cases import GROUP_METRICS, Gated, Pooled, TwoInputs, group_values, inputs
 
 
@@ -36,7 +45,7 @@ def test_values_of_a_small_network():
 
 def test_channels_read_by_convolutions_and_after_a_flatten():
     net = conv_net().train()
-    x = inputs(16, *IMAGES)
+    x = inputs(16, *IMAGE_SHAPE)
     values = Probe(net, net, x, tau=0.7).measure()
     net.eval()
     with torch.no_grad():
@@ -69,7 +78,7 @@ def test_several_producers_and_consumers():
 
 def test_consumers_that_read_before_and_after_pooling():
     torch.manual_seed(0)
-    net, x = Pooled(), inputs(12, *IMAGES)
+    net, x = Pooled(), inputs(12, *IMAGE_SHAPE)
     with torch.no_grad():
         net.conv.bias[0] = -100.0
         net.conv.weight[1] *= 0.001
@@ -90,7 +99,7 @@ def test_consumers_that_read_before_and_after_pooling():
 
 def test_a_unit_that_is_active_for_one_consumer_is_not_dead():
     torch.manual_seed(0)
-    net, x = Pooled(), inputs(2, *IMAGES)
+    net, x = Pooled(), inputs(2, *IMAGE_SHAPE)
     with torch.no_grad():
         net.conv.weight[0] = 0.0
         net.conv.bias[0] = -1.0
@@ -139,7 +148,7 @@ def test_groups_from_cbp_layers():
         def __init__(self):
             super().__init__()
             self.conv, self.fc1, self.fc2 = nn.Conv2d(1, 5, 3), nn.Linear(45, 6), nn.Linear(6, 2)
-            settings = {key: EAGER[key] for key in ("replacement_rate", "maturity_threshold")}
+            settings = {key: FREQUENT_REPLACEMENT[key] for key in ("replacement_rate", "maturity_threshold")}
             self.cbp1 = gnt.CBPConv(self.conv, self.fc1, **settings)
             self.cbp2 = gnt.CBPLinear(self.fc1, self.fc2, **settings)
 
@@ -147,14 +156,14 @@ def test_groups_from_cbp_layers():
             x = self.cbp1(F.max_pool2d(F.relu(self.conv(x)), 2)).flatten(1)
             return self.fc2(self.cbp2(F.relu(self.fc1(x))))
 
-    net, x = Net(), inputs(12, *IMAGES)
+    net, x = Net(), inputs(12, *IMAGE_SHAPE)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    train(net, optimizer, None, range(5), *IMAGES)
+    train(net, optimizer, None, range(5), *IMAGE_SHAPE)
     assert net.cbp1.group.state.replaced
-    before = everything(net)
+    before = full_state(net)
     values = Probe(net, net, x).measure()
     assert values == Probe(net, [net.cbp1, net.cbp2], x).measure()
-    assert_same(everything(net), before)
+    assert_same(full_state(net), before)
     assert not net.cbp1._waiting.waiting
     with torch.no_grad():
         pooled = F.max_pool2d(F.relu(net.conv(x)), 2)
@@ -223,7 +232,7 @@ def test_no_accuracy_for_integer_targets_of_a_single_output() -> None:
 
 
 def test_update_size_is_measured_since_the_last_measurement():
-    net, optimizer, engine = run(mlp())
+    net, optimizer, engine = make_run(mlp())
     probe = Probe(net, engine, inputs(), update=True)
     assert probe.measure()["update_size"] == 0.0
     before = [p.detach().clone() for p in net.parameters()]

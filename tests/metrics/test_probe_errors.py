@@ -11,7 +11,7 @@ from torch import nn
 
 import gnt
 from gnt.metrics import Probe
-from tests.helpers.small_runs import IMAGES, conv_net, mlp
+from tests.helpers.small_runs import IMAGE_SHAPE, conv_net, mlp
 from tests.metrics.probe_cases import TwoInputs, inputs
 
 NET = mlp(4, 8, 2)
@@ -98,7 +98,7 @@ def test_forward_passes_that_cannot_be_measured_raise():
     with pytest.raises(
         ValueError, match=r"'3', consumer of group '0', reads a different shape in each call: \(2, 5, 6, 6\)"
     ):
-        Probe(sizes, gnt.walk(conv)[:1], inputs(2, *IMAGES)).measure()
+        Probe(sizes, gnt.walk(conv)[:1], inputs(2, *IMAGE_SHAPE)).measure()
 
 
 def test_invalid_saved_states_raise_and_change_nothing():

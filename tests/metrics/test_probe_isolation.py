@@ -1,4 +1,4 @@
-"""`Probe` leaves the model, its engines and a training run unchanged, in any mode of the caller."""
+"""`Probe` leaves the model, its engines and a training make_run unchanged, in any mode of the caller."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from gnt.metrics import Probe
-from tests.helpers.small_runs import assert_same, batch, everything, mlp, run
+from tests.helpers.small_runs import assert_same, batch, full_state, make_run, mlp
 from tests.metrics.probe_cases import TwoInputs, inputs, noisy_net
 
 
@@ -15,7 +15,7 @@ from tests.metrics.probe_cases import TwoInputs, inputs, noisy_net
 def test_training_with_a_probe_equals_training_without(attached):
     runs = []
     for probed in (False, True):
-        net, optimizer, engine = run(noisy_net(), "adamgnt")
+        net, optimizer, engine = make_run(noisy_net(), "adamgnt")
         x, y = batch(7, n=20)
         probe = Probe(net, engine, x, y=y, gradient=True, update=True) if probed else None
         if attached:
@@ -39,7 +39,7 @@ def test_training_with_a_probe_equals_training_without(attached):
         grads = [p.grad for p in net.parameters()]
         hooks = [len(m._forward_pre_hooks) + len(m._forward_hooks) for m in net.modules()]
         runs.append(
-            (everything(net, optimizer, engine), grads, hooks, net[0].seen, [m.training for m in net.modules()])
+            (full_state(net, optimizer, engine), grads, hooks, net[0].seen, [m.training for m in net.modules()])
         )
         assert sum(g.state.replaced for g in engine.groups)
     assert_same(list(runs[1]), list(runs[0]))
@@ -62,14 +62,14 @@ def test_modes_and_attributes_of_each_module_are_restored():
 def test_nothing_is_changed_after_an_error():
     net = noisy_net()
     probe = Probe(net, net, inputs())
-    before = everything(net)
+    before = full_state(net)
     with torch.no_grad():
         net[1].weight[0, 0] = float("nan")
     with pytest.raises(FloatingPointError, match="features of group '1' must be finite, got 32 of 256"):
         probe.measure()
     with torch.no_grad():
         net[1].weight[0, 0] = before["net"]["1.weight"][0, 0]
-    assert_same(everything(net), before)
+    assert_same(full_state(net), before)
     assert all(module.training for module in net.modules())
     assert not any(module._forward_pre_hooks for module in net.modules())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from gnt.metrics import Probe
-from tests.helpers.small_runs import batch, mlp, run, train
+from tests.helpers.small_runs import batch, make_run, mlp, train
 from tests.metrics.probe_cases import inputs
 
 
@@ -21,7 +21,7 @@ def test_every_third_step_is_measured():
 
 def test_a_probe_resumes_from_a_saved_state(tmp_path):
     def values(resume_at: int | None) -> list[dict[str, float]]:
-        net, optimizer, engine = run(mlp())
+        net, optimizer, engine = make_run(mlp())
         x, y = batch(7, n=20)
         probe = Probe(net, engine, x, y=y, every=2, update=True)
         measured = []

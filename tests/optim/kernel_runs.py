@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gnt.optim import AdamGnT
-from gnt.optim._adam.kernel import Compiled
+from gnt.optim._adam.kernel import KernelStep
 
 TOLERANCE = {torch.float32: {"rtol": 2e-6, "atol": 1e-7}, torch.float64: {"rtol": 1e-14, "atol": 1e-16}}
 
@@ -24,8 +24,8 @@ def pair(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32, **options
 def by_kernel(optimizer: AdamGnT) -> list[int]:
     """How many parameters of each group the kernel stepped last."""
     return [
-        sum(len(stepper._params) for stepper, _ in roster._steppers if isinstance(stepper, Compiled))
-        for roster in optimizer._rosters.values()
+        sum(len(stepper._params) for stepper, _ in plan._steppers if isinstance(stepper, KernelStep))
+        for plan in optimizer._plans.values()
     ]
 
 

@@ -60,7 +60,7 @@ def test_blocks_of_rows_are_the_whole(monkeypatch):
     results = []
     shapes = [(700, 300), (70_000, 2), (3, 50_000), (200_000,), (64, 32, 9, 9), (8, 16, 40, 30), (5, 4)]
     for block in (1 << 12, 1 << 16, 1 << 30):
-        monkeypatch.setattr(per_unit, "BLOCK", block)
+        monkeypatch.setattr(per_unit, "BLOCK_SIZE", block)
         params, optimizer = stepped(*shapes, steps=1, weight_decay=0.1, amsgrad=True)
         for param in params:
             optimizer.reset_units(param, 0, [0, len(param) - 1])
@@ -104,9 +104,9 @@ def test_what_a_step_works_on_is_looked_up_once(compiled):
     params, optimizer = stepped((4, 3), (4,), kernels=compiled)
 
     def looked_up_anew() -> bool:
-        before = optimizer._rosters.get(0)
+        before = optimizer._plans.get(0)
         step(optimizer, torch.Generator().manual_seed(0))
-        return optimizer._rosters[0] is not before
+        return optimizer._plans[0] is not before
 
     assert not looked_up_anew()
     optimizer.reset_units(params[0], 0, [1])
@@ -117,9 +117,9 @@ def test_what_a_step_works_on_is_looked_up_once(compiled):
     optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     assert looked_up_anew()
     params[1].grad = None
-    before = optimizer._rosters.get(0)
+    before = optimizer._plans.get(0)
     optimizer.step()
-    assert optimizer._rosters[0] is not before
+    assert optimizer._plans[0] is not before
     assert looked_up_anew()
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gnt.optim import AdamGnT
-from gnt.optim._adam.step_counts import corrections, per_element
+from gnt.optim._adam.bias_correction import BiasCorrections, larger_step_sizes, per_element, smaller_roots
 from tests.twins.adam import AdamTwin
 
 OPTIONS = st.fixed_dictionaries(
@@ -134,11 +134,12 @@ def test_counts_and_corrections_are_the_twins_bit_for_bit(history, betas):
     starts = (state.get("row_start"), state.get("column_start"))
     counts = now - per_element(torch.maximum, starts, shape).expand(shape)
     assert torch.equal(counts.double(), twin.read("t"))
-    for which, beta in enumerate(betas):
-        bias = per_element(torch.minimum, corrections(state, now, beta), shape).expand(shape)
-        root = per_element(torch.minimum, corrections(state, now, beta, power=0.5), shape).expand(shape)
-        assert torch.equal(bias, twin.correction(which))
-        assert torch.equal(root, twin.correction(which, power=0.5))
+    corrections = BiasCorrections([param], [state])
+    corrections.compute([now], {"betas": betas, "lr": 1.0})
+    step_size, root = corrections.of(0)
+    (step_sizes,), (roots,) = larger_step_sizes([step_size]), smaller_roots([root])
+    assert torch.equal(step_sizes.expand(shape), 1.0 / twin.correction(0))
+    assert torch.equal(roots.expand(shape), twin.correction(1, power=0.5))
 
 
 @given(

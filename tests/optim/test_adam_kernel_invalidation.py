@@ -79,7 +79,7 @@ def test_state_put_in_the_place_of_state(change):
         step(optimizer, torch.Generator().manual_seed(0))
         change(optimizer, params[0])
         if optimizer is plain[1]:
-            optimizer._rosters.clear()  # this one has nothing to notice
+            optimizer._plans.clear()  # this one has nothing to notice
         step(optimizer, torch.Generator().manual_seed(1))
     assert_close(ours, plain)
 

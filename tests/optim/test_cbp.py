@@ -14,7 +14,7 @@ from torch.optim import lr_scheduler
 
 import gnt
 from gnt.optim import CBPSGD, CBPAdam, CBPAdamW
-from tests.helpers.small_runs import EAGER, assert_same, batch, everything, mlp, replaced, train
+from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, batch, full_state, mlp, replaced, train
 
 DECOUPLED = {"decoupled_weight_decay": True, "weight_decay": 1e-2}
 CLASSES = {
@@ -33,19 +33,19 @@ def seeded():
 def cbp(name="sgd", net=None, **settings):
     net = net if net is not None else mlp()
     kind, _, options, _ = CLASSES[name]
-    return net, kind(net, lr=0.01, generator=seeded(), **{**EAGER, **options, **settings})
+    return net, kind(net, lr=0.01, generator=seeded(), **{**FREQUENT_REPLACEMENT, **options, **settings})
 
 
 def own(name):
     net = mlp()
     _, kind, options, fixed = CLASSES[name]
     optimizer = kind(net.parameters(), lr=0.01, **options, **fixed)
-    return net, optimizer, gnt.GnT(net, optimizer, generator=seeded(), **EAGER)
+    return net, optimizer, gnt.GnT(net, optimizer, generator=seeded(), **FREQUENT_REPLACEMENT)
 
 
 def go_on(net, optimizer, steps):
     train(net, optimizer, None, steps)
-    return everything(net, optimizer)
+    return full_state(net, optimizer)
 
 
 @EACH
@@ -117,9 +117,9 @@ def test_a_copy_goes_on_alike_and_on_its_own(name, copied, first):
     else:
         twin = copied((optimizer.gnt, net, optimizer))[1:]
     assert twin[1].gnt.optimizer is twin[1]
-    before = everything(net, optimizer)
+    before = full_state(net, optimizer)
     theirs = go_on(*twin, range(8, 16))
-    assert_same(everything(net, optimizer), before)
+    assert_same(full_state(net, optimizer), before)
     assert_same(go_on(net, optimizer, range(8, 16)), theirs)
 
 
@@ -185,7 +185,7 @@ def scaled(name):
         return net, optimizer, optimizer.gnt
     net = mlp()
     optimizer = FUSED[name.split()[1]](net.parameters(), lr=0.01, fused=True)
-    return net, optimizer, gnt.GnT(net, optimizer, generator=seeded(), **EAGER).attach()
+    return net, optimizer, gnt.GnT(net, optimizer, generator=seeded(), **FREQUENT_REPLACEMENT).attach()
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["zero_grad, forward", "forward, zero_grad"])
@@ -196,7 +196,7 @@ def test_a_step_the_scaler_skips_never_was(name, late):
     with_scaler(mine[0], mine[1], range(20), overflow, late)
     with_scaler(other[0], other[1], [t for t in range(20) if t not in overflow], {}, late)
     assert mine[2].updates == 16
-    assert_same(everything(*mine), everything(*other))
+    assert_same(full_state(*mine), full_state(*other))
     assert sum(replaced(mine[2])) > 3
 
 
@@ -204,16 +204,16 @@ def test_a_step_the_scaler_skips_never_was(name, late):
 def test_a_skipped_step_replaces_nobody(name):
     net, optimizer, engine = scaled(name)
     with_scaler(net, optimizer, range(6))
-    before = everything(net, optimizer, engine)
+    before = full_state(net, optimizer, engine)
     with_scaler(net, optimizer, range(6, 9), dict.fromkeys(range(6, 9), "loss"))
     assert engine.waiting == ("fused" not in name)  # the scaler does not step the others: the next backward forgets
-    assert_same(everything(net, optimizer, engine), before)
+    assert_same(full_state(net, optimizer, engine), before)
 
 
 def test_parameter_groups():
     net = mlp()
     groups = [{"params": net[0].parameters(), "lr": 0.5}, {"params": [*net[2].parameters(), *net[4].parameters()]}]
-    optimizer = CBPSGD(net, lr=0.01, params=groups, momentum=0.9, **EAGER)
+    optimizer = CBPSGD(net, lr=0.01, params=groups, momentum=0.9, **FREQUENT_REPLACEMENT)
     assert [(g["lr"], g["momentum"]) for g in optimizer.param_groups] == [(0.5, 0.9), (0.01, 0.9)]
     train(net, optimizer, None, range(10))
     assert min(replaced(optimizer.gnt)) > 0
@@ -229,7 +229,7 @@ def test_layers_of_any_module():
             return self.body(x)
 
     model = Model()
-    (net, other), optimizer = cbp(), CBPSGD(model, 0.01, layers=model.body, **CLASSES["sgd"][2], **EAGER)
+    (net, other), optimizer = cbp(), CBPSGD(model, 0.01, layers=model.body, **CLASSES["sgd"][2], **FREQUENT_REPLACEMENT)
     optimizer.gnt.generator.manual_seed(5)
     train(net, other, None, range(10))
     train(model, optimizer, None, range(10))
@@ -247,7 +247,7 @@ def test_unknown_settings_are_refused_with_what_is_allowed(name, setting):
 
 
 def test_parameters_in_place_of_the_network_are_refused():
-    with pytest.raises(TypeError, match=r"made from the network, got generator: CBPSGD\(net, lr"):
+    with pytest.raises(TypeError, match=r"CBPSGD takes the network first, got generator. Use CBPSGD\(net, lr"):
         CBPSGD(mlp().parameters(), lr=0.1)
 
 
@@ -256,7 +256,7 @@ def test_an_engine_goes_with_one_optimizer():
     optimizer = CBPSGD(net)
     with pytest.raises(RuntimeError, match="attached to its optimizer"):
         optimizer.gnt.optimizer = torch.optim.SGD(net.parameters())
-    with pytest.raises(ValueError, match="CBPSGD brings an engine of its own: give it to Backprop"):
+    with pytest.raises(ValueError, match="CBPSGD has its own engine: pass it to Backprop"):
         gnt.ContinualBackprop(net, opt=optimizer)
     gnt.Backprop(net, opt=optimizer).learn(torch.randn(3, 4), torch.randn(3, 2))
     assert optimizer.gnt.updates == 1

@@ -13,7 +13,7 @@ from torch import nn
 import gnt
 from gnt.optim import CBPSGD, CBPAdam, CBPAdamW
 from gnt.units import WalkError
-from tests.helpers.small_runs import EAGER, assert_same, batch, everything, mlp, replaced, train
+from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, batch, full_state, mlp, replaced, train
 
 
 class Residual(nn.Module):
@@ -55,20 +55,20 @@ EXAMPLES = {
 def test_it_is_the_optimizer_of_the_traced_units(form):
     kind, example = EXAMPLES[form]
     net, other = Residual(), Residual()
-    mine = kind(net, 0.01, example_inputs=example, generator=seeded(), **EAGER)
-    theirs = kind(other, 0.01, layers=gnt.trace(other, X), generator=seeded(), **EAGER)
+    mine = kind(net, 0.01, example_inputs=example, generator=seeded(), **FREQUENT_REPLACEMENT)
+    theirs = kind(other, 0.01, layers=gnt.trace(other, X), generator=seeded(), **FREQUENT_REPLACEMENT)
     assert named(mine) == named(theirs)
     assert [group.num_units for group in mine.gnt.groups] == [8, 6]
     for n, optimizer in ((net, mine), (other, theirs)):
         torch.manual_seed(1)
         train(n, optimizer, None, range(10))
-    assert_same(everything(net, mine), everything(other, theirs))
+    assert_same(full_state(net, mine), full_state(other, theirs))
     assert min(replaced(mine.gnt)) > 1
 
 
 def test_a_copy_goes_on_alike():
     net = Residual().eval()
-    optimizer = CBPAdamW(net, example_inputs=X, **EAGER)
+    optimizer = CBPAdamW(net, example_inputs=X, **FREQUENT_REPLACEMENT)
     for module in net.modules():
         module.training = not isinstance(module, Residual)  # no dropout, and features all the same
     train(net, optimizer, None, range(4))
@@ -78,7 +78,7 @@ def test_a_copy_goes_on_alike():
     assert optimizer.gnt.updates == 4
     train(net, optimizer, None, range(4, 8))
     for each in twins:
-        assert_same(everything(*each), everything(net, optimizer))
+        assert_same(full_state(*each), full_state(net, optimizer))
 
 
 def test_include_and_exclude_choose_by_name():
@@ -95,9 +95,9 @@ def test_a_sequential_is_traced_where_it_is_asked_for():
 def test_looking_leaves_the_network_as_it_was():
     net = Residual().eval()
     net.c.train()
-    before, modes = everything(net), [module.training for module in net.modules()]
+    before, modes = full_state(net), [module.training for module in net.modules()]
     optimizer = CBPAdamW(net, example_inputs=X, generator=seeded())
-    assert_same(everything(net), before)
+    assert_same(full_state(net), before)
     assert [module.training for module in net.modules()] == modes
     assert not optimizer.gnt.waiting
     assert all(parameter.grad is None for parameter in net.parameters())
@@ -112,12 +112,12 @@ def test_wrapped_networks(make, wrap):
     net, other = make(), make()
     wrapped = WRAPPERS[wrap](net)
     example = {"example_inputs": X} if make is Residual else {}
-    mine = CBPAdamW(wrapped, generator=seeded(), **example, **EAGER)
-    theirs = CBPAdamW(other, generator=seeded(), **example, **EAGER)
+    mine = CBPAdamW(wrapped, generator=seeded(), **example, **FREQUENT_REPLACEMENT)
+    theirs = CBPAdamW(other, generator=seeded(), **example, **FREQUENT_REPLACEMENT)
     for n, optimizer in ((wrapped, mine), (other, theirs)):
         torch.manual_seed(1)
         train(n, optimizer, None, range(6))
-    assert_same(everything(net, mine), everything(other, theirs))
+    assert_same(full_state(net, mine), full_state(other, theirs))
     assert named(mine) == named(theirs)
 
 
@@ -134,8 +134,12 @@ def test_refusals_of_given_layers_are_their_own():
 
 
 REFUSED = {
-    "example_inputs and include would be ignored: layers tells": {"layers": mlp(), "example_inputs": X, "include": "a"},
-    "include would be ignored: they choose among units found by example_inputs": {"include": "a"},
+    "example_inputs and include would be ignored: layers already selects": {
+        "layers": mlp(),
+        "example_inputs": X,
+        "include": "a",
+    },
+    "include would be ignored: they select among units found by example_inputs": {"include": "a"},
     "exclude would be ignored": {"exclude": "a"},
     "example_inputs must be a tensor, a tuple or list .* got int": {"example_inputs": 3},
 }
@@ -150,14 +154,14 @@ def test_what_would_be_ignored_is_refused(message):
 @pytest.mark.parametrize("given", [{"example_inputs": X[:, :3]}, {"example_inputs": X, "activation": "tanh"}])
 def test_what_tracing_refuses_is_refused_before_anything_changed(given):
     net = Residual()
-    before = everything(net)
+    before = full_state(net)
     with pytest.raises(ValueError, match=r"inputs do not fit|activation='tanh' would be ignored"):
         CBPAdamW(net, generator=seeded(), **given)
-    assert_same(everything(net), before)
+    assert_same(full_state(net), before)
     assert not any(module._forward_pre_hooks for module in net.modules())
 
 
 @pytest.mark.parametrize("name", ["include", "exclude", "activation", "model"])
 def test_inputs_with_a_name_that_trace_takes_are_asked_for_by_position(name):
-    with pytest.raises(TypeError, match=f"example_inputs holds {name}, which gnt.trace takes for itself: .* a tuple"):
+    with pytest.raises(TypeError, match=f"example_inputs contains {name}, an argument of gnt.trace itself: .* a tuple"):
         CBPAdamW(Residual(), example_inputs={"x": torch.randn(1, 4), name: 1.0})

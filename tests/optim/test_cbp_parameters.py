@@ -7,7 +7,7 @@ import torch
 
 import gnt
 from gnt.optim import CBPSGD, CBPAdamW
-from tests.helpers.small_runs import EAGER, assert_same, everything, mlp, replaced, train
+from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, full_state, mlp, replaced, train
 
 
 def seeded():
@@ -21,11 +21,11 @@ def test_parameters_with_layers_are_as_the_network(kind, given, layers):
     net, other = mlp(), mlp()
     params = {"generator": other.parameters(), "list": list(other.parameters())}
     params["groups"] = [{"params": list(other.parameters())}]
-    mine = kind(net, 0.01, generator=seeded(), **EAGER)
-    theirs = kind(params[given], 0.01, layers=layers(other), generator=seeded(), **EAGER)
+    mine = kind(net, 0.01, generator=seeded(), **FREQUENT_REPLACEMENT)
+    theirs = kind(params[given], 0.01, layers=layers(other), generator=seeded(), **FREQUENT_REPLACEMENT)
     train(net, mine, None, range(10))
     train(other, theirs, None, range(10))
-    assert_same(everything(net, mine), everything(other, theirs))
+    assert_same(full_state(net, mine), full_state(other, theirs))
     assert min(replaced(mine.gnt)) > 0
 
 
@@ -41,7 +41,7 @@ def test_refusals():
     net = mlp()
     with pytest.raises(TypeError, match=r"or CBPSGD\(parameters, lr=\.\.\., layers=\.\.\.\)"):
         CBPSGD(net.parameters())
-    with pytest.raises(TypeError, match="params would stand beside the list given first"):
+    with pytest.raises(TypeError, match="params was given in addition to parameters as the first argument, a list"):
         CBPSGD(list(net.parameters()), layers=net, params=net.parameters())
     with pytest.raises(ValueError, match=r"does not hold 4\.weight"):
         CBPSGD(net[:4].parameters(), layers=net)

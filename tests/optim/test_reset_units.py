@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 
-from gnt.optim._adam.step_counts import corrections
+from gnt.optim._adam.bias_correction import BiasCorrections
 from tests.optim.adam_runs import FULL, HALF, assert_same, step, stepped
 
 
@@ -119,11 +119,14 @@ def test_a_parameter_keeps_its_count_while_it_gets_no_gradient():
 def test_corrections_are_those_of_torch_for_every_count(beta):
     now = 100_000
     counts = [0, 1, 2, 53, 54, 55, 356, 357, 4095, 4096, 8191, 8192, 36_737, 36_738, 36_739, 65_536, now]
-    row, column = corrections({"row_start": now - torch.tensor(counts)}, now, beta)
-    root, _ = corrections({"row_start": now - torch.tensor(counts)}, now, beta, power=0.5)
-    assert column is None
-    assert row.tolist() == [1 - beta**count for count in counts]
-    assert root.tolist() == [(1 - beta**count) ** 0.5 for count in counts]
+    weight = torch.zeros(len(counts), 2, dtype=torch.float64)
+    corrections = BiasCorrections([weight], [{"row_start": now - torch.tensor(counts)}])
+    corrections.compute([now], {"betas": (beta, beta), "lr": 0.125})
+    (step_sizes, column_step_sizes), (roots, column_roots) = corrections.of(0)
+    assert column_step_sizes is None
+    assert column_roots is None
+    assert step_sizes.flatten().tolist() == [0.125 / (1 - beta**k) if k else float("inf") for k in counts]
+    assert roots.flatten().tolist() == [(1 - beta**k) ** 0.5 for k in counts]
 
 
 def test_counts_restart_after_more_steps_than_float32_can_count():

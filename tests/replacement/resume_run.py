@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import gnt
-from tests.helpers.small_runs import EAGER, batch, conv_net
+from tests.helpers.small_runs import FREQUENT_REPLACEMENT, batch, conv_net
 
 STEPS = 26
 SAVE_EVERY = 5
@@ -31,7 +31,9 @@ class WithLearner:
     """A learner: its state is one dict."""
 
     def __init__(self, **settings: Any) -> None:
-        self.learner = gnt.ContinualBackprop(conv_net(int(torch.initial_seed())), **{**EAGER, **settings})
+        self.learner = gnt.ContinualBackprop(
+            conv_net(int(torch.initial_seed())), **{**FREQUENT_REPLACEMENT, **settings}
+        )
 
     def learn(self, t: int) -> None:
         self.learner.learn(*batch(t, 1, 8, 8))
@@ -48,13 +50,21 @@ class WithLoop:
 
     def __init__(self, make: Callable[..., torch.optim.Optimizer], *, layers: bool = False, **settings: Any) -> None:
         self.net = conv_net(int(torch.initial_seed()))
-        self.engine = None if layers else gnt.GnT(self.net, **EAGER, **settings)
+        self.engine = None if layers else gnt.GnT(self.net, **FREQUENT_REPLACEMENT, **settings)
         if layers:
             conv1, norm, relu, conv2, _, pool, flatten, fc1, tanh, fc2 = self.net
             self.net = nn.Sequential(
-                *(conv1, norm, relu, gnt.CBPConv(conv1, conv2, norms=norm, **EAGER, **settings), conv2, relu, pool),
-                *(flatten, gnt.CBPConv(conv2, fc1, **EAGER, **settings)),
-                *(fc1, tanh, gnt.CBPLinear(fc1, fc2, activation="tanh", **EAGER, **settings), fc2),
+                *(
+                    conv1,
+                    norm,
+                    relu,
+                    gnt.CBPConv(conv1, conv2, norms=norm, **FREQUENT_REPLACEMENT, **settings),
+                    conv2,
+                    relu,
+                    pool,
+                ),
+                *(flatten, gnt.CBPConv(conv2, fc1, **FREQUENT_REPLACEMENT, **settings)),
+                *(fc1, tanh, gnt.CBPLinear(fc1, fc2, activation="tanh", **FREQUENT_REPLACEMENT, **settings), fc2),
             )
         self.opt = make(self.net.parameters(), lr=0.01)
         if self.engine is not None:

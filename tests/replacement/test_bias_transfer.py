@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.helpers.ownership import HiddenLayer
-from tests.helpers.strategies import APART, choices, engine_settings, lives, networks, optimizer_cases
+from tests.helpers.strategies import (
+    PER_UNIT_NORMS,
+    engine_settings,
+    networks,
+    optimizer_cases,
+    training_runs,
+    unit_choices,
+)
 
 DOUBLE = (torch.float64,)
 CONVOLVE = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
@@ -41,19 +48,23 @@ def interior(consumer: nn.Module) -> Tensor:
 with_bias = networks(bias=True, dtypes=DOUBLE)
 
 
-@given(life=lives(of=with_bias, settings=engine_settings(bias_transfer=True)), steps=st.integers(1, 4), data=st.data())
-def test_every_consumer_says_the_same_on_the_mean_feature(life, steps, data):
+@given(
+    run=training_runs(of=with_bias, settings=engine_settings(bias_transfer=True)),
+    steps=st.integers(1, 4),
+    data=st.data(),
+)
+def test_every_consumer_says_the_same_on_the_mean_feature(run, steps, data):
     """Whatever the new units say. Consumers' units that are new themselves are left out."""
-    life.learn(steps)
-    units = data.draw(choices(life))
-    layers, groups = life.layers, life.engine.groups
+    run.train_without_replacement(steps)
+    units = data.draw(unit_choices(run))
+    layers, groups = run.layers, run.engine.groups
     means = [group.state.corrected_mean_feature.clone() for group in groups]
     with torch.no_grad():
         before = [layer.consumer(constant(layer, mean)) for layer, mean in zip(layers, means, strict=True)]
-        life.engine.replace(units)
+        run.engine.replace(units)
         newborn = [*units[1:], torch.tensor([], dtype=torch.int64)]
         for layer, mean, wanted, chosen, new_readers in zip(layers, means, before, units, newborn, strict=True):
-            mean[chosen] = life.draw(len(chosen))
+            mean[chosen] = run.randn(len(chosen))
             found = layer.consumer(constant(layer, mean))
             old_readers = torch.ones(found.shape[1], dtype=torch.bool)
             old_readers[new_readers] = False
@@ -63,8 +74,8 @@ def test_every_consumer_says_the_same_on_the_mean_feature(life, steps, data):
 
 
 @given(
-    life=lives(
-        of=networks(norms=APART, dropout=False, padding=False, bias=True, dtypes=DOUBLE),
+    run=training_runs(
+        of=networks(norms=PER_UNIT_NORMS, dropout=False, padding=False, bias=True, dtypes=DOUBLE),
         settings=engine_settings(bias_transfer=True),
         cases=st.none() | optimizer_cases(),
     ),
@@ -72,23 +83,23 @@ def test_every_consumer_says_the_same_on_the_mean_feature(life, steps, data):
     updates=st.integers(1, 3),
     data=st.data(),
 )
-def test_the_whole_network_says_the_same_on_an_input_whose_features_are_the_means(life, steps, updates, data):
+def test_the_whole_network_says_the_same_on_an_input_whose_features_are_the_means(run, steps, updates, data):
     """An input that is the same at every pixel gives features that are, so each equals its mean.
 
     Without padding, and without norms that carry a new unit's feature over to the others.
     """
     for _ in range(steps):
-        life.descend()
-    life.engine.discard()
-    life.net.eval()
-    if isinstance(life.net[0], nn.Linear):
-        x = life.draw(life.shape[-1])
+        run.optimizer_step()
+    run.engine.discard()
+    run.net.eval()
+    if isinstance(run.net[0], nn.Linear):
+        x = run.randn(run.shape[-1])
     else:
-        x = life.draw(life.shape[0], *[1 for _ in life.shape[1:]])
-    x = x.expand(2, *life.shape).clone()
+        x = run.randn(run.shape[0], *[1 for _ in run.shape[1:]])
+    x = x.expand(2, *run.shape).clone()
     for _ in range(updates):
-        life.engine.update(life.consumer_inputs(x))
+        run.engine.update(run.consumer_inputs(x))
     with torch.no_grad():
-        before = life.net(x)
-        life.engine.replace(data.draw(choices(life)))
-        close(life.net(x), before)
+        before = run.net(x)
+        run.engine.replace(data.draw(unit_choices(run)))
+        close(run.net(x), before)

@@ -11,7 +11,18 @@ import pytest
 import torch
 
 import gnt
-from tests.helpers.small_runs import EAGER, IMAGES, assert_same, batch, conv_net, everything, mlp, replaced, run, train
+from tests.helpers.small_runs import (
+    FREQUENT_REPLACEMENT,
+    IMAGE_SHAPE,
+    assert_same,
+    batch,
+    conv_net,
+    full_state,
+    make_run,
+    mlp,
+    replaced,
+    train,
+)
 
 
 def through_file(thing: Any) -> Any:
@@ -29,27 +40,29 @@ COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda thing: pickle.loads(pickle
 def test_copies_of_network_optimizer_and_engine_go_their_own_way(copied, settings):
     gnt.register_utility("lambda", lambda s: (s.magnitude * s.outgoing).mean(1) + torch.rand(
         s.num_units, generator=s.generator))  # fmt: skip
-    first = run(conv_net(), opt="adamgnt", **settings)
-    train(*first, range(6), *IMAGES)
+    first = make_run(conv_net(), opt="adamgnt", **settings)
+    train(*first, range(6), *IMAGE_SHAPE)
     second = copied(first)
-    before = everything(*first)
-    assert_same(everything(*second), before)
-    train(*second, range(6, 12), *IMAGES)
-    assert_same(everything(*first), before)
-    train(*first, range(6, 12), *IMAGES)
-    assert_same(everything(*second), everything(*first))
+    before = full_state(*first)
+    assert_same(full_state(*second), before)
+    train(*second, range(6, 12), *IMAGE_SHAPE)
+    assert_same(full_state(*first), before)
+    train(*first, range(6, 12), *IMAGE_SHAPE)
+    assert_same(full_state(*second), full_state(*first))
     assert min(replaced(second[2])) > 1
 
 
 @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
 def test_copies_of_a_learner_and_of_an_engine_alone(copied):
-    learner = gnt.ContinualBackprop(conv_net(), opt="adam", accumulate=False, **EAGER)
+    learner = gnt.ContinualBackprop(conv_net(), opt="adam", accumulate=False, **FREQUENT_REPLACEMENT)
     for t in range(4):
-        learner.learn(*batch(t, *IMAGES))
+        learner.learn(*batch(t, *IMAGE_SHAPE))
     other = copied(learner)
     for t in range(4, 8):
-        assert_same(*[[s.loss, s.output, *s.replaced] for s in (x.learn(*batch(t, *IMAGES)) for x in (learner, other))])
-    assert_same(*[everything(x.net, x.opt, x.gnt) for x in (learner, other)])
+        assert_same(
+            *[[s.loss, s.output, *s.replaced] for s in (x.learn(*batch(t, *IMAGE_SHAPE)) for x in (learner, other))]
+        )
+    assert_same(*[full_state(x.net, x.opt, x.gnt) for x in (learner, other)])
     engine = copied(learner.gnt)  # brings its own copies of the layers
     engine.step([torch.rand(2, 5, 3, 3), torch.rand(2, 16), torch.rand(2, 6)])
     assert (engine.updates, learner.gnt.updates) == (9, 8)
@@ -60,14 +73,14 @@ def test_copies_of_a_learner_and_of_an_engine_alone(copied):
 
 @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
 def test_target_networks_learn_nothing_and_cost_nothing(copied):
-    first, plain = run(conv_net()), run(conv_net())
+    first, plain = make_run(conv_net()), make_run(conv_net())
     for t in range(8):
         target = copied(first[0])
-        target(batch(t, *IMAGES)[0])  # in training mode, with grad
+        target(batch(t, *IMAGE_SHAPE)[0])  # in training mode, with grad
         target.load_state_dict(first[0].state_dict())
-        train(*first, range(t, t + 1), *IMAGES)
-        train(*plain, range(t, t + 1), *IMAGES)
-    assert_same(everything(*first), everything(*plain))
+        train(*first, range(t, t + 1), *IMAGE_SHAPE)
+        train(*plain, range(t, t + 1), *IMAGE_SHAPE)
+    assert_same(full_state(*first), full_state(*plain))
 
 
 def test_a_shallow_copy_of_an_engine_takes_nothing_away() -> None:

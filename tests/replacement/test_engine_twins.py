@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from gnt import GnT
-from tests.twins.engine import MEASURES, Algorithm1, Equations, HiddenLayer, mean_per_sum
-from tests.twins.networks import NETWORKS, Builder, Pair, conv_flatten, grouped, mlp3, mlp_norms
+from tests.twins.engine import MEASURES, ArxivEquations, HiddenLayer, NatureAlgorithm, mean_per_sum
+from tests.twins.networks import NETWORKS, Builder, TwinNetworks, conv_flatten, grouped, mlp3, mlp_norms
 
 STEPS = 90
 
@@ -22,7 +22,7 @@ def same(found: object, wanted: object, what: str) -> None:
     assert difference <= 1e-12 * size, f"{what} differs by {difference:.3g}, the largest entry is {size:.3g}"
 
 
-def assert_same_end_of_step(gnt: GnT, pair: Pair, utility: str, t: int) -> None:
+def assert_same_end_of_step(gnt: GnT, pair: TwinNetworks, utility: str, t: int) -> None:
     """Units and networks as they stand after the replacements; the next step starts from the same weights."""
     for group, layer in zip(gnt.groups, pair.layers, strict=True):
         where = f"step {t}, group {group.name}:"
@@ -35,7 +35,7 @@ def assert_same_end_of_step(gnt: GnT, pair: Pair, utility: str, t: int) -> None:
         theirs[name].copy_(value)  # or batch norm, step by step, would blow the rounding up
 
 
-def assert_same_measurements(gnt: GnT, pair: Pair, utility: str, t: int) -> None:
+def assert_same_measurements(gnt: GnT, pair: TwinNetworks, utility: str, t: int) -> None:
     """What was measured before anything was chosen."""
     for group, layer in zip(gnt.groups, pair.layers, strict=True):
         state, where = group.state, f"step {t}, group {group.name}:"
@@ -53,7 +53,7 @@ def assert_no_tie(layer: HiddenLayer, chosen: Sequence[int], maturity: int, t: i
         assert high - low > 1e-9 * high, f"step {t}: {low} and {high} are as good as equal; take another seed"
 
 
-def play(pair: Pair, gnt: GnT, twin: Equations, utility: str) -> int:
+def play(pair: TwinNetworks, gnt: GnT, twin: ArxivEquations, utility: str) -> int:
     """Engine and twin make their own choices, with the same fresh weights. Returns how many were replaced."""
     count = 0
     for t in range(STEPS):
@@ -78,10 +78,10 @@ def play(pair: Pair, gnt: GnT, twin: Equations, utility: str) -> int:
 @pytest.mark.parametrize("utility", MEASURES)
 @pytest.mark.parametrize("build", NETWORKS)
 def test_the_engine_equals_the_equations(build: Builder, utility: str) -> None:
-    pair = Pair(build)
+    pair = TwinNetworks(build)
     rules = {"replacement_rate": 0.043, "maturity_threshold": 12, "decay_rate": 0.93}
     gnt = GnT(pair.net, pair.opt, utility=utility, **rules)
-    assert play(pair, gnt, Equations(pair.layers, *rules.values(), utility), utility) > 20
+    assert play(pair, gnt, ArxivEquations(pair.layers, *rules.values(), utility), utility) > 20
 
 
 @pytest.mark.parametrize("build", [mlp3, conv_flatten, grouped])
@@ -94,13 +94,13 @@ def test_the_engine_equals_the_equations_with_stochastic_counts(build: Builder) 
         def _uniform(self) -> float:
             return self.draws.random()
 
-    class Twin(Equations):
+    class Twin(ArxivEquations):
         draws = random.Random(6)
 
         def uniform(self, number: int) -> float:
             return self.draws.random()
 
-    pair, utility = Pair(build), "zero_contribution"
+    pair, utility = TwinNetworks(build), "zero_contribution"
     rules = {"replacement_rate": 0.45, "maturity_threshold": 6, "decay_rate": 0.9}
     gnt = Engine(pair.net, pair.opt, utility=utility, accumulate=False, **rules)
     twin = Twin(pair.layers, *rules.values(), utility, accumulate=False)
@@ -113,10 +113,10 @@ def test_fed_with_the_choices_of_algorithm_1_the_engine_equals_it(build: Builder
 
     Algorithm 1 does not correct for age, so of two units that are worth the same it replaces the younger.
     """
-    pair = Pair(build)
+    pair = TwinNetworks(build)
     rules = {"replacement_rate": 0.009, "maturity_threshold": 15, "decay_rate": 0.97}
     gnt = GnT(pair.net, pair.opt, utility="contribution", bias_transfer=False, **rules)
-    twin = Algorithm1(pair.layers, *rules.values())
+    twin = NatureAlgorithm(pair.layers, *rules.values())
     chosen_before = [False] * len(pair.layers)
     for t in range(STEPS):
         features = pair.learn()
@@ -147,11 +147,11 @@ def test_fed_with_the_choices_of_algorithm_1_the_engine_equals_it(build: Builder
 @pytest.mark.parametrize("build", [mlp3, mlp_norms, conv_flatten, grouped])
 def test_the_engine_is_algorithm_1_where_the_age_correction_has_died_out(build: Builder) -> None:
     """With decay^maturity below rounding the correction is 1: both make their own choices, and they agree."""
-    pair = Pair(build)
+    pair = TwinNetworks(build)
     rules = {"replacement_rate": 0.017, "maturity_threshold": 60, "decay_rate": 0.5}
     assert 1 - 0.5**60 == 1
     gnt = GnT(pair.net, pair.opt, utility="contribution", bias_transfer=False, **rules)
-    twin = Algorithm1(pair.layers, *rules.values())
+    twin = NatureAlgorithm(pair.layers, *rules.values())
     count = 0
     for t in range(2 * STEPS):
         features = pair.learn()

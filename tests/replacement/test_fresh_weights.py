@@ -12,8 +12,8 @@ from torch import nn
 
 from gnt import GnT, UnitGroup
 from gnt.replacement.reinitialization import INITS, bound
-from tests.helpers.strategies import choices, lives, networks, optimizer_cases
-from tests.helpers.training import Life
+from tests.helpers.strategies import networks, optimizer_cases, training_runs, unit_choices
+from tests.helpers.training_run import TrainingRun
 
 SQRT2 = math.sqrt(2.0)
 ALL_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -116,14 +116,14 @@ def test_an_unknown_activation_is_an_error_that_says_what_to_do():
         assert bound(GnT(layers, init=init).groups[0], init) == pytest.approx(formula(init, 1.0, 4, 8))
 
 
-@given(life=lives(of=networks(dtypes=ALL_DTYPES), cases=st.none() | optimizer_cases()), data=st.data())
-def test_no_fresh_weight_exceeds_the_bound(life: Life, data: st.DataObject):
+@given(run=training_runs(of=networks(dtypes=ALL_DTYPES), cases=st.none() | optimizer_cases()), data=st.data())
+def test_no_fresh_weight_exceeds_the_bound(run: TrainingRun, data: st.DataObject):
     """Not even by the rounding of a half precision parameter."""
-    units = data.draw(choices(life))
-    life.engine.replace(units)
-    for group, layer, chosen in zip(life.engine.groups, life.layers, units, strict=True):
-        fresh = life.tensors()[layer.incoming][chosen].double()
-        assert torch.all(fresh.abs() <= literal_bound(group, life.engine.init))
+    units = data.draw(unit_choices(run))
+    run.engine.replace(units)
+    for group, layer, chosen in zip(run.engine.groups, run.layers, units, strict=True):
+        fresh = run.tensors()[layer.incoming][chosen].double()
+        assert torch.all(fresh.abs() <= literal_bound(group, run.engine.init))
 
 
 @pytest.mark.parametrize("dtype", ALL_DTYPES, ids=str)

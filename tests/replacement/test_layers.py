@@ -16,7 +16,7 @@ from torch import nn
 
 import gnt
 from gnt import CBPConv, CBPLinear
-from tests.helpers.small_runs import EAGER, assert_same, batch, everything, mlp, train
+from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, batch, full_state, mlp, train
 
 
 def plain(seed: int = 0, **bias) -> nn.Sequential:
@@ -32,7 +32,7 @@ def with_layers(seed: int = 0, **settings) -> nn.Sequential:
     """The same, with a layer for each group; one stands before the flatten."""
     net, g = plain(seed), torch.Generator().manual_seed(2)
     conv1, norm, _, conv2, _, _, _, fc1, _, fc2, _, fc3 = net
-    settings = {"generator": g, **EAGER, **settings}
+    settings = {"generator": g, **FREQUENT_REPLACEMENT, **settings}
     cbp = [
         CBPConv(conv1, conv2, norms=norm, **settings),
         CBPConv(conv2, fc1, **settings),
@@ -60,7 +60,7 @@ def test_layers_are_an_engine_over_the_same_list(opt, settings):
     """Bit for bit: so all are tested before any unit is regenerated."""
     net, other = with_layers(**settings), plain()
     opts = [OPTIMIZERS[opt](n.parameters()) for n in (net, other)]
-    engine = gnt.GnT(other, opts[1], generator=torch.Generator().manual_seed(2), **EAGER, **settings)
+    engine = gnt.GnT(other, opts[1], generator=torch.Generator().manual_seed(2), **FREQUENT_REPLACEMENT, **settings)
     train(net, opts[0], None, range(12), 1, 8, 8)
     train(other, opts[1], engine, range(12), 1, 8, 8)
     assert_same([p.detach() for p in net.parameters()], [p.detach() for p in other.parameters()])
@@ -127,7 +127,7 @@ def test_gradient_accumulation_is_one_update_of_all_samples():
 
 def test_two_optimizers_each_act_for_their_own_layers():
     a, b, c, d = (nn.Linear(n, m) for n, m in ((4, 8), (8, 6), (6, 8), (8, 2)))
-    first, second = CBPLinear(a, b, **EAGER), CBPLinear(c, d, **EAGER)
+    first, second = CBPLinear(a, b, **FREQUENT_REPLACEMENT), CBPLinear(c, d, **FREQUENT_REPLACEMENT)
     net = nn.Sequential(a, nn.ReLU(), first, b, nn.ReLU(), c, nn.ReLU(), second, d)
     body, head = OPTIMIZERS["sgd"](net[:4].parameters()), OPTIMIZERS["adam"](net[5:].parameters())
     for t in range(6):
@@ -202,7 +202,7 @@ def test_a_copied_network_goes_its_own_way():
     for copied in copies(net):
         assert_same(dict(copied.state_dict()), dict(net.state_dict()))
         assert [layer.engine.optimizer for layer in of(copied)] == [None] * 4  # a copy of its state is no use
-        before = everything(copied), everything(net)
+        before = full_state(copied), full_state(net)
         copied(batch(0, 1, 8, 8)[0])
         opt.step()  # the original's, whose forward it was not
         assert [layer.engine.updates for layer in of(copied)] == [4] * 4

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import gnt
-from gnt.importance._signals import MEASURES
+from gnt.importance import MEASURES
 from tests.helpers.small_runs import conv_net, mlp
 
 READS = {"_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "_unique2", "unique_dim", "item"}
@@ -46,8 +46,8 @@ def test_an_engine_asks_nothing(utility: str, kind: type, make: Any, shape: tupl
     net = make()
     optimizer = kind(net.parameters(), lr=1e-3)
     engine = gnt.GnT(net, optimizer, utility=utility, replacement_rate=0.1, maturity_threshold=2)
-    (cohort,) = engine.evaluator.cohorts
-    cohort.asks = False
+    (part,) = engine.evaluator.parts
+    part.on_cpu = False
     engine.replace([[0] for _ in engine.groups])  # the bounds are rounded on the host, once
     counts = []
     for _ in range(20):

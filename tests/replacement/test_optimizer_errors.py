@@ -195,8 +195,8 @@ def test_registered_state_of_a_subclass_takes_the_place_of_its_parents():
 @pytest.mark.parametrize(
     ("optimizer", "resets", "message"),
     [
-        (Sign, {"average": None}, "value at birth of 'average' must be a number or the name of an option, got None"),
-        (Sign, {"average": torch.zeros(2)}, "value at birth of 'average'"),
+        (Sign, {"average": None}, "initial value of 'average' must be a number or the name of an option, got None"),
+        (Sign, {"average": torch.zeros(2)}, "initial value of 'average'"),
         (nn.Linear, {}, "must be a subclass of torch.optim.Optimizer, got <class .*Linear"),
         ("Sign", {}, "must be a subclass of torch.optim.Optimizer, got 'Sign'"),
     ],

@@ -12,7 +12,17 @@ import torch
 import torch.nn.functional as F
 
 import gnt
-from tests.helpers.small_runs import EAGER, assert_same, batch, conv_net, everything, mlp, replaced, run, train
+from tests.helpers.small_runs import (
+    FREQUENT_REPLACEMENT,
+    assert_same,
+    batch,
+    conv_net,
+    full_state,
+    make_run,
+    mlp,
+    replaced,
+    train,
+)
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9),
@@ -36,7 +46,11 @@ class Attached:
 def parts(name="sgd", net=None, **settings):
     net = net if net is not None else mlp()
     optimizer = OPTIMIZERS[name](net.parameters())
-    return net, optimizer, gnt.GnT(net, optimizer, generator=torch.Generator().manual_seed(5), **{**EAGER, **settings})
+    return (
+        net,
+        optimizer,
+        gnt.GnT(net, optimizer, generator=torch.Generator().manual_seed(5), **{**FREQUENT_REPLACEMENT, **settings}),
+    )
 
 
 def attached(name="sgd", net=None, **settings):
@@ -60,7 +74,7 @@ def through_file(value):
 def test_as_a_loop_that_steps_the_engine(name):
     own, mine = parts(name), attached(name)
     assert_same(train(*mine[:2], Attached(mine[2]), range(20)), train(*own, range(20)))
-    assert_same(everything(mine[0], None, mine[2]), everything(own[0], None, own[2]))
+    assert_same(full_state(mine[0], None, mine[2]), full_state(own[0], None, own[2]))
     assert_same({**mine[1].state_dict(), "gnt": None}, {**own[1].state_dict(), "gnt": None})
     assert min(replaced(mine[2])) > 3
 
@@ -68,7 +82,7 @@ def test_as_a_loop_that_steps_the_engine(name):
 def test_as_a_loop_with_convolutions_and_a_norm():
     own, mine = parts(net=conv_net()), attached(net=conv_net())
     assert_same(train(*mine[:2], Attached(mine[2]), range(8), 1, 8, 8), train(*own, range(8), 1, 8, 8))
-    assert_same(everything(mine[0], None, mine[2]), everything(own[0], None, own[2]))
+    assert_same(full_state(mine[0], None, mine[2]), full_state(own[0], None, own[2]))
 
 
 def test_replaced_is_of_the_latest_step():
@@ -102,7 +116,7 @@ def test_forwards_without_grad_leave_no_trace_in_the_next_update():
         net.eval()(batch(200 + t)[0])
         go_on(net.train(), optimizer, engine, range(t, t + 1))
     go_on(*other, range(10))
-    assert_same(everything(net, optimizer, engine), everything(*other))
+    assert_same(full_state(net, optimizer, engine), full_state(*other))
 
 
 def test_accumulated_gradients_are_one_update():
@@ -117,7 +131,7 @@ def test_accumulated_gradients_are_one_update():
             o.zero_grad(set_to_none=t % 2 == 0)
         own[2].step()
     assert engine.updates == 6
-    assert_same(everything(net, None, engine), everything(own[0], None, own[2]))
+    assert_same(full_state(net, None, engine), full_state(own[0], None, own[2]))
 
 
 @pytest.mark.parametrize("losses", ["one backward", "a backward each"])
@@ -129,7 +143,7 @@ def test_several_forwards_before_their_backwards_are_one_update(losses):
             loss.backward()
         o.step()
     own[2].step()
-    assert_same(everything(net, None, engine), everything(own[0], None, own[2]))
+    assert_same(full_state(net, None, engine), full_state(own[0], None, own[2]))
 
 
 @pytest.mark.parametrize("zero_grad", ["before the forward", "after the forward", "in place"])
@@ -143,7 +157,7 @@ def test_forwards_whose_gradients_were_given_up_do_not_enter(zero_grad):
     F.mse_loss(net(x) if early is None else early, y).backward()
     optimizer.step()
     go_on(*other, range(1))
-    assert_same(everything(net, optimizer, engine), everything(*other))
+    assert_same(full_state(net, optimizer, engine), full_state(*other))
 
 
 def test_a_step_with_a_closure():
@@ -159,7 +173,7 @@ def test_a_step_with_a_closure():
         x, y = batch(t)
         assert optimizer.step(closure).ndim == 0
     go_on(*other, range(10))
-    assert_same(everything(net, optimizer, engine), everything(*other))
+    assert_same(full_state(net, optimizer, engine), full_state(*other))
 
 
 @EACH
@@ -173,7 +187,7 @@ def test_a_saved_optimizer_goes_on_bit_for_bit(name):
     fresh[0].load_state_dict(saved["net"])
     fresh[1].load_state_dict(saved["opt"])
     assert_same(go_on(*fresh, range(10, 20)), go_on(net, optimizer, engine, range(10, 20)))
-    assert_same(everything(*fresh), everything(net, optimizer, engine))
+    assert_same(full_state(*fresh), full_state(net, optimizer, engine))
 
 
 def test_state_of_another_architecture_is_refused_before_the_optimizer_changed():
@@ -181,14 +195,14 @@ def test_state_of_another_architecture_is_refused_before_the_optimizer_changed()
     go_on(*other, range(5))
     mine = attached()
     go_on(*mine, range(3))
-    before = everything(*mine)
+    before = full_state(*mine)
     with pytest.raises(ValueError, match="another architecture"):
         mine[1].load_state_dict(other[1].state_dict())
-    assert_same(everything(*mine), before)
+    assert_same(full_state(*mine), before)
 
 
 def test_state_without_an_engine_warns_and_leaves_the_engine():
-    plain, mine = run(mlp()), attached()
+    plain, mine = make_run(mlp()), attached()
     train(*plain, range(5))
     go_on(*mine, range(3))
     before = copy.deepcopy(mine[2].state_dict())
@@ -206,11 +220,11 @@ def test_a_copy_goes_on_alike_and_on_its_own(copied, order):
     go_on(*original, range(8))
     twin = copied([original[i] for i in order])
     twin = [twin[order.index(i)] for i in range(3)]
-    before = everything(*original)
+    before = full_state(*original)
     theirs = go_on(*twin, range(8, 16))
-    assert_same(everything(*original), before)
+    assert_same(full_state(*original), before)
     assert_same(go_on(*original, range(8, 16)), theirs)
-    assert_same(everything(*original), everything(*twin))
+    assert_same(full_state(*original), full_state(*twin))
     with pytest.raises(RuntimeError, match="attached already"):
         twin[2].attach()
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from gnt import GnT
-from tests.helpers.training import Life, differences, same_bits
+from tests.helpers.training_run import TrainingRun, differences, same_bits
 from tests.replacement.optimizer_cases import CASES, THE_WEIGHT, OptimizerCase
 
 SETTINGS = {"replacement_rate": 0.5, "maturity_threshold": 1}
@@ -36,21 +36,21 @@ ROWS = [(c, n) for c in CASES for n in NETWORKS if (n is matrices) == c.matrices
 every_row = pytest.mark.parametrize(("case", "build"), ROWS, ids=[f"{c}-{n.__name__}" for c, n in ROWS])
 
 
-def life_of(case: OptimizerCase, build, dtype: torch.dtype = torch.float32) -> Life:
+def run_of(case: OptimizerCase, build, dtype: torch.dtype = torch.float32) -> TrainingRun:
     torch.manual_seed(0)
-    return Life(build().to(dtype), NETWORKS[build], case, SETTINGS, seed=0)
+    return TrainingRun(build().to(dtype), NETWORKS[build], case, SETTINGS, seed=0)
 
 
 @every_row
 def test_replaced_slices_are_as_at_birth_and_all_else_is_untouched(case, build):
-    life = life_of(case, build)
-    life.learn(3)
+    run = run_of(case, build)
+    run.train_without_replacement(3)
     units = [torch.tensor(chosen) for chosen in CHOSEN[build]]
-    before, weights = life.memory(), {param: tensor.detach().clone() for param, tensor in life.tensors().items()}
-    life.engine.replace(units)
-    after, tensors, owned = life.memory(), life.tensors(), life.owned(units)
+    before, weights = run.optimizer_state(), {param: tensor.detach().clone() for param, tensor in run.tensors().items()}
+    run.engine.replace(units)
+    after, tensors, owned = run.optimizer_state(), run.tensors(), run.owned_elements(units)
     forgotten = not case.birth
-    for param, _ in life.net.named_parameters():
+    for param, _ in run.net.named_parameters():
         mask = owned.get(param, torch.zeros_like(tensors[param], dtype=torch.bool))
         for key, birth in case.birth.items():
             forgotten |= bool((before[param, key] != after[param, key]).any())
@@ -69,12 +69,12 @@ def test_replaced_slices_are_as_at_birth_and_all_else_is_untouched(case, build):
 @pytest.mark.parametrize("case", [c for c in CASES if any(c.birth.values())], ids=str)
 def test_values_at_birth_are_the_optimizers_own(case):
     """The rows that are not all 0: a first step without gradient leaves the state as it was made."""
-    life = life_of(case, linear)
-    for param in life.net.parameters():
+    run = run_of(case, linear)
+    for param in run.net.parameters():
         param.grad = torch.zeros_like(param)
-    life.optimizer.step()
-    memory, tensors = life.memory(), life.tensors()
-    for param, _ in life.net.named_parameters():
+    run.optimizer.step()
+    memory, tensors = run.optimizer_state(), run.tensors()
+    for param, _ in run.net.named_parameters():
         for key, birth in case.birth.items():
             expected = tensors[param] if birth == THE_WEIGHT else torch.full_like(tensors[param], birth)
             assert same_bits(memory[param, key], expected), (param, key)
@@ -82,35 +82,35 @@ def test_values_at_birth_are_the_optimizers_own(case):
 
 @every_row
 def test_training_goes_on_and_new_units_find_readers(case, build):
-    life = life_of(case, build)
-    life.live(12)
-    assert all(torch.isfinite(value).all() for value in life.everything().values())
-    units = [torch.arange(1) for _ in life.engine.groups]
-    life.engine.replace(units)
-    new = [life.tensors()[layer.outgoing][layer.owners[layer.outgoing] == 0] for layer in life.layers]
-    life.learn(3)
-    now = [life.tensors()[layer.outgoing][layer.owners[layer.outgoing] == 0] for layer in life.layers]
-    assert all(torch.isfinite(value).all() for value in life.everything().values())
+    run = run_of(case, build)
+    run.train(12)
+    assert all(torch.isfinite(value).all() for value in run.full_state().values())
+    units = [torch.arange(1) for _ in run.engine.groups]
+    run.engine.replace(units)
+    new = [run.tensors()[layer.outgoing][layer.owners[layer.outgoing] == 0] for layer in run.layers]
+    run.train_without_replacement(3)
+    now = [run.tensors()[layer.outgoing][layer.owners[layer.outgoing] == 0] for layer in run.layers]
+    assert all(torch.isfinite(value).all() for value in run.full_state().values())
     assert all(not torch.equal(a, b) for a, b in zip(new, now, strict=True))
 
 
 @every_row
 def test_saved_and_loaded_state_is_reset_as_the_original(case, build):
-    life = life_of(case, build)
-    life.live(4)
-    other = life.again()
-    other.live(3)  # the loaded state takes the place of one that was in use
-    other.resume(life.saved(), life.data.get_state())
-    assert life.live(4) == other.live(4)
-    assert life.engine.groups[0].state.replaced > 1
-    assert not differences(life.everything(), other.everything())
+    run = run_of(case, build)
+    run.train(4)
+    other = run.restarted()
+    other.train(3)  # the loaded state takes the place of one that was in use
+    other.load_checkpoint(run.checkpoint(), run.data.get_state())
+    assert run.train(4) == other.train(4)
+    assert run.engine.groups[0].state.replaced > 1
+    assert not differences(run.full_state(), other.full_state())
 
 
 def test_before_the_first_step_there_is_nothing_to_reset():
     for row in CASES:
-        life = life_of(row, matrices)
-        life.engine.replace([torch.tensor([1])])
-        assert {key for _, key in life.memory()} <= {*row.birth, *row.shared}
+        run = run_of(row, matrices)
+        run.engine.replace([torch.tensor([1])])
+        assert {key for _, key in run.optimizer_state()} <= {*row.birth, *row.shared}
 
 
 def test_the_value_at_birth_is_that_of_the_parameters_own_group():

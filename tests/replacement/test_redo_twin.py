@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import gnt
-from tests.twins.networks import NETWORKS, NORMS, WEIGHT_LAYERS, Builder, Pair, mlp1
+from tests.twins.networks import NETWORKS, NORMS, WEIGHT_LAYERS, Builder, TwinNetworks, mlp1
 from tests.twins.redo import ReDo
 
 STEPS, PERIOD, TAU = 60, 4, 0.95
@@ -20,7 +20,7 @@ def near(found: torch.Tensor, wanted: torch.Tensor, what: str) -> None:
 
 @pytest.mark.parametrize("build", NETWORKS)
 def test_redo_equals_its_twin(build: Builder) -> None:
-    pair = Pair(build)
+    pair = TwinNetworks(build)
     pair.opt = torch.optim.Adam(pair.net.parameters(), lr=0.01)
     pair.twin_opt = torch.optim.Adam(pair.twin_net.parameters(), lr=0.01)
     redo = gnt.ReDo(pair.net, pair.opt, tau=TAU, period=PERIOD, generator=torch.Generator().manual_seed(7))

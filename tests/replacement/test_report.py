@@ -128,7 +128,7 @@ def test_after_ten_thousand_idle_updates_the_setting_responsible_is_named_once(n
     if name == "replaced one":
         e.replace([[0]])
     e.updates = e.groups[0].state.updates = 9_990  # in between nothing happens
-    e.groups[0].state.recount()
+    e.groups[0].state.recount_eligible()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for t in range(9_991, 10_003):

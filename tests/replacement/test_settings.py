@@ -100,7 +100,7 @@ def test_what_mixes_units_in_training_or_at_large_numbers_is_refused(layer):
 def test_layers_that_look_after_themselves_are_not_looked_after_twice():
     first, second = nn.Linear(4, 6), nn.Linear(6, 2)
     net = nn.Sequential(first, nn.ReLU(), gnt.CBPLinear(first, second), second)
-    with pytest.raises(ValueError, match="engine of its own; use layers or GnT, not both"):
+    with pytest.raises(ValueError, match="it has its own engine: use CBPLinear/CBPConv or GnT, not both"):
         gnt.ContinualBackprop(net)
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import gnt
-from gnt.importance._signals import MEASURES
-from tests.helpers.small_runs import EAGER, assert_same, conv_net, everything, mlp, train
+from gnt.importance import MEASURES
+from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, conv_net, full_state, mlp, train
 
 NAN, INF = float("nan"), float("inf")
 
@@ -19,17 +19,17 @@ def started(net: nn.Module | None = None, *shape: int, **settings) -> tuple:
     """A network with an optimizer and an engine that have seen a few steps."""
     net = net or mlp()
     opt = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
-    engine = gnt.GnT(net, opt, generator=torch.Generator().manual_seed(1), **{**EAGER, **settings})
+    engine = gnt.GnT(net, opt, generator=torch.Generator().manual_seed(1), **{**FREQUENT_REPLACEMENT, **settings})
     train(net, opt, engine, range(6), *shape)
     return net, opt, engine
 
 
 def refused(run: tuple, call, error: type[Exception], message: str) -> None:
     """``call`` raises, and the run is as before."""
-    before = everything(*run)
+    before = full_state(*run)
     with pytest.raises(error, match=message):
         call()
-    assert_same(everything(*run), before)
+    assert_same(full_state(*run), before)
 
 
 def ones(*shapes: tuple[int, ...], **options) -> list[Tensor]:
@@ -111,24 +111,24 @@ def utilities(engine) -> list[Tensor]:
     return [t.clone() for g in engine.groups for t in (g.state.corrected_utility, g.state.corrected_mean_feature)]
 
 
-def advance(engine, mean, worth, *, asked: bool) -> None:
-    """An update as on a device that is not asked whether features are finite: all arithmetic stays there."""
-    flat = engine.evaluator.cohorts[0].flat
-    for i, state in enumerate(flat.states):
-        flat.means[i].copy_(mean if i == 0 else torch.ones(state.num_units))
-        flat.worths[i].copy_(worth if i == 0 else torch.ones(state.num_units))
-    flat.advance(asked=asked)
+def advance(engine, mean, utility, *, checked: bool) -> None:
+    """An update as on an accelerator, where it is not checked on the host whether features are finite."""
+    shared = engine.evaluator.parts[0].shared
+    for i, state in enumerate(shared.states):
+        shared.means[i].copy_(mean if i == 0 else torch.ones(state.num_units))
+        shared.utilities[i].copy_(utility if i == 0 else torch.ones(state.num_units))
+    shared.advance(checked=checked)
 
 
 @pytest.mark.parametrize("utility", ["contribution", "random"])
 def test_on_a_device_that_is_not_asked_a_nan_is_counted_and_decides_nothing(utility):
     _, _, engine = started(utility=utility)
     state, other = engine.groups[0].state, engine.groups[1].state
-    state.rebirth(torch.tensor([5]), all_eligible=False)  # a young unit: its averages have gathered little
+    state.replace(torch.tensor([5]), all_eligible=False)  # a unit whose averages contain few updates
     engine.update(good)
     before, age, healthy = utilities(engine)[:2], state.age, other.mean_feature.clone()
     bad = torch.full((8,), NAN)
-    advance(engine, bad, bad, asked=False)
+    advance(engine, bad, bad, checked=False)
     assert torch.equal(state.age, age + 1)
     assert state.nonfinite.item() == 1
     assert state.state_dict()["nonfinite"].item() == 1
@@ -136,7 +136,7 @@ def test_on_a_device_that_is_not_asked_a_nan_is_counted_and_decides_nothing(util
     torch.testing.assert_close(utilities(engine)[:2], before)
     torch.testing.assert_close(other.mean_feature, torch.lerp(healthy, torch.ones(6), 0.1))
     assert torch.equal(state.corrected_utility.argsort(), before[0].argsort())
-    advance(engine, torch.ones(8), torch.ones(8), asked=False)
+    advance(engine, torch.ones(8), torch.ones(8), checked=False)
     assert state.nonfinite.item() == 1
     assert torch.isfinite(state.corrected_utility).all()
 
@@ -145,7 +145,7 @@ def test_on_a_device_that_is_not_asked_finite_updates_are_as_on_the_cpu():
     engines = [started()[2] for _ in range(2)]
     mean, worth = torch.rand(8), torch.rand(8)
     for engine, asked in zip(engines, (True, False), strict=True):
-        advance(engine, mean, worth, asked=asked)
+        advance(engine, mean, worth, checked=asked)
     for mine, theirs in zip(engines[0].groups, engines[1].groups, strict=True):
         assert_same(mine.state.state_dict(), theirs.state.state_dict())
 
@@ -157,7 +157,7 @@ def test_a_nan_wakes_no_dead_unit():
         engine.update([torch.cat([torch.zeros(3, 1), torch.ones(3, 7)], 1), good[1]])
     assert state.dead.tolist() == [True, *[False] * 7]
     bad = torch.full((8,), NAN)
-    advance(engine, bad, bad, asked=False)
+    advance(engine, bad, bad, checked=False)
     assert state.dead.tolist() == [True, *[False] * 7]
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 import gnt
 from gnt.optim import CBPSGD, CBPAdam
-from tests.helpers.small_runs import EAGER, assert_same, batch, everything, mlp
+from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, batch, full_state, mlp
 
 WAYS = {
     "attach": lambda net: gnt.GnT(net, torch.optim.SGD(net.parameters(), lr=0.1)).attach(),
@@ -31,10 +31,10 @@ def test_of_two_on_one_group_the_newer_acts_and_the_other_is_refused(first, seco
     old, new = WAYS[first](net), WAYS[second](net)
     F.mse_loss(net(batch(0)[0]), batch(0)[1]).backward()
     assert (old.waiting, new.waiting) == (False, True)
-    before = everything(net, old.optimizer)
+    before = full_state(net, old.optimizer)
     with pytest.raises(RuntimeError, match=r"shares units of group '0' with one that was attached later.*step that"):
         old.optimizer.step()
-    assert_same(everything(net, old.optimizer), before)
+    assert_same(full_state(net, old.optimizer), before)
     new.optimizer.step()
     assert (old.updates, new.updates) == (0, 1)
     assert [len(m._forward_pre_hooks) for m in net[2::2]] == [1, 1]
@@ -45,7 +45,7 @@ def test_of_two_on_one_group_the_newer_acts_and_the_other_is_refused(first, seco
 def test_two_on_one_group_of_one_optimizer_are_refused():
     net = mlp()
     optimizer = CBPSGD(net, lr=0.1, layers=net[2:])
-    with pytest.raises(RuntimeError, match=r"looks after units of group '2': close\(\) that one"):
+    with pytest.raises(RuntimeError, match=r"has units of group '2': close\(\) that one"):
         gnt.GnT(net, optimizer).attach()
     gnt.GnT(net[:3], optimizer).attach()
 
@@ -87,7 +87,9 @@ def actor_and_critic():
     net = nn.ModuleDict({"actor": mlp(4, 8, 6, 2), "critic": mlp(4, 7, 2, seed=1)})
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
     engines = [
-        gnt.GnT(net[name], optimizer, generator=torch.Generator().manual_seed(i), **EAGER, utility=utility).attach()
+        gnt.GnT(
+            net[name], optimizer, generator=torch.Generator().manual_seed(i), **FREQUENT_REPLACEMENT, utility=utility
+        ).attach()
         for i, (name, utility) in enumerate([("actor", "contribution"), ("critic", "adaptable_contribution")])
     ]
     return net, optimizer, engines
@@ -102,7 +104,7 @@ def learn(net, optimizer, steps):
 
 
 def state(net, optimizer, engines):
-    return [everything(net, optimizer), [copy.deepcopy(engine.state_dict()) for engine in engines]]
+    return [full_state(net, optimizer), [copy.deepcopy(engine.state_dict()) for engine in engines]]
 
 
 def test_two_engines_of_one_optimizer_are_saved_and_loaded_each():

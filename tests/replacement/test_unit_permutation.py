@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.helpers.strategies import BUILT_IN_MEASURES, engine_settings, lives, networks
-from tests.helpers.training import Life
+from tests.helpers.strategies import BUILT_IN_MEASURES, engine_settings, networks, training_runs
+from tests.helpers.training_run import TrainingRun
 from tests.replacement.optimizer_cases import CASES
 
 RULES = [name for name in BUILT_IN_MEASURES if name != "random"]
@@ -17,12 +17,12 @@ LINEAR = [case for case in CASES if case.name.startswith("SGD")]
 
 
 @st.composite
-def permutations(draw: st.DrawFn, life: Life) -> list[Tensor]:
+def permutations(draw: st.DrawFn, run: TrainingRun) -> list[Tensor]:
     """For each layer, which unit comes to stand at each place; units go only where they keep their inputs and readers,
     that is within the groups of convolutions and of GroupNorm.
     """
     orders = []
-    for layer in life.layers:
+    for layer in run.layers:
         order = torch.arange(layer.units)
         for kind in layer.kin.unique():
             places = torch.nonzero(layer.kin == kind).flatten().tolist()
@@ -31,10 +31,10 @@ def permutations(draw: st.DrawFn, life: Life) -> list[Tensor]:
     return orders
 
 
-def exchange(life: Life, orders: list[Tensor], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def exchange(run: TrainingRun, orders: list[Tensor], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors with every unit at its new place, element by element as the owner maps say."""
     moved = {name: value.clone() for name, value in tensors.items()}
-    for layer, order in zip(life.layers, orders, strict=True):
+    for layer, order in zip(run.layers, orders, strict=True):
         for name, owner in layer.owners.items():
             if name in moved:
                 old = moved[name].clone()
@@ -43,9 +43,9 @@ def exchange(life: Life, orders: list[Tensor], tensors: dict[str, Tensor]) -> di
     return moved
 
 
-def tied(life: Life, chosen: list[Tensor]) -> bool:
+def tied(run: TrainingRun, chosen: list[Tensor]) -> bool:
     """Whether some choice hangs on rounding: the worst of those that stay is hardly better than the best that goes."""
-    for group, units in zip(life.engine.groups, chosen, strict=True):
+    for group, units in zip(run.engine.groups, chosen, strict=True):
         worth = group.state.corrected_utility
         stay = group.state.mature.clone()
         stay[units] = False
@@ -62,7 +62,7 @@ def assert_close(found: dict, wanted: dict) -> None:
 
 
 @given(
-    life=lives(
+    run=training_runs(
         of=networks(dropout=False, dtypes=(torch.float64,)),
         settings=st.sampled_from(RULES).flatmap(
             lambda rule: engine_settings(replacement_rate=0.4, maturity_threshold=1, utility=rule)
@@ -72,38 +72,38 @@ def assert_close(found: dict, wanted: dict) -> None:
     steps=st.integers(2, 6),
     data=st.data(),
 )
-def test_exchanged_units_live_exchanged_lives(life, steps, data):
+def test_exchanged_units_live_exchanged_lives(run, steps, data):
     """Parameters, norms, momentum, ages and averages, step by step, up to the rounding of sums in another order."""
-    orders = data.draw(permutations(life))
-    other = life.again()
-    for net in (life.net, other.net):
+    orders = data.draw(permutations(run))
+    other = run.restarted()
+    for net in (run.net, other.net):
         for module in net:
             if hasattr(module, "eps"):
                 module.eps = 0.1  # or a norm would blow up the rounding of a feature that is always the same
-    draws = torch.Generator().manual_seed(life.seed)
-    other.net.load_state_dict(exchange(life, orders, life.tensors()))
+    draws = torch.Generator().manual_seed(run.seed)
+    other.net.load_state_dict(exchange(run, orders, run.tensors()))
     for _ in range(steps):
-        life.learn()
-        other.learn()
-        mine, theirs = life.engine.select(), other.engine.select()
-        if tied(life, mine):
+        run.train_without_replacement()
+        other.train_without_replacement()
+        mine, theirs = run.engine.select(), other.engine.select()
+        if tied(run, mine):
             return
         for units, exchanged, order in zip(mine, theirs, orders, strict=True):
             assert sorted(order[exchanged].tolist()) == sorted(units.tolist())
 
         fresh = {
-            layer.incoming: torch.randn(layer.producer.weight.shape, generator=draws, dtype=life.dtype)
-            for layer in life.layers
+            layer.incoming: torch.randn(layer.producer.weight.shape, generator=draws, dtype=run.dtype)
+            for layer in run.layers
         }
-        same_fresh = exchange(life, orders, fresh)
-        life.engine.replace(mine, [fresh[layer.incoming][u] for layer, u in zip(life.layers, mine, strict=True)])
-        other.engine.replace(theirs, [same_fresh[la.incoming][u] for la, u in zip(life.layers, theirs, strict=True)])
+        same_fresh = exchange(run, orders, fresh)
+        run.engine.replace(mine, [fresh[layer.incoming][u] for layer, u in zip(run.layers, mine, strict=True)])
+        other.engine.replace(theirs, [same_fresh[la.incoming][u] for la, u in zip(run.layers, theirs, strict=True)])
 
-        assert_close(other.tensors(), exchange(life, orders, life.tensors()))
-        for key in life.case.birth:
+        assert_close(other.tensors(), exchange(run, orders, run.tensors()))
+        for key in run.case.birth:
             memory, other_memory = (
-                {name: value for (name, k), value in one.memory().items() if k == key} for one in (life, other)
+                {name: value for (name, k), value in one.optimizer_state().items() if k == key} for one in (run, other)
             )
-            assert_close(other_memory, exchange(life, orders, memory))
-        wanted = {(number, name): value[orders[number]] for (number, name), value in life.units().items()}
-        assert_close(other.units(), wanted)
+            assert_close(other_memory, exchange(run, orders, memory))
+        wanted = {(number, name): value[orders[number]] for (number, name), value in run.unit_state().items()}
+        assert_close(other.unit_state(), wanted)

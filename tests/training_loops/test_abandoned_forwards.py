@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.helpers.small_runs import assert_same
-from tests.integrations.sb3_parts import SETTINGS, engine_of
+from tests.integrations.sb3_helpers import SETTINGS, engine_of
 from tests.integrations.test_lightning import Regression, cbp, fit
 from tests.integrations.test_sb3 import ppo
 

@@ -10,10 +10,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import gnt
-from tests.helpers.entry_points import WAYS, way
-from tests.helpers.small_runs import EAGER, assert_same, batch
+from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, batch
+from tests.helpers.training_loops import ENTRY_POINTS, make_loop
 
-EACH = pytest.mark.parametrize("name", WAYS)
+EACH = pytest.mark.parametrize("name", ENTRY_POINTS)
 REENTRANT = pytest.mark.parametrize("reentrant", [False, True], ids=["not reentrant", "reentrant"])
 
 
@@ -39,7 +39,7 @@ def nested(reentrant):
 @REENTRANT
 @EACH
 def test_as_without_checkpoints(name, reentrant, how):
-    plain, mine = way(name).train(range(12)), way(name, how(reentrant)).train(range(12))
+    plain, mine = make_loop(name).train(range(12)), make_loop(name, how(reentrant)).train(range(12))
     assert_same(mine.state(), plain.state())
     assert mine.updates() == {12}
     assert mine.replaced() > 6
@@ -50,7 +50,7 @@ def test_as_without_checkpoints(name, reentrant, how):
 def test_micro_batches(name, reentrant):
     if name == "learner":
         name = "manual"  # a learner takes whole batches
-    plain, mine = way(name), way(name, but_the_end(reentrant))
+    plain, mine = make_loop(name), make_loop(name, but_the_end(reentrant))
     for run in (plain, mine):
         for t in range(8):
             run.optimizer.zero_grad()
@@ -65,7 +65,7 @@ def test_micro_batches(name, reentrant):
 
 @REENTRANT
 def test_a_rollout_without_grad_is_no_checkpoint(reentrant):
-    plain, mine = way("attached"), way("attached", parts(reentrant))
+    plain, mine = make_loop("attached"), make_loop("attached", parts(reentrant))
     for t in range(8):
         with torch.no_grad():
             mine.net(batch(100 + t)[0])
@@ -76,16 +76,16 @@ def test_a_rollout_without_grad_is_no_checkpoint(reentrant):
 
 @REENTRANT
 def test_what_waits_is_what_was_read_once(reentrant):
-    seen = way("attached", whole(reentrant))
-    recorder = seen.engines[0].feature_buffer._recorder
+    seen = make_loop("attached", whole(reentrant))
+    taps = seen.engines[0].feature_buffer.taps
     x, y = batch(0)
     for forwards in (1, 2):
         F.mse_loss(seen.net(x), y).backward()
-        assert [len(tap._learned) + len(tap._unlearned()) for tap in recorder._taps] == [forwards] * 3
+        assert [len(tap._with_gradient) + len(tap._pending_features()) for tap in taps] == [forwards] * 3
 
 
 def test_a_learner_refuses_a_net_that_shows_no_features_before_the_step():
-    run = way("learner")
+    run = make_loop("learner")
     run.train(range(2))
     run.net.eval()
     before = run.state()
@@ -115,7 +115,7 @@ def test_transformers_gradient_checkpointing(reentrant):
         ]
         assert len(groups) == 2
         optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
-        engine = gnt.GnT(groups, optimizer, generator=torch.Generator().manual_seed(5), **EAGER).attach()
+        engine = gnt.GnT(groups, optimizer, generator=torch.Generator().manual_seed(5), **FREQUENT_REPLACEMENT).attach()
         for t in range(6):
             images, _ = batch(t, 3, 8, 8)
             images.requires_grad_()

@@ -9,17 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.helpers.entry_points import WAYS, way
 from tests.helpers.small_runs import assert_same, batch
+from tests.helpers.training_loops import ENTRY_POINTS, make_loop
 
-LOOPS = pytest.mark.parametrize("name", [name for name in WAYS if name != "learner"])
+LOOPS = pytest.mark.parametrize("name", [name for name in ENTRY_POINTS if name != "learner"])
 
 
 def double(name):
     """In double precision, so that sums in another order differ by little."""
     torch.set_default_dtype(torch.float64)
     try:
-        return way(name)
+        return make_loop(name)
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -55,7 +55,7 @@ def test_micro_batches_of_any_size_are_as_one_batch(name, sizes):
 @pytest.mark.parametrize("clip", [nn.utils.clip_grad_norm_, nn.utils.clip_grad_value_])
 def test_clipping(name, clip):
     """The engine sees the same features; what differs is how far the optimizer goes."""
-    mine, other = way(name), way(name)
+    mine, other = make_loop(name), make_loop(name)
     for t in range(12):
         x, y = batch(t)
         for run in (mine, other):
@@ -78,7 +78,7 @@ def test_clipping(name, clip):
 @LOOPS
 def test_epochs_over_minibatches_after_rollouts(name):
     """PPO: rollouts without grad in training mode, then several epochs over their minibatches, a step each."""
-    mine, other = way(name), way(name)
+    mine, other = make_loop(name), make_loop(name)
     for iteration in range(3):
         x, y = batch(iteration, n=16)
         with torch.no_grad():
@@ -132,7 +132,7 @@ def rebuilt(run):
 @pytest.mark.parametrize("careless", [False, True], ids=["no_grad", "with grad, in training mode"])
 def test_target_networks_are_left_alone(name, careless):
     """A deep copy that follows by Polyak averages: its forwards are no features, and no unit of it is replaced."""
-    mine, other = way(name), way(name)
+    mine, other = make_loop(name), make_loop(name)
     targets = [copied(mine), rebuilt(other)]
     for t in range(14):
         x, y = batch(t)
@@ -156,7 +156,7 @@ def test_target_networks_are_left_alone(name, careless):
 
 @LOOPS
 def test_steps_with_closures(name):
-    mine, other = way(name), way(name).train(range(12))
+    mine, other = make_loop(name), make_loop(name).train(range(12))
     for t in range(12):
         x, y = batch(t)
 

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 
 import gnt
-from tests.helpers.entry_points import WAYS, way
-from tests.helpers.small_runs import EAGER, assert_same, batch, conv_net, everything, mlp, replaced
+from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, batch, conv_net, full_state, mlp, replaced
+from tests.helpers.training_loops import ENTRY_POINTS, make_loop
 
-EACH = pytest.mark.parametrize("name", WAYS)
-LOOPS = pytest.mark.parametrize("name", [name for name in WAYS if name != "learner"])
+EACH = pytest.mark.parametrize("name", ENTRY_POINTS)
+LOOPS = pytest.mark.parametrize("name", [name for name in ENTRY_POINTS if name != "learner"])
 HALF = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 
 
@@ -29,7 +29,7 @@ def test_autocast_around_all_is_as_around_the_forward(name, dtype):
     """A careless loop has backward, clipping and the step under autocast, too, and the engine's work with them."""
     ends = []
     for careless in (False, True):
-        run = way(name, lambda layers, x: with_autocast(dtype, layers, x))
+        run = make_loop(name, lambda layers, x: with_autocast(dtype, layers, x))
         for t in range(12):
             with half(dtype, careless):
                 run.step(*batch(t))
@@ -102,8 +102,8 @@ def with_scaler(run, steps, overflow=(), late=False, micro_batches=1):
 @LOOPS
 def test_a_step_the_scaler_skips_never_was(name, micro_batches, late):
     overflow = {5: "loss", 6: "features", 10: "features", 13: "loss"}
-    mine = with_scaler(way(name), range(20), overflow, late, micro_batches)
-    other = with_scaler(way(name), [t for t in range(20) if t not in overflow], {}, late, micro_batches)
+    mine = with_scaler(make_loop(name), range(20), overflow, late, micro_batches)
+    other = with_scaler(make_loop(name), [t for t in range(20) if t not in overflow], {}, late, micro_batches)
     assert mine.updates() == {16}
     assert_same(mine.state(), other.state())
     assert mine.replaced() > 6
@@ -111,7 +111,7 @@ def test_a_step_the_scaler_skips_never_was(name, micro_batches, late):
 
 @LOOPS
 def test_only_skipped_steps_replace_nobody(name):
-    run = with_scaler(way(name), range(6))
+    run = with_scaler(make_loop(name), range(6))
     before = run.state()
     with_scaler(run, range(6, 9), dict.fromkeys(range(6, 9), "loss"))
     assert_same(run.state(), before)
@@ -123,7 +123,7 @@ def test_bfloat16_parameters(make, utility):
     """Averages in float32, ages that count on past 256, where bfloat16 would stick."""
     net = mlp(4, 8, 6, 2).to(torch.bfloat16)
     optimizer = make(net.parameters(), lr=1e-3)
-    settings = {**EAGER, "replacement_rate": 0.02, "maturity_threshold": 20, "utility": utility}
+    settings = {**FREQUENT_REPLACEMENT, "replacement_rate": 0.02, "maturity_threshold": 20, "utility": utility}
     engine = gnt.GnT(net, optimizer, **settings, generator=torch.Generator().manual_seed(0)).attach()
     for t in range(300):
         if t == 250:
@@ -150,7 +150,11 @@ def test_bfloat16_goes_on_bit_for_bit():
     def fresh():
         net = mlp().to(torch.bfloat16)
         optimizer = torch.optim.Adam(net.parameters())
-        return net, optimizer, gnt.GnT(net, optimizer, generator=torch.Generator().manual_seed(5), **EAGER).attach()
+        return (
+            net,
+            optimizer,
+            gnt.GnT(net, optimizer, generator=torch.Generator().manual_seed(5), **FREQUENT_REPLACEMENT).attach(),
+        )
 
     def go_on(net, optimizer, steps):
         for t in steps:
@@ -167,4 +171,4 @@ def test_bfloat16_goes_on_bit_for_bit():
     )  # torch takes tensors of the same dtype as they are
     for run in (whole, resumed):
         go_on(*run[:2], range(10, 20))
-    assert_same(everything(*resumed), everything(*whole))
+    assert_same(full_state(*resumed), full_state(*whole))

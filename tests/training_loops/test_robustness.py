@@ -11,7 +11,17 @@ import torch.nn.functional as F
 from torch import nn
 
 import gnt
-from tests.helpers.small_runs import IMAGES, assert_same, batch, conv_net, everything, mlp, replaced, run, train
+from tests.helpers.small_runs import (
+    IMAGE_SHAPE,
+    assert_same,
+    batch,
+    conv_net,
+    full_state,
+    make_run,
+    mlp,
+    replaced,
+    train,
+)
 
 
 @pytest.mark.parametrize(
@@ -24,14 +34,14 @@ def test_every_dtype(dtype, wide, opt, when):
     net = conv_net()
     if when == "before":
         net.to(dtype)
-    net, optimizer, engine = run(net, opt=opt)
+    net, optimizer, engine = make_run(net, opt=opt)
     if when == "after":
-        train(net, optimizer, engine, range(4), *IMAGES)
+        train(net, optimizer, engine, range(4), *IMAGE_SHAPE)
         before = [group.state.age for group in engine.groups]
         net.to(dtype)
         optimizer.load_state_dict(optimizer.state_dict())  # as torch asks for: its state follows the parameters
         assert_same([group.state.age for group in engine.groups], before)
-    train(net, optimizer, engine, range(8), *IMAGES)
+    train(net, optimizer, engine, range(8), *IMAGE_SHAPE)
     for group in engine.groups:
         state = group.state
         assert (state.utility.dtype, state.mean_feature.dtype, state.age.dtype) == (wide, wide, torch.int64)
@@ -42,7 +52,7 @@ def test_every_dtype(dtype, wide, opt, when):
 
 
 def test_ages_in_half_precision_go_past_256():
-    *_, engine = run(mlp().bfloat16(), maturity_threshold=280, replacement_rate=1.0)
+    *_, engine = make_run(mlp().bfloat16(), maturity_threshold=280, replacement_rate=1.0)
     features = [torch.rand(2, n, dtype=torch.bfloat16) for n in (8, 6)]
     for _ in range(280):
         assert not any(map(len, engine.step(features)))
@@ -52,7 +62,7 @@ def test_ages_in_half_precision_go_past_256():
 
 
 def test_a_network_may_move_between_select_and_replace():
-    net, _, engine = whole = run(mlp())
+    net, _, engine = whole = make_run(mlp())
     train(*whole, range(6))
     net(batch(6)[0])
     engine.update()
@@ -68,21 +78,21 @@ def test_a_network_may_move_between_select_and_replace():
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_saved_state_keeps_its_bits_in_every_dtype(dtype, when):
     """Also in an engine that was built before its network took that dtype."""
-    first = run(mlp().to(dtype))
+    first = make_run(mlp().to(dtype))
     train(*first, range(6))
-    second = run(mlp(seed=1).to(dtype) if when == "before" else mlp(seed=1))
+    second = make_run(mlp(seed=1).to(dtype) if when == "before" else mlp(seed=1))
     second[0].to(dtype)
     for own, other in zip(second, first, strict=True):
         own.load_state_dict(copy.deepcopy(other.state_dict()))
-    assert_same(everything(*second), everything(*first))
+    assert_same(full_state(*second), full_state(*first))
     assert_same(*[train(*each, range(6, 10)) for each in (first, second)])
-    assert_same(everything(*second), everything(*first))
+    assert_same(full_state(*second), full_state(*first))
 
 
 def test_a_batch_of_one():
-    net, optimizer, engine = run(conv_net())
+    net, optimizer, engine = make_run(conv_net())
     for t in range(8):
-        x, y = batch(t, *IMAGES, n=1)
+        x, y = batch(t, *IMAGE_SHAPE, n=1)
         optimizer.zero_grad()
         F.mse_loss(net(x), y).backward()
         optimizer.step()
@@ -92,15 +102,15 @@ def test_a_batch_of_one():
 
 
 def test_an_empty_batch_ages_nobody_and_makes_nobody_due():
-    net, _, engine = whole = run(mlp())
+    net, _, engine = whole = make_run(mlp())
     train(*whole, range(6))
-    before = everything(*whole)
+    before = full_state(*whole)
     net(torch.empty(0, 4))
     assert [len(units) for units in engine.step()] == [0, 0]
     assert [len(units) for units in engine.step([torch.empty(0, 8), torch.empty(0, 6)])] == [0, 0]
     net(torch.empty(0, 4))
     engine.update()
-    assert_same(everything(*whole), before)
+    assert_same(full_state(*whole), before)
     train(*whole, range(6, 8))
 
 
@@ -112,8 +122,8 @@ def test_learning_from_an_empty_remainder_is_learning_nothing(learner_class, mom
         learner.net[1].momentum = momentum
     for t in range(6):
         for learner in learners:
-            learner.learn(*batch(t, *IMAGES))
-        step = learners[0].learn(*batch(t, *IMAGES, n=0))
+            learner.learn(*batch(t, *IMAGE_SHAPE))
+        step = learners[0].learn(*batch(t, *IMAGE_SHAPE, n=0))
         assert (step.loss.item(), step.output.shape) == (0.0, (0, 2))
         assert [len(units) for units in step.replaced] == ([0] * 3 if learner_class is gnt.ContinualBackprop else [])
     for a, b in zip(*(learner.net.state_dict().values() for learner in learners), strict=True):
@@ -126,20 +136,20 @@ def test_learning_from_an_empty_remainder_is_learning_nothing(learner_class, mom
 
 @pytest.mark.parametrize("opt", ["sgd", "adamgnt"])
 def test_parameters_without_gradient(opt):
-    net, optimizer, engine = run(conv_net(), opt=opt)
+    net, optimizer, engine = make_run(conv_net(), opt=opt)
     net[0].bias.requires_grad_(False)
     net[1].requires_grad_(False)
     for _ in range(6):  # the optimizer has no state of any parameter yet
-        net(batch(0, *IMAGES)[0])
+        net(batch(0, *IMAGE_SHAPE)[0])
         optimizer.step()
         engine.step()
     for t in range(6):
         optimizer.zero_grad()
-        net[:7](batch(t, *IMAGES)[0]).square().mean().backward()  # the linear layers get none
+        net[:7](batch(t, *IMAGE_SHAPE)[0]).square().mean().backward()  # the linear layers get none
         optimizer.step()
-        net(batch(t, *IMAGES)[0])
+        net(batch(t, *IMAGE_SHAPE)[0])
         engine.discard()
-        net(batch(t, *IMAGES)[0])
+        net(batch(t, *IMAGE_SHAPE)[0])
         engine.step()
     assert min(replaced(engine)) > 2
 
@@ -156,8 +166,8 @@ def bare(**options: Any) -> nn.Sequential:
 @pytest.mark.parametrize("opt", ["sgd", "adamgnt"])
 @pytest.mark.parametrize("settings", [{}, {"utility": "adaptable_contribution", "accumulate": False}])
 def test_layers_that_lack_a_part(opt, settings):
-    net, _, engine = whole = run(bare(), opt=opt, **settings)
-    train(*whole, range(10), *IMAGES)
+    net, _, engine = whole = make_run(bare(), opt=opt, **settings)
+    train(*whole, range(10), *IMAGE_SHAPE)
     assert min(replaced(engine)) > 0
     assert all(torch.isfinite(value).all() for value in net.state_dict().values())
 
@@ -166,7 +176,7 @@ def test_layers_that_lack_a_part(opt, settings):
 def test_channels_last_weights_are_replaced_like_any_other(groups):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3, groups=groups), nn.ReLU(), nn.Conv2d(4, 2, 1))
-    runs = [run(net), run(copy.deepcopy(net).to(memory_format=torch.channels_last))]
+    runs = [make_run(net), make_run(copy.deepcopy(net).to(memory_format=torch.channels_last))]
     for t in range(9):
         features = [torch.rand(2, n, 4, 4, generator=torch.Generator().manual_seed(t)) for n in (6, 4)]
         for each, optimizer, engine in runs:
@@ -185,10 +195,10 @@ def test_channels_last_weights_are_replaced_like_any_other(groups):
 
 def test_engines_side_by_side_do_not_know_of_each_other():
     settings = [{"opt": "sgd"}, {"opt": "adamgnt", "utility": "random"}, {"accumulate": False}]
-    alone, together = ([run(mlp(seed=i), **each) for i, each in enumerate(settings)] for _ in range(2))
+    alone, together = ([make_run(mlp(seed=i), **each) for i, each in enumerate(settings)] for _ in range(2))
     for each in alone:
         train(*each, range(8))
     for t in range(8):
         for each in together:
             train(*each, range(t, t + 1))
-    assert_same([everything(*each) for each in together], [everything(*each) for each in alone])
+    assert_same([full_state(*each) for each in together], [full_state(*each) for each in alone])

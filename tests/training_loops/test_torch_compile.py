@@ -14,12 +14,12 @@ from torch.utils.checkpoint import checkpoint
 
 import gnt
 from gnt.optim import CBPSGD, CBPAdam
-from tests.helpers.entry_points import WAYS, way
-from tests.helpers.small_runs import EAGER, assert_same, batch, mlp
+from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, batch, mlp
+from tests.helpers.training_loops import ENTRY_POINTS, make_loop
 
 # the compiler's own imports, at its first use
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
-EACH = pytest.mark.parametrize("name", WAYS)
+EACH = pytest.mark.parametrize("name", ENTRY_POINTS)
 DEFAULT = "inductor" if shutil.which("g++") or shutil.which("clang++") else "aot_eager"
 
 
@@ -44,7 +44,7 @@ def assert_alike(mine, other):
 
 @EACH
 def test_as_without_compilation(name):
-    mine, other = way(name), way(name).train(range(14))
+    mine, other = make_loop(name), make_loop(name).train(range(14))
     mine.net.compile(backend="aot_eager", fullgraph=True)
     mine.train(range(2))
     with warmed_up():
@@ -61,28 +61,28 @@ def compiled_layers(name, warm):
     if warm:
         compiled(batch(0)[0]).sum().backward()
         layers.zero_grad()
-    return WAYS[name](layers, lambda _, x: compiled(x))
+    return ENTRY_POINTS[name](layers, lambda _, x: compiled(x))
 
 
 @pytest.mark.parametrize("warm", [False, True], ids=["not run", "run before"])
-@pytest.mark.parametrize("name", [name for name in WAYS if "layers" not in name])
+@pytest.mark.parametrize("name", [name for name in ENTRY_POINTS if "layers" not in name])
 def test_compiled_before_construction(name, warm):
     mine = compiled_layers(name, warm).train(range(2))
     with warmed_up():
         mine.train(range(2, 14))
-    assert_alike(mine, way(name).train(range(14)))
+    assert_alike(mine, make_loop(name).train(range(14)))
 
 
 @pytest.mark.filterwarnings("ignore:Skipping serialization of skipfiles:UserWarning")  # torch 2.6's
 def test_the_default_backend():
-    mine = way("attached")
+    mine = make_loop("attached")
     mine.net.compile(backend=DEFAULT)
-    assert_alike(mine.train(range(14)), way("attached").train(range(14)))
+    assert_alike(mine.train(range(14)), make_loop("attached").train(range(14)))
 
 
 @pytest.mark.parametrize("name", ["manual", "attached", "layers"])
 def test_any_number_of_micro_batches(name):
-    mine, other = way(name), way(name)
+    mine, other = make_loop(name), make_loop(name)
     mine.net.compile(backend="aot_eager")
     mine.step(*batch(0))
     other.step(*batch(0))
@@ -100,7 +100,7 @@ def test_any_number_of_micro_batches(name):
 
 @pytest.mark.parametrize("name", ["manual", "attached", "CBPAdam", "layers"])
 def test_a_whole_step_compiled(name):
-    mine, other = way(name), way(name).train(range(14))
+    mine, other = make_loop(name), make_loop(name).train(range(14))
 
     @torch.compile(backend="eager")
     def step(x, y):
@@ -119,7 +119,7 @@ def test_a_whole_step_compiled(name):
 
 @pytest.mark.parametrize("name", ["attached", "layers"])
 def test_a_compiled_optimizer_step(name):
-    mine, other = way(name), way(name).train(range(14))
+    mine, other = make_loop(name), make_loop(name).train(range(14))
     step = torch.compile(mine.optimizer.step, backend="eager")
     for t in range(14):
         x, y = batch(t)
@@ -157,7 +157,9 @@ class Blocks(nn.Module):
 
 def train_blocks(net, steps=8):
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
-    engine = gnt.GnT(net.groups(), optimizer, generator=torch.Generator().manual_seed(5), **EAGER).attach()
+    engine = gnt.GnT(
+        net.groups(), optimizer, generator=torch.Generator().manual_seed(5), **FREQUENT_REPLACEMENT
+    ).attach()
     for t in range(steps):
         x, y = batch(t)
         optimizer.zero_grad()
@@ -183,10 +185,12 @@ def wrapped(kind):
 
 
 WRAPPED = {
-    "GnT": lambda model, g: gnt.GnT(model, torch.optim.SGD(model.parameters(), 0.1), generator=g, **EAGER).attach(),
-    "CBPSGD": lambda model, g: CBPSGD(model, 0.1, generator=g, **EAGER).gnt,
-    "CBPAdam": lambda model, g: CBPAdam(model, 0.1, generator=g, **EAGER).gnt,
-    "learner": lambda model, g: gnt.ContinualBackprop(model, step_size=0.1, generator=g, **EAGER),
+    "GnT": lambda model, g: gnt.GnT(
+        model, torch.optim.SGD(model.parameters(), 0.1), generator=g, **FREQUENT_REPLACEMENT
+    ).attach(),
+    "CBPSGD": lambda model, g: CBPSGD(model, 0.1, generator=g, **FREQUENT_REPLACEMENT).gnt,
+    "CBPAdam": lambda model, g: CBPAdam(model, 0.1, generator=g, **FREQUENT_REPLACEMENT).gnt,
+    "learner": lambda model, g: gnt.ContinualBackprop(model, step_size=0.1, generator=g, **FREQUENT_REPLACEMENT),
 }
 
 
@@ -220,15 +224,14 @@ def test_wrappers_within_wrappers_and_compiled_layers_are_opened():
 
 @pytest.mark.parametrize("end", ["closed", "dropped"])
 def test_a_compiled_net_goes_on_without_its_engine(end):
-    run = way("attached")
+    run = make_loop("attached")
     run.net.compile(backend="eager")
     run.train(range(3))
-    recorder = run.engines[0].feature_buffer._recorder
-    taps, net, plain = recorder._taps, run.net, way("attached")
+    taps, net, plain = run.engines[0].feature_buffer.taps, run.net, make_loop("attached")
     plain.net.load_state_dict(net.state_dict())
     if end == "closed":
         run.engines[0].close()
-    del run, recorder
+    del run
     gc.collect()
     for t in range(3):
         x, y = batch(t)
@@ -239,12 +242,12 @@ def test_a_compiled_net_goes_on_without_its_engine(end):
 
 def test_an_engine_on_a_net_that_another_engine_saw_compiled():
     """Its hooks come second, and the first engine's are gone."""
-    run = way("attached")
+    run = make_loop("attached")
     run.net.compile(backend="eager")
     run.train(range(3))
     run.engines[0].close()
     optimizer = torch.optim.SGD(run.net.parameters(), lr=0.1)
-    engine = gnt.GnT(run.net.layers, optimizer, **EAGER).attach()
+    engine = gnt.GnT(run.net.layers, optimizer, **FREQUENT_REPLACEMENT).attach()
     for t in range(3):
         x, y = batch(t)
         F.mse_loss(run.net(x), y).backward()
@@ -253,7 +256,7 @@ def test_an_engine_on_a_net_that_another_engine_saw_compiled():
 
 
 def test_rollouts_and_eval_leave_no_trace_in_compiled_nets():
-    mine, other = way("attached"), way("attached").train(range(8))
+    mine, other = make_loop("attached"), make_loop("attached").train(range(8))
     mine.net.compile(backend="eager")
     for t in range(8):
         with torch.no_grad():
@@ -265,7 +268,7 @@ def test_rollouts_and_eval_leave_no_trace_in_compiled_nets():
 
 
 def test_an_exported_net_leaves_nothing_to_wait():
-    run = way("attached").train(range(2))
+    run = make_loop("attached").train(range(2))
     before = run.state()
     torch.export.export(run.net, (batch(0)[0],), strict=False)
     assert not run.engines[0].waiting
@@ -277,7 +280,7 @@ def small(engines):
     net = Blocks()
     net.compile(backend="eager")
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
-    return net, optimizer, gnt.GnT(net.groups(), optimizer, **EAGER).attach() if engines else None
+    return net, optimizer, gnt.GnT(net.groups(), optimizer, **FREQUENT_REPLACEMENT).attach() if engines else None
 
 
 def small_step(net, optimizer, t):
@@ -314,7 +317,7 @@ def test_an_engine_leaves_alone_what_others_compiled():
 def test_a_network_goes_on_as_compiled_when_its_engine_is_built_and_closed():
     net, optimizer, _ = small(engines=False)
     small_step(net, optimizer, 0)
-    engine = gnt.GnT(net.groups(), optimizer, **EAGER).attach()
+    engine = gnt.GnT(net.groups(), optimizer, **FREQUENT_REPLACEMENT).attach()
     for t in range(3):
         small_step(net, optimizer, t)
     assert engine.updates == 3

@@ -1,7 +1,7 @@
 """The literal twins: Continual Backpropagation one unit at a time, in float64, one line per equation.
 
-`Algorithm1` is Algorithm 1 of Dohare et al., "Loss of plasticity in deep continual learning", Nature 632
-(2024), as printed. `Equations` is the method of Dohare et al., arXiv 2306.13812, equations (2)-(8).
+`NatureAlgorithm` is Algorithm 1 of Dohare et al., "Loss of plasticity in deep continual learning", Nature 632
+(2024), as printed. `ArxivEquations` is the method of Dohare et al., arXiv 2306.13812, equations (2)-(8).
 
 Both use the papers' *sums* of |w|; gnt uses means. `mean_per_sum` is the exact factor between the two: it
 depends on the shapes alone, so it is one number for all units of a layer and the ranking is the same.
@@ -143,7 +143,7 @@ def mean_per_sum(layer: HiddenLayer, utility: str) -> float:
     }[utility]
 
 
-class Algorithm1:
+class NatureAlgorithm:
     """Nature's Algorithm 1: no correction for age or mean, no transfer, one unit of a layer at a time.
 
     As printed, a layer is tested and regenerated before the next layer is tested. (The contribution utility
@@ -179,7 +179,7 @@ class Algorithm1:
         return replaced
 
 
-class Equations:
+class ArxivEquations:
     """arXiv 2306.13812. All layers are tested before any is regenerated.
 
     As printed, (8) divides u_{t-1}, the average of the step before, by the correction for the present age.

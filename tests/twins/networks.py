@@ -75,7 +75,7 @@ NETWORKS: dict[Builder, tuple[int, ...]] = {
 }
 
 
-class Pair:
+class TwinNetworks:
     """A network twice, each trained by an SGD of its own, in float64."""
 
     def __init__(self, build: Builder) -> None:

@@ -1,4 +1,4 @@
-"""gnt.trace: its arguments, its errors, what it prints, and that it leaves the model as it was."""
+"""gnt.trace: arguments, errors, printed text, and that the model is left unchanged."""
 
 import copy
 import pickle
@@ -10,10 +10,8 @@ from torch import nn
 
 import gnt
 from gnt._utils.recording import pause_recording
-from gnt.units._passthrough import WalkError
-from gnt.units._tracing.isolation import preserve_model
-from gnt.units._unwrap import unwrap
-from tests.units.tracing.traced import reasons, told
+from gnt.units import WalkError, preserve_model, unwrap
+from tests.units.tracing.group_checks import reasons, summary
 
 
 class Net(nn.Module):
@@ -34,7 +32,7 @@ def _names(groups):
     return [group.name for group in groups]
 
 
-def test_groups_are_a_tuple_and_print_with_what_was_refused():
+def test_groups_are_a_tuple_and_print_the_refused_units():
     net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     groups = gnt.trace(net, X)
     assert isinstance(groups, tuple)
@@ -49,10 +47,10 @@ def test_groups_are_a_tuple_and_print_with_what_was_refused():
     assert str(groups.refused[0]) == "2: 2 units, output units: they are the model's output"
 
 
-@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda groups: pickle.loads(pickle.dumps(groups))])
-def test_groups_can_be_copied(again):
+@pytest.mark.parametrize("copy_groups", [copy.copy, copy.deepcopy, lambda groups: pickle.loads(pickle.dumps(groups))])
+def test_groups_can_be_copied(copy_groups):
     groups = gnt.trace(Net(), X)
-    twin = again(groups)
+    twin = copy_groups(groups)
     assert str(twin) == str(groups)
     assert reasons(twin) == reasons(groups)
 
@@ -69,7 +67,7 @@ def test_groups_can_be_copied(again):
         ({}, ALL),
     ],
 )
-def test_groups_are_chosen_by_name(patterns, names):
+def test_include_and_exclude_select_groups_by_name(patterns, names):
     assert _names(gnt.trace(Net(), X, **patterns)) == names
 
 
@@ -88,14 +86,14 @@ def test_patterns_that_leave_no_group_are_refused():
 
 @pytest.mark.parametrize("given", [5, True, b"body", {"body": 1}, [None], X])
 @pytest.mark.parametrize("key", ["include", "exclude"])
-def test_what_is_no_pattern_is_refused(key, given):
+def test_an_include_or_exclude_of_another_type_is_refused(key, given):
     with pytest.raises(
-        TypeError, match=rf"{key} must be a pattern or a list of patterns, got (.|\n)*given by position"
+        TypeError, match=rf"{key} must be a pattern or a list of patterns, got (.|\n)*must be passed by position"
     ):
         gnt.trace(Net(), X, **{key: given})
 
 
-def test_patterns_that_choose_nothing_say_so():
+def test_an_empty_selection_is_an_error():
     with pytest.raises(ValueError, match=r"include must be a pattern or a list of at least one, got \[\]"):
         gnt.trace(Net(), X, include=[])
     with pytest.raises(gnt.TraceError, match=r"no group is left with include=None, exclude='\*'; groups are encoder.0"):
@@ -107,25 +105,25 @@ def test_patterns_that_choose_nothing_say_so():
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_a_scripted_module_is_refused(make):
     net = make(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)))
-    with pytest.raises(gnt.TraceError, match=r"made by torch.jit: give the module that it was made from"):
+    with pytest.raises(gnt.TraceError, match=r"made by torch.jit: pass the module that it was made from"):
         gnt.trace(net, X)
     with pytest.raises(WalkError, match=r"has no \.layers; gnt\.trace\(model, inputs\) finds the units"):
         gnt.GnT(net)
 
 
-def test_an_error_shows_lines_of_the_user_alone():
+def test_an_error_shows_no_lines_of_gnt():
     exported = torch.export.export(Net().eval(), (X,)).module()
-    with pytest.raises(gnt.TraceError, match=r"Calling train\(\) is not supported") as told:
+    with pytest.raises(gnt.TraceError, match=r"Calling train\(\) is not supported") as error:
         gnt.trace(exported, X)
-    assert "trace.py" not in str(told.value)
+    assert "trace.py" not in str(error.value)
 
 
-def test_a_model_that_is_one_layer_has_a_name_in_the_report():
+def test_a_model_of_a_single_layer_is_named_in_the_error():
     with pytest.raises(gnt.TraceError, match=r"\(the model\): 2 units, output units"):
         gnt.trace(nn.Linear(4, 2), X)
 
 
-def test_noise_is_not_told_for_what_has_its_shape():
+def test_noise_of_the_same_shape_is_not_given_as_the_reason():
     class Coder(nn.Module):
         def __init__(self):
             super().__init__()
@@ -144,7 +142,7 @@ def test_noise_is_not_told_for_what_has_its_shape():
     assert reasons["spread"] == "its channels are summed with 'mean' (a residual stream)"
 
 
-def test_noise_is_added_to_units_that_stay_themselves():
+def test_units_with_added_noise_are_found():
     class Noisy(Net):
         def forward(self, x):
             h = F.relu(self.body(self.encoder(x)))
@@ -153,18 +151,18 @@ def test_noise_is_added_to_units_that_stay_themselves():
     assert "body" in _names(gnt.trace(Noisy(), X))
 
 
-def test_an_activation_is_taken_where_none_is_recognised():
-    class Odd(Net):
+def test_the_given_activation_is_used_where_none_is_recognised():
+    class SineNet(Net):
         def forward(self, x):
             return self.head(torch.sin(self.body(torch.relu(self.encoder[0](x))[:, :6])))
 
-    assert gnt.trace(Odd(), X)[-1].activation is None
-    groups = gnt.trace(Odd(), X, activation="tanh")
+    assert gnt.trace(SineNet(), X)[-1].activation is None
+    groups = gnt.trace(SineNet(), X, activation="tanh")
     assert [group.activation for group in groups] == [("relu", None), ("tanh", None)]
     with pytest.raises(ValueError, match="activation='tanh' would be ignored"):
         gnt.trace(Net(), X, activation="tanh")
     with pytest.raises(ValueError, match="unknown activation 'sine'"):
-        gnt.trace(Odd(), X, activation="sine")
+        gnt.trace(SineNet(), X, activation="sine")
 
 
 @pytest.mark.parametrize(
@@ -186,7 +184,7 @@ def test_inputs_that_do_not_fit_are_refused(args, kwargs, message):
         gnt.trace(Net(), *args, **kwargs)
 
 
-def test_a_model_that_cannot_be_traced_is_refused_with_the_call_and_a_way_out():
+def test_the_error_for_an_untraceable_model_names_the_line_and_the_alternative():
     class Branching(Net):
         def forward(self, x):
             if x.sum() > 0:
@@ -205,14 +203,14 @@ def test_a_model_that_cannot_be_traced_is_refused_with_the_call_and_a_way_out():
     assert "To give groups by hand: gnt.GnT takes a list of layers" in message
 
 
-def test_no_group_is_told_with_the_reasons():
+def test_the_error_for_no_group_lists_the_reasons():
     with pytest.raises(gnt.TraceError, match=r"no group of units (.|\n)*0: 2 units, output units(.|\n)*by hand"):
         gnt.trace(nn.Sequential(nn.Linear(4, 2)), X)
     with pytest.raises(gnt.TraceError, match="no Linear or Conv layer is used"):
         gnt.trace(nn.ReLU(), X)
 
 
-def test_lazy_layers_and_things_that_are_no_module_are_refused():
+def test_lazy_layers_and_non_modules_are_refused():
     with pytest.raises(gnt.TraceError, match=r"'0\.weight' is lazy"):
         gnt.trace(nn.Sequential(nn.LazyLinear(3), nn.ReLU(), nn.Linear(3, 2)), X)
     with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, got function"):
@@ -230,9 +228,9 @@ def test_wrappers_are_opened():
         assert _names(gnt.trace(wrapped, X)) == ALL
 
 
-def test_a_mode_that_cannot_be_traced_is_told():
+def test_a_mode_that_cannot_be_traced_is_noted():
     class Dropping(Net):
-        """Drops a layer by chance in training, as some transformers do."""
+        """Skips layers at random in training, as some transformers do."""
 
         def forward(self, x):
             if self.training and torch.rand([]) < 0.5:
@@ -244,8 +242,8 @@ def test_a_mode_that_cannot_be_traced_is_told():
     assert "note: training mode could not be traced (GuardOnDataDependentSymNode: Could not guard" in str(groups)
 
 
-class Restless(Net):
-    """A forward that leaves things behind."""
+class StatefulNet(Net):
+    """A forward that changes an attribute and a buffer."""
 
     def __init__(self):
         super().__init__()
@@ -259,9 +257,9 @@ class Restless(Net):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_model_is_as_it_was(fails):
+def test_the_model_is_left_unchanged(fails):
     torch.manual_seed(0)
-    net = Restless()
+    net = StatefulNet()
     net.encoder[1].eval()
     net(X)
     state, flags = copy.deepcopy(net.state_dict()), [module.training for module in net.modules()]
@@ -278,11 +276,11 @@ def test_the_model_is_as_it_was(fails):
     assert not any(p.grad is not None for p in net.parameters())
 
 
-def test_what_a_forward_leaves_in_containers_is_taken_out():
+def test_preserve_model_restores_attributes_and_containers():
     net = Net()
     net.seen, net.last, net.kinds = [X], {"x": X}, {1}
 
-    def run():
+    def change_and_fail():
         net.seen.append(0)
         net.last["x"] = 1
         net.kinds.add(2)
@@ -290,7 +288,7 @@ def test_what_a_forward_leaves_in_containers_is_taken_out():
         raise KeyError
 
     with pytest.raises(KeyError), preserve_model(net):
-        run()
+        change_and_fail()
     assert net.seen[0] is X
     assert len(net.seen) == 1
     assert net.last["x"] is X
@@ -298,7 +296,7 @@ def test_what_a_forward_leaves_in_containers_is_taken_out():
     assert isinstance(net.body, nn.Linear)
 
 
-def test_no_engine_records_what_trace_runs():
+def test_engines_do_not_record_the_forwards_of_trace():
     net = Net()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     engine = gnt.GnT(gnt.trace(net, X), optimizer)
@@ -311,21 +309,21 @@ def test_no_engine_records_what_trace_runs():
     assert engine.waiting
 
 
-def test_inference_settings_of_the_caller_do_not_matter():
-    expected = told(gnt.trace(Net(), X))
+def test_grad_mode_autocast_and_dtype_do_not_change_the_groups():
+    expected = summary(gnt.trace(Net(), X))
     with torch.no_grad():
-        assert told(gnt.trace(Net().eval(), X)) == expected
+        assert summary(gnt.trace(Net().eval(), X)) == expected
     with torch.autocast("cpu", torch.bfloat16):
-        assert told(gnt.trace(Net(), X)) == expected
-    assert told(gnt.trace(Net().to(torch.bfloat16), X.to(torch.bfloat16))) == expected
+        assert summary(gnt.trace(Net(), X)) == expected
+    assert summary(gnt.trace(Net().to(torch.bfloat16), X.to(torch.bfloat16))) == expected
 
 
-def test_one_sample_without_batch_will_do():
+def test_a_sample_without_batch_dimension_is_accepted():
     net = nn.Sequential(nn.Conv1d(2, 6, 3), nn.ReLU(), nn.Flatten(0), nn.Linear(36, 3))
-    assert told(gnt.trace(net, torch.randn(2, 8))) == {"0": "6 relu: 0 > 3*6"}
+    assert summary(gnt.trace(net, torch.randn(2, 8))) == {"0": "6 relu: 0 > 3*6"}
 
 
-def test_many_inputs_and_outputs_of_any_shape():
+def test_nested_inputs_and_outputs_are_accepted():
     class Several(Net):
         def forward(self, x, *, masks, scale=1.0):
             h = self.encoder(x) * masks["mask"]
@@ -335,7 +333,7 @@ def test_many_inputs_and_outputs_of_any_shape():
     assert _names(groups) == ALL
 
 
-def test_a_slice_of_groups_keeps_what_was_refused():
+def test_a_slice_of_groups_keeps_the_refused_units():
     net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
     groups = gnt.trace(net, torch.randn(2, 4))
     assert [group.name for group in groups[:1]] == ["0"]

@@ -1,4 +1,4 @@
-"""gnt.trace finds every set of hidden units, with all its slots, in small models of every family."""
+"""gnt.trace finds every group of hidden units, with all slots, in small models of many architectures."""
 
 import copy
 import functools
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import gnt
-from tests.units.tracing.traced import assert_whole, reasons, told
+from tests.units.tracing.group_checks import assert_complete, reasons, summary
 
 
 class Mlp(nn.Module):
@@ -71,7 +71,7 @@ class Mixer(nn.Module):
 
 
 class Gelu(nn.Module):
-    """By hand, as GPT-2 has it."""
+    """Written by hand, as in GPT-2."""
 
     def forward(self, x):
         return 0.5 * x * (1.0 + torch.tanh(0.7978845608 * (x + 0.044715 * torch.pow(x, 3.0))))
@@ -167,7 +167,7 @@ class ActorCritic(nn.Module):
 
 
 class Inverted(nn.Module):
-    """A depthwise convolution, and a squeeze-excite gate, between expansion and projection."""
+    """A depthwise convolution and a squeeze-excite gate between expansion and projection."""
 
     def __init__(self, multiplier=1):
         super().__init__()
@@ -224,7 +224,7 @@ class Shuffle(nn.Module):
 
 
 class Concatenated(nn.Module):
-    """The same units at two places of one input, as different values."""
+    """The input of a layer contains two different values of the same units."""
 
     def __init__(self):
         super().__init__()
@@ -236,7 +236,7 @@ class Concatenated(nn.Module):
 
 
 class Halves(nn.Module):
-    """Two halves of one layer that go different ways."""
+    """The two halves of one layer have different activations and consumers."""
 
     def __init__(self):
         super().__init__()
@@ -330,14 +330,14 @@ def _traced(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_finds_every_group_with_all_its_slots(family):
-    assert told(_traced(family)[2]) == FAMILIES[family][2]
+def test_every_group_is_found_with_all_slots(family):
+    assert summary(_traced(family)[2]) == FAMILIES[family][2]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_it_finds_is_all_that_reads_the_units(family):
+def test_the_consumers_of_every_group_are_complete(family):
     model, x, groups = _traced(family)
-    assert_whole(model, groups, x)
+    assert_complete(model, groups, x)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -348,7 +348,7 @@ def test_every_weight_layer_is_in_a_group_or_refused(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_engine_takes_the_groups(family):
+def test_an_engine_accepts_the_groups(family):
     model, x, groups = copy.deepcopy(_traced(family))
     optimizer = torch.optim.SGD(model.train().parameters(), lr=0.01)
     engine = gnt.GnT(groups, optimizer, replacement_rate=0.3, maturity_threshold=1)
@@ -361,14 +361,14 @@ def test_an_engine_takes_the_groups(family):
     assert all(group.state.replaced for group in engine.groups)
 
 
-def test_consumers_of_one_value_share_a_tap_and_others_do_not():
+def test_consumers_of_the_same_value_have_the_same_tap():
     (trunk,) = _traced("actor and critic")[2]
     assert [slot.tap for slot in trunk.outgoing] == [0, 0]
     for family in ("unet", "concatenated with itself"):
         assert [slot.tap for slot in _traced(family)[2][0].outgoing] == [0, 1]
 
 
-def test_scattered_positions_are_those_of_the_shuffle():
+def test_scattered_positions_follow_the_shuffle():
     (group,) = _traced("channel shuffle")[2]
     order = torch.arange(12).unflatten(0, (3, 4)).T.flatten()  # position -> unit
     consumer = group.outgoing[0].positions
@@ -378,8 +378,8 @@ def test_scattered_positions_are_those_of_the_shuffle():
 
 @pytest.mark.parametrize("drop", [nn.Dropout, nn.AlphaDropout, nn.Dropout1d])
 @pytest.mark.parametrize("inplace", [False, True])
-def test_dropout_of_any_kind_is_passed(drop, inplace):
-    """In place it becomes a product with a mask drawn in the shape of the features: a mask is no residual stream."""
+def test_dropout_of_any_kind_keeps_units_separate(drop, inplace):
+    """In-place dropout is exported as a product with a mask of the features' shape, which is not a residual stream."""
     net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(inplace=True), drop(0.2, inplace=inplace), nn.Linear(8, 2))
     groups = gnt.trace(net, torch.randn(3, 4))
     assert [(group.name, group.consumers) for group in groups] == [("0", (net[3],))]

@@ -1,4 +1,4 @@
-"""Readers of units that stand where nobody looks: in what a model returns, in shared memory, in empty examples."""
+"""Uses of units that are easy to miss: returned weights, shared memory, empty inputs, stored attributes."""
 
 import dataclasses
 
@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import gnt
-from tests.units.tracing.traced import assert_whole, reasons, told
+from tests.units.tracing.group_checks import assert_complete, reasons, summary
 
 
 class Net(nn.Module):
-    """fc1's units are the ones in question; fc2's are fine."""
+    """A network whose forward is given; tests ask about the units of fc1, those of fc2 are replaceable."""
 
     def __init__(self, forward):
         super().__init__()
@@ -30,12 +30,12 @@ def _plain(net, x):
 @pytest.mark.parametrize(
     "returned", [lambda net: net.fc1.weight, lambda net: net.fc1.weight.t(), lambda net: net.fc1.bias]
 )
-def test_a_weight_that_the_model_returns_is_read_by_who_gets_it(returned):
+def test_a_returned_weight_counts_as_read(returned):
     net, x = Net(lambda net, x: (_plain(net, x), returned(net))), torch.randn(3, 6)
     groups = gnt.trace(net, x)
-    assert list(told(groups)) == ["fc2"]
+    assert list(summary(groups)) == ["fc2"]
     assert "read by several operations (linear, output)" in reasons(groups)["fc1"]
-    assert_whole(net, groups, x)
+    assert_complete(net, groups, x)
 
 
 def _as_buffer(net):
@@ -46,45 +46,45 @@ def _as_attribute(net):
     net.other = net.fc1.weight.data
 
 
-def _in_part(net):
+def _overlapping(net):
     net.other = nn.Parameter(net.fc1.weight.data[2:])
 
 
-@pytest.mark.parametrize("share", [_as_buffer, _as_attribute, _in_part])
-def test_tensors_in_the_memory_of_a_weight_are_tied_to_it(share):
+@pytest.mark.parametrize("share", [_as_buffer, _as_attribute, _overlapping])
+def test_tensors_that_share_memory_with_a_weight_are_tied_to_it(share):
     net, x = Net(lambda net, x: _plain(net, x) + net.other.sum()), torch.randn(3, 6)
     share(net)
     groups = gnt.trace(net, x)
-    assert list(told(groups)) == ["fc2"]
+    assert list(summary(groups)) == ["fc2"]
     assert "shares its weight with 'other'" in reasons(groups)["fc1"]
 
 
-def test_weights_side_by_side_in_one_storage_are_not_tied():
+def test_weights_in_one_storage_without_overlap_are_not_tied():
     net, x = Net(_plain), torch.randn(3, 6)
     flat = torch.randn(72)
     net.fc1.weight.data, net.fc2.weight.data = flat[:36].view(6, 6), flat[36:].view(6, 6)
-    assert list(told(gnt.trace(net, x))) == ["fc1", "fc2"]
+    assert list(summary(gnt.trace(net, x))) == ["fc1", "fc2"]
 
 
-def test_an_empty_batch_shows_no_readers():
-    with pytest.raises(gnt.TraceError, match="leaves nothing of them for these example inputs"):
+def test_an_empty_batch_is_refused():
+    with pytest.raises(gnt.TraceError, match="returns an empty tensor for these example inputs"):
         gnt.trace(Net(_plain), torch.randn(0, 6))
 
 
-def test_a_slice_of_no_units_hides_nobody():
+def test_an_empty_slice_of_units_is_accepted():
     def halved(net, x):
         h = F.relu(net.fc1(x))
         return net.fc3(F.relu(net.fc2(torch.cat([h, h[:, 6:]], -1))))
 
     net = Net(halved)
-    assert list(told(gnt.trace(net, torch.randn(3, 6)))) == ["fc1", "fc2"]
+    assert list(summary(gnt.trace(net, torch.randn(3, 6)))) == ["fc1", "fc2"]
 
 
-def test_a_layer_without_outputs_does_not_matter():
+def test_a_layer_without_outputs_is_ignored():
     net = Net(lambda net, x: torch.cat([_plain(net, x), net.none(x)], -1))
     with pytest.warns(UserWarning, match="zero-element"):
         net.none = nn.Linear(6, 0)
-    assert list(told(gnt.trace(net, torch.randn(3, 6)))) == ["fc1", "fc2"]
+    assert list(summary(gnt.trace(net, torch.randn(3, 6)))) == ["fc1", "fc2"]
 
 
 @pytest.mark.parametrize("relu", [F.relu, F.relu_])
@@ -96,17 +96,17 @@ def test_layers_under_autocast_are_found(relu):
 
     net, x = Net(mixed), torch.randn(3, 6)
     groups = gnt.trace(net, x)
-    assert list(told(groups)) == ["fc1", "fc2"]
-    assert_whole(net, groups, x)
+    assert list(summary(groups)) == ["fc1", "fc2"]
+    assert_complete(net, groups, x)
 
 
 def test_consumers_without_gradients_are_refused():
-    def still(net, x):
+    def without_grad(net, x):
         with torch.no_grad():
             h = F.relu(net.fc2(F.relu(net.fc1(x))))
         return net.fc3(h)
 
-    assert list(told(gnt.trace(Net(still), torch.randn(3, 6)))) == ["fc2"]
+    assert list(summary(gnt.trace(Net(without_grad), torch.randn(3, 6)))) == ["fc2"]
 
 
 @dataclasses.dataclass
@@ -121,18 +121,18 @@ def test_outputs_of_any_type_are_opened():
         return Returned(net.fc3(F.relu(net.fc2(h))), h)
 
     groups = gnt.trace(Net(two), torch.randn(3, 6))
-    assert list(told(groups)) == ["fc2"]
+    assert list(summary(groups)) == ["fc2"]
     assert "output" in reasons(groups)["fc1"]
 
 
-def test_an_index_in_the_code_is_followed():
+def test_a_constant_index_is_followed():
     def shuffled(net, x):
         return net.fc3(F.relu(net.fc2(F.relu(net.fc1(x))[:, [5, 0, 4, 1, 3, 2]])))
 
     net, x = Net(shuffled), torch.randn(3, 6)
     groups = gnt.trace(net, x)
-    assert told(groups)["fc1"] == "6 relu: fc1 > fc2~"
-    assert_whole(net, groups, x)
+    assert summary(groups)["fc1"] == "6 relu: fc1 > fc2~"
+    assert_complete(net, groups, x)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
@@ -141,8 +141,8 @@ def test_torchscript_is_refused():
         gnt.trace(torch.jit.trace(nn.Sequential(nn.Linear(6, 6)), torch.randn(1, 6)), torch.randn(1, 6))
 
 
-class Remembers(nn.Module):
-    """Its next forward reads what this one kept: a reader that no single forward shows."""
+class StoringNet(nn.Module):
+    """Stores its hidden units, which the next forward or other code may read."""
 
     def __init__(self, keep):
         super().__init__()
@@ -161,11 +161,11 @@ class Remembers(nn.Module):
 
 
 @pytest.mark.parametrize("keep", ["attribute", "detached", "container"])
-def test_what_a_forward_keeps_in_an_attribute_leaves_the_model(keep):
-    net = Remembers(keep)
+def test_units_stored_in_an_attribute_are_output_units(keep):
+    net = StoringNet(keep)
     groups = gnt.trace(net, torch.randn(2, 6))
     assert [group.name for group in groups] == ["fc2"]
     reason = next(one.reason for one in groups.refused if one.name == "fc1")
-    assert reason == "output units: they are kept in an attribute of the model"
+    assert reason == "output units: they are stored in an attribute of the model"
     assert net.last is None
     assert net.seen == {}

@@ -1,4 +1,4 @@
-"""What `gnt.trace` finds in real models is right, by proofs that ask the models (tests.proofs), and complete."""
+"""The groups of `gnt.trace` in published architectures are right and complete, checked by running the models."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import torch
 from torch import nn
 
 import gnt
+from tests.units.tracing.consumer_checks import check_consumers
+from tests.units.tracing.model_case import Case
+from tests.units.tracing.model_under_test import ModelUnderTest, is_weight_layer
 from tests.units.tracing.model_zoo import CASES, mixtral
-from tests.units.tracing.proofs import prove_consumers
-from tests.units.tracing.replacement_proofs import prove_replacement
-from tests.units.tracing.subjects import Subject, reads_units
-from tests.units.tracing.traced_case import Case
-from tests.units.tracing.traced_once import traced
+from tests.units.tracing.replacement_checks import check_replacement
+from tests.units.tracing.traced_models import traced
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.groups])
 def test_groups_are_right_and_complete(name):
-    """What is found and refused is what is expected; what is found is right, and replaced without a trace."""
+    """Groups and refusals are as expected; consumers are right; replacement keeps the function."""
     case = CASES[name]
     subject, groups = traced(name)
     expect_groups(case, groups)
@@ -31,8 +31,8 @@ def test_groups_are_right_and_complete(name):
     assert all(str(group) in printed for group in groups)
     assert all(refused.name in printed and refused.reason in printed for refused in groups.refused)
     for group in groups:
-        prove_consumers(subject, group)
-    prove_replacement(subject, groups, gated=case.gated)
+        check_consumers(subject, group)
+    check_replacement(subject, groups, gated=case.gated)
 
 
 def expect_groups(case: Case, groups: gnt.Groups) -> None:
@@ -49,8 +49,8 @@ def expect_groups(case: Case, groups: gnt.Groups) -> None:
 
 
 def expect_every_layer_named(model: nn.Module, known: set[str]) -> None:
-    """Every weight layer is a producer, stands within a group, or is refused."""
-    missing = {path for path, module in model.named_modules() if reads_units(module)} - known
+    """Every weight layer is a producer or scale of a group, or is refused."""
+    missing = {path for path, module in model.named_modules() if is_weight_layer(module)} - known
     assert not missing, f"neither found nor refused: {missing}"
 
 
@@ -65,22 +65,24 @@ def expect_refusals(case: Case, found: tuple[gnt.Refused, ...]) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.groups])
-def test_models_without_such_units_are_refused_with_the_reasons(name):
-    subject = Subject(CASES[name].build(), CASES[name].args, CASES[name].kwargs)
-    with pytest.raises(gnt.TraceError) as told:
+def test_models_without_groups_are_refused_with_reasons(name):
+    subject = ModelUnderTest(CASES[name].build(), CASES[name].args, CASES[name].kwargs)
+    with pytest.raises(gnt.TraceError) as error:
         gnt.trace(subject.model, *subject.args, **subject.kwargs)
-    expect_every_layer_named(subject.model, set(re.findall(r"^  ([^\s\[]+)\S*: ", str(told.value), flags=re.MULTILINE)))
+    expect_every_layer_named(
+        subject.model, set(re.findall(r"^  ([^\s\[]+)\S*: ", str(error.value), flags=re.MULTILINE))
+    )
 
 
 def test_data_dependent_routing_cannot_be_traced():
-    """Experts that are called for the tokens routed to them: which run depends on the data."""
+    """Experts are called only for the tokens routed to them, so that the calls depend on the data."""
     model = mixtral("eager")
     with pytest.raises(gnt.TraceError, match="data-dependent"):
         gnt.trace(model, **CASES["mixtral"].kwargs)
 
 
-def test_the_model_is_left_as_it_was():
-    """Nothing of the model, nor torch's generator, shows that it was traced."""
+def test_the_model_is_left_unchanged():
+    """Tracing changes neither modes, state, gradients nor the random generator of torch."""
     case = CASES["bert"]
     model = case.build()
     model.encoder = None

@@ -1,4 +1,4 @@
-"""What gnt.trace must not take for units: each is refused by name, with the reason."""
+"""Units that gnt.trace must refuse, each by name and with the reason."""
 
 import pytest
 import torch
@@ -7,11 +7,11 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import gnt
-from tests.units.tracing.traced import assert_whole, reasons, told
+from tests.units.tracing.group_checks import assert_complete, reasons, summary
 
 
 class Net(nn.Module):
-    """fc1, fc2, fc3 and whatever the test's own forward does with them; fc1's units are the ones in question."""
+    """Layers fc1, fc2, fc3 and further modules with a given forward; tests ask about the units of fc1."""
 
     def __init__(self, forward, **modules):
         super().__init__()
@@ -28,7 +28,7 @@ class Net(nn.Module):
 
 
 def _end(net, h):
-    """fc2's units are fine in every net."""
+    """The rest of every network; the units of fc2 are replaceable."""
     return net.fc3(F.relu(net.fc2(h)))
 
 
@@ -79,7 +79,9 @@ REFUSED = {
     "residual": (lambda n, x: _end(n, x + n.fc1(x)), {}, "residual stream"),
     "summed with a layer": (lambda n, x: _end(n, n.fc1(x) - n.fc4(x)), {"fc4": nn.Linear(6, 6)}, "summed with 'fc4'"),
     "summed with itself, shifted": (lambda n, x: _end(n, (h := n.fc1(x)) + h.roll(1, -1)), {}, "summed with 'fc1'"),
-    "multiplied with itself, shifted": (lambda n, x: _end(n, (h := n.fc1(x)) * h.roll(1, -1)), {}, "multiplied with"),
+    "multiplied with itself, shifted": (
+        lambda n, x: _end(n, (h := n.fc1(x)) * h.roll(1, -1)), {}, "multiplied by several units",
+    ),
     "called twice": (_called_twice, {}, "called 2 times"),
     "attention": (_attention, {"key": nn.Linear(6, 6)}, "attention heads' inner units"),
     "attention with rotary positions": (_rotary, {"key": nn.Linear(6, 6)}, "attention heads' inner units"),
@@ -107,7 +109,7 @@ REFUSED = {
         lambda n, x: _end(n, n.pair(n.fc1(x), x)), {"pair": nn.Bilinear(6, 6, 6)}, "not a weight layer",
     ),
     "an unknown operation": (lambda n, x: _end(n, torch.fft.rfft(n.fc1(x)).abs().repeat(1, 1, 2)[..., :6]), {}, "fft"),
-    "gate of the whole stream": (lambda n, x: _end(n, x * n.fc1(x)[..., :1]), {}, "not units of theirs"),
+    "gate of the whole stream": (lambda n, x: _end(n, x * n.fc1(x)[..., :1]), {}, "does not have the same units"),
     "frozen reader": (lambda n, x: _end(n, n.fc4(n.fc1(x))), {"fc4": _frozen(nn.Linear(6, 6))}, "frozen"),
     "parametrized reader": (
         lambda n, x: _end(n, n.fc4(n.fc1(x))), {"fc4": parametrizations.weight_norm(nn.Linear(6, 6))}, "parametrized",
@@ -115,21 +117,23 @@ REFUSED = {
     "a reader that is called twice": (
         lambda n, x: _end(n, n.fc4(n.fc1(x)) + n.fc4(x)), {"fc4": nn.Linear(6, 6)}, "'fc4', which is called 2 times",
     ),
-    "a reader with a forward of its own": (lambda n, x: _end(n, n.fc4(n.fc1(x))), {"fc4": Doubled(6, 6)}, "of its own"),
+    "a reader with a custom forward": (
+        lambda n, x: _end(n, n.fc4(n.fc1(x))), {"fc4": Doubled(6, 6)}, "custom forward",
+    ),
     "a reader's weight used from outside": (
         lambda n, x: _end(n, F.linear(n.fc1(x), n.fc4.weight, n.fc4.bias)), {"fc4": nn.Linear(6, 6)}, "is not called",
     ),
     "a norm that is called twice": (
         lambda n, x: _end(n, n.norm(n.fc1(x)) + n.norm(x)), {"norm": nn.LayerNorm(6)}, "is called 2 times",
     ),
-    "training and evaluation differ": (_modes, {"aux": nn.Linear(6, 2)}, "'aux' reads them in training mode alone"),
+    "training and evaluation differ": (_modes, {"aux": nn.Linear(6, 2)}, "'aux' reads them only in training mode"),
     "the other half of the unit is frozen": (_half_frozen_gate, {"up": _frozen(nn.Linear(6, 6))}, "frozen"),
     "made into weights": (lambda n, x: _end(n, F.linear(x, n.fc1(x)[0, :1].expand(6, 6))), {}, "weights"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_is_refused_by_name_and_reason(case):
+def test_units_are_refused_by_name_and_reason(case):
     torch.manual_seed(0)
     forward, modules, reason = REFUSED[case]
     net = Net(forward, **{key: module for key, module in modules.items() if module is not None})
@@ -138,12 +142,12 @@ def test_is_refused_by_name_and_reason(case):
     x = torch.randn(2, 3, 6)
     groups = gnt.trace(net, x)
     assert reason in " and ".join(why for name, why in reasons(groups).items() if name.startswith("fc1"))
-    assert not any(name.startswith("fc1") for name in told(groups))
-    assert told(groups)["fc2"] == "6 relu: fc2 > fc3"
-    assert_whole(net, [group for group in groups if group.name == "fc2"], x)
+    assert not any(name.startswith("fc1") for name in summary(groups))
+    assert summary(groups)["fc2"] == "6 relu: fc2 > fc3"
+    assert_complete(net, [group for group in groups if group.name == "fc2"], x)
 
 
-OWN = {
+UNRESETTABLE = {
     "frozen": (_frozen, "frozen"),
     "frozen weight, trained bias": (lambda m: (m.weight.requires_grad_(False), m)[1], "frozen"),
     "parametrized": (parametrizations.spectral_norm, "parametrized"),
@@ -151,18 +155,18 @@ OWN = {
 }
 
 
-@pytest.mark.parametrize("case", OWN)
-def test_a_producer_that_cannot_be_made_anew_is_refused(case):
-    change, reason = OWN[case]
+@pytest.mark.parametrize("case", UNRESETTABLE)
+def test_a_producer_that_cannot_be_reset_is_refused(case):
+    change, reason = UNRESETTABLE[case]
     net = Net(lambda n, x: _end(n, F.relu(torch.view_as_real(y)[..., 0] if (y := n.fc1(x)).is_complex() else y)))
     net.fc1 = change(net.fc1)
     x = torch.randn(2, 3, 6, dtype=net.fc1.weight.dtype)
     groups = gnt.trace(net, x)
     assert reason in reasons(groups)["fc1"]
-    assert list(told(groups)) == ["fc2"]
+    assert list(summary(groups)) == ["fc2"]
 
 
-def test_a_producer_with_parameters_of_its_own_is_refused():
+def test_a_producer_with_extra_parameters_is_refused():
     class Scaled(nn.Linear):
         def __init__(self, *sizes):
             super().__init__(*sizes)
@@ -174,7 +178,7 @@ def test_a_producer_with_parameters_of_its_own_is_refused():
 
 
 class Tied(nn.Module):
-    """An embedding and an output layer that share their weight."""
+    """An embedding and an output layer with a shared weight."""
 
     def __init__(self):
         super().__init__()
@@ -188,7 +192,7 @@ class Tied(nn.Module):
 
 def test_tied_weights_are_refused_on_both_sides():
     groups = gnt.trace(Tied(), torch.randint(10, (2, 3)))
-    assert told(groups) == {"fc1": "12 relu: fc1 > fc2"}
+    assert summary(groups) == {"fc1": "12 relu: fc1 > fc2"}
     assert "'embed' (tied weights)" in reasons(groups)["head"]
     assert "'head', which shares its weight with 'embed' (tied weights)" in reasons(groups)["fc2"]
 
@@ -216,10 +220,10 @@ class Cells(nn.Module):
         return self.up(self.out(F.relu(self.wide(y)))[..., None])
 
 
-def test_modules_with_units_of_other_kinds_are_listed():
+def test_recurrent_attention_and_transposed_layers_are_listed():
     groups = gnt.trace(Cells(), torch.randn(2, 3, 4))
     found = reasons(groups)
-    assert told(groups) == {"wide": "8 relu: wide > out"}
+    assert summary(groups) == {"wide": "8 relu: wide > out"}
     assert "recurrent gates" in found["lstm"]
     assert "recurrent gates" in found["cell"]
     assert "attention heads' inner units" in found["heads"]
@@ -229,16 +233,16 @@ def test_modules_with_units_of_other_kinds_are_listed():
     assert "does not use it" in found["unused"]
 
 
-def test_layers_with_an_engine_of_their_own_are_left_to_it():
+def test_units_of_a_cbp_layer_are_refused():
     net = Net(lambda n, x: _end(n, n.cbp(F.relu(n.fc1(x)))))
     net.cbp = gnt.CBPLinear(net.fc1, net.fc2)
     groups = gnt.trace(net, torch.randn(2, 6))
-    assert "engine of its own, 'cbp'" in reasons(groups)["fc1"]
-    assert list(told(groups)) == ["fc2"]
+    assert "already replaced by the engine of 'cbp'" in reasons(groups)["fc1"]
+    assert list(summary(groups)) == ["fc2"]
     assert not net.cbp._waiting.waiting
 
 
-def test_experts_that_data_choose_are_refused_where_their_values_are_picked():
+def test_outputs_of_experts_selected_by_data_are_refused():
     class Experts(nn.Module):
         def __init__(self):
             super().__init__()
@@ -252,13 +256,13 @@ def test_experts_that_data_choose_are_refused_where_their_values_are_picked():
 
     net, x = Experts(), torch.randn(5, 4)
     groups = gnt.trace(net, x)
-    assert list(told(groups)) == [f"experts.{i}.0" for i in range(3)]
+    assert list(summary(groups)) == [f"experts.{i}.0" for i in range(3)]
     assert all("data-dependent routing" in reasons(groups)[f"experts.{i}.2"] for i in range(3))
     assert "mixed by 'softmax'" in reasons(groups)["router"]
-    assert_whole(net, groups, x)
+    assert_complete(net, groups, x)
 
 
-def test_layers_behind_a_data_dependent_mask_are_refused():
+def test_layers_after_a_data_dependent_mask_are_refused():
     net = Net(lambda n, x: _end(n, n.fc1(x)[x.sum(-1) > 0]))
     with pytest.raises(gnt.TraceError) as caught:
         gnt.trace(net, torch.randn(2, 3, 6))
@@ -276,13 +280,13 @@ def test_layers_inside_a_condition_are_refused():
     assert "fc1: 6 units, this forward does not use it" in str(caught.value)
 
 
-def test_weights_of_experts_in_one_parameter_are_refused():
+def test_experts_stacked_in_one_parameter_are_refused():
     def forward(net, x):
         chosen = net.fc1(x).topk(1, -1).indices[..., 0]
         return _end(net, torch.bmm(net.experts[chosen], x[..., None])[..., 0])
 
     net, x = Net(forward, experts=nn.Parameter(torch.randn(6, 6, 6))), torch.randn(3, 6)
     groups = gnt.trace(net, x)
-    assert list(told(groups)) == ["fc2"]
+    assert list(summary(groups)) == ["fc2"]
     assert "topk" in reasons(groups)["fc1"]
-    assert_whole(net, groups, x)
+    assert_complete(net, groups, x)

@@ -1,4 +1,4 @@
-"""Unit groups that do not fit their network are refused when an engine is built, and nothing is changed."""
+"""Unit groups that do not fit their network are refused when an engine is created, and nothing is changed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import gnt
-from gnt.units._group import Slot, UnitGroup
+from gnt.units import Slot, UnitGroup
 from tests.helpers.small_runs import mlp
 
 RELU = ("relu", None)
 
 
 def by_hand(net=None, incoming=None, outgoing=None, scales=(), **group):
-    """A group over a small network, right but for what is passed."""
+    """A small network and a correct group of its units, with the given attributes changed."""
     net = mlp(4, 8, 2) if net is None else net
     first = Slot(**{"name": "0", "module": net[0], "num_units": 8, **(incoming or {})})
     last = Slot(**{"name": "2", "module": net[-1], "num_units": 8, "dim": 1, **(outgoing or {})})
@@ -50,34 +50,34 @@ WRONG_SLOT = {
     "list of positions": ({"positions": [[0]] * 8}, TypeError, r"int64 tensor on the CPU, of shape \(8, 1\), got \[\["),
     "float positions": ({"positions": torch.zeros(8, 1)}, TypeError, "int64 tensor .*, got torch.float32 on cpu"),
     "flat positions": ({"positions": torch.arange(8)}, ValueError, r"= \(8, 1\), got \(8,\)"),
-    "far positions": ({"positions": torch.arange(8)[:, None] + 5}, ValueError, r"lie in 5\.\.12, beyond the 8 along"),
-    "negative positions": ({"positions": torch.arange(8)[:, None] - 1}, ValueError, r"lie in -1\.\.6, beyond"),
+    "far positions": ({"positions": torch.arange(8)[:, None] + 5}, ValueError, r"are in 5\.\.12, beyond the 8 along"),
+    "negative positions": ({"positions": torch.arange(8)[:, None] - 1}, ValueError, r"are in -1\.\.6, beyond"),
     "one position": ({"positions": torch.zeros(8, 1, dtype=torch.int64)}, ValueError, "belongs to two units"),
     "both": ({"positions": torch.arange(8)[:, None], "offset": 2}, ValueError, "offset=2 .* would be ignored"),
     "no module": ({"module": None}, TypeError, "must be a torch.nn.Module, got NoneType"),
     "no weight": ({"module": nn.ReLU()}, ValueError, "its ReLU has no weight that is a plain parameter"),
-    "an embedding": ({"module": nn.Embedding(8, 8)}, ValueError, "Embedding is no layer with a weight matrix"),
-    "a norm": ({"module": nn.LayerNorm(8)}, ValueError, "LayerNorm is no layer with a weight matrix"),
+    "an embedding": ({"module": nn.Embedding(8, 8)}, ValueError, "Embedding is not a layer with a weight matrix"),
+    "a norm": ({"module": nn.LayerNorm(8)}, ValueError, "LayerNorm is not a layer with a weight matrix"),
     "lazy": ({"module": nn.LazyLinear(8)}, ValueError, "LazyLinear is lazy"),
     "activation": ({"activation": 5}, TypeError, "activation of .* must be None or a pair .*, got 5"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG_GROUP)
-def test_a_group_of_wrong_parts_is_refused(case):
-    settings, error, told = WRONG_GROUP[case]
+def test_a_group_with_a_wrong_attribute_is_refused(case):
+    settings, error, message = WRONG_GROUP[case]
     parts = {key.lstrip("_"): value for key, value in settings.items() if value is not None or key == "name"}
     net, group = by_hand()
-    with pytest.raises(error, match=told):
+    with pytest.raises(error, match=message):
         gnt.GnT([dataclasses.replace(group, **parts)], torch.optim.SGD(net.parameters(), lr=0.1))
 
 
 @pytest.mark.parametrize("side", ["incoming", "outgoing"])
 @pytest.mark.parametrize("case", WRONG_SLOT)
 def test_a_slot_that_does_not_fit_its_module_is_refused(case, side):
-    settings, error, told = WRONG_SLOT[case]
+    settings, error, message = WRONG_SLOT[case]
     _, group = by_hand(**{side: settings})
-    with pytest.raises(error, match=told):
+    with pytest.raises(error, match=message):
         gnt.GnT([group])
 
 
@@ -93,7 +93,7 @@ def test_a_square_layer_addressed_along_its_other_dimension_is_refused():
         gnt.GnT([group])
 
 
-def test_groups_of_a_grouped_convolution_are_its_own():
+def test_the_groups_of_a_slot_must_be_those_of_its_convolution():
     net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3, groups=2))
     with pytest.raises(ValueError, match=r"groups of outgoing slot '2' .* must be 2 for this Conv2d, got 1"):
         gnt.GnT([by_hand(net)[1]])
@@ -102,11 +102,11 @@ def test_groups_of_a_grouped_convolution_are_its_own():
 
 def test_a_layer_that_reads_itself_is_refused():
     layer = nn.Linear(8, 8)
-    with pytest.raises(ValueError, match="'0' is a producer and a consumer of unit group '0'"):
+    with pytest.raises(ValueError, match="'0' is both a producer and a consumer of unit group '0'"):
         gnt.GnT([by_hand(incoming={"module": layer}, outgoing={"module": layer})[1]])
 
 
-def test_a_unit_belongs_to_one_group():
+def test_a_unit_in_two_groups_is_refused():
     net = mlp(4, 8, 2)
     groups = gnt.trace(net, torch.randn(1, 4))
     for twice in (groups + groups, [*groups, *gnt.trace(net, torch.randn(1, 4))]):
@@ -120,7 +120,7 @@ def test_a_unit_belongs_to_one_group():
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda layer: layer.weight.requires_grad_(False), "is frozen"),
         (parametrizations.weight_norm, "parametrized"),
@@ -130,29 +130,29 @@ def test_a_unit_belongs_to_one_group():
         ),
     ],
 )
-def test_groups_of_a_network_that_was_changed_after_its_trace_are_refused(change, told):
+def test_groups_are_refused_if_the_network_was_changed_after_tracing(change, message):
     net = mlp(4, 8, 2)
     groups = gnt.trace(net, torch.randn(1, 4))
     change(net[0])
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     before = copy.deepcopy(net.state_dict())
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         gnt.GnT(groups, optimizer)
     assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
 
 
-def test_one_group_and_groups_among_layers_are_refused():
+def test_a_single_group_and_a_mixed_list_are_refused():
     _, group = by_hand()
-    with pytest.raises(TypeError, match=r"a list of unit groups, got one: give \[group\] for group '0'"):
+    with pytest.raises(TypeError, match=r"a list of unit groups, got one: pass \[group\] for group '0'"):
         gnt.GnT(group)
     with pytest.raises(TypeError, match="a list of layers or a list of unit groups, got both: also ReLU"):
         gnt.GnT([group, nn.ReLU()])
-    with pytest.raises(TypeError, match=r"Groups must be of gnt.UnitGroup, got int"):
+    with pytest.raises(TypeError, match=r"Groups must contain only gnt.UnitGroup, got int"):
         gnt.Groups([1, 2])
 
 
-def test_an_activation_that_no_group_knows_can_be_named_to_the_engine():
+def test_the_engine_argument_replaces_an_activation_without_gain():
     _, group = by_hand(activation=("erf", None))
     with pytest.raises(ValueError, match="activation 'erf' has no known gain: pass activation=NAME"):
         gnt.GnT([group])

@@ -1,4 +1,4 @@
-"""Walking: what a list of layers becomes, and what stands between units and their consumers."""
+"""gnt.walk: groups of a list of layers, and the layers between producers and consumers."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def conv(kind: int = 2, out: int = 6) -> nn.Module:
     return (nn.Conv1d, nn.Conv2d, nn.Conv3d)[kind - 1](3, out, 3)
 
 
-# what stands between -> activation, number of per-unit modules, positions per unit
+# list of layers, activation, number of per-unit modules, positions per unit
 BETWEEN = {
     "functional tanh": ([nn.Linear(4, 6), torch.tanh, nn.Linear(6, 2)], "tanh", 0, 1),
     "gelu": ([nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 2)], "gelu", 0, 1),
@@ -96,14 +96,14 @@ BETWEEN = {
 
 
 @pytest.mark.parametrize(("given", "activation", "norms", "block"), BETWEEN.values(), ids=BETWEEN)
-def test_what_stands_between_is_recognised(given, activation, norms, block):
+def test_layers_between_producer_and_consumer_are_recognised(given, activation, norms, block):
     (group,) = gnt.walk(given)
     assert group.activation[0] == activation
     assert (group.num_units, len(group.norms), group.outgoing[0].block) == (6, norms, block)
 
 
 class Noise(nn.Module):
-    """Without parameters, so that it is probed; random, and it counts its calls."""
+    """A random module without parameters, which is probed; it counts its calls."""
 
     calls = 0
 
@@ -112,7 +112,7 @@ class Noise(nn.Module):
         return x + torch.rand(1)
 
 
-def test_probing_leaves_the_layer_and_the_generator_alone():
+def test_probing_does_not_change_the_layer_and_the_generator():
     noise = Noise()
     layers = [nn.Linear(4, 6), F.relu, noise, nn.Linear(6, 2)]
     before = torch.get_rng_state()
@@ -122,27 +122,27 @@ def test_probing_leaves_the_layer_and_the_generator_alone():
     assert noise.calls == 0
 
 
-def test_the_activation_that_no_list_shows():
-    unlisted = [nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 2)]
-    assert [g.activation for g in gnt.walk(unlisted)] == [None, None]
-    assert [g.activation for g in gnt.walk(unlisted, activation="tanh")] == [("tanh", None)] * 2
-    assert [g.activation for g in gnt.walk(nn.ModuleList(unlisted), activation="Swish")] == [("silu", None)] * 2
-    # a Sequential computes what it lists, and lists no activation
-    assert [g.activation for g in gnt.walk(nn.Sequential(*unlisted))] == [("identity", None)] * 2
-    # the forward of a model may apply one between its layers
-    assert [g.activation for g in gnt.walk(WithLayers(nn.Sequential(*unlisted)))] == [None, None]
-    assert [g.activation for g in gnt.walk(nn.Sequential(*unlisted), activation="relu")] == [("relu", None)] * 2
-    # what the list shows counts, but for a function of which no gain is known
-    shown = [nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), lambda x: x.relu(), nn.Linear(5, 2)]
-    assert [g.activation for g in gnt.walk(shown, activation="relu")] == [("tanh", None), ("relu", None)]
+def test_the_activation_argument_applies_where_the_list_contains_none():
+    plain = [nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 2)]
+    assert [g.activation for g in gnt.walk(plain)] == [None, None]
+    assert [g.activation for g in gnt.walk(plain, activation="tanh")] == [("tanh", None)] * 2
+    assert [g.activation for g in gnt.walk(nn.ModuleList(plain), activation="Swish")] == [("silu", None)] * 2
+    # a Sequential computes exactly its list, which contains no activation
+    assert [g.activation for g in gnt.walk(nn.Sequential(*plain))] == [("identity", None)] * 2
+    # the forward of a model may apply an activation between its layers
+    assert [g.activation for g in gnt.walk(WithLayers(nn.Sequential(*plain)))] == [None, None]
+    assert [g.activation for g in gnt.walk(nn.Sequential(*plain), activation="relu")] == [("relu", None)] * 2
+    # activations in the list take precedence, except a function without known gain
+    activated = [nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), lambda x: x.relu(), nn.Linear(5, 2)]
+    assert [g.activation for g in gnt.walk(activated, activation="relu")] == [("tanh", None), ("relu", None)]
 
 
-def test_leaky_kinds_bring_their_slope():
-    shown = [nn.Linear(4, 6), nn.LeakyReLU(0.3), nn.Linear(6, 5), nn.RReLU(0.1, 0.3), nn.Linear(5, 2)]
-    assert [g.activation for g in gnt.walk(shown)] == [("leaky_relu", 0.3), ("rrelu", 0.2)]
+def test_leaky_activations_have_their_slope():
+    activated = [nn.Linear(4, 6), nn.LeakyReLU(0.3), nn.Linear(6, 5), nn.RReLU(0.1, 0.3), nn.Linear(5, 2)]
+    assert [g.activation for g in gnt.walk(activated)] == [("leaky_relu", 0.3), ("rrelu", 0.2)]
 
 
-def test_a_group_prints_what_it_is():
+def test_a_group_prints_its_slots():
     net = nn.Sequential(
         *(nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU()),
         *(nn.Conv2d(6, 4, 3, groups=2), nn.Softplus(), nn.Flatten()),
@@ -160,10 +160,10 @@ def test_a_group_prints_what_it_is():
         "  producer  3 Conv2d (rows)",
         "  consumer  6 Linear (columns, 9 per unit), no bias: the mean feature is not transferred",
     ]
-    assert str(gnt.walk(layers()[:1] + layers()[2:3])[0]).startswith("0: 8 units, no activation seen")
+    assert str(gnt.walk(layers()[:1] + layers()[2:3])[0]).startswith("0: 8 units, unknown activation")
 
 
-def test_groups_of_a_model_and_of_a_part_of_it_are_the_same_tensors():
+def test_groups_of_a_model_and_of_a_part_of_it_have_the_same_tensors():
     net = nested()
     (whole, _), (part,) = gnt.walk(net), gnt.walk([net[0], net[1][0]])
     assert [id(p) for _, p, _ in whole.slices()] == [id(p) for _, p, _ in part.slices()]

@@ -1,4 +1,4 @@
-"""Simple groups tested by torch's operations: means of features and weights, and what a measure makes of them."""
+"""Evaluation of simple groups by torch operations: means of features and weights, and the measure from these means."""
 
 from __future__ import annotations
 
@@ -7,69 +7,70 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gnt.importance._evaluate.layout import Place, Places, WeightPlace
-from gnt.importance._shared_state import FlatState
+from gnt.importance._evaluate.layout import GroupLayout, MeansLayout, WeightMeans
+from gnt.importance._shared_state import SharedState
 
-# |w| is taken in parts that stay in a core's cache: a temporary of full size would be written to memory and read again
+# |w| is computed in parts that fit into a core's cache: a temporary of full size would be written to memory and read
+# back
 _PART = 1 << 18
 
 
-class ByTorch:
-    """The plain operations; they run everywhere.
+class EagerEvaluation:
+    """Evaluation by torch operations, on any device.
 
     Args:
-        places: where the numbers go.
-        flat: the groups' state.
-        reads: which signals the measure reads, as `gnt.utility.Measure` says.
+        layout: where the means are stored.
+        shared: the groups' state.
+        reads: the signals that the measure reads.
     """
 
-    def __init__(self, places: Places, flat: FlatState, reads: frozenset[str]) -> None:
-        self._places, self._flat = places, flat
+    def __init__(self, layout: MeansLayout, shared: SharedState, reads: frozenset[str]) -> None:
+        self._layout, self._shared = layout, shared
         self._feature = bool(reads & {"magnitude", "deviation"})
-        self._centred, self._outgoing, self._incoming = (
+        self._centered, self._outgoing, self._incoming = (
             name in reads for name in ("deviation", "outgoing", "incoming")
         )
         self._buffer: Tensor | None = None
 
-    def test(self, features: Sequence[Tensor]) -> None:
-        """Mean feature and worth of each unit; ``features`` are those of the simple groups."""
-        self._test_features(features)
-        for weight in self._places.weights:
-            self._test_weight(weight.module.weight, weight)  # type: ignore[arg-type]
-        if self._places.uniform:
-            places = self._places
-            self._judge(places.feature, places.outgoing, places.incoming, 1, self._flat.all_worths)
+    def evaluate(self, features: Sequence[Tensor]) -> None:
+        """Compute mean feature and utility of each unit; ``features`` are those of the simple groups."""
+        self._reduce_features(features)
+        for means in self._layout.weights:
+            self._reduce_weight(means.module.weight, means)  # type: ignore[arg-type]
+        if self._layout.uniform:
+            layout = self._layout
+            self._combine(layout.feature, layout.outgoing, layout.incoming, 1, self._shared.all_utilities)
             return
-        for place in self._places.simple:
-            self._judge(place.feature, place.outgoing, place.incoming, place.block, place.worth)
+        for group in self._layout.simple:
+            self._combine(group.feature, group.outgoing, group.incoming, group.block, group.utility)
 
-    def _test_features(self, features: Sequence[Tensor]) -> None:
-        """Mean features, and mean |h| (or where the measure subtracts it: mean |h - f^|) of each position."""
-        places = self._places.simple
-        arranged = [_arrange(feature, place) for feature, place in zip(features, places, strict=True)]
-        for feature, place in zip(arranged, places, strict=True):
+    def _reduce_features(self, features: Sequence[Tensor]) -> None:
+        """Mean features, and mean |h| (or, for mean-corrected measures, mean |h - f^|) of each position."""
+        groups = self._layout.simple
+        arranged = [_arrange(feature, group) for feature, group in zip(features, groups, strict=True)]
+        for feature, group in zip(arranged, groups, strict=True):
             samples = (0, 2) if feature.ndim == 3 else 0
-            if place.block == 1:
-                torch.mean(feature, samples, out=place.mean)
+            if group.block == 1:
+                torch.mean(feature, samples, out=group.mean)
             else:
-                torch.mean(feature.mean(samples).view(-1, place.block), 1, out=place.mean)
+                torch.mean(feature.mean(samples).view(-1, group.block), 1, out=group.mean)
         if not self._feature:
             return
-        centres = self._flat.centre() if self._centred else []
-        for feature, place in zip(arranged, places, strict=True):
-            if self._centred:
-                centre = centres[place.number].view(-1)
-                centre = centre.repeat_interleave(place.block) if place.block > 1 else centre
-                magnitude = (feature - (centre[:, None] if feature.ndim == 3 else centre)).abs_()
+        centers = self._shared.centers() if self._centered else []
+        for feature, group in zip(arranged, groups, strict=True):
+            if self._centered:
+                center = centers[group.number].view(-1)
+                center = center.repeat_interleave(group.block) if group.block > 1 else center
+                magnitude = (feature - (center[:, None] if feature.ndim == 3 else center)).abs_()
             else:
                 magnitude = feature.abs()
-            torch.mean(magnitude, (0, 2) if feature.ndim == 3 else 0, out=place.feature)
+            torch.mean(magnitude, (0, 2) if feature.ndim == 3 else 0, out=group.feature)
 
-    def _test_weight(self, weight: Tensor, place: WeightPlace) -> None:
-        """Mean |w| of each row and column, as far as they are wanted."""
-        rows, columns, groups = place.rows, place.columns, place.groups
+    def _reduce_weight(self, weight: Tensor, means: WeightMeans) -> None:
+        """Mean |w| of each row and column that is read."""
+        rows, columns, groups = means.rows, means.columns, means.groups
         if weight.ndim == 2 and groups == 1 and weight.numel() > 2 * _PART:
-            self._in_parts(weight, rows, columns)
+            self._reduce_in_parts(weight, rows, columns)
             return
         magnitude = weight.abs()
         if columns is not None and weight.ndim == 2 and groups == 1:
@@ -80,7 +81,7 @@ class ByTorch:
         if rows is not None:
             torch.mean(magnitude.flatten(1), 1, out=rows)
 
-    def _in_parts(self, weight: Tensor, rows: Tensor | None, columns: Tensor | None) -> None:
+    def _reduce_in_parts(self, weight: Tensor, rows: Tensor | None, columns: Tensor | None) -> None:
         width = weight.shape[1]
         parts = torch.split(weight, max(1, _PART // width))
         if self._buffer is None or self._buffer.numel() < parts[0].numel() or self._buffer.dtype != weight.dtype:
@@ -98,23 +99,23 @@ class ByTorch:
         if columns is not None:
             torch.sum(sums, 0, out=columns).div_(len(weight))
 
-    def _judge(self, feature: Tensor, outgoing: Tensor, incoming: Tensor, block: int, out: Tensor) -> None:
-        """The mean over a unit's positions of the product, divided by the incoming weights."""
+    def _combine(self, feature: Tensor, outgoing: Tensor, incoming: Tensor, block: int, out: Tensor) -> None:
+        """The mean over a unit's positions of feature * outgoing, divided by the mean incoming weight."""
         if self._feature and self._outgoing:
-            worth = torch.mul(feature, outgoing, out=None if self._incoming or block > 1 else out)
+            utility = torch.mul(feature, outgoing, out=None if self._incoming or block > 1 else out)
         else:
-            worth = feature if self._feature else outgoing if self._outgoing else torch.ones_like(incoming)
-        if len(worth) > len(out):
-            worth = worth.view(-1, block).mean(1)
+            utility = feature if self._feature else outgoing if self._outgoing else torch.ones_like(incoming)
+        if len(utility) > len(out):
+            utility = utility.view(-1, block).mean(1)
         if self._incoming:
-            worth = torch.div(worth, incoming.clamp_min(torch.finfo(incoming.dtype).eps), out=out)
-        if worth is not out:
-            out.copy_(worth)
+            utility = torch.div(utility, incoming.clamp_min(torch.finfo(incoming.dtype).eps), out=out)
+        if utility is not out:
+            out.copy_(utility)
 
 
-def _arrange(feature: Tensor, place: Place) -> Tensor:
+def _arrange(feature: Tensor, group: GroupLayout) -> Tensor:
     """(samples, positions), or (samples, positions, sites) for a convolution."""
-    spatial = place.spatial
+    spatial = group.spatial
     if spatial == 0:
         return feature if feature.ndim == 2 else feature.reshape(-1, feature.shape[-1])
     return feature.reshape(-1, feature.shape[-spatial - 1], feature.shape[-spatial:].numel())

@@ -1,132 +1,182 @@
-"""Tester: the test of generate and test. Every unit's mean feature and worth, and the running averages of both.
+"""Evaluator: computes every unit's mean feature and utility, and updates the running averages of both.
 
-Groups that are simple (`gnt.places`) are tested side by side, if the measure is a product of what features and weights
-say; any other group, measure or batch goes by `gnt.utility`, group by group. The results stand in one tensor of all
-groups (`gnt.flat_state`) until `advance`.
+Simple groups (`layout`) are evaluated together if the measure is a product of signals; any other group, measure or
+batch is evaluated group by group. The results are kept in one tensor of all groups (`SharedState`) until `advance`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from gnt._kernels import SCALARS
-from gnt.importance._evaluate.cpp import ByKernels
-from gnt.importance._evaluate.eager import ByTorch
-from gnt.importance._evaluate.layout import Places, WeightPlace
-from gnt.importance._shared_state import FlatState, join
-from gnt.importance._signals import Measure, Signals, assess, undrawn_on_error
+from gnt.importance._evaluate.cpp import KernelEvaluation
+from gnt.importance._evaluate.eager import EagerEvaluation
+from gnt.importance._evaluate.layout import MeansLayout, WeightMeans
+from gnt.importance._feature_buffer import FeatureBatch
+from gnt.importance._registry import Measure, compute_measure, restore_generators_on_error
+from gnt.importance._shared_state import SharedState, group_by_device_and_dtype
+from gnt.importance._signals import Signals
 from gnt.units import UnitGroup
 
+MakeSignals = Callable[[FeatureBatch], list[Signals]]
 
-class Tester:
-    """Tests the units of ``groups`` by a measure. ``kernels``: by kernels in C++ where the network is on the CPU."""
+
+class Evaluator:
+    """Evaluates the units of ``groups`` by a measure.
+
+    Args:
+        groups: the unit groups.
+        measure: the measure.
+        name: its name, for messages.
+        kernels: use the C++ kernels for networks on the CPU.
+    """
 
     def __init__(self, groups: Sequence[UnitGroup], measure: Measure, name: str, *, kernels: bool) -> None:
-        self._measure, self._name, self._kernels = measure, name, kernels
-        self.cohorts: list[_Cohort] = []
-        self._weights: Mapping[int, WeightPlace] | None = None
-        self.settle(groups)
+        self._groups, self._measure, self._name, self._kernels = groups, measure, name, kernels
+        self._first_taps = [0]
+        for group in groups:
+            self._first_taps.append(self._first_taps[-1] + len(group.taps))
+        self.parts: list[_SharedPart] = []
+        self._weight_means: Mapping[int, WeightMeans] | None = None
+        self.share_states()
 
-    def settle(self, groups: Sequence[UnitGroup]) -> None:
-        """Join the groups' states, wherever they are now."""
-        self._weights = None
-        self.cohorts = [
-            _Cohort(numbers, [groups[i] for i in numbers], self._measure, kernels=self._kernels)
-            for numbers in join([group.state for group in groups])
+    def share_states(self) -> None:
+        """Join the states of groups with the same device and dtype, as they are now."""
+        self._weight_means = None
+        self.parts = [
+            _SharedPart(
+                numbers,
+                [self._groups[i] for i in numbers],
+                [self._first_taps[i] for i in numbers],
+                self._measure,
+                kernels=self._kernels,
+            )
+            for numbers in group_by_device_and_dtype([group.state for group in self._groups])
         ]
 
-    @property
-    def holds(self) -> bool:
-        """Whether the states still are where they were joined."""
-        return all(cohort.flat.holds for cohort in self.cohorts)
+    def follow_network(self) -> bool:
+        """Move the states to the device and dtype of their weights; True if states were moved or joined again."""
+        for part in self.parts:
+            if not part.is_current():
+                break
+        else:
+            return False
+        for group in self._groups:
+            weight = group.incoming[0].weight
+            if not _fits(group.state.utility, weight):
+                group.state.move_to(weight)
+        self.share_states()
+        return True
 
     @property
-    def weights(self) -> Mapping[int, WeightPlace]:
-        """Where the means of |w| are wanted, by the id of the matrix; the same object until states are joined anew."""
-        if self._weights is None:
-            places = [cohort.places for cohort in self.cohorts if cohort.places is not None and cohort.compiled]
-            self._weights = {
-                id(weight): place
-                for each in places
-                for place in each.weights
-                if place.groups == 1 and isinstance(weight := place.module.weight, Tensor) and weight.ndim == 2
+    def weight_means(self) -> Mapping[int, WeightMeans]:
+        """Where the means of |w| of weight matrices are stored, by the id of the matrix, for an optimizer's kernel.
+
+        The same object until states are shared again.
+        """
+        if self._weight_means is None:
+            layouts = [part.layout for part in self.parts if part.layout is not None and part.uses_kernels]
+            self._weight_means = {
+                id(weight): means
+                for layout in layouts
+                for means in layout.weights
+                if means.groups == 1 and isinstance(weight := means.module.weight, Tensor) and weight.ndim == 2
             }
-        return self._weights
+        return self._weight_means
 
-    def assess(self, signals: Sequence[Signals]) -> None:
-        """Test all groups. Changes nothing that lasts.
+    def evaluate(
+        self, features: FeatureBatch, make_signals: MakeSignals, shared_signals: Sequence[Signals] | None = None
+    ) -> None:
+        """Evaluate all groups; no running average changes.
+
+        Args:
+            features: of all groups.
+            make_signals: creates the signals of all groups, for groups that are evaluated one by one.
+            shared_signals: signals with the means over several processes, to be used for all groups.
 
         Raises:
-            FloatingPointError: on the CPU, features or weights that are not finite. Other devices are not asked.
+            FloatingPointError: features or weights that are not finite (checked on the CPU only).
         """
         if self._measure.product:
-            self._test(signals)
-        else:
-            with undrawn_on_error([signals[0].generator]):
-                self._test(signals)
+            self._evaluate(features, make_signals, shared_signals)
+            return
+        signals = make_signals(features) if shared_signals is None else shared_signals
+        with restore_generators_on_error([signals[0].generator]):
+            self._evaluate(features, make_signals, signals)
 
-    def _test(self, signals: Sequence[Signals]) -> None:
-        for cohort in self.cohorts:
-            mine = [signals[i] for i in cohort.numbers]
-            tested = cohort.side_by_side(mine)
-            for i, each in enumerate(mine):
-                if i not in tested:
-                    mean, worth = assess(self._measure, self._name, each)
-                    cohort.flat.means[i].copy_(mean, non_blocking=True)
-                    cohort.flat.worths[i].copy_(worth, non_blocking=True)
-        for cohort in self.cohorts:
-            if cohort.asks and not cohort.flat.finite:
-                name = signals[cohort.numbers[cohort.flat.first_broken()]].group.name
+    def _evaluate(self, features: FeatureBatch, make_signals: MakeSignals, signals: Sequence[Signals] | None) -> None:
+        for part in self.parts:
+            simple = signals is None and part.evaluate_simple(features.plain)
+            if simple and part.all_simple:
+                continue
+            signals = make_signals(features) if signals is None else signals
+            for i, number in enumerate(part.numbers):
+                if not simple or i not in part.simple:
+                    mean, utility = compute_measure(self._measure, self._name, signals[number])
+                    part.shared.means[i].copy_(mean, non_blocking=True)
+                    part.shared.utilities[i].copy_(utility, non_blocking=True)
+        for part in self.parts:
+            if part.on_cpu and not part.shared.is_finite():
+                name = self._groups[part.numbers[part.shared.first_nonfinite()]].name
                 raise FloatingPointError(
                     f"features or weights of group {name!r} are not finite, so its units cannot be compared; nothing "
                     "was changed"
                 )
 
-    def assess_by_kernel(self, features: Sequence[Tensor]) -> bool:
-        """Test all groups by one kernel; or return False, where that cannot be done or something is not finite."""
-        (cohort,) = self.cohorts
-        by = cohort.by
-        return isinstance(by, ByKernels) and by.test_by_kernel(features) and cohort.flat.finite
-
-    @property
-    def by_kernel(self) -> bool:
-        """Whether all groups are simple, and a kernel is there for them."""
-        cohort = self.cohorts[0]
-        return len(self.cohorts) == 1 and isinstance(cohort.by, ByKernels) and cohort.simple == set(cohort.numbers)
-
     def advance(self) -> None:
-        """Everybody one older; what was tested enters the running averages."""
-        for cohort in self.cohorts:
-            cohort.flat.advance(asked=cohort.asks)
+        """Make one update: ages increase by one, and the measured values enter the running averages."""
+        for part in self.parts:
+            part.shared.advance(checked=part.on_cpu)
 
 
-class _Cohort:
+class _SharedPart:
     """Groups whose states have the same device and dtype; ``numbers`` are theirs among all groups."""
 
-    def __init__(self, numbers: list[int], groups: list[UnitGroup], measure: Measure, *, kernels: bool) -> None:
-        dtype, device = groups[0].state.utility.dtype, groups[0].state.utility.device
-        self.asks = device.type == "cpu"  # there, reading an answer waits for nothing
-        self.compiled = compiled = kernels and self.asks and dtype in SCALARS
+    def __init__(
+        self, numbers: list[int], groups: list[UnitGroup], first_taps: list[int], measure: Measure, *, kernels: bool
+    ) -> None:
+        self._dtype, self._device = groups[0].state.utility.dtype, groups[0].state.utility.device
+        self.on_cpu = self._device.type == "cpu"  # reading a value does not wait for a device
+        self.uses_kernels = kernels and self.on_cpu and self._dtype in SCALARS
         self.numbers = numbers
-        self.flat = FlatState([group.state for group in groups], compiled=compiled)
-        self.places = Places(groups, self.flat, measure.reads) if measure.product else None
-        self.by = (ByKernels if compiled else ByTorch)(self.places, self.flat, measure.reads) if self.places else None
-        self.simple = frozenset(place.number for place in self.places.simple) if self.places else frozenset()
+        self.shared = SharedState([group.state for group in groups], kernels=self.uses_kernels)
+        self._parameters = [group.incoming[0].module._parameters for group in groups]
+        self.layout = MeansLayout(groups, first_taps, self.shared, measure.reads) if measure.product else None
+        evaluation = KernelEvaluation if self.uses_kernels else EagerEvaluation
+        self._evaluation = evaluation(self.layout, self.shared, measure.reads) if self.layout else None
+        self.simple = frozenset(group.number for group in self.layout.simple) if self.layout else frozenset()
+        self.all_simple = len(self.simple) == len(groups)
 
-    def side_by_side(self, signals: Sequence[Signals]) -> frozenset[int]:
-        """Test the simple groups, if what their consumers read is plain -> the numbers of those that were tested."""
-        if not self.simple:
-            return self.simple
-        assert self.places is not None
-        assert self.by is not None
+    def is_current(self) -> bool:
+        """True if all weights have the device and dtype of this part, and the states are still views of it."""
+        for parameters in self._parameters:
+            weight = parameters["weight"]
+            assert weight is not None
+            if weight.device != self._device:
+                return False
+            if weight.dtype is not self._dtype and torch.promote_types(weight.dtype, torch.float32) != self._dtype:
+                return False
+        return all(state.utility is view for state, view in self.shared.shared_views)
+
+    def evaluate_simple(self, plain: Sequence[Tensor | None]) -> bool:
+        """Evaluate the simple groups and return True if the feature of each is one plain, contiguous tensor."""
+        if self.layout is None or not self.simple:
+            return False
+        assert self._evaluation is not None
         features = []
-        for place in self.places.simple:
-            each = signals[place.number]
-            feature = None if each.shared else place.reads(each.batch)
-            if feature is None:
-                return frozenset()
+        for group in self.layout.simple:
+            feature = plain[group.tap]
+            if feature is None or feature.dtype is not self._dtype or not feature.is_contiguous():
+                return False
             features.append(feature)
-        self.by.test(features)
-        return self.simple
+        self._evaluation.evaluate(features)
+        return True
+
+
+def _fits(state: Tensor, weight: Tensor) -> bool:
+    """True if a state tensor has the device of the weight and is wide enough for its dtype."""
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    return state.device == weight.device and (state.dtype == weight.dtype or state.dtype == wide)

@@ -1,19 +1,19 @@
-"""One graph: a learner's whole step, forward, loss, backward, optimizer and the engine's update, as one compiled graph.
+"""A learner's whole step as one compiled graph: forward, loss, backward, optimizer and the engine's update.
 
-plan       which tensors the step reads and writes              plan.py, sites.py
-trace      the step of `gnt.learner`, on traced tensors         tracing.py, rules.py (optimizers), watch.py (the engine)
-compile    by the compiler of `torch.compile`, shared by text   compiler.py
-run        gather the tensors, call the graph, look at its      graphs.py
-           status; what is due is known on the host, and
-           only then is anything selected and replaced,
-           operation by operation, on the same tensors
+1. The first step of each kind (shapes, modes, options) runs eagerly (cache.py, step_key.py).
+2. guards.py refuses what a graph would leave out; inputs.py and tensor_slots.py list the tensors that a step reads and
+   writes.
+3. capture.py traces the step on these tensors, with functional_optimizers.py in place of the optimizer,
+   functional_update.py in place of the engine's update, and decompositions.py for small matrix products.
+4. compiler.py compiles the graph. Learners with equal graphs share the result.
+5. From then on compiled_step.py collects the tensors, calls the graph and reads its status. Units that are due are
+   selected and replaced afterwards, eagerly, on the same tensors.
 
-All values that change from step to step are tensors that the graph reads: the options of the optimizer, the number of
-updates, the counts. So nothing is compiled anew with time, and what cannot be in a graph is refused (admission.py).
+Every value that changes between steps (learning rate, betas, update count, ...) is a tensor that the graph reads, so
+no graph is compiled again as training goes on.
 """
 
-from gnt.learners._compile.cache import Graphs, not_finite
-from gnt.learners._compile.compiler import count
-from gnt.learners._compile.functional_update import Watch
+from gnt.learners._compile.cache import CompiledSteps
+from gnt.learners._compile.compiler import compilation_count
 
-__all__ = ["Graphs", "Watch", "count", "not_finite"]
+__all__ = ["CompiledSteps", "compilation_count"]

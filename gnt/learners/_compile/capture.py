@@ -1,10 +1,10 @@
-"""Tracing: one whole step, written down as a graph of torch operations that reads and writes what its plan names."""
+"""Capture of a whole training step as a graph of torch operations."""
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,86 +13,87 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from gnt.learners._compile.decompositions import TABLE
-from gnt.learners._compile.inputs import BAD_GROUP, BAD_LOSS, FINE, Parts, Plan, parts
-from gnt.learners._compile.tensor_slots import attributes, restore, set_between
+from gnt.learners._compile.decompositions import DECOMPOSITIONS
+from gnt.learners._compile.functional_optimizers import ParameterStep
+from gnt.learners._compile.inputs import NONFINITE_GROUP, NONFINITE_LOSS, STATUS_OK, GraphInputs, UnpackedInputs
+from gnt.learners._compile.tensor_slots import attributes, changed_attributes, restore_attributes
+from gnt.learners._training_step import TrainingStep
 
-if TYPE_CHECKING:
-    from gnt.learners.backprop import Backprop
+Writes = list[tuple[Tensor, Tensor]]  # a tensor, and the value that is written to it
 
 ADVICE = "leave compile=False for this network"
-_LARGE = 4096  # elements
+_LARGE = 4096  # elements of a parameter
 
 
-def trace(learner: Backprop, plan: Plan, inputs: Sequence[Tensor]) -> tuple[GraphModule, list[Tensor]]:
-    """The graph of one step, which returns loss, output and status, and fake tensors like its inputs.
+def capture_step(step: TrainingStep, inputs: GraphInputs, values: Sequence[Tensor]) -> tuple[GraphModule, list[Tensor]]:
+    """The graph of one step, which returns loss, output and status, and fake tensors with the layouts of its inputs.
 
     Raises:
-        RuntimeError: the network does something that a graph would leave out, or freeze.
+        RuntimeError: the network does something that a graph would leave out, or turn into a constant.
     """
     with FakeTensorMode() as mode:
-        fakes = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) for t in inputs]
-    modules = plan.sites.modules
-    before, drawn = attributes(modules), (random.getstate(), str(np.random.get_state()))
+        fakes = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) for t in values]
+    modules = inputs.slots.modules
+    before, random_states = attributes(modules), _random_states()
     caches_casts = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
     try:
         with mode, torch.compiler.set_stance("force_eager"):
-            graph = make_fx(lambda *inputs: _step(learner, plan, parts(plan, inputs)), TABLE)(*fakes)
+            graph = make_fx(lambda *traced: _traced_step(step, inputs, inputs.unpack(traced)), DECOMPOSITIONS)(*fakes)
     except Exception as error:
-        raise RuntimeError(_why(learner, error)) from error
+        raise RuntimeError(_explanation(step, error)) from error
     finally:
         torch.set_autocast_cache_enabled(caches_casts)
-        learner._no_samples()
-        changed = set_between(before, attributes(modules))
-        restore(modules, before)
+        step.discard()
+        changed = changed_attributes(before, attributes(modules))
+        restore_attributes(modules, before)
     if changed:
         raise RuntimeError(
-            f"compile=True: the forward of {type(learner.net).__name__} sets {', '.join(changed)}, and compiled code "
+            f"compile=True: the forward of {type(step.network).__name__} sets {', '.join(changed)}, and compiled code "
             f"would not: make it a buffer that the forward changes in place, or {ADVICE}"
         )
-    if drawn != (random.getstate(), str(np.random.get_state())):
+    if random_states != _random_states():
         raise RuntimeError(
-            f"compile=True: the forward of {type(learner.net).__name__} draws from Python's or NumPy's random numbers, "
-            f"which compiled code would freeze: draw from torch's, or {ADVICE}"
+            f"compile=True: the forward of {type(step.network).__name__} draws from Python's or NumPy's random "
+            f"numbers, which compiled code would repeat in every step: draw from torch's, or {ADVICE}"
         )
     return graph, fakes
 
 
-def _step(learner: Backprop, plan: Plan, at: Parts) -> tuple[Tensor, ...]:
-    """`Backprop.learn` on traced tensors: what it writes is written at its end, and only if the loss is finite."""
-    sites, watch = plan.sites, plan.watch
-    with torch.enable_grad(), sites.lent():
-        here = [_leaf(own, value) for own, value in zip(sites.tensors(), at.values, strict=True)]
-        for each in plan.trained:
-            here[each.place] = at.values[each.place].detach().requires_grad_()
-        sites.hang(here)
-        if watch is not None:
-            watch.hang(at.states, at.updates)
-        try:
-            output, features = learner._forward(at.x)
-            loss = learner._loss_of(output, at.y)
-            prepared = learner._before_step(features)
-            total = loss if loss.ndim == 0 else loss.sum()
-            grads = torch.autograd.grad(total, [here[each.place] for each in plan.trained])
-            prepared = learner._after_backward(prepared)
-            with torch.no_grad():
-                ok = torch.isfinite(loss).all() if plan.masked else None
-                writes = _buffers(plan, at.values, here)
-                moves, shared = _optimize(plan, at, grads)
-                writes += moves
-                writes = [(to, value if ok is None else torch.where(ok, value, to)) for to, value in writes]
-                moved = {id(to): value for to, value in writes}
-                sites.hang([moved.get(id(value), value) for value in at.values])
-                status = _status(ok, None)
-                if watch is not None:
-                    after, finite = watch.update(prepared, at.drawn, ok)
-                    status = _status(ok, finite)
-                    one_more = 1 if ok is None else (status == FINE)
-                    writes += [*zip(at.states, after, strict=True), (at.updates, at.updates + one_more)]
-        finally:
-            if watch is not None:
-                watch.unhang()
+def _random_states() -> tuple[object, str]:
+    return random.getstate(), str(np.random.get_state())
+
+
+def _traced_step(step: TrainingStep, inputs: GraphInputs, at: UnpackedInputs) -> tuple[Tensor, ...]:
+    """`TrainingStep.run` on traced tensors. All writes come at the end, and happen only if the loss is finite."""
+    slots, update = inputs.slots, inputs.update
+    traced_states = update.traced_states(at.unit_states, at.updates) if update is not None else contextlib.nullcontext()
+    with torch.enable_grad(), slots.restored_afterwards(), traced_states:
+        local = [_leaf(own, value) for own, value in zip(slots.tensors(), at.values, strict=True)]
+        for each in inputs.trained:
+            local[each.index] = at.values[each.index].detach().requires_grad_()
+        slots.fill(local)
+        output, features = step.forward(at.x)
+        loss = step.compute_loss(output, at.y)
+        batches = step.take_features(features)
+        total = loss if loss.ndim == 0 else loss.sum()
+        grads = torch.autograd.grad(total, [local[each.index] for each in inputs.trained])
+        batches = step.after_backward(batches)
+        with torch.no_grad():
+            finite_loss = torch.isfinite(loss).all() if inputs.checks_finite else None
+            writes = _buffer_writes(inputs, at.values, local)
+            optimizer_writes, shared = _optimizer_writes(inputs, at, grads)
+            writes += optimizer_writes
+            if finite_loss is not None:
+                writes = [(to, torch.where(finite_loss, value, to)) for to, value in writes]
+            new_values = {id(to): value for to, value in writes}
+            slots.fill([new_values.get(id(value), value) for value in at.values])
+            status = _status(finite_loss, None)
+            if update is not None:
+                unit_states, finite_groups = update.update(batches, at.drawn, finite_loss)
+                status = _status(finite_loss, finite_groups)
+                counted = 1 if finite_loss is None else (status == STATUS_OK)
+                writes += [*zip(at.unit_states, unit_states, strict=True), (at.updates, at.updates + counted)]
     with torch.no_grad():
         for to, value in writes:
             if value is not to:
@@ -101,48 +102,56 @@ def _step(learner: Backprop, plan: Plan, at: Parts) -> tuple[Tensor, ...]:
 
 
 def _leaf(own: Tensor, value: Tensor) -> Tensor:
-    """What the forward reads: of buffers a copy, which it may change."""
+    """What the forward reads for a tensor; a copy for a buffer, which the forward may change."""
     return value.detach() if isinstance(own, torch.nn.Parameter) else value.detach().clone()
 
 
-def _buffers(plan: Plan, values: Sequence[Tensor], here: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """What the forward did to its copies. Batch norm does not count it as a change that it changed its statistics."""
-    pairs = zip(plan.sites.tensors(), values, here, strict=True)
-    others = [(id(own), value, copy) for own, value, copy in pairs if not isinstance(own, torch.nn.Parameter)]
-    return [(value, copy) for own, value, copy in others if copy._version > 0 or own in plan.shown.changed]
+def _buffer_writes(inputs: GraphInputs, values: Sequence[Tensor], local: Sequence[Tensor]) -> Writes:
+    """The buffers that the forward changed.
 
-
-def _optimize(plan: Plan, at: Parts, grads: Sequence[Tensor]) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor]]:
-    """What the optimizer writes, and what of it the compiler should compute once: what a graph returns, it does.
-
-    Small parameters are done before a tensor more is made.
+    Batch norm does not increase the version of its running statistics, so the effects of an eager step count too.
     """
-    writes: list[tuple[Tensor, Tensor]] = []
+    changed = inputs.effects.changed_buffers
+    return [
+        (value, copy)
+        for own, value, copy in zip(inputs.slots.tensors(), values, local, strict=True)
+        if not isinstance(own, torch.nn.Parameter) and (copy._version > 0 or id(own) in changed)
+    ]
+
+
+def _optimizer_writes(inputs: GraphInputs, at: UnpackedInputs, grads: Sequence[Tensor]) -> tuple[Writes, list[Tensor]]:
+    """The new parameters and optimizer states, and tensors that the graph returns so that they are computed once.
+
+    Only large parameters have such tensors: for small ones the arithmetic takes less time than another output.
+    """
+    writes: Writes = []
     shared: list[Tensor] = []
-    for each, grad, kept, starts in zip(plan.trained, grads, at.kept, at.starts, strict=True):
-        param = at.values[each.place]
-        moved = plan.rule.step(param, grad.detach(), kept, starts, each.flags, at.numbers[each.options])
-        writes.append((param, moved.param.to(param.dtype)))
-        writes += [(old, new.to(old.dtype)) for old, new in zip(kept, moved.kept, strict=True)]
-        shared += moved.shared if param.numel() >= _LARGE else []
+    for each, grad, state, reset_steps in zip(inputs.trained, grads, at.optimizer_states, at.reset_steps, strict=True):
+        param = at.values[each.index]
+        new = inputs.functional_optimizer.step(
+            ParameterStep(param, grad.detach(), state, reset_steps, each.flags, at.hyperparameters[each.group])
+        )
+        writes.append((param, new.param.to(param.dtype)))
+        writes += [(old, value.to(old.dtype)) for old, value in zip(state, new.state, strict=True)]
+        shared += new.shared if param.numel() >= _LARGE else []
     return writes, shared
 
 
-def _status(ok: Tensor | None, finite: Tensor | None) -> Tensor:
-    """0-d int64: FINE, or what was not finite."""
-    if ok is None:
+def _status(finite_loss: Tensor | None, finite_groups: Tensor | None) -> Tensor:
+    """0-d int64: STATUS_OK, NONFINITE_LOSS, or NONFINITE_GROUP + the index of the first group that is not finite."""
+    if finite_loss is None:
         return torch.zeros((), dtype=torch.int64)
-    good = torch.zeros_like(ok, dtype=torch.int64)
-    if finite is not None:
-        first = (~finite).to(torch.int64).argmax()
-        good = torch.where(finite.all(), good, first + BAD_GROUP)
-    return torch.where(ok, good, torch.full_like(good, BAD_LOSS))
+    status = torch.zeros_like(finite_loss, dtype=torch.int64)
+    if finite_groups is not None:
+        first = (~finite_groups).to(torch.int64).argmax()
+        status = torch.where(finite_groups.all(), status, first + NONFINITE_GROUP)
+    return torch.where(finite_loss, status, torch.full_like(status, NONFINITE_LOSS))
 
 
-def _why(learner: Backprop, error: Exception) -> str:
+def _explanation(step: TrainingStep, error: Exception) -> str:
     kind, text = type(error).__name__, " ".join(str(error).split("\n")[:2])[:400]
     if "DataDependent" in kind:
         text = "it decides by the values of tensors, which are known only when it runs"
     elif "convert all Tensors to FakeTensors" in str(error):
         text = "it reads a tensor that is neither a parameter nor a buffer of the network: register it as a buffer"
-    return f"compile=True: {type(learner.net).__name__} cannot be traced as one graph: {text} ({kind}); {ADVICE}"
+    return f"compile=True: {type(step.network).__name__} cannot be traced as one graph: {text} ({kind}); {ADVICE}"

@@ -1,4 +1,4 @@
-"""The compiler: graphs in, callables out. Learners whose graphs say the same share what was compiled for the first."""
+"""Compilation of graphs by torch's compiler; equal graphs are compiled once per process."""
 
 from __future__ import annotations
 
@@ -13,66 +13,65 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-Compiled = Callable[..., Sequence[Tensor]]
+CompiledGraph = Callable[..., Sequence[Tensor]]
 
-MOST_KEPT = 128
-_compiled: OrderedDict[Any, Compiled] = OrderedDict()
-_count = 0
+MAX_CACHED = 128
+_cache: OrderedDict[Any, CompiledGraph] = OrderedDict()
+_compilations = 0
 
 ADVICE = "leave compile=False"
 
 
-def count() -> int:
-    """How many graphs were compiled so far in this process."""
-    return _count
+def compilation_count() -> int:
+    """Number of graphs compiled so far in this process."""
+    return _compilations
 
 
-def compile_graph(graph: GraphModule, examples: Sequence[Tensor]) -> Compiled:
-    """The graph as one callable of its tensors, compiled if no equal one was.
+def compile_graph(graph: GraphModule, examples: Sequence[Tensor]) -> CompiledGraph:
+    """A graph as a callable of its input tensors, compiled unless an equal graph was.
 
     Args:
-        graph: of operations of aten, which may write to its inputs.
-        examples: fake tensors like its inputs, no two of which share memory.
+        graph: a graph of aten operations, which may write to its inputs.
+        examples: fake tensors with the layouts of its inputs, no two of which share memory.
 
     Raises:
         RuntimeError: the compiler failed.
     """
-    global _count
+    global _compilations
     key = _key(graph, examples)
-    known = _compiled.pop(key, None)
-    if known is None:
-        known = _compile(graph, examples)
-        _count += 1
-    _compiled[key] = known
-    while len(_compiled) > MOST_KEPT:
-        _compiled.popitem(last=False)
-    return known
+    compiled = _cache.pop(key, None)
+    if compiled is None:
+        compiled = _compile(graph, examples)
+        _compilations += 1
+    _cache[key] = compiled
+    while len(_cache) > MAX_CACHED:
+        _cache.popitem(last=False)
+    return compiled
 
 
-def _compile(graph: GraphModule, examples: Sequence[Tensor]) -> Compiled:
-    # random numbers are drawn as without compilation
-    patches = {"fallback_random": True}
+def _compile(graph: GraphModule, examples: Sequence[Tensor]) -> CompiledGraph:
+    patches = {"fallback_random": True}  # random numbers as in eager mode
     try:
-        with torch.no_grad(), _quietly():
+        with torch.no_grad(), _no_warnings():
             from torch._inductor.compile_fx import compile_fx
 
             compiled: Any = compile_fx(graph, list(examples), config_patches=patches)
     except Exception as error:
         raise RuntimeError(
             f"compile=True: the compiler of torch.compile failed on this learner: {type(error).__name__}: "
-            f"{_first_lines(error)}. Install a compiler that works (g++ or clang++; CXX names it), or {ADVICE}"
+            f"{_first_lines(error)}. Install a working compiler (g++ or clang++; CXX names it), or {ADVICE}"
         ) from error
     return compiled  # type: ignore[no-any-return]
 
 
 def _key(graph: GraphModule, examples: Sequence[Tensor]) -> Any:
-    """All that a compiled graph depends on: its text, its constants, and the layout of its inputs."""
+    """Everything that a compiled graph depends on: its code, its constants, and the layout of its inputs."""
     constants = []
     for node in graph.graph.nodes:
         if node.op == "get_attr":
             value = getattr(graph, node.target)
-            shown = (str(value.dtype), value.tolist()) if isinstance(value, Tensor) else (type(value), id(value))
-            constants.append((node.target, repr(shown)))
+            content = (str(value.dtype), value.tolist()) if isinstance(value, Tensor) else (type(value), id(value))
+            constants.append((node.target, repr(content)))
     layout = tuple((tuple(e.shape), e.stride(), e.dtype, e.device) for e in examples)
     return graph.code, tuple(constants), layout, torch.are_deterministic_algorithms_enabled()
 
@@ -83,22 +82,22 @@ def _first_lines(error: Exception) -> str:
 
 @functools.cache
 def check_compiler(device: str) -> None:
-    """Refuse a machine that cannot compile for ``device``, before anything is built.
+    """Refuse a machine that cannot compile for ``device``.
 
     Raises:
-        RuntimeError: there is no C++ compiler, or for a GPU no Triton.
+        RuntimeError: there is no C++ compiler or, for a GPU, no Triton.
     """
     try:
-        with _quietly():
-            _find(device)
+        with _no_warnings():
+            _find_compiler(device)
     except Exception as error:
         raise RuntimeError(
-            f"compile=True needs the compiler of torch.compile, and that does not work here: {type(error).__name__}: "
+            f"compile=True needs the compiler of torch.compile, which does not work here: {type(error).__name__}: "
             f"{_first_lines(error)}. Install one (for the CPU g++ or clang++; CXX names it), or {ADVICE}"
         ) from error
 
 
-def _find(device: str) -> None:
+def _find_compiler(device: str) -> None:
     if device == "cpu":
         from torch._inductor.cpp_builder import get_cpp_compiler
 
@@ -111,8 +110,8 @@ def _find(device: str) -> None:
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """The compiler warns about itself, at its import and at work."""
+def _no_warnings() -> Iterator[None]:
+    """Silence the warnings that the compiler gives about its own code."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

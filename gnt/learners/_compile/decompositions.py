@@ -1,7 +1,7 @@
-"""Products: matrix products that a compiler does better than a library, written as what they are.
+"""Small matrix products as elementwise operations, which the compiler fuses with their neighbours.
 
-A product over one sample is an outer product, which need not be in memory before it is added to the weights. And where
-the matrices are tiny, the call costs more than the numbers.
+A product over one sample is an outer product, which then need not be stored before it is added to the weights. For tiny
+matrices a call of a library's product takes longer than the arithmetic.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TINY = 1024  # multiplications
-BLOCK = 16  # rows that are summed at a time
+MAX_MULTIPLICATIONS = 1024  # products with more are left to the library
+BLOCK_ROWS = 16  # rows that are summed at a time
 
 
 def _mm(a: Tensor, b: Tensor) -> Any:
@@ -22,7 +22,7 @@ def _mm(a: Tensor, b: Tensor) -> Any:
         return NotImplemented
     if inner == 1:
         return a * b
-    if rows * inner * columns <= TINY:
+    if rows * inner * columns <= MAX_MULTIPLICATIONS:
         return (a.unsqueeze(2) * b.unsqueeze(0)).sum(1)
     return NotImplemented
 
@@ -32,17 +32,16 @@ def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float 
     return product if product is NotImplemented else bias + product
 
 
-TABLE: dict[Any, Callable[..., Tensor]] = {
+DECOMPOSITIONS: dict[Any, Callable[..., Tensor]] = {
     torch.ops.aten.mm.default: _mm,
     torch.ops.aten.addmm.default: _addmm,
 }
 
 
 def column_means(weight: Tensor) -> Tensor:
-    """Mean of each column of a matrix: (columns,). Block by block of rows, so that memory is read in its order."""
+    """Mean of each column of a matrix, (columns,), summed in blocks of rows so that memory is read in order."""
     rows = len(weight)
-    whole = rows // BLOCK * BLOCK
-    total = (
-        weight[:whole].reshape(-1, BLOCK, weight.shape[1]).sum(1).sum(0) if whole else weight.new_zeros(weight.shape[1])
-    )
+    whole = rows // BLOCK_ROWS * BLOCK_ROWS
+    columns = weight.shape[1]
+    total = weight[:whole].reshape(-1, BLOCK_ROWS, columns).sum(1).sum(0) if whole else weight.new_zeros(columns)
     return (total + weight[whole:].sum(0) if whole < rows else total) / rows

@@ -1,14 +1,15 @@
-"""Rules: what an optimizer does to one parameter, as a pure function of tensors.
+"""Optimizers as pure functions: the step of one parameter, written for a graph.
 
-Each rule is that optimizer's own formula, in the order of its operations; options that schedules change (the learning
-rate, betas, momentum) are tensors, so that no schedule compiles anything anew. Tests hold each rule to the optimizer.
+Each computes its optimizer's formula, in the same order of operations; tests compare the two. Hyperparameters that
+schedules change (learning rate, betas, momentum) are tensors, so that no schedule compiles a graph again.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -17,165 +18,164 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from gnt.optim import AdamGnT
 
-State = Mapping[str, Any]
-Options = Mapping[str, Any]
+ParamGroup = Mapping[str, Any]
 
 
-class Moved(NamedTuple):
-    """A parameter after a step, and its state, in the order of `Rule.kept`.
+@dataclass
+class ParameterStep:
+    """The inputs of the step of one parameter.
 
-    ``shared`` are small tensors that many elements read: to be computed once, not once for each element.
+    Attributes:
+        param: the parameter's value.
+        grad: its gradient.
+        state: the tensors of its state, in the order of `FunctionalOptimizer.state_keys`.
+        reset_steps: for each dimension along which units lie, the step after which each unit's own step count began.
+        flags: the options that decide which operations are in the graph, from `FunctionalOptimizer.flags`.
+        hyperparameters: float64 scalars by name, from `FunctionalOptimizer.hyperparameter_values`.
     """
 
     param: Tensor
-    kept: list[Tensor]
+    grad: Tensor
+    state: list[Tensor]
+    reset_steps: Mapping[int, Tensor]
+    flags: tuple[Any, ...]
+    hyperparameters: Mapping[str, Tensor]
+
+    def in_compute_dtype(self) -> dict[str, Tensor]:
+        """The hyperparameters in the parameter's dtype, or in float32 if that is wider."""
+        wide = torch.promote_types(self.param.dtype, torch.float32)
+        return {name: value.to(wide) for name, value in self.hyperparameters.items()}
+
+
+class ParameterUpdate(NamedTuple):
+    """The result of the step of one parameter.
+
+    Attributes:
+        param: the new value.
+        state: the new state, in the order of `FunctionalOptimizer.state_keys`.
+        shared: small tensors that many elements read, to be computed once and not once for each element.
+    """
+
+    param: Tensor
+    state: list[Tensor]
     shared: list[Tensor]
 
 
-class Rule:
-    """One optimizer's step; ``flags`` are the options that decide which operations there are."""
+class FunctionalOptimizer:
+    """The functional form of an optimizer."""
 
-    numbers: tuple[str, ...] = ("lr", "weight_decay")
+    hyperparameters: tuple[str, ...] = ("lr", "weight_decay")
     refused: tuple[str, ...] = ("differentiable", "capturable")
 
-    def flags(self, options: Options) -> tuple[Any, ...]:
-        """What of the options is built into a graph."""
+    def flags(self, group: ParamGroup) -> tuple[Any, ...]:
+        """The options that are built into a graph."""
         raise NotImplementedError
 
-    def values(self, options: Options) -> list[float]:
-        """What of the options is read in each step."""
-        return [float(options[name]) for name in self.numbers]
+    def hyperparameter_values(self, group: ParamGroup) -> list[float]:
+        """The values of ``hyperparameters``, which the graph reads in each step."""
+        return [float(group[name]) for name in self.hyperparameters]
 
-    def kept(self, flags: tuple[Any, ...]) -> tuple[str, ...]:
+    def state_keys(self, flags: tuple[Any, ...]) -> tuple[str, ...]:
         """The keys of the state that a step changes."""
         raise NotImplementedError
 
-    def step(
-        self,
-        param: Tensor,
-        grad: Tensor,
-        kept: Sequence[Tensor],
-        starts: Mapping[int, Tensor],
-        flags: tuple[Any, ...],
-        numbers: Mapping[str, Tensor],
-    ) -> Moved:
-        """One step. ``starts``: of the units that lie along each dimension, the step after which each one's count
-        began.
-        """
+    def step(self, at: ParameterStep) -> ParameterUpdate:
+        """One step of one parameter."""
         raise NotImplementedError
 
 
-class SgdRule(Rule):
+class FunctionalSGD(FunctionalOptimizer):
     """torch.optim.SGD, from its second step on."""
 
-    numbers = ("lr", "weight_decay", "momentum", "dampening")
+    hyperparameters = ("lr", "weight_decay", "momentum", "dampening")
 
-    def flags(self, options: Options) -> tuple[Any, ...]:
-        """Whether there is momentum, of which kind, and weight decay."""
+    def flags(self, group: ParamGroup) -> tuple[Any, ...]:
+        """Momentum or not, Nesterov or not, maximize, weight decay or not."""
         return (
-            options["momentum"] != 0,
-            bool(options["nesterov"]),
-            bool(options["maximize"]),
-            options["weight_decay"] != 0,
+            group["momentum"] != 0,
+            bool(group["nesterov"]),
+            bool(group["maximize"]),
+            group["weight_decay"] != 0,
         )
 
-    def kept(self, flags: tuple[Any, ...]) -> tuple[str, ...]:
-        """The momentum, where there is any."""
+    def state_keys(self, flags: tuple[Any, ...]) -> tuple[str, ...]:
+        """The momentum buffer, if there is one."""
         return ("momentum_buffer",) if flags[0] else ()
 
-    def step(
-        self,
-        param: Tensor,
-        grad: Tensor,
-        kept: Sequence[Tensor],
-        starts: Mapping[int, Tensor],
-        flags: tuple[Any, ...],
-        numbers: Mapping[str, Tensor],
-    ) -> Moved:
+    def step(self, at: ParameterStep) -> ParameterUpdate:
         """With b the momentum buffer: b <- momentum * b + (1 - dampening) * g; p <- p - lr * b."""
-        has_momentum, nesterov, maximize, decays = flags
-        n = _in_dtype_of(param, numbers)
-        grad = -grad if maximize else grad
-        grad = grad + n["weight_decay"] * param if decays else grad
+        has_momentum, nesterov, maximize, decays = at.flags
+        h, state = at.in_compute_dtype(), at.state
+        grad = -at.grad if maximize else at.grad
+        grad = grad + h["weight_decay"] * at.param if decays else grad
         if has_momentum:
-            buffer = n["momentum"] * kept[0] + (1.0 - n["dampening"]) * grad
-            kept = [buffer]
-            grad = grad + n["momentum"] * buffer if nesterov else buffer
-        return Moved(param - n["lr"] * grad, list(kept), [])
+            buffer = h["momentum"] * state[0] + (1.0 - h["dampening"]) * grad
+            state = [buffer]
+            grad = grad + h["momentum"] * buffer if nesterov else buffer
+        return ParameterUpdate(at.param - h["lr"] * grad, state, [])
 
 
-class AdamRule(Rule):
+class FunctionalAdam(FunctionalOptimizer):
     """torch.optim.Adam and AdamW, and AdamGnT."""
 
-    numbers = ("lr", "weight_decay", "eps", "beta2", "1 - beta1", "1 - beta2", "log beta1", "log beta2")
+    hyperparameters = ("lr", "weight_decay", "eps", "beta2", "1 - beta1", "1 - beta2", "log beta1", "log beta2")
 
     def __init__(self, *, always_decoupled: bool = False) -> None:
         self._always_decoupled = always_decoupled
 
-    def flags(self, options: Options) -> tuple[Any, ...]:
-        """Whether there is amsgrad, and weight decay, of which kind."""
-        decoupled = self._always_decoupled or bool(options.get("decoupled_weight_decay"))
-        return bool(options["amsgrad"]), bool(options["maximize"]), options["weight_decay"] != 0, decoupled
+    def flags(self, group: ParamGroup) -> tuple[Any, ...]:
+        """Amsgrad or not, maximize, weight decay or not, decoupled or not."""
+        decoupled = self._always_decoupled or bool(group.get("decoupled_weight_decay"))
+        return bool(group["amsgrad"]), bool(group["maximize"]), group["weight_decay"] != 0, decoupled
 
-    def values(self, options: Options) -> list[float]:
-        """What of the options is read in each step."""
-        beta1, beta2 = map(float, options["betas"])
+    def hyperparameter_values(self, group: ParamGroup) -> list[float]:
+        """The values of ``hyperparameters``, which the graph reads in each step."""
+        beta1, beta2 = map(float, group["betas"])
         logs = [math.log(beta) if beta else -math.inf for beta in (beta1, beta2)]
-        return [*(float(options[name]) for name in ("lr", "weight_decay", "eps")), beta2, 1 - beta1, 1 - beta2, *logs]
+        return [*(float(group[name]) for name in ("lr", "weight_decay", "eps")), beta2, 1 - beta1, 1 - beta2, *logs]
 
-    def kept(self, flags: tuple[Any, ...]) -> tuple[str, ...]:
-        """Count, moments, and with amsgrad the greatest second moment."""
+    def state_keys(self, flags: tuple[Any, ...]) -> tuple[str, ...]:
+        """The step count, the two moments and, with amsgrad, the maximum of the second moment."""
         return ("step", "exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if flags[0] else []))
 
-    def step(
-        self,
-        param: Tensor,
-        grad: Tensor,
-        kept: Sequence[Tensor],
-        starts: Mapping[int, Tensor],
-        flags: tuple[Any, ...],
-        numbers: Mapping[str, Tensor],
-    ) -> Moved:
-        """As AdamGnT says: each element's corrections are the smaller ones of its row's and its column's."""
-        amsgrad, maximize, decays, decoupled = flags
-        count = kept[0].to(torch.float64) + 1.0
-        n = _in_dtype_of(param, numbers)
-        wide = n["lr"].dtype
-        moved, grad = param.to(wide), grad.to(wide)
+    def step(self, at: ParameterStep) -> ParameterUpdate:
+        """The formula of `AdamGnT`; an element's bias corrections are the smaller ones of its row's and column's."""
+        amsgrad, maximize, decays, decoupled = at.flags
+        count = at.state[0].to(torch.float64) + 1.0
+        h, exact = at.in_compute_dtype(), at.hyperparameters
+        wide = h["lr"].dtype
+        param, grad = at.param.to(wide), at.grad.to(wide)
         grad = -grad if maximize else grad
         if decays and decoupled:
-            moved = moved * (1.0 - n["lr"] * n["weight_decay"])
+            param = param * (1.0 - h["lr"] * h["weight_decay"])
         elif decays:
-            grad = grad + n["weight_decay"] * moved
-        first = torch.lerp(kept[1].to(wide), grad, n["1 - beta1"])
-        second = kept[2].to(wide) * n["beta2"] + n["1 - beta2"] * grad * grad
-        greatest = torch.maximum(kept[3].to(wide), second) if amsgrad else second
+            grad = grad + h["weight_decay"] * param
+        first = torch.lerp(at.state[1].to(wide), grad, h["1 - beta1"])
+        second = at.state[2].to(wide) * h["beta2"] + h["1 - beta2"] * grad * grad
+        greatest = torch.maximum(at.state[3].to(wide), second) if amsgrad else second
 
-        counts: dict[int | None, Tensor] = {dim: count - start.to(torch.float64) for dim, start in starts.items()}
+        counts: dict[int | None, Tensor] = {d: count - step.to(torch.float64) for d, step in at.reset_steps.items()}
         counts = counts or {None: count}
-        roots = {dim: (-torch.expm1(c * numbers["log beta2"])).sqrt().to(wide) for dim, c in counts.items()}
-        sizes = {dim: (-numbers["lr"] / torch.expm1(c * numbers["log beta1"])).to(wide) for dim, c in counts.items()}
-        root = _of_elements(torch.minimum, roots, param)
-        size = _of_elements(torch.maximum, sizes, param)
-        moved = moved - size * first / (greatest.sqrt() / root + n["eps"])
-        after = [kept[0] + 1.0, first, second, *([greatest] if amsgrad else [])]
-        return Moved(moved, after, [*roots.values(), *sizes.values()])
+        roots = {dim: (-torch.expm1(c * exact["log beta2"])).sqrt().to(wide) for dim, c in counts.items()}
+        sizes = {dim: (-exact["lr"] / torch.expm1(c * exact["log beta1"])).to(wide) for dim, c in counts.items()}
+        root = _per_element(torch.minimum, roots, param)
+        size = _per_element(torch.maximum, sizes, param)
+        param = param - size * first / (greatest.sqrt() / root + h["eps"])
+        state = [at.state[0] + 1.0, first, second, *([greatest] if amsgrad else [])]
+        return ParameterUpdate(param, state, [*roots.values(), *sizes.values()])
 
 
-def _in_dtype_of(param: Tensor, numbers: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    wide = torch.promote_types(param.dtype, torch.float32)
-    return {name: value.to(wide) for name, value in numbers.items()}
+def _per_element(
+    choose: Callable[[Tensor, Tensor], Tensor], by_dim: Mapping[int | None, Tensor], param: Tensor
+) -> Tensor:
+    """For each element of the parameter the value of its row or of its column, as ``choose`` selects."""
+    return functools.reduce(choose, [_broadcastable(dim, values, param) for dim, values in by_dim.items()])
 
 
-def _of_elements(pick: Callable[[Tensor, Tensor], Tensor], sides: dict[Any, Tensor], param: Tensor) -> Tensor:
-    """The row's or the column's value of each element, as ``pick`` chooses."""
-    return functools.reduce(pick, [_along(dim, values, param) for dim, values in sides.items()])
+def _broadcastable(dim: int | None, values: Tensor, param: Tensor) -> Tensor:
+    """One value for each row or column, in a shape that broadcasts against the parameter.
 
-
-def _along(dim: int | None, values: Tensor, param: Tensor) -> Tensor:
-    """One number for each row or column, to be broadcast against the parameter.
-
-    The columns of a grouped convolution's weight are its input channels, of which each group of rows has its own.
+    The columns of a grouped convolution's weight are its input channels; each group of rows reads its own channels.
     """
     if dim is None:
         return values
@@ -186,35 +186,35 @@ def _along(dim: int | None, values: Tensor, param: Tensor) -> Tensor:
     return values.view(*(1 for _ in range(dim)), -1, *(1 for _ in param.shape[dim + 1 :]))
 
 
-RULES: dict[type[Optimizer], Rule] = {
-    SGD: SgdRule(),
-    Adam: AdamRule(),
-    AdamW: AdamRule(always_decoupled=True),
-    AdamGnT: AdamRule(),
+FUNCTIONAL_OPTIMIZERS: dict[type[Optimizer], FunctionalOptimizer] = {
+    SGD: FunctionalSGD(),
+    Adam: FunctionalAdam(),
+    AdamW: FunctionalAdam(always_decoupled=True),
+    AdamGnT: FunctionalAdam(),
 }
 
 
-def rule_of(optimizer: Optimizer) -> Rule:
-    """The rule of an optimizer.
+def functional_optimizer(optimizer: Optimizer) -> FunctionalOptimizer:
+    """The functional form of an optimizer.
 
     Raises:
-        TypeError: it has none, or has options or hooks that a graph would leave out.
+        TypeError: there is none, or the optimizer has options or hooks that a graph would leave out.
     """
     kind = type(optimizer).__name__
-    rule = RULES.get(type(optimizer))
-    if rule is None:
+    functional = FUNCTIONAL_OPTIMIZERS.get(type(optimizer))
+    if functional is None:
+        allowed = ", ".join(each.__name__ for each in FUNCTIONAL_OPTIMIZERS)
         raise TypeError(
-            f"compile=True cannot compile the step of {kind}: known are {', '.join(k.__name__ for k in RULES)}. Use "
-            "one of them, or compile=False"
+            f"compile=True cannot compile the step of {kind}: known are {allowed}. Use one of them, or compile=False"
         )
-    for options in optimizer.param_groups:
-        for name in rule.refused:
-            if options.get(name):
+    for group in optimizer.param_groups:
+        for name in functional.refused:
+            if group.get(name):
                 raise TypeError(f"compile=True cannot compile {kind} with {name}=True; leave it out, or compile=False")
     hooks = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
     if any(hooks):
         raise TypeError(
-            f"compile=True would not call the step hooks of this {kind} (an attached engine's, for one): remove them, "
-            "or compile=False"
+            f"compile=True would not call the step hooks of this {kind} (for example those of an attached engine): "
+            "remove them, or compile=False"
         )
-    return rule
+    return functional

@@ -1,36 +1,33 @@
-"""Watch: the engine's update as a part of the graph: what the features say of each unit, and the running averages.
+"""FunctionalUpdate: the engine's update of all groups, as a part of the graph.
 
-The measures are those of `gnt.utility`, on features that the engine itself records; only the running averages are
-written here once more, because in a graph nothing is added in place and the number of updates is a tensor. What is
-known on the host (how many units are eligible, what is due) stays there.
+Measures and features are those of the eager engine. Only the running averages are computed here in another form: in a
+graph nothing is changed in place, and the number of updates is a tensor. What the host knows (how many units are
+eligible, which are due) stays on the host.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from gnt.distributed._process_group import Ranks
-from gnt.importance._running import Averages
-from gnt.importance._signals import Signals
-from gnt.importance._validation import check_measured
+from gnt.distributed.process_group import resolve_process_group
+from gnt.importance import AgedAverages, FeatureBatch, Signals, check_measured
 from gnt.learners._compile.decompositions import column_means
+from gnt.learners._compile.tensor_slots import TensorSlots
+from gnt.replacement import GnT
 from gnt.units import Slot
 
-if TYPE_CHECKING:
-    from gnt.learners._compile.tensor_slots import Sites
-    from gnt.replacement.engine import GnT
-
-_TALL = 64  # rows
-_KEPT = ("utility", "mean_features", "born", "last_active", "nonfinite")
+_BLOCKWISE_ROWS = 64  # matrices with at least as many rows are summed in blocks of rows
+_STATE_TENSORS = ("utility", "mean_features", "born", "last_active", "nonfinite")
 
 
-class TracedState(Averages):
-    """A group's state as a measure sees it in a graph: as `gnt.state.UnitState`, with ``updates`` as a tensor."""
+class TracedState(AgedAverages):
+    """The state of a group as a measure sees it in a graph: a `UnitState` whose ``updates`` is a tensor."""
 
     def __init__(self, state: Any, tensors: Sequence[Tensor], updates: Tensor) -> None:
         self.num_units, self.decay_rate, self.averaged = state.num_units, state.decay_rate, state.averaged
@@ -38,120 +35,131 @@ class TracedState(Averages):
         self.utility, self.mean_features, self.born, self.last_active, self.nonfinite = tensors
         self.updates = updates
 
-    def lies_with(self, like: Tensor) -> bool:
-        """The network does not move while it is traced."""
-        return True
+    def advanced(
+        self, mean: Tensor, measured: Tensor, finite: Tensor, updates: Tensor, *, count_nonfinite: bool
+    ) -> list[Tensor]:
+        """The state after an update, as the eager engine leaves it.
 
-    def advanced(self, mean: Tensor, worth: Tensor, finite: Tensor, updates: Tensor, *, counts: bool) -> list[Tensor]:
-        """The state after an update, as `FlatState.advance` leaves it. Where not ``finite`` it stays as it is, or, if
-        that ``counts``, the corrected averages stay.
+        Args:
+            mean: mean features of this step.
+            measured: the measure of this step.
+            finite: 0-d bool, whether both are finite. If not, the state does not change or, with ``count_nonfinite``,
+                the corrected averages do not.
+            updates: number of updates including this one.
+            count_nonfinite: count an update that is not finite in ``nonfinite``.
         """
         amount = 1.0 - self.decay_rate
-        if counts:
+        if count_nonfinite:
             correction = self.correction(self.age)
             mean = torch.where(finite, mean, self.mean_features / correction)
-            worth = torch.where(finite, worth, self.utility / correction if self.corrected else self.utility)
-        utility = torch.lerp(self.utility, worth, amount) if self.averaged else worth
+            measured = torch.where(finite, measured, self.utility / correction if self.corrected else self.utility)
+        utility = torch.lerp(self.utility, measured, amount) if self.averaged else measured
         mean_features = torch.lerp(self.mean_features, mean, amount)
         last_active = torch.where((mean != 0).any(0) & finite, updates, self.last_active)
-        if not counts:
+        nonfinite = self.nonfinite + ~finite if count_nonfinite else self.nonfinite
+        if not count_nonfinite:
             utility = torch.where(finite, utility, self.utility)
             mean_features = torch.where(finite, mean_features, self.mean_features)
-        return [utility, mean_features, self.born, last_active, self.nonfinite + ~finite if counts else self.nonfinite]
+        return [utility, mean_features, self.born, last_active, nonfinite]
 
 
 class TracedSignals(Signals):
-    """As `Signals`; the columns of large matrices are summed as compiled code does it best."""
+    """`Signals` that sum the columns of tall matrices in blocks of rows, which is faster in compiled code."""
 
     @functools.cached_property
     def outgoing_magnitudes(self) -> list[Tensor]:
-        """As of `Signals`."""
+        """As in `Signals`."""
         return [_column_magnitudes(slot) for slot in self.group.outgoing]
 
 
 def _column_magnitudes(slot: Slot) -> Tensor:
     weight = slot.weight.detach()
-    if weight.ndim != 2 or slot.dim != 1 or slot.groups > 1 or len(weight) < _TALL:
+    if weight.ndim != 2 or slot.dim != 1 or slot.groups > 1 or len(weight) < _BLOCKWISE_ROWS:
         return slot.mean_magnitude()
     wide = torch.promote_types(weight.dtype, torch.float32)
     return slot.of_units(column_means(weight.abs().to(wide)), 0)
 
 
-class Watch:
-    """One engine's part of the graph; a subclass may do it for an engine that does more.
-
-    What it adds to the graph's inputs: `tensors`, and what `draw` gives in each step.
-    """
+class FunctionalUpdate:
+    """The update of one engine in a graph. It adds `tensors` and the result of `draw` to the graph's inputs."""
 
     def __init__(self, engine: GnT) -> None:
         self.engine = engine
-        self.states: list[TracedState] = []
+        self._states: list[TracedState] = []
 
-    def check(self) -> None:
-        """Refuse what a graph would leave out."""
-        if Ranks.group_of(self.engine.process_group) is not None:
+    def check_one_process(self) -> None:
+        """Refuse to compile where several processes train one network."""
+        if resolve_process_group(self.engine.process_group) is not None:
             raise RuntimeError(
-                "compile=True is for one process, and torch.distributed runs several: leave compile=False, or, where "
-                "each trains a network of its own, pass process_group=False"
+                "compile=True is for one process, and torch.distributed runs several: leave compile=False or, if each "
+                "process trains a network of its own, pass process_group=False"
             )
 
     @property
-    def structure(self) -> tuple[Any, ...]:
-        """What of the engine is built into a graph."""
+    def constants(self) -> tuple[Any, ...]:
+        """The engine's settings that are built into a graph."""
         return self.engine.utility, self.engine.decay_rate
 
     def tensors(self) -> list[Tensor]:
-        """The state of all groups, as it is now."""
-        return [getattr(group.state, name) for group in self.engine.groups for name in _KEPT]
+        """The current state of all groups."""
+        return [getattr(group.state, name) for group in self.engine.groups for name in _STATE_TENSORS]
 
     def draw(self) -> list[Tensor]:
-        """The worth of each group's units, where the measure reads nothing of the network: it is drawn."""
+        """Utilities of all groups if the measure is random, that is, if it reads nothing of the network."""
         if self.engine.measure.reads:
             return []
-        signals = self.engine.signals([()] * len(self.engine.groups))  # type: ignore[arg-type]
+        signals = self.engine.signals(None)
         return [self.engine.measure.function(each).to(each.group.state.utility.dtype) for each in signals]
 
-    def add_sites(self, sites: Sites) -> None:
-        """What of the groups must be traced too: positions of scattered units."""
+    def add_slots(self, slots: TensorSlots) -> None:
+        """Add the groups' own tensors that must be traced too: positions of scattered units."""
         for group in self.engine.groups:
             for slot in (*group.incoming, *group.outgoing):
                 if slot.positions is not None:
-                    sites.add(slot.positions, (slot.__dict__, "positions"))
+                    slots.add(slot.positions, (slot.__dict__, "positions"))
 
-    def hang(self, traced: Sequence[Tensor], updates: Tensor) -> None:
-        """Give the groups traced states; `unhang` gives them their own ones again."""
-        parts = [traced[i : i + len(_KEPT)] for i in range(0, len(traced), len(_KEPT))]
-        self._own = [group.state for group in self.engine.groups]
-        self.states = [TracedState(s, tensors, updates) for s, tensors in zip(self._own, parts, strict=True)]
-        for group, state in zip(self.engine.groups, self.states, strict=True):
-            group.__dict__["state"] = state
+    @contextlib.contextmanager
+    def traced_states(self, tensors: Sequence[Tensor], updates: Tensor) -> Iterator[None]:
+        """Give the groups states made of traced tensors inside this context."""
+        size = len(_STATE_TENSORS)
+        by_group = [tensors[i : i + size] for i in range(0, len(tensors), size)]
+        states = [group.state for group in self.engine.groups]
+        self._states = [TracedState(s, own, updates) for s, own in zip(states, by_group, strict=True)]
+        try:
+            for group, traced in zip(self.engine.groups, self._states, strict=True):
+                group.__dict__["state"] = traced
+            yield
+        finally:
+            for group, state in zip(self.engine.groups, states, strict=True):
+                group.state = state
 
-    def unhang(self) -> None:
-        """Undo `hang`."""
-        for group, state in zip(self.engine.groups, self._own, strict=True):
-            group.state = state
+    def update(
+        self, features: FeatureBatch, drawn: Sequence[Tensor], finite_loss: Tensor | None
+    ) -> tuple[list[Tensor], Tensor]:
+        """The states after this update, and for each group whether it is finite: bool (groups,).
 
-    def update(self, prepared: Any, drawn: Sequence[Tensor], ok: Tensor | None) -> tuple[list[Tensor], Tensor]:
-        """The states after this update, and which groups were finite, (groups,).
-
-        Where the loss may be refused (``ok``: it was not) nobody's state changes unless all groups are finite.
+        Args:
+            features: the features of all groups.
+            drawn: the utilities of all groups if the measure is random, otherwise empty.
+            finite_loss: 0-d bool; no state changes unless it is True and all groups are finite. None: not checked, and
+                a group that is not finite only keeps its own averages.
         """
-        engine, tested = self.engine, []
-        for number, (group, batch) in enumerate(zip(engine.groups, prepared, strict=True)):
-            signals = TracedSignals(group, batch, engine.generator, engine.measure.reads)
+        engine, measurements = self.engine, []
+        for number, (group, statistics) in enumerate(zip(engine.groups, features.statistics, strict=True)):
+            signals = TracedSignals(group, statistics, engine.generator, engine.measure.reads)
             mean = signals.mean
-            worth = drawn[number] if drawn else engine.measure.function(signals)
-            check_measured(worth, signals.group, engine.utility)
-            worth = worth.to(mean.dtype)
-            tested.append((mean, worth, torch.isfinite(mean + worth).all()))
-        finite = torch.stack([each for *_, each in tested])
-        every = None if ok is None else finite.all() & ok
+            measured = drawn[number] if drawn else engine.measure.function(signals)
+            check_measured(measured, signals.group, engine.utility)
+            measured = measured.to(mean.dtype)
+            measurements.append((mean, measured, torch.isfinite(mean + measured).all()))
+        finite = torch.stack([own for *_, own in measurements])
+        all_finite = None if finite_loss is None else finite.all() & finite_loss
         after = []
-        for state, (mean, worth, own) in zip(self.states, tested, strict=True):
-            updates = state.updates + 1
-            after += state.advanced(mean, worth, own if every is None else every, updates, counts=every is None)
+        for state, (mean, measured, own) in zip(self._states, measurements, strict=True):
+            changes = own if all_finite is None else all_finite
+            after += state.advanced(mean, measured, changes, state.updates + 1, count_nonfinite=all_finite is None)
         return after, finite
 
-    def follow_up(self) -> list[Tensor]:
-        """The host's part of an update, and what is due replaced: indices for each group."""
+    def finish(self) -> list[Tensor]:
+        """The host's part of an update; selects and replaces what is due. Returns the indices for each group."""
         return self.engine.after_traced_update()

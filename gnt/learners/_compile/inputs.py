@@ -1,172 +1,193 @@
-"""Plan: which tensors one learner's graph reads and writes, and where they are found before each step."""
+"""The inputs of a graph: which tensors a step reads and writes, and in which order the graph takes them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gnt.learners._compile.functional_optimizers import Rule
-from gnt.learners._compile.tensor_slots import Sites
+from gnt.learners._compile.functional_optimizers import FunctionalOptimizer
+from gnt.learners._compile.functional_update import FunctionalUpdate
+from gnt.learners._compile.tensor_slots import TensorSlots
+from gnt.optim import AdamGnT
 
-if TYPE_CHECKING:
-    from gnt.learners._compile.functional_update import Watch
-
-FINE, BAD_LOSS, BAD_GROUP = 0, 1, 2  # what a graph says of a step; BAD_GROUP + i: of group i
-_START_KEYS = ("row_start", "column_start")  # of an AdamGnT's state, by dimension
+STATUS_OK, NONFINITE_LOSS, NONFINITE_GROUP = 0, 1, 2  # status of a step; NONFINITE_GROUP + i for group i
 
 
-class StalePlanError(Exception):
-    """Something is not where it was: the step goes the ordinary way, and a new plan is made."""
+class StaleInputsError(Exception):
+    """A tensor is missing, replaced, or laid out differently: this step runs eagerly and the graph is rebuilt."""
 
 
 @dataclass
-class Trained:
-    """A parameter that each step moves.
+class TrainedParameter:
+    """A parameter that each step updates.
 
     Attributes:
-        place: its number among the sites' tensors.
-        options: the number of its parameter group.
-        flags: what of that group's options is built into the graph.
-        kept: the keys of the state that each step changes.
-        starts: for each dimension along which its units lie, zeros that stand for counts that never restarted.
+        param: the parameter.
+        index: its index among the tensors of the slots.
+        group: the index of its parameter group.
+        flags: the group's options that are built into the graph.
+        state_keys: the keys of its state that each step changes.
+        no_resets: for each dimension along which its units lie, zeros that stand for the steps of resets while the
+            optimizer's state has none.
     """
 
     param: Tensor
-    place: int
-    options: int
+    index: int
+    group: int
     flags: tuple[Any, ...]
-    kept: tuple[str, ...]
-    starts: dict[int, Tensor]
+    state_keys: tuple[str, ...]
+    no_resets: dict[int, Tensor]
 
 
 @dataclass
-class Shown:
-    """What a step made the ordinary way has shown, by identity.
+class EagerEffects:
+    """What an eager step did, by identity.
 
     Attributes:
-        used: the parameters that had a gradient.
-        changed: the buffers that the forward changed.
+        with_gradient: the parameters that had a gradient.
+        changed_buffers: the buffers that the forward changed.
     """
 
-    used: set[int]
-    changed: set[int]
-
-
-class Plan:
-    """The inputs of a graph, in order: x, y, numbers, number of updates, all tensors of the network, the optimizer's
-    state, the engine's, and what is drawn.
-
-    Args:
-        sites: where the network's tensors hang.
-        optimizer: the optimizer.
-        rule: its rule.
-        watch: the engine's part, or None.
-        shown: of a step made the ordinary way.
-    """
-
-    def __init__(self, sites: Sites, optimizer: Optimizer, rule: Rule, watch: Watch | None, shown: Shown) -> None:
-        self.sites, self.rule, self.watch, self.shown = sites, rule, watch, shown
-        places = {id(tensor): number for number, tensor in enumerate(sites.tensors())}
-        unit_dims = _unit_dims(watch) if "step" in rule.kept((False,)) and hasattr(optimizer, "reset_units") else {}
-        self.trained: list[Trained] = []
-        for number, options in enumerate(optimizer.param_groups):
-            flags = rule.flags(options)
-            for param in options["params"]:
-                if id(param) in shown.used and id(param) in places:
-                    starts = _starts(param, unit_dims.get(id(param), {}), optimizer.state.get(param, {}))
-                    self.trained.append(Trained(param, places[id(param)], number, flags, rule.kept(flags), starts))
-        first = self.trained[0].param if self.trained else sites.tensors()[0]
-        self.device = first.device
-        self.numbers = torch.zeros(0, dtype=torch.float64, device=self.device)
-        self.updates = torch.zeros((), dtype=torch.int64, device=self.device)
-        self._written: list[float] = []
-        self._told = 0  # what `updates` says, known on the host
-
-    @property
-    def masked(self) -> bool:
-        """Whether a loss that is not finite is refused: where asking the device costs nothing."""
-        return self.device.type == "cpu"
-
-    def gather(self, x: Tensor, y: Tensor, optimizer: Optimizer, drawn: Sequence[Tensor]) -> list[Tensor]:
-        """The inputs as they are now.
-
-        Raises:
-            StalePlanError: state or counts are not those that the plan was made for.
-        """
-        self._write_numbers(optimizer)
-        inputs = [x, y, self.numbers, self.updates, *self.sites.now()]
-        for each in self.trained:
-            if inputs[4 + each.place] is not each.param:
-                raise StalePlanError
-            if each.kept:
-                state = optimizer.state.get(each.param, {})
-                for key in each.kept:
-                    if key not in state:
-                        raise StalePlanError
-                    inputs.append(state[key])
-        for each in self.trained:
-            if each.starts:
-                state = optimizer.state[each.param]
-                inputs += [state.get(_START_KEYS[dim], never) for dim, never in each.starts.items()]
-        if self.watch is not None:
-            inputs += self.watch.tensors()
-        return [*inputs, *drawn]
-
-    def ticked(self) -> None:
-        """The graph counted one more update."""
-        self._told += 1
-
-    def _write_numbers(self, optimizer: Optimizer) -> None:
-        values: list[float] = []
-        for options in optimizer.param_groups:
-            values += self.rule.values(options)
-        if values != self._written:
-            self.numbers = torch.tensor(values, dtype=torch.float64).to(self.device, non_blocking=True)
-            self._written = values
-        if self.watch is not None and self._told != self.watch.engine.updates:
-            self._told = self.watch.engine.updates
-            self.updates.fill_(self._told)
+    with_gradient: set[int]
+    changed_buffers: set[int]
 
 
 @dataclass
-class Parts:
-    """A graph's inputs, by what they are; numbers by parameter group and name."""
+class UnpackedInputs:
+    """A graph's inputs, by what they are.
+
+    Attributes:
+        x, y: the batch.
+        hyperparameters: float64 scalars by name, for each parameter group.
+        updates: the engine's number of updates, 0-d int64.
+        values: the tensors of the slots.
+        optimizer_states: the state of each trained parameter.
+        reset_steps: the reset steps of each trained parameter, by dimension.
+        unit_states: the engine's state.
+        drawn: utilities of a random measure.
+    """
 
     x: Tensor
     y: Tensor
-    numbers: Sequence[Mapping[str, Tensor]]
+    hyperparameters: Sequence[Mapping[str, Tensor]]
     updates: Tensor
     values: list[Tensor]
-    kept: list[list[Tensor]]
-    starts: list[dict[int, Tensor]]
-    states: list[Tensor]
+    optimizer_states: list[list[Tensor]]
+    reset_steps: list[dict[int, Tensor]]
+    unit_states: list[Tensor]
     drawn: list[Tensor]
 
 
-def parts(plan: Plan, inputs: Sequence[Tensor]) -> Parts:
-    """What `Plan.gather` put in a row."""
-    rest = iter(inputs)
-    x, y, numbers, updates = (next(rest) for _ in range(4))
-    names = plan.rule.numbers
-    by_group = [
-        {name: numbers[first + i] for i, name in enumerate(names)} for first in range(0, len(numbers), len(names))
-    ]
-    values = [next(rest) for _ in plan.sites.tensors()]
-    kept = [[next(rest) for _ in each.kept] for each in plan.trained]
-    starts = [{dim: next(rest) for dim in each.starts} for each in plan.trained]
-    states = [next(rest) for _ in plan.watch.tensors()] if plan.watch is not None else []
-    return Parts(x, y, by_group, updates, values, kept, starts, states, list(rest))
+class GraphInputs:
+    """The inputs of a graph, in order: x, y, hyperparameters, number of updates, all tensors of the network, the
+    optimizer's state, the engine's state, and drawn utilities.
+
+    Args:
+        slots: where the network's tensors are stored.
+        optimizer: the optimizer.
+        functional: its functional form.
+        update: the engine's update, or None.
+        effects: the effects of an eager step of the same kind.
+    """
+
+    def __init__(
+        self,
+        slots: TensorSlots,
+        optimizer: Optimizer,
+        functional: FunctionalOptimizer,
+        update: FunctionalUpdate | None,
+        effects: EagerEffects,
+    ) -> None:
+        self.slots, self.functional_optimizer, self.update, self.effects = slots, functional, update, effects
+        indices = {id(tensor): index for index, tensor in enumerate(slots.tensors())}
+        counts_per_unit = "step" in functional.state_keys((False,)) and hasattr(optimizer, "reset_units")
+        unit_dims = _unit_dims(update) if counts_per_unit else {}
+        self.trained: list[TrainedParameter] = []
+        for number, group in enumerate(optimizer.param_groups):
+            flags = functional.flags(group)
+            for param in group["params"]:
+                if id(param) in effects.with_gradient and id(param) in indices:
+                    no_resets = _no_resets(param, unit_dims.get(id(param), {}), optimizer.state.get(param, {}))
+                    keys = functional.state_keys(flags)
+                    self.trained.append(TrainedParameter(param, indices[id(param)], number, flags, keys, no_resets))
+        first = self.trained[0].param if self.trained else slots.tensors()[0]
+        self.device = first.device
+        self._hyperparameters = torch.zeros(0, dtype=torch.float64, device=self.device)
+        self._hyperparameter_values: list[float] = []
+        self._updates = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._updates_value = 0  # the value of `_updates`, known on the host
+
+    @property
+    def checks_finite(self) -> bool:
+        """True if a loss that is not finite is refused: on the CPU, where reading it needs no synchronization."""
+        return self.device.type == "cpu"
+
+    def collect(self, x: Tensor, y: Tensor, optimizer: Optimizer, drawn: Sequence[Tensor]) -> list[Tensor]:
+        """The inputs with their current values.
+
+        Raises:
+            StaleInputsError: a parameter or a part of its state is not the one that the graph was built for.
+        """
+        self._refresh_numbers(optimizer)
+        inputs = [x, y, self._hyperparameters, self._updates, *self.slots.current_values()]
+        for each in self.trained:
+            if inputs[4 + each.index] is not each.param:
+                raise StaleInputsError
+            if each.state_keys:
+                state = optimizer.state.get(each.param, {})
+                for key in each.state_keys:
+                    if key not in state:
+                        raise StaleInputsError
+                    inputs.append(state[key])
+        for each in self.trained:
+            if each.no_resets:
+                state = optimizer.state[each.param]
+                inputs += [state.get(AdamGnT.start_keys[dim], zeros) for dim, zeros in each.no_resets.items()]
+        if self.update is not None:
+            inputs += self.update.tensors()
+        return [*inputs, *drawn]
+
+    def unpack(self, inputs: Sequence[Tensor]) -> UnpackedInputs:
+        """The inputs by what they are; the inverse of `collect`."""
+        rest = iter(inputs)
+        x, y, numbers, updates = (next(rest) for _ in range(4))
+        names = self.functional_optimizer.hyperparameters
+        by_group = [
+            {name: numbers[first + i] for i, name in enumerate(names)} for first in range(0, len(numbers), len(names))
+        ]
+        values = [next(rest) for _ in self.slots.tensors()]
+        optimizer_states = [[next(rest) for _ in each.state_keys] for each in self.trained]
+        reset_steps = [{dim: next(rest) for dim in each.no_resets} for each in self.trained]
+        unit_states = [next(rest) for _ in self.update.tensors()] if self.update is not None else []
+        return UnpackedInputs(x, y, by_group, updates, values, optimizer_states, reset_steps, unit_states, list(rest))
+
+    def count_update(self) -> None:
+        """Follow the graph, which has increased the number of updates by one."""
+        self._updates_value += 1
+
+    def _refresh_numbers(self, optimizer: Optimizer) -> None:
+        """Write hyperparameters and the number of updates to the device if they have changed."""
+        values: list[float] = []
+        for group in optimizer.param_groups:
+            values += self.functional_optimizer.hyperparameter_values(group)
+        if values != self._hyperparameter_values:
+            numbers = torch.tensor(values, dtype=torch.float64)
+            self._hyperparameters = numbers.to(self.device, non_blocking=True)
+            self._hyperparameter_values = values
+        if self.update is not None and self._updates_value != self.update.engine.updates:
+            self._updates_value = self.update.engine.updates
+            self._updates.fill_(self._updates_value)
 
 
-def _unit_dims(watch: Watch | None) -> dict[int, dict[int, int]]:
-    """For each parameter, by identity, the dimensions along which units lie, and how many positions they have there."""
+def _unit_dims(update: FunctionalUpdate | None) -> dict[int, dict[int, int]]:
+    """For each parameter, by identity, the dimensions along which units lie and its number of positions there."""
     dims: dict[int, dict[int, int]] = {}
-    for group in watch.engine.groups if watch is not None else ():
+    for group in update.engine.groups if update is not None else ():
         for _, param, slot in group.slices():
             dim = slot.dim_of(param)
             size = slot.width if param.ndim > 1 else param.shape[0]
@@ -174,9 +195,9 @@ def _unit_dims(watch: Watch | None) -> dict[int, dict[int, int]]:
     return dims
 
 
-def _starts(param: Tensor, dims: Mapping[int, int], state: Mapping[str, Any]) -> dict[int, Tensor]:
+def _no_resets(param: Tensor, dims: Mapping[int, int], state: Mapping[str, Any]) -> dict[int, Tensor]:
     sizes = dict(dims)
-    for dim, key in enumerate(_START_KEYS):
+    for dim, key in enumerate(AdamGnT.start_keys):
         if key in state:
             sizes[dim] = len(state[key])
     return {dim: torch.zeros(sizes[dim], dtype=torch.int64, device=param.device) for dim in sorted(sizes)}

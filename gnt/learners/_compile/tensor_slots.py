@@ -1,4 +1,4 @@
-"""Sites: where a network's tensors hang, so that traced ones can hang there for the time of a tracing."""
+"""TensorSlots: where modules store their tensors, so that traced tensors can replace them while a step is captured."""
 
 from __future__ import annotations
 
@@ -10,68 +10,70 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-Site = tuple[dict[str, Any], str]
+TensorSlot = tuple[dict[str, Any], str]  # a dict of a module's, and a key
 
-_PLAIN = (bool, int, float, str, type(None), torch.dtype)
+_PLAIN_TYPES = (bool, int, float, str, type(None), torch.dtype)
 
 
-class Sites:
-    """Every tensor of some modules (parameters, buffers, plain attributes), each once, with all places that hold it."""
+class TensorSlots:
+    """Every tensor of some modules (parameters, buffers, plain attributes), once, with all slots that hold it."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         self.modules = list({id(module): module for module in modules}.values())
-        self._held: dict[int, tuple[Tensor, list[Site]]] = {}
+        self._by_tensor: dict[int, tuple[Tensor, list[TensorSlot]]] = {}
         for module in self.modules:
             for holder in (module._parameters, module._buffers, module.__dict__):
                 for name, value in holder.items():
                     if isinstance(value, Tensor):
                         self.add(value, (holder, name))
 
-    def add(self, tensor: Tensor, site: Site) -> None:
-        """One more place that holds the tensor."""
-        self._held.setdefault(id(tensor), (tensor, []))[1].append(site)
+    def add(self, tensor: Tensor, slot: TensorSlot) -> None:
+        """Add a slot that holds the tensor."""
+        self._by_tensor.setdefault(id(tensor), (tensor, []))[1].append(slot)
 
     def tensors(self) -> list[Tensor]:
         """Each tensor once."""
-        return [tensor for tensor, _ in self._held.values()]
+        return [tensor for tensor, _ in self._by_tensor.values()]
 
-    def now(self) -> list[Any]:
-        """What hangs there now: as `tensors`, but for what was put in their place."""
-        return [holder.get(name) for holder, name in self._firsts]
+    def current_values(self) -> list[Any]:
+        """What the slots of `tensors` hold now, in the same order."""
+        return [holder.get(name) for holder, name in self._first_slots]
 
-    def hang(self, tensors: Sequence[Tensor]) -> None:
-        """Put other tensors in the places of `tensors`."""
-        for tensor, (_, places) in zip(tensors, self._held.values(), strict=True):
-            for holder, name in places:
+    def fill(self, tensors: Sequence[Tensor]) -> None:
+        """Store other tensors in the slots of `tensors`, in the same order."""
+        for tensor, (_, slots) in zip(tensors, self._by_tensor.values(), strict=True):
+            for holder, name in slots:
                 holder[name] = tensor
 
     @functools.cached_property
-    def _firsts(self) -> list[Site]:
-        return [places[0] for _, places in self._held.values()]
+    def _first_slots(self) -> list[TensorSlot]:
+        return [slots[0] for _, slots in self._by_tensor.values()]
 
     @contextlib.contextmanager
-    def lent(self) -> Iterator[None]:
-        """Whatever hangs there meanwhile, afterwards everything is as it was."""
+    def restored_afterwards(self) -> Iterator[None]:
+        """Restore the original tensors at the end of the context."""
         try:
             yield
         finally:
-            self.hang(self.tensors())
+            self.fill(self.tensors())
 
 
-def plain_sites(modules: Iterable[nn.Module]) -> list[Site]:
-    """Where modules keep plain values: what their forward may ask, such as ``training`` or a dropout's rate."""
+def plain_attribute_slots(modules: Iterable[nn.Module]) -> list[TensorSlot]:
+    """Slots of plain values that a forward may depend on, such as ``training`` or the probability of a dropout."""
     return [(m.__dict__, name) for m in modules for name, value in m.__dict__.items() if _is_plain(value)]
 
 
 def _is_plain(value: Any) -> bool:
-    return isinstance(value, _PLAIN) or (isinstance(value, tuple) and all(isinstance(v, _PLAIN) for v in value))
+    return isinstance(value, _PLAIN_TYPES) or (
+        isinstance(value, tuple) and all(isinstance(each, _PLAIN_TYPES) for each in value)
+    )
 
 
-Attributes = dict[tuple[int, str], tuple[str, Any]]
+Attributes = dict[tuple[int, str], tuple[str, Any]]  # (number of the module, name) -> (description, value)
 
 
 def attributes(modules: Iterable[nn.Module]) -> Attributes:
-    """What each attribute of each module is, and a name for it."""
+    """All attributes of the modules."""
     return {
         (number, name): (f"{name!r} of {type(module).__name__}", value)
         for number, module in enumerate(modules)
@@ -79,13 +81,13 @@ def attributes(modules: Iterable[nn.Module]) -> Attributes:
     }
 
 
-def set_between(before: Attributes, after: Attributes) -> list[str]:
-    """The names of attributes that are other objects now."""
-    return [name for key, (name, value) in after.items() if key not in before or before[key][1] is not value]
+def changed_attributes(before: Attributes, after: Attributes) -> list[str]:
+    """Descriptions of attributes that are new, or other objects than before."""
+    return [text for key, (text, value) in after.items() if key not in before or before[key][1] is not value]
 
 
-def restore(modules: Sequence[nn.Module], before: Attributes) -> None:
-    """Undo what changed; what is new is taken away."""
+def restore_attributes(modules: Sequence[nn.Module], before: Attributes) -> None:
+    """Restore the attributes' values, and delete new attributes."""
     for number, module in enumerate(modules):
         for name in [name for name in module.__dict__ if (number, name) not in before]:
             del module.__dict__[name]

@@ -1,21 +1,13 @@
-"""Many seeds at once: S independent networks of one shape, trained together, each as it would be alone.
+"""Ensembles: independent networks of one shape, from different seeds, trained together.
 
-An ensemble is one network with S times the units in each hidden layer, whose consumers read them in S groups; so the
-engine, the optimizers and the resets work on it as on any other. Member s owns units s * n ... s * n + n - 1 of a layer
-of n, and the same share of every parameter, along dimension 0.
-
-layers      layers of all members side by side, whose kinds torch does not have
-kinds       which kinds of layers can be stacked, and how
-members     networks from seeds, each with its generators; their shapes compared
-stacked     the members as one network, and one member's share of it
-losses      one loss a member, and where its gradient begins
-elementwise which optimizers may train it
-checking    what is refused of settings and batches
-engine      generate and test with a selection and draws for each member
-report      what the engine tells
-learner     Ensemble
+The networks are stacked into one with S times as many units in each hidden layer, in which a unit reads only units of
+its own member. So the engine, the optimizers and the resets of optimizer state work on it as on any other network.
+Member s owns units s * n ... s * n + n - 1 of a layer of n, and the same share of each parameter along dimension 0.
 """
 
+from gnt.learners.ensemble.engine import EnsembleGnT
+from gnt.learners.ensemble.layers import MemberLinear, MemberNorm
 from gnt.learners.ensemble.learner import Ensemble
+from gnt.learners.ensemble.stacked_net import StackedNet
 
-__all__ = ["Ensemble"]
+__all__ = ["Ensemble", "EnsembleGnT", "MemberLinear", "MemberNorm", "StackedNet"]

@@ -1,7 +1,7 @@
-"""Generate and test for all members at once: the same arithmetic, with a selection and draws for each member.
+"""The engine of an ensemble: generate and test for all members at once, with each member's own selection and draws.
 
-How many units are due is the same function of time for all members, as their ages are counted by the same updates; so
-all of them replace in the same step, equally many, and one `topk` along each row finds whom.
+The number of eligible units, and so the number that is due, depends only on the number of updates. All members replace
+equally many units in the same step, and one ``topk`` along each member's row selects them.
 """
 
 from __future__ import annotations
@@ -13,54 +13,57 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gnt.importance._intake import Prepared
-from gnt.importance._running import UnitState
-from gnt.importance._signals import Signals
+from gnt.importance import FeatureBatch, Signals
 from gnt.learners.ensemble.report import EnsembleReport
-from gnt.replacement import reinitialization as reinit
-from gnt.replacement import selection
-from gnt.replacement.engine import GnT
+from gnt.replacement import GnT, UnitState, reinitialization, selection
 from gnt.units import UnitGroup
 
 
 class MemberGenerators:
-    """The members' generators as one whose state can be told and set, such as an engine has."""
+    """The members' generators behind the interface of one: `get_state`, `set_state` and ``device``."""
 
-    def __init__(self, own: Sequence[torch.Generator]) -> None:
-        self.own = list(own)
-        self.device = self.own[0].device
+    def __init__(self, generators: Sequence[torch.Generator]) -> None:
+        self.generators = list(generators)
+        self.device = self.generators[0].device
 
     def get_state(self) -> Tensor:
-        """The states, one in each row."""
-        return torch.stack([each.get_state() for each in self.own])
+        """The states, a row for each member."""
+        return torch.stack([each.get_state() for each in self.generators])
 
     def set_state(self, state: Tensor) -> None:
-        """Take back what `get_state` gave; RuntimeError where it is of another number of members."""
-        if state.ndim != 2 or len(state) != len(self.own):
-            raise RuntimeError(f"{len(self.own)} generators cannot take a state of shape {tuple(state.shape)}")
-        for each, own in zip(self.own, state, strict=True):
-            each.set_state(own.clone())  # torch reads a view of a larger tensor from the wrong place, and crashes
+        """Restore the result of `get_state`.
+
+        Raises:
+            RuntimeError: the state of another number of members.
+        """
+        if state.ndim != 2 or len(state) != len(self.generators):
+            raise RuntimeError(f"{len(self.generators)} generators cannot take a state of shape {tuple(state.shape)}")
+        for generator, row in zip(self.generators, state, strict=True):
+            generator.set_state(row.clone())  # torch reads a view of a larger tensor from the wrong address
 
 
 class MemberSignals(Signals):
-    """`Signals` of all members' units, whose draws are the members' own."""
+    """`Signals` of all members' units, with draws from each member's generator."""
 
     generator: MemberGenerators  # type: ignore[assignment]
 
     def uniform(self) -> Tensor:
         """A draw from [0, 1) for each unit, member by member."""
-        own = self.generator.own
-        size = self.num_units // len(own)
-        return torch.cat([torch.rand(size, generator=each, device=each.device) for each in own])
+        generators = self.generator.generators
+        size = self.num_units // len(generators)
+        return torch.cat([torch.rand(size, generator=each, device=each.device) for each in generators])
 
 
 class EnsembleGnT(GnT):
-    """`GnT` over the groups of a `gnt.ensemble.stacked.StackedNet`; settings as there, all draws the members' own.
+    """`GnT` for the groups of a `StackedNet`, with the same settings; each member has its own draws.
 
     Attributes:
+        seeds: the members' seeds.
         members: number of members.
-        generators: one for each member.
+        generators: a generator for each member.
     """
+
+    signals_type = MemberSignals
 
     def __init__(
         self,
@@ -74,22 +77,27 @@ class EnsembleGnT(GnT):
         super().__init__(groups, optimizer, generator=generators[0], record=False, process_group=False, **settings)
         self.seeds, self.members, self.generators = list(seeds), len(seeds), list(generators)
         self.generator = self.host_generator = MemberGenerators(self.generators)  # type: ignore[assignment]
-        self._first = {}  # of each group, where the members' units begin: (members, 1)
-        for group in self.groups:
-            self._first[group.name] = torch.arange(self.members).mul_(group.num_units // self.members)[:, None]
+        # the index of each member's first unit in each group: (members, 1)
+        self._first_units = {
+            group.name: torch.arange(self.members).mul_(group.num_units // self.members)[:, None]
+            for group in self.groups
+        }
 
     def by_member(self, units: Sequence[Tensor]) -> list[Tensor]:
-        """What `step` returns, as each member counts its own units: (members, k) for each group."""
-        pairs = zip(self.groups, units, strict=True)
+        """The result of `step` as indices within each member's layer: (members, k) for each group."""
         return [
-            chosen.view(self.members, -1) - self._first[group.name].to(chosen.device)
+            chosen.view(self.members, -1) - self._first_units[group.name].to(chosen.device)
             if len(chosen)
             else chosen.new_empty(self.members, 0)
-            for group, chosen in pairs
+            for group, chosen in zip(self.groups, units, strict=True)
         ]
 
     def replace(self, units: Sequence[Tensor], incoming: Sequence[Tensor | None] | None = None) -> None:
-        """Only what `select` gave: members whose units differ in age could not be selected from together."""
+        """Replace the units returned by `select`.
+
+        Raises:
+            ValueError: other units: members whose units differ in age could not be selected from together.
+        """
         if len(units) != len(self.selected) or any(a is not b for a, b in zip(units, self.selected, strict=True)):
             raise ValueError("the engine of an ensemble replaces what its select() returned, and nothing else")
         super().replace(units, incoming)
@@ -98,51 +106,38 @@ class EnsembleGnT(GnT):
         """As `GnT.report`, with dead units by member."""
         return EnsembleReport.read(self.groups, self.updates, self.replacement_rate, self.members)
 
-    def signals(self, batches: Prepared) -> list[Signals]:
-        """Signals of every group, whose random draws are made member by member."""
-        reads = self.measure.reads
-        pairs = zip(self.groups, batches, strict=True)
-        return [MemberSignals(group, batch, self.generator, reads) for group, batch in pairs]
-
     @torch.no_grad()
-    def evaluate(self, signals: Sequence[Signals]) -> None:
-        """Evaluate all groups; an error for values that are not finite names the seeds of the members concerned."""
+    def evaluate(self, features: FeatureBatch, shared_signals: Sequence[Signals] | None = None) -> None:
+        """Evaluate all groups; the error for values that are not finite names the members' seeds."""
         try:
-            super().evaluate(signals)
+            super().evaluate(features, shared_signals)
         except FloatingPointError as error:
-            drawn = self.generator.get_state()
-            seen = [each.mean.abs().sum(0) + self.measure.function(each) for each in signals]
-            self.generator.set_state(drawn)
-            broken = [~torch.isfinite(each).view(self.members, -1).all(1).cpu() for each in seen]
-            raise FloatingPointError(f"{error} ({named(self.seeds, torch.stack(broken).any(0))})") from None
+            state = self.generator.get_state()
+            values = [each.mean.abs().sum(0) + self.measure.function(each) for each in self.signals(features)]
+            self.generator.set_state(state)
+            nonfinite = [~torch.isfinite(each).view(self.members, -1).all(1).cpu() for each in values]
+            seeds = format_seeds(self.seeds, torch.stack(nonfinite).any(0))
+            raise FloatingPointError(f"{error} ({seeds})") from None
 
     def select_in(self, state: UnitState) -> Tensor:
-        """Indices of the units of one group that are due, the same number in every member."""
+        """Indices of the units of one group that are due, the same number for every member."""
         eligible = state.eligible // self.members
         if not eligible:
-            return state.nobody
+            return state.no_units
         count = self.count_due(state, eligible)
         if not count:
-            return state.nobody
+            return state.no_units
         return selection.lowest_of_each(state.corrected_utility, state.mature, count, self.members)
 
-    def replace_units(self, chosen: list[Tensor], fresh: list[list[Tensor] | None], *, selected: bool) -> None:
-        """Replace the chosen units, with fresh weights drawn from the generator of each member."""
-        drawn = [
-            self._draw(group, len(units) // self.members, limits) if weights is None and len(units) else weights
-            for group, units, weights, limits in zip(self.groups, chosen, fresh, self.bounds, strict=True)
-        ]
-        super().replace_units(chosen, drawn, selected=selected)
-
-    def _draw(self, group: UnitGroup, count: int, limits: Sequence[float]) -> list[Tensor]:
-        """Fresh weights for ``count`` units of each member, slot by slot as a run alone draws them."""
+    def draw_weights(self, group: UnitGroup, count: int, limits: Sequence[float]) -> list[Tensor]:
+        """Fresh weights for ``count`` units, an equal number from each member's generator, as in a single run."""
         return [
-            reinit.fresh_weights(slot, count, limit, *self.generators)
+            reinitialization.fresh_weights(slot, count // self.members, limit, *self.generators)
             for slot, limit in zip(group.drawn, limits, strict=True)
         ]
 
 
-def named(seeds: Sequence[int], which: Tensor) -> str:
-    """The seeds of those members, for an error's text."""
-    bad = [str(seed) for seed, one in zip(seeds, which.tolist(), strict=True) if one]
-    return f"seed {bad[0]}" if len(bad) == 1 else f"seeds {', '.join(bad)}"
+def format_seeds(seeds: Sequence[int], selected: Tensor) -> str:
+    """The seeds of the selected members, for an error message."""
+    chosen = [str(seed) for seed, is_selected in zip(seeds, selected.tolist(), strict=True) if is_selected]
+    return f"seed {chosen[0]}" if len(chosen) == 1 else f"seeds {', '.join(chosen)}"

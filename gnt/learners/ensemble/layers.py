@@ -1,10 +1,11 @@
-"""Layers of all members side by side. Parameters are the members' own, one after the other along dimension 0.
+"""Layers that apply each member's own layer to its own features.
 
-Features come in three layouts, whichever is fastest for the layer:
+Parameters hold those of the members one after the other along dimension 0. Features have one of three layouts,
+whichever is fastest for the layer:
 
-    rows       (members, batch, features...)             as x, y and the output
+    rows       (members, batch, features...)             x, y and the output
     columns    (members, features, batch)                linear layers, whose gradients then need no transposition
-    channels   (batch, members * channels, *pixels)      convolutions, poolings, and norms of channels
+    channels   (batch, members * channels, *pixels)      convolutions, poolings, and norms over channels
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from gnt.regularization import register_init_distribution
 
 
 class MemberLinear(nn.Module):
-    """y_s = W_s x_s + b_s for each member s, in columns: (members, in, batch) -> (members, out, batch).
+    """Linear layers, y_s = W_s x_s + b_s for each member s: (members, in, batch) -> (members, out, batch).
 
     ``weight`` is (members * out, in), ``bias`` (members * out,) or None.
     """
@@ -35,7 +36,7 @@ class MemberLinear(nn.Module):
         """One batched matrix product."""
         weight = self.weight.view(self._shape)
         if x.shape[2] == 1 and type(x) is not Tensor:
-            # traced for a compiler, which makes one loop of this and of all around it, but calls a matrix product
+            # while a step is captured: the compiler fuses elementwise operations, but not a matrix product
             y = (weight * x.transpose(1, 2)).sum(2, keepdim=True)
             return y if self.bias is None else y + self.bias.view(self._bias_shape)
         if self.bias is None:
@@ -49,10 +50,10 @@ class MemberLinear(nn.Module):
 
 
 class MemberNorm(nn.Module):
-    """LayerNorm or RMSNorm of each member: statistics over the last ``shape`` dimensions, affine parameters its own.
+    """LayerNorm or RMSNorm of each member, over the last ``len(shape)`` dimensions, with the member's own parameters.
 
-    ``weight`` and ``bias`` are (members * shape[0], *shape[1:]) or None. Channels are looked at as (batch, members,
-    channels, *pixels).
+    ``weight`` and ``bias`` are (members * shape[0], *shape[1:]) or None. The layout channels is viewed as (batch,
+    members, channels, *pixels).
     """
 
     def __init__(
@@ -69,13 +70,13 @@ class MemberNorm(nn.Module):
         self.weight, self.bias = weight, bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise, then scale and shift by the member's own numbers."""
+        """Normalize, then scale and shift."""
         y = torch.unflatten(x, 1, (self._members, -1)) if self._channels else x
         if self._norm is nn.LayerNorm:
             y = F.layer_norm(y, self._shape, eps=self._eps)  # type: ignore[arg-type]
         else:
             y = F.rms_norm(y, self._shape, eps=self._eps)
-        # from the member's dimension on: members, those between, the normalised ones
+        # dimensions from that of the members on: members, those in between, the normalized ones
         between = y.ndim - len(self._shape) - (2 if self._channels else 1)
         wide = (self._members, *[1] * between, *self._shape)
         if self.weight is not None:
@@ -90,7 +91,7 @@ register_init_distribution(MemberNorm, like=nn.LayerNorm)
 
 
 class MemberDropout(nn.Module):
-    """Dropout whose draws for member s are those that `torch.nn.Dropout` makes alone, from generator s."""
+    """Dropout; the draws for member s come from generator s, and are those of `torch.nn.Dropout` in a single run."""
 
     def __init__(self, p: float, generators: Sequence[torch.Generator], channels: bool) -> None:
         super().__init__()
@@ -116,15 +117,15 @@ class MemberDropout(nn.Module):
 
 
 class SwapBatch(nn.Module):
-    """Rows to columns, and columns to rows: (members, batch, features) <-> (members, features, batch)."""
+    """From rows to columns or back: (members, batch, features) <-> (members, features, batch)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """A view."""
+        """Swap the last two dimensions."""
         return x.transpose(1, 2)
 
 
 class ToChannels(nn.Module):
-    """Rows to channels: (members, batch, channels, *pixels) -> (batch, members * channels, *pixels)."""
+    """From rows to channels: (members, batch, channels, *pixels) -> (batch, members * channels, *pixels)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Move the batch to the front."""
@@ -132,7 +133,7 @@ class ToChannels(nn.Module):
 
 
 class ToRows(nn.Module):
-    """Channels to rows: (batch, members * channels, *pixels) -> (members, batch, channels, *pixels)."""
+    """From channels to rows: (batch, members * channels, *pixels) -> (members, batch, channels, *pixels)."""
 
     def __init__(self, members: int) -> None:
         super().__init__()
@@ -144,8 +145,8 @@ class ToRows(nn.Module):
 
 
 class FlattenRows(nn.Module):
-    """(members, batch, ...) -> (members, batch, features)."""
+    """`torch.nn.Flatten` for each member: (members, batch, ...) -> (members, batch, features)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """As `torch.nn.Flatten` for each member."""
+        """Flatten the dimensions after the batch."""
         return x.flatten(2)

@@ -1,4 +1,4 @@
-"""Members: a network from each seed with its generators, all of one shape."""
+"""Members of an ensemble: a network from each seed, with its generators; all networks have one shape."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from gnt.units import flatten_layers
 
 @dataclass
 class Member:
-    """One network as a run alone would begin with it.
+    """One member, in the state in which a single run would start.
 
     Attributes:
         seed: the seed.
-        net: what ``make_net()`` gives after ``torch.manual_seed(seed)``.
-        generator: the engine's, as `GnT` makes it right after that; None for backprop, which has no engine.
-        dropout: goes on as torch's global generator would from there.
+        net: the result of ``make_net()`` after ``torch.manual_seed(seed)``.
+        generator: the engine's generator, seeded as `GnT` seeds it right after that; None without an engine.
+        dropout: a generator that continues torch's global generator from there, for the draws of dropout.
         layers: the network's layers, in order, with their names.
     """
 
@@ -34,12 +34,12 @@ class Member:
     layers: list[tuple[str, Layer]]
 
 
-def grow(make_net: Callable[[], nn.Module], seeds: Iterable[int], *, engine: bool) -> list[Member]:
-    """The members, each from its seed. Torch's global generators are left as they were.
+def make_members(make_net: Callable[[], nn.Module], seeds: Iterable[int], *, with_engine: bool) -> list[Member]:
+    """A member for each seed. Torch's global generators are left as they were.
 
     Raises:
-        TypeError: ``make_net`` gives no module, or a seed is no integer.
-        ValueError: no seeds, a network that is no list of layers, or networks that are not of one shape.
+        TypeError: ``make_net`` does not return a module, or a seed is not an integer.
+        ValueError: no seeds, a network that is not a list of layers, or networks of different shapes.
     """
     if not callable(make_net) or isinstance(make_net, nn.Module):
         raise TypeError(f"make_net must be a function that makes a network, got {type(make_net).__name__}")
@@ -48,16 +48,16 @@ def grow(make_net: Callable[[], nn.Module], seeds: Iterable[int], *, engine: boo
     if wrong or not isinstance(seeds, Iterable):
         raise TypeError(f"seeds must be a list of integers, one for each member, got {wrong[0] if wrong else seeds!r}")
     if not numbers:
-        raise ValueError("seeds must name at least one member, got none")
+        raise ValueError("seeds must hold an integer for at least one member, got none")
     accelerators = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=accelerators):
-        members = [_one(make_net, int(seed), engine) for seed in numbers]
+        members = [_make_member(make_net, int(seed), with_engine) for seed in numbers]
     for member in members[1:]:
-        _compare(members[0], member)
+        _check_same_shape(members[0], member)
     return members
 
 
-def _one(make_net: Callable[[], nn.Module], seed: int, engine: bool) -> Member:
+def _make_member(make_net: Callable[[], nn.Module], seed: int, with_engine: bool) -> Member:
     torch.manual_seed(seed)
     net = make_net()
     if not isinstance(net, nn.Module):
@@ -66,31 +66,32 @@ def _one(make_net: Callable[[], nn.Module], seed: int, engine: bool) -> Member:
     if first is None:
         raise ValueError(f"make_net returned a {type(net).__name__} without parameters: there is nothing to learn")
     layers = list(flatten_layers(net))
-    held = {id(p) for _, layer in layers if isinstance(layer, nn.Module) for p in layer.parameters()}
-    outside = [name for name, p in net.named_parameters() if id(p) not in held]
-    if outside:
-        raise ValueError(f"the list of layers leaves out {', '.join(outside)} of make_net's {type(net).__name__}")
-    generator = new_generator(first.device) if engine else None
+    listed = {id(p) for _, layer in layers if isinstance(layer, nn.Module) for p in layer.parameters()}
+    missing = [name for name, p in net.named_parameters() if id(p) not in listed]
+    if missing:
+        raise ValueError(f"the list of layers of make_net's {type(net).__name__} leaves out {', '.join(missing)}")
+    generator = new_generator(first.device) if with_engine else None
     dropout = torch.Generator(device=first.device)
     dropout.set_state(torch.get_rng_state() if first.device.type == "cpu" else torch.cuda.get_rng_state(first.device))
     return Member(seed, net, generator, dropout, layers)
 
 
-def _compare(first: Member, other: Member) -> None:
-    """Refuse a network that differs from the first in more than its numbers."""
-    mine, theirs = ([(name, _shape(layer)) for name, layer in member.layers] for member in (first, other))
+def _check_same_shape(first: Member, other: Member) -> None:
+    """Refuse a network that differs from the first one in more than the values of its tensors."""
+    mine, theirs = ([(name, _describe(layer)) for name, layer in member.layers] for member in (first, other))
     if mine == theirs:
         return
     differ = next((pair for pair in zip(mine, theirs, strict=False) if pair[0] != pair[1]), None)
     what = (
-        f"layer {differ[1][0]!r} is {differ[1][1]}, of seed {first.seed} {differ[0][0]!r} is {differ[0][1]}"
+        f"layer {differ[1][0]!r} is {differ[1][1]}, but for seed {first.seed} {differ[0][0]!r} is {differ[0][1]}"
         if differ
-        else f"it has {len(theirs)} layers, of seed {first.seed} {len(mine)}"
+        else f"it has {len(theirs)} layers, that of seed {first.seed} has {len(mine)}"
     )
-    raise ValueError(f"the network of seed {other.seed} is of another shape: {what}; members must differ in seed alone")
+    raise ValueError(f"the network of seed {other.seed} has another shape: {what}; members may differ only in seed")
 
 
-def _shape(layer: Layer) -> str:
+def _describe(layer: Layer) -> str:
+    """A layer with the shapes, dtypes and devices of its tensors, and its mode."""
     if not isinstance(layer, nn.Module):
         return getattr(layer, "__name__", repr(layer))
     tensors = [

@@ -1,4 +1,4 @@
-"""Optimizers that work element by element, so that members side by side in one parameter do not see each other."""
+"""Optimizers for ensembles: those that work element by element, since members share parameters."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gnt.optim import AdamGnT
-from gnt.replacement._reset_rules import known, row_of, unwrap_optimizer
+from gnt.replacement import find_state_resets, known_optimizers, unwrap_optimizer
 
-_MIXING = {
+_NOT_ELEMENTWISE = {
     "Muon": "it orthogonalises whole matrices",
     "SingleDeviceMuon": "it orthogonalises whole matrices",
     "SingleDeviceMuonWithAuxAdam": "it orthogonalises whole matrices",
@@ -21,21 +21,25 @@ _MIXING = {
 }
 
 
-def made_by(make: Callable[[Any], Optimizer], net: nn.Module) -> Optimizer:
-    """What ``make(parameters)`` gives; TypeError where members would learn from each other."""
-    if isinstance(make, Optimizer) or not callable(make):
+def build_optimizer(factory: Callable[[Any], Optimizer], net: nn.Module) -> Optimizer:
+    """The optimizer ``factory(parameters)``.
+
+    Raises:
+        TypeError: no function, no optimizer, or an optimizer that is not known to work element by element.
+    """
+    if isinstance(factory, Optimizer) or not callable(factory):
         raise TypeError(
-            "opt must be a name or a function (parameters) -> optimizer, for the ensemble has parameters of its own; "
-            f"got {type(make).__name__}"
+            "opt must be a name or a function (parameters) -> optimizer, because the ensemble has its own parameters; "
+            f"got {type(factory).__name__}"
         )
-    optimizer = make(list(net.parameters()))
+    optimizer = factory(list(net.parameters()))
     inner = unwrap_optimizer(optimizer)
     if not isinstance(inner, Optimizer):
         raise TypeError(f"opt must return a torch.optim.Optimizer, got {type(optimizer).__name__}")
-    why = _MIXING.get(type(inner).__name__)
-    if why is None and not isinstance(inner, AdamGnT) and row_of(inner) is None:
-        names = ", ".join(name for name in known() if name not in _MIXING)
-        why = f"gnt does not know it; known are AdamGnT, {names}, and what gnt.register_state_reset describes"
+    why = _NOT_ELEMENTWISE.get(type(inner).__name__)
+    if why is None and not isinstance(inner, AdamGnT) and find_state_resets(inner) is None:
+        names = ", ".join(name for name in known_optimizers() if name not in _NOT_ELEMENTWISE)
+        why = f"gnt does not know it; known are AdamGnT, {names}, and those described to gnt.register_state_reset"
     if why is not None:
         raise TypeError(f"{type(inner).__name__} cannot train an ensemble, whose members share each parameter: {why}")
     return optimizer

@@ -1,4 +1,4 @@
-"""What an ensemble's engine tells about its members: as a lone engine's report, but for dead units."""
+"""Reports of an ensemble's engine: the figures of one member, and dead units of all members."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnt.importance._running import UnitState
-from gnt.replacement.report import GroupReport, Report
+from gnt.replacement import GroupReport, Report, UnitState
 from gnt.units import UnitGroup
 
 
 @dataclass(frozen=True)
 class EnsembleReport(Report):
-    """A member's figures, and ``dead_by_member``: for each group each member's dead units; a group's ``dead`` and
-    ``nonfinite`` are the sums over all members. Everything else is the same for all.
+    """The figures of each member, which are the same for all, except for dead units.
+
+    Attributes:
+        members: number of members.
+        dead_by_member: for each group the number of dead units of each member. The ``dead`` and ``nonfinite`` of a
+            group are sums over all members.
     """
 
     members: int = 1
@@ -29,15 +32,15 @@ class EnsembleReport(Report):
         reports, dead = [], []
         for group in groups:
             state = group.state
-            alone = state_of(state, 0, members)
+            one = member_state(state, 0, members)
             dead.append(tuple(state.dead.view(members, -1).sum(1).tolist()))
             reports.append(
                 GroupReport(
                     name=group.name,
                     units=group.num_units // members,
-                    eligible=alone.eligible,
-                    replaced=alone.replaced,
-                    next_due=alone.next_due(replacement_rate),
+                    eligible=one.eligible,
+                    replaced=one.replaced,
+                    next_due=one.next_due(replacement_rate),
                     dead=sum(dead[-1]),
                     nonfinite=int(state.nonfinite),
                 )
@@ -45,15 +48,15 @@ class EnsembleReport(Report):
         return cls(updates, tuple(reports), (), members, tuple(dead))
 
     def __str__(self) -> str:
-        note = "dead: the sum over all; the rest: each member's"
+        note = "dead: the sum over all members; the rest: of each member"
         return super().__str__().replace(" updates\n", f" updates, {self.members} members ({note})\n", 1)
 
 
-def state_of(state: UnitState, number: int, members: int) -> UnitState:
-    """A copy of what is remembered of one member's units."""
+def member_state(state: UnitState, number: int, members: int) -> UnitState:
+    """A copy of the state of one member's units."""
     units = state.num_units // members
     taps = len(state.mean_features)
-    alone = UnitState(
+    own = UnitState(
         units,
         decay_rate=state.decay_rate,
         maturity_threshold=state.maturity_threshold,
@@ -61,15 +64,15 @@ def state_of(state: UnitState, number: int, members: int) -> UnitState:
         like=state.utility,
         taps=taps,
         corrected=state.corrected,
-        exceeding=state.exceeding,
+        strict=state.strict,
     )
     saved: dict[str, Any] = {
-        key: _part(value, number, members) if isinstance(value, Tensor) and value.ndim else value
+        key: _member_part(value, number, members) if isinstance(value, Tensor) and value.ndim else value
         for key, value in state.state_dict().items()
     }
-    alone.load_state_dict({**saved, "replaced": state.replaced // members})
-    return alone
+    own.load_state_dict({**saved, "replaced": state.replaced // members})
+    return own
 
 
-def _part(value: Tensor, number: int, members: int) -> Tensor:
+def _member_part(value: Tensor, number: int, members: int) -> Tensor:
     return torch.unflatten(value, -1, (members, -1)).select(-2, number)

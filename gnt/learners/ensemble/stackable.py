@@ -1,4 +1,4 @@
-"""Which kinds of layers can be stacked, and how: all members' copies of one layer become one layer."""
+"""Stacking of layers: one layer that computes all members' copies of a layer. Defines which types can be stacked."""
 
 from __future__ import annotations
 
@@ -40,67 +40,74 @@ _ALLOWED = (
 )
 
 
-class Stack:
-    """The members' layers, stacked one after the other, as they are met; in ``steps``, with the first member's layer
-    that each stands for (None: it only moves dimensions).
+class LayerStack:
+    """Stacks the members' layers in order, and changes the layout of features between them where necessary.
+
+    Attributes:
+        layers: the stacked layers so far, each with the first member's original; None for a change of layout.
     """
 
     def __init__(self, members: int, dropout: Sequence[torch.Generator]) -> None:
-        self.steps: list[tuple[str, Layer, Layer | None]] = []
+        self.layers: list[tuple[Layer, Layer | None]] = []
         self._members, self._dropout = members, dropout
-        self._layout: Layout = "rows"  # of the features at this point, as `gnt.ensemble.layers` names them
-        self._pixels = False  # whether they have more dimensions than one
-        self._seen: set[int] = set()  # parameters, by identity
+        self._layout: Layout = "rows"  # of the features after the layers so far; see `gnt.learners.ensemble.layers`
+        self._has_pixels = False  # True if features have more than one dimension
+        self._seen: set[int] = set()  # parameters so far, by identity
 
     def add(self, name: str, layers: Sequence[Layer]) -> None:
-        """Stack one layer, given of every member; ValueError for a kind that cannot be."""
+        """Stack one layer, given for each member.
+
+        Raises:
+            ValueError: a layer that cannot be stacked.
+        """
         layer = layers[0]
         kind = getattr(layer, "__name__", type(layer).__name__)
         if not isinstance(layer, nn.Module):
             if identify_activation(layer) is None or identify_activation(layer) == ("rrelu", None):
-                raise ValueError(f"{name!r} ({kind}) cannot be stacked: of functions only torch's activations can be")
-            self.steps.append((name, layer, layer))
+                raise ValueError(f"{name!r} ({kind}) cannot be stacked: the only functions that can are activations")
+            self.layers.append((layer, layer))
             return
         self._check(f"{name!r} ({kind})", layer)
         stacked = self._stack(layer, layers) if has_torch_forward(layer) else None
         if stacked is None:
             raise ValueError(f"{name!r} ({kind}) cannot be stacked for an ensemble; allowed are {_ALLOWED}")
         stacked.train(layer.training)
-        self.steps.append((name, stacked, layer))
+        self.layers.append((stacked, layer))
 
-    def _check(self, who: str, layer: nn.Module) -> None:
+    def _check(self, title: str, layer: nn.Module) -> None:
         """Refuse what a stacked layer would leave out."""
         if layer._modules:
-            raise ValueError(f"{who} cannot be stacked: it has layers inside, or is parametrized")
+            raise ValueError(f"{title} cannot be stacked: it has layers inside, or is parametrized")
         if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
-            raise ValueError(f"{who} cannot be stacked: it has hooks, which the ensemble would not call")
+            raise ValueError(f"{title} cannot be stacked: it has hooks, which the ensemble would not call")
         own = {id(parameter) for parameter in layer.parameters()}
         if own & self._seen:
-            raise ValueError(f"{who} cannot be stacked: its parameters are those of a layer before it")
+            raise ValueError(f"{title} cannot be stacked: its parameters are those of a layer before it")
         self._seen |= own
 
-    def end(self) -> None:
-        """Bring the output to rows."""
-        self._to("rows")
+    def finish(self) -> None:
+        """Bring the output to the layout rows."""
+        self._change_layout("rows")
 
     def _stack(self, layer: nn.Module, layers: Sequence[Any]) -> nn.Module | None:
+        """The stacked layer; None for a type that cannot be stacked."""
         if isinstance(layer, nn.Linear):
-            if self._pixels:  # a list without its Flatten
-                self._to("rows")
-                self._move(FlattenRows(), "rows")
-                self._pixels = False
-            self._to("columns")
-            return MemberLinear(_joined(layers, "weight"), _joined(layers, "bias"), self._members)  # type: ignore[arg-type]
+            if self._has_pixels:  # the network flattens in its forward, not in a listed layer
+                self._change_layout("rows")
+                self._append_layout_change(FlattenRows(), "rows")
+                self._has_pixels = False
+            self._change_layout("columns")
+            return MemberLinear(_concatenated(layers, "weight"), _concatenated(layers, "bias"), self._members)  # type: ignore[arg-type]
         if isinstance(layer, nn.Flatten):
             if (layer.start_dim, layer.end_dim) != (1, -1):
                 return None
-            self._to("rows")
-            self._pixels = False
+            self._change_layout("rows")
+            self._has_pixels = False
             return FlattenRows()
         if self._layout == "columns" and (isinstance(layer, (nn.LayerNorm, nn.RMSNorm)) or type(layer) is nn.Dropout):
-            self._to("rows")
+            self._change_layout("rows")
         if isinstance(layer, (nn.LayerNorm, nn.RMSNorm)):
-            weight, bias = (_joined(layers, key) for key in ("weight", "bias"))
+            weight, bias = (_concatenated(layers, key) for key in ("weight", "bias"))
             return MemberNorm(layer, weight, bias, self._members, self._layout == "channels")
         if type(layer) is nn.Dropout:
             return MemberDropout(layer.p, self._dropout, self._layout == "channels")
@@ -109,39 +116,40 @@ class Stack:
             return copy.deepcopy(layer)
         if not isinstance(layer, (*_CONVOLUTIONS, *_BATCH_NORMS, nn.GroupNorm, *_POOLS)):
             return None
-        self._to("channels")
-        self._pixels = self._pixels or isinstance(layer, (*_CONVOLUTIONS, *_POOLS))
+        self._change_layout("channels")
+        self._has_pixels = self._has_pixels or isinstance(layer, (*_CONVOLUTIONS, *_POOLS))
         return self._widened(layer, layers)
 
     def _widened(self, layer: Any, layers: Sequence[Any]) -> nn.Module:
-        """A layer that works channel by channel, or group by group, with all members' channels."""
+        """The same layer with all members' channels, for types that work channel by channel or group by group."""
         wide = copy.deepcopy(layer)
         for size in ("in_channels", "out_channels", "groups", "num_features", "num_groups", "num_channels"):
             if hasattr(wide, size):
                 setattr(wide, size, getattr(wide, size) * self._members)
         for key in wide._parameters:
-            wide._parameters[key] = _joined(layers, key)
+            wide._parameters[key] = _concatenated(layers, key)
         for key, buffer in wide._buffers.items():
             if buffer is not None and buffer.ndim:
                 wide._buffers[key] = torch.cat([each._buffers[key] for each in layers])
         return wide  # type: ignore[no-any-return]
 
-    def _to(self, layout: Layout) -> None:
-        """Bring features to a layout; rows stand between the other two."""
+    def _change_layout(self, layout: Layout) -> None:
+        """Bring features to a layout; from columns to channels and back by way of rows."""
         if layout == self._layout:
             return
         if "rows" not in (layout, self._layout):
-            self._to("rows")
+            self._change_layout("rows")
         swap = "columns" in (layout, self._layout)
-        self._move(SwapBatch() if swap else ToChannels() if layout == "channels" else ToRows(self._members), layout)
+        change = SwapBatch() if swap else ToChannels() if layout == "channels" else ToRows(self._members)
+        self._append_layout_change(change, layout)
 
-    def _move(self, layer: nn.Module, layout: Layout) -> None:
-        self.steps.append(("", layer, None))
+    def _append_layout_change(self, layer: nn.Module, layout: Layout) -> None:
+        self.layers.append((layer, None))
         self._layout = layout
 
 
-def _joined(layers: Sequence[nn.Module], key: str) -> nn.Parameter | None:
-    """The members' parameters of that name, one after the other along dimension 0."""
+def _concatenated(layers: Sequence[nn.Module], key: str) -> nn.Parameter | None:
+    """The members' parameters of one name, concatenated along dimension 0."""
     own = [layer._parameters.get(key) for layer in layers]
     if own[0] is None:
         return None

@@ -1,4 +1,4 @@
-"""The members as one network, and one member's share of it."""
+"""StackedNet: all members as one network."""
 
 from __future__ import annotations
 
@@ -11,38 +11,43 @@ from torch import Tensor, nn
 
 from gnt.learners.ensemble.layers import MemberLinear
 from gnt.learners.ensemble.members import Member
-from gnt.learners.ensemble.stackable import Layer, Stack
+from gnt.learners.ensemble.stackable import Layer, LayerStack
 from gnt.units import Slot, UnitGroup, flatten_layers, walk
 
-Read = Callable[[Tensor], Tensor]
+FeatureReader = Callable[[Tensor], Tensor]  # the input of a layer -> features, samples first
 
 
 class StackedNet(nn.Module):
-    """All members' networks as one: (members, batch, ...) -> (members, batch, ...)."""
+    """All members' networks as one: (members, batch, ...) -> (members, batch, ...).
+
+    Attributes:
+        members: number of members.
+        dropout: for each member the generator of its dropout.
+    """
 
     def __init__(self, members: Sequence[Member]) -> None:
         super().__init__()
         self.members = len(members)
-        self._template = [members[0].net]  # in a list: its stale parameters are none of this network's
-        self.dropout = [member.dropout for member in members]  # the generators of its draws
-        stack = Stack(self.members, self.dropout)
+        self._template = [members[0].net]  # in a list, so that its parameters are not registered
+        self.dropout = [member.dropout for member in members]
+        stack = LayerStack(self.members, self.dropout)
         for position, (name, _) in enumerate(members[0].layers):
             stack.add(name, [member.layers[position][1] for member in members])
-        stack.end()
-        self._steps: list[tuple[Layer, Read | None]] = [(layer, None) for _, layer, _ in stack.steps]
-        self._stacked = [layer for _, layer, own in stack.steps if own is not None]  # for each of the template's layers
-        self.layers = nn.ModuleList(layer for _, layer, _ in stack.steps if isinstance(layer, nn.Module))
+        stack.finish()
+        self._steps: list[tuple[Layer, FeatureReader | None]] = [(layer, None) for layer, _ in stack.layers]
+        self._stacked = [layer for layer, original in stack.layers if original is not None]  # by layer of the template
+        self.layers = nn.ModuleList(layer for layer, _ in stack.layers if isinstance(layer, nn.Module))
 
     def groups(self, activation: str | None) -> tuple[UnitGroup, ...]:
-        """The unit groups of all members: those of one, with all members' units; `predict` records for them."""
+        """The unit groups: those of one member, with all members' units. From now on `predict` returns features."""
         pairs = zip(flatten_layers(self._template[0]), self._stacked, strict=True)
         stacked = {id(layer): all_members for (_, layer), all_members in pairs}
-        groups = tuple(self._grouped(group, stacked) for group in walk(self._template[0], activation=activation))
-        self._read([group.outgoing[0].module for group in groups])
+        groups = tuple(self._stacked_group(group, stacked) for group in walk(self._template[0], activation=activation))
+        self._read_inputs_of([group.outgoing[0].module for group in groups])
         return groups
 
-    def _grouped(self, group: UnitGroup, stacked: dict[int, Any]) -> UnitGroup:
-        def slots(own: Sequence[Slot], side: int) -> tuple[Slot, ...]:
+    def _stacked_group(self, group: UnitGroup, stacked: dict[int, Any]) -> UnitGroup:
+        def stacked_slots(own: Sequence[Slot], *, outgoing: bool = False) -> tuple[Slot, ...]:
             return tuple(
                 Slot(
                     slot.name,
@@ -50,7 +55,7 @@ class StackedNet(nn.Module):
                     slot.num_units * self.members,
                     dim=slot.dim,
                     block=slot.block,
-                    groups=slot.groups * self.members if side else 1,
+                    groups=slot.groups * self.members if outgoing else 1,
                     activation=slot.activation,
                 )
                 for slot in own
@@ -59,25 +64,19 @@ class StackedNet(nn.Module):
         return UnitGroup(
             group.name,
             group.num_units * self.members,
-            incoming=slots(group.incoming, 0),
-            outgoing=slots(group.outgoing, 1),
-            scales=slots(group.scales, 0),
+            incoming=stacked_slots(group.incoming),
+            outgoing=stacked_slots(group.outgoing, outgoing=True),
+            scales=stacked_slots(group.scales),
             activation=group.activation,
         )
 
-    def _read(self, consumers: Sequence[Any]) -> None:
-        """From now on `predict` gives what these read."""
-        wanted = {id(layer) for layer in consumers}
-        self._steps = [
-            (
-                layer,
-                (_samples_first if isinstance(layer, MemberLinear) else Tensor.detach) if id(layer) in wanted else None,
-            )
-            for layer, _ in self._steps
-        ]
+    def _read_inputs_of(self, consumers: Sequence[Any]) -> None:
+        """Make `predict` return the inputs of these layers."""
+        ids = {id(layer) for layer in consumers}
+        self._steps = [(layer, _feature_reader(layer) if id(layer) in ids else None) for layer, _ in self._steps]
 
     def predict(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The output, and the features that consumers read, samples first: (batch, members * units...)."""
+        """The output, and for each group the features that its consumer reads: (batch, members * units...)."""
         features = []
         for layer, read in self._steps:
             if read is not None:
@@ -92,14 +91,14 @@ class StackedNet(nn.Module):
         return x
 
     def member(self, number: int) -> nn.Module:
-        """A copy of one member's network, as ``make_net`` would give it, with its numbers of now."""
+        """A copy of one member's network in its current state, of the class that ``make_net`` returns."""
         net = copy.deepcopy(self._template[0])
         with torch.no_grad():
-            for (_, mine), stacked in zip(flatten_layers(net), self._stacked, strict=True):
-                if not isinstance(mine, nn.Module) or not isinstance(stacked, nn.Module):
+            for (_, own), stacked in zip(flatten_layers(net), self._stacked, strict=True):
+                if not isinstance(own, nn.Module) or not isinstance(stacked, nn.Module):
                     continue
-                mine.train(stacked.training)
-                for key, tensor in {**mine._parameters, **mine._buffers}.items():
+                own.train(stacked.training)
+                for key, tensor in {**own._parameters, **own._buffers}.items():
                     if tensor is not None:
                         whole = getattr(stacked, key)
                         part = whole.unflatten(0, (self.members, -1))[number] if tensor.ndim else whole
@@ -107,6 +106,10 @@ class StackedNet(nn.Module):
         return net
 
 
+def _feature_reader(layer: Layer) -> FeatureReader:
+    return _samples_first if isinstance(layer, MemberLinear) else Tensor.detach
+
+
 def _samples_first(x: Tensor) -> Tensor:
-    """Columns as the engine takes features: (members, features, batch) -> (batch, members * features)."""
+    """(members, features, batch) -> (batch, members * features)."""
     return x.detach().reshape(-1, x.shape[2]).t().contiguous()

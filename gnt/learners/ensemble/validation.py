@@ -1,56 +1,54 @@
-"""What an ensemble refuses of settings and batches, before anything is changed."""
+"""Checks of an ensemble's settings and batches, before anything is changed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gnt._utils.validation import check_flags
-from gnt.importance._signals import find
-from gnt.replacement import reinitialization as reinit
-from gnt.replacement._validation import check_accumulate, check_settings
+from gnt.replacement import EngineSettings
 
 
-def settings(
-    replacement_rate: Any,
-    maturity_threshold: Any,
-    decay_rate: Any,
-    utility: Any,
-    init: Any,
-    accumulate: Any,
-    **flags: Any,
-) -> None:
-    """Refuse settings out of range; also where no engine is built that would."""
-    check_settings(replacement_rate, maturity_threshold, decay_rate, None)
-    check_accumulate(accumulate)
-    check_flags(**flags)
-    find(utility)
-    if init not in reinit.INITS:
-        raise ValueError(f"init must be one of {', '.join(reinit.INITS)}, got {init!r}")
+def check_engine_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse settings out of range, also if they are not used because nothing is replaced.
+
+    Raises:
+        ValueError, TypeError: as for `GnT`, or ``accumulate=False``.
+    """
+    accumulate = EngineSettings(**settings).accumulate
     if not accumulate:
         raise ValueError(
-            f"accumulate must be True or 'one' for an ensemble, got {accumulate!r}: drawn counts differ between "
-            "members, whose selection is one"
+            f"accumulate must be True or 'one' for an ensemble, got {accumulate!r}: drawn counts would differ between "
+            "members, which are selected from together"
         )
 
 
-def generators(given: Any, own: Sequence[torch.Generator | None]) -> list[torch.Generator]:
-    """The engine's generators: given ones, one for each member, or the members' own."""
+def engine_generators(given: Any, own: Sequence[torch.Generator | None]) -> list[torch.Generator]:
+    """The generators of the members' engines: those given, or the members' own if none are.
+
+    Raises:
+        TypeError: not a list with a generator for each member.
+        ValueError: a generator that is given twice.
+    """
     if given is None:
         return [generator for generator in own if generator is not None]
-    several = list(given) if isinstance(given, (list, tuple)) else []
-    if len(several) != len(own) or not all(isinstance(each, torch.Generator) for each in several):
+    generators = list(given) if isinstance(given, (list, tuple)) else []
+    if len(generators) != len(own) or not all(isinstance(each, torch.Generator) for each in generators):
         raise TypeError(f"generators must be a list of {len(own)} torch.Generators, one for each member, or None")
-    if len({id(each) for each in several}) != len(several):
-        raise ValueError("generators must be different ones: a shared one would give each member the others' draws")
-    return several
+    if len({id(each) for each in generators}) != len(generators):
+        raise ValueError("generators must be distinct: members that share one would not draw what they draw alone")
+    return generators
 
 
-def batches(x: Any, y: Any, members: int) -> None:
-    """Refuse what is not a batch for each member."""
+def check_batches(x: Any, y: Any, members: int) -> None:
+    """Refuse inputs and targets that are not a batch for each member.
+
+    Raises:
+        TypeError: not tensors.
+        ValueError: another number of members, or no samples.
+    """
     for name, given in (("x", x), ("y", y)):
         if not isinstance(given, Tensor):
             raise TypeError(f"{name} must be a tensor (members, batch, ...), got {type(given).__name__}")
@@ -61,9 +59,20 @@ def batches(x: Any, y: Any, members: int) -> None:
 
 
 @torch.no_grad()
-def same_function(net: nn.Module, seed: int, x: Tensor, output: Callable[[], Tensor]) -> bool:
-    """Refuse a network that computes something else from ``x`` than its layers do, whose ``output()`` that is; False
-    where numbers do not tell.
+def check_same_function(net: nn.Module, seed: int, x: Tensor, stacked_output: Callable[[], Tensor]) -> bool:
+    """Refuse a network that computes something else than its list of layers.
+
+    Args:
+        net: one member's network.
+        seed: its seed.
+        x: its inputs.
+        stacked_output: its output as computed by the stacked network; called once ``x`` is known to fit.
+
+    Returns:
+        False if the outputs are not finite and so cannot be compared, otherwise True.
+
+    Raises:
+        ValueError: the network cannot take ``x``, or its output differs.
     """
     alone: Any = net.eval()
     try:
@@ -72,13 +81,13 @@ def same_function(net: nn.Module, seed: int, x: Tensor, output: Callable[[], Ten
         raise ValueError(f"the member of seed {seed} cannot take x of shape {tuple(x.shape)}: {error}") from error
     if not expected.isfinite().all():
         return False
-    # rounding, and on some devices that of shortened products
+    # wide enough for rounding, also of matrix products in reduced precision
     tolerance = {torch.float64: 1e-7, torch.float32: 1e-2}.get(expected.dtype, 0.1)
-    got = output()  # which is not asked for before x is known to fit
-    near = got.shape == expected.shape
-    if not near or not torch.allclose(got, expected, tolerance, tolerance * float(expected.abs().max())):
+    output = stacked_output()
+    near = output.shape == expected.shape
+    if not near or not torch.allclose(output, expected, tolerance, tolerance * float(expected.abs().max())):
         raise ValueError(
-            f"{type(net).__name__} computes something else than its list of layers does, one after the other; an "
-            "ensemble can only stack what is listed"
+            f"{type(net).__name__} computes something else than its list of layers, one after the other; an ensemble "
+            "can only stack listed layers"
         )
     return True

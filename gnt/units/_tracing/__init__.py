@@ -1,10 +1,10 @@
-"""How `gnt.trace` finds units: from a model to a graph, along it with labels, and from labels to groups.
+"""How `gnt.trace` finds unit groups.
 
-untouched, untraceable     the model stays as it was; errors in a user's words
-graph, outputs, regions    torch.export's graph as a few plain nodes; what leaves a forward; autocast regions opened
-owners, memory             which module a weight belongs to, and whether its units could be replaced; shared memory
-labels, flow               which unit each element of a value belongs to, carried from node to node
-moving, pointwise,         what each kind of operation does to labels; an operation that is in no table ends them
-norms, passing, ending
-joining, modes, refused    units with the same fate are one group; what training and evaluation agree on; the rest
+1. capture: the forward as a graph of torch operations (torch.export), once in training and once in evaluation mode.
+   Helpers: autocast, outputs, isolation (restores the model), errors.
+2. propagation: walks the graph in the order of computation and labels each element of each value with the unit it
+   belongs to. Helpers: labels, state, ops (one module per kind of operation).
+   Which parameter belongs to which layer: weight_ops, ownership, shared_memory.
+3. grouping: units with the same producers, consumers and activation form one `UnitGroup`; all others are refused.
+4. train_eval: keeps the groups that are the same in both modes.
 """

@@ -1,4 +1,4 @@
-"""Regions of a forward that run under autocast: torch.export puts each into a graph of its own."""
+"""Autocast regions of a forward: torch.export puts each into a subgraph, which is inlined here."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ import torch
 from torch import fx
 
 
-def inline_regions(exported: torch.export.ExportedProgram) -> None:
-    """Put the operations of each region where the region is called, with the modules that they run in.
+def inline_autocast_regions(exported: torch.export.ExportedProgram) -> None:
+    """Replace each call of an autocast region by the operations of the region, keeping their modules.
 
-    torch's own run_decompositions does so, too, but forgets the modules. The dtypes stay as they were recorded. Regions
-    without gradients are left to it: nobody records features there, so that their consumers are refused.
+    run_decompositions of torch also does this but loses the modules. The recorded dtypes are kept. Regions without
+    gradients are left to run_decompositions: no features are recorded there, so their consumers are refused.
     """
     if _inline(exported.graph_module):
         for node in exported.graph.find_nodes(
             op="call_function", target=torch.ops.aten._assert_tensor_metadata.default
         ):
-            exported.graph.erase_node(node)  # of a dtype that autocast gave
+            exported.graph.erase_node(node)  # asserts a dtype that autocast set
 
 
 def _inline(graph_module: fx.GraphModule) -> bool:
-    """Whether there was a region."""
+    """Inline the regions of a graph, nested ones included; True if there was one."""
     graph, found = graph_module.graph, False
     for call in list(graph.nodes):
         if call.op == "call_function" and getattr(call.target, "__name__", None) == "wrap_with_autocast":
             found = True
-            place = next(i for i, arg in enumerate(call.args) if isinstance(arg, fx.Node) and arg.op == "get_attr")
-            holder = call.args[place]
+            position = next(i for i, arg in enumerate(call.args) if isinstance(arg, fx.Node) and arg.op == "get_attr")
+            holder = call.args[position]
             region = getattr(graph_module, holder.target)
             _inline(region)
             with graph.inserting_before(call):
-                results = _copy(graph_module, region, call.args[place + 1 :])
+                results = _copy(graph_module, region, call.args[position + 1 :])
             for pick in list(call.users):
                 if pick.op == "call_function" and pick.target is operator.getitem:
                     pick.replace_all_uses_with(results[pick.args[1]])
@@ -45,13 +45,13 @@ def _inline(graph_module: fx.GraphModule) -> bool:
 
 
 def _copy(graph_module: fx.GraphModule, region: fx.GraphModule, operands: Any) -> Any:
-    """Copy a region's operations to the place of insertion; what it returns."""
+    """Copy a region's operations to the insertion point; returns the copies of its outputs."""
     graph = graph_module.graph
     copies: dict[fx.Node, fx.Node] = {}
-    given = iter(operands)
+    remaining = iter(operands)
     for node in region.graph.nodes:
         if node.op == "placeholder":
-            copies[node] = next(given)
+            copies[node] = next(remaining)
         elif node.op == "output":
             return fx.map_arg(node.args[0], lambda other: copies[other])
         elif node.op == "get_attr":

@@ -1,7 +1,7 @@
-"""A model's forward as a graph of torch operations: what torch.export makes of it, in a shape that is easy to read.
+"""The forward of a model as a graph of torch operations, made by torch.export and stored in a simple form.
 
-A `Node` is an operation, or something that enters: a parameter, a buffer, a constant, an input. Each knows the module
-it runs in, and from which weights its value comes.
+A `Node` is an operation, or a value that enters the graph: a parameter, buffer, constant or input. Each node knows the
+module in which it runs and the weights from which its value is computed.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.export.graph_signature import InputKind, OutputKind
 
-from gnt.units._tracing.autocast import inline_regions
-from gnt.units._tracing.outputs import Leaving
+from gnt.units._tracing.autocast import inline_autocast_regions
+from gnt.units._tracing.outputs import OutputCollector
 
 _KINDS = {
     InputKind.PARAMETER: "parameter",
@@ -28,18 +28,18 @@ _KINDS = {
     InputKind.USER_INPUT: "input",
 }
 _OUTPUTS = {
-    OutputKind.BUFFER_MUTATION: "kept in buffer {!r}",
+    OutputKind.BUFFER_MUTATION: "stored in buffer {!r}",
     OutputKind.USER_INPUT_MUTATION: "written into the model's input",
 }
-# operations that make new features of what they read, by weights
-WEIGHING = (
+# operations that compute new features from their input with weights
+WEIGHT_OPS = (
     "linear", "conv1d", "conv2d", "conv3d", "convolution", "addmm", "mm", "matmul", "bmm", "einsum", "bilinear",
     "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "embedding", "embedding_bag", "lstm", "gru",
     "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell",
 )  # fmt: skip
 
-# operations that look at the shape of what they read alone
-SHAPED = (
+# operations that use only the shape of their input
+SHAPE_ONLY_OPS = (
     "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "randint_like", "new_zeros",
     "new_ones", "new_full", "new_empty",
 )  # fmt: skip
@@ -47,24 +47,24 @@ SHAPED = (
 
 @dataclass(eq=False)
 class Node:
-    """One value of a forward, or several that come as a tuple."""
+    """An operation or input_specs value of a forward; its value is one tensor or a tuple of them."""
 
     name: str
     kind: str  # "op", "parameter", "buffer", "constant", "input"
-    op: str = ""  # "relu"; "getitem" picks from a tuple
-    call: Any = None  # the operator itself
+    op: str = ""  # such as "relu"; "getitem" selects an item of a tuple
+    call: Any = None  # the torch operator
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
-    value: Any = None  # fake tensor, tuple of them, or None; the tensor itself of a constant
-    module: str = ""  # path of the innermost module that it runs in
+    value: Any = None  # fake tensor, tuple of them, or None; for a constant its real tensor
+    module: str = ""  # path of the innermost module in which it runs
     users: list[Node] = field(default_factory=list)
-    sources: frozenset[str] = frozenset()  # names of the nodes with weights that it directly comes from
+    sources: frozenset[str] = frozenset()  # names of the last nodes with weights before it
     from_input: bool = False
     from_parameter: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of its tensor."""
+        """Shape of its tensor; () if it has none."""
         return tuple(self.value.shape) if isinstance(self.value, Tensor) else ()
 
     def inputs(self) -> Iterator[Node]:
@@ -72,51 +72,51 @@ class Node:
         yield from _nodes_in((self.args, tuple(self.kwargs.values())))
 
     def argument(self, name: str, default: Any = None) -> Any:
-        """An argument by the name in the operator's schema."""
-        for place, argument in enumerate(self.call._schema.arguments):
+        """The argument with this name in the operator's schema."""
+        for index, argument in enumerate(self.call._schema.arguments):
             if argument.name == name:
-                if place < len(self.args):
-                    return self.args[place]
+                if index < len(self.args):
+                    return self.args[index]
                 return self.kwargs.get(name, argument.default_value)
         return default
 
 
 @dataclass(eq=False)
 class Graph:
-    """A traced forward: its nodes in the order of computation, and where values leave it."""
+    """A captured forward: its nodes in the order of computation, and its outputs."""
 
     nodes: list[Node]
-    outputs: list[tuple[Node, str]]  # with the phrase that says how they leave
+    outputs: list[tuple[Node, str]]  # each with a phrase such as "the model's output"
 
 
 def capture(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, training: bool) -> Graph:
-    """Trace one forward in training or evaluation mode, by torch.export; raises what it raises."""
+    """Capture one forward in training or evaluation mode; raises the exceptions of torch.export."""
     model.train(training)
-    leaving = Leaving(model)
-    hook = model.register_forward_hook(leaving)
+    collector = OutputCollector(model)
+    hook = model.register_forward_hook(collector)
     try:
         with torch.enable_grad(), _quiet():
-            return _read(_export(model, tuple(args), dict(kwargs)), leaving)
+            return _read(_export(model, tuple(args), dict(kwargs)), collector)
     finally:
         hook.remove()
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
     exported: torch.export.ExportedProgram = torch.export.export(model, args, kwargs, strict=False)
-    inline_regions(exported)
+    inline_autocast_regions(exported)
     if all(_is_plain(raw) for raw in exported.graph.nodes):
         return exported
     try:
         exported = exported.run_decompositions({})
-    except Exception:  # an inlined region, run in another precision than its own
+    except Exception:  # an inlined autocast region fails if it runs in another precision
         exported = torch.export.export(model, args, kwargs, strict=False).run_decompositions({})
     return exported
 
 
 def _is_plain(raw: Any) -> bool:
-    """Whether a node changes nothing in place, and no graph of its own hangs on it.
+    """True if a node changes nothing in place and has no subgraph.
 
-    A graph of such nodes is what run_decompositions would make of it, for which that takes half a second at least.
+    On a graph of such nodes run_decompositions has no effect, and it takes at least half a second.
     """
     schema = getattr(raw.target, "_schema", None)
     return raw.op != "get_attr" and not (schema is not None and schema.is_mutable)
@@ -124,7 +124,7 @@ def _is_plain(raw: Any) -> bool:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch.export prints, warns and logs about itself; what goes wrong it raises as well."""
+    """Suppress the output, warnings and logging of torch.export; it also raises its errors."""
     level = logging.root.manager.disable
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -135,13 +135,13 @@ def _quiet() -> Iterator[None]:
             logging.disable(level)
 
 
-def _read(exported: torch.export.ExportedProgram, told: Leaving) -> Graph:
-    entering = {spec.arg.name: spec for spec in exported.graph_signature.input_specs if hasattr(spec.arg, "name")}
+def _read(exported: torch.export.ExportedProgram, collector: OutputCollector) -> Graph:
+    input_specs = {spec.arg.name: spec for spec in exported.graph_signature.input_specs if hasattr(spec.arg, "name")}
     nodes: dict[Any, Node] = {}
     outputs: list[tuple[Node, str]] = []
     for raw in exported.graph.nodes:
         if raw.op == "placeholder":
-            spec = entering.get(raw.name)
+            spec = input_specs.get(raw.name)
             kind = _KINDS.get(spec.kind, "input") if spec is not None else "input"
             node = Node(str(getattr(spec, "target", None) or raw.name), kind, value=raw.meta.get("val"))
             if kind == "constant":
@@ -150,14 +150,14 @@ def _read(exported: torch.export.ExportedProgram, told: Leaving) -> Graph:
         elif raw.op == "output":
             specs = exported.graph_signature.output_specs
             returned = 0
-            for spec, leaving in zip(specs, raw.args[0], strict=True):
+            for spec, raw_output in zip(specs, raw.args[0], strict=True):
                 phrase = _OUTPUTS.get(spec.kind, "the model's output").format(spec.target)
                 if spec.kind == OutputKind.USER_OUTPUT:
                     returned += 1
-                    phrase = phrase if returned <= told.returned else "kept in an attribute of the model"
-                if leaving in nodes:
-                    outputs.append((nodes[leaving], phrase))
-                    nodes[leaving].users.append(Node(raw.name, "op", "output"))
+                    phrase = phrase if returned <= collector.num_returned else "stored in an attribute of the model"
+                if raw_output in nodes:
+                    outputs.append((nodes[raw_output], phrase))
+                    nodes[raw_output].users.append(Node(raw.name, "op", "output"))
             continue
         else:
             node = _operation(raw, nodes)
@@ -181,20 +181,20 @@ def _operation(raw: Any, nodes: Mapping[Any, Node]) -> Node:
     read = list(dict.fromkeys(node.inputs()))
     for other in read:
         other.users.append(node)
-    if _is_blind(raw.target, node.op):
+    if _uses_shape_only(raw.target, node.op):
         return node
     node.from_input = any(other.from_input for other in read)
     node.from_parameter = any(other.from_parameter for other in read)
-    if node.op in WEIGHING and any(other.from_parameter and not other.from_input for other in read):
+    if node.op in WEIGHT_OPS and any(other.from_parameter and not other.from_input for other in read):
         node.sources = frozenset((node.name,))
     else:
         node.sources = frozenset().union(*(other.sources for other in read))
     return node
 
 
-def _is_blind(target: Any, op: str) -> bool:
-    """Whether an operation looks at the shape alone of what it reads: the mask of a dropout that works in place."""
-    return op in SHAPED or (op == "bernoulli" and getattr(target, "_overloadname", "") == "p")
+def _uses_shape_only(target: Any, op: str) -> bool:
+    """True if an operation uses only the shape of its input; "bernoulli.p" draws the mask of an in-place dropout."""
+    return op in SHAPE_ONLY_OPS or (op == "bernoulli" and getattr(target, "_overloadname", "") == "p")
 
 
 def _module(stack: Mapping[str, tuple[str, Any]]) -> str:
@@ -216,7 +216,7 @@ def _replace(arguments: Any, nodes: Mapping[Any, Node]) -> Any:
 
 
 def substitute(arguments: Any, change: Callable[[Any], Any], kind: type) -> Any:
-    """``arguments`` with everything of ``kind`` in them, however deep in lists, changed."""
+    """Apply ``change`` to every item of type ``kind`` in nested lists, tuples and dicts of arguments."""
     if isinstance(arguments, kind):
         return change(arguments)
     if isinstance(arguments, (list, tuple)):

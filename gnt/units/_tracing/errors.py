@@ -1,4 +1,4 @@
-"""What to tell of a model that cannot be traced: which call it was, why, and how to go on without trace."""
+"""Errors of `trace`: which call of the model failed, why, and how to give unit groups by hand."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from torch.nn.parameter import UninitializedParameter
 from gnt._utils.recording import pause_recording
 from gnt.units._passthrough import WalkError
 
-BY_HAND = (
+MANUAL_GROUPS_HINT = (
     "To give groups by hand: gnt.GnT takes a list of layers in the order of computation, such as "
-    "gnt.GnT([model.fc1, torch.relu, model.fc2], optimizer), or a list of gnt.UnitGroup, each built of gnt.units.Slot."
+    "gnt.GnT([model.fc1, torch.relu, model.fc2], optimizer), or a list of gnt.UnitGroup, each made of gnt.units.Slot."
 )
-_HERE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_GNT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__))
 
 
 class TraceError(WalkError):
-    """A model that cannot be traced, or in which no unit can be replaced; the message says where and why."""
+    """A model cannot be traced, or no unit in it can be replaced; the message gives the place and the reason."""
 
 
-def check_call(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Refuse example inputs that the model's signature does not take, and models that are not ready."""
+def check_inputs(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Refuse example inputs that do not fit the model's signature, TorchScript modules, and lazy parameters."""
     if isinstance(model, torch.jit.ScriptModule):
-        raise TraceError(f"{type(model).__name__} is made by torch.jit: give the module that it was made from")
+        raise TraceError(f"{type(model).__name__} is made by torch.jit: pass the module that it was made from")
     lazy = [name for name, p in model.named_parameters() if isinstance(p, UninitializedParameter)]
     if lazy:
         raise TraceError(f"{lazy[0]!r} is lazy and has no weights yet: run one forward before tracing")
@@ -39,47 +39,49 @@ def check_call(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any])
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
-        what = "the example inputs do not fit" if args or kwargs else "trace needs example inputs for"
-        raise TraceError(f"{what} {type(model).__name__}.forward{signature}: {error}") from None
+        problem = "the example inputs do not fit" if args or kwargs else "trace needs example inputs for"
+        raise TraceError(f"{problem} {type(model).__name__}.forward{signature}: {error}") from None
 
 
-def explain(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], error: Exception) -> TraceError:
-    """The error for a forward that torch.export did not take: the inputs' fault, or the model's."""
+def export_error(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], error: Exception) -> TraceError:
+    """The error for a failed torch.export; distinguishes wrong inputs from a model that cannot be exported."""
     kind = type(model).__name__
-    own = _try(model, args, kwargs)
-    if own is not None:
+    eager = _eager_error(model, args, kwargs)
+    if eager is not None:
+        signature = inspect.signature(model.forward)
         return TraceError(
-            f"the example inputs do not fit {kind}.forward{inspect.signature(model.forward)}: {told(own)}{_call(own)}"
+            f"the example inputs do not fit {kind}.forward{signature}: {short_message(eager)}{_user_line(eager)}"
         )
-    hint = "\nA model without its cache can: pass use_cache=False." if "cache_utils" in str(error) else ""
-    return TraceError(f"{kind} cannot be traced by torch.export: {told(error)}{_call(error)}{hint}\n{BY_HAND}")
+    hint = "\nIt can be traced without its cache: pass use_cache=False." if "cache_utils" in str(error) else ""
+    cause = f"{short_message(error)}{_user_line(error)}"
+    return TraceError(f"{kind} cannot be traced by torch.export: {cause}{hint}\n{MANUAL_GROUPS_HINT}")
 
 
-def told(error: Exception) -> str:
-    """The part of an error's message that says what is wrong."""
+def short_message(error: Exception) -> str:
+    """Type and message of an error, without the hints that torch appends."""
     text = str(error).strip()
-    for noise in (
+    for appendix in (
         "\n\nconsider using",
         "\n\n\nCaused by",
         "\nCaused by",
         "\nFor more information",
         "\n\nThe error above",
     ):
-        text = text.partition(noise)[0]
+        text = text.partition(appendix)[0]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _call(error: Exception) -> str:
-    """The innermost line of an error that is neither torch's nor ours."""
+def _user_line(error: Exception) -> str:
+    """The innermost line of an error's traceback that is neither in torch nor in gnt."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = os.path.abspath(frame.filename)
-        if not path.startswith((_HERE + os.sep, _TORCH + os.sep)) and not frame.filename.startswith("<"):
+        if not path.startswith((_GNT + os.sep, _TORCH + os.sep)) and not frame.filename.startswith("<"):
             return f"\n  in {frame.name}, {frame.filename}:{frame.lineno}: {frame.line}"
     return ""
 
 
-def _try(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Exception | None:
-    """What a forward without trace raises, in evaluation mode, on a copy."""
+def _eager_error(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Exception | None:
+    """The exception of a normal forward in evaluation mode on a copy of the model; None if it runs."""
     try:
         model, args, kwargs = copy.deepcopy((model, tuple(args), dict(kwargs)))
     except Exception:

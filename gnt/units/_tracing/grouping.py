@@ -1,148 +1,177 @@
-"""From the flow of units to unit groups: units with the same fate, in the same modules, are one group."""
+"""From the result of a propagation to unit groups and refusals.
+
+Units form one group if they have the same producers, readers and activation.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from gnt.units._activations import Activation
-from gnt.units._group import Slot, UnitGroup
-from gnt.units._tracing.labels import UNIT
-from gnt.units._tracing.ops.dispatch import PRODUCTS
-from gnt.units._tracing.ownership import is_conv1d, is_weight_layer, uses, weight_op
-from gnt.units._tracing.propagation import ABSORBED, Flow, Producer, Reading
-from gnt.units._tracing.refused import Refused
+from gnt.units._group import UnitGroup
+from gnt.units._layer_types import is_transposed_linear, is_weight_layer
+from gnt.units._slot import Slot
+from gnt.units._trace_result import Refused
+from gnt.units._tracing.labels import UNKNOWN_ACTIVATION, units_of
+from gnt.units._tracing.ops.dispatch import ACTIVATION_PRODUCTS
+from gnt.units._tracing.ops.weights import ABSORBED
+from gnt.units._tracing.state import Producer, PropagationState, Reader
+from gnt.units._tracing.weight_ops import uses, weight_op
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Rows of one producer whose units pass the same nonlinearity."""
+class ProducerRows:
+    """The rows of one producer whose units have the same activation."""
 
     producer: Producer
-    nonlinearity: int
+    activation: int  # index into `UnitTable.activations`
     units: Tensor
 
 
-def gather(flow: Flow) -> tuple[list[UnitGroup], list[Refused]]:
-    """The groups of a flow, and what was refused, both in the order of computation."""
-    root, refusal = flow.units.root, flow.units.refusal
-    reason = torch.zeros_like(root)  # of each root, that of its first refused unit
-    bad = refusal.nonzero().flatten().flip(0)
-    reason[root[bad]] = refusal[bad]
-    rows = [part for producer in flow.producers for part in _rows(flow, producer)]
-    part = _partition(flow, rows, reason)
-    rows_of, readings_of = _by_class(rows, root, part), _by_class(flow.readings, root, part)
+_Part = TypeVar("_Part", ProducerRows, Reader)
+
+
+def find_groups(state: PropagationState) -> tuple[list[UnitGroup], list[Refused]]:
+    """The unit groups of a propagation, and the refused units, both in the order of computation."""
+    root, refusal = state.units.root, state.units.refusal
+    reason = torch.zeros_like(root)  # for each root, the reason of its first refused unit
+    refused_units = refusal.nonzero().flatten().flip(0)
+    reason[root[refused_units]] = refusal[refused_units]
+    rows = [part for producer in state.producers for part in _rows_by_activation(state, producer)]
+    class_of = _partition(state, rows, reason)
+    rows_of, readers_of = _by_class(rows, root, class_of), _by_class(state.readers, root, class_of)
     groups: dict[int, UnitGroup] = {}
-    lost: dict[tuple[str, str], list[tuple[Producer, Tensor]]] = {}
-    for some in rows:
-        for number in dict.fromkeys(part[root[some.units]].tolist()):
-            mine = some.units[part[root[some.units]] == number]
-            why = flow.units.reasons[int(reason[root[mine[0]]])] if reason[root[mine[0]]] else None
+    refused: dict[tuple[str, str], list[tuple[Producer, Tensor]]] = {}
+    for part in rows:
+        for number in dict.fromkeys(class_of[root[part.units]].tolist()):
+            units = part.units[class_of[root[part.units]] == number]
+            why = state.units.reasons[int(reason[root[units[0]]])] if reason[root[units[0]]] else None
             if why is None and number not in groups:
-                group = _group(flow, rows_of[number], readings_of.get(number, []), part, number)
+                group = _group(state, rows_of[number], readers_of.get(number, []), class_of, number)
                 if group is None:
-                    why = "nothing reads them"
+                    why = "no layer reads them"
                 else:
                     groups[number] = group
             if why is not None and why != ABSORBED:
-                lost.setdefault((some.producer.name, why), []).append((some.producer, mine))
-    refused = [_refused(why, parts) for (_, why), parts in lost.items()]
-    return list(groups.values()), refused + _bare(flow, {one.name for one in refused})
+                refused.setdefault((part.producer.name, why), []).append((part.producer, units))
+    refusals = [_refused(why, parts) for (_, why), parts in refused.items()]
+    return list(groups.values()), refusals + _parameters_without_layer(state, {item.name for item in refusals})
 
 
-def _rows(flow: Flow, producer: Producer) -> list[Rows]:
-    own = torch.arange(producer.first, producer.first + producer.count)
-    kinds = flow.units.nonlinearity[own]
-    return [Rows(producer, kind, own[kinds == kind]) for kind in dict.fromkeys(kinds.tolist())]
+def _rows_by_activation(state: PropagationState, producer: Producer) -> list[ProducerRows]:
+    units = torch.arange(producer.first, producer.first + producer.count)
+    activations = state.units.activation[units]
+    return [ProducerRows(producer, kind, units[activations == kind]) for kind in dict.fromkeys(activations.tolist())]
 
 
-def _partition(flow: Flow, rows: list[Rows], reason: Tensor) -> Tensor:
-    """The class of each root: refined by all that tells units apart, how often each producer and reader has them."""
-    root = flow.units.root
-    part, following = torch.zeros_like(root), 1
+def _partition(state: PropagationState, rows: list[ProducerRows], reason: Tensor) -> Tensor:
+    """The class of each root: roots are in one class if every producer, reader and reason has them equally often."""
+    root = state.units.root
+    class_of, next_class = torch.zeros_like(root), 1
 
-    def refine(units: Tensor) -> None:
-        nonlocal following
-        roots, values = torch.unique(root[units & UNIT], return_counts=True)
-        _, inverse = torch.unique(part[roots] * (int(values.max()) + 1) + values, return_inverse=True)
-        part[roots] = inverse + following
-        following += len(roots)
+    def split(units: Tensor) -> None:
+        """Split the classes by how often ``units`` contains each root."""
+        nonlocal next_class
+        roots, counts = torch.unique(root[units_of(units)], return_counts=True)
+        _, inverse = torch.unique(class_of[roots] * (int(counts.max()) + 1) + counts, return_inverse=True)
+        class_of[roots] = inverse + next_class
+        next_class += len(roots)
 
-    for some in rows:
-        refine(some.units)
-    for reading in flow.readings:
-        values = flow.units.values(reading.labels)
+    for part in rows:
+        split(part.units)
+    for reader in state.readers:
+        values = state.units.value_numbers(reader.labels)
         for value in torch.unique(values):
-            refine(reading.labels[values == value])
+            split(reader.labels[values == value])
     for number in torch.unique(reason)[1:]:
-        refine(torch.unique(root[reason[root] == number]))
-    return part
+        split(torch.unique(root[reason[root] == number]))
+    return class_of
 
 
-def _by_class(some: Sequence[Any], root: Tensor, part: Tensor) -> dict[int, list[Any]]:
-    """Rows, or readings, by the classes of which they have units."""
-    found: dict[int, list[Any]] = {}
-    for one in some:
-        for number in dict.fromkeys(part[root[one.units]].tolist()):
-            found.setdefault(number, []).append(one)
+def _by_class(parts: Sequence[_Part], root: Tensor, class_of: Tensor) -> dict[int, list[_Part]]:
+    """Rows or readers, listed under each class of which they contain units."""
+    found: dict[int, list[_Part]] = {}
+    for part in parts:
+        for number in dict.fromkeys(class_of[root[part.units]].tolist()):
+            found.setdefault(number, []).append(part)
     return found
 
 
-def _group(flow: Flow, rows: list[Rows], readings: list[Reading], part: Tensor, number: int) -> UnitGroup | None:
-    """The units of one class; None where nothing reads them."""
-    root = flow.units.root
-    members = [(some, some.units[part[root[some.units]] == number]) for some in rows]
-    members = [(some, units) for some, units in members if len(units)]
-    # the branch with an activation names the group, and orders its units
-    members.sort(key=lambda member: member[0].nonlinearity == 0)
+def _group(
+    state: PropagationState, rows: list[ProducerRows], readers: list[Reader], class_of: Tensor, number: int
+) -> UnitGroup | None:
+    """The group of one class; None if no layer reads its units."""
+    root = state.units.root
+    members = [(part, part.units[class_of[root[part.units]] == number]) for part in rows]
+    members = [(part, units) for part, units in members if len(units)]
+    # the producer with an activation comes first: it names the group and orders its units
+    members.sort(key=lambda member: member[0].activation == 0)
     roots = torch.tensor(list(dict.fromkeys(root[members[0][1]].tolist())))
     order = torch.full_like(root, -1)
     order[roots] = torch.arange(len(roots))
-    activation = _activation(flow, members[0][0])
-    incoming = []
-    for some, units in members:
-        table = _table(order[root[units]], units - some.producer.first, len(roots))
-        own = _activation(flow, some)
-        for column in table.unbind(1):
-            module = some.producer.module
-            assert module is not None
-            kind = own if own != activation else None
-            incoming.append(_slot(some.producer.name, module, column[:, None], dim=some.producer.dim, activation=kind))
-    outgoing: list[Slot] = []
-    scales: list[Slot] = []
-    taps: dict[tuple[Any, int], int] = {}
-    for reading in readings:
-        values = flow.units.values(reading.labels)
-        for value in torch.unique(values).tolist():
-            units, positions = reading.units[values == value], reading.positions[values == value]
-            mine = order[root[units]] >= 0
-            if not bool(mine.any()):
-                continue
-            table = _table(order[root[units[mine]]], positions[mine], len(roots))
-            if reading.scale:
-                scales.append(_slot(reading.name, reading.module, table, dim=reading.dim))
-                continue
-            tap = taps.setdefault((reading.value, value), len(taps))
-            slot = _slot(reading.name, reading.module, table, dim=reading.dim, groups=reading.groups, tap=tap)
-            outgoing.append(slot)
+    activation = _activation(state, members[0][0])
+    incoming = [
+        slot for part, units in members for slot in _incoming(state, part, units, order, len(roots), activation)
+    ]
+    outgoing, scales = _reader_slots(state, readers, order, len(roots))
     if not outgoing:
         return None
     first = members[0][0].producer
-    name = _name(first, torch.cat([units for some, units in members if some.producer is first]))
+    name = _name(first, torch.cat([units for part, units in members if part.producer is first]))
     return UnitGroup(name, len(roots), tuple(incoming), tuple(outgoing), tuple(scales), activation)
 
 
-def _table(units: Tensor, positions: Tensor, count: int) -> Tensor:
-    """Positions of each unit, in order: (count, k)."""
+def _incoming(
+    state: PropagationState, part: ProducerRows, units: Tensor, order: Tensor, count: int, activation: Activation | None
+) -> list[Slot]:
+    """The slots of a producer: one for each row that a unit has there."""
+    producer, module = part.producer, part.producer.module
+    assert module is not None
+    table = _position_table(order[state.units.root[units]], units - producer.first, count)
+    own = _activation(state, part)
+    own = own if own != activation else None
+    return [
+        _slot(producer.name, module, column[:, None], dim=producer.dim, activation=own) for column in table.unbind(1)
+    ]
+
+
+def _reader_slots(
+    state: PropagationState, readers: list[Reader], order: Tensor, count: int
+) -> tuple[list[Slot], list[Slot]]:
+    """The slots of the consumers, and those of the scales."""
+    outgoing: list[Slot] = []
+    scales: list[Slot] = []
+    taps: dict[tuple[Any, int], int] = {}
+    for reader in readers:
+        values = state.units.value_numbers(reader.labels)
+        for value in torch.unique(values).tolist():
+            index = order[state.units.root[reader.units[values == value]]]
+            positions = reader.positions[values == value]
+            in_group = index >= 0
+            if not bool(in_group.any()):
+                continue
+            table = _position_table(index[in_group], positions[in_group], count)
+            if reader.is_scale:
+                scales.append(_slot(reader.name, reader.module, table, dim=reader.dim))
+                continue
+            tap = taps.setdefault((reader.input, value), len(taps))
+            outgoing.append(_slot(reader.name, reader.module, table, dim=reader.dim, groups=reader.groups, tap=tap))
+    return outgoing, scales
+
+
+def _position_table(units: Tensor, positions: Tensor, count: int) -> Tensor:
+    """The sorted positions of each unit: (count, positions per unit)."""
     by_unit = torch.argsort(units * (int(positions.max()) + 1) + positions)
     return positions[by_unit].reshape(count, -1)
 
 
 def _slot(name: str, module: Any, table: Tensor, **settings: Any) -> Slot:
+    """A slot of a table of positions; consecutive positions are described by block and offset."""
     count, block = table.shape
     offset = int(table[0, 0])
     if torch.equal(table.flatten(), torch.arange(offset, offset + count * block)):
@@ -150,13 +179,15 @@ def _slot(name: str, module: Any, table: Tensor, **settings: Any) -> Slot:
     return Slot(name, module, count, block=block, positions=table.contiguous(), **settings)
 
 
-def _activation(flow: Flow, rows: Rows) -> Activation | None:
-    kind: Any = flow.units.kinds[rows.nonlinearity]
-    return ("identity", None) if rows.nonlinearity == 0 else None if kind == "?" else kind
+def _activation(state: PropagationState, part: ProducerRows) -> Activation | None:
+    if part.activation == 0:
+        return "identity", None
+    activation: Any = state.units.activations[part.activation]
+    return None if activation == UNKNOWN_ACTIVATION else activation
 
 
 def _name(producer: Producer, units: Tensor) -> str:
-    """The producer's name, with the range of its rows where they are not all of them."""
+    """The producer's name, with the range of rows if the units are not all of its rows."""
     rows = units - producer.first
     first, last = int(rows.min()), int(rows.max())
     if len(rows) == producer.count:
@@ -165,28 +196,30 @@ def _name(producer: Producer, units: Tensor) -> str:
 
 
 def _refused(why: str, parts: list[tuple[Producer, Tensor]]) -> Refused:
-    """One line for each module and reason; a module that is called twice has its rows once."""
+    """One refusal for a module and a reason; rows of a module that is called twice are counted once."""
     producer = parts[0][0]
-    rows = torch.unique(torch.cat([units - one.first for one, units in parts]))
+    rows = torch.unique(torch.cat([units - other.first for other, units in parts]))
     return Refused(_name(producer, rows + producer.first), len(rows), why)
 
 
-def _bare(flow: Flow, named: set[str]) -> list[Refused]:
-    """Weights that are read by no weight operation: stacked experts that data choose, layers inside a ``cond``."""
-    refused = []
-    for node in flow.graph.nodes:
-        if node.kind != "parameter" or len(node.shape) < 2 or node.name in named:
+def _parameters_without_layer(state: PropagationState, refused: set[str]) -> list[Refused]:
+    """Refusals for weights that no weight operation reads: stacked experts, or layers inside ``torch.cond``."""
+    found = []
+    for node in state.graph.nodes:
+        if node.kind != "parameter" or len(node.shape) < 2 or node.name in refused:
             continue
         ops = [use.op for use in uses(node) if weight_op(use) is None]
-        module, _ = flow.owners.owner(node)
-        path = flow.owners.path(module)
-        if is_weight_layer(module) and ops and path not in named:
-            reason = f"read inside {ops[0]!r}, where gnt cannot follow it (data-dependent routing, or a product)"
-            refused.append(Refused(path, node.shape[1 if is_conv1d(module) else 0], reason))
-        elif any("mm" in op or op in PRODUCTS for op in ops) and path not in named:
+        module, _ = state.owners.owner(node)
+        path = state.owners.path(module)
+        if path in refused or not ops:
+            continue
+        if is_weight_layer(module):
+            reason = f"read inside {ops[0]!r}, which gnt cannot trace (data-dependent routing, or a product)"
+            found.append(Refused(path, node.shape[1 if is_transposed_linear(module) else 0], reason))
+        elif any("mm" in op or op in ACTIVATION_PRODUCTS for op in ops):
             reason = f"a bare parameter, read by {ops[0]!r}, not by a weight layer (or by data-dependent routing)"
-            refused.append(Refused(node.name, None, reason))
-        elif any(op.startswith("index") for op in ops) and len(node.shape) > 2 and path not in named:
-            reason = f"stacked experts: {ops[0]!r} picks their weights by an index (data-dependent routing)"
-            refused.append(Refused(node.name, None, reason))
-    return refused
+            found.append(Refused(node.name, None, reason))
+        elif any(op.startswith("index") for op in ops) and len(node.shape) > 2:
+            reason = f"stacked experts: {ops[0]!r} selects their weights by an index (data-dependent routing)"
+            found.append(Refused(node.name, None, reason))
+    return found

@@ -1,4 +1,4 @@
-"""Running a user's forward for our own purposes, and leaving everything of the model as it was."""
+"""`preserve_model`: run a user's forward and restore the model afterwards."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ _CONTAINERS = (list, dict, set, OrderedDict)
 
 @contextlib.contextmanager
 def preserve_model(model: nn.Module) -> Iterator[None]:
-    """Whatever a forward writes into the modules of ``model``, their attributes and flags are put back at the end.
+    """Context manager that restores the attributes, flags and submodules of ``model`` on exit.
 
-    The values of tensors are not looked after (a traced forward works on fakes of them), random generators of the
-    CPU are. No engine records features meanwhile, and distributions do not ask whether their parameters are in range.
+    The state of the CPU random generator is restored too. Values of tensors are not (a traced forward works on fake
+    tensors). Inside the context no engine records features, and distributions do not validate their parameters.
     """
-    saved = [(module, _contents(vars(module))) for module in model.modules()]
-    with torch.random.fork_rng(devices=[]), pause_recording(), _unvalidated():
+    saved = [(module, _copy_attributes(vars(module))) for module in model.modules()]
+    with torch.random.fork_rng(devices=[]), pause_recording(), _without_distribution_validation():
         try:
             yield
         finally:
             for module, contents in saved:
-                _put_back(vars(module), contents)
+                _restore(vars(module), contents)
 
 
 @contextlib.contextmanager
-def _unvalidated() -> Iterator[None]:
-    """Meanwhile torch's distributions take any parameters: a policy that samples its actions could not be traced."""
+def _without_distribution_validation() -> Iterator[None]:
+    """Turn off the data-dependent argument checks of distributions, with which a sampling policy cannot be traced."""
     before = Distribution._validate_args
     Distribution.set_default_validate_args(False)
     try:
@@ -43,16 +43,16 @@ def _unvalidated() -> Iterator[None]:
         Distribution.set_default_validate_args(before)
 
 
-def _contents(values: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Each attribute, and where it is a plain container a copy of what it holds."""
+def _copy_attributes(values: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Each attribute with a copy of its content if it is a plain container, otherwise with None."""
     return {key: (value, value.copy() if type(value) in _CONTAINERS else None) for key, value in values.items()}
 
 
-def _put_back(values: dict[str, Any], contents: dict[str, tuple[Any, Any]]) -> None:
+def _restore(values: dict[str, Any], contents: dict[str, tuple[Any, Any]]) -> None:
     for key in [key for key in values if key not in contents]:
         del values[key]
-    for key, (value, held) in contents.items():
+    for key, (value, content) in contents.items():
         values[key] = value
-        if held is not None:
+        if content is not None:
             value.clear()
-            value.extend(held) if isinstance(value, list) else value.update(held)
+            value.extend(content) if isinstance(value, list) else value.update(content)

@@ -1,9 +1,10 @@
-"""Labels: integer tensors that say which unit each element of a value belongs to, and what becomes of units.
+"""Label tensors, which give for each element of a value the unit it belongs to, and the table of all units.
 
-A label is 0 where an element is nobody's, and otherwise the number of a unit. Labels are kept *compact*: a dimension
-along which they do not vary has size 1. So they cost nothing on batches and images, and "do they vary along this
-dimension?" is a look at the shape. Where a value holds the same units several times (``cat([relu(h), relu(-h)])``), the
-bits above ``UNIT`` number the places.
+A label is 0 for an element of no unit, and otherwise the number of a unit. A value may contain the same units several
+times (``cat([relu(h), relu(-h)])``); the bits above ``UNIT_MASK`` then hold the number of the occurrence.
+
+Label tensors are stored *compactly*: a dimension along which the labels do not vary has size 1. They are therefore
+small for batches and images, and whether they vary along a dimension can be read off their shape.
 """
 
 from __future__ import annotations
@@ -13,12 +14,29 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-UNIT = (1 << 32) - 1
-Labels = Tensor | None  # None: all of it is nobody's
+UNIT_MASK = (1 << 32) - 1
+_OCCURRENCE_SHIFT = 32
+Labels = Tensor | None  # None: no element belongs to a unit
+UNKNOWN_ACTIVATION = "?"  # units that pass an activation which is not recognised
+
+
+def units_of(labels: Tensor) -> Tensor:
+    """The unit numbers of labels, without the occurrences."""
+    return labels & UNIT_MASK
+
+
+def occurrences_of(labels: Tensor) -> Tensor:
+    """The occurrence numbers of labels."""
+    return labels >> _OCCURRENCE_SHIFT
+
+
+def with_occurrence(labels: Tensor, occurrence: int) -> Tensor:
+    """Labels of the same units with another occurrence number; elements of no unit keep label 0."""
+    return torch.where(labels > 0, units_of(labels) | occurrence << _OCCURRENCE_SHIFT, labels)
 
 
 def compact(labels: Tensor) -> Labels:
-    """Reduce every dimension along which the labels do not vary to size 1; None where all are 0."""
+    """Reduce every dimension along which the labels do not vary to size 1; None if all labels are 0."""
     for dim, size in enumerate(labels.shape):
         if size > 1:
             first = labels.narrow(dim, 0, 1)
@@ -27,112 +45,112 @@ def compact(labels: Tensor) -> Labels:
     return labels if labels.numel() and bool(labels.any()) else None
 
 
-def full(labels: Labels, shape: Sequence[int]) -> Tensor:
-    """Labels of the shape of their value."""
-    known = torch.zeros((), dtype=torch.int64) if labels is None else labels
-    return known.expand(tuple(shape))
+def expand(labels: Labels, shape: Sequence[int]) -> Tensor:
+    """Compact labels expanded to the shape of their value."""
+    labels = torch.zeros((), dtype=torch.int64) if labels is None else labels
+    return labels.expand(tuple(shape))
 
 
 def varies(labels: Tensor, dims: Iterable[int]) -> bool:
-    """Whether compact labels vary along any of these dimensions."""
+    """True if compact labels vary along any of these dimensions."""
     return any(labels.shape[dim] > 1 for dim in dims)
 
 
-def aligned(labels: Tensor, ndim: int) -> Tensor:
-    """Compact labels as an operand that is broadcast to ``ndim`` dimensions."""
+def add_leading_dims(labels: Tensor, ndim: int) -> Tensor:
+    """Compact labels with leading dimensions of size 1, as in broadcasting to ``ndim`` dimensions."""
     return labels.reshape(*[1] * (ndim - labels.ndim), *labels.shape)
 
 
-def spread(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Two operands broadcast to one shape."""
+def broadcast(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Two label tensors broadcast to one shape."""
     a, b = torch.broadcast_tensors(a, b)  # type: ignore[no-untyped-call]
     return a, b
 
 
-def distinct(values: Tensor, dim: int | None = None) -> Tensor:
-    """Sorted distinct values."""
-    found: Tensor = torch.unique(values, dim=dim)
-    return found
-
-
-def units_in(labels: Tensor) -> Tensor:
-    """The distinct units that have a part in a value."""
-    units = distinct(labels & UNIT)
+def distinct_units(labels: Tensor) -> Tensor:
+    """The sorted distinct units in a label tensor."""
+    units = _distinct(units_of(labels))
     return units[units > 0]
 
 
-class Units:
-    """All units of a graph: which of them are one, what they pass first, and why some are refused.
+class UnitTable:
+    """All units of a graph: which of them are joined, their activations, and why some are refused.
 
-    Units are numbered from 1. Joined units (the gate row and the up row of SwiGLU) share a root.
+    Units are numbered from 1. Joined units have the same ``root``: the gate row and the up row of SwiGLU are one unit.
     """
 
     def __init__(self) -> None:
         self.root = torch.zeros(1, dtype=torch.int64)
-        self.refusal = torch.zeros(1, dtype=torch.int64)  # of each unit: a place in `reasons`, 0 where there is none
-        self.nonlinearity = torch.zeros(1, dtype=torch.int64)  # a place in `kinds`, 0 where none was seen
+        self.refusal = torch.zeros(1, dtype=torch.int64)  # index into `reasons` for each unit; 0 if not refused
+        self.activation = torch.zeros(1, dtype=torch.int64)  # index into `activations`; 0 if none was seen
         self.reasons: list[str] = [""]
-        self.kinds: list[object] = [None]
+        self.activations: list[object] = [None]
 
     def new(self, count: int) -> Tensor:
-        """Labels of ``count`` new units."""
+        """Add ``count`` units and return their labels."""
         first = len(self.root)
         labels = torch.arange(first, first + count)
         self.root = torch.cat([self.root, labels])
         self.refusal = torch.cat([self.refusal, torch.zeros(count, dtype=torch.int64)])
-        self.nonlinearity = torch.cat([self.nonlinearity, torch.zeros(count, dtype=torch.int64)])
+        self.activation = torch.cat([self.activation, torch.zeros(count, dtype=torch.int64)])
         return labels
 
     def refuse(self, labels: Labels, reason: str) -> None:
-        """Note why the units of these labels cannot be replaced; of several reasons the first stays."""
+        """Record why the units of these labels cannot be replaced; the first reason of a unit is kept."""
         if labels is not None:
-            units = units_in(labels)
+            units = distinct_units(labels)
             self.reasons.append(reason)
             self.refusal[units[self.refusal[units] == 0]] = len(self.reasons) - 1
 
-    def note(self, labels: Labels, kind: object, *, over: Sequence[object] = ()) -> None:
-        """Note the nonlinearity that units pass, for those that passed none yet, or one of ``over``."""
+    def set_activation(self, labels: Labels, activation: object, *, replacing: Sequence[object] = ()) -> None:
+        """Record an activation for units that have none yet, or have one of ``replacing``."""
         if labels is not None:
-            units = units_in(labels)
-            if kind not in self.kinds:
-                self.kinds.append(kind)
-            free = self.nonlinearity[units] == 0
-            for other in over:
-                if other in self.kinds:
-                    free |= self.nonlinearity[units] == self.kinds.index(other)
-            self.nonlinearity[units[free]] = self.kinds.index(kind)
+            units = distinct_units(labels)
+            if activation not in self.activations:
+                self.activations.append(activation)
+            replaceable = self.activation[units] == 0
+            for other in replacing:
+                if other in self.activations:
+                    replaceable |= self.activation[units] == self.activations.index(other)
+            self.activation[units[replaceable]] = self.activations.index(activation)
 
-    def values(self, labels: Tensor) -> Tensor:
-        """A number for each of the different values that one unit has: another place, or another of its joined rows."""
+    def value_numbers(self, labels: Tensor) -> Tensor:
+        """Numbers that distinguish the values of one unit: its occurrences and its joined rows."""
         grouped = torch.argsort(self.root, stable=True)
         _, counts = torch.unique_consecutive(self.root[grouped], return_counts=True)
         rank = torch.empty_like(self.root)
         rank[grouped] = torch.arange(len(self.root)) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-        return (labels >> 32) * int(counts.max()) + rank[labels & UNIT]
+        return occurrences_of(labels) * int(counts.max()) + rank[units_of(labels)]
 
-    def same(self, a: Tensor, b: Tensor) -> Tensor:
-        """Where labels belong to the same unit (or both to nobody), as far as units are joined by now."""
-        return self.root[a & UNIT] == self.root[b & UNIT]
+    def same_unit(self, a: Tensor, b: Tensor) -> Tensor:
+        """True where two labels belong to the same joined unit, or both to none."""
+        return self.root[units_of(a)] == self.root[units_of(b)]
 
     def join(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        """Make units that meet element by element one unit each, where that is one to one.
+        """Join the units that coincide element by element, where the pairing is one to one.
 
-        Returns the units of ``a`` and those of ``b`` that meet several others, or each other: these are not joined.
+        Returns:
+            The units of ``a``, and those of ``b``, that coincide with several others; these are not joined.
         """
-        a, b = spread(self.root[a & UNIT], self.root[b & UNIT])
+        a, b = broadcast(self.root[units_of(a)], self.root[units_of(b)])
         pairs = torch.stack([a.flatten(), b.flatten()], 1)
-        pairs = distinct(pairs[(pairs > 0).all(1) & (pairs[:, 0] != pairs[:, 1])], dim=0)
+        pairs = _distinct(pairs[(pairs > 0).all(1) & (pairs[:, 0] != pairs[:, 1])], dim=0)
         left, right = pairs.unbind(1)
-        crossed = torch.isin(left, right) | torch.isin(right, left)
-        several, of_several = _repeated(left) | crossed, _repeated(right) | crossed
-        single = ~several & ~of_several
-        onto = torch.arange(len(self.root))
-        onto[right[single]] = left[single]
-        self.root = onto[self.root]
-        return left[several], right[of_several]
+        on_both_sides = torch.isin(left, right) | torch.isin(right, left)
+        left_repeated, right_repeated = _is_repeated(left) | on_both_sides, _is_repeated(right) | on_both_sides
+        one_to_one = ~left_repeated & ~right_repeated
+        new_root = torch.arange(len(self.root))
+        new_root[right[one_to_one]] = left[one_to_one]
+        self.root = new_root[self.root]
+        return left[left_repeated], right[right_repeated]
 
 
-def _repeated(values: Tensor) -> Tensor:
+def _distinct(values: Tensor, dim: int | None = None) -> Tensor:
+    found: Tensor = torch.unique(values, dim=dim)
+    return found
+
+
+def _is_repeated(values: Tensor) -> Tensor:
     _, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
-    more: Tensor = counts[inverse] > 1
-    return more
+    repeated: Tensor = counts[inverse] > 1
+    return repeated

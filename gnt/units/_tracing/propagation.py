@@ -1,230 +1,123 @@
-"""The flow of units through a graph: from the rows that produce them to the columns that read them.
+"""Propagation of units through a graph, from the rows that produce them to the columns that read them.
 
-One walk in the order of computation carries labels from node to node. A weight operation ends the labels that it reads
-(its columns are noted as their consumer) and starts new ones (its rows). An operation that keeps units apart passes
-labels on; any other refuses the units, with the reason. What is noted becomes groups in `gnt.joining`.
+The nodes are visited in the order of computation. A weight operation ends the labels that it reads, which are recorded
+as its columns, and starts new labels for its rows. An operation that keeps units separate passes labels on; any other
+operation refuses the units that it reads, with the reason. `grouping` makes unit groups of the result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gnt.units._tracing.capture import Graph, Node
-from gnt.units._tracing.labels import UNIT, Labels, Units, compact, full, units_in, varies
-from gnt.units._tracing.ops.dispatch import BLIND, PRODUCTS, pass_on
-from gnt.units._tracing.ops.refusal import end, named
-from gnt.units._tracing.ownership import Owners, WeightOp, weight_op
+from gnt.units._tracing.labels import distinct_units, varies
+from gnt.units._tracing.ops.dispatch import ACTIVATION_PRODUCTS, SHAPE_OPS, propagate_labels
+from gnt.units._tracing.ops.refusal import describe_operation, refuse_operands
+from gnt.units._tracing.ops.weights import apply_weights
+from gnt.units._tracing.ownership import ParameterOwners
+from gnt.units._tracing.state import PropagationState
+from gnt.units._tracing.weight_ops import weight_op
 
-# what heads may pass on the way to their products: rotary positions, norms
-_BEFORE_ATTENTION = ("its channels are summed", "they meet", "they are mixed", "each of them")
-ABSORBED = ""  # no refusal: these channels belong to the units that they read
-
-
-@dataclass(eq=False)
-class Producer:
-    """A weight operation's rows: row i is unit ``first + i``."""
-
-    name: str
-    module: nn.Module | None
-    dim: int
-    first: int
-    count: int
-    node: Node
+# starts of the reasons by which attention heads may be refused before their product: rotary positions, norms
+_REASONS_BEFORE_ATTENTION = ("its channels are summed", "they are combined", "they are mixed", "each of them")
 
 
-@dataclass(eq=False)
-class Reading:
-    """Positions of a module's tensors that belong to units: a consumer's columns, or a scale's entries."""
+def propagate(graph: Graph, owners: ParameterOwners) -> PropagationState:
+    """Propagate all units of a graph.
 
-    name: str
-    module: nn.Module
-    scale: bool
-    dim: int
-    groups: int
-    positions: Tensor  # (n,)
-    labels: Tensor  # (n,)
-    value: Node  # what the module reads
-
-    @property
-    def units(self) -> Tensor:
-        """The units of the positions, without their places."""
-        return self.labels & UNIT
+    A depthwise convolution passes on the units that it reads if they can be replaced. If not (in a residual stream), it
+    produces units of its own; so does a layer over tokens. This is known only at the end of a pass, so passes are
+    repeated until nothing changes.
+    """
+    separate: set[str] = set()
+    while True:
+        state = _propagate_once(graph, owners, separate)
+        found = _passed_refused_units(state)
+        if not found - separate:
+            return state
+        separate |= found
 
 
-class Flow:
-    """One walk. ``alone`` are operations that must not carry the units that they read on, but start their own."""
+def _propagate_once(graph: Graph, owners: ParameterOwners, separate: Collection[str]) -> PropagationState:
+    state = PropagationState(graph, owners, frozenset(separate))
+    for node in graph.nodes:
+        if node.kind == "op":
+            state.labels[node] = _result_labels(state, node)
+    for node, phrase in graph.outputs:
+        state.refuse(state.labels.get(node), f"output units: they are {phrase}")
+    _refuse_attention(state)
+    return state
 
-    def __init__(self, graph: Graph, owners: Owners, alone: set[str]) -> None:
-        self.graph, self.owners, self.alone = graph, owners, alone
-        self.units = Units()
-        self.producers: list[Producer] = []
-        self.readings: list[Reading] = []
-        self.through: list[tuple[str, Tensor]] = []  # operations that carried units on, in order
-        self.labels: dict[Node, Any] = {}  # Labels, or a tuple of them
-        self.places = 0
-        for node in graph.nodes:
-            if node.kind == "op":
-                self.labels[node] = self._labels(node)
-        for node, phrase in graph.outputs:
-            self._refuse_all(self.labels.get(node), f"output units: they are {phrase}")
-        self._name_attention()
 
-    def of(self, node: Any) -> Labels:
-        """The labels of a value."""
-        labels = self.labels.get(node)
-        return labels if isinstance(labels, Tensor) else None
+def _passed_refused_units(state: PropagationState) -> set[str]:
+    """Names of the operations that were the first to pass on units which are refused."""
+    root = state.units.root
+    is_refused = torch.zeros(len(root), dtype=torch.bool)
+    is_refused[root[state.units.refusal > 0]] = True
+    seen: set[int] = set()
+    found: set[str] = set()
+    for name, labels in state.passed_through:
+        refused = {int(r) for r in root[distinct_units(labels)] if is_refused[r]}
+        if refused - seen:
+            found.add(name)
+        seen |= refused
+    return found
 
-    def _labels(self, node: Node) -> Any:
-        op = weight_op(node)
-        sizes = [size for other in (node, *node.inputs()) for size in _sizes(other.value)]
-        if not all(isinstance(size, int) for size in sizes):
-            reason = "data-dependent routing: how many values go here depends on the data"
-            if op is not None:
-                name, module, _ = self.owners.layer(op)
-                count = op.weight.shape[op.out_dim]
-                rows = self._begin(op, name, module, count)
-                self.units.refuse(rows, reason)
-            return end(self, node, reason)
-        labels: Any = self._weigh(op) if op is not None else pass_on(self, node)
-        if self._is_emptied(node) and node.op not in BLIND:
-            reason = f"{named(node)} leaves nothing of them for these example inputs: who reads them cannot be seen"
-            self._refuse_all(labels, reason)
-            return end(self, node, reason)
-        pairs = zip(labels, node.value, strict=True) if isinstance(labels, tuple) else [(labels, node.value)]
-        for some, value in pairs:
-            if some is not None and not _fits(some, value):
-                return end(self, node, f"they are read by {named(node)}, which gnt cannot follow")
-        return labels
 
-    def _is_emptied(self, node: Node) -> bool:
-        """Whether nothing is left of a value, other than by a choice of none of the units."""
-        read = next((labels for labels in map(self.of, node.inputs()) if labels is not None), None)
-        # the first of several: in evaluation a batch norm's statistics, which come with its result, are empty
-        shape = next(_shapes(node.value), ())
-        dims = [dim for dim, size in enumerate(shape) if size == 0]
-        chosen = read is not None and read.ndim == len(shape) and all(varies(read, [dim]) for dim in dims)
-        return bool(dims) and not chosen
+def _result_labels(state: PropagationState, node: Node) -> Any:
+    """Labels of the result of an operation: labels, None, or a tuple of them."""
+    op = weight_op(node)
+    sizes = [size for value in (node, *node.inputs()) for size in _sizes(value.value)]
+    if not all(isinstance(size, int) for size in sizes):
+        reason = "data-dependent routing: the number of values here depends on the data"
+        if op is not None:
+            layer = state.owners.weight_layer(op)
+            rows = state.add_producer(layer.name, layer.module, op.out_dim, op.weight.shape[op.out_dim], node)
+            state.refuse(rows, reason)
+        return refuse_operands(state, node, reason)
+    labels: Any = apply_weights(state, op) if op is not None else propagate_labels(state, node)
+    if node.op not in SHAPE_OPS and _is_emptied(state, node):
+        reason = (
+            f"{describe_operation(node)} returns an empty tensor for these example inputs, so the layers that read "
+            "them cannot be found"
+        )
+        state.refuse(labels, reason)
+        return refuse_operands(state, node, reason)
+    pairs = zip(labels, node.value, strict=True) if isinstance(labels, tuple) else [(labels, node.value)]
+    for item, value in pairs:
+        if item is not None and not _fits(item, value):
+            return refuse_operands(state, node, f"they are read by {describe_operation(node)}, which gnt cannot trace")
+    return labels
 
-    def _refuse_all(self, labels: Any, reason: str) -> None:
-        for some in labels if isinstance(labels, tuple) else (labels,):
-            self.units.refuse(some, reason)
 
-    def _weigh(self, op: WeightOp) -> Labels:
-        """A weight operation: a consumer of what it reads, a producer of what it computes."""
-        name, module, fault = self.owners.layer(op)
-        channel = len(op.read.shape) - 1 - op.spatial
-        read = self.of(op.read)
-        for other in op.node.inputs():
-            if other is not op.read:
-                self.units.refuse(self.of(other), f"they make the weights of {op.node.op!r} in {op.node.module!r}")
-        if not op.weight.from_parameter and not self._depthwise(op):
-            self.units.refuse(read, f"they are mixed by {op.node.op!r} with a constant weight, in {op.node.module!r}")
-            return None
-        carried: Labels = None
-        if read is not None:
-            others = [dim for dim in range(read.ndim) if dim != channel]
-            row = full(read, [op.read.shape[d] if d == channel else n for d, n in enumerate(read.shape)])
-            if not varies(read, others):
-                row = row.flatten()
-                if not self._depthwise(op) or op.node.name in self.alone:
-                    self._consume(op, name, module, fault, row)
-                else:
-                    carried = self._carry_channels(op, name, module, fault, row)
-            elif op.spatial == 0 and not varies(read, [channel]) and op.node.name not in self.alone:
-                self.through.append((op.node.name, read))
-                carried = read  # a layer over tokens or pixels: it mixes within each unit
-            else:
-                self.units.refuse(read, f"they are mixed by {name!r}, along another dimension than their own")
-        return self._produce(op, name, module, fault, channel, carried)
+def _is_emptied(state: PropagationState, node: Node) -> bool:
+    """True if the result of a node is empty for another reason than a selection of no units."""
+    labels = next((found for found in map(state.labels_of, node.inputs()) if found is not None), None)
+    # only the first of several results: the statistics that a batch norm returns in evaluation mode are empty
+    shape = next(_shapes(node.value), ())
+    dims = [dim for dim, size in enumerate(shape) if size == 0]
+    selected = labels is not None and labels.ndim == len(shape) and all(varies(labels, [dim]) for dim in dims)
+    return bool(dims) and not selected
 
-    def _depthwise(self, op: WeightOp) -> bool:
-        return op.spatial > 0 and op.groups == op.read.shape[-1 - op.spatial] > 1 and op.weight.shape[1] == 1
 
-    def _consume(self, op: WeightOp, name: str, module: nn.Module | None, fault: str | None, row: Tensor) -> None:
-        phrase = fault or (self.owners.unreadable(op, module) if module is not None else None)
-        if module is None or phrase is not None:
-            self.units.refuse(row, f"they are read by {name!r}, which {phrase}")
-            return
-        positions = row.nonzero().flatten()
-        entry = self._entry(op.read, op.node.module)
-        self.readings.append(Reading(name, module, False, 1 - op.out_dim, op.groups, positions, row[positions], entry))
-
-    def _carry_channels(
-        self, op: WeightOp, name: str, module: nn.Module | None, fault: str | None, row: Tensor
-    ) -> Tensor:
-        """A depthwise convolution: each of its channels belongs to the unit that it reads."""
-        multiplier = op.weight.shape[0] // len(row)
-        row = row.repeat_interleave(multiplier)
-        self.through.append((op.node.name, row))
-        if op.weight.from_parameter:
-            if module is None or fault is not None:
-                self.units.refuse(row, f"they pass through {name!r}, which {fault}")
-            else:
-                self.note_scale(name, module, 0, row, op.read)
-        row = row.clone()
-        for channel in range(1, multiplier):  # another value of its unit: another place
-            others = row.view(-1, multiplier)[:, channel]
-            for place in torch.unique(others >> 32):
-                self.places += 1
-                moved = (others > 0) & (others >> 32 == place)
-                others[moved] = (others[moved] & UNIT) | self.places << 32
-        return row
-
-    def note_scale(self, name: str, module: nn.Module, dim: int, row: Tensor, value: Node) -> None:
-        """Entries of a norm, or channels of a depthwise convolution, that belong to units."""
-        positions = row.nonzero().flatten()
-        self.readings.append(Reading(name, module, True, dim, 1, positions, row[positions], value))
-
-    def _produce(
-        self, op: WeightOp, name: str, module: nn.Module | None, fault: str | None, channel: int, carried: Labels
-    ) -> Labels:
-        shape = op.node.shape
-        channel = len(shape) - 1 - op.spatial
-        count = shape[channel]
-        labels = self._begin(op, name, module, count)
-        if fault is not None:
-            self.units.refuse(labels, f"it {fault}")
-        if carried is not None and carried.ndim > 1:
-            self.units.refuse(labels, "it works within the units of the layers before it")
-            return carried
-        if not op.weight.from_parameter and carried is None:
-            return None
-        if carried is not None:
-            self.units.refuse(labels[carried > 0], ABSORBED)
-            labels = torch.where(carried > 0, carried, labels)
-        return compact(labels.reshape([-1 if d == channel else 1 for d in range(len(shape))]))
-
-    def _begin(self, op: WeightOp, name: str, module: nn.Module | None, count: int) -> Tensor:
-        """New units, one for each output of a weight operation."""
-        first = len(self.units.root)
-        self.producers.append(Producer(name, module, op.out_dim, first, count, op.node))
-        return self.units.new(count)
-
-    def _entry(self, node: Node, module: str) -> Node:
-        """The value that enters a module, where the module looks at it in another shape than it came."""
-        while node.module == module and node.kind == "op" and isinstance(node.args[0], Node):
-            node = node.args[0]
-        return node
-
-    def _name_attention(self) -> None:
-        """Say attention where it is attention, whatever else the projections of its heads pass before."""
-        inner: set[str] = set()
-        for node in self.graph.nodes:
-            if node.kind == "op" and node.op in PRODUCTS and weight_op(node) is None:
-                inner.update(*(read.sources for read in node.inputs() if len(read.sources) == 1))
-        units = self.units
-        units.reasons.append("attention heads' inner units (or another product of activations)")
-        vague = torch.tensor([reason.startswith(_BEFORE_ATTENTION) for reason in units.reasons])
-        for producer in self.producers:
-            if producer.node.name in inner:
-                own = slice(producer.first, producer.first + producer.count)
-                refusal = units.refusal[own]
-                units.refusal[own] = torch.where(vague[refusal], len(units.reasons) - 1, refusal)
+def _refuse_attention(state: PropagationState) -> None:
+    """Give attention as the reason for projections of heads that were refused on the way to their product."""
+    inner: set[str] = set()
+    for node in state.graph.nodes:
+        if node.kind == "op" and node.op in ACTIVATION_PRODUCTS and weight_op(node) is None:
+            inner.update(*(operand.sources for operand in node.inputs() if len(operand.sources) == 1))
+    units = state.units
+    units.reasons.append("attention heads' inner units (or another product of activations)")
+    is_replaceable = torch.tensor([reason.startswith(_REASONS_BEFORE_ATTENTION) for reason in units.reasons])
+    for producer in state.producers:
+        if producer.node.name in inner:
+            rows = slice(producer.first, producer.first + producer.count)
+            refusal = units.refusal[rows]
+            units.refusal[rows] = torch.where(is_replaceable[refusal], len(units.reasons) - 1, refusal)
 
 
 def _fits(labels: Tensor, value: Tensor) -> bool:
@@ -232,35 +125,10 @@ def _fits(labels: Tensor, value: Tensor) -> bool:
 
 
 def _shapes(value: Any) -> Iterator[Any]:
-    for one in value if isinstance(value, (tuple, list)) else (value,):
-        yield one.shape if isinstance(one, Tensor) else ()
+    for item in value if isinstance(value, (tuple, list)) else (value,):
+        yield item.shape if isinstance(item, Tensor) else ()
 
 
 def _sizes(value: Any) -> Iterator[Any]:
     for shape in _shapes(value):
         yield from shape
-
-
-def walk_graph(graph: Graph, owners: Owners) -> Flow:
-    """The flow of all units of a graph.
-
-    A depthwise convolution carries the units that it reads, if they can be replaced at all; otherwise (in a residual
-    stream) it has units of its own, and so has a layer over tokens. That turns out at the end, so the walk is repeated
-    until nothing changes.
-    """
-    alone: set[str] = set()
-    while True:
-        flow = Flow(graph, owners, alone)
-        roots = flow.units.root
-        bad = torch.zeros(len(roots), dtype=torch.bool)
-        bad[roots[flow.units.refusal > 0]] = True
-        met: set[int] = set()
-        found: set[str] = set()
-        for name, labels in flow.through:
-            refused = {int(r) for r in roots[units_in(labels)] if bad[r]}
-            if refused - met:
-                found.add(name)
-            met |= refused
-        if not found - alone:
-            return flow
-        alone = alone | found

@@ -1,4 +1,4 @@
-"""Which tensors of a model lie in the same memory: to write one of them is to write the others."""
+"""Which tensors of a model share memory, so that writing to one changes the other."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gnt.distributed import _dtensor as shards
+from gnt.distributed import dtensor
 
 
-class Held(NamedTuple):
-    """A tensor of a module: its place in memory, and who has it under which name."""
+class TensorSpan(NamedTuple):
+    """The memory range of a tensor, and the module and name that hold it."""
 
     start: int
     stop: int
@@ -21,42 +21,43 @@ class Held(NamedTuple):
     key: str
 
 
-class Memory:
-    """All tensors that a model's modules hold: parameters, buffers, and plain attributes."""
+class SharedMemory:
+    """Memory ranges of all tensors of a model: parameters, buffers, and plain attributes."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._by_storage: dict[int, list[Held]] = {}
+        self._by_storage: dict[int, list[TensorSpan]] = {}
         for path, module in model.named_modules():
             for key, tensor in _tensors(module):
-                storage, start, stop = _place(tensor)
-                self._by_storage.setdefault(storage, []).append(Held(start, stop, module, path, key))
+                storage, start, stop = _memory_range(tensor)
+                self._by_storage.setdefault(storage, []).append(TensorSpan(start, stop, module, path, key))
 
-    def sharing(self, module: nn.Module, key: str) -> str | None:
-        """The path of another module, or the name of a tensor, that shares memory with tensor ``key`` of ``module``.
+    def shared_with(self, module: nn.Module, key: str) -> str | None:
+        """Path of a module, or name of a tensor, that shares memory with tensor ``key`` of ``module``, or None.
 
-        A buffer or attribute of ``module`` itself counts, as an operation may read it.
+        A buffer or attribute of ``module`` itself is included, because an operation may read it.
         """
-        storage, start, stop = _place(getattr(module, key))
-        for held in self._by_storage.get(storage, ()):
-            if held.start < stop and start < held.stop:
-                name = f"{held.path}.{held.key}".lstrip(".")
-                if held.module is not module:
-                    return held.path if held.path and held.key in ("weight", "bias") else name
-                if held.key != key and held.key not in module._parameters:
+        storage, start, stop = _memory_range(getattr(module, key))
+        for other in self._by_storage.get(storage, ()):
+            if other.start < stop and start < other.stop:
+                name = f"{other.path}.{other.key}".lstrip(".")
+                if other.module is not module:
+                    return other.path if other.path and other.key in ("weight", "bias") else name
+                if other.key != key and other.key not in module._parameters:
                     return name
         return None
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    for held in (module._parameters, module._buffers, vars(module)):
-        for key, tensor in held.items():
+    """Named tensors of a module; sparse ones are left out."""
+    for tensors in (module._parameters, module._buffers, vars(module)):
+        for key, tensor in tensors.items():
             if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
                 yield key, tensor
 
 
-def _place(tensor: Tensor) -> tuple[int, int, int]:
-    """(storage, first byte, byte after the last); without memory, such as on the meta device, the tensor itself."""
-    local = shards.local(tensor)
+def _memory_range(tensor: Tensor) -> tuple[int, int, int]:
+    """(storage, first byte, byte after the last); a tensor without memory (meta device) is its own storage."""
+    local = dtensor.local_part(tensor)
     start = local.data_ptr()
     if not start:
         return id(tensor), 0, 1

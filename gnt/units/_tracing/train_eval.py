@@ -1,57 +1,63 @@
-"""Training and evaluation must agree on a group: a reader that runs in one of them alone would be left out."""
+"""Comparison of the groups found in training and in evaluation mode.
+
+A group must be the same in both modes; otherwise a consumer that runs in only one of them would be missing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from gnt.units._group import Slot, UnitGroup
-from gnt.units._tracing.refused import Refused
+from gnt.units._group import UnitGroup
+from gnt.units._slot import Slot
+from gnt.units._trace_result import Refused
 
-Found = tuple[list[UnitGroup], list[Refused]]
-_NAMES = {True: "training", False: "evaluation"}
+GroupsAndRefused = tuple[list[UnitGroup], list[Refused]]
+_MODES = {True: "training", False: "evaluation"}
 
 
-def agreed(found: Mapping[bool, Found]) -> Found:
-    """The groups that every traced mode has alike, and the refusals of all."""
+def merge_modes(found: Mapping[bool, GroupsAndRefused]) -> GroupsAndRefused:
+    """The groups that are equal in all traced modes, and everything refused in any; keys are ``training``."""
     if len(found) == 1:
         return next(iter(found.values()))
     groups: list[UnitGroup] = []
     refused: dict[str, Refused] = {}
-    for _, some in found.values():
-        for one in some:
-            refused.setdefault(one.name, one)
-    other = {group.name: group for group in found[False][0]}
+    for _, refused_in_mode in found.values():
+        for item in refused_in_mode:
+            refused.setdefault(item.name, item)
+    in_evaluation = {group.name: group for group in found[False][0]}
     for group in found[True][0]:
-        twin = other.pop(group.name, None)
-        difference = _difference(group, twin) if twin is not None else _lost(group.name, False, found)
-        if difference is None:
+        other = in_evaluation.pop(group.name, None)
+        reason = _difference(group, other) if other is not None else _missing(group.name, False, found)
+        if reason is None:
             groups.append(group)
         else:
-            refused[group.name] = Refused(group.name, group.num_units, difference)
-    for name, group in other.items():
-        refused[name] = Refused(name, group.num_units, _lost(name, True, found))
+            refused[group.name] = Refused(group.name, group.num_units, reason)
+    for name, group in in_evaluation.items():
+        refused[name] = Refused(name, group.num_units, _missing(name, True, found))
     return groups, list(refused.values())
 
 
-def _lost(name: str, missing: bool, found: Mapping[bool, Found]) -> str:
-    """Why a mode has no such group."""
-    for one in found[missing][1]:
-        if one.name == name:
-            return f"in {_NAMES[missing]} mode: {one.reason}"
-    return f"has no such units in {_NAMES[missing]} mode"
+def _missing(name: str, training: bool, found: Mapping[bool, GroupsAndRefused]) -> str:
+    """Why the mode has no group of this name."""
+    for item in found[training][1]:
+        if item.name == name:
+            return f"in {_MODES[training]} mode: {item.reason}"
+    return f"these units do not exist in {_MODES[training]} mode"
 
 
 def _difference(training: UnitGroup, evaluation: UnitGroup) -> str | None:
-    for verb, kind in (("makes", "incoming"), ("reads", "outgoing"), ("scales", "scales")):
+    """A slot that only one of the two groups has, as a reason of refusal."""
+    for verb, kind in (("produces", "incoming"), ("reads", "outgoing"), ("scales", "scales")):
         slots = {mode: [_key(s) for s in getattr(g, kind)] for mode, g in ((True, training), (False, evaluation))}
         for mode in (True, False):
             for key in slots[mode]:
                 if key not in slots[not mode]:
-                    return f"{key[0]!r} {verb} them in {_NAMES[mode]} mode alone"
+                    return f"{key[0]!r} {verb} them only in {_MODES[mode]} mode"
     return None
 
 
 def _key(slot: Slot) -> tuple[Any, ...]:
+    """What must be equal in both modes."""
     positions = None if slot.positions is None else tuple(slot.positions.flatten().tolist())
     return slot.name, slot.num_units, slot.dim, slot.block, slot.offset, slot.groups, positions

@@ -110,7 +110,7 @@ def test_a_checkpoint_of_another_mujoco_version_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("size", "rollouts", "change_every", "rollouts_a_row"),
+    ("size", "rollouts", "change_every", "rollouts_per_row"),
     [("quick", 98, 20_000, 1), ("published", 9766, 2_000_000, 49)],
 )
 def test_scale_determines_the_schedule(size, rollouts, change_every, rollouts_per_row):

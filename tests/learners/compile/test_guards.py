@@ -1,4 +1,4 @@
-"""What a graph would leave out or freeze is refused by name, before anything is changed."""
+"""Whatever a graph would leave out or turn into a constant is refused by name, before anything is changed."""
 
 from __future__ import annotations
 
@@ -8,27 +8,26 @@ import re
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 import gnt
 from gnt.learners._compile import compiler
 from gnt.optim import CBPSGD
-from tests.helpers.compiled_learners import as_traced, state
-from tests.helpers.small_runs import EAGER, assert_same, batch, mlp
+from tests.helpers.compiled_learners import run_graphs_uncompiled, state
+from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, batch, mlp
 
 
 @pytest.fixture(autouse=True)
-def compiled(monkeypatch):
-    return as_traced(monkeypatch)
+def graphs(monkeypatch):
+    return run_graphs_uncompiled(monkeypatch)
 
 
-def learner_of(net, **settings):
-    return gnt.ContinualBackprop(net, compile=True, **{**EAGER, **settings})
+def compiled_learner(net, **settings):
+    return gnt.ContinualBackprop(net, compile=True, **{**FREQUENT_REPLACEMENT, **settings})
 
 
-class Odd(nn.Module):
-    """A network with something in its forward that a graph cannot have."""
+class UncapturableNet(nn.Module):
+    """A network whose forward does something that a graph cannot do."""
 
     def __init__(self, what):
         super().__init__()
@@ -40,44 +39,44 @@ class Odd(nn.Module):
         h = torch.relu(self.layers[0](x))
         return self.layers[2](getattr(self, self.what)(h))
 
-    def by_value(self, h):
+    def decides_by_value(self, h):
         return h if h.sum() > 0 else 2 * h
 
-    def by_item(self, h):
+    def reads_item(self, h):
         return h * h.detach().mean().item()
 
-    def keeps(self, h):
+    def keeps_tensor(self, h):
         self.kept = h.detach()
         return h
 
-    def counts(self, h):
+    def counts_calls(self, h):
         self.calls += 1
         return h
 
-    def python(self, h):
+    def python_random(self, h):
         return h * random.random()
 
-    def numpy(self, h):
+    def numpy_random(self, h):
         return h * float(np.random.rand())
 
-    def hidden(self, h):
+    def reads_unregistered_tensor(self, h):
         return h * self.table[0]
 
 
 @pytest.mark.parametrize(
     ("what", "steps", "message"),
     [
-        ("by_value", 2, "Odd cannot be traced as one graph: it decides by the values of tensors"),
-        ("by_item", 2, "it decides by the values of tensors"),
-        ("keeps", 2, "the forward of Odd sets 'kept' of Odd"),
-        ("counts", 2, "the forward of Odd sets 'calls' of Odd"),
-        ("python", 2, "draws from Python's or NumPy's random numbers"),
-        ("numpy", 2, "draws from Python's or NumPy's random numbers"),
-        ("hidden", 2, "neither a parameter nor a buffer of the network"),
+        ("decides_by_value", 2, "UncapturableNet cannot be traced as one graph: it decides by the values of tensors"),
+        ("reads_item", 2, "it decides by the values of tensors"),
+        ("keeps_tensor", 2, "the forward of UncapturableNet sets 'kept' of UncapturableNet"),
+        ("counts_calls", 2, "the forward of UncapturableNet sets 'calls' of UncapturableNet"),
+        ("python_random", 2, "draws from Python's or NumPy's random numbers"),
+        ("numpy_random", 2, "draws from Python's or NumPy's random numbers"),
+        ("reads_unregistered_tensor", 2, "neither a parameter nor a buffer of the network"),
     ],
 )
-def test_forwards(what, steps, message):
-    learner = learner_of(Odd(what))
+def test_forwards_that_cannot_be_captured_are_refused(what, steps, message):
+    learner = compiled_learner(UncapturableNet(what))
     for t in range(steps - 1):
         learner.learn(*batch(t))
     before, calls, kept = state(learner), learner.net.calls, learner.net.kept
@@ -106,16 +105,16 @@ def hooked(register):
         (lambda net: net[0].weight.register_post_accumulate_grad_hook(lambda p: None), "hooks on weight of Linear"),
     ],
 )
-def test_hooks(register, message):
-    learner = learner_of(hooked(register))
+def test_hooks_are_refused(register, message):
+    learner = compiled_learner(hooked(register))
     before = state(learner)
     with pytest.raises(RuntimeError, match=message):
         learner.learn(*batch(0))
     assert_same(before, state(learner))
 
 
-def test_hooks_that_come_later():
-    learner = learner_of(mlp())
+def test_hooks_added_later_are_refused():
+    learner = compiled_learner(mlp())
     for t in range(3):
         learner.learn(*batch(t))
     learner.net[1].register_forward_hook(lambda *_: None)
@@ -131,13 +130,13 @@ def test_hooks_that_come_later():
         (lambda p: torch.optim.SGD(p, lr=0.1, differentiable=True), "SGD with differentiable=True"),
     ],
 )
-def test_optimizers(make, message):
+def test_optimizers_that_cannot_be_compiled_are_refused(make, message):
     net = mlp()
     with pytest.raises(TypeError, match=re.escape(message)):
-        learner_of(net, opt=make(net.parameters()))
+        compiled_learner(net, opt=make(net.parameters()))
 
 
-def test_optimizers_with_an_engine():
+def test_optimizers_with_an_engine_are_refused():
     net = mlp()
     with pytest.raises(TypeError, match="CBPSGD"):
         gnt.Backprop(net, opt=CBPSGD(net, 0.1), compile=True)
@@ -147,15 +146,15 @@ def test_optimizers_with_an_engine():
         gnt.Backprop(net, opt=optimizer, compile=True)
 
 
-def test_layers_that_act_by_themselves():
+def test_cbp_layers_are_refused():
     first, second = nn.Linear(4, 8), nn.Linear(8, 2)
     net = nn.Sequential(first, nn.ReLU(), gnt.CBPLinear(first, second), second)
     with pytest.raises(TypeError, match="CBPLinear"):
         gnt.Backprop(net, compile=True).learn(*batch(0))
 
 
-def test_bad_input_is_told_as_without():
-    learner = learner_of(mlp())
+def test_bad_batches_raise_the_errors_of_the_eager_learner():
+    learner = compiled_learner(mlp())
     for t in range(3):
         learner.learn(*batch(t))
     x, y = batch(3)
@@ -172,20 +171,19 @@ def test_bad_input_is_told_as_without():
         learner.learn(x, y)
 
 
-def test_a_loss_of_another_kind():
+def test_losses_are_scalars_also_when_compiled():
     wrong = gnt.ContinualBackprop(mlp(), loss=lambda o, y: (o - y).square(), compile=True)
     with pytest.raises(ValueError, match="scalar"):
         wrong.learn(*batch(0))
-    weighted = nn.MSELoss(reduction="sum")
-    net = mlp()
-    learner, plain = learner_of(net, loss=weighted), gnt.ContinualBackprop(mlp(), loss=F.mse_loss)
+    total = nn.MSELoss(reduction="sum")
+    learner = compiled_learner(mlp(), loss=total)
     for t in range(3):
-        loss = learner.learn(*batch(t)).loss
-    assert loss.ndim == 0
-    assert plain is not None
+        x, y = batch(t)
+        step = learner.learn(x, y)
+        torch.testing.assert_close(step.loss, total(step.output, y))
 
 
-def test_a_machine_without_a_compiler(monkeypatch):
+def test_a_missing_compiler_is_refused_at_construction(monkeypatch):
     monkeypatch.setenv("CXX", "/nowhere/c++")
     import torch._inductor.config as config
 
@@ -194,10 +192,10 @@ def test_a_machine_without_a_compiler(monkeypatch):
         config.patch({"cpp.cxx": ("/nowhere/c++",)}),
         pytest.raises(RuntimeError, match="compile=True needs the compiler"),
     ):
-        learner_of(mlp())
+        compiled_learner(mlp())
     compiler.check_compiler.cache_clear()
 
 
-def test_the_flag_is_a_flag():
+def test_compile_must_be_a_boolean():
     with pytest.raises(TypeError, match="compile must be True or False"):
         gnt.Backprop(mlp(), compile="yes")

@@ -1,4 +1,4 @@
-"""A compiled ensemble takes the same steps as its members alone."""
+"""A compiled ensemble gives the results of its members' single runs."""
 
 from functools import partial
 
@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import gnt
-from tests.helpers.ensembles import EAGER, data, mlp, side_by_side
+from tests.helpers.ensembles import FREQUENT_REPLACEMENT, compare_with_single_runs, member_batches, mlp
 
-# torch's own, on the way to its compiler
+# raised by torch when its compiler is imported
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 
 SETTINGS = {
@@ -19,20 +19,21 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize(("name", "batch"), [("sgd", 1), ("adam", 2), ("backprop", 2)])
-def test_free_running(name: str, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_equal_those_of_single_runs(name: str, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gnt, "Ensemble", partial(gnt.Ensemble, compile=True))
-    settings = {**EAGER, **SETTINGS[name]}
-    compared = side_by_side(mlp(6, 8, 7, 3), [3, 11], 100, shape=(6,), out=3, batch=batch, **settings)
+    settings = {**FREQUENT_REPLACEMENT, **SETTINGS[name]}
+    compared = compare_with_single_runs(mlp(6, 8, 7, 3), [3, 11], 100, shape=(6,), out=3, batch=batch, **settings)
     assert compared.replaced > 20 or name == "backprop"
     assert compared.apart < 1e-11
 
 
-def test_a_diverged_member_is_named_and_nothing_changes() -> None:
-    ensemble = gnt.Ensemble(mlp(6, 8, 7, 3), [3, 11], opt="sgd", compile=True, **EAGER)
+def test_the_error_for_a_nonfinite_loss_names_the_seed_and_nothing_changes() -> None:
+    # the graph is the one compiled for "sgd" above
+    ensemble = gnt.Ensemble(mlp(6, 8, 7, 3), [3, 11], opt="sgd", compile=True, **FREQUENT_REPLACEMENT)
     for t in range(4):
-        ensemble.learn(*data(t, 2, 2, (6,), 3, "mse"))
+        ensemble.learn(*member_batches(t, 2, 1, (6,), 3, "mse"))
     before = [p.detach().clone() for p in ensemble.net.parameters()]
-    x, y = data(4, 2, 2, (6,), 3, "mse")
+    x, y = member_batches(4, 2, 1, (6,), 3, "mse")
     y[1] = torch.nan
     with pytest.raises(FloatingPointError, match="the loss of seed 11 is not finite; nothing was changed"):
         ensemble.learn(x, y)

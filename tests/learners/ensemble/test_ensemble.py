@@ -1,4 +1,4 @@
-"""What an ensemble gives back, saves, and leaves alone."""
+"""What an ensemble returns, saves and loads, and what it does not change."""
 
 import copy
 import io
@@ -8,19 +8,19 @@ import torch
 from torch import nn
 
 import gnt
-from gnt.learners.ensemble.layers import MemberLinear
-from tests.helpers.ensembles import EAGER, alone, conv_net, data, mlp
+from gnt.learners import MemberLinear
+from tests.helpers.ensembles import FREQUENT_REPLACEMENT, conv_net, member_batches, mlp, single_run
 from tests.helpers.small_runs import assert_same
 
 NET = mlp(4, 6, 5, 2)
 
 
 def batch(t: int, members: int = 3, size: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
-    return data(t, members, size, (4,), 2, "mse")
+    return member_batches(t, members, size, (4,), 2, "mse")
 
 
-def test_what_learn_gives() -> None:
-    ensemble = gnt.Ensemble(NET, [1, 2, 3], **EAGER)
+def test_learn_returns_losses_outputs_and_replaced_units_by_member() -> None:
+    ensemble = gnt.Ensemble(NET, [1, 2, 3], **FREQUENT_REPLACEMENT)
     for t in range(100):
         step = ensemble.learn(*batch(t))
         assert step.loss.shape == (3,)
@@ -40,20 +40,20 @@ def test_what_learn_gives() -> None:
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_torch_generator_is_left_alone() -> None:
+def test_torchs_global_generator_is_left_unchanged() -> None:
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    ensemble = gnt.Ensemble(NET, [1, 2], **EAGER)
+    ensemble = gnt.Ensemble(NET, [1, 2], **FREQUENT_REPLACEMENT)
     for t in range(30):
         ensemble.learn(*batch(t, 2))
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_member_is_a_network_of_its_own() -> None:
-    ensemble = gnt.Ensemble(conv_net, [1, 2], **EAGER)
+def test_member_returns_a_copy_of_one_network() -> None:
+    ensemble = gnt.Ensemble(conv_net, [1, 2], **FREQUENT_REPLACEMENT)
     for t in range(5):
-        ensemble.learn(*data(t, 2, 4, (1, 10, 10), 3, "mse"))
-    x = data(99, 2, 4, (1, 10, 10), 3, "mse")[0]
+        ensemble.learn(*member_batches(t, 2, 4, (1, 10, 10), 3, "mse"))
+    x = member_batches(99, 2, 4, (1, 10, 10), 3, "mse")[0]
     outputs = ensemble.predict(x)
     assert all(module.training for module in ensemble.net.modules())
     for i in range(2):
@@ -69,9 +69,9 @@ def test_a_member_is_a_network_of_its_own() -> None:
         ensemble.member(2)
 
 
-def test_a_copy_goes_on_by_itself() -> None:
-    ensemble = gnt.Ensemble(conv_net, [1, 2], opt="adam", **EAGER)
-    stream = [data(t, 2, 4, (1, 10, 10), 3, "mse") for t in range(12)]
+def test_a_deep_copy_is_independent_and_continues_alike() -> None:
+    ensemble = gnt.Ensemble(conv_net, [1, 2], opt="adam", **FREQUENT_REPLACEMENT)
+    stream = [member_batches(t, 2, 4, (1, 10, 10), 3, "mse") for t in range(12)]
     for x, y in stream[:6]:
         ensemble.learn(x, y)
     other = copy.deepcopy(ensemble)
@@ -85,9 +85,9 @@ def test_a_copy_goes_on_by_itself() -> None:
     assert_same(ensemble.state_dict(), other.state_dict())
 
 
-def test_report() -> None:
-    ensemble = gnt.Ensemble(NET, [1, 2, 3], **EAGER)
-    run = alone(NET, 2, **EAGER)
+def test_the_report_equals_that_of_a_single_run() -> None:
+    ensemble = gnt.Ensemble(NET, [1, 2, 3], **FREQUENT_REPLACEMENT)
+    run = single_run(NET, 2, **FREQUENT_REPLACEMENT)
     for t in range(50):
         x, y = batch(t)
         ensemble.learn(x, y)
@@ -104,11 +104,11 @@ def test_report() -> None:
 
 @pytest.mark.parametrize("opt", ["sgd", "adam"])
 @pytest.mark.parametrize("rate", [0.02, 0.0])
-def test_resuming_is_bit_exact(opt: str, rate: float) -> None:
-    """Through a file, into an ensemble of other weights, with dropout's generators."""
-    settings = {**EAGER, "opt": opt, "step_size": 0.01, "replacement_rate": rate}
+def test_training_resumes_bit_for_bit_from_a_saved_state(opt: str, rate: float) -> None:
+    """Saved to a file and loaded into an ensemble with other weights, with the generators of dropout."""
+    settings = {**FREQUENT_REPLACEMENT, "opt": opt, "step_size": 0.01, "replacement_rate": rate}
     first = gnt.Ensemble(conv_net, [1, 2], **settings)
-    stream = [data(t, 2, 4, (1, 10, 10), 3, "mse") for t in range(30)]
+    stream = [member_batches(t, 2, 4, (1, 10, 10), 3, "mse") for t in range(30)]
     for x, y in stream[:15]:
         first.learn(x, y)
     file = io.BytesIO()
@@ -126,27 +126,27 @@ def test_resuming_is_bit_exact(opt: str, rate: float) -> None:
         assert torch.equal(a, b)
 
 
-def test_loading_refuses_what_does_not_fit() -> None:
-    ensemble = gnt.Ensemble(NET, [1, 2], **EAGER)
+def test_loading_a_state_that_does_not_fit_changes_nothing() -> None:
+    ensemble = gnt.Ensemble(NET, [1, 2], **FREQUENT_REPLACEMENT)
     before = copy.deepcopy(ensemble.state_dict())
     with pytest.raises(ValueError, match=r"state_dict is of seeds \[1, 3\], this ensemble's are \[1, 2\]"):
-        ensemble.load_state_dict(gnt.Ensemble(NET, [1, 3], **EAGER).state_dict())
+        ensemble.load_state_dict(gnt.Ensemble(NET, [1, 3], **FREQUENT_REPLACEMENT).state_dict())
     with pytest.raises(ValueError, match="saved with replacement_rate=0"):
         ensemble.load_state_dict(gnt.Ensemble(NET, [1, 2], replacement_rate=0.0).state_dict())
-    with pytest.raises(ValueError, match="of an Ensemble gave"):
-        ensemble.load_state_dict(alone(NET, 1, **EAGER).state_dict())
+    with pytest.raises(ValueError, match="state_dict\\(\\) of an Ensemble, with 'seeds'"):
+        ensemble.load_state_dict(single_run(NET, 1, **FREQUENT_REPLACEMENT).state_dict())
     with pytest.raises(ValueError, match="another architecture"):
-        ensemble.load_state_dict(gnt.Ensemble(mlp(4, 7, 2), [1, 2], **EAGER).state_dict())
+        ensemble.load_state_dict(gnt.Ensemble(mlp(4, 7, 2), [1, 2], **FREQUENT_REPLACEMENT).state_dict())
     assert_same(ensemble.state_dict(), before)
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.0])
-def test_a_diverged_member_is_named_and_nothing_changes(rate: float) -> None:
-    ensemble = gnt.Ensemble(conv_net, [10, 20, 30], **{**EAGER, "replacement_rate": rate})
+def test_the_error_for_a_nonfinite_loss_names_the_seeds_and_nothing_changes(rate: float) -> None:
+    ensemble = gnt.Ensemble(conv_net, [10, 20, 30], **{**FREQUENT_REPLACEMENT, "replacement_rate": rate})
     for t in range(8):
-        ensemble.learn(*data(t, 3, 4, (1, 10, 10), 3, "mse"))
+        ensemble.learn(*member_batches(t, 3, 4, (1, 10, 10), 3, "mse"))
     before = copy.deepcopy({key: value for key, value in ensemble.state_dict().items() if key != "dropout"})
-    x, y = data(8, 3, 4, (1, 10, 10), 3, "mse")
+    x, y = member_batches(8, 3, 4, (1, 10, 10), 3, "mse")
     y[1] = torch.inf
     with pytest.raises(FloatingPointError, match="the loss of seed 20 is not finite; nothing was changed"):
         ensemble.learn(x, y)
@@ -157,8 +157,8 @@ def test_a_diverged_member_is_named_and_nothing_changes(rate: float) -> None:
     assert_same(after, before)
 
 
-def test_weights_that_explode_in_the_step_are_told_by_seed() -> None:
-    ensemble = gnt.Ensemble(NET, [10, 20], **EAGER)
+def test_the_error_for_nonfinite_weights_names_the_seed() -> None:
+    ensemble = gnt.Ensemble(NET, [10, 20], **FREQUENT_REPLACEMENT)
     ensemble.learn(*batch(0, 2))
     with torch.no_grad():
         ensemble.net.layers[-2].weight[2:4, 0] = torch.inf  # not read by the loss as long as its feature is 0
@@ -168,8 +168,8 @@ def test_weights_that_explode_in_the_step_are_told_by_seed() -> None:
         ensemble.gnt.step(features)
 
 
-def test_random_utility_draws_nothing_for_a_failed_update() -> None:
-    ensemble = gnt.Ensemble(NET, [10, 20], **EAGER, utility="random")
+def test_a_failed_update_draws_no_random_utility() -> None:
+    ensemble = gnt.Ensemble(NET, [10, 20], **FREQUENT_REPLACEMENT, utility="random")
     before = [each.get_state() for each in ensemble.gnt.generators]
     features = [torch.full((1, g.num_units), torch.nan, dtype=torch.float64) for g in ensemble.gnt.groups]
     with pytest.raises(FloatingPointError):
@@ -179,10 +179,10 @@ def test_random_utility_draws_nothing_for_a_failed_update() -> None:
 
 def test_given_generators_are_used() -> None:
     given = [torch.Generator().manual_seed(100 + i) for i in range(2)]
-    ensemble = gnt.Ensemble(NET, [1, 2], generators=given, **EAGER)
+    ensemble = gnt.Ensemble(NET, [1, 2], generators=given, **FREQUENT_REPLACEMENT)
     torch.manual_seed(2)
     net = NET()
-    run = gnt.ContinualBackprop(net, generator=torch.Generator().manual_seed(101), **EAGER)
+    run = gnt.ContinualBackprop(net, generator=torch.Generator().manual_seed(101), **FREQUENT_REPLACEMENT)
     for t in range(40):
         x, y = batch(t, 2)
         ensemble.learn(x, y)
@@ -190,14 +190,14 @@ def test_given_generators_are_used() -> None:
     torch.testing.assert_close(dict(ensemble.member(1).state_dict()), dict(net.state_dict()), rtol=0, atol=1e-12)
 
 
-def test_an_optimizer_of_ones_own() -> None:
+def test_an_optimizer_built_by_a_function() -> None:
     def make(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.RMSprop(parameters, lr=0.01, momentum=0.9)
 
-    ensemble = gnt.Ensemble(NET, [1, 2], opt=make, **EAGER)
+    ensemble = gnt.Ensemble(NET, [1, 2], opt=make, **FREQUENT_REPLACEMENT)
     torch.manual_seed(2)
     net = NET()
-    run = gnt.ContinualBackprop(net, opt=make(list(net.parameters())), **EAGER)
+    run = gnt.ContinualBackprop(net, opt=make(list(net.parameters())), **FREQUENT_REPLACEMENT)
     for t in range(60):
         x, y = batch(t, 2)
         ensemble.learn(x, y)
@@ -205,18 +205,18 @@ def test_an_optimizer_of_ones_own() -> None:
     torch.testing.assert_close(dict(ensemble.member(1).state_dict()), dict(net.state_dict()), rtol=0, atol=1e-10)
 
 
-def test_ignored_targets_do_not_count() -> None:
-    """torch's -100 for targets: the mean is over the others, of each member."""
+def test_the_loss_leaves_out_ignored_targets() -> None:
+    """Targets of -100 are ignored: each member's loss is the mean over its other targets."""
     ensemble = gnt.Ensemble(NET, [1, 2], loss="cross_entropy")
-    run = alone(NET, 2, loss="cross_entropy")
-    x, y = data(0, 2, 4, (4,), 2, "cross_entropy")
+    run = single_run(NET, 2, loss="cross_entropy")
+    x, y = member_batches(0, 2, 4, (4,), 2, "cross_entropy")
     y[1, 2:] = -100
     torch.testing.assert_close(ensemble.learn(x, y).loss[1], run.learn(x[1], y[1]).loss)
 
 
-def test_members_do_not_touch_each_other() -> None:
-    """What one member sees and how it fares changes no bit of the others."""
-    one, other = (gnt.Ensemble(NET, [1, 2, 3], opt="adam", step_size=0.01, **EAGER) for _ in range(2))
+def test_members_do_not_influence_each_other() -> None:
+    """The data of one member changes no bit of the others."""
+    one, other = (gnt.Ensemble(NET, [1, 2, 3], opt="adam", step_size=0.01, **FREQUENT_REPLACEMENT) for _ in range(2))
     for t in range(60):
         x, y = batch(t)
         one.learn(x, y)
@@ -228,9 +228,9 @@ def test_members_do_not_touch_each_other() -> None:
         assert all(torch.equal(a, b) for a, b in pairs) is same
 
 
-def test_a_traced_batch_of_one_gives_the_same() -> None:
+def test_member_linear_gives_the_same_result_for_a_traced_batch_of_one() -> None:
     class Traced(torch.Tensor):
-        """What a compiler's tracing passes through a layer is no plain tensor."""
+        """A tensor subclass, as used while a step is captured."""
 
     generator = torch.Generator().manual_seed(0)
     weight, bias = (nn.Parameter(torch.randn(*shape, generator=generator)) for shape in ((15, 4), (15,)))

@@ -1,4 +1,4 @@
-"""What an ensemble refuses, with what was passed and what is allowed."""
+"""Errors of an ensemble name the argument, the value passed, and what is allowed."""
 
 import re
 from collections.abc import Callable
@@ -14,14 +14,14 @@ from tests.helpers.ensembles import mlp
 NET = mlp(4, 6, 2)
 
 
-def shapes() -> Callable[[], nn.Module]:
-    """Each network one unit wider than the last."""
+def widening() -> Callable[[], nn.Module]:
+    """A function whose networks get one unit wider from call to call."""
     widths = iter(range(5, 100))
     return lambda: mlp(4, next(widths), 2)()
 
 
-class Forward(nn.Module):
-    """Its layers are not all that it computes."""
+class ComputesMore(nn.Module):
+    """A network that computes more than its listed layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,8 +32,8 @@ class Forward(nn.Module):
         return out + 1.0
 
 
-class Outside(nn.Module):
-    """It has a parameter beside its list of layers."""
+class UnlistedParameter(nn.Module):
+    """A network with a parameter outside its list of layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,9 +67,9 @@ REFUSED: list[tuple[type[Exception], str, Callable[[], nn.Module] | Any, Any, di
     (TypeError, "seeds must be a list of integers, one for each member, got 3", NET, 3, {}),
     (TypeError, "one for each member, got '7'", NET, [1, "7"], {}),
     (TypeError, "one for each member, got True", NET, [True], {}),
-    (ValueError, "seeds must name at least one member, got none", NET, [], {}),
-    (ValueError, "the network of seed 9 is of another shape: layer '0' is Linear(in_features=4", shapes(), [8, 9], {}),
-    (ValueError, "the list of layers leaves out scale of make_net's Outside", Outside, [1], {}),
+    (ValueError, "seeds must hold an integer for at least one member, got none", NET, [], {}),
+    (ValueError, "the network of seed 9 has another shape: layer '0' is Linear(in_features=4", widening(), [8, 9], {}),
+    (ValueError, "the list of layers of make_net's UnlistedParameter leaves out scale", UnlistedParameter, [1], {}),
     (ValueError, "'1' (PReLU) cannot be stacked for an ensemble; allowed are Linear", with_layer(nn.PReLU()), [1], {}),
     (ValueError, "'1' (Softmax) cannot be stacked", with_layer(nn.Softmax(1)), [1], {}),
     (ValueError, "'2' (Linear) cannot be stacked: its parameters are", tied, [1], {"replacement_rate": 0.0}),
@@ -85,19 +85,22 @@ REFUSED: list[tuple[type[Exception], str, Callable[[], nn.Module] | Any, Any, di
     (ValueError, "loss must be one of mse", NET, [1], {"loss": "mae"}),
     (ValueError, "opt must be one of sgd, adam, adamw", NET, [1], {"opt": "lbfgs"}),
     (TypeError, "unknown setting beta: sgd takes", NET, [1], {"beta": 1}),
+    (TypeError, "unknown setting generator: sgd takes", NET, [1], {"generator": torch.Generator()}),
+    (TypeError, "unknown setting process_group: sgd takes", NET, [1], {"process_group": None}),
+    (TypeError, "unknown setting kernels: adam takes", NET, [1], {"opt": "adam", "kernels": True}),
     (TypeError, "unknown setting momentum: adam takes", NET, [1], {"opt": "adam", "momentum": 0.9}),
-    (TypeError, "parameters of its own; got SGD", NET, [1], {"opt": torch.optim.SGD(NET().parameters())}),
+    (TypeError, "the ensemble has its own parameters; got SGD", NET, [1], {"opt": torch.optim.SGD(NET().parameters())}),
     (TypeError, "LBFGS cannot train an ensemble, whose members share", NET, [1], {"opt": torch.optim.LBFGS}),
     (TypeError, "Adafactor cannot train", NET, [1], {"opt": torch.optim.Adafactor, "replacement_rate": 0.0}),
     (TypeError, "opt must return a torch.optim.Optimizer, got list", NET, [1], {"opt": list}),
     (TypeError, "step_size would be ignored", NET, [1], {"opt": torch.optim.RMSprop, "step_size": 0.1}),
     (TypeError, "generators must be a list of 2 torch.Generators", NET, [1, 2], {"generators": [torch.Generator()]}),
-    (ValueError, "generators must be different ones", NET, [1, 2], {"generators": [torch.default_generator] * 2}),
+    (ValueError, "generators must be distinct", NET, [1, 2], {"generators": [torch.default_generator] * 2}),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("error", "message", "make_net", "seeds", "settings"), REFUSED, ids=range(len(REFUSED)))
-def test_refused_at_construction(
+def test_bad_arguments_are_refused_at_construction(
     error: type[Exception], message: str, make_net: Any, seeds: Any, settings: dict[str, Any]
 ) -> None:
     with pytest.raises(error, match=re.escape(message)):
@@ -119,7 +122,9 @@ BATCHES: list[tuple[str, torch.Tensor, torch.Tensor]] = [
 
 
 @pytest.mark.parametrize(("message", "x", "y"), BATCHES, ids=range(len(BATCHES)))
-def test_batches_that_do_not_fit(message: str, x: torch.Tensor, y: torch.Tensor) -> None:
+def test_batches_that_do_not_fit_are_refused_and_nothing_changes(
+    message: str, x: torch.Tensor, y: torch.Tensor
+) -> None:
     ensemble = gnt.Ensemble(NET, [1, 2])
     before = {key: value.clone() for key, value in ensemble.net.state_dict().items()}
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -129,7 +134,7 @@ def test_batches_that_do_not_fit(message: str, x: torch.Tensor, y: torch.Tensor)
     assert ensemble.gnt.updates == 0
 
 
-def test_a_first_batch_that_is_not_finite() -> None:
+def test_a_first_batch_that_is_not_finite_is_refused() -> None:
     ensemble = gnt.Ensemble(NET, [1, 2])
     bad = x(2, 5, 4)
     bad[1] = torch.nan
@@ -139,13 +144,13 @@ def test_a_first_batch_that_is_not_finite() -> None:
         ensemble.learn(bad.tolist(), x(2, 5, 2))  # type: ignore[arg-type]
 
 
-def test_a_network_that_computes_more_than_its_list() -> None:
-    ensemble = gnt.Ensemble(Forward, [1, 2])
-    with pytest.raises(ValueError, match="Forward computes something else than its list of layers does"):
+def test_a_network_that_computes_more_than_its_layers_is_refused() -> None:
+    ensemble = gnt.Ensemble(ComputesMore, [1, 2])
+    with pytest.raises(ValueError, match="ComputesMore computes something else than its list of layers"):
         ensemble.learn(x(2, 5, 4), x(2, 5, 2))
 
 
-def test_losses_that_are_none() -> None:
+def test_bad_losses_are_refused() -> None:
     with pytest.raises(ValueError, match=re.escape("a scalar tensor for each member, got shape (5, 2)")):
         gnt.Ensemble(NET, [1, 2], loss=lambda output, y: output - y).learn(x(2, 5, 4), x(2, 5, 2))
     with pytest.raises(ValueError, match="loss must depend on the output"):

@@ -1,1 +1,1 @@
-"""How traced groups are proved: models, what is expected of them, and proofs that ask the model itself."""
+"""Helpers for the tests of `gnt.trace`: models, expected groups, and checks of groups by running the model."""

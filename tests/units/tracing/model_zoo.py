@@ -1,6 +1,6 @@
-"""Real models, tiny, with random weights, and what of them can be replaced: by name, units and activation.
+"""Tiny versions of published architectures with random weights, and the groups and refusals that are expected.
 
-Every other weight layer is refused, for the reason given. Patterns are those of fnmatch.
+Patterns are those of fnmatch.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import Any
 import transformers as hf
 from torch import nn
 
-from tests.units.tracing.hand_written_cases import HAND_WRITTEN
-from tests.units.tracing.traced_case import ATTENTION, OUTPUT, SUM, Case, noise, tokens
+from tests.units.tracing.example_cases import EXAMPLES
+from tests.units.tracing.model_case import ATTENTION, OUTPUT, SUM, Case, noise, tokens
 
 
 def resnet(**settings: Any) -> nn.Module:
@@ -25,15 +25,15 @@ def vit() -> nn.Module:
 
 def bert() -> nn.Module:
     sizes = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2}
-    quiet = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    config = hf.BertConfig(vocab_size=11, max_position_embeddings=8, num_labels=3, **sizes, **quiet)
+    no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = hf.BertConfig(vocab_size=11, max_position_embeddings=8, num_labels=3, **sizes, **no_dropout)
     return hf.BertForSequenceClassification(config)
 
 
 def gpt2() -> nn.Module:
     sizes = {"vocab_size": 11, "n_positions": 8, "n_embd": 8, "n_layer": 1, "n_head": 2, "n_inner": 12}
-    quiet = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    return hf.GPT2LMHeadModel(hf.GPT2Config(**sizes, **quiet, bos_token_id=0, eos_token_id=0))
+    no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    return hf.GPT2LMHeadModel(hf.GPT2Config(**sizes, **no_dropout, bos_token_id=0, eos_token_id=0))
 
 
 DECODER = {
@@ -82,7 +82,7 @@ def convnext() -> nn.Module:
 
 
 def mobilenet() -> nn.Module:
-    """Its first blocks: of four channels each, so that any number of them fits the layer behind."""
+    """The first three blocks, with four channels each, so that the following layer fits."""
     small = {"depth_multiplier": 0.01, "min_depth": 4, "depth_divisible_by": 4, "finegrained_output": False}
     config = hf.MobileNetV2Config(**small, tf_padding=False, num_labels=3)
     model = hf.MobileNetV2ForImageClassification(config)
@@ -133,7 +133,7 @@ REAL: dict[str, Case] = {
         {"transformer.h.?.mlp.c_fc": (12, "gelu")},
         {"*.c_attn": ATTENTION, "*.c_proj": SUM, "lm_head": "tied"},
         kwargs=IDS,
-        oracle=False,  # it does not know Conv1D
+        oracle=False,  # Torch-Pruning does not know Conv1D
     ),
     "llama": Case(
         llama,
@@ -197,7 +197,7 @@ REAL: dict[str, Case] = {
 
 
 def torchvision_cases() -> dict[str, Case]:
-    """ResNet-18 and -50 where torchvision can be imported: its wheels go with one build of torch each."""
+    """ResNet-18 and -50 if torchvision can be imported: each of its wheels fits one build of torch."""
     try:
         from torchvision.models import resnet18, resnet50
     except (ImportError, RuntimeError):
@@ -211,4 +211,4 @@ def torchvision_cases() -> dict[str, Case]:
     }
 
 
-CASES = {**HAND_WRITTEN, **REAL, **torchvision_cases()}
+CASES = {**EXAMPLES, **REAL, **torchvision_cases()}

@@ -1,22 +1,21 @@
-"""Operations that move elements and change none: they are run on the labels themselves.
+"""Operations that move elements without changing them; they are run on the label tensors themselves.
 
-So every map of indices comes out by itself: a flatten gives blocks, a concatenation offsets, a shuffle a permutation.
+So every index map follows without further code: a flatten gives blocks, a concatenation offsets, a shuffle a
+permutation.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from gnt.units._tracing.capture import Node, substitute
-from gnt.units._tracing.labels import UNIT, Labels, compact, full
-from gnt.units._tracing.ops.refusal import unread
-
-if TYPE_CHECKING:
-    from gnt.units._tracing.propagation import Flow
+from gnt.units._tracing.labels import Labels, compact, distinct_units, expand, with_occurrence
+from gnt.units._tracing.ops.refusal import refuse_unknown
+from gnt.units._tracing.state import PropagationState
 
 MOVES = (
     "view", "reshape", "_unsafe_view", "_reshape_alias", "view_copy", "permute", "permute_copy", "transpose", "t",
@@ -28,28 +27,28 @@ MOVES = (
     "slice_scatter", "select_scatter", "tril", "triu", "view_as", "reshape_as", "expand_copy",
 )  # fmt: skip
 _RESHAPES = ("view", "_unsafe_view", "_reshape_alias", "view_copy")
-_COPYING = ("slice_scatter", "select_scatter", "pixel_shuffle", "pixel_unshuffle")
-_OF_SEVERAL = (
+_NEED_CONTIGUOUS = ("slice_scatter", "select_scatter", "pixel_shuffle", "pixel_unshuffle")
+_SEVERAL_OPERANDS = (
     "cat", "concat", "stack", "hstack", "vstack", "expand_as", "view_as", "reshape_as", "slice_scatter",
     "select_scatter",
 )  # fmt: skip
-_GATHERING = ("cat", "concat", "stack", "hstack", "vstack")
+_CONCATENATIONS = ("cat", "concat", "stack", "hstack", "vstack")
 
 
-def move(flow: Flow, node: Node) -> Any:
-    """Run a movement on labels."""
+def move(state: PropagationState, node: Node) -> Any:
+    """Run a movement on the labels of its operands."""
     if any(isinstance(item, torch.dtype) for item in node.args):
-        return unread(flow, node)  # a view of the same bits as other numbers
-    if node.op not in _OF_SEVERAL and any(other is not node.args[0] for other in node.inputs()):
-        return unread(flow, node)  # moved by an index that is a tensor
+        return refuse_unknown(state, node)  # a view of the same bits in another dtype
+    if node.op not in _SEVERAL_OPERANDS and any(other is not node.args[0] for other in node.inputs()):
+        return refuse_unknown(state, node)  # the index is a tensor
 
-    def labels_of(other: Node) -> Any:
-        labels = full(flow.of(other), other.shape)
-        return labels.contiguous() if node.op in _COPYING else labels
+    def expanded_labels(operand: Node) -> Any:
+        labels = expand(state.labels_of(operand), operand.shape)
+        return labels.contiguous() if node.op in _NEED_CONTIGUOUS else labels
 
-    args = substitute(node.args, labels_of, Node)
-    if node.op in _GATHERING:
-        args = (_gather_args(flow, node), *args[1:])
+    args = substitute(node.args, expanded_labels, Node)
+    if node.op in _CONCATENATIONS:
+        args = (_distinguish_occurrences(state, node), *args[1:])
     if node.op in _RESHAPES:
         result = args[0].reshape(args[1])
     else:
@@ -58,39 +57,33 @@ def move(flow: Flow, node: Node) -> Any:
     return tuple(compact(part) for part in result) if isinstance(result, (tuple, list)) else compact(result)
 
 
-def _gather_args(flow: Flow, node: Node) -> list[Tensor]:
-    placed = _places(flow, node)
-    return [full(placed.get(place, flow.of(other)), other.shape) for place, other in enumerate(node.args[0])]
-
-
-def _places(flow: Flow, node: Node) -> dict[int, Tensor]:
-    """Where one unit comes in several of the values that are put together, each of them is another place of it."""
+def _distinguish_occurrences(state: PropagationState, node: Node) -> list[Tensor]:
+    """Labels of concatenated values; a unit that several of the values contain gets an occurrence number for each."""
     seen: set[int] = set()
-    placed: dict[int, Tensor] = {}
-    for place, other in enumerate(node.args[0]):
-        labels = flow.of(other)
-        if labels is None:
-            continue
-        units = set(flow.units.root[torch.unique(labels & UNIT)].tolist()) - {0}
-        if units & seen:
-            flow.places += 1
-            placed[place] = torch.where(labels > 0, (labels & UNIT) | flow.places << 32, labels)
-        seen |= units
-    return placed
+    result = []
+    for operand in node.args[0]:
+        labels = state.labels_of(operand)
+        if labels is not None:
+            units = set(state.units.root[distinct_units(labels)].tolist()) - {0}
+            if units & seen:
+                labels = with_occurrence(labels, state.new_occurrence())
+            seen |= units
+        result.append(expand(labels, operand.shape))
+    return result
 
 
-def pad(flow: Flow, node: Node) -> Labels:
-    """Padding: along dimensions in which labels do not vary nothing changes, elsewhere nobody's zeros come in."""
-    labels, amounts = flow.of(node.args[0]), list(node.args[1])
+def pad(state: PropagationState, node: Node) -> Labels:
+    """Padding: unit labels are padded with 0, but only along dimensions in which they vary."""
+    labels, amounts = state.labels_of(node.args[0]), list(node.args[1])
     if labels is None:
         return None
     ndim, size = labels.ndim, node.args[0].shape
     for step in range(len(amounts) // 2):
         dim = ndim - 1 - step
-        if labels.shape[dim] == 1 and labels.numel() > 1:  # of one unit alone, any dimension may be the units' own
+        if labels.shape[dim] == 1 and labels.numel() > 1:  # with a single unit, any dimension may be the units'
             amounts[2 * step : 2 * step + 2] = [0, 0]
             size = tuple(1 if d == dim else n for d, n in enumerate(size))
     constant = node.op == "constant_pad_nd" or (node.op == "pad" and node.argument("mode") in (None, "constant"))
     if any(amounts) and not constant:
-        return unread(flow, node)
+        return refuse_unknown(state, node)
     return compact(functional.pad(labels, amounts)) if any(amounts) else labels

@@ -1,104 +1,112 @@
-"""Norms and other modules with an entry for each unit: their entries are a unit's own, and are noted as its scales."""
+"""Norms and other modules with parameters per unit: their entries are recorded as scales of the units."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
 from gnt.units._tracing.capture import Node
-from gnt.units._tracing.labels import Labels, full, varies
-from gnt.units._tracing.ops.refusal import end, mixed, named, unread
-
-if TYPE_CHECKING:
-    from gnt.units._tracing.propagation import Flow
+from gnt.units._tracing.labels import Labels, expand, varies
+from gnt.units._tracing.ops.refusal import describe_operation, refuse_mixing, refuse_operands, refuse_unknown
+from gnt.units._tracing.state import PropagationState
 
 
-def _batch_norm(flow: Flow, node: Node) -> Any:
-    """Each channel by itself, over samples and sites."""
-    labels = _channels(flow, node, dim=1)
+def _batch_norm(state: PropagationState, node: Node) -> Any:
+    """Normalizes each channel separately, over samples and positions."""
+    labels = _channels(state, node, dim=1)
     return (labels, *[None] * (len(node.value) - 1)) if isinstance(node.value, (tuple, list)) else labels
 
 
-def _channels(flow: Flow, node: Node, *, dim: int, whole: bool = False) -> Labels:
-    """A norm of channels; ``whole``: it takes their statistics together, so that all of them must be units."""
+def _channels(state: PropagationState, node: Node, *, dim: int, whole: bool = False) -> Labels:
+    """A norm over channels; with ``whole``, its statistics cover several channels, so that all must be units."""
     read = node.args[0]
-    labels = flow.of(read)
+    labels = state.labels_of(read)
     if labels is None or varies(labels, [d for d in range(labels.ndim) if d != dim]):
-        return mixed(flow, node)
-    row = full(labels, [n if d == dim else 1 for d, n in enumerate(read.shape)]).flatten()
+        return refuse_mixing(state, node)
+    row = expand(labels, [n if d == dim else 1 for d, n in enumerate(read.shape)]).flatten()
     if whole and not bool((row > 0).all()):
-        return end(flow, node, f"they are normalised together with other values by {named(node)}")
-    return labels if _scale(flow, node, row, 0) else None
+        return refuse_operands(
+            state, node, f"they are normalized together with other values by {describe_operation(node)}"
+        )
+    return labels if _scale(state, node, row, 0) else None
 
 
-def _group_norm(flow: Flow, node: Node) -> Any:
+def _group_norm(state: PropagationState, node: Node) -> Any:
     groups = node.argument("num_groups", None) or node.argument("group")
-    labels = _channels(flow, node, dim=1, whole=groups < node.args[0].shape[1])
+    labels = _channels(state, node, dim=1, whole=groups < node.args[0].shape[1])
     return (labels, None, None) if isinstance(node.value, (tuple, list)) else labels
 
 
-def _layer_norm(flow: Flow, node: Node) -> Any:
-    """Over the last dimensions: within each unit, or over units, each with an entry of its own."""
+def _layer_norm(state: PropagationState, node: Node) -> Any:
+    """Normalizes the last dimensions: within each unit, or over all units with one entry for each."""
     read, shape = node.args[0], node.args[1]
-    labels = flow.of(read)
+    labels = state.labels_of(read)
     if labels is None:
-        return unread(flow, node)
+        return refuse_unknown(state, node)
     first = labels.ndim - len(shape)
-    inside = [d for d in range(first, labels.ndim) if labels.shape[d] > 1]
-    outside = varies(labels, range(first))
-    if not inside and (outside or labels.numel() > 1):
+    varying = [d for d in range(first, labels.ndim) if labels.shape[d] > 1]
+    varies_outside = varies(labels, range(first))
+    if not varying and (varies_outside or labels.numel() > 1):
         result: Labels = labels
-    elif outside or len(inside) > 1:
-        result = mixed(flow, node)
+    elif varies_outside or len(varying) > 1:
+        result = refuse_mixing(state, node)
     else:
-        dim = inside[0] if inside else labels.ndim - 1
-        row = full(labels, [n if d == dim else 1 for d, n in enumerate(read.shape)]).flatten()
+        dim = varying[0] if varying else labels.ndim - 1
+        row = expand(labels, [n if d == dim else 1 for d, n in enumerate(read.shape)]).flatten()
         if not bool((row > 0).all()):
-            result = end(flow, node, f"they are normalised together with other values by {named(node)}")
+            result = refuse_operands(
+                state, node, f"they are normalized together with other values by {describe_operation(node)}"
+            )
         else:
-            result = labels if _scale(flow, node, row, dim - first) else None
+            result = labels if _scale(state, node, row, dim - first) else None
     return (result, None, None) if isinstance(node.value, (tuple, list)) else result
 
 
-def _prelu(flow: Flow, node: Node) -> Labels:
-    """An activation with a slope for each channel, or one for all."""
+def _prelu(state: PropagationState, node: Node) -> Labels:
+    """An activation with one slope for each channel, or one for all."""
     read, weight = node.args[0], node.args[1]
-    labels = flow.of(read)
-    slopes = weight.value.numel() if isinstance(weight, Node) else 0
-    if labels is None or not slopes:
-        return unread(flow, node)
-    flow.units.note(labels, ("prelu", 0.25))
-    if slopes == 1:
+    labels = state.labels_of(read)
+    num_slopes = weight.value.numel() if isinstance(weight, Node) else 0
+    if labels is None or not num_slopes:
+        return refuse_unknown(state, node)
+    state.units.set_activation(labels, ("prelu", 0.25))
+    if num_slopes == 1:
         return labels
-    return _channels(flow, node, dim=min(1, labels.ndim - 1))
+    return _channels(state, node, dim=min(1, labels.ndim - 1))
 
 
-def _scale(flow: Flow, node: Node, row: Tensor, dim: int) -> bool:
-    """Note the entries of the norm's module that belong to units; False where they cannot be made anew."""
+def _scale(state: PropagationState, node: Node, row: Tensor, dim: int) -> bool:
+    """Record the entries of the norm's module that belong to units; False if they cannot be reinitialized."""
     entries = [arg for arg in node.args[1:] if isinstance(arg, Node)]
     while any(arg.op in ("view", "alias", "_to_copy") for arg in entries):
         entries = [arg.args[0] if arg.op in ("view", "alias", "_to_copy") else arg for arg in entries]
     if not entries:
         return True
     if any(arg.kind not in ("parameter", "buffer") for arg in entries):
-        end(flow, node, f"they pass {named(node)}, whose weight is not a plain parameter")
+        refuse_operands(
+            state, node, f"they pass through {describe_operation(node)}, whose weight is not a plain parameter"
+        )
         return False
-    owners = {id(module): module for module in (flow.owners.owner(arg)[0] for arg in entries)}
-    keys = {flow.owners.owner(arg)[1] for arg in entries}
+    owners = {id(module): module for module in (state.owners.owner(arg)[0] for arg in entries)}
+    keys = {state.owners.owner(arg)[1] for arg in entries}
     module = next(iter(owners.values()))
-    name = flow.owners.path(module)
+    name = state.owners.path(module)
     known = {"weight", "bias", "running_mean", "running_var"}
     if len(owners) > 1 or not keys <= known or ("prelu" in node.op and not isinstance(module, nn.PReLU)):
-        end(flow, node, f"they pass {', '.join(repr(arg.name) for arg in entries)}, which gnt cannot make anew")
+        refuse_operands(
+            state,
+            node,
+            f"they pass through {', '.join(repr(arg.name) for arg in entries)}, which gnt cannot reinitialize",
+        )
         return False
     for arg in entries:
-        fault = flow.owners.sharing(arg)
+        fault = state.owners.sharing(arg)
         if fault is not None:
-            flow.units.refuse(row, f"they pass {name!r}, which {fault}")
+            state.refuse(row, f"they pass through {name!r}, which {fault}")
             return True
-    flow.note_scale(name, module, dim, row, node.args[0])
+    state.add_scale(name, module, dim, row, node.args[0])
     return True
 
 

@@ -1,140 +1,117 @@
-"""Operations that work element by element: a unit stays itself, two units that meet become one or are refused."""
+"""Elementwise operations: units stay separate; units that coincide are joined by a product and otherwise refused."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gnt.units._activations import GAINS, Activation, identify_activation
 from gnt.units._tracing.capture import Node
-from gnt.units._tracing.labels import UNIT, Labels, aligned, compact, full, spread
+from gnt.units._tracing.labels import Labels, add_leading_dims, broadcast, compact, expand, units_of
+from gnt.units._tracing.ops.activations import record_activation
+from gnt.units._tracing.ops.refusal import describe_value
+from gnt.units._tracing.state import PropagationState
 
-if TYPE_CHECKING:
-    from gnt.units._tracing.propagation import Flow
-
-# linear in each unit, or deciding nothing of its size: no activation
-_LINEAR = (
-    "add", "sub", "rsub", "mul", "div", "true_divide", "neg", "where", "masked_fill", "_to_copy", "clone", "positive",
-    "eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_not", "isnan", "isinf", "bitwise_not",
-    "nan_to_num", "masked_fill_", "copy", "fill", "isfinite",
-)  # fmt: skip
-_UNTAGGED = (
+# elementwise operations, some of which torch does not tag as such
+_ELEMENTWISE = (
     "relu", "relu6", "selu", "celu", "elu", "gelu", "silu", "mish", "hardswish", "hardsigmoid", "hardtanh", "softplus",
     "softsign", "log_sigmoid", "log_sigmoid_forward", "leaky_relu", "rrelu", "rrelu_with_noise", "threshold", "sigmoid",
     "tanh", "square", "clamp", "clamp_min", "clamp_max", "rrelu_with_noise_functional", "tanhshrink", "hardshrink",
     "softshrink", "add", "sub", "rsub", "mul", "div", "where", "masked_fill", "true_divide", "erf", "erfc",
 )  # fmt: skip
-_NAMES = {"relu_": "relu", "clamp_min": "relu", "threshold": "relu", "rrelu_with_noise": "rrelu"}
-# by-hand composites: x times a function of x is an activation of its own
-_COMPOSITES = {"sigmoid": "silu", "tanh": "gelu", "erf": "gelu", "softplus": "mish", "hardsigmoid": "hardswish"}
-_UNKNOWN = "?"
 
 
-def pointwise(flow: Flow, node: Node) -> Any:
-    """One operand with units: they stay. Several: the same units stay; products are joined; all else is refused."""
+def pointwise(state: PropagationState, node: Node) -> Any:
+    """Labels of an elementwise operation.
+
+    The units of a single operand are kept. Of several operands, equal units are kept, the units of a product are
+    joined, and all others are refused.
+    """
     operands = [other for other in node.inputs() if _is_tensor(other)]
     rank = len(_first(node.value).shape)
     labels: Labels = None
     carrier: Node | None = None
-    for other in operands:
-        there = flow.of(other)
-        if there is None:
+    for operand in operands:
+        operand_labels = state.labels_of(operand)
+        if operand_labels is None:
             continue
-        there = aligned(there, rank)
+        operand_labels = add_leading_dims(operand_labels, rank)
         if labels is None or carrier is None:
-            labels, carrier = there, other
+            labels, carrier = operand_labels, operand
         elif node.op == "mul":
-            labels = _join(flow, node, labels, there, carrier, other)
+            labels = _join(state, node, labels, operand_labels, carrier, operand)
         else:
-            labels = _meet(flow, node, labels, there, carrier, other)
+            labels = _keep_equal(state, node, labels, operand_labels, carrier, operand)
     if labels is not None and carrier is not None:
-        for other in operands:
-            if flow.of(other) is None and not _harmless(node, labels, carrier, other):
-                flow.units.refuse(labels, _reason(node, other))
+        for operand in operands:
+            if state.labels_of(operand) is None and not _keeps_units_separate(node, labels, carrier, operand):
+                state.refuse(labels, _reason(node, operand))
                 labels = None
                 break
-    _note_activation(flow, node, operands)
+    record_activation(state, node, operands)
     return tuple([labels] * len(node.value)) if isinstance(node.value, (tuple, list)) else labels
 
 
-def glu(flow: Flow, node: Node) -> Any:
-    """Gated linear unit: one half times the sigmoid of the other."""
-    labels, dim = flow.of(node.args[0]), node.argument("dim")
-    left, right = (compact(half) for half in full(labels, node.args[0].shape).chunk(2, dim))
-    flow.units.note(right, ("sigmoid", None))
-    return _join(flow, node, _or_nobody(left), _or_nobody(right), node, node)
+def glu(state: PropagationState, node: Node) -> Any:
+    """Gated linear unit: one half of the channels times the sigmoid of the other."""
+    labels, dim = state.labels_of(node.args[0]), node.argument("dim")
+    left, right = (compact(half) for half in expand(labels, node.args[0].shape).chunk(2, dim))
+    state.units.set_activation(right, ("sigmoid", None))
+    return _join(state, node, _or_zeros(left), _or_zeros(right), node, node)
 
 
-def _or_nobody(labels: Labels) -> Tensor:
+def _or_zeros(labels: Labels) -> Tensor:
     return torch.zeros((), dtype=torch.int64) if labels is None else labels
 
 
-def _join(flow: Flow, node: Node, a: Tensor, b: Tensor, first: Node, second: Node) -> Labels:
-    """Units that are multiplied with each other, one to one, are one unit; others gate, and cannot be replaced."""
-    left, right = flow.units.join(a, b)
+def _join(state: PropagationState, node: Node, a: Tensor, b: Tensor, first: Node, second: Node) -> Labels:
+    """Join units that are multiplied one to one; refuse units that multiply (gate) several others."""
+    left, right = state.units.join(a, b)
     for units, other in ((left, second), (right, first)):
-        flow.units.refuse(units, f"each of them is multiplied with several units, of {describe(other)}")
-    a, b = spread(a, b)
-    alone = (a > 0) != (b > 0)  # where one side is a part of a value that is nobody's
-    flow.units.refuse(torch.where(alone, a, 0), _reason(node, second))
-    flow.units.refuse(torch.where(alone, b, 0), _reason(node, first))
-    # a gate for several units is refused, and they go on by themselves
-    gate = torch.isin(a & UNIT, left) & ~torch.isin(b & UNIT, right)
-    return compact(torch.where(alone, 0, torch.where(gate, b, a)))
+        state.refuse(units, f"each of them is multiplied by several units of {describe_value(other)}")
+    a, b = broadcast(a, b)
+    unpaired = (a > 0) != (b > 0)  # the other factor belongs to no unit here
+    state.refuse(torch.where(unpaired, a, 0), _reason(node, second))
+    state.refuse(torch.where(unpaired, b, 0), _reason(node, first))
+    # a gate of several units is refused, and their labels continue without it
+    gate = torch.isin(units_of(a), left) & ~torch.isin(units_of(b), right)
+    return compact(torch.where(unpaired, 0, torch.where(gate, b, a)))
 
 
-def _meet(flow: Flow, node: Node, a: Tensor, b: Tensor, first: Node, second: Node) -> Labels:
-    """Two operands with units, of an operation that is no product: they must be the same units."""
-    a, b = spread(a, b)
-    same = flow.units.same(a, b)
+def _keep_equal(state: PropagationState, node: Node, a: Tensor, b: Tensor, first: Node, second: Node) -> Labels:
+    """Keep equal units of two operands, and refuse the others; for all operations except products."""
+    a, b = broadcast(a, b)
+    same = state.units.same_unit(a, b)
     if not same.all():
-        flow.units.refuse(torch.where(same, 0, a), _reason(node, second))
-        flow.units.refuse(torch.where(same, 0, b), _reason(node, first))
+        state.refuse(torch.where(same, 0, a), _reason(node, second))
+        state.refuse(torch.where(same, 0, b), _reason(node, first))
     return compact(torch.where(same, a, 0))
 
 
-def _harmless(node: Node, labels: Tensor, carrier: Node, other: Node) -> bool:
-    """Whether an operand without units leaves every unit itself: a constant, a mask, a gate from outside."""
+def _keeps_units_separate(node: Node, labels: Tensor, carrier: Node, other: Node) -> bool:
+    """True if an operand without units is the same for all units, or acts on each alone: a constant, mask or gate."""
     if not other.from_input and not other.from_parameter:
         return True
-    rank = labels.ndim
-    shape, own = ((1,) * (rank - len(one.shape)) + one.shape for one in (other, carrier))
-    alike = all(there == 1 or here == 1 for here, there in zip(labels.shape, shape, strict=True))
+    ndim = labels.ndim
+    shape, carrier_shape = ((1,) * (ndim - len(value.shape)) + value.shape for value in (other, carrier))
+    same_for_all_units = all(size == 1 or n == 1 for n, size in zip(labels.shape, shape, strict=True))
     if not other.from_input:
-        return alike and (labels.numel() > 1 or other.value.numel() == 1)
-    if any(there > here for here, there in zip(own, shape, strict=True)):
-        return False  # the unit would be spread over values that are not its own
-    masks = node.op in ("where", "masked_fill") and other is node.args[node.op == "masked_fill"]
-    return masks or (node.op in ("mul", "div", "true_divide") and (alike or not other.sources))
+        return same_for_all_units and (labels.numel() > 1 or other.value.numel() == 1)
+    if any(size > n for n, size in zip(carrier_shape, shape, strict=True)):
+        return False  # the unit would be broadcast over values that do not belong to it
+    is_mask = node.op in ("where", "masked_fill") and other is node.args[node.op == "masked_fill"]
+    return is_mask or (node.op in ("mul", "div", "true_divide") and (same_for_all_units or not other.sources))
 
 
 def _reason(node: Node, other: Node) -> str:
+    value = describe_value(other)
     if other.kind == "parameter" or (other.from_parameter and not other.from_input):
-        return f"they meet {describe(other)} in {node.op!r}, of which gnt does not know what belongs to a unit"
+        return f"they are combined with {value} in {node.op!r}: gnt does not know which part belongs to a unit"
     if node.op in ("add", "sub", "rsub"):
-        return f"its channels are summed with {describe(other)} (a residual stream)"
-    return f"they meet {describe(other)}, which are not units of theirs, in {node.op!r}"
-
-
-def describe(node: Node) -> str:
-    """A value by the place that a user knows: a module's path, a parameter, an input."""
-    for _ in range(100):
-        if node.kind == "input":
-            return f"the input {node.name!r}"
-        if node.kind in ("parameter", "buffer"):
-            return f"the {node.kind} {node.name!r}"
-        if node.sources and node.name in node.sources:
-            return f"{node.module!r}" if node.module else f"the {node.op!r}"
-        if node.op in ("add", "sub") and node.from_input:
-            return f"a sum in {node.module!r}" if node.module else "a sum"
-        following = next((other for other in node.inputs() if other.from_input or other.from_parameter), None)
-        if following is None:
-            break
-        node = following
-    return f"{node.op!r}"
+        return f"its channels are summed with {value} (a residual stream)"
+    return f"they are combined with {value} in {node.op!r}, which does not have the same units"
 
 
 def _is_tensor(node: Node) -> bool:
@@ -147,87 +124,4 @@ def _first(value: Any) -> Tensor:
     return first
 
 
-def _note_activation(flow: Flow, node: Node, operands: list[Node]) -> None:
-    labelled = [other for other in operands if flow.of(other) is not None]
-    if not labelled:
-        return
-    labels = flow.of(labelled[0])
-    kind = _activation_of_module(flow, node)
-    if kind is not None:
-        flow.units.note(labels, kind, over=[_UNKNOWN])
-    elif node.op in ("mul", "div") and len(labelled) == 2:
-        _note_composite(flow, labelled, labels)
-    elif node.op not in _LINEAR:
-        kind = activation_of(node)
-        flow.units.note(labels, kind or _UNKNOWN, over=[_UNKNOWN] if kind else [])
-
-
-def _note_composite(flow: Flow, factors: list[Node], labels: Labels) -> None:
-    a, b = (flow.of(factor) for factor in factors)
-    if a is not None and b is not None and a.shape == b.shape and bool(flow.units.same(a, b).all()):
-        for inner, outer in _COMPOSITES.items():
-            if any(_comes_from(factor, inner) for factor in factors):
-                flow.units.note(labels, (outer, None), over=[(inner, None), _UNKNOWN])
-                return
-
-
-def _comes_from(node: Node, op: str) -> bool:
-    """Whether a factor is that function, up to constants: sigmoid(x), 0.5 * (1 + tanh(...))."""
-    for _ in range(6):
-        if node.op == op:
-            return True
-        tensors = [other for other in node.inputs() if other.from_input]
-        if node.op not in ("mul", "add", "div", "_to_copy") or len(tensors) != 1:
-            return False
-        node = tensors[0]
-    return False
-
-
-def _activation_of_module(flow: Flow, node: Node) -> Activation | None:
-    module = flow.owners.module_at(node.module)
-    known = identify_activation(module)
-    if known is not None or not node.module or isinstance(module, nn.modules.linear.Linear):
-        return known
-    name = type(module).__name__.lower()
-    if any(True for _ in module.children()) or not any(word in name for word in ("activation", "elu", "swish", "mish")):
-        return None
-    words = (
-        "quickgelu",
-        "gelu",
-        "silu",
-        "swish",
-        "hardswish",
-        "mish",
-        "leakyrelu",
-        "relu6",
-        "relu",
-        "selu",
-        "celu",
-        "elu",
-    )
-    for word in words:
-        if word in name:
-            word = {"quickgelu": "gelu", "swish": "silu", "leakyrelu": "leaky_relu"}.get(word, word)
-            return word, 0.01 if word == "leaky_relu" else None
-    return None
-
-
-def activation_of(node: Node) -> Activation | None:
-    """The activation that an operation is, or None."""
-    name = _NAMES.get(node.op, node.op.rstrip("_"))
-    if name == "elu" and node.argument("scale") not in (1, 1.0, None):
-        name = "selu"
-    if name == "hardtanh" and (node.argument("min_val"), node.argument("max_val")) == (0.0, 6.0):
-        name = "relu6"
-    if name == "erf":
-        return "erf", None
-    if name == "leaky_relu":
-        return name, float(node.argument("negative_slope"))
-    if name == "rrelu":
-        return name, (float(node.argument("lower")) + float(node.argument("upper"))) / 2
-    if node.op in ("clamp_min", "threshold") and any(value not in (0, 0.0) for value in node.args[1:3]):
-        return None
-    return (name, None) if name in GAINS and name != "identity" else None
-
-
-POINTWISE: dict[str, Callable[[Any, Node], Any]] = dict.fromkeys(_UNTAGGED, pointwise)
+POINTWISE: dict[str, Callable[[Any, Node], Any]] = dict.fromkeys(_ELEMENTWISE, pointwise)

@@ -1,0 +1,116 @@
+"""The registry of measures: by name, with what each reads and how its values are averaged."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gnt._utils.validation import check_flags
+from gnt.importance import measures
+from gnt.importance._signals import ALL_SIGNALS, Signals
+from gnt.importance._validation import check_measured
+
+MeasureFunction = Callable[[Signals], Tensor]
+
+
+class Measure(NamedTuple):
+    """A registered measure.
+
+    Attributes:
+        function: computes one number per unit from `Signals`.
+        averaged: units are ranked by the running average of the measure, or else by its latest value.
+        reads: names of the signals that the function may read.
+        product: the function is the mean over positions of the product of the signals read, divided by ``incoming``.
+        corrected: the running average is corrected for age.
+    """
+
+    function: MeasureFunction
+    averaged: bool
+    reads: frozenset[str] = ALL_SIGNALS
+    product: bool = False
+    corrected: bool = True
+
+
+def _product(function: MeasureFunction, *reads: str) -> Measure:
+    return Measure(function, averaged=True, reads=frozenset(reads), product=True)
+
+
+MEASURES: dict[str, Measure] = {
+    "contribution": _product(measures.contribution, "magnitude", "outgoing"),
+    "weight": _product(measures.weight, "outgoing"),
+    "adaptation": _product(measures.adaptation, "incoming"),
+    "zero_contribution": _product(measures.zero_contribution, "deviation", "outgoing"),
+    "adaptable_contribution": _product(measures.adaptable_contribution, "deviation", "outgoing", "incoming"),
+    "feature_by_input": _product(measures.feature_by_input, "deviation", "incoming"),
+    "random": Measure(measures.random, averaged=False, reads=frozenset()),
+    "uncorrected_contribution": Measure(
+        measures.uncorrected_contribution, averaged=True, reads=frozenset({"magnitude", "outgoing"}), corrected=False
+    ),
+}
+_BUILT_IN = frozenset(MEASURES)
+
+
+def register_utility(name: str, function: MeasureFunction, *, averaged: bool = True, corrected: bool = True) -> None:
+    """Register a measure of utility under ``name``, for ``GnT(..., utility=name)``.
+
+    Args:
+        name: a name that no built-in measure has; an earlier measure registered under it is replaced.
+        function: takes `Signals` and returns a floating point tensor (num_units,); units with lower values are replaced
+            first. It must be pure.
+        averaged: rank units by the running average with decay rate and age correction (the default), or by the latest
+            value.
+        corrected: correct the running average for age (the default), or rank by the average as it is, which is too
+            small for young units.
+
+    Raises:
+        ValueError: the name is empty, or that of a built-in measure.
+        TypeError: ``function`` is not callable.
+
+    >>> import gnt
+    >>> gnt.register_utility("squared_contribution", lambda s: (s.magnitude * s.outgoing).mean(1) ** 2)
+    """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"name must be a non-empty string, got {name!r}")
+    if name in _BUILT_IN:
+        raise ValueError(f"name {name!r} is taken by a built-in measure; choose another")
+    check_flags(averaged=averaged, corrected=corrected)
+    if not callable(function):
+        raise TypeError(f"function must be callable, got {type(function).__name__}")
+    MEASURES[name] = Measure(function, averaged, corrected=corrected)
+
+
+def find_measure(name: str) -> Measure:
+    """Return the measure with that name.
+
+    Raises:
+        ValueError: there is none; the message lists all names.
+    """
+    if not isinstance(name, str) or name not in MEASURES:
+        near = difflib.get_close_matches(str(name), MEASURES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"utility must be one of {', '.join(MEASURES)}, got {name!r}{hint}")
+    return MEASURES[name]
+
+
+def compute_measure(measure: Measure, name: str, signals: Signals) -> tuple[Tensor, Tensor]:
+    """Mean feature at each tap, (taps, num_units), and value of the measure, (num_units,), of one group's units."""
+    utility = measure.function(signals)
+    check_measured(utility, signals.group, name)
+    return signals.mean, utility
+
+
+@contextmanager
+def restore_generators_on_error(generators: Iterable[torch.Generator]) -> Iterator[None]:
+    """If the body raises, set the generators back to their states from before."""
+    states = [(generator, generator.get_state()) for generator in generators]
+    try:
+        yield
+    except Exception:
+        for generator, state in states:
+            generator.set_state(state)
+        raise

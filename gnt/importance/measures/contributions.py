@@ -1,0 +1,29 @@
+"""Measures by the contribution of a unit to its consumers: magnitude of the feature times outgoing weights."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from gnt.importance._signals import Signals, unit_mean
+
+
+def contribution(signals: Signals) -> Tensor:
+    """Mean |h| * mean |w_out|: the magnitude of what the unit adds to its consumers (arXiv 2306.13812, Eq. 2)."""
+    return unit_mean(signals.magnitude * signals.outgoing)
+
+
+def uncorrected_contribution(signals: Signals) -> Tensor:
+    """Mean |h| * sum |w_out|, ranked by its running average without age correction (Nature 632 (2024), Eq. 1)."""
+    slots = signals.group.outgoing
+    weights, positions = sum(slot.fan * slot.block for slot in slots), sum(slot.block for slot in slots)
+    return (signals.magnitude * signals.outgoing).sum(1) * (weights / positions)
+
+
+def zero_contribution(signals: Signals) -> Tensor:
+    """Mean |h - f^| * mean |w_out|: the loss of replacing the unit by its mean (arXiv 2306.13812, before Eq. 6)."""
+    return unit_mean(signals.deviation * signals.outgoing)
+
+
+def adaptable_contribution(signals: Signals) -> Tensor:
+    """Mean |h - f^| * mean |w_out| / mean |w_in|: the paper's overall utility (arXiv 2306.13812, Eqs. 6-8)."""
+    return unit_mean(signals.deviation * signals.outgoing) / signals.incoming

@@ -1,0 +1,64 @@
+"""StepContext: the modules and settings around a step, and the key of the graph that a step needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gnt.learners._compile.functional_optimizers import functional_optimizer
+from gnt.learners._compile.functional_update import FunctionalUpdate
+from gnt.learners._compile.guards import tensor_slots_of
+from gnt.learners._compile.tensor_slots import plain_attribute_slots
+from gnt.learners._training_step import TrainingStep
+
+
+class StepContext:
+    """What a graph is built for, compared before each step.
+
+    Attributes:
+        functional_optimizer: the functional form of the optimizer.
+        update: the engine's update, or None without an engine.
+        slots: where all tensors are stored that a step reads.
+    """
+
+    def __init__(self, step: TrainingStep) -> None:
+        self.functional_optimizer = functional_optimizer(step.optimizer)
+        self.update = FunctionalUpdate(step.engine) if step.engine is not None else None
+        self.slots = tensor_slots_of(step, self.update)
+        self._built_for = (step.network, step.optimizer, step.loss)
+        modules = self.slots.modules
+        self._children = [(m._modules, dict(m._modules)) for m in modules if m._modules]
+        self._plain_attributes = plain_attribute_slots(modules)
+        self._hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks)]
+        self._hooks += [step.optimizer._optimizer_step_pre_hooks, step.optimizer._optimizer_step_post_hooks]
+        self._parameters = [t for t in self.slots.tensors() if isinstance(t, nn.Parameter)]
+
+    def is_current(self, step: TrainingStep) -> bool:
+        """True if network, optimizer, loss and all submodules are still the same objects."""
+        network, optimizer, loss = self._built_for
+        return (
+            step.network is network
+            and step.optimizer is optimizer
+            and step.loss is loss
+            and all(children == before for children, before in self._children)
+        )
+
+    def key(self, step: TrainingStep, x: Tensor, y: Tensor) -> tuple[Any, ...]:
+        """Everything that a step's graph depends on, apart from the values of tensors."""
+        device = x.device.type
+        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        return (
+            *(x.shape, x.stride(), x.dtype, x.device, y.shape, y.stride(), y.dtype, y.device, autocast),
+            tuple([holder.get(name) for holder, name in self._plain_attributes]),
+            tuple(map(len, self._hooks)),
+            tuple([p.requires_grad and p._backward_hooks is None for p in self._parameters]),
+            tuple(
+                [
+                    (len(group["params"]), self.functional_optimizer.flags(group))
+                    for group in step.optimizer.param_groups
+                ]
+            ),
+            self.update.constants if self.update is not None else None,
+        )

@@ -1,0 +1,51 @@
+"""The engine's settings among a learner's keyword arguments.
+
+A learner passes them on to `GnT`, whose defaults and checks apply. `inspect.signature` and `help` show them by name.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from gnt.replacement import ENGINE_SETTINGS, GnT
+
+F = TypeVar("F", bound=Callable[..., None])
+
+_GNT_PARAMETERS = inspect.signature(GnT).parameters
+
+# learners compile the whole step (compile=), so the engine's kernels are not used
+CONTINUAL_BACKPROP_SETTINGS = tuple(name for name in ENGINE_SETTINGS if name != "kernels")
+# an ensemble has a list of generators, and trains in one process
+ENSEMBLE_SETTINGS = tuple(name for name in CONTINUAL_BACKPROP_SETTINGS if name not in ("generator", "process_group"))
+
+
+def split_settings(settings: dict[str, Any], names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of the engine, and all others, which are options of the optimizer."""
+    engine = {name: value for name, value in settings.items() if name in names}
+    return engine, {name: value for name, value in settings.items() if name not in names}
+
+
+def with_defaults(settings: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The settings with `GnT`'s default for each of ``names`` that is missing."""
+    return {**{name: _GNT_PARAMETERS[name].default for name in names}, **settings}
+
+
+def accepts_engine_settings(names: Sequence[str]) -> Callable[[F], F]:
+    """Decorate an ``__init__`` whose ``**settings`` include settings of `GnT`, so that its signature names them.
+
+    >>> @accepts_engine_settings(["replacement_rate"])
+    ... def init(self, net, **settings): ...
+    >>> inspect.signature(init)
+    <Signature (self, net, *, replacement_rate: 'float' = 0.0001, **settings)>
+    """
+
+    def decorate(init: F) -> F:
+        signature = inspect.signature(init)
+        *own, rest = signature.parameters.values()
+        engine = [_GNT_PARAMETERS[name].replace(kind=inspect.Parameter.KEYWORD_ONLY) for name in names]
+        init.__signature__ = signature.replace(parameters=[*own, *engine, rest])  # type: ignore[attr-defined]
+        return init
+
+    return decorate

@@ -1,0 +1,95 @@
+"""ContinualBackprop: a network, a loss, an optimizer and the engine behind one method ``learn(x, y)``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from gnt.learners._engine_settings import CONTINUAL_BACKPROP_SETTINGS, accepts_engine_settings, split_settings
+from gnt.learners._resolve import UNIT_OPTIMIZERS, Loss
+from gnt.learners._training_step import EngineTrainingStep
+from gnt.learners.backprop import Backprop, step_attribute
+from gnt.replacement import GnT
+
+
+class ContinualBackprop(Backprop):
+    """Continual backpropagation: backpropagation, then generate and test, one update for each call of `learn`.
+
+    Args:
+        net: a Sequential or a module with ``.layers`` (or any module, with ``layers`` given). If it has a method
+            ``predict(x) -> (output, features)``, features are taken from it, otherwise they are recorded by hooks.
+        loss: as for `Backprop`.
+        opt: as for `Backprop`; "adam" and "adamw" are `AdamGnT`, whose step counts restart with each replaced unit.
+        step_size: as for `Backprop`.
+        compile: as for `Backprop`; the engine's update is part of the graph.
+        layers: the layers of the engine if they are not those of ``net``: a list of layers or unit groups.
+        settings: settings of the engine, with the meaning and the defaults of `GnT` (``replacement_rate``,
+            ``maturity_threshold``, ``decay_rate``, ``utility``, ``init``, ``accumulate``, ``bias_transfer``,
+            ``generator``, ``activation``, ``process_group``), and further options of an optimizer given by name.
+
+    Attributes:
+        net: the network.
+        loss: the loss function.
+        opt: the optimizer.
+        gnt: the engine.
+
+    Raises:
+        ValueError, TypeError, RuntimeError, FloatingPointError: as for `Backprop` and `GnT`.
+
+    Source: Dohare et al., Nature 632 (2024), Algorithm 1.
+
+    >>> import torch, gnt
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
+    >>> learner = gnt.ContinualBackprop(net, opt="adam", step_size=1e-3, replacement_rate=1e-3)
+    >>> for _ in range(10):
+    ...     step = learner.learn(torch.randn(8, 4), torch.randn(8, 1))
+    >>> [len(units) for units in step.replaced]
+    [0]
+    """
+
+    gnt: GnT = step_attribute("engine")
+
+    _optimizers = UNIT_OPTIMIZERS
+    _engine_settings = CONTINUAL_BACKPROP_SETTINGS
+
+    @accepts_engine_settings(CONTINUAL_BACKPROP_SETTINGS)
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        loss: str | Loss = "mse",
+        opt: str | Optimizer = "sgd",
+        step_size: float | None = None,
+        compile: bool = False,
+        layers: Any = None,
+        **settings: Any,
+    ) -> None:
+        if hasattr(opt, "gnt"):
+            raise ValueError(f"{type(opt).__name__} has its own engine: pass it to Backprop")
+        engine_settings, options = split_settings(settings, CONTINUAL_BACKPROP_SETTINGS)
+        super().__init__(net, loss=loss, opt=opt, step_size=step_size, compile=compile, **options)
+        record = not hasattr(net, "predict")
+        engine = GnT(net if layers is None else layers, self.opt, record=record, **engine_settings)
+        self._step = EngineTrainingStep(net, self.loss, self.opt, engine)
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of network, optimizer and engine, loadable with ``torch.load(weights_only=True)``."""
+        return {**super().state_dict(), "gnt": self.gnt.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state, to continue bit for bit; the learner must have been built with the same settings.
+
+        Raises:
+            ValueError: as for `Backprop` and `GnT`, or a state without an engine's. Nothing is changed.
+        """
+        if not isinstance(state_dict, dict) or "gnt" not in state_dict:
+            raise ValueError("state_dict must hold 'gnt', the engine's state: was it saved by Backprop?")
+        before = self.gnt.state_dict()
+        self.gnt.load_state_dict(state_dict["gnt"])
+        try:
+            super().load_state_dict(state_dict)
+        except Exception:
+            self.gnt.load_state_dict(before)
+            raise

@@ -1,0 +1,78 @@
+"""The settings of an engine: names, defaults, and the checks of their values."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from numbers import Integral
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from gnt._utils.validation import check_flags, is_real
+from gnt.importance import find_measure
+from gnt.replacement.reinitialization import check_init
+
+
+@dataclass(eq=False, repr=False)
+class EngineSettings:
+    """The settings of `GnT`, which documents them; checked when created.
+
+    Fields with ``repr=True`` must be the same in all processes that train one network.
+
+    Raises:
+        TypeError: a value of the wrong type.
+        ValueError: a value outside its range, or an unknown name.
+    """
+
+    replacement_rate: float = 1e-4
+    maturity_threshold: int = 100
+    decay_rate: float = 0.99
+    utility: str = "contribution"
+    init: str = "kaiming"
+    accumulate: bool | str = True
+    bias_transfer: bool = True
+    generator: torch.Generator | None = field(default=None, repr=False)
+    activation: str | None = field(default=None, repr=False)
+    process_group: Any = field(default=None, repr=False)
+    kernels: bool = field(default=False, repr=False)
+
+    def __post_init__(self) -> None:
+        rate, threshold, decay = self.replacement_rate, self.maturity_threshold, self.decay_rate
+        if not is_real(rate) or not 0.0 <= rate <= 1.0:
+            raise ValueError(f"replacement_rate must be a number in [0, 1], got {rate!r}")
+        if not isinstance(threshold, Integral) or isinstance(threshold, bool) or threshold < 0:
+            raise ValueError(f"maturity_threshold must be an integer >= 0, in updates, got {threshold!r}")
+        if not is_real(decay) or not 0.0 <= decay < 1.0:
+            raise ValueError(f"decay_rate must be a number in [0, 1), got {decay!r}")
+        if self.generator is not None and not isinstance(self.generator, torch.Generator):
+            raise TypeError(f"generator must be a torch.Generator or None, got {type(self.generator).__name__}")
+        if not isinstance(self.accumulate, bool) and self.accumulate != "one":
+            raise TypeError(f"accumulate must be True, False or 'one', got {self.accumulate!r}")
+        check_flags(bias_transfer=self.bias_transfer, kernels=self.kernels)
+        _check_process_group(self.process_group)
+        find_measure(self.utility)
+        check_init(self.init)
+        self.replacement_rate, self.maturity_threshold = float(rate), int(threshold)
+        self.decay_rate = float(decay)
+
+    def describe(self) -> str:
+        """The settings that must be the same in all processes, as they are written in a call."""
+        names = [each.name for each in dataclasses.fields(EngineSettings) if each.repr]
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+
+
+ENGINE_SETTINGS = tuple(each.name for each in dataclasses.fields(EngineSettings))
+
+
+def _check_process_group(value: Any) -> None:
+    """Raise TypeError for anything but a process group, None or False.
+
+    `torch.distributed.new_group` gives processes outside of the group a placeholder, which is accepted too.
+    """
+    if value is None or value is False:
+        return
+    known = dist.is_available() and (isinstance(value, dist.ProcessGroup) or value is dist.GroupMember.NON_GROUP_MEMBER)
+    if not known:
+        raise TypeError(f"process_group must be a torch process group, None or False, got {value!r}")

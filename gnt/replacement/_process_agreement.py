@@ -1,0 +1,48 @@
+"""What the engines of several processes must have in common before their first joint step."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+
+from gnt.distributed import dtensor
+from gnt.distributed.process_group import Processes
+from gnt.units import UnitGroup
+
+_ADVICE = {
+    "groups": "build the engine from the same layers, in the same order, on every rank",
+    "settings": "give the engine the same settings on every rank",
+    "ages": "load the same checkpoint on every rank",
+    "networks": "wrap the network in DistributedDataParallel; where every process trains a network of its own, "
+    "pass process_group=False",
+}
+
+
+def synchronize(
+    processes: Processes, groups: Sequence[UnitGroup], settings: str, generators: Sequence[torch.Generator]
+) -> None:
+    """Check that all processes have the same groups, settings, ages and weights; share the first rank's random state.
+
+    Raises:
+        ValueError: on all ranks, if they differ.
+    """
+    descriptions = {
+        "groups": "; ".join(f"{group.name} ({group.num_units} units)" for group in groups),
+        "settings": settings,
+        "ages": _ages(groups),
+        "networks": _weight_sums(groups),
+    }
+    processes.synchronize(descriptions, _ADVICE, ("networks",), generators, groups[0].incoming[0].weight.device)
+
+
+def _ages(groups: Sequence[UnitGroup]) -> str:
+    states = [group.state for group in groups]
+    births = hashlib.sha256(b"".join(bytes(str(s.born.tolist()), "ascii") for s in states)).hexdigest()[:8]
+    return f"{states[0].updates} updates, {[s.replaced for s in states]} units replaced, births {births}"
+
+
+def _weight_sums(groups: Sequence[UnitGroup]) -> str:
+    weights = [slot.weight.detach() for group in groups for slot in (*group.incoming, *group.outgoing)]
+    return str([w.double().sum().item() for w in weights if not dtensor.is_dtensor(w)])

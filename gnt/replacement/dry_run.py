@@ -1,0 +1,80 @@
+"""Dry run: which units would be replaced next, when, and what would change with each. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from gnt.replacement.selection import lowest
+from gnt.units import UnitGroup
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """What would be replaced in one group.
+
+    Attributes:
+        name: the group's name.
+        next_due: number of updates until the next replacement, if no other happens before (its expectation if counts
+            are drawn); None: never.
+        units: eligible units in the order in which they would be replaced now, with their corrected utilities.
+        changes: for each tensor the number of elements that replacing one unit changes: drawn, set to 0 or to their
+            initial values, or, for consumers' biases, increased by the unit's mean contribution.
+    """
+
+    name: str
+    next_due: int | None
+    units: tuple[tuple[int, float], ...]
+    changes: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """Plans of all groups; prints as text."""
+
+    updates: int
+    groups: tuple[GroupPlan, ...]
+
+    def __str__(self) -> str:
+        lines = [f"dry run after {self.updates} updates: nothing is changed"]
+        for plan in self.groups:
+            due = "never" if plan.next_due is None else f"in {plan.next_due} update{'s' if plan.next_due != 1 else ''}"
+            first = ", ".join(f"{unit} ({utility:.2g})" for unit, utility in plan.units) or "none is eligible"
+            lines += [
+                f"{plan.name}",
+                f"  next due    {due}",
+                f"  first to go {first}",
+                "  each takes  " + ", ".join(f"{count} of {name}" for name, count in plan.changes),
+            ]
+        return "\n".join(lines)
+
+
+@torch.no_grad()
+def plan_replacements(groups: Sequence[UnitGroup], updates: int, rate: float, most: int, *, transfer: bool) -> DryRun:
+    """Plan the next replacements from the groups' states; reads the device."""
+    return DryRun(updates, tuple(_plan(group, rate, most, transfer) for group in groups))
+
+
+def _plan(group: UnitGroup, rate: float, most: int, transfer: bool) -> GroupPlan:
+    state = group.state
+    utility = state.corrected_utility
+    first = lowest(utility, state.mature, min(most, state.eligible))
+    return GroupPlan(
+        group.name,
+        state.next_due(rate),
+        tuple(zip(first.tolist(), utility[first].tolist(), strict=True)),
+        tuple(_changes(group, transfer).items()),
+    )
+
+
+def _changes(group: UnitGroup, transfer: bool) -> dict[str, int]:
+    changes: dict[str, int] = {}
+    for name, param, slot in group.slices():
+        own = slot.block * (slot.fan if param.shape == slot.weight.shape else 1)
+        changes[name] = changes.get(name, 0) + own
+    for slot in group.outgoing if transfer else ():
+        if slot.bias is not None:
+            changes[f"{slot.name}.bias"] = slot.bias.numel()
+    return changes

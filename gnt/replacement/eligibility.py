@@ -1,0 +1,150 @@
+"""Ages and eligibility: which units of a group are old enough to be replaced, and how many.
+
+A unit is eligible if its age exceeds the maturity threshold. The number of eligible units is known on the host, from a
+queue of (update, number of units that become eligible in it), without reading the device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gnt.importance import RunningAverages
+
+
+class UnitState(RunningAverages):
+    """State of the units of one group: running averages, ages, eligibility and counters.
+
+    Attributes:
+        maturity_threshold: a unit is eligible if its age exceeds this.
+        accumulated: fraction of a unit that is due but not yet replaced; a Python float.
+        replaced: number of units replaced so far.
+        strict: a unit is due only if ``accumulated`` exceeds 1; otherwise also if it equals 1.
+        next_maturity: number of the first update in which further units become eligible; infinity if none will.
+        counted_eligible: number of eligible units before ``next_maturity``; use `eligible`.
+    """
+
+    next_maturity: float
+    counted_eligible: int
+
+    def __init__(
+        self,
+        num_units: int,
+        *,
+        decay_rate: float,
+        maturity_threshold: int,
+        averaged: bool,
+        like: Tensor,
+        taps: int = 1,
+        corrected: bool = True,
+        strict: bool = False,
+    ) -> None:
+        super().__init__(num_units, decay_rate=decay_rate, averaged=averaged, corrected=corrected, like=like, taps=taps)
+        self.maturity_threshold = maturity_threshold
+        self.strict = strict
+        self.replaced = 0
+        self.accumulated = 0.0
+        self._set_queue(0, deque([(maturity_threshold + 1, num_units)]))
+
+    def _set_queue(self, eligible: int, maturing: deque[tuple[int, int]]) -> None:
+        self.counted_eligible, self._maturing = eligible, maturing
+        self.next_maturity = maturing[0][0] if maturing else math.inf
+
+    @property
+    def mature(self) -> Tensor:
+        """Which units are eligible: age > maturity_threshold; bool (num_units,)."""
+        return self.born < self.updates - self.maturity_threshold
+
+    @property
+    def eligible(self) -> int:
+        """Number of eligible units; a host integer."""
+        maturing, eligible = self._maturing, self.counted_eligible
+        if self.updates >= self.next_maturity:
+            while maturing and maturing[0][0] <= self.updates:
+                eligible += maturing.popleft()[1]
+            self._set_queue(eligible, maturing)
+        return eligible
+
+    @property
+    def dead(self) -> Tensor:
+        """Eligible units whose mean feature was exactly 0 for longer than the maturity threshold; bool (num_units,)."""
+        return self.mature & (self.last_active < self.updates - self.maturity_threshold)
+
+    def replace(self, units: Tensor, *, all_eligible: bool) -> None:
+        """Restart ``units`` at age 0 and count them as replaced.
+
+        Args:
+            units: indices.
+            all_eligible: the units were selected among the eligible ones, so the device need not be read.
+        """
+        eligible = self.eligible
+        self.restart(units)
+        self.replaced += len(units)
+        if all_eligible:
+            self._maturing.append((self.updates + self.maturity_threshold + 1, len(units)))
+            self._set_queue(eligible - len(units), self._maturing)
+        else:
+            self.recount_eligible()
+
+    def recount_eligible(self) -> None:
+        """Rebuild the host's queue from the ages; reads the device."""
+        births, counts = torch.unique(self.born, return_counts=True)
+        maturities = [
+            (birth + self.maturity_threshold + 1, count)
+            for birth, count in zip(births.tolist(), counts.tolist(), strict=True)
+        ]
+        eligible = sum(count for update, count in maturities if update <= self.updates)
+        self._set_queue(eligible, deque((update, count) for update, count in maturities if update > self.updates))
+
+    def next_due(self, rate: float) -> int | None:
+        """Number of updates until a unit is due, if no unit is replaced before; None: never.
+
+        A unit is due when the accumulator reaches 1, or exceeds it if ``strict``.
+        """
+        if rate == 0.0:
+            return None
+        eligible = self.eligible
+        maturing, total, now = list(self._maturing), self.accumulated, self.updates
+        while True:
+            until = maturing[0][0] - 1 if maturing else None
+            if eligible:
+                limit = None if until is None else until - now
+                total, needed = _additions_until_one(total, rate * eligible, limit, strict=self.strict)
+                if needed is not None:
+                    return now + needed - self.updates
+            if until is None:
+                return None
+            now = until
+            eligible += maturing.pop(0)[1]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that settings and ages do not determine, in copies."""
+        return {**super().state_dict(), "replaced": self.replaced, "accumulated": self.accumulated}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Load what `state_dict` returned, on this object's device and in its dtype."""
+        super().load_state_dict(saved)
+        self.replaced, self.accumulated = int(saved["replaced"]), float(saved["accumulated"])
+        self.recount_eligible()
+
+
+def _additions_until_one(total: float, amount: float, limit: int | None, *, strict: bool) -> tuple[float, int | None]:
+    """Add ``amount`` up to ``limit`` times -> (sum, number of additions after which it reached or exceeded 1, or None).
+
+    Sums are rounded as the accumulator is.
+    """
+    estimate = (1.0 - total) / amount
+    if estimate > 100_000:  # too many to add one by one
+        if limit is not None and limit < estimate:
+            return total + amount * limit, None
+        return 1.0, math.ceil(min(estimate, 1e300))
+    count = 0
+    while limit is None or count < limit:
+        total, count = total + amount, count + 1
+        if total > 1.0 or (total == 1.0 and not strict):
+            return total, count
+    return total, None

@@ -1,0 +1,145 @@
+"""Engines with kernels=True take the same steps as with torch operations, also after changes of network or data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import gnt
+from gnt.optim import CBPSGD, CBPAdam
+from tests.helpers.small_runs import assert_same, mlp, replaced
+
+Change = Callable[[nn.Module, Any], None]
+
+
+def draw(t: int, n: int = 4, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.randn(n, 5, generator=torch.Generator().manual_seed(t), dtype=torch.float64).to(dtype)
+
+
+def learn(net: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor) -> None:
+    optimizer.zero_grad()
+    net(x).square().mean().backward()
+    optimizer.step()
+
+
+def build(dtype: torch.dtype = torch.float64, **settings: Any) -> tuple[nn.Module, torch.optim.Optimizer, gnt.GnT]:
+    net = mlp(5, 9, 7, 2).to(dtype)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
+    settings = {"replacement_rate": 0.05, "maturity_threshold": 4, **settings}
+    engine = gnt.GnT(net, optimizer, generator=torch.Generator().manual_seed(3), **settings)
+    return net, optimizer, engine
+
+
+def assert_equal_runs(*runs: tuple[nn.Module, gnt.GnT]) -> None:
+    (net, engine), (other_net, other) = runs
+    assert replaced(engine) == replaced(other)
+    for group, same in zip(engine.groups, other.groups, strict=True):
+        assert torch.equal(group.state.age, same.state.age)
+        torch.testing.assert_close(group.state.utility, same.state.utility, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(list(net.parameters()), list(other_net.parameters()), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("utility", ["contribution", "adaptable_contribution", "weight", "adaptation"])
+@pytest.mark.parametrize("accumulate", [True, False])
+def test_kernels_replace_the_same_units(utility: str, accumulate: bool) -> None:
+    runs = [build(utility=utility, accumulate=accumulate, kernels=kernels) for kernels in (True, False)]
+    for t in range(80):
+        for net, optimizer, engine in runs:
+            learn(net, optimizer, draw(t))
+            engine.step()
+    assert sum(replaced(runs[0][2])) > 10
+    assert_equal_runs(*((net, engine) for net, _, engine in runs))
+
+
+@pytest.mark.parametrize("kind", [CBPSGD, CBPAdam])
+def test_attached_engines_with_kernels_replace_the_same_units(kind: type) -> None:
+    runs = []
+    for kernels in (True, False):
+        net = mlp(5, 9, 7, 2).double()
+        generator = torch.Generator().manual_seed(3)
+        optimizer = kind(net, kernels=kernels, replacement_rate=0.05, maturity_threshold=4, generator=generator)
+        runs.append((net, optimizer))
+    for t in range(60):
+        for net, optimizer in runs:
+            learn(net, optimizer, draw(t))
+    assert_equal_runs(*((net, optimizer.gnt) for net, optimizer in runs))
+
+
+def two_forwards(net: nn.Module, _: gnt.GnT) -> None:
+    net(draw(100, dtype=next(net.parameters()).dtype))
+
+
+def strided_features(net: nn.Module, _: gnt.GnT) -> None:
+    net[1].register_forward_hook(lambda module, args, output: output.t().contiguous().t())
+
+
+def float64_network(net: nn.Module, _: gnt.GnT) -> None:
+    net.double()
+
+
+def loaded_state(_: nn.Module, engine: gnt.GnT) -> None:
+    engine.load_state_dict(engine.state_dict())
+
+
+def strided_weight(net: nn.Module, _: gnt.GnT) -> None:
+    net[2].weight.data = net[2].weight.data.t().contiguous().t()
+
+
+def another_batch_size(net: nn.Module, _: gnt.GnT) -> None:
+    """The next batch has three samples."""
+
+
+@pytest.mark.parametrize(
+    "change", [two_forwards, strided_features, float64_network, loaded_state, strided_weight, another_batch_size]
+)
+def test_kernels_notice_a_change(change: Change) -> None:
+    dtype = torch.float32 if change is float64_network else torch.float64
+    runs = [build(dtype, kernels=kernels) for kernels in (True, False)]
+    for net, optimizer, engine in runs:
+        for t in range(20):
+            learn(net, optimizer, draw(t, dtype=dtype))
+            engine.step()
+        change(net, engine)
+        for t in range(20, 40):
+            learn(net, optimizer, draw(t, 3 if change is another_batch_size else 4, next(net.parameters()).dtype))
+            engine.step()
+    if dtype is torch.float32:
+        assert replaced(runs[0][2]) == replaced(runs[1][2])
+        assert runs[0][2].groups[0].state.utility.dtype == torch.float64
+    else:
+        assert_equal_runs(*((net, engine) for net, _, engine in runs))
+
+
+def test_features_in_half_precision_are_evaluated_in_float32() -> None:
+    runs = [build(torch.float32, kernels=kernels, replacement_rate=0.0) for kernels in (True, False)]
+    for t in range(10):
+        for net, optimizer, engine in runs:
+            with torch.autocast("cpu", torch.bfloat16):
+                net(draw(t, dtype=torch.float32)).float().square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            engine.step()
+    for group, same in zip(runs[0][2].groups, runs[1][2].groups, strict=True):
+        torch.testing.assert_close(group.state.utility, same.state.utility)
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+def test_errors_after_regular_steps_change_nothing(kernels: bool) -> None:
+    net, optimizer, engine = build(kernels=kernels)
+    for t in range(5):
+        learn(net, optimizer, draw(t))
+        engine.step()
+    with pytest.raises(RuntimeError, match="no features of group '0', '2'"):
+        engine.step()
+    before = engine.state_dict()
+    net(draw(9) * float("nan"))
+    with pytest.raises(FloatingPointError, match="group '0' are not finite"):
+        engine.step()
+    assert_same(engine.state_dict(), before)
+    engine.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        engine.step()
