@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gnt._utils.validation import check_flags
-from gnt.learners._engine_settings import ENSEMBLE_SETTINGS, accepts_engine_settings, split_settings
-from gnt.learners._resolve import Loss
+from gnt.learners._engine_keywords import ENSEMBLE_SETTINGS, accepts_engine_settings, split_settings
+from gnt.learners._loss_and_optimizer import Loss
 from gnt.learners._training_step import Step
 from gnt.learners.backprop import Backprop
 from gnt.learners.continual_backprop import ContinualBackprop
