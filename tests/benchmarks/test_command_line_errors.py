@@ -1,4 +1,4 @@
-"""Slips of the pen on the command line: each answered with what is allowed, before anything is made."""
+"""Invalid command lines: the error says what is allowed, before anything is executed."""
 
 from pathlib import Path
 
@@ -16,8 +16,8 @@ ERRORS = [
     (["slowly_changing_regression", "--methods", "layer_norms"], "unknown name 'layer_norms'"),
     (["random_label_mnist", "--size", "publish"], "did you mean published?"),
     (["random_label_mnist", "--launcher", "rey"], "did you mean ray?"),
-    (["random_label_mnist", "--tasks", "0"], "must be a whole number of at least 1, got '0'"),
-    (["random_label_mnist", "--seeds", "0"], "must be a whole number of at least 1, got '0'"),
+    (["random_label_mnist", "--tasks", "0"], "must be an integer of at least 1, got '0'"),
+    (["random_label_mnist", "--seeds", "0"], "must be an integer of at least 1, got '0'"),
     (["random_label_mnist", "--lr", "nan"], "must be a number above 0, got 'nan'"),
     (["random_label_mnist", "--lr", "inf"], "must be a number above 0, got 'inf'"),
     (["random_label_mnist", "--decay-rate", "1"], "must be a number from 0 up to, but not including, 1, got '1'"),
@@ -25,28 +25,28 @@ ERRORS = [
     (["slowly_changing_regression", "--variant", "onebit"], "did you mean one_bit?"),
     (
         ["random_label_mnist", "--methods", "backprop", "--decay-rate", "0.9"],
-        "--decay-rate: of no effect on backprop",
+        "--decay-rate: no effect on backprop",
     ),
     (
         ["random_label_mnist", "--methods", "backprop", "l2", "--grid", "noise=.1,.2"],
-        "--noise: of no effect on backprop and l2",
+        "--noise: no effect on backprop and l2",
     ),
     (["random_label_mnist", "--grid", "lrr=.1"], "unknown setting 'lrr'; did you mean lr? Known: "),
     (["random_label_mnist", "--grid", "lr=.1,x"], "--grid lr: must be a number above 0, got 'x'"),
     (["random_label_mnist", "--grid", "lr"], "--grid takes NAME=VALUE,VALUE,..., got 'lr'"),
     (["random_label_mnist", "--grid", "lr="], "--grid takes NAME=VALUE,VALUE,..., got 'lr='"),
-    (["random_label_mnist", "--grid", "lr=.1", "lr=.2"], "--grid has lr twice"),
-    (["random_label_mnist", "--grid", "lr=.1,0.1"], "--grid lr has a value twice: .1,0.1"),
-    (["random_label_mnist", "--grid", "lr=.1,.2", "--lr", ".3"], "--lr: given once, and in --grid too"),
+    (["random_label_mnist", "--grid", "lr=.1", "lr=.2"], "--grid: lr is given twice"),
+    (["random_label_mnist", "--grid", "lr=.1,0.1"], "--grid lr: a value is given twice: .1,0.1"),
+    (["random_label_mnist", "--grid", "lr=.1,.2", "--lr", ".3"], "--lr is given both by itself and in --grid"),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "message"), ERRORS, ids=[" ".join(arguments) for arguments, _ in ERRORS])
-def test_it_is_told_what_is_allowed(arguments, message, tmp_path: Path, capsys) -> None:
+def test_errors_say_what_is_allowed(arguments, message, tmp_path: Path, capsys) -> None:
     try:
         status = main([*arguments, "--out", str(tmp_path)])
-    except SystemExit as left:
-        status = left.code
+    except SystemExit as exit_:
+        status = exit_.code
     printed = capsys.readouterr()
     assert status == 2
     assert message in printed.err
@@ -56,15 +56,15 @@ def test_it_is_told_what_is_allowed(arguments, message, tmp_path: Path, capsys) 
     assert not list(tmp_path.iterdir())
 
 
-def test_help_tells_experiments_and_defaults(capsys) -> None:
+def test_help_lists_experiments_and_defaults(capsys) -> None:
     assert main(["--help"]) == 0
     overview = capsys.readouterr().out
     assert "random_label_mnist" in overview
     assert "speed" in overview
     assert main([]) == 2
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exit_:
         main(["slowly_changing_regression", "--help"])
-    assert left.value.code == 0
+    assert exit_.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "--steps INT number of examples, each seen once (default: 300000)" in text
     assert "for shrink_and_perturb; default: 0.001" in text
@@ -74,4 +74,4 @@ def test_help_tells_experiments_and_defaults(capsys) -> None:
     with pytest.raises(SystemExit):
         main(["class_pairs", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "Debian's when none is given (default: none)" in text
+    assert "default for Fashion-MNIST: Debian's (default: none)" in text

@@ -1,4 +1,4 @@
-"""``python -m benchmarks`` as a person runs it: whole runs, shown again, diverged, failing, told apart."""
+"""``python -m benchmarks <experiment>``: complete runs, repeated commands, diverged and failed runs, and full disks."""
 
 import json
 import os
@@ -19,15 +19,15 @@ def rows(record: bytes) -> list[dict[str, float]]:
     return [json.loads(line) for line in record.splitlines()][1:-1]
 
 
-def test_a_whole_run_and_the_same_shown_again(tmp_path: Path) -> None:
+def test_a_repeated_command_shows_the_finished_runs(tmp_path: Path) -> None:
     out = tmp_path / "results"
     command = ["slowly_changing_regression", "--steps", 1000, "--bin", 500, "--seeds", 2, "--out", out]
-    output, errors = run(*command, "--picture", tmp_path / "mine.png")
+    output, errors = run(*command, "--picture", tmp_path / "copy.png")
     assert errors == ""
     made = records(out)
     assert len(made) == 2
     for name, record in made.items():
-        assert name.endswith("seeds-0-to-1/record.jsonl")  # trained together
+        assert name.endswith("seeds-0-to-1/record.jsonl")  # one ensemble
         assert [(row["seed"], row["step"]) for row in rows(record)] == [(0, 500), (1, 500), (0, 1000), (1, 1000)]
         assert all(0 < row["squared_error"] < 20 for row in rows(record))
         about = json.loads((out / name).with_name("about.json").read_text())
@@ -36,21 +36,21 @@ def test_a_whole_run_and_the_same_shown_again(tmp_path: Path) -> None:
         assert about["seconds"] > 0
     (picture,) = out.rglob("pictures/*.png")
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "mine.png").read_bytes() == picture.read_bytes()
+    assert (tmp_path / "copy.png").read_bytes() == picture.read_bytes()
     assert not list(out.rglob("checkpoint.pt"))
     assert output.count("step 1,000: squared error") == 2
 
     again, errors = run(*command)
     assert errors == ""
-    assert "Finished before" in again
+    assert "All runs were already finished" in again
     assert table(again) == table(output)
     assert records(out) == made
 
 
-def test_diverged_and_failing_runs_leave_the_others_alone(tmp_path: Path) -> None:
-    grid = ["--grid", "lr=.01,1e10,1e300", "--workers", 2]  # the last is more than a float32 holds
+def test_diverged_and_failed_runs_do_not_affect_the_others(tmp_path: Path) -> None:
+    grid = ["--grid", "lr=.01,1e10,1e300", "--workers", 2]  # the last one exceeds float32
     output, errors = run(*REGRESSION, *grid, "--out", tmp_path, status=2)
-    assert "lr 10000000000.0, seed 0: ends here, as it diverged: the loss is" in output
+    assert "lr 10000000000.0, seed 0: stopped, as it diverged: the loss is" in output
     assert errors.count("Traceback") == 1
     assert "The run L2, lr 1e+300, seed 0 failed:" in errors
     ended = {name: record for name, record in records(tmp_path).items() if b'{"end"' in record}
@@ -61,52 +61,52 @@ def test_diverged_and_failing_runs_leave_the_others_alone(tmp_path: Path) -> Non
     assert len(rows(finished)) == 6
 
     shown, _ = run(*REGRESSION, "--grid", "lr=.01,1e10", "--out", tmp_path)
-    assert "Finished before" in shown
+    assert "All runs were already finished" in shown
     assert "0 (1 diverged)" in shown
     assert "diverged: the loss is" in shown
     assert {name: records(tmp_path)[name] for name in ended} == ended
 
 
-def test_a_worker_that_is_killed_is_told_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_killed_worker_is_reported_and_the_others_continue(tmp_path: Path) -> None:
     command = ["slowly_changing_regression", "--steps", 5000, "--bin", 250, "--workers", 2, "--out", tmp_path]
     with start(*command, "--checkpoint-every", 0) as process:
         until(lambda: len(list(tmp_path.rglob("checkpoint.pt"))) == 2, process)
         os.kill(youngest_child(process.pid), signal.SIGKILL)
         _, errors = finish(process, status=2)
-    assert "was killed (exit code -9). Run the same command again to go on from the last checkpoint." in errors
+    assert "was killed (exit code -9). Run the same command again to continue from the last checkpoint." in errors
     assert sum(b'{"end"' in record for record in records(tmp_path).values()) == 1
     run(*command)
     assert sum(b'{"end"' in record for record in records(tmp_path).values()) == 2
 
 
 def youngest_child(pid: int) -> int:
-    """A worker: the processes that multiprocessing itself needs are begun before."""
+    """The process that was started last: a worker, as multiprocessing's own processes are started before."""
     children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return max(children)
 
 
-def test_results_of_another_version_of_the_settings_are_told_apart(tmp_path: Path) -> None:
+def test_results_of_another_revision_of_the_settings_are_refused(tmp_path: Path) -> None:
     run(*REGRESSION, "--out", tmp_path)
     ((name, record),) = records(tmp_path).items()
     head, rest = record.split(b"\n", 1)
     older = json.dumps(json.loads(head) | {"revision": 1}).encode() + b"\n" + rest
     (tmp_path / name).write_bytes(older)
-    for also in ([], ["--methods", "backprop", "l2"]):  # before anything else is made
+    for also in ([], ["--methods", "backprop", "l2"]):  # before anything is executed
         output, errors = run(*REGRESSION, *also, "--out", tmp_path, status=2)
-        assert "has revision 1, where this run has" in errors
-        assert "made by another version of the settings. Move it away, or use --fresh" in errors
+        assert "has revision 1, but this run has" in errors
+        assert "written by another version of the settings. Move it away, or use --fresh" in errors
         assert output == ""
         assert records(tmp_path) == {name: older}
     run(*REGRESSION, "--fresh", "--out", tmp_path)
     assert records(tmp_path) == {name: record}
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("mine")
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("content")
     _, errors = run(*REGRESSION, "--out", tmp_path / "file", status=2)
     assert errors.startswith("error: Cannot write to ")
     assert "Traceback" not in errors
-    assert (tmp_path / "file").read_text() == "mine"
+    assert (tmp_path / "file").read_text() == "content"
 
 
 def test_different_settings_never_share_a_folder(tmp_path: Path) -> None:
@@ -114,32 +114,42 @@ def test_different_settings_never_share_a_folder(tmp_path: Path) -> None:
         return Run("slowly_changing_regression", method, Settings.of(method, **given), seeds or (0,), tmp_path).folder
 
     assert folder("backprop") == folder("backprop", steps=300_000)
-    assert folder("backprop") == folder("backprop", replacement_rate=0.5)  # which backprop knows nothing of
+    assert folder("backprop") == folder("backprop", replacement_rate=0.5)  # which does not affect backprop
     changed = [{"steps": 3}, {"lr": 0.1}, {"replacement_rate": 0.5}, {"utility": "weight"}, {"variant": "one_bit"}]
     folders = {folder("continual_backprop", **given) for given in [{}, *changed]}
     assert len(folders | {folder("continual_backprop", 1), folder("continual_backprop", 0, 1)}) == 8
     assert "steps=3" in folder("backprop", steps=3).parent.name
 
 
+DETAILED = ["slowly_changing_regression", "--methods", "l2", "--steps", 1500, "--bin", 2]
+
+
+@pytest.fixture(scope="module")
+def detailed_record(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, bytes]:
+    """Path and content of the record of `DETAILED`, which has many rows."""
+    out = tmp_path_factory.mktemp("detailed")
+    run(*DETAILED, "--out", out)
+    ((name, content),) = records(out).items()
+    return name, content
+
+
 @pytest.mark.parametrize("bytes_allowed", [900, 40_000])
-def test_a_full_disk_loses_nothing(tmp_path: Path, bytes_allowed: int) -> None:
-    """The kernel refuses to let a file grow: with few bytes the checkpoint, with more the record, within a line."""
+def test_a_full_disk_loses_no_results(bytes_allowed: int, detailed_record: tuple[str, bytes], tmp_path: Path) -> None:
+    """The kernel limits the size of files: with few bytes the checkpoint fails, with more the record, within a line."""
     import resource
 
     def limited() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_allowed, bytes_allowed))
 
-    command = ["slowly_changing_regression", "--methods", "l2", "--steps", 1500, "--bin", 2]
-    run(*command, "--out", tmp_path / "whole")
-    ((name, expected),) = records(tmp_path / "whole").items()
-    broken = [*command, "--out", tmp_path / "broken", "--checkpoint-every", 0]
-    _, errors = run(*broken, status=2, preexec_fn=limited)
+    name, expected = detailed_record
+    command = [*DETAILED, "--out", tmp_path, "--checkpoint-every", 0]
+    _, errors = run(*command, status=2, preexec_fn=limited)
     assert errors.startswith("error: Cannot write ")
-    assert "File too large. What was there before is unchanged." in errors.replace("'", "")
-    record = (tmp_path / "broken" / name).read_bytes()
+    assert "File too large. Existing" in errors.replace("'", "")
+    record = (tmp_path / name).read_bytes()
     assert expected.startswith(record)
     assert record.endswith(b"\n")
-    assert (bytes_allowed > 1000) == any((tmp_path / "broken").rglob("checkpoint.pt"))
-    run(*broken)
-    assert records(tmp_path / "broken") == {name: expected}
+    assert (bytes_allowed > 1000) == any(tmp_path.rglob("checkpoint.pt"))
+    run(*command)
+    assert records(tmp_path) == {name: expected}

@@ -1,10 +1,13 @@
-"""``kill -9`` at random moments, and the same command again: the records are those of a run that was never stopped."""
+"""Runs that are killed at random moments and resumed: their records equal those of uninterrupted runs."""
 
 import os
 import random
 import signal
 import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -20,65 +23,80 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_killed_at_random_moments(name: str, tmp_path: Path) -> None:
-    moments = random.Random(name)
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    began = time.monotonic()
-    shown, _ = run(*COMMANDS[name], "--out", whole)
-    took = time.monotonic() - began
+class Uninterrupted(NamedTuple):
+    """A command that was not interrupted."""
 
-    command = [*COMMANDS[name], "--out", broken, "--checkpoint-every", 0]
+    output: str
+    records: dict[str, bytes]
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Uninterrupted]:
+    """Runs a command of `COMMANDS` without interruption, once for all tests."""
+
+    @cache
+    def run_once(name: str) -> Uninterrupted:
+        out = tmp_path_factory.mktemp("uninterrupted")
+        started = time.monotonic()
+        output, _ = run(*COMMANDS[name], "--out", out)
+        return Uninterrupted(output, records(out), time.monotonic() - started)
+
+    return run_once
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_runs_killed_at_random_moments_give_the_same_records(name: str, uninterrupted: Any, tmp_path: Path) -> None:
+    moments = random.Random(name)
+    expected = uninterrupted(name)
+    command = [*COMMANDS[name], "--out", tmp_path, "--checkpoint-every", 0]
     cut_short = 0
     for number in range(3):
         process = start(*command)
-        if number < 2:  # while it trains, at whatever it is doing then
-            before = checkpoints(broken)
-            until(lambda before=before: any(before.get(f) != t for f, t in checkpoints(broken).items()), process)  # type: ignore[misc]
+        if number < 2:  # during training
+            before = checkpoints(tmp_path)
+            until(lambda before=before: any(before.get(f) != t for f, t in checkpoints(tmp_path).items()), process)  # type: ignore[misc]
             time.sleep(moments.uniform(0, 0.2))
-        else:  # at whatever moment at all: while it starts, too
-            time.sleep(moments.uniform(0, took))
+        else:  # at any moment, including the start
+            time.sleep(moments.uniform(0, expected.seconds))
         kill(process)
-        cut_short += bool(checkpoints(broken))
-    assert cut_short >= 2, "the kills came too late to prove anything"
-    shown_again, errors = run(*command)
+        cut_short += bool(checkpoints(tmp_path))
+    assert cut_short >= 2, "the kills came too late"
+    output, errors = run(*command)
     assert errors == ""
-    assert records(broken) == records(whole)
-    assert table(shown_again) == table(shown)
-    assert not checkpoints(broken)
+    assert records(tmp_path) == expected.records
+    assert table(output) == table(expected.output)
+    assert not checkpoints(tmp_path)
 
 
-def test_stopped_killed_and_cut_at_any_byte(tmp_path: Path) -> None:
-    """Rows that came after the last checkpoint are cut off, wherever the last of them breaks off."""
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    run(*ALONE, "--out", whole)
-    ((name, expected),) = records(whole).items()
-    record = broken / name
-    command = [*ALONE, "--out", broken, "--checkpoint-every", 1000]  # seconds: it saves when it is stopped only
+def test_rows_after_the_checkpoint_are_written_again(uninterrupted: Any, tmp_path: Path) -> None:
+    """Rows after the last checkpoint are removed and written again, even if the last line is torn."""
+    ((name, expected),) = uninterrupted("one seed").records.items()
+    record = tmp_path / name
+    command = [*ALONE, "--out", tmp_path, "--checkpoint-every", 1000]  # only when it is stopped
 
     with start(*command) as process:
         until(lambda: record.exists() and record.read_bytes().count(b"\n") >= 3, process)
-        os.killpg(process.pid, signal.SIGINT)  # Ctrl-C in a terminal reaches command and workers
+        os.killpg(process.pid, signal.SIGINT)  # like Ctrl-C in a terminal, to command and workers
         output, errors = finish(process, status=130)
     assert errors == ""
-    told = "Stopped. To go on from here: python -m benchmarks slowly_changing_regression --methods continual_backprop "
-    assert output.splitlines()[-1].startswith(told)
+    assert output.splitlines()[-1].startswith("Stopped. To continue: python -m benchmarks slowly_changing_regression ")
     saved = record.stat().st_size
     assert expected.startswith(record.read_bytes())
 
     process = start(*command)
     until(lambda: record.stat().st_size > saved + 100, process)
     kill(process)
-    # short of what the next process is waited for to write, or it would be killed before it has begun
+    # below the size that is waited for next, so that the next process is not killed before it has started
     torn = random.Random(0).randrange(saved + 1, saved + 100)
-    os.truncate(record, torn - (record.read_bytes()[torn - 1 : torn] == b"\n"))  # in the middle of a line
+    os.truncate(record, torn - (record.read_bytes()[torn - 1 : torn] == b"\n"))  # within a line
 
-    with start(*command) as process:  # the command alone is killed: its worker must notice, save and end
+    with start(*command) as process:  # only the command is killed: its worker notices, saves and ends
         until(lambda: record.read_bytes()[:-1].count(b"\n") >= 5 and record.stat().st_size > saved + 100, process)
-        saved_before = checkpoints(broken)
+        saved_before = checkpoints(tmp_path)
         process.kill()
         process.wait()
-        until(lambda: checkpoints(broken) != saved_before)
+        until(lambda: checkpoints(tmp_path) != saved_before)
     assert record.read_bytes() != expected
     assert expected.startswith(record.read_bytes())
     run(*command)
@@ -86,9 +104,9 @@ def test_stopped_killed_and_cut_at_any_byte(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rows", [0, 3])
-def test_a_job_that_is_told_to_end_saves(rows: int, tmp_path: Path) -> None:
-    """Schedulers of clusters, and `timeout`, send SIGTERM to all processes of a training at once: early, or while it
-    trains.
+def test_sigterm_to_all_processes_saves_the_run(rows: int, tmp_path: Path) -> None:
+    """Cluster schedulers and `timeout` send SIGTERM to all processes of a job at once: at its start (0 rows) or during
+    training.
     """
     command = [*ALONE, "--out", tmp_path, "--checkpoint-every", 1000]
     with start(*command) as process:
@@ -97,12 +115,12 @@ def test_a_job_that_is_told_to_end_saves(rows: int, tmp_path: Path) -> None:
         os.killpg(process.pid, signal.SIGTERM)
         output, errors = finish(process, status=130)
     assert errors == ""
-    assert output.splitlines()[-1].startswith("Stopped. To go on from here: ")
+    assert output.splitlines()[-1].startswith("Stopped. To continue: ")
     assert checkpoints(tmp_path) or not rows
 
 
-def test_a_compiled_run_that_was_killed(tmp_path: Path) -> None:
-    """Its learner has to go by the graph from the first step on (`benchmarks.graph_warmup`)."""
+def test_a_killed_compiled_run_gives_the_same_record(tmp_path: Path) -> None:
+    """The resumed learner executes compiled steps from the start (`benchmarks.graph_warmup`)."""
     compiled = [*ALONE, "--compile", "yes"]
     run(*compiled, "--out", tmp_path / "whole")
     command = [*compiled, "--out", tmp_path / "broken", "--checkpoint-every", 0]

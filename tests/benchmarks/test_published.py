@@ -1,4 +1,4 @@
-"""The file of published figures: checked to the last name, and matched with the settings of a run."""
+"""The file of published values: every name in it is checked, and entries are matched with the settings of a run."""
 
 import copy
 import json
@@ -29,7 +29,7 @@ def file_of(tmp_path: Path, **changes: Any) -> Path:
     return file
 
 
-def test_the_file_is_sound() -> None:
+def test_the_file_is_valid() -> None:
     found = entries()
     assert {entry.experiment for entry in found} <= set(experiments.NAMES)
     assert len(found) > 5
@@ -43,9 +43,9 @@ ERRORS = [
     ({"method": "l2_int"}, "entry 1: unknown method 'l2_int'; did you mean l2_init?"),
     ({"figure": "online_acuracy"}, "unknown figure 'online_acuracy'; did you mean online_accuracy?"),
     ({"where": {"task": 3}}, "where task: unknown setting 'task'; did you mean tasks?"),
-    ({"where": {"tasks": 0}}, "where tasks: must be a whole number of at least 1"),
-    ({"where": {"tasks": "3"}}, "where tasks: '3' is no value of it; 3 is"),
-    ({"where": {"noise": 0.1}}, "where noise: of no effect on l2"),
+    ({"where": {"tasks": 0}}, "where tasks: must be an integer of at least 1"),
+    ({"where": {"tasks": "3"}}, "where tasks: '3' is not a valid value; use 3"),
+    ({"where": {"noise": 0.1}}, "where noise: has no effect on l2"),
     ({"tag": "plots"}, "unknown tag 'plots'; did you mean plot?"),
     ({"tags": "plot"}, "unknown key 'tags'; did you mean tag?"),
     ({"values": {"ends": 1}}, "unknown value 'ends'; did you mean end?"),
@@ -53,13 +53,13 @@ ERRORS = [
     ({"values": {"end": [1, 2, 3]}}, "must be a number or [low, high], got [1, 2, 3]"),
     ({"values": {"end": [None, None]}}, "must be a number or [low, high], got [None, None]"),
     ({"source": None}, "source is missing"),
-    ({"method": None}, "takes either method or other"),
-    ({"other": "UPGD"}, "takes either method or other"),
+    ({"method": None}, "must have either method or other"),
+    ({"other": "UPGD"}, "must have either method or other"),
 ]
 
 
 @pytest.mark.parametrize(("changes", "message"), ERRORS, ids=[message for _, message in ERRORS])
-def test_a_slip_in_the_file_is_told(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_an_invalid_entry_is_reported(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(CannotRun) as error:
         entries(file_of(tmp_path, **changes))
     assert message in str(error.value)
@@ -68,19 +68,19 @@ def test_a_slip_in_the_file_is_told(changes: dict[str, Any], message: str, tmp_p
 
 CONTENTS = [
     ("{", "Cannot read"),
-    ("[]", "takes a part for each experiment, got list"),
+    ("[]", "must have a part for each experiment, got list"),
     (
         '{"random_labels": {"must_agree": [], "entries": []}}',
         "unknown experiment 'random_labels'; did you mean random_label_mnist?",
     ),
-    ('{"random_label_mnist": {"entries": []}}', "takes must_agree and entries, and nothing else"),
+    ('{"random_label_mnist": {"entries": []}}', "must have exactly the keys must_agree and entries"),
     ('{"random_label_mnist": {"must_agree": ["task"], "entries": []}}', "unknown setting 'task'; did you mean tasks?"),
     ('{"random_label_mnist": {"must_agree": [], "entries": [3]}}', "got 3"),
 ]
 
 
 @pytest.mark.parametrize(("content", "message"), CONTENTS, ids=[message for _, message in CONTENTS])
-def test_another_shape_of_the_file_is_told(content: str, message: str, tmp_path: Path) -> None:
+def test_an_invalid_file_is_reported(content: str, message: str, tmp_path: Path) -> None:
     file = tmp_path / "published.json"
     file.write_text(content)
     with pytest.raises(CannotRun) as error:
@@ -88,7 +88,7 @@ def test_another_shape_of_the_file_is_told(content: str, message: str, tmp_path:
     assert message in str(error.value)
 
 
-def test_the_nearest_entries_are_those_with_the_fewest_other_settings() -> None:
+def test_the_nearest_entries_have_the_fewest_differing_settings() -> None:
     of = experiments.settings_class("slowly_changing_regression").of
     own = [entry for entry in entries() if entry.experiment == "slowly_changing_regression"]
 
@@ -100,7 +100,7 @@ def test_the_nearest_entries_are_those_with_the_fewest_other_settings() -> None:
     assert nearest("backprop", lr=0.003) == [(0.003, {})]
     assert nearest("backprop", size="quick") == [(0.01, {"steps": 1_000_000})]
     assert nearest("backprop", activation="tanh", lr=0.5) == [(0.01, {"lr": 0.01})]
-    assert nearest("backprop", activation="elu") == []  # what holds for relu says nothing about it
+    assert nearest("backprop", activation="elu") == []  # must_agree includes the activation
     assert nearest("backprop", optimizer="adam") == []
     assert nearest("continual_backprop") == []
 
@@ -116,6 +116,6 @@ def test_the_nearest_entries_are_those_with_the_fewest_other_settings() -> None:
         ({"end": [5, None]}, False, "end above 5"),
     ],
 )
-def test_values_in_words(values: dict[str, Any], percent: bool, text: str) -> None:
+def test_values_as_text(values: dict[str, Any], percent: bool, text: str) -> None:
     entry = published.Entry("", "", "", {}, "", values, "plot", "", "", ())
     assert entry.text(Metric("", "", percent=percent)) == text

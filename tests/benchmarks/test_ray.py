@@ -1,4 +1,4 @@
-"""``--launcher ray`` on a real cluster of two nodes: the same bytes as on this machine, stopped and taken up again."""
+"""``--launcher ray`` on a cluster of two nodes: the same records as on this machine, also when stopped and resumed."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.commands import PATIENCE, ROOT, finish, records, run, start, until
+from tests.helpers.commands import ROOT, TIMEOUT, finish, records, run, start, until
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 COMMAND = ["slowly_changing_regression", "--methods", "l2", "--steps", 2500, "--bin", 250, "--grid", "lr=.01,.003"]
@@ -20,12 +20,12 @@ COMMAND = ["slowly_changing_regression", "--methods", "l2", "--steps", 2500, "--
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[dict[str, str]]:
-    """What a command's environment needs to find it."""
-    folder = tempfile.mkdtemp(prefix="ray-")  # pytest's own are too long a name for Ray's sockets
+    """The environment variables with which a command finds the cluster."""
+    folder = tempfile.mkdtemp(prefix="ray-")  # the names of pytest's folders are too long for Ray's sockets
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.helpers.ray_cluster"],
         cwd=ROOT,
-        env={**os.environ, **QUIET, "RAY_TMPDIR": folder, "RAY_raylet_start_wait_time_s": str(PATIENCE)},
+        env={**os.environ, **QUIET, "RAY_TMPDIR": folder, "RAY_raylet_start_wait_time_s": str(TIMEOUT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -38,11 +38,11 @@ def cluster() -> Iterator[dict[str, str]]:
         assert address is not None, "the cluster did not start"
         yield {"RAY_ADDRESS": address, **QUIET}
     finally:
-        process.communicate("", timeout=PATIENCE)
+        process.communicate("", timeout=TIMEOUT)
         shutil.rmtree(folder)
 
 
-def test_stopped_and_taken_up_on_two_nodes_it_gives_the_same_bytes(cluster: dict[str, str], tmp_path: Path) -> None:
+def test_runs_resumed_on_two_nodes_have_the_same_records_as_local_ones(cluster: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "ray"
     command = [*COMMAND, "--launcher", "ray", "--out", out]
     with start(*command, environment=cluster) as process:
@@ -50,7 +50,7 @@ def test_stopped_and_taken_up_on_two_nodes_it_gives_the_same_bytes(cluster: dict
         os.killpg(process.pid, signal.SIGINT)
         output, errors = finish(process, status=130)
     assert errors == ""
-    assert output.splitlines()[-1].startswith("Stopped. To go on from here: python -m benchmarks slowly_changing")
+    assert output.splitlines()[-1].startswith("Stopped. To continue: python -m benchmarks slowly_changing")
     assert len(list(out.rglob("checkpoint.pt"))) == 2
     assert not any(b'{"end"' in record for record in records(out).values())
 
@@ -72,7 +72,7 @@ from benchmarks.launching.ray_nodes import check_nodes
 
 class LocalDisk(type(Path())):
     def write_text(self, text):
-        return len(text)  # written where no other node looks
+        return len(text)  # not visible to other nodes
 
 ray.init(address="auto", log_to_driver=False, logging_level="error")
 check_nodes(ray, Path(sys.argv[1]))
@@ -86,20 +86,20 @@ except CannotRun as error:
 def test_a_folder_that_nodes_do_not_see_is_refused(cluster: dict[str, str], tmp_path: Path) -> None:
     script = [sys.executable, "-c", ELSEWHERE, str(tmp_path)]
     done = subprocess.run(
-        script, cwd=ROOT, env={**os.environ, **cluster}, capture_output=True, text=True, timeout=PATIENCE, check=True
+        script, cwd=ROOT, env={**os.environ, **cluster}, capture_output=True, text=True, timeout=TIMEOUT, check=True
     )
     assert done.stdout.startswith("The Ray node ")
     assert f"does not see {tmp_path}: give --out a folder on a file system that all nodes share" in done.stdout
     assert not list(tmp_path.iterdir())
 
 
-def test_no_cluster_at_the_address_is_told(tmp_path: Path) -> None:
+def test_a_missing_cluster_is_reported(tmp_path: Path) -> None:
     nowhere = {"RAY_ADDRESS": "127.0.0.1:1", **QUIET}
     _, errors = run(*COMMAND, "--launcher", "ray", "--out", tmp_path, status=2, environment=nowhere)
     assert "There is no Ray cluster at RAY_ADDRESS=127.0.0.1:1" in errors
 
 
-def test_without_the_package_it_says_what_to_install(tmp_path: Path) -> None:
+def test_the_missing_package_is_reported(tmp_path: Path) -> None:
     (tmp_path / "ray.py").write_text("raise ModuleNotFoundError('not here', name='ray')\n")
     path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
     _, errors = run(*COMMAND, "--launcher", "ray", "--out", tmp_path, status=2, environment={"PYTHONPATH": path})

@@ -1,4 +1,4 @@
-"""The record of a run and its checkpoint: whole lines at any moment, whatever the kernel refuses to write."""
+"""The record of a run and its checkpoint: lines are complete at any moment, even if the disk is full."""
 
 import json
 import subprocess
@@ -27,20 +27,20 @@ def record(tmp_path: Path) -> Record:
     return record
 
 
-def test_it_grows_by_whole_lines_and_ends(record: Record) -> None:
+def test_a_record_grows_by_complete_lines(record: Record) -> None:
     assert record.lines() == [HEAD]
     record.add(ROWS[:2])
     record.add([])
     assert not record.ended
     record.add(ROWS[2:3])
-    assert record.lines() == [HEAD, *ROWS[:3]]  # floats come back as they were
+    assert record.lines() == [HEAD, *ROWS[:3]]  # floats are read back exactly
     record.end()
     assert record.ended
     assert record.lines()[-1] == {"end": 3}
     assert record.size == len(record.file.read_bytes())
 
 
-def test_a_torn_last_line_is_no_line(record: Record) -> None:
+def test_an_incomplete_last_line_is_ignored(record: Record) -> None:
     record.add(ROWS[:3])
     whole = record.file.read_bytes()
     after_two = len(whole) - len(whole.splitlines(keepends=True)[-1])
@@ -57,14 +57,14 @@ def test_a_torn_last_line_is_no_line(record: Record) -> None:
         assert not record.ended
 
 
-def test_no_record_and_an_empty_one_have_not_ended(tmp_path: Path) -> None:
+def test_missing_and_empty_records_have_not_ended(tmp_path: Path) -> None:
     record = Record(tmp_path / "record.jsonl")
     assert not record.ended
     record.file.touch()
     assert not record.ended
 
 
-def test_what_is_no_number_is_never_written(record: Record) -> None:
+def test_nan_is_never_written(record: Record) -> None:
     before = record.file.read_bytes()
     with pytest.raises(ValueError, match="JSON"):
         record.add([ROWS[0], {"seed": 0, "error": float("nan")}])
@@ -76,33 +76,32 @@ def test_a_record_shorter_than_its_checkpoint_is_refused(record: Record) -> None
         record.cut(record.size + 1)
 
 
-def test_a_damaged_record_is_told(record: Record) -> None:
+def test_a_damaged_record_is_reported(record: Record) -> None:
     record.file.write_bytes(b"not json\n")
     with pytest.raises(CannotRun, match=r"Cannot read .*record\.jsonl: .*--fresh"):
         record.lines()
 
 
 @pytest.mark.parametrize("line", [b"null", b"[1]", b'"text"', b"7"])
-def test_a_head_that_is_no_object_is_told(record: Record, line: bytes) -> None:
+def test_a_head_that_is_not_an_object_is_reported(record: Record, line: bytes) -> None:
     record.file.write_bytes(line + b"\n")
     with pytest.raises(CannotRun, match=r"Cannot read .*record\.jsonl: it begins with .*--fresh"):
         record.head()
 
 
 FULL = """
-import resource, signal, sys
+import json, resource, signal, sys
 from pathlib import Path
 from benchmarks.errors import CannotRun
 from benchmarks.atomic_files import write_json
 from benchmarks.record import Record
-from tests.benchmarks.test_records_and_checkpoints import HEAD, ROWS
 
-folder = Path(sys.argv[1])
+folder, HEAD, ROWS = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
 record = Record(folder / "record.jsonl")
 record.begin(HEAD)
 write_json(folder / "about.json", {"seconds": 1})
 size, added = record.size, 0
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the kernel then takes what fits, and refuses the rest
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that the kernel writes what fits, and reports an error for the rest
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
 try:
     while True:
@@ -117,15 +116,19 @@ except CannotRun as error:
 """
 
 
-def test_a_full_disk_takes_all_rows_of_a_call_or_none(tmp_path: Path) -> None:
+def test_a_full_disk_gets_all_rows_of_a_call_or_none(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", FULL, str(tmp_path)], cwd=root, capture_output=True, text=True, check=True
+        [sys.executable, "-c", FULL, str(tmp_path), json.dumps(HEAD), json.dumps(ROWS)],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     of_record, of_about = done.stdout.splitlines()
     added, message = of_record.split(" ", 1)
     assert message.startswith(f"Cannot write {tmp_path / 'record.jsonl'}: ")
-    assert message.endswith("What was there before is unchanged.")
+    assert message.endswith("Existing content was not changed.")
     assert "File too large" in of_about
     record = Record(tmp_path / "record.jsonl")
     assert record.file.read_bytes().endswith(b"\n")
@@ -137,18 +140,18 @@ def test_a_full_disk_takes_all_rows_of_a_call_or_none(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["about.json", "record.jsonl"]
 
 
-def test_a_folder_that_cannot_be_is_told(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(CannotRun, match=r"Cannot write .*unchanged"):
+def test_a_folder_that_cannot_be_created_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("content")
+    with pytest.raises(CannotRun, match=r"Cannot write .*not changed"):
         Record(tmp_path / "file" / "record.jsonl").begin(HEAD)
-    with pytest.raises(CannotRun, match=r"Cannot write .*unchanged"):
+    with pytest.raises(CannotRun, match=r"Cannot write .*not changed"):
         write_json(tmp_path / "file" / "about.json", {})
-    assert (tmp_path / "file").read_text() == "mine"
+    assert (tmp_path / "file").read_text() == "content"
 
 
 @pytest.fixture
 def unfinished(tmp_path: Path) -> Run:
-    """A run of which some rows are saved, and some came after."""
+    """A run with rows before and after its checkpoint."""
     settings = Settings.of("continual_backprop", steps=1500, bin=100)
     run = Run("slowly_changing_regression", "continual_backprop", settings, (0,), tmp_path)
     training = run.make_training()
@@ -159,7 +162,7 @@ def unfinished(tmp_path: Path) -> Run:
     return run
 
 
-def test_what_came_after_the_checkpoint_is_written_again_from_any_byte(unfinished: Run) -> None:
+def test_rows_after_the_checkpoint_are_written_again_from_any_byte(unfinished: Run) -> None:
     record = unfinished.record
     rows = record.file.read_bytes()
     training = unfinished.make_training()
@@ -181,7 +184,7 @@ def test_a_checkpoint_of_other_versions_or_unreadable_is_refused(unfinished: Run
     with monkeypatch.context() as other:
         other.setattr(torch, "__version__", "0.4")
         unfinished.save(training, 1.0)
-    with pytest.raises(CannotRun, match=r"was begun with torch 0\.4; this is torch 2.*--fresh"):
+    with pytest.raises(CannotRun, match=r"was started with torch 0\.4; this is torch 2.*--fresh"):
         unfinished.load(training)
     (checkpoint,) = unfinished.out.rglob("checkpoint.pt")
     checkpoint.write_bytes(b"not a checkpoint")
@@ -194,13 +197,13 @@ def test_a_checkpoint_of_other_versions_or_unreadable_is_refused(unfinished: Run
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("revision", 1, "has revision 1, where this run has 2: it was made by another version of the settings"),
-        ("settings", {"steps": 7}, "has settings .*'steps': 7.*, where this run has .*'steps': 1500"),
-        ("seeds", [3], r"has seeds \[3\], where this run has \[0\]"),
+        ("revision", 1, "has revision 1, but this run has 2: it was written by another version of the settings"),
+        ("settings", {"steps": 7}, "has settings .*'steps': 7.*, but this run has .*'steps': 1500"),
+        ("seeds", [3], r"has seeds \[3\], but this run has \[0\]"),
     ],
 )
 @pytest.mark.parametrize("state", ["checkpoint", "rows", "end"])
-def test_a_record_of_other_settings_is_refused_and_left_alone(unfinished: Run, state, name, value, message) -> None:
+def test_a_record_of_other_settings_is_refused_and_not_changed(unfinished: Run, state, name, value, message) -> None:
     record = unfinished.record
     if state != "checkpoint":
         next(unfinished.out.rglob("checkpoint.pt")).unlink()
@@ -219,11 +222,12 @@ def test_a_record_of_other_settings_is_refused_and_left_alone(unfinished: Run, s
 
 @pytest.fixture
 def finished(unfinished: Run) -> Run:
+    """The same run, finished."""
     unfinished.finish(1.0)
     return unfinished
 
 
-def test_a_finished_run_that_lacks_a_row_is_told(finished: Run) -> None:
+def test_a_finished_run_with_a_missing_row_is_reported(finished: Run) -> None:
     lines = finished.record.file.read_text().splitlines(keepends=True)
     other = lines[1].replace('"seed": 0', '"seed": 1')
     for damaged in (lines[2:], [other, *lines[2:]], ["[1, 2]\n", *lines[2:]]):
@@ -233,22 +237,22 @@ def test_a_finished_run_that_lacks_a_row_is_told(finished: Run) -> None:
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"seconds": "many"}', ""])
-def test_a_damaged_account_of_a_run_is_told(finished: Run, content: str) -> None:
+def test_a_damaged_about_json_is_reported(finished: Run, content: str) -> None:
     (finished.folder / "about.json").write_text(content)
     with pytest.raises(CannotRun, match=r"about\.json.*--fresh"):
         finished.about()
 
 
-def test_a_run_that_is_being_made_is_not_forgotten(unfinished: Run) -> None:
+def test_a_locked_run_is_not_deleted(unfinished: Run) -> None:
     before = unfinished.record.file.read_bytes()
-    with unfinished.lock(0.0), pytest.raises(CannotRun, match="Another process is making the run"):
+    with unfinished.lock(0.0), pytest.raises(CannotRun, match="Another process is executing the run"):
         unfinished.delete_results()
     assert unfinished.record.file.read_bytes() == before
     assert next(unfinished.out.rglob("checkpoint.pt"))
 
 
-def test_starting_over_forgets_all_runs_or_none(finished: Run, monkeypatch, capsys) -> None:
-    """Where another process makes one of them, that of the same command, and the others stay."""
+def test_starting_over_deletes_all_runs_or_none(finished: Run, monkeypatch, capsys) -> None:
+    """If another process executes one of the runs, none are deleted."""
     monkeypatch.setattr("benchmarks.comparison.LOCK_SECONDS", 0.0)
     other = replace(finished, seeds=(1,))
     before = finished.record.file.read_bytes()
@@ -257,11 +261,11 @@ def test_starting_over_forgets_all_runs_or_none(finished: Run, monkeypatch, caps
     monkeypatch.setattr(Settings, "ensemble_methods", ())
     with other.lock(0.0):
         assert main(command) == 2
-    assert f"Another process is making the run {other.folder}" in capsys.readouterr().err
+    assert f"Another process is executing the run {other.folder}" in capsys.readouterr().err
     assert finished.record.file.read_bytes() == before
 
 
-def test_starting_over_where_nothing_can_be_written_is_told(tmp_path: Path, capsys) -> None:
-    (tmp_path / "file").write_text("mine")
+def test_starting_over_in_a_folder_that_cannot_be_written_is_reported(tmp_path: Path, capsys) -> None:
+    (tmp_path / "file").write_text("content")
     assert main(["slowly_changing_regression", "--fresh", "--out", str(tmp_path / "file")]) == 2
     assert capsys.readouterr().err.startswith("error: Cannot write to ")

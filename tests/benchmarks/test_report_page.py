@@ -1,6 +1,4 @@
-"""The page as a whole, from real records: its figures, sources and pictures; and what happens where it cannot be
-written.
-"""
+"""The report's page: values, sources and pictures from real records, and folders that cannot be written."""
 
 import re
 from pathlib import Path
@@ -14,7 +12,7 @@ from benchmarks.cli import main
 from benchmarks.published import entries
 from benchmarks.report.provenance import duration
 from benchmarks.run import Run
-from tests.helpers.finished_runs import REGRESSION, planned, regression, written
+from tests.helpers.finished_runs import REGRESSION, planned_runs, trained_regression_runs, write_record
 
 DIGITS = "random_label_mnist"
 
@@ -32,13 +30,13 @@ def table_rows(text: str, start: str) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Run], str, Path]:
-    """Real runs of three methods, the page that the command makes of them, and its folder."""
+    """Trained runs of three methods, the page of them, and its folder."""
     out, to = tmp_path_factory.mktemp("out"), tmp_path_factory.mktemp("to")
-    runs = regression(out, seeds=3) + regression(out, "redo", seeds=2)
+    runs = trained_regression_runs(out, seeds=3) + trained_regression_runs(out, "redo", seeds=2)
     return runs, report(out, to), to
 
 
-def test_the_figures_are_those_of_the_records(real: tuple[list[Run], str, Path]) -> None:
+def test_the_tables_equal_means_and_intervals_of_the_records(real: tuple[list[Run], str, Path]) -> None:
     runs, text, _ = real
     for method, label in (("backprop", "backprop"), ("continual_backprop", "continual backprop"), ("redo", "ReDo")):
         own = [row for run in runs if run.method == method for row in run.rows()]
@@ -53,27 +51,27 @@ def test_the_figures_are_those_of_the_records(real: tuple[list[Run], str, Path])
             assert f"{means.mean():.3f} ± {half:.3f}" in row
 
 
-def test_the_page_tells_where_rows_come_from_and_what_is_missing(real: tuple[list[Run], str, Path]) -> None:
+def test_the_page_shows_provenance_and_what_is_missing(real: tuple[list[Run], str, Path]) -> None:
     runs, text, _ = real
     about = runs[0].about()
     assert text.startswith("# Results\n")
     assert "`python -m benchmarks slowly_changing_regression --methods redo --seeds 2 " in text
-    commit = about["commit"]  # None where the tests are no part of a checkout
+    commit = about["commit"]  # None outside a git checkout
     assert text.count("commit unknown" if commit is None else f"`{commit[:10]}`") >= 3
     assert about["hardware"]["processor"] in text
     assert f"torch {about['versions']['torch']}" in text
-    assert "- **random_label_mnist**: nothing finished. This makes it: `python -m benchmarks random_label_mnist" in text
+    assert "- **random_label_mnist**: nothing finished. To run it: `python -m benchmarks random_label_mnist" in text
     assert (
         "Not run: sizes quick, published and one_bit as they are; L2, L2 Init, Shrink and Perturb and Algorithm 1"
         in text
     )
-    assert "As published: steps 1000000, flip every 10000, bin 20000." in text
+    assert "Published: steps 1000000, flip every 10000, bin 20000." in text
     assert "backprop start 0.62, end 1.2 to 1.3 (other settings)" in text
     assert "start 0.62, end 1.2 to 1.3 [1], with steps 1000000, flip every 10000, bin 20000" in text
     assert "[1] Dohare et al., arXiv 2108.06325" in text
 
 
-def test_every_picture_of_the_page_is_there_and_no_other(real: tuple[list[Run], str, Path]) -> None:
+def test_the_folder_contains_exactly_the_pages_pictures(real: tuple[list[Run], str, Path]) -> None:
     _, text, to = real
     shown = re.findall(r"!\[[^\]]+\]\((results/[^)]+)\)", text)
     assert len(shown) == 1
@@ -81,43 +79,45 @@ def test_every_picture_of_the_page_is_there_and_no_other(real: tuple[list[Run], 
     assert all((to / name).read_bytes().startswith(b"\x89PNG") for name in shown)
 
 
-def test_made_again_it_is_the_same_and_old_pictures_go(real: tuple[list[Run], str, Path], tmp_path: Path) -> None:
+def test_the_page_is_reproducible_and_old_pictures_are_deleted(
+    real: tuple[list[Run], str, Path], tmp_path: Path
+) -> None:
     runs, text, to = real
     before = {file: file.read_bytes() for file in to.rglob("*.*")}
     assert report(runs[0].out, to) == text
     assert {file: file.read_bytes() for file in to.rglob("*.*")} == before
-    (to / "results" / "mine.png").write_bytes(b"mine")  # which no page has shown
-    written(planned(tmp_path, DIGITS, "backprop", seeds=2)[0])
+    (to / "results" / "other.png").write_bytes(b"other")  # not from a page
+    write_record(planned_runs(tmp_path, DIGITS, "backprop", seeds=2)[0])
     report(tmp_path, to)
     names = sorted(file.name for file in (to / "results").iterdir())
-    assert names == ["mine.png", "random_label_mnist_quick.png"]
+    assert names == ["other.png", "random_label_mnist_quick.png"]
     report(runs[0].out, to)
 
 
 def test_a_seed_in_two_runs_counts_once(tmp_path: Path) -> None:
-    (ensemble,) = planned(tmp_path, DIGITS, "l2", seeds=3)
-    (alone,) = planned(tmp_path, DIGITS, "l2", seeds=1, first=2)
-    (further,) = planned(tmp_path, DIGITS, "l2", seeds=1, first=3)
-    written(ensemble, keep=0.9)
+    (ensemble,) = planned_runs(tmp_path, DIGITS, "l2", seeds=3)
+    (alone,) = planned_runs(tmp_path, DIGITS, "l2", seeds=1, first=2)
+    (further,) = planned_runs(tmp_path, DIGITS, "l2", seeds=1, first=3)
+    write_record(ensemble, keep=0.9)
     once = report(tmp_path, tmp_path / "to")
-    written(alone, keep=0.1)  # as bad as never in the ensemble
+    write_record(alone, keep=0.1)  # worse than any seed of the ensemble
     text = report(tmp_path, tmp_path / "to")
     assert table_rows(text, "L2") == table_rows(once, "L2")
     assert "L2: seed 2 of `seed-2` not counted again; taken from `seeds-0-to-2`." in text
     assert "not counted again" not in once
-    written(further)
+    write_record(further)
     text = report(tmp_path, tmp_path / "to")
     assert table_rows(text, "L2")[-1][2] == "4"
     assert "`python -m benchmarks random_label_mnist --methods l2 --seeds 1 --first-seed 3`" in text
-    assert duration(120) in text  # of the two runs that count
+    assert duration(120) in text  # of the two runs that are counted
 
 
-def test_many_problems_of_one_shape_are_shown_together(tmp_path: Path) -> None:
+def test_similar_problems_are_shown_as_a_family(tmp_path: Path) -> None:
     grid = {"activation": ["tanh", "relu", "elu"], "lr": [0.01, 0.001]}
-    runs = planned(tmp_path, REGRESSION, "backprop continual_backprop", grid=grid, steps=50)
+    runs = planned_runs(tmp_path, REGRESSION, "backprop continual_backprop", grid=grid, steps=50)
     for run in runs:
-        written(run)
-    written(planned(tmp_path, REGRESSION, "backprop", optimizer="adam", steps=50)[0])
+        write_record(run)
+    write_record(planned_runs(tmp_path, REGRESSION, "backprop", optimizer="adam", steps=50)[0])
     text = report(tmp_path, tmp_path / "to")
     assert text.count("\n### ") == 2
     assert "hidden units (relu, elu or tanh)" in text
@@ -129,10 +129,10 @@ def test_many_problems_of_one_shape_are_shown_together(tmp_path: Path) -> None:
     assert "(with steps 50)" not in text
 
 
-def test_every_experiment_has_its_section_and_its_published_figures(tmp_path: Path) -> None:
+def test_every_experiment_has_a_section_with_published_values(tmp_path: Path) -> None:
     for name in experiments.NAMES:
-        for run in planned(tmp_path, name, "backprop continual_backprop"):
-            written(run, rows=2)
+        for run in planned_runs(tmp_path, name, "backprop continual_backprop"):
+            write_record(run, rows=2)
     text = report(tmp_path, tmp_path / "to")
     assert "nothing finished" not in text
     for name in experiments.NAMES:
@@ -147,12 +147,12 @@ def test_every_experiment_has_its_section_and_its_published_figures(tmp_path: Pa
     assert "- [1] Kumar, Marklund and Van Roy, arXiv 2308.11958: quoted by a secondary source." in text
 
 
-def test_a_diverged_seed_and_a_method_without_any_whole_one(tmp_path: Path) -> None:
-    first, second = planned(tmp_path, DIGITS, "crelu", seeds=2)
-    (other,) = planned(tmp_path, DIGITS, "redo", seeds=1)
-    written(first)
+def test_diverged_seeds_are_listed(tmp_path: Path) -> None:
+    first, second = planned_runs(tmp_path, DIGITS, "crelu", seeds=2)
+    (other,) = planned_runs(tmp_path, DIGITS, "redo", seeds=1)
+    write_record(first)
     for run in (second, other):
-        written(run, rows=2)
+        write_record(run, rows=2)
         run.delete_results()
         run.record.begin(run.head)
         run.record.add([{"seed": run.seeds[0], "task": 1, "online_accuracy": 0.4}])
@@ -163,32 +163,32 @@ def test_a_diverged_seed_and_a_method_without_any_whole_one(tmp_path: Path) -> N
     assert "CReLU: diverged with seed 1: the loss is nan." in text
 
 
-def test_what_cannot_be_shown_is_listed(tmp_path: Path) -> None:
-    good, begun = planned(tmp_path, DIGITS, "redo", seeds=2)
-    (broken,) = planned(tmp_path, DIGITS, "l2")
-    written(good)
+def test_unfinished_and_unusable_runs_are_listed(tmp_path: Path) -> None:
+    good, begun = planned_runs(tmp_path, DIGITS, "redo", seeds=2)
+    (broken,) = planned_runs(tmp_path, DIGITS, "l2")
+    write_record(good)
     begun.record.begin(begun.head)
-    written(broken).record.file.write_text("nonsense\n")
+    write_record(broken).record.file.write_text("nonsense\n")
     text = report(tmp_path, tmp_path / "to")
     assert f"`{begun.folder.relative_to(tmp_path)}`: 0 rows so far" in text
     assert f"- `{broken.folder.relative_to(tmp_path)}`: Cannot read" in text
 
 
-def test_where_it_cannot_write_nothing_is_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    written(planned(tmp_path / "out", DIGITS, "backprop")[0])
-    (tmp_path / "to").write_text("mine")
+def test_a_folder_that_cannot_be_written_is_not_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_record(planned_runs(tmp_path / "out", DIGITS, "backprop")[0])
+    (tmp_path / "to").write_text("content")
     assert main(["report", "--out", str(tmp_path / "out"), "--to", str(tmp_path / "to")]) == 2
     assert "Cannot write" in capsys.readouterr().err
-    assert (tmp_path / "to").read_text() == "mine"
+    assert (tmp_path / "to").read_text() == "content"
     (tmp_path / "half" / "results").mkdir(parents=True)
     (tmp_path / "half" / "RESULTS.md").write_text("old")
-    (tmp_path / "half" / "results" / "random_label_mnist_quick.png").mkdir()  # a picture's place is taken
+    (tmp_path / "half" / "results" / "random_label_mnist_quick.png").mkdir()  # a folder with the name of a picture
     assert main(["report", "--out", str(tmp_path / "out"), "--to", str(tmp_path / "half")]) == 2
     assert "Cannot write" in capsys.readouterr().err
     assert (tmp_path / "half" / "RESULTS.md").read_text() == "old"
 
 
-def test_without_results_it_says_what_makes_some(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_results_are_reported_with_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "--out", str(tmp_path / "none"), "--to", str(tmp_path / "to")]) == 2
     assert "python -m benchmarks" in capsys.readouterr().err
     assert not (tmp_path / "to").exists()

@@ -1,4 +1,4 @@
-"""The commands in the report: read back by the command line, each makes exactly the runs that it stands beside."""
+"""The commands in the report: parsed by the command line, each yields exactly the runs next to it."""
 
 import shlex
 from pathlib import Path
@@ -10,7 +10,7 @@ from benchmarks import experiments
 from benchmarks.experiment_options import parse_plan
 from benchmarks.report import rerun_commands
 from benchmarks.run import Run
-from tests.helpers.finished_runs import planned
+from tests.helpers.finished_runs import planned_runs
 
 DIGITS, REGRESSION = "random_label_mnist", "slowly_changing_regression"
 PLANS: list[tuple[str, dict[str, Any]]] = [
@@ -28,8 +28,8 @@ PLANS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def made_by(command: str, out: Path) -> set[Path]:
-    """The folders of the runs that a command makes."""
+def folders_of_command(command: str, out: Path) -> set[Path]:
+    """The folders of the runs that a command executes."""
     python, dash_m, package, experiment, *rest = shlex.split(command)
     assert (python, dash_m, package) == ("python", "-m", "benchmarks")
     plan, _ = parse_plan(experiment, rest)
@@ -41,50 +41,50 @@ def folders(runs: list[Run]) -> set[Path]:
 
 
 @pytest.mark.parametrize(("experiment", "options"), PLANS, ids=[f"{name} {options}" for name, options in PLANS])
-def test_a_rows_command_makes_its_runs(experiment: str, options: dict[str, Any], tmp_path: Path) -> None:
-    runs = planned(tmp_path, experiment, **options)
+def test_the_command_of_a_row_yields_its_runs(experiment: str, options: dict[str, Any], tmp_path: Path) -> None:
+    runs = planned_runs(tmp_path, experiment, **options)
     (command,) = rerun_commands.commands(runs)
-    assert made_by(command, tmp_path) == folders(runs)
+    assert folders_of_command(command, tmp_path) == folders(runs)
     if options.get("size"):
         assert f"--size {options['size']}" in command
 
 
 @pytest.mark.parametrize("experiment", experiments.NAMES)
-def test_every_method_at_every_size(experiment: str, tmp_path: Path) -> None:
+def test_commands_of_all_methods_and_sizes_are_minimal(experiment: str, tmp_path: Path) -> None:
     cls = experiments.settings_class(experiment)
     for size in cls.size_names():
         for method in cls.methods:
-            runs = planned(tmp_path, experiment, method, seeds=2, size=size)
+            runs = planned_runs(tmp_path, experiment, method, seeds=2, size=size)
             (command,) = rerun_commands.commands(runs)
-            assert made_by(command, tmp_path) == folders(runs)
-            assert command.count("--") <= 3  # nothing that the size says already
+            assert folders_of_command(command, tmp_path) == folders(runs)
+            assert command.count("--") <= 3  # no settings that the size implies
 
 
-def test_seeds_that_no_one_command_makes_have_several(tmp_path: Path) -> None:
-    alone = planned(tmp_path, DIGITS, "redo", seeds=2) + planned(tmp_path, DIGITS, "redo", seeds=1, first=5)
+def test_seeds_that_are_not_consecutive_have_several_commands(tmp_path: Path) -> None:
+    alone = planned_runs(tmp_path, DIGITS, "redo", seeds=2) + planned_runs(tmp_path, DIGITS, "redo", seeds=1, first=5)
     commands = rerun_commands.commands(alone)
     assert len(commands) == 2
-    together = planned(tmp_path, DIGITS, "l2", seeds=3) + planned(tmp_path, DIGITS, "l2", seeds=1, first=3)
-    together += planned(
+    together = planned_runs(tmp_path, DIGITS, "l2", seeds=3) + planned_runs(tmp_path, DIGITS, "l2", seeds=1, first=3)
+    together += planned_runs(
         tmp_path, DIGITS, "l2", seeds=1, first=4
-    )  # with the one before an ensemble, if asked for at once
+    )  # in one command with the previous seed, the two would be an ensemble
     commands += rerun_commands.commands(together)
     assert len(commands) == 5
-    assert set.union(*(made_by(command, tmp_path) for command in commands)) == folders(alone + together)
+    assert set.union(*(folders_of_command(command, tmp_path) for command in commands)) == folders(alone + together)
 
 
-def test_one_command_for_a_whole_grid(tmp_path: Path) -> None:
+def test_a_whole_grid_has_one_command(tmp_path: Path) -> None:
     grid = {"activation": ["relu", "tanh"], "lr": [0.01, 0.003, 0.001]}
     methods = "backprop shrink_and_perturb continual_backprop"
-    runs = planned(tmp_path, REGRESSION, methods, seeds=5, grid=grid, size="published", noise=1e-5)
+    runs = planned_runs(tmp_path, REGRESSION, methods, seeds=5, grid=grid, size="published", noise=1e-5)
     command = rerun_commands.one_command(runs)
     assert command is not None
-    assert made_by(command, tmp_path) == folders(runs)
-    assert rerun_commands.one_command(runs[1:]) is None  # a grid with a hole
-    assert rerun_commands.one_command(runs + planned(tmp_path, REGRESSION, "backprop", seeds=3)) is None
+    assert folders_of_command(command, tmp_path) == folders(runs)
+    assert rerun_commands.one_command(runs[1:]) is None  # an incomplete grid
+    assert rerun_commands.one_command(runs + planned_runs(tmp_path, REGRESSION, "backprop", seeds=3)) is None
 
 
-def test_a_run_that_no_command_makes_is_said_to_be_one(tmp_path: Path) -> None:
-    (alone, _) = planned(tmp_path, DIGITS, "redo", seeds=2)
-    ensemble = Run(alone.experiment, alone.method, alone.settings, (0, 1), tmp_path)  # ReDo is trained seed by seed
+def test_a_run_that_no_command_yields_is_reported(tmp_path: Path) -> None:
+    (alone, _) = planned_runs(tmp_path, DIGITS, "redo", seeds=2)
+    ensemble = Run(alone.experiment, alone.method, alone.settings, (0, 1), tmp_path)  # ReDo is not trained in ensembles
     assert rerun_commands.commands([ensemble]) == [rerun_commands.NONE]

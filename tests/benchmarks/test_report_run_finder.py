@@ -1,4 +1,4 @@
-"""What the report finds below a folder of results: sound runs; all else is told apart with the reason."""
+"""Finding runs in a folder of results: valid runs are found, others are listed with the reason."""
 
 import json
 from pathlib import Path
@@ -8,16 +8,16 @@ import pytest
 from benchmarks.errors import CannotRun
 from benchmarks.report.run_finder import find_runs
 from benchmarks.run import Run
-from tests.helpers.finished_runs import planned, regression, written
+from tests.helpers.finished_runs import planned_runs, trained_regression_runs, write_record
 
 DIGITS = "random_label_mnist"
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """A sound one."""
-    (found,) = planned(tmp_path, DIGITS, "backprop", seeds=3)
-    return written(found)
+    """A valid run."""
+    (found,) = planned_runs(tmp_path, DIGITS, "backprop", seeds=3)
+    return write_record(found)
 
 
 def edit_head(run: Run, **changes: object) -> None:
@@ -32,10 +32,10 @@ def edit_row(run: Run, number: int, line: str) -> None:
     run.record.file.write_text("\n".join(lines) + "\n")
 
 
-def the_reason(out: Path) -> str:
-    """Why the one run that is not sound was left out; a second one is."""
-    (other,) = planned(out, DIGITS, "l2", seeds=2)
-    written(other)
+def reason_in(out: Path) -> str:
+    """The reason why the only invalid run was left out; a second, valid run is found."""
+    (other,) = planned_runs(out, DIGITS, "l2", seeds=2)
+    write_record(other)
     found = find_runs(out)
     assert found.runs == [other]
     (line,) = found.left_out
@@ -43,31 +43,31 @@ def the_reason(out: Path) -> str:
     return line
 
 
-def test_real_runs_are_found_as_they_were_made(tmp_path: Path) -> None:
-    made = regression(tmp_path) + regression(tmp_path, "redo")
+def test_trained_runs_are_found(tmp_path: Path) -> None:
+    made = trained_regression_runs(tmp_path) + trained_regression_runs(tmp_path, "redo")
     found = find_runs(tmp_path)
     assert {each.folder: each for each in found.runs}.keys() == {each.folder for each in made}
     for each in found.runs:
-        (twin,) = (other for other in made if other.folder == each.folder)
-        assert each.head == twin.head
-        assert each.rows() == twin.rows()
+        (expected,) = (other for other in made if other.folder == each.folder)
+        assert each.head == expected.head
+        assert each.rows() == expected.rows()
     assert not found.left_out
     assert not found.unfinished
 
 
 def test_an_unfinished_run_is_listed(run: Run) -> None:
-    (other,) = planned(run.out, DIGITS, "l2", seeds=2)
+    (other,) = planned_runs(run.out, DIGITS, "l2", seeds=2)
     other.record.begin(other.head)
     other.record.add([{"seed": 0, "task": 1, "online_accuracy": 0.5}])
     with other.record.file.open("ab") as stream:
-        stream.write(b'{"seed": 1, "ta')  # being written at this moment
+        stream.write(b'{"seed": 1, "ta')  # still being written
     found = find_runs(run.out)
     assert found.runs == [run]
     assert found.unfinished == [(other, 1)]
 
 
 HEADS = [
-    ({"revision": 1}, "made by revision 1 of the settings; this is revision 2"),
+    ({"revision": 1}, "made with revision 1 of the settings; this is revision 2"),
     (
         {"experiment": "random_labels_mnist"},
         "unknown experiment 'random_labels_mnist'; did you mean random_label_mnist?",
@@ -77,71 +77,71 @@ HEADS = [
         {"settings": {"tasks": 10, "epochs": 100, "compile": "no", "lr": 0.001, "width": 3}},
         "this version has no setting width",
     ),
-    ({"settings": {"tasks": 10, "epochs": 100, "compile": "no"}}, "this version has, too, lr"),
+    ({"settings": {"tasks": 10, "epochs": 100, "compile": "no"}}, "this version also has lr"),
     (
         {"settings": {"tasks": 0, "epochs": 100, "compile": "no", "lr": 0.001}},
-        "tasks: must be a whole number of at least 1",
+        "tasks: must be an integer of at least 1",
     ),
-    ({"settings": {"tasks": "10", "epochs": 100, "compile": "no", "lr": 0.001}}, "tasks: '10' is no value of it"),
-    ({"settings": {"tasks": 7, "epochs": 100, "compile": "no", "lr": 0.001}}, "lies in the wrong folder"),
-    ({"seeds": [0, 1]}, "lies in the wrong folder: by its settings it belongs to"),
-    ({"seeds": []}, "seeds that no run has: []"),
-    ({"seeds": None}, "does not begin with what the run is"),
+    ({"settings": {"tasks": "10", "epochs": 100, "compile": "no", "lr": 0.001}}, "tasks: '10' is not a valid value"),
+    ({"settings": {"tasks": 7, "epochs": 100, "compile": "no", "lr": 0.001}}, "is in the wrong folder"),
+    ({"seeds": [0, 1]}, "is in the wrong folder: its settings belong to"),
+    ({"seeds": []}, "invalid seeds: []"),
+    ({"seeds": None}, "does not start with a head"),
 ]
 
 
 @pytest.mark.parametrize(("changes", "reason"), HEADS, ids=[reason for _, reason in HEADS])
-def test_what_this_version_cannot_have_made_is_left_out(changes: dict[str, object], reason: str, run: Run) -> None:
+def test_records_of_other_versions_are_left_out(changes: dict[str, object], reason: str, run: Run) -> None:
     edit_head(run, **changes)
-    assert reason in the_reason(run.out)
+    assert reason in reason_in(run.out)
 
 
 ROWS = [
     ("not json", "Cannot read"),
-    ("[1, 2]", "row 2 is not made of numbers"),
-    ('{"seed": 1, "task": 1, "online_accuracy": NaN}', "row 2 is not made of numbers"),
-    ('{"seed": 1, "task": 1, "online_accuracy": "0.5"}', "row 2 is not made of numbers"),
-    ('{"seed": 9, "task": 1, "online_accuracy": 0.5}', "row 2 is no row of this run"),
-    ('{"seed": 1, "task": 1}', "row 2 is no row of this run"),
-    ('{"seed": 0, "task": 1, "online_accuracy": 0.5}', "its seeds have not the same rows"),
+    ("[1, 2]", "row 2 contains other values than numbers"),
+    ('{"seed": 1, "task": 1, "online_accuracy": NaN}', "row 2 contains other values than numbers"),
+    ('{"seed": 1, "task": 1, "online_accuracy": "0.5"}', "row 2 contains other values than numbers"),
+    ('{"seed": 9, "task": 1, "online_accuracy": 0.5}', "row 2 is not a row of this run"),
+    ('{"seed": 1, "task": 1}', "row 2 is not a row of this run"),
+    ('{"seed": 0, "task": 1, "online_accuracy": 0.5}', "its seeds do not have the same rows"),
 ]
 
 
 @pytest.mark.parametrize(("line", "reason"), ROWS, ids=[reason for _, reason in ROWS])
 def test_a_damaged_record_is_left_out(line: str, reason: str, run: Run) -> None:
     edit_row(run, 2, line)
-    assert reason in the_reason(run.out)
+    assert reason in reason_in(run.out)
 
 
-def test_a_record_with_lost_rows_is_left_out(run: Run) -> None:
+def test_a_record_with_missing_rows_is_left_out(run: Run) -> None:
     lines = run.record.file.read_text().splitlines()
     run.record.file.write_text("\n".join([*lines[:5], *lines[6:]]) + "\n")
-    assert "its end counts 30 rows, there are 29" in the_reason(run.out)
+    assert "its end counts 30 rows, there are 29" in reason_in(run.out)
 
 
 def test_an_empty_record_is_left_out(run: Run) -> None:
     run.record.file.write_text("")
-    assert "nothing in its record" in the_reason(run.out)
+    assert "its record is empty" in reason_in(run.out)
 
 
 @pytest.mark.parametrize("about", [None, "{", "[]", '{"seconds": "long"}'])
-def test_a_run_of_unknown_origin_is_left_out(about: str | None, run: Run) -> None:
+def test_a_run_with_a_damaged_about_json_is_left_out(about: str | None, run: Run) -> None:
     file = run.folder / "about.json"
     if about is None:
         file.unlink()
     else:
         file.write_text(about)
-    assert "about.json" in the_reason(run.out)
+    assert "about.json" in reason_in(run.out)
 
 
-def test_without_finished_runs_it_says_which_command_makes_some(tmp_path: Path) -> None:
+def test_missing_results_are_reported_with_a_command(tmp_path: Path) -> None:
     with pytest.raises(
-        CannotRun, match=r"No folder .*nowhere\. This makes some: python -m benchmarks .* --out .*nowhere"
+        CannotRun, match=r"nowhere is not a folder\. To create some: python -m benchmarks .* --out .*nowhere"
     ):
         find_runs(tmp_path / "nowhere")
-    with pytest.raises(CannotRun, match=r"No finished runs below .*\. This makes some: python -m benchmarks"):
+    with pytest.raises(CannotRun, match=r"No finished runs below .*\. To create some: python -m benchmarks"):
         find_runs(tmp_path)
-    (begun,) = planned(tmp_path, DIGITS, "l2")
+    (begun,) = planned_runs(tmp_path, DIGITS, "l2")
     begun.record.begin(begun.head)
-    with pytest.raises(CannotRun, match=r"only 1 unfinished\. This makes some"):
+    with pytest.raises(CannotRun, match=r"only 1 unfinished\. To create some"):
         find_runs(tmp_path)

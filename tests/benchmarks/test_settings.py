@@ -1,4 +1,4 @@
-"""Settings and plans: whose word counts, what affects whom, and which runs come of a command line."""
+"""Settings and plans: precedence of values, which settings affect which methods, and the runs of a command."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,8 @@ OUT = Path("out")
 
 
 @dataclass(frozen=True)
-class Layered(BaseSettings):
-    """Each setting is named by who has the last word on it."""
+class Example(BaseSettings):
+    """Each setting is named after the source that determines its value."""
 
     help: ClassVar[str] = "for this test"
     revision: ClassVar[int] = 1
@@ -42,30 +42,30 @@ class Layered(BaseSettings):
     decay: int = setting(0, "", whole(0), ["l2"], tuning=True)
 
 
-def test_whose_word_counts() -> None:
-    assert Layered.of("l2", "large", given=4) == Layered(0, 1, 2, 3, 4, 0)
-    assert Layered.of("l2") == Layered(0, 1, 1, 1, 1, 0)  # the first size is the default
-    assert Layered.of("backprop", "large") == Layered(0, 0, 2, 2, 2, 0)
-    assert Layered.size_names() == ("small", "large")
+def test_precedence_of_values() -> None:
+    assert Example.of("l2", "large", given=4) == Example(0, 1, 2, 3, 4, 0)
+    assert Example.of("l2") == Example(0, 1, 1, 1, 1, 0)  # the first size is the default
+    assert Example.of("backprop", "large") == Example(0, 0, 2, 2, 2, 0)
+    assert Example.size_names() == ("small", "large")
 
 
-def test_what_concerns_whom() -> None:
-    settings = Layered.of("l2", decay=5)
+def test_settings_affect_only_their_methods() -> None:
+    settings = Example.of("l2", decay=5)
     assert "decay" not in settings.affecting("backprop")
     assert settings.affecting("l2", tuning=True) == {"decay": 5}
     assert "decay" not in settings.affecting("l2", tuning=False)
     assert settings.non_default("l2") == {"decay": 5}
-    assert settings.folder_name("e", "backprop") == Layered.of("l2").folder_name("e", "backprop")
+    assert settings.folder_name("e", "backprop") == Example.of("l2").folder_name("e", "backprop")
     assert settings.folder_name("e", "l2").startswith("l2_decay=5_")
     assert settings_text({"flip_every": 5, "lr": 0.1}) == "flip every 5, lr 0.1"
 
 
-def test_a_revision_is_another_folder() -> None:
+def test_another_revision_has_another_folder() -> None:
     @dataclass(frozen=True)
-    class Later(Layered):
+    class Later(Example):
         revision: ClassVar[int] = 2
 
-    assert Later.of("l2").folder_name("e", "l2") != Layered.of("l2").folder_name("e", "l2")
+    assert Later.of("l2").folder_name("e", "l2") != Example.of("l2").folder_name("e", "l2")
 
 
 @pytest.mark.parametrize(
@@ -76,14 +76,14 @@ def test_a_revision_is_another_folder() -> None:
         (["l2"], {"decy": 1}, "unknown setting 'decy'; did you mean decay?"),
     ],
 )
-def test_unknown_names(arguments, given, message) -> None:
+def test_unknown_names_are_reported(arguments, given, message) -> None:
     with pytest.raises(CannotRun) as error:
-        Layered.of(*arguments, **given)
+        Example.of(*arguments, **given)
     assert message in str(error.value)
 
 
 @pytest.mark.parametrize("experiment", experiments.NAMES)
-def test_what_each_experiment_declares_holds_together(experiment: str) -> None:
+def test_the_declarations_of_each_experiment_are_consistent(experiment: str) -> None:
     cls = experiments.settings_class(experiment)
     assert {*cls.default_methods, *cls.ensemble_methods} <= set(cls.methods) <= LABELS.keys() & COLOURS.keys()
     assert set(cls.method_defaults) <= set(cls.methods)
@@ -98,11 +98,11 @@ def test_what_each_experiment_declares_holds_together(experiment: str) -> None:
     for size in cls.size_names():
         for method in cls.methods:
             for name, value in cls.of(method, size).affecting(method).items():
-                assert cls.field(name).metadata["check"](str(value)) == value  # the command line can say it, too
+                assert cls.field(name).metadata["check"](str(value)) == value  # can be given on the command line
     experiments.display(experiment).about(cls.of(cls.methods[0]))
 
 
-def test_a_grid_is_read_as_the_command_line_is() -> None:
+def test_grid_values_are_parsed_like_options() -> None:
     assert read_grid(Regression, ["lr=.01,.003", "--flip-every=5"]) == {"lr": [0.01, 0.003], "flip_every": [5]}
     assert read_grid(Regression, []) == {}
 
@@ -114,7 +114,9 @@ def plan(methods: tuple[str, ...], seeds: int = 1, given: Values | None = None, 
 def test_runs_are_methods_times_grid_times_seeds() -> None:
     runs = plan(("redo", "algorithm_1"), 2, lr=[0.1, 0.2])
     assert len(runs) == 8
-    assert [run.seeds for run in runs] == [(0,)] * 4 + [(1,)] * 4  # so that all methods get on alike
+    assert [run.seeds for run in runs] == [(0,)] * 4 + [
+        (1,)
+    ] * 4  # seed by seed, so that all methods progress at the same rate
     assert {run.settings.lr for run in runs} == {0.1, 0.2}
 
 
@@ -123,16 +125,16 @@ def test_seeds_are_trained_together_where_there_are_several() -> None:
     assert [run.seeds for run in plan(("backprop",))] == [(0,)]
 
 
-def test_a_setting_goes_to_those_it_concerns() -> None:
+def test_given_settings_apply_to_the_methods_they_affect() -> None:
     backprop, decayed = plan(("backprop", "l2"), given={"weight_decay": 0.5})
     assert backprop.settings == Regression.of("backprop")
     assert decayed.settings.weight_decay == 0.5
     tried = plan(("backprop", "l2"), weight_decay=[0.1, 0.2])
-    assert [run.method for run in tried] == ["backprop", "l2", "l2"]  # backprop is one run for both
+    assert [run.method for run in tried] == ["backprop", "l2", "l2"]  # one run of backprop for both values
 
 
-def test_a_run_is_found_when_the_defaults_have_changed_since(tmp_path: Path) -> None:
-    """The readable part of a folder's name tells what differs from the defaults; the hash tells whose it is."""
+def test_a_run_is_found_after_the_defaults_have_changed(tmp_path: Path) -> None:
+    """The readable part of a folder's name depends on the defaults; the hash identifies the run."""
     settings = experiments.settings_class("random_label_mnist").of("backprop")
     run = Run("random_label_mnist", "backprop", settings, (0,), tmp_path)
     new = run.folder

@@ -1,21 +1,17 @@
-"""``python -m benchmarks speed`` as a person runs it: real, short rounds on small networks."""
+"""``python -m benchmarks speed``: real, short measurements on small networks."""
 
 import json
-import os
 import platform
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.speed import command
+from benchmarks.cli import main
+from benchmarks.speed import allocator, command
 from benchmarks.speed.workloads import WORKLOADS
+from tests.helpers.commands import finish, start, until
 
-ROOT = Path(__file__).resolve().parents[2]
 SHORT = ["--quick", "--quiet", "--threads", "1"]
 
 
@@ -26,13 +22,13 @@ def run(capsys, *arguments, status=0):
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """A whole run on the smallest network, and its record."""
+    """A measurement on the smallest network: the file of its record, and the record."""
     file = tmp_path_factory.mktemp("speed") / "new" / "tiny.json"
     assert command.main(["--only", "20-5-1, batch 1: CBPSGD", *SHORT, "--output", str(file)]) == 0
     return file, json.loads(file.read_text())
 
 
-def test_the_record_says_what_was_measured_where_and_on_what(measured):
+def test_the_record_contains_measurement_machine_and_versions(measured):
     _, record = measured
     assert (record["format"], record["version"], record["complete"]) == ("gnt speed", 1, True)
     about = record["about"]
@@ -56,7 +52,7 @@ def test_the_record_says_what_was_measured_where_and_on_what(measured):
     assert workload["rounds"] >= 3
 
 
-def test_a_record_is_shown_again_and_compared(measured, tmp_path, capsys):
+def test_records_are_shown_and_compared(measured, tmp_path, capsys):
     file, record = measured
     shown = run(capsys, "--show", file)
     figure = record["workloads"][0]["figures"][0]
@@ -64,7 +60,7 @@ def test_a_record_is_shown_again_and_compared(measured, tmp_path, capsys):
     assert "CBPSGD" in shown
     assert record["about"]["hardware"]["processor"] in shown
     same = run(capsys, "--show", file, "--compare", file)
-    assert "as before" in same
+    assert "unchanged" in same
     assert "faster" not in same
     figure["ratio"], record["about"]["threads"], record["settings"]["clock"] = 50.0, 64, "cpu"
     old = tmp_path / "old.json"
@@ -75,7 +71,7 @@ def test_a_record_is_shown_again_and_compared(measured, tmp_path, capsys):
     assert "The clocks differ: cpu, now wall." in moved
 
 
-def test_the_picture_is_drawn_from_a_record(measured, tmp_path, capsys):
+def test_pictures_and_markdown_are_made_from_a_record(measured, tmp_path, capsys):
     file, record = measured
     nothing = run(capsys, "--show", file, "--picture", tmp_path / "none.png")
     assert "not drawn" in nothing
@@ -102,7 +98,7 @@ def test_the_picture_is_drawn_from_a_record(measured, tmp_path, capsys):
     assert {row.count("|") for row in rows if row.startswith("|")} == {10}
 
 
-def test_memory_alone(tmp_path, capsys):
+def test_memory_is_measured_without_times(tmp_path, capsys):
     file = tmp_path / "memory.json"
     shown = run(capsys, "--memory", "--output", file)
     assert "per hidden unit" in shown
@@ -111,40 +107,25 @@ def test_memory_alone(tmp_path, capsys):
     assert {row["bytes_per_parameter"] for row in record["memory"]} == {0.0, 8.0}
 
 
-def start(*arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "benchmarks", "speed", *map(str, arguments)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")},
-    )
-
-
-def finish(process, status):
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == status, errors
-    return output, errors
-
-
-def test_a_tuned_allocator_is_in_the_record(tmp_path):
+def test_the_tuned_allocator_is_in_the_record(tmp_path, monkeypatch):
+    for name in allocator.TUNED:
+        monkeypatch.delenv(name, raising=False)
     file = tmp_path / "tuned.json"
     glibc = platform.libc_ver()[0] == "glibc"
-    _, errors = finish(start("--malloc", "tuned", "--memory", "--output", file), 0 if glibc else 2)
+    _, errors = finish(start("speed", "--malloc", "tuned", "--memory", "--output", file), 0 if glibc else 2)
     if glibc:
         assert "MALLOC_TRIM_THRESHOLD_=" in json.loads(file.read_text())["about"]["allocator"]
     else:
         assert "another C library" in errors
 
 
-def test_stopped_it_keeps_what_is_measured(tmp_path):
+def test_a_stopped_measurement_keeps_its_results(tmp_path):
     file = tmp_path / "stopped.json"
-    # the first takes moments, the second many seconds
-    with start("--only", "20-5-1, batch 1: SGD + GnT", "ConvNet", "--quick", "--quiet", "--output", file) as process:
-        while not file.exists():
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.02)
+    # the first workload takes moments, the second many seconds
+    with start(
+        "speed", "--only", "20-5-1, batch 1: SGD + GnT", "ConvNet", "--quick", "--quiet", "--output", file
+    ) as process:
+        until(file.exists, process)
         process.send_signal(signal.SIGINT)
         output, errors = finish(process, 130)
     assert errors == ""
@@ -159,22 +140,20 @@ def test_stopped_it_keeps_what_is_measured(tmp_path):
     [
         (["--qiuck"], "unknown setting --qiuck; did you mean --quick?"),
         (["--only", "ConfNet 32-64-128, batch 100"], "did you mean ConvNet 32-64-128, batch 100?"),
-        (["--markdown"], "--markdown goes with --show FILE"),
-        (["--clock", "cpu"], "--clock cpu goes with --threads 1"),
-        (["--threads", "0"], "must be a whole number of at least 1, got '0'"),
+        (["--markdown"], "--markdown needs --show FILE"),
+        (["--clock", "cpu"], "--clock cpu needs --threads 1"),
+        (["--threads", "0"], "must be an integer of at least 1, got '0'"),
         (["--malloc", "tund"], "did you mean tuned?"),
-        (["--compare", "{tmp}/missing.json"], "missing.json: there is no such file"),
-        (["--show", "{tmp}/other.json"], "other.json is no record of python -m benchmarks speed"),
-        (["--compare", "{tmp}/later.json"], "later.json is of version 99 of the record; this command reads 1"),
-        (["--show", "{tmp}/broken.json"], "broken.json is no record"),
-        (["--output", "{tmp}"], "it is a folder"),
+        (["--compare", "{tmp}/missing.json"], "missing.json does not exist"),
+        (["--show", "{tmp}/other.json"], "other.json is not a record of python -m benchmarks speed"),
+        (["--compare", "{tmp}/later.json"], "later.json is a record of version 99; this command reads version 1"),
+        (["--show", "{tmp}/broken.json"], "broken.json is not a record"),
+        (["--output", "{tmp}"], "this is a folder"),
         (["--output", "{tmp}/broken.json/x.json"], "Cannot write"),
         (["--picture", "{tmp}/broken.json/x.png"], "Cannot write"),
     ],
 )
-def test_bad_input_is_answered_before_anything_is_measured(arguments, message, tmp_path, capsys):
-    from benchmarks.cli import main
-
+def test_invalid_input_is_reported_before_anything_is_measured(arguments, message, tmp_path, capsys):
     (tmp_path / "other.json").write_text('{"experiment": "random_label_mnist"}')
     (tmp_path / "later.json").write_text('{"format": "gnt speed", "version": 99}')
     (tmp_path / "broken.json").write_text("{")
@@ -192,9 +171,7 @@ def test_bad_input_is_answered_before_anything_is_measured(arguments, message, t
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_the_overview_and_misspellings_name_it(capsys):
-    from benchmarks.cli import main
-
+def test_help_and_suggestions_include_speed(capsys):
     assert main(["--help"]) == 0
     assert "speed" in capsys.readouterr().out
     assert main(["sped"]) == 2

@@ -1,4 +1,4 @@
-"""The parts of the speed benchmark, on numbers that are known. Nothing here depends on how long anything took."""
+"""The parts of the speed benchmark, on known numbers. Nothing here depends on actual times."""
 
 import doctest
 import math
@@ -34,11 +34,11 @@ MOMENT = Rounds(block=0.01, budget=0.1, most=2, least=2)
 
 
 @pytest.mark.parametrize("module", [variants, selection, machine_load, measurement, table, timing, compare])
-def test_the_examples_in_the_docstrings(module):
+def test_docstring_examples(module):
     assert doctest.testmod(module).failed == 0
 
 
-def test_every_row_of_the_tables_is_sound():
+def test_workloads_and_variants_are_consistent():
     assert len({one.name for one in WORKLOADS}) == len(WORKLOADS)
     for kind in {one.kind for one in WORKLOADS}:
         names = [one.name for one in VARIANTS if one.kind == kind]
@@ -47,12 +47,12 @@ def test_every_row_of_the_tables_is_sound():
         assert used == {name for one in WORKLOADS if one.kind == kind for name in one.targets}
         assert {peer for one in VARIANTS if one.kind == kind for peer, _ in one.against} <= set(names)
     for chosen in selection.select_workloads([], quick=False):
-        there = {one.name for one in chosen.entrants}
-        assert {name for figure in chosen.figures for name in (figure.entrant, figure.against)} == there
+        names = {one.name for one in chosen.variants}
+        assert {name for ratio in chosen.ratios for name in (ratio.variant, ratio.against)} == names
 
 
 @pytest.mark.parametrize("workload", [one for one in WORKLOADS if (one.width or 0) < 300], ids=lambda one: one.name)
-def test_every_entrant_that_can_run_does_a_step(workload):
+def test_every_available_variant_updates_the_weights(workload):
     for one in variants_of(workload):
         if one.missing() is None and not one.graph:
             runner = one.build(workload)
@@ -62,25 +62,25 @@ def test_every_entrant_that_can_run_does_a_step(workload):
             assert not after or any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)), one.name
 
 
-def test_all_entrants_begin_with_the_same_weights_and_see_the_same_data():
+def test_variants_have_the_same_initial_weights_and_data():
     a, b = make_net(WORKLOADS[5]), make_net(WORKLOADS[5])
     assert torch.equal(a[0].weight, b[0].weight)
     assert all(torch.equal(x, y) for x, y in zip(next(batches(TINY)), next(batches(TINY)), strict=True))
     assert next(batches(TINY, lead=(3,)))[0].shape == (3, 2, 4)
 
 
-def test_the_convolutional_net_is_the_specified_one():
+def test_the_convolutional_network_has_the_specified_layers():
     net = fresh_net("convnet")
     assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 2)
     assert [group.num_units for group in gnt.walk(net)] == [32, 64, 128, 128, 128]
 
 
-def test_patterns_choose_workloads_and_entrants():
+def test_patterns_select_workloads_and_variants():
     chosen = selection.select_workloads(["20-5-1, batch 1: cbpsgd"], quick=True)
     assert [(one.workload.name, one.workload.maturity) for one in chosen] == [("20-5-1, batch 1", 10)]
-    assert Ratio("CBPSGD", "SGD", 1.15) in chosen[0].figures
-    assert {one.name for one in chosen[0].entrants} == {
-        name for f in chosen[0].figures for name in (f.entrant, f.against)
+    assert Ratio("CBPSGD", "SGD", 1.15) in chosen[0].ratios
+    assert {one.name for one in chosen[0].variants} == {
+        name for f in chosen[0].ratios for name in (f.variant, f.against)
     }
     assert len(selection.select_workloads([], quick=False)) == len(WORKLOADS)
     assert "784-8192x2-10, batch 64" not in {one.workload.name for one in selection.select_workloads([], quick=True)}
@@ -92,7 +92,7 @@ def test_patterns_choose_workloads_and_entrants():
         selection.select_workloads(["CPBAdam, fused"], quick=True)
 
 
-def test_one_workload_gives_ratios_replacements_and_reasons():
+def test_a_workloads_results_contain_ratios_replacements_and_reasons():
     def broken(workload):
         raise RuntimeError("no compiler\nat all")
 
@@ -114,21 +114,23 @@ def test_one_workload_gives_ratios_replacements_and_reasons():
         [Ratio("slept", "SGD", None)],
     )
     by_cpu = measurement.measure_one(asleep, replace(MOMENT, clock="cpu"), LoadMonitor(), lambda share, what: None)
-    assert by_cpu["entrants"]["slept"]["seconds"] < 0.001  # who only waits takes nothing of the processor
+    assert by_cpu["entrants"]["slept"]["seconds"] < 0.001  # waiting takes no processor time
     assert found["left_out"] == {"absent": "not installed", "broken": "failed: RuntimeError: no compiler"}
     (figure,) = found["figures"]
     assert (figure["entrant"], figure["against"], figure["target"]) == ("ours", "SGD", 1.15)
     assert 0 < figure["low"] <= figure["ratio"] <= figure["high"]
     assert found["rounds"] == 2
     assert found["entrants"]["SGD"]["replaced"] is None
-    assert found["entrants"]["ours"]["replaced"] > 0  # the cost of replacing is in what was timed
+    assert found["entrants"]["ours"]["replaced"] > 0  # the timed steps include replacements
     assert found["entrants"]["ours"]["denormals"] == 0.0
     assert found["parameters"] == 4 * 300 + 300 + 300 + 1
     assert shown == sorted(shown)
 
 
-def test_units_are_mature_and_were_replaced_before_the_first_round():
-    workload = Workload("small", (4, 5, 5, 1), 2, "mse", maturity=3)  # the first would be due after 2,000 steps
+def test_warm_up_ends_with_mature_units_and_a_replacement():
+    workload = Workload(
+        "small", (4, 5, 5, 1), 2, "mse", maturity=3
+    )  # without warm-up, the first replacement is due after 2,000 steps
     runner = loop(workload, lambda net: gnt.optim.CBPAdam(net, maturity_threshold=3))
     timing.warm_up(runner, workload)
     assert runner.replaced == 2
@@ -139,13 +141,13 @@ def _sgd(net):
     return torch.optim.SGD(net.parameters(), lr=1e-6)
 
 
-def test_a_ratio_is_the_median_of_the_rounds_own_ratios():
-    # the machine was ten times slower in the last two rounds, for both
+def test_a_ratio_is_the_median_of_the_ratios_of_rounds():
+    # the machine was ten times slower in the last round, for both
     timed = Timings(5, {"a": [1.1, 1.2, 13.0], "b": [1.0, 1.0, 10.0]}, {})
     assert timed.ratio("a", "b") == pytest.approx({"ratio": 1.2, "low": 1.15, "high": 1.25})
 
 
-def test_members_trained_one_after_another_count_as_many_times():
+def test_members_trained_one_after_another_count_separately():
     workload = next(one for one in WORKLOADS if one.members == 30)
     alone = next(one for one in variants_of(workload) if "one after another" in one.name)
     assert alone.build(workload).share == 30
@@ -156,14 +158,14 @@ def test_members_trained_one_after_another_count_as_many_times():
     [
         ((0.1, 0.02, 0.0, 0.01), []),
         ((None, None, None, None), []),
-        ((0.8, 0.02, 0.0, 0.01), ["a load of 0.80 a core before the start"]),
-        ((0.1, 0.5, 0.0, 0.01), ["other processes took 0.50 cores"]),
+        ((0.8, 0.02, 0.0, 0.01), ["a load of 0.80 per core before the start"]),
+        ((0.1, 0.5, 0.0, 0.01), ["other processes used 0.50 cores"]),
         ((0.1, 0.0, 0.03, 0.01), ["the hypervisor took 3.0% of the time"]),
-        ((0.1, 0.0, 0.0, 0.25), ["one and the same computation's times spread by 25%"]),
+        ((0.1, 0.0, 0.0, 0.25), ["the times of a fixed computation spread by 25%"]),
         ((9.0, 1.0, 0.5, 0.5), [None] * 4),
     ],
 )
-def test_quietness_is_judged_by_its_figures(figures, reasons):
+def test_each_load_value_has_its_limit(figures, reasons):
     judged = MachineLoad(*figures)
     found = judged.reasons()
     assert len(found) == len(reasons)
@@ -171,7 +173,7 @@ def test_quietness_is_judged_by_its_figures(figures, reasons):
     assert judged.as_record()["quiet"] is (not reasons)
 
 
-def test_what_others_took_is_what_was_busy_but_not_ours(tmp_path):
+def test_load_of_others_excludes_this_process(tmp_path):
     ticks = 100
     stat = tmp_path / "stat"
 
@@ -179,32 +181,32 @@ def test_what_others_took_is_what_was_busy_but_not_ours(tmp_path):
         stat.write_text(f"cpu  {user} 0 0 5000 0 0 0 {steal} 0 0\ncpu0 0 0 0 0\n")
 
     write(1000, 10)
-    watch = LoadMonitor(proc_stat=stat)
-    with watch:
-        write(1000 + 300 * ticks, 10 + 40 * ticks)  # as if five minutes had been spent by somebody
-    assert watch.others == pytest.approx(300, abs=5)  # but for what the reference block took of this process
-    assert watch.stolen == pytest.approx(40)
+    monitor = LoadMonitor(proc_stat=stat)
+    with monitor:
+        write(1000 + 300 * ticks, 10 + 40 * ticks)  # as if another process had used 300 s
+    assert monitor.others == pytest.approx(300, abs=5)  # minus the time of the reference computation in this process
+    assert monitor.stolen == pytest.approx(40)
     assert cpu_counters.CpuCounters.read(stat) == cpu_counters.CpuCounters(busy=310.0, stolen=40.1)
-    ours = LoadMonitor(proc_stat=stat)
-    with ours:
+    own = LoadMonitor(proc_stat=stat)
+    with own:
         until = time.process_time() + 0.2
         while time.process_time() < until:
             pass
-    assert ours.others <= -0.2  # the file says that nothing was busy
-    assert ours.quietness(load_before=None).others == 0.0
+    assert own.others <= -0.2  # according to the file nothing was busy
+    assert own.machine_load(load_before=None).others == 0.0
     stat.write_text("nonsense")
     assert cpu_counters.CpuCounters.read(stat) is None
-    with watch:
+    with monitor:
         pass
-    assert watch.quietness(load_before=0.1).others is None  # not known is not quiet
+    assert monitor.machine_load(load_before=0.1).others is None  # unknown is not idle
 
 
-def test_a_watch_judges_the_spread_of_the_reference_block():
-    watch = LoadMonitor(reference=[1.0, 1.0, 2.0, 2.0], wall=1.0)
-    assert watch.quietness(None).spread == pytest.approx(1.0 / 1.5)
+def test_spread_of_the_reference_times():
+    monitor = LoadMonitor(reference=[1.0, 1.0, 2.0, 2.0], wall=1.0)
+    assert monitor.machine_load(None).spread == pytest.approx(1.0 / 1.5)
 
 
-def test_bytes_are_those_that_the_shapes_say():
+def test_bytes_of_state_follow_from_shapes():
     rows = {(row["network"], row["state"]): row for row in memory.measure_memory()}
     sizes = {"20-5-1": (111, 4, 5), "784-2000x3-10": (784 * 2000 + 2 * 2000**2 + 20000 + 6010, 8, 6000)}
     for network, (parameters, tensors, units) in sizes.items():
@@ -226,7 +228,7 @@ def test_shared_memory_is_counted_once():
     assert memory.held_bytes([whole[:5], whole[5:], torch.zeros(3, dtype=torch.int64)]) == 40 + 24
 
 
-def test_an_engines_tensors_are_not_the_networks():
+def test_tensors_of_the_engine_exclude_those_of_the_network():
     net = fresh_net((4, 8, 2))
     engine = gnt.GnT(net, torch.optim.Adam(net.parameters()))
     net(torch.randn(3, 4)).sum().backward()
@@ -261,25 +263,25 @@ def record(**ratios):
     }
 
 
-def test_what_moved_is_more_than_noise():
+def test_changes_within_noise_count_as_unchanged():
     old = record(same=(1.5, 0.01), noisy=(1.5, 0.3), quick=(1.5, 0.01), slow=(1.5, 0.01), gone=(1.0, 0.0))
     new = record(same=(1.52, 0.01), noisy=(1.6, 0.3), quick=(1.2, 0.01), slow=(1.6, 0.01), fresh=(1.0, 0.0))
-    changes = {row["name"][1]: row["change"] for row in compare.moved(old, new)}
+    changes = {row["name"][1]: row["change"] for row in compare.changes(old, new)}
     assert changes == {
-        "same": "as before",
-        "noisy": "as before",
+        "same": "unchanged",
+        "noisy": "unchanged",
         "quick": "faster",
         "slow": "slower",
         "gone": "gone",
         "fresh": "new",
     }
-    new["settings"]["only"] = ["w"]  # a part: what it has not is not gone
-    assert "gone" not in {row["change"] for row in compare.moved(old, new)}
+    new["settings"]["only"] = ["w"]  # a selection: missing comparisons are not gone
+    assert "gone" not in {row["change"] for row in compare.changes(old, new)}
     one = {"ratio": 1.5, "low": 1.2, "high": 1.8, "rounds": 16}
     assert compare.noise(one, one) == pytest.approx(3 * math.sqrt(2) * 1.25 * 0.6 / 1.35 / 4)
     assert compare.noise({**one, "low": 1.5, "high": 1.5}, {**one, "low": 1.5, "high": 1.5}) == pytest.approx(0.03)
 
 
-def test_targets_are_met_or_missed():
+def test_targets_are_met_up_to_equality():
     assert [table.is_met({"ratio": r, "target": 1.2}) for r in (1.19, 1.2, 1.21)] == [True, True, False]
     assert table.is_met({"ratio": 5.0, "target": None}) is None

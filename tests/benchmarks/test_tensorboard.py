@@ -1,4 +1,4 @@
-"""``--tensorboard``: event files that say what the record says, each step once, however often the run was killed."""
+"""``--tensorboard``: event files contain the record's rows, each step once, also after a run was killed."""
 
 import json
 import os
@@ -12,12 +12,12 @@ from tests.helpers.commands import checkpoints, kill, records, run, start, until
 
 COMMAND = ["slowly_changing_regression", "--methods", "l2", "--seeds", 2, "--steps", 4000, "--bin", 250]
 
-# tensorboard's own
+# raised inside tensorboard
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 def shown(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """All scalars below a folder, as they lie in the files: what was written twice is there twice."""
+    """All scalars below a folder, including duplicates."""
     found: dict[str, list[tuple[int, float]]] = {}
     for file in sorted(folder.rglob("events.out.tfevents.*")):
         for event in EventFileLoader(str(file)).Load():
@@ -31,13 +31,13 @@ def expected(record: bytes, seed: int) -> list[tuple[int, float]]:
     return [(row["step"], pytest.approx(row["squared_error"])) for row in rows if row["seed"] == seed]
 
 
-def test_each_step_once_after_a_kill_and_after_the_fact(tmp_path: Path) -> None:
+def test_event_files_contain_each_step_once(tmp_path: Path) -> None:
     command = [*COMMAND, "--out", tmp_path / "killed", "--tensorboard", "--checkpoint-every", 0.3]
     process = start(*command)
     until(lambda: bool(checkpoints(tmp_path / "killed")), process)
     (checkpoint,) = checkpoints(tmp_path / "killed")
     written = checkpoint.parent / "record.jsonl"
-    until(lambda: written.read_bytes().count(b"\n") > 6, process)  # rows that may be newer than the checkpoint
+    until(lambda: written.read_bytes().count(b"\n") > 6, process)  # until there are rows after the checkpoint
     kill(process)
     run(*command)
     ((name, record),) = records(tmp_path / "killed").items()
@@ -46,16 +46,16 @@ def test_each_step_once_after_a_kill_and_after_the_fact(tmp_path: Path) -> None:
         assert shown(folder) == {"squared_error": expected(record, seed)}
         assert len(expected(record, seed)) == 16
 
-    run(*COMMAND, "--out", tmp_path / "killed", "--tensorboard")  # shown again: nothing is added
+    run(*COMMAND, "--out", tmp_path / "killed", "--tensorboard")  # the repeated command adds nothing
     assert len(list((tmp_path / "killed").rglob("events.out.tfevents.*"))) == 2
     shutil.rmtree((tmp_path / "killed" / name).with_name("tensorboard"))
-    run(*COMMAND, "--out", tmp_path / "killed", "--tensorboard")  # of a run that was made without
+    run(*COMMAND, "--out", tmp_path / "killed", "--tensorboard")  # for a finished run without event files
     assert shown(tmp_path / "killed" / Path(name).parent / "tensorboard" / "seed-1") == {
         "squared_error": expected(record, 1)
     }
 
 
-def test_without_the_package_it_says_what_to_install(tmp_path: Path) -> None:
+def test_the_missing_package_is_reported(tmp_path: Path) -> None:
     (tmp_path / "tensorboard.py").write_text("raise ModuleNotFoundError('not here', name='tensorboard')\n")
     path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
     _, errors = run(*COMMAND, "--out", tmp_path / "out", "--tensorboard", status=2, environment={"PYTHONPATH": path})

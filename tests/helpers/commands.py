@@ -1,4 +1,4 @@
-"""``python -m benchmarks`` as a person runs it: real processes, interrupted and killed."""
+"""Runs ``python -m benchmarks`` in real processes, which tests can interrupt and kill."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 240  # seconds, for a machine that others use, too
+TIMEOUT = 240  # seconds; generous, for machines with other load
 
 
 def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
-    """Begin the command, in a process group of its own."""
+    """Start the command in a process group of its own. ``environment``: additional environment variables."""
     environment = {"OMP_NUM_THREADS": "1", **os.environ, **options.pop("environment", {})}
     return subprocess.Popen(
         [sys.executable, "-m", "benchmarks", *map(str, arguments)],
@@ -31,48 +31,48 @@ def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:
-    """Wait for its end. Returns what it printed, and its errors."""
-    output, errors = process.communicate(timeout=PATIENCE)
+    """Wait for the process to end, and check its status. Returns its output and its errors."""
+    output, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == status, (process.returncode, output, errors)
     return output, errors
 
 
 def run(*arguments: object, status: int = 0, **options: Any) -> tuple[str, str]:
-    """The whole command."""
+    """Run the command to its end. Returns its output and its errors."""
     return finish(start(*arguments, **options), status)
 
 
 def kill(process: subprocess.Popen[str]) -> None:
-    """``kill -9``, command and workers at once: nobody can save anything."""
+    """Kill the command and its workers with SIGKILL, so that none of them can save anything."""
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=PATIENCE)
+    process.communicate(timeout=TIMEOUT)
 
 
 def until(holds: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
-    """Wait until it holds, for as long as the process lives."""
-    deadline = time.monotonic() + PATIENCE
+    """Wait until ``holds()``; fails if the process ends before."""
+    deadline = time.monotonic() + TIMEOUT
     while not holds():
         assert process is None or process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.01)
 
 
 def records(out: Path) -> dict[str, bytes]:
-    """All records below a folder of results."""
+    """The content of all records below a folder of results."""
     return {str(file.relative_to(out)): file.read_bytes() for file in sorted(out.rglob("record.jsonl"))}
 
 
 def checkpoints(out: Path) -> dict[Path, int]:
-    """All checkpoints, and when they were written."""
+    """The modification times of all checkpoints."""
     found = {}
     for file in out.rglob("checkpoint.pt"):
         try:
             found[file] = file.stat().st_mtime_ns
-        except FileNotFoundError:  # its run was finished just now
+        except FileNotFoundError:  # deleted because its run has just finished
             continue
     return found
 
 
 def table(output: str) -> str:
-    """What a command shows in the end, but for the time it took."""
+    """The table in a command's output."""
     return output[output.index("┏") : output.index("└")]

@@ -1,4 +1,4 @@
-"""Finished runs for tests of what reads them: real ones, of some thousand steps, and hand-made records."""
+"""Finished runs for tests of code that reads results: trained for some thousand steps, or with made-up records."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ REGRESSION = "slowly_changing_regression"
 TINY = {"steps": 2000, "bin": 200, "flip_every": 500}
 
 
-def make(run: Run) -> Run:
-    """Train it to the end, as a worker does."""
+def train(run: Run) -> Run:
+    """Train the run to its end, as a worker does."""
     training = run.make_training()
     run.record.begin(run.head)
     while training.done < training.total:
@@ -24,22 +24,24 @@ def make(run: Run) -> Run:
     return run
 
 
-def planned(
+def planned_runs(
     out: Path, experiment: str, methods: str, seeds: int = 2, first: int = 0, grid: Any = None, **given: Any
 ) -> list[Run]:
-    """The runs of a command."""
+    """The runs that a command would execute."""
     size = given.pop("size", None)
     plan = RunPlan(experiment, tuple(methods.split()), size, given, grid or {}, tuple(range(first, first + seeds)))
     return plan.runs(out)
 
 
-def regression(out: Path, methods: str = "backprop continual_backprop", **options: Any) -> list[Run]:
-    """Real runs of the regression, of 2,000 steps."""
-    return [make(run) for run in planned(out, REGRESSION, methods, **{**TINY, **options})]
+def trained_regression_runs(out: Path, methods: str = "backprop continual_backprop", **options: Any) -> list[Run]:
+    """Trained runs of the regression, 2,000 steps each."""
+    return [train(run) for run in planned_runs(out, REGRESSION, methods, **{**TINY, **options})]
 
 
-def written(run: Run, rows: int = 10, keep: float = 0.9, seconds: float = 60.0) -> Run:
-    """A record with made-up figures: they fall to ``keep`` of their start, a twentieth more with each seed."""
+def write_record(run: Run, rows: int = 10, keep: float = 0.9, seconds: float = 60.0) -> Run:
+    """Write a record with made-up values: they decline to ``keep`` times the first one, and rise by 5% with each
+    seed.
+    """
     display = experiments.display(run.experiment)
     run.delete_results()
     run.record.begin(run.head)

@@ -1,5 +1,6 @@
-"""A Ray cluster of two nodes with one CPU each on this machine, in a process of its own: prints its address, and ends
-with its standard input. RAY_TMPDIR says where it leaves its files. ``python -m tests.helpers.ray_cluster``
+"""Starts a Ray cluster of two nodes with one CPU each on this machine: ``python -m tests.helpers.ray_cluster``.
+
+Prints the cluster's address and ends with its standard input. Ray's files are written to RAY_TMPDIR.
 """
 
 from __future__ import annotations

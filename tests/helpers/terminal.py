@@ -1,4 +1,4 @@
-"""A terminal: what a person sees of a command that moves the cursor."""
+"""A terminal emulator, for tests of commands that move the cursor."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import termios
 
 from tests.helpers.commands import ROOT
 
-REDRAW = b"\r\x1b[2K"  # with which rich begins to wipe what it drew before
+REDRAW = b"\r\x1b[2K"  # rich starts with this to erase its previous output
 _TOKEN = re.compile(r"\x1b\[([?0-9;]*)([A-Za-z])|([\r\n])|([^\x1b\r\n]+)")
 
 
 class Screen:
-    """ProgressLines as they stand after all that was printed so far; knows what `rich` uses."""
+    """The lines that are visible after all output so far; understands the escape sequences that `rich` uses."""
 
     def __init__(self) -> None:
         self.lines = [""]
         self.row = self.column = 0
 
     def feed(self, text: str) -> None:
-        """Print."""
+        """Process output."""
         for arguments, command, control, plain in _TOKEN.findall(text):
             if plain:
                 line = self.lines[self.row].ljust(self.column)
@@ -42,35 +42,37 @@ class Screen:
             elif command == "K":
                 self.lines[self.row] = ""
             else:
-                assert command in "mhl", f"the terminal does not know {arguments}{command}"
+                assert command in "mhl", f"unknown escape sequence {arguments}{command}"
 
 
 def watch(*arguments: object, columns: int = 120) -> tuple[int, list[list[str]]]:
-    """Run the benchmarks in a terminal. Returns the exit status, and what was shown: before each redraw, and last."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 60, columns, 0, 0))
+    """Run the benchmarks in a terminal. Returns the exit status and the screens: before each redraw, and the last
+    one.
+    """
+    own_end, process_end = pty.openpty()
+    fcntl.ioctl(process_end, termios.TIOCSWINSZ, struct.pack("HHHH", 60, columns, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks", *map(str, arguments)],
         cwd=ROOT,
         env={"OMP_NUM_THREADS": "1", **environment, "TERM": "xterm-256color"},
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
+        stdin=process_end,
+        stdout=process_end,
+        stderr=process_end,
         start_new_session=True,
     )
-    os.close(theirs)
-    screen, seen, waiting = Screen(), [], b""
+    os.close(process_end)
+    screen, screens, pending = Screen(), [], b""
     while True:
         try:
-            waiting += os.read(ours, 65536)
-        except OSError:  # the other end is closed
+            pending += os.read(own_end, 65536)
+        except OSError:  # the process has closed its end
             break
-        *whole, waiting = waiting.split(REDRAW)
+        *whole, pending = pending.split(REDRAW)
         for frame in whole:
             screen.feed(frame.decode())
-            seen.append([line.rstrip() for line in screen.lines])
+            screens.append([line.rstrip() for line in screen.lines])
             screen.feed(REDRAW.decode())
-    screen.feed(waiting.decode())
-    os.close(ours)
-    return process.wait(), [*seen, [line.rstrip() for line in screen.lines]]
+    screen.feed(pending.decode())
+    os.close(own_end)
+    return process.wait(), [*screens, [line.rstrip() for line in screen.lines]]

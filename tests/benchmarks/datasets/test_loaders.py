@@ -88,6 +88,7 @@ HEADER = bytes([0, 0, 8, 1, 0, 0, 0, 5])
         (gzip.compress(b""), "not an IDX file of unsigned bytes: it begins with nothing"),
         (b"<html>not found</html>", "Cannot read .*Not a gzipped file"),
     ],
+    ids=["truncated", "too short", "other type", "empty", "not gzipped"],  # gzip's bytes contain the time
 )
 def test_a_damaged_idx_file_is_reported(content, message, tmp_path):
     file = tmp_path / "train-labels-idx1-ubyte.gz"
