@@ -1,11 +1,8 @@
-"""What the tests of slippery ant share: small settings, environments, and saving by a real file."""
+"""Shared by the tests of slippery ant: small settings and environments."""
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
-import torch
 
 from benchmarks.slippery_ant.environment import SlipperyAnt
 from benchmarks.slippery_ant.settings import Settings
@@ -23,23 +20,15 @@ SMALL = {
 
 
 def small(method="continual_backprop", **changed):
-    """Settings of an agent that learns in a moment."""
+    """Settings of an agent that trains in moments."""
     return Settings.of(method, **{**SMALL, **changed})
 
 
 def ant(change_every=40, seed=3, **options):
-    """An ant on ground that soon changes."""
+    """An ant with frequent changes of friction."""
     return SlipperyAnt([0.5, 0.02, 2.0, 0.1], change_every, seed, **options)
 
 
 def actions(count, seed=0):
-    """What a random policy does."""
+    """Actions of a random policy."""
     return np.random.default_rng(seed).uniform(-1, 1, (count, 8)).astype(np.float32)
-
-
-def through_a_file(state):
-    """The state as a checkpoint gives it back."""
-    stream = io.BytesIO()
-    torch.save(state, stream)
-    stream.seek(0)
-    return torch.load(stream, weights_only=True)

@@ -5,7 +5,7 @@ from tests.benchmarks.datasets.raw_files import write_class_folder, write_idx_fo
 
 @pytest.fixture(scope="session")
 def digits_folder(tmp_path_factory):
-    """Real digits in a folder like Fashion-MNIST's."""
+    """A folder of IDX files with MNIST digits, in the format of Fashion-MNIST."""
     folder = tmp_path_factory.mktemp("digits")
     write_idx_folder(folder, train=30, test=10)
     return str(folder)
@@ -13,7 +13,7 @@ def digits_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def arrays_folder(tmp_path_factory):
-    """Real digits in a folder like Continual ImageNet's."""
+    """A folder of class arrays with MNIST digits, in the format of Continual ImageNet."""
     folder = tmp_path_factory.mktemp("arrays")
     write_class_folder(folder, train=12, test=4, classes=4)
     return str(folder)

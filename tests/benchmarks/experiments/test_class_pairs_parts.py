@@ -1,4 +1,4 @@
-"""Class pairs' network, pairs and images."""
+"""The network, pairs and images of class pairs."""
 
 import itertools
 
@@ -20,7 +20,7 @@ from benchmarks.seeds import stream
 
 @pytest.mark.parametrize(("channels", "size", "flat"), [(3, 32, 512), (1, 28, 128)])
 @pytest.mark.parametrize("layer_norm", [False, True])
-def test_the_network_is_the_authors(channels, size, flat, layer_norm):
+def test_the_network_has_the_published_layers(channels, size, flat, layer_norm):
     net = make_net(channels, size, layer_norm)
     weights = [tuple(layer.weight.shape) for layer in net if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear))]
     assert weights == [
@@ -32,7 +32,7 @@ def test_the_network_is_the_authors(channels, size, flat, layer_norm):
     assert [group.num_units for group in gnt.GnT(net).groups] == [32, 64, 128, 128, 128]
 
 
-def test_a_zeroed_head_says_nothing_and_the_rest_is_as_it_was():
+def test_zero_head_changes_only_the_last_layer():
     net = make_net(1, 28)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     zero_head(net)
@@ -42,7 +42,7 @@ def test_a_zeroed_head_says_nothing_and_the_rest_is_as_it_was():
 
 
 @given(st.integers(1, 60), st.integers(3, 12), st.integers(0, 1000))
-def test_pairs(tasks, classes, seed):
+def test_pairs_differ_from_the_previous_pair(tasks, classes, seed):
     pairs = draw_pairs(tasks, classes, seed)
     assert pairs.shape == (tasks, 2)
     assert pairs.min() >= 0
@@ -50,10 +50,12 @@ def test_pairs(tasks, classes, seed):
     assert (pairs[:, 0] != pairs[:, 1]).all()
     sets = [frozenset(pair) for pair in pairs.tolist()]
     assert all(one != next_one for one, next_one in itertools.pairwise(sets))
-    assert torch.equal(draw_pairs(tasks + 5, classes, seed)[:tasks], pairs)  # a longer run begins as a shorter one
+    assert torch.equal(
+        draw_pairs(tasks + 5, classes, seed)[:tasks], pairs
+    )  # a longer sequence starts with the shorter one
 
 
-def test_every_ordered_pair_comes_about_as_often():
+def test_ordered_pairs_are_equally_frequent():
     pairs = draw_pairs(6000, 4, seed=1)
     counts = torch.bincount(pairs[:, 0] * 4 + pairs[:, 1], minlength=16).view(4, 4)
     assert counts.diagonal().eq(0).all()
@@ -61,7 +63,7 @@ def test_every_ordered_pair_comes_about_as_often():
     assert not torch.equal(pairs, draw_pairs(6000, 4, seed=2))
 
 
-def test_two_classes_are_too_few():
+def test_fewer_than_three_classes_are_refused():
     with pytest.raises(ValueError, match="classes must be at least 3, got 2"):
         draw_pairs(3, 2, seed=0)
 
@@ -89,18 +91,18 @@ def test_a_task_has_images_of_its_two_classes(digits):
             assert len(mine) == drawn  # without replacement
 
 
-def test_more_images_than_there_are(digits):
+def test_more_images_than_available_are_refused(digits):
     with pytest.raises(CannotRun, match="class 7 has 500 images to train, fewer than the 501 asked for"):
         make_pair(digits, [7, 2], train=501, test=10, generator=stream(0, "images"))
     with pytest.raises(ValueError, match="count must be at most 5000, the number of images, got 5001"):
         sample_images(mnist_images(), 5001, stream(0, "images"))
 
 
-def test_all_images_are_taken_in_their_order():
+def test_sampling_all_images_keeps_their_order():
     assert sample_images(mnist_images(), 5000, stream(0, "images")) is mnist_images()
 
 
-def test_a_folder_is_known_by_its_whole_path(tmp_path, monkeypatch):
+def test_a_data_folder_is_stored_as_an_absolute_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     check = Settings.field("data").metadata["check"]
     assert check("here/../data") == check(str(tmp_path / "data")) == str(tmp_path.resolve() / "data")

@@ -1,4 +1,4 @@
-"""Class-incremental CIFAR's network, images, augmentation, schedule and early stopping."""
+"""The network, images, augmentation, schedule and early stopping of class-incremental CIFAR."""
 
 import math
 
@@ -29,7 +29,7 @@ def test_the_network_is_resnet18_for_small_images():
     assert strides == [1, *[1] * 4, *[2, 1, 1, 1] * 3]
 
 
-def test_its_replaceable_units_are_those_inside_the_blocks():
+def test_replaceable_units_are_those_inside_the_blocks():
     net = ResNet18(1, 10, width=4)
     groups = gnt.trace(net, torch.rand(2, 1, SIZE, SIZE))
     assert [group.name for group in groups] == [f"blocks.{i}.conv1" for i in range(8)]
@@ -46,7 +46,7 @@ def test_initial_weights_are_kaiming_normal():
     assert net.head.bias.eq(0).all()
 
 
-def test_reset_draws_the_head_anew():
+def test_reset_draws_new_weights_and_zeroes_the_bias():
     net = ResNet18(1, 10, width=4)
     with torch.no_grad():
         net.head.bias.fill_(1)
@@ -57,28 +57,28 @@ def test_reset_draws_the_head_anew():
 
 
 def literal(image, flip, top, left, degrees, padding=4):
-    """One image (channels, size, size), a pixel at a time, in double precision."""
+    """Literal implementation for one image (channels, size, size), pixel by pixel, in double precision."""
     image = image.double().numpy()
     size = image.shape[1]
     if flip:
         image = image[:, :, ::-1]
     padded = np.pad(image, ((0, 0), (padding, padding), (padding, padding)), mode="reflect")
     crop = padded[:, top : top + size, left : left + size]
-    turned = np.zeros_like(crop)
+    rotated = np.zeros_like(crop)
     centre, angle = (size - 1) / 2, math.radians(degrees)
     for row in range(size):
         for column in range(size):
             right, up = column - centre, centre - row
-            from_right = right * math.cos(angle) + up * math.sin(angle)  # turned back, clockwise
+            from_right = right * math.cos(angle) + up * math.sin(angle)  # rotated back, clockwise
             from_up = -right * math.sin(angle) + up * math.cos(angle)
             y, x = round(centre - from_up), round(centre + from_right)
             if 0 <= y < size and 0 <= x < size:
-                turned[:, row, column] = crop[:, y, x]
-    return torch.from_numpy(turned).float()
+                rotated[:, row, column] = crop[:, y, x]
+    return torch.from_numpy(rotated).float()
 
 
 @pytest.mark.parametrize("padding", [0, 2, 4])
-def test_augmentation_is_its_literal_twin(padding):
+def test_augmentation_equals_the_literal_implementation(padding):
     images = torch.rand(40, 3, SIZE, SIZE, generator=stream(0, "images"))
     draws = draw_augmentation(40, stream(0, "draws"), padding)
     got = augment(images, draws, padding)
@@ -86,20 +86,20 @@ def test_augmentation_is_its_literal_twin(padding):
         assert torch.equal(changed, literal(image, *own, padding))
 
 
-def test_nothing_drawn_changes_nothing():
+def test_neutral_draws_leave_images_unchanged():
     images = mnist_images().in_unit_range()[:5]
     nothing = AugmentationDraws(torch.zeros(5, dtype=torch.bool), *torch.full((2, 5), 4), torch.zeros(5))
     assert torch.equal(augment(images, nothing), images)
 
 
-def test_turned_counter_clockwise():
+def test_rotation_is_counter_clockwise():
     image = torch.zeros(1, 1, 21, 21)
     image[..., 10, 18] = 1  # right of the centre, by 8
     turn = AugmentationDraws(torch.zeros(1, dtype=torch.bool), *torch.full((2, 1), 4), torch.tensor([90.0]))
     assert augment(image, turn).nonzero().tolist() == [[0, 0, 2, 10]]  # above it
 
 
-def test_what_is_drawn():
+def test_draws_have_the_specified_distributions():
     flip, top, left, degrees = draw_augmentation(20_000, stream(3, "draws"))
     assert abs(flip.float().mean() - 0.5) < 0.02
     for offset in (top, left):
@@ -116,12 +116,12 @@ def test_learning_rates_of_short_stages():
     assert learning_rate(0.3, 0, 1) == 0.3
 
 
-def test_the_order_of_classes():
+def test_class_orders_are_permutations_that_differ_between_seeds():
     assert sorted(class_order(100, 0).tolist()) == list(range(100))
     assert class_order(100, 0).tolist() != class_order(100, 1).tolist()
 
 
-def test_splits_of_real_digits():
+def test_splits_are_normalised_and_ordered_by_class():
     digits = mnist_images()
     order = class_order(10, 5)
     parts = split(Splits(digits, digits), order, train=40, validation=10, test=20)
@@ -144,19 +144,19 @@ def test_splits_of_real_digits():
 def test_shrunk_images_are_means_of_squares():
     digits = mnist_images()
     small = split(Splits(digits, digits), torch.arange(10), 3, 2, 2, shrink=2).train.x
-    image = digits.in_unit_range()[500]  # the first one: fourth of the training images
+    image = digits.in_unit_range()[500]  # class 1's first, which is training image 3
     squares = image[0].reshape(14, 2, 14, 2).mean((1, 3))
     assert small.shape == (30, 1, 14, 14)
     assert torch.corrcoef(torch.stack([small[3].flatten(), squares.flatten()]))[0, 1] > 0.99999
 
 
-def test_fewer_images_than_asked_for():
+def test_too_few_images_are_reported():
     digits = mnist_images()
     with pytest.raises(CannotRun, match="class 4 has 500 images to train, fewer than the 510 asked for"):
         split(Splits(digits, digits), torch.tensor([4]), train=500, validation=10, test=5)
 
 
-def test_the_best_network_comes_back():
+def test_restore_loads_the_best_network_in_place():
     torch.manual_seed(1)
     net = ResNet18(1, 10, width=2)
     best, states = BestNetwork(), []
@@ -176,4 +176,4 @@ def test_the_best_network_comes_back():
     assert all(torch.equal(value, states[1][name]) for name, value in net.state_dict().items())
     assert all(one is other for one, other in zip(parameters, net.parameters(), strict=True))
     best.update(net, 0.1)
-    assert best.accuracy == 0.1  # the next stage's first is its best so far
+    assert best.accuracy == 0.1  # in the next stage the comparison starts again

