@@ -1,20 +1,21 @@
-// One step of Adam on several parameters, in one pass over each: parameter, gradient and moments are read once and
-// written once. Every row and column of a parameter may have a step count of its own; see gnt/optim/unit_counts.py.
+// One step of Adam on several parameters, in one pass over memory: parameter, gradient and moments are read once and written once.
+// Every row and column of a parameter can have its own step count; see optim/_adam/step_counts.py.
 //
-//   layout    for each parameter FIELDS numbers: the addresses of parameter, moments m and v, the greatest v (or 0),
-//             row_start and column_start (or 0); rows, elements of a row, elements that share a column, columns of all
-//             groups, rows of a group; and of a matrix where the means of |p| over each row and each column go (or 0):
-//             somebody wants to know them, and here they need not be read again
+//   layout    FIELDS numbers per parameter: the addresses of the parameter, the moments m and v, the maximum of v (or 0), row_start
+//             and column_start (or 0); number of rows, elements per row, elements per column in a row, columns of all groups, rows
+//             per group; for a matrix, the addresses for the means of |p| over each row and each column (or 0)
 //   grads     the address of each gradient
-//   counts    the steps taken of each parameter, before this one; counted on here
+//   counts    the number of steps of each parameter before this one; incremented here
 //   options   lr, b1, b2, eps, weight decay
-//   bias1, root2   1 - b1^k and sqrt(1 - b2^k) for k = 0..
+//   bias1, root2   1 - b1^k and sqrt(1 - b2^k) for k = 0, 1, ...
 //   flags     1: decoupled weight decay, 2: amsgrad, 4: maximize
+//
+// ``scalar`` is the dtype that the kernel is built for (build.py).
 #include <cstring>
 #include <vector>
 
 
-// Vectors by hand: the compiler is told to mind errno, and then makes none of square roots and fused multiply-adds.
+// Explicit vector instructions: the compiler must maintain errno, so it does not vectorise square roots and fused multiply-adds.
 #if defined(__AVX512F__)
 #include <immintrin.h>
 using floats = __m512;
@@ -48,23 +49,23 @@ static inline scalar multiply_add(scalar x, scalar y, scalar z) { return x * y +
 
 namespace {
 
-constexpr int64_t FIELDS = 13, HEIGHT = 64, LANES = sizeof(scalars) / sizeof(scalar), BLOCK = 1 << 14, WORTH_THREADS = 1 << 15;
+constexpr int64_t FIELDS = 13, HEIGHT = 64, LANES = sizeof(scalars) / sizeof(scalar), BLOCK = 1 << 14, MIN_PARALLEL_SIZE = 1 << 15;
 
-struct Correction {  // of one decay rate: 1 - b^k or its root, from the table as far as it goes
+struct Correction {  // 1 - b^k or its square root, for one decay rate b; from the table if it is long enough
     const double* table;
     int64_t length;
     double beta;
     bool root;
 
     double operator()(int64_t k) const {
-        k = std::max<int64_t>(k, 1);  // a unit that is younger than this step is a mistake, but no reason to crash
+        k = std::max<int64_t>(k, 1);  // a count below 1 is an error of the caller; avoid division by zero
         if (k < length) return table[k];
         double value = 1.0 - std::pow(beta, double(k));
-        return root ? std::pow(value, 0.5) : value;  // as Python's ** 0.5, which is not always sqrt
+        return root ? std::pow(value, 0.5) : value;  // like Python's ** 0.5, which can differ from sqrt in the last bit
     }
 };
 
-struct Step {  // what all elements of a step share, in the dtype of the parameters
+struct Step {  // the constants of a step, in the dtype of the parameters
     scalar keep, decay, sign, lerp, take, stay, give, eps, least;
     bool lerp_from_grad;
 };
@@ -85,12 +86,12 @@ inline scalar lane_of(scalars x, int64_t lane) {
 
 inline scalars all(scalar x) { return scalars{} + x; }
 
-struct Factors {  // lr / (1 - b1^k) and 1 / sqrt(1 - b2^k): of a row; and where columns have counts, of each element's
+struct Factors {  // lr / (1 - b1^k) and 1 / sqrt(1 - b2^k) of a row; if columns have counts, of each element's
     scalar size, root;
     const scalar *sizes, *roots;
 };
 
-// One vector, in torch's order of operations; returns the parameters.
+// Updates one vector, in torch's order of operations; returns the new parameters.
 template <bool COLUMNS, bool DECAYED, bool GREATEST>
 inline scalars run_lanes(scalar* p, const scalar* g, scalar* m, scalar* v, scalar* u, scalars size, scalars root,
                       const scalar* sizes, const scalar* roots, const Step& s) {
@@ -118,7 +119,7 @@ inline scalars run_lanes(scalar* p, const scalar* g, scalar* m, scalar* v, scala
     return next;
 }
 
-// n elements in a row; returns the sum of |p|, and adds |p| to ``sums``, where that is not null.
+// Updates n elements of a row; returns the sum of |p|, and adds |p| to ``sums`` unless it is null.
 template <bool COLUMNS, bool DECAYED, bool GREATEST>
 scalar run(scalar* p, const scalar* g, scalar* m, scalar* v, scalar* u, int64_t n, const Factors f, const Step s,
            scalar* sums) {
@@ -182,7 +183,7 @@ extern "C" void kernel(const int64_t* layout, const int64_t* grads, double* coun
     s.stay = scalar(beta2);
     s.give = scalar(1.0 - beta2);
     s.eps = scalar(eps);
-    // moments too small for full precision are slow to compute with; beside such an eps they change no step
+    // subnormal moments are slow to compute with; with eps of this size, setting them to zero does not change the step
     s.least = eps >= 1e-10 ? std::numeric_limits<scalar>::min() : scalar(0);
     const Correction first{bias1, length1, beta1, false}, second{root2, length2, beta2, true};
     static thread_local std::vector<scalar> sizes, roots, partial_sums;
@@ -197,7 +198,7 @@ extern "C" void kernel(const int64_t* layout, const int64_t* grads, double* coun
         const scalar* g = reinterpret_cast<const scalar*>(grads[i]);
         const int64_t now = int64_t(counts[i] += 1.0), total = rows * elements;
         auto size_at = [&](int64_t start) { return scalar(lr / first(now - start)); };
-        // the younger of row and column has the greater factors
+        // the smaller count of row and column gives the larger factors
         auto root_at = [&](int64_t start) { return scalar(1.0 / second(now - start)); };
         const scalar oldest_size = size_at(0), oldest_root = root_at(0);
         if (total == 0) continue;
@@ -218,13 +219,13 @@ extern "C" void kernel(const int64_t* layout, const int64_t* grads, double* coun
         scalar *of_rows = reinterpret_cast<scalar*>(field[11]), *of_columns = reinterpret_cast<scalar*>(field[12]);
         if (!row_start && !column_start && !of_rows && !of_columns)
             elements = BLOCK, rows = (total + BLOCK - 1) / BLOCK;
-        // sums of columns are made for so many rows at a time, whoever takes them, and added up in order: so they do not
-        // depend on the number of threads
+        // column sums are computed for HEIGHT rows at a time and added in a fixed order, so that they do not depend on the
+        // number of threads
         const int64_t height = of_columns ? HEIGHT : 1, chunks = (rows + height - 1) / height;
         if (of_columns) partial_sums.assign(chunks * elements, scalar(0));
         scalar* partial = of_columns ? partial_sums.data() : nullptr;
         const Run go = column_start ? runner<true>(decayed, greatest) : runner<false>(decayed, greatest);
-#pragma omp parallel for schedule(static) num_threads(threads) if (total > WORTH_THREADS && threads > 1)
+#pragma omp parallel for schedule(static) num_threads(threads) if (total > MIN_PARALLEL_SIZE && threads > 1)
         for (int64_t chunk = 0; chunk < chunks; ++chunk)
             for (int64_t r = chunk * height; r < std::min((chunk + 1) * height, rows); ++r) {
                 const int64_t at = r * elements, n = std::min(elements, total - at);

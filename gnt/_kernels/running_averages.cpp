@@ -1,12 +1,13 @@
-// Everybody one update older: what was tested enters the running averages, and who was active is noted.
+// One update of the running averages: the measured values enter the averages, and the last active update is stored.
 //
-// averages and tested are (units) mean features, then (units) utilities; numbers holds the weight of what is new.
+// ``averages`` and ``measured`` contain the mean features of all units, then their utilities; ``numbers[0]`` is the weight of the
+// measured values. ``scalar`` is the dtype that the kernel is built for (build.py).
 
-extern "C" void kernel(scalar* averages, const scalar* tested, int64_t* last_active, const double* numbers, int64_t units, int64_t now)
+extern "C" void kernel(scalar* averages, const scalar* measured, int64_t* last_active, const double* numbers, int64_t units, int64_t now)
 {
     const scalar weight = numbers[0];
     #pragma omp simd
-    for (int64_t i = 0; i < 2 * units; i++) averages[i] += weight * (tested[i] - averages[i]);
+    for (int64_t i = 0; i < 2 * units; i++) averages[i] += weight * (measured[i] - averages[i]);
     for (int64_t i = 0; i < units; i++)
-        if (tested[i] != 0) last_active[i] = now;
+        if (measured[i] != 0) last_active[i] = now;
 }

@@ -1,17 +1,18 @@
-// One step of plain gradient descent on several parameters, and on the way the means of |p| over the rows and columns of those
-// where somebody wants to know them: the parameter is read and written once, and need not be read again.
+// One step of plain gradient descent on several parameters and, in the same pass over memory, the means of |p| over the rows and
+// columns of those that are asked for.
 //
-//   layout    for each parameter FIELDS numbers: its address, rows, columns, and the addresses for the means of its rows and
-//             columns (or 0)
+//   layout    FIELDS numbers per parameter: its address, rows, columns, and the addresses for the means of its rows and columns
+//             (or 0)
 //   grads     the address of each gradient
 //   options   lr, weight decay
 //   flags     4: maximize
 //
-// Rows are taken in chunks of a fixed height, so that the sums do not depend on the number of threads.
+// Rows are processed in chunks of a fixed height, so that the sums do not depend on the number of threads. ``scalar`` is the dtype
+// that the kernel is built for (build.py).
 
 #include <vector>
 
-static const int64_t FIELDS = 5, HEIGHT = 64, WORTH_THREADS = 1 << 15;
+static const int64_t FIELDS = 5, HEIGHT = 64, MIN_PARALLEL_SIZE = 1 << 15;
 
 extern "C" void kernel(const int64_t* layout, const int64_t* grads, const double* options, int64_t parameters, int64_t flags, int64_t threads)
 {
@@ -27,7 +28,7 @@ extern "C" void kernel(const int64_t* layout, const int64_t* grads, const double
         if (of_columns) partial_sums.assign(chunks * columns, scalar(0));
         scalar* partial = partial_sums.data();
 
-        #pragma omp parallel for schedule(static) num_threads(threads) if (rows * columns > WORTH_THREADS && threads > 1)
+        #pragma omp parallel for schedule(static) num_threads(threads) if (rows * columns > MIN_PARALLEL_SIZE && threads > 1)
         for (int64_t chunk = 0; chunk < chunks; chunk++) {
             scalar* sums = partial + chunk * columns;
             for (int64_t row = chunk * HEIGHT; row < std::min((chunk + 1) * HEIGHT, rows); row++) {

@@ -1,30 +1,30 @@
-// What an update asks of simple groups of units, in one call: mean features, mean |h| or mean |h - f^|, mean |w| of the weights that
-// a measure reads, and the worth of each unit.
+// The statistics of an update for simple groups of units, in one call: mean features, mean |h| or mean |h - f^|, the mean |w| of the
+// weights that the measure reads, and the utility of each unit.
 //
-//   groups    for each group GROUP numbers: the addresses of its feature h (samples, positions, sites), and of where its mean
-//             features, worths and magnitudes go, of its running mean features, births, outgoing and incoming magnitudes; then
-//             samples, positions, sites, block (positions a unit)
-//   weights   for each weight WEIGHT numbers: the addresses of w (groups, rows, columns, inner), and of where the means of |w| over
-//             rows and over columns go (or 0); then groups, rows, columns, inner (a convolution's kernel), and whether they are
-//             known already
-//   numbers   decay, log(decay)
-//   reads     1: features, 2: outgoing weights, 4: incoming weights; 8: of features not |h|, but |h - f^| with f^ the corrected
-//             running mean as it will be once this batch is averaged in
-//   now       this update's number, so that a unit's age is now - born
+//   groups    GROUP numbers per group: the addresses of its feature h (samples, positions, sites), of its mean features, utilities
+//             and magnitudes (written), of its running mean features, of the update numbers at which its units started, and of its
+//             outgoing and incoming magnitudes; then number of samples, positions, sites, and positions per unit
+//   weights   WEIGHT numbers per weight: the addresses of w (groups, rows, columns, inner) and of the means of |w| over rows and
+//             over columns (or 0); then groups, rows, columns, inner (the size of a convolution's kernel), and whether the means
+//             are up to date already
+//   numbers   decay rate, log(decay rate)
+//   reads     1: features, 2: outgoing weights, 4: incoming weights; 8: use |h - f^| instead of |h|, with f^ the corrected running
+//             mean after this batch has entered it
+//   now       number of this update; the age of a unit is now - start
 //
-// All sums are made in parts of fixed sizes that are added up in order: they do not depend on the number of threads.
-
+// All sums are computed in parts of fixed sizes that are added in a fixed order: they do not depend on the number of threads.
+// ``scalar`` is the dtype that the kernel is built for (build.py).
 #include <vector>
 
 namespace {
 
-constexpr int64_t GROUP = 12, WEIGHT = 8, HEIGHT = 64, RUN = 64, WORTH_THREADS = 1 << 15;
+constexpr int64_t GROUP = 12, WEIGHT = 8, HEIGHT = 64, RUN = 64, MIN_PARALLEL_SIZE = 1 << 15;
 
 template <typename T>
 T* at(int64_t address) { return reinterpret_cast<T*>(address); }
 
-// Sums over samples and sites of f(h, position), for the positions first..last. Samples are summed in runs, so that rounding
-// grows with the length of a run and with the number of runs, not with their product.
+// Sums of f(h, position) over samples and sites, for the positions first..last. Samples are summed in runs, so that the rounding
+// error grows with the length plus the number of runs, not with their product.
 template <typename F>
 void sums(const scalar* h, int64_t samples, int64_t positions, int64_t sites, int64_t first, int64_t last, scalar* out, scalar* run, F f)
 {
@@ -50,7 +50,7 @@ void sums(const scalar* h, int64_t samples, int64_t positions, int64_t sites, in
     }
 }
 
-struct Room {  // for intermediate results; it grows and stays
+struct Workspace {  // for intermediate results; it grows and is reused
     std::vector<scalar> numbers;
 
     scalar* of(int64_t size) {
@@ -59,7 +59,7 @@ struct Room {  // for intermediate results; it grows and stays
     }
 };
 
-void watch_features(const int64_t* g, const double* numbers, int64_t now, int64_t reads, int64_t threads, Room& room)
+void watch_features(const int64_t* g, const double* numbers, int64_t now, int64_t reads, int64_t threads, Workspace& workspace)
 {
     const scalar* h = at<const scalar>(g[0]);
     scalar *means = at<scalar>(g[1]), *out = at<scalar>(g[3]);
@@ -68,9 +68,9 @@ void watch_features(const int64_t* g, const double* numbers, int64_t now, int64_
     const int64_t samples = g[8], positions = g[9], sites = g[10], block = g[11], units = positions / block;
     const int64_t width = std::max<int64_t>(1, (sites == 1 ? 512 : 8) / block), pieces = (units + width - 1) / width;
     const scalar count = samples * sites, weight = 1 - numbers[0];
-    scalar *run = room.of(2 * positions), *centre = run + positions;
+    scalar *run = workspace.of(2 * positions), *centre = run + positions;
 
-    #pragma omp parallel for schedule(static) num_threads(threads) if (samples * positions * sites > WORTH_THREADS && threads > 1)
+    #pragma omp parallel for schedule(static) num_threads(threads) if (samples * positions * sites > MIN_PARALLEL_SIZE && threads > 1)
     for (int64_t piece = 0; piece < pieces; piece++) {
         const int64_t from = piece * width, to = std::min(from + width, units), first = from * block, last = to * block;
         sums(h, samples, positions, sites, first, last, out, run, [](scalar x, int64_t) { return x; });
@@ -96,15 +96,15 @@ void watch_features(const int64_t* g, const double* numbers, int64_t now, int64_
     }
 }
 
-void watch_weight(const int64_t* field, int64_t threads, Room& room)
+void watch_weight(const int64_t* field, int64_t threads, Workspace& workspace)
 {
     const scalar* w = at<const scalar>(field[0]);
     scalar *of_rows = at<scalar>(field[1]), *of_columns = at<scalar>(field[2]);
     const int64_t groups = field[3], rows = field[4], columns = field[5], inner = field[6];
     const int64_t chunks = (rows + HEIGHT - 1) / HEIGHT;
-    scalar* partial = of_columns ? room.of(groups * chunks * columns) : nullptr;
+    scalar* partial = of_columns ? workspace.of(groups * chunks * columns) : nullptr;
 
-    #pragma omp parallel for schedule(static) num_threads(threads) if (groups * rows * columns * inner > WORTH_THREADS && threads > 1)
+    #pragma omp parallel for schedule(static) num_threads(threads) if (groups * rows * columns * inner > MIN_PARALLEL_SIZE && threads > 1)
     for (int64_t item = 0; item < groups * chunks; item++) {
         const int64_t group = item / chunks, first = (item % chunks) * HEIGHT, last = std::min(first + HEIGHT, rows);
         scalar* sum_of = of_columns ? partial + item * columns : nullptr;
@@ -144,22 +144,22 @@ void watch_weight(const int64_t* field, int64_t threads, Room& room)
     }
 }
 
-// The mean over a unit's positions of what the measure multiplies, divided by what it divides by.
+// The utility: the mean over a unit's positions of the product of signals, divided by the incoming magnitude.
 void judge(const int64_t* g, int64_t reads)
 {
-    scalar* worths = at<scalar>(g[2]);
+    scalar* utilities = at<scalar>(g[2]);
     const scalar *feature = at<const scalar>(g[3]), *outgoing = at<const scalar>(g[6]), *incoming = at<const scalar>(g[7]);
     const int64_t block = g[11], units = g[9] / block;
     const scalar least = std::numeric_limits<scalar>::epsilon();
     for (int64_t unit = 0; unit < units; unit++) {
-        scalar worth = reads & 3 ? 0 : 1;
+        scalar utility = reads & 3 ? 0 : 1;
         if (reads & 3) {
             for (int64_t p = unit * block; p < (unit + 1) * block; p++)
-                worth += (reads & 1 ? feature[p] : scalar(1)) * (reads & 2 ? outgoing[p] : scalar(1));
-            worth /= block;
+                utility += (reads & 1 ? feature[p] : scalar(1)) * (reads & 2 ? outgoing[p] : scalar(1));
+            utility /= block;
         }
-        if (reads & 4) worth /= incoming[unit] < least ? least : incoming[unit];
-        worths[unit] = worth;
+        if (reads & 4) utility /= incoming[unit] < least ? least : incoming[unit];
+        utilities[unit] = utility;
     }
 }
 
@@ -167,9 +167,9 @@ void judge(const int64_t* g, int64_t reads)
 
 extern "C" void kernel(const int64_t* groups, const int64_t* weights, const double* numbers, int64_t how_many_groups, int64_t how_many_weights, int64_t reads, int64_t now, int64_t threads)
 {
-    static thread_local Room room;
-    for (int64_t i = 0; i < how_many_groups; i++) watch_features(groups + i * GROUP, numbers, now, reads, threads, room);
+    static thread_local Workspace workspace;
+    for (int64_t i = 0; i < how_many_groups; i++) watch_features(groups + i * GROUP, numbers, now, reads, threads, workspace);
     for (int64_t i = 0; i < how_many_weights; i++)
-        if (!weights[i * WEIGHT + 7]) watch_weight(weights + i * WEIGHT, threads, room);
+        if (!weights[i * WEIGHT + 7]) watch_weight(weights + i * WEIGHT, threads, workspace);
     for (int64_t i = 0; i < how_many_groups; i++) judge(groups + i * GROUP, reads);
 }
