@@ -1,15 +1,18 @@
-"""One thread, and how many random examples the property tests try.
+"""Settings of every test run: one thread, the number of hypothesis examples, a time budget.
 
-    pytest                                              default: a minute or so
+    pytest                                                       the default: 60 examples for each property test
     pytest tests -k properties --hypothesis-profile=thorough     twenty times as many, after a change to the engine
+    pytest --hypothesis-profile=quick --time-budget=80           what ./check --quick runs
 
-In continuous integration the examples are the same on every run, so that a red run is the change's doing.
+In continuous integration the examples are the same on every run, so that a failure is caused by the change.
 """
 
 from __future__ import annotations
 
 import os
+import time
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
@@ -23,4 +26,17 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.register_profile("thorough", settings.get_profile("default"), max_examples=1200, derandomize=False)
+settings.register_profile("quick", settings.get_profile("default"), max_examples=10)
 settings.load_profile("default")
+
+started = time.monotonic()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--time-budget", type=float, metavar="SECONDS", help="skip the tests that would start later")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    budget = item.config.getoption("--time-budget")
+    if budget is not None and time.monotonic() - started > budget:
+        pytest.skip(f"the time budget of {budget:g} s is spent")

@@ -1,19 +1,21 @@
 """What a unit is worth to the network: features and weights -> signals -> measure -> running average per unit.
 
-_tap_features, _feature_buffer    features recorded by hooks, or given, until the next update
-_backward_watch                   optimizer steps that did not happen
-_statistics, _signals             means of features and weights
-_registry, measures/              the measures of utility, by name
-_running, _shared_state           running averages per unit, and the tensors that all groups share
-_evaluate/                        how measures are computed: torch operations, C++ kernels
-_across_processes                 means over several processes
+_feature_recording     features recorded by forward pre-hooks until the next update
+_feature_buffer        the features of all groups: checked, and taken once per update
+_backward_watch        optimizer steps that did not happen
+_statistics, _signals  means of features and weights, which measures read
+_registry, measures/   the measures of utility, by name
+_running_averages      running averages per unit; _shared_state: the tensors that all groups share
+_evaluate/             how measures are computed: torch operations, C++ kernels
+_across_processes      means over several processes
 """
 
 from gnt.importance._across_processes import average_over_processes, check_shards
 from gnt.importance._backward_watch import BackwardWatch, step_was_skipped
 from gnt.importance._evaluate.evaluator import Evaluator
-from gnt.importance._evaluate.layout import WeightMeans
-from gnt.importance._feature_buffer import FeatureBatch, FeatureBuffer, Features, is_recording_hook
+from gnt.importance._evaluate.means_layout import WeightMeans
+from gnt.importance._feature_buffer import FeatureBatch, FeatureBuffer, Features
+from gnt.importance._feature_recording import TapFeatures, in_backward, is_recording_hook
 from gnt.importance._registry import (
     MEASURES,
     Measure,
@@ -22,10 +24,9 @@ from gnt.importance._registry import (
     register_utility,
     restore_generators_on_error,
 )
-from gnt.importance._running import AgedAverages, RunningAverages
+from gnt.importance._running_averages import AgedAverages, RunningAverages
 from gnt.importance._signals import Signals
 from gnt.importance._statistics import GroupStatistics, TapStatistics
-from gnt.importance._tap_features import TapFeatures, in_backward
 from gnt.importance._validation import check_feature, check_measured
 
 __all__ = [

@@ -9,16 +9,15 @@ samples.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from gnt._utils.dynamo import watch_hooks
+from gnt.importance._feature_recording import RecordingHook, TapFeatures
 from gnt.importance._statistics import GroupStatistics, TapStatistics
-from gnt.importance._tap_features import TapFeatures
 from gnt.importance._validation import check_feature_count, check_recorded
 from gnt.units import UnitGroup
 
@@ -85,7 +84,7 @@ class FeatureBuffer:
         if self._closed or not self._record:
             self.taps: Sequence[TapFeatures] = [TapFeatures(group.name) for group, _ in self._readers]
             return
-        hooks = [_RecordingHook(group.name) for group, _ in self._readers]
+        hooks = [RecordingHook(group.name) for group, _ in self._readers]
         for (_, slot), hook in zip(self._readers, hooks, strict=True):
             hook.register(slot.module)
             self._handles.append(hook.handle)
@@ -189,45 +188,6 @@ class FeatureBuffer:
         self._start()
 
 
-def is_recording_hook(hook: object) -> bool:
-    """True for a forward pre-hook that an engine has registered, or its inactive copy."""
-    return isinstance(hook, _RecordingHook) or hook is _inactive_hook
-
-
 def _remove(handles: Sequence[RemovableHandle]) -> None:
     for handle in handles:
         handle.remove()
-
-
-class _RecordingHook(TapFeatures):
-    """A forward pre-hook that keeps the input of its module."""
-
-    handle: RemovableHandle
-
-    def __init__(self, group: str) -> None:
-        super().__init__(group, track_abandoned=False)
-
-    def register(self, module: nn.Module) -> None:
-        """Register the hook, and remove inactive copies of other engines' hooks."""
-        hooks = module._forward_pre_hooks
-        for key in [key for key, hook in hooks.items() if hook is _inactive_hook]:
-            del hooks[key]
-            module._forward_pre_hooks_with_kwargs.pop(key, None)
-        self.handle = module.register_forward_pre_hook(self, with_kwargs=True)
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        if module.training and torch.is_grad_enabled():
-            self.add(args[0] if args else kwargs["input"])
-
-    def __reduce__(self) -> tuple[Any, tuple[int]]:
-        return _unpickle_hook, (self.handle.id,)
-
-
-def _inactive_hook(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Stands for a recording hook in a copied network, where no engine would take what it records."""
-
-
-def _unpickle_hook(hook_id: int) -> Callable[..., None]:
-    # as torch's own handles do: in a new process the id must not be given to another hook of the same module
-    RemovableHandle.next_id = max(RemovableHandle.next_id, hook_id + 1)
-    return _inactive_hook

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gnt._kernels import load
-from gnt.importance._running import RunningAverages, age_correction
+from gnt.importance._running_averages import RunningAverages, age_correction
 
 
 class SharedState:
@@ -53,7 +53,7 @@ class SharedState:
         if kernels:
             self._finite_kernel = load("finite", self.averages.dtype)
             if self._one_tap_each and self._averaged:
-                self._advance_kernel = load("advance", self.averages.dtype)
+                self._advance_kernel = load("running_averages", self.averages.dtype)
         self._new_weight = torch.tensor([1.0 - self._decay_rate], dtype=torch.float64)
         self._is_finite = torch.zeros(1, dtype=torch.int64)
         self._group_of, self._unit_of = self._group_and_unit()

@@ -10,37 +10,37 @@ from torch import Tensor
 
 from gnt.units import CONV_LAYERS, Slot, UnitGroup
 
-Taps = Sequence[tuple[UnitGroup, Slot]]
+Readers = Sequence[tuple[UnitGroup, Slot]]
 
 
-def check_feature_count(features: Any, taps: Taps) -> None:
-    """Refuse features that are not one for each group (one for each tap, where a group has several)."""
+def check_feature_count(features: Any, readers: Readers) -> None:
+    """Raise an error unless there is one entry of features for each group, or for each tap of groups with several."""
     if isinstance(features, Tensor) or not isinstance(features, Sequence):
         raise TypeError(
-            f"features must be a sequence of {len(taps)} tensors, one for each group, got {type(features).__name__}"
+            f"features must be a sequence of {len(readers)} tensors, one for each group, got {type(features).__name__}"
         )
-    if len(features) != len(taps):
-        names = ", ".join(repr(group.name) for group, _ in taps)
+    if len(features) != len(readers):
+        names = ", ".join(repr(group.name) for group, _ in readers)
         raise ValueError(
-            f"features must hold one tensor for each of the {len(taps)} groups ({names}), got {len(features)}"
+            f"features must hold one tensor for each of the {len(readers)} groups ({names}), got {len(features)}"
         )
 
 
-def check_recorded(features: Sequence[Sequence[Any]], taps: Taps) -> None:
-    """Refuse an update of which some group has seen nothing, and features that its consumer would not read."""
-    missing = dict.fromkeys(group.name for (group, _), seen in zip(taps, features, strict=True) if not seen)
+def check_recorded(features: Sequence[Sequence[Any]], readers: Readers) -> None:
+    """Raise an error if a group has no features, or features that its consumer could not read."""
+    missing = dict.fromkeys(group.name for (group, _), seen in zip(readers, features, strict=True) if not seen)
     if missing:
         raise RuntimeError(
             f"no features of group {', '.join(map(repr, missing))} since the last update: run the network forward in "
             "training mode with grad enabled before the step, or give the features"
         )
-    for (group, slot), seen in zip(taps, features, strict=True):
+    for (group, slot), seen in zip(readers, features, strict=True):
         for value in seen:
             check_feature(value, group, slot)
 
 
 def check_feature(value: Any, group: UnitGroup, slot: Slot) -> None:
-    """Refuse a feature that is not what the consumer at ``slot`` reads."""
+    """Raise an error for a feature that the consumer at ``slot`` could not read."""
     name, weight, width = group.name, slot.weight, slot.width
     if not isinstance(value, Tensor):
         raise TypeError(f"features of group {name!r} must be a tensor, got {type(value).__name__}")
@@ -49,7 +49,7 @@ def check_feature(value: Any, group: UnitGroup, slot: Slot) -> None:
         fits = value.ndim in (spatial + 1, spatial + 2) and value.shape[-spatial - 1] == width
         wanted = f"(batch, {width}{', size' * spatial})"
     else:
-        # a linear layer would read the last dimension, which holds units only once a convolution's output is flat
+        # a linear layer reads the last dimension, which contains units only if the convolution's output was flattened
         flat = isinstance(group.producer, CONV_LAYERS) and slot.block > 1
         fits = value.ndim >= 1 and value.shape[-1] == width and not (flat and value.ndim > 2)
         wanted = f"(batch, {width})" if flat else f"(..., {width})"
@@ -71,7 +71,7 @@ def check_feature(value: Any, group: UnitGroup, slot: Slot) -> None:
 
 
 def check_measured(value: Any, group: UnitGroup, utility: str) -> None:
-    """Refuse a measure that does not return one number a unit."""
+    """Raise ValueError if a measure does not return one number per unit."""
     if not isinstance(value, Tensor) or value.shape != (group.num_units,):
         got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gnt.importance import FeatureBatch
-from gnt.learners._resolve import Loss
+from gnt.learners._loss_and_optimizer import Loss
 from gnt.replacement import CBPLayer, GnT
 
 BufferCopies = list[tuple[Tensor, Tensor]]  # a buffer and a copy of it

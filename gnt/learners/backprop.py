@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from gnt._utils.validation import check_flags
 from gnt.learners._compile import CompiledSteps
-from gnt.learners._resolve import OPTIMIZERS, Loss, find_loss, find_optimizer
+from gnt.learners._loss_and_optimizer import OPTIMIZERS, Loss, find_loss, find_optimizer
 from gnt.learners._training_step import Step, TrainingStep
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from gnt.learners._engine_settings import CONTINUAL_BACKPROP_SETTINGS, accepts_engine_settings, split_settings
-from gnt.learners._resolve import UNIT_OPTIMIZERS, Loss
+from gnt.learners._engine_keywords import CONTINUAL_BACKPROP_SETTINGS, accepts_engine_settings, split_settings
+from gnt.learners._loss_and_optimizer import UNIT_OPTIMIZERS, Loss
 from gnt.learners._training_step import EngineTrainingStep
 from gnt.learners.backprop import Backprop, step_attribute
 from gnt.replacement import GnT

@@ -6,17 +6,17 @@
         writer.add_scalar(name, value, probe.steps)
 
 online         online accuracy and error, plasticity of a sample
-unit_activity  dead and dormant units
+dormancy       dead and dormant units
 spectral       effective rank, approximate rank, and the rank that Dohare et al. (Nature, 2024) call stable rank
 parameters     weight magnitude, gradient norm, update size
 probe          Probe: metrics of all unit groups of a model on a fixed batch, at an interval, as a flat dict
 """
 
+from gnt.metrics.dormancy import dead_units, dormant_units
 from gnt.metrics.online import online_accuracy, online_error, plasticity
 from gnt.metrics.parameters import UpdateSize, gradient_norm, update_size, weight_magnitude
 from gnt.metrics.probe import Probe
 from gnt.metrics.spectral import approximate_rank, effective_rank, nature_rank
-from gnt.metrics.unit_activity import dead_units, dormant_units
 
 __all__ = [
     "Probe",

@@ -18,9 +18,9 @@ from gnt.metrics._numerics import full_tensor
 from gnt.metrics._probe_batch import ProbeBatch
 from gnt.metrics._probe_groups import ProbeTarget, checked_model, named_groups
 from gnt.metrics._validation import checked_number
+from gnt.metrics.dormancy import DORMANT_TAU, active_units, dead_share, dormant_share, relative_magnitudes
 from gnt.metrics.parameters import UpdateSize, weight_magnitude
 from gnt.metrics.spectral import approximate_rank_from, effective_rank_from, nature_rank_from, singular_values
-from gnt.metrics.unit_activity import DORMANT_TAU, active_units, dead_share, dormant_share, relative_magnitudes
 from gnt.units import UnitGroup
 
 STATE_VERSION = 1

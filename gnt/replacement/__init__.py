@@ -1,16 +1,16 @@
 """Replacement of units: the engine, and everything that it changes.
 
-engine, _step, _config            GnT, the order of a step, the settings with their defaults
-eligibility                       ages, and which units are old enough to be replaced
-selection                         how many units are due, and which
-reinitialization                  new weights, transfer of means, norms
-optimizer_state, _reset_rules     the optimizer's state of replaced units; the table of optimizers
-_optimizer_hooks                  an engine that steps after its optimizer (attach)
-_checkpoint                       saved states
-report, dry_run, idle_warning     what an engine reports
-layers                            CBPLinear and CBPConv
-_algorithm_1, redo                other rules of replacement
-_process_agreement                what the engines of several processes have in common
+engine, _step, _config      GnT, the order of a step, the settings with their defaults
+eligibility                 ages, and which units are old enough to be replaced
+selection                   how many units are due, and which
+reinitialization            new weights, transfer of mean contributions, norms
+optimizer_state             the optimizer's state of replaced units; _optimizer_reset_table: which optimizers
+_optimizer_hooks            an engine that steps after its optimizer (attach)
+_checkpoint                 saved states
+report, dry_run             what an engine reports; idle_warning: nothing was ever replaced
+layers                      CBPLinear and CBPConv
+_algorithm_1, redo          other rules of replacement
+_process_agreement          what the engines of several processes must have in common
 """
 
 from gnt.replacement._algorithm_1 import ALGORITHM_1, algorithm_1

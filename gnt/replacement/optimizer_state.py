@@ -1,9 +1,9 @@
 """Reset of the optimizer's state for replaced units.
 
 An optimizer with a method ``reset_units(param, dim, index, groups)`` resets its own state. For others, the tables of
-`gnt.replacement._reset_rules` list the per-element state of each optimizer with its initial value. Counts shared by the
-whole tensor (``step``) are kept, since they belong to the other units too. An optimizer that is not listed, or that
-keeps state without a part per unit, is refused by name.
+`gnt.replacement._optimizer_reset_table` list the per-element state of each optimizer with its initial value. Counts
+shared by the whole tensor (``step``) are kept, since they belong to the other units too. An optimizer that is not
+listed, or that keeps state without a part per unit, is refused by name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gnt.replacement._reset_rules import (
+from gnt.replacement._optimizer_reset_table import (
     PARAMETER,
     REASONS_NOT_RESETTABLE,
     STATE_RESETS,

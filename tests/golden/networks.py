@@ -23,7 +23,7 @@ LOSSES = {"mse": nn.functional.mse_loss, "nll": nn.functional.cross_entropy}
 
 
 def build(trace: Trace, dtype: torch.dtype) -> nn.Sequential:
-    """The network of a trace as it was before step 0."""
+    """The network of a trace before step 0."""
     net = nn.Sequential(*_modules(trace)).to(dtype)
     with torch.no_grad():
         for name, value in parameters(net).items():
@@ -36,21 +36,21 @@ def _modules(trace: Trace) -> list[nn.Module]:
     if "ops" not in trace.meta:
         widths = [trace.in_shape[0], *[trace.width] * trace.n_hidden, trace.n_out]
         return [module for n, m in pairwise(widths) for module in (nn.Linear(n, m), act())][:-1]
-    made: list[nn.Module] = []
+    modules: list[nn.Module] = []
     for kind, *args in trace.ops:
         if kind == "lin":
-            made.append(nn.Linear(*args[1:]))
+            modules.append(nn.Linear(*args[1:]))
         elif kind == "conv":
-            made.append(nn.Conv2d(*args[1:]))
+            modules.append(nn.Conv2d(*args[1:]))
         elif kind == "act":
-            made.append(act())
+            modules.append(act())
         elif kind == "pool":
-            made.append(nn.MaxPool2d(args[0]))
+            modules.append(nn.MaxPool2d(args[0]))
         elif kind == "flatten":
-            made.append(nn.Flatten())
+            modules.append(nn.Flatten())
         else:
             assert kind == "feat", f"unknown op {kind!r}"
-    return made
+    return modules
 
 
 def weight_layers(net: nn.Sequential) -> list[nn.Module]:
@@ -59,7 +59,7 @@ def weight_layers(net: nn.Sequential) -> list[nn.Module]:
 
 
 def parameters(net: nn.Sequential) -> dict[str, nn.Parameter]:
-    """Parameters by the names the traces use: W0, b0, W1, ..."""
+    """Parameters by their names in the traces: W0, b0, W1, ..."""
     named: dict[str, nn.Parameter] = {}
     for i, layer in enumerate(weight_layers(net)):
         named |= {f"W{i}": layer.weight, f"b{i}": layer.bias}
@@ -67,7 +67,7 @@ def parameters(net: nn.Sequential) -> dict[str, nn.Parameter]:
 
 
 def optimizer(trace: Trace, net: nn.Sequential) -> torch.optim.Optimizer:
-    """The optimizer of a trace: torch's SGD, or the reference's own formula for "adam"."""
+    """The optimizer of a trace: torch's SGD, or the reference's formula for "adam"."""
     if trace.opt == "sgd":
         return torch.optim.SGD(net.parameters(), trace.lr, momentum=trace.momentum, weight_decay=trace.wd)
     keep = trace.kind == "conv"
@@ -75,7 +75,7 @@ def optimizer(trace: Trace, net: nn.Sequential) -> torch.optim.Optimizer:
 
 
 def learn(net: nn.Sequential, opt: torch.optim.Optimizer, trace: Trace, t: int) -> tuple[Tensor, Tensor]:
-    """Forward, backward and optimizer step on the data of step t: (loss, output) from before the step."""
+    """Run forward, backward and optimizer step on the data of step t. Returns loss and output before the step."""
     x, y = trace.batch(t, next(net.parameters()).dtype)
     output = net(x)
     loss = LOSSES[trace.loss](output, y)

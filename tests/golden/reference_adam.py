@@ -1,4 +1,4 @@
-"""The optimizer of the adam traces, faults included. It is not Adam and has no place in the library."""
+"""The optimizer of the "adam" traces, including its errors. It differs from Adam and is not part of the library."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 
 class ReferenceAdam(torch.optim.Optimizer):
-    """Element-wise, t a step count per element:
+    """The reference's optimizer, element-wise with a step count t for each element:
 
         g = g + wd p;  t = t + 1;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2
         p = p - lr (1 - b2^t) m / (sqrt(v) + eps)
 
-    Adam's factor would be sqrt(1 - b2^t) / (1 - b1^t); the published code computes it and throws it away.
-    For convolutional networks it also forgets to reset the first moment of the incoming weights
-    (`keep_incoming_moment`).
+    Adam's factor would be sqrt(1 - b2^t) / (1 - b1^t); the published code computes it and does not use it.
+    For convolutional networks it also does not reset the first moment of the incoming weights
+    (``keep_incoming_moment``).
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class ReferenceAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def reset_units(self, param: Tensor, dim: int, index: Tensor, groups: int = 1) -> None:
-        """Forget rows (dim 0) or columns (dim 1) of a parameter's state, as gnt asks an optimizer to."""
+        """Reset rows (dim 0) or columns (dim 1) of a parameter's state: gnt's protocol for optimizers."""
         assert groups == 1, "no trace has a grouped convolution"
         incoming_weight = dim == 0 and param.dim() > 1
         for key, value in self.state[param].items():

@@ -1,4 +1,4 @@
-"""What is held to a golden trace: gnt's engine, and the literal twin. Both wear the same coat."""
+"""Implementations that replay golden traces: gnt's engine and the literal twin, with the same interface."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from tests.twins.engine import MEASURES, ArxivEquations, HiddenLayer, mean_per_s
 Array = np.ndarray
 
 
-class RecordedDraws(GnT):
-    """GnT whose numbers for `accumulate=False` come from a trace. Set `now` to the step before `select`."""
+class GnTWithRecordedDraws(GnT):
+    """GnT whose random numbers for ``accumulate=False`` come from a trace. Set ``t`` to the step before `select`."""
 
     trace: Trace
-    now: int
+    t: int
 
     def select(self) -> list[Tensor]:
         due = [self.trace.rho * int((group.state.age > self.trace.maturity).sum()) for group in self.groups]
-        self._asking = iter([layer for layer, q in enumerate(due) if q % 1])
+        self._drawing_layers = iter([layer for layer, q in enumerate(due) if q % 1])
         return super().select()
 
     def _uniform(self) -> float:
-        draw = self.trace.draw(self.now, next(self._asking))
+        draw = self.trace.draw(self.t, next(self._drawing_layers))
         return 1.0 if draw is None else draw
 
 
-class Engine:
-    """The library as a user has it: it records features, chooses, and resets the optimizer's state itself."""
+class EngineReplay:
+    """The engine in its usual setup: it records features, selects units, and resets the optimizer's state."""
 
     kernels = False
 
     def __init__(self, trace: Trace) -> None:
         self.net = nets.build(trace, getattr(torch, trace.dtype))
         self.opt = nets.optimizer(trace, self.net)
-        self.trace, self.now = trace, 0
-        self.gnt = RecordedDraws(
+        self.trace = trace
+        self.gnt = GnTWithRecordedDraws(
             self.net,
             None if trace.opt == "sgd" else self.opt,
             replacement_rate=trace.rho,
@@ -57,17 +57,17 @@ class Engine:
         self.states = [group.state for group in self.gnt.groups]
 
     def _measure(self) -> str:
-        """The trace's measure; for "random" one that returns the recorded draws, layer after layer."""
+        """The trace's measure; for "random" a measure that returns the recorded draws, layer by layer."""
         if self.trace.util == "random":
             register_utility("recorded_draws", lambda signals: next(self._draws), averaged=False)
             return "recorded_draws"
         return self.trace.util
 
-    def look(self, x: Tensor) -> None:
-        """Nothing to do: the engine records features by itself."""
+    def record_features(self, x: Tensor) -> None:
+        """Do nothing: the engine records features itself."""
 
     def update(self, t: int) -> None:
-        self.gnt.now = t
+        self.gnt.t = t
         draws = [self.trace[f"bc_util/L{layer}"][t] for layer in range(len(self.states))]
         self._draws = iter([torch.from_numpy(drawn).to(getattr(torch, self.trace.dtype)) for drawn in draws])
         self.gnt.update()
@@ -77,9 +77,9 @@ class Engine:
         return [units.tolist() for units in self.selected]
 
     def replace(self, units: list[list[int]], incoming: list[Array]) -> None:
-        if self.trace.kind == "conv":  # where nothing was selected, the units are the trace's
+        if self.trace.kind == "conv":  # `select` was not called: the units come from the trace
             self.selected = [torch.tensor(chosen, dtype=torch.int64) for chosen in units]
-        weights = [torch.from_numpy(fresh).to(next(self.net.parameters())) for fresh in incoming]
+        weights = [torch.from_numpy(array).to(next(self.net.parameters())) for array in incoming]
         self.gnt.replace(self.selected, incoming=weights)
 
     def history(self, layer: int, what: str) -> Array:
@@ -89,22 +89,22 @@ class Engine:
         return self.states[layer].accumulated
 
 
-class RecordedTwin(ArxivEquations):
+class TwinWithRecordedDraws(ArxivEquations):
     trace: Trace
-    now: int
+    t: int
 
     def uniform(self, number: int) -> float:
-        draw = self.trace.draw(self.now, number)
+        draw = self.trace.draw(self.t, number)
         return 1.0 if draw is None else draw
 
 
-class Compiled(Engine):
-    """The same by kernels in C++."""
+class KernelEngineReplay(EngineReplay):
+    """The engine with C++ kernels."""
 
     kernels = True
 
 
-class Twin:
+class TwinReplay:
     """The literal twin, always in float64."""
 
     def __init__(self, trace: Trace) -> None:
@@ -112,18 +112,18 @@ class Twin:
         self.opt = nets.optimizer(trace, self.net)
         weights = nets.weight_layers(self.net)
         self.layers = [HiddenLayer(*pair) for pair in pairwise(weights)]
-        # a random utility is fed from the trace: the measure named here is not looked at
+        # for random utilities `update` takes the recorded draws: the measure named here has no effect
         utility = trace.util if trace.util in MEASURES else "contribution"
         self.scale = [mean_per_sum(layer, utility) for layer in self.layers]
         rules = {"accumulate": trace.accumulate, "bias_transfer": False}
-        self.twin = RecordedTwin(self.layers, trace.rho, trace.maturity, trace.decay, utility, **rules)
+        self.twin = TwinWithRecordedDraws(self.layers, trace.rho, trace.maturity, trace.decay, utility, **rules)
         self.twin.trace = trace
 
-    def look(self, x: Tensor) -> None:
-        self.features = read_by_consumers(self.net, x)
+    def record_features(self, x: Tensor) -> None:
+        self.features = consumer_inputs(self.net, x)
 
     def update(self, t: int) -> None:
-        self.twin.now = t
+        self.twin.t = t
         self.twin.update(self.features)
         if self.trace.util == "random":
             for number, layer in enumerate(self.layers):
@@ -140,7 +140,7 @@ class Twin:
             self.layers, units, pairwise(nets.weight_layers(self.net)), strict=True
         ):
             rows = torch.tensor(chosen, dtype=torch.int64)
-            columns = rows[:, None] * layer.places + torch.arange(layer.places)
+            columns = rows[:, None] * layer.positions + torch.arange(layer.positions)
             self.opt.reset_units(producer.weight, 0, rows)
             self.opt.reset_units(producer.bias, 0, rows)
             self.opt.reset_units(consumer.weight, 1, columns.flatten())
@@ -154,11 +154,11 @@ class Twin:
 
 
 @torch.no_grad()
-def read_by_consumers(net: nn.Sequential, x: Tensor) -> list[Tensor]:
-    """The features of every hidden layer: what goes into each module with weights but the first."""
-    read = []
+def consumer_inputs(net: nn.Sequential, x: Tensor) -> list[Tensor]:
+    """The features of every hidden layer: the inputs of all modules with weights except the first."""
+    inputs = []
     for module in net:
         if isinstance(module, (nn.Linear, nn.Conv2d)):
-            read.append(x)
+            inputs.append(x)
         x = module(x)
-    return read[1:]
+    return inputs[1:]

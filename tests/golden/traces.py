@@ -1,4 +1,4 @@
-"""Golden traces: recorded runs of the published implementation, numbers only (see tests/golden/README.md)."""
+"""Golden traces: recorded runs of the published implementation (see tests/golden/README.md)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-FOLDER = Path(__file__).resolve().parent.parent / "golden"
+FOLDER = Path(__file__).resolve().parent
 NAMES = sorted(path.stem for path in FOLDER.glob("*.npz"))
 
 
@@ -33,7 +33,7 @@ class Trace:
             raise AttributeError(f"the trace has no setting {key!r}") from None
 
     def under(self, prefix: str) -> dict[str, np.ndarray]:
-        """The arrays called `prefix/...`, by the rest of their names."""
+        """The arrays named ``prefix/...``, by the rest of their names."""
         return {k[len(prefix) + 1 :]: v for k, v in self._arrays.items() if k.startswith(prefix + "/")}
 
     def batch(self, t: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -42,13 +42,13 @@ class Trace:
         return torch.from_numpy(self["x"][t]).to(dtype), y.long() if self.loss == "nll" else y.to(dtype)
 
     def replaced(self, t: int, layer: int) -> dict[int, np.ndarray]:
-        """The units replaced in step t: {unit: its fresh incoming weights}, in the order they were drawn."""
-        here = np.flatnonzero((self["rep/step"] == t) & (self["rep/layer"] == layer))
-        return {int(self["rep/unit"][i]): self[f"rep/w/L{layer}"][self["rep/row"][i]] for i in here}
+        """The units replaced in step t with their new incoming weights, in the order of the draws."""
+        rows = np.flatnonzero((self["rep/step"] == t) & (self["rep/layer"] == layer))
+        return {int(self["rep/unit"][i]): self[f"rep/w/L{layer}"][self["rep/row"][i]] for i in rows}
 
     def draw(self, t: int, layer: int) -> float | None:
-        """The uniform number drawn in step t for a layer, or None where none was drawn."""
+        """The uniform number drawn in step t for a layer, or None if none was drawn."""
         if "rand/step" not in self._arrays:
             return None
-        here = np.flatnonzero((self["rand/step"] == t) & (self["rand/layer"] == layer))
-        return float(self["rand/value"][here[0]]) if len(here) else None
+        rows = np.flatnonzero((self["rand/step"] == t) & (self["rand/layer"] == layer))
+        return float(self["rand/value"][rows[0]]) if len(rows) else None

@@ -1,4 +1,4 @@
-"""Learners whose step is one graph, beside the same ones without; and graphs that run as they were traced."""
+"""Learners with a compiled step and the same learners without, and graphs that run uncompiled."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Learner = gnt.Backprop
 
 
 def run_graphs_uncompiled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Let graphs run as they are, operation by operation: what is compiled is the compiler's affair. Counts them."""
+    """Run captured graphs operation by operation, without the compiler. Returns the number of nodes of each graph."""
     sizes: list[int] = []
 
     def interpreted(graph: torch.fx.GraphModule, examples: Any) -> Callable[..., Any]:
@@ -33,7 +33,7 @@ def run_graphs_uncompiled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def eager_and_compiled(
     net: nn.Module, kind: type[Learner] = gnt.ContinualBackprop, **settings: Any
 ) -> tuple[Learner, Learner]:
-    """A learner without compilation and one with, on copies of the network."""
+    """Two learners on copies of the network: one that runs eagerly and one with a compiled step."""
     if kind is gnt.ContinualBackprop:
         settings = {**FREQUENT_REPLACEMENT, **settings}
     learners = []
@@ -42,9 +42,9 @@ def eager_and_compiled(
         if kind is gnt.ContinualBackprop:
             own = {**settings, "generator": torch.Generator().manual_seed(5)}
         opt = own.get("opt")
-        mine = copy.deepcopy(net)
-        made = {**own, "opt": opt(mine.parameters())} if callable(opt) else own
-        learners.append(kind(mine, compile=compiled, **made))
+        copied = copy.deepcopy(net)
+        resolved = {**own, "opt": opt(copied.parameters())} if callable(opt) else own
+        learners.append(kind(copied, compile=compiled, **resolved))
     return learners[0], learners[1]
 
 
@@ -56,33 +56,33 @@ def samples(t: int, net: nn.Module, *shape: int, n: int = 8) -> tuple[Tensor, Te
 
 
 def state(learner: Learner) -> dict[str, Any]:
-    """All that a learner keeps; counts that never restarted stand as zeros in both."""
+    """A copy of the learner's state_dict."""
     return copy.deepcopy(learner.state_dict())
 
 
 def assert_states_close(eager: Learner, graph: Learner, *, rtol: float = 1e-9, atol: float = 1e-11) -> None:
-    """The same state, but for rounding."""
-    _close(state(graph), state(eager), rtol, atol, "state")
+    """Assert that two learners have the same state up to rounding."""
+    _assert_close(state(graph), state(eager), rtol, atol, "state")
 
 
-def _close(mine: Any, other: Any, rtol: float, atol: float, at: str) -> None:
-    assert type(mine) is type(other), at
-    if isinstance(mine, dict):
-        assert set(mine) == set(other), f"{at}: {list(mine)}, {list(other)}"
-        for key in mine:
-            _close(mine[key], other[key], rtol, atol, f"{at}[{key!r}]")
-    elif isinstance(mine, (list, tuple)):
-        assert len(mine) == len(other), at
-        for number, (a, b) in enumerate(zip(mine, other, strict=True)):
-            _close(a, b, rtol, atol, f"{at}[{number}]")
-    elif isinstance(mine, (Tensor, float)):
-        torch.testing.assert_close(mine, other, rtol=rtol, atol=atol, msg=lambda text: f"{at}: {text}")
+def _assert_close(actual: Any, expected: Any, rtol: float, atol: float, path: str) -> None:
+    assert type(actual) is type(expected), path
+    if isinstance(actual, dict):
+        assert set(actual) == set(expected), f"{path}: {list(actual)}, {list(expected)}"
+        for key in actual:
+            _assert_close(actual[key], expected[key], rtol, atol, f"{path}[{key!r}]")
+    elif isinstance(actual, (list, tuple)):
+        assert len(actual) == len(expected), path
+        for number, (a, b) in enumerate(zip(actual, expected, strict=True)):
+            _assert_close(a, b, rtol, atol, f"{path}[{number}]")
+    elif isinstance(actual, (Tensor, float)):
+        torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol, msg=lambda text: f"{path}: {text}")
     else:
-        assert mine == other, at
+        assert actual == expected, path
 
 
 def run_both(eager: Learner, graph: Learner, steps: range, *shape: int, n: int = 8) -> int:
-    """The same steps for both; the same losses and the same units replaced. Returns how many."""
+    """Train both learners; assert equal losses, outputs and replaced units. Returns the number of replaced units."""
     total = 0
     for t in steps:
         torch.manual_seed(t)

@@ -1,4 +1,4 @@
-"""Ensembles beside the same runs made alone: from the same seeds, fed the same batches, compared number by number."""
+"""Ensembles compared with single runs from the same seeds on the same batches."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def mlp(*widths: int, dtype: torch.dtype = torch.float64) -> MakeNet:
 
 
 def conv_net() -> nn.Module:
-    """Every kind of layer that can be stacked, but for those that differ in their number of dimensions only."""
+    """Every kind of layer that can be stacked; of layers that exist for 1, 2 and 3 dimensions, one of them."""
     return nn.Sequential(
         *(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.2)),
         *(nn.Conv2d(4, 6, 3, groups=2, bias=False), nn.GroupNorm(3, 6), nn.LayerNorm([6, 2, 2]), nn.SiLU()),
@@ -35,19 +35,19 @@ def conv_net() -> nn.Module:
 
 
 def single_run(make_net: MakeNet, seed: int, **settings: Any) -> gnt.Backprop:
-    """The run that the docstring of Ensemble names; of ContinualBackprop, or with a rate of 0 of Backprop."""
+    """The run that a member of an Ensemble must equal: ContinualBackprop, or Backprop at a replacement rate of 0."""
     torch.manual_seed(seed)
     net = make_net()
     if settings.get("replacement_rate", 1e-4) == 0.0:
-        kept = {key: value for key, value in settings.items() if key not in FREQUENT_REPLACEMENT}
-        return gnt.Backprop(net, **kept)
+        rest = {key: value for key, value in settings.items() if key not in FREQUENT_REPLACEMENT}
+        return gnt.Backprop(net, **rest)
     return gnt.ContinualBackprop(net, **settings)
 
 
 def member_batches(
     t: int, members: int, batch: int, shape: tuple[int, ...], out: int, loss: str
 ) -> tuple[Tensor, Tensor]:
-    """Inputs and targets of step ``t``, different ones for each member."""
+    """Inputs and targets of step ``t``, with a different batch for each member."""
     generator = torch.Generator().manual_seed(1000 + t)
     x = torch.randn(members, batch, *shape, generator=generator, dtype=torch.float64)
     if loss == "cross_entropy":
@@ -57,14 +57,14 @@ def member_batches(
 
 @dataclass
 class Comparison:
-    """How far apart the runs came, and how many units were replaced in all."""
+    """The largest difference between the runs, and how many units were replaced in total."""
 
-    apart: float = 0.0
+    max_difference: float = 0.0
     replaced: int = 0
 
-    def see(self, mine: Tensor, theirs: Tensor) -> None:
-        assert mine.shape == theirs.shape
-        self.apart = max(self.apart, (mine - theirs).abs().max().item())
+    def add(self, member: Tensor, single: Tensor) -> None:
+        assert member.shape == single.shape
+        self.max_difference = max(self.max_difference, (member - single).abs().max().item())
 
 
 def compare_with_single_runs(
@@ -77,12 +77,12 @@ def compare_with_single_runs(
     batch: int = 2,
     **settings: Any,
 ) -> Comparison:
-    """Free-running: an ensemble and each member alone. Draws and replaced units must be equal, for any reason."""
+    """Train an ensemble and a single run for each member; assert equal random draws and equal replaced units."""
     ensemble = gnt.Ensemble(make_net, seeds, **settings)
     runs, streams = [], []
     for seed in seeds:
         runs.append(single_run(make_net, seed, **settings))
-        streams.append(torch.get_rng_state())  # dropout draws from torch's generator, which each run has for itself
+        streams.append(torch.get_rng_state())  # dropout draws from torch's generator: each run has its own state
     compared = Comparison()
     for t in range(steps):
         x, y = member_batches(t, len(seeds), batch, shape, out, settings.get("loss", "mse"))
@@ -91,17 +91,17 @@ def compare_with_single_runs(
             torch.set_rng_state(streams[i])
             single = run.learn(x[i], y[i])
             streams[i] = torch.get_rng_state()
-            compared.see(together.loss[i], single.loss)
-            compared.see(together.output[i], single.output)
+            compared.add(together.loss[i], single.loss)
+            compared.add(together.output[i], single.output)
             assert len(together.replaced) == len(single.replaced)
-            for mine, theirs in zip(together.replaced, single.replaced, strict=True):
-                assert torch.equal(mine[i], theirs), (t, i)
-                compared.replaced += len(theirs)
+            for member_units, single_units in zip(together.replaced, single.replaced, strict=True):
+                assert torch.equal(member_units[i], single_units), (t, i)
+                compared.replaced += len(single_units)
     for i, run in enumerate(runs):
         member = ensemble.member(i).state_dict()
         assert member.keys() == run.net.state_dict().keys()
-        for key, theirs in run.net.state_dict().items():
-            compared.see(member[key], theirs)
+        for key, value in run.net.state_dict().items():
+            compared.add(member[key], value)
         if ensemble.gnt is not None:
             assert torch.equal(ensemble.gnt.generators[i].get_state(), run.gnt.generator.get_state())
         assert torch.equal(ensemble.net.dropout[i].get_state(), streams[i])
@@ -109,7 +109,7 @@ def compare_with_single_runs(
 
 
 def copy_runs_into_ensemble(ensemble: gnt.Ensemble, runs: list[gnt.Backprop]) -> None:
-    """Put the runs' parameters, optimizer state and unit state into the ensemble's."""
+    """Copy the runs' parameters, optimizer state and unit state into the ensemble."""
     members = len(runs)
     with torch.no_grad():
         for i, run in enumerate(runs):

@@ -1,11 +1,11 @@
-"""Random layers that fit each other: the building of the networks that `tests.strategies` draws."""
+"""Random layers with matching shapes, for the networks of `tests.helpers.strategies`."""
 
 from __future__ import annotations
 
 from hypothesis import strategies as st
 from torch import nn
 
-# PReLU twice: it has a parameter for each unit
+# PReLU is listed twice to be drawn more often: it has a parameter for each unit
 ACTIVATIONS = (
     nn.ReLU, nn.PReLU, nn.PReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.ELU, nn.SiLU, nn.GELU, nn.SELU, nn.Identity,
 )  # fmt: skip
@@ -16,9 +16,9 @@ AVERAGE_POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 
 
 class LayerBuilder:
-    """Appends random layers to ``modules`` and keeps account of the shape that flows through them.
+    """Appends random layers to ``modules`` and tracks the shape of the output.
 
-    ``shape`` is that of one input sample; ``channels``, ``time`` and ``space`` are those of what the last layer gives.
+    ``shape`` is the shape of one input sample; ``channels``, ``time`` and ``space`` describe the last layer's output.
     """
 
     def __init__(self, draw: st.DrawFn, norms: tuple[str, ...], dropout: bool, padding: bool, bias: bool) -> None:
@@ -28,13 +28,13 @@ class LayerBuilder:
     def maybe(self) -> bool:
         return self.draw(st.booleans())
 
-    def open_space(self, dims: int) -> None:
+    def start_conv(self, dims: int) -> None:
         self.channels = self.draw(st.integers(1, 3))
         self.space = [self.draw(st.integers(3, 5)) for _ in range(dims)]
         self.time: list[int] = []
         self.shape: tuple[int, ...] = (self.channels, *self.space)
 
-    def open_line(self) -> None:
+    def start_linear(self) -> None:
         self.channels, self.space = self.draw(st.integers(1, 4)), []
         self.time = self.draw(st.sampled_from([[], [2]]))
         self.shape = (*self.time, self.channels)
@@ -49,8 +49,8 @@ class LayerBuilder:
         groups = self.draw(st.sampled_from([g for g in range(1, self.channels + 1) if self.channels % g == 0]))
         units = groups * self.draw(st.integers(1, max(1, 6 // groups)))
         kernel = [self.draw(st.integers(1, min(3, size))) for size in self.space]
-        roomy = all(2 * (k - 1) < size for k, size in zip(kernel, self.space, strict=True))
-        stride, dilation = self.draw(st.integers(1, 2)), self.draw(st.integers(1, 2)) if roomy else 1
+        fits_dilated = all(2 * (k - 1) < size for k, size in zip(kernel, self.space, strict=True))
+        stride, dilation = self.draw(st.integers(1, 2)), self.draw(st.integers(1, 2)) if fits_dilated else 1
         padding = self.draw(st.integers(0, 1)) if self.padding else 0
         self.space = [
             (size + 2 * padding - dilation * (k - 1) - 1) // stride + 1
@@ -72,8 +72,8 @@ class LayerBuilder:
             norm = nn.LayerNorm if self.maybe() else nn.BatchNorm1d
             self.modules.append(norm(self.channels))
 
-    def between(self) -> None:
-        """Norm, activation, pooling and dropout, each but the activation perhaps."""
+    def norm_and_activation(self) -> None:
+        """Add an activation, and possibly a norm, pooling and dropout."""
         norm = self.norm()
         before = self.maybe()
         if norm is not None and before:
@@ -98,15 +98,16 @@ class LayerBuilder:
             groups = [g for g in range(1, self.channels + 1) if self.channels % g == 0]
             return nn.GroupNorm(self.draw(st.sampled_from(groups)), self.channels, affine=affine)
         if kind == "layer":
-            whole = [self.channels, *self.space] if self.space else [*self.time, self.channels]
-            part = self.space or [self.channels]
-            return nn.LayerNorm(whole if self.maybe() else part, elementwise_affine=affine, bias=self.maybe())
+            full_shape = [self.channels, *self.space] if self.space else [*self.time, self.channels]
+            last_dims = self.space or [self.channels]
+            shape = full_shape if self.maybe() else last_dims
+            return nn.LayerNorm(shape, elementwise_affine=affine, bias=self.maybe())
         return None
 
     def activation(self) -> None:
         kind = self.draw(st.sampled_from(ACTIVATIONS))
-        one_each = kind is nn.PReLU and not self.time  # PReLU takes the second dimension for units
-        self.modules.append(nn.PReLU(self.channels if one_each else 1) if kind is nn.PReLU else kind())
+        per_unit = kind is nn.PReLU and not self.time  # PReLU applies its weights along the second dimension
+        self.modules.append(nn.PReLU(self.channels if per_unit else 1) if kind is nn.PReLU else kind())
 
     def pool(self) -> None:
         dims = len(self.space)

@@ -1,7 +1,7 @@
-"""Who owns what: for every tensor of a Sequential, the unit that each of its elements belongs to.
+"""Ownership of weights: for each tensor of a Sequential, the unit that each of its elements belongs to.
 
-Written out from the layers themselves, so that tests need not ask gnt where it thinks a unit lives. An owner map has
-the shape of its tensor and holds unit numbers, or -1 where an element belongs to none of the layer's units.
+Derived from the layers, independently of gnt, so that tests can check which elements gnt changes. An owner map has the
+shape of its tensor and holds unit numbers, or -1 where an element belongs to none of the layer's units.
 
 >>> net = nn.Sequential(nn.Conv1d(2, 3, 1), nn.Flatten(), nn.Linear(6, 1))
 >>> layer, = hidden_layers(net)
@@ -26,11 +26,12 @@ NO_UNIT = -1
 
 
 class HiddenLayer(NamedTuple):
-    """One hidden layer, by the names of its tensors in the network.
+    """One hidden layer, described by the names of its tensors in the network.
 
-    ``incoming`` and ``outgoing`` are the weights of producer and consumer, ``scales`` what norms (and PReLU) hold for
-    each unit, ``bias`` the producer's if there is one. ``owners`` has a map for each of them. ``kin`` numbers the
-    classes of units that may be exchanged: those in the same convolution groups and the same GroupNorm group.
+    ``incoming`` and ``outgoing`` name the weights of producer and consumer, ``scales`` the tensors of norms (and PReLU)
+    with an entry for each unit, ``bias`` the producer's bias, if it has one. ``owners`` has a map for each of them.
+    ``exchange_class`` numbers the classes of interchangeable units: units in the same convolution groups and the same
+    GroupNorm group.
     """
 
     units: int
@@ -42,7 +43,7 @@ class HiddenLayer(NamedTuple):
     consumer_bias: str | None
     scales: tuple[str, ...]
     owners: dict[str, Tensor]
-    kin: Tensor
+    exchange_class: Tensor
 
 
 def hidden_layers(net: nn.Sequential) -> list[HiddenLayer]:
@@ -53,7 +54,7 @@ def hidden_layers(net: nn.Sequential) -> list[HiddenLayer]:
 
 
 def owned(layers: Sequence[HiddenLayer], chosen: Iterable[Tensor | None]) -> dict[str, Tensor]:
-    """For each tensor that belongs to units, which of its elements belong to the chosen ones: bool, its shape."""
+    """For each tensor with an owner map, a bool mask of its shape: which elements belong to the chosen units."""
     masks: dict[str, Tensor] = {}
     for layer, units in zip(layers, chosen, strict=True):
         for name, owner in layer.owners.items():
@@ -65,7 +66,7 @@ def owned(layers: Sequence[HiddenLayer], chosen: Iterable[Tensor | None]) -> dic
 def _hidden_layer(modules: list[nn.Module], a: int, b: int) -> HiddenLayer:
     producer, consumer = modules[a], modules[b]
     units = producer.weight.shape[0]
-    kin = _group_of(units, getattr(producer, "groups", 1)) * 1000
+    exchange_class = _group_of(units, getattr(producer, "groups", 1)) * 1000
     owners = {f"{a}.weight": _spread(torch.arange(units), producer.weight, 0)}
     if producer.bias is not None:
         owners[f"{a}.bias"] = torch.arange(units)
@@ -74,7 +75,7 @@ def _hidden_layer(modules: list[nn.Module], a: int, b: int) -> HiddenLayer:
     for i in range(a + 1, b):
         flat = flat or isinstance(modules[i], nn.Flatten)
         if isinstance(modules[i], nn.GroupNorm):
-            kin = kin * 1000 + _group_of(units, modules[i].num_groups)
+            exchange_class = exchange_class * 1000 + _group_of(units, modules[i].num_groups)
         for key in NORM_TENSORS:
             tensor = getattr(modules[i], key, None)
             if isinstance(tensor, Tensor):
@@ -95,7 +96,7 @@ def _hidden_layer(modules: list[nn.Module], a: int, b: int) -> HiddenLayer:
         consumer_bias=None if consumer.bias is None else f"{b}.bias",
         scales=tuple(scales),
         owners=owners,
-        kin=kin * 1000 + readers,
+        exchange_class=exchange_class * 1000 + readers,
     )
 
 
@@ -104,27 +105,27 @@ def _group_of(units: int, groups: int) -> Tensor:
 
 
 def _spread(owner: Tensor, tensor: Tensor, dim: int) -> Tensor:
-    """A map of ``tensor``'s shape in which position i along ``dim`` belongs to ``owner[i]``."""
+    """A map of the shape of ``tensor`` in which position i along ``dim`` belongs to ``owner[i]``."""
     sizes = [1] * tensor.ndim
     sizes[dim] = len(owner)
     return owner.view(sizes).expand(tensor.shape).clone()
 
 
 def _entries(module: nn.Module, tensor: Tensor, producer: nn.Module, units: int, flat: bool) -> Tensor:
-    """Owners in a norm or PReLU between producer and consumer."""
+    """The owner map of a tensor of a norm or PReLU between producer and consumer."""
     if isinstance(module, nn.PReLU) and tensor.numel() == 1:
-        return torch.full_like(tensor, NO_UNIT, dtype=torch.int64)  # one slope for all
+        return torch.full_like(tensor, NO_UNIT, dtype=torch.int64)  # one slope shared by all units
     if isinstance(module, nn.LayerNorm):
         if flat:
             return _spread(torch.arange(tensor.shape[-1]) // (tensor.shape[-1] // units), tensor, -1)
         if tensor.ndim < producer.weight.ndim - 1:
-            return torch.full_like(tensor, NO_UNIT, dtype=torch.int64)  # over the pixels of a channel
+            return torch.full_like(tensor, NO_UNIT, dtype=torch.int64)  # normalizes over the pixels of a channel
         return _spread(torch.arange(units), tensor, 0)
     return torch.arange(len(tensor)) // (len(tensor) // units)
 
 
 def _columns(consumer: nn.Module, units: int) -> Tensor:
-    """Owners in the weight of a consumer: its columns, blocks of columns, or channels group by group."""
+    """The owner map of a consumer's weight: columns, blocks of columns, or the input channels of each group."""
     weight = consumer.weight
     if isinstance(consumer, nn.Linear):
         return _spread(torch.arange(weight.shape[1]) // (weight.shape[1] // units), weight, 1)

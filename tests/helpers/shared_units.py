@@ -1,4 +1,4 @@
-"""Networks whose units have several producers, consumers or taps, with their groups written by hand."""
+"""Networks whose units have several producers, consumers or taps, with their unit groups written by hand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RELU = ("relu", None)
 
 
 class ActorCritic(nn.Module):
-    """A trunk that two heads read as it is, and a third one beside its square."""
+    """A trunk read by two heads directly, and by a third head together with its square."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class ActorCritic(nn.Module):
 
 
 class Gated(nn.Module):
-    """SwiGLU from one fused layer: rows 0-5 are the gates, rows 6-11 what they let through."""
+    """SwiGLU from one fused layer: rows 0-5 are the gates, rows 6-11 the gated values."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,8 +53,10 @@ class Gated(nn.Module):
         return UnitGroup("up", 6, (gates, values), (Slot("down", self.down, 6, dim=1),), activation=("silu", None))
 
 
-class Skipping(nn.Module):
-    """U-Net's way: channels read raw by one convolution, pooled by another, and, flattened, by a linear layer."""
+class SkipConnections(nn.Module):
+    """Skip connections as in U-Net: channels read directly by one convolution, pooled by another, and flattened by a
+    linear layer.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,7 +80,7 @@ class Skipping(nn.Module):
 
 
 class Depthwise(nn.Module):
-    """A depthwise convolution on the way, two channels for each unit, and a grouped consumer."""
+    """A depthwise convolution with two channels for each unit between producer and grouped consumer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,9 +91,9 @@ class Depthwise(nn.Module):
         return self.project(F.relu6(self.depth(F.relu6(self.expand(x)))))
 
     def group(self) -> UnitGroup:
-        places = torch.arange(8).view(4, 2).split(1, 1)
+        positions = torch.arange(8).view(4, 2).split(1, 1)
         consumers = [
-            Slot("project", self.project, 4, dim=1, groups=2, positions=p, tap=i) for i, p in enumerate(places)
+            Slot("project", self.project, 4, dim=1, groups=2, positions=p, tap=i) for i, p in enumerate(positions)
         ]
         scales = (Slot("depth", self.depth, 4, block=2),)
         return UnitGroup(
@@ -100,7 +102,7 @@ class Depthwise(nn.Module):
 
 
 class Transposed(nn.Module):
-    """Weights kept as (in, out), as GPT-2 has them."""
+    """Layers whose weights have the shape (in, out), as in GPT-2."""
 
     class Conv1D(nn.Module):
         """y = x W + b with W of shape (in, out)."""
@@ -128,7 +130,7 @@ class Transposed(nn.Module):
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "actor_critic": (ActorCritic, (5,)),
     "gated": (Gated, (5,)),
-    "skipping": (Skipping, (2, 4, 4)),
+    "skip_connections": (SkipConnections, (2, 4, 4)),
     "depthwise": (Depthwise, (2, 5, 5)),
     "transposed": (Transposed, (3, 5)),
 }

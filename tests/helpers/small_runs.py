@@ -1,4 +1,4 @@
-"""Small networks, their training step by step, and all that it can change, copied and compared to the last bit."""
+"""Small networks, their training, and bit-exact comparison of everything that training changes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 import gnt
 
-IMAGE_SHAPE = (1, 8, 8)  # what `conv_net` reads
-# settings under which some unit is replaced nearly every step
+IMAGE_SHAPE = (1, 8, 8)  # of the inputs of `conv_net`
+# settings under which units are replaced in almost every step
 FREQUENT_REPLACEMENT: dict[str, Any] = {"replacement_rate": 0.1, "maturity_threshold": 2, "decay_rate": 0.9}
 
 
 def mlp(*widths: int, seed: int = 0) -> nn.Sequential:
-    """A relu network, of widths (4, 8, 6, 2) by default."""
+    """A ReLU network, of widths (4, 8, 6, 2) by default."""
     torch.manual_seed(seed)
     widths = widths or (4, 8, 6, 2)
     layers = [m for a, b in pairwise(widths) for m in (nn.Linear(a, b), nn.ReLU())]
@@ -26,7 +26,7 @@ def mlp(*widths: int, seed: int = 0) -> nn.Sequential:
 
 
 def conv_net(seed: int = 0) -> nn.Sequential:
-    """Convolutions with a norm, flattened into linear layers; reads `IMAGE_SHAPE` and gives 2 outputs."""
+    """Convolutions with a batch norm, followed by linear layers: inputs of shape `IMAGE_SHAPE`, 2 outputs."""
     torch.manual_seed(seed)
     return nn.Sequential(
         *(nn.Conv2d(1, 5, 3), nn.BatchNorm2d(5), nn.ReLU()),
@@ -42,7 +42,7 @@ def batch(t: int, *shape: int, n: int = 8) -> tuple[Tensor, Tensor]:
 
 
 def train(net: nn.Module, opt: torch.optim.Optimizer, engine: Any, steps: range, *shape: int) -> list[list[Tensor]]:
-    """Forward, backward, optimizer step, engine step. Returns what was replaced in each step."""
+    """Run forward, backward, optimizer step and engine step. Returns the replaced units of each step."""
     first = next(net.parameters())
     replaced = []
     for t in steps:
@@ -55,7 +55,7 @@ def train(net: nn.Module, opt: torch.optim.Optimizer, engine: Any, steps: range,
 
 
 def make_run(net: nn.Module, opt: str = "sgd", **settings: Any) -> tuple[nn.Module, torch.optim.Optimizer, gnt.GnT]:
-    """A network with an optimizer and an engine, ready for `train`."""
+    """The network with an optimizer and an engine: the arguments of `train`."""
     make = {"sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9), "adamgnt": lambda p: gnt.AdamGnT(p, lr=0.01)}
     optimizer = make[opt](net.parameters())
     generator = torch.Generator().manual_seed(5)
@@ -63,12 +63,12 @@ def make_run(net: nn.Module, opt: str = "sgd", **settings: Any) -> tuple[nn.Modu
 
 
 def replaced(engine: gnt.GnT) -> list[int]:
-    """How many units of each group have been replaced."""
+    """The number of units replaced so far in each group."""
     return [group.state.replaced for group in engine.groups]
 
 
 def full_state(net: nn.Module, opt: torch.optim.Optimizer | None = None, engine: Any = None) -> dict[str, Any]:
-    """Copies of parameters, buffers, optimizer state, engine state, and the generators' states."""
+    """Copies of parameters, buffers, optimizer state, engine state, and the state of torch's generator."""
     return copy.deepcopy(
         {
             "net": dict(net.state_dict()),
@@ -79,8 +79,8 @@ def full_state(net: nn.Module, opt: torch.optim.Optimizer | None = None, engine:
     )
 
 
-def assert_same(a: Any, b: Any, at: str = "it") -> None:
-    """Equal in structure, dtypes and bits."""
+def assert_same(a: Any, b: Any, at: str = "value") -> None:
+    """Assert that both have the same structure, dtypes and bits."""
     assert type(a) is type(b), f"{at}: {type(a).__name__} and {type(b).__name__}"
     if isinstance(a, dict):
         assert set(a) == set(b), f"{at}: keys {set(a) ^ set(b)}"

@@ -1,22 +1,21 @@
-"""Random networks, settings and lives, for hypothesis: what gnt promises must hold for all of them.
+"""Hypothesis strategies: random networks, settings and training runs, for properties that hold for all of them.
 
-To check a change of your own, write what must hold and let it be tried:
+Example of a property test:
 
     from hypothesis import given, strategies as st
-    from tests.helpers.strategies import choices, lives
+    from tests.helpers.strategies import training_runs, unit_choices
 
     @given(run=training_runs(), data=st.data())
-    def test_replaced_units_are_young(run, data):
+    def test_replaced_units_have_age_zero(run, data):
         run.train_without_replacement(3)
         units = data.draw(unit_choices(run))
         run.engine.replace(units)
         for group, chosen in zip(run.engine.groups, units, strict=True):
             assert not group.state.age[chosen].any()
 
-`lives` gives a network that learns random data beside an engine (`tests.helpers.training_run.Life`); `networks` and
-`engine_settings`
-give its parts, and their arguments leave out what a property does not hold for. Everything is small: a few units, a
-few pixels. `pytest --hypothesis-profile=thorough` tries many more.
+`training_runs` draws a `tests.helpers.training_run.TrainingRun`: a network, its optimizer and an engine. `networks` and
+`engine_settings` draw its parts; their arguments exclude what a property does not hold for. Networks are small: a few
+units and a few pixels. `pytest --hypothesis-profile=thorough` tries more examples.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from tests.replacement.optimizer_cases import CASES, OptimizerCase
 
 BUILT_IN_MEASURES = tuple(MEASURES)
 NORMS = ("batch", "group", "layer", "flat")
-PER_UNIT_NORMS = ("batch",)  # norms that do not let a unit's features depend on other units, nor on the pixel
+PER_UNIT_NORMS = ("batch",)  # norms after which a unit's features depend neither on other units nor on the pixel
 DTYPES = (torch.float32, torch.float64)
 seeds = st.integers(0, 2**16)
 
@@ -61,44 +60,44 @@ def networks(
     """Flat Sequentials with one to three hidden layers and random parameters.
 
     Args:
-        draw: given by hypothesis.
-        spaces: dimensions of space: 0 for networks of linear layers (some with a time dimension), 1 to 3 for
-            convolutions (grouped, strided, dilated) that end in a convolution or in linear layers.
-        norms: which may stand before or after the activation: "batch", "group", "layer", and "flat" for norms
-            behind a Flatten.
-        dropout: some networks have it.
-        padding: some convolutions and pools are padded with zeros.
-        bias: every weight layer has one; else some have none.
-        dtypes: of the parameters.
+        draw: passed by hypothesis.
+        spaces: numbers of spatial dimensions: 0 for networks of linear layers (some with a time dimension), 1 to 3 for
+            convolutions (grouped, strided, dilated) followed by a convolution or by linear layers.
+        norms: kinds of norms before or after the activation: "batch", "group", "layer", and "flat" for norms after a
+            Flatten.
+        dropout: whether some networks have dropout.
+        padding: whether some convolutions and pools are padded with zeros.
+        bias: True if every weight layer has a bias; otherwise some have none.
+        dtypes: dtypes of the parameters.
     """
     builder = LayerBuilder(draw, norms, dropout, padding, bias)
     space = draw(st.sampled_from(spaces))
     if space:
-        builder.open_space(space)
+        builder.start_conv(space)
         for _ in range(draw(st.integers(1, 2))):
             builder.convolution()
-            builder.between()
+            builder.norm_and_activation()
         if draw(st.booleans()):
             builder.convolution()
         else:
             builder.flatten()
             for _ in range(draw(st.integers(0, 1))):
                 builder.linear()
-                builder.between()
+                builder.norm_and_activation()
             builder.linear()
     else:
-        builder.open_line()
+        builder.start_linear()
         for _ in range(draw(st.integers(1, 3))):
             builder.linear()
-            builder.between()
+            builder.norm_and_activation()
         builder.linear()
     net = nn.Sequential(*builder.modules).to(draw(st.sampled_from(dtypes)))
-    randomise(net, draw(seeds))
+    randomize(net, draw(seeds))
     return Network(net, builder.shape)
 
 
-def randomise(net: nn.Module, seed: int) -> None:
-    """Give every parameter and running statistic a random value, so that none stands where it stands at birth."""
+def randomize(net: nn.Module, seed: int) -> None:
+    """Set every parameter and running statistic to a random value, so that none has its initial value."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for param in net.parameters():
@@ -112,7 +111,7 @@ def randomise(net: nn.Module, seed: int) -> None:
 
 @st.composite
 def engine_settings(draw: st.DrawFn, **fixed: Any) -> dict[str, Any]:
-    """Keyword arguments of `GnT`; those given in ``fixed`` are as given."""
+    """Keyword arguments of `GnT`; those in ``fixed`` keep the given value."""
     drawn = {
         "replacement_rate": st.floats(0.0, 1.0),
         "maturity_threshold": st.integers(0, 4),
@@ -127,7 +126,7 @@ def engine_settings(draw: st.DrawFn, **fixed: Any) -> dict[str, Any]:
 
 
 def optimizer_cases() -> st.SearchStrategy[OptimizerCase]:
-    """Rows of the optimizer table, those that take any parameters."""
+    """Rows of the optimizer table that accept parameters of any shape."""
     return st.sampled_from([case for case in CASES if not case.matrices_only])
 
 
@@ -139,7 +138,7 @@ def training_runs(
     settings: st.SearchStrategy[dict[str, Any]] | None = None,
     cases: st.SearchStrategy[OptimizerCase | None] | None = None,
 ) -> TrainingRun:
-    """Networks of ``of`` with engine settings and an optimizer, at the beginning of their lives."""
+    """Training runs before their first step, of networks from ``of`` with engine settings and an optimizer."""
     net, shape = draw(networks() if of is None else of)
     case = draw(optimizer_cases() if cases is None else cases)
     return TrainingRun(net, shape, case, draw(engine_settings() if settings is None else settings), draw(seeds))
@@ -147,7 +146,7 @@ def training_runs(
 
 @st.composite
 def unit_choices(draw: st.DrawFn, run: TrainingRun) -> list[Tensor]:
-    """Units for each group, in any order, as a user may give them to ``replace``; some groups have none."""
+    """Units of each group, in any order, as arguments of ``replace``; none for some groups."""
     chosen = []
     for group in run.engine.groups:
         order = draw(st.permutations(range(group.num_units)))

@@ -1,4 +1,4 @@
-"""A run: a network that learns random data, its optimizer, and the engine that watches over its units."""
+"""A training run: a network that learns random data, its optimizer, and an engine that replaces its units."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ UNIT_STATE = ("age", "utility", "mean_feature")
 
 
 class TrainingRun:
-    """Everything that lives together. The same arguments give the same run, bit by bit.
+    """A network, its optimizer and its engine. The same arguments give the same run, bit for bit.
 
     Args:
         net: a flat Sequential.
-        shape: of one sample of its input.
-        case: the row of the optimizer table, or None for a network that is never trained.
-        settings: of the engine.
-        seed: of the data and of the engine's draws.
+        shape: shape of one input sample.
+        case: row of the optimizer table, or None for a network that is never trained.
+        settings: keyword arguments of the engine.
+        seed: seed of the data and of the engine's generator.
     """
 
     def __init__(
         self, net: nn.Sequential, shape: Sequence[int], case: OptimizerCase | None, settings: dict[str, Any], seed: int
     ) -> None:
         self.net, self.shape, self.case, self.settings, self.seed = net, tuple(shape), case, settings, seed
-        self._newborn = copy.deepcopy(net)
+        self._initial_net = copy.deepcopy(net)
         self.dtype = next(net.parameters()).dtype
         self.data = torch.Generator().manual_seed(seed)
         self.optimizer = case.build(net.parameters()) if case else None
@@ -44,26 +44,26 @@ class TrainingRun:
         return f"TrainingRun({self.net}, shape={self.shape}, {self.case}, {self.dtype}, {self.settings})"
 
     def restarted(self) -> TrainingRun:
-        """The same life from its beginning on."""
-        return TrainingRun(copy.deepcopy(self._newborn), self.shape, self.case, self.settings, self.seed)
+        """A new run with the same initial network, settings and seed."""
+        return TrainingRun(copy.deepcopy(self._initial_net), self.shape, self.case, self.settings, self.seed)
 
     @property
     def layers(self) -> list[HiddenLayer]:
-        """Who owns what in the network as it is."""
+        """The hidden layers of the network with their owner maps."""
         return hidden_layers(self.net)
 
     def randn(self, *shape: int) -> Tensor:
-        """Normal numbers in the network's dtype."""
+        """Normally distributed numbers in the network's dtype."""
         return torch.randn(shape, generator=self.data, dtype=self.dtype)
 
     def train_without_replacement(self, steps: int = 1) -> None:
-        """Forward, backward, the optimizer's step and the engine's update. Replaces nobody."""
+        """Run forward, backward, optimizer step and the engine's update. No units are replaced."""
         for _ in range(steps):
             self.optimizer_step()
             self.engine.update()
 
     def train(self, steps: int = 1) -> list[list[list[int]]]:
-        """The same with replacement; returns which units were replaced, by step and group."""
+        """Run forward, backward, optimizer step and engine step. Returns the replaced units by step and group."""
         replaced = []
         for _ in range(steps):
             self.optimizer_step()
@@ -71,10 +71,9 @@ class TrainingRun:
         return replaced
 
     def optimizer_step(self) -> None:
-        """One step of the optimizer on a random batch; without an optimizer only the forward."""
-        torch.manual_seed(
-            int(torch.randint(2**31, (), generator=self.data))
-        )  # dropout draws from torch's own generator
+        """Run one optimizer step on a random batch; without an optimizer only the forward."""
+        seed = int(torch.randint(2**31, (), generator=self.data))
+        torch.manual_seed(seed)  # dropout draws from torch's global generator
         output = self.net(self.randn(BATCH, *self.shape))
         loss = smooth_l1_loss(output, self.randn(*output.shape))
         if self.optimizer is not None:
@@ -83,7 +82,7 @@ class TrainingRun:
             self.optimizer.step()
 
     def consumer_inputs(self, x: Tensor) -> list[Tensor]:
-        """What each hidden layer's consumer reads when the network reads ``x``, found with hooks of its own."""
+        """The input of each hidden layer's consumer for the network input ``x``, recorded with forward hooks."""
         read: list[Tensor] = []
         hooks = [
             layer.consumer.register_forward_pre_hook(lambda _, args: read.append(args[0].detach().clone()))
@@ -96,7 +95,7 @@ class TrainingRun:
         return read
 
     def owned_elements(self, chosen: Sequence[Tensor | Sequence[int]]) -> dict[str, Tensor]:
-        """Which elements of the network's tensors belong to the chosen units: bool masks by name."""
+        """Bool masks by tensor name: which elements of the network belong to the chosen units."""
         return owned(self.layers, [torch.as_tensor(units, dtype=torch.int64) for units in chosen])
 
     def tensors(self) -> dict[str, Tensor]:
@@ -104,13 +103,13 @@ class TrainingRun:
         return {name: value.detach().clone() for name, value in self.net.state_dict().items()}
 
     def optimizer_state(self) -> dict[tuple[str, str], Tensor]:
-        """Copies of the gradients and of the optimizer's state, by parameter name and key."""
-        kept: dict[tuple[str, str], Tensor] = {}
+        """Copies of the optimizer's state and of the gradients (key "grad"), by parameter name and key."""
+        copies: dict[tuple[str, str], Tensor] = {}
         for name, param in self.net.named_parameters():
             state = self.optimizer.state.get(param, {}) if self.optimizer is not None else {}
             entries = {"grad": param.grad, **state}
-            kept |= {(name, key): torch.as_tensor(v).clone() for key, v in entries.items() if v is not None}
-        return kept
+            copies |= {(name, key): torch.as_tensor(v).clone() for key, v in entries.items() if v is not None}
+        return copies
 
     def unit_state(self) -> dict[tuple[int, str], Tensor]:
         """Copies of the unit state, by group number and name."""
@@ -121,12 +120,15 @@ class TrainingRun:
         }
 
     def full_state(self) -> dict[Any, Tensor]:
-        """All that a life goes on from, for comparing two lives: not the gradients, which the next step forgets."""
-        memory = {place: value for place, value in self.optimizer_state().items() if place[1] != "grad"}
-        return {**self.tensors(), **memory, **self.unit_state()}
+        """Everything that the next step depends on: parameters, buffers, optimizer state and unit state.
+
+        Gradients are left out, because the next step discards them.
+        """
+        optimizer_state = {key: value for key, value in self.optimizer_state().items() if key[1] != "grad"}
+        return {**self.tensors(), **optimizer_state, **self.unit_state()}
 
     def checkpoint(self) -> dict[str, Any]:
-        """The life as it comes back from a file, read with ``weights_only=True``."""
+        """The run's state dicts, saved to a file and loaded again with ``weights_only=True``."""
         file = io.BytesIO()
         optimizer = None if self.optimizer is None else self.optimizer.state_dict()
         torch.save({"net": self.net.state_dict(), "opt": optimizer, "gnt": self.engine.state_dict()}, file)
@@ -134,7 +136,7 @@ class TrainingRun:
         return torch.load(file, weights_only=True)
 
     def load_checkpoint(self, saved: dict[str, Any], data: Tensor) -> None:
-        """Go on where the saved life stood, with its data from state ``data`` of the generator on."""
+        """Resume from a checkpoint; ``data`` is the state of its data generator."""
         self.net.load_state_dict(saved["net"])
         if self.optimizer is not None:
             self.optimizer.load_state_dict(saved["opt"])
@@ -143,12 +145,12 @@ class TrainingRun:
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Equal to the last bit, NaN and the sign of zero included."""
+    """True if dtype, shape and all bits are equal, including NaN and the sign of zero."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
     return torch.equal(a.contiguous().reshape(-1).view(torch.uint8), b.contiguous().reshape(-1).view(torch.uint8))
 
 
 def differences(a: dict[Any, Tensor], b: dict[Any, Tensor]) -> list[Any]:
-    """The names under which the two hold different bits, or only one holds anything."""
+    """The names whose values differ in any bit or that only one of the two has."""
     return [name for name in {**a, **b} if name not in a or name not in b or not same_bits(a[name], b[name])]

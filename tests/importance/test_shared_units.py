@@ -139,7 +139,7 @@ def test_given_incoming_weights_are_one_tensor_for_each_producer():
 
 
 def test_features_are_given_for_each_tap():
-    net, shape, engine = make("skipping")
+    net, shape, engine = make("skip_connections")
     x = torch.randn(3, *shape, dtype=torch.float64)
     probe = copy.deepcopy(net)
     engine.update(in_tap_order(probe.group(), probe, x))

@@ -66,7 +66,7 @@ def play(pair: TwinNetworks, gnt: GnT, twin: ArxivEquations, utility: str) -> in
         for layer, units in zip(pair.layers, wanted, strict=True):
             assert_no_tie(layer, units, twin.maturity, t)
         assert [sorted(units) for units in chosen] == [sorted(units) for units in wanted], f"step {t}"
-        fresh = [{i: pair.fresh(number) for i in units} for number, units in enumerate(chosen)]
+        fresh = [{i: pair.draw_incoming(number) for i in units} for number, units in enumerate(chosen)]
         _, incoming = pair.stack(fresh)
         gnt.replace(selected, incoming=incoming)
         twin.replace(chosen, [rows.numpy() for rows in incoming])
@@ -123,7 +123,7 @@ def test_fed_with_the_choices_of_algorithm_1_the_engine_equals_it(build: Builder
         gnt.update()
         ages = [group.state.age.numpy().copy() for group in gnt.groups]
         raw = [group.state.utility.clone() for group in gnt.groups]
-        fresh = twin.step(features, pair.fresh)
+        fresh = twin.step(features, pair.draw_incoming)
         for number, (units, layer) in enumerate(zip(gnt.select(), pair.layers, strict=True)):
             where, uncorrected, wanted = (
                 f"step {t}, layer {number}:",
@@ -156,7 +156,7 @@ def test_the_engine_is_algorithm_1_where_the_age_correction_has_died_out(build: 
     for t in range(2 * STEPS):
         features = pair.learn()
         gnt.update()
-        units, incoming = pair.stack(twin.step(features, pair.fresh))
+        units, incoming = pair.stack(twin.step(features, pair.draw_incoming))
         chosen = gnt.select()
         assert [some.tolist() for some in chosen] == [some.tolist() for some in units], f"step {t}"
         gnt.replace(chosen, incoming=incoming)

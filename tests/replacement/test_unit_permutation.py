@@ -12,7 +12,7 @@ from tests.helpers.training_run import TrainingRun
 from tests.replacement.optimizer_cases import CASES
 
 RULES = [name for name in BUILT_IN_MEASURES if name != "random"]
-# Adam and its kin divide by the gradient's size, and would make a difference of rounding as large as any other
+# Adam and its variants divide by the gradient's size, which would amplify differences of rounding
 LINEAR = [case for case in CASES if case.name.startswith("SGD")]
 
 
@@ -24,8 +24,8 @@ def permutations(draw: st.DrawFn, run: TrainingRun) -> list[Tensor]:
     orders = []
     for layer in run.layers:
         order = torch.arange(layer.units)
-        for kind in layer.kin.unique():
-            places = torch.nonzero(layer.kin == kind).flatten().tolist()
+        for kind in layer.exchange_class.unique():
+            places = torch.nonzero(layer.exchange_class == kind).flatten().tolist()
             order[places] = torch.tensor(draw(st.permutations(places)))
         orders.append(order)
     return orders

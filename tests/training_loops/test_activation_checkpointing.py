@@ -58,7 +58,7 @@ def test_micro_batches(name, reentrant):
                 x, y = batch(10 * t + micro, n=2 + micro)
                 F.mse_loss(run.net(x), y).backward()
             run.optimizer.step()
-            run.after()
+            run.after_step()
     assert_same(mine.state(), plain.state())
     assert mine.updates() == {8}
 

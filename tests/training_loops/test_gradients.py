@@ -47,7 +47,7 @@ def test_micro_batches_of_any_size_are_as_one_batch(name, sizes):
             (F.mse_loss(parts.net(some), wanted) * len(some) / len(x)).backward()
         for run in (parts, whole):
             run.optimizer.step()
-            run.after()
+            run.after_step()
     assert_alike(parts, whole)
 
 
@@ -69,7 +69,7 @@ def test_clipping(name, clip):
                 for g in grads:
                     g.clamp_(-0.01, 0.01) if clip is nn.utils.clip_grad_value_ else g.mul_(min(0.01 / (norm + 1e-6), 1))
             run.optimizer.step()
-            run.after()
+            run.after_step()
     torch.testing.assert_close(mine.state(), other.state(), rtol=1e-4, atol=1e-6)
     assert mine.updates() == {12}
     assert mine.replaced() > 3
@@ -92,7 +92,7 @@ def test_epochs_over_minibatches_after_rollouts(name):
                     F.mse_loss(run.net(x[rows]), y[rows]).backward()
                     nn.utils.clip_grad_norm_(run.net.parameters(), 0.5)
                     run.optimizer.step()
-                    run.after()
+                    run.after_step()
     assert_same(mine.state(), other.state())
     assert mine.updates() == {12}
     assert mine.replaced() > 3
@@ -111,7 +111,7 @@ def test_siamese_forwards_are_one_batch(name):
         F.mse_loss(once.net(x), y).backward()
         for run in (twice, once):
             run.optimizer.step()
-            run.after()
+            run.after_step()
     assert_alike(twice, once)
 
 
@@ -143,7 +143,7 @@ def test_target_networks_are_left_alone(name, careless):
             F.mse_loss(run.net(x), wanted.detach()).backward()
             kept = [p.detach().clone() for p in target.parameters()]
             run.optimizer.step()
-            run.after()
+            run.after_step()
             assert_same([p.detach() for p in target.parameters()], kept)
             with torch.no_grad():
                 for slow, fast in zip(target.parameters(), run.net.parameters(), strict=True):
@@ -167,6 +167,6 @@ def test_steps_with_closures(name):
             return loss
 
         assert mine.optimizer.step(closure).ndim == 0
-        mine.after()
+        mine.after_step()
     assert_same(mine.state(), other.state())
     assert mine.replaced() > 3

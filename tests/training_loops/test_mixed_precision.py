@@ -90,8 +90,8 @@ def with_scaler(run, steps, overflow=(), late=False, micro_batches=1):
         scaler.step(run.optimizer)
         scaler.update()
         if scaler.get_scale() == 2.0**10:
-            run.after()
-        elif run.by_hand:
+            run.after_step()
+        elif run.steps_engine:
             run.engines[0].discard()  # only a loop that steps the engine itself has to
         scaler.update(2.0**10)
     return run

@@ -94,7 +94,7 @@ def test_any_number_of_micro_batches(name):
                     x, y = batch(10 * t + micro)
                     F.mse_loss(run.net(x), y).backward()
             run.optimizer.step()
-            run.after()
+            run.after_step()
     assert_alike(mine, other)
 
 
@@ -107,7 +107,7 @@ def test_a_whole_step_compiled(name):
         mine.optimizer.zero_grad()
         F.mse_loss(mine.net(x), y).backward()
         mine.optimizer.step()
-        mine.after()
+        mine.after_step()
 
     for t in range(2):
         step(*batch(t))

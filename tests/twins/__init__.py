@@ -1,1 +1,1 @@
-"""Slow, literal versions of the algorithms: what the fast ones must equal."""
+"""Slow, literal implementations of the algorithms, which the library must equal."""

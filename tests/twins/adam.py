@@ -1,4 +1,4 @@
-"""The literal twin of AdamGnT: one element at a time, in float64, each with a step count of its own.
+"""Literal twin of AdamGnT: one element at a time, in float64, each with its own step count.
 
 Kingma & Ba 2015, Algorithm 1; `decoupled`: Loshchilov & Hutter 2019, Algorithm 2 (without a schedule);
 `amsgrad`: Reddi, Kale & Kumar 2018, Algorithm 2, divided by 1 - beta2^t as torch does.
@@ -13,7 +13,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-Place = tuple[int, ...]
+Index = tuple[int, ...]
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Element:
 
 
 class AdamTwin:
-    """One parameter, its elements by their places. `groups`: of the convolution whose weight it is."""
+    """One parameter, with its elements by index. ``groups``: the groups of the convolution whose weight it is."""
 
     def __init__(
         self,
@@ -42,14 +42,14 @@ class AdamTwin:
         groups: int = 1,
     ) -> None:
         self.shape = tuple(param.shape)
-        self.elements = {place: Element(float(param[place])) for place in product(*map(range, self.shape))}
+        self.elements = {index: Element(float(param[index])) for index in product(*map(range, self.shape))}
         self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
         self.amsgrad, self.maximize, self.decoupled, self.groups = amsgrad, maximize, decoupled, groups
 
     def step(self, gradient: Tensor) -> None:
         beta1, beta2 = self.betas
-        for place, e in self.elements.items():
-            g = float(gradient[place])
+        for index, e in self.elements.items():
+            g = float(gradient[index])
             if self.maximize:
                 g = -g
             if self.decoupled:
@@ -64,25 +64,25 @@ class AdamTwin:
             v_hat = (e.v_max if self.amsgrad else e.v) / (1 - beta2**e.t)
             e.theta = e.theta - self.lr * m_hat / (math.sqrt(v_hat) + self.eps)
 
-    def reset(self, dim: int, index: list[int]) -> None:
-        for place, e in self.elements.items():
-            if self.unit_of(place, dim) in index:
+    def reset(self, dim: int, units: list[int]) -> None:
+        for index, e in self.elements.items():
+            if self.unit_of(index, dim) in units:
                 e.m = e.v = e.v_max = 0.0
                 e.t = 0
 
-    def unit_of(self, place: Place, dim: int) -> int:
-        """The row of an element, or its column: the input channel that it reads."""
+    def unit_of(self, index: Index, dim: int) -> int:
+        """The row of an element (dim 0), or the input channel that it reads (dim 1)."""
         if dim == 0:
-            return place[0]
+            return index[0]
         outputs_per_group = self.shape[0] // self.groups
-        return place[0] // outputs_per_group * self.shape[1] + place[1]
+        return index[0] // outputs_per_group * self.shape[1] + index[1]
 
     def read(self, name: str) -> Tensor:
-        """One quantity of all elements (theta, m, v, v_max, t), in float64."""
+        """One quantity (theta, m, v, v_max or t) of all elements, in float64."""
         flat = [float(getattr(e, name)) for e in self.elements.values()]
         return torch.tensor(flat, dtype=torch.float64).reshape(self.shape)
 
     def correction(self, which: int, power: float = 1.0) -> Tensor:
-        """(1 - beta^t)^power of all elements, by each one's own t, for beta1 (0) or beta2 (1)."""
+        """(1 - beta^t)^power of all elements, each with its own t, for beta1 (0) or beta2 (1)."""
         flat = [(1 - self.betas[which] ** e.t) ** power for e in self.elements.values()]
         return torch.tensor(flat, dtype=torch.float64).reshape(self.shape)

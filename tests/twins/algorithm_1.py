@@ -1,8 +1,8 @@
-"""The literal twin of Algorithm 1 of Dohare et al., Nature 632 (2024): one line of the paper, one line here.
+"""Literal twin of Algorithm 1 of Dohare et al., Nature 632 (2024): one line of code for each line of the paper.
 
-In float64, on plain matrices: ``weights[l]`` is (n_l+1, n_l) as torch keeps it, so w_l,i,k of the paper, from unit i of
+In float64, on plain matrices: ``weights[l]`` has torch's shape (n_l+1, n_l), so w_l,i,k of the paper, from unit i of
 layer l to unit k of the next, is ``weights[l + 1][k, i]``. ``h[l]`` are the features of layer l for a batch; |h_l,i| is
-the mean over it. Nothing here is taken from gnt, nor from the twins of other methods.
+the mean over the batch. The code is independent of gnt and of the other twins.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class Algorithm1:
         self.u = [np.zeros(len(w)) for w in weights[:-1]]
         self.a = [np.zeros(len(w), dtype=int) for w in weights[:-1]]
         self.c = [0.0] * self.hidden
-        self.closest = np.inf  # how close a choice was: the least relative gap between the two lowest utilities
+        self.closest = np.inf  # the smallest relative gap between the two lowest utilities of a selection
 
     def step(self, h: Sequence[Array], sample: Callable[[int], Array]) -> list[list[int]]:
-        """What follows the step of SGD; ``sample(l)`` draws incoming weights of layer l. Returns who was replaced."""
+        """Run what follows an SGD step; ``sample(l)`` draws incoming weights of layer l. Returns the replaced units."""
         replaced: list[list[int]] = [[] for _ in range(self.hidden)]
         for l in range(self.hidden):  # noqa: E741
             self.a[l] += 1
@@ -35,7 +35,7 @@ class Algorithm1:
             self.c[l] = self.c[l] + len(eligible) * self.rho
             if self.c[l] > 1 and eligible:
                 r = min(eligible, key=lambda i: self.u[l][i])
-                self.note_gap(l, r, eligible)
+                self.record_gap(l, r, eligible)
                 self.weights[l][r, :] = sample(l)
                 self.biases[l][r] = 0
                 self.weights[l + 1][:, r] = 0
@@ -45,8 +45,8 @@ class Algorithm1:
                 replaced[l].append(r)
         return replaced
 
-    def note_gap(self, layer: int, r: int, eligible: Sequence[int]) -> None:
-        """A choice that rests on a tie would prove nothing."""
+    def record_gap(self, layer: int, r: int, eligible: Sequence[int]) -> None:
+        """Record the gap between the two lowest utilities: a selection among equal utilities is no evidence."""
         others = [self.u[layer][i] for i in eligible if i != r]
         if others:
             self.closest = min(self.closest, (min(others) - self.u[layer][r]) / min(others))

@@ -1,16 +1,16 @@
-"""The literal twins: Continual Backpropagation one unit at a time, in float64, one line per equation.
+"""Literal twins of continual backpropagation: one unit at a time, in float64, one line per equation.
 
 `NatureAlgorithm` is Algorithm 1 of Dohare et al., "Loss of plasticity in deep continual learning", Nature 632
 (2024), as printed. `ArxivEquations` is the method of Dohare et al., arXiv 2306.13812, equations (2)-(8).
 
-Both use the papers' *sums* of |w|; gnt uses means. `mean_per_sum` is the exact factor between the two: it
-depends on the shapes alone, so it is one number for all units of a layer and the ranking is the same.
+Both use the papers' *sums* of |w|; gnt uses means. `mean_per_sum` is the exact factor between the two. It depends
+only on the shapes, so it is the same for all units of a layer and does not change their ranking.
 
-The papers write of one example at a time and of fully connected layers. Here a unit's |h| is the mean over
-the batch and, for a convolution, over the places its weights visit; a unit whose map is flattened into a
-linear layer owns one column of weights per place, and the contributions of its columns add up.
+The papers describe one example at a time and fully connected layers. Here a unit's |h| is the mean over the batch
+and, for a convolution, over the positions of its output; a unit whose feature map is flattened into a linear layer
+owns one column of weights per position, and the contributions of its columns are added.
 
-Arrays are views of the network's parameters: to write into them is to change the network.
+Arrays are views of the network's parameters: writing to them changes the network.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Array = np.ndarray
 
 
 class HiddenLayer:
-    """One hidden layer: where its units' weights lie, and what is remembered of each unit."""
+    """One hidden layer: views of its units' weights, and the state of each unit."""
 
     def __init__(self, producer: nn.Module, consumer: nn.Module, norms: Sequence[nn.Module] = ()) -> None:
         self.incoming, self.bias = _view(producer.weight), _view(producer.bias)
@@ -32,20 +32,20 @@ class HiddenLayer:
         self.conv_groups = consumer.groups if hasattr(consumer, "groups") else None
         self.norms = norms
         self.num_units = n = len(self.incoming)
-        self.places = 1 if self.conv_groups else self.consumer_weight.shape[1] // n
+        self.positions = 1 if self.conv_groups else self.consumer_weight.shape[1] // n
         self.age = np.zeros(n, dtype=int)
         self.utility, self.corrected_utility = np.zeros(n), np.zeros(n)
         self.mean_feature, self.corrected_mean_feature = np.zeros(n), np.zeros(n)
         self.accumulated = 0.0
 
     def features(self, h: Array, i: int) -> list[Array]:
-        """The values of unit i in a batch, one array for each of its columns of weights."""
+        """The features of unit i in a batch, one array for each of its columns of outgoing weights."""
         if self.conv_groups:
             return [h[:, i].reshape(-1)]
-        return [h[:, i * self.places + p] for p in range(self.places)]
+        return [h[:, i * self.positions + p] for p in range(self.positions)]
 
     def consumers(self, i: int) -> slice:
-        """The units that read unit i: all of them, or those of its group in a grouped convolution."""
+        """The consumer's units that read unit i: all, or those of its group in a grouped convolution."""
         if not self.conv_groups:
             return slice(0, len(self.consumer_weight))
         readers = len(self.consumer_weight) // self.conv_groups
@@ -53,12 +53,12 @@ class HiddenLayer:
         return slice(group * readers, (group + 1) * readers)
 
     def outgoing(self, i: int) -> list[Array]:
-        """The columns of outgoing weights of unit i: one, or one for each place it is flattened into."""
+        """The columns of outgoing weights of unit i: one, or one for each position of its flattened feature map."""
         if self.conv_groups:
             return [self.consumer_weight[self.consumers(i), i % self.consumer_weight.shape[1]]]
-        return [self.consumer_weight[:, i * self.places + p] for p in range(self.places)]
+        return [self.consumer_weight[:, i * self.positions + p] for p in range(self.positions)]
 
-    def transfer(self, i: int) -> None:
+    def transfer_bias(self, i: int) -> None:
         """b_k += w_ki * f_hat_i, for every consumer k that has a bias."""
         if self.consumer_bias is None:
             return
@@ -66,13 +66,13 @@ class HiddenLayer:
             for k, w in zip(range(len(self.consumer_weight))[self.consumers(i)], column, strict=True):
                 self.consumer_bias[k] += w.sum() * self.corrected_mean_feature[i]
 
-    def detach(self, i: int) -> None:
+    def zero_outgoing(self, i: int) -> None:
         """w_ki = 0, for every consumer k."""
         for column in self.outgoing(i):
             column[:] = 0
 
-    def regenerate(self, i: int, incoming: Array) -> None:
-        """Fresh incoming weights, bias 0, norm parameters as in a new norm layer."""
+    def reinitialize(self, i: int, incoming: Array) -> None:
+        """Set the incoming weights, the bias to 0, and norm parameters and statistics to their initial values."""
         self.incoming[i] = incoming
         if self.bias is not None:
             self.bias[i] = 0
@@ -144,19 +144,20 @@ def mean_per_sum(layer: HiddenLayer, utility: str) -> float:
 
 
 class NatureAlgorithm:
-    """Nature's Algorithm 1: no correction for age or mean, no transfer, one unit of a layer at a time.
+    """Algorithm 1 of Nature: no correction for age or mean, no bias transfer, at most one unit of a layer per step.
 
-    As printed, a layer is tested and regenerated before the next layer is tested. (The contribution utility
-    does not look at incoming weights, so testing all layers first, as gnt does, comes to the same.)
+    As printed, the units of a layer are evaluated and replaced before those of the next layer are evaluated. (The
+    contribution utility does not depend on incoming weights, so evaluating all layers first, as gnt does, is
+    equivalent.)
     """
 
     def __init__(self, layers: Sequence[HiddenLayer], rate: float, maturity: int, decay: float) -> None:
         self.layers, self.rate, self.maturity, self.decay = layers, rate, maturity, decay
 
-    def step(self, features: Sequence[Tensor], fresh: Callable[[int], Array]) -> list[dict[int, Array]]:
-        """What follows the optimizer's step. `fresh(l)` draws incoming weights of layer l.
+    def step(self, features: Sequence[Tensor], draw_incoming: Callable[[int], Array]) -> list[dict[int, Array]]:
+        """Run what follows the optimizer's step. ``draw_incoming(l)`` draws incoming weights of layer l.
 
-        Returns for each layer the replaced unit, if there is one, with its incoming weights.
+        Returns for each layer the replaced unit, if any, with its incoming weights.
         """
         replaced: list[dict[int, Array]] = [{} for _ in self.layers]
         for number, (layer, given) in enumerate(zip(self.layers, features, strict=True)):
@@ -167,12 +168,12 @@ class NatureAlgorithm:
                 layer.utility[i] = self.decay * layer.utility[i] + (1 - self.decay) * y
             eligible = [i for i in range(layer.num_units) if layer.age[i] > self.maturity]
             layer.accumulated += len(eligible) * self.rate
-            layer.corrected_utility[:] = layer.utility  # what the choice is made by: not corrected
+            layer.corrected_utility[:] = layer.utility  # selection uses the uncorrected utility
             if layer.accumulated > 1:
                 r = min(eligible, key=lambda i: layer.utility[i])
-                replaced[number][r] = fresh(number)
-                layer.regenerate(r, replaced[number][r])
-                layer.detach(r)
+                replaced[number][r] = draw_incoming(number)
+                layer.reinitialize(r, replaced[number][r])
+                layer.zero_outgoing(r)
                 layer.utility[r] = 0
                 layer.age[r] = 0
                 layer.accumulated -= 1
@@ -180,11 +181,11 @@ class NatureAlgorithm:
 
 
 class ArxivEquations:
-    """arXiv 2306.13812. All layers are tested before any is regenerated.
+    """The method of arXiv 2306.13812. All layers are evaluated before any unit is replaced.
 
-    As printed, (8) divides u_{t-1}, the average of the step before, by the correction for the present age.
-    But 1 - decay^a is the weight that the present average has gathered in a updates, so here, as in gnt and
-    in the authors' code, it is u_t that is divided; and f_t likewise.
+    As printed, (8) divides u_{t-1}, the average before the update, by the correction for the current age. But
+    1 - decay^a is the total weight of a updates, which the average after the update contains; so here, as in gnt
+    and in the authors' code, u_t is divided, and likewise f_t.
     """
 
     def __init__(
@@ -225,7 +226,7 @@ class ArxivEquations:
         return chosen
 
     def count(self, number: int, eligible: int) -> int:
-        """How many units of a layer are due."""
+        """The number of units of a layer to replace."""
         layer = self.layers[number]
         if not self.accumulate:
             whole, fraction = divmod(self.rate * eligible, 1.0)
@@ -243,10 +244,10 @@ class ArxivEquations:
         for layer, chosen, weights in zip(self.layers, units, incoming, strict=True):
             for i in chosen:
                 if self.bias_transfer:
-                    layer.transfer(i)
-                layer.detach(i)
-            for i, fresh in zip(chosen, weights, strict=True):
-                layer.regenerate(i, fresh)
+                    layer.transfer_bias(i)
+                layer.zero_outgoing(i)
+            for i, new in zip(chosen, weights, strict=True):
+                layer.reinitialize(i, new)
                 layer.age[i] = 0
                 layer.utility[i] = 0
                 layer.mean_feature[i] = 0

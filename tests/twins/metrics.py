@@ -1,4 +1,4 @@
-"""The literal twins of `gnt.metrics`: each definition written out in numpy and float64, one line per formula.
+"""Literal twins of `gnt.metrics`: each definition in numpy and float64, one line per formula.
 
 Features are (samples, units) or (samples, channels, *size).
 """
@@ -13,8 +13,8 @@ import scipy.stats
 Array = np.ndarray
 
 
-def of_unit(features: Array, i: int) -> Array:
-    """All values of unit i: over samples and places."""
+def unit_values(features: Array, i: int) -> Array:
+    """All features of unit i, over samples and positions."""
     return features[:, i].reshape(-1).astype(np.float64)
 
 
@@ -29,20 +29,22 @@ def mean_squared_error(output: Array, target: Array) -> float:
 
 def dead_units(features: Array) -> float:
     units = features.shape[1]
-    return sum(np.abs(of_unit(features, i)).sum() == 0 for i in range(units)) / units
+    return sum(np.abs(unit_values(features, i)).sum() == 0 for i in range(units)) / units
 
 
 def dormant_units(features: Array, tau: float) -> float:
     units = features.shape[1]
-    expected = [np.abs(of_unit(features, i)).mean() for i in range(units)]
-    usual = sum(expected) / units
-    if usual == 0:
+    magnitude = [np.abs(unit_values(features, i)).mean() for i in range(units)]
+    layer_mean = sum(magnitude) / units
+    if layer_mean == 0:
         return 1.0
-    return sum(expected[i] / usual <= tau for i in range(units)) / units
+    return sum(magnitude[i] / layer_mean <= tau for i in range(units)) / units
 
 
 def singular_values(features: Array) -> Array:
-    """What numpy's matrix_rank takes for rounding is left out, by the eps of the features' dtype, float32 at least."""
+    """Singular values above the threshold of numpy's matrix_rank, with the eps of the features' dtype (float32 for
+    dtypes of lower precision).
+    """
     matrix = features.reshape(len(features), -1)
     eps = np.finfo(np.float64 if features.dtype == np.float64 else np.float32).eps
     sigma = np.linalg.svd(matrix.astype(np.float64), compute_uv=False)
@@ -55,14 +57,15 @@ def effective_rank(features: Array) -> float:
 
 
 def approximate_rank(features: Array) -> int:
-    return _least(singular_values(features) ** 2)
+    return _smallest_rank(singular_values(features) ** 2)
 
 
 def nature_rank(features: Array) -> int:
-    return _least(singular_values(features))
+    return _smallest_rank(singular_values(features))
 
 
-def _least(parts: Array) -> int:
+def _smallest_rank(parts: Array) -> int:
+    """The smallest number of leading values with 99% of the sum."""
     for k in range(len(parts) + 1):
         if parts[:k].sum() >= 0.99 * parts.sum():
             return k

@@ -1,4 +1,4 @@
-"""Networks of every kind, twice: one for the engine and one for its twin, on the same data and draws."""
+"""Networks of several kinds in two copies, one for the engine and one for its twin, with the same data and draws."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def conv1d() -> list[nn.Module]:
     return [*first, *second, nn.Linear(40, 3)]
 
 
-# what each network reads
+# the input shape of each network
 NETWORKS: dict[Builder, tuple[int, ...]] = {
     mlp1: (5,),
     mlp2: (5,),
@@ -76,7 +76,7 @@ NETWORKS: dict[Builder, tuple[int, ...]] = {
 
 
 class TwinNetworks:
-    """A network twice, each trained by an SGD of its own, in float64."""
+    """Two copies of a network in float64, each trained by its own SGD."""
 
     def __init__(self, build: Builder) -> None:
         torch.manual_seed(3)
@@ -95,31 +95,31 @@ class TwinNetworks:
         return HiddenLayer(self.twin_net[a], self.twin_net[b], norms)
 
     def learn(self) -> list[Tensor]:
-        """Both networks learn one batch. Returns the features that the consumers read in the twin's."""
+        """Train both networks on one batch. Returns the inputs of the consumers in the twin's network."""
         x = torch.randn(4, *self.shape, dtype=torch.float64, generator=self._data)
         y = torch.randn(4, 3, dtype=torch.float64, generator=self._data)
-        _descend(self.opt, self.net(x), y)
+        _sgd_step(self.opt, self.net(x), y)
         read, h = [], x
         for module in self.twin_net:
             if isinstance(module, WEIGHT_LAYERS):
                 read.append(h)
             h = module(h)
-        _descend(self.twin_opt, h, y)
+        _sgd_step(self.twin_opt, h, y)
         return read[1:]
 
-    def fresh(self, layer: int) -> Array:
-        """Incoming weights for one unit of a layer."""
+    def draw_incoming(self, layer: int) -> Array:
+        """Random incoming weights for one unit of a layer."""
         return self._draws.uniform(-0.5, 0.5, self.layers[layer].incoming.shape[1:])
 
     def stack(self, replaced: Sequence[dict[int, Array]]) -> tuple[list[Tensor], list[Tensor]]:
-        """Units and their incoming weights as gnt takes them: (k,) and (k, ...) for each layer."""
+        """Units and their incoming weights as arguments of gnt: (k,) and (k, ...) for each layer."""
         units = [torch.tensor([*some], dtype=torch.int64) for some in replaced]
         shapes = [(len(some), *layer.incoming.shape[1:]) for some, layer in zip(replaced, self.layers, strict=True)]
         rows = [np.array([*some.values()]).reshape(shape) for some, shape in zip(replaced, shapes, strict=True)]
         return units, [torch.from_numpy(row) for row in rows]
 
 
-def _descend(opt: torch.optim.Optimizer, output: Tensor, y: Tensor) -> None:
+def _sgd_step(opt: torch.optim.Optimizer, output: Tensor, y: Tensor) -> None:
     opt.zero_grad()
     nn.functional.mse_loss(output, y).backward()
     opt.step()

@@ -1,4 +1,4 @@
-"""The literal twin of ReDo (arXiv 2302.12902): one unit at a time, in float64, with the moments of its Adam."""
+"""Literal twin of ReDo (arXiv 2302.12902): one unit at a time, in float64, with the moments of its Adam."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.twins.engine import Array, HiddenLayer
 
 
 class ReDo:
-    """``modules[l]`` are the producer, the consumer and the norms of hidden layer l; their weights are changed."""
+    """ReDo on ``modules[l]``: producer, consumer and norms of hidden layer l, whose weights it changes in place."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class ReDo:
         return [each / (sum(magnitude) / layer.num_units) for each in magnitude]
 
     def step(self, features: Sequence[Tensor]) -> list[list[int]]:
-        """What follows the optimizer's step. Returns the replaced units of each layer."""
+        """Run what follows the optimizer's step. Returns the replaced units of each layer."""
         self.steps += 1
         if self.steps % self.period != 0:
             return [[] for _ in self.layers]
@@ -49,37 +49,37 @@ class ReDo:
             self.recycle(number, units)
         for number, units in enumerate(dormant):
             for i in units:
-                self.forget(number, i)
+                self.reset_moments(number, i)
         return dormant
 
     def recycle(self, number: int, units: Sequence[int]) -> None:
-        """Outgoing weights 0, incoming weights from the initial distribution."""
+        """Set outgoing weights to 0 and draw incoming weights from the initial distribution."""
         layer = self.layers[number]
         bound = 1 / math.sqrt(layer.incoming[0].size)
-        fresh = torch.empty(len(units), *layer.incoming.shape[1:], dtype=torch.float64)
+        weights = torch.empty(len(units), *layer.incoming.shape[1:], dtype=torch.float64)
         if len(units):
-            fresh.uniform_(-bound, bound, generator=self.generator)
+            weights.uniform_(-bound, bound, generator=self.generator)
         for i in units:
-            layer.detach(i)
-        for i, incoming in zip(units, fresh.numpy(), strict=True):
-            layer.regenerate(i, incoming)
+            layer.zero_outgoing(i)
+        for i, incoming in zip(units, weights.numpy(), strict=True):
+            layer.reinitialize(i, incoming)
 
-    def forget(self, number: int, i: int) -> None:
-        """Both of Adam's moments are 0 for the unit's weights, whatever else there is."""
+    def reset_moments(self, number: int, i: int) -> None:
+        """Set both of Adam's moments of the unit's weights to 0; other optimizer state stays."""
         for moment in ("exp_avg", "exp_avg_sq"):
             producer, consumer, norms = self.modules[number]
-            shadow = HiddenLayer(self.shadow(producer, moment), self.shadow(consumer, moment))
-            shadow.detach(i)
-            shadow.incoming[i] = 0
-            if shadow.bias is not None:
-                shadow.bias[i] = 0
+            moments = HiddenLayer(self.moments_of(producer, moment), self.moments_of(consumer, moment))
+            moments.zero_outgoing(i)
+            moments.incoming[i] = 0
+            if moments.bias is not None:
+                moments.bias[i] = 0
             for norm in norms:
                 for name in ("weight", "bias"):
                     if getattr(norm, name, None) is not None:
                         self.optimizer.state[getattr(norm, name)][moment][i] = 0
 
-    def shadow(self, module: nn.Module, moment: str) -> SimpleNamespace:
-        """A layer whose weights are a moment's."""
+    def moments_of(self, module: nn.Module, moment: str) -> SimpleNamespace:
+        """An object with the attributes of a layer whose weight and bias are the layer's moments."""
         values = {
             name: None if parameter is None else self.optimizer.state[parameter][moment]
             for name, parameter in (("weight", module.weight), ("bias", module.bias))

@@ -1,4 +1,4 @@
-"""The literal twins of the remedies: one number at a time, in float64, one line per formula."""
+"""Literal twins of the regularization methods: one number at a time, in float64, one line per formula."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Array = np.ndarray
 
 
 def penalty(thetas: Sequence[Array], targets: Sequence[Array], strength: float) -> float:
-    """strength * sum (theta - target)^2; L2 Init (arXiv 2308.11958) with the initial values, L2 with 0."""
+    """strength * sum (theta - target)^2; targets are the initial values for L2 Init (arXiv 2308.11958), 0 for L2."""
     total = 0.0
     for theta, target in zip(thetas, targets, strict=True):
         for value, start in zip(theta.flatten(), target.flatten(), strict=True):
@@ -27,7 +27,7 @@ def penalty_gradient(theta: Array, target: Array, strength: float) -> Array:
 
 
 def bound(module: nn.Module) -> float:
-    """1 / sqrt(fan_in), half the width of what torch draws the weight and the bias of a layer from."""
+    """1 / sqrt(fan_in): torch draws the weight and the bias of a layer from U(-bound, bound)."""
     fan_in, _ = nn.init._calculate_fan_in_and_fan_out(module.weight)
     return 1 / math.sqrt(fan_in)
 
@@ -35,8 +35,8 @@ def bound(module: nn.Module) -> float:
 def shrink_and_perturb(theta: Array, shrink: float, noise: float, p: Array) -> Array:
     """theta <- shrink * theta + noise * p (arXiv 1910.08475)"""
     out = np.empty_like(theta)
-    for place in np.ndindex(theta.shape):
-        out[place] = shrink * theta[place] + noise * p[place]
+    for index in np.ndindex(theta.shape):
+        out[index] = shrink * theta[index] + noise * p[index]
     return out
 
 
@@ -51,7 +51,7 @@ def arrays(net: nn.Module) -> list[Array]:
 
 
 def draws(parameters: Sequence[Tensor], kind: str, generator: torch.Generator) -> list[Array]:
-    """What a generator gives for parameters one after the other: uniform in [-1, 1) or normal, in float64."""
+    """Random numbers for the parameters in order, from one generator: uniform in [-1, 1) or normal, in float64."""
     flat = torch.empty(sum(p.numel() for p in parameters), dtype=torch.float64)
     flat.uniform_(-1, 1, generator=generator) if kind == "uniform" else flat.normal_(generator=generator)
     parts = flat.split([p.numel() for p in parameters])

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import gnt
-from gnt._utils.recording import pause_recording
+from gnt._utils.recording_switch import pause_recording
 from gnt.units import WalkError, preserve_model, unwrap
 from tests.units.tracing.group_checks import reasons, summary
 

@@ -1,7 +1,7 @@
 """How measures are computed for all groups of an engine.
 
-layout       shared tensors for the means of features and weights of simple groups
+means_layout shared tensors for the means of features and weights of simple groups
 eager        simple groups by torch operations
-cpp          simple groups by one call of a C++ kernel
+kernels      simple groups by one call of a C++ kernel
 evaluator    chooses for each group how it is evaluated; all other groups are evaluated one by one
 """

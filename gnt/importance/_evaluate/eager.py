@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gnt.importance._evaluate.layout import GroupLayout, MeansLayout, WeightMeans
+from gnt.importance._evaluate.means_layout import GroupLayout, MeansLayout, WeightMeans
 from gnt.importance._shared_state import SharedState
 
 # |w| is computed in parts that fit into a core's cache: a temporary of full size would be written to memory and read

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from gnt._kernels import SCALARS
-from gnt.importance._evaluate.cpp import KernelEvaluation
 from gnt.importance._evaluate.eager import EagerEvaluation
-from gnt.importance._evaluate.layout import MeansLayout, WeightMeans
+from gnt.importance._evaluate.kernels import KernelEvaluation
+from gnt.importance._evaluate.means_layout import MeansLayout, WeightMeans
 from gnt.importance._feature_buffer import FeatureBatch
 from gnt.importance._registry import Measure, compute_measure, restore_generators_on_error
 from gnt.importance._shared_state import SharedState, group_by_device_and_dtype

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gnt._utils.validation import check_flags
-from gnt.learners._engine_settings import ENSEMBLE_SETTINGS, accepts_engine_settings, split_settings, with_defaults
-from gnt.learners._resolve import Loss
+from gnt.learners._engine_keywords import ENSEMBLE_SETTINGS, accepts_engine_settings, split_settings
+from gnt.learners._loss_and_optimizer import Loss
 from gnt.learners._training_step import Step
 from gnt.learners.backprop import Backprop
 from gnt.learners.continual_backprop import ContinualBackprop
@@ -23,8 +23,8 @@ from gnt.learners.ensemble.stacked_net import StackedNet
 from gnt.learners.ensemble.training_step import EnsembleTrainingStep
 from gnt.learners.ensemble.validation import (
     check_batches,
-    check_engine_settings,
     check_same_function,
+    checked_engine_settings,
     engine_generators,
 )
 
@@ -106,23 +106,22 @@ class Ensemble(ContinualBackprop):
         generators: Sequence[torch.Generator] | None = None,
         **settings: Any,
     ) -> None:
-        given, options = split_settings(settings, ENSEMBLE_SETTINGS)
-        engine_settings = with_defaults(given, ENSEMBLE_SETTINGS)
-        check_engine_settings(engine_settings)
+        engine_settings, options = split_settings(settings, ENSEMBLE_SETTINGS)
+        checked = checked_engine_settings(engine_settings)
         check_flags(compile=compile)
-        replaces = engine_settings["replacement_rate"] > 0.0
+        replaces = checked.replacement_rate > 0.0
         members = make_members(make_net, seeds, with_engine=replaces)
         self.seeds = [member.seed for member in members]
         net = StackedNet(members)
         if not replaces:
             self._optimizers, self._engine_settings = Backprop._optimizers, ()
-        activation = engine_settings.pop("activation")
-        groups = net.groups(activation) if replaces else ()
+        groups = net.groups(checked.activation) if replaces else ()
         optimizer = opt if isinstance(opt, str) else build_optimizer(opt, net)
         Backprop.__init__(self, net, loss=loss, opt=optimizer, step_size=step_size, compile=compile, **options)
         engine = None
         if groups:
             own = engine_generators(generators, [member.generator for member in members])
+            engine_settings.pop("activation", None)  # the groups have it
             engine = EnsembleGnT(groups, self.opt, seeds=self.seeds, generators=own, **engine_settings)
         self._step = EnsembleTrainingStep(net, self.loss, self.opt, engine, self.seeds)
         self._layers_checked = False

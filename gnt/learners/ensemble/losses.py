@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gnt.learners._resolve import Loss
+from gnt.learners._loss_and_optimizer import Loss
 
 
 class BackwardStart(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gnt.learners._resolve import Loss
+from gnt.learners._loss_and_optimizer import Loss
 from gnt.learners._training_step import Step, TrainingStep
 from gnt.learners.ensemble.engine import EnsembleGnT, format_seeds
 from gnt.learners.ensemble.losses import BackwardStart, backward_start, member_losses

@@ -11,18 +11,19 @@ from torch import Tensor, nn
 from gnt.replacement import EngineSettings
 
 
-def check_engine_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse settings out of range, also if they are not used because nothing is replaced.
+def checked_engine_settings(settings: Mapping[str, Any]) -> EngineSettings:
+    """The settings with defaults; refused if out of range, even where they are not used because nothing is replaced.
 
     Raises:
         ValueError, TypeError: as for `GnT`, or ``accumulate=False``.
     """
-    accumulate = EngineSettings(**settings).accumulate
-    if not accumulate:
+    checked = EngineSettings(**settings)
+    if not checked.accumulate:
         raise ValueError(
-            f"accumulate must be True or 'one' for an ensemble, got {accumulate!r}: drawn counts would differ between "
-            "members, which are selected from together"
+            f"accumulate must be True or 'one' for an ensemble, got {checked.accumulate!r}: drawn counts would differ "
+            "between members, which are selected from together"
         )
+    return checked
 
 
 def engine_generators(given: Any, own: Sequence[torch.Generator | None]) -> list[torch.Generator]:

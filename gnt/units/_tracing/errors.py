@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from gnt._utils.recording import pause_recording
+from gnt._utils.recording_switch import pause_recording
 from gnt.units._passthrough import WalkError
 
 MANUAL_GROUPS_HINT = (

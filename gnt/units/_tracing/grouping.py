@@ -19,7 +19,7 @@ from gnt.units._slot import Slot
 from gnt.units._trace_result import Refused
 from gnt.units._tracing.labels import UNKNOWN_ACTIVATION, units_of
 from gnt.units._tracing.ops.dispatch import ACTIVATION_PRODUCTS
-from gnt.units._tracing.ops.weights import ABSORBED
+from gnt.units._tracing.ops.producers_and_consumers import ABSORBED
 from gnt.units._tracing.state import Producer, PropagationState, Reader
 from gnt.units._tracing.weight_ops import uses, weight_op
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.distributions import Distribution
 
-from gnt._utils.recording import pause_recording
+from gnt._utils.recording_switch import pause_recording
 
 _CONTAINERS = (list, dict, set, OrderedDict)
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from gnt.units._tracing.capture import Graph, Node
 from gnt.units._tracing.labels import distinct_units, varies
 from gnt.units._tracing.ops.dispatch import ACTIVATION_PRODUCTS, SHAPE_OPS, propagate_labels
+from gnt.units._tracing.ops.producers_and_consumers import apply_weights
 from gnt.units._tracing.ops.refusal import describe_operation, refuse_operands
-from gnt.units._tracing.ops.weights import apply_weights
 from gnt.units._tracing.ownership import ParameterOwners
 from gnt.units._tracing.state import PropagationState
 from gnt.units._tracing.weight_ops import weight_op

@@ -24,7 +24,7 @@ def test_results_equal_those_of_single_runs(name: str, batch: int, monkeypatch: 
     settings = {**FREQUENT_REPLACEMENT, **SETTINGS[name]}
     compared = compare_with_single_runs(mlp(6, 8, 7, 3), [3, 11], 100, shape=(6,), out=3, batch=batch, **settings)
     assert compared.replaced > 20 or name == "backprop"
-    assert compared.apart < 1e-11
+    assert compared.max_difference < 1e-11
 
 
 def test_the_error_for_a_nonfinite_loss_names_the_seed_and_nothing_changes() -> None:

@@ -31,7 +31,7 @@ def test_each_optimizer_and_loss(optimizer: str, loss: str, batch: int) -> None:
     settings = {**OPTIMIZERS[optimizer], **FREQUENT_REPLACEMENT, "loss": loss}
     compared = compare_with_single_runs(mlp(6, 8, 7, 3), [3, 11], 200, shape=(6,), out=3, batch=batch, **settings)
     assert compared.replaced > 100
-    assert compared.apart < 1e-11
+    assert compared.max_difference < 1e-11
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -39,7 +39,7 @@ def test_each_optimizer_without_replacement(optimizer: str) -> None:
     settings = {**OPTIMIZERS[optimizer], "replacement_rate": 0.0}
     compared = compare_with_single_runs(mlp(6, 8, 7, 3), SEEDS, 60, shape=(6,), out=3, **settings)
     assert compared.replaced == 0
-    assert compared.apart < 1e-11
+    assert compared.max_difference < 1e-11
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_each_utility_measure(utility: str) -> None:
         mlp(6, 8, 7, 3), [1, 2], 80, shape=(6,), out=3, step_size=0.02, utility=utility, **FREQUENT_REPLACEMENT
     )
     assert compared.replaced > 20
-    assert compared.apart < 1e-11
+    assert compared.max_difference < 1e-11
 
 
 @pytest.mark.parametrize("init", ["default", "xavier", "lecun", "kaiming"])
@@ -67,7 +67,7 @@ def test_each_init(init: str) -> None:
         **FREQUENT_REPLACEMENT,
     )
     assert compared.replaced > 10
-    assert compared.apart < 1e-11
+    assert compared.max_difference < 1e-11
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.02])
@@ -82,7 +82,7 @@ def test_each_type_of_layer(rate: float) -> None:
     }
     compared = compare_with_single_runs(conv_net, [3, 11], 40, shape=(1, 10, 10), out=3, batch=4, **settings)
     assert compared.replaced > 15 or rate == 0.0
-    assert compared.apart < 1e-8
+    assert compared.max_difference < 1e-8
 
 
 def test_a_callable_loss_and_a_list_of_layers_without_flatten() -> None:
@@ -109,7 +109,7 @@ def test_a_callable_loss_and_a_list_of_layers_without_flatten() -> None:
         **FREQUENT_REPLACEMENT,
     )
     assert compared.replaced > 10
-    assert compared.apart < 1e-11
+    assert compared.max_difference < 1e-11
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -1,4 +1,6 @@
-"""Features of one tap that are waiting for the next update.
+"""Recording of the features of one tap, by a forward pre-hook, until the next update.
+
+Only forwards in training mode with grad enabled are recorded.
 
 Activation checkpointing runs a forward a second time during the backward. If the first run was recorded
 (use_reentrant=False) the second is ignored; if the first ran without grad (use_reentrant=True) the second is recorded.
@@ -12,12 +14,14 @@ from __future__ import annotations
 
 import warnings
 import weakref
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from gnt._utils import recording
+from gnt._utils import recording_switch
 
 MANY_FORWARDS = 1000  # warn once when this many forwards are waiting
 
@@ -61,7 +65,7 @@ class TapFeatures:
                 self._pending = (feature.detach(), self._pending)
                 self._recorded_in_forward = True
             return
-        if recording.pauses or (in_backward() and self._recorded_in_forward):
+        if recording_switch.pauses or (in_backward() and self._recorded_in_forward):
             return
         self._recorded_in_forward = self._recorded_in_forward or not in_backward()
         self._pending = (_TrackedFeature(feature) if self.track_abandoned else feature.detach(), self._pending)
@@ -145,3 +149,42 @@ class _TrackedFeature:
     def abandoned(self) -> bool:
         """True if the graph was freed and no gradient has arrived."""
         return self._graph is not None and self._graph() is None and not self._gradients
+
+
+class RecordingHook(TapFeatures):
+    """A forward pre-hook that keeps the input of its module."""
+
+    handle: RemovableHandle
+
+    def __init__(self, group: str) -> None:
+        super().__init__(group, track_abandoned=False)
+
+    def register(self, module: nn.Module) -> None:
+        """Register the hook, and remove inactive copies of other engines' hooks."""
+        hooks = module._forward_pre_hooks
+        for key in [key for key, hook in hooks.items() if hook is _inactive_hook]:
+            del hooks[key]
+            module._forward_pre_hooks_with_kwargs.pop(key, None)
+        self.handle = module.register_forward_pre_hook(self, with_kwargs=True)
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if module.training and torch.is_grad_enabled():
+            self.add(args[0] if args else kwargs["input"])
+
+    def __reduce__(self) -> tuple[Any, tuple[int]]:
+        return _unpickle_hook, (self.handle.id,)
+
+
+def _inactive_hook(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Stands for a recording hook in a copied network, where no engine would take what it records."""
+
+
+def _unpickle_hook(hook_id: int) -> Callable[..., None]:
+    # as torch's own handles do: in a new process the id must not be given to another hook of the same module
+    RemovableHandle.next_id = max(RemovableHandle.next_id, hook_id + 1)
+    return _inactive_hook
+
+
+def is_recording_hook(hook: object) -> bool:
+    """True for a forward pre-hook that an engine has registered, or its inactive copy."""
+    return isinstance(hook, RecordingHook) or hook is _inactive_hook

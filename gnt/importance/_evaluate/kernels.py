@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gnt._kernels import load
 from gnt.importance._evaluate.eager import EagerEvaluation
-from gnt.importance._evaluate.layout import GroupLayout, MeansLayout, WeightMeans
+from gnt.importance._evaluate.means_layout import GroupLayout, MeansLayout, WeightMeans
 from gnt.importance._shared_state import SharedState
 
 _GROUP, _WEIGHT = 12, 8  # number of integers in the kernel's record of a group, and of a weight

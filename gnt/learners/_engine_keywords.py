@@ -27,11 +27,6 @@ def split_settings(settings: dict[str, Any], names: Sequence[str]) -> tuple[dict
     return engine, {name: value for name, value in settings.items() if name not in names}
 
 
-def with_defaults(settings: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """The settings with `GnT`'s default for each of ``names`` that is missing."""
-    return {**{name: _GNT_PARAMETERS[name].default for name in names}, **settings}
-
-
 def accepts_engine_settings(names: Sequence[str]) -> Callable[[F], F]:
     """Decorate an ``__init__`` whose ``**settings`` include settings of `GnT`, so that its signature names them.
 
