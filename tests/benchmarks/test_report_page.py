@@ -12,7 +12,7 @@ from benchmarks.cli import main
 from benchmarks.published import entries
 from benchmarks.report.provenance import duration
 from benchmarks.run import Run
-from tests.helpers.finished_runs import REGRESSION, planned_runs, trained_regression_runs, write_record
+from tests.helpers.finished_runs import REGRESSION, planned_runs, write_record
 
 DIGITS = "random_label_mnist"
 
@@ -29,10 +29,9 @@ def table_rows(text: str, start: str) -> list[list[str]]:
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Run], str, Path]:
+def real(trained_runs: tuple[Path, list[Run]], tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Run], str, Path]:
     """Trained runs of three methods, the page of them, and its folder."""
-    out, to = tmp_path_factory.mktemp("out"), tmp_path_factory.mktemp("to")
-    runs = trained_regression_runs(out, seeds=3) + trained_regression_runs(out, "redo", seeds=2)
+    (out, runs), to = trained_runs, tmp_path_factory.mktemp("to")
     return runs, report(out, to), to
 
 

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.errors import CannotRun
 from benchmarks.report.run_finder import find_runs
 from benchmarks.run import Run
-from tests.helpers.finished_runs import planned_runs, trained_regression_runs, write_record
+from tests.helpers.finished_runs import planned_runs, write_record
 
 DIGITS = "random_label_mnist"
 
@@ -43,9 +43,9 @@ def reason_in(out: Path) -> str:
     return line
 
 
-def test_trained_runs_are_found(tmp_path: Path) -> None:
-    made = trained_regression_runs(tmp_path) + trained_regression_runs(tmp_path, "redo")
-    found = find_runs(tmp_path)
+def test_trained_runs_are_found(trained_runs: tuple[Path, list[Run]]) -> None:
+    out, made = trained_runs
+    found = find_runs(out)
     assert {each.folder: each for each in found.runs}.keys() == {each.folder for each in made}
     for each in found.runs:
         (expected,) = (other for other in made if other.folder == each.folder)

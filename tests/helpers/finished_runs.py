@@ -1,4 +1,4 @@
-"""Finished runs for tests of code that reads results: trained for some thousand steps, or with made-up records."""
+"""Finished runs for tests of code that reads results: trained for some hundred steps, or with made-up records."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.run import Run
 from benchmarks.run_plan import RunPlan
 
 REGRESSION = "slowly_changing_regression"
-TINY = {"steps": 2000, "bin": 200, "flip_every": 500}
+TINY = {"steps": 1000, "bin": 100, "flip_every": 250}
 
 
 def train(run: Run) -> Run:
@@ -34,7 +34,7 @@ def planned_runs(
 
 
 def trained_regression_runs(out: Path, methods: str = "backprop continual_backprop", **options: Any) -> list[Run]:
-    """Trained runs of the regression, 2,000 steps each."""
+    """Trained runs of the regression, 1,000 steps each."""
     return [train(run) for run in planned_runs(out, REGRESSION, methods, **{**TINY, **options})]
 
 
