@@ -1,7 +1,4 @@
-"""Simple groups are evaluated together, by torch operations or kernels, with the results of the evaluation one by one.
-
-Both evaluations read the same features and weights.
-"""
+"""Joint evaluation of all simple groups, by torch operations or kernels, against the evaluation of each group alone."""
 
 from __future__ import annotations
 
@@ -22,17 +19,17 @@ from tests.helpers.small_runs import assert_same, batch, mlp
 from tests.helpers.strategies import Network, networks
 
 PRODUCTS = [name for name, measure in MEASURES.items() if measure.product]
-TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}  # a deviation is a difference
+TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}  # relative error: subtracting the mean feature loses digits
 
 
-def one_by_one(engine: gnt.GnT, features: Any) -> list[tuple[Tensor, Tensor]]:
+def evaluate_separately(engine: gnt.GnT, features: Any) -> list[tuple[Tensor, Tensor]]:
     """Mean features and utilities of each group, computed group by group."""
     with torch.no_grad():
         signals = engine.signals(engine.take_features(features))
         return [compute_measure(engine.measure, engine.utility, each) for each in signals]
 
 
-def evaluated(engine: gnt.GnT, features: Any, *, together: bool) -> list[tuple[Tensor, Tensor]]:
+def evaluate_as_update(engine: gnt.GnT, features: Any, *, together: bool) -> list[tuple[Tensor, Tensor]]:
     """Mean features and utilities of each group, as an update computes them."""
     with torch.no_grad():
         batch = engine.take_features(features)
@@ -45,16 +42,16 @@ def evaluated(engine: gnt.GnT, features: Any, *, together: bool) -> list[tuple[T
         return list(zip(part.shared.means, part.shared.utilities, strict=True))
 
 
-def assert_close(mine: list[tuple[Tensor, Tensor]], wanted: list[tuple[Tensor, Tensor]]) -> None:
-    for group, other in zip(mine, wanted, strict=True):
-        for one, theirs in zip(group, other, strict=True):
-            scale = max(theirs.abs().max().item(), 1.0)  # a deviation may be 0 but for rounding
-            rounding = TOLERANCE[one.dtype]
-            torch.testing.assert_close(one, theirs, rtol=10 * rounding, atol=rounding * scale)
+def assert_close(actual: list[tuple[Tensor, Tensor]], expected: list[tuple[Tensor, Tensor]]) -> None:
+    for actual_group, expected_group in zip(actual, expected, strict=True):
+        for a, b in zip(actual_group, expected_group, strict=True):
+            scale = max(b.abs().max().item(), 1.0)  # a deviation from the mean may be pure rounding error
+            tolerance = TOLERANCE[a.dtype]
+            torch.testing.assert_close(a, b, rtol=10 * tolerance, atol=tolerance * scale)
 
 
-def engine_in_use(net: nn.Module, shape: tuple[int, ...], utility: str, kernels: bool, samples: int) -> gnt.GnT:
-    """An engine after some updates: averages and ages that differ, and recorded features."""
+def updated_engine(net: nn.Module, shape: tuple[int, ...], utility: str, kernels: bool, samples: int) -> gnt.GnT:
+    """An engine after three updates with replacement (so ages and averages differ), holding recorded features."""
     engine = gnt.GnT(net, utility=utility, kernels=kernels, replacement_rate=0.3, maturity_threshold=0)
     draws = torch.Generator().manual_seed(samples)
     dtype = next(net.parameters()).dtype
@@ -71,70 +68,70 @@ def engine_in_use(net: nn.Module, shape: tuple[int, ...], utility: str, kernels:
     kernels=st.booleans(),
     samples=st.integers(2, 9),
 )
-def test_groups_evaluated_together_equal_groups_evaluated_alone(
+def test_joint_evaluation_equals_separate_evaluation(
     network: Network, utility: str, kernels: bool, samples: int
 ) -> None:
-    engine = engine_in_use(network.net, network.shape, utility, kernels, samples)
+    engine = updated_engine(network.net, network.shape, utility, kernels, samples)
     recorded = [[f.contiguous() for f in tap.take()] for tap in engine.feature_buffer.taps]
-    assert_close(evaluated(engine, recorded, together=True), one_by_one(engine, recorded))
+    assert_close(evaluate_as_update(engine, recorded, together=True), evaluate_separately(engine, recorded))
 
 
 @pytest.mark.parametrize("kernels", [False, True])
 @pytest.mark.parametrize("utility", ["contribution", "adaptable_contribution"])
 @pytest.mark.parametrize("samples", [1, 64, 65, 300])
 @pytest.mark.parametrize("widths", [(3, 700, 1100, 2), (2, 1, 1, 1), (5, 513, 512, 9)])
-def test_sizes_larger_than_a_block_and_a_thread(widths, samples, utility, kernels) -> None:
-    engine = engine_in_use(mlp(*widths), (widths[0],), utility, kernels, samples)
+def test_layers_and_batches_larger_than_a_kernel_block(widths, samples, utility, kernels) -> None:
+    engine = updated_engine(mlp(*widths), (widths[0],), utility, kernels, samples)
     recorded = engine.feature_buffer.take().per_tap
-    assert_close(evaluated(engine, recorded, together=True), one_by_one(engine, recorded))
+    assert_close(evaluate_as_update(engine, recorded, together=True), evaluate_separately(engine, recorded))
 
 
 @pytest.mark.parametrize("kernels", [False, True])
-@pytest.mark.parametrize(("utility", "part"), [("contribution", 100), ("adaptable_contribution", 1000)])
-def test_large_weights_are_reduced_in_parts(monkeypatch, utility, part, kernels) -> None:
-    monkeypatch.setattr("gnt.importance._evaluate.eager._PART", part)
-    engine = engine_in_use(mlp(3, 60, 70, 2), (3,), utility, kernels, 4)
+@pytest.mark.parametrize(("utility", "chunk"), [("contribution", 100), ("adaptable_contribution", 1000)])
+def test_large_weights_are_reduced_in_chunks(monkeypatch, utility, chunk, kernels) -> None:
+    monkeypatch.setattr("gnt.importance._evaluate.eager._PART", chunk)
+    engine = updated_engine(mlp(3, 60, 70, 2), (3,), utility, kernels, 4)
     recorded = engine.feature_buffer.take().per_tap
-    assert_close(evaluated(engine, recorded, together=True), one_by_one(engine, recorded))
+    assert_close(evaluate_as_update(engine, recorded, together=True), evaluate_separately(engine, recorded))
 
 
 @pytest.mark.parametrize("kernels", [False, True])
 def test_features_with_a_time_dimension(kernels) -> None:
-    engine = engine_in_use(mlp(4, 6, 5, 2), (3, 7, 4), "zero_contribution", kernels, 2)
+    engine = updated_engine(mlp(4, 6, 5, 2), (3, 7, 4), "zero_contribution", kernels, 2)
     recorded = engine.feature_buffer.take().per_tap
-    assert_close(evaluated(engine, recorded, together=True), one_by_one(engine, recorded))
+    assert_close(evaluate_as_update(engine, recorded, together=True), evaluate_separately(engine, recorded))
 
 
 @pytest.mark.parametrize("kernels", [False, True])
-@pytest.mark.parametrize("odd", ["transposed feature", "transposed weight", "two forwards"])
-def test_layouts_that_kernels_cannot_read_give_the_same_result(odd, kernels) -> None:
+@pytest.mark.parametrize("layout", ["transposed feature", "transposed weight", "two forwards"])
+def test_layouts_that_kernels_cannot_read_give_the_same_result(layout, kernels) -> None:
     net = mlp(4, 6, 5, 2)
-    engine = engine_in_use(net, (4,), "adaptable_contribution", kernels, 3)
+    engine = updated_engine(net, (4,), "adaptable_contribution", kernels, 3)
     recorded = engine.feature_buffer.take().per_tap
-    if odd == "transposed feature":
+    if layout == "transposed feature":
         recorded = [[feature.t().contiguous().t()] for (feature,) in recorded]
-    elif odd == "transposed weight":
+    elif layout == "transposed weight":
         net[2].weight.data = net[2].weight.data.t().contiguous().t()
     else:
         recorded = [[feature, feature[:1]] for (feature,) in recorded]
-    assert_close(evaluated(engine, recorded, together=False), one_by_one(engine, recorded))
+    assert_close(evaluate_as_update(engine, recorded, together=False), evaluate_separately(engine, recorded))
 
 
 @pytest.mark.parametrize("kernels", [False, True])
 @pytest.mark.parametrize("utility", [*PRODUCTS, "random"])
-def test_simple_groups_beside_others(utility, kernels) -> None:
+def test_simple_groups_mixed_with_groups_of_several_consumers(utility, kernels) -> None:
     nets = ActorCritic(), Gated(), mlp(5, 6, 3)
     groups = [nets[0].group(), nets[1].group(), *gnt.walk(nets[2])]
     engine = gnt.GnT(groups, utility=utility, kernels=kernels, maturity_threshold=0)
-    draws = [torch.randn(3, 5) for _ in range(4)]
-    for x in draws:
+    inputs = [torch.randn(3, 5) for _ in range(4)]
+    for x in inputs:
         for net in nets:
             net(x)
         state = engine.generator.get_state()
         recorded = engine.feature_buffer.take().per_tap
-        together = [(a.clone(), b.clone()) for a, b in evaluated(engine, recorded, together=False)]
+        together = [(a.clone(), b.clone()) for a, b in evaluate_as_update(engine, recorded, together=False)]
         engine.generator.set_state(state)
-        assert_close(together, one_by_one(engine, recorded))
+        assert_close(together, evaluate_separately(engine, recorded))
         for net in nets:
             net(x)
         engine.step()
@@ -142,7 +139,7 @@ def test_simple_groups_beside_others(utility, kernels) -> None:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_kernels_replace_the_same_units_as_torch_operations(optimizer: str) -> None:
-    """In float64, so that rounding does not change which units are selected."""
+    """Uses float64 so that rounding does not change which units are selected."""
     runs = []
     for kernels in (False, True):
         net = mlp(5, 12, 8, 2).double()
@@ -156,7 +153,7 @@ def test_kernels_replace_the_same_units_as_torch_operations(optimizer: str) -> N
         )  # fmt: skip
         replaced = []
         for t in range(200):
-            x, y = (part.double() for part in batch(t, 5))
+            x, y = (tensor.double() for tensor in batch(t, 5))
             learner.opt.zero_grad()
             (net(x) - y[:, :2] if y.shape[1] >= 2 else net(x) - y).square().mean().backward()
             learner.opt.step()
@@ -173,12 +170,12 @@ def test_copied_and_converted_networks_use_kernels() -> None:
     engine = gnt.GnT(net, kernels=True)
     net(torch.randn(2, 5))
     engine.step()
-    again = copy.deepcopy((net, engine))
-    for one, its in ((net, engine), again):
-        one(torch.ones(2, 5))
-        its.step()
-        assert its.kernels
-    assert_same(again[1].state_dict(), engine.state_dict())
+    net_copy, engine_copy = copy.deepcopy((net, engine))
+    for each_net, each_engine in ((net, engine), (net_copy, engine_copy)):
+        each_net(torch.ones(2, 5))
+        each_engine.step()
+        assert each_engine.kernels
+    assert_same(engine_copy.state_dict(), engine.state_dict())
     net.double()
     net(torch.ones(2, 5, dtype=torch.float64))
     engine.step()
@@ -198,13 +195,13 @@ def test_kernels_must_be_a_bool() -> None:
         gnt.GnT(mlp(5, 6, 3), kernels="yes")
 
 
-def test_error_without_a_compiler_says_what_to_do(monkeypatch) -> None:
+def test_missing_compiler_error_names_the_remedy(monkeypatch) -> None:
     from torch._inductor.codecache import CppPythonBindingsCodeCache
 
-    def broken(*args: Any) -> None:
+    def fail_to_compile(*args: Any) -> None:
         raise OSError("no g++ here")
 
-    monkeypatch.setattr(CppPythonBindingsCodeCache, "load_pybinding", broken)
+    monkeypatch.setattr(CppPythonBindingsCodeCache, "load_pybinding", fail_to_compile)
     gnt._kernels.load.cache_clear()
     try:
         with pytest.raises(RuntimeError, match=r"C\+\+ compiler|kernels=False"):

@@ -1,10 +1,8 @@
-"""What is recorded: what the consumers read, in training mode with grad, until the next update, and nowhere else."""
+"""Recording of features: consumer inputs of training-mode forwards with gradients, kept until the next update."""
 
 from __future__ import annotations
 
-import copy
 import gc
-import io
 import pickle
 import warnings
 
@@ -17,63 +15,65 @@ from torch.utils.hooks import RemovableHandle
 
 import gnt
 from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, batch, conv_net, full_state, mlp, train
+from tests.replacement.copy_methods import COPY_METHODS
 
 
-def hooks(net: nn.Module) -> list[int]:
+def hook_counts(net: nn.Module) -> list[int]:
+    """The number of forward pre-hooks of each module that has any."""
     return [len(module._forward_pre_hooks) for module in net.modules() if module._forward_pre_hooks]
 
 
-def means(engine: gnt.GnT) -> list[Tensor]:
+def mean_features(engine: gnt.GnT) -> list[Tensor]:
     return [group.state.corrected_mean_feature for group in engine.groups]
 
 
-def read(net: nn.Sequential, x: Tensor, engine: gnt.GnT) -> list[Tensor]:
-    """What the consumers read, by running the layers one by one, their hooks aside."""
-    seen = {}
+def consumer_inputs(net: nn.Sequential, x: Tensor, engine: gnt.GnT) -> list[Tensor]:
+    """The input of each group's consumer, computed layer by layer without calling hooks."""
+    inputs = {}
     for module in net:
-        seen[id(module)] = x
+        inputs[id(module)] = x
         x = module.forward(x)
-    return [seen[id(group.consumers[0])] for group in engine.groups]
+    return [inputs[id(group.consumers[0])] for group in engine.groups]
 
 
-def test_recorded_is_what_the_consumers_read():
+def test_recorded_features_are_the_inputs_of_the_consumers():
     net = conv_net()
     engine = gnt.GnT(net)
     x, _ = batch(0, 1, 8, 8)
     net(x)
     engine.update()
-    given = gnt.GnT(net, record=False)
-    features = read(net, x, given)
-    given.update(features)
+    passed = gnt.GnT(net, record=False)
+    features = consumer_inputs(net, x, passed)
+    passed.update(features)
     assert [f.ndim for f in features] == [4, 2, 2]
-    assert_same([g.state.state_dict() for g in engine.groups], [g.state.state_dict() for g in given.groups])
+    assert_same([g.state.state_dict() for g in engine.groups], [g.state.state_dict() for g in passed.groups])
     by_channel = [features[0].mean((0, 2, 3)), features[1].view(8, 4, 4).mean((0, 2)), features[2].mean(0)]
-    torch.testing.assert_close(means(engine), by_channel)
+    torch.testing.assert_close(mean_features(engine), by_channel)
 
 
-def test_a_feature_given_by_keyword_is_recorded():
+def test_features_passed_by_keyword_are_recorded():
     first, second = nn.Linear(4, 8), nn.Linear(8, 2)
     engine = gnt.GnT([first, F.relu, second])
     x, _ = batch(0)
     second(input=F.relu(first(x)))
     engine.update()
-    torch.testing.assert_close(means(engine)[0], F.relu(first(x)).mean(0))
+    torch.testing.assert_close(mean_features(engine)[0], F.relu(first(x)).mean(0))
 
 
-def test_flat_sequences_and_single_samples_count_every_row():
+def test_mean_features_average_over_samples_and_time_steps():
     net = mlp(4, 8, 2)
     engine = gnt.GnT(net, decay_rate=0.0)
     x = torch.randn(3, 5, 4)
     net(x)
     engine.update()
-    torch.testing.assert_close(means(engine)[0], net[1](net[0](x)).mean((0, 1)).detach())
+    torch.testing.assert_close(mean_features(engine)[0], net[1](net[0](x)).mean((0, 1)).detach())
     net(x[0, 0])
     engine.update()
-    torch.testing.assert_close(means(engine)[0], net[1](net[0](x[0, 0])).detach())
+    torch.testing.assert_close(mean_features(engine)[0], net[1](net[0](x[0, 0])).detach())
 
 
 @pytest.mark.parametrize("mode", ["eval", "no_grad", "inference"])
-def test_forwards_that_do_not_learn_leave_no_trace(mode):
+def test_forwards_without_gradients_or_in_eval_mode_are_not_recorded(mode):
     nets = [conv_net(), conv_net()]
     opts = [torch.optim.SGD(net.parameters(), 0.05) for net in nets]
     engines = [
@@ -84,7 +84,7 @@ def test_forwards_that_do_not_learn_leave_no_trace(mode):
             nets[0].eval()(batch(99, 1, 8, 8)[0])
             nets[0].train()
         else:
-            nets[0][1].eval()  # its running statistics do not ask for gradients
+            nets[0][1].eval()  # running statistics are updated even without gradients
             with torch.no_grad() if mode == "no_grad" else torch.inference_mode():
                 nets[0](batch(99, 1, 8, 8)[0])
             nets[0].train()
@@ -96,34 +96,55 @@ def test_forwards_that_do_not_learn_leave_no_trace(mode):
 
 @pytest.mark.parametrize("sizes", [(4, 4), (5, 2, 1), (1, 0, 7)])
 @pytest.mark.parametrize("utility", ["contribution", "adaptable_contribution"])
-def test_several_forwards_before_one_step_are_one_batch_of_their_samples(sizes, utility):
+def test_several_forwards_before_one_update_equal_one_joined_batch(sizes, utility):
     net = conv_net().double()
-    net[1].eval()  # a batch norm that learns from each part would make other features
-    apart, joined = gnt.GnT(net, utility=utility), gnt.GnT(net, utility=utility, record=False)
+    net[1].eval()  # in training mode batch norm would normalize each part by its own statistics
+    split, joined = gnt.GnT(net, utility=utility), gnt.GnT(net, utility=utility, record=False)
     for t in range(3):
         x = batch(t, 1, 8, 8)[0].double()
         for part in x.split(sizes):
             net(part)
-        apart.update()
-        joined.update(read(net, x, joined))
-    assert apart.updates == 3
-    for a, b in zip(apart.groups, joined.groups, strict=True):
+        split.update()
+        joined.update(consumer_inputs(net, x, joined))
+    assert split.updates == 3
+    for a, b in zip(split.groups, joined.groups, strict=True):
         assert a.state.age.tolist() == [3] * a.num_units
         torch.testing.assert_close(a.state.mean_feature, b.state.mean_feature, rtol=1e-12, atol=1e-14)
         torch.testing.assert_close(a.state.utility, b.state.utility, rtol=1e-12, atol=1e-14)
 
 
-def test_a_checkpointed_forward_counts_once():
+def test_a_reentrant_checkpointed_forward_is_recorded_once():
     net = mlp()
     engine, plain = gnt.GnT(net), gnt.GnT(net, record=False)
     x, _ = batch(0)
     checkpoint(net, x.requires_grad_(), use_reentrant=True).sum().backward()
     engine.update()
-    plain.update(read(net, x, plain))
+    plain.update(consumer_inputs(net, x, plain))
     assert_same([g.state.state_dict() for g in engine.groups], [g.state.state_dict() for g in plain.groups])
 
 
-def test_discarded_features_are_forgotten():
+def test_learners_train_a_checkpointed_network_like_a_plain_one():
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = mlp(4, 6, 2)
+
+        def forward(self, x):
+            return checkpoint(self.layers, x, use_reentrant=False)
+
+    plain, checkpointed = mlp(4, 6, 2), Checkpointed()
+    checkpointed.layers.load_state_dict(plain.state_dict())
+    learners = [gnt.ContinualBackprop(net, maturity_threshold=2, replacement_rate=0.3) for net in (plain, checkpointed)]
+    learners[1].gnt.generator.set_state(learners[0].gnt.generator.get_state())
+    for _ in range(20):
+        x, y = torch.randn(3, 4), torch.randn(3, 2)
+        for learner in learners:
+            learner.learn(x, y)
+    for a, b in zip(plain.parameters(), checkpointed.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_discarded_features_do_not_enter_the_next_update():
     net = mlp()
     engine, plain = gnt.GnT(net), gnt.GnT(net, record=False)
     net(batch(0)[0])
@@ -135,11 +156,11 @@ def test_discarded_features_are_forgotten():
     x, _ = batch(1)
     net(x)
     engine.update()
-    plain.update(read(net, x, plain))
+    plain.update(consumer_inputs(net, x, plain))
     assert_same([g.state.state_dict() for g in engine.groups], [g.state.state_dict() for g in plain.groups])
 
 
-def test_given_features_stand_in_for_recorded_ones_and_need_not_be_detached():
+def test_passed_features_replace_recorded_ones_and_may_require_grad():
     net = mlp()
     engine, plain = gnt.GnT(net), gnt.GnT(net, record=False)
     net(batch(0)[0])
@@ -151,28 +172,28 @@ def test_given_features_stand_in_for_recorded_ones_and_need_not_be_detached():
         engine.step()
 
 
-def test_engines_side_by_side_each_record():
+def test_two_engines_on_one_network_each_record_features():
     net = mlp()
     first, second = gnt.GnT(net), gnt.GnT(net, decay_rate=0.5)
     net(batch(0)[0])
     first.update()
     second.update()
-    torch.testing.assert_close(means(first), means(second))
-    assert hooks(net) == [2, 2]
+    torch.testing.assert_close(mean_features(first), mean_features(second))
+    assert hook_counts(net) == [2, 2]
     first.close()
-    assert hooks(net) == [1, 1]
+    assert hook_counts(net) == [1, 1]
 
 
-def test_an_engine_that_is_gone_records_no_more():
+def test_a_deleted_engine_removes_its_hooks():
     net = mlp()
     engine = gnt.GnT(net)
     engine.groups[0].state.age  # noqa: B018
     del engine
     gc.collect()
-    assert hooks(net) == []
+    assert hook_counts(net) == []
 
 
-def test_many_forwards_without_a_step_are_told():
+def test_warns_once_after_1000_forwards_without_an_update():
     net = mlp(1, 2, 1)
     engine = gnt.GnT(net)
     x = torch.ones(1, 1)
@@ -187,34 +208,28 @@ def test_many_forwards_without_a_step_are_told():
     engine.close()
 
 
-def copies(net: nn.Module) -> list[nn.Module]:
-    file = io.BytesIO()
-    torch.save(net, file)
-    file.seek(0)
-    return [copy.deepcopy(net), pickle.loads(pickle.dumps(net)), torch.load(file, weights_only=False)]
-
-
-def test_a_copied_network_records_nothing_and_works():
+def test_a_copied_network_does_not_record_for_the_original_engine():
     net = mlp()
     engine = gnt.GnT(net)
     x, _ = batch(0)
-    for copied in copies(net):
+    for copy_method in COPY_METHODS.values():
+        copied = copy_method(net)
         torch.testing.assert_close(copied(x), net.eval()(x))
         net.train()
         with pytest.raises(RuntimeError, match="no features"):
             engine.step()
-        of_copy = gnt.GnT(copied)
+        engine_of_copy = gnt.GnT(copied)
         copied(x)
-        of_copy.step()
-        assert hooks(copied) == [1, 1]  # the one that slept is gone
-        of_copy.close()
-        assert hooks(copied) == []
-    assert hooks(net) == [1, 1]
+        engine_of_copy.step()
+        assert hook_counts(copied) == [1, 1]  # the inactive hook that was copied has been removed
+        engine_of_copy.close()
+        assert hook_counts(copied) == []
+    assert hook_counts(net) == [1, 1]
 
 
 @pytest.mark.parametrize("closed", [False, True])
-def test_a_loaded_network_takes_hooks_of_the_users(closed, monkeypatch):
-    """In a fresh process torch numbers hooks from 0 again, so the numbers of saved ones come up once more."""
+def test_a_loaded_network_calls_hooks_registered_afterwards(closed, monkeypatch):
+    """A new process numbers hooks from 0 again, so a new hook may get the same number as a saved one."""
     net = mlp()
     engine = gnt.GnT(net)
     saved = pickle.dumps(net)

@@ -1,4 +1,4 @@
-"""With ``kernels`` the optimizers sum |w| while they step: what the engine finds then is what it would have read."""
+"""Mean weight magnitudes that optimizers with ``kernels=True`` compute during their step, for use by the engine."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from torch import Tensor, nn
 from gnt.optim import CBPSGD, CBPAdam, CBPAdamW
 from tests.helpers.small_runs import mlp
 
-WIDTHS = (20, 70, 130, 67, 3)  # beyond a chunk of rows, and no multiple of a vector
+WIDTHS = (20, 70, 130, 67, 3)  # more rows than one chunk, and not a multiple of the vector length
 
 
-def gradients(net: nn.Module, t: int) -> None:
+def backward(net: nn.Module, t: int) -> None:
     dtype = next(net.parameters()).dtype
     x = torch.randn(8, WIDTHS[0], generator=torch.Generator().manual_seed(t), dtype=dtype)
     net.zero_grad()
     net(x).square().mean().backward()
 
 
-def run(optimizer: torch.optim.Optimizer, net: nn.Module, steps: range) -> None:
+def train(optimizer: torch.optim.Optimizer, net: nn.Module, steps: range) -> None:
     for t in steps:
-        gradients(net, t)
+        backward(net, t)
         optimizer.step()
 
 
-def magnitudes(weight: Tensor) -> tuple[Tensor, Tensor]:
+def mean_magnitudes(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Means of |w| over each row and over each column."""
     magnitude = weight.detach().abs()
     return magnitude.mean(1), magnitude.mean(0)
 
@@ -45,37 +46,38 @@ def magnitudes(weight: Tensor) -> tuple[Tensor, Tensor]:
         (CBPAdamW, {"weight_decay": 0.1}),
     ],
 )
-def test_the_means_are_those_of_the_weights(kind: type, options: dict[str, Any], dtype: torch.dtype, utility: str):
+def test_fused_means_equal_the_means_of_the_weights(
+    kind: type, options: dict[str, Any], dtype: torch.dtype, utility: str
+):
     net = mlp(*WIDTHS).to(dtype)
     optimizer = kind(net, kernels=True, utility=utility, replacement_rate=0.01, maturity_threshold=3, **options)
     compared = 0
     for t in range(30):
-        run(optimizer, net, range(t, t + 1))
-        places = optimizer.gnt.weight_means
-        assert len(places) == {"contribution": 3, "adaptation": 3, "adaptable_contribution": 4}[utility]
+        train(optimizer, net, range(t, t + 1))
+        fused_means = optimizer.gnt.weight_means
+        assert len(fused_means) == {"contribution": 3, "adaptation": 3, "adaptable_contribution": 4}[utility]
         for weight in (module.weight for module in net if isinstance(module, nn.Linear)):
-            place = places.get(id(weight))
-            if place is None or place.version != weight._version:
-                continue  # of no use to the measure, or a unit was replaced since
+            fused = fused_means.get(id(weight))
+            if fused is None or fused.version != weight._version:
+                continue  # not read by the measure, or outdated by a replacement
             compared += 1
-            for found, wanted in zip((place.rows, place.columns), magnitudes(weight), strict=True):
-                if found is not None:
-                    torch.testing.assert_close(found, wanted)
+            for actual, expected in zip((fused.rows, fused.columns), mean_magnitudes(weight), strict=True):
+                if actual is not None:
+                    torch.testing.assert_close(actual, expected)
     assert compared > 10
     assert sum(group.state.replaced for group in optimizer.gnt.groups) > 10
 
 
 @pytest.mark.parametrize("kind", [CBPSGD, CBPAdam])
-def test_a_weight_that_was_changed_since_is_read(kind: type) -> None:
+def test_means_are_recomputed_if_a_weight_changed_after_the_step(kind: type) -> None:
     net = mlp(4, 6, 2)
     optimizer = kind(net, kernels=True, utility="weight", replacement_rate=0.0, decay_rate=0.0)
-    run_on = torch.randn(8, 4)
-    net(run_on).square().mean().backward()
+    net(torch.randn(8, 4)).square().mean().backward()
     optimizer.step()
     with torch.no_grad():
         net[2].weight.mul_(2)
     optimizer.gnt.update([torch.rand(3, 6)])
-    torch.testing.assert_close(optimizer.gnt.groups[0].state.utility, magnitudes(net[2].weight)[1])
+    torch.testing.assert_close(optimizer.gnt.groups[0].state.utility, mean_magnitudes(net[2].weight)[1])
 
 
 @pytest.mark.parametrize(
@@ -83,35 +85,35 @@ def test_a_weight_that_was_changed_since_is_read(kind: type) -> None:
     [{}, {"weight_decay": 0.1}, {"maximize": True}, {"momentum": 0.9}, {"foreach": True}],
 )  # fmt: skip
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_without_replacement_it_is_sgd_to_the_last_bit(options: dict[str, Any], dtype: torch.dtype) -> None:
+def test_without_replacement_steps_equal_torch_sgd_bit_for_bit(options: dict[str, Any], dtype: torch.dtype) -> None:
     net = mlp(*WIDTHS).to(dtype)
     other = copy.deepcopy(net)
     optimizer = CBPSGD(net, lr=0.05, kernels=True, replacement_rate=0.0, **options)
-    peer = torch.optim.SGD(other.parameters(), lr=0.05, **options)
-    for opt, one in ((optimizer, net), (peer, other)):
+    reference = torch.optim.SGD(other.parameters(), lr=0.05, **options)
+    for opt, each in ((optimizer, net), (reference, other)):
         schedule = torch.optim.lr_scheduler.ExponentialLR(opt, 0.9)
         for t in range(20):
-            run(opt, one, range(t, t + 1))
+            train(opt, each, range(t, t + 1))
             schedule.step()
     for mine, theirs in zip(net.parameters(), other.parameters(), strict=True):
         assert torch.equal(mine, theirs)
 
 
-def test_what_the_kernel_cannot_step_goes_by_torch() -> None:
+def test_parameters_unsupported_by_the_kernel_are_stepped_by_torch() -> None:
     for change in (lambda net: net.bfloat16(), lambda net: net[2].weight.data.t_().contiguous().t_()):
         net = mlp(4, 5, 5, 2)
         change(net)
         other = copy.deepcopy(net)
         optimizer = CBPSGD(net, lr=0.05, kernels=True, replacement_rate=0.0)
-        peer = torch.optim.SGD(other.parameters(), lr=0.05)
-        for opt, one in ((optimizer, net), (peer, other)):
-            one(torch.ones(2, 4, dtype=one[0].weight.dtype)).square().sum().backward()
+        reference = torch.optim.SGD(other.parameters(), lr=0.05)
+        for opt, each in ((optimizer, net), (reference, other)):
+            each(torch.ones(2, 4, dtype=each[0].weight.dtype)).square().sum().backward()
             opt.step()
         assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("kind", [CBPSGD, CBPAdam])
-def test_old_values_are_told_to_autograd(kind: type) -> None:
+def test_steps_increment_the_version_that_autograd_checks(kind: type) -> None:
     net = mlp(4, 6, 2)
     optimizer = kind(net, kernels=True)
     loss = net(torch.randn(3, 4, requires_grad=True)).square().mean()
@@ -121,12 +123,12 @@ def test_old_values_are_told_to_autograd(kind: type) -> None:
         loss.backward()
 
 
-def test_hooks_and_closures_and_copies() -> None:
+def test_hooks_closures_and_copies_work() -> None:
     net = mlp(4, 6, 2)
     optimizer = CBPSGD(net, kernels=True)
-    seen: list[str] = []
-    optimizer.register_step_pre_hook(lambda *_: seen.append("before"))
-    optimizer.register_step_post_hook(lambda *_: seen.append("after"))
+    calls: list[str] = []
+    optimizer.register_step_pre_hook(lambda *_: calls.append("before"))
+    optimizer.register_step_post_hook(lambda *_: calls.append("after"))
     x = torch.randn(3, 4)
 
     def closure() -> Tensor:
@@ -138,9 +140,9 @@ def test_hooks_and_closures_and_copies() -> None:
     assert optimizer.step(closure) > 0
     closure()
     assert optimizer.step() is None
-    assert seen == ["before", "after"] * 2
+    assert calls == ["before", "after"] * 2
     assert optimizer.gnt.updates == 2
-    again, twin = copy.deepcopy((net, optimizer))
-    again(x).square().mean().backward()
-    twin.step()
-    assert (twin.gnt.updates, optimizer.gnt.updates) == (3, 2)
+    net_copy, optimizer_copy = copy.deepcopy((net, optimizer))
+    net_copy(x).square().mean().backward()
+    optimizer_copy.step()
+    assert (optimizer_copy.gnt.updates, optimizer.gnt.updates) == (3, 2)

@@ -1,4 +1,4 @@
-"""Engines with kernels=True take the same steps as with torch operations, also after changes of network or data."""
+"""Steps of engines with ``kernels=True`` equal steps with torch operations, also after the network or data change."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.helpers.small_runs import assert_same, mlp, replaced
 Change = Callable[[nn.Module, Any], None]
 
 
-def draw(t: int, n: int = 4, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+def inputs(t: int, n: int = 4, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     return torch.randn(n, 5, generator=torch.Generator().manual_seed(t), dtype=torch.float64).to(dtype)
 
 
@@ -35,11 +35,11 @@ def build(dtype: torch.dtype = torch.float64, **settings: Any) -> tuple[nn.Modul
 
 
 def assert_equal_runs(*runs: tuple[nn.Module, gnt.GnT]) -> None:
-    (net, engine), (other_net, other) = runs
-    assert replaced(engine) == replaced(other)
-    for group, same in zip(engine.groups, other.groups, strict=True):
-        assert torch.equal(group.state.age, same.state.age)
-        torch.testing.assert_close(group.state.utility, same.state.utility, rtol=1e-6, atol=1e-8)
+    (net, engine), (other_net, other_engine) = runs
+    assert replaced(engine) == replaced(other_engine)
+    for group, other in zip(engine.groups, other_engine.groups, strict=True):
+        assert torch.equal(group.state.age, other.state.age)
+        torch.testing.assert_close(group.state.utility, other.state.utility, rtol=1e-6, atol=1e-8)
     torch.testing.assert_close(list(net.parameters()), list(other_net.parameters()), rtol=1e-6, atol=1e-8)
 
 
@@ -49,7 +49,7 @@ def test_kernels_replace_the_same_units(utility: str, accumulate: bool) -> None:
     runs = [build(utility=utility, accumulate=accumulate, kernels=kernels) for kernels in (True, False)]
     for t in range(80):
         for net, optimizer, engine in runs:
-            learn(net, optimizer, draw(t))
+            learn(net, optimizer, inputs(t))
             engine.step()
     assert sum(replaced(runs[0][2])) > 10
     assert_equal_runs(*((net, engine) for net, _, engine in runs))
@@ -65,12 +65,12 @@ def test_attached_engines_with_kernels_replace_the_same_units(kind: type) -> Non
         runs.append((net, optimizer))
     for t in range(60):
         for net, optimizer in runs:
-            learn(net, optimizer, draw(t))
+            learn(net, optimizer, inputs(t))
     assert_equal_runs(*((net, optimizer.gnt) for net, optimizer in runs))
 
 
 def two_forwards(net: nn.Module, _: gnt.GnT) -> None:
-    net(draw(100, dtype=next(net.parameters()).dtype))
+    net(inputs(100, dtype=next(net.parameters()).dtype))
 
 
 def strided_features(net: nn.Module, _: gnt.GnT) -> None:
@@ -96,16 +96,16 @@ def another_batch_size(net: nn.Module, _: gnt.GnT) -> None:
 @pytest.mark.parametrize(
     "change", [two_forwards, strided_features, float64_network, loaded_state, strided_weight, another_batch_size]
 )
-def test_kernels_notice_a_change(change: Change) -> None:
+def test_kernels_equal_torch_operations_after_a_change(change: Change) -> None:
     dtype = torch.float32 if change is float64_network else torch.float64
     runs = [build(dtype, kernels=kernels) for kernels in (True, False)]
     for net, optimizer, engine in runs:
         for t in range(20):
-            learn(net, optimizer, draw(t, dtype=dtype))
+            learn(net, optimizer, inputs(t, dtype=dtype))
             engine.step()
         change(net, engine)
         for t in range(20, 40):
-            learn(net, optimizer, draw(t, 3 if change is another_batch_size else 4, next(net.parameters()).dtype))
+            learn(net, optimizer, inputs(t, 3 if change is another_batch_size else 4, next(net.parameters()).dtype))
             engine.step()
     if dtype is torch.float32:
         assert replaced(runs[0][2]) == replaced(runs[1][2])
@@ -119,24 +119,24 @@ def test_features_in_half_precision_are_evaluated_in_float32() -> None:
     for t in range(10):
         for net, optimizer, engine in runs:
             with torch.autocast("cpu", torch.bfloat16):
-                net(draw(t, dtype=torch.float32)).float().square().mean().backward()
+                net(inputs(t, dtype=torch.float32)).float().square().mean().backward()
             optimizer.step()
             optimizer.zero_grad()
             engine.step()
-    for group, same in zip(runs[0][2].groups, runs[1][2].groups, strict=True):
-        torch.testing.assert_close(group.state.utility, same.state.utility)
+    for group, other in zip(runs[0][2].groups, runs[1][2].groups, strict=True):
+        torch.testing.assert_close(group.state.utility, other.state.utility)
 
 
 @pytest.mark.parametrize("kernels", [True, False])
-def test_errors_after_regular_steps_change_nothing(kernels: bool) -> None:
+def test_failed_steps_leave_the_engine_unchanged(kernels: bool) -> None:
     net, optimizer, engine = build(kernels=kernels)
     for t in range(5):
-        learn(net, optimizer, draw(t))
+        learn(net, optimizer, inputs(t))
         engine.step()
     with pytest.raises(RuntimeError, match="no features of group '0', '2'"):
         engine.step()
     before = engine.state_dict()
-    net(draw(9) * float("nan"))
+    net(inputs(9) * float("nan"))
     with pytest.raises(FloatingPointError, match="group '0' are not finite"):
         engine.step()
     assert_same(engine.state_dict(), before)

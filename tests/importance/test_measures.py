@@ -1,4 +1,4 @@
-"""What is measured of a batch does not depend on how the batch came; custom and random measures."""
+"""Measured utilities do not depend on how a batch is supplied; registered measures and the random measure."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ untrained_runs = training_runs(of=networks(dtypes=DOUBLE), settings=engine_setti
 MEASURED = ("mean_feature", "corrected_mean_feature", "utility", "corrected_utility", "age")
 
 
-def assert_same_measurements(one: GnT, other: GnT) -> None:
-    assert one.updates == other.updates
-    for mine, theirs in zip(one.groups, other.groups, strict=True):
+def assert_same_measurements(engine: GnT, other: GnT) -> None:
+    assert engine.updates == other.updates
+    for group, other_group in zip(engine.groups, other.groups, strict=True):
         for name in MEASURED:
-            a, b = getattr(mine.state, name), getattr(theirs.state, name)
+            a, b = getattr(group.state, name), getattr(other_group.state, name)
             scale = max(1.0, float(b.abs().max()))
             torch.testing.assert_close(a, b, rtol=0, atol=1e-11 * scale, msg=lambda m, n=name: f"{n}: {m}")
 
@@ -34,8 +34,8 @@ def assert_same_measurements(one: GnT, other: GnT) -> None:
     decay_rate=st.sampled_from([0.0, 0.9]),
     seed=seeds,
 )
-def test_micro_batches_count_as_the_batch_they_make_up(utility, of, sizes, decay_rate, seed):
-    """Each weighted by its samples; an empty one counts nothing."""
+def test_micro_batches_equal_the_joined_batch(utility, of, sizes, decay_rate, seed):
+    """Micro-batches are weighted by their number of samples; an empty one has no effect."""
     settings = {"utility": utility, "decay_rate": decay_rate}
     joined = TrainingRun(of.net, of.shape, None, settings, seed)
     split = joined.restarted()
@@ -55,8 +55,8 @@ def test_micro_batches_count_as_the_batch_they_make_up(utility, of, sizes, decay
     ),
     parts=st.lists(st.integers(2, 3), min_size=1, max_size=3),
 )
-def test_recorded_forwards_count_as_one(run, parts):
-    """Gradient accumulation: several forwards in training mode, then one update. Others leave no trace."""
+def test_several_recorded_forwards_equal_one_joined_forward(run, parts):
+    """Gradient accumulation: forwards without gradients or in eval mode in between are ignored."""
     joined = run.restarted()
     x = run.randn(sum(parts), *run.shape)
     joined.net(x)
@@ -73,25 +73,25 @@ def test_recorded_forwards_count_as_one(run, parts):
 
 
 @given(run=untrained_runs, updates=st.integers(1, 4))
-def test_features_given_or_recorded_are_the_same(run, updates):
-    given_run = run.restarted()
+def test_passed_and_recorded_features_give_the_same_measurements(run, updates):
+    passed_run = run.restarted()
     for _ in range(updates):
         seed = int(torch.randint(2**31, (), generator=run.data))
         x = run.randn(3, *run.shape)
         torch.manual_seed(seed)
-        features = given_run.consumer_inputs(x)
+        features = passed_run.consumer_inputs(x)
         torch.manual_seed(seed)
         run.net(x)
         run.engine.update()
-        given_run.engine.update(features)
-    assert_same_measurements(run.engine, given_run.engine)
+        passed_run.engine.update(features)
+    assert_same_measurements(run.engine, passed_run.engine)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def registry():
-    """What is registered here is forgotten afterwards."""
+    """Remove the measure that this module registers."""
     yield
-    MEASURES.pop("a test's own", None)
+    MEASURES.pop("test_measure", None)
 
 
 def network(units: int) -> nn.Sequential:
@@ -99,53 +99,53 @@ def network(units: int) -> nn.Sequential:
 
 
 @given(
-    worth=st.lists(st.integers(-100, 100), min_size=2, max_size=8, unique=True),
+    values=st.lists(st.integers(-100, 100), min_size=2, max_size=8, unique=True),
     averaged=st.booleans(),
     corrected=st.booleans(),
 )
-def test_a_registered_measure_decides(worth: list[int], averaged: bool, corrected: bool):
-    """The units of the lowest numbers are replaced, in their order."""
-    values = torch.tensor(worth, dtype=torch.float32)
-    updates = iter((1.0, 4.0))
+def test_a_registered_measure_decides_which_units_are_replaced(values: list[int], averaged: bool, corrected: bool):
+    """The units with the lowest values are selected, in ascending order of value."""
+    utilities = torch.tensor(values, dtype=torch.float32)
+    factors = iter((1.0, 4.0))
 
     def measure(signals) -> Tensor:
-        assert signals.magnitude.shape == signals.outgoing.shape == signals.deviation.shape == (len(worth), 1)
-        assert signals.incoming.shape == (signals.num_units,) == (len(worth),)
-        return next(updates) * values
+        assert signals.magnitude.shape == signals.outgoing.shape == signals.deviation.shape == (len(values), 1)
+        assert signals.incoming.shape == (signals.num_units,) == (len(values),)
+        return next(factors) * utilities
 
-    register_utility("a test's own", measure, averaged=averaged, corrected=corrected)
+    register_utility("test_measure", measure, averaged=averaged, corrected=corrected)
     engine = GnT(
-        network(len(worth)), utility="a test's own", replacement_rate=0.5, maturity_threshold=1, decay_rate=0.5
+        network(len(values)), utility="test_measure", replacement_rate=0.5, maturity_threshold=1, decay_rate=0.5
     )
     for _ in range(2):
-        engine.update([torch.randn(3, len(worth))])
-    found = engine.groups[0].state.corrected_utility
+        engine.update([torch.randn(3, len(values))])
+    corrected_utility = engine.groups[0].state.corrected_utility
     average = (1 / 4 + 4 / 2) / (3 / 4 if corrected else 1.0)
-    torch.testing.assert_close(found, average * values if averaged else 4 * values)
-    assert engine.select()[0].tolist() == values.argsort().tolist()[: len(worth) // 2]
+    torch.testing.assert_close(corrected_utility, average * utilities if averaged else 4 * utilities)
+    assert engine.select()[0].tolist() == utilities.argsort().tolist()[: len(values) // 2]
 
 
 @given(units=st.integers(1, 20), seed=seeds, updates=st.integers(1, 3))
-def test_the_random_measure_draws_from_the_engines_generator(units, seed, updates):
-    """And from no other: torch's global generator stays where it is."""
+def test_the_random_measure_draws_only_from_the_engines_generator(units, seed, updates):
+    """torch's global generator does not advance."""
     generator = torch.Generator().manual_seed(seed)
     engine = GnT(network(units), utility="random", generator=generator)
-    untouched, expected = torch.random.get_rng_state(), torch.Generator().manual_seed(seed)
+    global_state, expected = torch.random.get_rng_state(), torch.Generator().manual_seed(seed)
     for _ in range(updates):
         engine.update([torch.ones(1, units)])
         drawn = torch.rand(units, generator=expected)
         assert torch.equal(engine.groups[0].state.corrected_utility, drawn)
-    assert torch.equal(torch.random.get_rng_state(), untouched)
+    assert torch.equal(torch.random.get_rng_state(), global_state)
 
 
 @given(run=untrained_runs)
-def test_replacements_draw_from_the_engines_generator(run):
-    """And from no other: engines with generators of the same seed draw the same, whatever else is drawn."""
+def test_replacements_draw_only_from_the_engines_generator(run):
+    """Engines whose generators have the same seed draw the same weights, whatever the global generator draws."""
     other = run.restarted()
     units = [torch.arange(0, group.num_units, 2) for group in run.engine.groups]
-    untouched = torch.random.get_rng_state()
+    global_state = torch.random.get_rng_state()
     run.engine.replace(units)
-    assert torch.equal(torch.random.get_rng_state(), untouched)
+    assert torch.equal(torch.random.get_rng_state(), global_state)
     torch.rand(5)
     other.engine.replace(units)
     assert not differences(run.full_state(), other.full_state())
