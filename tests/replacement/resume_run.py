@@ -1,10 +1,10 @@
-"""Training that saves itself as it goes, to be killed and taken up again: ``python -m tests.replacement.resume_run``.
+"""Training runs for the test of resuming: ``python -m tests.replacement.resume_run MODE FOLDER``.
 
-    start FOLDER     begins, saves every few steps, and never ends: it waits to be killed
-    go-on FOLDER     builds everything anew from another seed, loads what was saved last, and trains to the end
-    whole FOLDER     trains from the first step to the last, without a break
+    start FOLDER           train and save a checkpoint every few steps, until the process is killed
+    resume FOLDER          build everything with another seed, load the last checkpoint, and train to the last step
+    uninterrupted FOLDER   train from the first step to the last
 
-The last two write all that there is at the end to FOLDER/go-on.pt and FOLDER/whole.pt.
+The last two write the final state to FOLDER/resume.pt and FOLDER/uninterrupted.pt.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ STEPS = 26
 SAVE_EVERY = 5
 
 
-class WithLearner:
-    """A learner: its state is one dict."""
+class LearnerRun:
+    """A run of `ContinualBackprop`, whose state is one dict."""
 
     def __init__(self, **settings: Any) -> None:
         self.learner = gnt.ContinualBackprop(
@@ -45,8 +45,8 @@ class WithLearner:
         self.learner.load_state_dict(state)
 
 
-class WithLoop:
-    """A loop of one's own, with an engine beside the optimizer or with layers inside the network."""
+class LoopRun:
+    """A custom training loop, with a `GnT` stepped after the optimizer or with CBP layers in the network."""
 
     def __init__(self, make: Callable[..., torch.optim.Optimizer], *, layers: bool = False, **settings: Any) -> None:
         self.net = conv_net(int(torch.initial_seed()))
@@ -89,43 +89,43 @@ class WithLoop:
             self.engine.load_state_dict(state["engine"])
 
 
-def build(seed: int) -> dict[str, WithLearner | WithLoop]:
+def build(seed: int) -> dict[str, LearnerRun | LoopRun]:
     torch.manual_seed(seed)
     return {
-        "sgd": WithLearner(opt="sgd", step_size=0.05, momentum=0.9, weight_decay=1e-3),
-        "sgd, drawn": WithLearner(opt="sgd", step_size=0.05, momentum=0.9, accumulate=False),
-        "adamgnt": WithLearner(opt="adam", amsgrad=True, utility="adaptable_contribution"),
-        "adamgnt, drawn": WithLearner(opt="adamw", accumulate=False, init="xavier"),
-        "own loop": WithLoop(torch.optim.RMSprop, utility="random"),
-        "own loop, adamgnt": WithLoop(gnt.AdamGnT, accumulate=False, bias_transfer=False),
-        "own loop, algorithm 1": WithLoop(torch.optim.SGD, **gnt.ALGORITHM_1),
-        "layers": WithLoop(torch.optim.Adam, layers=True),
-        "layers, drawn": WithLoop(gnt.AdamGnT, layers=True, accumulate=False, utility="random"),
+        "sgd": LearnerRun(opt="sgd", step_size=0.05, momentum=0.9, weight_decay=1e-3),
+        "sgd, stochastic counts": LearnerRun(opt="sgd", step_size=0.05, momentum=0.9, accumulate=False),
+        "adamgnt": LearnerRun(opt="adam", amsgrad=True, utility="adaptable_contribution"),
+        "adamgnt, stochastic counts": LearnerRun(opt="adamw", accumulate=False, init="xavier"),
+        "custom loop": LoopRun(torch.optim.RMSprop, utility="random"),
+        "custom loop, adamgnt": LoopRun(gnt.AdamGnT, accumulate=False, bias_transfer=False),
+        "custom loop, algorithm 1": LoopRun(torch.optim.SGD, **gnt.ALGORITHM_1),
+        "layers": LoopRun(torch.optim.Adam, layers=True),
+        "layers, stochastic counts": LoopRun(gnt.AdamGnT, layers=True, accumulate=False, utility="random"),
     }
 
 
-def write(path: Path, content: Any) -> None:
+def save(path: Path, content: Any) -> None:
     torch.save(content, path.with_suffix(".new"))
     os.replace(path.with_suffix(".new"), path)
 
 
-def main(what: str, folder: Path) -> None:
+def main(mode: str, folder: Path) -> None:
     torch.set_num_threads(1)
-    runs = build(seed=7 if what == "go-on" else 0)
+    runs = build(seed=7 if mode == "resume" else 0)
     first = 0
-    if what == "go-on":
-        saved = torch.load(folder / "saved.pt", weights_only=True)
+    if mode == "resume":
+        saved = torch.load(folder / "checkpoint.pt", weights_only=True)
         first = saved["steps"]
         for name, run in runs.items():
             run.load_state_dict(saved[name])
-    for t in count(first) if what == "start" else range(first, STEPS):
+    for t in count(first) if mode == "start" else range(first, STEPS):
         for run in runs.values():
             run.learn(t)
         done = t + 1
-        if what == "start" and done % SAVE_EVERY == 0 and done < STEPS:
-            write(folder / "saved.pt", {"steps": done, **{name: run.state_dict() for name, run in runs.items()}})
+        if mode == "start" and done % SAVE_EVERY == 0 and done < STEPS:
+            save(folder / "checkpoint.pt", {"steps": done, **{name: run.state_dict() for name, run in runs.items()}})
         print(done, flush=True)
-    write(folder / f"{what}.pt", {name: run.state_dict() for name, run in runs.items()})
+    save(folder / f"{mode}.pt", {name: run.state_dict() for name, run in runs.items()})
 
 
 if __name__ == "__main__":

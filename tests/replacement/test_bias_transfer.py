@@ -1,4 +1,4 @@
-"""A replacement leaves the network's output on the mean feature as it is (``bias_transfer=True``), in float64."""
+"""With ``bias_transfer=True`` a replacement does not change the network's output on the mean feature (in float64)."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ DOUBLE = (torch.float64,)
 CONVOLVE = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 
 
-def close(found: Tensor, wanted: Tensor) -> None:
-    scale = max(1.0, float(wanted.abs().max())) if wanted.numel() else 1.0
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-10 * scale)
+def assert_close(actual: Tensor, expected: Tensor) -> None:
+    scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10 * scale)
 
 
-def constant(layer: HiddenLayer, feature: Tensor) -> Tensor:
-    """What the consumer reads when unit i's feature is ``feature[i]`` everywhere; convolutions read 7 pixels a side."""
+def constant_input(layer: HiddenLayer, feature: Tensor) -> Tensor:
+    """A consumer input with ``feature[i]`` at every position of unit i; 7 pixels per dimension for convolutions."""
     if isinstance(layer.consumer, nn.Linear):
         return feature.repeat_interleave(layer.consumer.in_features // layer.units)[None]
     dims = layer.consumer.weight.ndim - 2
@@ -36,13 +36,13 @@ def constant(layer: HiddenLayer, feature: Tensor) -> Tensor:
 
 
 def interior(consumer: nn.Module) -> Tensor:
-    """Where no zero of the padding is read: where a kernel of ones over a map of ones sums to its whole size."""
+    """Mask of output positions that read no padding: a kernel of ones over an input of ones sums to its size there."""
     if isinstance(consumer, nn.Linear):
         return torch.ones((), dtype=torch.bool)
     kernel = torch.ones(1, 1, *consumer.kernel_size)
     ones = torch.ones(1, 1, *[7] * (kernel.ndim - 2))
-    seen = CONVOLVE[type(consumer)](ones, kernel, None, consumer.stride, consumer.padding, consumer.dilation)
-    return seen[0, 0] == kernel.numel()
+    sums = CONVOLVE[type(consumer)](ones, kernel, None, consumer.stride, consumer.padding, consumer.dilation)
+    return sums[0, 0] == kernel.numel()
 
 
 with_bias = networks(bias=True, dtypes=DOUBLE)
@@ -53,24 +53,24 @@ with_bias = networks(bias=True, dtypes=DOUBLE)
     steps=st.integers(1, 4),
     data=st.data(),
 )
-def test_every_consumer_says_the_same_on_the_mean_feature(run, steps, data):
-    """Whatever the new units say. Consumers' units that are new themselves are left out."""
+def test_consumer_outputs_on_the_mean_feature_are_unchanged(run, steps, data):
+    """For any features of the new units. Consumer units that were replaced too are not compared."""
     run.train_without_replacement(steps)
     units = data.draw(unit_choices(run))
     layers, groups = run.layers, run.engine.groups
     means = [group.state.corrected_mean_feature.clone() for group in groups]
     with torch.no_grad():
-        before = [layer.consumer(constant(layer, mean)) for layer, mean in zip(layers, means, strict=True)]
+        before = [layer.consumer(constant_input(layer, mean)) for layer, mean in zip(layers, means, strict=True)]
         run.engine.replace(units)
-        newborn = [*units[1:], torch.tensor([], dtype=torch.int64)]
-        for layer, mean, wanted, chosen, new_readers in zip(layers, means, before, units, newborn, strict=True):
+        new_consumer_units = [*units[1:], torch.tensor([], dtype=torch.int64)]
+        for layer, mean, expected, chosen, new in zip(layers, means, before, units, new_consumer_units, strict=True):
             mean[chosen] = run.randn(len(chosen))
-            found = layer.consumer(constant(layer, mean))
-            old_readers = torch.ones(found.shape[1], dtype=torch.bool)
-            old_readers[new_readers] = False
+            output = layer.consumer(constant_input(layer, mean))
+            kept = torch.ones(output.shape[1], dtype=torch.bool)
+            kept[new] = False
             where = interior(layer.consumer)
             assert where.any()
-            close(found[:, old_readers][..., where], wanted[:, old_readers][..., where])
+            assert_close(output[:, kept][..., where], expected[:, kept][..., where])
 
 
 @given(
@@ -83,10 +83,10 @@ def test_every_consumer_says_the_same_on_the_mean_feature(run, steps, data):
     updates=st.integers(1, 3),
     data=st.data(),
 )
-def test_the_whole_network_says_the_same_on_an_input_whose_features_are_the_means(run, steps, updates, data):
-    """An input that is the same at every pixel gives features that are, so each equals its mean.
+def test_network_output_is_unchanged_on_an_input_whose_features_equal_the_means(run, steps, updates, data):
+    """An input that is equal at every pixel gives constant features, so each equals its mean.
 
-    Without padding, and without norms that carry a new unit's feature over to the others.
+    Requires networks without padding and without norms across units, which would mix in the features of new units.
     """
     for _ in range(steps):
         run.optimizer_step()
@@ -102,4 +102,4 @@ def test_the_whole_network_says_the_same_on_an_input_whose_features_are_the_mean
     with torch.no_grad():
         before = run.net(x)
         run.engine.replace(data.draw(unit_choices(run)))
-        close(run.net(x), before)
+        assert_close(run.net(x), before)

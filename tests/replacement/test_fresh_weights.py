@@ -1,4 +1,4 @@
-"""Fresh incoming weights: within the bound of the initial distribution, in every dtype, and uniform."""
+"""Fresh incoming weights are uniform within the bound of the initial distribution, in every dtype."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.helpers.training_run import TrainingRun
 
 SQRT2 = math.sqrt(2.0)
 ALL_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-# the gain that xavier and kaiming multiply by; None: selu, which has lecun's bound whatever init says
+# the gain of xavier and kaiming; None: selu, which has lecun's bound for every init
 GAINS = [
     (nn.ReLU(), SQRT2),
     (nn.ReLU6(), SQRT2),
@@ -50,8 +50,8 @@ FANS = [
 ]
 
 
-def formula(init: str, gain: float | None, fan_in: int, fan_out: int) -> float:
-    """Half the width of the uniform distribution."""
+def expected_bound(init: str, gain: float | None, fan_in: int, fan_out: int) -> float:
+    """Half the width of the uniform distribution (the bound)."""
     if gain is None:
         return math.sqrt(3 / fan_in)
     return {
@@ -62,19 +62,19 @@ def formula(init: str, gain: float | None, fan_in: int, fan_out: int) -> float:
     }[init]
 
 
-def literal_bound(group: UnitGroup, init: str) -> float:
-    """The formula for a walked group, by the group's activation and the producer's own attributes."""
+def expected_bound_of_group(group: UnitGroup, init: str) -> float:
+    """The expected bound of a group, from its activation and the attributes of its producer."""
     name, slope = group.activation
     leaky = math.sqrt(2 / (1 + (slope or 0.0) ** 2))
     gain = {"tanh": 5 / 3, "sigmoid": 1.0, "identity": 1.0, "selu": None}.get(name, leaky)
     producer = group.producer
     kernel, groups = math.prod(getattr(producer, "kernel_size", ())), getattr(producer, "groups", 1)
-    reads, writes = producer.weight.shape[1] * groups, producer.weight.shape[0]
-    return formula(init, gain, reads // groups * kernel, writes // groups * kernel)
+    inputs, outputs = producer.weight.shape[1] * groups, producer.weight.shape[0]
+    return expected_bound(init, gain, inputs // groups * kernel, outputs // groups * kernel)
 
 
 def redraw(engine: GnT) -> torch.Tensor:
-    """All the incoming weights of the first group, drawn anew."""
+    """Replace all units of the first group and return their incoming weights."""
     group = engine.groups[0]
     engine.replace([torch.arange(g.num_units) if g is group else [] for g in engine.groups])
     return group.incoming[0].weight.detach().double()
@@ -82,26 +82,26 @@ def redraw(engine: GnT) -> torch.Tensor:
 
 @pytest.mark.parametrize("init", INITS)
 @pytest.mark.parametrize(("activation", "gain"), GAINS, ids=lambda a: str(a) if isinstance(a, nn.Module) else "")
-def test_every_activation_has_its_bound(activation, gain, init):
-    """The drawn weights reach just up to it."""
+def test_bound_of_every_activation(activation, gain, init):
+    """The largest drawn weight is within 2% of the bound."""
     engine = GnT(nn.Sequential(nn.Linear(4, 300), activation, nn.Linear(300, 2)), init=init)
     engine.generator.manual_seed(0)
-    expected = formula(init, gain, 4, 300)
+    expected = expected_bound(init, gain, 4, 300)
     assert bound(engine.groups[0], init) == pytest.approx(expected, rel=1e-12)
     assert 0.98 * expected < redraw(engine).abs().max() <= expected
 
 
 @pytest.mark.parametrize("init", INITS)
 @pytest.mark.parametrize(("producer", "consumer", "fan_in", "fan_out"), FANS, ids=lambda a: "")
-def test_fans_are_those_that_a_unit_really_has(producer, consumer, fan_in, fan_out, init):
+def test_bound_uses_the_fan_in_and_fan_out_of_one_unit(producer, consumer, fan_in, fan_out, init):
     engine = GnT([producer, nn.Tanh(), consumer], init=init)
     engine.generator.manual_seed(0)
-    expected = formula(init, 5 / 3, fan_in, fan_out)
+    expected = expected_bound(init, 5 / 3, fan_in, fan_out)
     assert bound(engine.groups[0], init) == pytest.approx(expected, rel=1e-12)
     assert 0.8 * expected < redraw(engine).abs().max() <= expected
 
 
-def test_an_unknown_activation_is_an_error_that_says_what_to_do():
+def test_unknown_activation_error_names_the_remedy():
     layers = [nn.Linear(4, 8), nn.Tanhshrink(), nn.Linear(8, 2)]
     for init in ("kaiming", "xavier"):
         with pytest.raises(
@@ -110,37 +110,37 @@ def test_an_unknown_activation_is_an_error_that_says_what_to_do():
         ):
             GnT(layers, init=init)
         assert bound(GnT(layers, init=init, activation="tanh").groups[0], init) == pytest.approx(
-            formula(init, 5 / 3, 4, 8)
+            expected_bound(init, 5 / 3, 4, 8)
         )
     for init in ("default", "lecun"):
-        assert bound(GnT(layers, init=init).groups[0], init) == pytest.approx(formula(init, 1.0, 4, 8))
+        assert bound(GnT(layers, init=init).groups[0], init) == pytest.approx(expected_bound(init, 1.0, 4, 8))
 
 
 @given(run=training_runs(of=networks(dtypes=ALL_DTYPES), cases=st.none() | optimizer_cases()), data=st.data())
 def test_no_fresh_weight_exceeds_the_bound(run: TrainingRun, data: st.DataObject):
-    """Not even by the rounding of a half precision parameter."""
+    """Also after rounding to half precision."""
     units = data.draw(unit_choices(run))
     run.engine.replace(units)
     for group, layer, chosen in zip(run.engine.groups, run.layers, units, strict=True):
         fresh = run.tensors()[layer.incoming][chosen].double()
-        assert torch.all(fresh.abs() <= literal_bound(group, run.engine.init))
+        assert torch.all(fresh.abs() <= expected_bound_of_group(group, run.engine.init))
 
 
 @pytest.mark.parametrize("dtype", ALL_DTYPES, ids=str)
 @pytest.mark.parametrize("init", INITS)
 def test_fresh_weights_are_uniform(dtype, init):
-    """Kolmogorov-Smirnov: the distribution's largest distance from the uniform one is below the 0.1% point.
+    """Kolmogorov-Smirnov test at the 0.1% level.
 
-    The largest of 16 such tests of uniform draws is above it with 1.6%; the seed is fixed.
+    With 16 parameter sets, at least one fails with probability 1.6% for uniform draws; the seed is fixed.
     """
     engine = GnT(nn.Sequential(nn.Linear(8, 500), nn.ReLU(), nn.Linear(500, 1)).to(dtype), init=init)
     engine.generator.manual_seed(1)
     drawn = redraw(engine)
-    limit = formula(init, SQRT2, 8, 500)
+    limit = expected_bound(init, SQRT2, 8, 500)
     n = drawn.numel()
-    height = (drawn.flatten().sort().values / limit + 1) / 2  # the uniform distribution function
+    cdf = (drawn.flatten().sort().values / limit + 1) / 2  # uniform distribution function at the sorted draws
     steps = torch.arange(n + 1, dtype=torch.float64) / n
-    distance = torch.maximum((steps[1:] - height).max(), (height - steps[:-1]).max())
+    distance = torch.maximum((steps[1:] - cdf).max(), (cdf - steps[:-1]).max())
     assert distance < 1.95 / math.sqrt(n)
-    assert drawn.abs().max() <= limit  # rounded or not
-    assert len(drawn.unique(dim=0)) == len(drawn)  # no unit is another's copy
+    assert drawn.abs().max() <= limit  # also after rounding
+    assert len(drawn.unique(dim=0)) == len(drawn)  # all units have different weights

@@ -1,7 +1,7 @@
-"""A step waits for no device: what would wait is refused here by a dispatch mode, with and without replacements.
+"""An engine step causes no device synchronization, with and without replacements.
 
-On the CPU the engine asks whether features are finite, which costs nothing there; that question is taken away here, as
-on other devices.
+A dispatch mode fails on operations that would synchronize. On the CPU the engine checks on the host whether features
+are finite; that check is switched off here, as on other devices.
 """
 
 from __future__ import annotations
@@ -17,21 +17,30 @@ import gnt
 from gnt.importance import MEASURES
 from tests.helpers.small_runs import conv_net, mlp
 
-READS = {"_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "_unique2", "unique_dim", "item"}
+HOST_READS = {
+    "_local_scalar_dense",
+    "nonzero",
+    "is_nonzero",
+    "equal",
+    "masked_select",
+    "_unique2",
+    "unique_dim",
+    "item",
+}
 
 
-class NoWaiting(TorchDispatchMode):
-    """Refuses what reads values on the host, and copies between devices that wait."""
+class NoSynchronization(TorchDispatchMode):
+    """Fails on operations that read values on the host, and on blocking copies between devices."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = func._schema.name.removeprefix("aten::")
-        assert name not in READS, f"{name} waits for the device"
+        assert name not in HOST_READS, f"{name} waits for the device"
         result = func(*args, **kwargs)
         if name in {"copy_", "_to_copy"}:
             target, source = (args[0], args[1]) if name == "copy_" else (result, args[0])
-            waits = not kwargs.get("non_blocking", len(args) > 2 and args[2])
-            assert target.device == source.device or not waits, f"{name} from {source.device} waits"
+            blocking = not kwargs.get("non_blocking", len(args) > 2 and args[2])
+            assert target.device == source.device or not blocking, f"{name} from {source.device} blocks"
         return result
 
 
@@ -42,18 +51,18 @@ def backward(net: nn.Module, *shape: int) -> None:
 @pytest.mark.parametrize("utility", MEASURES)
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
 @pytest.mark.parametrize(("make", "shape"), [(lambda: mlp(4, 8, 6, 2), (4,)), (conv_net, (1, 8, 8))])
-def test_an_engine_asks_nothing(utility: str, kind: type, make: Any, shape: tuple[int, ...]) -> None:
+def test_engine_steps_do_not_synchronize(utility: str, kind: type, make: Any, shape: tuple[int, ...]) -> None:
     net = make()
     optimizer = kind(net.parameters(), lr=1e-3)
     engine = gnt.GnT(net, optimizer, utility=utility, replacement_rate=0.1, maturity_threshold=2)
     (part,) = engine.evaluator.parts
     part.on_cpu = False
-    engine.replace([[0] for _ in engine.groups])  # the bounds are rounded on the host, once
+    engine.replace([[0] for _ in engine.groups])  # the first replacement rounds the bounds on the host
     counts = []
     for _ in range(20):
         backward(net, *shape)
         optimizer.step()
-        with NoWaiting():
+        with NoSynchronization():
             replaced = engine.step()
         counts.append(sum(len(units) for units in replaced))
     assert 0 in counts

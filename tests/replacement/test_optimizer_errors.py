@@ -1,4 +1,4 @@
-"""Optimizers whose state cannot be reset per unit are refused, with their name and what to do; and what does help."""
+"""Optimizers whose state cannot be reset per unit are refused with the remedies named, and the remedies work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gnt import GnT, register_state_reset
+from gnt import AdamGnT, Backprop, GnT, register_state_reset
 from gnt.replacement.optimizer_state import STATE_RESETS
 
 
@@ -20,7 +20,7 @@ def network() -> nn.Sequential:
 
 
 class Sign(Optimizer):
-    """Steps by the sign of a running average: unknown to gnt."""
+    """An optimizer unknown to gnt: steps by the sign of a running average of the gradient."""
 
     def __init__(self, params, lr: float = 0.01) -> None:
         super().__init__(params, {"lr": lr, "start": 0.5})
@@ -35,7 +35,7 @@ class Sign(Optimizer):
 
 
 class SignWithReset(Sign):
-    """The same, with a reset of its own."""
+    """The same with a ``reset_units`` method."""
 
     def __init__(self, params) -> None:
         super().__init__(params)
@@ -46,7 +46,7 @@ class SignWithReset(Sign):
 
 
 class AdamWith(torch.optim.Adam):
-    """Adam that keeps something more for each parameter."""
+    """Adam with an additional state entry for each parameter."""
 
     def __init__(self, params, key: str, make: Callable[[Tensor], object]) -> None:
         super().__init__(params)
@@ -59,32 +59,32 @@ class AdamWith(torch.optim.Adam):
                 self.state[param][self.key] = self.make(param)
 
 
-WHAT_TO_DO = r"reset_units\(param, dim, index\).*gnt\.register_state_reset.*optimizer=None"
-REFUSED = {
-    "LBFGS": (lambda net: torch.optim.LBFGS(net.parameters()), TypeError, f"LBFGS .*flat vectors.*{WHAT_TO_DO}"),
+REMEDIES = r"reset_units\(param, dim, index\).*gnt\.register_state_reset.*optimizer=None"
+REFUSED_OPTIMIZERS = {
+    "LBFGS": (lambda net: torch.optim.LBFGS(net.parameters()), TypeError, f"LBFGS .*flat vectors.*{REMEDIES}"),
     "Adafactor": (
         lambda net: torch.optim.Adafactor(net.parameters()),
         TypeError,
-        f"Adafactor .*factored.*{WHAT_TO_DO}",
+        f"Adafactor .*factored.*{REMEDIES}",
     ),
     "SparseAdam": (
         lambda net: torch.optim.SparseAdam(net.parameters()),
         TypeError,
-        f"SparseAdam .*sparse.*{WHAT_TO_DO}",
+        f"SparseAdam .*sparse.*{REMEDIES}",
     ),
     "unknown": (
         lambda net: Sign(net.parameters()),
         TypeError,
-        f"state of Sign .*does not know.*Known are AdamGnT, ASGD, AdaBelief, Adadelta.*{WHAT_TO_DO}",
+        f"state of Sign .*does not know.*Known are AdamGnT, ASGD, AdaBelief, Adadelta.*{REMEDIES}",
     ),
-    "a name": (lambda net: "adam", TypeError, r"optimizer must be a torch\.optim\.Optimizer or None, got str"),
-    "a class": (lambda net: torch.optim.Adam, TypeError, r"must be a torch\.optim\.Optimizer or None, got type"),
-    "of a copy": (
+    "string": (lambda net: "adam", TypeError, r"optimizer must be a torch\.optim\.Optimizer or None, got str"),
+    "class": (lambda net: torch.optim.Adam, TypeError, r"must be a torch\.optim\.Optimizer or None, got type"),
+    "parameters of a copied network": (
         lambda net: torch.optim.Adam(copy.deepcopy(net).parameters()),
         ValueError,
         r"Adam does not hold 0\.weight, 0\.bias, 2\.weight: .*copied network",
     ),
-    "of some parameters": (
+    "missing parameters": (
         lambda net: torch.optim.SGD([net[0].weight, net[2].weight], lr=0.1),
         ValueError,
         r"SGD does not hold 0\.bias: give it",
@@ -92,8 +92,8 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("build", "error", "message"), REFUSED.values(), ids=REFUSED)
-def test_an_optimizer_is_refused_at_construction(build, error, message):
+@pytest.mark.parametrize(("build", "error", "message"), REFUSED_OPTIMIZERS.values(), ids=REFUSED_OPTIMIZERS)
+def test_unsupported_optimizers_are_refused_at_construction(build, error, message):
     net = network()
     with pytest.raises(error, match=message):
         GnT(net, build(net))
@@ -103,12 +103,12 @@ def test_an_optimizer_is_refused_at_construction(build, error, message):
     assert engine.optimizer is None
 
 
-# state that shows only when it is there, after the first step
+# state entries that exist only after the first step
 UNKNOWN_STATE = {
-    "a list": ("parts", lambda param: [torch.ones_like(param)], r"AdamWith keeps state 'parts' \(list\)"),
-    "a new key": ("trace", torch.ones_like, r"AdamWith keeps state 'trace' of shape \(5, 3\)"),
-    "one for each row": ("rows", lambda param: torch.ones(len(param)), r"AdamWith keeps state 'rows' of shape \(5,\)"),
-    "a known key of another shape": (
+    "list": ("parts", lambda param: [torch.ones_like(param)], r"AdamWith keeps state 'parts' \(list\)"),
+    "unknown key": ("trace", torch.ones_like, r"AdamWith keeps state 'trace' of shape \(5, 3\)"),
+    "one value per row": ("rows", lambda param: torch.ones(len(param)), r"AdamWith keeps state 'rows' of shape \(5,\)"),
+    "known key of another shape": (
         "exp_avg_sq",
         lambda param: torch.ones(len(param), 1, 1),
         r"AdamWith keeps state 'exp_avg_sq' of shape \(5, 1, 1\)",
@@ -117,7 +117,7 @@ UNKNOWN_STATE = {
 
 
 @pytest.mark.parametrize(("key", "make", "message"), UNKNOWN_STATE.values(), ids=UNKNOWN_STATE)
-def test_unknown_state_is_refused_before_anything_is_changed(key, make, message):
+def test_unknown_state_is_refused_before_anything_changes(key, make, message):
     net = network()
     optimizer = AdamWith(net.parameters(), key, make)
     engine = GnT(net, optimizer, maturity_threshold=0, replacement_rate=1.0)
@@ -126,20 +126,20 @@ def test_unknown_state_is_refused_before_anything_is_changed(key, make, message)
     engine.update()
     units = engine.select()
     before = copy.deepcopy([net.state_dict(), optimizer.state_dict(), engine.state_dict()])
-    with pytest.raises(TypeError, match=f"{message}.*{WHAT_TO_DO}"):
+    with pytest.raises(TypeError, match=f"{message}.*{REMEDIES}"):
         engine.replace(units)
     after = [net.state_dict(), optimizer.state_dict(), engine.state_dict()]
     assert torch.equal(engine.groups[0].state.age, torch.ones(5))
     for a, b in zip(before, after, strict=True):
         assert str(a) == str(b)
-    with pytest.raises(TypeError, match=message):  # by now it shows at construction
+    with pytest.raises(TypeError, match=message):  # the state exists now, so construction fails too
         GnT(net, optimizer)
 
 
-def test_unknown_state_is_told_at_the_first_step():
+def test_unknown_state_is_refused_in_the_first_step():
     net = network()
     optimizer = AdamWith(net.parameters(), "trace", torch.ones_like)
-    engine = GnT(net, optimizer)  # none due for a hundred steps
+    engine = GnT(net, optimizer)  # no unit is due in the first steps
     net(torch.randn(4, 3)).square().mean().backward()
     optimizer.step()
     with pytest.raises(TypeError, match="AdamWith keeps state 'trace'"):
@@ -149,23 +149,23 @@ def test_unknown_state_is_told_at_the_first_step():
 
 @pytest.fixture
 def registry():
-    """What a test registers is forgotten after it."""
+    """Restore the registered resets after the test."""
     known = dict(STATE_RESETS)
     yield STATE_RESETS
     STATE_RESETS.clear()
     STATE_RESETS.update(known)
 
 
-@pytest.mark.parametrize(("birth", "expected"), [(0.0, 0.0), (0.25, 0.25), ("start", 0.5)])
+@pytest.mark.parametrize(("initial", "expected"), [(0.0, 0.0), (0.25, 0.25), ("start", 0.5)])
 @pytest.mark.usefixtures("registry")
-def test_a_registered_optimizer_works(birth, expected):
-    """Its subclasses too. A value at birth may be an option's name; keys that no state has do no harm."""
-    register_state_reset(Sign, {"average": birth, "never": 1.0})
+def test_state_of_a_registered_optimizer_is_reset_to_its_initial_value(initial, expected):
+    """Also for subclasses. An initial value may be the name of an option; unused keys are ignored."""
+    register_state_reset(Sign, {"average": initial, "never": 1.0})
 
-    class Heir(Sign):
+    class SubclassOfSign(Sign):
         pass
 
-    for kind in (Sign, Heir):
+    for kind in (Sign, SubclassOfSign):
         net = network()
         optimizer = kind(net.parameters())
         engine = GnT(net, optimizer)
@@ -173,14 +173,14 @@ def test_a_registered_optimizer_works(birth, expected):
         optimizer.step()
         engine.replace([torch.tensor([3])])
         state = {name: optimizer.state[param]["average"] for name, param in net.named_parameters()}
-        for mine in (state["0.weight"][3], state["0.bias"][3], state["2.weight"][:, 3]):
-            assert torch.all(mine == expected)
-        for others in (state["0.weight"][:3], state["0.bias"][:3], state["2.weight"][:, :3], state["2.bias"]):
-            assert not torch.any(others == expected)
+        for replaced in (state["0.weight"][3], state["0.bias"][3], state["2.weight"][:, 3]):
+            assert torch.all(replaced == expected)
+        for other in (state["0.weight"][:3], state["0.bias"][:3], state["2.weight"][:, :3], state["2.bias"]):
+            assert not torch.any(other == expected)
 
 
 @pytest.mark.usefixtures("registry")
-def test_registered_state_of_a_subclass_takes_the_place_of_its_parents():
+def test_resets_registered_for_a_subclass_override_its_parents():
     register_state_reset(AdamWith, {**STATE_RESETS[torch.optim.Adam], "trace": 7.0})
     net = network()
     optimizer = AdamWith(net.parameters(), "trace", torch.zeros_like)
@@ -201,15 +201,15 @@ def test_registered_state_of_a_subclass_takes_the_place_of_its_parents():
         ("Sign", {}, "must be a subclass of torch.optim.Optimizer, got 'Sign'"),
     ],
 )
-def test_what_cannot_be_registered(optimizer, resets, message):
+def test_invalid_registrations_are_refused_and_change_nothing(optimizer, resets, message):
     known = dict(STATE_RESETS)
     with pytest.raises(TypeError, match=message):
         register_state_reset(optimizer, resets)
     assert known == STATE_RESETS
 
 
-def test_a_method_of_its_own_is_asked():
-    """Rows of the producer, columns of the consumer; for a grouped convolution the number of its groups."""
+def test_reset_units_of_the_optimizer_is_called_for_every_slice():
+    """Rows of the producer and columns of the consumer; ``groups`` is passed for a grouped convolution."""
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv1d(2, 4, 1), nn.BatchNorm1d(4), nn.Tanh(), nn.Conv1d(4, 4, 1, groups=2), nn.Flatten(), nn.Linear(12, 1)
@@ -231,3 +231,28 @@ def test_a_method_of_its_own_is_asked():
         ("3.weight", 1, [2, 1], 2),
         ("5.weight", 1, [3, 4, 5], 1),
     ]
+
+
+def test_units_that_reset_units_cannot_address_are_refused_at_construction():
+    net = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm((2, 3, 8)), nn.ReLU(), nn.Linear(8, 2))
+    GnT(net, torch.optim.Adam(net.parameters()))
+    with pytest.raises(TypeError, match=r"dimension 2 of 1\.weight, and reset_units of AdamGnT"):
+        GnT(net, AdamGnT(net.parameters()))
+
+
+@pytest.mark.usefixtures("registry")
+def test_an_initial_value_naming_no_option_is_refused_at_construction():
+    class Signum(torch.optim.SGD):
+        pass
+
+    net = network()
+    register_state_reset(Signum, {"momentum_buffer": "nonsense"})
+    with pytest.raises(TypeError, match="Signum has no number 'nonsense'"):
+        GnT(net, Signum(net.parameters()))
+    with pytest.raises(TypeError, match="resets must be a mapping"):
+        register_state_reset(Signum, None)
+
+
+def test_backprop_refuses_an_optimizer_of_another_network():
+    with pytest.raises(ValueError, match="SGD holds no parameter of net"):
+        Backprop(network(), opt=torch.optim.SGD(network().parameters()))

@@ -1,4 +1,4 @@
-"""The optimizer's state of replaced units: every row of the table, and every refusal."""
+"""Optimizer state of replaced units, for every row of the optimizer table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from gnt import GnT
 from tests.helpers.training_run import TrainingRun, differences, same_bits
-from tests.replacement.optimizer_cases import CASES, THE_WEIGHT, OptimizerCase
+from tests.replacement.optimizer_cases import CASES, PARAMETER_VALUE, OptimizerCase
 
 SETTINGS = {"replacement_rate": 0.5, "maturity_threshold": 1}
 
@@ -20,7 +20,7 @@ def linear() -> nn.Sequential:
 
 
 def convolutional() -> nn.Sequential:
-    """Channels read by a grouped convolution, and flattened into blocks of columns."""
+    """Channels read by a grouped convolution, then flattened so that each unit is a block of columns."""
     first = [nn.Conv2d(2, 4, 2), nn.BatchNorm2d(4), nn.Tanh()]
     second = [nn.Conv2d(4, 6, 2, groups=2), nn.GroupNorm(2, 6), nn.PReLU(6), nn.MaxPool2d(2), nn.Flatten()]
     return nn.Sequential(*first, *second, nn.Linear(6 * 4, 3), nn.SiLU(), nn.Linear(3, 2))
@@ -31,89 +31,89 @@ def matrices() -> nn.Sequential:
 
 
 NETWORKS = {linear: (3,), convolutional: (2, 6, 6), matrices: (3,)}
-CHOSEN = {linear: [[4, 0], [1]], convolutional: [[1, 2], [5, 0, 3], [2]], matrices: [[3, 1]]}
+REPLACED_UNITS = {linear: [[4, 0], [1]], convolutional: [[1, 2], [5, 0, 3], [2]], matrices: [[3, 1]]}
 ROWS = [(c, n) for c in CASES for n in NETWORKS if (n is matrices) == c.matrices_only]
 every_row = pytest.mark.parametrize(("case", "build"), ROWS, ids=[f"{c}-{n.__name__}" for c, n in ROWS])
 
 
-def run_of(case: OptimizerCase, build, dtype: torch.dtype = torch.float32) -> TrainingRun:
+def make_run(case: OptimizerCase, build, dtype: torch.dtype = torch.float32) -> TrainingRun:
     torch.manual_seed(0)
     return TrainingRun(build().to(dtype), NETWORKS[build], case, SETTINGS, seed=0)
 
 
 @every_row
-def test_replaced_slices_are_as_at_birth_and_all_else_is_untouched(case, build):
-    run = run_of(case, build)
+def test_replaced_slices_have_their_initial_values_and_all_else_is_unchanged(case, build):
+    run = make_run(case, build)
     run.train_without_replacement(3)
-    units = [torch.tensor(chosen) for chosen in CHOSEN[build]]
+    units = [torch.tensor(chosen) for chosen in REPLACED_UNITS[build]]
     before, weights = run.optimizer_state(), {param: tensor.detach().clone() for param, tensor in run.tensors().items()}
     run.engine.replace(units)
     after, tensors, owned = run.optimizer_state(), run.tensors(), run.owned_elements(units)
-    forgotten = not case.birth
+    something_reset = not case.initial
     for param, _ in run.net.named_parameters():
         mask = owned.get(param, torch.zeros_like(tensors[param], dtype=torch.bool))
-        for key, birth in case.birth.items():
-            forgotten |= bool((before[param, key] != after[param, key]).any())
+        for key, initial in case.initial.items():
+            something_reset |= bool((before[param, key] != after[param, key]).any())
             expected = before[param, key].clone()
-            if birth == THE_WEIGHT:  # it moves with the bias, where the transfer moves that
+            if initial == PARAMETER_VALUE:  # changes with the bias where bias transfer changes that
                 expected += tensors[param] - weights[param]
-            expected[mask] = tensors[param][mask] if birth == THE_WEIGHT else birth
+            expected[mask] = tensors[param][mask] if initial == PARAMETER_VALUE else initial
             assert same_bits(after[param, key], expected), (param, key)
         for key in ("grad", *case.shared):
             if key not in ("row_start", "column_start"):
                 assert same_bits(after[param, key], before[param, key]), (param, key)
-    assert forgotten, "the test proves nothing: there was nothing to forget"
-    assert {key for _, key in after} == {"grad", *case.birth, *case.shared}, "the row does not tell all of the state"
+    assert something_reset, "the test proves nothing: no state had to be reset"
+    assert {key for _, key in after} == {"grad", *case.initial, *case.shared}, "the row does not list all of the state"
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if any(c.birth.values())], ids=str)
-def test_values_at_birth_are_the_optimizers_own(case):
-    """The rows that are not all 0: a first step without gradient leaves the state as it was made."""
-    run = run_of(case, linear)
+@pytest.mark.parametrize("case", [c for c in CASES if any(c.initial.values())], ids=str)
+def test_initial_values_are_those_the_optimizer_sets(case):
+    """Rows with values other than 0: a first step with zero gradients leaves the state at its initial values."""
+    run = make_run(case, linear)
     for param in run.net.parameters():
         param.grad = torch.zeros_like(param)
     run.optimizer.step()
-    memory, tensors = run.optimizer_state(), run.tensors()
+    state, tensors = run.optimizer_state(), run.tensors()
     for param, _ in run.net.named_parameters():
-        for key, birth in case.birth.items():
-            expected = tensors[param] if birth == THE_WEIGHT else torch.full_like(tensors[param], birth)
-            assert same_bits(memory[param, key], expected), (param, key)
+        for key, initial in case.initial.items():
+            expected = tensors[param] if initial == PARAMETER_VALUE else torch.full_like(tensors[param], initial)
+            assert same_bits(state[param, key], expected), (param, key)
 
 
 @every_row
-def test_training_goes_on_and_new_units_find_readers(case, build):
-    run = run_of(case, build)
+def test_training_continues_and_changes_outgoing_weights_of_new_units(case, build):
+    run = make_run(case, build)
     run.train(12)
     assert all(torch.isfinite(value).all() for value in run.full_state().values())
     units = [torch.arange(1) for _ in run.engine.groups]
     run.engine.replace(units)
-    new = [run.tensors()[layer.outgoing][layer.owners[layer.outgoing] == 0] for layer in run.layers]
+    before = [run.tensors()[layer.outgoing][layer.owners[layer.outgoing] == 0] for layer in run.layers]
     run.train_without_replacement(3)
-    now = [run.tensors()[layer.outgoing][layer.owners[layer.outgoing] == 0] for layer in run.layers]
+    after = [run.tensors()[layer.outgoing][layer.owners[layer.outgoing] == 0] for layer in run.layers]
     assert all(torch.isfinite(value).all() for value in run.full_state().values())
-    assert all(not torch.equal(a, b) for a, b in zip(new, now, strict=True))
+    assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 @every_row
-def test_saved_and_loaded_state_is_reset_as_the_original(case, build):
-    run = run_of(case, build)
+def test_loaded_state_is_reset_like_the_original(case, build):
+    run = make_run(case, build)
     run.train(4)
     other = run.restarted()
-    other.train(3)  # the loaded state takes the place of one that was in use
+    other.train(3)  # the loaded state replaces state that is in use
     other.load_checkpoint(run.checkpoint(), run.data.get_state())
     assert run.train(4) == other.train(4)
     assert run.engine.groups[0].state.replaced > 1
     assert not differences(run.full_state(), other.full_state())
 
 
-def test_before_the_first_step_there_is_nothing_to_reset():
+def test_replacing_before_the_first_step_creates_no_state():
     for row in CASES:
-        run = run_of(row, matrices)
+        run = make_run(row, matrices)
         run.engine.replace([torch.tensor([1])])
-        assert {key for _, key in run.optimizer_state()} <= {*row.birth, *row.shared}
+        assert {key for _, key in run.optimizer_state()} <= {*row.initial, *row.shared}
 
 
-def test_the_value_at_birth_is_that_of_the_parameters_own_group():
+def test_initial_values_come_from_the_parameters_own_group():
     net = linear()
     groups = [{"params": net[0].parameters(), "lr": 0.5}, {"params": net[1:].parameters()}]
     optimizer = torch.optim.Rprop(groups, lr=0.25)
@@ -127,7 +127,7 @@ def test_the_value_at_birth_is_that_of_the_parameters_own_group():
     assert torch.all(optimizer.state[net[3].weight]["step_size"][:, 2] == 0.25)
 
 
-def test_without_an_optimizer_its_state_is_left_alone():
+def test_an_engine_without_an_optimizer_changes_no_optimizer_state():
     net = matrices()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     for param in net.parameters():

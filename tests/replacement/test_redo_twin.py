@@ -1,4 +1,4 @@
-"""ReDo against its literal twin: the same data and draws, step by step, in float64, with Adam's moments."""
+"""ReDo against a literal reference implementation ("twin"): same data and draws, each step, float64, with Adam."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.twins.redo import ReDo
 STEPS, PERIOD, TAU = 60, 4, 0.95
 
 
-def near(found: torch.Tensor, wanted: torch.Tensor, what: str) -> None:
-    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12, msg=lambda text: f"{what}: {text}")
+def assert_close(actual: torch.Tensor, expected: torch.Tensor, name: str) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12, msg=lambda text: f"{name}: {text}")
 
 
 @pytest.mark.parametrize("build", NETWORKS)
@@ -33,19 +33,19 @@ def test_redo_equals_its_twin(build: Builder) -> None:
     count = adjacent = 0
     for t in range(STEPS):
         features = pair.learn()
-        wanted = twin.step(features)
-        found = redo.step()
-        assert [units.tolist() for units in found] == wanted, f"step {t}"
-        theirs = pair.twin_net.state_dict()
+        expected = twin.step(features)
+        replaced = redo.step()
+        assert [units.tolist() for units in replaced] == expected, f"step {t}"
+        twin_state = pair.twin_net.state_dict()
         for name, value in pair.net.state_dict().items():
-            near(value, theirs[name], f"step {t}: {name}")
-            theirs[name].copy_(value)
+            assert_close(value, twin_state[name], f"step {t}: {name}")
+            twin_state[name].copy_(value)
         for p, q in zip(pair.net.parameters(), pair.twin_net.parameters(), strict=True):
             for key, value in pair.opt.state[p].items():
-                near(value, pair.twin_opt.state[q][key], f"step {t}: {key}")
+                assert_close(value, pair.twin_opt.state[q][key], f"step {t}: {key}")
                 pair.twin_opt.state[q][key].copy_(value)
-        count += sum(map(len, wanted))
-        adjacent += any(a and b for a, b in pairwise(wanted))
+        count += sum(map(len, expected))
+        adjacent += any(a and b for a, b in pairwise(expected))
     assert count > 10
     assert adjacent or build is mlp1
     assert [group.state.replaced for group in redo.groups] == [row[3] for row in redo.report().groups]

@@ -1,4 +1,4 @@
-"""Resume: killed without warning, loaded in a fresh process, gone on, it ends bit for bit where it would have."""
+"""A run that is killed and resumed in a new process ends in the same state as an uninterrupted run, bit for bit."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from tests.helpers.small_runs import assert_same
 from tests.replacement.resume_run import SAVE_EVERY, STEPS, build
 
 ROOT = Path(__file__).parents[2]
-SAVED = ("saved", "whole", "go-on")  # when the run was killed, and where it ended: without a break, and after one
+FILES = ("checkpoint", "uninterrupted", "resume")
 
 
-def launch(what: str, folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.replacement.resume_run", what, str(folder)]
+def launch(mode: str, folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.replacement.resume_run", mode, str(folder)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
-def killed_after(steps: int, run: subprocess.Popen[str]) -> None:
-    """Kill the run, somewhere behind its step number ``steps``."""
+def kill_after(steps: int, run: subprocess.Popen[str]) -> None:
+    """Kill the run after at least ``steps`` steps."""
     assert run.stdout is not None
     for line in run.stdout:
         if int(line) == steps:
@@ -33,31 +33,31 @@ def killed_after(steps: int, run: subprocess.Popen[str]) -> None:
     assert run.returncode == -signal.SIGKILL
 
 
-def states(saved: dict[str, Any]) -> list[dict[str, Any]]:
-    """The engine's states of a run, whichever way it was used; layers have one each."""
+def engine_states(saved: dict[str, Any]) -> list[dict[str, Any]]:
+    """The states of all engines in the saved state of a run; CBP layers have one each."""
     engines = [saved[key] for key in ("gnt", "engine") if key in saved]
     return engines or [value for key, value in saved["net"].items() if key.endswith("_extra_state")]
 
 
-def test_killed_runs_end_where_they_would_have(tmp_path):
-    whole, start = launch("whole", tmp_path), launch("start", tmp_path)
-    killed_after(2 * SAVE_EVERY + 1, start)
-    go_on = launch("go-on", tmp_path)
-    for run in (whole, go_on):
+def test_resumed_runs_equal_uninterrupted_runs(tmp_path):
+    uninterrupted, start = launch("uninterrupted", tmp_path), launch("start", tmp_path)
+    kill_after(2 * SAVE_EVERY + 1, start)
+    resumed = launch("resume", tmp_path)
+    for run in (uninterrupted, resumed):
         run.communicate()
         assert run.returncode == 0
-    saved, unbroken, resumed = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in SAVED)
-    assert 2 * SAVE_EVERY <= saved["steps"] < STEPS
+    checkpoint, expected, actual = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in FILES)
+    assert 2 * SAVE_EVERY <= checkpoint["steps"] < STEPS
     for name in build(0):
-        assert_same(resumed[name], unbroken[name], name)
-        before, after = ([group["replaced"] for engine in states(at[name]) for group in engine["groups"]]
-                         for at in (saved, unbroken))  # fmt: skip
+        assert_same(actual[name], expected[name], name)
+        before, after = ([group["replaced"] for engine in engine_states(at[name]) for group in engine["groups"]]
+                         for at in (checkpoint, expected))  # fmt: skip
         assert len(before) == 3
         assert 0 < sum(before) < sum(after)
 
 
-def test_the_fresh_process_began_elsewhere():
+def test_runs_of_different_seeds_start_with_different_weights_and_generators():
     for a, b in zip(build(0).values(), build(7).values(), strict=True):
         nets = [dict(run.state_dict()["net"]) for run in (a, b)]
         assert not torch.equal(*[net["0.weight"] for net in nets])
-        assert not torch.equal(*[states(run.state_dict())[0]["generator"] for run in (a, b)])
+        assert not torch.equal(*[engine_states(run.state_dict())[0]["generator"] for run in (a, b)])

@@ -1,10 +1,9 @@
-"""Two engines: on the same units refused while both are alive, on units of their own welcome in one optimizer."""
+"""Two attached engines: refused if they share units, allowed in one optimizer if their units are disjoint."""
 
 from __future__ import annotations
 
 import copy
 import gc
-import pickle
 
 import pytest
 import torch
@@ -14,21 +13,22 @@ from torch import nn
 import gnt
 from gnt.optim import CBPSGD, CBPAdam
 from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, batch, full_state, mlp
+from tests.replacement.copy_methods import COPY_METHODS
 
-WAYS = {
+ATTACH_METHODS = {
     "attach": lambda net: gnt.GnT(net, torch.optim.SGD(net.parameters(), lr=0.1)).attach(),
     "CBPSGD": lambda net: CBPSGD(net, lr=0.1).gnt,
     "CBPAdam": lambda net: CBPAdam(net, lr=0.1).gnt,
 }
-FIRST = pytest.mark.parametrize("first", WAYS)
-SECOND = pytest.mark.parametrize("second", WAYS)
+first_method = pytest.mark.parametrize("first", ATTACH_METHODS)
+second_method = pytest.mark.parametrize("second", ATTACH_METHODS)
 
 
-@FIRST
-@SECOND
-def test_of_two_on_one_group_the_newer_acts_and_the_other_is_refused(first, second):
+@first_method
+@second_method
+def test_of_two_engines_on_one_group_only_the_newer_may_step(first, second):
     net = mlp()
-    old, new = WAYS[first](net), WAYS[second](net)
+    old, new = ATTACH_METHODS[first](net), ATTACH_METHODS[second](net)
     F.mse_loss(net(batch(0)[0]), batch(0)[1]).backward()
     assert (old.waiting, new.waiting) == (False, True)
     before = full_state(net, old.optimizer)
@@ -42,7 +42,7 @@ def test_of_two_on_one_group_the_newer_acts_and_the_other_is_refused(first, seco
     old.optimizer.step()
 
 
-def test_two_on_one_group_of_one_optimizer_are_refused():
+def test_two_engines_on_one_group_of_one_optimizer_are_refused():
     net = mlp()
     optimizer = CBPSGD(net, lr=0.1, layers=net[2:])
     with pytest.raises(RuntimeError, match=r"has units of group '2': close\(\) that one"):
@@ -50,35 +50,35 @@ def test_two_on_one_group_of_one_optimizer_are_refused():
     gnt.GnT(net[:3], optimizer).attach()
 
 
-@FIRST
-@SECOND
-@pytest.mark.parametrize("end", ["closed", "dropped"])
-def test_one_that_is_gone_does_not_count(first, second, end):
+@first_method
+@second_method
+@pytest.mark.parametrize("end", ["closed", "deleted"])
+def test_a_closed_or_deleted_engine_does_not_block_another(first, second, end):
     net = mlp()
-    engine = WAYS[first](net)
+    engine = ATTACH_METHODS[first](net)
     gc.disable()
     try:
         if end == "closed":
             engine.close()
         else:
-            del engine  # it and its optimizer hold each other
-        assert WAYS[second](net).groups[0].producer is net[0]
+            del engine  # engine and optimizer refer to each other
+        assert ATTACH_METHODS[second](net).groups[0].producer is net[0]
     finally:
         gc.enable()
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))], ids=["copy", "pickle"])
-def test_a_copy_is_another_network(copied):
+@pytest.mark.parametrize("make_copy", COPY_METHODS.values(), ids=COPY_METHODS)
+def test_a_copied_network_may_have_an_engine_of_its_own(make_copy):
     net = mlp()
     optimizer = CBPSGD(net, lr=0.1)
-    twin, _ = copied((net, optimizer))
-    WAYS["attach"](copied(twin))
+    net_copy, _ = make_copy((net, optimizer))
+    ATTACH_METHODS["attach"](make_copy(net_copy))
     optimizer.step()
 
 
-def test_beside_an_attached_engine_others_may_be_built_and_stepped_by_hand():
+def test_an_unattached_engine_may_share_units_with_an_attached_one():
     net = mlp()
-    engine = WAYS["attach"](net)
+    engine = ATTACH_METHODS["attach"](net)
     gnt.GnT(net, engine.optimizer).close()
 
 
@@ -107,29 +107,29 @@ def state(net, optimizer, engines):
     return [full_state(net, optimizer), [copy.deepcopy(engine.state_dict()) for engine in engines]]
 
 
-def test_two_engines_of_one_optimizer_are_saved_and_loaded_each():
-    whole, resumed = actor_and_critic(), actor_and_critic()
-    learn(*whole[:2], range(10))
-    saved = copy.deepcopy([whole[0].state_dict(), whole[1].state_dict()])
+def test_two_engines_of_one_optimizer_are_saved_and_loaded():
+    uninterrupted, resumed = actor_and_critic(), actor_and_critic()
+    learn(*uninterrupted[:2], range(10))
+    saved = copy.deepcopy([uninterrupted[0].state_dict(), uninterrupted[1].state_dict()])
     assert [len(saved[1][key]["groups"]) for key in ("gnt", "gnt_1")] == [2, 1]
     resumed[0].load_state_dict(saved[0])
     resumed[1].load_state_dict(saved[1])
-    for run in (whole, resumed):
+    for run in (uninterrupted, resumed):
         learn(*run[:2], range(10, 20))
-    assert_same(state(*resumed), state(*whole))
-    assert [engine.updates for engine in whole[2]] == [20, 20]
+    assert_same(state(*resumed), state(*uninterrupted))
+    assert [engine.updates for engine in uninterrupted[2]] == [20, 20]
 
 
 def test_two_engines_of_one_optimizer_are_copied_with_their_keys():
-    whole = actor_and_critic()
-    learn(*whole[:2], range(10))
-    net, optimizer, (critic, actor) = copy.deepcopy((whole[0], whole[1], whole[2][::-1]))
-    for run in (whole, (net, optimizer)):
+    original = actor_and_critic()
+    learn(*original[:2], range(10))
+    net, optimizer, (critic, actor) = copy.deepcopy((original[0], original[1], original[2][::-1]))
+    for run in (original, (net, optimizer)):
         learn(*run[:2], range(10, 16))
-    assert_same(state(net, optimizer, [actor, critic]), state(*whole))
+    assert_same(state(net, optimizer, [actor, critic]), state(*original))
 
 
-def test_a_key_that_was_given_back_is_taken_again():
+def test_closing_an_engine_removes_its_state_dict_key():
     _net, optimizer, (actor, critic) = actor_and_critic()
     actor.close()
     assert sorted(k for k in optimizer.state_dict() if "gnt" in k) == ["gnt_1"]
@@ -137,7 +137,7 @@ def test_a_key_that_was_given_back_is_taken_again():
     assert not [k for k in optimizer.state_dict() if "gnt" in k]
 
 
-def test_an_optimizer_that_holds_the_parameters_in_groups_holds_them():
+def test_parameters_may_be_in_several_groups_of_the_optimizer():
     net = mlp()
     groups = [{"params": [net[0].weight, net[4].weight]}, {"params": [net[0].bias, *net[2].parameters()], "lr": 0.5}]
     gnt.GnT(net, torch.optim.SGD(groups, lr=0.1)).attach().close()
