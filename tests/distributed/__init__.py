@@ -1,1 +1,1 @@
-"""Several real processes: torchrun with gloo, each scenario's ranks writing what they saw for the test to compare."""
+"""Tests with several processes: torchrun with gloo; each rank saves its results, which the tests compare."""

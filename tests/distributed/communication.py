@@ -1,4 +1,4 @@
-"""Counts what processes send each other."""
+"""Measures the communication between processes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class Exchanges(TorchDispatchMode):
-    """Notes the size in bytes of every collective."""
+class CollectiveSizes(TorchDispatchMode):
+    """Records the size in bytes of every collective."""
 
     def __init__(self) -> None:
         super().__init__()

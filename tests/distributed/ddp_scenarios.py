@@ -1,4 +1,4 @@
-"""What the ranks of the DistributedDataParallel tests do."""
+"""Scenarios of the DistributedDataParallel tests, run by each rank."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from torch.utils._pytree import tree_leaves
 
 import gnt
 from tests.distributed import worker
-from tests.distributed.communication import Exchanges
+from tests.distributed.communication import CollectiveSizes
 
 
 def thousand_steps(folder: Path, utility: str, optimizer: str) -> Any:
-    """Many replacements in float32; ranks seeded differently, as careful users do."""
+    """Train with many replacements in float32, with a different torch seed on each rank."""
     net = worker.mlp(torch.float32)
     model = DistributedDataParallel(net)
     torch.manual_seed(dist.get_rank())
@@ -30,40 +30,42 @@ def thousand_steps(folder: Path, utility: str, optimizer: str) -> Any:
     rank = dist.get_rank()
     for x, y in worker.batches(net, 4 * dist.get_world_size(), 1000):
         worker.learn(model, opt, x[rank :: dist.get_world_size()], y[rank :: dist.get_world_size()])
-    memory = torch.cat([v.flatten().float() for s in opt.state.values() for v in s.values() if torch.is_tensor(v)])
-    return {"params": worker.flat(net), "memory": memory, "replaced": [g.state.replaced for g in engine.groups]}
+    state = torch.cat([v.flatten().float() for s in opt.state.values() for v in s.values() if torch.is_tensor(v)])
+    replaced = [g.state.replaced for g in engine.groups]
+    return {"params": worker.flat(net), "optimizer_state": state, "replaced": replaced}
 
 
-def joined(folder: Path, *cases: str) -> Any:
-    """Beside the ranks' run, each rank makes the one-process run on the joined batch."""
-    return [_joined(*case.split(":")) for case in cases]
+def global_batch(folder: Path, *cases: str) -> Any:
+    """Train on all ranks together, and on each rank a single-process run on the global batch."""
+    return [_global_batch(*case.split(":")) for case in cases]
 
 
-def _joined(utility: str, kind: str) -> Any:
+def _global_batch(utility: str, kind: str) -> Any:
     rank, world = dist.get_rank(), dist.get_world_size()
     make = worker.convnet if kind == "conv" else worker.mlp
-    net, alone = make(), make()
+    net, single_net = make(), make()
     model = DistributedDataParallel(net)
-    opt, opt_alone = (worker.OPTIMIZERS["adam_gnt"](n) for n in (net, alone))
+    opt, single_opt = (worker.OPTIMIZERS["adam_gnt"](n) for n in (net, single_net))
     engine = worker.engine(net, opt, utility=utility, seed=7)
-    single = worker.engine(alone, opt_alone, utility=utility, seed=7, process_group=False)
-    chosen = []
+    single = worker.engine(single_net, single_opt, utility=utility, seed=7, process_group=False)
+    replaced_units = []
     for x, y in worker.batches(net, 4 * world, 150):
         worker.learn(model, opt, x[rank::world], y[rank::world])
-        worker.learn(alone, opt_alone, x, y)
-        chosen.append(([u.tolist() for u in engine.replaced], [u.tolist() for u in single.replaced]))
-    worst = {
+        worker.learn(single_net, single_opt, x, y)
+        replaced_units.append(([u.tolist() for u in engine.replaced], [u.tolist() for u in single.replaced]))
+    max_difference = {
         name: max(
             float((getattr(a.state, name) - getattr(b.state, name)).abs().max())
             for a, b in zip(engine.groups, single.groups, strict=True)
         )
         for name in ("utility", "mean_feature", "age")
     }
-    return {"chosen": chosen, "params": worker.flat(net), "alone": worker.flat(alone), "worst": worst}
+    params = {"params": worker.flat(net), "single_params": worker.flat(single_net)}
+    return {"replaced_units": replaced_units, "max_difference": max_difference, **params}
 
 
 def layers(folder: Path) -> Any:
-    """CBP layers act by themselves; all of one optimizer in one exchange."""
+    """CBP layers replace units without calls from the loop; all layers of an optimizer share one collective."""
     rank, world = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(0)
     fc = [nn.Linear(6, 16), nn.Linear(16, 12), nn.Linear(12, 6)]
@@ -72,7 +74,7 @@ def layers(folder: Path) -> Any:
     net = nn.Sequential(fc[0], nn.ReLU(), cbp[0], fc[1], nn.ReLU(), cbp[1], fc[2]).double()
     model = DistributedDataParallel(net)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
-    for layer in cbp:  # the coin and the draws of each rank differ until they join
+    for layer in cbp:  # generators differ between ranks until the first step synchronizes them
         layer.engine.generator.manual_seed(rank)
     batches = worker.batches(net, 4 * world, 60)
     for x, y in batches[:-1]:
@@ -80,13 +82,14 @@ def layers(folder: Path) -> Any:
     x, y = batches[-1]
     optimizer.zero_grad()
     nn.functional.mse_loss(model(x[rank::world]), y[rank::world]).backward()
-    with Exchanges() as seen:
+    with CollectiveSizes() as collectives:
         optimizer.step()
-    return {"params": worker.flat(net), "replaced": [c.group.state.replaced for c in cbp], "exchanges": len(seen.sizes)}
+    replaced = [c.group.state.replaced for c in cbp]
+    return {"params": worker.flat(net), "replaced": replaced, "collectives": len(collectives.sizes)}
 
 
 def killed(folder: Path, until: str) -> Any:
-    """Rank 1 is killed after that many steps; what goes on does so from the checkpoint."""
+    """Train from the checkpoint, if there is one; rank 1 is killed after step ``until``."""
     rank, world = dist.get_rank(), dist.get_world_size()
     net = worker.mlp(torch.float32)
     model = DistributedDataParallel(net)
@@ -100,7 +103,7 @@ def killed(folder: Path, until: str) -> Any:
     for step, (x, y) in enumerate(worker.batches(net, 4 * world, 120)[start:], start=start):
         worker.learn(model, optimizer, x[rank::world], y[rank::world])
         if step % 20 == 19:
-            if rank == 0:  # on one rank alone, as loops do
+            if rank == 0:
                 torch.save({"net": net.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, saved)
             dist.barrier()
         if step == int(until) and rank == 1:
@@ -110,7 +113,7 @@ def killed(folder: Path, until: str) -> Any:
 
 
 def cost(folder: Path) -> Any:
-    """Collectives and bytes of each step, with what was replaced in it."""
+    """The collectives' sizes in bytes and the number of replaced units, for each step."""
     return {utility: _cost(utility) for utility in ("contribution", "weight", "adaptable_contribution")}
 
 
@@ -120,18 +123,18 @@ def _cost(utility: str) -> Any:
     model = DistributedDataParallel(net)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
     engine = worker.engine(net, optimizer, utility=utility)
-    seen = []
+    steps = []
     for x, y in worker.batches(net, 4 * world, 30):
         optimizer.zero_grad()
         nn.functional.mse_loss(model(x[rank::world]), y[rank::world]).backward()
-        with Exchanges() as exchanges:
+        with CollectiveSizes() as collectives:
             optimizer.step()
-        seen.append((exchanges.sizes, sum(len(units) for units in engine.replaced)))
-    return seen
+        steps.append((collectives.sizes, sum(len(units) for units in engine.replaced)))
+    return steps
 
 
 def different(folder: Path) -> Any:
-    """One rank does otherwise: every rank is told, none waits for ever."""
+    """The error on each rank if one rank differs from the others; no rank may hang."""
     return {what: _different(what) for what in ("groups", "settings", "ages", "loaded ages", "networks")}
 
 
@@ -147,9 +150,9 @@ def _different(what: str) -> Any:
         for group in engine.groups:
             group.state.updates = 5
     x, y = worker.batches(net, 4, 1)[0]
-    if what == "loaded ages":  # after a step, in which nothing differed
+    if what == "loaded ages":  # loaded after a step in which nothing differed
         worker.learn(net, optimizer, x, y)
-        engine.load_state_dict({**(state := engine.state_dict()), "groups": _older(state["groups"], by=rank)})
+        engine.load_state_dict({**(state := engine.state_dict()), "groups": _add_updates(state["groups"], rank)})
     try:
         worker.learn(net, optimizer, x, y)
     except ValueError as error:
@@ -157,12 +160,12 @@ def _different(what: str) -> Any:
     return "nothing was refused"
 
 
-def _older(groups: list[dict[str, Any]], by: int) -> list[dict[str, Any]]:
-    return [{**group, "updates": group["updates"] + by} for group in groups]
+def _add_updates(groups: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    return [{**group, "updates": group["updates"] + count} for group in groups]
 
 
 def uneven(folder: Path) -> Any:
-    """Batches of different sizes, one of them empty: samples count, not ranks; no samples anywhere: nobody ages."""
+    """Batches of different sizes on the ranks, also empty ones; a step without samples on any rank is no update."""
     rank = dist.get_rank()
     net = worker.mlp()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
@@ -171,24 +174,24 @@ def uneven(folder: Path) -> Any:
     optimizer.zero_grad()
     nn.functional.mse_loss(net(x[:8] if rank else x[:0]), y[:8] if rank else y[:0], reduction="sum").backward()
     optimizer.step()
-    one_sided = [g.state.corrected_mean_feature.clone() for g in engine.groups]
+    one_empty = [g.state.corrected_mean_feature.clone() for g in engine.groups]
     net(more[:5] if rank else more[5:]).sum().backward()
     optimizer.step()
     split = [g.state.corrected_mean_feature.clone() for g in engine.groups]
     net(more[:0]).sum().backward()
     optimizer.step()
     with torch.no_grad():
-        wanted = [[net[: 2 * i + 2](batch).mean(0) for i in range(3)] for batch in (x, more)]
-    return {"found": [one_sided, split], "wanted": wanted, "updates": engine.updates}
+        expected = [[net[: 2 * i + 2](batch).mean(0) for i in range(3)] for batch in (x, more)]
+    return {"means": [one_empty, split], "expected": expected, "updates": engine.updates}
 
 
 def not_finite(folder: Path) -> Any:
-    """One rank reads a NaN: all are told the same, and the engines of all stay as they are."""
+    """One rank has a NaN in its batch: all ranks raise the same error, and no engine changes."""
     rank = dist.get_rank()
     net = worker.mlp()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
     engine = worker.engine(net, optimizer)
-    told, states = "", []
+    message, states = "", []
     for step, (x, _) in enumerate(worker.batches(net, 4, 12)):
         net(x * float("nan") if step == 9 and rank else x).sum().backward()
         optimizer.zero_grad()
@@ -196,14 +199,14 @@ def not_finite(folder: Path) -> Any:
         try:
             optimizer.step()
         except FloatingPointError as error:
-            told = f"{error} (step {step})"
-    kept = [tree_leaves(state) for state in states[9:11]]
-    same = all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(*kept, strict=True))
-    return {"told": told, "same": same, "updates": engine.updates, "params": worker.flat(net)}
+            message = f"{error} (step {step})"
+    before_and_after = [tree_leaves(state) for state in states[9:11]]
+    unchanged = all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(*before_and_after, strict=True))
+    return {"message": message, "unchanged": unchanged, "updates": engine.updates, "params": worker.flat(net)}
 
 
-def some(folder: Path, *_: str) -> Any:
-    """Ranks 0 and 2 train one network, rank 1 another, alone."""
+def subgroup(folder: Path, *_: str) -> Any:
+    """Ranks 0 and 2 train one network in a process group; rank 1 trains another by itself."""
     group = dist.new_group([0, 2])
     rank = dist.get_rank()
     member = rank != 1
@@ -218,54 +221,55 @@ def some(folder: Path, *_: str) -> Any:
 
 
 def accumulated(folder: Path) -> Any:
-    """Three micro-batches are one update, whether their gradients are averaged each time, once, or in the buckets."""
-    return {way: _accumulated(way) for way in ("each time", "once", "in buckets", "built early")}
+    """Gradient accumulation over three micro-batches, with gradients averaged for each one, once, or in buckets."""
+    return {mode: _accumulated(mode) for mode in ("each time", "once", "in buckets", "built early")}
 
 
-_early: list[Any] = []
+_built_early: list[Any] = []
 
 
 def build_early() -> None:
-    """An engine that is older than its processes."""
+    """Build an engine before the process group is initialized."""
     net = worker.mlp()
     optimizer = worker.OPTIMIZERS["sgd"](net)
-    _early[:] = [net, optimizer, worker.engine(net, optimizer, seed=7)]
+    _built_early[:] = [net, optimizer, worker.engine(net, optimizer, seed=7)]
 
 
-def _accumulated(way: str) -> Any:
+def _accumulated(mode: str) -> Any:
     rank, world = dist.get_rank(), dist.get_world_size()
-    net, alone = worker.mlp(), worker.mlp()
-    opt, opt_alone = (worker.OPTIMIZERS["sgd"](n) for n in (net, alone))
-    if way == "built early":
-        net, opt, engine = _early
+    net, single_net = worker.mlp(), worker.mlp()
+    opt, single_opt = (worker.OPTIMIZERS["sgd"](n) for n in (net, single_net))
+    if mode == "built early":
+        net, opt, engine = _built_early
     else:
         engine = worker.engine(net, opt, seed=7)
-    model = DistributedDataParallel(net, gradient_as_bucket_view=way == "in buckets")
-    single = worker.engine(alone, opt_alone, seed=7, process_group=False)
+    model = DistributedDataParallel(net, gradient_as_bucket_view=mode == "in buckets")
+    single = worker.engine(single_net, single_opt, seed=7, process_group=False)
     same = []
     for x, y in worker.batches(net, 6 * world, 60):
         opt.zero_grad()
         for i in range(3):
-            with model.no_sync() if way == "once" and i < 2 else contextlib.nullcontext():
+            with model.no_sync() if mode == "once" and i < 2 else contextlib.nullcontext():
                 (nn.functional.mse_loss(model(x[rank::world][i::3]), y[rank::world][i::3]) / 3).backward()
         opt.step()
-        worker.learn(alone, opt_alone, x, y)
+        worker.learn(single_net, single_opt, x, y)
         same.append(all(torch.equal(a, b) for a, b in zip(engine.replaced, single.replaced, strict=True)))
     return {"same": same, "updates": engine.updates, "replaced": [g.state.replaced for g in engine.groups]}
 
 
-def alone(folder: Path) -> Any:
-    """process_group=False: every rank trains a network of its own."""
+def independent(folder: Path) -> Any:
+    """Each rank trains its own network, with ``process_group=False``."""
     torch.manual_seed(dist.get_rank())
     net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 6)).double()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
     engine = worker.engine(net, optimizer, process_group=False)
-    with Exchanges() as exchanges:
+    with CollectiveSizes() as collectives:
         for x, y in worker.batches(net, 4, 20 + 20 * dist.get_rank()):
             worker.learn(net, optimizer, x, y)
-    return {"updates": engine.updates, "exchanges": len(exchanges.sizes), "params": worker.flat(net)}
+    return {"updates": engine.updates, "collectives": len(collectives.sizes), "params": worker.flat(net)}
 
 
 if __name__ == "__main__":
-    scenarios = (thousand_steps, joined, layers, killed, cost, different, uneven, not_finite, some, accumulated, alone)
+    training = thousand_steps, global_batch, layers, killed, subgroup, accumulated, independent
+    scenarios = *training, cost, different, uneven, not_finite
     worker.main({scenario.__name__: scenario for scenario in scenarios}, before=build_early)

@@ -1,4 +1,4 @@
-"""Starts torchrun on one of the scenario modules and reads back what its ranks reported."""
+"""Runs a scenario module with torchrun and loads the results of its ranks."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def torchrun(scenario: str, folder: Path, *args: Any, ranks: int = 2, dies: bool = False) -> Any:
-    """Run ``tests.distributed.<scenario>`` on ``ranks`` processes -> what each rank reported, by rank; of several
-    scenarios (``module.a+b``) a dict of that.
+    """Run ``tests.distributed.<scenario>`` on ``ranks`` processes.
 
-    Warnings are errors there, too. A run that hangs is killed, and is a failure. One that ``dies`` reports nothing.
+    Returns the results of the ranks, in order; for several scenarios (``module.a+b``) a dict of them by name. Warnings
+    are errors in the processes. A run that hangs is killed and fails. With ``dies`` the run must fail, without results.
     """
     module, name = scenario.split(".")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
@@ -27,5 +27,5 @@ def torchrun(scenario: str, folder: Path, *args: Any, ranks: int = 2, dies: bool
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert (done.returncode != 0) == dies, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
     names = [] if dies else name.split("+")
-    reports = {each: [torch.load(folder / f"{each}-{rank}.pt") for rank in range(ranks)] for each in names}
-    return reports if len(reports) != 1 else reports[name]
+    results = {each: [torch.load(folder / f"{each}-{rank}.pt") for rank in range(ranks)] for each in names}
+    return results if len(results) != 1 else results[name]

@@ -1,4 +1,4 @@
-"""DistributedDataParallel: the same units and the same fresh weights on every rank, those of the joined batch."""
+"""DistributedDataParallel: every rank replaces the units, with the new weights, that the global batch determines."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from tests.distributed.launch import torchrun
 @pytest.mark.parametrize(
     ("ranks", "utility", "optimizer"), [(2, "contribution", "adam_gnt"), (3, "adaptable_contribution", "sgd")]
 )
-def test_parameters_are_bit_equal_after_a_thousand_steps(tmp_path, ranks, utility, optimizer):
+def test_ranks_have_equal_parameters_after_a_thousand_steps(tmp_path, ranks, utility, optimizer):
     first, *others = torchrun("ddp_scenarios.thousand_steps", tmp_path, utility, optimizer, ranks=ranks)
     assert min(first["replaced"]) > 50
     for other in others:
         assert other["replaced"] == first["replaced"]
         assert torch.equal(other["params"], first["params"])
-        assert torch.equal(other["memory"], first["memory"])
+        assert torch.equal(other["optimizer_state"], first["optimizer_state"])
 
 
 @pytest.fixture(scope="module")
-def joined(tmp_path_factory):
-    """What the ranks saw beside one process with the joined batch, and of three what two saw without the third."""
+def global_batch(tmp_path_factory):
+    """Results of two and of three ranks with the global batch; of the three, also of a process group of two."""
     two = torchrun(
-        "ddp_scenarios.joined", tmp_path_factory.mktemp("two"), "contribution:conv", "zero_contribution:conv"
+        "ddp_scenarios.global_batch", tmp_path_factory.mktemp("two"), "contribution:conv", "zero_contribution:conv"
     )
-    three = "ddp_scenarios.joined+some", tmp_path_factory.mktemp("three"), "adaptable_contribution:mlp"
-    return {"two": {"joined": two}, "three": torchrun(*three, ranks=3)}
+    three = "ddp_scenarios.global_batch+subgroup", tmp_path_factory.mktemp("three"), "adaptable_contribution:mlp"
+    return {"two": {"global_batch": two}, "three": torchrun(*three, ranks=3)}
 
 
 @pytest.mark.parametrize("ranks", ["two", "three"])
-def test_the_choices_are_those_of_one_process_with_the_joined_batch(joined, ranks):
-    for rank in joined[ranks]["joined"]:
-        for seen in rank:
-            chosen = [together for together, _ in seen["chosen"]]
-            assert chosen == [alone for _, alone in seen["chosen"]]
-            assert sum(len(units) for step in chosen for units in step) > 20
-            torch.testing.assert_close(seen["params"], seen["alone"], rtol=0, atol=1e-9)
-            assert seen["worst"]["age"] == 0
-            assert max(seen["worst"].values()) < 1e-9
+def test_replaced_units_equal_those_of_one_process_with_the_global_batch(global_batch, ranks):
+    for rank in global_batch[ranks]["global_batch"]:
+        for case in rank:
+            replaced_units = [distributed for distributed, _ in case["replaced_units"]]
+            assert replaced_units == [single for _, single in case["replaced_units"]]
+            assert sum(len(units) for step in replaced_units for units in step) > 20
+            torch.testing.assert_close(case["params"], case["single_params"], rtol=0, atol=1e-9)
+            assert case["max_difference"]["age"] == 0
+            assert max(case["max_difference"].values()) < 1e-9
 
 
-def test_some_of_the_processes_act_as_one_without_the_others(joined):
-    first, other, second = joined["three"]["some"]
+def test_a_process_group_of_some_ranks_is_independent_of_the_others(global_batch):
+    first, other, second = global_batch["three"]["subgroup"]
     assert first["updates"] == second["updates"] == 30
     assert other["updates"] == 20
     assert first["replaced"] == second["replaced"] > 5
@@ -52,35 +52,35 @@ def test_some_of_the_processes_act_as_one_without_the_others(joined):
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory):
-    """What two ranks saw in all the short scenarios, one after the other."""
-    scenarios = "layers+accumulated+cost+different+uneven+not_finite+alone"
-    return torchrun(f"ddp_scenarios.{scenarios}", tmp_path_factory.mktemp("reports"))
+def results(tmp_path_factory):
+    """Results of two ranks in all short scenarios, which share one launch."""
+    scenarios = "layers+accumulated+cost+different+uneven+not_finite+independent"
+    return torchrun(f"ddp_scenarios.{scenarios}", tmp_path_factory.mktemp("results"))
 
 
-def test_layers_act_together_in_one_exchange(reports):
-    first, second = reports["layers"]
+def test_layers_share_one_collective(results):
+    first, second = results["layers"]
     assert min(first["replaced"]) > 10
     assert first["replaced"] == second["replaced"]
     assert torch.equal(first["params"], second["params"])
-    assert first["exchanges"] == 1
+    assert first["collectives"] == 1
 
 
-def test_a_killed_rank_goes_on_in_step_from_the_checkpoint(tmp_path):
+def test_training_resumes_from_a_checkpoint_after_a_rank_is_killed(tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     killed.mkdir()
     whole.mkdir()
     torchrun("ddp_scenarios.killed", killed, 70, dies=True)
-    after = torchrun("ddp_scenarios.killed", killed, -1)
-    without = torchrun("ddp_scenarios.killed", whole, -1)
-    for mine, theirs in zip(after, without, strict=True):
-        assert (mine["start"], theirs["start"]) == (60, 0)
-        assert mine["replaced"] == theirs["replaced"]
-        assert min(mine["replaced"]) > 5
-        assert torch.equal(mine["params"], theirs["params"])
+    resumed = torchrun("ddp_scenarios.killed", killed, -1)
+    uninterrupted = torchrun("ddp_scenarios.killed", whole, -1)
+    for actual, expected in zip(resumed, uninterrupted, strict=True):
+        assert (actual["start"], expected["start"]) == (60, 0)
+        assert actual["replaced"] == expected["replaced"]
+        assert min(actual["replaced"]) > 5
+        assert torch.equal(actual["params"], expected["params"])
 
 
-# convnet: 6 + 8 channels, the second read at 4 positions each, and 12 units; taps: 3; float64
+# convnet has 6 + 8 channels, the 8 read at 4 positions each, and 12 units; 3 taps; float64
 @pytest.mark.parametrize(
     ("utility", "sizes"),
     [
@@ -89,49 +89,49 @@ def test_a_killed_rank_goes_on_in_step_from_the_checkpoint(tmp_path):
         ("adaptable_contribution", [8 * (6 + 8 * 4 + 12 + 3)] * 2),
     ],
 )
-def test_a_step_costs_the_collectives_and_bytes_that_are_documented(reports, utility, sizes):
-    for steps in (rank[utility] for rank in reports["cost"]):
+def test_a_step_costs_the_documented_collectives_and_bytes(results, utility, sizes):
+    for steps in (rank[utility] for rank in results["cost"]):
         assert sum(replaced for _, replaced in steps) > 3
-        joining, *rest = [seen for seen, _ in steps]
-        assert joining[-len(sizes) :] == sizes  # the first step also compares the ranks
+        first, *rest = [collectives for collectives, _ in steps]
+        assert first[-len(sizes) :] == sizes  # the first step also compares the ranks
         assert rest == [sizes] * len(rest)  # with replacements and without
 
 
 @pytest.mark.parametrize("what", ["groups", "settings", "ages", "loaded ages", "networks"])
-def test_ranks_that_differ_are_told_on_all_of_them(reports, what):
-    first, second = (rank[what] for rank in reports["different"])
+def test_differences_between_ranks_raise_the_same_error_on_all(results, what):
+    first, second = (rank[what] for rank in results["different"])
     assert first == second
     assert first.startswith(f"the {what.split()[-1]} of the engine's ranks differ from those of rank 0 on rank 1")
     assert {"networks": "process_group=False", "groups": "12 units"}.get(what, "") in first
 
 
-@pytest.mark.parametrize("way", ["each time", "once", "in buckets", "built early"])
-def test_micro_batches_are_one_update(reports, way):
-    for seen in (rank[way] for rank in reports["accumulated"]):
-        assert all(seen["same"])
-        assert seen["updates"] == 60
-        assert min(seen["replaced"]) > 3
+@pytest.mark.parametrize("mode", ["each time", "once", "in buckets", "built early"])
+def test_micro_batches_are_one_update(results, mode):
+    for result in (rank[mode] for rank in results["accumulated"]):
+        assert all(result["same"])
+        assert result["updates"] == 60
+        assert min(result["replaced"]) > 3
 
 
-def test_samples_count_not_ranks(reports):
-    for seen in reports["uneven"]:
-        torch.testing.assert_close(seen["found"], seen["wanted"], rtol=0, atol=1e-12)
-        assert seen["updates"] == 2
+def test_ranks_are_weighted_by_their_samples(results):
+    for result in results["uneven"]:
+        torch.testing.assert_close(result["means"], result["expected"], rtol=0, atol=1e-12)
+        assert result["updates"] == 2
 
 
-def test_a_nan_on_one_rank_is_told_on_all_and_changes_nothing(reports):
-    first, second = reports["not_finite"]
-    assert first["told"] == second["told"]
-    assert first["told"].startswith("features or weights of group '0' are not finite")
-    assert first["told"].endswith("(step 9)")
-    for seen in (first, second):
-        assert seen["same"]
-        assert seen["updates"] == 11
+def test_a_nan_on_one_rank_raises_on_all_and_changes_nothing(results):
+    first, second = results["not_finite"]
+    assert first["message"] == second["message"]
+    assert first["message"].startswith("features or weights of group '0' are not finite")
+    assert first["message"].endswith("(step 9)")
+    for result in (first, second):
+        assert result["unchanged"]
+        assert result["updates"] == 11
     assert torch.equal(first["params"], second["params"])
 
 
-def test_processes_on_their_own_exchange_nothing(reports):
-    first, second = reports["alone"]
+def test_independent_processes_do_not_communicate(results):
+    first, second = results["independent"]
     assert (first["updates"], second["updates"]) == (20, 40)
-    assert first["exchanges"] == second["exchanges"] == 0
+    assert first["collectives"] == second["collectives"] == 0
     assert not torch.equal(first["params"], second["params"])

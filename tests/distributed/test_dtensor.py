@@ -1,4 +1,4 @@
-"""FSDP2, tensor parallel plans and both together: what a sharded run replaces is what the whole one does."""
+"""FSDP2, tensor parallelism and both together: a sharded run replaces the units that a single process replaces."""
 
 from __future__ import annotations
 
@@ -23,58 +23,66 @@ from tests.distributed.launch import torchrun
         (
             2,
             [
-                "tensor:adam_gnt:adaptable_contribution:mlp",
+                "tensor_parallel:adam_gnt:adaptable_contribution:mlp",
                 "copies:adam_gnt:adaptable_contribution:mlp",
-                "loose:adam_gnt:adaptable_contribution:odd",
+                "dtensor_features:adam_gnt:adaptable_contribution:odd_widths",
             ],
         ),
-        (3, ["fsdp:sgd:contribution:conv", "tensor:sgd:contribution:mlp"]),  # 8 channels on 3 ranks: uneven parts
+        (
+            3,
+            ["fsdp:sgd:contribution:conv", "tensor_parallel:sgd:contribution:mlp"],
+        ),  # 8 channels on 3 ranks: uneven shards
         (4, ["both:adam_gnt:adaptable_contribution:mlp"]),
     ],
 )
-def test_a_sharded_run_is_the_whole_one(tmp_path, ranks, cases):
-    for rank in torchrun("dtensor_scenarios.compared", tmp_path, *cases, ranks=ranks):
-        for seen in rank:
-            chosen = [sharded for sharded, _ in seen["chosen"]]
-            assert chosen == [alone for _, alone in seen["chosen"]]
-            assert sum(len(units) for step in chosen for units in step) > 20
-            torch.testing.assert_close(seen["params"], seen["alone"], rtol=0, atol=1e-9)
-            torch.testing.assert_close(*seen["utility"], rtol=1e-6, atol=1e-9)
-            assert "DTensor" in seen["kinds"]
+def test_a_sharded_run_equals_a_single_process(tmp_path, ranks, cases):
+    for rank in torchrun("dtensor_scenarios.sharded", tmp_path, *cases, ranks=ranks):
+        for case in rank:
+            replaced_units = [sharded for sharded, _ in case["replaced_units"]]
+            assert replaced_units == [single for _, single in case["replaced_units"]]
+            assert sum(len(units) for step in replaced_units for units in step) > 20
+            torch.testing.assert_close(case["params"], case["single_params"], rtol=0, atol=1e-9)
+            torch.testing.assert_close(*case["utility"], rtol=1e-6, atol=1e-9)
+            assert "DTensor" in case["kinds"]
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory):
-    """What two ranks saw in the short scenarios."""
-    return torchrun("dtensor_scenarios.accumulated+refused", tmp_path_factory.mktemp("reports"))
+def results(tmp_path_factory):
+    """Results of two ranks in the short scenarios, which share one launch."""
+    return torchrun("dtensor_scenarios.accumulated+refused", tmp_path_factory.mktemp("results"))
 
 
-def test_shards_that_cannot_be_watched_are_refused_on_all_ranks(reports):
-    for grouped, alone in reports["refused"]:
+def test_unsupported_shards_are_refused_on_all_ranks(results):
+    for grouped, no_group in results["refused"]:
         assert grouped == "'2' reads the units in 2 groups: its weight cannot be sharded; after 0 updates"
-        assert alone.startswith("0.weight lies in shards on 2 processes, and the engine has 1 of them")
-        assert alone.endswith("after 0 updates")
+        assert no_group.startswith("0.weight lies in shards on 2 processes, and the engine has 1 of them")
+        assert no_group.endswith("after 0 updates")
 
 
-def test_micro_batches_of_a_sharded_network_are_one_update(reports):
-    for seen in reports["accumulated"]:
-        assert all(seen["same"])
-        assert seen["updates"] == 60
-        assert min(seen["replaced"]) > 3
-        # 24 + 18 + 12 units of one position each, 3 taps; sharded weights: one more of each for in and out; float64
-        assert seen["exchanges"] == [8 * (54 + 54 + 54 + 3), 8 * (54 + 3)]
+def test_micro_batches_of_a_sharded_network_are_one_update(results):
+    for result in results["accumulated"]:
+        assert all(result["same"])
+        assert result["updates"] == 60
+        assert min(result["replaced"]) > 3
+        # float64; 24 + 18 + 12 units of one position each, 3 taps, and for sharded incoming and outgoing weights one
+        # more number for each unit
+        assert result["sizes"] == [8 * (54 + 54 + 54 + 3), 8 * (54 + 3)]
 
 
 @pytest.mark.parametrize(
     ("plan", "optimizer", "worlds"),
-    [("fsdp", "adam_gnt", {2: "fsdp", 3: "fsdp", 1: "whole"}), ("tensor", "sgd", {3: "tensor"})],
+    [
+        ("fsdp", "adam_gnt", {2: "fsdp", 3: "fsdp", 1: "not sharded"}),
+        ("tensor_parallel", "sgd", {3: "tensor_parallel"}),
+    ],
 )
-def test_a_distributed_checkpoint_goes_on_at_another_world_size(tmp_path, plan, optimizer, worlds):
-    whole, *_ = torchrun("dtensor_scenarios.life", tmp_path, plan, optimizer, 0, 60, ranks=2)
-    assert min(whole["replaced"]) > 5
-    for ranks, other in worlds.items():
-        for seen in torchrun("dtensor_scenarios.life", tmp_path, other, optimizer, 30, 60, ranks=ranks):
-            assert seen["replaced"] == whole["replaced"]
-            assert all(torch.equal(a, b) for a, b in zip(seen["ages"], whole["ages"], strict=True))
-            torch.testing.assert_close(seen["params"], whole["params"], rtol=0, atol=1e-9)
-            assert torch.equal(seen["params"], whole["params"]) or ranks != 2
+def test_training_resumes_from_a_distributed_checkpoint_at_another_world_size(tmp_path, plan, optimizer, worlds):
+    scenario = "dtensor_scenarios.checkpointed"
+    uninterrupted, *_ = torchrun(scenario, tmp_path, plan, optimizer, 0, 60, ranks=2)
+    assert min(uninterrupted["replaced"]) > 5
+    for ranks, other_plan in worlds.items():
+        for resumed in torchrun(scenario, tmp_path, other_plan, optimizer, 30, 60, ranks=ranks):
+            assert resumed["replaced"] == uninterrupted["replaced"]
+            assert all(torch.equal(a, b) for a, b in zip(resumed["ages"], uninterrupted["ages"], strict=True))
+            torch.testing.assert_close(resumed["params"], uninterrupted["params"], rtol=0, atol=1e-9)
+            assert torch.equal(resumed["params"], uninterrupted["params"]) or ranks != 2

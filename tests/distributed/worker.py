@@ -1,4 +1,4 @@
-"""What every scenario's rank does first and last: joins the others, runs, reports."""
+"""Shared parts of the scenarios: start and end of a rank's process, networks, batches, optimizers and engines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from tests.helpers.shared_units import Transposed
 
 
 def main(scenarios: dict[str, Callable[..., Any]], before: Callable[[], None] = lambda: None) -> None:
-    """Run the scenarios named on the command line (a+b+c) and save what each returns; ``before`` the processes meet."""
+    """Run the scenarios named on the command line (a+b+c) and save what each returns.
+
+    ``before`` is called before the process group is initialized.
+    """
     warnings.simplefilter("error")
     torch.set_num_threads(1)
     names, folder, *args = sys.argv[1:]
@@ -30,37 +33,37 @@ def main(scenarios: dict[str, Callable[..., Any]], before: Callable[[], None] = 
         torch.save(scenarios[name](Path(folder), *args), Path(folder) / f"{name}-{dist.get_rank()}.pt")
     dist.barrier()
     sys.stdout.flush()
-    os._exit(0)  # threads of gloo that are still at work have crashed interpreters that ended in order
+    os._exit(0)  # a regular exit can crash in threads of gloo that are still running
 
 
 def mlp(dtype: torch.dtype = torch.float64) -> nn.Sequential:
-    """The same network on every rank."""
+    """A fully connected network, the same on every rank."""
     torch.manual_seed(0)
     layers = [nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 18), nn.Tanh(), nn.Linear(18, 12), nn.ReLU(), nn.Linear(12, 6)]
     return nn.Sequential(*layers).to(dtype)
 
 
 def convnet() -> nn.Sequential:
-    """Convolutions, a flatten with several columns a channel, and a consumer without bias."""
+    """Convolutions, a flatten with several columns for each channel, and a consumer without bias."""
     torch.manual_seed(0)
     head = [nn.Flatten(), nn.Linear(8 * 4, 12, bias=False), nn.ReLU(), nn.Linear(12, 6)]
     return nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ELU(), *head).double()
 
 
-def odd() -> nn.Sequential:
-    """Widths that no number of processes divides."""
+def odd_widths() -> nn.Sequential:
+    """Widths that are not divisible by the number of processes."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(6, 23), nn.ReLU(), nn.Linear(23, 17), nn.ELU(), nn.Linear(17, 6)).double()
 
 
 def transposed() -> nn.Sequential:
-    """Weights kept as (in, out)."""
+    """Layers with weights of shape (in, out)."""
     torch.manual_seed(0)
     return nn.Sequential(Transposed.Conv1D(24, 6), nn.GELU(), Transposed.Conv1D(6, 24)).double()
 
 
 def units(net: nn.Sequential) -> nn.Sequential | list[UnitGroup]:
-    """What an engine is built from."""
+    """The layers or groups that an engine is built from."""
     if not isinstance(net[0], Transposed.Conv1D):
         return net
     slots = Slot("0", net[0], 24, dim=1), Slot("2", net[2], 24, dim=0)
@@ -68,7 +71,7 @@ def units(net: nn.Sequential) -> nn.Sequential | list[UnitGroup]:
 
 
 def batches(net: nn.Module, samples: int, steps: int, seed: int = 3) -> list[tuple[Tensor, Tensor]]:
-    """The joined batches, the same on every rank."""
+    """The global batches, the same on every rank."""
     source = torch.Generator().manual_seed(seed)
     shape = (1, 6, 6) if isinstance(net[0], nn.Conv2d) else (6,)
     dtype = next(net.parameters()).dtype
@@ -89,14 +92,14 @@ OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
 
 
 def learn(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
-    """One step of backpropagation."""
+    """Run forward, backward and optimizer step."""
     optimizer.zero_grad()
     nn.functional.mse_loss(model(x), y).backward()
     optimizer.step()
 
 
 def engine(net: nn.Module, optimizer: torch.optim.Optimizer, **settings: Any) -> gnt.GnT:
-    """An engine that replaces often, attached; its draws are seeded by the rank unless told."""
+    """An attached engine that replaces often. Its generator is seeded with ``seed``, by default with the rank."""
     seed = settings.pop("seed", None)
     generator = torch.Generator().manual_seed(100 + dist.get_rank() if seed is None else seed)
     given = {"replacement_rate": 0.02, "maturity_threshold": 5, **settings}
@@ -105,6 +108,6 @@ def engine(net: nn.Module, optimizer: torch.optim.Optimizer, **settings: Any) ->
 
 
 def flat(net: nn.Module) -> Tensor:
-    """All parameters in one vector, whole also where they lie in shards."""
-    whole = [p.full_tensor() if hasattr(p, "full_tensor") else p for p in net.parameters()]
-    return torch.cat([p.detach().flatten() for p in whole]).clone()
+    """All parameters in one vector, with sharded ones gathered."""
+    full = [p.full_tensor() if hasattr(p, "full_tensor") else p for p in net.parameters()]
+    return torch.cat([p.detach().flatten() for p in full]).clone()

@@ -1,4 +1,4 @@
-"""Hugging Face: its Trainer and Accelerator drive an optimizer with an engine as any other, and save it whole."""
+"""Hugging Face: Trainer and Accelerator train with an optimizer that has an engine, and save and load its state."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
 def bert(seed=0, **settings):
-    """A classifier with two blocks of 24 feed-forward units, dropout and all."""
+    """A classifier with two blocks of 24 feed-forward units, with dropout."""
     torch.manual_seed(seed)
     small = {
         "vocab_size": WORDS,
@@ -48,7 +48,7 @@ def sentences(n=48):
 
 
 def feed_forward(model):
-    """The units of the blocks' feed-forward layers, by hand."""
+    """The unit groups of the blocks' feed-forward layers, listed explicitly."""
     blocks = [[block.intermediate.dense, block.output.dense] for block in model.bert.encoder.layer]
     return [group for layers in blocks for group in gnt.walk(layers, activation="gelu")]
 
@@ -63,17 +63,17 @@ def cbp(model, **settings):
     )
 
 
-def falling(optimizer):
+def decreasing_schedule(optimizer):
     return LambdaLR(optimizer, lambda t: 1 / (1 + t))
 
 
 def train(root, model, optimizer, steps=STEPS, callbacks=(), resume=None, data=None, **settings):
-    """A finished run of Trainer."""
+    """Train a model with Trainer. Returns the trainer."""
     quiet = {"logging_strategy": "no", "report_to": [], "disable_tqdm": True, "use_cpu": True}
-    whole = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": ACCUMULATED, "max_grad_norm": 0.5}
-    arguments = TrainingArguments(root, max_steps=steps, **{"save_strategy": "no", **quiet, **whole, **settings})
+    batches = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": ACCUMULATED, "max_grad_norm": 0.5}
+    arguments = TrainingArguments(root, max_steps=steps, **{"save_strategy": "no", **quiet, **batches, **settings})
     given = (
-        {"optimizers": (optimizer, falling(optimizer))}
+        {"optimizers": (optimizer, decreasing_schedule(optimizer))}
         if isinstance(optimizer, torch.optim.Optimizer)
         else {"optimizer_cls_and_kwargs": optimizer}
     )
@@ -84,13 +84,13 @@ def train(root, model, optimizer, steps=STEPS, callbacks=(), resume=None, data=N
 
 
 def state(run):
-    """Everything that learning changed."""
+    """Copies of everything that training changes."""
     parts = dict(run.model.state_dict()), run.optimizer.state_dict(), run.lr_scheduler.state_dict()
     return copy.deepcopy(list(parts))
 
 
-class Stepped(TrainerCallback):
-    """Calls the engine after each optimizer step, as a loop of one's own would."""
+class EngineCallback(TrainerCallback):
+    """Calls the engine after each optimizer step."""
 
     def __init__(self, engine):
         self.engine = engine
@@ -100,16 +100,16 @@ class Stepped(TrainerCallback):
 
 
 @pytest.mark.parametrize("settings", [{}, {"bf16": True}], ids=["float32", "bf16"])
-def test_it_is_the_loop_one_would_write(settings, tmp_path):
-    """The engine of the optimizer acts when a callback of one's own would, on the same features."""
+def test_training_equals_an_engine_called_by_a_callback(settings, tmp_path):
     model = bert()
     run = train(tmp_path, model, cbp(model), **settings)
     other = bert()
     plain = gnt.AdamGnT(other.parameters(), lr=0.01, weight_decay=0.01, decoupled_weight_decay=True)
     engine = gnt.GnT(feed_forward(other), plain, generator=seeded(), **FREQUENT_REPLACEMENT)
-    mine, theirs = state(run), state(train(tmp_path, other, plain, callbacks=[Stepped(engine)], **settings))
-    assert_same(mine[1].pop("gnt"), engine.state_dict())
-    assert_same(mine, theirs)
+    actual = state(run)
+    expected = state(train(tmp_path, other, plain, callbacks=[EngineCallback(engine)], **settings))
+    assert_same(actual[1].pop("gnt"), engine.state_dict())
+    assert_same(actual, expected)
     assert engine.updates == run.state.global_step == STEPS
     assert min(replaced(engine)) > 4
 
@@ -133,7 +133,7 @@ def llama(seed=0):
     return LlamaForCausalLM(LlamaConfig(**small, vocab_size=WORDS, bos_token_id=0, eos_token_id=0))
 
 
-# a cache among the outputs cannot be traced
+# outputs with a cache cannot be traced
 ONE_SENTENCE = {"input_ids": torch.arange(8)[None], "use_cache": False}
 FAMILIES = {
     "bert": (bert, lambda model: {"layers": feed_forward(model)}),
@@ -143,8 +143,8 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_checkpoint_goes_on_bit_for_bit(family, tmp_path):
-    """Of models whose units are given by hand, or found by the inputs of one forward."""
+def test_training_resumes_bit_for_bit_from_a_checkpoint(family, tmp_path):
+    """For models whose units are listed explicitly and for traced models."""
     make, units = FAMILIES[family]
     data = sentences() if make is bert else [{**each, "labels": each["input_ids"]} for each in sentences()]
     runs = []
@@ -159,23 +159,23 @@ def test_a_checkpoint_goes_on_bit_for_bit(family, tmp_path):
     assert min(replaced(optimizer.gnt)) > 4
 
 
-def test_evaluation_leaves_no_trace(tmp_path):
-    model, other = (bert(**NO_DROPOUT) for _ in range(2))  # a data loader's start alone draws from the generator
-    watched = train(tmp_path, model, cbp(model), eval_strategy="steps", eval_steps=1)
-    assert len([entry for entry in watched.state.log_history if "eval_loss" in entry]) == STEPS
-    assert not watched.optimizer.optimizer.gnt.waiting
-    assert_same(state(watched), state(train(tmp_path, other, cbp(other))))
+def test_evaluation_does_not_affect_training(tmp_path):
+    model, other = (bert(**NO_DROPOUT) for _ in range(2))  # starting a data loader draws from torch's generator
+    evaluated = train(tmp_path, model, cbp(model), eval_strategy="steps", eval_steps=1)
+    assert len([entry for entry in evaluated.state.log_history if "eval_loss" in entry]) == STEPS
+    assert not evaluated.optimizer.optimizer.gnt.waiting
+    assert_same(state(evaluated), state(train(tmp_path, other, cbp(other))))
 
 
-def test_recomputed_forwards_count_once(tmp_path):
+def test_recomputed_forwards_are_recorded_once(tmp_path):
     model, other = bert(), bert()
-    new_name = getattr(model, "activation_checkpointing_enable", None)  # transformers 5.23
+    new_name = getattr(model, "activation_checkpointing_enable", None)  # since transformers 5.23
     (new_name or model.gradient_checkpointing_enable)()
     run = train(tmp_path, model, cbp(model))
     assert_same(state(run), state(train(tmp_path, other, cbp(other))))
 
 
-def test_made_by_the_trainer_from_the_model(tmp_path):
+def test_an_optimizer_that_trainer_builds_from_the_model(tmp_path):
     model = bert()
     settings = {"model": model, "lr": 0.01, "layers": feed_forward(model), "weight_decay": 0.1, **FREQUENT_REPLACEMENT}
     run = train(tmp_path, model, (CBPAdamW, settings), lr_scheduler_type="constant")
@@ -188,8 +188,8 @@ def test_made_by_the_trainer_from_the_model(tmp_path):
     assert run.optimizer.optimizer.gnt.updates == STEPS
 
 
-def test_made_by_the_trainer_from_its_parameter_groups(tmp_path):
-    """Trainer sorts out which parameters decay; given the layers, the optimizer takes what it gets."""
+def test_an_optimizer_that_trainer_builds_from_parameter_groups(tmp_path):
+    """Trainer separates parameters with and without weight decay; the optimizer keeps these groups."""
     model = bert()
     settings = {"lr": 0.01, "layers": feed_forward(model), **FREQUENT_REPLACEMENT}
     run = train(tmp_path, model, (CBPAdamW, settings), weight_decay=0.1)
@@ -203,11 +203,11 @@ def accelerated(seed=0, generator=5):
     model = bert(seed, **NO_DROPOUT)
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=ACCUMULATED)
     optimizer = cbp(model, generator=torch.Generator().manual_seed(generator))
-    model, optimizer, scheduler = accelerator.prepare(model, optimizer, falling(optimizer))
+    model, optimizer, scheduler = accelerator.prepare(model, optimizer, decreasing_schedule(optimizer))
     return accelerator, model, optimizer, scheduler
 
 
-def accelerate(run, batches):
+def train_accelerated(run, batches):
     accelerator, model, optimizer, scheduler = run
     data = sentences()
     for t in batches:
@@ -223,13 +223,13 @@ def accelerate(run, batches):
     return copy.deepcopy([dict(model.state_dict()), optimizer.state_dict(), scheduler.state_dict()])
 
 
-def test_accelerator_saves_and_goes_on_bit_for_bit(tmp_path):
+def test_training_resumes_bit_for_bit_from_a_state_saved_by_accelerator(tmp_path):
     run = accelerated()
-    accelerate(run, range(8))
+    train_accelerated(run, range(8))
     run[0].save_state(tmp_path)
-    fresh = accelerated(seed=9, generator=6)
-    fresh[0].load_state(tmp_path)
-    whole = accelerate(run, range(8, 16))
+    resumed = accelerated(seed=9, generator=6)
+    resumed[0].load_state(tmp_path)
+    whole = train_accelerated(run, range(8, 16))
     assert whole[1]["gnt"]["updates"] == STEPS
-    assert_same(accelerate(fresh, range(8, 16)), whole)
+    assert_same(train_accelerated(resumed, range(8, 16)), whole)
     assert min(replaced(run[2].optimizer.gnt)) > 4

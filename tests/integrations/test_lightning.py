@@ -1,4 +1,4 @@
-"""Lightning: an engine that rides with the optimizer lives in its loop as in a hand-written one, to the last bit."""
+"""Lightning: an engine attached to the optimizer gives bit for bit the results of a plain PyTorch loop."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from gnt.optim import CBPAdamW
 from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, batch, mlp, replaced
 
 pytestmark = [
-    # lightning 2.6 asks torch 2.13 in words that are about to go
+    # lightning 2.6 uses an interface that torch 2.13 deprecates
     pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:FutureWarning"),
-    # advice for machines with more cores, or with a GPU, than these runs need
+    # advice on machines with more cores or with a GPU
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     pytest.mark.filterwarnings("ignore:GPU available but not used"),
 ]
 
 BATCHES, ACCUMULATED, CLIP = 12, 3, 0.5
 AUTOMATIC = {"accumulate_grad_batches": ACCUMULATED, "gradient_clip_val": CLIP}
-STEPS = BATCHES // ACCUMULATED  # of the optimizer, in an epoch
+STEPS = BATCHES // ACCUMULATED  # optimizer steps in an epoch
 
 
-def batches(broken=()):
-    """A loader of twelve batches, always the same; the targets of the ``broken`` ones are infinite."""
+def batches(infinite=()):
+    """A loader of the same twelve batches each time; the targets of the batches ``infinite`` are infinite."""
     pairs = [batch(t) for t in range(BATCHES)]
     x, y = (torch.cat(part) for part in zip(*pairs, strict=True))
-    for t in broken:
+    for t in infinite:
         y[8 * t : 8 * t + 8] = torch.inf
     return DataLoader(TensorDataset(x, y), batch_size=8)
 
@@ -60,7 +60,7 @@ def schedule(optimizer):
 
 
 class Regression(lightning.LightningModule):
-    """As a user would write it; the engine is kept for the tests to look at."""
+    """A module that builds optimizer and engine with ``make``, and keeps the engine for the tests."""
 
     def __init__(self, make, seed=0):
         super().__init__()
@@ -70,11 +70,11 @@ class Regression(lightning.LightningModule):
         x, y = pair
         return F.mse_loss(self.net(x), y)
 
-    def made(self):
+    def optimizer_and_engine(self):
         return self.make(self.net)
 
     def configure_optimizers(self):
-        optimizer, self.engine = self.made()
+        optimizer, self.engine = self.optimizer_and_engine()
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule(optimizer), "interval": "step"}}
 
 
@@ -87,19 +87,19 @@ class Validated(Regression):
 
 
 class Traced(Regression):
-    """Its units are found by Lightning's own example input."""
+    """Finds its units by tracing with Lightning's ``example_input_array``."""
 
     example_input_array = torch.zeros(1, 4)
 
     def forward(self, x):
         return self.net(x)
 
-    def made(self):
+    def optimizer_and_engine(self):
         return cbp(self, example_inputs=self.example_input_array)
 
 
-class ByHand(Regression):
-    """The same under manual optimization."""
+class ManualOptimization(Regression):
+    """The same training with Lightning's manual optimization."""
 
     automatic_optimization = False
 
@@ -114,17 +114,17 @@ class ByHand(Regression):
 
 
 def fit(root, module, epochs, train=None, validate=None, ckpt=None, settings=AUTOMATIC, **more):
-    """A finished run: its module and its trainer."""
+    """Train a module. Returns the module and the trainer."""
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    where = {"accelerator": "cpu", "devices": 1, "default_root_dir": root, "enable_checkpointing": False}
+    device = {"accelerator": "cpu", "devices": 1, "default_root_dir": root, "enable_checkpointing": False}
     more = {"precision": "bf16-mixed", **settings, **more}
-    run = lightning.Trainer(max_epochs=epochs, **where, **quiet, **more)
+    run = lightning.Trainer(max_epochs=epochs, **device, **quiet, **more)
     run.fit(module, train or batches(), validate, ckpt_path=ckpt)
     return module, run
 
 
 def state(module, run):
-    """Everything that learning changed."""
+    """Copies of everything that training changes."""
     parts = dict(module.net.state_dict()), run.optimizers[0].state_dict(), module.engine.state_dict()
     return copy.deepcopy([*parts, run.lr_scheduler_configs[0].scheduler.state_dict()])
 
@@ -146,22 +146,22 @@ def loop(make, epochs):
     return copy.deepcopy([dict(net.state_dict()), optimizer.state_dict(), engine.state_dict(), scheduler.state_dict()])
 
 
-@pytest.mark.parametrize("optimization", [Regression, ByHand])
+@pytest.mark.parametrize("optimization", [Regression, ManualOptimization])
 @EACH
-def test_it_is_the_loop_one_would_write(make, optimization, tmp_path):
+def test_training_equals_a_plain_loop(make, optimization, tmp_path):
     module, run = fit(tmp_path, optimization(make), 3, settings=AUTOMATIC if optimization is Regression else {})
     assert_same(state(module, run), loop(make, 3))
     assert module.engine.updates == run.global_step == 3 * STEPS
     assert min(replaced(module.engine)) > 1
 
 
-def test_units_of_the_module_itself_are_found(tmp_path):
-    traced, by_hand = (state(*fit(tmp_path, kind(cbp), 2)) for kind in (Traced, Regression))
+def test_traced_units_equal_listed_ones(tmp_path):
+    traced, listed = (state(*fit(tmp_path, kind(cbp), 2)) for kind in (Traced, Regression))
     assert [group.pop("name") for group in traced[2]["groups"]] == ["net.0", "net.2"]
-    assert [group.pop("name") for group in by_hand[2]["groups"]] == ["0", "2"]
-    for run in (traced, by_hand):
+    assert [group.pop("name") for group in listed[2]["groups"]] == ["0", "2"]
+    for run in (traced, listed):
         del run[1]["gnt"]
-    assert_same(traced, by_hand)
+    assert_same(traced, listed)
 
 
 def test_ages_are_optimizer_steps(tmp_path):
@@ -171,7 +171,7 @@ def test_ages_are_optimizer_steps(tmp_path):
 
 
 @EACH
-def test_a_checkpoint_goes_on_bit_for_bit(make, tmp_path):
+def test_training_resumes_bit_for_bit_from_a_checkpoint(make, tmp_path):
     _, half = fit(tmp_path, Regression(make), 2)
     half.save_checkpoint(tmp_path / "half.ckpt")
     saved = torch.load(tmp_path / "half.ckpt", weights_only=True)
@@ -183,8 +183,8 @@ def test_a_checkpoint_goes_on_bit_for_bit(make, tmp_path):
 
 
 @EACH
-def test_validation_leaves_no_trace(make, tmp_path):
-    """Neither the sanity check before the first step nor validations between the micro-batches of a step."""
+def test_validation_does_not_affect_training(make, tmp_path):
+    """The sanity check before the first step, and validations between the micro-batches of a step."""
     often = {"num_sanity_val_steps": 2, "val_check_interval": 2}
     module, run = fit(tmp_path, Validated(make), 2, validate=batches(), **often)
     assert module.validated == 2 + 2 * (BATCHES // 2) * BATCHES
@@ -193,18 +193,18 @@ def test_validation_leaves_no_trace(make, tmp_path):
 
 
 @EACH
-def test_a_step_that_the_scaler_skips_ages_nobody(make, tmp_path):
+def test_a_step_that_the_scaler_skips_is_no_update(make, tmp_path):
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
     half = {"precision": None, "plugins": MixedPrecision("16-mixed", "cpu", scaler)}
-    module, run = fit(tmp_path, Regression(make), 2, batches(broken=[4]), **half)
+    module, run = fit(tmp_path, Regression(make), 2, batches(infinite=[4]), **half)
     assert (run.global_step, module.engine.updates) == (2 * STEPS, 2 * STEPS - 2)
     assert all(parameter.isfinite().all() for parameter in module.net.parameters())
     assert sum(replaced(module.engine)) > 1
 
 
 @EACH
-def test_a_module_that_is_fitted_again_has_the_newer_optimizers_engine(make, tmp_path):
-    """Lightning makes optimizers anew for each fit, and the first trainer keeps its own."""
+def test_each_fit_of_a_module_has_its_own_engine(make, tmp_path):
+    """Lightning builds new optimizers for each fit, and the first trainer keeps its own."""
     module, first = fit(tmp_path, Regression(make), 1)
     old = module.engine
     _, second = fit(tmp_path, module, 2)

@@ -1,4 +1,4 @@
-"""Stable-Baselines3's off-policy learners: DQN and SAC, with target networks and forwards through each other."""
+"""Stable-Baselines3's off-policy learners DQN and SAC: target networks, and actor losses computed by the critics."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from stable_baselines3.sac.policies import SACPolicy
 
 from gnt.optim import CBPAdam
 from tests.helpers.small_runs import assert_same, replaced
-from tests.integrations.sb3_helpers import SETTINGS, engine_of, example
+from tests.integrations.sb3_helpers import SETTINGS, engine_of, example_input
 
 
 class ContinualQ(DQNPolicy):
-    """DQN's policy, whose optimizer replaces units of the online network."""
+    """DQN's policy with an optimizer that replaces units of the online network."""
 
     def _build(self, lr_schedule):
         super()._build(lr_schedule)
@@ -23,22 +23,23 @@ class ContinualQ(DQNPolicy):
 
 
 class ContinualSAC(SACPolicy):
-    """SAC's policy, whose optimizers replace units of the actor and of both critics."""
+    """SAC's policy with optimizers that replace units of the actor and of both critics."""
 
     def _build(self, lr_schedule):
         super()._build(lr_schedule)
-        seen, done, lr = example(self.observation_space), example(self.action_space), lr_schedule(1)
-        self.actor.optimizer = CBPAdam(self.actor, lr, example_inputs=seen, **SETTINGS)
-        self.critic.optimizer = CBPAdam(self.critic, lr, example_inputs=(seen, done), **SETTINGS)
+        observation, action = example_input(self.observation_space), example_input(self.action_space)
+        lr = lr_schedule(1)
+        self.actor.optimizer = CBPAdam(self.actor, lr, example_inputs=observation, **SETTINGS)
+        self.critic.optimizer = CBPAdam(self.critic, lr, example_inputs=(observation, action), **SETTINGS)
 
 
 def sac(**settings):
-    """SAC with a round of learning after each step of the environment but the first 20."""
+    """SAC with a training step after each step of the environment except the first 20."""
     small = {"policy_kwargs": {"net_arch": [16]}, "learning_starts": 20, "batch_size": 8, "device": "cpu", "seed": 0}
     return SAC(ContinualSAC, "Pendulum-v1", **small, **settings)
 
 
-def test_an_online_network_learns_and_its_target_is_left_alone(tmp_path):
+def test_units_of_the_online_network_are_replaced_and_the_target_is_unchanged(tmp_path):
     often = {"learning_starts": 20, "train_freq": 2, "target_update_interval": 10_000, "buffer_size": 500}
     model = DQN(ContinualQ, "CartPole-v1", policy_kwargs={"net_arch": [16, 16]}, device="cpu", seed=0, **often)
     before = copy.deepcopy(dict(model.q_net_target.state_dict()))
@@ -53,13 +54,15 @@ def test_an_online_network_learns_and_its_target_is_left_alone(tmp_path):
     assert_same(loaded.policy.optimizer.state_dict(), model.policy.optimizer.state_dict())
 
 
-def test_an_actors_forwards_through_the_critics_are_not_the_critics_own(monkeypatch):
-    """SAC runs its critics twice in a round: for their own loss, and for the actor's, whose gradients they give up."""
+def test_the_critics_forwards_for_the_actors_loss_are_not_recorded(monkeypatch):
+    """SAC runs its critics twice in a training step: for their own loss, and for the actor's, whose gradients of the
+    critics are discarded.
+    """
     monkeypatch.setitem(SETTINGS, "replacement_rate", 0.0)
     model = sac()
     optimizer, (_, group) = model.policy.critic.optimizer, model.policy.critic.optimizer.gnt.groups
-    (reader,), read, expected = group.consumers, [], torch.zeros(16)
-    reader.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].detach().mean(0)))
+    (consumer,), read, expected = group.consumers, [], torch.zeros(16)
+    consumer.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].detach().mean(0)))
 
     def average(*_):
         expected.lerp_(read[-1], 1 - SETTINGS["decay_rate"])
@@ -70,7 +73,7 @@ def test_an_actors_forwards_through_the_critics_are_not_the_critics_own(monkeypa
     assert_same(group.state.mean_feature, expected)
 
 
-def test_units_of_actor_and_critics_are_replaced_and_targets_left_alone(tmp_path):
+def test_units_of_actor_and_critics_are_replaced_and_targets_are_unchanged(tmp_path):
     model = sac(tau=1e-9)
     before = copy.deepcopy(dict(model.critic_target.state_dict()))
     model.learn(60)
@@ -79,5 +82,5 @@ def test_units_of_actor_and_critics_are_replaced_and_targets_left_alone(tmp_path
     torch.testing.assert_close(dict(model.critic_target.state_dict()), before, rtol=0, atol=1e-6)
     model.save(tmp_path / "model")
     loaded = SAC.load(tmp_path / "model", device="cpu")
-    for mine, theirs in zip((loaded.actor, loaded.critic), (model.actor, model.critic), strict=True):
-        assert_same(mine.optimizer.state_dict(), theirs.optimizer.state_dict())
+    for actual, expected in zip((loaded.actor, loaded.critic), (model.actor, model.critic), strict=True):
+        assert_same(actual.optimizer.state_dict(), expected.optimizer.state_dict())

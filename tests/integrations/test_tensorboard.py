@@ -1,4 +1,4 @@
-"""TensorBoard takes a probe's figures as they are: a real writer, and its event file read back."""
+"""TensorBoard: the values of a probe are written to an event file and read back."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# a process of its own: tensorboard's imports warn of deprecations, which are not ours
+# runs in a separate process, because tensorboard's imports raise deprecation warnings
 PROGRAM = """
 import json, sys
 import torch
@@ -38,9 +38,10 @@ print(json.dumps([written, read]))
 """
 
 
-def test_an_event_file_holds_what_was_measured(tmp_path: Path) -> None:
-    where = next((str(parent) for parent in [Path(__file__).parents[2]] if (parent / "gnt").is_dir()), "")
-    env = {**os.environ, "OMP_NUM_THREADS": "1", **({"PYTHONPATH": where} if where else {})}
+def test_an_event_file_holds_the_measured_values(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    path = {"PYTHONPATH": str(root)} if (root / "gnt").is_dir() else {}  # empty if gnt is an installed wheel
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **path}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(tmp_path)],
         env=env,
@@ -55,5 +56,5 @@ def test_an_event_file_holds_what_was_measured(tmp_path: Path) -> None:
     assert {"probe/dead_units/0", "probe/nature_rank/0", "probe/weight_magnitude", "probe/update_size"} <= set(read)
     for name, series in written.items():
         assert [step for step, _ in read[name]] == [step for step, _ in series] == [2, 4, 6]
-        for (_, got), (_, wanted) in zip(read[name], series, strict=True):
-            assert abs(got - wanted) <= 1e-6 * max(1, abs(wanted))  # event files keep float32
+        for (_, actual), (_, expected) in zip(read[name], series, strict=True):
+            assert abs(actual - expected) <= 1e-6 * max(1, abs(expected))  # event files store float32

@@ -1,4 +1,4 @@
-"""Optimizers and wrappers of other packages, the real ones: known by name, or registered, or refused by name."""
+"""Optimizers and wrappers of other packages: known by name, registered, or refused with the name in the error."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, batch, f
 
 
 def matrices_and_others(net):
-    """Muon is for matrices."""
+    """Parameters for Muon, which takes matrices only, and the others."""
     parameters = list(net.parameters())
     return [p for p in parameters if p.ndim == 2], [p for p in parameters if p.ndim != 2]
 
@@ -63,55 +63,54 @@ def attached(name, **settings):
     return net, optimizer, engine
 
 
-def slices(net, units):
-    """What unit ``units`` of the first hidden layer own."""
-    mine = {p: torch.zeros_like(p, dtype=torch.bool) for p in net.parameters()}
-    mine[net[0].weight][units] = True
-    mine[net[0].bias][units] = True
-    mine[net[2].weight][:, units] = True
-    return mine
+def unit_masks(net, units):
+    """For each parameter, a mask of the elements that belong to ``units`` of the first hidden layer."""
+    masks = {p: torch.zeros_like(p, dtype=torch.bool) for p in net.parameters()}
+    masks[net[0].weight][units] = True
+    masks[net[0].bias][units] = True
+    masks[net[2].weight][:, units] = True
+    return masks
 
 
-def shaped(optimizer, param):
+def elementwise_state(optimizer, param):
     return {k: v for k, v in optimizer.state[param].items() if isinstance(v, torch.Tensor) and v.shape == param.shape}
 
 
 @EACH
-def test_exactly_the_replaced_slices_are_as_at_birth(name):
+def test_exactly_the_state_of_replaced_units_is_reset(name):
     net, optimizer, engine = attached(name, replacement_rate=0.0)
     train(net, optimizer, None, range(6))
-    before = {p: copy.deepcopy(shaped(optimizer, p)) for p in net.parameters()}
+    before = {p: copy.deepcopy(elementwise_state(optimizer, p)) for p in net.parameters()}
     bias = net[2].bias.detach().clone()
     assert sum(len(state) for state in before.values()) >= 4
-    assert all(
-        value[mine].any() for p, mine in slices(net, [1, 4]).items() for value in before[p].values() if mine.any()
-    )
+    masks = unit_masks(net, [1, 4])
+    assert all(value[mask].any() for p, mask in masks.items() for value in before[p].values() if mask.any())
     engine.replace([torch.tensor([1, 4]), torch.tensor([], dtype=torch.long)])
-    for p, mine in slices(net, [1, 4]).items():
-        for key, value in shaped(optimizer, p).items():
-            born = p.detach() if key == "z" else torch.zeros_like(p)
-            assert torch.equal(value[mine], born[mine]), key
+    for p, mask in masks.items():
+        for key, value in elementwise_state(optimizer, p).items():
+            initial = p.detach() if key == "z" else torch.zeros_like(p)
+            assert torch.equal(value[mask], initial[mask]), key
             moved = net[2].bias.detach() - bias if p is net[2].bias and key == "z" else torch.zeros_like(p)
-            assert torch.equal(value[~mine], (before[p][key] + moved)[~mine]), key
+            assert torch.equal(value[~mask], (before[p][key] + moved)[~mask]), key
     assert not torch.equal(net[2].bias, bias)
 
 
 @EACH
-def test_it_trains_with_many_replacements_and_goes_on_bit_for_bit(name):
+def test_training_with_many_replacements_resumes_bit_for_bit(name):
     net, optimizer, engine = attached(name)
     train(net, optimizer, None, range(12))
     assert min(replaced(engine)) > 3
     assert all(p.isfinite().all() for p in net.parameters())
-    fresh = attached(name)
-    fresh[0].load_state_dict(net.state_dict())
-    fresh[1].load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    for run in (fresh, (net, optimizer)):
+    resumed = attached(name)
+    resumed[0].load_state_dict(net.state_dict())
+    resumed[1].load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for run in (resumed, (net, optimizer)):
         train(run[0], run[1], None, range(12, 20))
-    assert_same(full_state(*fresh), full_state(net, optimizer, engine))
+    assert_same(full_state(*resumed), full_state(net, optimizer, engine))
 
 
 @SCHEDULE_FREE
-def test_the_averaged_network_of_schedule_free_has_the_fresh_units_too(name):
+def test_schedule_frees_averaged_network_has_the_replaced_units(name):
     net, optimizer, engine = attached(name, replacement_rate=0.0)
     train(net, optimizer, None, range(10))
     units = torch.tensor([0, 5])
@@ -120,32 +119,32 @@ def test_the_averaged_network_of_schedule_free_has_the_fresh_units_too(name):
     optimizer.train()
     y = {p: p.detach().clone() for p in net.parameters()}
     engine.replace([units, torch.tensor([], dtype=torch.long)])
-    fresh = {p: p.detach().clone() for p in net.parameters()}
+    after = {p: p.detach().clone() for p in net.parameters()}
     optimizer.eval()
-    for p, mine in slices(net, units).items():
-        assert torch.equal(p[mine], fresh[p][mine])
-        expected = averaged[p] + (fresh[p] - y[p] if p is net[2].bias else 0)  # the transfer moves the average alike
-        torch.testing.assert_close(p[~mine], expected[~mine], rtol=1e-4, atol=1e-5)
+    for p, mask in unit_masks(net, units).items():
+        assert torch.equal(p[mask], after[p][mask])
+        moved = after[p] - y[p] if p is net[2].bias else 0  # bias transfer moves the average by the same amount
+        torch.testing.assert_close(p[~mask], (averaged[p] + moved)[~mask], rtol=1e-4, atol=1e-5)
     assert not net[2].weight[:, units].any()
     optimizer.train()
     for p in net.parameters():
-        torch.testing.assert_close(p.detach(), fresh[p], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(p.detach(), after[p], rtol=1e-4, atol=1e-5)
 
 
 @SCHEDULE_FREE
-def test_schedule_free_evaluated_and_saved_in_between(name):
-    mine, other = attached(name), attached(name)
+def test_switching_schedule_free_to_eval_and_back_does_not_affect_training(name):
+    evaluated, plain = attached(name), attached(name)
     for t in range(12):
-        train(mine[0], mine[1], None, range(t, t + 1))
-        mine[1].eval()
+        train(evaluated[0], evaluated[1], None, range(t, t + 1))
+        evaluated[1].eval()
         with torch.no_grad():
-            mine[0](batch(t)[0])
-        mine[1].train()
-        train(other[0], other[1], None, range(t, t + 1))
-    for a, b in zip(mine[2].groups, other[2].groups, strict=True):
+            evaluated[0](batch(t)[0])
+        evaluated[1].train()
+        train(plain[0], plain[1], None, range(t, t + 1))
+    for a, b in zip(evaluated[2].groups, plain[2].groups, strict=True):
         assert_same(a.state.age, b.state.age)
         torch.testing.assert_close(a.state.utility, b.state.utility, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(dict(mine[0].state_dict()), dict(other[0].state_dict()), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(dict(evaluated[0].state_dict()), dict(plain[0].state_dict()), rtol=1e-3, atol=1e-4)
 
 
 REFUSED = {
@@ -156,14 +155,14 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_others_are_refused_by_name_and_told_what_to_do(name):
+def test_unknown_optimizers_are_refused_with_their_name_and_a_remedy(name):
     net = mlp()
     with pytest.raises(TypeError, match=rf"state of {name} cannot be reset.*AdamWScheduleFree.*register_state_reset"):
         gnt.GnT(net, REFUSED[name](net))
 
 
 def test_the_wrapper_of_schedule_free_is_refused():
-    """It keeps the average in its optimizer's state, under a key that no row of that optimizer has."""
+    """It keeps the average in the inner optimizer's state, under a key that is not known for that optimizer."""
     net = mlp()
     inner = torch.optim.SGD(net.parameters(), lr=0.1)
     wrapper = schedulefree.ScheduleFreeWrapper(inner)
@@ -175,7 +174,7 @@ def test_the_wrapper_of_schedule_free_is_refused():
         train(net, wrapper, None, range(1))
 
 
-def test_a_registered_one(monkeypatch):
+def test_a_registered_optimizer(monkeypatch):
     monkeypatch.setitem(STATE_RESETS, pytorch_optimizer.Tiger, {})
     gnt.register_state_reset(pytorch_optimizer.Tiger, {"exp_avg": 0.0})
     net = mlp()
@@ -190,7 +189,7 @@ def test_a_registered_one(monkeypatch):
 
 
 def accelerated(when, optimizer, steps=1):
-    """An `Accelerator`'s loop, with its gradient accumulation; the engine is built before or after `prepare`."""
+    """A setup with `Accelerator` and gradient accumulation; the engine is built before or after ``prepare``."""
     accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=steps)
     net = mlp()
     if optimizer == "CBPAdam":
@@ -236,15 +235,15 @@ def test_accelerate(when, optimizer, steps):
     assert min(replaced(engine)) > 3
 
 
-def test_averaged_copies_are_left_alone():
+def test_averaged_copies_are_not_recorded_and_not_changed():
     net = mlp()
     optimizer = CBPAdam(net, lr=0.01, generator=seeded(), **FREQUENT_REPLACEMENT)
     ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9))
     for t in range(10):
-        ema.train()(batch(100 + t)[0]).sum()  # a training forward of the copy is no feature of the network
-        kept = full_state(ema)["net"]
+        ema.train()(batch(100 + t)[0]).sum()  # a training forward of the copy is not recorded
+        before = full_state(ema)["net"]
         train(net, optimizer, None, range(t, t + 1))
-        assert_same(full_state(ema)["net"], kept)
+        assert_same(full_state(ema)["net"], before)
         ema.update_parameters(net)
     other = mlp()
     plain = CBPAdam(other, lr=0.01, generator=seeded(), **FREQUENT_REPLACEMENT)
@@ -253,8 +252,8 @@ def test_averaged_copies_are_left_alone():
     assert optimizer.gnt.updates == 10
 
 
-class Every:
-    """A wrapper as people write them: it holds an optimizer and steps it."""
+class WrappedOptimizer:
+    """A wrapper that delegates to an optimizer."""
 
     def __init__(self, optimizer):
         self.optimizer = optimizer
@@ -263,13 +262,13 @@ class Every:
         return getattr(self.optimizer, name)
 
 
-def test_an_attached_engine_survives_a_wrapper():
+def test_an_attached_engine_works_with_a_wrapped_optimizer():
     net, other = mlp(), mlp()
     inner = torch.optim.SGD(net.parameters(), lr=0.05)
     engine = gnt.GnT(net, inner, generator=seeded(), **FREQUENT_REPLACEMENT).attach()
     own = torch.optim.SGD(other.parameters(), lr=0.05)
     plain = gnt.GnT(other, own, generator=seeded(), **FREQUENT_REPLACEMENT)
-    train(net, Every(inner), None, range(12))
+    train(net, WrappedOptimizer(inner), None, range(12))
     train(other, own, plain, range(12))
     assert_same(full_state(net, None, engine), full_state(other, None, plain))
 

@@ -164,7 +164,7 @@ def test_groups_from_cbp_layers():
     values = Probe(net, net, x).measure()
     assert values == Probe(net, [net.cbp1, net.cbp2], x).measure()
     assert_same(full_state(net), before)
-    assert not net.cbp1._waiting.waiting
+    assert not net.cbp1.features.waiting
     with torch.no_grad():
         pooled = F.max_pool2d(F.relu(net.conv(x)), 2)
         h = F.relu(net.fc1(pooled.flatten(1)))

@@ -1,4 +1,4 @@
-"""The code in README and docs/ runs as it stands, each block in a process of its own, and linked files are there."""
+"""The code blocks of README and docs/ run, each in its own process, and linked files exist."""
 
 import os
 import re
@@ -18,11 +18,14 @@ BLOCKS = [
 ]
 LINKS = [(name, link) for name, text in TEXTS.items() for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text)]
 
-# what other people's libraries warn of, whatever the block does
-THEIRS = {"lightning": ["ignore::FutureWarning", "ignore::UserWarning"], "transformers": ["ignore::UserWarning"]}
+# warnings that third-party libraries raise in any block that uses them
+IGNORED_WARNINGS = {
+    "lightning": ["ignore::FutureWarning", "ignore::UserWarning"],
+    "transformers": ["ignore::UserWarning"],
+}
 
 
-def test_readme_shows_the_ways_in() -> None:
+def test_readme_shows_every_entry_point() -> None:
     names = ("ContinualBackprop", "GnT(net", "CBPAdamW(net", "gnt.trace(", "CBPLinear")
     found = [
         name
@@ -35,16 +38,16 @@ def test_readme_shows_the_ways_in() -> None:
 
 @pytest.mark.parametrize(("page", "block"), BLOCKS)
 def test_block_runs(page: str, block: str, tmp_path: Path) -> None:
-    filters = [each for library, own in THEIRS.items() if f"{library}" in block for each in own]
+    filters = [each for library, ignored in IGNORED_WARNINGS.items() if library in block for each in ignored]
     script = tmp_path / "block.py"
     script.write_text(block)
     warnings = [argument for each in ["error", *filters] for argument in ("-W", each)]
     command = [sys.executable, *warnings, str(script)]
     if "torch.distributed" in block:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    # a checkout that is not installed is found by its path; against a wheel there is none to find
-    where = next((str(parent) for parent in [Path(__file__).parents[2]] if (parent / "gnt").is_dir()), "")
-    env = {**os.environ, "OMP_NUM_THREADS": "1", **({"PYTHONPATH": where} if where else {})}
+    root = Path(__file__).parents[2]
+    path = {"PYTHONPATH": str(root)} if (root / "gnt").is_dir() else {}  # empty if gnt is an installed wheel
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **path}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

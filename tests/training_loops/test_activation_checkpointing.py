@@ -1,4 +1,4 @@
-"""Activation checkpointing: a forward that is run again in the backward counts once, whatever way in was taken."""
+"""Activation checkpointing: a forward that is recomputed in the backward counts once, for every entry point."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ EACH = pytest.mark.parametrize("name", ENTRY_POINTS)
 REENTRANT = pytest.mark.parametrize("reentrant", [False, True], ids=["not reentrant", "reentrant"])
 
 
-def whole(reentrant):
+def checkpoint_all(reentrant):
     return lambda layers, x: checkpoint(layers, x.requires_grad_(), use_reentrant=reentrant)
 
 
-def parts(reentrant):
+def checkpoint_segments(reentrant):
     return lambda layers, x: checkpoint_sequential(layers, 2, x.requires_grad_(), use_reentrant=reentrant)
 
 
-def but_the_end(reentrant):
-    """As blocks are checkpointed and a head is not."""
+def checkpoint_all_but_head(reentrant):
+    """Checkpoint the blocks of a network but not its head."""
     return lambda layers, x: layers[-3:](checkpoint(layers[:-3], x.requires_grad_(), use_reentrant=reentrant))
 
 
-def nested(reentrant):
-    inner = but_the_end(reentrant)
+def checkpoint_nested(reentrant):
+    inner = checkpoint_all_but_head(reentrant)
     return lambda layers, x: checkpoint(lambda x: inner(layers, x), x.requires_grad_(), use_reentrant=reentrant)
 
 
-@pytest.mark.parametrize("how", [whole, parts, but_the_end, nested])
+@pytest.mark.parametrize("scheme", [checkpoint_all, checkpoint_segments, checkpoint_all_but_head, checkpoint_nested])
 @REENTRANT
 @EACH
-def test_as_without_checkpoints(name, reentrant, how):
-    plain, mine = make_loop(name).train(range(12)), make_loop(name, how(reentrant)).train(range(12))
-    assert_same(mine.state(), plain.state())
-    assert mine.updates() == {12}
-    assert mine.replaced() > 6
+def test_training_equals_training_without_checkpoints(name, reentrant, scheme):
+    plain, checkpointed = make_loop(name).train(range(12)), make_loop(name, scheme(reentrant)).train(range(12))
+    assert_same(checkpointed.state(), plain.state())
+    assert checkpointed.updates() == {12}
+    assert checkpointed.replaced() > 6
 
 
 @REENTRANT
 @EACH
 def test_micro_batches(name, reentrant):
     if name == "learner":
-        name = "manual"  # a learner takes whole batches
-    plain, mine = make_loop(name), make_loop(name, but_the_end(reentrant))
-    for run in (plain, mine):
+        name = "manual"  # a learner does not accumulate gradients
+    plain, checkpointed = make_loop(name), make_loop(name, checkpoint_all_but_head(reentrant))
+    for run in (plain, checkpointed):
         for t in range(8):
             run.optimizer.zero_grad()
             for micro in range(3):
@@ -59,32 +59,32 @@ def test_micro_batches(name, reentrant):
                 F.mse_loss(run.net(x), y).backward()
             run.optimizer.step()
             run.after_step()
-    assert_same(mine.state(), plain.state())
-    assert mine.updates() == {8}
+    assert_same(checkpointed.state(), plain.state())
+    assert checkpointed.updates() == {8}
 
 
 @REENTRANT
-def test_a_rollout_without_grad_is_no_checkpoint(reentrant):
-    plain, mine = make_loop("attached"), make_loop("attached", parts(reentrant))
+def test_rollouts_without_grad_are_not_recorded(reentrant):
+    plain, checkpointed = make_loop("attached"), make_loop("attached", checkpoint_segments(reentrant))
     for t in range(8):
         with torch.no_grad():
-            mine.net(batch(100 + t)[0])
+            checkpointed.net(batch(100 + t)[0])
         plain.step(*batch(t))
-        mine.step(*batch(t))
-    assert_same(mine.state(), plain.state())
+        checkpointed.step(*batch(t))
+    assert_same(checkpointed.state(), plain.state())
 
 
 @REENTRANT
-def test_what_waits_is_what_was_read_once(reentrant):
-    seen = make_loop("attached", whole(reentrant))
-    taps = seen.engines[0].feature_buffer.taps
+def test_each_tap_holds_features_once_for_each_forward(reentrant):
+    loop = make_loop("attached", checkpoint_all(reentrant))
+    taps = loop.engines[0].feature_buffer.taps
     x, y = batch(0)
     for forwards in (1, 2):
-        F.mse_loss(seen.net(x), y).backward()
+        F.mse_loss(loop.net(x), y).backward()
         assert [len(tap._with_gradient) + len(tap._pending_features()) for tap in taps] == [forwards] * 3
 
 
-def test_a_learner_refuses_a_net_that_shows_no_features_before_the_step():
+def test_a_learner_refuses_a_network_in_eval_mode_and_changes_nothing():
     run = make_loop("learner")
     run.train(range(2))
     run.net.eval()
@@ -105,8 +105,8 @@ def test_transformers_gradient_checkpointing(reentrant):
         torch.manual_seed(0)
         net = transformers.ViTForImageClassification(config).train()
         if checkpointing:
-            renamed = getattr(net, "activation_checkpointing_enable", None)  # in version 5
-            (renamed or net.gradient_checkpointing_enable)({"use_reentrant": reentrant})
+            new_name = getattr(net, "activation_checkpointing_enable", None)  # since transformers 5.23
+            (new_name or net.gradient_checkpointing_enable)({"use_reentrant": reentrant})
         groups = [
             group
             for name, module in net.named_modules()
@@ -125,9 +125,9 @@ def test_transformers_gradient_checkpointing(reentrant):
         assert engine.updates == 6
         return [dict(net.state_dict()), [g.state.state_dict() for g in engine.groups], sum_replaced(engine)]
 
-    plain, mine = run(False), run(True)
-    assert_same(mine, plain)
-    assert mine[2] > 0
+    plain, checkpointed = run(False), run(True)
+    assert_same(checkpointed, plain)
+    assert checkpointed[2] > 0
 
 
 def linears(module):

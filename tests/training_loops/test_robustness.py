@@ -1,9 +1,8 @@
-"""Unusual but right: dtypes, moves, odd batches, parameters without gradient, layers that lack a part."""
+"""Unusual but valid setups: dtypes, moved networks, empty batches, parameters without gradient, layers without bias."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import pytest
 import torch
@@ -39,7 +38,7 @@ def test_every_dtype(dtype, wide, opt, when):
         train(net, optimizer, engine, range(4), *IMAGE_SHAPE)
         before = [group.state.age for group in engine.groups]
         net.to(dtype)
-        optimizer.load_state_dict(optimizer.state_dict())  # as torch asks for: its state follows the parameters
+        optimizer.load_state_dict(optimizer.state_dict())  # required by torch: moves the state to the parameters' dtype
         assert_same([group.state.age for group in engine.groups], before)
     train(net, optimizer, engine, range(8), *IMAGE_SHAPE)
     for group in engine.groups:
@@ -51,7 +50,7 @@ def test_every_dtype(dtype, wide, opt, when):
     assert all(torch.isfinite(p).all() for p in net.parameters())
 
 
-def test_ages_in_half_precision_go_past_256():
+def test_ages_in_half_precision_count_beyond_256():
     *_, engine = make_run(mlp().bfloat16(), maturity_threshold=280, replacement_rate=1.0)
     features = [torch.rand(2, n, dtype=torch.bfloat16) for n in (8, 6)]
     for _ in range(280):
@@ -61,7 +60,7 @@ def test_ages_in_half_precision_go_past_256():
     assert engine.groups[0].state.age.tolist() == [1] * 8
 
 
-def test_a_network_may_move_between_select_and_replace():
+def test_a_network_may_change_dtype_between_select_and_replace():
     net, _, engine = whole = make_run(mlp())
     train(*whole, range(6))
     net(batch(6)[0])
@@ -77,13 +76,13 @@ def test_a_network_may_move_between_select_and_replace():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_saved_state_keeps_its_bits_in_every_dtype(dtype, when):
-    """Also in an engine that was built before its network took that dtype."""
+    """Also if the engine was built before its network was converted to that dtype."""
     first = make_run(mlp().to(dtype))
     train(*first, range(6))
     second = make_run(mlp(seed=1).to(dtype) if when == "before" else mlp(seed=1))
     second[0].to(dtype)
-    for own, other in zip(second, first, strict=True):
-        own.load_state_dict(copy.deepcopy(other.state_dict()))
+    for target, source in zip(second, first, strict=True):
+        target.load_state_dict(copy.deepcopy(source.state_dict()))
     assert_same(full_state(*second), full_state(*first))
     assert_same(*[train(*each, range(6, 10)) for each in (first, second)])
     assert_same(full_state(*second), full_state(*first))
@@ -101,7 +100,7 @@ def test_a_batch_of_one():
     assert all(torch.isfinite(p).all() for p in net.parameters())
 
 
-def test_an_empty_batch_ages_nobody_and_makes_nobody_due():
+def test_an_empty_batch_changes_nothing():
     net, _, engine = whole = make_run(mlp())
     train(*whole, range(6))
     before = full_state(*whole)
@@ -116,7 +115,7 @@ def test_an_empty_batch_ages_nobody_and_makes_nobody_due():
 
 @pytest.mark.parametrize("learner_class", [gnt.Backprop, gnt.ContinualBackprop])
 @pytest.mark.parametrize("momentum", [0.1, None])
-def test_learning_from_an_empty_remainder_is_learning_nothing(learner_class, momentum):
+def test_learning_from_an_empty_batch_changes_nothing(learner_class, momentum):
     learners = [learner_class(conv_net(), momentum=0.9) for _ in range(2)]
     for learner in learners:
         learner.net[1].momentum = momentum
@@ -127,7 +126,7 @@ def test_learning_from_an_empty_remainder_is_learning_nothing(learner_class, mom
         assert (step.loss.item(), step.output.shape) == (0.0, (0, 2))
         assert [len(units) for units in step.replaced] == ([0] * 3 if learner_class is gnt.ContinualBackprop else [])
     for a, b in zip(*(learner.net.state_dict().values() for learner in learners), strict=True):
-        if a.ndim:  # torch counts the empty batch too
+        if a.ndim:  # num_batches_tracked counts the empty batch
             assert_same(a, b)
     if learner_class is gnt.ContinualBackprop:
         states = [[g.state.state_dict() for g in learner.gnt.groups] for learner in learners]
@@ -139,13 +138,13 @@ def test_parameters_without_gradient(opt):
     net, optimizer, engine = make_run(conv_net(), opt=opt)
     net[0].bias.requires_grad_(False)
     net[1].requires_grad_(False)
-    for _ in range(6):  # the optimizer has no state of any parameter yet
+    for _ in range(6):  # the optimizer has no state yet
         net(batch(0, *IMAGE_SHAPE)[0])
         optimizer.step()
         engine.step()
     for t in range(6):
         optimizer.zero_grad()
-        net[:7](batch(t, *IMAGE_SHAPE)[0]).square().mean().backward()  # the linear layers get none
+        net[:7](batch(t, *IMAGE_SHAPE)[0]).square().mean().backward()  # no gradients for the linear layers
         optimizer.step()
         net(batch(t, *IMAGE_SHAPE)[0])
         engine.discard()
@@ -154,7 +153,8 @@ def test_parameters_without_gradient(opt):
     assert min(replaced(engine)) > 2
 
 
-def bare(**options: Any) -> nn.Sequential:
+def net_without_biases() -> nn.Sequential:
+    """Layers without bias, and norms without affine parameters or running statistics."""
     torch.manual_seed(0)
     return nn.Sequential(
         *(nn.Conv2d(1, 5, 3, bias=False), nn.BatchNorm2d(5, affine=False), nn.GELU(), nn.Conv2d(5, 4, 3, bias=False)),
@@ -165,15 +165,15 @@ def bare(**options: Any) -> nn.Sequential:
 
 @pytest.mark.parametrize("opt", ["sgd", "adamgnt"])
 @pytest.mark.parametrize("settings", [{}, {"utility": "adaptable_contribution", "accumulate": False}])
-def test_layers_that_lack_a_part(opt, settings):
-    net, _, engine = whole = make_run(bare(), opt=opt, **settings)
+def test_layers_without_biases_and_affine_parameters(opt, settings):
+    net, _, engine = whole = make_run(net_without_biases(), opt=opt, **settings)
     train(*whole, range(10), *IMAGE_SHAPE)
     assert min(replaced(engine)) > 0
     assert all(torch.isfinite(value).all() for value in net.state_dict().values())
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_channels_last_weights_are_replaced_like_any_other(groups):
+def test_channels_last_weights_are_replaced_as_contiguous_ones(groups):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3, groups=groups), nn.ReLU(), nn.Conv2d(4, 2, 1))
     runs = [make_run(net), make_run(copy.deepcopy(net).to(memory_format=torch.channels_last))]
@@ -189,16 +189,16 @@ def test_channels_last_weights_are_replaced_like_any_other(groups):
     assert_same([p.detach() for p in a.parameters()], [p.detach() for p in b.parameters()])
     for a_group, b_group in zip(runs[0][2].groups, runs[1][2].groups, strict=True):
         assert_same(a_group.state.age, b_group.state.age)
-        torch.testing.assert_close(a_group.state.utility, b_group.state.utility)  # summed in another order
+        torch.testing.assert_close(a_group.state.utility, b_group.state.utility)  # sums in a different order
     assert min(replaced(runs[0][2])) > 1
 
 
-def test_engines_side_by_side_do_not_know_of_each_other():
+def test_engines_of_different_networks_do_not_influence_each_other():
     settings = [{"opt": "sgd"}, {"opt": "adamgnt", "utility": "random"}, {"accumulate": False}]
-    alone, together = ([make_run(mlp(seed=i), **each) for i, each in enumerate(settings)] for _ in range(2))
-    for each in alone:
+    single, interleaved = ([make_run(mlp(seed=i), **each) for i, each in enumerate(settings)] for _ in range(2))
+    for each in single:
         train(*each, range(8))
     for t in range(8):
-        for each in together:
+        for each in interleaved:
             train(*each, range(t, t + 1))
-    assert_same([full_state(*each) for each in together], [full_state(*each) for each in alone])
+    assert_same([full_state(*each) for each in interleaved], [full_state(*each) for each in single])

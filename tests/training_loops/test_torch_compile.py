@@ -1,4 +1,4 @@
-"""torch.compile, before or after the engine: the same units at the same steps, no graph breaks, no recompilation."""
+"""torch.compile before or after the engine: the same units are replaced, without graph breaks or recompilation."""
 
 from __future__ import annotations
 
@@ -17,45 +17,45 @@ from gnt.optim import CBPSGD, CBPAdam
 from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, batch, mlp
 from tests.helpers.training_loops import ENTRY_POINTS, make_loop
 
-# the compiler's own imports, at its first use
+# raised by the compiler's imports at its first use
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 EACH = pytest.mark.parametrize("name", ENTRY_POINTS)
 DEFAULT = "inductor" if shutil.which("g++") or shutil.which("clang++") else "aot_eager"
 
 
 @pytest.fixture(autouse=True)
-def fresh_compiler():
+def reset_compiler():
     torch.compiler.reset()
     counters.clear()
     yield
     torch.compiler.reset()
 
 
-def warmed_up():
+def no_recompilation():
     return torch._dynamo.config.patch(error_on_recompile=True)
 
 
-def assert_alike(mine, other):
-    """Equal to rounding, ages and counts exactly."""
-    torch.testing.assert_close(mine.state(), other.state(), rtol=1e-4, atol=1e-6)
-    assert mine.replaced() == other.replaced() > 6
-    assert mine.updates() == other.updates()
+def assert_close_runs(run, expected):
+    """Assert equal states up to rounding, and equal counts of updates and replaced units."""
+    torch.testing.assert_close(run.state(), expected.state(), rtol=1e-4, atol=1e-6)
+    assert run.replaced() == expected.replaced() > 6
+    assert run.updates() == expected.updates()
 
 
 @EACH
-def test_as_without_compilation(name):
-    mine, other = make_loop(name), make_loop(name).train(range(14))
-    mine.net.compile(backend="aot_eager", fullgraph=True)
-    mine.train(range(2))
-    with warmed_up():
-        mine.train(range(2, 14))
-    assert_alike(mine, other)
+def test_training_equals_training_without_compilation(name):
+    compiled, plain = make_loop(name), make_loop(name).train(range(14))
+    compiled.net.compile(backend="aot_eager", fullgraph=True)
+    compiled.train(range(2))
+    with no_recompilation():
+        compiled.train(range(2, 14))
+    assert_close_runs(compiled, plain)
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
 
 
 def compiled_layers(name, warm):
-    """Compiled before the engine is built, and if ``warm`` run before."""
+    """A loop around layers compiled before the engine is built; ``warm``: also run before."""
     layers = mlp(4, 8, 6, 5, 2)
     compiled = torch.compile(layers, backend="aot_eager")
     if warm:
@@ -67,66 +67,66 @@ def compiled_layers(name, warm):
 @pytest.mark.parametrize("warm", [False, True], ids=["not run", "run before"])
 @pytest.mark.parametrize("name", [name for name in ENTRY_POINTS if "layers" not in name])
 def test_compiled_before_construction(name, warm):
-    mine = compiled_layers(name, warm).train(range(2))
-    with warmed_up():
-        mine.train(range(2, 14))
-    assert_alike(mine, make_loop(name).train(range(14)))
+    compiled = compiled_layers(name, warm).train(range(2))
+    with no_recompilation():
+        compiled.train(range(2, 14))
+    assert_close_runs(compiled, make_loop(name).train(range(14)))
 
 
-@pytest.mark.filterwarnings("ignore:Skipping serialization of skipfiles:UserWarning")  # torch 2.6's
+@pytest.mark.filterwarnings("ignore:Skipping serialization of skipfiles:UserWarning")  # from torch 2.6
 def test_the_default_backend():
-    mine = make_loop("attached")
-    mine.net.compile(backend=DEFAULT)
-    assert_alike(mine.train(range(14)), make_loop("attached").train(range(14)))
+    compiled = make_loop("attached")
+    compiled.net.compile(backend=DEFAULT)
+    assert_close_runs(compiled.train(range(14)), make_loop("attached").train(range(14)))
 
 
 @pytest.mark.parametrize("name", ["manual", "attached", "layers"])
 def test_any_number_of_micro_batches(name):
-    mine, other = make_loop(name), make_loop(name)
-    mine.net.compile(backend="aot_eager")
-    mine.step(*batch(0))
-    other.step(*batch(0))
+    compiled, plain = make_loop(name), make_loop(name)
+    compiled.net.compile(backend="aot_eager")
+    compiled.step(*batch(0))
+    plain.step(*batch(0))
     for t in range(1, 10):
-        for run in (mine, other):
+        for run in (compiled, plain):
             run.optimizer.zero_grad()
-            with warmed_up():
+            with no_recompilation():
                 for micro in range(t):
                     x, y = batch(10 * t + micro)
                     F.mse_loss(run.net(x), y).backward()
             run.optimizer.step()
             run.after_step()
-    assert_alike(mine, other)
+    assert_close_runs(compiled, plain)
 
 
 @pytest.mark.parametrize("name", ["manual", "attached", "CBPAdam", "layers"])
-def test_a_whole_step_compiled(name):
-    mine, other = make_loop(name), make_loop(name).train(range(14))
+def test_a_compiled_training_step(name):
+    compiled, plain = make_loop(name), make_loop(name).train(range(14))
 
     @torch.compile(backend="eager")
     def step(x, y):
-        mine.optimizer.zero_grad()
-        F.mse_loss(mine.net(x), y).backward()
-        mine.optimizer.step()
-        mine.after_step()
+        compiled.optimizer.zero_grad()
+        F.mse_loss(compiled.net(x), y).backward()
+        compiled.optimizer.step()
+        compiled.after_step()
 
     for t in range(2):
         step(*batch(t))
-    with warmed_up():
+    with no_recompilation():
         for t in range(2, 14):
             step(*batch(t))
-    assert_alike(mine, other)
+    assert_close_runs(compiled, plain)
 
 
 @pytest.mark.parametrize("name", ["attached", "layers"])
 def test_a_compiled_optimizer_step(name):
-    mine, other = make_loop(name), make_loop(name).train(range(14))
-    step = torch.compile(mine.optimizer.step, backend="eager")
+    compiled, plain = make_loop(name), make_loop(name).train(range(14))
+    step = torch.compile(compiled.optimizer.step, backend="eager")
     for t in range(14):
         x, y = batch(t)
-        mine.optimizer.zero_grad()
-        F.mse_loss(mine.net(x), y).backward()
+        compiled.optimizer.zero_grad()
+        F.mse_loss(compiled.net(x), y).backward()
         step()
-    assert_alike(mine, other)
+    assert_close_runs(compiled, plain)
 
 
 class Block(nn.Module):
@@ -170,10 +170,10 @@ def train_blocks(net, steps=8):
 
 
 @pytest.mark.parametrize("reentrant", [None, False, True], ids=["plain", "not reentrant", "reentrant"])
-@pytest.mark.parametrize("what", ["whole", "blocks"])
-def test_checkpointed_blocks(what, reentrant):
+@pytest.mark.parametrize("compiled", ["network", "blocks"])
+def test_checkpointed_blocks(compiled, reentrant):
     net = Blocks(reentrant)
-    for module in [net] if what == "whole" else net.blocks:
+    for module in [net] if compiled == "network" else net.blocks:
         module.compile(backend="aot_eager")
     torch.testing.assert_close(train_blocks(net), train_blocks(Blocks()), rtol=1e-4, atol=1e-6)
 
@@ -195,7 +195,7 @@ WRAPPED = {
 
 
 @pytest.mark.parametrize("kind", WRAPPED)
-def test_a_compiled_model_is_opened(kind):
+def test_units_of_a_compiled_model_are_found(kind):
     nets = []
     for how in ("plain", "compiled"):
         net, model, seeded = wrapped(how)
@@ -214,7 +214,7 @@ def test_a_compiled_model_is_opened(kind):
     torch.testing.assert_close(*nets)
 
 
-def test_wrappers_within_wrappers_and_compiled_layers_are_opened():
+def test_units_of_nested_wrappers_and_compiled_layers_are_found():
     net = mlp()
     first, *rest = net
     assert [g.name for g in gnt.walk(nn.DataParallel(torch.compile(net, backend="eager")))] == ["0", "2"]
@@ -223,7 +223,7 @@ def test_wrappers_within_wrappers_and_compiled_layers_are_opened():
 
 
 @pytest.mark.parametrize("end", ["closed", "dropped"])
-def test_a_compiled_net_goes_on_without_its_engine(end):
+def test_a_compiled_network_runs_without_its_engine(end):
     run = make_loop("attached")
     run.net.compile(backend="eager")
     run.train(range(3))
@@ -240,8 +240,8 @@ def test_a_compiled_net_goes_on_without_its_engine(end):
     torch.testing.assert_close(net(x), plain.net(x))
 
 
-def test_an_engine_on_a_net_that_another_engine_saw_compiled():
-    """Its hooks come second, and the first engine's are gone."""
+def test_a_second_engine_on_a_compiled_network_after_the_first_is_closed():
+    """The second engine's hooks are added after compilation, when the first engine's are removed."""
     run = make_loop("attached")
     run.net.compile(backend="eager")
     run.train(range(3))
@@ -255,19 +255,19 @@ def test_an_engine_on_a_net_that_another_engine_saw_compiled():
     assert engine.updates == 3
 
 
-def test_rollouts_and_eval_leave_no_trace_in_compiled_nets():
-    mine, other = make_loop("attached"), make_loop("attached").train(range(8))
-    mine.net.compile(backend="eager")
+def test_rollouts_and_evaluation_are_not_recorded_in_compiled_networks():
+    compiled, plain = make_loop("attached"), make_loop("attached").train(range(8))
+    compiled.net.compile(backend="eager")
     for t in range(8):
         with torch.no_grad():
-            mine.net(batch(100 + t)[0])
-        mine.net.eval()(batch(200 + t)[0])
-        mine.net.train()
-        mine.step(*batch(t))
-    assert_same(mine.state()["units"], other.state()["units"])
+            compiled.net(batch(100 + t)[0])
+        compiled.net.eval()(batch(200 + t)[0])
+        compiled.net.train()
+        compiled.step(*batch(t))
+    assert_same(compiled.state()["units"], plain.state()["units"])
 
 
-def test_an_exported_net_leaves_nothing_to_wait():
+def test_export_records_no_features():
     run = make_loop("attached").train(range(2))
     before = run.state()
     torch.export.export(run.net, (batch(0)[0],), strict=False)
@@ -275,53 +275,53 @@ def test_an_exported_net_leaves_nothing_to_wait():
     assert_same(run.state(), before)
 
 
-def small(engines):
-    """A network of one class, compiled; with an engine or not."""
+def compiled_blocks(with_engine):
+    """A compiled network with its optimizer, and an engine or None."""
     net = Blocks()
     net.compile(backend="eager")
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
-    return net, optimizer, gnt.GnT(net.groups(), optimizer, **FREQUENT_REPLACEMENT).attach() if engines else None
+    return net, optimizer, gnt.GnT(net.groups(), optimizer, **FREQUENT_REPLACEMENT).attach() if with_engine else None
 
 
-def small_step(net, optimizer, t):
+def train_step(net, optimizer, t):
     x, y = batch(t)
     optimizer.zero_grad()
     F.mse_loss(net(x), y).backward()
     optimizer.step()
 
 
-def test_networks_of_one_class_share_what_is_compiled():
-    """One graph with hooks and one without, however many engines there are; each engine has its own features."""
-    runs = [small(engines=number % 3 != 0) for number in range(8)]
+def test_networks_of_one_class_share_compiled_graphs():
+    """One graph with hooks and one without, for any number of engines; each engine records its own features."""
+    runs = [compiled_blocks(with_engine=number % 3 != 0) for number in range(8)]
     for t in range(3):
         for number, (net, optimizer, engine) in enumerate(runs):
-            small_step(net, optimizer, t)
+            train_step(net, optimizer, t)
             if engine is not None:
                 assert engine.updates == t + 1, number
                 assert not engine.waiting
-    each_its_own = torch.__version__.startswith("2.6.")  # which tells hooks apart by their identity
-    assert counters["stats"]["unique_graphs"] == (1 + 5 if each_its_own else 2)
+    graph_per_engine = torch.__version__.startswith("2.6.")  # torch 2.6 guards on the identity of hooks
+    assert counters["stats"]["unique_graphs"] == (1 + 5 if graph_per_engine else 2)
     assert not counters["graph_break"]
 
 
-def test_an_engine_leaves_alone_what_others_compiled():
+def test_an_engine_does_not_invalidate_other_compiled_functions():
     compiled = torch.compile(lambda x: x.sin() + 1, backend="eager")
-    small(engines=True)
+    compiled_blocks(with_engine=True)
     compiled(torch.ones(3))
-    small(engines=True)
-    with warmed_up():
+    compiled_blocks(with_engine=True)
+    with no_recompilation():
         compiled(torch.ones(3))
     assert counters["stats"]["unique_graphs"] == 1
 
 
-def test_a_network_goes_on_as_compiled_when_its_engine_is_built_and_closed():
-    net, optimizer, _ = small(engines=False)
-    small_step(net, optimizer, 0)
+def test_a_network_stays_compiled_when_its_engine_is_built_and_closed():
+    net, optimizer, _ = compiled_blocks(with_engine=False)
+    train_step(net, optimizer, 0)
     engine = gnt.GnT(net.groups(), optimizer, **FREQUENT_REPLACEMENT).attach()
     for t in range(3):
-        small_step(net, optimizer, t)
+        train_step(net, optimizer, t)
     assert engine.updates == 3
     engine.close()
-    with warmed_up():
-        small_step(net, optimizer, 3)
+    with no_recompilation():
+        train_step(net, optimizer, 3)
     assert engine.updates == 3

@@ -239,7 +239,7 @@ def test_units_of_a_cbp_layer_are_refused():
     groups = gnt.trace(net, torch.randn(2, 6))
     assert "already replaced by the engine of 'cbp'" in reasons(groups)["fc1"]
     assert list(summary(groups)) == ["fc2"]
-    assert not net.cbp._waiting.waiting
+    assert not net.cbp.features.waiting
 
 
 def test_outputs_of_experts_selected_by_data_are_refused():
