@@ -4,7 +4,7 @@ _feature_recording     features recorded by forward pre-hooks until the next upd
 _feature_buffer        the features of all groups: checked, and taken once per update
 _backward_watch        optimizer steps that did not happen
 _statistics, _signals  means of features and weights, which measures read
-_registry, measures/   the measures of utility, by name
+_measure_registry      the measures of utility (measures/), by name
 _running_averages      running averages per unit; _shared_state: the tensors that all groups share
 _evaluate/             how measures are computed: torch operations, C++ kernels
 _across_processes      means over several processes
@@ -16,7 +16,7 @@ from gnt.importance._evaluate.evaluator import Evaluator
 from gnt.importance._evaluate.means_layout import WeightMeans
 from gnt.importance._feature_buffer import FeatureBatch, FeatureBuffer, Features
 from gnt.importance._feature_recording import TapFeatures, in_backward, is_recording_hook
-from gnt.importance._registry import (
+from gnt.importance._measure_registry import (
     MEASURES,
     Measure,
     compute_measure,

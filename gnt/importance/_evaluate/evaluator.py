@@ -16,7 +16,7 @@ from gnt.importance._evaluate.eager import EagerEvaluation
 from gnt.importance._evaluate.kernels import KernelEvaluation
 from gnt.importance._evaluate.means_layout import MeansLayout, WeightMeans
 from gnt.importance._feature_buffer import FeatureBatch
-from gnt.importance._registry import Measure, compute_measure, restore_generators_on_error
+from gnt.importance._measure_registry import Measure, compute_measure, restore_generators_on_error
 from gnt.importance._shared_state import SharedState, group_by_device_and_dtype
 from gnt.importance._signals import Signals
 from gnt.units import UnitGroup

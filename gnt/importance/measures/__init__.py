@@ -14,7 +14,7 @@ With h the feature, f^ its corrected running mean, and mean |w_out|, mean |w_in|
 The paper takes sums of |w| where all but one of these take means. Within a group that is a constant factor, so the
 order of the units is the same. The running average of uncorrected_contribution is not corrected for age.
 
-A measure is entered in the registry, `gnt.importance._registry`, with the signals that it reads.
+A measure is entered in the registry, `gnt.importance._measure_registry`, with the signals that it reads.
 """
 
 from gnt.importance.measures.contributions import (
