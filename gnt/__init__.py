@@ -16,7 +16,7 @@ Packages, each importing only those above it:
     distributed       process groups, sharded tensors
     nn                pieces of networks: CReLU
     units             unit groups: which tensors hold the units of a layer; walk and trace find them
-    importance        what a unit is worth: features, measures of utility, running averages
+    importance        the importance of a unit: features, measures of utility, running averages
     replacement       GnT: selection, new weights, optimizer state, CBP layers; ReDo, algorithm_1
     regularization    L2, L2Init, ShrinkAndPerturb
     optim             AdamGnT and the optimizers with an engine, CBPSGD, CBPAdam, CBPAdamW

@@ -231,7 +231,7 @@ class AdamGnT(Optimizer):
         restart(state, size, dim, units, int(state["step"].tolist()))
 
     def state_dict(self) -> dict[str, Any]:
-        """The state, as of any torch optimizer. Counts of parameters that were never reset are included as zeros.
+        """The state, as of any torch optimizer. Starts of parameters that were never reset are included as zeros.
 
         So the keys do not depend on resets: checkpoint libraries that load in place need the keys in advance.
         """

@@ -1,6 +1,6 @@
 """Access to this process's part of a DTensor (FSDP2, tensor parallel plans).
 
-For a plain tensor every function here returns its argument unchanged. For a DTensor each process reads and writes only
+Functions that also take plain tensors leave those as they are. For a DTensor each process reads and writes only
 its local part, at the global positions given by the placements; results that need the other parts are obtained by one
 sum over the processes.
 """
@@ -98,7 +98,7 @@ def pad_to_global(feature: Tensor, dim: int) -> tuple[Tensor, Tensor | None]:
     padded = part.new_zeros(*part.shape[:dim], feature.shape[dim], *part.shape[dim + 1 :])
     padded.narrow(dim, start, length).copy_(part)
     weight = torch.zeros(feature.shape[dim], dtype=torch.float32, device=part.device)
-    # all processes' samples are counted, and this many processes hold the same samples, each at other positions
+    # the sample count includes these samples ``shares`` times, but each position only once
     weight[start : start + length] = shares
     return padded, weight
 

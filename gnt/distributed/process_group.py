@@ -1,6 +1,6 @@
 """The processes that train one network together: which they are, whether they agree, and sums over them.
 
-Every process has its own engine and sees its own part of the batch. Means over samples are summed over the processes
+Every process has its own engine and sees its own part of the batch. Means are over the samples of all processes
 (`gnt.importance`), so that all processes compute the same utilities; random numbers are those of the first rank. All
 later arithmetic is then the same on every process.
 """

@@ -1,4 +1,4 @@
-"""What a unit is worth to the network: features and weights -> signals -> measure -> running average per unit.
+"""The importance of each unit: features and weights -> signals -> measure -> running average per unit.
 
 _feature_recording     features recorded by forward pre-hooks until the next update
 _feature_buffer        the features of all groups: checked, and taken once per update

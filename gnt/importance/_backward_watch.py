@@ -36,7 +36,7 @@ class HoldsFeatures(Protocol):
 
 
 class BackwardWatch:
-    """Watches the gradient of one parameter to find out that features were given up.
+    """Watches the gradient of one parameter to find out that features were abandoned.
 
     A GradScaler that skips a step does not call the optimizer. The only sign is the gradient: after ``zero_grad`` it
     starts again, whereas over accumulated micro-batches it is added to in place.

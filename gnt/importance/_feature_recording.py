@@ -98,7 +98,7 @@ class TapFeatures:
 
         Args:
             restarted: gradients were zeroed or replaced before this backward, so features of earlier backwards belong
-                to a step that was given up; they are forgotten.
+                to an abandoned step; they are forgotten.
         """
         if restarted:
             self._with_gradient = []
@@ -129,7 +129,7 @@ class TapFeatures:
 
 
 class _TrackedFeature:
-    """The feature of one forward, with the fate of its graph."""
+    """The feature of one forward, and whether its graph was freed."""
 
     def __init__(self, feature: Tensor) -> None:
         self.feature = feature.detach()

@@ -25,7 +25,7 @@ class Measure(NamedTuple):
         function: computes one number per unit from `Signals`.
         averaged: units are ranked by the running average of the measure, or else by its latest value.
         reads: names of the signals that the function may read.
-        product: the function is the mean over positions of the product of the signals read, divided by ``incoming``.
+        product: the function is the mean over positions of the product of signals, divided by ``incoming`` if read.
         corrected: the running average is corrected for age.
     """
 

@@ -114,7 +114,7 @@ class SharedState:
         """Make one update: ages increase by one, and the measured values enter the running averages.
 
         Args:
-            checked: all values are known to be finite. Otherwise groups with values that are not keep their averages.
+            checked: all values are known to be finite. Otherwise groups with non-finite values keep their averages.
         """
         nonfinite = None if checked else self._replace_nonfinite()
         now = self.states[0].updates + 1
@@ -139,7 +139,7 @@ class SharedState:
                 state.last_active.masked_fill_(part.view(-1, state.num_units).any(0), now)
 
     def _replace_nonfinite(self) -> Tensor:
-        """Replace the measured values of groups that are not finite by their corrected averages, which then stay equal.
+        """Replace the values of groups that have non-finite ones by their corrected averages, which then do not change.
 
         Returns which features belong to such groups.
         """

@@ -53,7 +53,7 @@ class EngineCore(EngineSettings):
         bounds: for each group and slot that is drawn, the bound of fresh weights.
         host_generator: for draws of counts, on the host so that no draw waits for the device.
         counted: number of the update for which units were selected last.
-        selected: what was selected last and not replaced yet.
+        selected: units selected last, until they are replaced.
     """
 
     generator: torch.Generator
@@ -119,7 +119,8 @@ class EngineCore(EngineSettings):
     def step_with(self, features: FeatureBatch) -> list[Tensor]:
         """Update, select and replace -> indices of the replaced units for each group."""
         if self.updates == 0 and self.optimizer_state is not None:
-            self.optimizer_state.check(self.groups)  # filled by now: report at once, not at the first replacement
+            # the state exists now: report at once, not at the first replacement
+            self.optimizer_state.check(self.groups)
         if not self.update_with(features):
             self.replaced = self.no_units()
             self.selected = []
@@ -184,7 +185,7 @@ class EngineCore(EngineSettings):
             warn_if_idle(self.groups, self.replacement_rate, self.maturity_threshold, selects=self.counted > 0)
 
     def join_processes(self) -> Processes | None:
-        """The processes that train this network, checked to be about to do the same; None if there is only one."""
+        """The processes that train this network, after a check that they agree; None if there is only one."""
         first = self.updates == 0 or self.loaded
         if not first and (self.process_group is False or not _distributed()):
             return None
@@ -205,7 +206,7 @@ class EngineCore(EngineSettings):
 
     @property
     def weight_means(self) -> Mapping[int, WeightMeans]:
-        """Where the means of |w| are stored that an optimizer can compute while it steps, by the id of the weight."""
+        """Where an optimizer can store the means of |w| that it computes in its step, by the id of the weight."""
         return self.evaluator.weight_means
 
     def select_due(self) -> list[Tensor]:

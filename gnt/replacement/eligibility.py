@@ -122,7 +122,7 @@ class UnitState(RunningAverages):
             eligible += maturing.pop(0)[1]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that settings and ages do not determine, in copies."""
+        """Copies of all state but the queue, which the ages determine."""
         return {**super().state_dict(), "replaced": self.replaced, "accumulated": self.accumulated}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:

@@ -153,8 +153,8 @@ class GnT(EngineCore):
         contains the engine's state under "gnt", which ``optimizer.load_state_dict`` loads. A step that a GradScaler
         skips, and one without a forward before it, does not age or replace units.
 
-        Features of a forward whose gradients are given up (a skipped step, ``zero_grad`` without a step) are dropped at
-        the next backward. Changing gradients in place between the micro-batches of one step has the same effect.
+        Features of a forward whose gradients are abandoned (a skipped step, ``zero_grad`` without a step) are dropped
+        at the next backward. Changing gradients in place between the micro-batches of one step has the same effect.
 
         Several engines may be attached to one optimizer, each with groups of its own; the state of the second is under
         "gnt_1", and so on.

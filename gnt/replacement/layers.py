@@ -35,7 +35,7 @@ from gnt.replacement._config import ENGINE_SETTINGS
 from gnt.replacement.engine import GnT
 from gnt.units import CONV_LAYERS, UnitGroup, walk
 
-_SETTINGS = tuple(name for name in ENGINE_SETTINGS if name != "activation")  # an argument of the layer
+_SETTINGS = tuple(name for name in ENGINE_SETTINGS if name != "activation")  # named by the layer itself
 
 
 class CBPLayer(nn.Module):
@@ -72,7 +72,7 @@ class CBPLayer(nn.Module):
         # the engine is not a module: the two layers are submodules of the network, not of this layer
         self.engine = GnT(groups, record=False, **settings)
         self.features = self.engine.feature_buffer.taps[0]
-        self.order = next(_order)  # of the forwards of all layers
+        self.order = next(_order)  # number of its latest forward
         self._backward_watch: BackwardWatch | None = None
         _register(self)
         self.watch_backward()
@@ -107,7 +107,7 @@ class CBPLayer(nn.Module):
         self.engine.discard()
 
     def watch_backward(self) -> None:
-        """Watch the producer's gradient, to find out that features were given up."""
+        """Watch the producer's gradient, to find out that features were abandoned."""
         param = self.group.incoming[0].weight
         if self._backward_watch is None and param.requires_grad:
             self._backward_watch = BackwardWatch(self.engine.feature_buffer, param)

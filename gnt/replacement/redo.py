@@ -121,7 +121,7 @@ class ReDo:
         )
         self.groups = self._engine.groups
         self.steps = 0
-        self.replaced = self._nobody()
+        self.replaced = self._no_units()
         self._latest = [0] * len(self.groups)
 
     @torch.no_grad()
@@ -142,11 +142,11 @@ class ReDo:
         self._engine.feature_buffer.check_open()
         if (self.steps + 1) % self.period:
             self._engine.discard()
-            self.replaced = self._nobody()
+            self.replaced = self._no_units()
         else:
             dormant = self._dormant(features)
             if dormant is None:  # an empty batch: check in the next step instead
-                self.replaced = self._nobody()
+                self.replaced = self._no_units()
                 return self.replaced
             self._engine.replace(dormant)
             self.replaced = dormant
@@ -162,7 +162,7 @@ class ReDo:
             return None
         return [_dormant_in(each, self.tau) for each in signals]
 
-    def _nobody(self) -> list[Tensor]:
+    def _no_units(self) -> list[Tensor]:
         return [group.state.no_units for group in self.groups]
 
     @property
@@ -180,7 +180,7 @@ class ReDo:
         self._engine.discard()
 
     def report(self) -> ReDoReport:
-        """Return the units, dormant units and replaced units of each group, and the time of the next check."""
+        """Return the units, dormant units and replaced units of each group, and the steps until the next check."""
         rows = [
             (group.name, group.num_units, latest, group.state.replaced)
             for group, latest in zip(self.groups, self._latest, strict=True)
@@ -210,7 +210,7 @@ class ReDo:
         if not isinstance(latest, list) or len(latest) != len(self.groups):
             raise ValueError(f"state_dict must hold {len(self.groups)} counts of dormant units, got {latest!r:.80}")
         self._engine.load_state_dict(state_dict["engine"])
-        self.steps, self._latest, self.replaced = steps, list(latest), self._nobody()
+        self.steps, self._latest, self.replaced = steps, list(latest), self._no_units()
 
     def close(self) -> None:
         """Remove the hooks. Afterwards the object can be read and saved, but `step` raises RuntimeError."""
