@@ -140,7 +140,7 @@ def test_passed_incoming_weights_are_one_tensor_per_producer():
 
 
 def test_passed_features_are_one_tensor_per_tap():
-    net, shape, engine = make_engine("skipping")
+    net, shape, engine = make_engine("skip_connections")
     x = torch.randn(3, *shape, dtype=torch.float64)
     net_copy = copy.deepcopy(net)
     engine.update(tap_features(net_copy.group(), net_copy, x))
