@@ -30,8 +30,8 @@ def check_shards(groups: Sequence[UnitGroup], num_processes: int) -> None:
             size = dtensor.mesh_size(slot.weight)
             if num_processes < size:
                 raise ValueError(
-                    f"{slot.name}.weight lies in shards on {size} processes, and the engine has {num_processes} of them: give "
-                    "it a process_group of all that train this network (None: the default group)"
+                    f"{slot.name}.weight lies in shards on {size} processes, and the engine has {num_processes} of "
+                    "them: give it a process_group of all that train this network (None: the default group)"
                 )
 
 
