@@ -90,7 +90,7 @@ def _run(experiment: str, arguments: list[str]) -> int:
     launcher = launching.make_launcher(
         parsed.launcher, parsed.workers, parsed.checkpoint_every, tensorboard=parsed.tensorboard
     )
-    status = comparison.command(launcher, fresh=parsed.fresh, quiet=parsed.quiet, picture=parsed.picture)
+    status = comparison.execute(launcher, fresh=parsed.fresh, quiet=parsed.quiet, picture=parsed.picture)
     if parsed.tensorboard:
         from benchmarks.tensorboard import write_missing
 

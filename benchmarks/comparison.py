@@ -31,7 +31,7 @@ class Comparison:
         self.display = experiments.display(plan.experiment)
         self._names = run_labels(self.runs)
 
-    def command(self, launcher: Launcher, *, fresh: bool, quiet: bool, picture: Path | None) -> int:
+    def execute(self, launcher: Launcher, *, fresh: bool, quiet: bool, picture: Path | None) -> int:
         """Execute the runs that are not finished, then print the table and write the picture. Returns the exit
         status.
         """
@@ -89,7 +89,7 @@ class Comparison:
         found = results_of(self.runs)
         console.print(comparison_table(found, self.display))
         texts = [f"{run.record.file.parent}: diverged: {run.diverged}" for run in self.runs if run.diverged]
-        if any(line.complete_seeds for line in found):
+        if any(result.complete_seeds for result in found):
             files = [self._picture, *([picture] if picture else [])]
             for file in files:
                 write_atomically(file, lambda stream: write_picture(found, self.display, stream))

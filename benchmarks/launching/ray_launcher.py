@@ -88,9 +88,8 @@ class RayLauncher:
         if futures:
             ended, _ = self._ray.wait(list(futures), num_returns=len(futures), timeout=timeout)
         received = []
-        for name, message in self._ray.get(
-            self._mailbox.take_for_command.remote()
-        ):  # after the wait, so that final messages have arrived
+        messages = self._ray.get(self._mailbox.take_for_command.remote())  # after the wait: includes final messages
+        for name, message in messages:
             if name in self._runs:
                 self._runs[name].started = True
                 received.append((self._runs[name].run, message))
@@ -99,10 +98,10 @@ class RayLauncher:
         for future in ended:
             remote = self._runs.pop(futures[future], None)
             if remote is not None:  # it sent no final message
-                received.append((remote.run, self._death(future)))
+                received.append((remote.run, self._failure(future)))
         return received
 
-    def _death(self, future: Any) -> tuple[str, str]:
+    def _failure(self, future: Any) -> tuple[str, str]:
         try:
             self._ray.get(future)
         except self._ray.exceptions.RayTaskError as error:

@@ -22,7 +22,7 @@ LOAD = 0.3  # load average per core before the start
 OTHERS = 0.1  # cores used by other processes during the measurement
 STOLEN = 0.01  # fraction of the time stolen by the hypervisor
 SPREAD = 0.05  # interquartile range of the reference times / median
-LOOK_SECONDS = 1.0
+OBSERVATION_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def measure_machine_load() -> MachineLoad:
     before = load_average()
     _reference().timeit(_REFERENCE_STEPS)  # the first call fills caches and starts threads
     monitor = LoadMonitor()
-    until = time.monotonic() + LOOK_SECONDS
+    until = time.monotonic() + OBSERVATION_SECONDS
     while time.monotonic() < until:
         with monitor:
             pass
