@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -30,6 +31,7 @@ settings.register_profile("quick", settings.get_profile("default"), max_examples
 settings.load_profile("default")
 
 started = time.monotonic()
+SLOW = frozenset((Path(__file__).parent / "slow_tests.txt").read_text(encoding="utf-8").split())
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,3 +42,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     budget = item.config.getoption("--time-budget")
     if budget is not None and time.monotonic() - started > budget:
         pytest.skip(f"the time budget of {budget:g} s is spent")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests, and all tests of the files, that slow_tests.txt lists: they take several seconds."""
+    for item in items:
+        if item.nodeid.partition("[")[0] in SLOW or item.nodeid.partition("::")[0] in SLOW:
+            item.add_marker("slow")
