@@ -20,18 +20,18 @@
 #include <immintrin.h>
 using floats = __m512;
 using doubles = __m512d;
-static inline floats root_of(floats x) { return _mm512_sqrt_ps(x); }
-static inline doubles root_of(doubles x) { return _mm512_sqrt_pd(x); }
-static inline floats multiply_add(floats x, floats y, floats z) { return _mm512_fmadd_ps(x, y, z); }
-static inline doubles multiply_add(doubles x, doubles y, doubles z) { return _mm512_fmadd_pd(x, y, z); }
+#define INTRINSIC(name) _mm512_##name
 #elif defined(__AVX__) && defined(__FMA__)
 #include <immintrin.h>
 using floats = __m256;
 using doubles = __m256d;
-static inline floats root_of(floats x) { return _mm256_sqrt_ps(x); }
-static inline doubles root_of(doubles x) { return _mm256_sqrt_pd(x); }
-static inline floats multiply_add(floats x, floats y, floats z) { return _mm256_fmadd_ps(x, y, z); }
-static inline doubles multiply_add(doubles x, doubles y, doubles z) { return _mm256_fmadd_pd(x, y, z); }
+#define INTRINSIC(name) _mm256_##name
+#endif
+#if defined(INTRINSIC)
+static inline floats root_of(floats x) { return INTRINSIC(sqrt_ps)(x); }
+static inline doubles root_of(doubles x) { return INTRINSIC(sqrt_pd)(x); }
+static inline floats multiply_add(floats x, floats y, floats z) { return INTRINSIC(fmadd_ps)(x, y, z); }
+static inline doubles multiply_add(doubles x, doubles y, doubles z) { return INTRINSIC(fmadd_pd)(x, y, z); }
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 using floats = float32x4_t;
@@ -49,7 +49,8 @@ static inline scalar multiply_add(scalar x, scalar y, scalar z) { return x * y +
 
 namespace {
 
-constexpr int64_t FIELDS = 13, HEIGHT = 64, LANES = sizeof(scalars) / sizeof(scalar), BLOCK = 1 << 14, MIN_PARALLEL_SIZE = 1 << 15;
+constexpr int64_t FIELDS = 13, LANES = sizeof(scalars) / sizeof(scalar);
+constexpr int64_t CHUNK_ROWS = 64, BLOCK = 1 << 14, MIN_PARALLEL_SIZE = 1 << 15;
 
 struct Correction {  // 1 - b^k or its square root, for one decay rate b; from the table if it is long enough
     const double* table;
@@ -86,13 +87,13 @@ inline scalar lane_of(scalars x, int64_t lane) {
 
 inline scalars all(scalar x) { return scalars{} + x; }
 
-struct Factors {  // lr / (1 - b1^k) and 1 / sqrt(1 - b2^k) of a row; if columns have counts, of each element's
+struct Corrections {  // lr / (1 - b1^k) and 1 / sqrt(1 - b2^k) of a row; if columns have counts, of each element's
     scalar size, root;
     const scalar *sizes, *roots;
 };
 
 // Updates one vector, in torch's order of operations; returns the new parameters.
-template <bool COLUMNS, bool DECAYED, bool GREATEST>
+template <bool COLUMNS, bool DECAYED, bool AMSGRAD>
 inline scalars run_lanes(scalar* p, const scalar* g, scalar* m, scalar* v, scalar* u, scalars size, scalars root,
                       const scalar* sizes, const scalar* roots, const Step& s) {
     const scalars zero{}, least = all(s.least), before = load(m), theta = load(p);
@@ -104,9 +105,9 @@ inline scalars run_lanes(scalar* p, const scalar* g, scalar* m, scalar* v, scala
     second = second < least ? zero : second;
     store(m, first);
     store(v, second);
-    if (GREATEST) {
-        const scalars greatest = load(u);
-        second = second < greatest ? greatest : second;
+    if (AMSGRAD) {
+        const scalars largest = load(u);
+        second = second < largest ? largest : second;
         store(u, second);
     }
     if (COLUMNS) {
@@ -120,8 +121,8 @@ inline scalars run_lanes(scalar* p, const scalar* g, scalar* m, scalar* v, scala
 }
 
 // Updates n elements of a row; returns the sum of |p|, and adds |p| to ``sums`` unless it is null.
-template <bool COLUMNS, bool DECAYED, bool GREATEST>
-scalar run(scalar* p, const scalar* g, scalar* m, scalar* v, scalar* u, int64_t n, const Factors f, const Step s,
+template <bool COLUMNS, bool DECAYED, bool AMSGRAD>
+scalar run(scalar* p, const scalar* g, scalar* m, scalar* v, scalar* u, int64_t n, const Corrections f, const Step s,
            scalar* sums) {
     const scalars size = all(f.size), root = all(f.root);
     scalars totals{};
@@ -129,8 +130,8 @@ scalar run(scalar* p, const scalar* g, scalar* m, scalar* v, scalar* u, int64_t 
     int64_t k = 0;
     for (; k + LANES <= n; k += LANES) {
         const scalars next =
-            run_lanes<COLUMNS, DECAYED, GREATEST>(p + k, g + k, m + k, v + k, GREATEST ? u + k : u, size, root,
-                                                  COLUMNS ? f.sizes + k : nullptr, COLUMNS ? f.roots + k : nullptr, s);
+            run_lanes<COLUMNS, DECAYED, AMSGRAD>(p + k, g + k, m + k, v + k, AMSGRAD ? u + k : u, size, root,
+                                                 COLUMNS ? f.sizes + k : nullptr, COLUMNS ? f.roots + k : nullptr, s);
         const scalars magnitude = next < scalars{} ? -next : next;
         totals += magnitude;
         if (sums) store(sums + k, load(sums + k) + magnitude);
@@ -143,14 +144,14 @@ scalar run(scalar* p, const scalar* g, scalar* m, scalar* v, scalar* u, int64_t 
     std::memcpy(rest[1], g + k, bytes);
     std::memcpy(rest[2], m + k, bytes);
     std::memcpy(rest[3], v + k, bytes);
-    if (GREATEST) std::memcpy(rest[4], u + k, bytes);
+    if (AMSGRAD) std::memcpy(rest[4], u + k, bytes);
     if (COLUMNS) std::memcpy(rest[5], f.sizes + k, bytes);
     if (COLUMNS) std::memcpy(rest[6], f.roots + k, bytes);
-    run_lanes<COLUMNS, DECAYED, GREATEST>(rest[0], rest[1], rest[2], rest[3], rest[4], size, root, rest[5], rest[6], s);
+    run_lanes<COLUMNS, DECAYED, AMSGRAD>(rest[0], rest[1], rest[2], rest[3], rest[4], size, root, rest[5], rest[6], s);
     std::memcpy(p + k, rest[0], bytes);
     std::memcpy(m + k, rest[2], bytes);
     std::memcpy(v + k, rest[3], bytes);
-    if (GREATEST) std::memcpy(u + k, rest[4], bytes);
+    if (AMSGRAD) std::memcpy(u + k, rest[4], bytes);
     for (; k < n; ++k) {
         total += std::abs(p[k]);
         if (sums) sums[k] += std::abs(p[k]);
@@ -158,12 +159,12 @@ scalar run(scalar* p, const scalar* g, scalar* m, scalar* v, scalar* u, int64_t 
     return total;
 }
 
-using Run = scalar (*)(scalar*, const scalar*, scalar*, scalar*, scalar*, int64_t, const Factors, const Step, scalar*);
+using Run = scalar (*)(scalar*, const scalar*, scalar*, scalar*, scalar*, int64_t, const Corrections, const Step, scalar*);
 
 template <bool COLUMNS>
-Run runner(bool decayed, bool greatest) {
-    if (decayed) return greatest ? run<COLUMNS, true, true> : run<COLUMNS, true, false>;
-    return greatest ? run<COLUMNS, false, true> : run<COLUMNS, false, false>;
+Run runner(bool decayed, bool amsgrad) {
+    if (decayed) return amsgrad ? run<COLUMNS, true, true> : run<COLUMNS, true, false>;
+    return amsgrad ? run<COLUMNS, false, true> : run<COLUMNS, false, false>;
 }
 
 }  // namespace
@@ -172,7 +173,7 @@ extern "C" void kernel(const int64_t* layout, const int64_t* grads, double* coun
                        const double* bias1, const double* root2, int64_t length1, int64_t length2, int64_t parameters,
                        int64_t flags, int64_t threads) {
     const double lr = options[0], beta1 = options[1], beta2 = options[2], eps = options[3], decay = options[4];
-    const bool decoupled = flags & 1, greatest = flags & 2, decayed = decay != 0 && !decoupled;
+    const bool decoupled = flags & 1, amsgrad = flags & 2, decayed = decay != 0 && !decoupled;
     const double weight = 1.0 - beta1;
     Step s;
     s.keep = decoupled && decay != 0 ? scalar(1.0 - lr * decay) : scalar(1);
@@ -200,7 +201,7 @@ extern "C" void kernel(const int64_t* layout, const int64_t* grads, double* coun
         auto size_at = [&](int64_t start) { return scalar(lr / first(now - start)); };
         // the smaller count of row and column gives the larger factors
         auto root_at = [&](int64_t start) { return scalar(1.0 / second(now - start)); };
-        const scalar oldest_size = size_at(0), oldest_root = root_at(0);
+        const scalar unreset_size = size_at(0), unreset_root = root_at(0);
         if (total == 0) continue;
 
         scalar *column_size = nullptr, *column_root = nullptr;
@@ -210,36 +211,36 @@ extern "C" void kernel(const int64_t* layout, const int64_t* grads, double* coun
             column_size = sizes.data();
             column_root = roots.data();
             for (int64_t c = 0; c < columns; ++c) {
-                const scalar size = column_start[c] ? size_at(column_start[c]) : oldest_size;
-                const scalar root = column_start[c] ? root_at(column_start[c]) : oldest_root;
+                const scalar size = column_start[c] ? size_at(column_start[c]) : unreset_size;
+                const scalar root = column_start[c] ? root_at(column_start[c]) : unreset_root;
                 std::fill_n(column_size + c * inner, inner, size);
                 std::fill_n(column_root + c * inner, inner, root);
             }
         }
-        scalar *of_rows = reinterpret_cast<scalar*>(field[11]), *of_columns = reinterpret_cast<scalar*>(field[12]);
-        if (!row_start && !column_start && !of_rows && !of_columns)
+        scalar *row_means = reinterpret_cast<scalar*>(field[11]), *column_means = reinterpret_cast<scalar*>(field[12]);
+        if (!row_start && !column_start && !row_means && !column_means)
             elements = BLOCK, rows = (total + BLOCK - 1) / BLOCK;
-        // column sums are computed for HEIGHT rows at a time and added in a fixed order, so that they do not depend on the
+        // column sums are computed for CHUNK_ROWS rows at a time and added in a fixed order, so that they do not depend on the
         // number of threads
-        const int64_t height = of_columns ? HEIGHT : 1, chunks = (rows + height - 1) / height;
-        if (of_columns) partial_sums.assign(chunks * elements, scalar(0));
-        scalar* partial = of_columns ? partial_sums.data() : nullptr;
-        const Run go = column_start ? runner<true>(decayed, greatest) : runner<false>(decayed, greatest);
+        const int64_t height = column_means ? CHUNK_ROWS : 1, chunks = (rows + height - 1) / height;
+        if (column_means) partial_sums.assign(chunks * elements, scalar(0));
+        scalar* partial = column_means ? partial_sums.data() : nullptr;
+        const Run go = column_start ? runner<true>(decayed, amsgrad) : runner<false>(decayed, amsgrad);
 #pragma omp parallel for schedule(static) num_threads(threads) if (total > MIN_PARALLEL_SIZE && threads > 1)
         for (int64_t chunk = 0; chunk < chunks; ++chunk)
             for (int64_t r = chunk * height; r < std::min((chunk + 1) * height, rows); ++r) {
                 const int64_t at = r * elements, n = std::min(elements, total - at);
                 const int64_t start = row_start ? row_start[r] : 0, beside = column_start ? r / per_group * elements : 0;
-                const Factors f{start ? size_at(start) : oldest_size, start ? root_at(start) : oldest_root,
+                const Corrections f{start ? size_at(start) : unreset_size, start ? root_at(start) : unreset_root,
                                 column_size + beside, column_root + beside};
-                scalar* sums = of_columns ? partial + chunk * elements : nullptr;
-                const scalar sum = go(p + at, g + at, m + at, v + at, u + (greatest ? at : 0), n, f, s, sums);
-                if (of_rows) of_rows[r] = sum / elements;
+                scalar* sums = column_means ? partial + chunk * elements : nullptr;
+                const scalar sum = go(p + at, g + at, m + at, v + at, u + (amsgrad ? at : 0), n, f, s, sums);
+                if (row_means) row_means[r] = sum / elements;
             }
-        if (!of_columns) continue;
-        std::copy_n(partial, elements, of_columns);
+        if (!column_means) continue;
+        std::copy_n(partial, elements, column_means);
         for (int64_t chunk = 1; chunk < chunks; ++chunk)
-            for (int64_t c = 0; c < elements; ++c) of_columns[c] += partial[chunk * elements + c];
-        for (int64_t c = 0; c < elements; ++c) of_columns[c] /= rows;
+            for (int64_t c = 0; c < elements; ++c) column_means[c] += partial[chunk * elements + c];
+        for (int64_t c = 0; c < elements; ++c) column_means[c] /= rows;
     }
 }

@@ -56,8 +56,8 @@ def _build(source: str) -> Kernel:
         kernel: Kernel = CppPythonBindingsCodeCache.load_pybinding(types, source)
     except Exception as error:
         raise RuntimeError(
-            "kernels=True compiles C++ with the compiler of torch.compile, and that did not work here: "
-            f"{type(error).__name__}: {error}. Install one (g++ or clang++; the environment variable CXX names it), or "
-            "leave kernels=False"
+            "kernels=True requires a C++ compiler that torch can use, and compiling a kernel failed with "
+            f"{type(error).__name__}: {error}. Install g++ or clang++ (the environment variable CXX selects the "
+            "compiler), or use kernels=False"
         ) from error
     return kernel

@@ -12,7 +12,7 @@
 
 #include <vector>
 
-static const int64_t FIELDS = 5, HEIGHT = 64, MIN_PARALLEL_SIZE = 1 << 15;
+static const int64_t FIELDS = 5, CHUNK_ROWS = 64, MIN_PARALLEL_SIZE = 1 << 15;
 
 extern "C" void kernel(const int64_t* layout, const int64_t* grads, const double* options, int64_t parameters, int64_t flags, int64_t threads)
 {
@@ -23,19 +23,19 @@ extern "C" void kernel(const int64_t* layout, const int64_t* grads, const double
         const int64_t* field = layout + i * FIELDS;
         scalar* p = reinterpret_cast<scalar*>(field[0]);
         const scalar* g = reinterpret_cast<const scalar*>(grads[i]);
-        const int64_t rows = field[1], columns = field[2], chunks = (rows + HEIGHT - 1) / HEIGHT;
-        scalar *of_rows = reinterpret_cast<scalar*>(field[3]), *of_columns = reinterpret_cast<scalar*>(field[4]);
-        if (of_columns) partial_sums.assign(chunks * columns, scalar(0));
+        const int64_t rows = field[1], columns = field[2], chunks = (rows + CHUNK_ROWS - 1) / CHUNK_ROWS;
+        scalar *row_means = reinterpret_cast<scalar*>(field[3]), *column_means = reinterpret_cast<scalar*>(field[4]);
+        if (column_means) partial_sums.assign(chunks * columns, scalar(0));
         scalar* partial = partial_sums.data();
 
         #pragma omp parallel for schedule(static) num_threads(threads) if (rows * columns > MIN_PARALLEL_SIZE && threads > 1)
         for (int64_t chunk = 0; chunk < chunks; chunk++) {
             scalar* sums = partial + chunk * columns;
-            for (int64_t row = chunk * HEIGHT; row < std::min((chunk + 1) * HEIGHT, rows); row++) {
+            for (int64_t row = chunk * CHUNK_ROWS; row < std::min((chunk + 1) * CHUNK_ROWS, rows); row++) {
                 scalar* line = p + row * columns;
                 const scalar* grad = g + row * columns;
                 scalar total = 0;
-                if (of_columns) {
+                if (column_means) {
                     #pragma omp simd reduction(+ : total)
                     for (int64_t j = 0; j < columns; j++) {
                         const scalar next = std::fma(rate, std::fma(decay, line[j], sign * grad[j]), line[j]);
@@ -51,13 +51,13 @@ extern "C" void kernel(const int64_t* layout, const int64_t* grads, const double
                         total += std::abs(next);
                     }
                 }
-                if (of_rows) of_rows[row] = total / columns;
+                if (row_means) row_means[row] = total / columns;
             }
         }
-        for (int64_t chunk = 0; of_columns && chunk < chunks; chunk++) {
+        for (int64_t chunk = 0; column_means && chunk < chunks; chunk++) {
             const scalar* sums = partial + chunk * columns;
-            for (int64_t j = 0; j < columns; j++) of_columns[j] = chunk ? of_columns[j] + sums[j] : sums[j];
+            for (int64_t j = 0; j < columns; j++) column_means[j] = chunk ? column_means[j] + sums[j] : sums[j];
         }
-        for (int64_t j = 0; of_columns && j < columns; j++) of_columns[j] /= rows;
+        for (int64_t j = 0; column_means && j < columns; j++) column_means[j] /= rows;
     }
 }

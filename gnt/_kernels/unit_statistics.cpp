@@ -18,7 +18,7 @@
 
 namespace {
 
-constexpr int64_t GROUP = 12, WEIGHT = 8, HEIGHT = 64, RUN = 64, MIN_PARALLEL_SIZE = 1 << 15;
+constexpr int64_t GROUP = 12, WEIGHT = 8, CHUNK_ROWS = 64, RUN_SAMPLES = 64, MIN_PARALLEL_SIZE = 1 << 15;
 
 template <typename T>
 T* at(int64_t address) { return reinterpret_cast<T*>(address); }
@@ -29,9 +29,9 @@ template <typename F>
 void sums(const scalar* h, int64_t samples, int64_t positions, int64_t sites, int64_t first, int64_t last, scalar* out, scalar* run, F f)
 {
     for (int64_t p = first; p < last; p++) out[p] = 0;
-    for (int64_t begin = 0; begin < samples; begin += RUN) {
+    for (int64_t begin = 0; begin < samples; begin += RUN_SAMPLES) {
         for (int64_t p = first; p < last; p++) run[p] = 0;
-        for (int64_t s = begin; s < std::min(begin + RUN, samples); s++) {
+        for (int64_t s = begin; s < std::min(begin + RUN_SAMPLES, samples); s++) {
             const scalar* line = h + s * positions * sites;
             if (sites == 1) {
                 #pragma omp simd
@@ -53,13 +53,13 @@ void sums(const scalar* h, int64_t samples, int64_t positions, int64_t sites, in
 struct Workspace {  // for intermediate results; it grows and is reused
     std::vector<scalar> numbers;
 
-    scalar* of(int64_t size) {
+    scalar* reserve(int64_t size) {
         if (int64_t(numbers.size()) < size) numbers.resize(size);
         return numbers.data();
     }
 };
 
-void watch_features(const int64_t* g, const double* numbers, int64_t now, int64_t reads, int64_t threads, Workspace& workspace)
+void feature_statistics(const int64_t* g, const double* numbers, int64_t now, int64_t reads, int64_t threads, Workspace& workspace)
 {
     const scalar* h = at<const scalar>(g[0]);
     scalar *means = at<scalar>(g[1]), *out = at<scalar>(g[3]);
@@ -68,7 +68,7 @@ void watch_features(const int64_t* g, const double* numbers, int64_t now, int64_
     const int64_t samples = g[8], positions = g[9], sites = g[10], block = g[11], units = positions / block;
     const int64_t width = std::max<int64_t>(1, (sites == 1 ? 512 : 8) / block), pieces = (units + width - 1) / width;
     const scalar count = samples * sites, weight = 1 - numbers[0];
-    scalar *run = workspace.of(2 * positions), *centre = run + positions;
+    scalar *run = workspace.reserve(2 * positions), *center = run + positions;
 
     #pragma omp parallel for schedule(static) num_threads(threads) if (samples * positions * sites > MIN_PARALLEL_SIZE && threads > 1)
     for (int64_t piece = 0; piece < pieces; piece++) {
@@ -83,12 +83,12 @@ void watch_features(const int64_t* g, const double* numbers, int64_t now, int64_
         if (reads & 8) {
             for (int64_t unit = from; unit < to; unit++) {
                 const scalar age = now - born[unit];
-                const scalar gathered = numbers[0] > 0 ? -std::expm1(age * scalar(numbers[1])) : std::min(age, scalar(1));
+                const scalar correction = numbers[0] > 0 ? -std::expm1(age * scalar(numbers[1])) : std::min(age, scalar(1));
                 const scalar next = average[unit] + weight * (means[unit] - average[unit]);
                 for (int64_t p = unit * block; p < (unit + 1) * block; p++)
-                    centre[p] = next / std::max(gathered, std::numeric_limits<scalar>::min());
+                    center[p] = next / std::max(correction, std::numeric_limits<scalar>::min());
             }
-            sums(h, samples, positions, sites, first, last, out, run, [=](scalar x, int64_t p) { return std::abs(x - centre[p]); });
+            sums(h, samples, positions, sites, first, last, out, run, [=](scalar x, int64_t p) { return std::abs(x - center[p]); });
         } else {
             sums(h, samples, positions, sites, first, last, out, run, [](scalar x, int64_t) { return std::abs(x); });
         }
@@ -96,23 +96,23 @@ void watch_features(const int64_t* g, const double* numbers, int64_t now, int64_
     }
 }
 
-void watch_weight(const int64_t* field, int64_t threads, Workspace& workspace)
+void weight_means(const int64_t* field, int64_t threads, Workspace& workspace)
 {
     const scalar* w = at<const scalar>(field[0]);
-    scalar *of_rows = at<scalar>(field[1]), *of_columns = at<scalar>(field[2]);
+    scalar *row_means = at<scalar>(field[1]), *column_means = at<scalar>(field[2]);
     const int64_t groups = field[3], rows = field[4], columns = field[5], inner = field[6];
-    const int64_t chunks = (rows + HEIGHT - 1) / HEIGHT;
-    scalar* partial = of_columns ? workspace.of(groups * chunks * columns) : nullptr;
+    const int64_t chunks = (rows + CHUNK_ROWS - 1) / CHUNK_ROWS;
+    scalar* partial = column_means ? workspace.reserve(groups * chunks * columns) : nullptr;
 
     #pragma omp parallel for schedule(static) num_threads(threads) if (groups * rows * columns * inner > MIN_PARALLEL_SIZE && threads > 1)
     for (int64_t item = 0; item < groups * chunks; item++) {
-        const int64_t group = item / chunks, first = (item % chunks) * HEIGHT, last = std::min(first + HEIGHT, rows);
-        scalar* sum_of = of_columns ? partial + item * columns : nullptr;
-        if (of_columns) std::fill_n(sum_of, columns, scalar(0));
+        const int64_t group = item / chunks, first = (item % chunks) * CHUNK_ROWS, last = std::min(first + CHUNK_ROWS, rows);
+        scalar* column_sums = column_means ? partial + item * columns : nullptr;
+        if (column_means) std::fill_n(column_sums, columns, scalar(0));
         for (int64_t row = first; row < last; row++) {
             const scalar* line = w + (group * rows + row) * columns * inner;
             scalar total = 0;
-            if (!of_columns) {
+            if (!column_means) {
                 #pragma omp simd reduction(+ : total)
                 for (int64_t i = 0; i < columns * inner; i++) total += std::abs(line[i]);
             } else if (inner == 1) {
@@ -120,32 +120,32 @@ void watch_weight(const int64_t* field, int64_t threads, Workspace& workspace)
                 for (int64_t i = 0; i < columns; i++) {
                     const scalar magnitude = std::abs(line[i]);
                     total += magnitude;
-                    sum_of[i] += magnitude;
+                    column_sums[i] += magnitude;
                 }
             } else {
                 for (int64_t i = 0; i < columns; i++) {
                     scalar sum = 0;
                     #pragma omp simd reduction(+ : sum)
                     for (int64_t j = 0; j < inner; j++) sum += std::abs(line[i * inner + j]);
-                    sum_of[i] += sum;
+                    column_sums[i] += sum;
                     total += sum;
                 }
             }
-            if (of_rows) of_rows[group * rows + row] = total / (columns * inner);
+            if (row_means) row_means[group * rows + row] = total / (columns * inner);
         }
     }
-    for (int64_t group = 0; of_columns && group < groups; group++) {
-        scalar* means = of_columns + group * columns;
+    for (int64_t group = 0; column_means && group < groups; group++) {
+        scalar* means = column_means + group * columns;
         for (int64_t chunk = 0; chunk < chunks; chunk++) {
-            const scalar* sum_of = partial + (group * chunks + chunk) * columns;
-            for (int64_t i = 0; i < columns; i++) means[i] = chunk ? means[i] + sum_of[i] : sum_of[i];
+            const scalar* column_sums = partial + (group * chunks + chunk) * columns;
+            for (int64_t i = 0; i < columns; i++) means[i] = chunk ? means[i] + column_sums[i] : column_sums[i];
         }
         for (int64_t i = 0; i < columns; i++) means[i] /= rows * inner;
     }
 }
 
 // The utility: the mean over a unit's positions of the product of signals, divided by the incoming magnitude.
-void judge(const int64_t* g, int64_t reads)
+void compute_utilities(const int64_t* g, int64_t reads)
 {
     scalar* utilities = at<scalar>(g[2]);
     const scalar *feature = at<const scalar>(g[3]), *outgoing = at<const scalar>(g[6]), *incoming = at<const scalar>(g[7]);
@@ -165,11 +165,11 @@ void judge(const int64_t* g, int64_t reads)
 
 }  // namespace
 
-extern "C" void kernel(const int64_t* groups, const int64_t* weights, const double* numbers, int64_t how_many_groups, int64_t how_many_weights, int64_t reads, int64_t now, int64_t threads)
+extern "C" void kernel(const int64_t* groups, const int64_t* weights, const double* numbers, int64_t num_groups, int64_t num_weights, int64_t reads, int64_t now, int64_t threads)
 {
     static thread_local Workspace workspace;
-    for (int64_t i = 0; i < how_many_groups; i++) watch_features(groups + i * GROUP, numbers, now, reads, threads, workspace);
-    for (int64_t i = 0; i < how_many_weights; i++)
-        if (!weights[i * WEIGHT + 7]) watch_weight(weights + i * WEIGHT, threads, workspace);
-    for (int64_t i = 0; i < how_many_groups; i++) judge(groups + i * GROUP, reads);
+    for (int64_t i = 0; i < num_groups; i++) feature_statistics(groups + i * GROUP, numbers, now, reads, threads, workspace);
+    for (int64_t i = 0; i < num_weights; i++)
+        if (!weights[i * WEIGHT + 7]) weight_means(weights + i * WEIGHT, threads, workspace);
+    for (int64_t i = 0; i < num_groups; i++) compute_utilities(groups + i * GROUP, reads);
 }

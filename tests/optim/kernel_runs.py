@@ -1,4 +1,4 @@
-"""AdamGnT twice, compiled and plain, for the tests of kernels=True."""
+"""AdamGnT with and without the C++ kernel on the same parameters, for the tests of ``kernels=True``."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ TOLERANCE = {torch.float32: {"rtol": 2e-6, "atol": 1e-7}, torch.float64: {"rtol"
 
 
 def pair(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32, **options):
-    """The same parameters twice, and an optimizer of each: compiled, plain."""
+    """Two copies of random parameters, each with its optimizer: the first with the kernel, the second without."""
     generator = torch.Generator().manual_seed(0)
     params = [nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)) for shape in shapes]
     others = copy.deepcopy(params)
     return (params, AdamGnT(params, **options, kernels=True)), (others, AdamGnT(others, **options, foreach=False))
 
 
-def by_kernel(optimizer: AdamGnT) -> list[int]:
-    """How many parameters of each group the kernel stepped last."""
+def num_kernel_steps(optimizer: AdamGnT) -> list[int]:
+    """The number of parameters of each group that the kernel stepped last."""
     return [
         sum(len(stepper._params) for stepper, _ in plan._steppers if isinstance(stepper, KernelStep))
         for plan in optimizer._plans.values()
@@ -30,6 +30,7 @@ def by_kernel(optimizer: AdamGnT) -> list[int]:
 
 
 def assert_close(ours, plain, dtype=torch.float32):
+    """Assert that parameters and optimizer states agree up to rounding."""
     for param, other in zip(ours[0], plain[0], strict=True):
         torch.testing.assert_close(param, other, **TOLERANCE[dtype])
         state, expected = ours[1].state[param], plain[1].state[other]

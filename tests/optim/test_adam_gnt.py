@@ -1,4 +1,4 @@
-"""AdamGnT as an optimizer among others: closures, groups, tensor lr, schedulers, scalers, devices."""
+"""AdamGnT as a torch optimizer: closures, parameter groups, tensor lr, schedulers, gradient scalers, devices."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from gnt.optim import AdamGnT
-from tests.optim.adam_runs import assert_same, step, stepped
+from tests.helpers.small_runs import assert_same
+from tests.optim.adam_runs import step, stepped
 
 
 def test_a_closure_is_evaluated_with_gradients_and_its_loss_returned():
@@ -28,7 +29,7 @@ def test_a_closure_is_evaluated_with_gradients_and_its_loss_returned():
     assert optimizer.step() is None
 
 
-def test_groups_have_options_of_their_own():
+def test_parameter_groups_have_their_own_options():
     shapes = [(3, 2), (3,), (2, 3)]
     own = [{}, {"lr": 0.1, "betas": (0.5, 0.9)}, {"weight_decay": 0.1, "amsgrad": True}]
     ours_params = [nn.Parameter(torch.randn(shape)) for shape in shapes]
@@ -44,7 +45,7 @@ def test_groups_have_options_of_their_own():
     assert_same([p.detach() for p in ours_params], [p.detach() for p in torch_params])
 
 
-def test_named_parameters_are_taken():
+def test_named_parameters_are_accepted():
     layer = nn.Linear(2, 2)
     optimizer = AdamGnT(layer.named_parameters())
     assert optimizer.param_groups[0]["param_names"] == ["weight", "bias"]
@@ -65,7 +66,7 @@ def test_lr_may_be_a_tensor_of_one_element(fused, shape):
     torch.testing.assert_close(ours, same)
 
 
-def test_a_scheduler_that_changes_lr_and_betas_is_followed():
+def test_a_scheduler_may_change_lr_and_betas():
     ours, theirs = nn.Parameter(torch.ones(3, 2)), nn.Parameter(torch.ones(3, 2))
     optimizers = [AdamGnT([ours], foreach=False), torch.optim.Adam([theirs], foreach=False)]
     schedulers = [torch.optim.lr_scheduler.OneCycleLR(each, max_lr=0.1, total_steps=12) for each in optimizers]
@@ -80,14 +81,14 @@ def test_a_scheduler_that_changes_lr_and_betas_is_followed():
 
 
 @pytest.mark.parametrize("options", [{}, {"fused": True}, {"foreach": True}, {"kernels": True}])
-def test_a_grad_scaler_unscales_and_skips(options):
+def test_a_grad_scaler_unscales_gradients_and_skips_steps(options):
     (ours,), optimizer = stepped((3, 2), **options)
     (same,), plain = stepped((3, 2), **options)
     optimizer.reset_units(ours, 0, [1])
     plain.reset_units(same, 0, [1])
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     for gradient in (torch.ones(3, 2), torch.full((3, 2), float("inf")), torch.full((3, 2), -2.0)):
-        scaler.scale(torch.zeros(()))  # the scaler makes its scale with the first loss
+        scaler.scale(torch.zeros(()))  # initializes the scale
         ours.grad = gradient * scaler.get_scale()
         scaler.step(optimizer)
         scaler.update()
@@ -98,7 +99,7 @@ def test_a_grad_scaler_unscales_and_skips(options):
     assert torch.equal(ours, same)
 
 
-def test_a_compiled_step_is_the_same_step():
+def test_a_step_inside_torch_compile_equals_a_plain_step():
     (ours,), optimizer = stepped((3, 2), steps=1)
     (same,), plain = stepped((3, 2), steps=1)
     compiled = torch.compile(lambda: optimizer.step(), backend="eager")
@@ -116,8 +117,8 @@ def test_a_compiled_step_is_the_same_step():
 
 @pytest.mark.parametrize("shape", [(4,), (4, 3), (4, 3, 2, 2)])
 @pytest.mark.parametrize("options", [{}, {"amsgrad": True, "weight_decay": 0.1, "maximize": True}])
-def test_nothing_waits_for_the_device(shape, options):
-    """On the meta device every read of a tensor's value raises, as a wait for an accelerator would be."""
+def test_steps_and_resets_do_not_read_device_values(shape, options):
+    """On the meta device, reading a value of a tensor raises; on an accelerator it would synchronize."""
     param = nn.Parameter(torch.randn(shape, device="meta"))
     optimizer = AdamGnT([param], **options)
     with pytest.raises(RuntimeError, match="meta"):

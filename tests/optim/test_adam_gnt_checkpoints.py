@@ -1,4 +1,4 @@
-"""AdamGnT saved, loaded, copied, and exchanged with torch.optim.Adam."""
+"""AdamGnT: saving, loading, copying, and exchanging state_dicts with torch.optim.Adam."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from gnt.optim import AdamGnT
-from tests.optim.adam_runs import FULL, HALF, assert_same, step, stepped
+from tests.helpers.small_runs import assert_same
+from tests.optim.adam_runs import FULL, HALF, step, stepped
 
 
 def with_resets(dtype: torch.dtype, steps: int = 300, **options):
-    """More steps than bfloat16 can count, with a reset at an odd one. Parameters and their optimizer."""
+    """Parameters and their optimizer after more steps than bfloat16 can count, with a reset before the last step."""
     params, optimizer = stepped((4, 2), (4,), (2, 2), steps=steps - 1, dtype=dtype, **options)
     optimizer.reset_units(params[0], 0, [1])
     optimizer.reset_units(params[0], 1, [1, 3], groups=2)
@@ -24,7 +25,7 @@ def with_resets(dtype: torch.dtype, steps: int = 300, **options):
     return params, optimizer
 
 
-def by_state_dict(optimizer: AdamGnT, params: list[nn.Parameter]) -> AdamGnT:
+def saved_and_loaded(optimizer: AdamGnT, params: list[nn.Parameter]) -> AdamGnT:
     file = io.BytesIO()
     torch.save(optimizer.state_dict(), file)
     file.seek(0)
@@ -35,10 +36,10 @@ def by_state_dict(optimizer: AdamGnT, params: list[nn.Parameter]) -> AdamGnT:
 
 @pytest.mark.parametrize("dtype", [*FULL, *HALF])
 @pytest.mark.parametrize("options", [{}, {"amsgrad": True}, {"fused": True}])
-def test_a_saved_run_goes_on_bit_for_bit(dtype, options):
+def test_a_loaded_run_continues_bit_for_bit(dtype, options):
     params, optimizer = with_resets(dtype, **options)
     copies = copy.deepcopy(params)
-    loaded = by_state_dict(optimizer, copies)
+    loaded = saved_and_loaded(optimizer, copies)
     assert_same(loaded.state_dict(), optimizer.state_dict())
     for seed in range(3):
         step(optimizer, torch.Generator().manual_seed(seed))
@@ -50,7 +51,7 @@ def test_a_saved_run_goes_on_bit_for_bit(dtype, options):
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
-def test_deepcopy_and_pickle(copied):
+def test_copies_and_pickles_continue_bit_for_bit(copied):
     params, optimizer = with_resets(torch.float32, steps=5)
     copies, twin = copied((params, optimizer))
     step(optimizer, torch.Generator().manual_seed(2))
@@ -62,10 +63,10 @@ def test_deepcopy_and_pickle(copied):
 @pytest.mark.parametrize("saved", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("loaded", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("fused", [None, True])
-def test_counts_stay_whole_whatever_the_dtypes(saved, loaded, fused):
+def test_step_counts_stay_exact_for_all_dtypes(saved, loaded, fused):
     params, optimizer = with_resets(saved, fused=fused)
     others = [nn.Parameter(param.detach().to(loaded)) for param in params]
-    twin = by_state_dict(optimizer, others)
+    twin = saved_and_loaded(optimizer, others)
     for param, other in zip(params, others, strict=True):
         for key, value in optimizer.state[param].items():
             is_count = key in {"step", "row_start", "column_start"}
@@ -75,7 +76,7 @@ def test_counts_stay_whole_whatever_the_dtypes(saved, loaded, fused):
     assert twin.state[others[0]]["column_start"].tolist() == [0, 299, 0, 299]
 
 
-def test_a_loaded_count_is_not_shared_with_the_state_dict():
+def test_loaded_step_counts_do_not_share_memory_with_the_state_dict():
     params, optimizer = with_resets(torch.float32, steps=5)
     saved = optimizer.state_dict()
     before = copy.deepcopy(saved["state"][0])
@@ -87,7 +88,7 @@ def test_a_loaded_count_is_not_shared_with_the_state_dict():
         assert_same(saved["state"][0][key], before[key])
 
 
-def test_hooks_of_the_user_see_and_may_change_what_is_loaded():
+def test_user_hooks_see_and_may_change_the_loaded_state():
     params, optimizer = with_resets(torch.bfloat16)
     saved = copy.deepcopy(optimizer.state_dict())
     twin = AdamGnT(copy.deepcopy(params))
@@ -106,7 +107,7 @@ def test_hooks_of_the_user_see_and_may_change_what_is_loaded():
     assert_same(seen, [torch.full((4,), 257)] * 2)
 
 
-def test_loading_a_fresh_state_dict_leaves_nothing_of_the_one_before():
+def test_loading_an_empty_state_removes_the_previous_state():
     params, optimizer = with_resets(torch.float32, steps=5)
     saved = copy.deepcopy(optimizer.state_dict())
     fresh = AdamGnT(copy.deepcopy(params)).state_dict()
@@ -119,7 +120,7 @@ def test_loading_a_fresh_state_dict_leaves_nothing_of_the_one_before():
     ("key", "size", "which"),
     [("row_start", 3, 0), ("row_start", 5, 1), ("column_start", 3, 0), ("column_start", 6, 0), ("column_start", 4, 1)],
 )
-def test_counts_of_another_shape_are_refused(key, size, which):
+def test_step_counts_of_the_wrong_shape_are_refused(key, size, which):
     _, optimizer = with_resets(torch.float32, steps=5)
     saved = copy.deepcopy(optimizer.state_dict())
     saved["state"][which][key] = torch.zeros(size, dtype=torch.int64)
@@ -137,7 +138,7 @@ def test_counts_of_another_shape_are_refused(key, size, which):
     "options", [{"foreach": False}, {"fused": True}, {"amsgrad": True, "weight_decay": 0.1, "fused": True}]
 )
 @pytest.mark.parametrize("torch_class", [torch.optim.Adam, torch.optim.AdamW])
-def test_it_takes_over_from_torch_and_hands_back(torch_class, options):
+def test_state_dicts_are_exchanged_with_torch_adam(torch_class, options):
     theirs_param = nn.Parameter(torch.ones(3, 2))
     theirs = torch_class([theirs_param], **options)
     for seed in range(3):
@@ -158,7 +159,7 @@ def test_it_takes_over_from_torch_and_hands_back(torch_class, options):
     assert torch.equal(back_param, theirs_param)
 
 
-def test_an_old_state_dict_without_some_options_gets_the_optimizers_own():
+def test_options_missing_in_a_state_dict_are_those_of_the_constructor():
     _, optimizer = stepped((2,), decoupled_weight_decay=True, maximize=True)
     saved = copy.deepcopy(optimizer.state_dict())
     del saved["param_groups"][0]["decoupled_weight_decay"]

@@ -1,4 +1,4 @@
-"""What AdamGnT refuses: the message, and that nothing was changed."""
+"""Errors of AdamGnT: the message, and that nothing was changed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from gnt.optim import AdamGnT
-from tests.optim.adam_runs import assert_same, stepped
+from tests.helpers.small_runs import assert_same
+from tests.optim.adam_runs import stepped
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ from tests.optim.adam_runs import assert_same, stepped
         ({"foreach": True, "fused": True}, ValueError, "foreach=True and fused=True cannot be combined"),
     ],
 )
-def test_options_out_of_range_are_refused(options, error, message):
+def test_invalid_options_are_refused(options, error, message):
     with pytest.raises(error, match=re.escape(message)):
         AdamGnT([nn.Parameter(torch.ones(2))], **options)
     _, optimizer = stepped((2,))
@@ -90,7 +91,7 @@ def test_sparse_gradients_are_refused_before_anything_is_changed():
         ((1, [0], 2), ValueError, "groups=2 for a parameter of shape (4, 3), but earlier calls had groups=1"),
     ],
 )
-def test_bad_resets_are_refused_and_change_nothing(args, error, message):
+def test_invalid_resets_are_refused_and_change_nothing(args, error, message):
     (param,), optimizer = stepped((4, 3))
     optimizer.reset_units(param, 1, [1])
     before = copy.deepcopy(optimizer.state_dict())
@@ -99,7 +100,7 @@ def test_bad_resets_are_refused_and_change_nothing(args, error, message):
     assert_same(optimizer.state_dict(), before)
 
 
-def test_resets_of_what_has_no_such_units_are_refused():
+def test_resets_of_dimensions_without_units_are_refused():
     (bias, scalar), optimizer = stepped((4,), ())
     with pytest.raises(ValueError, match=re.escape("dim=1 for a parameter of shape (4,); allowed: 0 (rows)")):
         optimizer.reset_units(bias, 1, [0])

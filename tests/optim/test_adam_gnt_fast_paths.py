@@ -1,4 +1,4 @@
-"""What makes AdamGnT fast without kernels=True: torch's fused Adam, blocks of rows, nothing looked up twice."""
+"""Fast paths of AdamGnT: torch's fused Adam, blocks of rows, reused step plans, and no device synchronization."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gnt.optim import AdamGnT
-from gnt.optim._adam import per_unit_step as per_unit
-from tests.optim.adam_runs import assert_same, step, stepped
+from gnt.optim._adam import per_unit_step
+from tests.helpers.small_runs import assert_same
+from tests.optim.adam_runs import step, stepped
 
 ODD_LAYOUTS = {
     "transposed": lambda value: value.t().contiguous().t(),
@@ -21,8 +22,8 @@ ODD_LAYOUTS = {
 
 @pytest.mark.parametrize("options", [{}, {"fused": True}, {"foreach": True}, {"foreach": False}])
 @pytest.mark.parametrize("layout", ODD_LAYOUTS)
-def test_gradients_may_lie_otherwise_than_their_parameters(options, layout):
-    """torch's fused Adam on the CPU reads them as they lie in memory, and mixes up the elements (2.6 to 2.13)."""
+def test_gradients_may_have_another_memory_layout_than_their_parameters(options, layout):
+    """torch's fused Adam on the CPU reads gradients in memory order, and would mix up elements (torch 2.6 to 2.13)."""
     (param,), optimizer = stepped((6, 4), **options)
     (same,), plain = stepped((6, 4), foreach=False)
     for seed in range(3):
@@ -35,8 +36,8 @@ def test_gradients_may_lie_otherwise_than_their_parameters(options, layout):
 
 @pytest.mark.parametrize("options", [{}, {"fused": True}, {"foreach": False}])
 @pytest.mark.parametrize("layout", ODD_LAYOUTS)
-def test_parameters_may_lie_as_they_like(options, layout):
-    """Also when they are laid otherwise after some steps, while the moments stay where they are."""
+def test_parameters_may_have_any_memory_layout(options, layout):
+    """Also if their layout changes after some steps while the moments keep theirs."""
     (param,), optimizer = stepped((6, 4), **options)
     (same,), plain = stepped((6, 4), foreach=False)
     for seed in range(4):
@@ -49,18 +50,18 @@ def test_parameters_may_lie_as_they_like(options, layout):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-def test_left_open_the_implementation_is_the_fused_one(dtype):
+def test_the_default_implementation_is_fused(dtype):
     for options in ({}, {"weight_decay": 0.1, "amsgrad": True}, {"lr": torch.tensor(0.1), "maximize": True}):
         (param,), _ = stepped((64, 3), steps=20, dtype=dtype, **options)
         (same,), _ = stepped((64, 3), steps=20, dtype=dtype, fused=True, **options)
         assert torch.equal(param, same)
 
 
-def test_blocks_of_rows_are_the_whole(monkeypatch):
+def test_stepping_in_blocks_of_rows_gives_the_same_result(monkeypatch):
     results = []
     shapes = [(700, 300), (70_000, 2), (3, 50_000), (200_000,), (64, 32, 9, 9), (8, 16, 40, 30), (5, 4)]
     for block in (1 << 12, 1 << 16, 1 << 30):
-        monkeypatch.setattr(per_unit, "BLOCK_SIZE", block)
+        monkeypatch.setattr(per_unit_step, "BLOCK_SIZE", block)
         params, optimizer = stepped(*shapes, steps=1, weight_decay=0.1, amsgrad=True)
         for param in params:
             optimizer.reset_units(param, 0, [0, len(param) - 1])
@@ -74,8 +75,8 @@ def test_blocks_of_rows_are_the_whole(monkeypatch):
     assert_same(results[1:], results[:1] * 2)
 
 
-def test_counts_that_differ_among_parameters():
-    """Parameters of one group that have missed steps: each by its own count, reset ones and others."""
+def test_parameters_of_a_group_have_their_own_step_counts():
+    """Parameters that have missed steps, with and without resets, step as if they were alone."""
     (a, b, c), optimizer = stepped((4, 3), (4,), (3,), steps=0, lr=0.01)
     alone = []
     for t in range(6):
@@ -98,52 +99,61 @@ def test_counts_that_differ_among_parameters():
     torch.testing.assert_close([p.detach() for p in (a, b, c)], alone, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_what_a_step_works_on_is_looked_up_once(compiled):
-    """And again after whatever changes it: a first reset, a load, other parameters with gradients, new groups."""
-    params, optimizer = stepped((4, 3), (4,), kernels=compiled)
+@pytest.mark.parametrize("kernels", [False, True])
+def test_a_step_plan_is_reused_until_something_changes(kernels):
+    """A first reset, loading, and other parameters with gradients need a new plan; later resets and a new lr do not."""
+    params, optimizer = stepped((4, 3), (4,), kernels=kernels)
 
-    def looked_up_anew() -> bool:
+    def has_new_plan() -> bool:
         before = optimizer._plans.get(0)
         step(optimizer, torch.Generator().manual_seed(0))
         return optimizer._plans[0] is not before
 
-    assert not looked_up_anew()
+    assert not has_new_plan()
     optimizer.reset_units(params[0], 0, [1])
-    assert looked_up_anew()
+    assert has_new_plan()
     optimizer.reset_units(params[0], 0, [2])
     optimizer.param_groups[0]["lr"] = 0.5
-    assert not looked_up_anew()
+    assert not has_new_plan()
     optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    assert looked_up_anew()
+    assert has_new_plan()
     params[1].grad = None
     before = optimizer._plans.get(0)
     optimizer.step()
     assert optimizer._plans[0] is not before
-    assert looked_up_anew()
+    assert has_new_plan()
 
 
-class NoWaiting(TorchDispatchMode):
-    """Raises where an accelerator would be waited for: its values are read, or copied while the host stands by."""
+class NoSynchronization(TorchDispatchMode):
+    """Raises for operations on the meta device that would synchronize with an accelerator: value reads and copies."""
 
-    WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "unique", "_unique2", "item")
+    SYNCHRONIZING = (
+        "_local_scalar_dense",
+        "nonzero",
+        "is_nonzero",
+        "equal",
+        "masked_select",
+        "unique",
+        "_unique2",
+        "item",
+    )
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
         tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
-        if name in self.WAITS and any(tensor.device.type == "meta" for tensor in tensors):
-            raise AssertionError(f"{func} waits for the device")
+        if name in self.SYNCHRONIZING and any(tensor.device.type == "meta" for tensor in tensors):
+            raise AssertionError(f"{func} synchronizes")
         if name == "_to_copy" and kwargs.get("device", tensors[0].device).type != tensors[0].device.type:
             to_host = tensors[0].device.type == "meta"
             assert not to_host, f"{func} copies to the host"
-            assert kwargs.get("non_blocking"), f"{func} copies to the device, and waits"
+            assert kwargs.get("non_blocking"), f"{func} copies to the device synchronously"
         return func(*args, **kwargs)
 
 
 @pytest.mark.parametrize("options", [{}, {"amsgrad": True, "weight_decay": 0.1}, {"decoupled_weight_decay": True}])
-def test_no_step_and_no_reset_waits(options):
-    """With the meta device in the place of an accelerator: its values do not exist, and copies are seen."""
+def test_steps_and_resets_do_not_synchronize(options):
+    """The meta device stands in for an accelerator: its tensors have no values."""
     params = [nn.Parameter(torch.randn(shape, device="meta")) for shape in [(6, 4), (6,), (4, 2, 3, 3)]]
     optimizer = AdamGnT(params, lr=0.1, **options)
     index = torch.zeros(2, dtype=torch.int64, device="meta")
@@ -151,12 +161,12 @@ def test_no_step_and_no_reset_waits(options):
         param.grad = torch.randn_like(param)
     optimizer.step()
     optimizer.reset_units(params[0], 0, index)
-    optimizer.step()  # the tables of corrections are brought to the device once
-    with pytest.raises(AssertionError, match="waits"), NoWaiting():
+    optimizer.step()  # copies the tables of corrections to the device, once
+    with pytest.raises(AssertionError, match="synchronizes"), NoSynchronization():
         _ = params[0].sum() > 0 or bool(params[0].sum())
-    with pytest.raises(AssertionError, match="copies to the host"), NoWaiting():
+    with pytest.raises(AssertionError, match="copies to the host"), NoSynchronization():
         index.to("cpu")
-    with NoWaiting():
+    with NoSynchronization():
         for _ in range(3):
             optimizer.step()
             for param in params:
@@ -167,17 +177,15 @@ def test_no_step_and_no_reset_waits(options):
 
 
 @pytest.mark.parametrize("options", [{}, {"kernels": True}, {"foreach": False}])
-def test_on_the_cpu_a_step_reads_no_values_either(options):
-    """But those of tensors without dimensions, which are numbers of its own."""
-
-    class NoReading(TorchDispatchMode):
+def test_steps_on_the_cpu_read_only_scalar_tensors(options):
+    class NoTensorReads(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            if func.overloadpacket.__name__ in NoWaiting.WAITS:
+            if func.overloadpacket.__name__ in NoSynchronization.SYNCHRONIZING:
                 assert args[0].dim() == 0, f"{func} reads"
             return func(*args, **(kwargs or {}))
 
     params, optimizer = stepped((6, 4), (6,), **options)
-    with NoReading():
+    with NoTensorReads():
         for _ in range(2):
             optimizer.step()
             optimizer.reset_units(params[0], 1, torch.tensor([1]))

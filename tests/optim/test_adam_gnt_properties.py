@@ -1,4 +1,4 @@
-"""AdamGnT on random parameters, options and histories, against its literal twin and against torch."""
+"""Property tests of AdamGnT: random shapes, options, steps and resets, compared with a literal twin and with torch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Reset:
 
 @dataclass(frozen=True)
 class History:
-    """A parameter's shape, the groups of its convolution, and what happens to it: steps (None) and resets."""
+    """Shape of a parameter, groups of its convolution, and a sequence of events: steps (None) and resets."""
 
     shape: tuple[int, ...]
     groups: int
@@ -67,18 +67,18 @@ def histories(draw: st.DrawFn, at_least_one_reset: bool = False) -> History:
 
 
 def gradient(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Of either sign, over two orders of magnitude, one in eight exactly zero."""
+    """Random gradients of both signs over two orders of magnitude; one in eight is exactly zero."""
     size = 10 ** (2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1)
     sign = torch.randint(-3, 5, shape, generator=generator).sign()
     return size * sign
 
 
-def columns_or_rows(value: Tensor, history: History, reset: Reset) -> Tensor:
-    """Which elements the reset is about, found one at a time."""
+def reset_elements(value: Tensor, history: History, reset: Reset) -> Tensor:
+    """Mask of the elements that a reset concerns, found element by element."""
     twin = AdamTwin(value, groups=history.groups)
     chosen = torch.zeros(value.shape, dtype=torch.bool)
-    for place in twin.elements:
-        chosen[place] = twin.unit_of(place, reset.dim) in reset.index
+    for position in twin.elements:
+        chosen[position] = twin.unit_of(position, reset.dim) in reset.index
     return chosen
 
 
@@ -87,8 +87,8 @@ def columns_or_rows(value: Tensor, history: History, reset: Reset) -> Tensor:
 )
 @given(history=histories(), options=OPTIONS, implementation=ALL_IMPLEMENTATIONS, seed=st.integers(0, 2**16))
 @settings(max_examples=60, deadline=None)
-def test_every_history_is_the_twins(dtype, tolerance, history, options, implementation, seed):
-    """Same gradients to both. The tolerance is relative to the largest parameter or to lr, whichever is larger."""
+def test_every_history_agrees_with_the_twin(dtype, tolerance, history, options, implementation, seed):
+    """Both get the same gradients. The absolute tolerance grows with the largest parameter, if that exceeds 1."""
     generator = torch.Generator().manual_seed(seed)
     param = torch.nn.Parameter(torch.randn(history.shape, generator=generator, dtype=torch.float64).to(dtype))
     ours = AdamGnT([param], **options, **implementation)
@@ -115,7 +115,7 @@ def test_every_history_is_the_twins(dtype, tolerance, history, options, implemen
     history=histories(at_least_one_reset=True), betas=st.sampled_from([(0.9, 0.999), (0.0, 0.5), (0.85123, 0.99997)])
 )
 @settings(max_examples=100, deadline=None)
-def test_counts_and_corrections_are_the_twins_bit_for_bit(history, betas):
+def test_counts_and_corrections_equal_the_twins_bit_for_bit(history, betas):
     param = torch.nn.Parameter(torch.ones(history.shape, dtype=torch.float64))
     ours = AdamGnT([param], betas=betas)
     twin = AdamTwin(param.detach(), betas=betas, groups=history.groups)
@@ -150,7 +150,7 @@ def test_counts_and_corrections_are_the_twins_bit_for_bit(history, betas):
     memory_format=st.sampled_from([torch.contiguous_format, torch.channels_last]),
 )
 @settings(max_examples=100, deadline=None)
-def test_a_reset_clears_its_slices_and_changes_nothing_else(history, options, implementation, dtype, memory_format):
+def test_a_reset_clears_its_slices_and_nothing_else(history, options, implementation, dtype, memory_format):
     param = torch.nn.Parameter(torch.randn(history.shape).to(dtype))
     if param.dim() == 4:
         param.data = param.data.contiguous(memory_format=memory_format)
@@ -163,7 +163,7 @@ def test_a_reset_clears_its_slices_and_changes_nothing_else(history, options, im
         before = copy.deepcopy(ours.state[param])
         values, grad = param.detach().clone(), param.grad.clone()
         ours.reset_units(param, event.dim, event.index, history.groups)
-        chosen = columns_or_rows(param.detach(), history, event)
+        chosen = reset_elements(param.detach(), history, event)
         state = ours.state[param]
         assert torch.equal(param.detach(), values)
         assert torch.equal(param.grad, grad)
@@ -187,7 +187,7 @@ def test_a_reset_clears_its_slices_and_changes_nothing_else(history, options, im
     seed=st.integers(0, 2**16),
 )
 @settings(max_examples=100, deadline=None)
-def test_without_a_reset_it_is_torch_bit_for_bit(options, implementation, dtype, seed):
+def test_without_a_reset_it_equals_torch_bit_for_bit(options, implementation, dtype, seed):
     generator = torch.Generator().manual_seed(seed)
     shapes = [(4, 3), (4,), (2, 2, 3, 3)]
     ours_params = [torch.nn.Parameter(torch.randn(s, generator=generator).to(dtype)) for s in shapes]
@@ -216,8 +216,8 @@ def test_without_a_reset_it_is_torch_bit_for_bit(options, implementation, dtype,
     seed=st.integers(0, 2**16),
 )
 @settings(max_examples=100, deadline=None)
-def test_units_that_were_not_reset_go_on_as_torchs_bit_for_bit(history, options, dtype, seed):
-    """On the CPU against torch's for-loop implementation, although their neighbours were reset."""
+def test_units_that_were_not_reset_equal_torch_bit_for_bit(history, options, dtype, seed):
+    """On the CPU, compared with torch's for-loop implementation; other units of the parameter are reset."""
     generator = torch.Generator().manual_seed(seed)
     param = torch.nn.Parameter(torch.randn(history.shape, generator=generator).to(dtype))
     other = copy.deepcopy(param)
@@ -234,5 +234,5 @@ def test_units_that_were_not_reset_go_on_as_torchs_bit_for_bit(history, options,
             theirs.step()
         else:
             ours.reset_units(param, event.dim, event.index, history.groups)
-            reset |= columns_or_rows(param.detach(), history, event)
+            reset |= reset_elements(param.detach(), history, event)
     assert torch.equal(param.detach()[~reset], other.detach()[~reset])

@@ -1,4 +1,4 @@
-"""AdamGnT(kernels=True): the kernel against the plain tensor operations."""
+"""AdamGnT(kernels=True): the C++ kernel compared with torch operations."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 from gnt.optim import AdamGnT
-from tests.optim.adam_runs import assert_same, step
-from tests.optim.kernel_runs import assert_close, by_kernel, pair
+from tests.helpers.small_runs import assert_same
+from tests.optim.adam_runs import step
+from tests.optim.kernel_runs import assert_close, num_kernel_steps, pair
 
 
-def follow(ours, plain):
-    """Teacher-forced: what the plain one has computed is where both go on from."""
+def copy_state(ours, plain):
+    """Copy parameters and state from ``plain`` to ``ours``, so that rounding differences do not accumulate."""
     for param, other in zip(ours[0], plain[0], strict=True):
         param.data.copy_(other.data)
         for key, value in plain[1].state[other].items():
@@ -35,8 +36,8 @@ OPTIONS = [
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("options", OPTIONS)
-def test_it_steps_as_the_plain_operations(dtype, options):
-    """Sizes above and below a vector's, a block's and a thread's share; every kind of parameter; resets on the way."""
+def test_the_kernel_agrees_with_torch_operations(dtype, options):
+    """Sizes above and below those of a vector, a block and a parallel loop; all kinds of parameters; with resets."""
     ours, plain = pair((300, 131), (77,), (1,), (6, 2, 3, 3), (8, 4, 3), (1, 5), (0,), (), dtype=dtype, **options)
     generator = torch.Generator().manual_seed(1)
     for t in range(12):
@@ -46,7 +47,7 @@ def test_it_steps_as_the_plain_operations(dtype, options):
         ours[1].step()
         plain[1].step()
         assert_close(ours, plain, dtype)
-        follow(ours, plain)
+        copy_state(ours, plain)
         for params, optimizer in (ours, plain):
             if t in (1, 3, 8):
                 optimizer.reset_units(params[0], 0, [t, 299])
@@ -58,12 +59,12 @@ def test_it_steps_as_the_plain_operations(dtype, options):
                 optimizer.reset_units(params[2], 0, [0])
                 optimizer.reset_units(params[3], 0, [5])
                 optimizer.reset_units(params[4], 0, [t])
-    assert by_kernel(ours[1]) == [8]
+    assert num_kernel_steps(ours[1]) == [8]
 
 
 @pytest.mark.parametrize("counts", [(1, 2**15 + 1), (2**17 + 5, 2**17 + 3), (2**24 + 2, 2**24)])
 @pytest.mark.parametrize("betas", [(0.9, 0.999), (0.99, 0.99999)])
-def test_counts_beyond_the_tables(betas, counts):
+def test_step_counts_beyond_the_tables(betas, counts):
     ours, plain = pair((4, 3), (5,), dtype=torch.float64, betas=betas)
     generator = torch.Generator().manual_seed(1)
     for params, optimizer in (ours, plain):
@@ -82,7 +83,7 @@ def test_counts_beyond_the_tables(betas, counts):
         torch.testing.assert_close(param, other, rtol=1e-12, atol=1e-15)
 
 
-def test_threads_share_one_parameter():
+def test_several_threads_step_one_parameter():
     ours, plain = pair((517, 300), (40_001,))
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
@@ -93,13 +94,13 @@ def test_threads_share_one_parameter():
                 optimizer.reset_units(params[0], 0, [seed, 516])
                 optimizer.reset_units(params[0], 1, [seed])
             assert_close(ours, plain)
-            follow(ours, plain)
+            copy_state(ours, plain)
     finally:
         torch.set_num_threads(threads)
 
 
-def test_moments_that_are_hardly_there_become_zero():
-    """Unless eps is so small that they would count."""
+def test_subnormal_moments_become_zero():
+    """Unless eps is so small that they could matter."""
     for eps, tiny in ((1e-8, 0.0), (0.0, 1e-39)):
         param = nn.Parameter(torch.ones(40))
         optimizer = AdamGnT([param], eps=eps, betas=(0.5, 0.5), kernels=True)
@@ -112,7 +113,7 @@ def test_moments_that_are_hardly_there_become_zero():
             torch.testing.assert_close(optimizer.state[param][key], torch.full((40,), tiny), rtol=1e-6, atol=0)
 
 
-def test_values_that_a_backward_needs_are_not_changed_under_it():
+def test_a_backward_through_stepped_parameters_is_refused():
     param = nn.Parameter(torch.ones(3))
     optimizer = AdamGnT([param], kernels=True)
     loss = (param * param).sum()
@@ -123,7 +124,7 @@ def test_values_that_a_backward_needs_are_not_changed_under_it():
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
-def test_copies_are_compiled_and_go_on_bit_for_bit(copied):
+def test_copies_use_the_kernel_and_continue_bit_for_bit(copied):
     (params, optimizer), _ = pair((6, 4), (6,), amsgrad=True)
     step(optimizer, torch.Generator().manual_seed(0))
     optimizer.reset_units(params[0], 0, [1])
@@ -135,14 +136,14 @@ def test_copies_are_compiled_and_go_on_bit_for_bit(copied):
     assert loaded.kernels
     for each in (optimizer, twin, loaded):
         step(each, torch.Generator().manual_seed(2))
-        assert by_kernel(each) == [2]
+        assert num_kernel_steps(each) == [2]
     assert_same(twin.state_dict(), optimizer.state_dict())
     assert_same(loaded.state_dict(), optimizer.state_dict())
     assert_same([p.detach() for p in copies], [p.detach() for p in params])
 
 
-def test_it_is_saved_without_the_flag():
-    """A state_dict made where there is a compiler serves where there is none, and the other way round."""
+def test_the_setting_is_not_part_of_the_state_dict():
+    """A state_dict can be exchanged between machines with and without a compiler."""
     (params, optimizer), (_, plain) = pair((6, 4))
     step(optimizer, torch.Generator().manual_seed(0))
     plain.load_state_dict(optimizer.state_dict())
@@ -151,6 +152,6 @@ def test_it_is_saved_without_the_flag():
 
 
 @pytest.mark.parametrize("value", [1, None, "yes"])
-def test_the_flag_is_true_or_false(value):
+def test_kernels_must_be_a_bool(value):
     with pytest.raises(TypeError, match=f"kernels must be True or False, got {value!r}"):
         AdamGnT([nn.Parameter(torch.ones(2))], kernels=value)

@@ -1,4 +1,4 @@
-"""AdamGnT(kernels=True): what it must notice before the kernel writes where things lay at the step before."""
+"""AdamGnT(kernels=True): changes that must be detected before the kernel uses the addresses of the previous step."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from tests.optim.adam_runs import step
-from tests.optim.kernel_runs import assert_close, by_kernel, pair
+from tests.optim.kernel_runs import assert_close, num_kernel_steps, pair
 
 
-def test_gradients_in_another_layout():
+def test_gradients_may_have_another_layout():
     ours, plain = pair((6, 4), (4, 3, 5, 5))
     for seed in range(3):
         generator = torch.Generator().manual_seed(seed)
@@ -32,10 +32,10 @@ def test_gradients_in_another_layout():
         lambda param: param.data.repeat_interleave(2, 1)[:, ::2],
         lambda param: param.data.t().contiguous().t(),
     ],
-    ids=["float64", "elsewhere", "bfloat16", "strided", "transposed"],
+    ids=["float64", "new memory", "bfloat16", "strided", "transposed"],
 )
-def test_parameters_that_torch_moved(change):
-    """``net.double()`` and the like give a parameter other memory: the kernel must not write into the old."""
+def test_parameters_may_move(change):
+    """``net.double()`` and the like give a parameter new memory: the kernel must not write to the old memory."""
     ours, plain = pair((6, 4), (6,))
     for params, optimizer in (ours, plain):
         step(optimizer, torch.Generator().manual_seed(0))
@@ -49,42 +49,42 @@ def test_parameters_that_torch_moved(change):
         params[0].grad = torch.full_like(params[0], 0.5)
         optimizer.step()
     torch.testing.assert_close(ours[0][0], plain[0][0], rtol=1e-6, atol=1e-6)
-    assert by_kernel(ours[1]) == [2 if plain[0][0].dtype != torch.bfloat16 and ours[0][0].is_contiguous() else 1]
+    assert num_kernel_steps(ours[1]) == [2 if plain[0][0].dtype != torch.bfloat16 and ours[0][0].is_contiguous() else 1]
 
 
-def another_count(optimizer, param):
+def replace_count(optimizer, param):
     optimizer.state[param]["step"] = torch.tensor(100.0)
 
 
-def another_moment(optimizer, param):
+def replace_moment(optimizer, param):
     optimizer.state[param]["exp_avg"] = torch.full((6, 4), 3.0)
 
 
-def other_memory(optimizer, param):
+def move_moment(optimizer, param):
     optimizer.state[param]["exp_avg_sq"].data = torch.full((6, 4), 2.0)
 
 
-def another_state(optimizer, param):
+def replace_state(optimizer, param):
     optimizer.state[param] = {**optimizer.state[param], "step": torch.tensor(50.0)}
 
 
-def no_state(optimizer, param):
+def delete_state(optimizer, param):
     del optimizer.state[param]
 
 
-@pytest.mark.parametrize("change", [another_count, another_moment, other_memory, another_state, no_state])
-def test_state_put_in_the_place_of_state(change):
+@pytest.mark.parametrize("change", [replace_count, replace_moment, move_moment, replace_state, delete_state])
+def test_state_may_be_replaced(change):
     ours, plain = pair((6, 4), (6,))
     for params, optimizer in (ours, plain):
         step(optimizer, torch.Generator().manual_seed(0))
         change(optimizer, params[0])
         if optimizer is plain[1]:
-            optimizer._plans.clear()  # this one has nothing to notice
+            optimizer._plans.clear()  # so that the expected result depends on no cache
         step(optimizer, torch.Generator().manual_seed(1))
     assert_close(ours, plain)
 
 
-def test_parameters_that_come_and_go():
+def test_parameters_with_gradients_may_change():
     ours, plain = pair((6, 4), (6,), (3, 2))
     for params, optimizer in (ours, plain):
         params[1].requires_grad_(False)
@@ -100,11 +100,11 @@ def test_parameters_that_come_and_go():
         optimizer.param_groups[0]["params"].pop(0)
         step(optimizer, torch.Generator().manual_seed(1))
         params.append(extra)
-    assert by_kernel(ours[1]) == [2, 1]
+    assert num_kernel_steps(ours[1]) == [2, 1]
     torch.testing.assert_close(ours[0], plain[0], rtol=1e-5, atol=1e-6)
 
 
-def test_what_the_kernel_is_not_for_is_stepped_as_without():
+def test_unsupported_parameters_are_stepped_without_the_kernel():
     shapes = [(4, 3), (2, 2, 3, 3)]
     for kind in (torch.bfloat16, torch.float16, "channels_last"):
         (params, optimizer), (others, plain) = pair(*shapes)
@@ -118,5 +118,5 @@ def test_what_the_kernel_is_not_for_is_stepped_as_without():
             for each, its_params in ((optimizer, params), (plain, others)):
                 step(each, torch.Generator().manual_seed(seed))
                 each.reset_units(its_params[0], 0, [1])
-        assert by_kernel(optimizer) == [1 if kind == "channels_last" else 0]
+        assert num_kernel_steps(optimizer) == [1 if kind == "channels_last" else 0]
         torch.testing.assert_close(params, others, rtol=1e-5, atol=1e-6)

@@ -1,4 +1,4 @@
-"""CBPSGD, CBPAdam, CBPAdamW: the optimizer they are named after, with an engine, in anybody's training loop."""
+"""CBPSGD, CBPAdam, CBPAdamW: optimizers with an engine, in ordinary training loops."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ EACH = pytest.mark.parametrize("name", CLASSES)
 FUSED = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 
 
-def seeded():
+def seeded_generator():
     return torch.Generator().manual_seed(5)
 
 
 def cbp(name="sgd", net=None, **settings):
     net = net if net is not None else mlp()
     kind, _, options, _ = CLASSES[name]
-    return net, kind(net, lr=0.01, generator=seeded(), **{**FREQUENT_REPLACEMENT, **options, **settings})
+    return net, kind(net, lr=0.01, generator=seeded_generator(), **{**FREQUENT_REPLACEMENT, **options, **settings})
 
 
-def own(name):
+def optimizer_and_engine(name):
     net = mlp()
     _, kind, options, fixed = CLASSES[name]
     optimizer = kind(net.parameters(), lr=0.01, **options, **fixed)
-    return net, optimizer, gnt.GnT(net, optimizer, generator=seeded(), **FREQUENT_REPLACEMENT)
+    return net, optimizer, gnt.GnT(net, optimizer, generator=seeded_generator(), **FREQUENT_REPLACEMENT)
 
 
-def go_on(net, optimizer, steps):
+def train_on(net, optimizer, steps):
     train(net, optimizer, None, steps)
     return full_state(net, optimizer)
 
 
 @EACH
-def test_it_is_its_optimizer_with_an_engine(name):
-    (net, optimizer), (plain, other, engine) = cbp(name), own(name)
+def test_it_equals_the_optimizer_with_a_separate_engine(name):
+    (net, optimizer), (plain, other, engine) = cbp(name), optimizer_and_engine(name)
     assert isinstance(optimizer, torch.optim.Optimizer)
     assert isinstance(optimizer, type(other))
     train(net, optimizer, None, range(20))
@@ -63,7 +63,7 @@ def test_it_is_its_optimizer_with_an_engine(name):
 
 
 @EACH
-def test_without_replacement_it_is_torchs(name):
+def test_without_replacement_it_equals_torch(name):
     net, optimizer = cbp(name, replacement_rate=0.0)
     plain = mlp()
     kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
@@ -74,7 +74,7 @@ def test_without_replacement_it_is_torchs(name):
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw"])
-def test_compile_is_one_flag_for_the_engine_and_its_adam(name):
+def test_kernels_applies_to_engine_and_optimizer(name):
     net, optimizer = cbp(name, kernels=True)
     plain, other = cbp(name)
     assert optimizer.kernels
@@ -90,9 +90,9 @@ def test_compile_is_one_flag_for_the_engine_and_its_adam(name):
 
 
 @EACH
-def test_a_saved_one_goes_on_bit_for_bit(name):
+def test_a_loaded_run_continues_bit_for_bit(name):
     net, optimizer = cbp(name)
-    go_on(net, optimizer, range(10))
+    train_on(net, optimizer, range(10))
     file = io.BytesIO()
     torch.save([net.state_dict(), optimizer.state_dict()], file)
     file.seek(0)
@@ -101,15 +101,15 @@ def test_a_saved_one_goes_on_bit_for_bit(name):
     fresh[1].gnt.generator.manual_seed(66)
     fresh[0].load_state_dict(saved[0])
     fresh[1].load_state_dict(saved[1])
-    assert_same(go_on(*fresh, range(10, 20)), go_on(net, optimizer, range(10, 20)))
+    assert_same(train_on(*fresh, range(10, 20)), train_on(net, optimizer, range(10, 20)))
 
 
 @pytest.mark.parametrize("first", ["net", "optimizer", "engine"])
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))], ids=["copy", "pickle"])
 @EACH
-def test_a_copy_goes_on_alike_and_on_its_own(name, copied, first):
+def test_a_copy_continues_equally_and_independently(name, copied, first):
     net, optimizer = cbp(name)
-    go_on(net, optimizer, range(8))
+    train_on(net, optimizer, range(8))
     if first == "net":
         twin = copied((net, optimizer))
     elif first == "optimizer":
@@ -118,17 +118,17 @@ def test_a_copy_goes_on_alike_and_on_its_own(name, copied, first):
         twin = copied((optimizer.gnt, net, optimizer))[1:]
     assert twin[1].gnt.optimizer is twin[1]
     before = full_state(net, optimizer)
-    theirs = go_on(*twin, range(8, 16))
+    theirs = train_on(*twin, range(8, 16))
     assert_same(full_state(net, optimizer), before)
-    assert_same(go_on(net, optimizer, range(8, 16)), theirs)
+    assert_same(train_on(net, optimizer, range(8, 16)), theirs)
 
 
-def test_a_copy_of_a_closed_one_is_closed():
+def test_a_copy_of_an_optimizer_with_a_closed_engine_is_closed():
     net, optimizer = cbp()
-    go_on(net, optimizer, range(4))
+    train_on(net, optimizer, range(4))
     optimizer.gnt.close()
     twin = copy.deepcopy((net, optimizer))
-    assert_same(go_on(*twin, range(4, 6)), go_on(net, optimizer, range(4, 6)))
+    assert_same(train_on(*twin, range(4, 6)), train_on(net, optimizer, range(4, 6)))
     assert "gnt" not in twin[1].state_dict()
 
 
@@ -140,8 +140,8 @@ SCHEDULES = {
 
 @EACH
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_schedulers_and_clipping(name, schedule):
-    (net, optimizer), (plain, other, engine) = cbp(name), own(name)
+def test_schedulers_and_gradient_clipping(name, schedule):
+    (net, optimizer), (plain, other, engine) = cbp(name), optimizer_and_engine(name)
     mine, theirs = SCHEDULES[schedule](optimizer), SCHEDULES[schedule](other)
     for t in range(12):
         x, y = batch(t)
@@ -185,12 +185,12 @@ def scaled(name):
         return net, optimizer, optimizer.gnt
     net = mlp()
     optimizer = FUSED[name.split()[1]](net.parameters(), lr=0.01, fused=True)
-    return net, optimizer, gnt.GnT(net, optimizer, generator=seeded(), **FREQUENT_REPLACEMENT).attach()
+    return net, optimizer, gnt.GnT(net, optimizer, generator=seeded_generator(), **FREQUENT_REPLACEMENT).attach()
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["zero_grad, forward", "forward, zero_grad"])
 @pytest.mark.parametrize("name", [*CLASSES, "fused sgd", "fused adam"])
-def test_a_step_the_scaler_skips_never_was(name, late):
+def test_a_step_skipped_by_the_scaler_leaves_no_trace(name, late):
     mine, other = scaled(name), scaled(name)
     overflow = {5: "loss", 6: "features", 10: "features", 13: "loss"}
     with_scaler(mine[0], mine[1], range(20), overflow, late)
@@ -201,16 +201,16 @@ def test_a_step_the_scaler_skips_never_was(name, late):
 
 
 @pytest.mark.parametrize("name", [*CLASSES, "fused sgd", "fused adam"])
-def test_a_skipped_step_replaces_nobody(name):
+def test_a_skipped_step_replaces_no_units(name):
     net, optimizer, engine = scaled(name)
     with_scaler(net, optimizer, range(6))
     before = full_state(net, optimizer, engine)
     with_scaler(net, optimizer, range(6, 9), dict.fromkeys(range(6, 9), "loss"))
-    assert engine.waiting == ("fused" not in name)  # the scaler does not step the others: the next backward forgets
+    assert engine.waiting == ("fused" not in name)  # for the others, the next backward discards them
     assert_same(full_state(net, optimizer, engine), before)
 
 
-def test_parameter_groups():
+def test_parameter_groups_keep_their_options():
     net = mlp()
     groups = [{"params": net[0].parameters(), "lr": 0.5}, {"params": [*net[2].parameters(), *net[4].parameters()]}]
     optimizer = CBPSGD(net, lr=0.01, params=groups, momentum=0.9, **FREQUENT_REPLACEMENT)
@@ -219,7 +219,7 @@ def test_parameter_groups():
     assert min(replaced(optimizer.gnt)) > 0
 
 
-def test_layers_of_any_module():
+def test_layers_may_be_part_of_another_module():
     class Model(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -240,18 +240,18 @@ def test_layers_of_any_module():
     ("name", "setting"),
     [("sgd", "betas"), ("adam", "momentum"), ("adamw", "decoupled_weight_decay"), ("sgd", "record")],
 )
-def test_unknown_settings_are_refused_with_what_is_allowed(name, setting):
+def test_unknown_settings_are_refused_with_a_list_of_the_known_ones(name, setting):
     allowed = "momentum.*replacement_rate" if name == "sgd" else "betas.*weight_decay.*replacement_rate"
     with pytest.raises(TypeError, match=f"unknown setting {setting}: {CLASSES[name][0].__name__} takes .*{allowed}"):
         cbp(name, **{setting: True})
 
 
-def test_parameters_in_place_of_the_network_are_refused():
+def test_parameters_without_layers_are_refused():
     with pytest.raises(TypeError, match=r"CBPSGD takes the network first, got generator. Use CBPSGD\(net, lr"):
         CBPSGD(mlp().parameters(), lr=0.1)
 
 
-def test_an_engine_goes_with_one_optimizer():
+def test_an_engine_belongs_to_one_optimizer():
     net = mlp()
     optimizer = CBPSGD(net)
     with pytest.raises(RuntimeError, match="attached to its optimizer"):
@@ -262,7 +262,7 @@ def test_an_engine_goes_with_one_optimizer():
     assert optimizer.gnt.updates == 1
 
 
-def test_a_refused_batch_leaves_nothing_in_an_optimizers_engine():
+def test_a_refused_batch_leaves_no_features_in_the_engine():
     net = mlp()
     learner = gnt.Backprop(net, opt=CBPSGD(net))
     with pytest.raises(FloatingPointError, match="the loss is nan"):

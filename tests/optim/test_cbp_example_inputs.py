@@ -1,4 +1,4 @@
-"""CBP optimizers of models that are no list: their units are found by the inputs of one forward."""
+"""CBP optimizers of models that are not a sequence of layers: units are found with example inputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, batch, f
 
 
 class Residual(nn.Module):
-    """Two blocks around a stream of 4 channels, with dropout; takes a scale that may be given by name."""
+    """Two residual blocks on 4 features, with dropout. The forward has an optional argument ``scale``."""
 
     def __init__(self):
         super().__init__()
@@ -35,11 +35,11 @@ class Residual(nn.Module):
 X = batch(0)[0]
 
 
-def seeded():
+def seeded_generator():
     return torch.Generator().manual_seed(5)
 
 
-def named(optimizer):
+def group_names(optimizer):
     return [group.name for group in optimizer.gnt.groups]
 
 
@@ -52,12 +52,12 @@ EXAMPLES = {
 
 
 @pytest.mark.parametrize("form", EXAMPLES)
-def test_it_is_the_optimizer_of_the_traced_units(form):
+def test_example_inputs_find_the_same_units_as_trace(form):
     kind, example = EXAMPLES[form]
     net, other = Residual(), Residual()
-    mine = kind(net, 0.01, example_inputs=example, generator=seeded(), **FREQUENT_REPLACEMENT)
-    theirs = kind(other, 0.01, layers=gnt.trace(other, X), generator=seeded(), **FREQUENT_REPLACEMENT)
-    assert named(mine) == named(theirs)
+    mine = kind(net, 0.01, example_inputs=example, generator=seeded_generator(), **FREQUENT_REPLACEMENT)
+    theirs = kind(other, 0.01, layers=gnt.trace(other, X), generator=seeded_generator(), **FREQUENT_REPLACEMENT)
+    assert group_names(mine) == group_names(theirs)
     assert [group.num_units for group in mine.gnt.groups] == [8, 6]
     for n, optimizer in ((net, mine), (other, theirs)):
         torch.manual_seed(1)
@@ -66,11 +66,11 @@ def test_it_is_the_optimizer_of_the_traced_units(form):
     assert min(replaced(mine.gnt)) > 1
 
 
-def test_a_copy_goes_on_alike():
+def test_a_copy_continues_equally():
     net = Residual().eval()
     optimizer = CBPAdamW(net, example_inputs=X, **FREQUENT_REPLACEMENT)
     for module in net.modules():
-        module.training = not isinstance(module, Residual)  # no dropout, and features all the same
+        module.training = not isinstance(module, Residual)  # no dropout, but features are recorded
     train(net, optimizer, None, range(4))
     twins = [copy.deepcopy((net, optimizer)), pickle.loads(pickle.dumps((net, optimizer)))]
     for each in twins:
@@ -81,22 +81,22 @@ def test_a_copy_goes_on_alike():
         assert_same(full_state(*each), full_state(net, optimizer))
 
 
-def test_include_and_exclude_choose_by_name():
+def test_include_and_exclude_select_groups_by_name():
     first, second = (group.name for group in gnt.trace(Residual(), X))
     for chosen in ({"include": first}, {"include": [first]}, {"exclude": second}):
-        assert named(CBPAdamW(Residual(), example_inputs=X, **chosen)) == [first]
+        assert group_names(CBPAdamW(Residual(), example_inputs=X, **chosen)) == [first]
 
 
-def test_a_sequential_is_traced_where_it_is_asked_for():
+def test_a_sequential_is_traced_if_example_inputs_are_given():
     net = nn.Sequential(Residual(), nn.ReLU(), nn.Linear(2, 2))
     assert [group.num_units for group in CBPSGD(net, example_inputs=X).gnt.groups][:2] == [8, 6]
 
 
-def test_looking_leaves_the_network_as_it_was():
+def test_construction_does_not_change_the_network():
     net = Residual().eval()
     net.c.train()
     before, modes = full_state(net), [module.training for module in net.modules()]
-    optimizer = CBPAdamW(net, example_inputs=X, generator=seeded())
+    optimizer = CBPAdamW(net, example_inputs=X, generator=seeded_generator())
     assert_same(full_state(net), before)
     assert [module.training for module in net.modules()] == modes
     assert not optimizer.gnt.waiting
@@ -108,26 +108,26 @@ WRAPPERS = {"compile": lambda net: torch.compile(net, backend="eager"), "DataPar
 
 @pytest.mark.parametrize("wrap", WRAPPERS)
 @pytest.mark.parametrize("make", [mlp, Residual])
-def test_wrapped_networks(make, wrap):
+def test_wrapped_networks_are_opened(make, wrap):
     net, other = make(), make()
     wrapped = WRAPPERS[wrap](net)
     example = {"example_inputs": X} if make is Residual else {}
-    mine = CBPAdamW(wrapped, generator=seeded(), **example, **FREQUENT_REPLACEMENT)
-    theirs = CBPAdamW(other, generator=seeded(), **example, **FREQUENT_REPLACEMENT)
+    mine = CBPAdamW(wrapped, generator=seeded_generator(), **example, **FREQUENT_REPLACEMENT)
+    theirs = CBPAdamW(other, generator=seeded_generator(), **example, **FREQUENT_REPLACEMENT)
     for n, optimizer in ((wrapped, mine), (other, theirs)):
         torch.manual_seed(1)
         train(n, optimizer, None, range(6))
     assert_same(full_state(net, mine), full_state(other, theirs))
-    assert named(mine) == named(theirs)
+    assert group_names(mine) == group_names(theirs)
 
 
 @pytest.mark.parametrize("net", [Residual(), nn.Sequential(Residual(), nn.Linear(2, 2)), nn.Linear(4, 2)])
-def test_a_network_that_is_no_list_is_refused_with_the_ways_out(net):
+def test_a_network_that_cannot_be_walked_is_refused_with_advice(net):
     with pytest.raises(WalkError, match=r"example_inputs=.*layers=\[\.\.\.\]"):
         CBPAdamW(net)
 
 
-def test_refusals_of_given_layers_are_their_own():
+def test_the_advice_is_not_given_for_explicit_layers():
     with pytest.raises(WalkError, match="no hidden layer") as refusal:
         CBPAdamW(Residual(), layers=[nn.Linear(2, 2)])
     assert "example_inputs" not in str(refusal.value)
@@ -146,22 +146,22 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("message", REFUSED)
-def test_what_would_be_ignored_is_refused(message):
+def test_arguments_that_would_be_ignored_are_refused(message):
     with pytest.raises(TypeError, match=message):
         CBPAdamW(Residual(), **REFUSED[message])
 
 
 @pytest.mark.parametrize("given", [{"example_inputs": X[:, :3]}, {"example_inputs": X, "activation": "tanh"}])
-def test_what_tracing_refuses_is_refused_before_anything_changed(given):
+def test_errors_of_trace_are_raised_before_anything_changes(given):
     net = Residual()
     before = full_state(net)
     with pytest.raises(ValueError, match=r"inputs do not fit|activation='tanh' would be ignored"):
-        CBPAdamW(net, generator=seeded(), **given)
+        CBPAdamW(net, generator=seeded_generator(), **given)
     assert_same(full_state(net), before)
     assert not any(module._forward_pre_hooks for module in net.modules())
 
 
 @pytest.mark.parametrize("name", ["include", "exclude", "activation", "model"])
-def test_inputs_with_a_name_that_trace_takes_are_asked_for_by_position(name):
+def test_input_names_that_are_arguments_of_trace_are_refused(name):
     with pytest.raises(TypeError, match=f"example_inputs contains {name}, an argument of gnt.trace itself: .* a tuple"):
         CBPAdamW(Residual(), example_inputs={"x": torch.randn(1, 4), name: 1.0})

@@ -1,4 +1,4 @@
-"""What AdamGnT.reset_units does, one case at a time."""
+"""AdamGnT.reset_units: examples."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import pytest
 import torch
 
 from gnt.optim._adam.bias_correction import BiasCorrections
-from tests.optim.adam_runs import FULL, HALF, assert_same, step, stepped
+from tests.helpers.small_runs import assert_same
+from tests.optim.adam_runs import FULL, HALF, step, stepped
 
 
 @pytest.mark.parametrize("dtype", [*FULL, torch.bfloat16])
 @pytest.mark.parametrize("options", [{}, {"amsgrad": True}, {"fused": True}, {"foreach": True}])
 @pytest.mark.parametrize(("dim", "index"), [(0, [1]), (1, [0, 2])])
-def test_the_first_step_after_a_reset_is_lr_long(dtype, options, dim, index):
+def test_the_first_step_after_a_reset_has_length_lr(dtype, options, dim, index):
     (param,), optimizer = stepped((4, 3), steps=20, dtype=dtype, lr=0.125, **options)
     optimizer.reset_units(param, dim, index)
-    param.data.zero_()  # so that bfloat16 resolves the step
+    param.data.zero_()  # so that bfloat16 can represent the step
     param.grad = torch.tensor([[0.5, -2.0, 8.0]] * 4, dtype=dtype)
     optimizer.step()
     moved = param.detach().index_select(dim, torch.tensor(index)).double()
@@ -41,13 +42,13 @@ def test_a_reset_element_without_gradient_does_not_move(dtype, options):
     assert not torch.equal(param.detach()[0], before[0])
 
 
-def test_the_greatest_second_moment_is_forgotten_too():
+def test_the_largest_second_moment_is_reset_too():
     (param,), optimizer = stepped((3,), amsgrad=True)
     optimizer.reset_units(param, 0, [1])
     assert optimizer.state[param]["max_exp_avg_sq"].count_nonzero() == 2
 
 
-def test_an_element_is_as_old_as_the_younger_of_its_row_and_column():
+def test_the_count_of_an_element_is_the_smaller_one_of_its_row_and_column():
     (param,), optimizer = stepped((2, 2), steps=4, lr=1.0, dtype=torch.float64)
     generator = torch.Generator().manual_seed(1)
     optimizer.reset_units(param, 0, [1])
@@ -57,27 +58,27 @@ def test_an_element_is_as_old_as_the_younger_of_its_row_and_column():
     param.data.zero_()
     param.grad = torch.full_like(param, 3.0)
     optimizer.step()
-    for place, count in {(0, 0): 6, (1, 0): 2, (0, 1): 1, (1, 1): 1}.items():
-        m = 0.9 * moments["exp_avg"][place] + 0.1 * 3.0
-        v = 0.999 * moments["exp_avg_sq"][place] + 0.001 * 9.0
+    for position, count in {(0, 0): 6, (1, 0): 2, (0, 1): 1, (1, 1): 1}.items():
+        m = 0.9 * moments["exp_avg"][position] + 0.1 * 3.0
+        v = 0.999 * moments["exp_avg_sq"][position] + 0.001 * 9.0
         expected = -(m / (1 - 0.9**count)) / ((v / (1 - 0.999**count)).sqrt() + 1e-8)
-        torch.testing.assert_close(param.detach()[place], expected)
+        torch.testing.assert_close(param.detach()[position], expected)
 
 
-def test_a_grouped_convolutions_columns_are_its_input_channels():
-    """Two groups of two channels: channel 2 is the first of the second group, read by output rows 3 to 5."""
+def test_the_columns_of_a_grouped_convolution_are_its_input_channels():
+    """Two groups of two channels: channel 2 is the first channel of the second group, read by output rows 3 to 5."""
     (param,), optimizer = stepped((6, 2, 3))
     optimizer.reset_units(param, 1, [2], groups=2)
     cleared = optimizer.state[param]["exp_avg"] == 0
     expected = torch.zeros(6, 2, 3, dtype=torch.bool)
     expected[3:, 0] = True
     assert torch.equal(cleared, expected)
-    optimizer.reset_units(param, 0, [0])  # groups has no meaning for rows, and need not be said
+    optimizer.reset_units(param, 0, [0])  # groups is ignored for rows
     optimizer.reset_units(param, 1, [0], groups=2)
 
 
 @pytest.mark.parametrize("index", [[0, 2], (0, 2), range(0, 3, 2), torch.tensor([2, 0]), torch.tensor([2, 0, 2])])
-def test_forms_of_an_index(index):
+def test_accepted_forms_of_an_index(index):
     (param,), optimizer = stepped((3, 2))
     optimizer.reset_units(param, 0, index)
     assert optimizer.state[param]["row_start"].tolist() == [3, 0, 3]
@@ -91,7 +92,7 @@ def test_an_empty_index_changes_nothing(index):
     assert_same(optimizer.state_dict(), before)
 
 
-def test_a_parameter_without_state_has_nothing_to_forget():
+def test_resetting_a_parameter_without_state_does_nothing():
     params, optimizer = stepped((3, 2), (3,), steps=0)
     optimizer.reset_units(params[0], 1, [0])
     assert not optimizer.state
@@ -99,7 +100,7 @@ def test_a_parameter_without_state_has_nothing_to_forget():
         optimizer.reset_units(params[1], 0, [3])
 
 
-def test_state_is_two_values_an_element_and_a_count_a_row_and_column():
+def test_state_has_two_values_per_element_and_one_count_per_row_and_column():
     (param,), optimizer = stepped((5, 7))
     assert set(optimizer.state[param]) == {"step", "exp_avg", "exp_avg_sq"}
     optimizer.reset_units(param, 0, [0])
@@ -108,7 +109,7 @@ def test_state_is_two_values_an_element_and_a_count_a_row_and_column():
     assert sizes == {"step": 1, "exp_avg": 35, "exp_avg_sq": 35, "row_start": 5, "column_start": 7}
 
 
-def test_a_parameter_keeps_its_count_while_it_gets_no_gradient():
+def test_the_count_of_a_parameter_without_gradient_does_not_change():
     params, optimizer = stepped((2,), (2,))
     params[0].grad = None
     optimizer.step()
@@ -116,7 +117,7 @@ def test_a_parameter_keeps_its_count_while_it_gets_no_gradient():
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 0.9, 0.999, 0.9999])
-def test_corrections_are_those_of_torch_for_every_count(beta):
+def test_bias_corrections_equal_those_of_torch(beta):
     now = 100_000
     counts = [0, 1, 2, 53, 54, 55, 356, 357, 4095, 4096, 8191, 8192, 36_737, 36_738, 36_739, 65_536, now]
     weight = torch.zeros(len(counts), 2, dtype=torch.float64)
