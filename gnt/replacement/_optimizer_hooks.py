@@ -62,24 +62,41 @@ class OptimizerHooks:
     """
 
     def __init__(self, engine: AttachableEngine, optimizer: Optimizer, key: str | None = None) -> None:
-        _stop_earlier_engines(engine)
-        engine.feature_buffer.track_abandoned()
+        earlier = _earlier_engines(engine)
         self.engine = engine
         self.key = key or _unused_key(optimizer)
         self._state_to_load: dict[str, Any] | None = None
-        self._handles: list[RemovableHandle | BackwardWatch] = [
+        self._watch: BackwardWatch | None = None
+        self.watch_backward()  # first, so that no hook of the optimizer is left behind if it fails
+        self._handles: list[RemovableHandle] = [
             optimizer.register_step_post_hook(self._after_step),
             optimizer.register_state_dict_post_hook(self._save),
             optimizer.register_load_state_dict_pre_hook(self._check),
             optimizer.register_load_state_dict_post_hook(self._load),
         ]
-        self._handles.append(BackwardWatch(engine.feature_buffer, engine.groups[0].incoming[0].weight))
+        for hooks, group in earlier:
+            hooks.stop(group, type(optimizer).__name__)
+        engine.feature_buffer.track_abandoned()
         _active_hooks.add(self)
+
+    def watch_backward(self) -> None:
+        """Watch the gradient of a parameter that is trained, to find out that features were abandoned.
+
+        If all are frozen, none is watched until this is called again.
+        """
+        slots = (slot for group in self.engine.groups for slot in (*group.incoming, *group.outgoing))
+        trained = next((slot.weight for slot in slots if slot.weight.requires_grad), None)
+        watch = None if trained is None else BackwardWatch(self.engine.feature_buffer, trained)
+        if self._watch is not None:
+            self._watch.remove()
+        self._watch = watch
 
     def remove(self) -> None:
         """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
+        if self._watch is not None:
+            self._watch.remove()
         _active_hooks.discard(self)
 
     def stop(self, group: str, successor: str) -> None:
@@ -142,10 +159,13 @@ def _unused_key(optimizer: Optimizer) -> str:
     return next(key for key in candidates if key not in used)
 
 
-def _stop_earlier_engines(engine: AttachableEngine) -> None:
-    """Stop engines that are attached to units of this one: two engines would replace each other's new units.
+def _earlier_engines(engine: AttachableEngine) -> list[tuple[OptimizerHooks, str]]:
+    """Engines that are attached to units of this one, to be stopped: two engines would replace each other's new units.
 
     A trainer that builds a new optimizer keeps the old one for a while, without stepping it.
+
+    Returns:
+        The hooks of each engine, with the name of a shared group.
 
     Raises:
         RuntimeError: one of them is attached to the same optimizer.
@@ -158,8 +178,7 @@ def _stop_earlier_engines(engine: AttachableEngine) -> None:
                 f"{group!r}: close() that one before this is attached (of CBPSGD, CBPAdam and CBPAdamW it is "
                 "optimizer.gnt)"
             )
-    for hooks, group in earlier:
-        hooks.stop(group, type(engine.optimizer).__name__)
+    return earlier
 
 
 def _sharing_units(engine: AttachableEngine) -> Iterator[tuple[OptimizerHooks, str]]:

@@ -253,3 +253,29 @@ def test_engines_that_cannot_be_attached_are_refused():
         gnt.GnT(mlp()).attach()
     with pytest.raises(ValueError, match="record=False"):
         build(record=False)[2].attach()
+
+
+def test_an_engine_whose_first_layer_was_frozen_is_attached_once_and_copied():
+    net, optimizer, engine = build(net=mlp(4, 8, 6, 2))
+    net[0].weight.requires_grad_(False)
+    engine.attach()
+    assert [name for name in optimizer.state_dict() if name.startswith("gnt")] == ["gnt"]
+    copied = copy.deepcopy((net, optimizer, engine))
+    for run in ((net, optimizer, engine), copied):
+        train_attached(*run, range(3))
+        F.mse_loss(run[0](batch(3)[0]), batch(3)[1]).backward()
+        run[1].zero_grad()  # features of this forward are dropped at the next backward
+        train_attached(*run, range(3, 4))
+        assert run[2].updates == 4
+    assert_same(full_state(net, None, engine), full_state(copied[0], None, copied[2]))
+
+
+def test_a_failed_attach_leaves_no_hook_behind():
+    net, optimizer, engine = build()
+    net[0].weight.register_post_accumulate_grad_hook = None  # so that the engine cannot watch the backward
+    with pytest.raises(TypeError):
+        engine.attach()
+    assert "gnt" not in optimizer.state_dict()
+    del net[0].weight.register_post_accumulate_grad_hook
+    engine.attach()
+    assert [name for name in optimizer.state_dict() if name.startswith("gnt")] == ["gnt"]
