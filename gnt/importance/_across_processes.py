@@ -26,7 +26,7 @@ def check_shards(groups: Sequence[UnitGroup], num_processes: int) -> None:
     """Raise an error for sharded weights whose units cannot be evaluated; nothing is changed."""
     for slot in (slot for group in groups for slot in (*group.incoming, *group.outgoing)):
         if dtensor.is_split(slot.weight):
-            slot.check_uncut(slot.weight)
+            slot.check_sharding(slot.weight)
             size = dtensor.mesh_size(slot.weight)
             if num_processes < size:
                 raise ValueError(

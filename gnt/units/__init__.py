@@ -10,13 +10,12 @@ from gnt.units._activations import (
     identify_activation,
     parse_activation,
 )
+from gnt.units._errors import TraceError, WalkError
 from gnt.units._group import UnitGroup
 from gnt.units._layer_types import CONV_LAYERS, WEIGHT_LAYERS, has_torch_forward, input_groups
-from gnt.units._passthrough import WalkError
 from gnt.units._slot import Slot
 from gnt.units._trace import trace
 from gnt.units._trace_result import Groups, Refused
-from gnt.units._tracing.errors import TraceError
 from gnt.units._tracing.isolation import preserve_model
 from gnt.units._unwrap import unwrap
 from gnt.units._walk import Layers, flatten_layers, groups_for_engine, walk

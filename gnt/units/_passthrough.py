@@ -17,13 +17,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from gnt.units._activations import Activation, identify_activation
+from gnt.units._errors import WalkError
 from gnt.units._layer_types import CONV_LAYERS, has_torch_forward
 from gnt.units._slot import Slot
-
-
-class WalkError(ValueError):
-    """A list of layers cannot be turned into unit groups; the message names the layer and the reason."""
-
 
 _ELEMENTWISE = (
     nn.Identity, nn.Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d,

@@ -132,7 +132,7 @@ class Slot:
             if dtensor.is_dtensor(self.weight):
                 mean = dtensor.local_share_of_mean(mean, self.weight, self.dim)
         else:
-            self.check_uncut(self.weight)
+            self.check_sharding(self.weight)
             by_channel = self._by_channel(weight)
             mean = by_channel.mean(list(range(2, by_channel.ndim)), dtype=dtype).flatten()
             mean = mean / dtensor.num_replicas(self.weight) if dtensor.is_dtensor(self.weight) else mean
@@ -174,7 +174,7 @@ class Slot:
         """The units' dimension of a tensor shaped like a parameter of the module."""
         return self.dim if tensor.ndim > 1 else 0
 
-    def check_uncut(self, tensor: Tensor) -> None:
+    def check_sharding(self, tensor: Tensor) -> None:
         """Raise TypeError for a sharded tensor of a grouped convolution.
 
         There the row determines which unit a column belongs to, so a shard of it cannot be indexed by unit.
@@ -184,7 +184,7 @@ class Slot:
 
     def _by_channel(self, tensor: Tensor) -> Tensor:
         """A weight of a grouped convolution as (groups, in / groups, out / groups, *kernel)."""
-        self.check_uncut(tensor)
+        self.check_sharding(tensor)
         # a view in any memory format, whereas reshape would copy a channels-last weight
         return torch.unflatten(dtensor.local_part(tensor), 0, (self.groups, -1)).transpose(1, 2)
 

@@ -9,10 +9,11 @@ from typing import Any
 from torch import nn
 
 from gnt.units._activations import activation_gain, parse_activation
+from gnt.units._errors import TraceError
 from gnt.units._group import UnitGroup
 from gnt.units._trace_result import Groups, Refused
 from gnt.units._tracing.capture import capture
-from gnt.units._tracing.errors import MANUAL_GROUPS_HINT, TraceError, check_inputs, export_error, short_message
+from gnt.units._tracing.errors import MANUAL_GROUPS_HINT, check_inputs, export_error, short_message
 from gnt.units._tracing.grouping import find_groups
 from gnt.units._tracing.isolation import preserve_model
 from gnt.units._tracing.ownership import ParameterOwners, unused_layers

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from gnt.units._activations import Activation, activation_gain, parse_activation
+from gnt.units._errors import WalkError
 from gnt.units._group import UnitGroup
 from gnt.units._layer_types import CONV_LAYERS, WEIGHT_LAYERS, has_torch_forward, num_outputs, weight_fault
-from gnt.units._passthrough import Passthrough, WalkError
+from gnt.units._passthrough import Passthrough
 from gnt.units._slot import Slot
 from gnt.units._unwrap import unwrap
 from gnt.units._validation import check_groups
@@ -111,7 +112,8 @@ def groups_for_engine(layers: Layers | Iterable[UnitGroup], activation: str | No
 def flatten_layers(layers: Layers, prefix: str = "") -> Iterator[tuple[str, Layer]]:
     """Yield (name, layer) for all layers in order, opening containers."""
     if isinstance(layers, (nn.Sequential, nn.ModuleList)):
-        children: Iterable[tuple[str, Any]] = ((name, child) for name, child in _children(layers))
+        # named_children() skips repeated modules, which must be refused
+        children: Iterable[tuple[str, Any]] = [item for item in layers._modules.items() if item[1] is not None]
     elif isinstance(layers, nn.Module):
         inner = getattr(layers, "layers", None)
         if not isinstance(inner, (nn.Module, list, tuple)):
@@ -140,11 +142,6 @@ def flatten_layers(layers: Layers, prefix: str = "") -> Iterator[tuple[str, Laye
             yield f"{prefix}{name}", child
         else:
             raise TypeError(f"layer {prefix + name!r} must be a module or a function, got {type(child).__name__}")
-
-
-def _children(container: nn.Sequential | nn.ModuleList) -> Iterator[tuple[str, nn.Module]]:
-    # named_children() skips repeated modules, which must be refused here
-    yield from ((name, child) for name, child in container._modules.items() if child is not None)
 
 
 def _activation_if_none_kinds(layers: Layers) -> Activation | None:

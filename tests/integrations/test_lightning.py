@@ -212,3 +212,14 @@ def test_each_fit_of_a_module_has_its_own_engine(make, tmp_path):
     assert not old.waiting
     assert first.optimizers != second.optimizers
     assert first.optimizers[0].state_dict()["gnt"]["updates"] == STEPS
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda net: net, torch.nn.DataParallel, lambda net: torch.compile(net, backend="eager")]
+)
+def test_a_network_set_up_by_fabric_is_opened(wrap):
+    net = mlp(4, 8, 2)
+    wrapped = lightning.Fabric(accelerator="cpu", devices=1).setup_module(wrap(net))
+    engines = gnt.GnT(wrapped), gnt.GnT(gnt.trace(wrapped, torch.randn(2, 4))), CBPAdamW(wrapped).gnt
+    assert [engine.groups[0].producer for engine in engines] == [net[0]] * 3
+    assert {engine.groups[0].name for engine in engines} == {"0"}

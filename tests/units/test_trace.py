@@ -1,7 +1,10 @@
 """gnt.trace: arguments, errors, printed text, and that the model is left unchanged."""
 
 import copy
+import logging
 import pickle
+import sys
+import threading
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from torch import nn
 
 import gnt
 from gnt._utils.recording_switch import pause_recording
+from gnt.optim import CBPSGD
 from gnt.units import WalkError, preserve_model, unwrap
 from tests.units.tracing.group_checks import reasons, summary
 
@@ -217,15 +221,46 @@ def test_lazy_layers_and_non_modules_are_refused():
         gnt.trace(F.relu, X)
 
 
-def test_wrappers_are_opened():
-    net = Net()
-    for wrapped in (
-        torch.compile(net, backend="eager"),
-        nn.DataParallel(net),
-        nn.DataParallel(torch.compile(net, backend="eager")),
-    ):
-        assert unwrap(wrapped) is net
-        assert _names(gnt.trace(wrapped, X)) == ALL
+def _compiled(net):
+    return torch.compile(net, backend="eager")
+
+
+@pytest.mark.parametrize("wrap", [_compiled, nn.DataParallel, lambda net: nn.DataParallel(_compiled(net))])
+def test_wrappers_are_opened_by_trace_walk_and_engines(wrap):
+    net, chain = Net(), nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    assert unwrap(wrap(net)) is net
+    assert _names(gnt.trace(wrap(net), X)) == ALL
+    assert _names(gnt.walk(wrap(chain))) == _names(gnt.GnT(wrap(chain)).groups) == ["0"]
+    assert CBPSGD(wrap(chain)).gnt.groups[0].producer is chain[0]
+
+
+def test_messages_of_other_threads_and_other_loggers_appear_while_a_model_is_traced(caplog, capfd):
+    class Talking(Net):
+        def forward(self, x):
+            logging.getLogger("training").warning("forward")
+            thread = threading.Thread(target=elsewhere)
+            thread.start()
+            thread.join()
+            return super().forward(x)
+
+    def elsewhere():
+        logging.getLogger("torch.export").warning("torch, elsewhere")
+        print("printed elsewhere", file=sys.stderr)
+
+    gnt.trace(Talking(), X)
+    assert caplog.messages == ["forward", "torch, elsewhere"] * 2
+    assert capfd.readouterr().err == "printed elsewhere\n" * 2
+
+
+def test_nothing_is_printed_about_a_model_that_cannot_be_traced(caplog, capfd):
+    class Branching(Net):
+        def forward(self, x):
+            return self.head(x) if x.sum() > 0 else super().forward(x)
+
+    with pytest.raises(gnt.TraceError):
+        gnt.trace(Branching(), X)
+    assert caplog.messages == []
+    assert capfd.readouterr().err == ""
 
 
 def test_a_mode_that_cannot_be_traced_is_noted():

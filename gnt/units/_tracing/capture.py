@@ -6,10 +6,6 @@ module in which it runs and the weights from which its value is computed.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +16,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from gnt.units._tracing.autocast import inline_autocast_regions
 from gnt.units._tracing.outputs import OutputCollector
+from gnt.units._tracing.quiet import quiet
 
 _KINDS = {
     InputKind.PARAMETER: "parameter",
@@ -39,7 +36,7 @@ WEIGHT_OPS = (
 )  # fmt: skip
 
 # operations that use only the shape of their input
-SHAPE_ONLY_OPS = (
+CREATION_OPS = (
     "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "randint_like", "new_zeros",
     "new_ones", "new_full", "new_empty",
 )  # fmt: skip
@@ -95,7 +92,7 @@ def capture(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *,
     collector = OutputCollector(model)
     hook = model.register_forward_hook(collector)
     try:
-        with torch.enable_grad(), _quiet():
+        with torch.enable_grad(), quiet():
             return _read(_export(model, tuple(args), dict(kwargs)), collector)
     finally:
         hook.remove()
@@ -120,19 +117,6 @@ def _is_plain(raw: Any) -> bool:
     """
     schema = getattr(raw.target, "_schema", None)
     return raw.op != "get_attr" and not (schema is not None and schema.is_mutable)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress the output, warnings and logging of torch.export; it also raises its errors."""
-    level = logging.root.manager.disable
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        logging.disable(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            logging.disable(level)
 
 
 def _read(exported: torch.export.ExportedProgram, collector: OutputCollector) -> Graph:
@@ -194,7 +178,7 @@ def _operation(raw: Any, nodes: Mapping[Any, Node]) -> Node:
 
 def _uses_shape_only(target: Any, op: str) -> bool:
     """True if an operation uses only the shape of its input; "bernoulli.p" draws the mask of an in-place dropout."""
-    return op in SHAPE_ONLY_OPS or (op == "bernoulli" and getattr(target, "_overloadname", "") == "p")
+    return op in CREATION_OPS or (op == "bernoulli" and getattr(target, "_overloadname", "") == "p")
 
 
 def _module(stack: Mapping[str, tuple[str, Any]]) -> str:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from gnt._utils.recording_switch import pause_recording
-from gnt.units._passthrough import WalkError
+from gnt.units._errors import TraceError
 
 MANUAL_GROUPS_HINT = (
     "To give groups by hand: gnt.GnT takes a list of layers in the order of computation, such as "
@@ -22,10 +22,6 @@ MANUAL_GROUPS_HINT = (
 )
 _GNT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__))
-
-
-class TraceError(WalkError):
-    """A model cannot be traced, or no unit in it can be replaced; the message gives the place and the reason."""
 
 
 def check_inputs(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnt.units._tracing.capture import SHAPE_ONLY_OPS, Node
+from gnt.units._tracing.capture import CREATION_OPS, Node
 from gnt.units._tracing.labels import Labels, compact, expand, varies
 from gnt.units._tracing.ops.movement import MOVES, move, pad
 from gnt.units._tracing.ops.norms import NORMS, PRELU
@@ -25,7 +25,7 @@ ACTIVATION_PRODUCTS = (
     "_scaled_dot_product_flash_attention", "dot", "mv", "linalg_matmul", "flex_attention", "tensordot", "outer",
 )  # fmt: skip
 # operations that use or check only the shape of their input
-SHAPE_OPS = (*SHAPE_ONLY_OPS, "_assert_tensor_metadata", "sym_size", "size", "numel", "sym_numel", "dim")
+SHAPE_OPS = (*CREATION_OPS, "_assert_tensor_metadata", "sym_size", "size", "numel", "sym_numel", "dim")
 _UNCHANGED = (
     "alias", "clone", "contiguous", "detach", "_to_copy", "to", "type_as", "lift_fresh_copy", "lift_fresh", "lift",
     "_conj", "native_dropout", "dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "resolve_conj",
