@@ -20,7 +20,7 @@ from tests.distributed import worker
 from tests.distributed.communication import CollectiveSizes
 
 
-def thousand_steps(folder: Path, utility: str, optimizer: str) -> Any:
+def many_steps(folder: Path, utility: str, optimizer: str) -> Any:
     """Train with many replacements in float32, with a different torch seed on each rank."""
     net = worker.mlp(torch.float32)
     model = DistributedDataParallel(net)
@@ -28,7 +28,7 @@ def thousand_steps(folder: Path, utility: str, optimizer: str) -> Any:
     opt = worker.OPTIMIZERS[optimizer](net)
     engine = worker.engine(net, opt, utility=utility, accumulate=False)
     rank = dist.get_rank()
-    for x, y in worker.batches(net, 4 * dist.get_world_size(), 1000):
+    for x, y in worker.batches(net, 4 * dist.get_world_size(), 400):
         worker.learn(model, opt, x[rank :: dist.get_world_size()], y[rank :: dist.get_world_size()])
     state = torch.cat([v.flatten().float() for s in opt.state.values() for v in s.values() if torch.is_tensor(v)])
     replaced = [g.state.replaced for g in engine.groups]
@@ -270,6 +270,6 @@ def independent(folder: Path) -> Any:
 
 
 if __name__ == "__main__":
-    training = thousand_steps, global_batch, layers, killed, subgroup, accumulated, independent
+    training = many_steps, global_batch, layers, killed, subgroup, accumulated, independent
     scenarios = *training, cost, different, uneven, not_finite
     worker.main({scenario.__name__: scenario for scenario in scenarios}, before=build_early)

@@ -18,11 +18,6 @@ from tests.distributed.launch import torchrun
                 "fsdp:adam:contribution:conv",
                 "fsdp:adam_gnt:adaptable_contribution:transposed",
                 "hybrid:adam_gnt:contribution:mlp",
-            ],
-        ),
-        (
-            2,
-            [
                 "tensor_parallel:adam_gnt:adaptable_contribution:mlp",
                 "copies:adam_gnt:adaptable_contribution:mlp",
                 "dtensor_features:adam_gnt:adaptable_contribution:odd_widths",
@@ -72,7 +67,7 @@ def test_micro_batches_of_a_sharded_network_are_one_update(results):
 @pytest.mark.parametrize(
     ("plan", "optimizer", "worlds"),
     [
-        ("fsdp", "adam_gnt", {2: "fsdp", 3: "fsdp", 1: "not sharded"}),
+        ("fsdp", "adam_gnt", {2: "fsdp", 1: "not sharded"}),
         ("tensor_parallel", "sgd", {3: "tensor_parallel"}),
     ],
 )

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import termios
 
-from tests.helpers.commands import ROOT
+from tests.helpers.commands import ROOT, command_environment
 
 REDRAW = b"\r\x1b[2K"  # rich starts with this to erase its previous output
 _TOKEN = re.compile(r"\x1b\[([?0-9;]*)([A-Za-z])|([\r\n])|([^\x1b\r\n]+)")
@@ -51,11 +51,13 @@ def watch(*arguments: object, columns: int = 120) -> tuple[int, list[list[str]]]
     """
     own_end, process_end = pty.openpty()
     fcntl.ioctl(process_end, termios.TIOCSWINSZ, struct.pack("HHHH", 60, columns, 0, 0))
-    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+    environment = command_environment()
+    for name in ("COLUMNS", "LINES", "NO_COLOR"):
+        environment.pop(name, None)
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks", *map(str, arguments)],
         cwd=ROOT,
-        env={"OMP_NUM_THREADS": "1", **environment, "TERM": "xterm-256color"},
+        env={**environment, "TERM": "xterm-256color"},
         stdin=process_end,
         stdout=process_end,
         stderr=process_end,

@@ -1,10 +1,17 @@
 """The code blocks of README and docs/ run, each in its own process, and linked files exist."""
 
+import builtins
+import multiprocessing
+import multiprocessing.context
 import os
 import re
+import runpy
 import subprocess
 import sys
+import traceback
+import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,8 +27,8 @@ LINKS = [(name, link) for name, text in TEXTS.items() for link in re.findall(r"\
 
 # warnings that third-party libraries raise in any block that uses them
 IGNORED_WARNINGS = {
-    "lightning": ["ignore::FutureWarning", "ignore::UserWarning"],
-    "transformers": ["ignore::UserWarning"],
+    "lightning": ["FutureWarning", "UserWarning"],
+    "transformers": ["UserWarning"],
 }
 
 
@@ -36,19 +43,47 @@ def test_readme_shows_every_entry_point() -> None:
     assert list(dict.fromkeys(found)) == list(names)
 
 
+def run_block(script: Path, ignored: list[str], errors: Path) -> None:
+    """Run a block as the main module of this process, with warnings as errors."""
+    os.chdir(script.parent)
+    sys.stderr = errors.open("w")
+    warnings.simplefilter("error")
+    for category in ignored:
+        warnings.simplefilter("ignore", getattr(builtins, category))
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except BaseException:
+        traceback.print_exc()
+        raise
+    finally:
+        sys.stderr.flush()
+
+
+@pytest.fixture(scope="module")
+def processes() -> multiprocessing.context.ForkServerContext:
+    """Starts processes that have imported gnt already, which takes longer than most blocks."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["gnt"])
+    return context
+
+
 @pytest.mark.parametrize(("page", "block"), BLOCKS)
-def test_block_runs(page: str, block: str, tmp_path: Path) -> None:
-    filters = [each for library, ignored in IGNORED_WARNINGS.items() if library in block for each in ignored]
+def test_block_runs(page: str, block: str, tmp_path: Path, processes: Any) -> None:
+    ignored = [each for library, categories in IGNORED_WARNINGS.items() if library in block for each in categories]
     script = tmp_path / "block.py"
     script.write_text(block)
-    warnings = [argument for each in ["error", *filters] for argument in ("-W", each)]
-    command = [sys.executable, *warnings, str(script)]
-    if "torch.distributed" in block:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    errors = tmp_path / "errors.txt"
+    if "torch.distributed" not in block:
+        process = processes.Process(target=run_block, args=(script, ignored, errors))
+        process.start()
+        process.join()
+        assert process.exitcode == 0, errors.read_text()
+        return
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     root = Path(__file__).parents[2]
     path = {"PYTHONPATH": str(root)} if (root / "gnt").is_dir() else {}  # empty if gnt is an installed wheel
     env = {**os.environ, "OMP_NUM_THREADS": "1", **path}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(launch, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
