@@ -1,0 +1,20 @@
+"""Tests on a CUDA device, which ``scripts/gpu`` runs. Without one they are not collected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    collect_ignore_glob = ["test_*.py"]
+
+
+@pytest.fixture(autouse=True)
+def exact_arithmetic() -> Iterator[None]:
+    """Matrix products in full precision, and no synchronization left allowed or forbidden by a test."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+    torch.cuda.synchronize()
