@@ -1,10 +1,11 @@
 """Experiments of the continual-learning literature, trained with gnt: ``python -m benchmarks <experiment>``.
 
-Each experiment is a package with three modules: ``settings`` (what can be set; does not import torch, so that invalid
+Each experiment is a package with at least three modules: ``settings`` (what can be set; does not import torch, so that invalid
 settings are reported at once), ``training`` (the training loop, in pieces between which it can be saved) and
 ``display`` (what its table and picture show). The other modules are shared:
 
     cli, argument_parser, experiment_options        the command line
+    experiments, errors, atomic_files               the names of the experiments; errors for the user; writing files
     settings, setting_fields, value_checks          how settings are declared and checked
     method_names, methods, nets, seeds              what is trained: a method on the networks of one or several seeds
     training, task_training                         the interface of a training loop; a loop over tasks of images

@@ -1,6 +1,6 @@
 """Names and colours of the methods, the same in progress bars, tables and pictures.
 
-The colours are Okabe and Ito's colour-blind safe palette.
+Most colours are from Okabe and Ito's colour-blind safe palette.
 """
 
 from __future__ import annotations

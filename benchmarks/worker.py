@@ -39,9 +39,8 @@ class Connection(Protocol):
 def run_worker(run: Run, connection: Connection, checkpoint_seconds: float, tensorboard: bool) -> None:
     """Execute the run, from its checkpoint if there is one, until it is finished or stopped."""
     if threading.current_thread() is threading.main_thread():
-        signal.signal(
-            signal.SIGINT, signal.SIG_IGN
-        )  # Ctrl-C reaches all processes of a terminal; only the command handles it
+        # Ctrl-C reaches all processes of a terminal; only the command handles it
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     last: tuple[str, ...]
     try:
         with run.lock(wait=LOCK_SECONDS):

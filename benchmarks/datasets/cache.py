@@ -77,9 +77,8 @@ def _checksum_file(file: Path) -> Path:
 
 
 def _write(file: Path, tensors: dict[str, Tensor]) -> None:
-    _checksum_file(file).unlink(
-        missing_ok=True
-    )  # if the process is killed before the end, there is no checksum rather than a wrong one
+    # if the process is killed before the end, there is no checksum rather than a wrong one
+    _checksum_file(file).unlink(missing_ok=True)
     content = io.BytesIO()
     torch.save(tensors, content)
     line = f"{hashlib.sha256(content.getbuffer()).hexdigest()}  {file.name}\n"

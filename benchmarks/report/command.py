@@ -54,7 +54,7 @@ def _write(found: FoundRuns, to: Path, *, quiet: bool) -> int:
     for file in old - drawn.keys():
         file.unlink(missing_ok=True)
     texts = [f"{len(found.runs)} runs, {len(drawn)} pictures."]
-    texts += [f"Not finished: {len(found.unfinished)}, join_names on the page."] if found.unfinished else []
+    texts += [f"Not finished: {len(found.unfinished)}, listed on the page."] if found.unfinished else []
     texts += [f"Left out: {line}" for line in found.left_out]
     console.print("\n".join([*texts, str(to / NAME)]), highlight=False, soft_wrap=True, markup=False)
     return 0

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-MET, MISSED, FAINT = "green", "red", "dim"
+MET, MISSED = "green", "red"
 
 
 def tables(record: dict[str, Any]) -> list[Table]:
