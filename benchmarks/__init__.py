@@ -1,8 +1,8 @@
 """Experiments of the continual-learning literature, trained with gnt: ``python -m benchmarks <experiment>``.
 
-Each experiment is a package with at least three modules: ``settings`` (what can be set; does not import torch, so that invalid
-settings are reported at once), ``training`` (the training loop, in pieces between which it can be saved) and
-``display`` (what its table and picture show). The other modules are shared:
+Each experiment is a package with at least three modules: ``settings`` (what can be set; does not import torch, so
+that invalid settings are reported at once), ``training`` (the training loop, in pieces between which it can be saved)
+and ``display`` (what its table and picture show). The other modules are shared:
 
     cli, argument_parser, experiment_options        the command line
     experiments, errors, atomic_files               the names of the experiments; errors for the user; writing files
