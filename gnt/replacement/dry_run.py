@@ -71,9 +71,13 @@ def _plan(group: UnitGroup, rate: float, most: int, transfer: bool) -> GroupPlan
 
 def _changes(group: UnitGroup, transfer: bool) -> dict[str, int]:
     changes: dict[str, int] = {}
+    rows: dict[str, int] = {}
     for name, param, slot in group.slices():
         own = slot.block * (slot.fan if param.shape == slot.weight.shape else 1)
-        changes[name] = changes.get(name, 0) + own
+        both = rows.get(name, 0) * own // param.numel()  # elements that are in a row and in a column of the unit
+        changes[name] = changes.get(name, 0) + own - both
+        if slot in group.incoming and param is slot.weight:
+            rows[name] = rows.get(name, 0) + own
     for slot in group.outgoing if transfer else ():
         if slot.bias is not None:
             changes[f"{slot.name}.bias"] = slot.bias.numel()

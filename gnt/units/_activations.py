@@ -25,7 +25,7 @@ GAINS: dict[str, float] = {
     "selu": 0.75,
     **dict.fromkeys(("relu", "relu6", "elu", "celu", "silu", "gelu", "mish", "hardswish", "softplus"), math.sqrt(2.0)),
 }
-LEAKY = ("leaky_relu", "rrelu", "prelu")
+LEAKY: dict[str, float] = {"leaky_relu": 0.01, "rrelu": (1 / 8 + 1 / 3) / 2, "prelu": 0.25}  # with torch's slopes
 _ALIASES = {"linear": "identity", "swish": "silu", "leakyrelu": "leaky_relu", "none": "identity"}
 
 _MODULES: dict[type[nn.Module], str] = {
@@ -55,7 +55,7 @@ def parse_activation(name: str) -> Activation:
     if key in GAINS:
         return key, None
     if key in LEAKY:
-        return key, {"leaky_relu": 0.01, "rrelu": (1 / 8 + 1 / 3) / 2, "prelu": 0.25}[key]
+        return key, LEAKY[key]
     raise ValueError(f"unknown activation {name!r}; known are {', '.join(activation_names())}")
 
 

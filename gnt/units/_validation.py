@@ -48,11 +48,21 @@ def _check_group(group: UnitGroup) -> None:
             raise ValueError(f"{side} of {label} is empty: units need at least one producer and one consumer")
         for slot in slots:
             _check_slot(f"{side} slot {slot.name!r} of {label}", slot, side, group.num_units)
-    shared = {id(slot.module) for slot in group.incoming} & {id(slot.module) for slot in group.outgoing}
-    if shared:
-        name = next(slot.name for slot in group.incoming if id(slot.module) in shared)
+    _check_reads_itself(label, group)
+
+
+def _check_reads_itself(label: str, group: UnitGroup) -> None:
+    """Refuse a group whose only producers, or only consumers, are layers that read the units they produce.
+
+    A gate that the units compute of themselves, ``h * sigmoid(gate(h))``, is a producer and a consumer; other layers
+    produce and read the units beside it.
+    """
+    producers, consumers = ({id(slot.module) for slot in slots} for slots in (group.incoming, group.outgoing))
+    if producers & consumers and (producers <= consumers or consumers <= producers):
+        name = next(slot.name for slot in group.incoming if id(slot.module) in consumers)
         raise ValueError(
-            f"{name!r} is both a producer and a consumer of {label}: a layer that reads itself is called twice"
+            f"{name!r} is both a producer and a consumer of {label}: a layer that reads its own outputs is accepted only "
+            "as a gate of the units, beside another producer and another consumer"
         )
 
 

@@ -106,6 +106,18 @@ def test_a_layer_that_reads_itself_is_refused():
         gnt.GnT([by_hand(incoming={"module": layer}, outgoing={"module": layer})[1]])
 
 
+def test_a_gate_that_reads_its_own_units_is_accepted():
+    net = mlp(4, 8, 2)
+    _, group = by_hand(net)
+    gate = Slot("gate", nn.Linear(8, 8), 8)
+    both = {"incoming": (*group.incoming, gate), "outgoing": (dataclasses.replace(gate, dim=1), *group.outgoing)}
+    engine = gnt.GnT([dataclasses.replace(group, **both)])
+    assert dict(engine.dry_run().groups[0].changes)["gate.weight"] == 15  # a row and a column of 8, which cross
+    for side in both:
+        with pytest.raises(ValueError, match="'gate' is both a producer and a consumer"):
+            gnt.GnT([dataclasses.replace(group, **{**both, side: tuple(s for s in both[side] if s.name == "gate")})])
+
+
 def test_a_unit_in_two_groups_is_refused():
     net = mlp(4, 8, 2)
     groups = gnt.trace(net, torch.randn(1, 4))

@@ -5,7 +5,7 @@ Units form one group if they have the same producers, readers and activation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from gnt.units._group import UnitGroup
 from gnt.units._layer_types import is_transposed_linear, is_weight_layer
 from gnt.units._slot import Slot
 from gnt.units._trace_result import Refused
+from gnt.units._tracing.capture import Node
 from gnt.units._tracing.labels import UNKNOWN_ACTIVATION, units_of
 from gnt.units._tracing.ops.dispatch import ACTIVATION_PRODUCTS
 from gnt.units._tracing.ops.producers_and_consumers import ABSORBED
@@ -108,9 +109,9 @@ def _group(
     """The group of one class; None if no layer reads its units."""
     root = state.units.root
     members = [(part, part.units[class_of[root[part.units]] == number]) for part in rows]
-    members = [(part, units) for part, units in members if len(units)]
-    # the producer with an activation comes first: it names the group and orders its units
-    members.sort(key=lambda member: member[0].activation == 0)
+    # the first producer names the group and orders its units: no gate computed from the units, and with an activation
+    nodes = {part.producer.node for part, _ in members}
+    members.sort(key=lambda member: (_depends_on(member[0].producer.node, nodes), member[0].activation == 0))
     roots = torch.tensor(list(dict.fromkeys(root[members[0][1]].tolist())))
     order = torch.full_like(root, -1)
     order[roots] = torch.arange(len(roots))
@@ -124,6 +125,21 @@ def _group(
     first = members[0][0].producer
     name = _name(first, torch.cat([units for part, units in members if part.producer is first]))
     return UnitGroup(name, len(roots), tuple(incoming), tuple(outgoing), tuple(scales), activation)
+
+
+def _depends_on(node: Node, others: Collection[Node]) -> bool:
+    """True if a node is computed from one of the others."""
+    if len(others) < 2:
+        return False
+    seen, waiting = {node}, [node]
+    while waiting:
+        for read in waiting.pop().inputs():
+            if read in others and read is not node:
+                return True
+            if read.kind == "op" and read not in seen:
+                seen.add(read)
+                waiting.append(read)
+    return False
 
 
 def _incoming(

@@ -1,12 +1,14 @@
-"""Recognition of activations: by module, by operation, or as a product written out by hand."""
+"""Recognition of activations: by module, by operation, or by the values that several operations compute."""
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from gnt.units._activations import GAINS, Activation, identify_activation
+from gnt.units._activations import GAINS, Activation, identify_activation, parse_activation
 from gnt.units._tracing.capture import Node
 from gnt.units._tracing.labels import UNKNOWN_ACTIVATION, Labels
+from gnt.units._tracing.ops.compositions import function_of_units
 from gnt.units._tracing.state import PropagationState
 
 # operations that are linear in each unit, or only compare or mask values: not activations
@@ -16,8 +18,6 @@ _LINEAR = (
     "nan_to_num", "masked_fill_", "copy", "fill", "isfinite",
 )  # fmt: skip
 _OP_NAMES = {"relu_": "relu", "clamp_min": "relu", "threshold": "relu", "rrelu_with_noise": "rrelu"}
-# x times a function of x, as written by hand, is an activation itself
-_COMPOSITES = {"sigmoid": "silu", "tanh": "gelu", "erf": "gelu", "softplus": "mish", "hardsigmoid": "hardswish"}
 # words in the class name of an activation module, in the order in which they are tried
 _CLASS_NAME_WORDS = {
     "quickgelu": "gelu", "gelu": "gelu", "silu": "silu", "swish": "silu", "hardswish": "hardswish", "mish": "mish",
@@ -32,34 +32,43 @@ def record_activation(state: PropagationState, node: Node, operands: list[Node])
         return
     labels = state.labels_of(labelled[0])
     kind = _activation_of_module(state, node)
+    if kind is None and node.op not in _LINEAR:
+        kind = _activation_of_op(node)
+        if kind is None:
+            state.units.set_activation(labels, UNKNOWN_ACTIVATION)
     if kind is not None:
         state.units.set_activation(labels, kind, replacing=[UNKNOWN_ACTIVATION])
-    elif node.op in ("mul", "div") and len(labelled) == 2:
-        _record_composite(state, labelled, labels)
-    elif node.op not in _LINEAR:
-        kind = _activation_of_op(node)
-        state.units.set_activation(labels, kind or UNKNOWN_ACTIVATION, replacing=[UNKNOWN_ACTIVATION] if kind else [])
+    elif node.op not in _LINEAR or _may_be_nonlinear(node, labelled):
+        _record_composition(state, node, labels)
 
 
-def _record_composite(state: PropagationState, factors: list[Node], labels: Labels) -> None:
-    a, b = (state.labels_of(factor) for factor in factors)
-    if a is not None and b is not None and a.shape == b.shape and bool(state.units.same_unit(a, b).all()):
-        for inner, outer in _COMPOSITES.items():
-            if any(_comes_from(factor, inner) for factor in factors):
-                state.units.set_activation(labels, (outer, None), replacing=[(inner, None), UNKNOWN_ACTIVATION])
-                return
+def record_step(state: PropagationState, node: Node, labels: Labels) -> None:
+    """Record that a comparison is used as a number, as in ``(h > 0).float()``; constant masks are no activation."""
+    read, result = node.args[0].value, node.value
+    is_number = isinstance(result, Tensor) and result.dtype != torch.bool
+    if is_number and isinstance(read, Tensor) and read.dtype == torch.bool:
+        _record_composition(state, node, labels)
 
 
-def _comes_from(node: Node, op: str) -> bool:
-    """True if a factor is that function up to constants, such as sigmoid(x) or 0.5 * (1 + tanh(...))."""
-    for _ in range(6):
-        if node.op == op:
-            return True
-        tensors = [other for other in node.inputs() if other.from_input]
-        if node.op not in ("mul", "add", "div", "_to_copy") or len(tensors) != 1:
-            return False
-        node = tensors[0]
-    return False
+def _may_be_nonlinear(node: Node, labelled: list[Node]) -> bool:
+    """True if an operation that is linear in one operand reads units at several, or in a mask or divisor."""
+    mask = {"where": 0, "masked_fill": 1, "div": 1, "true_divide": 1}.get(node.op)
+    is_comparison = isinstance(node.value, Tensor) and node.value.dtype == torch.bool
+    return not is_comparison and (len(labelled) > 1 or (mask is not None and node.args[mask] in labelled))
+
+
+def _record_composition(state: PropagationState, node: Node, labels: Labels) -> None:
+    """Record the activation that several operations compute together, such as ``where(h > 0, h, 0.1 * h)``."""
+    found = function_of_units(state, node)
+    if found is None:
+        if node.op in ("where", "masked_fill"):
+            state.units.set_activation(labels, UNKNOWN_ACTIVATION)
+        return
+    if found.is_affine:
+        return
+    kind = found.activation()
+    inner = [other for other in map(_activation_of_op, found.operations) if other is not None] if kind else []
+    state.units.set_activation(labels, kind or UNKNOWN_ACTIVATION, replacing=[*inner, UNKNOWN_ACTIVATION])
 
 
 def _activation_of_module(state: PropagationState, node: Node) -> Activation | None:
@@ -73,7 +82,7 @@ def _activation_of_module(state: PropagationState, node: Node) -> Activation | N
         return None
     for word, kind in _CLASS_NAME_WORDS.items():
         if word in name:
-            return kind, 0.01 if kind == "leaky_relu" else None
+            return parse_activation(kind)
     return None
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gnt.units._tracing.capture import CREATION_OPS, Node
 from gnt.units._tracing.labels import Labels, compact, expand, varies
+from gnt.units._tracing.ops.activations import record_step
 from gnt.units._tracing.ops.movement import MOVES, move, pad
 from gnt.units._tracing.ops.norms import NORMS, PRELU
 from gnt.units._tracing.ops.pointwise import POINTWISE, glu, pointwise
@@ -88,8 +89,10 @@ def _transposed(state: PropagationState, node: Node) -> Labels:
 
 def _keep(state: PropagationState, node: Node) -> Any:
     labels = state.labels_of(node.args[0])
-    if any(state.labels_of(other) is not None for other in node.inputs() if other is not node.args[0]):
+    others = [other for other in node.inputs() if other is not node.args[0]]
+    if node.op != "type_as" and any(state.labels_of(other) is not None for other in others):
         return refuse_unknown(state, node)
+    record_step(state, node, labels)
     return (labels, labels) if isinstance(node.value, (tuple, list)) else labels
 
 

@@ -11,16 +11,9 @@ from torch import Tensor
 from gnt.units._tracing.capture import Node
 from gnt.units._tracing.labels import Labels, add_leading_dims, broadcast, compact, expand, units_of
 from gnt.units._tracing.ops.activations import record_activation
+from gnt.units._tracing.ops.elementwise import ELEMENTWISE
 from gnt.units._tracing.ops.refusal import describe_value
 from gnt.units._tracing.state import PropagationState
-
-# elementwise operations, some of which torch does not tag as such
-_ELEMENTWISE = (
-    "relu", "relu6", "selu", "celu", "elu", "gelu", "silu", "mish", "hardswish", "hardsigmoid", "hardtanh", "softplus",
-    "softsign", "log_sigmoid", "log_sigmoid_forward", "leaky_relu", "rrelu", "rrelu_with_noise", "threshold", "sigmoid",
-    "tanh", "square", "clamp", "clamp_min", "clamp_max", "rrelu_with_noise_functional", "tanhshrink", "hardshrink",
-    "softshrink", "add", "sub", "rsub", "mul", "div", "where", "masked_fill", "true_divide", "erf", "erfc",
-)  # fmt: skip
 
 
 def pointwise(state: PropagationState, node: Node) -> Any:
@@ -124,4 +117,4 @@ def _first(value: Any) -> Tensor:
     return first
 
 
-POINTWISE: dict[str, Callable[[Any, Node], Any]] = dict.fromkeys(_ELEMENTWISE, pointwise)
+POINTWISE: dict[str, Callable[[Any, Node], Any]] = dict.fromkeys(ELEMENTWISE, pointwise)
