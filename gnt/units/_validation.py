@@ -61,8 +61,8 @@ def _check_reads_itself(label: str, group: UnitGroup) -> None:
     if producers & consumers and (producers <= consumers or consumers <= producers):
         name = next(slot.name for slot in group.incoming if id(slot.module) in consumers)
         raise ValueError(
-            f"{name!r} is both a producer and a consumer of {label}: a layer that reads its own outputs is accepted only "
-            "as a gate of the units, beside another producer and another consumer"
+            f"{name!r} is both a producer and a consumer of {label}: a layer that reads its own outputs is accepted "
+            "only as a gate of the units, beside another producer and another consumer"
         )
 
 
