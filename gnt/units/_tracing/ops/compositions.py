@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gnt.units._activations import GAINS, Activation
-from gnt.units._tracing.capture import SHAPE_ONLY_OPS, Node, substitute
+from gnt.units._tracing.capture import Node, substitute
 from gnt.units._tracing.ops.elementwise import is_elementwise
 from gnt.units._tracing.state import PropagationState
 
@@ -133,7 +133,7 @@ class _Evaluation:
                 raise ValueError("a function of two values")
             self._value = node
             return _GRID
-        if node.op in SHAPE_ONLY_OPS or (node.kind == "op" and not node.from_input):
+        if node.kind == "op" and not node.from_input:  # constants, also of the shape of a value
             result = self.run(node)
         else:
             result = self._number(node)
