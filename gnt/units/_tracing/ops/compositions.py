@@ -133,10 +133,8 @@ class _Evaluation:
                 raise ValueError("a function of two values")
             self._value = node
             return _GRID
-        if node.kind == "op" and not node.from_input:  # constants, also of the shape of a value
-            result = self.run(node)
-        else:
-            result = self._number(node)
+        is_constant = node.kind == "op" and not node.from_input
+        result = self.run(node) if is_constant else self._number(node)
         first = result.flatten()[:1]
         if not bool((result == first).all()):
             raise ValueError("an operand that is not the same for all units")
