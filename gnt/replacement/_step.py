@@ -30,16 +30,19 @@ from gnt.importance import (
 from gnt.replacement import _process_agreement, selection
 from gnt.replacement import reinitialization as reinit
 from gnt.replacement._config import EngineSettings
+from gnt.replacement._setting_changes import ChangeableSettings, check_changes_of_settings
 from gnt.replacement.eligibility import UnitState
 from gnt.replacement.idle_warning import WARN_AFTER, warn_if_idle
 from gnt.replacement.optimizer_state import OptimizerStateReset
 from gnt.units import UnitGroup
 
 
-class EngineCore(EngineSettings):
+@check_changes_of_settings
+class EngineCore(ChangeableSettings):
     """The groups of an engine with their states: update, selection and replacement.
 
-    The methods here are for the other packages of gnt; `GnT` has the public interface. The settings are attributes.
+    The methods here are for the other packages of gnt; `GnT` has the public interface. The settings are attributes, and
+    a new value is checked and takes effect at once.
 
     Args:
         groups: the unit groups; each gets a new `UnitState`.
@@ -84,7 +87,7 @@ class EngineCore(EngineSettings):
             )
         self.evaluator = self._new_evaluator()
         if settings.generator is None:
-            self.generator = new_generator(groups[0].incoming[0].weight.device)
+            vars(self)["generator"] = new_generator(groups[0].incoming[0].weight.device)
         on_host = self.generator.device.type == "cpu"
         self.host_generator = (
             self.generator if on_host else torch.Generator().manual_seed(self.generator.initial_seed())

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from gnt.importance import RunningAverages
+from gnt.replacement._setting_changes import set_by_engine
 
 
+@set_by_engine(decay_rate="decay_rate", maturity_threshold="maturity_threshold", strict="accumulate")
 class UnitState(RunningAverages):
     """State of the units of one group: running averages, ages, eligibility and counters.
 

@@ -65,6 +65,9 @@ class GnT(EngineCore):
         replaced: what the latest `step` replaced, indices for each group.
         loaded: True after `load_state_dict` until the next update.
 
+    The settings are attributes, too. A new value is checked as at construction and in force from the next step on; only
+    ``utility`` and ``activation`` cannot be changed.
+
     Raises:
         ValueError: a setting outside its range, an unknown name, or layers that cannot be walked (`WalkError`).
         TypeError: an optimizer whose state cannot be reset per unit.

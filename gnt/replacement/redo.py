@@ -106,9 +106,7 @@ class ReDo:
         activation: str | None = None,
         process_group: Any = None,
     ) -> None:
-        self.tau = finite_number("tau", tau)
-        check_positive(period=period)
-        self.period = int(period)
+        self.tau, self.period = tau, period
         self._engine = GnT(
             layers,
             optimizer,
@@ -123,6 +121,25 @@ class ReDo:
         self.steps = 0
         self.replaced = self._no_units()
         self._latest = [0] * len(self.groups)
+
+    @property
+    def tau(self) -> float:
+        """Threshold of dormancy; a new value is checked and holds from the next check on."""
+        return self._tau
+
+    @tau.setter
+    def tau(self, tau: float) -> None:
+        self._tau = finite_number("tau", tau)
+
+    @property
+    def period(self) -> int:
+        """Number of steps between checks; a new value is checked and holds from the next step on."""
+        return self._period
+
+    @period.setter
+    def period(self, period: int) -> None:
+        check_positive(period=period)
+        self._period = int(period)
 
     @torch.no_grad()
     def step(self, features: Features | None = None) -> list[Tensor]:

@@ -76,7 +76,7 @@ class EnsembleGnT(GnT):
     ) -> None:
         super().__init__(groups, optimizer, generator=generators[0], record=False, process_group=False, **settings)
         self.seeds, self.members, self.generators = list(seeds), len(seeds), list(generators)
-        self.generator = self.host_generator = MemberGenerators(self.generators)  # type: ignore[assignment]
+        vars(self)["generator"] = self.host_generator = MemberGenerators(self.generators)  # type: ignore[assignment]
         # the index of each member's first unit in each group: (members, 1)
         self._first_units = {
             group.name: torch.arange(self.members).mul_(group.num_units // self.members)[:, None]

@@ -1,0 +1,155 @@
+"""Changes of the settings of a running engine: checked as at construction, and in force from the next step on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+from gnt.importance import Evaluator
+from gnt.replacement import reinitialization as reinit
+from gnt.replacement._config import ENGINE_SETTINGS, EngineSettings
+from gnt.units import UnitGroup
+
+READ_ONLY = {
+    "utility": "its running averages are those of {old!r}; build a new GnT with utility={new!r}",
+    "activation": "it is part of the unit groups; build a new GnT with activation={new!r}",
+}
+
+
+class ChangeableSettings(EngineSettings):
+    """The settings of an engine with groups: assigning one checks the value and carries the change out everywhere.
+
+    Changes of ``utility`` and ``activation`` are refused.
+
+    Attributes:
+        groups, bounds, evaluator, host_generator: those of `EngineCore`.
+    """
+
+    groups: tuple[UnitGroup, ...]
+    bounds: list[list[float]]
+    evaluator: Evaluator
+    host_generator: torch.Generator
+    _processes: Any
+
+    def _new_evaluator(self) -> Evaluator:
+        raise NotImplementedError
+
+    def change_setting(self, name: str, value: Any) -> None:
+        """Assign a setting.
+
+        Raises:
+            AttributeError: a setting that cannot be changed.
+            TypeError, ValueError: as at construction. Nothing is changed.
+        """
+        old = vars(self)[name]
+        if value is old or (type(value) is type(old) and value == old):
+            return
+        if name in READ_ONLY:
+            raise AttributeError(f"{name} of an engine cannot be changed: {READ_ONLY[name].format(old=old, new=value)}")
+        kept = {each: vars(self)[each] for each in ENGINE_SETTINGS if each != "generator"}
+        value = vars(EngineSettings(**{**kept, name: value}))[name]
+        carry_out: dict[str, Callable[[Any], None]] = {
+            "maturity_threshold": self._change_maturity_threshold,
+            "decay_rate": self._change_decay_rate,
+            "init": self._change_init,
+            "accumulate": self._change_accumulate,
+            "kernels": self._change_kernels,
+            "generator": self._change_generator,
+            "process_group": self._change_process_group,
+        }
+        if name in carry_out:
+            carry_out[name](value)
+        vars(self)[name] = value
+
+    def _change_maturity_threshold(self, threshold: int) -> None:
+        for group in self.groups:
+            vars(group.state)["maturity_threshold"] = threshold
+            group.state.recount_eligible()
+
+    @torch.no_grad()
+    def _change_decay_rate(self, decay_rate: float) -> None:
+        """Corrected averages stay the same at the change."""
+        for state in (group.state for group in self.groups):
+            before = state.correction(state.age)
+            vars(state)["decay_rate"] = decay_rate
+            scale = state.correction(state.age) / before
+            state.mean_features.mul_(scale)
+            if state.corrected:
+                state.utility.mul_(scale)
+        self.evaluator = self._new_evaluator()
+
+    def _change_init(self, init: str) -> None:
+        self.bounds = [[reinit.bound(group, init, slot) for slot in group.drawn] for group in self.groups]
+
+    def _change_accumulate(self, accumulate: bool | str) -> None:
+        for group in self.groups:
+            vars(group.state)["strict"] = accumulate == "one"
+
+    def _change_kernels(self, kernels: bool) -> None:
+        before = self.kernels
+        vars(self)["kernels"] = kernels
+        try:
+            self.evaluator = self._new_evaluator()
+        except BaseException:
+            vars(self)["kernels"] = before
+            raise
+
+    def _change_generator(self, generator: torch.Generator | None) -> None:
+        if generator is None or not isinstance(self.generator, torch.Generator):
+            wanted = "cannot be changed: it has one for each member" if generator else "must be a torch.Generator"
+            raise TypeError(f"generator of a running engine {wanted}, got {generator!r}")
+        self.host_generator = generator
+        if generator.device.type != "cpu":
+            self.host_generator = torch.Generator().manual_seed(generator.initial_seed())
+
+    def _change_process_group(self, process_group: Any) -> None:
+        self._processes = None  # before the next step the processes of the new group compare what they have
+
+
+class SettingOfEngine:
+    """Descriptor of one setting of an engine. Reading finds the value in the instance, as without a descriptor."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __set__(self, engine: ChangeableSettings, value: Any) -> None:
+        engine.change_setting(self._name, value)
+
+    def __delete__(self, engine: ChangeableSettings) -> None:
+        raise AttributeError(f"{self._name} of an engine cannot be deleted")
+
+
+class SettingOfState:
+    """Descriptor of an attribute of a group's state that follows a setting of the engine."""
+
+    def __init__(self, name: str, setting: str) -> None:
+        self._name, self._setting = name, setting
+
+    def __set__(self, state: object, value: Any) -> None:
+        if self._name in vars(state):
+            raise AttributeError(f"{self._name} of a group's state is set by its engine: assign engine.{self._setting}")
+        vars(state)[self._name] = value  # at construction
+
+
+Engine = TypeVar("Engine", bound=type[ChangeableSettings])
+State = TypeVar("State", bound=type[Any])
+
+
+def check_changes_of_settings(kind: Engine) -> Engine:
+    """Decorate a class of engines, so that assigning a setting calls `ChangeableSettings.change_setting`."""
+    for name in ENGINE_SETTINGS:
+        setattr(kind, name, SettingOfEngine(name))
+    return kind
+
+
+def set_by_engine(**settings: str) -> Callable[[State], State]:
+    """Decorate a class of states, whose attributes follow settings of the engine: attribute -> setting."""
+
+    def decorate(kind: State) -> State:
+        for name, setting in settings.items():
+            setattr(kind, name, SettingOfState(name, setting))
+        return kind
+
+    return decorate
