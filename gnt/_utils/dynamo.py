@@ -39,9 +39,11 @@ def watch_hooks() -> None:
     guards on hooks, networks of one class that have engines still share compiled code.
 
     Code compiled without these guards is discarded, once. Most programs have none: constructing an optimizer imports
-    the compiler, so the first engine usually enables the guards before anything is compiled.
+    the compiler, so the first engine usually enables the guards before anything is compiled. Then nothing is
+    discarded: with a GPU, `torch._dynamo.reset` imports the whole of inductor, which takes seconds.
     """
     dynamo = sys.modules.get("torch._dynamo")
     if dynamo is not None and dynamo.config.skip_nnmodule_hook_guards:
         dynamo.config.skip_nnmodule_hook_guards = False
-        dynamo.reset()
+        if dynamo.convert_frame.input_codes.seen:
+            dynamo.reset()

@@ -13,8 +13,7 @@ if not torch.cuda.is_available():
 
 @pytest.fixture(autouse=True)
 def exact_arithmetic() -> Iterator[None]:
-    """Matrix products in full precision, and no synchronization left allowed or forbidden by a test."""
+    """Matrix products in full precision."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     yield
-    torch.cuda.set_sync_debug_mode("default")
     torch.cuda.synchronize()

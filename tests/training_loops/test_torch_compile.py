@@ -325,3 +325,15 @@ def test_a_network_stays_compiled_when_its_engine_is_built_and_closed():
     with no_recompilation():
         train_step(net, optimizer, 3)
     assert engine.updates == 3
+
+
+def test_an_engine_resets_the_compiler_only_if_something_was_compiled(monkeypatch):
+    resets = []
+    monkeypatch.setattr(torch._dynamo, "reset", lambda: resets.append(True))
+    for compiles in (False, True):
+        monkeypatch.setattr(torch._dynamo.config, "skip_nnmodule_hook_guards", True)
+        if compiles:
+            torch.compile(lambda x: x.sin() + 1, backend="eager")(torch.ones(3))
+        gnt.GnT(mlp())
+        assert resets == [True] * compiles
+        assert not torch._dynamo.config.skip_nnmodule_hook_guards
