@@ -1,10 +1,11 @@
-"""`preserve_model`: run a user's forward and restore the model afterwards."""
+"""`preserve_model`: run a user's forward and restore the model, and the objects that it keeps, afterwards."""
 
 from __future__ import annotations
 
 import contextlib
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -12,24 +13,35 @@ from torch import nn
 from torch.distributions import Distribution
 
 from gnt._utils.recording_switch import pause_recording
+from gnt.units._tracing.reachable import (
+    INTERNAL,
+    MISSING,
+    CachedFunction,
+    assigned_globals,
+    cell_content,
+    reachable,
+    slot_values,
+)
 
-_CONTAINERS = (list, dict, set, OrderedDict)
+Restore = Callable[[], None]
 
 
 @contextlib.contextmanager
 def preserve_model(model: nn.Module) -> Iterator[None]:
     """Context manager that restores the attributes, flags and submodules of ``model`` on exit.
 
-    The state of the CPU random generator is restored too. Values of tensors are not (a traced forward works on fake
-    tensors). Inside the context no engine records features, and distributions do not validate their parameters.
+    Containers and objects in attributes are restored at any depth, and so are attributes of the modules' classes and
+    the closures, default values and global containers of their methods and hooks. The state of the CPU random generator
+    is restored too. Values of tensors are not (a traced forward works on fake tensors). Inside the context no engine
+    records features, and distributions do not validate their parameters.
     """
-    saved = [(module, _copy_attributes(vars(module))) for module in model.modules()]
+    restorers = [restore for value in reachable(model, hooks=True) for restore in _restorers(value)]
     with torch.random.fork_rng(devices=[]), pause_recording(), _without_distribution_validation():
         try:
             yield
         finally:
-            for module, contents in saved:
-                _restore(vars(module), contents)
+            for restore in restorers:
+                restore()
 
 
 @contextlib.contextmanager
@@ -43,16 +55,120 @@ def _without_distribution_validation() -> Iterator[None]:
         Distribution.set_default_validate_args(before)
 
 
-def _copy_attributes(values: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Each attribute with a copy of its content if it is a plain container, otherwise with None."""
-    return {key: (value, value.copy() if type(value) in _CONTAINERS else None) for key, value in values.items()}
+def _restorers(value: Any) -> Iterator[Restore]:
+    """Functions that give an object its present contents back; the contents themselves are not copied."""
+    if isinstance(value, torch.Tensor):
+        return
+    if isinstance(value, type):
+        yield _restorer_of_class(value)
+    elif isinstance(value, FunctionType):
+        yield from map(_restorer_of_cell, value.__closure__ or ())
+        yield from (_restorer_of_global(value.__globals__, name) for name in assigned_globals(value))
+    elif isinstance(value, CachedFunction):
+        yield _restorer_of_cache(value)
+    else:
+        if isinstance(value, dict):
+            yield _restorer_of_dict(value)
+        elif isinstance(value, (list, set, deque)):
+            yield _restorer_of_items(value)
+        attributes = getattr(value, "__dict__", None)
+        if isinstance(attributes, dict):
+            yield _restorer_of_dict(attributes)
+            if isinstance(value, nn.Module):
+                internal = (attributes.get(name) for name in INTERNAL)
+                yield from (_restorer_of_dict(part) for part in internal if isinstance(part, dict))
+        if any("__slots__" in vars(kind) for kind in type(value).__mro__):
+            yield _restorer_of_slots(value, slot_values(value))
 
 
-def _restore(values: dict[str, Any], contents: dict[str, tuple[Any, Any]]) -> None:
-    for key in [key for key in values if key not in contents]:
-        del values[key]
-    for key, (value, content) in contents.items():
-        values[key] = value
-        if content is not None:
-            value.clear()
-            value.extend(content) if isinstance(value, list) else value.update(content)
+def _restorer_of_dict(values: dict[Any, Any]) -> Restore:
+    kind: Any = OrderedDict if isinstance(values, OrderedDict) else dict  # not methods that a subclass overrides
+    before = list(kind.items(values))
+
+    def restore() -> None:
+        if not _same(
+            [part for item in kind.items(values) for part in item], [part for item in before for part in item]
+        ):
+            kind.clear(values)
+            for key, value in before:
+                kind.__setitem__(values, key, value)
+
+    return restore
+
+
+def _restorer_of_items(values: list[Any] | set[Any] | deque[Any]) -> Restore:
+    kind: Any = next(kind for kind in (list, set, deque) if isinstance(values, kind))
+    before = list(values)
+
+    def restore() -> None:
+        if not _same(list(values), before):
+            kind.clear(values)
+            add: Any = kind.update if kind is set else kind.extend
+            add(values, before)
+
+    return restore
+
+
+def _restorer_of_slots(value: Any, before: dict[Any, Any]) -> Restore:
+    def restore() -> None:
+        now = slot_values(value)
+        for descriptor in now.keys() | before.keys():
+            if descriptor not in before:
+                descriptor.__delete__(value)
+            elif now.get(descriptor, MISSING) is not before[descriptor]:
+                descriptor.__set__(value, before[descriptor])
+
+    return restore
+
+
+def _restorer_of_class(kind: type) -> Restore:
+    before = {name: value for name, value in vars(kind).items() if not name.startswith("__")}
+
+    def restore() -> None:
+        for name, value in list(vars(kind).items()):
+            if name.startswith("__"):
+                continue
+            if name not in before:
+                delattr(kind, name)
+            elif value is not before[name]:
+                setattr(kind, name, before[name])
+
+    return restore
+
+
+def _restorer_of_cell(cell: Any) -> Restore:
+    content = cell_content(cell)
+
+    def restore() -> None:
+        if content is not MISSING:
+            cell.cell_contents = content
+        elif cell_content(cell) is not MISSING:
+            del cell.cell_contents
+
+    return restore
+
+
+def _restorer_of_global(variables: dict[str, Any], name: str) -> Restore:
+    before = variables.get(name, MISSING)
+
+    def restore() -> None:
+        if before is not MISSING:
+            variables[name] = before
+        else:
+            variables.pop(name, None)
+
+    return restore
+
+
+def _restorer_of_cache(function: Any) -> Restore:
+    before = function.cache_info().misses
+
+    def restore() -> None:
+        if function.cache_info().misses != before:  # it may hold results that were computed inside the context
+            function.cache_clear()
+
+    return restore
+
+
+def _same(a: Sequence[Any], b: Sequence[Any]) -> bool:
+    return len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))

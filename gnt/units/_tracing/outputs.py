@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gnt.units._tracing.reachable import reachable
+
 
 class OutputCollector:
     """A forward hook of the model that replaces its output by a flat list of tensors, each included once.
@@ -32,14 +34,8 @@ class OutputCollector:
 
 
 def _attribute_tensors(model: nn.Module) -> Iterator[Tensor]:
-    """Tensors in plain attributes of the modules, or in a list, tuple, set or mapping that is such an attribute."""
-    internal = vars(nn.Module()).keys()  # parameters, buffers, hooks, submodules
-    for module in model.modules():
-        for name, value in vars(module).items():
-            if name not in internal:
-                items = value.values() if isinstance(value, Mapping) else value
-                is_container = isinstance(value, (Mapping, list, tuple, set))
-                yield from (item for item in (items if is_container else [value]) if isinstance(item, Tensor))
+    """Tensors in plain attributes of the modules, at any depth, and in other places where a forward may keep them."""
+    yield from (value for value in reachable(model, hooks=False) if isinstance(value, Tensor))
 
 
 def _tensors(value: Any, seen: set[int]) -> Iterator[Tensor]:
