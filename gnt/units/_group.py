@@ -28,6 +28,8 @@ class UnitGroup:
         scales: slots of the norms between producer and consumer (affine parameters and running statistics).
         outgoing: slots of the consumers (columns of the weight).
         activation: the activation between producer and consumer, as its name and parameter, or None if unknown.
+        couplings: norms between producer and consumers whose statistics cover several units (LayerNorm, RMSNorm,
+            GroupNorm), with or without parameters: replacing a unit changes the normalized values of the others.
         state: ages, running averages and accumulator of the units; set by the engine that owns the group.
 
     ``producer``, ``norms`` and ``consumers`` are the modules of these slots.
@@ -46,6 +48,7 @@ class UnitGroup:
     outgoing: tuple[Slot, ...]
     scales: tuple[Slot, ...] = ()
     activation: Activation | None = None
+    couplings: tuple[str, ...] = ()
     state: Any = field(init=False, repr=False)
 
     @property
@@ -98,4 +101,6 @@ class UnitGroup:
                 no_bias = label == "consumer" and slot.bias is None
                 note = ", no bias: the mean feature is not transferred" if no_bias else ""
                 lines.append(f"  {label:<9} {slot}{note}")
+        coupled = "replacing a unit changes the normalized values of the others"
+        lines += [f"  coupled   {norm}: {coupled}" for norm in self.couplings]
         return "\n".join(lines)

@@ -33,6 +33,13 @@ def input_groups(module: nn.Module) -> int:
     return int(getattr(module, name, 1))
 
 
+def couples_units(module: nn.Module) -> bool:
+    """True for a norm over channels whose statistics cover several of them."""
+    if isinstance(module, nn.GroupNorm):
+        return module.num_groups < module.num_channels
+    return isinstance(module, (nn.LayerNorm, nn.RMSNorm))
+
+
 def has_torch_forward(module: nn.Module) -> bool:
     """True if the module's ``forward`` is defined in torch, so that it computes what its torch base class computes."""
     return str(type(module).forward.__module__).startswith("torch.")

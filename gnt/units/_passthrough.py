@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from gnt.units._activations import Activation, identify_activation
 from gnt.units._errors import WalkError
-from gnt.units._layer_types import CONV_LAYERS, has_torch_forward
+from gnt.units._layer_types import CONV_LAYERS, couples_units, has_torch_forward
 from gnt.units._slot import Slot
 
 _ELEMENTWISE = (
@@ -50,6 +50,11 @@ class Passthrough:
         """Number of dimensions after the units' dimension."""
         conv = isinstance(self.producer.module, CONV_LAYERS) and not self.flattened
         return self.producer.weight.ndim - 2 if conv else 0
+
+    @property
+    def couplings(self) -> tuple[str, ...]:
+        """Norms whose statistics cover several units."""
+        return tuple(f"{s.name} {type(s.module).__name__}" for s in self.scales if couples_units(s.module))
 
     def append(self, name: str, layer: nn.Module | Callable[..., Any]) -> None:
         """Add the next layer."""

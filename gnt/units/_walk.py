@@ -184,6 +184,7 @@ def _group(between: Passthrough, consumer: Slot, given: Activation | None, defau
         outgoing=(consumer,),
         scales=tuple(between.scales),
         activation=default if listed is None else given if given and activation_gain(listed) is None else listed,
+        couplings=between.couplings,
     )
 
 

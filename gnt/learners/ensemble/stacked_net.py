@@ -68,6 +68,7 @@ class StackedNet(nn.Module):
             outgoing=stacked_slots(group.outgoing, outgoing=True),
             scales=stacked_slots(group.scales),
             activation=group.activation,
+            couplings=group.couplings,
         )
 
     def _read_inputs_of(self, consumers: Sequence[Any]) -> None:

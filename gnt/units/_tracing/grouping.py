@@ -124,7 +124,12 @@ def _group(
         return None
     first = members[0][0].producer
     name = _name(first, torch.cat([units for part, units in members if part.producer is first]))
-    return UnitGroup(name, len(roots), tuple(incoming), tuple(outgoing), tuple(scales), activation)
+    couplings = dict.fromkeys(
+        norm for norm, covered in state.couplings if bool((class_of[root[covered]] == number).any())
+    )
+    return UnitGroup(
+        name, len(roots), tuple(incoming), tuple(outgoing), tuple(scales), activation, couplings=tuple(couplings)
+    )
 
 
 def _depends_on(node: Node, others: Collection[Node]) -> bool:

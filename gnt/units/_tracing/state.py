@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gnt.units._tracing.capture import Graph, Node
-from gnt.units._tracing.labels import Labels, UnitTable, units_of
+from gnt.units._tracing.labels import Labels, UnitTable, distinct_units, units_of
 from gnt.units._tracing.ownership import ParameterOwners
 
 
@@ -59,6 +59,7 @@ class PropagationState:
         self.units = UnitTable()
         self.producers: list[Producer] = []
         self.readers: list[Reader] = []
+        self.couplings: list[tuple[str, Tensor]] = []  # norms whose statistics cover several units, with these units
         self.passed_through: list[tuple[str, Tensor]] = []  # weight operations that passed their input's units on
         self.labels: dict[Node, Labels | tuple[Labels, ...]] = {}
         self._num_occurrences = 0
@@ -87,6 +88,10 @@ class PropagationState:
         """Record that inputs of a weight layer are units; ``labels`` has one entry per input."""
         positions = labels.nonzero().flatten()
         self.readers.append(Reader(name, module, False, dim, groups, positions, labels[positions], read))
+
+    def add_coupling(self, name: str, labels: Tensor) -> None:
+        """Record that the statistics of a norm cover all units of ``labels``."""
+        self.couplings.append((name, distinct_units(labels)))
 
     def add_scale(self, name: str, module: nn.Module, dim: int, labels: Tensor, read: Node) -> None:
         """Record that entries of a norm, or channels of a depthwise convolution, belong to units."""

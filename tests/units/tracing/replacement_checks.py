@@ -115,10 +115,14 @@ def make_constant(subject: ModelUnderTest, group: UnitGroup, units: Tensor, seed
         zero_weights(sources, units)
         _reset_except_weights(group, units)
         last = changeable_slots(subject, group)[0].slots
+        if not last:
+            return  # a norm without parameters is the last operation
         sources = [slot for slot in last if slot.module is last[0].module]
     zero_weights(sources, units)
     for slot in sources:
-        bias = slot.module.bias
+        bias = getattr(slot.module, "bias", None)
+        if bias is None:  # an RMSNorm: zeros are constant, too
+            continue
         mask = owned(slot, bias, units)
         bias[mask] = 1 + torch.rand(int(mask.sum()), generator=draw, dtype=bias.dtype)
 

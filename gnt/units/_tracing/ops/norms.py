@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gnt.units._activations import parse_activation
 from gnt.units._tracing.capture import Node
 from gnt.units._tracing.labels import Labels, expand, varies
 from gnt.units._tracing.ops.refusal import describe_operation, refuse_mixing, refuse_operands, refuse_unknown
@@ -21,16 +22,40 @@ def _batch_norm(state: PropagationState, node: Node) -> Any:
 
 def _channels(state: PropagationState, node: Node, *, dim: int, whole: bool = False) -> Labels:
     """A norm over channels; with ``whole``, its statistics cover several channels, so that all must be units."""
-    read = node.args[0]
-    labels = state.labels_of(read)
+    labels = state.labels_of(node.args[0])
     if labels is None or varies(labels, [d for d in range(labels.ndim) if d != dim]):
         return refuse_mixing(state, node)
+    return _record_row(state, node, labels, dim, 0, whole=whole)
+
+
+def _record_row(
+    state: PropagationState, node: Node, labels: Tensor, dim: int, weight_dim: int, *, whole: bool
+) -> Labels:
+    """Record the entries of a norm along ``dim`` of its input; returns the labels of its result.
+
+    Args:
+        state, node, labels: the state, the norm, and the labels of its input.
+        dim: the dimension of the input along which the units vary.
+        weight_dim: the same dimension of the norm's weight.
+        whole: the statistics cover several units, which couples them; all values must then be units.
+    """
+    read = node.args[0]
     row = expand(labels, [n if d == dim else 1 for d, n in enumerate(read.shape)]).flatten()
     if whole and not bool((row > 0).all()):
         return refuse_operands(
             state, node, f"they are normalized together with other values by {describe_operation(node)}"
         )
-    return labels if _scale(state, node, row, 0) else None
+    if whole:
+        state.add_coupling(_norm_name(state, node), row)
+    return labels if _scale(state, node, row, weight_dim) else None
+
+
+def _norm_name(state: PropagationState, node: Node) -> str:
+    """Path and type of the norm, or for a function its name and the module that calls it."""
+    module = state.owners.module_at(node.module)
+    if node.module and isinstance(module, (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)):
+        return f"{node.module} {type(module).__name__}"
+    return describe_operation(node)
 
 
 def _group_norm(state: PropagationState, node: Node) -> Any:
@@ -41,8 +66,7 @@ def _group_norm(state: PropagationState, node: Node) -> Any:
 
 def _layer_norm(state: PropagationState, node: Node) -> Any:
     """Normalizes the last dimensions: within each unit, or over all units with one entry for each."""
-    read, shape = node.args[0], node.args[1]
-    labels = state.labels_of(read)
+    labels, shape = state.labels_of(node.args[0]), node.args[1]
     if labels is None:
         return refuse_unknown(state, node)
     first = labels.ndim - len(shape)
@@ -54,13 +78,7 @@ def _layer_norm(state: PropagationState, node: Node) -> Any:
         result = refuse_mixing(state, node)
     else:
         dim = varying[0] if varying else labels.ndim - 1
-        row = expand(labels, [n if d == dim else 1 for d, n in enumerate(read.shape)]).flatten()
-        if not bool((row > 0).all()):
-            result = refuse_operands(
-                state, node, f"they are normalized together with other values by {describe_operation(node)}"
-            )
-        else:
-            result = labels if _scale(state, node, row, dim - first) else None
+        result = _record_row(state, node, labels, dim, dim - first, whole=True)
     return (result, None, None) if isinstance(node.value, (tuple, list)) else result
 
 
@@ -71,7 +89,7 @@ def _prelu(state: PropagationState, node: Node) -> Labels:
     num_slopes = weight.value.numel() if isinstance(weight, Node) else 0
     if labels is None or not num_slopes:
         return refuse_unknown(state, node)
-    state.units.set_activation(labels, ("prelu", 0.25))
+    state.units.set_activation(labels, parse_activation("prelu"))
     if num_slopes == 1:
         return labels
     return _channels(state, node, dim=min(1, labels.ndim - 1))
