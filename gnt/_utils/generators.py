@@ -1,8 +1,16 @@
-"""Random generators."""
+"""Random generators, and their saved states."""
 
 from __future__ import annotations
 
+import hashlib
+from typing import Any
+
 import torch
+from torch import Tensor
+
+# number of bytes in the state of a generator, by type of device
+_CPU_BYTES = torch.Generator().get_state().numel()
+_OTHER_BYTES = {"cuda": 16, "mps": 44}
 
 
 def new_generator(device: torch.device) -> torch.Generator:
@@ -12,3 +20,38 @@ def new_generator(device: torch.device) -> torch.Generator:
     """
     seed = int(torch.empty((), dtype=torch.int64).random_().item())
     return torch.Generator(device=device).manual_seed(seed)
+
+
+def fitting_state(saved: Any, generator: torch.Generator) -> Tensor:
+    """A saved state in the form that ``generator.set_state`` takes; changes nothing.
+
+    The state of a generator on another type of device (saved on a GPU and loaded on the CPU, or the other way round)
+    determines a seed: the draws continue with other numbers than on the original device, and with the same ones
+    whenever this state is loaded.
+
+    Raises:
+        ValueError: not the state of a generator.
+    """
+    own = generator.get_state()
+    if not isinstance(saved, Tensor) or saved.dtype != torch.uint8 or saved.ndim != 1 or saved.is_meta:
+        got = f"{saved.dtype} of shape {tuple(saved.shape)}" if isinstance(saved, Tensor) else type(saved).__name__
+        raise _misfit(generator, own, f"{got}{' on meta' if isinstance(saved, Tensor) and saved.is_meta else ''}")
+    trial = torch.Generator(device=generator.device)
+    state = saved.detach().cpu().clone(memory_format=torch.contiguous_format)
+    if state.numel() == own.numel():
+        try:
+            trial.set_state(state)
+        except RuntimeError as error:
+            raise _misfit(generator, own, str(error).splitlines()[0]) from None
+        return state
+    if state.numel() not in (_CPU_BYTES, *_OTHER_BYTES.values()):
+        raise _misfit(generator, own, f"{state.numel()} bytes")
+    digest = hashlib.sha256(bytes(state.tolist())).digest()
+    return trial.manual_seed(int.from_bytes(digest[:8], "little") >> 1).get_state()
+
+
+def _misfit(generator: torch.Generator, own: Tensor, got: str) -> ValueError:
+    return ValueError(
+        f"a saved generator does not fit this one, on {generator.device}: it must be what get_state() of a "
+        f"torch.Generator returns ({own.numel()} bytes here, in a 1-d uint8 tensor), got {got}"
+    )

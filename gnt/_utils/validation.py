@@ -45,6 +45,16 @@ def is_real(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
+def to_float(value: Any) -> float:
+    """``float(value)`` for a real number, with an infinity beyond the range of float64; NaN for anything else."""
+    if not is_real(value):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
 def check_real(**values: Any) -> None:
     """Raise TypeError for values that are not real numbers."""
     for name, value in values.items():
@@ -57,6 +67,7 @@ def finite_number(name: str, value: Any, *, minimum: float = 0.0, exclusive: boo
 
     With ``exclusive`` the value must exceed the minimum.
     """
-    if not is_real(value) or not math.isfinite(value) or value < minimum or (exclusive and value == minimum):
+    real = to_float(value)
+    if not math.isfinite(real) or real < minimum or (exclusive and real == minimum):
         raise ValueError(f"{name} must be a finite number {'>' if exclusive else '>='} {minimum:g}, got {value!r}")
-    return float(value)
+    return real

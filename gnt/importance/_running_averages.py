@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gnt._utils.state_dicts import MAX_COUNT, Kind, check_entries, counter, tensor
+
 
 def age_correction(age: Tensor, decay_rate: float, dtype: torch.dtype) -> Tensor:
     """1 - decay_rate^age, the total weight in a running average that started at 0; a tiny positive number at age 0."""
@@ -129,9 +131,46 @@ class RunningAverages(AgedAverages):
             "updates": self.updates,
         }
 
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Load what `state_dict` returned, on this object's device and in its dtype."""
+    def checked_state(self, saved: Any, where: str = "", most_updates: int = MAX_COUNT) -> dict[str, Any]:
+        """Check what `state_dict` returned -> the entries, ready for `load_checked`. Changes nothing; reads the device.
+
+        Args:
+            saved: the value to check.
+            where: what it is the state of, for error messages.
+            most_updates: the largest possible number of updates.
+
+        Raises:
+            ValueError: an entry is missing, of another shape or kind, or out of range.
+        """
+        updates = counter(most_updates, "" if most_updates == MAX_COUNT else ", the engine's number of updates")
+        kinds = self._kinds(check_entries(saved, {"updates": updates}, where)["updates"])
+        checked = check_entries(saved, {"updates": updates, **kinds}, where)
+        age = checked["updates"] - checked["born"]
+        if not torch.isfinite(checked["mean_feature"] / self.correction(age)).all():
+            raise ValueError(f"state_dict has 'mean_feature'{where} with values too large for {self.utility.dtype}")
+        return checked
+
+    def _kinds(self, updates: int) -> dict[str, Kind]:
+        """The kinds of the entries besides "updates", if that is ``updates``."""
+        return {
+            "utility": tensor(self.utility),
+            "mean_feature": tensor(self.mean_features.squeeze(0)),
+            "born": tensor(self.born, 0, updates),
+            "last_active": tensor(self.last_active, 0, updates),
+            "nonfinite": tensor(self.nonfinite, 0, updates),
+        }
+
+    def load_checked(self, checked: dict[str, Any]) -> None:
+        """Load the result of `checked_state`."""
         for name in ("utility", "born", "last_active", "nonfinite"):
-            getattr(self, name).copy_(saved[name])  # in place: these are views of the tensors of all groups
-        self.mean_features.copy_(saved["mean_feature"].view_as(self.mean_features))
-        self.updates = int(saved["updates"])
+            getattr(self, name).copy_(checked[name])  # in place: these are views of the tensors of all groups
+        self.mean_features.copy_(checked["mean_feature"].view_as(self.mean_features))
+        self.updates = checked["updates"]
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Load what `state_dict` returned, on this object's device and in its dtype.
+
+        Raises:
+            ValueError: as `checked_state`. Nothing is changed.
+        """
+        self.load_checked(self.checked_state(saved))

@@ -102,7 +102,7 @@ class Backprop:
         """Load a state, to continue bit for bit; the learner must have been built with the same settings.
 
         Raises:
-            ValueError: not a state of a learner, or the state of another type of optimizer. Nothing is changed.
+            ValueError: not a state of a learner, or of another network or type of optimizer. Nothing is changed.
         """
         if not isinstance(state_dict, dict) or not {"net", "opt", "kind"} <= set(state_dict):
             raise ValueError("state_dict must be the result of state_dict(), with 'net', 'opt' and 'kind'")
@@ -111,10 +111,14 @@ class Backprop:
                 f"state_dict is of optimizer {state_dict['kind']}, this learner's is {type(self.opt).__name__}"
             )
         before = copy.deepcopy(Backprop.state_dict(self))
-        try:
-            self.net.load_state_dict(state_dict["net"])
-            self.opt.load_state_dict(state_dict["opt"])
-        except Exception:
-            self.net.load_state_dict(before["net"])
-            self.opt.load_state_dict(before["opt"])
-            raise
+        parts: dict[str, Any] = {"net": self.net, "opt": self.opt}
+        for loading, part in parts.items():
+            try:
+                part.load_state_dict(state_dict[loading])
+            except Exception as error:
+                for name, changed in parts.items():
+                    changed.load_state_dict(before[name])
+                    if name == loading:
+                        break
+                kind = type(part).__name__
+                raise ValueError(f"state_dict holds {loading!r} that does not fit this {kind}: {error}") from error

@@ -86,10 +86,6 @@ class ContinualBackprop(Backprop):
         """
         if not isinstance(state_dict, dict) or "gnt" not in state_dict:
             raise ValueError("state_dict must hold 'gnt', the engine's state: was it saved by Backprop?")
-        before = self.gnt.state_dict()
-        self.gnt.load_state_dict(state_dict["gnt"])
-        try:
-            super().load_state_dict(state_dict)
-        except Exception:
-            self.gnt.load_state_dict(before)
-            raise
+        engine = self.gnt.checked_state(state_dict["gnt"])
+        super().load_state_dict(state_dict)
+        self.gnt.load_checked_state(engine)

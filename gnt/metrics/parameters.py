@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gnt._utils.state_dicts import check_entries, tensors_like
 from gnt.metrics._numerics import full_tensor, to_float64
 from gnt.metrics._validation import check_finite, checked_parameters
 
@@ -148,7 +149,8 @@ class UpdateSize:
         """Replace the snapshot by a saved one.
 
         Raises:
-            ValueError: not the result of `state_dict`, or of other parameters. Nothing is changed.
+            ValueError: not the result of `state_dict`, or of other parameters, or with values that are not finite.
+                Nothing is changed.
         """
         snapshot = state_dict.get("snapshot") if isinstance(state_dict, dict) else None
         if not isinstance(snapshot, list) or not all(isinstance(tensor, Tensor) for tensor in snapshot):
@@ -156,7 +158,8 @@ class UpdateSize:
         difference = _shape_difference(snapshot, self._snapshot)
         if difference:
             raise ValueError(f"state_dict must be of the same parameters, got {difference}")
-        self._snapshot = [tensor.detach().clone() for tensor in snapshot]
+        kinds = {"snapshot": tensors_like(self._snapshot, map(str, range(len(self._snapshot))))}
+        self._snapshot = check_entries(state_dict, kinds)["snapshot"]
 
     def _copies(self) -> list[Tensor]:
         tensors = checked_parameters("parameters", self._parameters)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gnt._utils.dynamo import not_compiled
-from gnt._utils.state_dicts import check_version, checked_steps
+from gnt._utils.state_dicts import check_entries, check_version, counter
 from gnt._utils.validation import check_flags, check_positive
 from gnt.distributed import dtensor
 from gnt.learners import Loss
@@ -182,11 +182,11 @@ class Probe:
         """
         if not isinstance(state_dict, dict) or not {"version", "steps", "change"} <= set(state_dict):
             raise ValueError("state_dict is not one of Probe.state_dict(): it has no 'version', 'steps' and 'change'")
-        check_version(state_dict, STATE_VERSION)
-        steps = checked_steps(state_dict)
+        check_version(state_dict["version"], STATE_VERSION)
         if (state_dict["change"] is None) != (self._update_size is None):
             saved = "without" if state_dict["change"] is None else "with"
             raise ValueError(f"state_dict was saved {saved} update=True: build the probe with the same settings")
+        steps = check_entries(state_dict, {"steps": counter()})["steps"]
         if self._update_size is not None:
             self._update_size.load_state_dict(state_dict["change"])
         self.steps = steps

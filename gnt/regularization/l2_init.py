@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gnt._utils.state_dicts import check_saved_state, check_saved_tensors
+from gnt._utils.state_dicts import check_saved_state, tensors_like
 from gnt.regularization._parameters import ModuleOrParameters
 from gnt.regularization._quadratic import QuadraticPenalty
 
@@ -56,9 +56,8 @@ class L2Init(QuadraticPenalty):
         """Load theta_0, so that a resumed run is pulled towards the initial values of the original run.
 
         Raises:
-            ValueError: not the result of `state_dict`, or of another network. Nothing is changed.
+            ValueError: not the result of `state_dict`, or of another network, or with values that are not finite.
+                Nothing is changed.
         """
-        check_saved_state(state_dict, "L2Init.state_dict()", ["start"], STATE_VERSION)
-        check_saved_tensors(state_dict["start"], self.names, self.parameters)
-        pairs = zip(state_dict["start"], self.parameters, strict=True)
-        self._start = [start.detach().to(p.device, p.dtype, copy=True) for start, p in pairs]
+        kinds = {"start": tensors_like(self.parameters, self.names)}
+        self._start = check_saved_state(state_dict, "L2Init.state_dict()", kinds, STATE_VERSION)["start"]

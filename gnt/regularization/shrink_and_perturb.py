@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from gnt._utils.generators import new_generator
-from gnt._utils.state_dicts import check_saved_state, checked_steps
+from gnt._utils.state_dicts import check_saved_state, counter, random_state, sequence
 from gnt._utils.validation import check_positive, finite_number
 from gnt.regularization._init_distribution import SUPPORTED_LAYERS, InitDistribution, init_distribution
 from gnt.regularization._parameters import ModuleOrParameters, accumulation_dtype, select_parameters
@@ -76,7 +77,7 @@ class ShrinkAndPerturb:
             raise ValueError(f"shrink must be in [0, 1], got {shrink!r}")
         if distribution not in ("init", "normal"):
             raise ValueError(f"distribution must be 'init' or 'normal', got {distribution!r}")
-        if every != 0 or isinstance(every, bool):
+        if not isinstance(every, Integral) or isinstance(every, bool) or every != 0:
             check_positive(every=every)
         self.distribution, self.every = distribution, int(every)
         self.names, self.parameters = select_parameters(params, "ShrinkAndPerturb")
@@ -174,26 +175,18 @@ class ShrinkAndPerturb:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a saved state. Settings are not saved: build the object with the same ones.
 
+        A generator's state saved on another type of device determines a seed, because generators of different devices
+        draw different numbers.
+
         Raises:
-            ValueError: not the result of `state_dict`, or of another number or kind of generators. Nothing is changed.
+            ValueError: not the result of `state_dict`, or of another number of generators. Nothing is changed.
         """
-        check_saved_state(state_dict, "ShrinkAndPerturb.state_dict()", ["steps", "generators"], STATE_VERSION)
-        steps = checked_steps(state_dict)
-        saved = state_dict["generators"]
-        if not isinstance(saved, (list, tuple)) or len(saved) != len(self.generators):
-            raise ValueError(f"state_dict must hold {len(self.generators)} states of generators, got {saved!r:.80}")
-        before = [generator.get_state() for generator in self.generators]
-        try:
-            for generator, state in zip(self.generators, saved, strict=True):
-                generator.set_state(state.cpu())
-        except (RuntimeError, TypeError, AttributeError) as error:
-            for generator, state in zip(self.generators, before, strict=True):
-                generator.set_state(state)
-            raise ValueError(
-                f"a saved generator does not fit this one, on {self.generators[0].device}: pass a generator of the "
-                "device it was saved on"
-            ) from error
-        self.steps = steps
+        states = [random_state(generator) for generator in self.generators]
+        kinds = {"steps": counter(), "generators": sequence(states, f"{len(states)} states of generators")}
+        checked = check_saved_state(state_dict, "ShrinkAndPerturb.state_dict()", kinds, STATE_VERSION)
+        for generator, state in zip(self.generators, checked["generators"], strict=True):
+            generator.set_state(state)
+        self.steps = checked["steps"]
 
     def __repr__(self) -> str:
         settings = f"shrink={self.shrink:g}, noise={self.noise:g}, distribution={self.distribution!r}"

@@ -1,16 +1,27 @@
-"""The saved state of an engine: created, checked, and loaded."""
+"""The saved state of an engine: created, checked, and loaded. All is checked before anything is loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from gnt._utils.state_dicts import check_entries, check_version, counter, equal_to, random_state, shown, text
 from gnt.units import UnitGroup
 
 STATE_VERSION = 1
+
+
+class CheckedState(NamedTuple):
+    """A saved state that was checked, in the form in which it is loaded."""
+
+    updates: int
+    counted: int
+    generator: Tensor
+    coin: Tensor
+    groups: list[dict[str, Any]]
 
 
 def engine_state(
@@ -33,56 +44,62 @@ def engine_state(
     }
 
 
-def load_state(
-    state_dict: dict[str, Any],
+def check_state(
+    state_dict: Any,
     groups: Sequence[UnitGroup],
+    utility: str,
     generator: torch.Generator,
     host_generator: torch.Generator,
-) -> tuple[int, int]:
-    """Load a checked state into groups and generators -> (updates, counted).
+) -> CheckedState:
+    """Check a saved state for these groups and generators; changes nothing, reads the device.
 
     Raises:
-        ValueError: the saved generator is of another device. Nothing is changed.
+        ValueError: a state of another version, measure or architecture, or an entry that no engine could have.
     """
-    before = generator.get_state()
-    try:
-        generator.set_state(state_dict["generator"].cpu())
-        host_generator.set_state(state_dict["coin"].cpu())
-    except (RuntimeError, TypeError, AttributeError) as error:
-        generator.set_state(before)
-        raise ValueError(
-            f"the saved generator does not fit this one, on {generator.device}: pass a generator of the device it was "
-            "saved on"
-        ) from error
-    for group, saved in zip(groups, state_dict["groups"], strict=True):
-        group.state.load_state_dict(saved)
-    return int(state_dict["updates"]), int(state_dict["counted"])
-
-
-def check_state(state_dict: Any, groups: Sequence[UnitGroup], utility: str) -> None:
-    """Raise ValueError for a saved state of another version, measure or architecture."""
     if not isinstance(state_dict, dict) or "version" not in state_dict or "groups" not in state_dict:
         raise ValueError("state_dict is not one of GnT.state_dict(): it has no 'version' and 'groups'")
-    if state_dict["version"] != STATE_VERSION:
-        raise ValueError(f"state_dict has version {state_dict['version']!r}; this gnt reads version {STATE_VERSION}")
-    own = {"utility", "updates", "counted", "generator", "coin"}
-    entries = {"name", "num_units", *groups[0].state.state_dict()}
-    missing = sorted(own - set(state_dict)) or sorted({k for e in state_dict["groups"] for k in entries - set(e)})
-    if missing:
-        raise ValueError(f"state_dict is incomplete: it lacks {', '.join(missing)}")
-    if state_dict["utility"] != utility:
+    check_version(state_dict["version"], STATE_VERSION)
+    own = check_entries(
+        state_dict,
+        {
+            "utility": equal_to(
+                utility, lambda saved: f"state_dict holds averages of utility {saved}, this engine measures {utility!r}"
+            ),
+            "updates": counter(),
+            "counted": counter(),
+            "generator": random_state(generator),
+            "coin": random_state(host_generator),
+        },
+    )
+    if own["counted"] > own["updates"]:
         raise ValueError(
-            f"state_dict holds averages of utility {state_dict['utility']!r}, this engine measures {utility!r}"
+            f"state_dict holds counted {own['counted']}, the update of the last selection, which must be <= its "
+            f"updates, {own['updates']}"
         )
+    saved_groups = state_dict["groups"]
+    if not isinstance(saved_groups, (list, tuple)) or not all(isinstance(entry, dict) for entry in saved_groups):
+        raise ValueError(f"state_dict has 'groups' {shown(saved_groups)}, which must be a list of dicts")
     expected = [(group.name, group.num_units) for group in groups]
-    saved = [(entry.get("name"), entry.get("num_units")) for entry in state_dict["groups"]]
+    described = [check_entries(entry, {"name": text, "num_units": counter()}) for entry in saved_groups]
+    saved = [(entry["name"], entry["num_units"]) for entry in described]
     if expected != saved:
         raise ValueError(
             f"state_dict is of another architecture: it holds groups (name, units) {saved}, this engine has {expected}"
         )
-    for group, entry in zip(groups, state_dict["groups"], strict=True):
-        for name, value in group.state.state_dict().items():
-            if isinstance(value, Tensor) and entry[name].shape != value.shape:
-                raise ValueError(
-                    f"state_dict has {name!r} of shape {tuple(entry[name].shape)} for group {group.name!r}"
-                )
+    states = [
+        group.state.checked_state(entry, f" for group {group.name!r}", own["updates"])
+        for group, entry in zip(groups, saved_groups, strict=True)
+    ]
+    return CheckedState(own["updates"], own["counted"], own["generator"], own["coin"], states)
+
+
+def load_units(state: CheckedState, groups: Sequence[UnitGroup]) -> None:
+    """Load the units' states."""
+    for group, saved in zip(groups, state.groups, strict=True):
+        group.state.load_checked(saved)
+
+
+def load_generators(state: CheckedState, generator: torch.Generator, host_generator: torch.Generator) -> None:
+    """Load the generators' states. On the CPU both are one generator, whose state is "generator"."""
+    host_generator.set_state(state.coin)
+    generator.set_state(state.generator)

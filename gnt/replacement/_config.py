@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from gnt._utils.validation import check_flags, is_real
+from gnt._utils.validation import check_flags, to_float
 from gnt.importance import find_measure
 from gnt.replacement.reinitialization import check_init
 
@@ -39,13 +39,15 @@ class EngineSettings:
     kernels: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
-        rate, threshold, decay = self.replacement_rate, self.maturity_threshold, self.decay_rate
-        if not is_real(rate) or not 0.0 <= rate <= 1.0:
-            raise ValueError(f"replacement_rate must be a number in [0, 1], got {rate!r}")
+        # compared as the floats that they become: 1 - Fraction(1, 10**20) is a decay rate of 1.0
+        rate, decay = to_float(self.replacement_rate), to_float(self.decay_rate)
+        threshold = self.maturity_threshold
+        if not 0.0 <= rate <= 1.0:
+            raise ValueError(f"replacement_rate must be a number in [0, 1], got {self.replacement_rate!r}")
         if not isinstance(threshold, Integral) or isinstance(threshold, bool) or threshold < 0:
             raise ValueError(f"maturity_threshold must be an integer >= 0, in updates, got {threshold!r}")
-        if not is_real(decay) or not 0.0 <= decay < 1.0:
-            raise ValueError(f"decay_rate must be a number in [0, 1), got {decay!r}")
+        if not 0.0 <= decay < 1.0:
+            raise ValueError(f"decay_rate must be a number in [0, 1), got {self.decay_rate!r}")
         if self.generator is not None and not isinstance(self.generator, torch.Generator):
             raise TypeError(f"generator must be a torch.Generator or None, got {type(self.generator).__name__}")
         if not isinstance(self.accumulate, bool) and self.accumulate != "one":
@@ -54,8 +56,7 @@ class EngineSettings:
         _check_process_group(self.process_group)
         find_measure(self.utility)
         check_init(self.init)
-        self.replacement_rate, self.maturity_threshold = float(rate), int(threshold)
-        self.decay_rate = float(decay)
+        self.replacement_rate, self.maturity_threshold, self.decay_rate = rate, int(threshold), decay
 
     def describe(self) -> str:
         """The settings that must be the same in all processes, as they are written in a call."""

@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from gnt._utils.dynamo import not_compiled
 from gnt.importance import BackwardWatch, FeatureBuffer, step_was_skipped
-from gnt.replacement import _checkpoint
+from gnt.replacement._checkpoint import CheckedState
 from gnt.units import UnitGroup
 
 STATE_KEY = "gnt"
@@ -29,7 +29,6 @@ class AttachableEngine(Protocol):
 
     groups: tuple[UnitGroup, ...]
     feature_buffer: FeatureBuffer
-    utility: str
     loaded: bool
 
     @property
@@ -49,8 +48,11 @@ class AttachableEngine(Protocol):
     def state_dict(self) -> dict[str, Any]:
         """The engine's state."""
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the engine's state."""
+    def checked_state(self, state_dict: Any) -> CheckedState:
+        """Check a saved state of the engine."""
+
+    def load_checked_state(self, state: CheckedState) -> None:
+        """Load a checked state."""
 
 
 class OptimizerHooks:
@@ -65,7 +67,7 @@ class OptimizerHooks:
         earlier = _earlier_engines(engine)
         self.engine = engine
         self.key = key or _unused_key(optimizer)
-        self._state_to_load: dict[str, Any] | None = None
+        self._state_to_load: CheckedState | None = None
         self._watch: BackwardWatch | None = None
         self.watch_backward()  # first, so that no hook of the optimizer is left behind if it fails
         self._handles: list[RemovableHandle] = [
@@ -132,9 +134,9 @@ class OptimizerHooks:
 
     def _check(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
         """Check the engine's state before the optimizer loads its own."""
-        self._state_to_load = state_dict.get(self.key)
-        if self._state_to_load is not None:
-            _checkpoint.check_state(self._state_to_load, self.engine.groups, self.engine.utility)
+        self._state_to_load = None
+        if self.key in state_dict:
+            self._state_to_load = self.engine.checked_state(state_dict[self.key])
         elif not self.engine.loaded:  # a distributed checkpoint keeps the engine's state beside the optimizer's
             warnings.warn(
                 f"this state_dict of {type(optimizer).__name__} was saved without an engine: its units keep their ages",
@@ -145,7 +147,7 @@ class OptimizerHooks:
     def _load(self, optimizer: Optimizer) -> None:
         state, self._state_to_load = self._state_to_load, None
         if state is not None:
-            self.engine.load_state_dict(state)
+            self.engine.load_checked_state(state)
 
 
 _active_hooks: weakref.WeakSet[OptimizerHooks] = weakref.WeakSet()

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gnt._utils.state_dicts import Kind, counter, number
 from gnt.importance import RunningAverages
 from gnt.replacement._setting_changes import set_by_engine
 
@@ -59,7 +60,12 @@ class UnitState(RunningAverages):
     @property
     def mature(self) -> Tensor:
         """Which units are eligible: age > maturity_threshold; bool (num_units,)."""
-        return self.born < self.updates - self.maturity_threshold
+        return self.born < self._latest_mature_birth
+
+    @property
+    def _latest_mature_birth(self) -> int:
+        """Units born before this update are eligible; 0 if none is, however large the threshold is."""
+        return max(0, self.updates - self.maturity_threshold)
 
     @property
     def eligible(self) -> int:
@@ -74,7 +80,7 @@ class UnitState(RunningAverages):
     @property
     def dead(self) -> Tensor:
         """Eligible units whose mean feature was exactly 0 for longer than the maturity threshold; bool (num_units,)."""
-        return self.mature & (self.last_active < self.updates - self.maturity_threshold)
+        return self.mature & (self.last_active < self._latest_mature_birth)
 
     def replace(self, units: Tensor, *, all_eligible: bool) -> None:
         """Restart ``units`` at age 0 and count them as replaced.
@@ -127,10 +133,15 @@ class UnitState(RunningAverages):
         """Copies of all state but the queue, which the ages determine."""
         return {**super().state_dict(), "replaced": self.replaced, "accumulated": self.accumulated}
 
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Load what `state_dict` returned, on this object's device and in its dtype."""
-        super().load_state_dict(saved)
-        self.replaced, self.accumulated = int(saved["replaced"]), float(saved["accumulated"])
+    def _kinds(self, updates: int) -> dict[str, Kind]:
+        # in each update at most one unit more than the number of units is due
+        most = self.num_units * updates + 1 if self.strict else 1
+        return {**super()._kinds(updates), "replaced": counter(), "accumulated": number(0, most)}
+
+    def load_checked(self, checked: dict[str, Any]) -> None:
+        """Load the result of `checked_state`."""
+        super().load_checked(checked)
+        self.replaced, self.accumulated = checked["replaced"], checked["accumulated"]
         self.recount_eligible()
 
 

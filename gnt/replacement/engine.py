@@ -291,15 +291,26 @@ class GnT(EngineCore):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume from a saved state. Settings are not saved: build the engine with the same ones.
 
+        On the type of device on which the state was saved the run continues bit for bit. On another one (saved on a
+        GPU, loaded on the CPU, or the other way round) the generator gets a seed that the saved state determines,
+        because generators of different devices draw different numbers.
+
         Raises:
-            ValueError: saved by another version, with another measure of utility, or for other groups. Nothing is
-                changed.
+            ValueError: saved by another version, with another measure of utility, or for other groups; or a damaged
+                state: an entry that is missing, of another kind, not finite or out of range. Nothing is changed.
         """
+        self.load_checked_state(self.checked_state(state_dict))
+
+    def checked_state(self, state_dict: Any) -> _checkpoint.CheckedState:
+        """Check a saved state for `load_checked_state`, as `load_state_dict` does."""
         self.follow_network()
-        _checkpoint.check_state(state_dict, self.groups, self.utility)
-        self.updates, self.counted = _checkpoint.load_state(
-            state_dict, self.groups, self.generator, self.host_generator
-        )
+        return _checkpoint.check_state(state_dict, self.groups, self.utility, self.generator, self.host_generator)
+
+    def load_checked_state(self, state: _checkpoint.CheckedState) -> None:
+        """Load a checked state; this does not fail."""
+        _checkpoint.load_units(state, self.groups)
+        _checkpoint.load_generators(state, self.generator, self.host_generator)
+        self.updates, self.counted = state.updates, state.counted
         self.selected = []
         self.discard()
         self.loaded = True

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gnt._utils.state_dicts import check_saved_state, checked_steps
+from gnt._utils.state_dicts import Kind, check_saved_state, counter, sequence
 from gnt._utils.tables import align_columns
 from gnt._utils.validation import check_positive, finite_number
 from gnt.importance import Features, Signals, average_over_processes
@@ -220,14 +220,17 @@ class ReDo:
         """Load a saved state. Settings are not saved: build the object with the same ones.
 
         Raises:
-            ValueError: not the result of `state_dict`, or of other groups. Nothing is changed.
+            ValueError: not the result of `state_dict`, or of other groups, or damaged. Nothing is changed.
         """
-        check_saved_state(state_dict, "ReDo.state_dict()", ["steps", "dormant", "engine"], STATE_VERSION)
-        steps, latest = checked_steps(state_dict), state_dict["dormant"]
-        if not isinstance(latest, list) or len(latest) != len(self.groups):
-            raise ValueError(f"state_dict must hold {len(self.groups)} counts of dormant units, got {latest!r:.80}")
-        self._engine.load_state_dict(state_dict["engine"])
-        self.steps, self._latest, self.replaced = steps, list(latest), self._no_units()
+        dormant = [counter(group.num_units, ", the number of units") for group in self.groups]
+        kinds: dict[str, Kind] = {
+            "steps": counter(),
+            "dormant": sequence(dormant, f"{len(dormant)} counts of dormant units"),
+            "engine": lambda _, saved: self._engine.checked_state(saved),
+        }
+        checked = check_saved_state(state_dict, "ReDo.state_dict()", kinds, STATE_VERSION)
+        self._engine.load_checked_state(checked["engine"])
+        self.steps, self._latest, self.replaced = checked["steps"], checked["dormant"], self._no_units()
 
     def close(self) -> None:
         """Remove the hooks. Afterwards the object can be read and saved, but `step` raises RuntimeError."""

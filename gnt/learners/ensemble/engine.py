@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gnt._utils.generators import fitting_state
 from gnt.importance import FeatureBatch, Signals
 from gnt.learners.ensemble.report import EnsembleReport
 from gnt.replacement import GnT, UnitState, reinitialization, selection
@@ -30,14 +31,20 @@ class MemberGenerators:
         """The states, a row for each member."""
         return torch.stack([each.get_state() for each in self.generators])
 
-    def set_state(self, state: Tensor) -> None:
-        """Restore the result of `get_state`.
+    def fitting_state(self, saved: Any) -> Tensor:
+        """Saved states in the form that `set_state` takes; each member's may be of another type of device.
 
         Raises:
-            RuntimeError: the state of another number of members.
+            ValueError: not the result of `get_state`, or of another number of members.
         """
-        if state.ndim != 2 or len(state) != len(self.generators):
-            raise RuntimeError(f"{len(self.generators)} generators cannot take a state of shape {tuple(state.shape)}")
+        members = len(self.generators)
+        if not isinstance(saved, Tensor) or saved.ndim != 2 or len(saved) != members:
+            got = f"a tensor of shape {tuple(saved.shape)}" if isinstance(saved, Tensor) else type(saved).__name__
+            raise ValueError(f"{members} generators need a state for each of {members} members, got {got}")
+        return torch.stack([fitting_state(row, own) for row, own in zip(saved, self.generators, strict=True)])
+
+    def set_state(self, state: Tensor) -> None:
+        """Restore the result of `get_state`."""
         for generator, row in zip(self.generators, state, strict=True):
             generator.set_state(row.clone())  # torch reads a view of a larger tensor from the wrong address
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gnt._utils.state_dicts import Kind, check_entries, equal_to, random_state, sequence
 from gnt._utils.validation import check_flags
 from gnt.learners._engine_keywords import ENSEMBLE_SETTINGS, accepts_engine_settings, split_settings
 from gnt.learners._loss_and_optimizer import Loss
@@ -207,8 +208,14 @@ class Ensemble(ContinualBackprop):
         """
         if not isinstance(state_dict, dict) or not {"seeds", "dropout"} <= set(state_dict):
             raise ValueError("state_dict must be the result of state_dict() of an Ensemble, with 'seeds' and 'dropout'")
-        if state_dict["seeds"] != self.seeds:
-            raise ValueError(f"state_dict is of seeds {state_dict['seeds']}, this ensemble's are {self.seeds}")
+        dropout = sequence([random_state(each) for each in self.net.dropout], f"{len(self)} states of 'dropout'")
+        kinds: dict[str, Kind] = {
+            "seeds": equal_to(
+                self.seeds, lambda saved: f"state_dict is of seeds {saved}, this ensemble's are {self.seeds}"
+            ),
+            "dropout": dropout,
+        }
+        checked = check_entries(state_dict, kinds)
         if (self.gnt is None) is ("gnt" in state_dict):
             saved, own = (">", "=") if self.gnt is None else ("=", ">")
             raise ValueError(
@@ -218,5 +225,5 @@ class Ensemble(ContinualBackprop):
             Backprop.load_state_dict(self, state_dict)
         else:
             ContinualBackprop.load_state_dict(self, state_dict)
-        for generator, state in zip(self.net.dropout, state_dict["dropout"], strict=True):
-            generator.set_state(state.cpu())
+        for generator, state in zip(self.net.dropout, checked["dropout"], strict=True):
+            generator.set_state(state)
