@@ -25,7 +25,7 @@ from gnt.replacement.optimizer_state import (
     unwrap_optimizer,
 )
 from gnt.replacement.redo import ReDo
-from gnt.replacement.report import GroupReport, Report
+from gnt.replacement.report import GroupReport, Report, first_due
 
 __all__ = [
     "ALGORITHM_1",
@@ -41,6 +41,7 @@ __all__ = [
     "UnitState",
     "algorithm_1",
     "find_state_resets",
+    "first_due",
     "known_optimizers",
     "register_state_reset",
     "unwrap_optimizer",

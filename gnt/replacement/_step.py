@@ -6,6 +6,7 @@ before any is replaced, and optimizer state is reset after the network has been 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -32,8 +33,9 @@ from gnt.replacement import reinitialization as reinit
 from gnt.replacement._config import EngineSettings
 from gnt.replacement._setting_changes import ChangeableSettings, check_changes_of_settings
 from gnt.replacement.eligibility import UnitState
-from gnt.replacement.idle_warning import WARN_AFTER, warn_if_idle
+from gnt.replacement.idle_warning import WARN_AFTER, first_check, warn_if_idle, warn_if_late
 from gnt.replacement.optimizer_state import OptimizerStateReset
+from gnt.replacement.report import first_due
 from gnt.units import UnitGroup
 
 
@@ -56,6 +58,7 @@ class EngineCore(ChangeableSettings):
         bounds: for each group and slot that is drawn, the bound of fresh weights.
         host_generator: for draws of counts, on the host so that no draw waits for the device.
         counted: number of the update for which units were selected last.
+        next_idle_check: number of the update after which `idle_warning` is asked; infinity after its warning.
         selected: units selected last, until they are replaced.
     """
 
@@ -98,6 +101,7 @@ class EngineCore(ChangeableSettings):
         self.loaded = False
         self.replaced: list[Tensor] = []
         self.counted = 0
+        self.next_idle_check: float = first_check(0)
         self.selected: list[Tensor] = []
         self._processes: Processes | None = None
 
@@ -184,8 +188,28 @@ class EngineCore(ChangeableSettings):
         """Count an update on the host."""
         self.updates += 1
         self.loaded = False
-        if self.updates == WARN_AFTER:
+        if self.updates >= self.next_idle_check:
+            self._check_idle()
+
+    def _check_idle(self) -> None:
+        """Warn, once, if no unit is replaced; the first check is early."""
+        scheduled, self.next_idle_check = self.next_idle_check, WARN_AFTER
+        if self.updates >= WARN_AFTER:
+            self.next_idle_check = math.inf
             warn_if_idle(self.groups, self.replacement_rate, self.maturity_threshold, selects=self.counted > 0)
+        elif (
+            self.updates == scheduled
+            and self.counted
+            and warn_if_late(self.first_due(), self.replacement_rate, self.maturity_threshold)
+        ):
+            self.next_idle_check = math.inf
+
+    def first_due(self) -> int | None:
+        """Number of updates, since the first one, after which the first unit is due; None: never, or one was replaced.
+
+        Does not read the device.
+        """
+        return first_due([group.state for group in self.groups], self.updates, self.replacement_rate)
 
     def join_processes(self) -> Processes | None:
         """The processes that train this network, after a check that they agree; None if there is only one."""

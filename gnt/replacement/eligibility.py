@@ -153,7 +153,7 @@ def _additions_until_one(total: float, amount: float, limit: int | None, *, stri
     estimate = (1.0 - total) / amount
     if estimate > 100_000:  # too many to add one by one
         if limit is not None and limit < estimate:
-            return total + amount * limit, None
+            return total + amount * min(limit, 1e300), None
         return 1.0, math.ceil(min(estimate, 1e300))
     count = 0
     while limit is None or count < limit:

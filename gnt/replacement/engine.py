@@ -23,6 +23,7 @@ from gnt.replacement._optimizer_hooks import OptimizerHooks
 from gnt.replacement._step import EngineCore
 from gnt.replacement._validation import checked_incoming, checked_units
 from gnt.replacement.dry_run import DryRun, plan_replacements
+from gnt.replacement.idle_warning import first_check
 from gnt.replacement.optimizer_state import OptimizerStateReset
 from gnt.replacement.report import Report
 from gnt.units import Layers, UnitGroup, groups_for_engine
@@ -311,6 +312,7 @@ class GnT(EngineCore):
         _checkpoint.load_units(state, self.groups)
         _checkpoint.load_generators(state, self.generator, self.host_generator)
         self.updates, self.counted = state.updates, state.counted
+        self.next_idle_check = first_check(self.updates)
         self.selected = []
         self.discard()
         self.loaded = True

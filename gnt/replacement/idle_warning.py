@@ -1,4 +1,8 @@
-"""One warning if an engine has never replaced a unit, with the setting that is the cause."""
+"""One warning if an engine replaces no unit, with the setting that is the cause.
+
+An engine checks this twice: early, whether the first unit is due soon, and after 10,000 updates, whether any unit was
+replaced.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,31 @@ from collections.abc import Sequence
 
 from gnt.units import UnitGroup
 
+EARLY = 100  # updates since construction or loading
 WARN_AFTER = 10_000  # updates
+
+
+def first_check(updates: int) -> int:
+    """The update of the first check of an engine that has made ``updates`` updates."""
+    return min(updates + EARLY, WARN_AFTER)
+
+
+def warn_if_late(first_due: int | None, replacement_rate: float, maturity_threshold: int) -> bool:
+    """Warn if the first unit is due only after more than `WARN_AFTER` updates, and return whether it is.
+
+    Args:
+        first_due: number of updates, since the first one, after which the first unit is due; None: no unit ever is,
+            or one was replaced.
+        replacement_rate, maturity_threshold: the engine's settings.
+    """
+    if first_due is None or first_due <= WARN_AFTER:
+        return False
+    warnings.warn(
+        f"gnt will not replace a unit soon: at replacement_rate={replacement_rate:g} and "
+        f"maturity_threshold={maturity_threshold} the first unit is due after {first_due} updates. See GnT.report()",
+        stacklevel=_user_level(),
+    )
+    return True
 
 
 def warn_if_idle(

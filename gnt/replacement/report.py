@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gnt._utils.tables import align_columns
+from gnt.replacement.eligibility import UnitState
 from gnt.units import UnitGroup
 
 
@@ -36,11 +37,23 @@ class GroupReport:
 
 @dataclass(frozen=True)
 class Report:
-    """The figures of all groups after ``updates`` updates, and what `trace` refused; prints as a table."""
+    """The figures of all groups after ``updates`` updates, and what `trace` refused; prints as a table.
+
+    Attributes:
+        updates: number of updates so far.
+        groups: the figures of each group.
+        refused: what `trace` refused, with the reasons.
+        replacement_rate, maturity_threshold: the engine's settings.
+        first_due: as long as no unit was replaced, the number of updates, since the first one, after which the first
+            unit is due; otherwise, and if none ever is due, None.
+    """
 
     updates: int
     groups: tuple[GroupReport, ...]
     refused: tuple[object, ...] = ()
+    replacement_rate: float = 0.0
+    maturity_threshold: int = 0
+    first_due: int | None = None
 
     @classmethod
     def from_groups(
@@ -62,6 +75,9 @@ class Report:
                 for group in groups
             ),
             tuple(refused),
+            replacement_rate,
+            groups[0].state.maturity_threshold,
+            first_due([group.state for group in groups], updates, replacement_rate),
         )
 
     def __str__(self) -> str:
@@ -71,4 +87,19 @@ class Report:
             due = "never" if g.next_due is None else str(g.next_due)
             rows.append((g.name, str(g.units), str(g.eligible), str(g.replaced), due, str(g.dead), str(g.nonfinite)))
         left_alone = ["refused:", *(f"  {one}" for one in self.refused)] if self.refused else []
-        return "\n".join([f"after {self.updates} updates", *align_columns(rows), *left_alone])
+        return "\n".join([f"after {self.updates} updates", *align_columns(rows), *self._outlook(), *left_alone])
+
+    def _outlook(self) -> list[str]:
+        """When the first unit is due, as long as none was replaced."""
+        if self.first_due is None:
+            return []
+        settings = f"replacement_rate={self.replacement_rate:g} and maturity_threshold={self.maturity_threshold}"
+        return [f"none was replaced yet: at {settings} the first unit is due after {self.first_due} updates"]
+
+
+def first_due(states: Sequence[UnitState], updates: int, replacement_rate: float) -> int | None:
+    """Number of updates, since the first one, after which the first unit is due; None: never, or one was replaced."""
+    if any(state.replaced for state in states):
+        return None
+    dues = [due for state in states if (due := state.next_due(replacement_rate)) is not None]
+    return updates + min(dues) if dues else None

@@ -152,7 +152,9 @@ def _different(what: str) -> Any:
     x, y = worker.batches(net, 4, 1)[0]
     if what == "loaded ages":  # loaded after a step in which nothing differed
         worker.learn(net, optimizer, x, y)
-        engine.load_state_dict({**(state := engine.state_dict()), "groups": _add_updates(state["groups"], rank)})
+        state = engine.state_dict()
+        groups = _add_updates(state["groups"], rank)
+        engine.load_state_dict({**state, "updates": state["updates"] + rank, "groups": groups})
     try:
         worker.learn(net, optimizer, x, y)
     except ValueError as error:

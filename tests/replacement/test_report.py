@@ -55,6 +55,23 @@ def test_next_due_is_none_or_very_large_for_tiny_rates(rate):
     str(engine.report())
 
 
+@pytest.mark.parametrize("threshold", [2**62, 2**63, 2**64, 10**400])
+def test_thresholds_beyond_int64_are_reported(threshold):
+    engine = make_engine(2, 3, 1, replacement_rate=0.5, maturity_threshold=threshold)
+    for _ in range(3):
+        engine.step(positive_features(engine))
+    report = engine.report()
+    assert (report.groups[0].eligible, report.groups[0].dead) == (0, 0)
+    assert report.first_due == threshold + 1
+    assert str(threshold + 1) in str(report)
+    assert str(report.groups[0].next_due) in str(engine.dry_run())
+    engine.groups[0].state.updates = 2**62
+    engine.groups[0].state.recount_eligible()
+    assert engine.report().groups[0].eligible == 0
+    engine.replace([[0]])
+    engine.report()
+
+
 def test_figures_of_each_group():
     engine = make_engine(4, 3, 2, 1, replacement_rate=0.0, maturity_threshold=2)
     for t in range(8):

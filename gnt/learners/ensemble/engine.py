@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from gnt._utils.generators import fitting_state
 from gnt.importance import FeatureBatch, Signals
 from gnt.learners.ensemble.report import EnsembleReport
-from gnt.replacement import GnT, UnitState, reinitialization, selection
+from gnt.replacement import GnT, UnitState, first_due, reinitialization, selection
 from gnt.units import UnitGroup
 
 
@@ -112,6 +112,10 @@ class EnsembleGnT(GnT):
     def report(self) -> EnsembleReport:
         """As `GnT.report`, with dead units by member."""
         return EnsembleReport.read(self.groups, self.updates, self.replacement_rate, self.members)
+
+    def first_due(self) -> int | None:
+        """As `GnT.first_due`; the share of a member's units that is due is that of all units of one member."""
+        return first_due([group.state for group in self.groups], self.updates, self.replacement_rate / self.members)
 
     @torch.no_grad()
     def evaluate(self, features: FeatureBatch, shared_signals: Sequence[Signals] | None = None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnt.replacement import GroupReport, Report, UnitState
+from gnt.replacement import GroupReport, Report, UnitState, first_due
 from gnt.units import UnitGroup
 
 
@@ -29,10 +29,11 @@ class EnsembleReport(Report):
     @classmethod
     def read(cls, groups: Sequence[UnitGroup], updates: int, replacement_rate: float, members: int) -> EnsembleReport:
         """Read the groups' states."""
-        reports, dead = [], []
+        reports, dead, states = [], [], []
         for group in groups:
             state = group.state
             one = member_state(state, 0, members)
+            states.append(one)
             dead.append(tuple(state.dead.view(members, -1).sum(1).tolist()))
             reports.append(
                 GroupReport(
@@ -45,7 +46,16 @@ class EnsembleReport(Report):
                     nonfinite=int(state.nonfinite),
                 )
             )
-        return cls(updates, tuple(reports), (), members, tuple(dead))
+        return cls(
+            updates,
+            tuple(reports),
+            (),
+            replacement_rate,
+            groups[0].state.maturity_threshold,
+            first_due(states, updates, replacement_rate),
+            members,
+            tuple(dead),
+        )
 
     def __str__(self) -> str:
         note = "dead: the sum over all members; the rest: of each member"
