@@ -86,6 +86,8 @@ class ChangeableSettings(EngineSettings):
     def _change_accumulate(self, accumulate: bool | str) -> None:
         for group in self.groups:
             vars(group.state)["strict"] = accumulate == "one"
+            if accumulate != "one":  # what was carried over beyond one unit is dropped
+                group.state.accumulated = min(group.state.accumulated, 1.0)
 
     def _change_kernels(self, kernels: bool) -> None:
         before = self.kernels

@@ -209,3 +209,12 @@ def test_groups_that_sat_out_updates_are_loaded() -> None:
     engine.load_state_dict({**state, "updates": 9})
     assert engine.updates == 9
     assert [group.state.updates for group in engine.groups] == [6, 6]
+
+
+def test_the_accumulators_of_another_rule_fit_after_a_change_of_the_rule() -> None:
+    net, optimizer, engine = make_run(mlp(*WIDTHS), **{**gnt.ALGORITHM_1, "replacement_rate": 0.9})
+    train(net, optimizer, engine, range(6))
+    assert engine.groups[0].state.accumulated > 1
+    engine.accumulate = True
+    engine.load_state_dict(engine.state_dict())
+    assert engine.groups[0].state.accumulated == 1
