@@ -49,6 +49,16 @@ def find_loss(loss: str | Loss) -> Loss:
     return LOSSES[loss]
 
 
+def check_needs_no_closure(optimizer: Optimizer) -> None:
+    """Raise TypeError for an optimizer whose step must be given a closure, such as LBFGS."""
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise TypeError(
+            f"opt must be an optimizer that steps once for each batch: step of {type(optimizer).__name__} needs a "
+            "closure, which evaluates the loss several times; allowed is any optimizer with step()"
+        )
+
+
 def find_optimizer(
     net: nn.Module,
     opt: str | Optimizer,
@@ -69,9 +79,10 @@ def find_optimizer(
 
     Raises:
         ValueError: an unknown name, a step size out of range, or an optimizer without parameters of ``net``.
-        TypeError: settings that would not be used.
+        TypeError: settings that would not be used, or an optimizer whose step needs a closure.
     """
     if isinstance(opt, Optimizer):
+        check_needs_no_closure(opt)
         unused = [*(["step_size"] if step_size is not None else []), *options]
         if unused:
             raise TypeError(

@@ -6,6 +6,7 @@ capture the whole step as a graph.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -16,10 +17,20 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gnt.importance import FeatureBatch
+from gnt.learners._evaluated import BackwardStart, Evaluated, check_loss
 from gnt.learners._loss_and_optimizer import Loss
-from gnt.replacement import CBPLayer, GnT
+from gnt.learners._step_backup import StepBackup
+from gnt.replacement import AttachableEngine, CBPLayer, GnT, attached_engines, unwrap_optimizer
 
-BufferCopies = list[tuple[Tensor, Tensor]]  # a buffer and a copy of it
+NoiseLayout = tuple[torch.Size, torch.dtype, torch.device]
+
+_NOT_COPIED = ("_backup", "_searched", "_layers")
+
+# in the message of an error that the engine raises after the optimizer's step
+OPTIMIZER_HAS_STEPPED = (
+    "the optimizer has stepped, so weights, running statistics and optimizer state are new; ages and utilities are "
+    "unchanged. Load an earlier state, and look at the step size"
+)
 
 
 class Step(NamedTuple):
@@ -28,7 +39,9 @@ class Step(NamedTuple):
     Attributes:
         loss: the loss before the update, 0-d and detached.
         output: the network's output before the update, detached.
-        replaced: indices of the units replaced after the update, one int64 tensor for each unit group.
+        replaced: indices of the units replaced after the update, one int64 tensor for each unit group: of the learner's
+            engine, then of engines attached to the optimizer (`CBPSGD`, `GnT.attach`), then of `CBPLinear` and
+            `CBPConv` layers.
     """
 
     loss: Tensor
@@ -47,41 +60,71 @@ class TrainingStep:
     """
 
     engine: GnT | None = None
+    _backup: StepBackup | None = None
+    _searched: list[nn.Module] | None = None  # the modules among which `_layers` were found
+    _layers: Sequence[CBPLayer] = ()
 
     def __init__(self, network: nn.Module, loss: Loss, optimizer: Optimizer) -> None:
         self.network, self.loss, self.optimizer = network, loss, optimizer
 
     def run(self, x: Tensor, y: Tensor) -> Step:
-        """One step, operation by operation. If the batch is refused, nothing is changed."""
-        held = (module._buffers for module in self.network.modules() if module._buffers)  # faster than .buffers()
-        buffers = [(buffer, buffer.clone()) for named in held for buffer in named.values() if buffer is not None]
-        try:
-            output, loss, batches = self._evaluate(x, y)
-        except Exception:
-            self.undo(buffers)
-            raise
-        if len(x) == 0:
-            self.undo(buffers)
-            return Step(output.new_zeros(()), output.detach(), self.no_units())
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        try:
-            batches = self.after_backward(batches)
-        except Exception:
-            self.undo(buffers)
-            raise
-        self.optimizer.step()
-        return Step(loss.detach(), output.detach(), self.after_optimizer_step(batches))
+        """One step, operation by operation.
 
-    def _evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Any]:
+        An error before the optimizer's step changes nothing. One in the optimizer's step leaves buffers and random
+        generators as they were, and parameters and optimizer state as the optimizer left them.
+        """
+        backup = self._current_backup()
+        backup.save()
+        try:
+            output, losses, start, batches = self._evaluate(x, y)
+            if len(x) == 0:
+                self.undo(backup)
+                return Step(losses, output.detach(), self.no_units())
+            self.clear_gradients()
+            start.backward()
+            batches = self.after_backward(batches)
+            others = [(engine, engine.updates) for engine in self.other_engines()]
+            self.optimizer.step()
+        except BaseException as error:
+            self.undo(backup, error)
+            raise
+        backup.accept()
+        units = self.after_optimizer_step(batches)
+        for engine, updates in others:
+            units = units + (engine.replaced if engine.updates > updates else engine.no_units())
+        return Step(losses, output.detach(), units)
+
+    def _evaluate(self, x: Tensor, y: Tensor) -> Evaluated:
         """Output, loss and features, all checked."""
         output, features = self.forward(x)
         if len(x) == 0:
-            return output, output, None
+            return Evaluated(output, output.new_zeros(()), BackwardStart(output), None)
         loss = self.compute_loss(output, y)
         if loss.device.type == "cpu" and not math.isfinite(loss.item()):
             raise FloatingPointError(self.nonfinite_loss_message(loss))
-        return output, loss, self.take_features(features)
+        return Evaluated(output, loss.detach(), BackwardStart(loss), self.take_features(features))
+
+    def clear_gradients(self) -> None:
+        """Clear the gradients of the step before."""
+        self.optimizer.zero_grad()
+
+    def _current_backup(self) -> StepBackup:
+        """What `run` keeps of network and loss."""
+        roots = [self.network, self.loss] if isinstance(self.loss, nn.Module) else [self.network]
+        if self._backup is None or not self._backup.is_of(roots):
+            self._backup = StepBackup(roots)
+        return self._backup
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in _NOT_COPIED}
+
+    def other_engines(self) -> list[AttachableEngine]:
+        """The engines that the optimizer's step runs: those attached to it, and those of CBP layers in the network."""
+        modules = self._current_backup().modules
+        if modules is not self._searched:
+            self._searched = modules
+            self._layers = [module for module in modules if isinstance(module, CBPLayer)]
+        return [*attached_engines(unwrap_optimizer(self.optimizer)), *(layer.engine for layer in self._layers)]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Sequence[Tensor] | None]:
         """The network's output, and its features if it has a method ``predict`` that returns them."""
@@ -105,8 +148,7 @@ class TrainingStep:
         if not isinstance(loss, Tensor) or loss.ndim != 0:
             got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
             raise ValueError(f"loss must return a scalar tensor, got {got}")
-        if not loss.requires_grad:
-            raise ValueError("loss must depend on the output: it has no grad_fn, so there is nothing to learn from")
+        check_loss(loss, output)
         return loss
 
     def nonfinite_loss_message(self, loss: Tensor) -> str:
@@ -126,23 +168,51 @@ class TrainingStep:
 
     def no_units(self) -> list[Tensor]:
         """Empty indices for each group: the result of a step that replaces nothing."""
+        return [units for engine in self.other_engines() for units in engine.no_units()]
+
+    def noise_layouts(self) -> list[NoiseLayout]:
+        """What the latest forward drew from generators of the network's own, for `draw_noise`."""
         return []
 
-    def undo(self, buffers: BufferCopies) -> None:
-        """Undo a forward that no update follows: drop its features and restore the network's buffers."""
+    def draw_noise(self, layouts: Sequence[NoiseLayout]) -> list[Tensor]:
+        """Draw what a forward would draw from generators of the network's own, in the same order."""
+        return []
+
+    def noise_generators(self) -> list[torch.Generator]:
+        """The generators of `draw_noise`."""
+        return []
+
+    def noise_given(self, noise: Sequence[Tensor]) -> contextlib.AbstractContextManager[None]:
+        """Inside this context forwards use the result of `draw_noise` and draw nothing."""
+        return contextlib.nullcontext()
+
+    def undo(self, backup: StepBackup, error: BaseException | None = None) -> None:
+        """Undo a forward that no update follows: drop its features, restore buffers and random generators.
+
+        Raises:
+            RuntimeError: a large buffer is not restored. No earlier step had changed it, so it was not copied.
+        """
         self.discard()
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
+        lost = backup.restore()
+        if lost:
+            raise RuntimeError(
+                f"the step failed after its forward had changed {', '.join(map(repr, lost))}, which no step before had "
+                "changed: buffers as large as this are copied, to be restored, only once a step has changed them. All "
+                "else is as before"
+            ) from error
 
     def discard(self) -> None:
         """Drop the features recorded in forwards that no update follows."""
-        for module in self.network.modules():
-            if isinstance(module, CBPLayer):
-                module.discard()
-        engine = getattr(self.optimizer, "gnt", None)
-        if isinstance(engine, GnT):
+        for engine in self.other_engines():
             engine.discard()
+
+
+def after_optimizer_step_message(error: FloatingPointError) -> str:
+    """The message of an engine's error, which says that nothing was changed, where the optimizer has stepped before."""
+    text = str(error)
+    if "nothing was changed" in text:
+        return text.replace("nothing was changed", OPTIMIZER_HAS_STEPPED)
+    return f"{text}; {OPTIMIZER_HAS_STEPPED}"
 
 
 class EngineTrainingStep(TrainingStep):
@@ -170,11 +240,14 @@ class EngineTrainingStep(TrainingStep):
 
     def after_optimizer_step(self, batches: FeatureBatch) -> list[Tensor]:
         """The engine's step."""
-        return self.engine.step_with(batches)
+        try:
+            return self.engine.step_with(batches)
+        except FloatingPointError as error:
+            raise FloatingPointError(after_optimizer_step_message(error)) from None
 
     def no_units(self) -> list[Tensor]:
         """Empty indices for each group."""
-        return [group.state.no_units for group in self.engine.groups]
+        return self.engine.no_units() + super().no_units()
 
     def discard(self) -> None:
         """Also drop what this engine has recorded."""

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from gnt._utils.validation import check_flags
 from gnt.learners._compile import CompiledSteps
-from gnt.learners._loss_and_optimizer import OPTIMIZERS, Loss, find_loss, find_optimizer
+from gnt.learners._loss_and_optimizer import OPTIMIZERS, Loss, check_needs_no_closure, find_loss, find_optimizer
 from gnt.learners._training_step import Step, TrainingStep
 
 
@@ -40,9 +40,10 @@ class Backprop:
 
     Raises:
         ValueError: unknown loss or optimizer.
-        TypeError: an unused setting or, with ``compile``, an optimizer that cannot be compiled.
+        TypeError: an unused setting, an optimizer whose step needs a closure (LBFGS) or, with ``compile``, an
+            optimizer that cannot be compiled.
         RuntimeError: ``compile`` without a working compiler; in `learn`, a network that cannot be compiled.
-        FloatingPointError: in `learn`, a loss that is not finite; nothing is changed.
+        FloatingPointError: in `learn`, a loss that is not finite (on the CPU); nothing is changed.
 
     >>> import torch, gnt
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
@@ -54,7 +55,6 @@ class Backprop:
 
     net: nn.Module = step_attribute("network")
     loss: Loss = step_attribute("loss")
-    opt: Optimizer = step_attribute("optimizer")
 
     _optimizers = OPTIMIZERS
     _engine_settings: tuple[str, ...] = ()
@@ -77,6 +77,16 @@ class Backprop:
         self._step = TrainingStep(net, loss_function, optimizer)
         self._compiled_steps = CompiledSteps(self._step) if compile else None
 
+    @property
+    def opt(self) -> Optimizer:
+        """The optimizer."""
+        return self._step.optimizer
+
+    @opt.setter
+    def opt(self, optimizer: Optimizer) -> None:
+        check_needs_no_closure(optimizer)
+        self._step.optimizer = optimizer
+
     def learn(self, x: Tensor, y: Tensor) -> Step:
         """One step of learning on a batch.
 
@@ -88,8 +98,14 @@ class Backprop:
             `Step`: loss and output from before the update, detached, and the units replaced after it.
 
         Raises:
-            ValueError: shapes that mse would broadcast, or a loss that is not a scalar.
-            FloatingPointError: the loss is not finite. Nothing was changed.
+            ValueError: shapes that mse would broadcast, or a loss that is not a real scalar with a gradient.
+            FloatingPointError: the loss is not finite. Nothing was changed. Checked on the CPU only: elsewhere every
+                step would wait for the device.
+
+        An error in forward, loss or backward, of whatever type, changes nothing but clears ``p.grad`` if the backward
+        has begun: buffers (running statistics), torch's random generators and those that modules hold as attributes
+        are as before. Attributes of other kinds that a forward sets are not restored. An error in ``opt.step()``
+        itself leaves parameters and optimizer state as the optimizer left them, and the rest as before.
         """
         step = self._compiled_steps.run(self._step, x, y) if self._compiled_steps is not None else None
         return step if step is not None else self._step.run(x, y)

@@ -36,7 +36,9 @@ class ContinualBackprop(Backprop):
         gnt: the engine.
 
     Raises:
-        ValueError, TypeError, RuntimeError, FloatingPointError: as for `Backprop` and `GnT`.
+        ValueError, TypeError, RuntimeError, FloatingPointError: as for `Backprop` and `GnT`. If weights or features are
+            not finite after the optimizer's step, the FloatingPointError says that the optimizer has stepped: weights,
+            running statistics and optimizer state are new, ages and utilities unchanged.
 
     Source: Dohare et al., Nature 632 (2024), Algorithm 1.
 

@@ -15,6 +15,7 @@ _process_agreement          what the engines of several processes must have in c
 
 from gnt.replacement._algorithm_1 import ALGORITHM_1, algorithm_1
 from gnt.replacement._config import ENGINE_SETTINGS, EngineSettings
+from gnt.replacement._optimizer_hooks import AttachableEngine, attached_engines
 from gnt.replacement.eligibility import UnitState
 from gnt.replacement.engine import GnT
 from gnt.replacement.layers import CBPConv, CBPLayer, CBPLinear
@@ -30,6 +31,7 @@ from gnt.replacement.report import GroupReport, Report, first_due
 __all__ = [
     "ALGORITHM_1",
     "ENGINE_SETTINGS",
+    "AttachableEngine",
     "CBPConv",
     "CBPLayer",
     "CBPLinear",
@@ -40,6 +42,7 @@ __all__ = [
     "Report",
     "UnitState",
     "algorithm_1",
+    "attached_engines",
     "find_state_resets",
     "first_due",
     "known_optimizers",

@@ -30,6 +30,8 @@ class AttachableEngine(Protocol):
     groups: tuple[UnitGroup, ...]
     feature_buffer: FeatureBuffer
     loaded: bool
+    updates: int
+    replaced: list[Tensor]
 
     @property
     def optimizer(self) -> Optimizer | None:
@@ -41,6 +43,9 @@ class AttachableEngine(Protocol):
 
     def step(self) -> list[Tensor]:
         """Update, select and replace."""
+
+    def no_units(self) -> list[Tensor]:
+        """Empty indices for each group."""
 
     def discard(self) -> None:
         """Drop the recorded features."""
@@ -153,10 +158,19 @@ class OptimizerHooks:
 _active_hooks: weakref.WeakSet[OptimizerHooks] = weakref.WeakSet()
 
 
+def _hooks_of(optimizer: Optimizer) -> list[OptimizerHooks]:
+    hooks = optimizer._optimizer_step_post_hooks.values()
+    return [owner for hook in hooks if isinstance(owner := getattr(hook, "__self__", None), OptimizerHooks)]
+
+
+def attached_engines(optimizer: Optimizer) -> list[AttachableEngine]:
+    """The engines that step after each step of this optimizer, in the order in which they were attached."""
+    return [hooks.engine for hooks in _hooks_of(optimizer)]
+
+
 def _unused_key(optimizer: Optimizer) -> str:
     """The first of "gnt", "gnt_1", "gnt_2", ... that no engine of this optimizer uses."""
-    hooks = optimizer._optimizer_step_post_hooks.values()
-    used = {owner.key for hook in hooks if isinstance(owner := getattr(hook, "__self__", None), OptimizerHooks)}
+    used = {owner.key for owner in _hooks_of(optimizer)}
     candidates = (STATE_KEY, *(f"{STATE_KEY}_{i}" for i in range(1, len(used) + 1)))
     return next(key for key in candidates if key not in used)
 

@@ -251,6 +251,7 @@ def _after_any_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[st
         engine.advance()
     due = [engine.select() for engine, *_ in work]
     for (engine, *_), units in zip(work, due, strict=True):
+        engine.replaced = units
         engine.replace(units)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import gnt
 from gnt import Backprop, ContinualBackprop
+from gnt.optim import CBPSGD
 from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, batch, conv_net, full_state, mlp, train
 
 BOTH_LEARNERS = pytest.mark.parametrize("learner_class", [Backprop, ContinualBackprop])
@@ -283,3 +284,52 @@ def test_loss_network_and_optimizer_can_be_exchanged(learner_class):
         assert_same(learner.learn(x, y).output, other(x).detach())
         assert_same(dict(other.state_dict()), before)
     assert learner.state_dict()["kind"] == "SGD"
+
+
+def attach_engine(net):
+    optimizer = torch.optim.SGD(net.parameters(), 0.05)
+    gnt.GnT(net, optimizer, **FREQUENT_REPLACEMENT).attach()
+    return net, optimizer
+
+
+def with_cbp_layer(net):
+    net = nn.Sequential(net[0], net[1], gnt.CBPLinear(net[0], net[2], **FREQUENT_REPLACEMENT), net[2], net[3], net[4])
+    return net, torch.optim.SGD(net.parameters(), 0.05)
+
+
+@pytest.mark.parametrize(
+    ("build", "groups"),
+    [
+        (lambda net: (net, CBPSGD(net, 0.05, **FREQUENT_REPLACEMENT)), 2),
+        (attach_engine, 2),
+        (with_cbp_layer, 1),
+    ],
+    ids=["CBPSGD", "attached", "CBPLinear"],
+)
+def test_units_replaced_by_the_optimizers_engines_are_returned(build, groups):
+    net, optimizer = build(mlp())
+    learner = Backprop(net, opt=optimizer)
+    engine = getattr(optimizer, "gnt", None) or learner._step.other_engines()[0]
+    counts = [0] * groups
+    for t in range(12):
+        if t == 9:  # in evaluation mode nothing is recorded, so no engine acts
+            learner.net.eval()
+        step = learner.learn(*batch(t))
+        assert len(step.replaced) == groups
+        assert t < 9 or not any(map(len, step.replaced))
+        counts = [count + len(units) for count, units in zip(counts, step.replaced, strict=True)]
+    assert counts == [group.state.replaced for group in engine.groups]
+    assert min(counts) > 0
+    assert [len(units) for units in learner.learn(*batch(0, n=0)).replaced] == [0] * groups
+
+
+@BOTH_LEARNERS
+def test_an_optimizer_that_needs_a_closure_is_refused(learner_class):
+    net = mlp()
+    with pytest.raises(TypeError, match="step of LBFGS needs a closure"):
+        learner_class(net, opt=torch.optim.LBFGS(net.parameters()))
+    learner = learner_class(net)
+    before = learner.opt
+    with pytest.raises(TypeError, match="step of LBFGS needs a closure"):
+        learner.opt = torch.optim.LBFGS(net.parameters())
+    assert learner.opt is before

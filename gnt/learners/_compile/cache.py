@@ -80,6 +80,7 @@ class CompiledSteps:
             self._by_key[context.key(step, x, y)] = EagerEffects(
                 with_gradient={id(p) for p in step.network.parameters() if p.grad is not None},
                 changed_buffers={id(b) for b, before in buffers if not torch.equal(b, before)},
+                noise_layouts=step.noise_layouts(),
             )
         elif len(self._by_key) == MAX_KINDS:
             warnings.warn(

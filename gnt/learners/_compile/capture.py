@@ -68,7 +68,7 @@ def _traced_step(step: TrainingStep, inputs: GraphInputs, at: UnpackedInputs) ->
     """`TrainingStep.run` on traced tensors. All writes come at the end, and happen only if the loss is finite."""
     slots, update = inputs.slots, inputs.update
     traced_states = update.traced_states(at.unit_states, at.updates) if update is not None else contextlib.nullcontext()
-    with torch.enable_grad(), slots.restored_afterwards(), traced_states:
+    with torch.enable_grad(), slots.restored_afterwards(), traced_states, step.noise_given(at.noise):
         local = [_leaf(own, value) for own, value in zip(slots.tensors(), at.values, strict=True)]
         for each in inputs.trained:
             local[each.index] = at.values[each.index].detach().requires_grad_()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from gnt.learners._compile.compiler import CompiledGraph, compile_graph
+from gnt.learners._compile.compiler import CompiledGraph, compile_graph, draws_random_numbers
 from gnt.learners._compile.guards import check_compilable
 from gnt.learners._compile.inputs import (
     NONFINITE_GROUP,
@@ -15,7 +16,7 @@ from gnt.learners._compile.inputs import (
     StaleInputsError,
 )
 from gnt.learners._compile.step_key import StepContext
-from gnt.learners._training_step import Step, TrainingStep
+from gnt.learners._training_step import OPTIMIZER_HAS_STEPPED, Step, TrainingStep
 
 
 class CompiledStep:
@@ -31,13 +32,23 @@ class CompiledStep:
         self._update = context.update
         check_compilable(step, context.slots.modules, self._update)
         self._inputs = GraphInputs(context.slots, step.optimizer, context.functional_optimizer, self._update, effects)
-        generator_state, drawn = self._draw()
-        inputs = self._inputs.collect(x, y, step.optimizer, drawn)
-        graph, examples = capture_step(step, self._inputs, inputs)
-        self._graph: CompiledGraph = compile_graph(graph, examples)
-        self._layouts = [(e.shape, e.stride(), e.dtype, e.device) for e in examples]
-        self._checked_pointers: list[int] = []
-        self._restore_generator(generator_state)
+        self._generators: list[torch.Generator] = []
+        if self._update is not None and not self._update.engine.measure.reads:
+            self._generators.append(self._update.engine.generator)
+        self._drawing_forward = step.noise_generators() if effects.noise_layouts else []
+        states = self._generator_states()
+        try:
+            drawn = self._draw(step)
+            inputs = self._inputs.collect(x, y, step.optimizer, drawn)
+            graph, examples = capture_step(step, self._inputs, inputs)
+            self._graph: CompiledGraph = compile_graph(graph, examples)
+        finally:
+            _restore(states)
+        self._num_lasting = len(examples) - len(drawn)  # inputs that may be the same tensors in the next step
+        self._checked: list[int] = []  # addresses and sizes of these, when their layouts were last compared
+        self._layouts = [(e.shape, e.stride(), e.dtype, e.device) for e in examples[2 : self._num_lasting]]
+        if draws_random_numbers(graph):
+            self._drawing_forward = [*self._drawing_forward, torch.default_generator]
 
     def run(self, step: TrainingStep, x: Tensor, y: Tensor) -> Step:
         """One step.
@@ -46,17 +57,20 @@ class CompiledStep:
             StaleInputsError: a tensor has another layout than the graph was compiled for. Nothing was changed.
             FloatingPointError: as in the eager step.
         """
-        generator_state, drawn = self._draw()
-        inputs = self._inputs.collect(x, y, step.optimizer, drawn)
-        self._check_layouts(inputs)
+        states = self._generator_states()
+        inputs = self._inputs.collect(x, y, step.optimizer, self._draw(step))
+        try:
+            self._check_layouts(inputs)
+        except StaleInputsError:
+            _restore(states)
+            raise
         loss, output, status, *_ = self._graph(*inputs)
         if self._inputs.checks_finite and (code := int(status.item())) != STATUS_OK:
-            self._restore_generator(generator_state)
-            raise FloatingPointError(
-                step.nonfinite_loss_message(loss)
-                if code == NONFINITE_LOSS
-                else self._nonfinite_group_message(code - NONFINITE_GROUP)
-            )
+            if code == NONFINITE_LOSS:
+                _restore(states)
+                raise FloatingPointError(step.nonfinite_loss_message(loss))
+            _restore(states[: len(self._generators)])
+            raise FloatingPointError(self._nonfinite_group_message(code - NONFINITE_GROUP))
         step.optimizer._opt_called = True  # type: ignore[attr-defined]  # learning rate schedulers check it
         if self._update is None:
             return Step(loss, output, [])
@@ -64,28 +78,38 @@ class CompiledStep:
         return Step(loss, output, self._update.finish())
 
     def _check_layouts(self, inputs: list[Tensor]) -> None:
-        """Compare layouts with those of the compiled graph; skipped while all tensors are where they were."""
-        pointers = [t.data_ptr() for t in inputs[2:]]
-        if pointers != self._checked_pointers:
-            for tensor, layout in zip(inputs, self._layouts, strict=True):
+        """Compare layouts with those of the compiled graph; skipped while all tensors are where they were.
+
+        The layouts of x and y are part of the step's key, and those of drawn tensors are always the same.
+        """
+        lasting = inputs[2 : self._num_lasting]
+        found = [t.data_ptr() for t in lasting] + [t.numel() for t in lasting]
+        if found != self._checked:
+            for tensor, layout in zip(lasting, self._layouts, strict=True):
                 if (tensor.shape, tensor.stride(), tensor.dtype, tensor.device) != layout:
                     raise StaleInputsError
-            self._checked_pointers = pointers
+            self._checked = found
 
-    def _draw(self) -> tuple[Tensor | None, list[Tensor]]:
-        """The generator's state and the utilities drawn for this step, if the measure is random."""
-        if self._update is None or self._update.engine.measure.reads:
-            return None, []
-        state = self._update.engine.generator.get_state()
-        return state, self._update.draw()
+    def _draw(self, step: TrainingStep) -> list[Tensor]:
+        """What is drawn for this step before the graph runs: noise, and the utilities of a random measure."""
+        noise = step.draw_noise(self._inputs.effects.noise_layouts)
+        return noise + self._update.draw() if self._update is not None else noise
 
-    def _restore_generator(self, state: Tensor | None) -> None:
-        if state is not None and self._update is not None:
-            self._update.engine.generator.set_state(state)
+    def _generator_states(self) -> list[GeneratorState]:
+        """The generators that a step draws from, with their states: the engine's, then those of the forward."""
+        return [(each, each.get_state()) for each in (*self._generators, *self._drawing_forward)]
 
     def _nonfinite_group_message(self, number: int) -> str:
         assert self._update is not None
         return (
             f"features or weights of group {self._update.engine.groups[number].name!r} are not finite, so its units "
-            "cannot be compared; nothing was changed"
+            f"cannot be compared; {OPTIMIZER_HAS_STEPPED}"
         )
+
+
+GeneratorState = tuple[torch.Generator, Tensor]
+
+
+def _restore(states: list[GeneratorState]) -> None:
+    for generator, state in states:
+        generator.set_state(state)

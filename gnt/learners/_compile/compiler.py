@@ -76,6 +76,12 @@ def _key(graph: GraphModule, examples: Sequence[Tensor]) -> Any:
     return graph.code, tuple(constants), layout, torch.are_deterministic_algorithms_enabled()
 
 
+def draws_random_numbers(graph: GraphModule) -> bool:
+    """True if the graph draws from torch's random generators."""
+    tags = (getattr(node.target, "tags", ()) for node in graph.graph.nodes)
+    return any(torch.Tag.nondeterministic_seeded in own for own in tags)
+
+
 def _first_lines(error: Exception) -> str:
     return " ".join(str(error).split("\n")[:3])[:500]
 

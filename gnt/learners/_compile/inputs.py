@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from gnt.learners._compile.functional_optimizers import FunctionalOptimizer
 from gnt.learners._compile.functional_update import FunctionalUpdate
 from gnt.learners._compile.tensor_slots import TensorSlots
+from gnt.learners._training_step import NoiseLayout
 from gnt.optim import AdamGnT
 
 STATUS_OK, NONFINITE_LOSS, NONFINITE_GROUP = 0, 1, 2  # status of a step; NONFINITE_GROUP + i for group i
@@ -51,10 +52,12 @@ class EagerEffects:
     Attributes:
         with_gradient: the parameters that had a gradient.
         changed_buffers: the buffers that the forward changed.
+        noise_layouts: what the forward drew from generators of the network's own.
     """
 
     with_gradient: set[int]
     changed_buffers: set[int]
+    noise_layouts: Sequence[NoiseLayout] = ()
 
 
 @dataclass
@@ -69,6 +72,7 @@ class UnpackedInputs:
         optimizer_states: the state of each trained parameter.
         reset_steps: the reset steps of each trained parameter, by dimension.
         unit_states: the engine's state.
+        noise: what the forward draws from generators of the network's own.
         drawn: utilities of a random measure.
     """
 
@@ -80,12 +84,13 @@ class UnpackedInputs:
     optimizer_states: list[list[Tensor]]
     reset_steps: list[dict[int, Tensor]]
     unit_states: list[Tensor]
+    noise: list[Tensor]
     drawn: list[Tensor]
 
 
 class GraphInputs:
     """The inputs of a graph, in order: x, y, hyperparameters, number of updates, all tensors of the network, the
-    optimizer's state, the engine's state, and drawn utilities.
+    optimizer's state, the engine's state, and what was drawn for this step (noise, utilities).
 
     Args:
         slots: where the network's tensors are stored.
@@ -164,7 +169,10 @@ class GraphInputs:
         optimizer_states = [[next(rest) for _ in each.state_keys] for each in self.trained]
         reset_steps = [{dim: next(rest) for dim in each.no_resets} for each in self.trained]
         unit_states = [next(rest) for _ in self.update.tensors()] if self.update is not None else []
-        return UnpackedInputs(x, y, by_group, updates, values, optimizer_states, reset_steps, unit_states, list(rest))
+        noise = [next(rest) for _ in self.effects.noise_layouts]
+        return UnpackedInputs(
+            x, y, by_group, updates, values, optimizer_states, reset_steps, unit_states, noise, list(rest)
+        )
 
     def count_update(self) -> None:
         """Follow the graph, which has increased the number of updates by one."""

@@ -91,25 +91,45 @@ register_init_distribution(MemberNorm, like=nn.LayerNorm)
 
 
 class MemberDropout(nn.Module):
-    """Dropout; the draws for member s come from generator s, and are those of `torch.nn.Dropout` in a single run."""
+    """Dropout; the draws for member s come from generator s, and are those of `torch.nn.Dropout` in a single run.
+
+    Attributes:
+        noise_layout: shape, dtype and device of the noise that was drawn last, members first.
+        given_noise: noise to be used in place of draws, while a step is captured as a graph.
+    """
 
     def __init__(self, p: float, generators: Sequence[torch.Generator], channels: bool) -> None:
         super().__init__()
         self.p, self._generators, self._channels = p, list(generators), channels
+        self.noise_layout: tuple[torch.Size, torch.dtype, torch.device] | None = None
+        self.given_noise: Tensor | None = None
+
+    @property
+    def active(self) -> bool:
+        """True if forwards draw noise."""
+        return self.training and 0.0 < self.p < 1.0
 
     def forward(self, x: Tensor) -> Tensor:
         """Zero each feature with probability p, and scale the others by 1 / (1 - p)."""
         if not self.training or self.p == 0.0 or not x.numel():
             return x
-        members = len(self._generators)
-        y = torch.unflatten(x, 1, (members, -1)).transpose(0, 1) if self._channels else x
         if self.p == 1.0:
             return x * 0.0
-        noise = torch.empty(y.shape, dtype=y.dtype, device=y.device)
+        y = torch.unflatten(x, 1, (len(self._generators), -1)).transpose(0, 1) if self._channels else x
+        noise = self.given_noise
+        if noise is None:
+            self.noise_layout = (y.shape, y.dtype, y.device)
+            noise = self.draw(self.noise_layout)
+        y = y * noise
+        return y.transpose(0, 1).flatten(1, 2) if self._channels else y
+
+    def draw(self, layout: tuple[torch.Size, torch.dtype, torch.device]) -> Tensor:
+        """Noise for one forward: 0 with probability p, otherwise 1 / (1 - p)."""
+        shape, dtype, device = layout
+        noise = torch.empty(shape, dtype=dtype, device=device)
         for own, generator in zip(noise, self._generators, strict=True):
             own.bernoulli_(1.0 - self.p, generator=generator)
-        y = y * noise.div_(1.0 - self.p)
-        return y.transpose(0, 1).flatten(1, 2) if self._channels else y
+        return noise.div_(1.0 - self.p)
 
     def extra_repr(self) -> str:
         """The probability, as torch's Dropout shows it."""

@@ -142,7 +142,7 @@ class Ensemble(ContinualBackprop):
         Raises:
             ValueError: shapes that do not fit.
             FloatingPointError: the loss of some members is not finite; the message names their seeds. Nothing was
-                changed.
+                changed. If weights are not finite after the optimizer's step, the message says what has changed.
         """
         check_batches(x, y, len(self))
         if not self._layers_checked:

@@ -2,50 +2,36 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gnt.learners._evaluated import BackwardStart, check_loss
 from gnt.learners._loss_and_optimizer import Loss
-
-
-class BackwardStart(NamedTuple):
-    """The losses, and where the backward pass starts: ``tensor.backward(gradient)`` computes all members' gradients.
-
-    Attributes:
-        losses: the losses, (members,), detached.
-        tensor: the tensor at which the backward pass starts.
-        gradient: the gradient of the sum of all losses with respect to ``tensor``.
-    """
-
-    losses: Tensor
-    tensor: Tensor
-    gradient: Tensor
 
 
 def member_losses(loss: Loss, output: Tensor, y: Tensor) -> Tensor:
     """The loss of each member, (members,); a callable is called once for each member."""
     if loss is F.mse_loss:
         _check_mse(output, y)
-        return (output - y).square().flatten(1).mean(1)
+        losses = (output - y).square().flatten(1).mean(1)
+        check_loss(losses, output)
+        return losses
     losses = _cross_entropy(output, y) if loss is F.cross_entropy else _one_by_one(loss, output, y)
-    if not losses.requires_grad:
-        raise ValueError("loss must depend on the output: it has no grad_fn, so there is nothing to learn from")
+    check_loss(losses, output)
     return losses
 
 
-def backward_start(loss: Loss, output: Tensor, y: Tensor) -> BackwardStart:
-    """The loss of each member, and where the backward pass starts."""
-    if loss is not F.mse_loss:
+def losses_and_start(loss: Loss, output: Tensor, y: Tensor) -> tuple[Tensor, BackwardStart]:
+    """The loss of each member, (members,), detached, and where the backward pass starts."""
+    if loss is not F.mse_loss or not output.requires_grad or output.is_complex() or y.is_complex():
         losses = member_losses(loss, output, y)
-        return BackwardStart(losses.detach(), losses, torch.ones_like(losses))
+        return losses.detach(), BackwardStart(losses, torch.ones_like(losses))
     _check_mse(output, y)
     difference = output.detach() - y
     numel = difference[0].numel()
     # the gradient with respect to the output in closed form: autograd would take several times as long
-    return BackwardStart(difference.square().flatten(1).mean(1), output, difference * (2.0 / numel))
+    return difference.square().flatten(1).mean(1), BackwardStart(output, difference * (2.0 / numel))
 
 
 def _check_mse(output: Tensor, y: Tensor) -> None:
@@ -69,7 +55,8 @@ def _cross_entropy(output: Tensor, y: Tensor) -> Tensor:
 
 def _one_by_one(loss: Loss, output: Tensor, y: Tensor) -> Tensor:
     losses = [loss(own, target) for own, target in zip(output, y, strict=True)]
-    if not isinstance(losses[0], Tensor) or losses[0].ndim != 0:
-        got = f"shape {tuple(losses[0].shape)}" if isinstance(losses[0], Tensor) else type(losses[0]).__name__
-        raise ValueError(f"loss must return a scalar tensor for each member, got {got}")
+    for each in losses:
+        if not isinstance(each, Tensor) or each.ndim != 0:
+            got = f"shape {tuple(each.shape)}" if isinstance(each, Tensor) else type(each).__name__
+            raise ValueError(f"loss must return a scalar tensor for each member, got {got}")
     return torch.stack(losses)

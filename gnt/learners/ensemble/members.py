@@ -39,7 +39,8 @@ def make_members(make_net: Callable[[], nn.Module], seeds: Iterable[int], *, wit
 
     Raises:
         TypeError: ``make_net`` does not return a module, or a seed is not an integer.
-        ValueError: no seeds, a network that is not a list of layers, or networks of different shapes.
+        ValueError: no seeds, a network that is not a list of layers, networks of different shapes, or the same network
+            for two seeds.
     """
     if not callable(make_net) or isinstance(make_net, nn.Module):
         raise TypeError(f"make_net must be a function that makes a network, got {type(make_net).__name__}")
@@ -52,8 +53,17 @@ def make_members(make_net: Callable[[], nn.Module], seeds: Iterable[int], *, wit
     accelerators = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=accelerators):
         members = [_make_member(make_net, int(seed), with_engine) for seed in numbers]
-    for member in members[1:]:
+    owners: dict[int, Member] = {}
+    for member in members:
         _check_same_shape(members[0], member)
+        for tensor in [*member.net.parameters(), *member.net.buffers()]:
+            other = owners.setdefault(id(tensor), member)
+            if other is not member:
+                what = "the same network" if other.net is member.net else "networks that share a parameter or buffer"
+                raise ValueError(
+                    f"make_net must return a new network in each call, got {what} for seeds {other.seed} and "
+                    f"{member.seed}"
+                )
     return members
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gnt.learners._evaluated import Evaluated
 from gnt.learners._loss_and_optimizer import Loss
-from gnt.learners._training_step import Step, TrainingStep
+from gnt.learners._training_step import NoiseLayout, TrainingStep, after_optimizer_step_message
 from gnt.learners.ensemble.engine import EnsembleGnT, format_seeds
-from gnt.learners.ensemble.losses import BackwardStart, backward_start, member_losses
+from gnt.learners.ensemble.layers import MemberDropout
+from gnt.learners.ensemble.losses import losses_and_start, member_losses
 from gnt.learners.ensemble.stacked_net import StackedNet
+from gnt.replacement import AttachableEngine
 
 
 class EnsembleTrainingStep(TrainingStep):
@@ -29,31 +34,21 @@ class EnsembleTrainingStep(TrainingStep):
         self.engine = engine
         self._seeds = seeds
         self._parameters = list(network.parameters())
-        self._buffer_slots = [(module._buffers, key) for module in network.modules() for key in module._buffers]
+        self._dropouts = [module for module in network.layers if isinstance(module, MemberDropout)]
 
-    def run(self, x: Tensor, y: Tensor) -> Step:
-        """One step, operation by operation. If the batches are refused, nothing is changed."""
-        buffers = [(buffer, buffer.clone()) for held, key in self._buffer_slots if (buffer := held[key]) is not None]
-        try:
-            output, start, batches = self._evaluate_members(x, y)
-        except Exception:
-            self.undo(buffers)
-            raise
-        for parameter in self._parameters:
-            parameter.grad = None
-        start.tensor.backward(start.gradient)  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        return Step(start.losses, output.detach(), self.after_optimizer_step(batches))
-
-    def _evaluate_members(self, x: Tensor, y: Tensor) -> tuple[Tensor, BackwardStart, Any]:
+    def _evaluate(self, x: Tensor, y: Tensor) -> Evaluated:
         """Outputs, losses and features, all checked."""
         output, features = self.network.predict(x)
-        start = backward_start(self.loss, output, y)
-        losses = start.losses
+        losses, start = losses_and_start(self.loss, output, y)
         # the sum is one number to read; if it overflows although all losses are finite, each is checked
         if losses.device.type == "cpu" and not math.isfinite(losses.sum()) and not losses.isfinite().all():
             raise FloatingPointError(self.nonfinite_loss_message(losses))
-        return output, start, self.take_features(features)
+        return Evaluated(output, losses, start, self.take_features(features))
+
+    def clear_gradients(self) -> None:
+        """Clear the gradients of the step before."""
+        for parameter in self._parameters:
+            parameter.grad = None
 
     def compute_loss(self, output: Tensor, y: Tensor) -> Tensor:
         """One loss for each member, (members,)."""
@@ -70,7 +65,39 @@ class EnsembleTrainingStep(TrainingStep):
 
     def after_optimizer_step(self, batches: Any) -> list[Tensor]:
         """The engine's step."""
-        return self.engine.step_with(batches) if self.engine is not None else []
+        try:
+            return self.engine.step_with(batches) if self.engine is not None else []
+        except FloatingPointError as error:
+            raise FloatingPointError(after_optimizer_step_message(error)) from None
+
+    def other_engines(self) -> list[AttachableEngine]:
+        """None: an ensemble's optimizer is built for it, and its layers have no engines."""
+        return []
+
+    def noise_layouts(self) -> list[NoiseLayout]:
+        """Of each dropout that is active."""
+        return [each.noise_layout for each in self._dropouts if each.active and each.noise_layout is not None]
+
+    def draw_noise(self, layouts: Sequence[NoiseLayout]) -> list[Tensor]:
+        """The noise of each dropout that is active."""
+        active = [each for each in self._dropouts if each.active] if layouts else []
+        return [each.draw(layout) for each, layout in zip(active, layouts, strict=True)]
+
+    def noise_generators(self) -> list[torch.Generator]:
+        """Those of the members' dropout."""
+        return self.network.dropout
+
+    @contextlib.contextmanager
+    def noise_given(self, noise: Sequence[Tensor]) -> Iterator[None]:
+        """The dropouts multiply by the given noise."""
+        active = [each for each in self._dropouts if each.active] if noise else []
+        for each, own in zip(active, noise, strict=True):
+            each.given_noise = own
+        try:
+            yield
+        finally:
+            for each in active:
+                each.given_noise = None
 
     def discard(self) -> None:
         """Nothing to drop: the features of a stacked network are returned by ``predict``, not recorded."""

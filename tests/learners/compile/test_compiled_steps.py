@@ -149,6 +149,12 @@ def test_dropout_draws_the_same_random_numbers():
     eager, compiled = eager_and_compiled(net, step_size=0.02)
     assert run_both(eager, compiled, range(20)) > 5
     assert_states_close(eager, compiled)
+    before = torch.get_rng_state()
+    x, y = samples(0, net)
+    for learner in (eager, compiled):
+        with pytest.raises(FloatingPointError):
+            learner.learn(x, y * torch.nan)
+        assert_same(torch.get_rng_state(), before)
 
 
 def test_autocast_is_applied():

@@ -61,6 +61,13 @@ def parametrized() -> nn.Module:
     return nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 6)), nn.ReLU(), nn.Linear(6, 2))
 
 
+ONE_NET = NET()
+
+
+def sharing() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), ONE_NET[2])
+
+
 REFUSED: list[tuple[type[Exception], str, Callable[[], nn.Module] | Any, Any, dict[str, Any]]] = [
     (TypeError, "make_net must be a function that makes a network, got Sequential", NET(), [1], {}),
     (TypeError, "make_net must return a torch.nn.Module, got int", lambda: 3, [1], {}),
@@ -69,6 +76,8 @@ REFUSED: list[tuple[type[Exception], str, Callable[[], nn.Module] | Any, Any, di
     (TypeError, "one for each member, got True", NET, [True], {}),
     (ValueError, "seeds must hold an integer for at least one member, got none", NET, [], {}),
     (ValueError, "the network of seed 9 has another shape: layer '0' is Linear(in_features=4", widening(), [8, 9], {}),
+    (ValueError, "got the same network for seeds 8 and 9", lambda: ONE_NET, [8, 9], {}),
+    (ValueError, "got networks that share a parameter or buffer for seeds 8 and 9", sharing, [8, 9], {}),
     (ValueError, "the list of layers of make_net's UnlistedParameter leaves out scale", UnlistedParameter, [1], {}),
     (ValueError, "'1' (PReLU) cannot be stacked for an ensemble; allowed are Linear", with_layer(nn.PReLU()), [1], {}),
     (ValueError, "'1' (Softmax) cannot be stacked", with_layer(nn.Softmax(1)), [1], {}),

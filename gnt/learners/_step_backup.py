@@ -1,0 +1,150 @@
+"""StepBackup: what a forward may change besides gradients, kept so that a step that fails leaves no trace.
+
+Kept are buffers (running statistics) and the states of random generators. A small buffer is copied before each step. A
+large one is copied before its first step, and later only if an earlier step changed its values; a buffer that the
+forward replaces by another tensor needs no copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+SMALL = 4096  # elements; a copy of as many takes about as long as the call that makes it
+
+Holder = dict[str, Tensor | None]  # the buffers of a module
+
+
+class _Kept(NamedTuple):
+    """A buffer before the step: its value, or None if only its version (-1: unknown) is kept."""
+
+    holder: Holder
+    name: str
+    tensor: Tensor | None
+    value: Tensor | None
+    version: int
+
+    @property
+    def changed(self) -> bool:
+        """True if the tensor's values changed; a tensor without versions counts as changed."""
+        if self.tensor is None:
+            return False
+        if self.version < 0 or self.tensor._version != self.version:
+            return True
+        # batch norm does not increase the version of its running statistics
+        return self.value is not None and not torch.equal(self.tensor, self.value)
+
+
+class StepBackup:
+    """The buffers and generators of some modules and their submodules, and torch's global generators.
+
+    Args:
+        roots: the modules.
+
+    >>> norm = torch.nn.BatchNorm1d(2)
+    >>> backup = StepBackup([norm])
+    >>> backup.save()
+    >>> _ = norm(torch.randn(4, 2))
+    >>> backup.restore(), norm.running_mean, norm.num_batches_tracked
+    ([], tensor([0., 0.]), tensor(0))
+    """
+
+    def __init__(self, roots: Iterable[nn.Module]) -> None:
+        self._roots = list(roots)
+        self._training: bool | None = None
+        self._large: dict[tuple[int, str], bool] = {}  # whether a step has changed it, once that is known
+        self._kept: list[_Kept] = []
+        self._states: list[tuple[Any, Tensor]] = []
+        self._find_modules()
+
+    def _find_modules(self) -> None:
+        self.modules = [module for root in self._roots for module in root.modules()]
+        self._children = [(module._modules, dict(module._modules)) for module in self.modules]
+        self._holders: list[Holder] = [module._buffers for module in self.modules]
+        own = {id(each): each for module in self.modules for each in _generators_of(module)}
+        device = next((p.device for root in self._roots for p in root.parameters()), torch.device("cpu"))
+        self._generators: list[Any] = [torch.default_generator, *own.values()]
+        if device.type not in ("cpu", "meta") and hasattr(backend := torch.get_device_module(device), "get_rng_state"):
+            self._generators.append(_DeviceGenerator(backend, device))
+
+    def is_of(self, roots: list[nn.Module]) -> bool:
+        """True if these are the modules, and their submodules are the same objects as at the last call of `save`."""
+        return len(roots) == len(self._roots) and all(a is b for a, b in zip(roots, self._roots, strict=True))
+
+    def save(self) -> None:
+        """Keep the present state."""
+        if not all(children == before for children, before in self._children):
+            self._find_modules()
+        training = self._roots[0].training
+        if training is not self._training:  # the other mode may change other buffers
+            self._training = training
+            self._large = {key: True for key, changes in self._large.items() if changes}
+        self._kept = kept = []
+        for holder in self._holders:
+            if holder:
+                kept += [self._keep(holder, name, tensor) for name, tensor in holder.items()]
+        self._states = [(generator, generator.get_state()) for generator in self._generators]
+
+    def _keep(self, holder: Holder, name: str, tensor: Tensor | None) -> _Kept:
+        if tensor is None or tensor.numel() <= SMALL:
+            return _Kept(holder, name, tensor, tensor if tensor is None else tensor.detach().clone(), -1)
+        if type(tensor) is not Tensor or tensor.is_inference() or tensor.layout is not torch.strided:
+            return _Kept(holder, name, tensor, tensor.detach().clone(), -1)
+        changes = self._large.get((id(holder), name), True)
+        return _Kept(holder, name, tensor, tensor.detach().clone() if changes else None, tensor._version)
+
+    def accept(self) -> None:
+        """Note after a step without an error which large buffers it changed."""
+        for each in self._kept:
+            if each.version >= 0:
+                key = (id(each.holder), each.name)
+                self._large[key] = self._large.get(key, False) or each.changed
+        self._kept, self._states = [], []
+
+    def restore(self) -> list[str]:
+        """Restore the state that `save` kept. Returns the names of large buffers that changed for the first time."""
+        lost = []
+        with torch.no_grad():
+            for each in self._kept:
+                each.holder[each.name] = each.tensor
+                if each.tensor is None:
+                    continue
+                if each.value is None:
+                    if each.changed:
+                        lost.append(each.name)
+                elif each.tensor.shape == each.value.shape and each.tensor.dtype == each.value.dtype:
+                    each.tensor.copy_(each.value)
+                else:
+                    each.tensor.data = each.value
+        for generator, state in self._states:
+            generator.set_state(state)
+        for each in self._kept:
+            if each.name in lost:
+                self._large[id(each.holder), each.name] = True
+        self._kept, self._states = [], []
+        return lost
+
+
+class _DeviceGenerator:
+    """The global generator of a device."""
+
+    def __init__(self, backend: Any, device: torch.device) -> None:
+        self._backend, self._device = backend, device
+
+    def get_state(self) -> Tensor:
+        state: Tensor = self._backend.get_rng_state(self._device)
+        return state
+
+    def set_state(self, state: Tensor) -> None:
+        self._backend.set_rng_state(state, self._device)
+
+
+def _generators_of(module: nn.Module) -> Iterator[torch.Generator]:
+    """The generators among a module's attributes, and in lists and tuples of it."""
+    for value in module.__dict__.values():
+        for each in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(each, torch.Generator):
+                yield each
