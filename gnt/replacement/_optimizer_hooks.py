@@ -41,6 +41,9 @@ class AttachableEngine(Protocol):
     def waiting(self) -> bool:
         """True if features wait for an update."""
 
+    def check_structure(self) -> None:
+        """Raise RuntimeError if the network is no longer the one that the engine was built for."""
+
     def step(self) -> list[Tensor]:
         """Update, select and replace."""
 
@@ -76,6 +79,7 @@ class OptimizerHooks:
         self._watch: BackwardWatch | None = None
         self.watch_backward()  # first, so that no hook of the optimizer is left behind if it fails
         self._handles: list[RemovableHandle] = [
+            optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
             optimizer.register_state_dict_post_hook(self._save),
             optimizer.register_load_state_dict_pre_hook(self._check),
@@ -124,6 +128,10 @@ class OptimizerHooks:
         self._handles.append(optimizer.register_step_pre_hook(raise_stopped))
         self.engine.feature_buffer.stop_recording()
         _active_hooks.discard(self)
+
+    @not_compiled
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self.engine.check_structure()
 
     @not_compiled
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:

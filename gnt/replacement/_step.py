@@ -32,6 +32,7 @@ from gnt.replacement import _process_agreement, selection
 from gnt.replacement import reinitialization as reinit
 from gnt.replacement._config import EngineSettings
 from gnt.replacement._setting_changes import ChangeableSettings, check_changes_of_settings
+from gnt.replacement._structure_check import StructureCheck
 from gnt.replacement.eligibility import UnitState
 from gnt.replacement.idle_warning import WARN_AFTER, first_check, warn_if_idle, warn_if_late
 from gnt.replacement.optimizer_state import OptimizerStateReset
@@ -97,6 +98,7 @@ class EngineCore(ChangeableSettings):
         )
         self.optimizer_state = optimizer_state
         self.feature_buffer = FeatureBuffer(groups, record=record)
+        self._structure: StructureCheck | None = StructureCheck(groups)
         self.updates = 0
         self.loaded = False
         self.replaced: list[Tensor] = []
@@ -114,8 +116,30 @@ class EngineCore(ChangeableSettings):
 
     def take_features(self, features: Features | None = None) -> FeatureBatch:
         """Check the recorded (or given) features and take them; a learner does so before the optimizer's step."""
+        self.check_structure()
         self.follow_network()
         return self.feature_buffer.take(features)
+
+    def check_structure(self) -> None:
+        """Check that the network is still the one that the engine was built for.
+
+        Raises:
+            RuntimeError: a layer or parameter was replaced, or a layer inserted. Nothing is changed.
+        """
+        if self._structure is None:  # in a copy
+            self._structure = StructureCheck(self.groups)
+        elif self._structure.is_current:
+            return
+        self._structure.check(self.optimizer_state.optimizer if self.optimizer_state is not None else None)
+        self.structure_changed()
+
+    @property
+    def frozen(self) -> frozenset[int]:
+        """Numbers of the groups with a frozen weight, whose units are not replaced."""
+        return frozenset() if self._structure is None else self._structure.frozen
+
+    def structure_changed(self) -> None:
+        """Called after a change of the network that was found to be no obstacle."""
 
     def follow_network(self) -> None:
         """Move the engine's state to the network's device and dtype."""
@@ -237,9 +261,13 @@ class EngineCore(ChangeableSettings):
         return self.evaluator.weight_means
 
     def select_due(self) -> list[Tensor]:
-        """Indices of the units that are due, at most once for each update."""
+        """Indices of the units that are due, at most once for each update; none in groups with a frozen weight."""
         new, self.counted = self.counted != self.updates, self.updates
-        self.selected = [self.select_in(group.state) if new else group.state.no_units for group in self.groups]
+        frozen = self.frozen
+        self.selected = [
+            self.select_in(group.state) if new and number not in frozen else group.state.no_units
+            for number, group in enumerate(self.groups)
+        ]
         return list(self.selected)
 
     def select_in(self, state: UnitState) -> Tensor:

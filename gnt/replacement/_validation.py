@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gnt.replacement._structure_check import frozen_layers
 from gnt.units import Slot, UnitGroup
 
 
@@ -45,6 +46,16 @@ def checked_units(chosen: Any, groups: Sequence[UnitGroup]) -> list[Tensor]:
                 raise ValueError(f"units of group {group.name!r} must be distinct, got {indices.tolist()}")
         result.append(indices)
     return result
+
+
+def check_not_frozen(group: UnitGroup, units: Tensor) -> None:
+    """Raise ValueError if units of a group with a frozen weight would be replaced."""
+    if len(units):
+        layers = " and ".join(frozen_layers(group))
+        raise ValueError(
+            f"units of group {group.name!r} cannot be replaced while the weight of {layers} is frozen "
+            f"(requires_grad=False), got units {units.tolist()}"
+        )
 
 
 def checked_incoming(fresh: Any, chosen: Sequence[Tensor], groups: Sequence[UnitGroup]) -> list[list[Tensor] | None]:

@@ -21,12 +21,13 @@ from gnt.replacement import _checkpoint
 from gnt.replacement._config import EngineSettings
 from gnt.replacement._optimizer_hooks import OptimizerHooks
 from gnt.replacement._step import EngineCore
-from gnt.replacement._validation import checked_incoming, checked_units
+from gnt.replacement._structure_check import frozen_layers
+from gnt.replacement._validation import check_not_frozen, checked_incoming, checked_units
 from gnt.replacement.dry_run import DryRun, plan_replacements
 from gnt.replacement.idle_warning import first_check
 from gnt.replacement.optimizer_state import OptimizerStateReset
 from gnt.replacement.report import Report
-from gnt.units import Layers, UnitGroup, groups_for_engine
+from gnt.units import Layers, Refused, UnitGroup, groups_for_engine
 
 
 class GnT(EngineCore):
@@ -138,6 +139,11 @@ class GnT(EngineCore):
             raise RuntimeError("this engine is attached to its optimizer: build a new GnT for another one")
         self.optimizer_state = OptimizerStateReset(optimizer, self.groups) if optimizer is not None else None
 
+    def structure_changed(self) -> None:
+        """Watch the gradient of a parameter that is trained now."""
+        if self._hooks is not None:
+            self._hooks.watch_backward()
+
     @not_compiled
     def step(self, features: Features | None = None) -> list[Tensor]:
         """Update, select and replace; call it after each optimizer step.
@@ -247,16 +253,26 @@ class GnT(EngineCore):
         self.feature_buffer.check_open()
         selected = isinstance(units, Sequence) and len(units) == len(self.selected)
         selected = selected and all(a is b for a, b in zip(units, self.selected, strict=True))
+        if not selected:
+            self.check_structure()
         chosen = list(units) if selected else checked_units(units, self.groups)
+        for number in self.frozen:
+            check_not_frozen(self.groups[number], chosen[number])
         fresh = checked_incoming(incoming, chosen, self.groups)
         self.replace_units(chosen, fresh, selected=selected)
+
+    def left_out(self) -> tuple[Any, ...]:
+        """What `trace` refused, and the groups that are frozen now."""
+        frozen = ((group, frozen_layers(group)) for group in self.groups)
+        reasons = [(group, f"frozen (requires_grad=False): {', '.join(layers)}") for group, layers in frozen if layers]
+        return (*self.refused, *(Refused(group.name, group.num_units, reason) for group, reason in reasons))
 
     def report(self) -> Report:
         """Per group: units, eligible, replaced so far, when the next is due, dead units; and what `trace` refused.
 
         Prints as a table. Reads the device.
         """
-        return Report.from_groups(self.groups, self.updates, self.replacement_rate, self.refused)
+        return Report.from_groups(self.groups, self.updates, self.replacement_rate, self.left_out())
 
     def dry_run(self, most: int = 5) -> DryRun:
         """Which units would be replaced next, when, and what would change with each. Prints as text; changes nothing.
@@ -344,6 +360,7 @@ class GnT(EngineCore):
             "selected": [],
             "_processes": None,
             "evaluator": None,
+            "_structure": None,
             "_hooks": None,
             "_copied_key": self._hooks.key if self._hooks is not None else None,
         }

@@ -34,7 +34,7 @@ def warn_if_late(first_due: int | None, replacement_rate: float, maturity_thresh
     warnings.warn(
         f"gnt will not replace a unit soon: at replacement_rate={replacement_rate:g} and "
         f"maturity_threshold={maturity_threshold} the first unit is due after {first_due} updates. See GnT.report()",
-        stacklevel=_user_level(),
+        stacklevel=user_level(),
     )
     return True
 
@@ -60,10 +60,10 @@ def warn_if_idle(
         why = f"no unit has been due: replacement_rate={replacement_rate:g} is low for groups of this size"
     else:
         why = "GnT.select and GnT.replace, or GnT.step, were never called"
-    warnings.warn(f"gnt has replaced nothing in {updates} updates; {why}. See GnT.report()", stacklevel=_user_level())
+    warnings.warn(f"gnt has replaced nothing in {updates} updates; {why}. See GnT.report()", stacklevel=user_level())
 
 
-def _user_level() -> int:
+def user_level() -> int:
     """The stacklevel of the first caller outside gnt and torch."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).split(".")[0] in ("gnt", "torch"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import operator
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from gnt._utils.dynamo import not_compiled
 from gnt._utils.validation import check_known_settings
@@ -25,6 +26,7 @@ from gnt.importance import (
     BackwardWatch,
     FeatureBatch,
     Signals,
+    TapFeatures,
     average_over_processes,
     check_feature,
     in_backward,
@@ -71,11 +73,15 @@ class CBPLayer(nn.Module):
         groups[0].name = f"{type(self).__name__} of {kind} with {groups[0].num_units} units"
         # the engine is not a module: the two layers are submodules of the network, not of this layer
         self.engine = GnT(groups, record=False, **settings)
-        self.features = self.engine.feature_buffer.taps[0]
         self.order = next(_order)  # number of its latest forward
         self._backward_watch: BackwardWatch | None = None
         _register(self)
         self.watch_backward()
+
+    @property
+    def features(self) -> TapFeatures:
+        """The features recorded since the last step."""
+        return self.engine.feature_buffer.taps[0]
 
     @property
     def group(self) -> UnitGroup:
@@ -133,11 +139,10 @@ class CBPLayer(nn.Module):
         # a copied network is not stepped by the original's optimizer, which must not be copied with it
         engine = copy.copy(self.engine)
         engine.optimizer = None
-        return {**self.__dict__, "features": None, "_backward_watch": None, "engine": engine}
+        return {**self.__dict__, "_backward_watch": None, "engine": engine}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self.features = self.engine.feature_buffer.taps[0]
         _register(self)
 
 
@@ -201,8 +206,8 @@ class CBPConv(CBPLayer):
 
 
 _layers: weakref.WeakSet[CBPLayer] = weakref.WeakSet()
-# for each optimizer its number of parameters, and the layers whose producer's weight it has
-_layers_by_optimizer: weakref.WeakKeyDictionary[Optimizer, tuple[int, list[weakref.ref[CBPLayer]]]] = (
+# for each optimizer its parameters, and the layers whose producer's weight is among them
+_layers_by_optimizer: weakref.WeakKeyDictionary[Optimizer, tuple[list[Tensor], list[weakref.ref[CBPLayer]]]] = (
     weakref.WeakKeyDictionary()
 )
 _order = itertools.count()
@@ -214,34 +219,47 @@ def _register(layer: CBPLayer) -> None:
     _layers.add(layer)
     _layers_by_optimizer.clear()
     if not _hooks:
+        _hooks.append(register_optimizer_step_pre_hook(_before_any_step))
         _hooks.append(register_optimizer_step_post_hook(_after_any_step))
 
 
 def _layers_of(optimizer: Optimizer) -> list[CBPLayer]:
-    """The layers whose producer's weight the optimizer has; looked up again if there are more layers or parameters."""
-    size = sum(len(options["params"]) for options in optimizer.param_groups)
+    """The layers whose producer's weight the optimizer has; looked up again if there are other layers or parameters."""
+    params = [p for options in optimizer.param_groups for p in options["params"]]
     known = _layers_by_optimizer.get(optimizer)
-    if known is None or known[0] != size:
-        params = {id(p) for options in optimizer.param_groups for p in options["params"]}
-        layers = [each for each in _layers if id(each.group.incoming[0].weight) in params]
+    if known is None or len(known[0]) != len(params) or not all(map(operator.is_, known[0], params)):
+        ids = set(map(id, params))
+        layers = [each for each in _layers if id(each.group.incoming[0].weight) in ids]
         for layer in layers:
             layer.watch_backward()  # in a copy this was not possible before the whole network was copied
-        known = _layers_by_optimizer[optimizer] = (size, [weakref.ref(layer) for layer in layers])
+        known = _layers_by_optimizer[optimizer] = (params, [weakref.ref(layer) for layer in layers])
     return [alive for reference in known[1] if (alive := reference()) is not None]
+
+
+def _waiting_layers(optimizer: Optimizer) -> list[CBPLayer]:
+    """The layers with features that step with this optimizer, which their engines then know."""
+    layers = [layer for layer in _layers_of(optimizer) if layer.features.waiting]
+    for layer in layers:
+        if layer.engine.optimizer is not optimizer:
+            layer.engine.optimizer = optimizer
+    return layers
+
+
+@not_compiled
+def _before_any_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    for layer in _waiting_layers(optimizer):
+        layer.engine.check_structure()
 
 
 @not_compiled
 @torch.no_grad()
 def _after_any_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    layers = [layer for layer in _layers_of(optimizer) if layer.features.waiting]
+    layers = _waiting_layers(optimizer)
     if layers and step_was_skipped(optimizer):
         for layer in layers:
             layer.discard()
         return
     layers.sort(key=lambda each: each.order)
-    for layer in layers:
-        if layer.engine.optimizer is not optimizer:
-            layer.engine.optimizer = optimizer
     batches = [(layer.engine, layer.take_features()) for layer in layers]
     work = _with_samples([(engine, batch, engine.signals(batch)) for engine, batch in batches])
     with restore_generators_on_error(engine.generator for engine, *_ in work):

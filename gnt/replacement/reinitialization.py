@@ -95,14 +95,15 @@ def transfer_mean(slot: Slot, units: Tensor, mean_feature: Tensor) -> None:
     """Move the mean contribution of the units into the consumer's bias: b_k += sum_i w_ki * f^_i.
 
     The mean input of the consumers' units then stays the same when the outgoing weights are set to zero. A consumer
-    without bias is left unchanged. For convolutions with zero padding this is exact at interior positions.
+    without bias, or with a frozen one, is left unchanged. For convolutions with zero padding this is exact at interior
+    positions.
 
     Args:
         slot: the consumer.
         units: indices, (k,).
         mean_feature: f^, (k,).
     """
-    if slot.bias is not None:
+    if slot.bias is not None and slot.bias.requires_grad:
         moved = slot.weighted_sum(units, mean_feature)
         bias = slot.bias.detach()
         # a weight sharded along its inputs gives the sums of all outputs; the bias may be sharded as well
@@ -110,9 +111,9 @@ def transfer_mean(slot: Slot, units: Tensor, mean_feature: Tensor) -> None:
 
 
 def set_incoming(slot: Slot, units: Tensor, fresh: Tensor) -> None:
-    """Set the units' incoming weights to ``fresh`` and their bias to 0."""
+    """Set the units' incoming weights to ``fresh`` and their bias to 0; a frozen bias is left unchanged."""
     slot.write_(units, fresh)
-    if slot.bias is not None:
+    if slot.bias is not None and slot.bias.requires_grad:
         slot.fill_(slot.bias.detach(), units, 0.0)
 
 
@@ -123,9 +124,17 @@ def initial_scale_values(module: nn.Module) -> dict[str, float]:
 
 
 def reset_scale(slot: Slot, units: Tensor) -> None:
-    """Set the units' part of a norm to its initial values: weight 1, bias 0, running mean 0, running variance 1."""
-    for name, value in initial_scale_values(slot.module).items():
-        slot.fill_(getattr(slot.module, name).detach(), units, value)
+    """Set the units' part of a norm to its initial values: weight 1, bias 0, running mean 0, running variance 1.
+
+    Frozen parameters are left unchanged, and running statistics too if all parameters are frozen in evaluation mode.
+    """
+    module = slot.module
+    parameters = [parameter for parameter in module._parameters.values() if parameter is not None]
+    fixed = bool(parameters) and not module.training and not any(each.requires_grad for each in parameters)
+    for name, value in initial_scale_values(module).items():
+        tensor = getattr(module, name)
+        if not fixed and (tensor.requires_grad or name not in module._parameters):
+            slot.fill_(tensor.detach(), units, value)
 
 
 def regenerate(group: UnitGroup, units: Tensor, fresh: Sequence[Tensor], mean_features: Tensor | None) -> None:

@@ -10,6 +10,7 @@ from gnt.units._activations import (
     identify_activation,
     parse_activation,
 )
+from gnt.units._containers import Container
 from gnt.units._errors import TraceError, WalkError
 from gnt.units._group import UnitGroup
 from gnt.units._layer_types import CONV_LAYERS, WEIGHT_LAYERS, has_torch_forward, input_groups
@@ -24,6 +25,7 @@ __all__ = [
     "CONV_LAYERS",
     "WEIGHT_LAYERS",
     "Activation",
+    "Container",
     "Groups",
     "Layers",
     "Refused",

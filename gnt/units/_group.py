@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gnt.units._activations import Activation
+from gnt.units._containers import Container
 from gnt.units._layer_types import CONV_LAYERS
 from gnt.units._slot import Slot
 
@@ -30,6 +31,8 @@ class UnitGroup:
         activation: the activation between producer and consumer, as its name and parameter, or None if unknown.
         couplings: norms between producer and consumers whose statistics cover several units (LayerNorm, RMSNorm,
             GroupNorm), with or without parameters: replacing a unit changes the normalized values of the others.
+        containers: the containers around these modules, as they were when the group was found; an engine refuses to
+            step after a change in them.
         state: ages, running averages and accumulator of the units; set by the engine that owns the group.
 
     ``producer``, ``norms`` and ``consumers`` are the modules of these slots.
@@ -49,6 +52,7 @@ class UnitGroup:
     scales: tuple[Slot, ...] = ()
     activation: Activation | None = None
     couplings: tuple[str, ...] = ()
+    containers: tuple[Container, ...] = field(default=(), repr=False)
     state: Any = field(init=False, repr=False)
 
     @property
@@ -92,6 +96,11 @@ class UnitGroup:
                     yield f"{slot.name}.{key}", parameter, slot
         for slot in self.outgoing:
             yield f"{slot.name}.weight", slot.weight, slot
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The slots of all modules: producers, norms, consumers."""
+        return (*self.incoming, *self.scales, *self.outgoing)
 
     def __str__(self) -> str:
         activation = self.activation[0] if self.activation else "unknown activation"

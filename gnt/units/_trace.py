@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from gnt.units._activations import activation_gain, parse_activation
+from gnt.units._containers import ModelContainers
 from gnt.units._errors import TraceError
 from gnt.units._group import UnitGroup
 from gnt.units._trace_result import Groups, Refused
@@ -84,6 +85,9 @@ def trace(
             raise ValueError(f"activation={activation!r} would be ignored: the activation of every group is recognised")
         for group in unknown:
             group.activation = given
+    around = ModelContainers(model)
+    for group in groups:
+        group.containers = around.around(slot.module for slot in group.slots)
     return Groups.of(groups, refused, notes)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from gnt.units._activations import Activation, activation_gain, parse_activation
+from gnt.units._containers import opened_containers
 from gnt.units._errors import WalkError
 from gnt.units._group import UnitGroup
 from gnt.units._layer_types import CONV_LAYERS, WEIGHT_LAYERS, has_torch_forward, num_outputs, weight_fault
@@ -55,6 +56,7 @@ def walk(layers: Layers, *, activation: str | None = None) -> tuple[UnitGroup, .
       consumer  4 Linear (columns, 9 per unit)
     """
     layers = unwrap(layers) if isinstance(layers, nn.Module) else layers
+    layers = list(layers) if isinstance(layers, Iterator) else layers
     named_layers = list(flatten_layers(layers))
     given = parse_activation(activation) if activation is not None else None
     default = given or _activation_if_none_kinds(layers)
@@ -80,7 +82,8 @@ def walk(layers: Layers, *, activation: str | None = None) -> tuple[UnitGroup, .
     if given is not None and all(group.activation != given for group in groups):
         raise ValueError(f"activation={activation!r} would be ignored: the list shows the activation of every group")
     _check_used_once(groups, layers)
-    return tuple(groups)
+    containers = tuple(opened_containers(layers))
+    return tuple(dataclasses.replace(group, containers=containers) for group in groups)
 
 
 def groups_for_engine(layers: Layers | Iterable[UnitGroup], activation: str | None) -> tuple[UnitGroup, ...]:

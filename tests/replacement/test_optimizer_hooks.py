@@ -255,6 +255,7 @@ def test_engines_that_cannot_be_attached_are_refused():
         build(record=False)[2].attach()
 
 
+@pytest.mark.filterwarnings("ignore:the weight of '0' .* is frozen")
 def test_an_engine_whose_first_layer_was_frozen_is_attached_once_and_copied():
     net, optimizer, engine = build(net=mlp(4, 8, 6, 2))
     net[0].weight.requires_grad_(False)

@@ -50,8 +50,11 @@ class CompiledSteps:
         if not _is_regular_batch(x, y):
             return None
         context = self._current_context(step)
-        if context.update is not None and context.update.engine.waiting:
-            return None  # features of an earlier forward belong to this update too
+        if context.update is not None:
+            engine = context.update.engine
+            engine.check_structure()
+            if engine.waiting or engine.frozen:
+                return None  # features of an earlier forward belong to this update too; frozen groups are left out
         key = context.key(step, x, y)
         known = self._by_key.get(key)
         if known is None:

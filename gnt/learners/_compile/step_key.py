@@ -28,6 +28,7 @@ class StepContext:
         self.update = FunctionalUpdate(step.engine) if step.engine is not None else None
         self.slots = tensor_slots_of(step, self.update)
         self._built_for = (step.network, step.optimizer, step.loss)
+        self._groups = step.engine.groups if step.engine is not None else None
         modules = self.slots.modules
         self._children = [(m._modules, dict(m._modules)) for m in modules if m._modules]
         self._plain_attributes = plain_attribute_slots(modules)
@@ -42,6 +43,7 @@ class StepContext:
             step.network is network
             and step.optimizer is optimizer
             and step.loss is loss
+            and (step.engine is None or step.engine.groups is self._groups)
             and all(children == before for children, before in self._children)
         )
 

@@ -1,0 +1,178 @@
+"""Check, in each step, that the network is still the one that the engine was built for.
+
+Compared by identity are the modules in the containers around each group, the parameters of its layers, their shapes and
+``requires_grad``. Parametrizations, pruning, weight norm and spectral norm replace the parameter of a layer, and are
+found by that.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gnt.distributed import dtensor
+from gnt.replacement.idle_warning import user_level
+from gnt.units import Slot, UnitGroup
+
+REMEDY = (
+    "call rebind(layers) of the engine (of CBPSGD, CBPAdam and CBPAdamW it is optimizer.gnt) with the layers as they "
+    "are now, or build a new engine"
+)
+
+
+class StructureCheck:
+    """The modules, parameters and shapes of the groups of an engine, to find out about changes.
+
+    Attributes:
+        frozen: numbers of the groups that have a frozen weight (requires_grad=False). They are left out of a step.
+    """
+
+    def __init__(self, groups: Sequence[UnitGroup]) -> None:
+        self._groups = groups
+        self.frozen: frozenset[int] = frozenset()
+        self._warned: set[int] = set()
+        containers = {id(each): each for group in groups for each in group.containers if each.module is not None}
+        self._containers = list(containers.values())
+        self._complete = [
+            (each.module._modules, [child for _, child in each.children])
+            for each in self._containers
+            if each.complete and each.module is not None
+        ]
+        self._chains = [
+            (each.module._modules, name, child)
+            for each in self._containers
+            if not each.complete and each.module is not None
+            for name, child in each.children
+        ]
+        self._owners = [(group, slot, key) for group, slot, key in _parameters(groups)]
+        self._parameters: list[tuple[dict[str, Any], str, Tensor | None]] = [
+            (slot.module._parameters, key, slot.module._parameters[key]) for _, slot, key in self._owners
+        ]
+        self._set_weights()
+
+    def _set_weights(self) -> None:
+        """Note shapes and ``requires_grad`` of the weights as they are."""
+        self._weights = [
+            parameter for parameters, key, parameter in self._parameters if key == "weight" and parameter is not None
+        ]
+        self._shapes = [weight.shape for weight in self._weights]
+        self._trained = [weight.requires_grad for weight in self._weights]
+
+    @property
+    def is_current(self) -> bool:
+        """True if nothing has changed since the latest call of `check`."""
+        for children, expected in self._complete:
+            if [*children.values()] != expected:
+                return False
+        for children, name, child in self._chains:
+            if children.get(name) is not child:
+                return False
+        for parameters, key, parameter in self._parameters:
+            if parameters.get(key) is not parameter:
+                return False
+        if [weight.requires_grad for weight in self._weights] != self._trained:
+            return False
+        return [weight.shape for weight in self._weights] == self._shapes
+
+    def check(self, optimizer: Optimizer | None) -> None:
+        """Find out what has changed; a parameter that the optimizer holds may take the place of another one.
+
+        Raises:
+            RuntimeError: a change after which the groups do not fit the network. Nothing is changed.
+        """
+        for container in self._containers:
+            for change in container.changes():
+                self._refuse(change, next(group for group in self._groups if container in group.containers))
+        self._complete = [(children, [*children.values()]) for children, _ in self._complete]
+        held = {id(p) for options in optimizer.param_groups for p in options["params"]} if optimizer else set()
+        for i, (group, slot, key) in enumerate(self._owners):
+            parameters, _, before = self._parameters[i]
+            now = parameters.get(key)
+            if now is before:
+                continue
+            if now is not None and before is not None and dtensor.is_dtensor(before) and not dtensor.is_dtensor(now):
+                continue  # a sharded parameter is replaced by the whole one between forward and backward
+            if now is None or before is None or now.shape != before.shape or id(now) not in held:
+                self._refuse(_parameter_change(slot, key, before, now, optimizer), group)
+            self._parameters[i] = parameters, key, now
+        for weight, shape in zip(self._weights, self._shapes, strict=True):
+            if weight.shape != shape:
+                group, slot = next((g, s) for g, s, key in self._owners if s.module._parameters.get(key) is weight)
+                change = f"the weight of {_name(slot)} has shape {tuple(weight.shape)}, it had {tuple(shape)}"
+                self._refuse(change, group)
+        self._set_weights()
+        self.find_frozen()
+
+    def find_frozen(self) -> None:
+        """Set ``frozen``, and warn once about each group that is left out."""
+        self.frozen = frozenset(number for number, group in enumerate(self._groups) if frozen_layers(group))
+        new = [self._groups[number] for number in sorted(self.frozen - self._warned)]
+        self._warned |= self.frozen
+        if new:
+            layers = dict.fromkeys(layer for group in new for layer in frozen_layers(group))
+            warnings.warn(
+                f"the weight of {' and '.join(layers)} is frozen (requires_grad=False): the units of group "
+                f"{', '.join(repr(group.name) for group in new)} are not replaced until it is trained again",
+                stacklevel=user_level(),
+            )
+
+    def _refuse(self, change: str, group: UnitGroup) -> None:
+        raise RuntimeError(
+            f"the network has changed since the engine was built: {change}. The units of group {group.name!r} cannot "
+            f"be replaced in it, and nothing was changed; {REMEDY}"
+        )
+
+
+def frozen_layers(group: UnitGroup) -> list[str]:
+    """The layers of a group whose weight is frozen, so that replaced units could not learn."""
+    slots = dict.fromkeys((*group.drawn, *group.outgoing))
+    weights = ((slot, slot.module._parameters.get("weight")) for slot in slots)
+    return [_name(slot) for slot, weight in weights if weight is not None and not weight.requires_grad]
+
+
+def _parameters(groups: Sequence[UnitGroup]) -> Iterator[tuple[UnitGroup, Slot, str]]:
+    """Each parameter of the groups' modules once."""
+    seen: set[int] = set()
+    for group in groups:
+        for slot in group.slots:
+            if id(slot.module) not in seen:
+                seen.add(id(slot.module))
+                yield from ((group, slot, key) for key in slot.module._parameters)
+
+
+def _parameter_change(
+    slot: Slot, key: str, before: Tensor | None, now: Tensor | None, optimizer: Optimizer | None
+) -> str:
+    what = f"the {key} of {_name(slot)}"
+    if now is None and key not in slot.module._parameters:
+        how = _computed_by(slot.module, key)
+        return f"{what} is no longer a plain parameter" + (f": {how} computes it; remove that" if how else "")
+    if before is None or now is None or now.shape != before.shape:
+        return f"{what} was {_shape(before)} and is {_shape(now)}"
+    holder = "an engine without optimizer cannot know who trains it"
+    if optimizer is not None:
+        holder = f"{type(optimizer).__name__} does not hold it"
+    return f"{what} is another parameter, and {holder}"
+
+
+def _computed_by(module: nn.Module, key: str) -> str | None:
+    """What computes a tensor that is no parameter any more."""
+    if key in getattr(module, "parametrizations", ()):
+        return f"the parametrization {type(module.parametrizations[key][0]).__name__}"  # type: ignore[index]
+    if f"{key}_g" in module._parameters:
+        return "weight_norm"
+    if f"{key}_u" in module._buffers:
+        return "spectral_norm"
+    return "pruning (torch.nn.utils.prune)" if f"{key}_mask" in module._buffers else None
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "None" if tensor is None else f"of shape {tuple(tensor.shape)}"
+
+
+def _name(slot: Slot) -> str:
+    return f"{slot.name!r} ({type(slot.module).__name__})"
