@@ -222,7 +222,7 @@ def test_a_frozen_group_is_left_out_and_goes_on_when_it_is_trained_again(layer, 
         one_step(net, optimizer, engine, attached=attached, seed=seed)
     net[layer].weight.requires_grad_(False)
     before, counts = copy.deepcopy(net[layer].state_dict()), [group.state.replaced for group in engine.groups]
-    message = rf"the weight of '{layer}' \(Linear\) is frozen .* group '0' .* until it is trained again"
+    message = rf"the weight of '{layer}' \(Linear\) is frozen .* group '0'.* until it is trained again"
     with pytest.warns(UserWarning, match=message):
         one_step(net, optimizer, engine, attached=attached)
     for seed in range(6):
