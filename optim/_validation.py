@@ -1,42 +1,18 @@
-"""Checks of the arguments of `AdamGnT`, made before anything is changed."""
+"""Checks of gradients, parameters and the arguments of `reset_units`, made before `AdamGnT` changes anything."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._foreach_utils import _get_fused_kernels_supported_devices as _fused_devices
 
+from gnt.optim._adam.state import MOMENTS
 from gnt.optim._adam.step_counts import START_KEYS
-
-
-def check_options(options: Mapping[str, Any]) -> None:
-    """Raise TypeError or ValueError for options of a parameter group that are not valid for Adam."""
-    lr, betas = options["lr"], options["betas"]
-    if isinstance(lr, Tensor):
-        if lr.numel() != 1:
-            raise ValueError(f"lr as a tensor must have one element, got shape {tuple(lr.shape)}")
-        if options["foreach"]:
-            raise ValueError("lr as a tensor cannot be combined with foreach=True: pass a number, or omit foreach")
-    elif not isinstance(lr, Real):
-        raise TypeError(f"lr must be a number or a tensor of one element, got {lr!r}")
-    if not isinstance(betas, Sequence) or len(betas) != 2 or not all(isinstance(beta, Real) for beta in betas):
-        raise TypeError(f"betas must be two numbers, got {betas!r}")
-    for beta in betas:
-        if not 0.0 <= beta < 1.0:
-            raise ValueError(f"betas must be in [0, 1), got {betas!r}")
-    for name in ("lr", "eps", "weight_decay"):
-        value = options[name]
-        if name != "lr" and not isinstance(value, Real):
-            raise TypeError(f"{name} must be a number, got {value!r}")
-        if not value >= 0.0:  # also True for nan
-            raise ValueError(f"{name} must not be negative, got {value!r}")
-    if options["foreach"] and options["fused"]:
-        raise ValueError("foreach=True and fused=True cannot be combined")
 
 
 def layout_error(params: Sequence[Sequence[Tensor]], grads: Sequence[Sequence[Tensor]]) -> RuntimeError:
@@ -46,6 +22,34 @@ def layout_error(params: Sequence[Sequence[Tensor]], grads: Sequence[Sequence[Te
     return RuntimeError(
         f"AdamGnT requires dense gradients, got layout {grad.layout} for a parameter of shape {tuple(param.shape)}"
     )
+
+
+def check_parameters(params: Sequence[Tensor], group: Mapping[str, Any], state_of: Mapping[Tensor, Any]) -> None:
+    """Check the parameters of a group with their states before a step is planned.
+
+    Raises:
+        RuntimeError: a state of another shape than its parameter's, or parameters that ``fused=True`` does not support.
+    """
+    for param in params:
+        state, shape = state_of.get(param) or {}, tuple(param.shape)
+        if state and not ("step" in state and all(key in state for key in MOMENTS[:2])):
+            raise RuntimeError(
+                f"the state of the parameter of shape {shape} has the entries {', '.join(map(str, state))}; AdamGnT "
+                f"needs step, {' and '.join(MOMENTS[:2])}. Load the state of an AdamGnT, Adam or AdamW"
+            )
+        for key in MOMENTS:
+            if key in state and state[key].shape != param.shape:
+                raise RuntimeError(
+                    f"the parameter has shape {shape}, but its state {key!r} has shape {tuple(state[key].shape)}: the "
+                    "parameter was changed after its first step. Delete its entry of optimizer.state, or build a new "
+                    "optimizer"
+                )
+        check_starts(param, state)
+        if group["fused"] and not (param.is_floating_point() and param.device.type in _fused_devices()):
+            raise RuntimeError(
+                f"fused=True requires parameters on one of the devices {', '.join(_fused_devices())}, got a parameter "
+                f"of shape {shape} on {param.device.type} with dtype {param.dtype}: omit fused"
+            )
 
 
 def checked_size(param: Tensor, dim: int, groups: int, state: dict[str, Any]) -> int:
@@ -108,22 +112,26 @@ def _integers(index: Sequence[int]) -> list[int]:
     return numbers
 
 
-def checked_starts(param: Tensor, saved: dict[str, Any]) -> dict[str, Tensor]:
+def checked_starts(param: Tensor, saved: Mapping[str, Any]) -> dict[str, Tensor]:
     """The ``START_KEYS`` of a saved state, as int64 copies on the parameter's device. All-zero entries are left out.
 
     Raises ValueError if their sizes do not fit the parameter's rows and columns.
     """
+    check_starts(param, saved)
+    # if no unit was ever reset, the parameter is stepped by torch's Adam
+    starts = {key: saved[key] for key in START_KEYS if key in saved and saved[key].any()}
+    return {key: start.detach().to(device=param.device, dtype=torch.int64, copy=True) for key, start in starts.items()}
+
+
+def check_starts(param: Tensor, state: Mapping[str, Any]) -> None:
+    """Raise ValueError if the ``START_KEYS`` of a state do not fit the parameter's rows and columns."""
     shape = tuple(param.shape)
-    starts = {key: saved[key] for key in START_KEYS if key in saved}
-    for key, start in starts.items():
+    for key, start in ((key, state[key]) for key in START_KEYS if key in state):
         size = tuple(start.shape)
         if key == START_KEYS[0]:
             fits = len(shape) > 0 and size == shape[:1]
         else:
-            fits = len(shape) > 1 and len(size) == 1 and size[0] % shape[1] == 0
-            fits = fits and size[0] > 0 and shape[0] % (size[0] // shape[1]) == 0
+            fits = len(shape) > 1 and len(size) == 1 and size[0] % max(shape[1], 1) == 0
+            fits = fits and (size[0] > 0 or not shape[1]) and shape[0] % max(size[0] // max(shape[1], 1), 1) == 0
         if not fits:
             raise ValueError(f"the loaded state's {key} of shape {size} does not fit a parameter of shape {shape}")
-    # if no unit was ever reset, the parameter is stepped by torch's Adam
-    starts = {key: start for key, start in starts.items() if start.any()}
-    return {key: start.detach().to(device=param.device, dtype=torch.int64, copy=True) for key, start in starts.items()}

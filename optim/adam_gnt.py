@@ -24,8 +24,9 @@ from gnt.optim._adam.dispatch import StepPlan
 from gnt.optim._adam.load_state import exact_step_counts
 from gnt.optim._adam.state import MOMENTS, clear_slices
 from gnt.optim._adam.step_counts import START_KEYS, restart, zero_starts
+from gnt.optim._options import ADAM_OPTIONS, ChangedOptions, CheckOptions, check_adam_options
 from gnt.optim._step_wrapper import wrap_uncompiled_step
-from gnt.optim._validation import check_options, checked_size, checked_units, layout_error
+from gnt.optim._validation import check_parameters, checked_size, checked_units, layout_error
 
 _NO_WEIGHT_MEANS: Mapping[int, WeightMeans] = {}
 
@@ -58,7 +59,7 @@ class AdamGnT(Optimizer):
     Args:
         params: parameters or parameter groups, as for any torch optimizer. Groups may set all options but ``kernels``.
         lr: step size: a number, or a tensor of one element.
-        betas: decay rates b1 and b2 of the two moments, each in [0, 1).
+        betas: decay rates b1 and b2 of the two moments, each in [0, 1): numbers, or tensors of one element.
         eps: added to the denominator.
         weight_decay: strength of the weight decay. ``p.grad`` is never changed.
         amsgrad: divide by the largest v so far.
@@ -102,11 +103,13 @@ class AdamGnT(Optimizer):
     start_keys: ClassVar[tuple[str, str]] = START_KEYS
     """State keys, by dimension: the steps after which the step counts of a parameter's rows (columns) started."""
 
+    _check_options: ClassVar[CheckOptions] = staticmethod(check_adam_options)
+
     def __init__(
         self,
         params: ParamsT,
         lr: float | Tensor = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         amsgrad: bool = False,
@@ -120,6 +123,8 @@ class AdamGnT(Optimizer):
         check_flags(kernels=kernels)
         self.kernels = kernels
         self._plans: dict[int, StepPlan] = {}
+        self._any_on_cuda = False
+        self._options = ChangedOptions(ADAM_OPTIONS, self._check_options)
         defaults = {
             "lr": lr,
             "betas": betas,
@@ -131,7 +136,7 @@ class AdamGnT(Optimizer):
             "foreach": foreach,
             "fused": fused,
         }
-        check_options(defaults)
+        self._check_options(defaults)
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -140,7 +145,7 @@ class AdamGnT(Optimizer):
         Raises TypeError or ValueError for an invalid option or a complex parameter.
         """
         if isinstance(param_group, dict):
-            check_options({**self.defaults, **param_group})
+            self._check_options({**self.defaults, **param_group})
         super().add_param_group(param_group)
         for param in self.param_groups[-1]["params"]:
             if param.is_complex():
@@ -167,30 +172,38 @@ class AdamGnT(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._options.check(self.param_groups)
         params = [[param for param in group["params"] if param.grad is not None] for group in self.param_groups]
         grads = [[param.grad for param in each] for each in params]
         for each in grads:
             for grad in each:
                 if grad.layout is not torch.strided:
                     raise layout_error(params, grads)
-        plans = [self._plan(i, group, params[i]) for i, group in enumerate(self.param_groups)]
-        for plan, each, group in zip(plans, grads, self.param_groups, strict=True):
-            plan.step(each, group)
+        self._update_plans(params)
+        for i, group in enumerate(self.param_groups):
+            self._plans[i].step(grads[i], group)
         return loss
 
-    def _plan(self, i: int, group: dict[str, Any], params: list[Tensor]) -> StepPlan:
-        """The plan for these parameters of the i-th group: that of the previous step if nothing has changed."""
-        plan = self._plans.get(i)
-        weight_means = self._weight_means()
-        if plan is None or not plan.is_valid(params, group, self.state, weight_means):
+    def _update_plans(self, params: list[list[Tensor]]) -> None:
+        """Make new plans unless those of the previous step hold for these parameters of each group."""
+        groups, weight_means, plans = self.param_groups, self._weight_means(), self._plans
+        changed = []
+        for i, group in enumerate(groups):
+            plan = plans.get(i)
+            if plan is None or not plan.is_valid(params[i], group, self.state, weight_means):
+                changed.append(i)
+        if changed:
+            for i in changed:
+                check_parameters(params[i], groups[i], self.state)
             with torch.no_grad():
-                plan = self._plans[i] = StepPlan(params, group, self.state, weight_means, kernels=self.kernels)
-        if plan.on_cuda and torch.cuda.is_current_stream_capturing():
+                for i in changed:
+                    plans[i] = StepPlan(params[i], groups[i], self.state, weight_means, kernels=self.kernels)
+            self._any_on_cuda = any(plan.on_cuda for plan in plans.values())
+        if self._any_on_cuda and torch.cuda.is_current_stream_capturing():
             raise RuntimeError(
                 "AdamGnT cannot step while a CUDA graph is being captured, because its step counts are on the host; "
                 "take the step outside of the capture"
             )
-        return plan
 
     def _weight_means(self) -> Mapping[int, WeightMeans]:
         """Where the kernel writes means of |w|, by the parameter's id. Overridden by subclasses with an engine."""
@@ -251,7 +264,7 @@ class AdamGnT(Optimizer):
 
         Raises ValueError for counts that do not fit the parameters, before anything is changed.
         """
-        with exact_step_counts(self):
+        with exact_step_counts(self, self._check_options):
             super().load_state_dict(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -260,7 +273,8 @@ class AdamGnT(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.__dict__.setdefault("kernels", self.__dict__.pop("compile", False))  # from an earlier version
-        self._plans = {}
+        self._plans, self._any_on_cuda = {}, False
+        self._options = ChangedOptions(ADAM_OPTIONS, self._check_options)
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 group.setdefault(name, default)

@@ -15,9 +15,18 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
+from gnt._utils.dynamo import not_compiled
 from gnt._utils.validation import check_known_settings
 from gnt.importance import WeightMeans
 from gnt.optim import _cbp_arguments as cbp_arguments
+from gnt.optim._options import (
+    SGD_OPTIONS,
+    ChangedOptions,
+    CheckOptions,
+    check_continual_adam_options,
+    check_sgd_options,
+)
+from gnt.optim._saved_state import check_entries, check_saved_options, saved_entries
 from gnt.optim._sgd_kernel import SGDKernel
 from gnt.optim._step_wrapper import unwrap_step, wrap_step
 from gnt.optim.adam_gnt import AdamGnT
@@ -34,6 +43,7 @@ class _ContinualOptimizer(Optimizer):
 
     gnt: GnT
     _base: ClassVar[type[Optimizer]]
+    _check_options: ClassVar[CheckOptions]
     _preset: ClassVar[dict[str, Any]] = {}
     _fixed: ClassVar[dict[str, Any]] = {}
 
@@ -57,6 +67,7 @@ class _ContinualOptimizer(Optimizer):
         if "kernels" in engine and "kernels" in inspect.signature(self._base).parameters:
             settings["kernels"] = engine["kernels"]
         options: dict[str, Any] = {"lr": lr, **self._preset, **settings, **self._fixed}
+        self._check_options({**self._base_defaults(), **options})
         trace_options = {"include": include, "exclude": exclude}
         if example_inputs is not None:
             trace_options["activation"] = engine.pop("activation", None)
@@ -68,6 +79,11 @@ class _ContinualOptimizer(Optimizer):
             if layers is not None or example_inputs is not None:
                 raise
             raise WalkError(f"{error}. {cbp_arguments.WALK_ADVICE}") from None
+
+    @classmethod
+    def _base_defaults(cls) -> dict[str, Any]:
+        """The defaults of the optimizer's options."""
+        return {name: parameter.default for name, parameter in inspect.signature(cls._base).parameters.items()}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "gnt": self.gnt}
@@ -115,7 +131,41 @@ class CBPSGD(_ContinualOptimizer, torch.optim.SGD):
     """
 
     _base = torch.optim.SGD
+    _check_options: ClassVar[CheckOptions] = staticmethod(check_sgd_options)
     _kernel: SGDKernel | None = None
+    _options: ChangedOptions | None = None
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters with their own options. Options that are not set are those of the constructor.
+
+        Raises TypeError or ValueError for an invalid option.
+        """
+        if isinstance(param_group, dict):
+            check_sgd_options({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the ``state_dict`` of a CBPSGD or torch.optim.SGD.
+
+        Raises ValueError for the state of another optimizer, or options that are not valid, before anything is changed.
+        """
+
+        def check(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+            check_saved_options(optimizer, state_dict, ("lr", "momentum", "dampening"), check_sgd_options)
+            for param, saved, _ in saved_entries(optimizer, state_dict):
+                check_entries(optimizer, param, saved, ("momentum_buffer",), required=False)
+
+        hook = self.register_load_state_dict_pre_hook(check)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            hook.remove()
+
+    @not_compiled
+    def _check_changed_options(self) -> None:
+        if self._options is None:
+            self._options = ChangedOptions(SGD_OPTIONS, check_sgd_options)
+        self._options.check(self.param_groups)
 
     @wrap_step
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
@@ -124,12 +174,17 @@ class CBPSGD(_ContinualOptimizer, torch.optim.SGD):
         Args:
             closure: reevaluates the model with gradients and returns the loss, which is then returned.
         """
-        if closure is None and self.gnt.kernels and not torch.compiler.is_compiling():
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._check_changed_options()
+        if self.gnt.kernels and not torch.compiler.is_compiling():
             if self._kernel is None:
                 self._kernel = SGDKernel()
             if self._kernel.step(self.param_groups, self.gnt.weight_means):
-                return None
-        loss: float | None = _sgd_step(self, closure)
+                return loss
+        _sgd_step(self)
         return loss
 
 
@@ -138,6 +193,7 @@ _sgd_step = unwrap_step(torch.optim.SGD.step)
 
 class _ContinualAdam(_ContinualOptimizer, AdamGnT):
     _base = AdamGnT
+    _check_options: ClassVar[CheckOptions] = staticmethod(check_continual_adam_options)
 
     def _weight_means(self) -> Mapping[int, WeightMeans]:
         return self.gnt.weight_means if self.kernels else super()._weight_means()

@@ -62,7 +62,7 @@ class OptimizerStateReset:
 
     Raises:
         TypeError: not a torch optimizer, or one whose state cannot be reset per unit.
-        ValueError: the optimizer does not hold a parameter of ``groups``.
+        ValueError: the optimizer does not hold a parameter of ``groups``, or has eps = 0.
     """
 
     def __init__(self, optimizer: Optimizer, groups: Sequence[UnitGroup]) -> None:
@@ -88,8 +88,15 @@ class OptimizerStateReset:
         return None if hasattr(self.optimizer, "reset_units") else _resets_of(self.optimizer)
 
     def check(self, groups: Sequence[UnitGroup]) -> None:
-        """Raise TypeError for state that cannot be reset; nothing is changed."""
+        """Raise TypeError for state that cannot be reset, ValueError for eps = 0; nothing is changed."""
         table = self._table
+        for options in self.optimizer.param_groups:
+            eps = options.get("eps")
+            if isinstance(eps, (int, float)) and eps == 0:
+                raise ValueError(
+                    f"{type(self.optimizer).__name__} has eps={eps!r}; it must be greater than 0: the state of a "
+                    "replaced unit is 0, and without eps its first step is 0 / 0"
+                )
         if table is None:
             for name, _, slot in (entry for group in groups for entry in group.slices()):
                 if slot.dim > 1:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gnt.optim._adam.state import Group, State
 from gnt.optim._adam.step_counts import START_KEYS
+from gnt.optim._options import beta_values
 
 RowColumn = tuple[Tensor | None, Tensor | None]
 """One value per row and one per column of a parameter; None: rows (columns) that were never reset."""
@@ -135,7 +136,7 @@ class BiasCorrections:
             counts = torch.empty_like(self._starts)
             for (i, *_), start, count in zip(self._parts, self._split(self._starts), self._split(counts), strict=True):
                 torch.sub(now[i], start, out=count)
-        bias1, root2 = correction_tables(group["betas"], max(now), counts.device)
+        bias1, root2 = correction_tables(beta_values(group), max(now), counts.device)
         counts.clamp_(max=len(bias1) - 1)
         # torch computes number / tensor as number * (1 / tensor): divide a tensor by a tensor instead
         lr = group["lr"].to(bias1.dtype) if isinstance(group["lr"], Tensor) else scalar_tensor(group["lr"])

@@ -11,7 +11,7 @@ from gnt.distributed import dtensor
 from gnt.importance import WeightMeans
 from gnt.optim._adam.kernel import KernelStep, kernel_can_step
 from gnt.optim._adam.per_unit_step import PerUnitStep, ShardedPerUnitStep
-from gnt.optim._adam.state import MOMENTS, Group, State, is_plain_tensor, new_state
+from gnt.optim._adam.state import MOMENTS, Group, State, complete_state, is_plain_tensor
 from gnt.optim._adam.step_counts import START_KEYS
 from gnt.optim._adam.torch_step import TorchStep
 
@@ -53,11 +53,10 @@ class StepPlan:
         kernels: bool,
     ) -> None:
         self._weight_means = weight_means
-        self._amsgrad = bool(group["amsgrad"])
+        self._amsgrad, self._fused = bool(group["amsgrad"]), group["fused"]
         states = [state_of[param] for param in params]
         for param, state in zip(params, states, strict=True):
-            if not state:
-                state.update(new_state(param, self._amsgrad))
+            complete_state(param, state, self._amsgrad)
         batches: dict[tuple[Any, ...], list[int]] = {}
         for i, (param, state) in enumerate(zip(params, states, strict=True)):
             batches.setdefault(_stepper_key(param, state, kernels), []).append(i)
@@ -83,6 +82,8 @@ class StepPlan:
     ) -> bool:
         """True if the plan was made for these parameters and this state."""
         if len(params) != len(self._entries) or bool(group["amsgrad"]) is not self._amsgrad:
+            return False
+        if group["fused"] is not self._fused:
             return False
         if weight_means is not self._weight_means:
             return False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -18,7 +19,9 @@ from gnt.importance import WeightMeans
 from gnt.optim._adam.bias_correction import correction_tables
 from gnt.optim._adam.state import MOMENTS, Group, State, is_plain_tensor, moment_keys, share_step_counts
 from gnt.optim._adam.step_counts import START_KEYS
+from gnt.optim._options import beta_values, can_change
 
+_OPTIONS = itemgetter("lr", "betas", "eps", "weight_decay", "decoupled_weight_decay", "maximize")
 _TABLE_LENGTH = 1 << 17  # larger counts are rare: the kernel computes their corrections itself
 
 
@@ -78,14 +81,7 @@ class KernelStep:
                 grad = grad.to(dtype).contiguous()
                 copies.append(grad)
             addresses[i] = grad.data_ptr()
-        options = (
-            float(group["lr"]),
-            group["betas"],
-            group["eps"],
-            group["weight_decay"],
-            group["decoupled_weight_decay"],
-            group["maximize"],
-        )
+        options = _OPTIONS(group)
         if options != self._options:
             self._set_options(options, group)
         numbers, bias1, root2, length, flags = self._option_arguments
@@ -108,12 +104,14 @@ class KernelStep:
 
     def _set_options(self, options: tuple[Any, ...], group: Group) -> None:
         """Convert the options of the group to arguments of the kernel, when they have changed."""
-        lr, betas, eps, weight_decay, decoupled, maximize = options
-        numbers = torch.tensor([lr, *betas, eps, weight_decay], dtype=torch.float64)
+        lr, _, eps, weight_decay, decoupled, maximize = options
+        beta1, beta2 = beta_values(group)
+        numbers = torch.tensor([float(lr), beta1, beta2, eps, weight_decay], dtype=torch.float64)
         flags = bool(decoupled) + 2 * bool(group["amsgrad"]) + 4 * bool(maximize)
-        bias1, root2 = correction_tables(betas, _TABLE_LENGTH - 1, torch.device("cpu"))
+        bias1, root2 = correction_tables((beta1, beta2), _TABLE_LENGTH - 1, torch.device("cpu"))
         length = len(bias1)
-        self._option_arguments, self._options = (numbers, bias1, root2, length, flags), options
+        self._option_arguments = numbers, bias1, root2, length, flags
+        self._options = None if any(map(can_change, options)) else options
 
 
 def _layout(param: Tensor, state: State, keys: Sequence[str]) -> list[int]:

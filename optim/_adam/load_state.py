@@ -1,35 +1,38 @@
-"""Loading of a state_dict that keeps step counts exact: torch would cast them like moments."""
+"""Loading of a state_dict, which is checked first, that keeps step counts exact: torch would cast them like moments."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
 from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gnt.optim._adam.state import host_step_count
+from gnt.optim._adam.state import MOMENTS, host_step_count, moment_keys
 from gnt.optim._adam.step_counts import START_KEYS
+from gnt.optim._options import CheckOptions
+from gnt.optim._saved_state import check_entries, check_saved_options, saved_entries
 from gnt.optim._validation import checked_starts
+
+_ADAM_ONLY = ("lr", "betas", "eps", "amsgrad")  # options that the groups of every Adam have, but of few others
 
 
 @contextmanager
-def exact_step_counts(optimizer: Optimizer) -> Iterator[None]:
-    """Inside this context, ``optimizer.load_state_dict`` loads step counts exactly as they were saved.
+def exact_step_counts(optimizer: Optimizer, check: CheckOptions) -> Iterator[None]:
+    """Inside this context, ``load_state_dict`` checks the options and loads step counts exactly as they were saved.
 
-    Raises ValueError for counts that do not fit the parameters, before anything is changed.
+    Raises ValueError for the state of another optimizer, for options that are not valid, and for counts that do not fit
+    the parameters, before anything is changed.
     """
     counts: dict[Tensor, dict[str, Tensor]] = {}
 
     def read_counts(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
-        params = chain.from_iterable(group["params"] for group in optimizer.param_groups)
-        saved_ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
-        for param, saved_id in zip(params, saved_ids, strict=False):
-            saved = state_dict["state"].get(saved_id)
-            if saved:
-                counts[param] = {**checked_starts(param, saved), "step": host_step_count(saved["step"])}
+        check_saved_options(optimizer, state_dict, _ADAM_ONLY, check)
+        for param, saved, group in saved_entries(optimizer, state_dict):
+            moments = moment_keys(bool(group["amsgrad"]))
+            check_entries(optimizer, param, saved, moments, ("step", *MOMENTS[2:], *START_KEYS))
+            counts[param] = {**checked_starts(param, saved), "step": _checked_step(saved)}
 
     def write_counts(optimizer: Optimizer) -> None:
         for param, exact in counts.items():
@@ -48,3 +51,11 @@ def exact_step_counts(optimizer: Optimizer) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _checked_step(saved: dict[str, Any]) -> Tensor:
+    step = saved.get("step")
+    number = float(step) if isinstance(step, (int, float)) or (isinstance(step, Tensor) and step.numel() == 1) else -1.0
+    if not (0 <= number < float("inf") and number == int(number)):
+        raise ValueError(f"the loaded state's step must be a whole number >= 0, got {step!r}")
+    return host_step_count(number)

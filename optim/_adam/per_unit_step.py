@@ -15,6 +15,7 @@ from gnt.optim._adam.bias_correction import (
     smaller_roots,
 )
 from gnt.optim._adam.state import Group, State, local_parts, moment_lists, share_step_counts
+from gnt.optim._options import beta_values
 
 # Larger parameters on the CPU are stepped in blocks of rows of about this many elements, so that the operands and
 # intermediate results of a block stay in the cache of a core.
@@ -103,7 +104,7 @@ def adam_(lists: TensorLists, step_sizes: Sequence[RowColumn], roots: Sequence[R
     """
     params, grads, exp_avgs, exp_avg_sqs, *max_exp_avg_sqs = lists
     number = scalar_tensor if params[0].is_cpu else float
-    (beta1, beta2), lr, weight_decay = group["betas"], group["lr"], group["weight_decay"]
+    (beta1, beta2), lr, weight_decay = beta_values(group), group["lr"], group["weight_decay"]
     if group["maximize"]:
         grads = list(torch._foreach_neg(grads))
     if weight_decay != 0:

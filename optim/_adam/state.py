@@ -36,10 +36,13 @@ def host_step_count(step: Tensor | float) -> Tensor:
     return torch.tensor(float(step), dtype=torch.float64)
 
 
-def new_state(param: Tensor, amsgrad: bool) -> State:
-    """The state of a parameter before its first step."""
-    zeros = {key: torch.zeros_like(param, memory_format=torch.preserve_format) for key in moment_keys(amsgrad)}
-    return {"step": host_step_count(0.0), **zeros}
+def complete_state(param: Tensor, state: State, amsgrad: bool) -> None:
+    """Add the entries that a state lacks: all before the first step; the maximum of v if amsgrad is set later."""
+    if not state:
+        state["step"] = host_step_count(0.0)
+    for key in moment_keys(amsgrad):
+        if key not in state:
+            state[key] = torch.zeros_like(param, memory_format=torch.preserve_format)
 
 
 def share_step_counts(states: Sequence[State]) -> Tensor:

@@ -11,6 +11,7 @@ from torch.optim.adam import adam
 from torch.optim.adamw import adamw
 
 from gnt.optim._adam.state import Group, State, is_plain_tensor, local_parts, moment_lists, share_step_counts
+from gnt.optim._options import beta_values
 
 _FUSED_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -48,7 +49,7 @@ class TorchStep:
     def step(self, grads: Sequence[Tensor], group: Group) -> None:
         """Take one step on each parameter. The gradients are in the same order."""
         fused, foreach = group["fused"], group["foreach"]
-        lr, (beta1, beta2) = group["lr"], group["betas"]
+        lr, (beta1, beta2) = group["lr"], beta_values(group)
         options: dict[str, Any] = {
             "lr": lr.squeeze() if isinstance(lr, Tensor) else lr,  # torch 2.6 takes 0-d tensors only
             "beta1": beta1,
@@ -82,6 +83,8 @@ class TorchStep:
         params = [param for param, *_ in parts]
         moments = moment_lists([state for *_, state in parts], group["amsgrad"])
         function: Any = adamw if group["decoupled_weight_decay"] else adam
+        if group["foreach"] is False and not fused:
+            options["beta1"], options["beta2"] = group["betas"]  # torch computes with tensors as they are
         function(
             params,
             [grad for _, grad, _ in parts],

@@ -132,3 +132,33 @@ def test_steps_and_resets_do_not_read_device_values(shape, options):
     optimizer.step()
     assert optimizer.state[param]["row_start"].device.type == "meta"
     assert optimizer.state[param]["step"].device.type == "cpu"
+
+
+@pytest.mark.parametrize("options", [{}, {"foreach": False}, {"kernels": True}], ids=str)
+def test_tensor_betas_equal_numbers(options):
+    """Also after a reset; in float64, so that the tensors hold the same numbers."""
+    runs = []
+    for make in (float, lambda beta: torch.tensor([beta], dtype=torch.float64)):
+        (param,), optimizer = stepped((3, 2), dtype=torch.float64, betas=(make(0.9), make(0.99)), **options)
+        optimizer.reset_units(param, 0, [1])
+        step(optimizer, torch.Generator().manual_seed(1))
+        runs.append(param.detach())
+    torch.testing.assert_close(runs[0], runs[1], rtol=1e-13, atol=0)
+    ours, theirs = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    betas = torch.tensor(0.9), torch.tensor(0.99)
+    pair = AdamGnT([ours], betas=betas, foreach=False), torch.optim.Adam([theirs], betas=betas, foreach=False)
+    for _ in range(3):
+        for optimizer in pair:
+            step(optimizer, torch.Generator().manual_seed(2))
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("kernels", [False, True])
+def test_amsgrad_can_be_set_between_steps(kernels):
+    """The maximum is then taken over the following steps."""
+    (param,), optimizer = stepped((3, 2), kernels=kernels)
+    optimizer.reset_units(param, 0, [1])
+    optimizer.param_groups[0]["amsgrad"] = True
+    step(optimizer, torch.Generator().manual_seed(1))
+    state = optimizer.state[param]
+    assert torch.equal(state["max_exp_avg_sq"], state["exp_avg_sq"])

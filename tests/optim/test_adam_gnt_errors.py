@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import re
+from fractions import Fraction
 
 import pytest
 import torch
 from torch import nn
 
-from gnt.optim import AdamGnT
+from gnt.optim import CBPSGD, AdamGnT
 from tests.helpers.small_runs import assert_same
 from tests.optim.adam_runs import stepped
 
@@ -31,15 +32,123 @@ from tests.optim.adam_runs import stepped
         ({"eps": None}, TypeError, "eps must be a number, got None"),
         ({"weight_decay": -0.1}, ValueError, "weight_decay must not be negative, got -0.1"),
         ({"foreach": True, "fused": True}, ValueError, "foreach=True and fused=True cannot be combined"),
+        ({"lr": float("inf")}, ValueError, "lr must be finite, got inf; allowed is a finite number >= 0"),
+        ({"lr": True}, TypeError, "lr must be a number or a tensor of one element, got True"),
+        ({"lr": Fraction(1, 10)}, TypeError, "lr must be a number or a tensor of one element, got Fraction(1, 10)"),
+        ({"lr": torch.tensor(float("nan"))}, ValueError, "lr must not be negative, got tensor(nan)"),
+        ({"eps": float("inf")}, ValueError, "eps must be finite, got inf"),
+        ({"eps": True}, TypeError, "eps must be a number, got True"),
+        ({"weight_decay": float("inf")}, ValueError, "weight_decay must be finite, got inf"),
+        ({"betas": (0.9, True)}, TypeError, "betas must be two numbers, got (0.9, True)"),
+        ({"betas": (torch.tensor(0.9), torch.tensor(1.0))}, ValueError, "betas must be in [0, 1), got (tensor(0.9"),
+        ({"betas": (torch.ones(2), 0.9)}, TypeError, "betas must be two numbers"),
+        ({"betas": (torch.tensor(0.9), 0.9), "foreach": True}, ValueError, "betas as a tensor cannot be combined"),
+        ({"amsgrad": "yes"}, TypeError, "amsgrad must be True or False, got 'yes'"),
+        ({"maximize": 1}, TypeError, "maximize must be True or False, got 1"),
+        ({"decoupled_weight_decay": None}, TypeError, "decoupled_weight_decay must be True or False, got None"),
+        ({"fused": "yes"}, TypeError, "fused must be True, False or None, got 'yes'"),
     ],
 )
-def test_invalid_options_are_refused(options, error, message):
+def test_invalid_options_are_refused_at_construction_in_new_groups_in_loaded_states_and_in_a_step(
+    options, error, message
+):
     with pytest.raises(error, match=re.escape(message)):
         AdamGnT([nn.Parameter(torch.ones(2))], **options)
-    _, optimizer = stepped((2,))
+    params, optimizer = stepped((2,), (3,))
+    optimizer.reset_units(params[0], 0, [1])
     with pytest.raises(error, match=re.escape(message)):
         optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))], **options})
     assert len(optimizer.param_groups) == 1
+    before = copy.deepcopy((optimizer.state_dict(), params))
+    damaged = copy.deepcopy(optimizer.state_dict())
+    damaged["param_groups"][0].update(options)
+    with pytest.raises(error, match=f"parameter group 0 of the loaded state_dict: {re.escape(message)}"):
+        optimizer.load_state_dict(damaged)
+    group = optimizer.param_groups[0]
+    valid = dict(group)
+    group.update(options)
+    with pytest.raises(error, match=re.escape(message)):
+        optimizer.step()
+    group.update(valid)
+    assert_same(optimizer.state_dict(), before[0])
+    assert_same([p.detach() for p in params], [p.detach() for p in before[1]])
+    optimizer.step()
+
+
+@pytest.mark.parametrize("kernels", [False, True])
+def test_options_that_are_changed_in_place_are_checked_in_each_step(kernels):
+    lr, betas = torch.tensor(0.1), [0.9, 0.99]
+    (param,), optimizer = stepped((2, 2), lr=lr, betas=betas, kernels=kernels)
+    before = param.detach().clone()
+    lr.fill_(float("inf"))
+    with pytest.raises(ValueError, match=r"lr must be finite, got tensor\(inf\)"):
+        optimizer.step()
+    lr.fill_(0.1)
+    betas[1] = 1.5
+    with pytest.raises(ValueError, match=r"betas must be in \[0, 1\), got \[0.9, 1.5\]"):
+        optimizer.step()
+    assert torch.equal(param, before)
+
+
+def test_states_of_other_optimizers_are_refused_and_change_nothing():
+    o = torch.optim
+    others = [o.SGD, o.Adagrad, o.RMSprop, o.Adamax, o.NAdam, o.RAdam, o.Adadelta]
+    for kind in (AdamGnT, CBPSGD):
+        for other in others:
+            net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+            source, optimizer = other(net.parameters(), lr=0.1), kind(net if kind is CBPSGD else net.parameters())
+            for each in (source, optimizer):
+                net(torch.randn(4, 2)).sum().backward()
+                each.step()
+            if kind is CBPSGD and other is o.SGD:
+                continue
+            before = copy.deepcopy(optimizer.state_dict())
+            with pytest.raises(ValueError, match=r"is not one of |the state_dict is of another optimizer"):
+                optimizer.load_state_dict({**source.state_dict(), "gnt": before.get("gnt")})
+            assert_same(optimizer.state_dict(), before)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("exp_avg", torch.ones(3), "exp_avg must have the shape (2,) of its parameter, got shape (3,)"),
+        ("exp_avg_sq", None, "exp_avg_sq must have the shape (2,) of its parameter, got NoneType"),
+        ("step", float("nan"), "step must be a whole number >= 0, got nan"),
+        ("step", torch.tensor(-1.0), "step must be a whole number >= 0"),
+        ("step", 1.5, "step must be a whole number >= 0, got 1.5"),
+    ],
+)
+def test_damaged_states_are_refused_and_change_nothing(key, value, message):
+    _, optimizer = stepped((2,), (3,))
+    before = copy.deepcopy(optimizer.state_dict())
+    damaged = copy.deepcopy(before)
+    damaged["state"][0][key] = value
+    with pytest.raises(ValueError, match=re.escape(message)):
+        optimizer.load_state_dict(damaged)
+    assert_same(optimizer.state_dict(), before)
+
+
+@pytest.mark.parametrize("kernels", [False, True])
+def test_parameters_of_another_shape_than_their_state_are_refused_before_anything_changes(kernels):
+    params, optimizer = stepped((4, 3), (3, 2), (2,), kernels=kernels)
+    optimizer.reset_units(params[1], 0, [0])
+    params[1].data = params[1].data[:2]
+    params[1].grad = torch.ones(2, 2)
+    before = copy.deepcopy(params)
+    with pytest.raises(RuntimeError, match=r"has shape \(2, 2\), but its state 'exp_avg' has shape \(3, 2\)"):
+        optimizer.step()
+    assert_same([p.detach() for p in params], [p.detach() for p in before])
+
+
+def test_fused_is_refused_on_devices_that_do_not_have_it():
+    for params in ([nn.Parameter(torch.ones(2, device="meta"))], stepped((2,))[0]):
+        optimizer = AdamGnT(params)
+        optimizer.add_param_group({"params": [meta := nn.Parameter(torch.ones(3, device="meta"))], "fused": True})
+        for param in (*params, meta):
+            param.grad = torch.ones_like(param)
+        with pytest.raises(RuntimeError, match=r"fused=True requires .* shape \(3,\) on meta with dtype torch.float32"):
+            optimizer.step()
+        assert not any(optimizer.state.values())
 
 
 def test_complex_parameters_are_refused():
