@@ -159,6 +159,12 @@ class FeatureBuffer:
         for tap in self.taps:
             tap.after_backward(restarted=restarted)
 
+    def rebound(self, groups: Sequence[UnitGroup]) -> FeatureBuffer:
+        """A buffer of the same kind for other groups; this one is closed."""
+        other = FeatureBuffer(groups, record=self._record)
+        self.close()
+        return other
+
     def check_open(self) -> None:
         """Raise RuntimeError after `close`."""
         if self._closed:

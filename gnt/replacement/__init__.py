@@ -6,6 +6,8 @@ selection                   how many units are due, and which
 reinitialization            new weights, transfer of mean contributions, norms
 optimizer_state             the optimizer's state of replaced units; _optimizer_reset_table: which optimizers
 _optimizer_hooks            an engine that steps after its optimizer (attach)
+_structure_check            changes of the network under a running engine; _rebinding: going on after them
+_setting_changes            settings assigned to a running engine
 _checkpoint                 saved states
 report, dry_run             what an engine reports; idle_warning: nothing was ever replaced
 layers                      CBPLinear and CBPConv

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -72,7 +72,7 @@ class OptimizerHooks:
     """
 
     def __init__(self, engine: AttachableEngine, optimizer: Optimizer, key: str | None = None) -> None:
-        earlier = _earlier_engines(engine)
+        earlier = _earlier_engines(engine, engine.groups)
         self.engine = engine
         self.key = key or _unused_key(optimizer)
         self._state_to_load: CheckedState | None = None
@@ -85,10 +85,28 @@ class OptimizerHooks:
             optimizer.register_load_state_dict_pre_hook(self._check),
             optimizer.register_load_state_dict_post_hook(self._load),
         ]
-        for hooks, group in earlier:
-            hooks.stop(group, type(optimizer).__name__)
-        engine.feature_buffer.track_abandoned()
+        self._follow_groups(earlier)
         _active_hooks.add(self)
+
+    def prepare_rebind(self, groups: Sequence[UnitGroup]) -> Callable[[], None]:
+        """Check that the engine can be bound to other groups; the result is to be called once it has them.
+
+        Raises:
+            RuntimeError: another engine, attached to the same optimizer, has a unit of these groups.
+        """
+        earlier = _earlier_engines(self.engine, groups)
+
+        def follow() -> None:
+            self.watch_backward()
+            self._follow_groups(earlier)
+
+        return follow
+
+    def _follow_groups(self, earlier: Sequence[tuple[OptimizerHooks, str]]) -> None:
+        """Stop earlier engines of the same units, and keep track of features that are abandoned."""
+        for hooks, group in earlier:
+            hooks.stop(group, type(self.engine.optimizer).__name__)
+        self.engine.feature_buffer.track_abandoned()
 
     def watch_backward(self) -> None:
         """Watch the gradient of a parameter that is trained, to find out that features were abandoned.
@@ -183,10 +201,11 @@ def _unused_key(optimizer: Optimizer) -> str:
     return next(key for key in candidates if key not in used)
 
 
-def _earlier_engines(engine: AttachableEngine) -> list[tuple[OptimizerHooks, str]]:
-    """Engines that are attached to units of this one, to be stopped: two engines would replace each other's new units.
+def _earlier_engines(engine: AttachableEngine, groups: Sequence[UnitGroup]) -> list[tuple[OptimizerHooks, str]]:
+    """Other engines that are attached to units of these groups, to be stopped.
 
-    A trainer that builds a new optimizer keeps the old one for a while, without stepping it.
+    Two engines would replace each other's new units. A trainer that builds a new optimizer keeps the old one for a
+    while, without stepping it.
 
     Returns:
         The hooks of each engine, with the name of a shared group.
@@ -194,7 +213,7 @@ def _earlier_engines(engine: AttachableEngine) -> list[tuple[OptimizerHooks, str
     Raises:
         RuntimeError: one of them is attached to the same optimizer.
     """
-    earlier = list(_sharing_units(engine))
+    earlier = [each for each in _sharing_units(groups) if each[0].engine is not engine]
     for hooks, group in earlier:
         if hooks.engine.optimizer is engine.optimizer:
             raise RuntimeError(
@@ -205,13 +224,13 @@ def _earlier_engines(engine: AttachableEngine) -> list[tuple[OptimizerHooks, str
     return earlier
 
 
-def _sharing_units(engine: AttachableEngine) -> Iterator[tuple[OptimizerHooks, str]]:
-    """The hooks of engines that share units with this one, each with the name of a shared group."""
-    mine = {id(slot.module): group for group in engine.groups for slot in group.incoming}
+def _sharing_units(groups: Sequence[UnitGroup]) -> Iterator[tuple[OptimizerHooks, str]]:
+    """The hooks of engines that have units of these groups, each with the name of a shared group."""
+    mine = {id(slot.module): group for group in groups for slot in group.incoming}
     for hooks in list(_active_hooks):
         for theirs in hooks.engine.groups:
             for module in {id(slot.module) for slot in theirs.incoming} & set(mine):
-                if any(_share_rows(group, theirs, module) for group in engine.groups):
+                if any(_share_rows(group, theirs, module) for group in groups):
                     yield hooks, mine[module].name
 
 

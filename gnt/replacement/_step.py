@@ -31,6 +31,7 @@ from gnt.importance import (
 from gnt.replacement import _process_agreement, selection
 from gnt.replacement import reinitialization as reinit
 from gnt.replacement._config import EngineSettings
+from gnt.replacement._rebinding import carry_state, find_kept
 from gnt.replacement._setting_changes import ChangeableSettings, check_changes_of_settings
 from gnt.replacement._structure_check import StructureCheck
 from gnt.replacement.eligibility import UnitState
@@ -77,18 +78,9 @@ class EngineCore(ChangeableSettings):
         self.__dict__.update(vars(settings))
         self.measure = find_measure(self.utility)
         self.groups = groups
-        self.bounds = [[reinit.bound(group, self.init, slot) for slot in group.drawn] for group in groups]
+        self.bounds = [self.new_bounds(group) for group in groups]
         for group in groups:
-            group.state = UnitState(
-                group.num_units,
-                decay_rate=self.decay_rate,
-                maturity_threshold=self.maturity_threshold,
-                averaged=self.measure.averaged,
-                like=group.incoming[0].weight,
-                taps=len(group.taps),
-                corrected=self.measure.corrected,
-                strict=self.accumulate == "one",
-            )
+            group.state = self.new_state(group)
         self.evaluator = self._new_evaluator()
         if settings.generator is None:
             vars(self)["generator"] = new_generator(groups[0].incoming[0].weight.device)
@@ -110,6 +102,45 @@ class EngineCore(ChangeableSettings):
     def _new_evaluator(self) -> Evaluator:
         return Evaluator(self.groups, self.measure, self.utility, kernels=self.kernels)
 
+    def new_bounds(self, group: UnitGroup) -> list[float]:
+        """The bounds of fresh weights at each slot of a group that is drawn."""
+        return [reinit.bound(group, self.init, slot) for slot in group.drawn]
+
+    def new_state(self, group: UnitGroup) -> UnitState:
+        """A state of new units for a group."""
+        return UnitState(
+            group.num_units,
+            decay_rate=self.decay_rate,
+            maturity_threshold=self.maturity_threshold,
+            averaged=self.measure.averaged,
+            like=group.incoming[0].weight,
+            taps=len(group.taps),
+            corrected=self.measure.corrected,
+            strict=self.accumulate == "one",
+        )
+
+    def bind(self, groups: tuple[UnitGroup, ...], optimizer_state: OptimizerStateReset | None) -> None:
+        """Take checked groups in place of those before; units that stay keep their ages, averages and counters."""
+        structure = self._structure or StructureCheck(self.groups)
+        kept = [find_kept(group, self.groups, structure.weight_before) for group in groups]
+        earlier = dict(zip(map(id, self.groups), self.bounds, strict=True))
+        bounds, states = [], []
+        for group, stays in zip(groups, kept, strict=True):
+            state = self.new_state(group)
+            if stays is not None:
+                carry_state(state, stays)
+            else:
+                state.start_at(self.updates)
+            states.append(state)
+            bounds.append(earlier[id(stays.group)] if stays is not None and stays.all else self.new_bounds(group))
+        for group, state in zip(groups, states, strict=True):
+            group.state = state
+        self.feature_buffer = self.feature_buffer.rebound(groups)
+        self.groups, self.bounds, self.optimizer_state = groups, bounds, optimizer_state
+        self.evaluator = self._new_evaluator()
+        self._structure = StructureCheck(groups)
+        self.selected, self.replaced, self._processes = [], self.no_units(), None
+
     def no_units(self) -> list[Tensor]:
         """Empty indices for each group."""
         return [group.state.no_units for group in self.groups]
@@ -130,6 +161,8 @@ class EngineCore(ChangeableSettings):
             self._structure = StructureCheck(self.groups)
         elif self._structure.is_current:
             return
+        if not isinstance(self.groups[0].state, UnitState):
+            return  # a learner captures a graph: traced tensors are in the places of the parameters
         self._structure.check(self.optimizer_state.optimizer if self.optimizer_state is not None else None)
         self.structure_changed()
 

@@ -107,6 +107,11 @@ class StructureCheck:
         self._set_weights()
         self.find_frozen()
 
+    def weight_before(self, module: nn.Module) -> Tensor | None:
+        """The weight that a module of the groups had at the latest call of `check`."""
+        known = (w for parameters, key, w in self._parameters if key == "weight" and parameters is module._parameters)
+        return next(known, None)
+
     def find_frozen(self) -> None:
         """Set ``frozen``, and warn once about each group that is left out."""
         self.frozen = frozenset(number for number, group in enumerate(self._groups) if frozen_layers(group))

@@ -98,6 +98,13 @@ class UnitState(RunningAverages):
         else:
             self.recount_eligible()
 
+    def start_at(self, updates: int) -> None:
+        """Let all units start at age 0 after this number of updates."""
+        self.updates = updates
+        self.born.fill_(updates)
+        self.last_active.fill_(updates)
+        self.recount_eligible()
+
     def recount_eligible(self) -> None:
         """Rebuild the host's queue from the ages; reads the device."""
         births, counts = torch.unique(self.born, return_counts=True)

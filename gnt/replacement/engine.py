@@ -194,6 +194,53 @@ class GnT(EngineCore):
         self._hooks = OptimizerHooks(self, self.optimizer)
         return self
 
+    def rebind(self, layers: Layers | Iterable[UnitGroup]) -> GnT:
+        """Go on with a network that was changed on purpose, such as by a new head; returns the engine.
+
+        Units that stay keep their ages, averages and counters; others start anew. All units of a group stay if its
+        producers are the same modules, with the same number of units. If a producer was replaced (by a wider one, for
+        example), those units stay whose incoming weights it has taken over. Recorded features are dropped.
+
+        Args:
+            layers: the layers or unit groups as they are now, as for `GnT`. Groups of `trace` must be traced anew.
+
+        Raises:
+            ValueError, TypeError: as at construction; among others, an optimizer that does not hold the parameters of
+                new layers (``optimizer.add_param_group``). Nothing is changed.
+            RuntimeError: the engine is closed, or another engine of this optimizer has a unit of these groups. Nothing
+                is changed.
+
+        >>> import torch, gnt
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2))
+        >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+        >>> engine = gnt.GnT(net, optimizer).attach()
+        >>> def train(steps):
+        ...     for _ in range(steps):
+        ...         optimizer.zero_grad()
+        ...         net(torch.randn(8, 4)).square().mean().backward()
+        ...         optimizer.step()
+        >>> train(3)
+        >>> net[2] = torch.nn.Linear(16, 5)  # a head for more classes
+        >>> optimizer.add_param_group({"params": net[2].parameters()})
+        >>> engine.rebind(net).groups[0].state.age.unique().tolist()
+        [3]
+        >>> train(2)
+        >>> engine.groups[0].state.age.unique().tolist()
+        [5]
+        """
+        self.feature_buffer.check_open()
+        groups = groups_for_engine(layers, self.activation)
+        for group in groups:
+            self.new_bounds(group)
+        optimizer = self.optimizer
+        optimizer_state = OptimizerStateReset(optimizer, groups) if optimizer is not None else None
+        follow = self._hooks.prepare_rebind(groups) if self._hooks is not None else None
+        self.bind(groups, optimizer_state)
+        self.refused = tuple(getattr(layers, "refused", ()))
+        if follow is not None:
+            follow()
+        return self
+
     @not_compiled
     @torch.no_grad()
     def update(self, features: Features | None = None) -> None:

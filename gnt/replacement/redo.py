@@ -182,6 +182,13 @@ class ReDo:
     def _no_units(self) -> list[Tensor]:
         return [group.state.no_units for group in self.groups]
 
+    def rebind(self, layers: Layers | Iterable[UnitGroup]) -> ReDo:
+        """Go on with a network that was changed on purpose, as `GnT.rebind`; returns this object."""
+        before = {group.name: latest for group, latest in zip(self.groups, self._latest, strict=True)}
+        self.groups = self._engine.rebind(layers).groups
+        self.replaced, self._latest = self._no_units(), [before.get(group.name, 0) for group in self.groups]
+        return self
+
     @property
     def optimizer(self) -> Optimizer | None:
         """The optimizer whose state is reset for replaced units."""

@@ -90,6 +90,10 @@ class EnsembleGnT(GnT):
             for group in self.groups
         }
 
+    def rebind(self, layers: Any) -> GnT:
+        """Refused: the layers of all members are stacked when the ensemble is built."""
+        raise RuntimeError("the engine of an ensemble cannot be bound to other layers: build a new Ensemble")
+
     def by_member(self, units: Sequence[Tensor]) -> list[Tensor]:
         """The result of `step` as indices within each member's layer: (members, k) for each group."""
         return [

@@ -1,0 +1,92 @@
+"""What an engine keeps of its units when it is bound to a changed network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gnt.distributed import dtensor
+from gnt.replacement.eligibility import UnitState
+from gnt.units import Slot, UnitGroup
+
+WeightOf = Callable[[nn.Module], Tensor | None]
+
+
+class Kept(NamedTuple):
+    """The units of a new group that are units of an old one.
+
+    Attributes:
+        group: the old group.
+        new, old: their indices in both.
+        all: the groups have the same producers and sizes, so that all units stay.
+    """
+
+    group: UnitGroup
+    new: Tensor
+    old: Tensor
+    all: bool
+
+
+def find_kept(group: UnitGroup, earlier: Sequence[UnitGroup], weight_before: WeightOf) -> Kept | None:
+    """The units of ``group`` that are units of an earlier one; None if all are new.
+
+    They all stay if the producers are the same modules with the same number of units. Otherwise a unit stays if its
+    incoming weights are those of a unit before, in the group of the same name or, if there is none, in any other.
+
+    Args:
+        group: the new group.
+        earlier: the groups before.
+        weight_before: the weight that a module of an earlier group had when it was looked at last.
+    """
+    every = torch.arange(group.num_units)
+    for other in earlier:
+        if other.num_units == group.num_units and _same_producers(group, other):
+            return Kept(other, every, every, True)
+    rows = _rows(group.incoming, lambda module: module._parameters.get("weight"))
+    for other in sorted(earlier, key=lambda each: each.name != group.name):
+        known = {row: number for number, row in enumerate(_rows(other.incoming, weight_before))}
+        pairs = [(number, known[row]) for number, row in enumerate(rows) if row in known]
+        if pairs:
+            new, old = torch.tensor(pairs).unbind(1)
+            return Kept(other, new, old, False)
+    return None
+
+
+@torch.no_grad()
+def carry_state(state: UnitState, kept: Kept) -> None:
+    """Copy ages, averages and counters of the units that stay into a new state; the others start at age 0."""
+    before: UnitState = kept.group.state
+    new, old = kept.new.to(state.born.device), kept.old.to(before.born.device)
+    state.start_at(before.updates)
+    for name in ("utility", "born", "last_active"):
+        getattr(state, name)[new] = getattr(before, name)[old].to(state.born.device, getattr(state, name).dtype)
+    for tap in range(len(state.mean_features)):
+        # a consumer that reads other values than those before starts with the averages of the first one
+        values = before.mean_features[tap if tap < len(before.mean_features) else 0][old]
+        state.mean_features[tap, new] = values.to(state.mean_features)
+    state.nonfinite.copy_(before.nonfinite)
+    state.replaced, state.accumulated = before.replaced, before.accumulated
+    state.recount_eligible()
+
+
+def _same_producers(group: UnitGroup, other: UnitGroup) -> bool:
+    units = torch.arange(group.num_units)
+    return len(group.incoming) == len(other.incoming) and all(
+        mine.module is theirs.module and mine.index(units).equal(theirs.index(units))
+        for mine, theirs in zip(group.incoming, other.incoming, strict=True)
+    )
+
+
+def _rows(slots: Sequence[Slot], weight_of: WeightOf) -> list[bytes]:
+    """The incoming weights of each unit; none if they cannot be read."""
+    parts = []
+    for slot in slots:
+        weight, index = weight_of(slot.module), slot.index(torch.arange(slot.num_units))
+        if weight is None or dtensor.is_dtensor(weight) or int(index.max()) >= weight.shape[slot.dim]:
+            return []
+        rows = weight.detach().movedim(slot.dim, 0)[index.to(weight.device)]
+        parts.append(rows.reshape(slot.num_units, -1).double().cpu())
+    return [row.numpy().tobytes() for row in torch.cat(parts, 1)]
