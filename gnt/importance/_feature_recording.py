@@ -169,7 +169,7 @@ class RecordingHook(TapFeatures):
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if module.training and torch.is_grad_enabled():
-            self.add(args[0] if args else kwargs["input"])
+            self.add(args[0] if args else next(iter(kwargs.values())))
 
     def __reduce__(self) -> tuple[Any, tuple[int]]:
         return _unpickle_hook, (self.handle.id,)

@@ -39,7 +39,7 @@ class FeatureListener:
                 handle.remove()
 
     def _record_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        feature = args[0] if args else kwargs["input"]
+        feature = args[0] if args else next(iter(kwargs.values()))
         # cloned, because later layers may write to it in place
         self._inputs.setdefault(id(module), []).append(full_tensor(feature.detach()).clone())
 

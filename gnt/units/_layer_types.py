@@ -42,7 +42,7 @@ def couples_units(module: nn.Module) -> bool:
 
 def has_torch_forward(module: nn.Module) -> bool:
     """True if the module's ``forward`` is defined in torch, so that it computes what its torch base class computes."""
-    return str(type(module).forward.__module__).startswith("torch.")
+    return "forward" not in vars(module) and str(type(module).forward.__module__).startswith("torch.")
 
 
 def weight_fault(weight: Tensor, *, frozen_allowed: bool = False) -> str | None:

@@ -5,7 +5,7 @@ All reasons for which a weight layer is refused are given here.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import nn
 
@@ -19,8 +19,9 @@ from gnt.units._layer_types import (
 )
 from gnt.units._trace_result import Refused
 from gnt.units._tracing.capture import Node
+from gnt.units._tracing.plain_forward import is_plain_forward
 from gnt.units._tracing.shared_memory import SharedMemory
-from gnt.units._tracing.weight_ops import WeightOp, parameter_behind, uses
+from gnt.units._tracing.weight_ops import WeightOp, uses
 
 
 class WeightLayer(NamedTuple):
@@ -81,8 +82,7 @@ class ParameterOwners:
         if parameter is None:
             module = self.module_at(op.node.module)
             if is_weight_layer(module):
-                fault = "is parametrized: its weight is not a plain parameter and cannot be reset row by row"
-                return WeightLayer(self.path(module), module, fault)
+                return WeightLayer(self.path(module), module, _computed_weight_fault(module))
             name = op.node.module or type(module).__name__
             return WeightLayer(name, None, "has a computed weight and is not a weight layer")
         module, key = self.owner(parameter)
@@ -102,13 +102,13 @@ class ParameterOwners:
         if id(module) in self._engine_paths:
             layer = self._engine_paths[id(module)]
             return f"is already replaced by the engine of {layer!r}: use CBPLinear/CBPConv or trace, not both"
-        if not has_torch_forward(module) and not is_transposed_linear(module):
+        is_known = has_torch_forward(module) or is_transposed_linear(module)
+        if not is_known and self.module_at(op.node.module) is module and not is_plain_forward(op, module):
             return "has a custom forward: gnt does not know how it uses its weight"
-        bias: Any = parameter_behind(op.bias)[0] if op.bias is not None else None
-        if op.bias is not None and bias is None:
-            return "has a bias that is not a plain parameter of its own (it is parametrized)"
-        if (bias is None) != (getattr(module, "bias", None) is None) or (
-            bias is not None and getattr(self.owner(bias)[0], self.owner(bias)[1]) is not module.bias
+        bias = op.bias_parameter
+        own = getattr(module, "bias", None)
+        if (op.bias is not None and bias is None) or own is not (
+            None if bias is None else getattr(self.owner(bias)[0], self.owner(bias)[1])
         ):
             return "has a bias that is not a plain parameter of its own (it is parametrized)"
         extra = [key for key, _ in module.named_parameters() if key not in ("weight", "bias")]
@@ -127,6 +127,16 @@ class ParameterOwners:
         if self.module_at(op.node.module) is not module:
             return f"is not called: its weight is used in {op.node.module!r}, where its input cannot be recorded"
         return None
+
+
+def _computed_weight_fault(module: nn.Module) -> str:
+    """Why the units of a layer with a weight computed from its parameters cannot be replaced."""
+    if "weight" in module._parameters:
+        return (
+            "computes its weight from its parameter in each forward (as weight standardization does): columns of zeros "
+            "would not stay zero"
+        )
+    return "is parametrized: its weight is not a plain parameter and cannot be reset row by row"
 
 
 def unused_layers(model: nn.Module, named: set[str]) -> list[Refused]:

@@ -60,6 +60,7 @@ class PropagationState:
         self.producers: list[Producer] = []
         self.readers: list[Reader] = []
         self.couplings: list[tuple[str, Tensor]] = []  # norms whose statistics cover several units, with these units
+        self.biases: set[Node] = set()  # biases that are added to the result of a product
         self.passed_through: list[tuple[str, Tensor]] = []  # weight operations that passed their input's units on
         self.labels: dict[Node, Labels | tuple[Labels, ...]] = {}
         self._num_occurrences = 0

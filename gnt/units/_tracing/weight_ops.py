@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gnt.units._tracing.capture import Node
 
-_CASTS = ("_to_copy", "to", "alias")
+CASTS = ("_to_copy", "to", "alias")
 _TRANSPOSES = ("t", "transpose", "permute", "numpy_T")
 
 
@@ -26,6 +26,31 @@ class WeightOp:
     def parameter(self) -> Node | None:
         """The parameter that is its weight, directly or transposed; None for a computed weight."""
         return parameter_behind(self.weight)[0]
+
+    @property
+    def bias_parameter(self) -> Node | None:
+        """The parameter that is its bias, as an operand or added to its result; None if there is none."""
+        if self.bias is not None:
+            return parameter_behind(self.bias)[0]
+        added = self.added_bias
+        return added[1] if added is not None else None
+
+    @property
+    def added_bias(self) -> tuple[Node, Node] | None:
+        """The addition that alone reads the result of a product, and the parameter that it adds to it; or None."""
+        node = self.node
+        if self.spatial or self.bias is not None or [user.op for user in node.users] != ["add"]:
+            return None
+        addition = node.users[0]
+        others = [parameter_behind(other)[0] for other in addition.inputs() if other is not node]
+        one = others[0] if len(others) == 1 else None
+        if addition.module != node.module or one is None or addition.kwargs or one.shape != node.shape[-1:]:
+            return None
+        return (addition, one) if one.name.rpartition(".")[0] == self._owner_path else None
+
+    @property
+    def _owner_path(self) -> str:
+        return self.parameter.name.rpartition(".")[0] if self.parameter is not None else ""
 
     @property
     def is_depthwise(self) -> bool:
@@ -61,7 +86,7 @@ def parameter_behind(node: Node) -> tuple[Node | None, bool]:
     """The parameter of which a node is a cast or transpose (or None), and whether it is transposed."""
     if node.kind == "parameter":
         return node, False
-    if node.op in _CASTS:
+    if node.op in CASTS:
         return parameter_behind(node.args[0])
     if node.op in _TRANSPOSES and len(node.shape) == 2:
         if node.op == "permute" and [d % 2 for d in node.args[1]] != [1, 0]:
@@ -77,5 +102,7 @@ def uses(parameter: Node) -> list[Node]:
     """The operations that read a parameter, directly or through casts and transposes."""
     found = []
     for user in parameter.users:
-        found += uses(user) if user.op in (*_CASTS, *_TRANSPOSES, "view") else [user]
+        if user.op == "_assert_tensor_metadata":  # of a cast
+            continue
+        found += uses(user) if user.op in (*CASTS, *_TRANSPOSES, "view") else [user]
     return list(dict.fromkeys(found))

@@ -22,7 +22,7 @@ def pointwise(state: PropagationState, node: Node) -> Any:
     The units of a single operand are kept. Of several operands, equal units are kept, the units of a product are
     joined, and all others are refused.
     """
-    operands = [other for other in node.inputs() if _is_tensor(other)]
+    operands = [other for other in node.inputs() if _is_tensor(other) and other not in state.biases]
     rank = len(_first(node.value).shape)
     labels: Labels = None
     carrier: Node | None = None

@@ -85,6 +85,9 @@ def _produce(state: PropagationState, op: WeightOp, layer: WeightLayer, passed: 
     labels = state.add_producer(layer.name, layer.module, op.out_dim, shape[channel], op.node)
     if layer.fault is not None:
         state.refuse(labels, f"it {layer.fault}")
+    elif op.added_bias is not None:
+        state.biases.update(op.added_bias[0].inputs())
+        state.biases.discard(op.node)
     if passed is not None and passed.ndim > 1:
         state.refuse(labels, "it mixes values within the units of preceding layers")
         return passed
