@@ -61,7 +61,8 @@ def register_utility(name: str, function: MeasureFunction, *, averaged: bool = T
     Args:
         name: a name that no built-in measure has; an earlier measure registered under it is replaced.
         function: takes `Signals` and returns a floating point tensor (num_units,); units with lower values are replaced
-            first. It must be pure.
+            first. It must be pure. NaN and infinite values are refused in the update. Values near the largest number of
+            the dtype can overflow in the running average, and then count as that number.
         averaged: rank units by the running average with decay rate and age correction (the default), or by the latest
             value.
         corrected: correct the running average for age (the default), or rank by the average as it is, which is too

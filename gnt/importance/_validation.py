@@ -71,10 +71,14 @@ def check_feature(value: Any, group: UnitGroup, slot: Slot) -> None:
 
 
 def check_measured(value: Any, group: UnitGroup, utility: str) -> None:
-    """Raise ValueError if a measure does not return one number per unit."""
+    """Raise ValueError if a measure does not return one floating point number per unit."""
     if not isinstance(value, Tensor) or value.shape != (group.num_units,):
         got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(
-            f"utility {utility!r} must return a tensor of shape ({group.num_units},) for group {group.name!r}, got "
-            f"{got}"
-        )
+    elif not value.is_floating_point() or value.is_meta or value.layout is not torch.strided:
+        got = f"dtype {value.dtype}, layout {value.layout}, on {value.device}"
+    else:
+        return
+    raise ValueError(
+        f"utility {utility!r} must return a dense floating point tensor of shape ({group.num_units},) for group "
+        f"{group.name!r}, got {got}"
+    )

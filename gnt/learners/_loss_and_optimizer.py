@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gnt._utils.validation import check_known_settings
+from gnt._utils.validation import check_known_settings, finite_number
 from gnt.optim import AdamGnT
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -96,8 +95,7 @@ def find_optimizer(
         raise ValueError(f"opt must be one of {', '.join(factories)}, or a torch.optim.Optimizer, got {opt!r}")
     if step_size is None:
         step_size = DEFAULT_STEP_SIZE
-    if not isinstance(step_size, (int, float)) or not math.isfinite(step_size) or step_size < 0:
-        raise ValueError(f"step_size must be a number >= 0, got {step_size!r}")
+    step_size = finite_number("step_size", step_size)
     if "lr" in options:
         raise TypeError("lr is called step_size here")
     factory = AdamGnT if factories[opt] is _unit_adamw else factories[opt]

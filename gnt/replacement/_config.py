@@ -19,7 +19,8 @@ from gnt.replacement.reinitialization import check_init
 class EngineSettings:
     """The settings of `GnT`, which documents them; checked when created.
 
-    Fields with ``repr=True`` must be the same in all processes that train one network.
+    All fields but ``generator`` and ``process_group`` must be the same in all processes that train one network; those
+    with ``repr=True`` are shown by the engine's repr.
 
     Raises:
         TypeError: a value of the wrong type.
@@ -59,7 +60,7 @@ class EngineSettings:
         self.replacement_rate, self.maturity_threshold, self.decay_rate = rate, int(threshold), decay
 
     def describe(self) -> str:
-        """The settings that must be the same in all processes, as they are written in a call."""
+        """The settings that the engine's repr shows, as they are written in a call."""
         names = [each.name for each in dataclasses.fields(EngineSettings) if each.repr]
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 

@@ -29,7 +29,7 @@ def synchronize(
         ValueError: on all ranks, if they differ.
     """
     descriptions = {
-        "groups": "; ".join(f"{group.name} ({group.num_units} units)" for group in groups),
+        "groups": "; ".join(map(_described, groups)),
         "settings": settings,
         "ages": _ages(groups),
         "networks": _weight_sums(groups),
@@ -37,9 +37,17 @@ def synchronize(
     processes.synchronize(descriptions, _ADVICE, ("networks",), generators, groups[0].incoming[0].weight.device)
 
 
+def _described(group: UnitGroup) -> str:
+    """Name and size; the activations, which determine new weights, where one is known."""
+    activations = [str(each) for each in (group.activation, *(slot.activation for slot in group.incoming)) if each]
+    return f"{group.name} ({', '.join([f'{group.num_units} units', *activations])})"
+
+
 def _ages(groups: Sequence[UnitGroup]) -> str:
     states = [group.state for group in groups]
-    births = hashlib.sha256(b"".join(bytes(str(s.born.tolist()), "ascii") for s in states)).hexdigest()[:8]
+    births = hashlib.sha256(b"".join(bytes(f"{s.born.tolist()} {s.accumulated}", "ascii") for s in states)).hexdigest()[
+        :8
+    ]
     return f"{states[0].updates} updates, {[s.replaced for s in states]} units replaced, births {births}"
 
 

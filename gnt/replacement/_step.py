@@ -268,8 +268,12 @@ class EngineCore(ChangeableSettings):
         """
         return first_due([group.state for group in self.groups], self.updates, self.replacement_rate)
 
-    def join_processes(self) -> Processes | None:
-        """The processes that train this network, after a check that they agree; None if there is only one."""
+    def join_processes(self, further_settings: str = "") -> Processes | None:
+        """The processes that train this network, after a check that they agree; None if there is only one.
+
+        Args:
+            further_settings: settings that must be the same in all processes, besides those of the engine.
+        """
         first = self.updates == 0 or self.loaded
         if not first and (self.process_group is False or not _distributed()):
             return None
@@ -283,8 +287,9 @@ class EngineCore(ChangeableSettings):
         if first:
             check_shards(self.groups, self._processes.size)
         if not self._processes.synchronized:
+            settings = f"{self!r}, activation={self.activation!r}, kernels={self.kernels!r}{further_settings}"
             _process_agreement.synchronize(
-                self._processes, self.groups, repr(self), (self.generator, self.host_generator)
+                self._processes, self.groups, settings, (self.generator, self.host_generator)
             )
         return self._processes
 

@@ -12,6 +12,29 @@ from gnt.replacement._structure_check import frozen_layers
 from gnt.units import Slot, UnitGroup
 
 
+class Selection:
+    """Indices returned by `GnT.select`, to find out whether they are given back as they were."""
+
+    def __init__(self, units: Sequence[Tensor]) -> None:
+        self._units = [(each, each.clone() if len(each) else each, _version(each)) for each in units]
+
+    def is_unchanged(self, units: Any) -> bool:
+        """True if ``units`` holds the same tensors, not edited since; on an accelerator by their version counters."""
+        if isinstance(units, Tensor) or not isinstance(units, Sequence) or len(units) != len(self._units):
+            return False
+        return all(
+            given is own
+            and given.shape == copy.shape
+            and (torch.equal(given, copy) if given.is_cpu else version == _version(given) is not None)
+            for given, (own, copy, version) in zip(units, self._units, strict=True)
+        )
+
+
+def _version(tensor: Tensor) -> int | None:
+    """Number of changes in place; None for tensors made in inference mode, which do not count them."""
+    return None if tensor.is_inference() else tensor._version
+
+
 def checked_units(chosen: Any, groups: Sequence[UnitGroup]) -> list[Tensor]:
     """Return the chosen units as int64 indices on their groups' devices; reads the device.
 
@@ -30,7 +53,7 @@ def checked_units(chosen: Any, groups: Sequence[UnitGroup]) -> list[Tensor]:
             raise ValueError(
                 f"units of group {group.name!r} must be a 1-d tensor of integer indices, got {indices!r}"
             ) from None
-        if indices.ndim != 1 or (indices.numel() and (indices.is_floating_point() or indices.dtype == torch.bool)):
+        if indices.ndim != 1 or indices.is_meta or (indices.numel() and not is_integer(indices)):
             raise ValueError(
                 f"units of group {group.name!r} must be a 1-d tensor of integer indices, got {indices.dtype} of shape "
                 f"{tuple(indices.shape)}"
@@ -56,6 +79,11 @@ def check_not_frozen(group: UnitGroup, units: Tensor) -> None:
             f"units of group {group.name!r} cannot be replaced while the weight of {layers} is frozen "
             f"(requires_grad=False), got units {units.tolist()}"
         )
+
+
+def is_integer(tensor: Tensor) -> bool:
+    """True for a tensor of integers, which bools are not."""
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
 
 
 def checked_incoming(fresh: Any, chosen: Sequence[Tensor], groups: Sequence[UnitGroup]) -> list[list[Tensor] | None]:
@@ -89,7 +117,17 @@ def checked_incoming(fresh: Any, chosen: Sequence[Tensor], groups: Sequence[Unit
 
 def _rows(given: Any, slot: Slot, indices: Tensor, group: UnitGroup) -> Tensor:
     wanted = (len(indices) * slot.block, *slot.rest)
-    rows = torch.as_tensor(given).detach().to(slot.weight.device, slot.weight.dtype)
+    try:
+        rows = torch.as_tensor(given).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(
+            f"incoming weights of group {group.name!r} must be a tensor of shape {wanted}, got {type(given).__name__}"
+        ) from None
+    if rows.is_complex() or rows.dtype == torch.bool or rows.is_meta:
+        raise ValueError(
+            f"incoming weights of group {group.name!r} must be real numbers, got {rows.dtype} on {rows.device}"
+        )
+    rows = rows.to(slot.weight.device, slot.weight.dtype)
     if tuple(rows.shape) != wanted:
         raise ValueError(f"incoming weights of group {group.name!r} must have shape {wanted}, got {tuple(rows.shape)}")
     if rows.device.type == "cpu" and not torch.isfinite(rows).all():

@@ -22,7 +22,7 @@ from gnt.replacement._config import EngineSettings
 from gnt.replacement._optimizer_hooks import OptimizerHooks
 from gnt.replacement._step import EngineCore
 from gnt.replacement._structure_check import frozen_layers
-from gnt.replacement._validation import check_not_frozen, checked_incoming, checked_units
+from gnt.replacement._validation import Selection, check_not_frozen, checked_incoming, checked_units
 from gnt.replacement.dry_run import DryRun, plan_replacements
 from gnt.replacement.idle_warning import first_check
 from gnt.replacement.optimizer_state import OptimizerStateReset
@@ -125,6 +125,7 @@ class GnT(EngineCore):
         optimizer_state = OptimizerStateReset(optimizer, groups) if optimizer is not None else None
         super().__init__(groups, settings, optimizer_state, record=record)
         self.refused: tuple[Any, ...] = tuple(getattr(layers, "refused", ()))
+        self._selection = Selection([])
         self._hooks: OptimizerHooks | None = None
         self._copied_key: str | None = None  # in a copy that is not attached yet: the original's key
 
@@ -274,7 +275,9 @@ class GnT(EngineCore):
             Indices of the units, one int64 tensor for each group; empty if no unit is due.
         """
         self.feature_buffer.check_open()
-        return self.select_due()
+        units = self.select_due()
+        self._selection = Selection(units)
+        return units
 
     @torch.no_grad()
     def replace(self, units: Sequence[Tensor], incoming: Sequence[Tensor | None] | None = None) -> None:
@@ -298,8 +301,7 @@ class GnT(EngineCore):
                 is changed.
         """
         self.feature_buffer.check_open()
-        selected = isinstance(units, Sequence) and len(units) == len(self.selected)
-        selected = selected and all(a is b for a, b in zip(units, self.selected, strict=True))
+        selected = self.is_selection(units)
         if not selected:
             self.check_structure()
         chosen = list(units) if selected else checked_units(units, self.groups)
@@ -313,6 +315,10 @@ class GnT(EngineCore):
         frozen = ((group, frozen_layers(group)) for group in self.groups)
         reasons = [(group, f"frozen (requires_grad=False): {', '.join(layers)}") for group, layers in frozen if layers]
         return (*self.refused, *(Refused(group.name, group.num_units, reason) for group, reason in reasons))
+
+    def is_selection(self, units: Any) -> bool:
+        """True if these are the indices of the latest `select`, not edited since, and not replaced yet."""
+        return bool(self.selected) and self._selection.is_unchanged(units)
 
     def report(self) -> Report:
         """Per group: units, eligible, replaced so far, when the next is due, dead units; and what `trace` refused.
@@ -405,6 +411,7 @@ class GnT(EngineCore):
         own: dict[str, Any] = {
             "measure": None,
             "selected": [],
+            "_selection": Selection([]),
             "_processes": None,
             "evaluator": None,
             "_structure": None,

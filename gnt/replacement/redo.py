@@ -174,7 +174,10 @@ class ReDo:
     def _dormant(self, features: Features | None) -> list[Tensor] | None:
         """Indices of the dormant units of each group; None if there are no samples."""
         batch = self._engine.take_features(features)
-        signals, processes = self._engine.signals(batch), self._engine.join_processes()
+        signals, processes = (
+            self._engine.signals(batch),
+            self._engine.join_processes(f", tau={self.tau!r}, period={self.period}"),
+        )
         if batch.empty if processes is None else not average_over_processes(signals, processes):
             return None
         return [_dormant_in(each, self.tau) for each in signals]

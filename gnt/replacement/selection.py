@@ -59,7 +59,7 @@ def lowest(utility: Tensor, eligible: Tensor, count: int) -> Tensor:
     >>> lowest(torch.tensor([3.0, 0.0, 2.0, 1.0]), torch.tensor([True, False, True, True]), 2)
     tensor([3, 2])
     """
-    return torch.where(eligible, utility, torch.inf).topk(count, largest=False).indices
+    return _ranks(utility, eligible).topk(count, largest=False).indices
 
 
 def lowest_of_each(utility: Tensor, eligible: Tensor, count: int, members: int) -> Tensor:
@@ -69,7 +69,17 @@ def lowest_of_each(utility: Tensor, eligible: Tensor, count: int, members: int) 
     >>> lowest_of_each(utility, utility < 3.0, 1, members=2)
     tensor([1, 5])
     """
-    ranked = torch.where(eligible, utility, torch.inf).view(members, -1)
+    ranked = _ranks(utility, eligible).view(members, -1)
     indices = ranked.topk(count, largest=False).indices
     first = torch.arange(0, len(utility), ranked.shape[1], device=utility.device)
     return (indices + first[:, None]).flatten()
+
+
+def _ranks(utility: Tensor, eligible: Tensor) -> Tensor:
+    """The utility of eligible units, and infinity for all others.
+
+    A utility that has overflowed counts as the largest number, so that every eligible unit is below all others.
+    """
+    info = torch.finfo(utility.dtype)
+    finite = torch.nan_to_num(utility, nan=info.max, posinf=info.max, neginf=info.min)
+    return torch.where(eligible, finite, torch.inf)

@@ -135,7 +135,7 @@ def _cost(utility: str) -> Any:
 
 def different(folder: Path) -> Any:
     """The error on each rank if one rank differs from the others; no rank may hang."""
-    return {what: _different(what) for what in ("groups", "settings", "ages", "loaded ages", "networks")}
+    return {what: _different(what) for what in ("groups", "settings", "activations", "ages", "loaded ages", "networks")}
 
 
 def _different(what: str) -> Any:
@@ -145,7 +145,9 @@ def _different(what: str) -> Any:
         net[0].weight.data += rank
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
     listed = list(net) if what != "groups" or rank == 0 else list(net)[:5]
-    engine = worker.engine(listed, optimizer, replacement_rate=0.1 if what == "settings" and rank else 0.2)
+    settings = {"activation": "tanh" if rank else "relu"} if what == "activations" else {}
+    rate = 0.1 if what == "settings" and rank else 0.2
+    engine = worker.engine(listed, optimizer, replacement_rate=rate, **settings)
     if what == "ages" and rank:
         for group in engine.groups:
             group.state.updates = 5

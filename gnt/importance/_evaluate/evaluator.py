@@ -120,11 +120,15 @@ class Evaluator:
                     part.shared.utilities[i].copy_(utility, non_blocking=True)
         for part in self.parts:
             if part.on_cpu and not part.shared.is_finite():
-                name = self._groups[part.numbers[part.shared.first_nonfinite()]].name
-                raise FloatingPointError(
-                    f"features or weights of group {name!r} are not finite, so its units cannot be compared; nothing "
-                    "was changed"
+                number = part.shared.first_nonfinite()
+                name = self._groups[part.numbers[number]].name
+                finite_features = bool(part.shared.means[number].isfinite().all())
+                what = (
+                    f"features or weights of group {name!r} are"
+                    if self._measure.product or not finite_features
+                    else f"values of utility {self._name!r} of group {name!r} (or the weights that it reads) are"
                 )
+                raise FloatingPointError(f"{what} not finite, so its units cannot be compared; nothing was changed")
 
     def advance(self) -> None:
         """Make one update: ages increase by one, and the measured values enter the running averages."""

@@ -109,7 +109,7 @@ class EnsembleGnT(GnT):
         Raises:
             ValueError: other units: members whose units differ in age could not be selected from together.
         """
-        if len(units) != len(self.selected) or any(a is not b for a, b in zip(units, self.selected, strict=True)):
+        if not self.is_selection(units):
             raise ValueError("the engine of an ensemble replaces what its select() returned, and nothing else")
         super().replace(units, incoming)
 
