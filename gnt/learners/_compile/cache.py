@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 
 from gnt.learners._compile.compiled_step import CompiledStep
 from gnt.learners._compile.compiler import check_compiler
+from gnt.learners._compile.executed_code import ExecutedCode
 from gnt.learners._compile.functional_optimizers import functional_optimizer
 from gnt.learners._compile.guards import check_compilable
 from gnt.learners._compile.inputs import EagerEffects, StaleInputsError
+from gnt.learners._compile.python_state import PythonState
 from gnt.learners._compile.step_key import StepContext
 from gnt.learners._training_step import Step, TrainingStep
 
@@ -23,7 +26,8 @@ class CompiledSteps:
     """The compiled graphs of one learner, by kind of step.
 
     Two steps are of one kind if x and y have the same layout, the network is in the same mode, the same options of the
-    optimizer are in use, and so on (`StepContext.key`). The first step of a kind runs eagerly: it raises the usual
+    optimizer are in use, and so on (`StepContext.key`), and the Python values that forward and loss read are the same
+    (`PythonState`). The first step of a kind runs eagerly: it raises the usual
     errors, fills the optimizer's state, and shows which parameters have gradients. The second one is compiled.
 
     A copy starts empty; its graphs equal the original's, so nothing is compiled again.
@@ -34,7 +38,8 @@ class CompiledSteps:
     """
 
     def __init__(self, step: TrainingStep | None = None) -> None:
-        self._by_key: dict[Any, EagerEffects | CompiledStep] = {}
+        self._by_key: dict[Any, list[_Kind]] = {}
+        self._num_kinds = 0
         self._context: StepContext | None = None
         if step is not None:
             functional_optimizer(step.optimizer)
@@ -55,14 +60,15 @@ class CompiledSteps:
             engine.check_structure()
             if engine.waiting or engine.frozen:
                 return None  # features of an earlier forward belong to this update too; frozen groups are left out
-        key = context.key(step, x, y)
-        known = self._by_key.get(key)
-        if known is None:
-            return self._run_first(step, context, x, y)
+        for kind in self._by_key.get(key := context.key(step, x, y), ()):
+            if kind.python_state.is_current():
+                break
+        else:
+            return self._run_first(step, context, x, y) if self._has_room(key) else None
         try:
-            compiled = known if isinstance(known, CompiledStep) else CompiledStep(step, context, known, x, y)
-            self._by_key[key] = compiled
-            return compiled.run(step, x, y)
+            if isinstance(kind.step, EagerEffects):
+                kind.step = CompiledStep(step, context, kind.step, kind.python_state, x, y)
+            return kind.step.run(step, x, y)
         except StaleInputsError:
             self._context = None  # rebuilt after an eager step
             return None
@@ -71,31 +77,51 @@ class CompiledSteps:
         context = self._context
         if context is None or not context.is_current(step):
             self._context = context = StepContext(step)
-            self._by_key.clear()
+            self._by_key, self._num_kinds = {}, 0
         return context
+
+    def _has_room(self, key: Any) -> bool:
+        """True while steps of further kinds are compiled."""
+        self._num_kinds += 1
+        if self._num_kinds == MAX_KINDS + 1:
+            changes = [change for kind in self._by_key.get(key, ()) for change in kind.python_state.changes()]
+            cause = f". A graph has Python values built in, and these change: {', '.join(sorted(set(changes)))}"
+            warnings.warn(
+                f"compile=True: this learner has taken steps of {MAX_KINDS} kinds (shapes of x and y, modes, Python "
+                "values that forward or loss read); further ones are not compiled. Pad batches to a few sizes; keep "
+                f"values that change in buffers{cause if changes else ''}",
+                stacklevel=4,
+            )
+        return self._num_kinds <= MAX_KINDS
 
     def _run_first(self, step: TrainingStep, context: StepContext, x: Tensor, y: Tensor) -> Step:
         """The first step of a kind, run eagerly."""
-        check_compilable(step, context.slots.modules, context.update)
-        buffers = [(b, b.clone()) for b in context.slots.tensors() if not isinstance(b, nn.Parameter)]
-        result = step.run(x, y)
-        if len(self._by_key) < MAX_KINDS:
-            self._by_key[context.key(step, x, y)] = EagerEffects(
-                with_gradient={id(p) for p in step.network.parameters() if p.grad is not None},
-                changed_buffers={id(b) for b, before in buffers if not torch.equal(b, before)},
-                noise_layouts=step.noise_layouts(),
-            )
-        elif len(self._by_key) == MAX_KINDS:
-            warnings.warn(
-                f"compile=True: this learner has taken steps of {MAX_KINDS} kinds (shapes of x and y, modes); further "
-                "ones are not compiled. Pad batches to a few sizes",
-                stacklevel=4,
-            )
-            self._by_key[None] = EagerEffects(set(), set())  # one entry more, so that the warning is given once
+        slots, update = context.slots, context.update
+        check_compilable(step, slots.modules, update)
+        buffers = [(b, b.clone()) for b in slots.tensors() if not isinstance(b, nn.Parameter)]
+        code = ExecutedCode()
+        with code.recording():
+            result = step.run(x, y)
+        effects = EagerEffects(
+            with_gradient={id(p) for p in step.network.parameters() if p.grad is not None},
+            changed_buffers={id(b) for b, before in buffers if not torch.equal(b, before)},
+            noise_layouts=step.noise_layouts(),
+        )
+        roots = [step.loss] if update is None else [step.loss, update.engine.measure.function]
+        kind = _Kind(PythonState(code, roots, slots.modules, slots.tensors()), effects)
+        self._by_key.setdefault(context.key(step, x, y), []).append(kind)
         return result
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         return CompiledSteps, ()
+
+
+@dataclass
+class _Kind:
+    """What is known of one kind of step: the Python values that it read, and its effects or, later, its graph."""
+
+    python_state: PythonState
+    step: EagerEffects | CompiledStep
 
 
 def _is_regular_batch(x: Any, y: Any) -> bool:

@@ -16,6 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from gnt.learners._compile.decompositions import DECOMPOSITIONS
 from gnt.learners._compile.functional_optimizers import ParameterStep
 from gnt.learners._compile.inputs import NONFINITE_GROUP, NONFINITE_LOSS, STATUS_OK, GraphInputs, UnpackedInputs
+from gnt.learners._compile.python_state import PythonState
 from gnt.learners._compile.tensor_slots import attributes, changed_attributes, restore_attributes
 from gnt.learners._training_step import TrainingStep
 
@@ -25,16 +26,23 @@ ADVICE = "leave compile=False for this network"
 _LARGE = 4096  # elements of a parameter
 
 
-def capture_step(step: TrainingStep, inputs: GraphInputs, values: Sequence[Tensor]) -> tuple[GraphModule, list[Tensor]]:
+def capture_step(
+    step: TrainingStep, inputs: GraphInputs, values: Sequence[Tensor], python_state: PythonState
+) -> tuple[GraphModule, list[Tensor]]:
     """The graph of one step, which returns loss, output and status, and fake tensors with the layouts of its inputs.
 
     Raises:
         RuntimeError: the network does something that a graph would leave out, or turn into a constant.
     """
+    if python_state.refused:
+        raise RuntimeError(
+            f"compile=True: forward, loss or measure read {', '.join(python_state.refused)}, and compiled code would "
+            f"not notice a change: read it from a buffer, or {ADVICE}"
+        )
     with FakeTensorMode() as mode:
         fakes = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) for t in values]
     modules = inputs.slots.modules
-    before, random_states = attributes(modules), _random_states()
+    before, random_states = attributes(modules), (random.getstate(), np.random.get_state())
     caches_casts = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
     try:
@@ -47,12 +55,26 @@ def capture_step(step: TrainingStep, inputs: GraphInputs, values: Sequence[Tenso
         step.discard()
         changed = changed_attributes(before, attributes(modules))
         restore_attributes(modules, before)
+        changed_values = python_state.undo_capture()
+        drew = str(random_states) != str((random.getstate(), np.random.get_state()))
+        random.setstate(random_states[0])
+        np.random.set_state(random_states[1])
     if changed:
         raise RuntimeError(
             f"compile=True: the forward of {type(step.network).__name__} sets {', '.join(changed)}, and compiled code "
             f"would not: make it a buffer that the forward changes in place, or {ADVICE}"
         )
-    if random_states != _random_states():
+    if changed_values:
+        raise RuntimeError(
+            f"compile=True: forward, loss or measure change {', '.join(changed_values)}, "
+            f"and compiled code would not: keep what changes in a buffer, or {ADVICE}"
+        )
+    if _has_generator(graph):
+        raise RuntimeError(
+            f"compile=True: the forward of {type(step.network).__name__} draws from a generator of its own, which "
+            f"compiled code cannot: draw from torch's global generator, or {ADVICE}"
+        )
+    if drew:
         raise RuntimeError(
             f"compile=True: the forward of {type(step.network).__name__} draws from Python's or NumPy's random "
             f"numbers, which compiled code would repeat in every step: draw from torch's, or {ADVICE}"
@@ -60,8 +82,8 @@ def capture_step(step: TrainingStep, inputs: GraphInputs, values: Sequence[Tenso
     return graph, fakes
 
 
-def _random_states() -> tuple[object, str]:
-    return random.getstate(), str(np.random.get_state())
+def _has_generator(graph: GraphModule) -> bool:
+    return any(node.kwargs.get("generator") is not None for node in graph.graph.nodes)  # keyword-only in torch
 
 
 def _traced_step(step: TrainingStep, inputs: GraphInputs, at: UnpackedInputs) -> tuple[Tensor, ...]:

@@ -15,6 +15,7 @@ from gnt.learners._compile.inputs import (
     GraphInputs,
     StaleInputsError,
 )
+from gnt.learners._compile.python_state import PythonState
 from gnt.learners._compile.step_key import StepContext
 from gnt.learners._training_step import OPTIMIZER_HAS_STEPPED, Step, TrainingStep
 
@@ -26,7 +27,15 @@ class CompiledStep:
         RuntimeError, TypeError: the step cannot be captured as a graph, or the compiler failed.
     """
 
-    def __init__(self, step: TrainingStep, context: StepContext, effects: EagerEffects, x: Tensor, y: Tensor) -> None:
+    def __init__(
+        self,
+        step: TrainingStep,
+        context: StepContext,
+        effects: EagerEffects,
+        python_state: PythonState,
+        x: Tensor,
+        y: Tensor,
+    ) -> None:
         from gnt.learners._compile.capture import capture_step  # slow to import: it loads sympy
 
         self._update = context.update
@@ -40,7 +49,7 @@ class CompiledStep:
         try:
             drawn = self._draw(step)
             inputs = self._inputs.collect(x, y, step.optimizer, drawn)
-            graph, examples = capture_step(step, self._inputs, inputs)
+            graph, examples = capture_step(step, self._inputs, inputs, python_state)
             self._graph: CompiledGraph = compile_graph(graph, examples)
         finally:
             _restore(states)

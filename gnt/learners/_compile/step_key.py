@@ -31,19 +31,24 @@ class StepContext:
         self._groups = step.engine.groups if step.engine is not None else None
         modules = self.slots.modules
         self._children = [(m._modules, dict(m._modules)) for m in modules if m._modules]
+        self._modules, self._types = modules, list(map(type, modules))
+        self._attributes = [m.__dict__ for m in modules]
+        self._num_attributes = list(map(len, self._attributes))
         self._plain_attributes = plain_attribute_slots(modules)
         self._hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks)]
         self._hooks += [step.optimizer._optimizer_step_pre_hooks, step.optimizer._optimizer_step_post_hooks]
         self._parameters = [t for t in self.slots.tensors() if isinstance(t, nn.Parameter)]
 
     def is_current(self, step: TrainingStep) -> bool:
-        """True if network, optimizer, loss and all submodules are still the same objects."""
+        """True if network, optimizer, loss and all submodules are the same objects, without new attributes."""
         network, optimizer, loss = self._built_for
         return (
             step.network is network
             and step.optimizer is optimizer
             and step.loss is loss
             and (step.engine is None or step.engine.groups is self._groups)
+            and list(map(type, self._modules)) == self._types
+            and list(map(len, self._attributes)) == self._num_attributes
             and all(children == before for children, before in self._children)
         )
 
@@ -53,6 +58,7 @@ class StepContext:
         autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         return (
             *(x.shape, x.stride(), x.dtype, x.device, y.shape, y.stride(), y.dtype, y.device, autocast),
+            torch.get_default_dtype(),
             tuple([holder.get(name) for holder, name in self._plain_attributes]),
             tuple(map(len, self._hooks)),
             tuple([p.requires_grad and p._backward_hooks is None for p in self._parameters]),

@@ -60,10 +60,11 @@ class TensorSlots:
 
 def plain_attribute_slots(modules: Iterable[nn.Module]) -> list[TensorSlot]:
     """Slots of plain values that a forward may depend on, such as ``training`` or the probability of a dropout."""
-    return [(m.__dict__, name) for m in modules for name, value in m.__dict__.items() if _is_plain(value)]
+    return [(m.__dict__, name) for m in modules for name, value in m.__dict__.items() if is_plain(value)]
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
+    """True for values that are part of a step's key."""
     return isinstance(value, _PLAIN_TYPES) or (
         isinstance(value, tuple) and all(isinstance(each, _PLAIN_TYPES) for each in value)
     )
