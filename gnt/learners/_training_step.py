@@ -57,9 +57,11 @@ class TrainingStep:
         loss: the loss function.
         optimizer: the optimizer.
         engine: the engine whose units are updated after the optimizer's step, or None.
+        captured: True while the step is captured as a graph, with traced tensors in place of the network's.
     """
 
     engine: GnT | None = None
+    captured = False
     _backup: StepBackup | None = None
     _searched: list[nn.Module] | None = None  # the modules among which `_layers` were found
     _layers: Sequence[CBPLayer] = ()
@@ -207,6 +209,11 @@ class TrainingStep:
             engine.discard()
 
 
+def features_of_step(engine: GnT, features: Sequence[Tensor] | None, *, captured: bool) -> FeatureBatch:
+    """The checked features; in a step that is captured the network's tensors are not those of the engine's checks."""
+    return engine.feature_buffer.take(features) if captured else engine.take_features(features)
+
+
 def after_optimizer_step_message(error: FloatingPointError) -> str:
     """The message of an engine's error, which says that nothing was changed, where the optimizer has stepped before."""
     text = str(error)
@@ -228,12 +235,12 @@ class EngineTrainingStep(TrainingStep):
         """The features of all groups; None if some of them are recorded only during the backward pass."""
         if features is None and not self.engine.feature_buffer.complete:
             return None  # inside torch.utils.checkpoint with use_reentrant=True
-        return self.engine.take_features(features)
+        return features_of_step(self.engine, features, captured=self.captured)
 
     def after_backward(self, batches: FeatureBatch | None) -> FeatureBatch:
         """The features of all groups, now complete."""
         if batches is None:
-            return self.engine.take_features()
+            return features_of_step(self.engine, None, captured=self.captured)
         # a non-reentrant checkpoint has run the forward a second time, and recorded it again
         self.engine.feature_buffer.clear()
         return batches

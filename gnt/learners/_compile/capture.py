@@ -45,6 +45,7 @@ def capture_step(
     before, random_states = attributes(modules), (random.getstate(), np.random.get_state())
     caches_casts = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
+    step.captured = True
     try:
         with mode, torch.compiler.set_stance("force_eager"):
             graph = make_fx(lambda *traced: _traced_step(step, inputs, inputs.unpack(traced)), DECOMPOSITIONS)(*fakes)
@@ -52,6 +53,7 @@ def capture_step(
         raise RuntimeError(_explanation(step, error)) from error
     finally:
         torch.set_autocast_cache_enabled(caches_casts)
+        step.captured = False
         step.discard()
         changed = changed_attributes(before, attributes(modules))
         restore_attributes(modules, before)

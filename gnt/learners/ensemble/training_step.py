@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from gnt.learners._evaluated import Evaluated
 from gnt.learners._loss_and_optimizer import Loss
-from gnt.learners._training_step import NoiseLayout, TrainingStep, after_optimizer_step_message
+from gnt.learners._training_step import NoiseLayout, TrainingStep, after_optimizer_step_message, features_of_step
 from gnt.learners.ensemble.engine import EnsembleGnT, format_seeds
 from gnt.learners.ensemble.layers import MemberDropout
 from gnt.learners.ensemble.losses import losses_and_start, member_losses
@@ -61,7 +61,7 @@ class EnsembleTrainingStep(TrainingStep):
 
     def take_features(self, features: Sequence[Tensor] | None) -> Any:
         """The features of all groups."""
-        return self.engine.take_features(features) if self.engine is not None else None
+        return None if self.engine is None else features_of_step(self.engine, features, captured=self.captured)
 
     def after_optimizer_step(self, batches: Any) -> list[Tensor]:
         """The engine's step."""
