@@ -171,6 +171,12 @@ class RecordingHook(TapFeatures):
         if module.training and torch.is_grad_enabled():
             self.add(args[0] if args else next(iter(kwargs.values())))
 
+    @property
+    def __name__(self) -> str:  # torch.jit.script asks for it, and cannot compile a recording hook
+        raise AttributeError(
+            "torch.jit.script cannot compile a network while an engine records its features: close() the engine first"
+        )
+
     def __reduce__(self) -> tuple[Any, tuple[int]]:
         return _unpickle_hook, (self.handle.id,)
 

@@ -237,3 +237,13 @@ def test_a_frozen_group_is_left_out_and_goes_on_when_it_is_trained_again(layer, 
         one_step(net, optimizer, engine, attached=attached, seed=seed)
     assert all(group.state.replaced > count for group, count in zip(engine.groups, counts, strict=True))
     assert "frozen" not in str(engine.report())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:Warning")
+def test_scripting_a_network_with_an_engine_names_the_remedy():
+    net = mlp()
+    _, engine = build(net, attach=False)
+    with pytest.raises(AttributeError, match=r"torch.jit.script cannot compile .* close\(\) the engine first"):
+        torch.jit.script(net)
+    engine.close()
+    torch.jit.script(net)
