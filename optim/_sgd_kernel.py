@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from gnt._kernels import SCALARS, load
+from gnt._kernels import SCALARS, PlacedTensors, ReadableGradients, load
 from gnt.importance import WeightMeans
 from gnt.optim._adam.state import Group, is_plain_tensor
 
@@ -80,33 +80,30 @@ class SGDPlan:
 
     def __init__(self, params: Sequence[Tensor], weight_means: Mapping[int, WeightMeans]) -> None:
         self._params, self._weight_means = list(params), weight_means
-        self._dtype = params[0].dtype
-        self._kernel = load("sgd", self._dtype)
-        self._addresses = [param.data_ptr() for param in params]
-        self._with_means = [(param, weight_means[id(param)]) for param in params if id(param) in weight_means]
-        self._layout = torch.tensor([_layout(param, weight_means.get(id(param))) for param in params])
+        self._kernel = load("sgd", params[0].dtype)
+        self._placed, self._gradients = PlacedTensors(params), ReadableGradients(params)
+        all_means = [weight_means.get(id(param)) for param in params]
+        fitting = [m if m is not None and m.fit(p) else None for p, m in zip(params, all_means, strict=True)]
+        self._with_means = [(p, means) for p, means in zip(params, fitting, strict=True) if means is not None]
+        self._layout = torch.tensor([_layout(param, means) for param, means in zip(params, fitting, strict=True)])
         self._grad_address_tensor = torch.zeros(len(params), dtype=torch.int64)
         self._grad_addresses = self._grad_address_tensor.numpy()
         self._options: tuple[Any, ...] | None = None
         self._option_tensor = torch.zeros(2, dtype=torch.float64)
 
     def is_valid(self, params: Sequence[Tensor], weight_means: Mapping[int, WeightMeans]) -> bool:
-        """True if the plan was made for these parameters and they are still at the same addresses."""
+        """True if the plan was made for these parameters and they have the same addresses and layouts."""
         return (
             weight_means is self._weight_means
             and len(params) == len(self._params)
             and all(planned is param for planned, param in zip(self._params, params, strict=True))
-            and [param.data_ptr() for param in params] == self._addresses
-            and all(param.is_contiguous() for param in params)
+            and self._placed.unchanged()
         )
 
     def step(self, grads: Sequence[Tensor], group: Group) -> None:
         """Take one step on each parameter. The gradients are in the same order."""
-        copies = []  # referenced until the kernel has read them
+        grads = self._gradients.read(grads)
         for i, grad in enumerate(grads):
-            if grad.dtype is not self._dtype or not grad.is_contiguous():
-                grad = grad.to(self._dtype).contiguous()
-                copies.append(grad)
             self._grad_addresses[i] = grad.data_ptr()
         options = (float(group["lr"]), group["weight_decay"])
         if options != self._options:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from gnt._kernels import SCALARS, load
+from gnt._kernels import SCALARS, PlacedTensors, ReadableGradients, load
 from gnt.importance import WeightMeans
 from gnt.optim._adam.bias_correction import correction_tables
 from gnt.optim._adam.state import MOMENTS, Group, State, is_plain_tensor, moment_keys, share_step_counts
@@ -41,16 +41,16 @@ class KernelStep:
     """Steps parameters of one dtype by the C++ kernel, whether or not units of them were reset."""
 
     def __init__(self, params: Sequence[Tensor], states: Sequence[State], group: Group) -> None:
-        self._params, self._dtype = list(params), params[0].dtype
-        self._kernel = load("adam", self._dtype)
+        self._params = list(params)
+        self._kernel = load("adam", params[0].dtype)
         self._counts = share_step_counts(states)
         keys = moment_keys(group["amsgrad"])
         self._tensors = [
             tensor for p, s in zip(params, states, strict=True) for tensor in (p, *(s[key] for key in keys))
         ]
-        self._addresses = [tensor.data_ptr() for tensor in self._tensors]
-        # the kernel reads these by address, so they must not be freed
-        self._starts = [state[key] for state in states for key in START_KEYS if key in state]
+        starts = [state[key] for state in states for key in START_KEYS if key in state]
+        self._placed = PlacedTensors([*self._tensors, *starts, self._counts])
+        self._gradients = ReadableGradients(self._params)
         self._layout = torch.tensor([_layout(p, s, keys) for p, s in zip(params, states, strict=True)])
         self._grad_addresses = array("q", bytes(8 * len(params)))
         self._grad_address_tensor = torch.frombuffer(self._grad_addresses, dtype=torch.int64)
@@ -60,26 +60,21 @@ class KernelStep:
 
     def write_weight_means(self, weight_means: Mapping[int, WeightMeans]) -> None:
         """Let the kernel write means of |p| to these tensors, by the parameter's id."""
-        self._with_means = [(param, weight_means[id(param)]) for param in self._params if id(param) in weight_means]
         for i, param in enumerate(self._params):
-            if id(param) in weight_means:
-                means = weight_means[id(param)]
+            means = weight_means.get(id(param))
+            if means is not None and means.fit(param):
                 addresses = [0 if m is None else m.data_ptr() for m in (means.rows, means.columns)]
                 self._layout[i, -2:] = torch.tensor(addresses)
+                self._with_means.append((param, means))
 
     def is_valid(self) -> bool:
-        """True if parameters and moments are still at the same addresses."""
-        addresses = [tensor.data_ptr() for tensor in self._tensors]
-        return addresses == self._addresses and all(param.is_contiguous() for param in self._params)
+        """True if parameters and states have the same addresses and layouts as before."""
+        return self._placed.unchanged()
 
     def step(self, grads: Sequence[Tensor], group: Group) -> None:
         """Take one step on each parameter. The gradients are in the same order."""
-        copies = []  # referenced until the kernel has read them
-        addresses, dtype = self._grad_addresses, self._dtype
+        grads, addresses = self._gradients.read(grads), self._grad_addresses
         for i, grad in enumerate(grads):
-            if grad.dtype is not dtype or not grad.is_contiguous():
-                grad = grad.to(dtype).contiguous()
-                copies.append(grad)
             addresses[i] = grad.data_ptr()
         options = _OPTIONS(group)
         if options != self._options:

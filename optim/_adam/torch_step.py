@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.adamw import adamw
 
+from gnt._kernels import PlacedTensors
 from gnt.optim._adam.state import Group, State, is_plain_tensor, local_parts, moment_lists, share_step_counts
 from gnt.optim._options import beta_values
 
@@ -31,9 +32,9 @@ class TorchStep:
         self._moments = moment_lists(states, group["amsgrad"])
         all_plain = all(is_plain_tensor(param) for param in params)
         self._strides = [param.stride() for param in params]
-        self._addresses = [param.data_ptr() for param in params] if all_plain else []
-        fits_fused = bool(self._addresses) and all(map(_fits_fused, params, zip(*self._moments, strict=True)))
-        plain_on_cpu = bool(self._addresses) and all(param.is_cpu for param in params)
+        self._placed = PlacedTensors(params) if all_plain else None
+        fits_fused = all_plain and all(map(_fits_fused, params, zip(*self._moments, strict=True)))
+        plain_on_cpu = all_plain and all(param.is_cpu for param in params)
         self._fused_on_cpu = fits_fused and plain_on_cpu
         self._fused_on_cuda = fits_fused and all(param.is_cuda for param in params)
         # the fused implementation would combine each element with the moments of another one
@@ -43,7 +44,7 @@ class TorchStep:
 
     def is_valid(self) -> bool:
         """True if the parameters are still at the same addresses: a moved parameter may have another layout."""
-        return [param.data_ptr() for param in self._params] == self._addresses if self._addresses else True
+        return self._placed is None or self._placed.unchanged()
 
     @torch.no_grad()
     def step(self, grads: Sequence[Tensor], group: Group) -> None:

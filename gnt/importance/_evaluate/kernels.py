@@ -62,7 +62,10 @@ class KernelEvaluation(EagerEvaluation):
         for i, (feature, group) in enumerate(zip(features, self._layout.simple, strict=True)):
             if feature.__class__ is not Tensor or feature.dtype is not self._dtype or not feature.is_contiguous():
                 return False
-            sites = 1 if group.spatial == 0 else feature.shape[-group.spatial :].numel()
+            shape, spatial = feature.shape, group.spatial
+            if not feature.is_cpu or shape[-spatial - 1] != group.positions:
+                return False
+            sites = 1 if spatial == 0 else shape[-spatial:].numel()
             at = i * _GROUP
             self._groups[at] = feature.data_ptr()
             self._groups[at + _SAMPLES] = feature.numel() // (group.positions * sites)
@@ -83,7 +86,7 @@ class KernelEvaluation(EagerEvaluation):
 def _is_at(weight: Tensor, means: WeightMeans, address: int, dtype: torch.dtype) -> bool:
     """True if ``weight`` is still the module's weight, at this address, and the kernel can read it."""
     same = means.module._parameters.get("weight") is weight and weight.data_ptr() == address
-    return same and weight.dtype is dtype and weight.is_contiguous()
+    return same and weight.dtype is dtype and weight.is_cpu and weight.is_contiguous() and means.fit(weight)
 
 
 def _integers(numbers: list[int]) -> tuple[array[int], Tensor]:

@@ -68,6 +68,13 @@ class WeightMeans:
     weight: Tensor | None = None
     version: int = -1
 
+    def fit(self, weight: Tensor) -> bool:
+        """True if the tensors for the means have the sizes of a weight's rows and columns."""
+        rows, columns = self.rows, self.columns
+        return (rows is None or rows.numel() == weight.shape[0]) and (
+            columns is None or columns.numel() == weight.shape[1] * self.groups
+        )
+
     def mark_current(self, weight: Tensor) -> None:
         """Note that the stored means are those of ``weight`` as it is now."""
         self.weight, self.version = weight, weight._version

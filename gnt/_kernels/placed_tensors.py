@@ -1,0 +1,61 @@
+"""A check that tensors are still where and what they were when a kernel was given their addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torch._C._dynamo.guards import TensorGuards
+
+
+class PlacedTensors:
+    """Tensors with the addresses, sizes, strides, dtypes and devices that they have now.
+
+    The checks run in C++: 12 tensors take about a microsecond. A tensor changes under the same address when its
+    ``data`` is replaced by a part of it.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._tensors = list(tensors)
+        self._addresses = [tensor.data_ptr() for tensor in self._tensors]
+        self._match = layout_check(self._tensors)
+
+    def unchanged(self) -> bool:
+        """True if all of these are the same for all tensors."""
+        if not self._match.check(*self._tensors):
+            return False
+        return [tensor.data_ptr() for tensor in self._tensors] == self._addresses
+
+
+def layout_check(tensors: Sequence[Tensor]) -> TensorGuards:
+    """An object whose ``check(*tensors)`` is True for tensors of the same types, sizes, strides, dtypes and devices."""
+    sizes: Any = [list(tensor.shape) for tensor in tensors]
+    strides: Any = [list(tensor.stride()) for tensor in tensors]
+    return TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
+
+
+class ReadableGradients:
+    """Gradients as a kernel can read them: contiguous, on the CPU, with the shapes and the dtype of the parameters."""
+
+    def __init__(self, params: Sequence[Tensor]) -> None:
+        self._shapes, self._dtype = [param.shape for param in params], params[0].dtype
+        self._check = layout_check(params)  # that of the gradients is known from the first call on
+
+    def read(self, grads: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The gradients, or copies of those that the kernel cannot read.
+
+        Raises RuntimeError for a gradient of another shape than its parameter's.
+        """
+        if self._check.check(*grads):
+            return grads
+        for grad, shape in zip(grads, self._shapes, strict=True):
+            if grad.shape != shape:
+                raise RuntimeError(
+                    f"a gradient of shape {tuple(grad.shape)} belongs to a parameter of shape {tuple(shape)}: the "
+                    "parameter or the gradient was changed after the backward pass"
+                )
+        if all(grad.dtype is self._dtype and grad.is_cpu and grad.is_contiguous() for grad in grads):
+            self._check = layout_check(grads)
+            return grads
+        return [grad.to("cpu", self._dtype).contiguous() for grad in grads]
