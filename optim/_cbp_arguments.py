@@ -40,25 +40,30 @@ def parameters(net: Any, params: ParamsT | None, layers: Any, kind: str) -> Para
     return given
 
 
-def units(net: Any, layers: Any, example_inputs: Any, trace_options: Mapping[str, Any]) -> Any:
+def units(net: Any, layers: Any, example_inputs: Any, examples: Any, trace_options: Mapping[str, Any]) -> Any:
     """The layers or unit groups for the engine: ``layers``, or what `gnt.trace` finds, or ``net`` to be walked.
 
     Args:
         net: the network.
         layers: as given to the optimizer.
-        example_inputs: as given to the optimizer.
-        trace_options: further arguments of `gnt.trace`; those that are not None need ``example_inputs``.
+        example_inputs, examples: as given to the optimizer.
+        trace_options: further arguments of `gnt.trace`; those that are not None need one of these.
     """
     given = {name: value for name, value in trace_options.items() if value is not None}
     if layers is not None:
-        more = {"example_inputs": example_inputs} if example_inputs is not None else {}
+        inputs = {"example_inputs": example_inputs, "examples": examples}
+        more = [name for name, value in inputs.items() if value is not None]
         _refuse_unused("layers already selects the units", [*more, *given])
         return layers
+    if examples is not None:
+        if example_inputs is not None:
+            raise TypeError("example_inputs and examples were both given: put all inputs into examples=[...]")
+        return trace(net, examples=examples, **given)
     if example_inputs is None:
         _refuse_unused("they select among units found by example_inputs, which is not given", given)
         return unwrap(net)
     args, kwargs = _arguments(example_inputs)
-    clash = [name for name in kwargs if name in ("model", "include", "exclude", "activation")]
+    clash = [name for name in kwargs if name in ("model", "include", "exclude", "activation", "examples", "modes")]
     if clash:
         raise TypeError(
             f"example_inputs contains {', '.join(clash)}, an argument of gnt.trace itself: pass the inputs as a tuple, "

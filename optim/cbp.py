@@ -7,7 +7,7 @@ Schedulers, gradient scalers, gradient clipping and trainers work unchanged. ``s
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -55,6 +55,8 @@ class _ContinualOptimizer(Optimizer):
         layers: Any = None,
         params: ParamsT | None = None,
         example_inputs: Any = None,
+        examples: Sequence[Any] | None = None,
+        modes: str | None = None,
         include: cbp_arguments.Patterns = None,
         exclude: cbp_arguments.Patterns = None,
         **settings: Any,
@@ -68,15 +70,16 @@ class _ContinualOptimizer(Optimizer):
             settings["kernels"] = engine["kernels"]
         options: dict[str, Any] = {"lr": lr, **self._preset, **settings, **self._fixed}
         self._check_options({**self._base_defaults(), **options})
-        trace_options = {"include": include, "exclude": exclude}
-        if example_inputs is not None:
+        trace_options = {"include": include, "exclude": exclude, "modes": modes}
+        is_traced = example_inputs is not None or examples is not None
+        if is_traced:
             trace_options["activation"] = engine.pop("activation", None)
-        units = cbp_arguments.units(net, layers, example_inputs, trace_options)
+        units = cbp_arguments.units(net, layers, example_inputs, examples, trace_options)
         super().__init__(parameters, **options)
         try:
             self.gnt = GnT(units, self, **engine).attach()
         except WalkError as error:
-            if layers is not None or example_inputs is not None:
+            if layers is not None or is_traced:
                 raise
             raise WalkError(f"{error}. {cbp_arguments.WALK_ADVICE}") from None
 
@@ -84,6 +87,11 @@ class _ContinualOptimizer(Optimizer):
     def _base_defaults(cls) -> dict[str, Any]:
         """The defaults of the optimizer's options."""
         return {name: parameter.default for name, parameter in inspect.signature(cls._base).parameters.items()}
+
+    def __repr__(self) -> str:
+        engine = self.__dict__.get("gnt")
+        notes = engine.notes if engine is not None else ()
+        return "\n".join([super().__repr__(), *(f"note: {note}" for note in notes)])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "gnt": self.gnt}
@@ -104,6 +112,9 @@ class CBPSGD(_ContinualOptimizer, torch.optim.SGD):
         lr: step size.
         example_inputs: inputs of one forward, from which the units of any module are found (`gnt.trace`): a tensor, a
             tuple of positional arguments or a dict of keyword arguments.
+        examples: a list of such inputs, for a network whose forwards take different paths, such as one head for each
+            task: ``examples=[(x, 0), (x, 1)]``.
+        modes: "train" or "eval" to trace one mode only, as for `gnt.trace`.
         include, exclude: patterns such as ``"*.mlp.*"``. Of the units found, only groups whose names match ``include``
             and do not match ``exclude`` are used.
         layers: a list of layers, or unit groups, for the engine; by default ``net`` itself is walked.

@@ -63,6 +63,7 @@ class GnT(EngineCore):
     Attributes:
         groups: tuple of `UnitGroup`, in order; ``group.state`` holds ages, running averages and accumulator.
         refused: what `trace` found and refused, with the reasons; empty for a list of layers.
+        notes: parts of the network that `trace` could not examine; empty for a list of layers.
         updates: number of updates so far.
         replaced: what the latest `step` replaced, indices for each group.
         loaded: True after `load_state_dict` until the next update.
@@ -88,6 +89,8 @@ class GnT(EngineCore):
     >>> engine.groups[0].state.replaced
     2
     """
+
+    notes: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -126,8 +129,12 @@ class GnT(EngineCore):
         super().__init__(groups, settings, optimizer_state, record=record)
         self.refused: tuple[Any, ...] = tuple(getattr(layers, "refused", ()))
         self._selection = Selection([])
+        self.notes = tuple(getattr(layers, "notes", ()))
         self._hooks: OptimizerHooks | None = None
         self._copied_key: str | None = None  # in a copy that is not attached yet: the original's key
+
+    def __repr__(self) -> str:
+        return "\n".join([super().__repr__(), *(f"note: {note}" for note in self.notes)])
 
     @property
     def optimizer(self) -> Optimizer | None:
@@ -325,7 +332,7 @@ class GnT(EngineCore):
 
         Prints as a table. Reads the device.
         """
-        return Report.from_groups(self.groups, self.updates, self.replacement_rate, self.left_out())
+        return Report.from_groups(self.groups, self.updates, self.replacement_rate, self.left_out(), self.notes)
 
     def dry_run(self, most: int = 5) -> DryRun:
         """Which units would be replaced next, when, and what would change with each. Prints as text; changes nothing.

@@ -46,6 +46,7 @@ class Report:
         replacement_rate, maturity_threshold: the engine's settings.
         first_due: as long as no unit was replaced, the number of updates, since the first one, after which the first
             unit is due; otherwise, and if none ever is due, None.
+        notes: parts of the network that `trace` could not examine.
     """
 
     updates: int
@@ -54,10 +55,16 @@ class Report:
     replacement_rate: float = 0.0
     maturity_threshold: int = 0
     first_due: int | None = None
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def from_groups(
-        cls, groups: Sequence[UnitGroup], updates: int, replacement_rate: float, refused: Sequence[object] = ()
+        cls,
+        groups: Sequence[UnitGroup],
+        updates: int,
+        replacement_rate: float,
+        refused: Sequence[object] = (),
+        notes: Sequence[str] = (),
     ) -> Report:
         """Create a report from the groups' states; reads the device."""
         return cls(
@@ -78,6 +85,7 @@ class Report:
             replacement_rate,
             groups[0].state.maturity_threshold,
             first_due([group.state for group in groups], updates, replacement_rate),
+            tuple(notes),
         )
 
     def __str__(self) -> str:
@@ -87,6 +95,7 @@ class Report:
             due = "never" if g.next_due is None else str(g.next_due)
             rows.append((g.name, str(g.units), str(g.eligible), str(g.replaced), due, str(g.dead), str(g.nonfinite)))
         left_alone = ["refused:", *(f"  {one}" for one in self.refused)] if self.refused else []
+        left_alone += [f"note: {note}" for note in self.notes]
         return "\n".join([f"after {self.updates} updates", *align_columns(rows), *self._outlook(), *left_alone])
 
     def _outlook(self) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -13,13 +13,9 @@ from gnt.units._containers import ModelContainers
 from gnt.units._errors import TraceError
 from gnt.units._group import UnitGroup
 from gnt.units._trace_result import Groups, Refused
-from gnt.units._tracing.capture import capture
-from gnt.units._tracing.errors import MANUAL_GROUPS_HINT, check_inputs, export_error, short_message
-from gnt.units._tracing.grouping import find_groups
-from gnt.units._tracing.isolation import preserve_model
-from gnt.units._tracing.ownership import ParameterOwners, unused_layers
-from gnt.units._tracing.propagation import propagate
-from gnt.units._tracing.train_eval import merge_modes
+from gnt.units._tracing.errors import check_inputs
+from gnt.units._tracing.examples import given_examples
+from gnt.units._tracing.find import MODES, find_units
 from gnt.units._unwrap import unwrap
 
 
@@ -29,25 +25,39 @@ def trace(
     include: str | Sequence[str] | None = None,
     exclude: str | Sequence[str] | None = None,
     activation: str | None = None,
+    examples: Sequence[Any] | None = None,
+    modes: str = "both",
     **kwargs: Any,
 ) -> Groups:
     """Find all groups of hidden units in a model that can be replaced soundly.
 
     Args:
-        model: any module that torch.export can trace. Wrappers (torch.compile, DistributedDataParallel) are opened.
-        args, kwargs: example inputs, as for ``model(*args, **kwargs)``. Small ones are sufficient.
+        model: any module that torch.export can trace. Wrappers (torch.compile, DistributedDataParallel, Fabric) are
+            opened.
+        args, kwargs: example inputs, as for ``model(*args, **kwargs)``. The forward must run with them in training and
+            in evaluation mode: batch norm may need a batch of two, and auxiliary heads images of full size.
         include: keep only groups whose name matches this pattern, or one of several. The name of a group is the path of
             its producer; a pattern is one of `fnmatch`, or a path that includes everything below it.
         exclude: drop groups whose name matches this pattern, or one of several.
         activation: name of the activation for groups whose activation is not recognised.
+        examples: the inputs of several forwards, in place of ``args`` and ``kwargs``: a list of tensors, tuples of
+            positional arguments, or dicts of keyword arguments. For a model whose forwards take different paths, such
+            as one head for each task: ``examples=[(x, 0), (x, 1)]``. Units have the consumers of all examples, and are
+            refused if any example makes them unsound.
+        modes: "both" traces each example in training and in evaluation mode. "train" and "eval" trace one mode only,
+            for models that cannot be traced in the other; layers that read units only there are not seen.
 
     Returns:
         `Groups`: a tuple of `UnitGroup` for `GnT` in the order of computation. Its ``refused`` lists the units that
         cannot be replaced, each with the reason. The model is left unchanged.
 
     Raises:
-        TraceError (a ValueError): the model cannot be traced, the inputs do not fit, or there is no group.
-        ValueError: a pattern that matches nothing; an ``activation`` that no group needs.
+        TraceError (a ValueError): the model cannot be traced, in one of the modes or with one of the examples; the
+            inputs do not fit; lazy parameters; a module made by torch.jit; there is no group, or none is selected.
+        ValueError: a pattern that matches nothing; an ``activation`` that is unknown or that no group needs; an empty
+            ``include`` or ``examples``; ``modes`` with another value.
+        TypeError: ``model`` is not a module; ``include``, ``exclude`` or ``examples`` of another type; inputs in
+            addition to ``examples``.
 
     >>> import torch
     >>> from torch import nn
@@ -75,9 +85,13 @@ def trace(
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     given = parse_activation(activation) if activation is not None else None
     patterns = {"include": _patterns("include", include), "exclude": _patterns("exclude", exclude)}
+    if not isinstance(modes, str) or modes not in MODES:
+        raise ValueError(f"modes must be one of {', '.join(map(repr, MODES))}, got {modes!r}")
+    inputs = given_examples(args, kwargs, examples)
     model = unwrap(model)
-    check_inputs(model, args, kwargs)
-    groups, refused, notes = _find(model, args, kwargs)
+    for number, example in enumerate(inputs, 1):
+        check_inputs(model, example, f"example {number}: " if len(inputs) > 1 else "")
+    groups, refused, notes = find_units(model, inputs, modes)
     groups = _select(groups, refused, **patterns)
     if given is not None:
         unknown = [group for group in groups if group.activation is None or activation_gain(group.activation) is None]
@@ -89,40 +103,6 @@ def trace(
     for group in groups:
         group.containers = around.around(slot.module for slot in group.slots)
     return Groups.of(groups, refused, notes)
-
-
-def _find(
-    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> tuple[list[UnitGroup], list[Refused], list[str]]:
-    """All groups on which training and evaluation mode agree, the refused units, and notes; TraceError if no group."""
-    owners = ParameterOwners(model)
-    found: dict[bool, tuple[list[UnitGroup], list[Refused]]] = {}
-    errors: dict[bool, Exception] = {}
-    with preserve_model(model):
-        for training in (True, False):
-            try:
-                graph = capture(model, args, kwargs, training=training)
-            except Exception as error:
-                errors[training] = error
-            else:
-                found[training] = find_groups(propagate(graph, owners))
-    if not found:
-        raise export_error(model, args, kwargs, errors[False]) from errors[False]
-    groups, refused = merge_modes(found)
-    slots = [slot for group in groups for slot in (*group.incoming, *group.scales)]
-    refused += unused_layers(model, {item.name for item in refused} | {slot.name for slot in slots})
-    if not groups:
-        raise TraceError(
-            "no group of units can be replaced in this model"
-            + (":\n" + "\n".join(f"  {item}" for item in refused) if refused else ": no Linear or Conv layer is used")
-            + f"\n{MANUAL_GROUPS_HINT}"
-        )
-    notes = [
-        f"{'training' if training else 'evaluation'} mode could not be traced ({short_message(error)}); layers that "
-        "run only in that mode were not seen"
-        for training, error in errors.items()
-    ]
-    return groups, refused, notes
 
 
 def _patterns(name: str, given: str | Sequence[str] | None) -> list[str] | None:

@@ -263,7 +263,7 @@ def test_nothing_is_printed_about_a_model_that_cannot_be_traced(caplog, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_a_mode_that_cannot_be_traced_is_noted():
+def test_a_mode_that_cannot_be_traced_is_an_error_unless_only_the_other_is_asked_for():
     class Dropping(Net):
         """Skips layers at random in training, as some transformers do."""
 
@@ -272,9 +272,11 @@ def test_a_mode_that_cannot_be_traced_is_noted():
                 return self.head(x[:, :1].expand(-1, 5))
             return super().forward(x)
 
-    groups = gnt.trace(Dropping(), X)
+    with pytest.raises(gnt.TraceError, match=r"training mode cannot be traced, .* GuardOnData(.|\n)*modes='eval'"):
+        gnt.trace(Dropping(), X)
+    groups = gnt.trace(Dropping(), X, modes="eval")
     assert _names(groups) == ALL
-    assert "note: training mode could not be traced (GuardOnDataDependentSymNode: Could not guard" in str(groups)
+    assert "note: training mode was not traced (modes='eval')" in str(groups)
 
 
 class StatefulNet(Net):

@@ -53,8 +53,8 @@ class EnsembleReport(Report):
             replacement_rate,
             groups[0].state.maturity_threshold,
             first_due(states, updates, replacement_rate),
-            members,
-            tuple(dead),
+            members=members,
+            dead_by_member=tuple(dead),
         )
 
     def __str__(self) -> str:

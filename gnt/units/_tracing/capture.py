@@ -6,7 +6,8 @@ module in which it runs and the weights from which its value is computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +41,7 @@ CREATION_OPS = (
     "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "randint_like", "new_zeros",
     "new_ones", "new_full", "new_empty",
 )  # fmt: skip
+_RESHAPING = (*CREATION_OPS, "view", "reshape", "_unsafe_view", "expand", "unflatten", "repeat")
 
 
 @dataclass(eq=False)
@@ -56,6 +58,7 @@ class Node:
     module: str = ""  # path of the innermost module in which it runs
     users: list[Node] = field(default_factory=list)
     sources: frozenset[str] = frozenset()  # names of the last nodes with weights before it
+    key: int = 0  # equal for nodes of several captures that compute the same from the same weights
     from_input: bool = False
     from_parameter: bool = False
 
@@ -146,6 +149,7 @@ def _read(exported: torch.export.ExportedProgram, collector: OutputCollector) ->
         else:
             node = _operation(raw, nodes)
         nodes[raw] = node
+    _set_keys(nodes.values())
     return Graph(list(nodes.values()), outputs)
 
 
@@ -174,6 +178,32 @@ def _operation(raw: Any, nodes: Mapping[Any, Node]) -> Node:
     else:
         node.sources = frozenset().union(*(other.sources for other in read))
     return node
+
+
+def _set_keys(nodes: Iterable[Node]) -> None:
+    """Set `Node.key`: a weight operation has that of its weights, another operation that of its arguments.
+
+    Sizes are left out, since examples differ in them. Equal operations in one graph are numbered.
+    """
+    counts: Counter[Any] = Counter()
+    for node in nodes:
+        if node.kind != "op":
+            content = str(node.value.tolist()) if node.kind == "constant" and _is_small(node.value) else ""
+            described: Any = (node.kind, content or node.name)
+        elif node.name in node.sources:
+            described = (
+                node.op,
+                *(other.key for other in node.inputs() if other.from_parameter and not other.from_input),
+            )
+        else:
+            arguments = list(node.inputs()) if node.op in _RESHAPING else (node.args, dict(node.kwargs))
+            described = (node.op, str(substitute(arguments, lambda other: other.key, Node)))
+        counts[described] += 1
+        node.key = hash((described, counts[described]))
+
+
+def _is_small(value: Any) -> bool:
+    return isinstance(value, Tensor) and type(value) is Tensor and value.device.type != "meta" and value.numel() <= 4096
 
 
 def _uses_shape_only(target: Any, op: str) -> bool:

@@ -6,8 +6,6 @@ import copy
 import inspect
 import os
 import traceback
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,6 +13,8 @@ from torch.nn.parameter import UninitializedParameter
 
 from gnt._utils.recording_switch import pause_recording
 from gnt.units._errors import TraceError
+from gnt.units._tracing.examples import Example, enlarge
+from gnt.units._tracing.quiet import quiet
 
 MANUAL_GROUPS_HINT = (
     "To give groups by hand: gnt.GnT takes a list of layers in the order of computation, such as "
@@ -24,7 +24,7 @@ _GNT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__))
 
 
-def check_inputs(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+def check_inputs(model: nn.Module, example: Example, label: str) -> None:
     """Refuse example inputs that do not fit the model's signature, TorchScript modules, and lazy parameters."""
     if isinstance(model, torch.jit.ScriptModule):
         raise TraceError(f"{type(model).__name__} is made by torch.jit: pass the module that it was made from")
@@ -33,24 +33,62 @@ def check_inputs(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
         raise TraceError(f"{lazy[0]!r} is lazy and has no weights yet: run one forward before tracing")
     signature = inspect.signature(model.forward)
     try:
-        signature.bind(*args, **kwargs)
+        signature.bind(*example.args, **example.kwargs)
     except TypeError as error:
-        problem = "the example inputs do not fit" if args or kwargs else "trace needs example inputs for"
-        raise TraceError(f"{problem} {type(model).__name__}.forward{signature}: {error}") from None
+        given = example.args or example.kwargs
+        problem = "the example inputs do not fit" if given else "trace needs example inputs for"
+        raise TraceError(f"{label}{problem} {type(model).__name__}.forward{signature}: {error}") from None
 
 
-def export_error(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], error: Exception) -> TraceError:
-    """The error for a failed torch.export; distinguishes wrong inputs from a model that cannot be exported."""
+def export_error(model: nn.Module, example: Example, error: Exception, label: str, *, training: bool) -> TraceError:
+    """The error for a failed torch.export; distinguishes wrong inputs from a model that cannot be exported.
+
+    Args:
+        model: the model.
+        example: the inputs.
+        error: what torch.export raised.
+        label: "example 2: ", or nothing if there is one example.
+        training: the mode in which the example is tried.
+    """
     kind = type(model).__name__
-    eager = _eager_error(model, args, kwargs)
+    eager = _eager_error(model, example, training)
     if eager is not None:
         signature = inspect.signature(model.forward)
         return TraceError(
-            f"the example inputs do not fit {kind}.forward{signature}: {short_message(eager)}{_user_line(eager)}"
+            f"{label}the example inputs do not fit {kind}.forward{signature}: {short_message(eager)}{_user_line(eager)}"
+            + _advice(model, example, training)
         )
     hint = "\nIt can be traced without its cache: pass use_cache=False." if "cache_utils" in str(error) else ""
     cause = f"{short_message(error)}{_user_line(error)}"
-    return TraceError(f"{kind} cannot be traced by torch.export: {cause}{hint}\n{MANUAL_GROUPS_HINT}")
+    return TraceError(f"{label}{kind} cannot be traced by torch.export: {cause}{hint}\n{MANUAL_GROUPS_HINT}")
+
+
+def mode_error(model: nn.Module, example: Example, error: Exception, label: str, *, training: bool) -> TraceError:
+    """The error for an example that can be traced in one mode only; ``training`` is the mode that cannot be traced."""
+    mode, other = ("training", "evaluation") if training else ("evaluation", "training")
+    eager = _eager_error(model, example, training)
+    if eager is None:
+        advice = f"\nThe example runs in {mode} mode, but torch.export cannot follow it there."
+    else:
+        advice = _advice(model, example, training) or (
+            f"\nGive an example that runs in {mode} mode: larger inputs, or a batch of two or more."
+        )
+    return TraceError(
+        f"{label}{mode} mode cannot be traced, and layers that read units only in that mode would not be seen: "
+        f"{short_message(eager or error)}{_user_line(eager or error)}{advice}\n"
+        f"If the network never runs in {mode} mode, or reads units there in no other layers than in {other} mode, pass "
+        f"modes={'eval' if training else 'train'!r}."
+    )
+
+
+def _advice(model: nn.Module, example: Example, training: bool) -> str:
+    """Which larger example runs in the mode, found by trying; an empty string if none does."""
+    mode = "training" if training else "evaluation"
+    for batch, space in ((2, 1), (1, 2), (1, 4), (2, 2), (2, 4)):
+        larger, shapes = enlarge(example, batch, space)
+        if shapes and _eager_error(model, larger, training) is None:
+            return f"\nAn example with inputs of shape {shapes} runs in {mode} mode."
+    return ""
 
 
 def short_message(error: Exception) -> str:
@@ -76,15 +114,15 @@ def _user_line(error: Exception) -> str:
     return ""
 
 
-def _eager_error(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Exception | None:
-    """The exception of a normal forward in evaluation mode on a copy of the model; None if it runs."""
+def _eager_error(model: nn.Module, example: Example, training: bool) -> Exception | None:
+    """The exception of a normal forward in a mode, on a copy of the model; None if it runs."""
     try:
-        model, args, kwargs = copy.deepcopy((model, tuple(args), dict(kwargs)))
+        model, (args, kwargs) = copy.deepcopy((model, example))
     except Exception:
         return None
-    with torch.no_grad(), pause_recording(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), pause_recording(), torch.random.fork_rng(devices=[]), quiet():
         try:
-            model.eval()(*args, **kwargs)
+            model.train(training)(*args, **kwargs)
         except Exception as error:
             return error
     return None

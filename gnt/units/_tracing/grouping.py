@@ -24,6 +24,8 @@ from gnt.units._tracing.ops.producers_and_consumers import ABSORBED
 from gnt.units._tracing.state import Producer, PropagationState, Reader
 from gnt.units._tracing.weight_ops import uses, weight_op
 
+UNREAD = "no layer reads them"
+
 
 @dataclass(frozen=True)
 class ProducerRows:
@@ -55,7 +57,7 @@ def find_groups(state: PropagationState) -> tuple[list[UnitGroup], list[Refused]
             if why is None and number not in groups:
                 group = _group(state, rows_of[number], readers_of.get(number, []), class_of, number)
                 if group is None:
-                    why = "no layer reads them"
+                    why = UNREAD
                 else:
                     groups[number] = group
             if why is not None and why != ABSORBED:
@@ -167,7 +169,6 @@ def _reader_slots(
     """The slots of the consumers, and those of the scales."""
     outgoing: list[Slot] = []
     scales: list[Slot] = []
-    taps: dict[tuple[Any, int], int] = {}
     for reader in readers:
         values = state.units.value_numbers(reader.labels)
         for value in torch.unique(values).tolist():
@@ -180,7 +181,7 @@ def _reader_slots(
             if reader.is_scale:
                 scales.append(_slot(reader.name, reader.module, table, dim=reader.dim))
                 continue
-            tap = taps.setdefault((reader.input, value), len(taps))
+            tap = hash((reader.input.key, value))
             outgoing.append(_slot(reader.name, reader.module, table, dim=reader.dim, groups=reader.groups, tap=tap))
     return outgoing, scales
 

@@ -139,12 +139,13 @@ def _computed_weight_fault(module: nn.Module) -> str:
     return "is parametrized: its weight is not a plain parameter and cannot be reset row by row"
 
 
-def unused_layers(model: nn.Module, named: set[str]) -> list[Refused]:
+def unused_layers(model: nn.Module, named: set[str], num_examples: int) -> list[Refused]:
     """Refusals for layers with units that are in no group and were not refused yet, such as unused ones.
 
     Args:
         model: the traced model.
         named: names of the modules in groups and refusals, with or without a range of rows.
+        num_examples: number of forwards that were traced.
     """
     refused = []
     known = {name.partition("[")[0] for name in named}
@@ -161,5 +162,6 @@ def unused_layers(model: nn.Module, named: set[str]) -> list[Refused]:
         elif isinstance(module, nn.Bilinear):
             refused.append(Refused(path, module.out_features, "a bilinear layer, which gnt cannot reinitialize"))
         elif isinstance(module, WEIGHT_LAYERS) and not any(path.startswith(f"{name}.") for name in known):
-            refused.append(Refused(path, num_outputs(module), "this forward does not use it"))
+            reason = "this forward does not use it" if num_examples == 1 else "no example uses it"
+            refused.append(Refused(path, num_outputs(module), reason))
     return refused

@@ -13,7 +13,7 @@ from gnt.units._slot import Slot
 from gnt.units._trace_result import Refused
 
 GroupsAndRefused = tuple[list[UnitGroup], list[Refused]]
-_MODES = {True: "training", False: "evaluation"}
+MODE_NAMES = {True: "training", False: "evaluation"}
 
 
 def merge_modes(found: Mapping[bool, GroupsAndRefused]) -> GroupsAndRefused:
@@ -42,8 +42,8 @@ def _missing(name: str, training: bool, found: Mapping[bool, GroupsAndRefused]) 
     """Why the mode has no group of this name."""
     for item in found[training][1]:
         if item.name == name:
-            return f"in {_MODES[training]} mode: {item.reason}"
-    return f"these units do not exist in {_MODES[training]} mode"
+            return f"in {MODE_NAMES[training]} mode: {item.reason}"
+    return f"these units do not exist in {MODE_NAMES[training]} mode"
 
 
 def _difference(training: UnitGroup, evaluation: UnitGroup) -> str | None:
@@ -53,7 +53,7 @@ def _difference(training: UnitGroup, evaluation: UnitGroup) -> str | None:
         for mode in (True, False):
             for key in slots[mode]:
                 if key not in slots[not mode]:
-                    return f"{key[0]!r} {verb} them only in {_MODES[mode]} mode"
+                    return f"{key[0]!r} {verb} them only in {MODE_NAMES[mode]} mode"
     return None
 
 
