@@ -3,7 +3,8 @@
 //
 //   groups    GROUP numbers per group: the addresses of its feature h (samples, positions, sites), of its mean features, utilities
 //             and magnitudes (written), of its running mean features, of the update numbers at which its units started, and of its
-//             outgoing and incoming magnitudes; then number of samples, positions, sites, and positions per unit
+//             outgoing and incoming magnitudes; then number of samples (0: the group takes no part), positions, sites, positions per
+//             unit, and by how much the number of its update is less than ``now``
 //   weights   WEIGHT numbers per weight: the addresses of w (groups, rows, columns, inner) and of the means of |w| over rows and
 //             over columns (or 0); then groups, rows, columns, inner (the size of a convolution's kernel), and whether the means
 //             are up to date already
@@ -18,7 +19,7 @@
 
 namespace {
 
-constexpr int64_t GROUP = 12, WEIGHT = 8, CHUNK_ROWS = 64, RUN_SAMPLES = 64, MIN_PARALLEL_SIZE = 1 << 15;
+constexpr int64_t GROUP = 13, WEIGHT = 8, CHUNK_ROWS = 64, RUN_SAMPLES = 64, MIN_PARALLEL_SIZE = 1 << 15;
 
 template <typename T>
 T* at(int64_t address) { return reinterpret_cast<T*>(address); }
@@ -82,7 +83,7 @@ void feature_statistics(const int64_t* g, const double* numbers, int64_t now, in
         if (!(reads & 1)) continue;
         if (reads & 8) {
             for (int64_t unit = from; unit < to; unit++) {
-                const scalar age = now - born[unit];
+                const scalar age = now - g[12] - born[unit];
                 const scalar correction = numbers[0] > 0 ? -std::expm1(age * scalar(numbers[1])) : std::min(age, scalar(1));
                 const scalar next = average[unit] + weight * (means[unit] - average[unit]);
                 for (int64_t p = unit * block; p < (unit + 1) * block; p++)
@@ -168,8 +169,10 @@ void compute_utilities(const int64_t* g, int64_t reads)
 extern "C" void kernel(const int64_t* groups, const int64_t* weights, const double* numbers, int64_t num_groups, int64_t num_weights, int64_t reads, int64_t now, int64_t threads)
 {
     static thread_local Workspace workspace;
-    for (int64_t i = 0; i < num_groups; i++) feature_statistics(groups + i * GROUP, numbers, now, reads, threads, workspace);
+    for (int64_t i = 0; i < num_groups; i++)
+        if (groups[i * GROUP + 8]) feature_statistics(groups + i * GROUP, numbers, now, reads, threads, workspace);
     for (int64_t i = 0; i < num_weights; i++)
         if (!weights[i * WEIGHT + 7]) weight_means(weights + i * WEIGHT, threads, workspace);
-    for (int64_t i = 0; i < num_groups; i++) compute_utilities(groups + i * GROUP, reads);
+    for (int64_t i = 0; i < num_groups; i++)
+        if (groups[i * GROUP + 8]) compute_utilities(groups + i * GROUP, reads);
 }

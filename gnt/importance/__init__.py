@@ -1,7 +1,8 @@
 """The importance of each unit: features and weights -> signals -> measure -> running average per unit.
 
+_training_forwards     which forwards count
 _feature_recording     features recorded by forward pre-hooks until the next update
-_feature_buffer        the features of all groups: checked, and taken once per update
+_feature_buffer        the features of all groups: checked, and taken once per update as a _feature_batch
 _backward_watch        optimizer steps that did not happen
 _statistics, _signals  means of features and weights, which measures read
 _measure_registry      the measures of utility (measures/), by name
@@ -11,11 +12,12 @@ _across_processes      means over several processes
 """
 
 from gnt.importance._across_processes import average_over_processes, check_shards
-from gnt.importance._backward_watch import BackwardWatch, step_was_skipped
+from gnt.importance._backward_watch import BackwardWatch, GroupWatches, step_was_skipped
 from gnt.importance._evaluate.evaluator import Evaluator
 from gnt.importance._evaluate.means_layout import WeightMeans
-from gnt.importance._feature_buffer import FeatureBatch, FeatureBuffer, Features
-from gnt.importance._feature_recording import TapFeatures, in_backward, is_recording_hook
+from gnt.importance._feature_batch import FeatureBatch, Features
+from gnt.importance._feature_buffer import FeatureBuffer
+from gnt.importance._feature_recording import TapFeatures, is_recording_hook
 from gnt.importance._measure_registry import (
     MEASURES,
     Measure,
@@ -27,6 +29,7 @@ from gnt.importance._measure_registry import (
 from gnt.importance._running_averages import AgedAverages, RunningAverages
 from gnt.importance._signals import Signals
 from gnt.importance._statistics import GroupStatistics, TapStatistics
+from gnt.importance._training_forwards import OwnWeights, in_backward
 from gnt.importance._validation import check_feature, check_measured
 
 __all__ = [
@@ -38,7 +41,9 @@ __all__ = [
     "FeatureBuffer",
     "Features",
     "GroupStatistics",
+    "GroupWatches",
     "Measure",
+    "OwnWeights",
     "RunningAverages",
     "Signals",
     "TapFeatures",

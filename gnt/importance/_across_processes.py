@@ -6,7 +6,12 @@ batch, compute the same utilities.
 Cost of an update: one all-reduce of (2 * positions + taps) numbers of the state's dtype, positions being the units
 (times their block) of all taps: 4 KB for a hidden layer of 500. Measures that read no magnitudes send half of that.
 Measures that subtract the mean feature need the mean over all processes first; they take a second all-reduce, of
-(positions + taps) numbers. A replacement adds none, except for consumers that are sharded along their inputs.
+(positions + taps) numbers.
+
+A replacement adds none, except for consumers that are sharded along their inputs.
+
+Whether a group takes part in the update is decided by its samples in all processes. Only a process that has none of
+them reads their number from the device.
 """
 
 from __future__ import annotations
@@ -38,7 +43,7 @@ def check_shards(groups: Sequence[UnitGroup], num_processes: int) -> None:
 def average_over_processes(signals: Sequence[Signals], processes: Processes) -> bool:
     """Replace the means in ``signals`` by those over the samples (and shards) of all processes.
 
-    Returns False if no process has any samples (checked on the CPU only).
+    Sets which taps have samples in any process, the same on all of them. Returns False if none has.
     """
     has_samples = _average(signals, processes, {"means": "", "magnitudes": "magnitude"}, ("incoming", "outgoing"))
     centered = [each for each in signals if "deviation" in each.reads]
@@ -71,14 +76,22 @@ def _average(
     processes.all_reduce(flat)
     pieces = list(torch.split(flat, [s.numel() for *_, s in sums] + [len(size) for size in sizes]))
     totals = pieces[len(sums) :]
-    has_samples = flat.device.type != "cpu" or bool(torch.cat(totals).any())
+    _set_present(signals, torch.cat(totals), torch.cat(sizes))
     for (values, place, mine), piece in zip(sums, pieces, strict=False):
         values[place] = piece.view_as(mine).to(mine.dtype)
     for each, total in zip(signals, totals, strict=True):
         each.shared = True
         for values in _selected(each, means):
-            values[:] = [value / n.to(value.dtype) for value, n in zip(values, total, strict=True)]
-    return has_samples
+            values[:] = [value / n.clamp_min(1).to(value.dtype) for value, n in zip(values, total, strict=True)]
+    return any(each.takes_part for each in signals)
+
+
+def _set_present(signals: Sequence[Signals], totals: Tensor, mine: Tensor) -> None:
+    """Set which taps have samples, from the number of samples in all processes and in this one."""
+    known = totals.device.type != "cpu" and bool(mine.all())  # without reading the device
+    counts = iter(mine.tolist() if known else totals.tolist())
+    for each in signals:
+        each.present = [next(counts) > 0 for _ in each.batch]
 
 
 def _selected(signals: Signals, means: Mapping[str, str]) -> list[list[Tensor]]:

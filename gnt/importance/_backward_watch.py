@@ -6,9 +6,10 @@ A skipped optimizer step does not age or replace units and drops its features.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
@@ -16,6 +17,8 @@ from torch.utils.hooks import RemovableHandle, unserializable_hook
 
 from gnt._utils.dynamo import not_compiled
 from gnt.distributed import dtensor
+from gnt.importance._feature_recording import GroupFeatures
+from gnt.units import UnitGroup
 
 
 def step_was_skipped(optimizer: Optimizer) -> bool:
@@ -42,7 +45,8 @@ class BackwardWatch:
     starts again, whereas over accumulated micro-batches it is added to in place.
 
     With several processes, gradients are averaged in place and are views of shared buffers. There, gradients have
-    restarted if the parameter had no gradient before the backward.
+    restarted if the parameter had no gradient before the backward. With ``create_graph=True`` they are added up in new
+    tensors. There, gradients have restarted unless that of the previous backward was unchanged before the backward.
 
     Args:
         features: told after each backward; held by a weak reference.
@@ -53,22 +57,22 @@ class BackwardWatch:
         self._features = weakref.ref(features)  # the hook outlives engine and optimizer if only the network is kept
         self._grad: weakref.ref[Tensor] | None = None
         self._version = 0
-        self._had_no_grad: bool | None = None  # before the backward; None: not recorded
-        self._records_before = False
+        self._accumulates: bool | None = None  # looked up before the backward; None: it was not
+        self._looks_before = False
         register: Callable[..., RemovableHandle] = param.register_post_accumulate_grad_hook
         self._handles = [register(self._after_backward)]
-        self._record_before_backward(param)
+        self._look_before_backward(param)
 
     def remove(self) -> None:
         """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
 
-    def _record_before_backward(self, param: Tensor) -> None:
-        """With several processes, register a hook that records whether the parameter has a gradient."""
-        if self._records_before or not _distributed() or dtensor.is_dtensor(param):
+    def _look_before_backward(self, param: Tensor) -> None:
+        """Where the gradient afterwards does not tell, register a hook that looks at it before each backward."""
+        if self._looks_before or dtensor.is_dtensor(param) or not (_distributed() or _creates_graph()):
             return
-        self._records_before = True
+        self._looks_before = True
         reference = weakref.ref(param)
         register: Callable[..., RemovableHandle] = param.register_hook
         # the network is saved and copied without this hook, and without a warning about it
@@ -76,26 +80,82 @@ class BackwardWatch:
         self._handles.append(register(hook))
 
     def _before_backward(self, param: Tensor | None) -> None:
-        self._had_no_grad = param is None or param.grad is None
+        grad = None if param is None else param.grad
+        if grad is None or _distributed():
+            self._accumulates = grad is not None
+        else:
+            self._accumulates = self._is_latest(grad) and grad._version == self._version
+
+    def _is_latest(self, grad: Tensor) -> bool:
+        """True if this is the tensor that the previous backward left."""
+        return self._grad is not None and self._grad() is grad
 
     @not_compiled
     def _after_backward(self, param: Tensor) -> None:
         grad = param.grad
-        same = grad is not None and self._grad is not None and self._grad() is grad
-        if self._had_no_grad is not None:
-            accumulated, self._had_no_grad = not self._had_no_grad, None
-        elif grad is not None and dtensor.is_dtensor(grad):
-            accumulated = same
+        if self._accumulates is not None:
+            accumulated, self._accumulates = self._accumulates, None
+        elif grad is None:
+            accumulated = False
+        elif dtensor.is_dtensor(grad):
+            accumulated = self._is_latest(grad)
+        elif _creates_graph():  # the first such backward; later ones are looked at before
+            accumulated = self._grad is not None
         else:
             # one in-place addition and no other change since: neither zeroed in place nor unscaled
-            accumulated = same and grad is not None and grad._version == self._version + 1
+            accumulated = self._is_latest(grad) and grad._version == self._version + 1
         features = self._features()
         if features is not None:
             features.after_backward(restarted=not accumulated)
         if grad is not None:
             self._grad, self._version = weakref.ref(grad), grad._version
-        self._record_before_backward(param)  # the process group may have been initialised after the engine was built
+        self._look_before_backward(param)  # the process group may have been initialised after the engine was built
+
+
+class GroupWatches:
+    """Watches the gradient of one parameter of each group: groups may be trained in turn.
+
+    Groups whose parameters are all frozen are not watched.
+
+    Args:
+        groups: the unit groups.
+        features: the features of each group.
+    """
+
+    def __init__(self, groups: Sequence[UnitGroup], features: Sequence[GroupFeatures]) -> None:
+        by_param: dict[int, tuple[Tensor, list[GroupFeatures]]] = {}
+        for group, own in zip(groups, features, strict=True):
+            slots = (*group.incoming, *group.outgoing)
+            param = next((slot.weight for slot in slots if slot.weight.requires_grad), None)
+            if param is not None:
+                by_param.setdefault(id(param), (param, []))[1].append(own)
+        joined = [(p, GroupFeatures([tap for each in own for tap in each.taps])) for p, own in by_param.values()]
+        self._watched = [(weakref.ref(param), own) for param, own in joined]
+        self._watches: list[BackwardWatch] = []
+        try:
+            self._watches += (BackwardWatch(own, param) for param, own in joined)
+        except Exception:
+            self.remove()
+            raise
+
+    def remove(self) -> None:
+        """Remove the hooks."""
+        for watch in self._watches:
+            watch.remove()
+
+    def drop_abandoned(self) -> None:
+        """Forget the features of groups that have no gradient although others have: their step was abandoned."""
+        if len(self._watched) > 1:
+            without = [own for ref, own in self._watched if (param := ref()) is None or param.grad is None]
+            if len(without) < len(self._watched):
+                for features in without:
+                    features.clear()
 
 
 def _distributed() -> bool:
     return dist.is_available() and dist.is_initialized()
+
+
+def _creates_graph() -> bool:
+    """True while a backward with ``create_graph=True`` is running."""
+    return torch.is_grad_enabled() and torch._C._current_graph_task_id() != -1

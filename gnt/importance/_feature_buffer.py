@@ -16,53 +16,21 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from gnt._utils.dynamo import watch_hooks
-from gnt.importance._feature_recording import RecordingHook, TapFeatures
-from gnt.importance._statistics import GroupStatistics, TapStatistics
-from gnt.importance._validation import check_feature_count, check_recorded
-from gnt.units import UnitGroup
-
-Features = Sequence[Tensor | Sequence[Tensor]]  # as a user gives them
-
-
-class FeatureBatch:
-    """The features of one update, for all groups, checked.
-
-    Attributes:
-        per_tap: for each tap the features of its forwards.
-        plain: for each tap its only feature, if there is exactly one and it is a plain, non-empty tensor; else None.
-        empty: True if no group has any samples (an empty last batch).
-    """
-
-    def __init__(self, groups: Sequence[UnitGroup], per_tap: list[list[Tensor]], plain: list[Tensor | None]) -> None:
-        self._groups, self.per_tap, self.plain = groups, per_tap, plain
-        self._statistics: list[GroupStatistics] | None = None
-        self.empty = False
-
-    @property
-    def statistics(self) -> list[GroupStatistics]:
-        """For each group the statistics of its features; created on first use."""
-        if self._statistics is None:
-            taps = iter(self.per_tap)
-            self._statistics = [
-                GroupStatistics(TapStatistics(next(taps), slot, group.state.utility.dtype) for slot in group.taps)
-                for group in self._groups
-            ]
-        return self._statistics
-
-    def check_sizes(self) -> None:
-        """Set ``empty``; raise ValueError if only some groups have no samples."""
-        empty = [not group.size for group in self.statistics]
-        self.empty = all(empty)
-        if any(empty) and not self.empty:
-            name = self._groups[empty.index(True)].name
-            raise ValueError(f"features of group {name!r} have no samples, but those of other groups have")
+from gnt.importance._feature_batch import FeatureBatch, Features, OtherLayouts
+from gnt.importance._feature_recording import GroupFeatures, RecordingHook, TapFeatures
+from gnt.importance._training_forwards import OwnWeights
+from gnt.importance._validation import check_feature_count, check_features, missing_features
+from gnt.units import CONV_LAYERS, Slot, UnitGroup
 
 
 class FeatureBuffer:
     """Collects the features of ``groups`` until the next update takes them.
 
-    With ``record``, a forward pre-hook on the first consumer of each tap records what it reads. Hooks are not copied:
-    in a copied or unpickled network they do nothing, and a copied engine registers hooks of its own.
+    With ``record``, forward pre-hooks on all consumers record what they read. Hooks are not copied: in a copied or
+    unpickled network they do nothing, and a copied engine registers hooks of its own.
+
+    If a training backward has reached some of the recorded features, only those that one has reached count. So a
+    forward that failed half way does not, nor does one whose output was differentiated with respect to inputs only.
 
     Args:
         groups: the unit groups.
@@ -77,50 +45,92 @@ class FeatureBuffer:
         self._readers = [(group, slot) for group in groups for slot in group.taps]
         self._checked: list[Any] = []  # shape, dtype and device of the features that were checked last
         self._closed = False
+        self._only_trained = False
         self._start()
 
     def _start(self) -> None:
         self._handles: list[RemovableHandle] = []
+        consumers = [_consumers(group, slot) for group, slot in self._readers]
+        self.taps: Sequence[TapFeatures] = [
+            TapFeatures(group.name, several_readers=len(slots) > 1)
+            for (group, _), slots in zip(self._readers, consumers, strict=True)
+        ]
+        # consumers of a tap whose input holds the units at other positions than that of its first consumer
+        self._other_layouts: list[tuple[int, Slot, TapFeatures]] = []
         if self._closed or not self._record:
-            self.taps: Sequence[TapFeatures] = [TapFeatures(group.name) for group, _ in self._readers]
             return
-        hooks = [RecordingHook(group.name) for group, _ in self._readers]
-        for (_, slot), hook in zip(self._readers, hooks, strict=True):
-            hook.register(slot.module)
-            self._handles.append(hook.handle)
-        self.taps = hooks
+        for number, ((group, first), slots) in enumerate(zip(self._readers, consumers, strict=True)):
+            for slot in slots:
+                tap = self.taps[number]
+                if not _same_layout(slot, first):
+                    tap = TapFeatures(group.name)
+                    self._other_layouts.append((number, slot, tap))
+                hook = RecordingHook(tap, OwnWeights(slot.module, *(each.module for each in group.incoming)))
+                hook.register(slot.module)
+                self._handles.append(hook.handle)
         watch_hooks()
         weakref.finalize(self, _remove, self._handles)
 
-    def take(self, features: Features | None = None) -> FeatureBatch:
+    @property
+    def _all_taps(self) -> Sequence[TapFeatures]:
+        return [*self.taps, *(tap for *_, tap in self._other_layouts)] if self._other_layouts else self.taps
+
+    def take(self, features: Features | None = None, *, none_is_error: bool = True) -> FeatureBatch:
         """Return the features recorded since the last call, or the given ones, and forget what was recorded.
+
+        A group without samples takes no part in the update (``FeatureBatch.absent``).
 
         Args:
             features: for each tap a tensor, or a list of tensors from several forwards.
+            none_is_error: raise an error if features are missing; otherwise groups without features take no part.
 
         Raises:
-            RuntimeError: nothing was recorded for a group, or the buffer is closed.
+            RuntimeError: nothing was recorded for any group; or nothing for some of them, and it cannot be seen that a
+                backward was run, so that the forward may have failed half way; or the buffer is closed.
             TypeError, ValueError: features that do not fit the groups.
         """
         self.check_open()
-        per_tap = [tap.take() for tap in self.taps]
+        taps = self._all_taps
+        only_trained = features is None and (self._only_trained or any(tap.trained for tap in taps))
+        may_be_partial = only_trained or not none_is_error or any(tap.unmarked for tap in taps if tap.waiting)
+        per_tap = [tap.take(only_trained=only_trained) for tap in self.taps]
+        others: OtherLayouts = {}
+        for number, slot, tap in self._other_layouts:
+            if recorded := tap.take(only_trained=only_trained):
+                others.setdefault(number, []).append((slot, recorded))
         if features is not None:
             check_feature_count(features, self._readers)
             given: list[Any] = list(features)
-            per_tap = [list(each) if isinstance(each, (list, tuple)) else [each] for each in given]
+            per_tap, others = [list(each) if isinstance(each, (list, tuple)) else [each] for each in given], {}
         plain: list[Tensor | None] = []
         kinds: list[Any] = []
+        nothing: str | None = None
         for each in per_tap:
-            feature = each[0] if len(each) == 1 and each[0].__class__ is Tensor else None
-            kinds.append(None if feature is None else (feature.shape, feature.dtype, feature.device))
-            plain.append(feature if feature is not None and feature.numel() else None)
-        if kinds != self._checked:
-            check_recorded(per_tap, self._readers)
+            kinds.append(kind := _kind(each))
+            plain.append(each[0] if kind is not None and each[0].numel() else None)
+        if kinds != self._checked or others:
+            if features is None and not all(per_tap):
+                recorded_by_tap = [bool(each) or number in others for number, each in enumerate(per_tap)]
+                nothing = missing_features(recorded_by_tap, self._readers, partial=may_be_partial)
+                if nothing is not None and none_is_error:
+                    raise RuntimeError(nothing)
+            check_features(per_tap, self._readers, given=features is not None)
+            for number, (slot, recorded) in [(n, each) for n, several in others.items() for each in several]:
+                check_features([recorded], [(self._readers[number][0], slot)], given=False)
             self._checked = kinds if None not in kinds else []
-        batch = FeatureBatch(self._groups, per_tap, plain)
+        batch = FeatureBatch(self._groups, per_tap, plain, others, nothing)
         if None in plain:
-            batch.check_sizes()
+            batch.find_absent()
         return batch
+
+    def check(self) -> None:
+        """Raise the errors of `take` for what was recorded so far, without taking it; missing features are no error."""
+        self.check_open()
+        per_tap = [tap.recorded() for tap in self.taps]
+        if [_kind(each) for each in per_tap] != self._checked:
+            check_features(per_tap, self._readers, given=False)
+        for number, slot, tap in self._other_layouts:
+            check_features([tap.recorded()], [(self._readers[number][0], slot)], given=False)
 
     def recheck(self) -> None:
         """Check the next features in full: the network has moved to another device or dtype."""
@@ -129,34 +139,25 @@ class FeatureBuffer:
     @property
     def waiting(self) -> bool:
         """True if any forward was recorded since the last update."""
-        return any(tap.waiting for tap in self.taps)
+        return any(tap.waiting for tap in self._all_taps)
 
     @property
-    def complete(self) -> bool:
-        """True if `take` would find features for every group.
-
-        A reentrant activation checkpoint records its features only during the backward.
-        """
-        return not self._record or all(tap.waiting for tap in self.taps)
+    def trained(self) -> bool:
+        """True if a backward has reached a recorded feature, or if this cannot be seen (in compiled code)."""
+        return any(tap.trained or tap.unmarked for tap in self._all_taps if tap.waiting)
 
     def clear(self) -> None:
         """Forget what was recorded."""
-        for tap in self.taps:
+        for tap in self._all_taps:
             tap.take()
 
-    def track_abandoned(self) -> None:
-        """From now on keep track of forwards whose graph is freed without a backward; see `drop_abandoned`."""
-        for tap in self.taps:
-            tap.track_abandoned = True
-
-    def drop_abandoned(self) -> None:
-        """Forget the features of forwards whose graph was freed without a backward."""
-        for tap in self.taps:
-            tap.drop_abandoned()
+    def require_backward(self) -> None:
+        """From now on count only features that a training backward has reached, or of which this cannot be seen."""
+        self._only_trained = True
 
     def after_backward(self, *, restarted: bool) -> None:
         """Call `TapFeatures.after_backward` of each tap."""
-        for tap in self.taps:
+        for tap in self._all_taps:
             tap.after_backward(restarted=restarted)
 
     def rebound(self, groups: Sequence[UnitGroup]) -> FeatureBuffer:
@@ -164,6 +165,14 @@ class FeatureBuffer:
         other = FeatureBuffer(groups, record=self._record)
         self.close()
         return other
+
+    def by_group(self) -> list[GroupFeatures]:
+        """The taps of each group."""
+        numbers = [number for number, group in enumerate(self._groups) for _ in group.taps]
+        taps: list[list[TapFeatures]] = [[] for _ in self._groups]
+        for number, tap in [*enumerate(self.taps), *((number, tap) for number, _, tap in self._other_layouts)]:
+            taps[numbers[number]].append(tap)
+        return [GroupFeatures(each) for each in taps]
 
     def check_open(self) -> None:
         """Raise RuntimeError after `close`."""
@@ -197,3 +206,27 @@ class FeatureBuffer:
 def _remove(handles: Sequence[RemovableHandle]) -> None:
     for handle in handles:
         handle.remove()
+
+
+def _kind(features: Sequence[Any]) -> tuple[Any, ...] | None:
+    """Shape, dtype and device of the only feature, if it is a plain tensor; otherwise None."""
+    if len(features) != 1 or features[0].__class__ is not Tensor:
+        return None
+    feature = features[0]
+    return feature.shape, feature.dtype, feature.device
+
+
+def _consumers(group: UnitGroup, tap: Slot) -> list[Slot]:
+    """The consumers that read the value of a tap, each module once."""
+    return list({id(slot.module): slot for slot in reversed(group.outgoing) if slot.tap == tap.tap}.values())[::-1]
+
+
+def _same_layout(slot: Slot, other: Slot) -> bool:
+    """True if the inputs of two consumers hold the units at the same positions."""
+    layouts = [
+        (isinstance(each.module, CONV_LAYERS) and each.weight.ndim, each.width, each.block, each.offset)
+        for each in (slot, other)
+    ]
+    if slot.positions is None or other.positions is None:
+        return layouts[0] == layouts[1] and slot.positions is other.positions
+    return layouts[0] == layouts[1] and bool(slot.positions.equal(other.positions))

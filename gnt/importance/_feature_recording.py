@@ -1,46 +1,42 @@
-"""Recording of the features of one tap, by a forward pre-hook, until the next update.
+"""Recording of the features of one tap, by forward pre-hooks on its consumers, until the next update.
 
-Only forwards in training mode with grad enabled are recorded.
+Only training forwards in training mode with grad enabled are recorded (`gnt.importance._training_forwards`).
 
 Activation checkpointing runs a forward a second time during the backward. If the first run was recorded
 (use_reentrant=False) the second is ignored; if the first ran without grad (use_reentrant=True) the second is recorded.
 
-Under `torch.compile` recording is part of the compiled code. Features are kept as a linked list of pairs, which is
-extended without being read, so compiled code does not depend on how many features are waiting: no recompilation and no
-graph break.
+Under `torch.compile` recording is part of the compiled code. Features are kept as a linked list, which is extended
+without being read, so compiled code does not depend on how many features are waiting: no recompilation and no graph
+break. Compiled code records no marks, so its features count whether or not a backward has reached them.
 """
 
 from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from gnt._utils import recording_switch
+from gnt._utils.recording_switch import is_paused
+from gnt.importance._training_forwards import BackwardMark, OwnWeights, in_backward
 
 MANY_FORWARDS = 1000  # warn once when this many forwards are waiting
 
-LinkedList = Any  # None, or (the latest feature, the list before it)
-
-
-def in_backward() -> bool:
-    """True while a backward is running: a forward executed now is a recomputation."""
-    return bool(torch._C._current_graph_task_id() != -1)
+Entry = tuple[Tensor, BackwardMark | None]  # a feature, and its mark if a backward can be seen
+LinkedList = Any  # None, or (the latest feature, its mark, the list before it)
 
 
 class TapFeatures:
     """The features of one tap, one tensor per forward, until the next update takes them.
 
+    Consumers that read the same value in one forward record it once.
+
     Args:
         group: name of the unit group, for messages.
-
-    Attributes:
-        track_abandoned: keep track of forwards whose graph is freed without a backward; costs one hook per forward.
 
     >>> import torch
     >>> features = TapFeatures("0")
@@ -50,25 +46,43 @@ class TapFeatures:
     ([(2, 3), (1, 3)], False)
     """
 
-    def __init__(self, group: str, *, track_abandoned: bool = True) -> None:
+    def __init__(self, group: str, *, several_readers: bool = False) -> None:
         self.group = group
-        self.track_abandoned = track_abandoned
-        self._with_gradient: list[Tensor] = []  # features whose backward has run
-        self._pending: LinkedList = None  # features whose backward has not run yet
+        self._several_readers = several_readers
+        self._settled: list[Entry] = []  # features of earlier backwards of this step
+        self._pending: LinkedList = None
+        self._latest: weakref.ref[Tensor] | None = None  # with several readers: the tensor that was recorded last
         self._recorded_in_forward = False
         self._count = 0
 
-    def add(self, feature: Any) -> None:
-        """Keep the feature of one forward."""
+    def add(self, feature: Any, own: OwnWeights | None = None, *, node: Tensor | None = None) -> None:
+        """Keep the feature of one forward.
+
+        Args:
+            feature: what the consumer reads.
+            own: the weights of consumer and producers, to find out whether a backward of the loss reaches the feature.
+            node: the tensor in the network's graph, if ``feature`` is not.
+        """
         if torch.compiler.is_compiling():
             if torch.compiler.is_dynamo_compiling():  # otherwise torch.export, which computes nothing
-                self._pending = (feature.detach(), self._pending)
+                self._pending = (feature.detach(), None, self._pending)
                 self._recorded_in_forward = True
             return
-        if recording_switch.pauses or (in_backward() and self._recorded_in_forward):
+        recomputed = in_backward()
+        node = feature if node is None else node
+        if is_paused() or (recomputed and self._recorded_in_forward) or not (own is None or own.are_used_by(node)):
             return
-        self._recorded_in_forward = self._recorded_in_forward or not in_backward()
-        self._pending = (_TrackedFeature(feature) if self.track_abandoned else feature.detach(), self._pending)
+        self._recorded_in_forward = self._recorded_in_forward or not recomputed
+        mark = None
+        if own is not None and node.requires_grad:
+            if self._several_readers:
+                if self._latest is not None and self._latest() is feature and self._pending is not None:
+                    if self._pending[1] is not None:
+                        self._pending[1].add_reader(own)
+                    return
+                self._latest = weakref.ref(feature)
+            mark = BackwardMark(node, own)
+        self._pending = (feature.detach(), mark, self._pending)
         self._count += 1
         if self._count == MANY_FORWARDS:
             warnings.warn(
@@ -77,21 +91,44 @@ class TapFeatures:
                 stacklevel=3,
             )
 
-    def take(self) -> list[Tensor]:
-        """Return the waiting features, oldest first, and forget them."""
-        pending, features = self._pending, self._with_gradient
-        if pending is not None and pending[1] is None and not features:  # one forward, as in most steps
-            kept = pending[0]
-            features = [kept.feature if kept.__class__ is _TrackedFeature else kept]
-        else:
-            features = features + self._pending_features()
-        self._with_gradient, self._pending, self._recorded_in_forward, self._count = [], None, False, 0
-        return features
+    def take(self, *, only_trained: bool = False) -> list[Tensor]:
+        """Return the waiting features that count, oldest first, and forget all.
+
+        Args:
+            only_trained: leave out features that no training backward has reached; otherwise only those that were
+                differentiated with respect to inputs only.
+        """
+        pending, settled = self._pending, self._settled
+        self._settled, self._pending, self._latest, self._recorded_in_forward, self._count = [], None, None, False, 0
+        if not settled and pending is not None and pending[2] is None:  # one forward, as in most steps
+            feature, mark, _ = pending
+            return [feature] if mark is None or mark.trained or not (only_trained or mark.probed) else []
+        entries = _counting(settled + _entries(pending), only_trained)
+        return _without_duplicates(entries) if self._several_readers else entries
+
+    def recorded(self) -> list[Tensor]:
+        """All waiting features, oldest first."""
+        return [feature for feature, _ in self._settled + _entries(self._pending)]
 
     @property
     def waiting(self) -> bool:
         """True if at least one feature is waiting."""
-        return self._pending is not None or bool(self._with_gradient)
+        return self._pending is not None or bool(self._settled)
+
+    @property
+    def trained(self) -> bool:
+        """True if a training backward is known to have reached a waiting feature."""
+        pending = self._pending
+        while pending is not None:
+            _, mark, pending = pending
+            if mark is not None and mark.trained:
+                return True
+        return any(mark is not None for _, mark in self._settled)
+
+    @property
+    def unmarked(self) -> bool:
+        """True if a feature is waiting of which it cannot be seen whether a backward has reached it."""
+        return any(mark is None for _, mark in self._settled + _entries(self._pending))
 
     def after_backward(self, *, restarted: bool) -> None:
         """Note that a backward has run for the pending features.
@@ -101,63 +138,75 @@ class TapFeatures:
                 to an abandoned step; they are forgotten.
         """
         if restarted:
-            self._with_gradient = []
-        if self._pending is not None:
-            self.drop_abandoned()
-            self._with_gradient += self._pending_features()
-            self._pending = None
-
-    def drop_abandoned(self) -> None:
-        """Forget the features of forwards whose graph was freed without a backward."""
-        kept, pending = [], self._pending
-        if pending is None:
-            return
-        while pending is not None:
-            feature, pending = pending
-            if not (isinstance(feature, _TrackedFeature) and feature.abandoned):
-                kept.append(feature)
-        self._pending = None
-        for feature in reversed(kept):
-            self._pending = (feature, self._pending)
-
-    def _pending_features(self) -> list[Tensor]:
-        features, pending = [], self._pending
-        while pending is not None:
-            kept, pending = pending
-            features.append(kept.feature if isinstance(kept, _TrackedFeature) else kept)
-        return features[::-1]
+            self._settled = []
+        entries, self._pending = _entries(self._pending), None
+        for feature, mark in entries:
+            if mark is None or mark.trained:
+                self._settled.append((feature, mark))
+            else:
+                self._pending = (feature, mark, self._pending)
 
 
-class _TrackedFeature:
-    """The feature of one forward, and whether its graph was freed."""
+class GroupFeatures:
+    """The taps of one group."""
 
-    def __init__(self, feature: Tensor) -> None:
-        self.feature = feature.detach()
-        self._gradients: list[bool] = []
-        self._graph: weakref.ref[Any] | None = None
-        if feature.requires_grad:
-            gradients = self._gradients
+    def __init__(self, taps: Sequence[TapFeatures]) -> None:
+        self.taps = taps
 
-            def gradient_arrived(_: Tensor) -> None:
-                gradients.append(True)
+    def after_backward(self, *, restarted: bool) -> None:
+        """Call `TapFeatures.after_backward` of each tap."""
+        for tap in self.taps:
+            tap.after_backward(restarted=restarted)
 
-            register: Any = feature.register_hook
-            register(gradient_arrived)
-            self._graph = weakref.ref(gradient_arrived)  # only the graph holds a strong reference to the hook
-
-    @property
-    def abandoned(self) -> bool:
-        """True if the graph was freed and no gradient has arrived."""
-        return self._graph is not None and self._graph() is None and not self._gradients
+    def clear(self) -> None:
+        """Forget what was recorded."""
+        for tap in self.taps:
+            tap.take()
 
 
-class RecordingHook(TapFeatures):
-    """A forward pre-hook that keeps the input of its module."""
+def _entries(pending: LinkedList) -> list[Entry]:
+    """The entries of a linked list, oldest first."""
+    entries = []
+    while pending is not None:
+        feature, mark, pending = pending
+        entries.append((feature, mark))
+    return entries[::-1]
+
+
+def _counting(entries: list[Entry], only_trained: bool) -> list[Tensor]:
+    """The features that count.
+
+    A forward that was differentiated with respect to its inputs before the training backward reached it is that of a
+    gradient penalty. It counts only if there is no other forward.
+    """
+    if not only_trained:
+        return [feature for feature, mark in entries if mark is None or mark.trained or not mark.probed]
+    trained = [(feature, mark) for feature, mark in entries if mark is None or mark.trained]
+    unprobed = [feature for feature, mark in trained if mark is None or not mark.probed]
+    return unprobed or [feature for feature, _ in trained]
+
+
+def _without_duplicates(features: list[Tensor]) -> list[Tensor]:
+    """The features without those that are the same memory: consumers that read the same value in one forward."""
+    kept: dict[Any, Tensor] = {}
+    for feature in features:
+        place = (feature.data_ptr(), feature.shape, feature.stride()) if feature.__class__ is Tensor else id(feature)
+        kept.setdefault(place, feature)
+    return list(kept.values())
+
+
+class RecordingHook:
+    """A forward pre-hook that records what its module reads.
+
+    Args:
+        tap: keeps the features.
+        own: the weights of the module and of the producers.
+    """
 
     handle: RemovableHandle
 
-    def __init__(self, group: str) -> None:
-        super().__init__(group, track_abandoned=False)
+    def __init__(self, tap: TapFeatures, own: OwnWeights) -> None:
+        self.tap, self._own = tap, own
 
     def register(self, module: nn.Module) -> None:
         """Register the hook, and remove inactive copies of other engines' hooks."""
@@ -169,7 +218,7 @@ class RecordingHook(TapFeatures):
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if module.training and torch.is_grad_enabled():
-            self.add(args[0] if args else next(iter(kwargs.values())))
+            self.tap.add(args[0] if args else next(iter(kwargs.values())), self._own)
 
     @property
     def __name__(self) -> str:  # torch.jit.script asks for it, and cannot compile a recording hook

@@ -2,6 +2,10 @@
 
 Ages are not counted up: each unit stores the number of the update after which it started (``born``), and its age is the
 number of updates since. A step in which nothing happens therefore writes no ages.
+
+A group counts its own updates: a step in which it takes no part changes nothing of it. If a group takes part, but one
+of its taps has no features in the step, the mean features of this tap stay as they are, and the tap does not count the
+update (``missed``): f^ is the average over the updates in which the tap had features.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ class AgedAverages:
     utility: Tensor
     mean_features: Tensor
     born: Tensor
+    missed: Tensor | None
     updates: Any
 
     @property
@@ -43,7 +48,12 @@ class AgedAverages:
 
     def center(self, mean: Tensor) -> Tensor:
         """f^ after ``mean`` has entered the average, which mean-corrected measures subtract; (taps, num_units)."""
-        return torch.lerp(self.mean_features, mean, 1.0 - self.decay_rate) / self.correction(self.age + 1)
+        return torch.lerp(self.mean_features, mean, 1.0 - self.decay_rate) / self.correction(self.feature_age + 1)
+
+    @property
+    def feature_age(self) -> Tensor:
+        """Number of updates in each mean feature: (num_units,), or (taps, num_units) with several taps."""
+        return self.age if self.missed is None else self.age - self.missed
 
 
 class RunningAverages(AgedAverages):
@@ -59,6 +69,8 @@ class RunningAverages(AgedAverages):
             each different value of the unit that consumers read; most groups have one.
         born: the number of the update after which each unit started, int64 (num_units,).
         last_active: the number of the last update in which the unit's mean feature was not 0, int64 (num_units,).
+        missed: with several taps, the number of updates since each unit started in which the tap had no features, int64
+            (taps, num_units); None with one tap.
         nonfinite: number of updates left out because features or weights were not finite (0-d, on the device).
         updates: number of updates so far; ages count in updates.
         no_units: an empty index tensor.
@@ -78,6 +90,7 @@ class RunningAverages(AgedAverages):
         self.mean_features = self.utility.new_zeros(taps, num_units)
         self.born = torch.zeros(num_units, dtype=torch.int64, device=like.device)
         self.last_active = torch.zeros_like(self.born)
+        self.missed = self.born.new_zeros(taps, num_units) if taps > 1 else None
         self.nonfinite = torch.zeros((), dtype=torch.int64, device=like.device)
         self.no_units = torch.empty(0, dtype=torch.int64, device=like.device)
         self.updates = 0
@@ -97,8 +110,11 @@ class RunningAverages(AgedAverages):
 
     @property
     def corrected_mean_features(self) -> Tensor:
-        """f^ = mean_features / (1 - decay_rate^age) (arXiv 2306.13812, before Eq. 6), 0 at age 0; (taps, num_units)."""
-        return self.mean_features / self.correction(self.age)
+        """f^ = mean_features / (1 - decay_rate^age) (arXiv 2306.13812, before Eq. 6), 0 at age 0; (taps, num_units).
+
+        The age here is that of the average: updates in which the tap had no features do not count.
+        """
+        return self.mean_features / self.correction(self.feature_age)
 
     @property
     def corrected_mean_feature(self) -> Tensor:
@@ -111,6 +127,17 @@ class RunningAverages(AgedAverages):
         self.mean_features.index_fill_(1, units, 0.0)
         self.born.index_fill_(0, units, self.updates)
         self.last_active.index_fill_(0, units, self.updates)
+        if self.missed is not None:
+            self.missed.index_fill_(1, units, 0)
+
+    def miss(self, tap: int) -> None:
+        """Count an update in which a tap, one of several, had no features."""
+        assert self.missed is not None
+        self.missed[tap] += 1
+
+    def missed_by_feature(self) -> Tensor:
+        """``missed``, or zeros, in the shape of the mean features."""
+        return torch.zeros_like(self.mean_features, dtype=torch.int64) if self.missed is None else self.missed
 
     def move_to(self, like: Tensor) -> None:
         """Move to the device of ``like`` and widen to its dtype."""
@@ -119,6 +146,7 @@ class RunningAverages(AgedAverages):
             setattr(self, name, getattr(self, name).to(like.device, dtype))
         for name in ("born", "last_active", "nonfinite", "no_units"):
             setattr(self, name, getattr(self, name).to(like.device))
+        self.missed = None if self.missed is None else self.missed.to(like.device)
 
     def state_dict(self) -> dict[str, Any]:
         """Copies of the tensors, and the number of updates."""
@@ -129,6 +157,7 @@ class RunningAverages(AgedAverages):
             "last_active": self.last_active.clone(),
             "nonfinite": self.nonfinite.clone(),
             "updates": self.updates,
+            **({} if self.missed is None else {"missed": self.missed.clone()}),
         }
 
     def checked_state(self, saved: Any, where: str = "", most_updates: int = MAX_COUNT) -> dict[str, Any]:
@@ -144,15 +173,21 @@ class RunningAverages(AgedAverages):
         """
         updates = counter(most_updates, "" if most_updates == MAX_COUNT else ", the engine's number of updates")
         kinds = self._kinds(check_entries(saved, {"updates": updates}, where)["updates"])
+        if self.missed is not None and "missed" not in saved:  # saved before taps could miss updates
+            saved = {**saved, "missed": torch.zeros_like(self.missed)}
         checked = check_entries(saved, {"updates": updates, **kinds}, where)
-        age = checked["updates"] - checked["born"]
+        age = checked["updates"] - checked["born"] - checked.get("missed", 0)
+        if (age < 0).any():
+            raise ValueError(f"state_dict has 'missed'{where} with more updates than the units' ages")
         if not torch.isfinite(checked["mean_feature"] / self.correction(age)).all():
             raise ValueError(f"state_dict has 'mean_feature'{where} with values too large for {self.utility.dtype}")
         return checked
 
     def _kinds(self, updates: int) -> dict[str, Kind]:
         """The kinds of the entries besides "updates", if that is ``updates``."""
+        missed = {} if self.missed is None else {"missed": tensor(self.missed, 0, updates)}
         return {
+            **missed,
             "utility": tensor(self.utility),
             "mean_feature": tensor(self.mean_features.squeeze(0)),
             "born": tensor(self.born, 0, updates),
@@ -165,6 +200,8 @@ class RunningAverages(AgedAverages):
         for name in ("utility", "born", "last_active", "nonfinite"):
             getattr(self, name).copy_(checked[name])  # in place: these are views of the tensors of all groups
         self.mean_features.copy_(checked["mean_feature"].view_as(self.mean_features))
+        if self.missed is not None:
+            self.missed.copy_(checked["missed"])
         self.updates = checked["updates"]
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:

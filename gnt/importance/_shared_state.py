@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gnt._kernels import load
 from gnt.importance._running_averages import RunningAverages, age_correction
+
+_NOTHING: Mapping[int, Sequence[int]] = MappingProxyType({})
 
 
 class SharedState:
@@ -25,6 +29,7 @@ class SharedState:
         states: the groups' states.
         averages: running averages, (features + units,).
         measured: the values that enter the averages in the next update, in the same layout.
+        lags: for each state, by how much the number of its updates is less than that of the first.
         means: for each group its mean features in ``measured``, (taps, num_units).
         utilities: for each group its values of the measure in ``measured``, (num_units,).
         all_utilities: those of all groups, (units,).
@@ -54,6 +59,11 @@ class SharedState:
             self._finite_kernel = load("finite", self.averages.dtype)
             if self._one_tap_each and self._averaged:
                 self._advance_kernel = load("running_averages", self.averages.dtype)
+        self.lags = [0] * len(states)
+        self._unit_lags: Tensor | None = None  # of all units; None if all are 0
+        self._first_units = [0, *itertools.accumulate(state.num_units for state in states)]
+        self._segments, self._num_segments = torch.tensor([[0, self._num_units, 0]]), 1
+        self._segments_numbers = self._segments.numpy()
         self._new_weight = torch.tensor([1.0 - self._decay_rate], dtype=torch.float64)
         self._is_finite = torch.zeros(1, dtype=torch.int64)
         self._group_of, self._unit_of = self._group_and_unit()
@@ -94,8 +104,37 @@ class SharedState:
         if not self._one_tap_each:
             return [state.center(mean) for state, mean in zip(self.states, self.means, strict=True)]
         center = torch.lerp(self._average_features, self._measured_features, 1.0 - self._decay_rate)
-        center.div_(age_correction(self.states[0].updates + 1 - self.born, self._decay_rate, center.dtype))
+        center.div_(age_correction(self._unit_updates() + 1 - self.born, self._decay_rate, center.dtype))
         return [each.unsqueeze(0) for each in torch.split(center, [state.num_units for state in self.states])]
+
+    def follow_updates(self) -> None:
+        """Find out which states have had fewer updates than the first; called before each update."""
+        first = self.states[0].updates
+        lags = [first - state.updates for state in self.states]
+        if lags != self.lags:
+            self.lags = lags
+            by_state = zip(self.states, lags, strict=True)
+            unit_lags = torch.cat([torch.full((state.num_units,), lag) for state, lag in by_state])
+            self._unit_lags = unit_lags.to(self.born.device, non_blocking=True) if any(lags) else None
+
+    def _unit_updates(self) -> Any:
+        """Number of updates of each unit's group; an integer if it is the same for all."""
+        first = self.states[0].updates
+        return first if self._unit_lags is None else first - self._unit_lags
+
+    def keep(self, absent: Collection[int], absent_taps: Mapping[int, Sequence[int]]) -> None:
+        """Set the measured values of groups and taps that take no part to their averages, which then do not change.
+
+        Args:
+            absent: numbers of the states.
+            absent_taps: taps by the number of the state, for states that take part.
+        """
+        for number in absent:
+            self.means[number].copy_(self.states[number].mean_features)
+            self.utilities[number].copy_(self.states[number].utility)
+        for number, taps in absent_taps.items():
+            for tap in taps:
+                self.means[number][tap].copy_(self.states[number].mean_features[tap])
 
     def is_finite(self) -> bool:
         """True if all measured values are finite; reads the device."""
@@ -110,18 +149,27 @@ class SharedState:
         pairs = zip(self.means, self.utilities, strict=True)
         return next(i for i, pair in enumerate(pairs) if not all(part.isfinite().all() for part in pair))
 
-    def advance(self, *, checked: bool) -> None:
+    def advance(
+        self, *, checked: bool, absent: Collection[int] = (), absent_taps: Mapping[int, Sequence[int]] = _NOTHING
+    ) -> None:
         """Make one update: ages increase by one, and the measured values enter the running averages.
 
         Args:
             checked: all values are known to be finite. Otherwise groups with non-finite values keep their averages.
+            absent, absent_taps: groups and taps that take no part, as in `keep`.
         """
         nonfinite = None if checked else self._replace_nonfinite()
-        now = self.states[0].updates + 1
-        for state in self.states:
-            state.updates = now
+        if absent or absent_taps:
+            self.keep(absent, absent_taps)
+        for number, state in enumerate(self.states):
+            if number not in absent:
+                state.updates += 1
         if self._advance_kernel is not None:
-            self._advance_kernel(self.averages, self.measured, self.last_active, self._new_weight, self._num_units, now)
+            self._write_segments(absent)
+            self._advance_kernel(
+                self.averages, self.measured, self.last_active, self._new_weight, self._segments, self._num_units,
+                self._num_segments,
+            )  # fmt: skip
             return
         if self._averaged:
             self.averages.lerp_(self.measured, 1.0 - self._decay_rate)
@@ -131,12 +179,32 @@ class SharedState:
         active = self._measured_features != 0
         if nonfinite is not None:
             active &= ~nonfinite
-        if self._one_tap_each:
-            self.last_active.masked_fill_(active, now)
-        else:
-            parts = torch.split(active, [mean.numel() for mean in self.means])
-            for state, part in zip(self.states, parts, strict=True):
-                state.last_active.masked_fill_(part.view(-1, state.num_units).any(0), now)
+        if self._one_tap_each and not absent and self._unit_lags is None:
+            self.last_active.masked_fill_(active, self.states[0].updates)
+            return
+        parts = torch.split(active, [mean.numel() for mean in self.means])
+        for number, (state, part) in enumerate(zip(self.states, parts, strict=True)):
+            if number not in absent:
+                by_tap = part.view(-1, state.num_units)
+                for tap in absent_taps.get(number, ()):
+                    by_tap[tap] = False
+                    state.miss(tap)
+                state.last_active.masked_fill_(by_tap.any(0), state.updates)
+
+    def _write_segments(self, absent: Collection[int]) -> None:
+        """Write for the kernel which units take part, and the number of their update."""
+        if not absent and self._unit_lags is None and self._num_segments == 1:
+            self._segments_numbers[0, 2] = self.states[0].updates
+            return
+        segments = [
+            (first, state.num_units, state.updates)
+            for number, (first, state) in enumerate(zip(self._first_units, self.states, strict=False))
+            if number not in absent
+        ]
+        if not absent and self._unit_lags is None:
+            segments = [(0, self._num_units, self.states[0].updates)]
+        self._segments, self._num_segments = torch.tensor(segments), len(segments)
+        self._segments_numbers = self._segments.numpy()
 
     def _replace_nonfinite(self) -> Tensor:
         """Replace the values of groups that have non-finite ones by their corrected averages, which then do not change.
@@ -147,7 +215,9 @@ class SharedState:
         groups = torch.zeros_like(self._nonfinite).index_add_(0, self._group_of, not_finite) > 0
         self._nonfinite += groups
         affected = groups.index_select(0, self._group_of)
-        age = (self.states[0].updates - self.born).index_select(0, self._unit_of)
+        age = (self._unit_updates() - self.born).index_select(0, self._unit_of)
+        if not self._one_tap_each:
+            age[: self._num_features] -= torch.cat([state.missed_by_feature().flatten() for state in self.states])
         corrected = self.averages / age_correction(age, self._decay_rate, self.averages.dtype)
         affected_features, affected_utilities = self._split(affected)
         features, utilities = self._split(corrected)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from gnt.importance._statistics import GroupStatistics
-from gnt.units import UnitGroup
+from gnt.units import Slot, UnitGroup
 
 ALL_SIGNALS = frozenset({"magnitude", "deviation", "outgoing", "incoming"})
 
@@ -23,6 +24,8 @@ class Signals:
         batch: statistics of its features.
         reads: names of the signals that the measure declares to read.
         shared: True if the means are those over several processes.
+        present: for each tap whether it had features in this step. Consumers of other taps do not enter the signals:
+            the measure is that of the consumers that were run. True throughout for a measure that reads no features.
     """
 
     def __init__(
@@ -36,6 +39,12 @@ class Signals:
         self.generator = generator
         self.group, self.batch, self.reads = group, batch, reads
         self.shared = False
+        self.present = [statistics.size > 0 for statistics in batch] if len(batch) > 1 else [True]
+
+    @property
+    def takes_part(self) -> bool:
+        """True if the group has samples in this step."""
+        return any(self.present)
 
     def uniform(self) -> Tensor:
         """A draw from [0, 1) for each unit, (num_units,), on the generator's device."""
@@ -60,12 +69,14 @@ class Signals:
 
         With several consumers, values are weighted so that the mean over all positions is the mean over all weights.
         """
-        slots = self.group.outgoing
-        if len(slots) == 1:
+        if len(self.group.outgoing) == 1:
             return self.outgoing_magnitudes[0]
+        slots, magnitudes = self._consumers, self.outgoing_magnitudes
+        if len(slots) < len(self.group.outgoing):
+            magnitudes = [m for m, slot in zip(magnitudes, self.group.outgoing, strict=True) if slot in slots]
         weights = sum(slot.fan * slot.block for slot in slots)
         positions = sum(slot.block for slot in slots)
-        pieces = zip(self.outgoing_magnitudes, slots, strict=True)
+        pieces = zip(magnitudes, slots, strict=True)
         return torch.cat([magnitude * (slot.fan * positions / weights) for magnitude, slot in pieces], 1)
 
     @cached_property
@@ -89,8 +100,12 @@ class Signals:
 
     @cached_property
     def mean(self) -> Tensor:
-        """Mean feature of each unit at each tap, (taps, num_units)."""
-        means = [unit_mean(mean) for mean in self.means]
+        """Mean feature of each unit at each tap, (taps, num_units).
+
+        For a tap without features it is the running average, which then does not change.
+        """
+        averages = () if all(self.present) else self.group.state.mean_features
+        means = [unit_mean(m) if present else averages[tap] for tap, m, present in self._by_tap(self.means)]
         return torch.stack(means) if len(means) > 1 else means[0].unsqueeze(0)
 
     @cached_property
@@ -118,7 +133,18 @@ class Signals:
         if len(self.group.outgoing) == 1:
             return by_tap[0]
         numbers = self.group.tap_numbers
-        return torch.cat([by_tap[numbers.index(slot.tap)] for slot in self.group.outgoing], 1)
+        return torch.cat([by_tap[numbers.index(slot.tap)] for slot in self._consumers], 1)
+
+    @property
+    def _consumers(self) -> Sequence[Slot]:
+        """The consumers of the taps that had features."""
+        if all(self.present):
+            return self.group.outgoing
+        numbers = self.group.tap_numbers
+        return [slot for slot in self.group.outgoing if self.present[numbers.index(slot.tap)]]
+
+    def _by_tap(self, values: Sequence[Tensor]) -> Iterator[tuple[int, Tensor, bool]]:
+        return zip(range(len(values)), values, self.present, strict=True)
 
 
 def unit_mean(per_position: Tensor) -> Tensor:

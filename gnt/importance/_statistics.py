@@ -22,10 +22,17 @@ class TapStatistics:
         features: one tensor for each forward.
         slot: the consumer that read them.
         dtype: of the means.
+        others: features that consumers read whose input holds the units at other positions, with these consumers.
     """
 
-    def __init__(self, features: Sequence[Tensor], slot: Slot, dtype: torch.dtype) -> None:
-        self._features, self._slot, self._dtype = features, slot, dtype
+    def __init__(
+        self,
+        features: Sequence[Tensor],
+        slot: Slot,
+        dtype: torch.dtype,
+        others: Sequence[tuple[Slot, Sequence[Tensor]]] = (),
+    ) -> None:
+        self._features, self._slot, self._dtype, self._others = features, slot, dtype, others
         self._local_factors: Tensor | None = None  # for sharded units: see `dtensor.pad_to_global`
         self._arranged: list[Tensor] | None = None
         self._weights: list[float] = []  # share of the samples in each arranged feature
@@ -43,15 +50,15 @@ class TapStatistics:
         return self._arranged if self._arranged is not None else self._arrange_all()
 
     def _arrange_all(self) -> list[Tensor]:
-        parts = [self._arrange(feature.detach()) for feature in self._features]
+        read = [(self._slot, self._features), *self._others]
+        parts = [self._arrange(feature.detach(), slot) for slot, features in read for feature in features]
         sizes = [part.shape[0] * (part.shape[3] if part.ndim == 4 else 1) for part in parts]
         self._size = sum(sizes)
         self._arranged = [part for part, size in zip(parts, sizes, strict=True) if size]
         self._weights = [size / self._size for size in sizes if size]
         return self._arranged
 
-    def _arrange(self, feature: Tensor) -> Tensor:
-        slot = self._slot
+    def _arrange(self, feature: Tensor, slot: Slot) -> Tensor:
         if dtensor.is_dtensor(feature):
             channels = 1 - slot.weight.ndim if isinstance(slot.module, CONV_LAYERS) else -1
             feature, factors = dtensor.pad_to_global(feature, channels)
@@ -92,5 +99,5 @@ class GroupStatistics(tuple[TapStatistics, ...]):
 
     @property
     def size(self) -> int:
-        """Number of samples (times sites); 0 for an empty batch."""
-        return min(statistics.size for statistics in self)
+        """Number of samples (times sites) at the tap that has most; 0 if the group takes no part in the update."""
+        return max(statistics.size for statistics in self)

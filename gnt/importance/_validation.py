@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -26,17 +26,36 @@ def check_feature_count(features: Any, readers: Readers) -> None:
         )
 
 
-def check_recorded(features: Sequence[Sequence[Any]], readers: Readers) -> None:
-    """Raise an error if a group has no features, or features that its consumer could not read."""
+def missing_features(recorded: Sequence[bool], readers: Readers, *, partial: bool) -> str | None:
+    """The message of an error if features are missing; None if they are not.
+
+    Args:
+        recorded: for each tap whether features were recorded.
+        readers: group and consumer of each tap.
+        partial: groups without features take no part in the update, if others have some.
+    """
+    if all(recorded) or (any(recorded) and partial):
+        return None
+    missing = dict.fromkeys(group.name for (group, _), seen in zip(readers, recorded, strict=True) if not seen)
+    hint = ". Some groups may be left out of a forward, but only if a backward shows that it was complete"
+    return f"{_no_features(missing)}{hint if any(recorded) else ''}"
+
+
+def check_features(features: Sequence[Sequence[Any]], readers: Readers, *, given: bool) -> None:
+    """Raise an error for features that their consumers could not read; also for missing ones if they were given."""
     missing = dict.fromkeys(group.name for (group, _), seen in zip(readers, features, strict=True) if not seen)
-    if missing:
-        raise RuntimeError(
-            f"no features of group {', '.join(map(repr, missing))} since the last update: run the network forward in "
-            "training mode with grad enabled before the step, or give the features"
-        )
+    if missing and given:
+        raise RuntimeError(_no_features(missing))
     for (group, slot), seen in zip(readers, features, strict=True):
         for value in seen:
             check_feature(value, group, slot)
+
+
+def _no_features(groups: Iterable[str]) -> str:
+    return (
+        f"no features of group {', '.join(map(repr, groups))} since the last update: run the network forward in "
+        "training mode with grad enabled before the step, or give the features"
+    )
 
 
 def check_feature(value: Any, group: UnitGroup, slot: Slot) -> None:

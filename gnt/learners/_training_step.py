@@ -232,18 +232,15 @@ class EngineTrainingStep(TrainingStep):
         self.engine = engine
 
     def take_features(self, features: Sequence[Tensor] | None) -> FeatureBatch | None:
-        """The features of all groups; None if some of them are recorded only during the backward pass."""
-        if features is None and not self.engine.feature_buffer.complete:
-            return None  # inside torch.utils.checkpoint with use_reentrant=True
+        """The given features; None if they are recorded: which of them count is known after the backward pass."""
+        if features is None:
+            self.engine.check_features()
+            return None
         return features_of_step(self.engine, features, captured=self.captured)
 
     def after_backward(self, batches: FeatureBatch | None) -> FeatureBatch:
-        """The features of all groups, now complete."""
-        if batches is None:
-            return features_of_step(self.engine, None, captured=self.captured)
-        # a non-reentrant checkpoint has run the forward a second time, and recorded it again
-        self.engine.feature_buffer.clear()
-        return batches
+        """The features of all groups that take part in the step."""
+        return features_of_step(self.engine, None, captured=self.captured) if batches is None else batches
 
     def after_optimizer_step(self, batches: FeatureBatch) -> list[Tensor]:
         """The engine's step."""

@@ -17,8 +17,9 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from gnt._utils.dynamo import not_compiled
-from gnt.importance import BackwardWatch, FeatureBuffer, step_was_skipped
+from gnt.importance import FeatureBuffer, GroupWatches, step_was_skipped
 from gnt.replacement._checkpoint import CheckedState
+from gnt.replacement.no_features_warning import WARN_AFTER, warn_without_features
 from gnt.units import UnitGroup
 
 STATE_KEY = "gnt"
@@ -37,15 +38,11 @@ class AttachableEngine(Protocol):
     def optimizer(self) -> Optimizer | None:
         """The engine's optimizer."""
 
-    @property
-    def waiting(self) -> bool:
-        """True if features wait for an update."""
-
     def check_structure(self) -> None:
         """Raise RuntimeError if the network is no longer the one that the engine was built for."""
 
-    def step(self) -> list[Tensor]:
-        """Update, select and replace."""
+    def step_recorded(self) -> bool:
+        """Update, select and replace with the recorded features; False if there are none."""
 
     def no_units(self) -> list[Tensor]:
         """Empty indices for each group."""
@@ -76,7 +73,8 @@ class OptimizerHooks:
         self.engine = engine
         self.key = key or _unused_key(optimizer)
         self._state_to_load: CheckedState | None = None
-        self._watch: BackwardWatch | None = None
+        self._watches: GroupWatches | None = None
+        self._steps_without_features = 0
         self.watch_backward()  # first, so that no hook of the optimizer is left behind if it fails
         self._handles: list[RemovableHandle] = [
             optimizer.register_step_pre_hook(self._before_step),
@@ -106,26 +104,24 @@ class OptimizerHooks:
         """Stop earlier engines of the same units, and keep track of features that are abandoned."""
         for hooks, group in earlier:
             hooks.stop(group, type(self.engine.optimizer).__name__)
-        self.engine.feature_buffer.track_abandoned()
+        self.engine.feature_buffer.require_backward()
 
     def watch_backward(self) -> None:
-        """Watch the gradient of a parameter that is trained, to find out that features were abandoned.
+        """For each group watch the gradient of a parameter that is trained, to find out that features were abandoned.
 
         If all are frozen, none is watched until this is called again.
         """
-        slots = (slot for group in self.engine.groups for slot in (*group.incoming, *group.outgoing))
-        trained = next((slot.weight for slot in slots if slot.weight.requires_grad), None)
-        watch = None if trained is None else BackwardWatch(self.engine.feature_buffer, trained)
-        if self._watch is not None:
-            self._watch.remove()
-        self._watch = watch
+        watches = GroupWatches(self.engine.groups, self.engine.feature_buffer.by_group())
+        if self._watches is not None:
+            self._watches.remove()
+        self._watches = watches
 
     def remove(self) -> None:
         """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
-        if self._watch is not None:
-            self._watch.remove()
+        if self._watches is not None:
+            self._watches.remove()
         _active_hooks.discard(self)
 
     def stop(self, group: str, successor: str) -> None:
@@ -156,9 +152,14 @@ class OptimizerHooks:
         if step_was_skipped(optimizer):
             self.engine.discard()
             return
-        self.engine.feature_buffer.drop_abandoned()
-        if self.engine.waiting:
-            self.engine.step()
+        if self._watches is not None:
+            self._watches.drop_abandoned()
+        if self.engine.step_recorded():
+            self._steps_without_features = 0
+        else:
+            self._steps_without_features += 1
+            if self._steps_without_features == WARN_AFTER:
+                warn_without_features(self.engine.groups)
 
     def _save(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
         return {**state_dict, self.key: self.engine.state_dict()}

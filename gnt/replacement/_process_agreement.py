@@ -48,7 +48,8 @@ def _ages(groups: Sequence[UnitGroup]) -> str:
     births = hashlib.sha256(b"".join(bytes(f"{s.born.tolist()} {s.accumulated}", "ascii") for s in states)).hexdigest()[
         :8
     ]
-    return f"{states[0].updates} updates, {[s.replaced for s in states]} units replaced, births {births}"
+    updates = ", ".join(str(count) for count in dict.fromkeys(state.updates for state in states))
+    return f"{updates} updates, {[s.replaced for s in states]} units replaced, births {births}"
 
 
 def _weight_sums(groups: Sequence[UnitGroup]) -> str:

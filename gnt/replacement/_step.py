@@ -59,6 +59,7 @@ class EngineCore(ChangeableSettings):
         feature_buffer: the features recorded since the last update.
         bounds: for each group and slot that is drawn, the bound of fresh weights.
         host_generator: for draws of counts, on the host so that no draw waits for the device.
+        absent: numbers of the groups that took no part in the latest update.
         counted: number of the update for which units were selected last.
         next_idle_check: number of the update after which `idle_warning` is asked; infinity after its warning.
         selected: units selected last, until they are replaced.
@@ -92,6 +93,7 @@ class EngineCore(ChangeableSettings):
         self.feature_buffer = FeatureBuffer(groups, record=record)
         self._structure: StructureCheck | None = StructureCheck(groups)
         self.updates = 0
+        self.absent: frozenset[int] = frozenset()
         self.loaded = False
         self.replaced: list[Tensor] = []
         self.counted = 0
@@ -146,10 +148,24 @@ class EngineCore(ChangeableSettings):
         return [group.state.no_units for group in self.groups]
 
     def take_features(self, features: Features | None = None) -> FeatureBatch:
-        """Check the recorded (or given) features and take them; a learner does so before the optimizer's step."""
+        """Check the recorded (or given) features and take them; a learner does so before the optimizer's step.
+
+        With several processes it is no error that this one has none: the others may have.
+        """
         self.check_structure()
         self.follow_network()
-        return self.feature_buffer.take(features)
+        return self.feature_buffer.take(features, none_is_error=not self.has_other_processes)
+
+    def check_features(self) -> None:
+        """Check the recorded features, as `take_features` does, without taking them."""
+        self.check_structure()
+        self.follow_network()
+        self.feature_buffer.check()
+
+    @property
+    def has_other_processes(self) -> bool:
+        """True if several processes may train this network."""
+        return self.process_group is not False and _distributed()
 
     def check_structure(self) -> None:
         """Check that the network is still the one that the engine was built for.
@@ -157,6 +173,8 @@ class EngineCore(ChangeableSettings):
         Raises:
             RuntimeError: a layer or parameter was replaced, or a layer inserted. Nothing is changed.
         """
+        if not isinstance(self.groups[0].state, UnitState):  # a step is traced: the network holds other tensors
+            return
         if self._structure is None:  # in a copy
             self._structure = StructureCheck(self.groups)
         elif self._structure.is_current:
@@ -191,10 +209,27 @@ class EngineCore(ChangeableSettings):
             return self.replaced
         return self._select_and_replace()
 
-    def after_traced_update(self) -> list[Tensor]:
-        """The host's part of a step whose update was made by a compiled graph: count, select and replace."""
-        for group in self.groups:
-            group.state.updates += 1
+    def step_recorded(self) -> bool:
+        """A step with what was recorded; False if that is nothing, in all processes. For an attached engine."""
+        self.check_structure()
+        self.follow_network()
+        features = self.feature_buffer.take(none_is_error=False)
+        if features.recorded_nothing is not None and not self.has_other_processes:
+            return False
+        before = self.updates
+        self.step_with(features)
+        return self.updates != before or features.recorded_nothing is None
+
+    def after_traced_update(self, absent: frozenset[int] = frozenset()) -> list[Tensor]:
+        """The host's part of a step whose update was made by a compiled graph: count, select and replace.
+
+        Args:
+            absent: numbers of the groups that took no part.
+        """
+        for number, group in enumerate(self.groups):
+            if number not in absent:
+                group.state.updates += 1
+        self.absent = absent
         self.count_update()
         return self._select_and_replace()
 
@@ -207,7 +242,7 @@ class EngineCore(ChangeableSettings):
         return self.replaced
 
     def update_with(self, features: FeatureBatch) -> bool:
-        """Update ages and running averages; False for an empty batch, which is no update."""
+        """Update ages and running averages of the groups that take part; False if none does, which is no update."""
         processes = self.join_processes()
         if processes is None:
             if features.empty:
@@ -239,6 +274,7 @@ class EngineCore(ChangeableSettings):
     def advance(self) -> None:
         """The second half of an update: ages increase, and the computed values enter the running averages."""
         self.evaluator.advance()
+        self.absent = self.evaluator.absent
         self.count_update()
 
     def count_update(self) -> None:
@@ -275,7 +311,7 @@ class EngineCore(ChangeableSettings):
             further_settings: settings that must be the same in all processes, besides those of the engine.
         """
         first = self.updates == 0 or self.loaded
-        if not first and (self.process_group is False or not _distributed()):
+        if not first and not self.has_other_processes:
             return None
         group = resolve_process_group(self.process_group)
         if group is None:
@@ -299,11 +335,14 @@ class EngineCore(ChangeableSettings):
         return self.evaluator.weight_means
 
     def select_due(self) -> list[Tensor]:
-        """Indices of the units that are due, at most once for each update; none in groups with a frozen weight."""
+        """Indices of the units that are due, at most once for each update.
+
+        None in groups that took no part in the update, or with a frozen weight.
+        """
         new, self.counted = self.counted != self.updates, self.updates
-        frozen = self.frozen
+        left_out = self.frozen | self.absent
         self.selected = [
-            self.select_in(group.state) if new and number not in frozen else group.state.no_units
+            self.select_in(group.state) if new and number not in left_out else group.state.no_units
             for number, group in enumerate(self.groups)
         ]
         return list(self.selected)

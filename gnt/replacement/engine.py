@@ -162,7 +162,11 @@ class GnT(EngineCore):
         Returns:
             Indices of the replaced units, one int64 tensor for each group.
         """
-        return self.step_with(self.take_features(features))
+        batch, before = self.take_features(features), self.updates
+        replaced = self.step_with(batch)
+        if self.updates == before:
+            batch.check_recorded()
+        return replaced
 
     def attach(self) -> GnT:
         """Step after each step of the optimizer, by hooks of the optimizer; returns the engine.
@@ -170,6 +174,9 @@ class GnT(EngineCore):
         ``optimizer.step()`` then ends with `step`, whose result is in ``replaced``, and ``optimizer.state_dict()``
         contains the engine's state under "gnt", which ``optimizer.load_state_dict`` loads. A step that a GradScaler
         skips, and one without a forward before it, does not age or replace units.
+
+        A group of which no consumer was run in a step is left alone in that step. After 100 steps in a row without a
+        training forward there is one warning.
 
         Features of a forward whose gradients are abandoned (a skipped step, ``zero_grad`` without a step) are dropped
         at the next backward. Changing gradients in place between the micro-batches of one step has the same effect.
@@ -262,13 +269,19 @@ class GnT(EngineCore):
                 list of tensors from several forwards (gradient accumulation). None takes what was recorded since the
                 last update.
 
+        A group without samples takes no part: it does not age, and nothing of it is selected. If a backward has reached
+        recorded features, only those that one has reached count; groups of which none was recorded then take no part.
+
         Raises:
-            RuntimeError: nothing was recorded, or the engine is closed.
+            RuntimeError: nothing was recorded, or no backward was seen and nothing was recorded for some groups, or the
+                engine is closed.
             ValueError: wrong number, shape, device or dtype of features.
             FloatingPointError: features or weights of a group are not finite (checked on the CPU only; on other devices
                 the group keeps its averages and ``state.nonfinite`` counts). Nothing is changed.
         """
-        self.update_with(self.take_features(features))
+        batch = self.take_features(features)
+        if not self.update_with(batch):
+            batch.check_recorded()
 
     @torch.no_grad()
     def select(self) -> list[Tensor]:
@@ -389,7 +402,7 @@ class GnT(EngineCore):
         _checkpoint.load_generators(state, self.generator, self.host_generator)
         self.updates, self.counted = state.updates, state.counted
         self.next_idle_check = first_check(self.updates)
-        self.selected = []
+        self.selected, self.absent = [], frozenset()
         self.discard()
         self.loaded = True
         self._processes = None  # before the next step the processes compare what they have loaded

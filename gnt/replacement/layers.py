@@ -25,6 +25,7 @@ from gnt._utils.validation import check_known_settings
 from gnt.importance import (
     BackwardWatch,
     FeatureBatch,
+    OwnWeights,
     Signals,
     TapFeatures,
     average_over_processes,
@@ -35,6 +36,7 @@ from gnt.importance import (
 )
 from gnt.replacement._config import ENGINE_SETTINGS
 from gnt.replacement.engine import GnT
+from gnt.replacement.no_features_warning import WARN_AFTER, warn_without_features
 from gnt.units import CONV_LAYERS, UnitGroup, walk
 
 _SETTINGS = tuple(name for name in ENGINE_SETTINGS if name != "activation")  # named by the layer itself
@@ -73,7 +75,9 @@ class CBPLayer(nn.Module):
         groups[0].name = f"{type(self).__name__} of {kind} with {groups[0].num_units} units"
         # the engine is not a module: the two layers are submodules of the network, not of this layer
         self.engine = GnT(groups, record=False, **settings)
-        self.order = next(_order)  # number of its latest forward
+        self.engine.feature_buffer.require_backward()
+        self._own_weights: OwnWeights | None = None
+        self.number = self.order = next(_order)  # number of its construction, and of its latest forward
         self._backward_watch: BackwardWatch | None = None
         _register(self)
         self.watch_backward()
@@ -101,8 +105,14 @@ class CBPLayer(nn.Module):
             self.engine.follow_network()
             feature = self._as_consumer_reads(x.detach())
             check_feature(feature, self.group, self.group.outgoing[0])
-            self.features.add(feature)
+            if self._own_weights is None:  # not at once: in a copy the two layers are not complete yet
+                self._own_weights = OwnWeights(self.group.consumers[0], self.group.producer)
+            self.features.add(feature, self._own_weights, node=x)
         return x
+
+    def takes_part(self) -> bool:
+        """True if the layer has features that a backward has reached, or for which this cannot be seen."""
+        return self.features.waiting and self.engine.feature_buffer.trained
 
     def take_features(self) -> FeatureBatch:
         """Return the checked features recorded since the last step, and forget them."""
@@ -139,7 +149,7 @@ class CBPLayer(nn.Module):
         # a copied network is not stepped by the original's optimizer, which must not be copied with it
         engine = copy.copy(self.engine)
         engine.optimizer = None
-        return {**self.__dict__, "_backward_watch": None, "engine": engine}
+        return {**self.__dict__, "_backward_watch": None, "_own_weights": None, "engine": engine}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -210,6 +220,7 @@ _layers: weakref.WeakSet[CBPLayer] = weakref.WeakSet()
 _layers_by_optimizer: weakref.WeakKeyDictionary[Optimizer, tuple[list[Tensor], list[weakref.ref[CBPLayer]]]] = (
     weakref.WeakKeyDictionary()
 )
+_steps_without_features: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
 _order = itertools.count()
 _hooks: list[Any] = []
 
@@ -236,9 +247,16 @@ def _layers_of(optimizer: Optimizer) -> list[CBPLayer]:
     return [alive for reference in known[1] if (alive := reference()) is not None]
 
 
-def _waiting_layers(optimizer: Optimizer) -> list[CBPLayer]:
-    """The layers with features that step with this optimizer, which their engines then know."""
-    layers = [layer for layer in _layers_of(optimizer) if layer.features.waiting]
+def _acting_layers(optimizer: Optimizer) -> list[CBPLayer]:
+    """The layers that act after a step of this optimizer, which their engines then know, in the order of their action.
+
+    With several processes, these are all its layers: other processes may have features of layers that have none here.
+    """
+    layers = _layers_of(optimizer)
+    if layers and layers[0].engine.has_other_processes:
+        layers.sort(key=lambda each: each.number)
+    else:
+        layers = sorted(filter(CBPLayer.takes_part, layers), key=lambda each: each.order)
     for layer in layers:
         if layer.engine.optimizer is not optimizer:
             layer.engine.optimizer = optimizer
@@ -247,19 +265,34 @@ def _waiting_layers(optimizer: Optimizer) -> list[CBPLayer]:
 
 @not_compiled
 def _before_any_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    for layer in _waiting_layers(optimizer):
+    for layer in _acting_layers(optimizer):
         layer.engine.check_structure()
+
+
+def _count_step(optimizer: Optimizer, acting: Sequence[CBPLayer]) -> None:
+    """Count the optimizer's steps in a row in which no layer had features, and warn once if there are many."""
+    count = 0 if acting else _steps_without_features.get(optimizer, 0) + 1
+    _steps_without_features[optimizer] = count
+    if count == WARN_AFTER:
+        warn_without_features([layer.group for layer in _layers_of(optimizer)])
 
 
 @not_compiled
 @torch.no_grad()
 def _after_any_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    layers = _waiting_layers(optimizer)
-    if layers and step_was_skipped(optimizer):
-        for layer in layers:
+    if not (own := _layers_of(optimizer)):
+        return
+    if any(layer.features.waiting for layer in own) and step_was_skipped(optimizer):
+        for layer in own:
             layer.discard()
         return
-    layers.sort(key=lambda each: each.order)
+    layers = _acting_layers(optimizer)
+    _count_step(optimizer, layers)
+    for layer in own:
+        if layer not in layers:
+            layer.discard()  # what no backward has reached
+    if not layers:
+        return
     batches = [(layer.engine, layer.take_features()) for layer in layers]
     work = _with_samples([(engine, batch, engine.signals(batch)) for engine, batch in batches])
     with restore_generators_on_error(engine.generator for engine, *_ in work):
@@ -281,5 +314,6 @@ def _with_samples(work: list[Work]) -> list[Work]:
     processes = [engine.join_processes() for engine, *_ in work]
     if processes and processes[0] is not None:
         signals = [each for *_, signals in work for each in signals]
-        return work if average_over_processes(signals, processes[0]) else []
+        average_over_processes(signals, processes[0])
+        return [entry for entry in work if entry[2][0].takes_part]
     return [(engine, batch, signals) for engine, batch, signals in work if not batch.empty]

@@ -172,15 +172,23 @@ class ReDo:
         return self.replaced
 
     def _dormant(self, features: Features | None) -> list[Tensor] | None:
-        """Indices of the dormant units of each group; None if there are no samples."""
+        """Indices of the dormant units of each group, none in groups without samples; None if no group has any."""
         batch = self._engine.take_features(features)
         signals, processes = (
             self._engine.signals(batch),
             self._engine.join_processes(f", tau={self.tau!r}, period={self.period}"),
         )
         if batch.empty if processes is None else not average_over_processes(signals, processes):
+            batch.check_recorded()
             return None
-        return [_dormant_in(each, self.tau) for each in signals]
+        if processes is not None:
+            absent = {number for number, each in enumerate(signals) if not each.takes_part}
+        else:
+            absent = set(batch.absent)
+        return [
+            each.group.state.no_units if number in absent else _dormant_in(each, self.tau)
+            for number, each in enumerate(signals)
+        ]
 
     def _no_units(self) -> list[Tensor]:
         return [group.state.no_units for group in self.groups]

@@ -81,7 +81,7 @@ def test_each_tap_holds_features_once_for_each_forward(reentrant):
     x, y = batch(0)
     for forwards in (1, 2):
         F.mse_loss(loop.net(x), y).backward()
-        assert [len(tap._with_gradient) + len(tap._pending_features()) for tap in taps] == [forwards] * 3
+        assert [len(tap.recorded()) for tap in taps] == [forwards] * 3
 
 
 def test_a_learner_refuses_a_network_in_eval_mode_and_changes_nothing():

@@ -32,8 +32,12 @@ class EagerEvaluation:
         )
         self._buffer: Tensor | None = None
 
-    def evaluate(self, features: Sequence[Tensor]) -> None:
-        """Compute mean feature and utility of each unit; ``features`` are those of the simple groups."""
+    def evaluate(self, features: Sequence[Tensor | None]) -> None:
+        """Compute mean feature and utility of each unit.
+
+        Args:
+            features: those of the simple groups; None for a group that takes no part, whose values are undefined.
+        """
         self._reduce_features(features)
         for means in self._layout.weights:
             self._reduce_weight(means.module.weight, means)  # type: ignore[arg-type]
@@ -44,10 +48,11 @@ class EagerEvaluation:
         for group in self._layout.simple:
             self._combine(group.feature, group.outgoing, group.incoming, group.block, group.utility)
 
-    def _reduce_features(self, features: Sequence[Tensor]) -> None:
+    def _reduce_features(self, features: Sequence[Tensor | None]) -> None:
         """Mean features, and mean |h| (or, for mean-corrected measures, mean |h - f^|) of each position."""
-        groups = self._layout.simple
-        arranged = [_arrange(feature, group) for feature, group in zip(features, groups, strict=True)]
+        pairs = [(f, group) for f, group in zip(features, self._layout.simple, strict=True) if f is not None]
+        groups = [group for _, group in pairs]
+        arranged = [_arrange(feature, group) for feature, group in pairs]
         for feature, group in zip(arranged, groups, strict=True):
             samples = (0, 2) if feature.ndim == 3 else 0
             if group.block == 1:

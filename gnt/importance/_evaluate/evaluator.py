@@ -6,7 +6,7 @@ batch is evaluated group by group. The results are kept in one tensor of all gro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from gnt._kernels import SCALARS
 from gnt.importance._evaluate.eager import EagerEvaluation
 from gnt.importance._evaluate.kernels import KernelEvaluation
 from gnt.importance._evaluate.means_layout import MeansLayout, WeightMeans
-from gnt.importance._feature_buffer import FeatureBatch
+from gnt.importance._feature_batch import FeatureBatch
 from gnt.importance._measure_registry import Measure, compute_measure, restore_generators_on_error
 from gnt.importance._shared_state import SharedState, group_by_device_and_dtype
 from gnt.importance._signals import Signals
@@ -32,6 +32,9 @@ class Evaluator:
         measure: the measure.
         name: its name, for messages.
         kernels: use the C++ kernels for networks on the CPU.
+
+    Attributes:
+        absent: numbers of the groups that took no part in the latest evaluation.
     """
 
     def __init__(self, groups: Sequence[UnitGroup], measure: Measure, name: str, *, kernels: bool) -> None:
@@ -40,6 +43,8 @@ class Evaluator:
         for group in groups:
             self._first_taps.append(self._first_taps[-1] + len(group.taps))
         self.parts: list[_SharedPart] = []
+        self.absent: frozenset[int] = frozenset()
+        self._absent_taps: dict[int, list[int]] = {}
         self._weight_means: Mapping[int, WeightMeans] | None = None
         self.share_states()
 
@@ -90,7 +95,9 @@ class Evaluator:
     def evaluate(
         self, features: FeatureBatch, make_signals: MakeSignals, shared_signals: Sequence[Signals] | None = None
     ) -> None:
-        """Evaluate all groups; no running average changes.
+        """Evaluate all groups that take part; no running average changes.
+
+        A group takes part if it has samples: those of ``features`` or, with ``shared_signals``, of any process.
 
         Args:
             features: of all groups.
@@ -100,6 +107,11 @@ class Evaluator:
         Raises:
             FloatingPointError: features or weights that are not finite (checked on the CPU only).
         """
+        shared = shared_signals or ()
+        self.absent = (
+            frozenset(i for i, each in enumerate(shared) if not each.takes_part) if shared else features.absent
+        )
+        self._absent_taps = {}
         if self._measure.product:
             self._evaluate(features, make_signals, shared_signals)
             return
@@ -109,16 +121,21 @@ class Evaluator:
 
     def _evaluate(self, features: FeatureBatch, make_signals: MakeSignals, signals: Sequence[Signals] | None) -> None:
         for part in self.parts:
-            simple = signals is None and part.evaluate_simple(features.plain)
+            part.shared.follow_updates()
+            simple = signals is None and part.evaluate_simple(features.plain, self.absent)
             if simple and part.all_simple:
                 continue
             signals = make_signals(features) if signals is None else signals
             for i, number in enumerate(part.numbers):
-                if not simple or i not in part.simple:
+                if number not in self.absent and not (simple and i in part.simple):
+                    if not all(present := signals[number].present):
+                        self._absent_taps[number] = [tap for tap, had in enumerate(present) if not had]
                     mean, utility = compute_measure(self._measure, self._name, signals[number])
                     part.shared.means[i].copy_(mean, non_blocking=True)
                     part.shared.utilities[i].copy_(utility, non_blocking=True)
         for part in self.parts:
+            if self.absent:
+                part.shared.keep(*part.numbered(self.absent, self._absent_taps))
             if part.on_cpu and not part.shared.is_finite():
                 number = part.shared.first_nonfinite()
                 name = self._groups[part.numbers[number]].name
@@ -133,7 +150,11 @@ class Evaluator:
     def advance(self) -> None:
         """Make one update: ages increase by one, and the measured values enter the running averages."""
         for part in self.parts:
-            part.shared.advance(checked=part.on_cpu)
+            if self.absent or self._absent_taps:
+                absent, absent_taps = part.numbered(self.absent, self._absent_taps)
+                part.shared.advance(checked=part.on_cpu, absent=absent, absent_taps=absent_taps)
+            else:
+                part.shared.advance(checked=part.on_cpu)
 
 
 class _SharedPart:
@@ -165,14 +186,28 @@ class _SharedPart:
                 return False
         return all(state.utility is view for state, view in self.shared.shared_views)
 
-    def evaluate_simple(self, plain: Sequence[Tensor | None]) -> bool:
-        """Evaluate the simple groups and return True if the feature of each is one plain, contiguous tensor."""
+    def numbered(
+        self, absent: Collection[int], absent_taps: Mapping[int, Sequence[int]]
+    ) -> tuple[list[int], dict[int, Sequence[int]]]:
+        """Of groups numbered among all groups those of this part, by their numbers in it."""
+        own = {number: i for i, number in enumerate(self.numbers)}
+        taps = {own[number]: each for number, each in absent_taps.items() if number in own}
+        return [own[number] for number in absent if number in own], taps
+
+    def evaluate_simple(self, plain: Sequence[Tensor | None], absent: Collection[int] = ()) -> bool:
+        """Evaluate the simple groups and return True if the feature of each is one plain, contiguous tensor.
+
+        Groups that take no part need no feature.
+        """
         if self.layout is None or not self.simple:
             return False
         assert self._evaluation is not None
-        features = []
+        features: list[Tensor | None] = []
         for group in self.layout.simple:
             feature = plain[group.tap]
+            if absent and self.numbers[group.number] in absent:
+                features.append(None)
+                continue
             if feature is None or feature.dtype is not self._dtype or not feature.is_contiguous():
                 return False
             features.append(feature)

@@ -18,8 +18,9 @@ from gnt.importance._evaluate.eager import EagerEvaluation
 from gnt.importance._evaluate.means_layout import GroupLayout, MeansLayout, WeightMeans
 from gnt.importance._shared_state import SharedState
 
-_GROUP, _WEIGHT = 12, 8  # number of integers in the kernel's record of a group, and of a weight
-_SAMPLES, _CURRENT = 8, 7  # index, in these, of the number of samples, and of whether a weight's means are current
+_GROUP, _WEIGHT = 13, 8  # number of integers in the kernel's record of a group, and of a weight
+_SAMPLES, _LAG = 8, 12  # index in a group's record of the number of samples, and of the lag of its updates
+_CURRENT = 7  # index in a weight's record of whether its means are current
 
 
 class KernelEvaluation(EagerEvaluation):
@@ -35,10 +36,11 @@ class KernelEvaluation(EagerEvaluation):
         self._groups, self._groups_tensor = _integers(
             [number for group in layout.simple for number in _group_record(group)]
         )
+        self._lags = shared.lags
         self._weights, self._weights_tensor = _integers([0] * (_WEIGHT * len(layout.weights)))
         self._located: list[tuple[Tensor, WeightMeans, int]] | None = None  # weights, with their addresses
 
-    def evaluate(self, features: Sequence[Tensor]) -> None:
+    def evaluate(self, features: Sequence[Tensor | None]) -> None:
         """Compute mean feature and utility of each unit; ``features`` are those of the simple groups."""
         if not self._locate(features):
             super().evaluate(features)
@@ -57,9 +59,16 @@ class KernelEvaluation(EagerEvaluation):
             torch.get_num_threads(),
         )
 
-    def _locate(self, features: Sequence[Tensor]) -> bool:
+    def _locate(self, features: Sequence[Tensor | None]) -> bool:
         """Write the addresses of features and weights; return False if the kernel cannot read them."""
+        if self._shared.lags is not self._lags:
+            self._lags = self._shared.lags
+            for i, group in enumerate(self._layout.simple):
+                self._groups[i * _GROUP + _LAG] = self._lags[group.number]
         for i, (feature, group) in enumerate(zip(features, self._layout.simple, strict=True)):
+            if feature is None:
+                self._groups[i * _GROUP + _SAMPLES] = 0
+                continue
             if feature.__class__ is not Tensor or feature.dtype is not self._dtype or not feature.is_contiguous():
                 return False
             shape, spatial = feature.shape, group.spatial
@@ -97,7 +106,7 @@ def _integers(numbers: list[int]) -> tuple[array[int], Tensor]:
 
 def _group_record(group: GroupLayout) -> list[int]:
     tensors = (group.mean, group.utility, group.feature, group.average, group.born, group.outgoing, group.incoming)
-    return [0, *(tensor.data_ptr() for tensor in tensors), 0, group.positions, 1, group.block]
+    return [0, *(tensor.data_ptr() for tensor in tensors), 0, group.positions, 1, group.block, 0]
 
 
 def _weight_record(weight: Tensor, means: WeightMeans) -> list[int]:

@@ -114,10 +114,14 @@ def _traced_step(step: TrainingStep, inputs: GraphInputs, at: UnpackedInputs) ->
             slots.fill([new_values.get(id(value), value) for value in at.values])
             status = _status(finite_loss, None)
             if update is not None:
-                unit_states, finite_groups = update.update(batches, at.drawn, finite_loss)
+                unit_states, finite_groups, inputs.participation = update.update(batches, at.drawn, finite_loss)
                 status = _status(finite_loss, finite_groups)
                 counted = 1 if finite_loss is None else (status == STATUS_OK)
-                writes += [*zip(at.unit_states, unit_states, strict=True), (at.updates, at.updates + counted)]
+                takes_part = [number not in inputs.participation.absent for number in range(len(at.updates))]
+                updates = torch.stack(
+                    [n + counted if own else n for n, own in zip(at.updates, takes_part, strict=True)]
+                )
+                writes += [*zip(at.unit_states, unit_states, strict=True), (at.updates, updates)]
     with torch.no_grad():
         for to, value in writes:
             if value is not to:

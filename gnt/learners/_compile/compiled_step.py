@@ -84,7 +84,7 @@ class CompiledStep:
         if self._update is None:
             return Step(loss, output, [])
         self._inputs.count_update()
-        return Step(loss, output, self._update.finish())
+        return Step(loss, output, self._update.finish(self._inputs.participation))
 
     def _check_layouts(self, inputs: list[Tensor]) -> None:
         """Compare layouts with those of the compiled graph; skipped while all tensors are where they were.
@@ -102,7 +102,7 @@ class CompiledStep:
     def _draw(self, step: TrainingStep) -> list[Tensor]:
         """What is drawn for this step before the graph runs: noise, and the utilities of a random measure."""
         noise = step.draw_noise(self._inputs.effects.noise_layouts)
-        return noise + self._update.draw() if self._update is not None else noise
+        return noise + self._update.draw(self._inputs.participation) if self._update is not None else noise
 
     def _generator_states(self) -> list[GeneratorState]:
         """The generators that a step draws from, with their states: the engine's, then those of the forward."""

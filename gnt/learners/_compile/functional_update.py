@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,17 +26,37 @@ _BLOCKWISE_ROWS = 64  # matrices with at least as many rows are summed in blocks
 _STATE_TENSORS = ("utility", "mean_features", "born", "last_active", "nonfinite")
 
 
+class Participation(NamedTuple):
+    """Which groups and taps take part in a step of a compiled graph; the same in each of its steps.
+
+    Attributes:
+        absent: numbers of the groups that take no part.
+        absent_taps: numbers of a group that takes part, and of its tap that does not.
+    """
+
+    absent: frozenset[int] = frozenset()
+    absent_taps: tuple[tuple[int, int], ...] = ()
+
+
 class TracedState(AgedAverages):
     """The state of a group as a measure sees it in a graph: a `UnitState` whose ``updates`` is a tensor."""
 
     def __init__(self, state: Any, tensors: Sequence[Tensor], updates: Tensor) -> None:
         self.num_units, self.decay_rate, self.averaged = state.num_units, state.decay_rate, state.averaged
         self.corrected = state.corrected
-        self.utility, self.mean_features, self.born, self.last_active, self.nonfinite = tensors
+        self.utility, self.mean_features, self.born, self.last_active, self.nonfinite, *missed = tensors
+        self.missed = missed[0] if missed else None
         self.updates = updates
 
     def advanced(
-        self, mean: Tensor, measured: Tensor, finite: Tensor, updates: Tensor, *, count_nonfinite: bool
+        self,
+        mean: Tensor,
+        measured: Tensor,
+        finite: Tensor,
+        updates: Tensor,
+        *,
+        count_nonfinite: bool,
+        present: Sequence[bool],
     ) -> list[Tensor]:
         """The state after an update, as the eager engine leaves it.
 
@@ -47,20 +67,24 @@ class TracedState(AgedAverages):
                 the corrected averages do not.
             updates: number of updates including this one.
             count_nonfinite: count an update that is not finite in ``nonfinite``.
+            present: for each tap whether it had features. ``mean`` of others is the running average.
         """
         amount = 1.0 - self.decay_rate
         if count_nonfinite:
             correction = self.correction(self.age)
-            mean = torch.where(finite, mean, self.mean_features / correction)
+            mean_correction = self.correction(self.feature_age)
+            mean = torch.where(finite, mean, self.mean_features / mean_correction)
             measured = torch.where(finite, measured, self.utility / correction if self.corrected else self.utility)
         utility = torch.lerp(self.utility, measured, amount) if self.averaged else measured
         mean_features = torch.lerp(self.mean_features, mean, amount)
-        last_active = torch.where((mean != 0).any(0) & finite, updates, self.last_active)
+        active = (mean != 0).any(0) if all(present) else (mean[[i for i, p in enumerate(present) if p]] != 0).any(0)
+        last_active = torch.where(active & finite, updates, self.last_active)
         nonfinite = self.nonfinite + ~finite if count_nonfinite else self.nonfinite
         if not count_nonfinite:
             utility = torch.where(finite, utility, self.utility)
             mean_features = torch.where(finite, mean_features, self.mean_features)
-        return [utility, mean_features, self.born, last_active, nonfinite]
+        state = [utility, mean_features, self.born, last_active, nonfinite]
+        return state if self.missed is None else [*state, self.missed]
 
 
 class TracedSignals(Signals):
@@ -102,14 +126,22 @@ class FunctionalUpdate:
 
     def tensors(self) -> list[Tensor]:
         """The current state of all groups."""
-        return [getattr(group.state, name) for group in self.engine.groups for name in _STATE_TENSORS]
+        return [tensor for group in self.engine.groups for tensor in _state_tensors(group.state)]
 
-    def draw(self) -> list[Tensor]:
+    def updates(self) -> list[int]:
+        """The number of updates of each group."""
+        return [group.state.updates for group in self.engine.groups]
+
+    def draw(self, participation: Participation) -> list[Tensor]:
         """Utilities of all groups if the measure is random, that is, if it reads nothing of the network."""
         if self.engine.measure.reads:
             return []
-        signals = self.engine.signals(None)
-        return [self.engine.measure.function(each).to(each.group.state.utility.dtype) for each in signals]
+        return [
+            torch.zeros_like(each.group.state.utility)
+            if number in participation.absent
+            else self.engine.measure.function(each).to(each.group.state.utility.dtype)
+            for number, each in enumerate(self.engine.signals(None))
+        ]
 
     def add_slots(self, slots: TensorSlots) -> None:
         """Add the groups' own tensors that must be traced too: positions of scattered units."""
@@ -120,11 +152,12 @@ class FunctionalUpdate:
 
     @contextlib.contextmanager
     def traced_states(self, tensors: Sequence[Tensor], updates: Tensor) -> Iterator[None]:
-        """Give the groups states made of traced tensors inside this context."""
-        size = len(_STATE_TENSORS)
-        by_group = [tensors[i : i + size] for i in range(0, len(tensors), size)]
-        states = [group.state for group in self.engine.groups]
-        self._states = [TracedState(s, own, updates) for s, own in zip(states, by_group, strict=True)]
+        """Give the groups states made of traced tensors inside this context; ``updates`` (groups,)."""
+        states, rest = [group.state for group in self.engine.groups], iter(tensors)
+        by_group = [[next(rest) for _ in _state_tensors(state)] for state in states]
+        self._states = [
+            TracedState(s, own, number) for s, own, number in zip(states, by_group, updates.unbind(), strict=True)
+        ]
         try:
             for group, traced in zip(self.engine.groups, self._states, strict=True):
                 group.__dict__["state"] = traced
@@ -135,8 +168,8 @@ class FunctionalUpdate:
 
     def update(
         self, features: FeatureBatch, drawn: Sequence[Tensor], finite_loss: Tensor | None
-    ) -> tuple[list[Tensor], Tensor]:
-        """The states after this update, and for each group whether it is finite: bool (groups,).
+    ) -> tuple[list[Tensor], Tensor, Participation]:
+        """The states after this update, for each group whether it is finite, bool (groups,), and which take part.
 
         Args:
             features: the features of all groups.
@@ -144,22 +177,40 @@ class FunctionalUpdate:
             finite_loss: 0-d bool; no state changes unless it is True and all groups are finite. None: not checked, and
                 a group that is not finite only keeps its own averages.
         """
-        engine, measurements = self.engine, []
+        engine, absent = self.engine, features.absent
+        measurements: dict[int, tuple[Tensor, Tensor, Tensor, list[bool]]] = {}
+        absent_taps: list[tuple[int, int]] = []
         for number, (group, statistics) in enumerate(zip(engine.groups, features.statistics, strict=True)):
+            if number in absent:
+                continue
             signals = TracedSignals(group, statistics, engine.generator, engine.measure.reads)
             mean = signals.mean
             measured = drawn[number] if drawn else engine.measure.function(signals)
             check_measured(measured, signals.group, engine.utility)
             measured = measured.to(mean.dtype)
-            measurements.append((mean, measured, torch.isfinite(mean + measured).all()))
-        finite = torch.stack([own for *_, own in measurements])
+            measurements[number] = mean, measured, torch.isfinite(mean + measured).all(), signals.present
+            absent_taps += [(number, tap) for tap, had_features in enumerate(signals.present) if not had_features]
+        nothing_wrong = torch.ones_like(next(iter(measurements.values()))[2])
+        numbers = range(len(engine.groups))
+        finite = torch.stack([measurements[n][2] if n in measurements else nothing_wrong for n in numbers])
         all_finite = None if finite_loss is None else finite.all() & finite_loss
-        after = []
-        for state, (mean, measured, own) in zip(self._states, measurements, strict=True):
-            changes = own if all_finite is None else all_finite
-            after += state.advanced(mean, measured, changes, state.updates + 1, count_nonfinite=all_finite is None)
-        return after, finite
+        after: list[Tensor] = []
+        for number, state in enumerate(self._states):
+            if number in absent:
+                after += _state_tensors(state)
+                continue
+            mean, measured, own, present = measurements[number]
+            changes, now = own if all_finite is None else all_finite, state.updates + 1
+            after += state.advanced(mean, measured, changes, now, count_nonfinite=all_finite is None, present=present)
+        return after, finite, Participation(absent, tuple(absent_taps))
 
-    def finish(self) -> list[Tensor]:
+    def finish(self, participation: Participation) -> list[Tensor]:
         """The host's part of an update; selects and replaces what is due. Returns the indices for each group."""
-        return self.engine.after_traced_update()
+        for number, tap in participation.absent_taps:
+            self.engine.groups[number].state.miss(tap)
+        return self.engine.after_traced_update(participation.absent)
+
+
+def _state_tensors(state: Any) -> list[Tensor]:
+    tensors = [getattr(state, name) for name in _STATE_TENSORS]
+    return tensors if state.missed is None else [*tensors, state.missed]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gnt.learners._compile.functional_optimizers import FunctionalOptimizer
-from gnt.learners._compile.functional_update import FunctionalUpdate
+from gnt.learners._compile.functional_update import FunctionalUpdate, Participation
 from gnt.learners._compile.tensor_slots import TensorSlots
 from gnt.learners._training_step import NoiseLayout
 from gnt.optim import AdamGnT
@@ -67,7 +67,7 @@ class UnpackedInputs:
     Attributes:
         x, y: the batch.
         hyperparameters: float64 scalars by name, for each parameter group.
-        updates: the engine's number of updates, 0-d int64.
+        updates: the number of updates of each group, int64 (groups,).
         values: the tensors of the slots.
         optimizer_states: the state of each trained parameter.
         reset_steps: the reset steps of each trained parameter, by dimension.
@@ -89,7 +89,7 @@ class UnpackedInputs:
 
 
 class GraphInputs:
-    """The inputs of a graph, in order: x, y, hyperparameters, number of updates, all tensors of the network, the
+    """The inputs of a graph, in order: x, y, hyperparameters, numbers of updates, all tensors of the network, the
     optimizer's state, the engine's state, and what was drawn for this step (noise, utilities).
 
     Args:
@@ -98,6 +98,9 @@ class GraphInputs:
         functional: its functional form.
         update: the engine's update, or None.
         effects: the effects of an eager step of the same kind.
+
+    Attributes:
+        participation: which groups take part in the steps of the graph, known once it is captured.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class GraphInputs:
         update: FunctionalUpdate | None,
         effects: EagerEffects,
     ) -> None:
+        self.participation = Participation()
         self.slots, self.functional_optimizer, self.update, self.effects = slots, functional, update, effects
         indices = {id(tensor): index for index, tensor in enumerate(slots.tensors())}
         counts_per_unit = "step" in functional.state_keys((False,)) and hasattr(optimizer, "reset_units")
@@ -124,8 +128,8 @@ class GraphInputs:
         self.device = first.device
         self._hyperparameters = torch.zeros(0, dtype=torch.float64, device=self.device)
         self._hyperparameter_values: list[float] = []
-        self._updates = torch.zeros((), dtype=torch.int64, device=self.device)
-        self._updates_value = 0  # the value of `_updates`, known on the host
+        self._updates_values = [0] * len(update.engine.groups) if update is not None else []
+        self._updates = torch.zeros(len(self._updates_values), dtype=torch.int64, device=self.device)
 
     @property
     def checks_finite(self) -> bool:
@@ -175,8 +179,9 @@ class GraphInputs:
         )
 
     def count_update(self) -> None:
-        """Follow the graph, which has increased the number of updates by one."""
-        self._updates_value += 1
+        """Follow the graph, which has increased the number of updates of the groups that take part by one."""
+        absent = self.participation.absent
+        self._updates_values = [count + (i not in absent) for i, count in enumerate(self._updates_values)]
 
     def _refresh_numbers(self, optimizer: Optimizer) -> None:
         """Write hyperparameters and the number of updates to the device if they have changed."""
@@ -187,9 +192,9 @@ class GraphInputs:
             numbers = torch.tensor(values, dtype=torch.float64)
             self._hyperparameters = numbers.to(self.device, non_blocking=True)
             self._hyperparameter_values = values
-        if self.update is not None and self._updates_value != self.update.engine.updates:
-            self._updates_value = self.update.engine.updates
-            self._updates.fill_(self._updates_value)
+        if self.update is not None and self._updates_values != (updates := self.update.updates()):
+            self._updates_values = updates
+            self._updates.copy_(torch.tensor(updates), non_blocking=True)
 
 
 def _unit_dims(update: FunctionalUpdate | None) -> dict[int, dict[int, int]]:

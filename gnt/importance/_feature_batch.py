@@ -1,0 +1,67 @@
+"""FeatureBatch: the features of one update, for all groups, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from gnt.importance._statistics import GroupStatistics, TapStatistics
+from gnt.units import Slot, UnitGroup
+
+Features = Sequence[Tensor | Sequence[Tensor]]  # as a user gives them
+OtherLayouts = dict[int, list[tuple[Slot, list[Tensor]]]]  # by the number of the tap
+
+
+class FeatureBatch:
+    """The features of one update, for all groups, checked.
+
+    Attributes:
+        per_tap: for each tap the features of its forwards.
+        plain: for each tap its only feature, if there is exactly one and it is a plain, non-empty tensor; else None.
+        absent: numbers of the groups without samples, which take no part in the update.
+        recorded_nothing: if nothing was recorded, the message of the error, unless another process has features.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[UnitGroup],
+        per_tap: list[list[Tensor]],
+        plain: list[Tensor | None],
+        other_layouts: Mapping[int, list[tuple[Slot, list[Tensor]]]] | None = None,
+        recorded_nothing: str | None = None,
+    ) -> None:
+        self._groups, self.per_tap, self.plain = groups, per_tap, plain
+        self._other_layouts = other_layouts or {}
+        self._statistics: list[GroupStatistics] | None = None
+        self.absent: frozenset[int] = frozenset()
+        self.recorded_nothing = recorded_nothing
+
+    @property
+    def empty(self) -> bool:
+        """True if no group has any samples (an empty last batch)."""
+        return len(self.absent) == len(self._groups)
+
+    @property
+    def statistics(self) -> list[GroupStatistics]:
+        """For each group the statistics of its features; created on first use."""
+        if self._statistics is None:
+            taps = iter(enumerate(self.per_tap))
+            self._statistics = [
+                GroupStatistics(self._tap_statistics(*next(taps), slot, group) for slot in group.taps)
+                for group in self._groups
+            ]
+        return self._statistics
+
+    def _tap_statistics(self, number: int, features: list[Tensor], slot: Slot, group: UnitGroup) -> TapStatistics:
+        others = self._other_layouts.get(number, ())
+        return TapStatistics(features, slot, group.state.utility.dtype, others)
+
+    def find_absent(self) -> None:
+        """Set ``absent``, from the number of samples of each group."""
+        self.absent = frozenset(number for number, group in enumerate(self.statistics) if not group.size)
+
+    def check_recorded(self) -> None:
+        """Raise RuntimeError if nothing was recorded, which is not the same as an empty batch."""
+        if self.recorded_nothing is not None:
+            raise RuntimeError(self.recorded_nothing)

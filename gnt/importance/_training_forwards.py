@@ -1,0 +1,140 @@
+"""Which forwards are training forwards, and which of their features a backward of the training loss has reached.
+
+Only forwards of the step's own training graph count. Not recorded are forwards inside transforms of `torch.func`, with
+tangents of forward-mode AD, on fake tensors, and with other parameters than the network's own
+(`torch.func.functional_call`). Recorded, but left out of the update, are forwards that no training backward reaches:
+those that failed half way, and those whose output was differentiated with respect to inputs only
+(`torch.autograd.grad(output, x)`, `torch.autograd.functional`).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._C._functorch import maybe_current_level
+from torch.autograd import forward_ad
+from torch.autograd.graph import get_gradient_edge
+from torch.nn.utils import stateless
+
+from gnt.distributed import dtensor
+
+unpack_dual: Callable[[Tensor], Any] = forward_ad.unpack_dual
+_FUNCTIONAL_CALL = stateless._functional_call.__code__
+
+
+def in_backward() -> bool:
+    """True while a backward is running: a forward executed now is a recomputation."""
+    return bool(torch._C._current_graph_task_id() != -1)
+
+
+class OwnWeights:
+    """The weights that a forward must use so that its features are those of the network.
+
+    Args:
+        modules: the consumer that reads the features, and the producers of the units.
+    """
+
+    def __init__(self, *modules: nn.Module) -> None:
+        self._weights = [(module._parameters, module._parameters.get("weight")) for module in modules]
+
+    @property
+    def consumer(self) -> Tensor | None:
+        """The weight that reads the features."""
+        return self._weights[0][1]
+
+    @property
+    def all(self) -> list[Tensor]:
+        """The weights that require gradients."""
+        return [weight for _, weight in self._weights if weight is not None and weight.requires_grad]
+
+    def are_used_by(self, feature: Tensor) -> bool:
+        """False for a forward whose features are no samples; ``feature`` is what the consumer reads in it."""
+        if maybe_current_level() is not None:  # inside a transform of torch.func
+            return False
+        if forward_ad._current_level >= 0 and unpack_dual(feature).tangent is not None:
+            return False
+        for parameters, weight in self._weights:
+            if parameters.get("weight") is not weight:
+                if _in_functional_call():
+                    return False
+                self._weights = [(parameters, parameters.get("weight")) for parameters, _ in self._weights]
+                break
+        return feature.__class__ is Tensor or not _is_fake(feature) or _is_fake(self.consumer)
+
+
+def _in_functional_call() -> bool:
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is _FUNCTIONAL_CALL:
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
+
+
+def _is_fake(tensor: Tensor | None) -> bool:
+    fake_tensors = sys.modules.get("torch._subclasses.fake_tensor")  # without it there are none
+    return fake_tensors is not None and isinstance(tensor, fake_tensors.FakeTensor)
+
+
+class BackwardMark:
+    """Marks whether a backward of the training loss has reached the feature of one forward.
+
+    A backward is one of the training loss if it also computes the gradient of a weight that reads or produces the
+    feature. The usual sign is that the ``grad`` of the consumer's weight has changed since the forward; if it has not,
+    autograd is asked.
+
+    Attributes:
+        trained: such a backward has reached the feature.
+        probed: a backward with respect to inputs only has reached it before.
+    """
+
+    __slots__ = ("_before", "_own", "_readers", "probed", "trained")
+
+    def __init__(self, feature: Tensor, own: OwnWeights) -> None:
+        self.trained = self.probed = False
+        self._own = [own]
+        self._before = [_grad_version(own.consumer)]
+        if feature._backward_hooks is None and feature.grad_fn is not None:
+            # as Tensor.register_hook does, in a fifth of the time
+            feature._backward_hooks = OrderedDict({-1: self})
+            feature.grad_fn._register_hook_dict(feature)
+        else:
+            register: Callable[..., Any] = feature.register_hook
+            register(self)
+
+    def add_reader(self, own: OwnWeights) -> None:
+        """Note that a further consumer reads the same tensor."""
+        self._own.append(own)
+        self._before.append(_grad_version(own.consumer))
+
+    def __call__(self, gradient: Tensor) -> None:
+        """The hook of the feature, called when its gradient has arrived."""
+        if self.trained:
+            return
+        for own, before in zip(self._own, self._before, strict=True):
+            after = _grad_version(own.consumer)
+            if after is not None and after != before:
+                self.trained = True
+                return
+        self.trained = any(_computes_gradients(own.all) for own in self._own)
+        self.probed = self.probed or not self.trained
+
+
+def _grad_version(weight: Tensor | None) -> tuple[int, int] | None:
+    grad = None if weight is None else weight.grad
+    return None if grad is None else (id(grad), grad._version)
+
+
+def _computes_gradients(weights: Sequence[Tensor]) -> bool:
+    """True if the running backward computes the gradient of one of the weights, or if this cannot be found out."""
+    if not weights or any(dtensor.is_dtensor(weight) for weight in weights):
+        return True
+    try:
+        return any(torch._C._will_engine_execute_node(get_gradient_edge(weight).node) for weight in weights)
+    except RuntimeError:  # torch.autograd.grad with respect to a weight
+        return True

@@ -1,0 +1,222 @@
+"""Only forwards of the step's own training graph enter an update."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+
+import pytest
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call, grad, jacrev, vmap
+
+import gnt
+from gnt._utils.recording_switch import pause_recording
+from tests.helpers.small_runs import assert_same, batch
+from tests.helpers.training_loops import make_loop
+
+OTHER, _ = batch(99)
+
+
+def transforms(net):
+    grad(lambda x: net(x).sum())(OTHER)
+    jacrev(lambda x: net(x).sum())(OTHER)
+    with contextlib.suppress(RuntimeError):  # raised before there was a check: the features outlived the transform
+        vmap(net)(OTHER)
+
+
+def other_parameters(net):
+    others = {name: (2 * p.detach()).requires_grad_() for name, p in net.named_parameters()}
+    functional_call(net, others, (OTHER,)).sum().backward()
+
+
+def derivatives_with_respect_to_inputs(net):
+    torch.autograd.functional.hessian(lambda x: net(x).square().sum(), OTHER[0])
+    torch.autograd.functional.jacobian(lambda x: net(x).sum(0), OTHER)
+    x = OTHER.clone().requires_grad_()
+    torch.autograd.grad(net(x).sum(), x)
+
+
+def dual_numbers(net):
+    with forward_ad.dual_level():
+        net(forward_ad.make_dual(OTHER, OTHER))
+
+
+def fake_tensors(net):
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        net(torch.randn(8, 4))
+
+
+def interrupted(net):
+    def interrupt(module, args):
+        raise KeyboardInterrupt
+
+    handle = net.layers[4].register_forward_pre_hook(interrupt)
+    with contextlib.suppress(KeyboardInterrupt):
+        net(OTHER)
+    handle.remove()
+
+
+def without_backward(net):
+    net(OTHER)
+
+
+FORWARDS = [
+    transforms, other_parameters, derivatives_with_respect_to_inputs, dual_numbers, fake_tensors, interrupted,
+    without_backward,
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script.* is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("forward", FORWARDS)
+@pytest.mark.parametrize("name", ["manual", "attached", "layers"])
+def test_other_forwards_do_not_enter_an_update(name, forward):
+    run, expected = make_loop(name), make_loop(name).train(range(6))
+    for t in range(6):
+        x, y = batch(t)
+        run.optimizer.zero_grad()
+        loss = torch.nn.functional.mse_loss(run.net(x), y)
+        forward(run.net)
+        loss.backward()
+        run.optimizer.step()
+        run.after_step()
+    assert_same(run.state(), expected.state())
+    assert run.updates() == {6}
+
+
+@pytest.mark.parametrize("name", ["manual", "attached"])
+def test_the_second_forward_of_a_gradient_penalty_does_not_count(name):
+    run, plain = make_loop(name), make_loop(name)
+    x, y = batch(0)
+    for each in (run, plain):
+        loss = torch.nn.functional.mse_loss(each.net(x), y)
+        if each is run:
+            z = OTHER.clone().requires_grad_()
+            (slope,) = torch.autograd.grad(each.net(z).sum(), z, create_graph=True)
+            loss = loss + slope.square().mean()
+        loss.backward()
+        each.optimizer.step()
+        each.after_step()
+    for group, other in zip(run.engines[0].groups, plain.engines[0].groups, strict=True):
+        assert_same(group.state.mean_features, other.state.mean_features)
+
+
+@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph=True:UserWarning")
+def test_accumulation_with_create_graph_counts_all_micro_batches():
+    run, plain = make_loop("attached"), make_loop("attached")
+    for t in range(4):
+        for each in (run, plain):
+            each.optimizer.zero_grad()
+            for micro in range(3):
+                x, y = batch(10 * t + micro)
+                torch.nn.functional.mse_loss(each.net(x), y).backward(create_graph=each is run)
+            each.optimizer.step()
+            for parameter in each.net.parameters():
+                parameter.grad = None
+    torch.testing.assert_close(run.state(), plain.state())
+
+
+def test_a_pause_in_one_thread_does_not_pause_the_recording_of_another():
+    run, paused, done = make_loop("attached"), threading.Event(), threading.Event()
+
+    def pause():
+        with pause_recording():
+            paused.set()
+            done.wait(30)
+
+    thread = threading.Thread(target=pause)
+    thread.start()
+    paused.wait(30)
+    run.train(range(3))
+    done.set()
+    thread.join()
+    assert run.updates() == {3}
+
+
+def test_warns_once_after_100_optimizer_steps_in_evaluation_mode():
+    run = make_loop("attached")
+    run.net.eval()
+    with pytest.warns(UserWarning, match="no training forward in 100 optimizer steps.*evaluation mode") as caught:
+        run.train(range(210))
+    assert len(caught) == 1
+
+
+class Branches(torch.nn.Module):
+    """A shared layer, and a hidden layer and an output of its own for each task."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.shared = torch.nn.Linear(4, 8)
+        self.hidden = torch.nn.ModuleList(torch.nn.Linear(8, 6) for _ in range(2))
+        self.out = torch.nn.ModuleList(torch.nn.Linear(6, 2) for _ in range(2))
+
+    def forward(self, x, task):
+        return self.out[task](torch.relu(self.hidden[task](torch.relu(self.shared(x)))))
+
+    def groups(self):
+        relu = torch.nn.ReLU()
+        first, other = (gnt.walk([self.shared, relu, hidden])[0] for hidden in self.hidden)
+        first.outgoing = (*first.outgoing, *other.outgoing)
+        own = [gnt.walk([hidden, relu, out])[0] for hidden, out in zip(self.hidden, self.out, strict=True)]
+        for task, group in enumerate(own):
+            group.name = f"hidden.{task}"
+        return [first, *own]
+
+
+def train_branches(steps, *, attached, kernels=False):
+    net = Branches().double()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    engine = gnt.GnT(
+        net.groups(), optimizer, replacement_rate=0.1, maturity_threshold=2, decay_rate=0.9, kernels=kernels,
+        generator=torch.Generator().manual_seed(1),
+    )  # fmt: skip
+    engine = engine.attach() if attached else engine
+    for t in steps:
+        optimizer.zero_grad()
+        net(batch(t)[0].double(), t // 3 % 2).square().mean().backward()
+        optimizer.step()
+        if not attached:
+            engine.step()
+    return net, engine
+
+
+@pytest.mark.parametrize("kernels", [False, True])
+def test_groups_that_take_no_part_in_a_step_are_left_alone(kernels):
+    (net, engine), (other_net, _) = (train_branches(range(40), attached=a, kernels=kernels) for a in (True, False))
+    assert (engine.updates, [group.state.updates for group in engine.groups]) == (40, [40, 21, 19])
+    assert min(group.state.replaced for group in engine.groups) > 3
+    assert_same([p.detach() for p in net.parameters()], [p.detach() for p in other_net.parameters()])
+    before = [group.state.state_dict() for group in engine.groups]
+    trained_again = engine.groups[1].state.updates
+    x = batch(0)[0].double()
+    engine.optimizer.zero_grad()
+    net(x, 1).sum().backward()
+    engine.optimizer.step()
+    assert engine.groups[1].state.updates == trained_again
+    assert_same(engine.groups[1].state.state_dict(), before[1])
+
+
+def test_kernels_and_torch_operations_agree_for_groups_that_take_part_in_turn():
+    (net, _), (other_net, _) = (train_branches(range(40), attached=True, kernels=k) for k in (False, True))
+    torch.testing.assert_close(list(net.parameters()), list(other_net.parameters()))
+
+
+@pytest.mark.parametrize("attached", [True, False])
+def test_replaced_units_are_silent_in_all_heads_whichever_is_trained(attached):
+    torch.manual_seed(0)
+    trunk, heads = torch.nn.Linear(4, 8), [torch.nn.Linear(8, 2) for _ in range(2)]
+    group, other = (gnt.walk([trunk, torch.nn.ReLU(), head])[0] for head in heads)
+    group.outgoing = (*group.outgoing, *other.outgoing)
+    optimizer = torch.optim.SGD([p for layer in (trunk, *heads) for p in layer.parameters()], lr=0.05)
+    engine = gnt.GnT([group], optimizer, replacement_rate=0.2, maturity_threshold=2)
+    engine = engine.attach() if attached else engine
+    for t in range(20):
+        optimizer.zero_grad()
+        heads[t // 5 % 2](torch.relu(trunk(batch(t)[0]))).square().mean().backward()
+        optimizer.step()
+        (replaced,) = engine.replaced if attached else engine.step()
+        assert not any(head.weight[:, replaced].any() for head in heads)
+    assert engine.updates == 20
+    assert engine.groups[0].state.replaced > 10
