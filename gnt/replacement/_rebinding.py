@@ -67,6 +67,8 @@ def carry_state(state: UnitState, kept: Kept) -> None:
         # a consumer that reads other values than those before starts with the averages of the first one
         values = before.mean_features[tap if tap < len(before.mean_features) else 0][old]
         state.mean_features[tap, new] = values.to(state.mean_features)
+        if state.missed is not None and before.missed is not None and tap < len(before.missed):
+            state.missed[tap, new] = before.missed[tap][old].to(state.missed)
     state.nonfinite.copy_(before.nonfinite)
     state.replaced, state.accumulated = before.replaced, before.accumulated
     state.recount_eligible()
