@@ -121,6 +121,9 @@ class FeatureBuffer:
         batch = FeatureBatch(self._groups, per_tap, plain, others, nothing)
         if None in plain:
             batch.find_absent()
+            if features is not None and batch.absent and not batch.empty:
+                name = self._groups[min(batch.absent)].name
+                raise ValueError(f"features of group {name!r} have no samples, but those of other groups have")
         return batch
 
     def check(self) -> None:
