@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from types import CodeType, FrameType
 from typing import Any
 
-_LIBRARIES = frozenset({"gnt", "torch", "numpy", "builtins", *sys.stdlib_module_names})
+_LIBRARIES = frozenset({"gnt", "torch", "numpy", "typing_extensions", *sys.stdlib_module_names})
 
 # their names say nothing about forward and loss
 _NOT_READING = ("gnt.", *(f"torch.optim.{name}" for name in ("optimizer", "sgd", "adam", "_functional")))
@@ -17,7 +17,9 @@ _NOT_READING = ("gnt.", *(f"torch.optim.{name}" for name in ("optimizer", "sgd",
 
 def is_users(module_name: Any) -> bool:
     """True for the name of a module that belongs neither to gnt, torch or NumPy nor to Python."""
-    return isinstance(module_name, str) and module_name.partition(".")[0] not in _LIBRARIES
+    if not isinstance(module_name, str) or module_name.startswith("namedtuple_"):
+        return False
+    return module_name.partition(".")[0] not in _LIBRARIES
 
 
 class ExecutedCode:
