@@ -15,6 +15,7 @@ from gnt._utils.recording_switch import pause_recording
 from gnt.units._errors import TraceError
 from gnt.units._tracing.examples import Example, enlarge
 from gnt.units._tracing.quiet import quiet
+from gnt.units._tracing.submodules import CountGroups, submodule_advice
 
 MANUAL_GROUPS_HINT = (
     "To give groups by hand: gnt.GnT takes a list of layers in the order of computation, such as "
@@ -40,7 +41,9 @@ def check_inputs(model: nn.Module, example: Example, label: str) -> None:
         raise TraceError(f"{label}{problem} {type(model).__name__}.forward{signature}: {error}") from None
 
 
-def export_error(model: nn.Module, example: Example, error: Exception, label: str, *, training: bool) -> TraceError:
+def export_error(
+    model: nn.Module, example: Example, error: Exception, label: str, count_groups: CountGroups, *, training: bool
+) -> TraceError:
     """The error for a failed torch.export; distinguishes wrong inputs from a model that cannot be exported.
 
     Args:
@@ -48,6 +51,7 @@ def export_error(model: nn.Module, example: Example, error: Exception, label: st
         example: the inputs.
         error: what torch.export raised.
         label: "example 2: ", or nothing if there is one example.
+        count_groups: the number of groups in a submodule; it is called to find out which of them can be traced.
         training: the mode in which the example is tried.
     """
     kind = type(model).__name__
@@ -60,15 +64,19 @@ def export_error(model: nn.Module, example: Example, error: Exception, label: st
         )
     hint = "\nIt can be traced without its cache: pass use_cache=False." if "cache_utils" in str(error) else ""
     cause = f"{short_message(error)}{_user_line(error)}"
-    return TraceError(f"{label}{kind} cannot be traced by torch.export: {cause}{hint}\n{MANUAL_GROUPS_HINT}")
+    parts = submodule_advice(model, example, count_groups, training=training)
+    return TraceError(f"{label}{kind} cannot be traced by torch.export: {cause}{hint}{parts}\n{MANUAL_GROUPS_HINT}")
 
 
-def mode_error(model: nn.Module, example: Example, error: Exception, label: str, *, training: bool) -> TraceError:
+def mode_error(
+    model: nn.Module, example: Example, error: Exception, label: str, count_groups: CountGroups, *, training: bool
+) -> TraceError:
     """The error for an example that can be traced in one mode only; ``training`` is the mode that cannot be traced."""
     mode, other = ("training", "evaluation") if training else ("evaluation", "training")
     eager = _eager_error(model, example, training)
     if eager is None:
         advice = f"\nThe example runs in {mode} mode, but torch.export cannot follow it there."
+        advice += submodule_advice(model, example, count_groups, training=training)
     else:
         advice = _advice(model, example, training) or (
             f"\nGive an example that runs in {mode} mode: larger inputs, or a batch of two or more."

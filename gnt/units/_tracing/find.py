@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple, NoReturn
 
 from torch import nn
 
@@ -14,7 +15,7 @@ from gnt.units._tracing.capture import Graph, capture
 from gnt.units._tracing.errors import MANUAL_GROUPS_HINT, export_error, mode_error
 from gnt.units._tracing.examples import Example
 from gnt.units._tracing.grouping import find_groups
-from gnt.units._tracing.isolation import preserve_model
+from gnt.units._tracing.isolation import Restore, preserve_model
 from gnt.units._tracing.ownership import ParameterOwners, unused_layers
 from gnt.units._tracing.propagation import propagate
 from gnt.units._tracing.train_eval import MODE_NAMES, GroupsAndRefused, merge_modes
@@ -32,11 +33,17 @@ def find_units(
         TraceError: an example cannot be traced in one of the modes, or there is no group.
     """
     owners = ParameterOwners(model)
-    found = []
-    with preserve_model(model):
-        for number, example in enumerate(examples, 1):
-            label = f"example {number}: " if len(examples) > 1 else ""
-            found.append(_find_in_example(model, example, MODES[modes], owners, label))
+    attempts = []
+    with preserve_model(model) as restore:
+        for example in examples:
+            attempts.append(_find_in_example(model, example, MODES[modes], owners, restore))
+            if attempts[-1].errors:
+                break
+    if attempts[-1].errors:  # the model is restored, so that a forward of a copy shows whether the example fits it
+        label = f"example {len(attempts)}: " if len(examples) > 1 else ""
+        with preserve_model(model):
+            _raise_error(model, examples[len(attempts) - 1], attempts[-1], modes, label)
+    found = [FoundUnits(*merge_modes(attempt.results), attempt.ran) for attempt in attempts]
     groups, refused = merge_examples(found)
     slots = [slot for group in groups for slot in (*group.incoming, *group.scales)]
     unused = unused_layers(model, {item.name for item in refused} | {slot.name for slot in slots}, len(examples))
@@ -51,26 +58,42 @@ def find_units(
     return groups, refused, list(_notes(model, groups, ran, modes, len(examples)))
 
 
+class _Attempt(NamedTuple):
+    """What one example gave in each mode: groups and refusals, or an error; and the ids of the modules that ran."""
+
+    results: dict[bool, GroupsAndRefused]
+    errors: dict[bool, Exception]
+    ran: set[int]
+
+
 def _find_in_example(
-    model: nn.Module, example: Example, modes: Sequence[bool], owners: ParameterOwners, label: str
-) -> FoundUnits:
-    results: dict[bool, GroupsAndRefused] = {}
-    errors: dict[bool, Exception] = {}
-    ran: set[int] = set()
+    model: nn.Module, example: Example, modes: Sequence[bool], owners: ParameterOwners, restore: Restore
+) -> _Attempt:
+    attempt = _Attempt({}, {}, set())
     for training in modes:
         try:
             graph = capture(model, example.args, example.kwargs, training=training)
         except Exception as failure:
-            errors[training] = failure
+            attempt.errors[training] = failure
         else:
-            results[training] = find_groups(propagate(graph, owners))
-            ran |= _modules_that_ran(graph, owners)
-    if not results:
-        training, error = list(errors.items())[-1]
-        raise export_error(model, example, error, label, training=training) from error
-    for training, error in errors.items():
-        raise mode_error(model, example, error, label, training=training) from error
-    return FoundUnits(*merge_modes(results), ran)
+            attempt.results[training] = find_groups(propagate(graph, owners))
+            attempt.ran.update(_modules_that_ran(graph, owners))
+        restore()  # what a forward keeps must not be read by the next one
+    return attempt
+
+
+def _raise_error(model: nn.Module, example: Example, attempt: _Attempt, modes: str, label: str) -> NoReturn:
+    """Raise the TraceError of an example that cannot be captured in one mode, or in any."""
+
+    def count_groups(module: nn.Module, inputs: Example) -> int:
+        """Number of groups in a submodule; 0 if it cannot be traced."""
+        with preserve_model(module) as restore:
+            tried = _find_in_example(module, inputs, MODES[modes], ParameterOwners(module), restore)
+        return 0 if tried.errors else len(merge_modes(tried.results)[0])
+
+    training, error = list(attempt.errors.items())[-1]
+    kind = mode_error if attempt.results else export_error
+    raise kind(model, example, error, label, count_groups, training=training) from error
 
 
 def _modules_that_ran(graph: Graph, owners: ParameterOwners) -> set[int]:

@@ -27,21 +27,26 @@ Restore = Callable[[], None]
 
 
 @contextlib.contextmanager
-def preserve_model(model: nn.Module) -> Iterator[None]:
+def preserve_model(model: nn.Module) -> Iterator[Restore]:
     """Context manager that restores the attributes, flags and submodules of ``model`` on exit.
 
+    It gives a function that restores them before, such as between two forwards.
     Containers and objects in attributes are restored at any depth, and so are attributes of the modules' classes and
     the closures, default values and global containers of their methods and hooks. The state of the CPU random generator
     is restored too. Values of tensors are not (a traced forward works on fake tensors). Inside the context no engine
     records features, and distributions do not validate their parameters.
     """
-    restorers = [restore for value in reachable(model, hooks=True) for restore in _restorers(value)]
+    restorers = [restorer for value in reachable(model, hooks=True) for restorer in _restorers(value)]
+
+    def restore() -> None:
+        for restorer in restorers:
+            restorer()
+
     with torch.random.fork_rng(devices=[]), pause_recording(), _without_distribution_validation():
         try:
-            yield
+            yield restore
         finally:
-            for restore in restorers:
-                restore()
+            restore()
 
 
 @contextlib.contextmanager

@@ -46,6 +46,17 @@ class SharedMemory:
                     return name
         return None
 
+    def is_shared_outside(self, module: nn.Module, path: str) -> bool:
+        """True if a parameter of ``module`` shares memory with a tensor of a module that is not below ``path``."""
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                storage, start, stop = _memory_range(parameter)
+                for other in self._by_storage.get(storage, ()):
+                    inside = f"{other.path}.".startswith(f"{path}.")
+                    if not inside and other.start < stop and start < other.stop:
+                        return True
+        return False
+
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Named tensors of a module; sparse ones are left out."""
