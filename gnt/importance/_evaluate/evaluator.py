@@ -145,7 +145,10 @@ class Evaluator:
                     if self._measure.product or not finite_features
                     else f"values of utility {self._name!r} of group {name!r} (or the weights that it reads) are"
                 )
-                raise FloatingPointError(f"{what} not finite, so its units cannot be compared; nothing was changed")
+                raise FloatingPointError(
+                    f"{what} not finite, so its units cannot be compared; the engine has changed nothing, but a step "
+                    "that the optimizer took before is not undone"
+                )
 
     def advance(self) -> None:
         """Make one update: ages increase by one, and the measured values enter the running averages."""
