@@ -21,6 +21,7 @@ from gnt._utils.dynamo import not_compiled
 from gnt._utils.validation import check_flags
 from gnt.importance import WeightMeans
 from gnt.optim._adam.dispatch import StepPlan
+from gnt.optim._adam.gradient_shapes import GradientShapes
 from gnt.optim._adam.load_state import exact_step_counts
 from gnt.optim._adam.state import MOMENTS, clear_slices
 from gnt.optim._adam.step_counts import START_KEYS, restart, zero_starts
@@ -72,8 +73,8 @@ class AdamGnT(Optimizer):
 
     Raises:
         TypeError, ValueError: at construction, for an invalid option or parameter.
-        RuntimeError: in ``step``, for sparse gradients, or for ``kernels`` without a working C++ compiler. Nothing is
-            changed.
+        RuntimeError: in ``step``, for gradients that are sparse or have another shape than their parameter, or for
+            ``kernels`` without a working C++ compiler. Nothing is changed.
 
     Not supported: ``capturable`` (step counts are on the host, so a step inside a CUDA graph capture is refused) and
     ``differentiable``. A state_dict of torch.optim.Adam with these options can be loaded. torch.compile does not
@@ -179,12 +180,14 @@ class AdamGnT(Optimizer):
             for grad in each:
                 if grad.layout is not torch.strided:
                     raise layout_error(params, grads)
-        self._update_plans(params)
+        self._update_plans(params, grads)
+        for i, each in enumerate(grads):  # those of all groups before any group is stepped
+            self._plans[i].check_gradients(each)
         for i, group in enumerate(self.param_groups):
             self._plans[i].step(grads[i], group)
         return loss
 
-    def _update_plans(self, params: list[list[Tensor]]) -> None:
+    def _update_plans(self, params: list[list[Tensor]], grads: list[list[Tensor]]) -> None:
         """Make new plans unless those of the previous step hold for these parameters of each group."""
         groups, weight_means, plans = self.param_groups, self._weight_means(), self._plans
         changed = []
@@ -194,6 +197,7 @@ class AdamGnT(Optimizer):
                 changed.append(i)
         if changed:
             for i in changed:
+                GradientShapes(params[i]).check(grads[i])
                 check_parameters(params[i], groups[i], self.state)
             with torch.no_grad():
                 for i in changed:

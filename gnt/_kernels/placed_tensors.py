@@ -35,6 +35,14 @@ def layout_check(tensors: Sequence[Tensor]) -> TensorGuards:
     return TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
 
 
+def gradient_shape_error(grad: Tensor, shape: Sequence[int]) -> RuntimeError:
+    """The error for a gradient of another shape than ``shape``, that of its parameter."""
+    return RuntimeError(
+        f"a gradient of shape {tuple(grad.shape)} belongs to a parameter of shape {tuple(shape)}: the parameter or the "
+        "gradient was changed after the backward pass"
+    )
+
+
 class ReadableGradients:
     """Gradients as a kernel can read them: contiguous, on the CPU, with the shapes and the dtype of the parameters."""
 
@@ -51,10 +59,7 @@ class ReadableGradients:
             return grads
         for grad, shape in zip(grads, self._shapes, strict=True):
             if grad.shape != shape:
-                raise RuntimeError(
-                    f"a gradient of shape {tuple(grad.shape)} belongs to a parameter of shape {tuple(shape)}: the "
-                    "parameter or the gradient was changed after the backward pass"
-                )
+                raise gradient_shape_error(grad, shape)
         if all(grad.dtype is self._dtype and grad.is_cpu and grad.is_contiguous() for grad in grads):
             self._check = layout_check(grads)
             return grads

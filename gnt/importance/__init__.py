@@ -13,7 +13,7 @@ _across_processes      means over several processes
 
 from gnt.importance._across_processes import average_over_processes, check_shards
 from gnt.importance._backward_watch import BackwardWatch, GroupWatches, step_was_skipped
-from gnt.importance._evaluate.evaluator import Evaluator
+from gnt.importance._evaluate.evaluator import ENGINE_UNCHANGED, Evaluator
 from gnt.importance._evaluate.means_layout import WeightMeans
 from gnt.importance._feature_batch import FeatureBatch, Features
 from gnt.importance._feature_buffer import FeatureBuffer
@@ -33,6 +33,7 @@ from gnt.importance._training_forwards import OwnWeights, in_backward
 from gnt.importance._validation import check_feature, check_measured
 
 __all__ = [
+    "ENGINE_UNCHANGED",
     "MEASURES",
     "AgedAverages",
     "BackwardWatch",

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gnt.importance import FeatureBatch
+from gnt.importance import ENGINE_UNCHANGED, FeatureBatch
 from gnt.learners._evaluated import BackwardStart, Evaluated, check_loss
 from gnt.learners._loss_and_optimizer import Loss
 from gnt.learners._step_backup import StepBackup
@@ -215,11 +215,8 @@ def features_of_step(engine: GnT, features: Sequence[Tensor] | None, *, captured
 
 
 def after_optimizer_step_message(error: FloatingPointError) -> str:
-    """The message of an engine's error, which says that nothing was changed, where the optimizer has stepped before."""
-    text = str(error)
-    if "nothing was changed" in text:
-        return text.replace("nothing was changed", OPTIMIZER_HAS_STEPPED)
-    return f"{text}; {OPTIMIZER_HAS_STEPPED}"
+    """The message of an engine's error in a step in which the optimizer has stepped before."""
+    return f"{str(error).replace(f'; {ENGINE_UNCHANGED}', '')}; {OPTIMIZER_HAS_STEPPED}"
 
 
 class EngineTrainingStep(TrainingStep):

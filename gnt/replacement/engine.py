@@ -277,7 +277,8 @@ class GnT(EngineCore):
                 engine is closed.
             ValueError: wrong number, shape, device or dtype of features.
             FloatingPointError: features or weights of a group are not finite (checked on the CPU only; on other devices
-                the group keeps its averages and ``state.nonfinite`` counts). Nothing is changed.
+                the group keeps its averages and ``state.nonfinite`` counts). The engine has changed
+                nothing; the optimizer's step before is not undone.
         """
         batch = self.take_features(features)
         if not self.update_with(batch):

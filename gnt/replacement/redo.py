@@ -154,7 +154,8 @@ class ReDo:
 
         Raises:
             RuntimeError: a check is due and no features were recorded, or `close` was called.
-            FloatingPointError: features of a group are NaN or infinite. Nothing is changed.
+            FloatingPointError: features of a group are NaN or infinite. ReDo has changed nothing; the optimizer's step
+                before is not undone.
         """
         self._engine.feature_buffer.check_open()
         if (self.steps + 1) % self.period:
@@ -270,7 +271,7 @@ def _dormant_in(signals: Signals, tau: float) -> Tensor:
     whole = torch.stack([magnitude <= tau * magnitude.mean() for magnitude in magnitudes]).all(0)
     if not all(magnitude.isfinite().all() for magnitude in magnitudes):
         raise FloatingPointError(
-            f"features of group {signals.group.name!r} are not finite, so dormant units are unknown; nothing was "
-            "changed"
+            f"features of group {signals.group.name!r} are not finite, so dormant units are unknown; ReDo has "
+            "changed nothing, but a step that the optimizer took before is not undone"
         )
     return whole.nonzero().view(-1)

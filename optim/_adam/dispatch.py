@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gnt.distributed import dtensor
 from gnt.importance import WeightMeans
+from gnt.optim._adam.gradient_shapes import GradientShapes
 from gnt.optim._adam.kernel import KernelStep, kernel_can_step
 from gnt.optim._adam.per_unit_step import PerUnitStep, ShardedPerUnitStep
 from gnt.optim._adam.state import MOMENTS, Group, State, complete_state, is_plain_tensor
@@ -71,6 +72,7 @@ class StepPlan:
             (param, state, state["step"], state[_EXP_AVG], state[_EXP_AVG_SQ], len(state))
             for param, state in zip(params, states, strict=True)
         ]
+        self._gradient_shapes = GradientShapes(params)
         self.on_cuda = any(param.is_cuda for param in params)
 
     def is_valid(
@@ -96,6 +98,10 @@ class StepPlan:
             if state["step"] is not step or state[_EXP_AVG] is not exp_avg or state[_EXP_AVG_SQ] is not exp_avg_sq:
                 return False
         return all(stepper.is_valid() for stepper, _ in self._steppers)
+
+    def check_gradients(self, grads: Sequence[Tensor]) -> None:
+        """Raise RuntimeError for a gradient of another shape than its parameter's. To be called before any step."""
+        self._gradient_shapes.check(grads)
 
     def step(self, grads: Sequence[Tensor], group: Group) -> None:
         """Take one step on each parameter. The gradients are in the same order."""

@@ -107,6 +107,30 @@ def test_nonfinite_weights_are_refused(layer, utility):
     assert_refused(run, run[2].step, FloatingPointError, f"features or weights of group '{group}' are not finite")
 
 
+@pytest.mark.parametrize("make", ["attach", "CBPSGD", "CBPAdam", "step"])
+def test_the_error_for_weights_that_are_not_finite_says_that_the_optimizer_has_stepped(make):
+    net = mlp()
+    if make.startswith("CBP"):
+        optimizer = getattr(gnt.optim, make)(net, lr=0.1)
+        engine = optimizer.gnt
+    else:
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        engine = gnt.GnT(net, optimizer)
+        if make == "attach":
+            engine.attach()
+    net(torch.randn(8, 4)).square().sum().backward()
+    for param in net.parameters():
+        param.grad.fill_(INF)
+    averages = corrected_averages(engine)
+    if make == "step":
+        optimizer.step()
+    step = engine.step if make == "step" else optimizer.step
+    with pytest.raises(FloatingPointError, match="the engine has changed nothing, but a step that the optimizer took"):
+        step()
+    assert not net[0].weight.isfinite().all()
+    assert_same(corrected_averages(engine), averages)
+
+
 def corrected_averages(engine) -> list[Tensor]:
     return [t.clone() for g in engine.groups for t in (g.state.corrected_utility, g.state.corrected_mean_feature)]
 

@@ -21,6 +21,8 @@ from gnt.importance._shared_state import SharedState, group_by_device_and_dtype
 from gnt.importance._signals import Signals
 from gnt.units import UnitGroup
 
+ENGINE_UNCHANGED = "the engine has changed nothing, but a step that the optimizer took before is not undone"
+
 MakeSignals = Callable[[FeatureBatch], list[Signals]]
 
 
@@ -145,10 +147,7 @@ class Evaluator:
                     if self._measure.product or not finite_features
                     else f"values of utility {self._name!r} of group {name!r} (or the weights that it reads) are"
                 )
-                raise FloatingPointError(
-                    f"{what} not finite, so its units cannot be compared; the engine has changed nothing, but a step "
-                    "that the optimizer took before is not undone"
-                )
+                raise FloatingPointError(f"{what} not finite, so its units cannot be compared; {ENGINE_UNCHANGED}")
 
     def advance(self) -> None:
         """Make one update: ages increase by one, and the measured values enter the running averages."""
