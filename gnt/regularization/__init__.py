@@ -9,7 +9,7 @@ shrink_and_perturb  ShrinkAndPerturb: after the optimizer's step, scales all par
 `register_init_distribution` makes a layer type known to ``ShrinkAndPerturb(..., distribution="init")``.
 """
 
-from gnt.regularization._init_distribution import register_init_distribution
+from gnt.initialization import register_init_distribution
 from gnt.regularization.l2 import L2
 from gnt.regularization.l2_init import L2Init
 from gnt.regularization.shrink_and_perturb import ShrinkAndPerturb

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gnt._utils.generators import new_generator
 from gnt._utils.state_dicts import check_saved_state, counter, random_state, sequence
 from gnt._utils.validation import check_positive, finite_number
-from gnt.regularization._init_distribution import SUPPORTED_LAYERS, InitDistribution, init_distribution
+from gnt.initialization import SUPPORTED_LAYERS, Distribution, init_distribution
 from gnt.regularization._parameters import ModuleOrParameters, accumulation_dtype, select_parameters
 
 STATE_VERSION = 1
@@ -140,16 +140,16 @@ class ShrinkAndPerturb:
         if selected:
             torch._foreach_add_([p for p, _ in selected], [self.noise * scale for _, scale in selected])
 
-    def _find_distributions(self, params: ModuleOrParameters) -> list[InitDistribution]:
+    def _find_distributions(self, params: ModuleOrParameters) -> list[Distribution]:
         """Return the distribution of p for each parameter."""
         if self.distribution == "normal":
-            return [InitDistribution("normal", 1.0)] * len(self.parameters)
+            return [Distribution("normal", 1.0)] * len(self.parameters)
         if not isinstance(params, nn.Module):
             raise TypeError(
                 "distribution 'init' needs the module, whose layers determine the distributions; a list of parameters "
                 "needs distribution='normal'"
             )
-        known: dict[int, InitDistribution] = {}
+        known: dict[int, Distribution] = {}
         layer_types: dict[int, str] = {}
         for module in params.modules():
             for name, parameter in module._parameters.items():

@@ -13,7 +13,7 @@ from gnt.units._activations import (
 from gnt.units._containers import Container
 from gnt.units._errors import TraceError, WalkError
 from gnt.units._group import UnitGroup
-from gnt.units._layer_types import CONV_LAYERS, WEIGHT_LAYERS, has_torch_forward, input_groups
+from gnt.units._layer_types import CONV_LAYERS, WEIGHT_LAYERS, has_torch_forward, input_groups, is_transposed_linear
 from gnt.units._slot import Slot
 from gnt.units._trace import trace
 from gnt.units._trace_result import Groups, Refused
@@ -40,6 +40,7 @@ __all__ = [
     "has_torch_forward",
     "identify_activation",
     "input_groups",
+    "is_transposed_linear",
     "parse_activation",
     "preserve_model",
     "trace",

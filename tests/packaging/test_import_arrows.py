@@ -27,6 +27,7 @@ from tests.packaging.import_graph import (
 ORDER = (
     ("_version", "_utils", "_kernels", "distributed", "nn"),
     ("units",),
+    ("initialization",),
     ("importance",),
     ("replacement", "protection", "regularization", "replay"),
     ("optim",),

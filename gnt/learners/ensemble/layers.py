@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gnt.regularization import register_init_distribution
+from gnt.initialization import register_init_distribution
 
 
 class MemberLinear(nn.Module):

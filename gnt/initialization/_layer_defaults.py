@@ -1,40 +1,31 @@
-"""Initial distributions of parameters, by the type of their layer."""
+"""Initial distributions of parameters in torch, by the type of their layer."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from gnt._utils.initial_values import NORM_INITIAL_VALUES, PRELU_INITIAL_VALUES
+from gnt.initialization._distribution import SMALL_STD, Distribution
+from gnt.units import is_transposed_linear
 
-SUPPORTED_LAYERS = "Linear, Conv and ConvTranspose (1d to 3d), the norms, PReLU and Embedding"
-
-
-class InitDistribution(NamedTuple):
-    """Distribution of one parameter at initialization.
-
-    Attributes:
-        kind: "uniform" in [-scale, scale], "normal" with standard deviation ``scale``, or "constant": ``scale`` itself.
-        scale: see ``kind``.
-        zero_row: index of a row that is 0; None if there is none.
-    """
-
-    kind: Literal["uniform", "normal", "constant"]
-    scale: float
-    zero_row: int | None = None
+SUPPORTED_LAYERS = "Linear, Conv and ConvTranspose (1d to 3d), the norms, PReLU, Embedding, and transformers' Conv1D"
 
 
-def init_distribution(module: nn.Module, name: str) -> InitDistribution | None:
+def init_distribution(module: nn.Module, name: str) -> Distribution | None:
     """Return the distribution from which torch initializes the parameter ``name`` of ``module``; None if unknown.
 
     Linear and convolution layers, weight and bias: uniform, bound 1 / sqrt(fan_in). Norms: weight 1, bias 0. PReLU:
-    0.25. Embedding: normal, 0 in the row of its padding_idx. Further types: `register_init_distribution`.
+    0.25. Embedding: normal, 0 in the row of its padding_idx. transformers' Conv1D: normal weight, bias 0. Further types:
+    `register_init_distribution`.
     """
+    if is_transposed_linear(module):
+        return {"weight": Distribution("normal", SMALL_STD), "bias": Distribution("constant", 0.0)}.get(name)
     for layer_type, distribution_of in _DISTRIBUTIONS.items():
         if isinstance(module, layer_type):
             distribution = distribution_of(module, name)
@@ -65,27 +56,27 @@ def register_init_distribution(layer_type: type[nn.Module], *, like: type[nn.Mod
     _DISTRIBUTIONS[layer_type] = _DISTRIBUTIONS[like]
 
 
-def _uniform_by_fan_in(module: Any, name: str) -> InitDistribution | None:
+def _uniform_by_fan_in(module: Any, name: str) -> Distribution | None:
     if name not in ("weight", "bias"):
         return None
     # torch computes the fan-in of transposed convolutions from dimension 1, too
     fan_in = module.weight.shape[1] * math.prod(module.weight.shape[2:])
-    return InitDistribution("uniform", 1.0 / math.sqrt(fan_in) if fan_in else 0.0)
+    return Distribution("uniform", 1.0 / math.sqrt(fan_in) if fan_in else 0.0)
 
 
-def _norm_constant(module: Any, name: str) -> InitDistribution | None:
-    return InitDistribution("constant", NORM_INITIAL_VALUES[name]) if name in NORM_INITIAL_VALUES else None
+def _norm_constant(module: Any, name: str) -> Distribution | None:
+    return Distribution("constant", NORM_INITIAL_VALUES[name]) if name in NORM_INITIAL_VALUES else None
 
 
-def _prelu_constant(module: Any, name: str) -> InitDistribution | None:
-    return InitDistribution("constant", PRELU_INITIAL_VALUES[name]) if name in PRELU_INITIAL_VALUES else None
+def _prelu_constant(module: Any, name: str) -> Distribution | None:
+    return Distribution("constant", PRELU_INITIAL_VALUES[name]) if name in PRELU_INITIAL_VALUES else None
 
 
-def _normal_embedding(module: Any, name: str) -> InitDistribution | None:
-    return InitDistribution("normal", 1.0, module.padding_idx) if name == "weight" else None
+def _normal_embedding(module: Any, name: str) -> Distribution | None:
+    return Distribution("normal", 1.0, module.padding_idx) if name == "weight" else None
 
 
-_DISTRIBUTIONS: dict[type[nn.Module], Callable[[Any, str], InitDistribution | None]] = {
+_DISTRIBUTIONS: dict[type[nn.Module], Callable[[Any, str], Distribution | None]] = {
     nn.Linear: _uniform_by_fan_in,
     _ConvNd: _uniform_by_fan_in,
     _NormBase: _norm_constant,
