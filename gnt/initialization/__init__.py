@@ -12,12 +12,13 @@ from gnt.initialization._distribution import Distribution
 from gnt.initialization._layer_defaults import SUPPORTED_LAYERS, init_distribution, register_init_distribution
 from gnt.initialization._names import BIAS_INITS, INITS, Fill, Init, check_init, fans, init_name, uniform_bound
 from gnt.initialization._saved import loaded_inits, saved_inits
-from gnt.initialization._slot_init import SlotInit, draw_biases, draw_weights, find_slot_init
+from gnt.initialization._slot_init import USUAL_INIT, SlotInit, draw_biases, draw_weights, find_slot_init
 
 __all__ = [
     "BIAS_INITS",
     "INITS",
     "SUPPORTED_LAYERS",
+    "USUAL_INIT",
     "Distribution",
     "Fill",
     "Init",

@@ -62,7 +62,7 @@ class Sample:
         lines = weight[:_ORTHOGONAL_ROWS] if rows <= inputs else weight[:, :_ORTHOGONAL_ROWS].T
         limits = torch.stack(weight.aminmax()).abs()
         host = torch.cat([part.flatten(), lines.flatten(), limits.to(weight.dtype)]).cpu().double()
-        values, lines_read, limits_read = host.split([part.numel(), lines.numel(), 2])
+        values, lines_read, limits_read = torch.split(host, [part.numel(), lines.numel(), 2])
         return cls(
             values.view(part.shape),
             limits_read.max().item(),

@@ -41,14 +41,13 @@ def loaded_inits(saved: Any, present: SlotInits, *, weights: bool, biases: bool)
         if not isinstance(saved, list) or [len(slots) for slots in saved] != wanted:
             raise ValueError(f"it must hold {wanted} entries for the groups")
         return [
-            [
-                _loaded(entry, own, weights=weights, biases=biases)
-                for entry, own in zip(entries, slots, strict=True)
-            ]
+            [_loaded(entry, own, weights=weights, biases=biases) for entry, own in zip(entries, slots, strict=True)]
             for entries, slots in zip(saved, present, strict=True)
         ]
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"state_dict holds initial distributions that cannot be used, {error}: {saved!r:.200}") from None
+        raise ValueError(
+            f"state_dict holds initial distributions that cannot be used, {error}: {saved!r:.200}"
+        ) from None
 
 
 def _loaded(entry: Any, own: SlotInit, *, weights: bool, biases: bool) -> SlotInit:

@@ -18,6 +18,8 @@ from gnt.initialization._names import Fill, Init, fans, init_name, named_distrib
 from gnt.units import Slot, UnitGroup
 
 ZERO = Distribution("constant", 0.0)
+_OWN_FITS = "torch's own: fits the layer's weights"
+USUAL_INIT = f"({_OWN_FITS})"  # how the text of a `SlotInit` ends that says nothing special
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,11 @@ class SlotInit:
 
     def __str__(self) -> str:
         named = dict.fromkeys(str(each) if isinstance(each, Distribution) else init_name(each) for each in self.weights)
-        biases = "" if self.biases == (ZERO,) * len(self.biases) else f"; bias: {' or '.join(dict.fromkeys(map(str, self.biases)))}"
+        biases = (
+            ""
+            if self.biases == (ZERO,) * len(self.biases)
+            else f"; bias: {' or '.join(dict.fromkeys(map(str, self.biases)))}"
+        )
         return f"{' or '.join(named)} ({self.reason}){biases}"
 
 
@@ -54,6 +60,7 @@ def find_slot_init(group: UnitGroup, slot: Slot, init: Init, bias_init: str, mem
     Raises:
         ValueError: ``init`` needs the gain of an unknown activation.
     """
+    weights: Sequence[Distribution | Fill]
     if init == "auto":
         weights, reason = _fitting_weights(group, slot, members)
     else:
@@ -76,8 +83,8 @@ def _fitting_weights(group: UnitGroup, slot: Slot, members: int) -> tuple[list[D
         if fitting is None:
             reasons["torch's own: no known distribution fits the layer's weights"] = None
         else:
-            name = "torch's own" if fitting == own else known[fitting].name if fitting in known else "measured"
-            reasons[f"{name}: fits the layer's weights"] = None
+            name = known[fitting].name if fitting in known else "measured"
+            reasons[_OWN_FITS if fitting == own else f"{name}: fits the layer's weights"] = None
     return found, "; or ".join(reasons)
 
 
@@ -101,11 +108,14 @@ def _samples(parameter: Tensor, dim: int, members: int) -> list[Sample | None]:
         values = values.full_tensor()  # type: ignore[attr-defined]
     if values.is_meta or not values.numel() or not values.is_floating_point():
         return [None] * members
-    return [Sample.read(each.flatten(1) if each.ndim > 1 else each[:, None]) for each in values.movedim(dim, 0).chunk(members)]
+    return [
+        Sample.read(each.flatten(1) if each.ndim > 1 else each[:, None])
+        for each in values.movedim(dim, 0).chunk(members)
+    ]
 
 
 def draw_weights(slot: Slot, init: SlotInit, count: int, generators: Sequence[torch.Generator]) -> Tensor:
-    """New weights for ``count`` units of each member, from its generator: (members * count * block, shape of a unit...).
+    """New weights for ``count`` units of each member, from its generator: (members * count * block, *shape of a unit).
 
     Raises:
         ValueError: a function did not fill its tensor, changed its shape, made it require a gradient, or (seen on the
@@ -156,4 +166,3 @@ def _fill_by_function(function: Fill, rows: Tensor, slot: Slot, generator: torch
         fault = f"left {count} of {rows.numel()} values of its tensor that are not finite"
     if fault is not None:
         raise ValueError(f"init {init_name(function)} {fault}, for {slot.name!r}; nothing was replaced")
-

@@ -28,7 +28,7 @@ from gnt.replacement.optimizer_state import (
     unwrap_optimizer,
 )
 from gnt.replacement.redo import ReDo
-from gnt.replacement.report import GroupReport, Report, first_due
+from gnt.replacement.report import GroupReport, Report, describe_inits, first_due
 
 __all__ = [
     "ALGORITHM_1",
@@ -44,6 +44,7 @@ __all__ = [
     "Report",
     "UnitState",
     "algorithm_1",
+    "describe_inits",
     "attached_engines",
     "find_state_resets",
     "first_due",

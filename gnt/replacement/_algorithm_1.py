@@ -10,6 +10,7 @@ import torch
 from torch.optim import Optimizer
 
 from gnt._utils.validation import check_known_settings
+from gnt.initialization import Init
 from gnt.replacement._config import ENGINE_SETTINGS, EngineSettings
 from gnt.replacement.engine import GnT
 from gnt.units import Layers, UnitGroup
@@ -26,7 +27,7 @@ def algorithm_1(
     replacement_rate: float = EngineSettings.replacement_rate,
     maturity_threshold: int = EngineSettings.maturity_threshold,
     decay_rate: float = EngineSettings.decay_rate,
-    init: str = EngineSettings.init,
+    init: Init = EngineSettings.init,
     generator: torch.Generator | None = None,
     **settings: Any,
 ) -> GnT:

@@ -9,19 +9,21 @@ import torch
 from torch import Tensor
 
 from gnt._utils.state_dicts import check_entries, check_version, counter, equal_to, random_state, shown, text
+from gnt.initialization import SlotInit, loaded_inits, saved_inits
 from gnt.units import UnitGroup
 
 STATE_VERSION = 1
 
 
 class CheckedState(NamedTuple):
-    """A saved state that was checked, in the form in which it is loaded."""
+    """A saved state that was checked, in the form in which it is loaded. ``slot_inits``: those that apply afterwards."""
 
     updates: int
     counted: int
     generator: Tensor
     coin: Tensor
     groups: list[dict[str, Any]]
+    slot_inits: list[list[SlotInit]]
 
 
 def engine_state(
@@ -31,6 +33,7 @@ def engine_state(
     counted: int,
     generator: torch.Generator,
     host_generator: torch.Generator,
+    slot_inits: Sequence[Sequence[SlotInit]],
 ) -> dict[str, Any]:
     """The state of an engine, in tensors and plain values."""
     return {
@@ -40,6 +43,7 @@ def engine_state(
         "counted": counted,
         "generator": generator.get_state(),
         "coin": host_generator.get_state(),
+        "inits": saved_inits(slot_inits),
         "groups": [{"name": g.name, "num_units": g.num_units, **g.state.state_dict()} for g in groups],
     }
 
@@ -50,8 +54,18 @@ def check_state(
     utility: str,
     generator: torch.Generator,
     host_generator: torch.Generator,
+    slot_inits: list[list[SlotInit]],
+    *,
+    load_weights: bool,
+    load_biases: bool,
 ) -> CheckedState:
     """Check a saved state for these groups and generators; changes nothing, reads the device.
+
+    Args:
+        state_dict: the saved state.
+        groups, utility, generator, host_generator, slot_inits: those of the engine.
+        load_weights, load_biases: take the saved initial distributions of weights, and of biases, in place of those in
+            ``slot_inits``; states of earlier versions have none.
 
     Raises:
         ValueError: a state of another version, measure or architecture, or an entry that no engine could have.
@@ -90,7 +104,9 @@ def check_state(
         group.state.checked_state(entry, f" for group {group.name!r}", own["updates"])
         for group, entry in zip(groups, saved_groups, strict=True)
     ]
-    return CheckedState(own["updates"], own["counted"], own["generator"], own["coin"], states)
+    if "inits" in state_dict:
+        slot_inits = loaded_inits(state_dict["inits"], slot_inits, weights=load_weights, biases=load_biases)
+    return CheckedState(own["updates"], own["counted"], own["generator"], own["coin"], states, slot_inits)
 
 
 def load_units(state: CheckedState, groups: Sequence[UnitGroup]) -> None:

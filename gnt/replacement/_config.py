@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from gnt._utils.validation import check_flags, to_float
 from gnt.importance import find_measure
-from gnt.replacement.reinitialization import check_init
+from gnt.initialization import BIAS_INITS, Init, check_init, init_name
 
 
 @dataclass(eq=False, repr=False)
@@ -31,13 +31,14 @@ class EngineSettings:
     maturity_threshold: int = 100
     decay_rate: float = 0.99
     utility: str = "contribution"
-    init: str = "kaiming"
+    init: Init = "auto"
     accumulate: bool | str = True
     bias_transfer: bool = True
     generator: torch.Generator | None = field(default=None, repr=False)
     activation: str | None = field(default=None, repr=False)
     process_group: Any = field(default=None, repr=False)
     kernels: bool = field(default=False, repr=False)
+    bias_init: str = "zero"
 
     def __post_init__(self) -> None:
         # compared as the floats that they become: 1 - Fraction(1, 10**20) is a decay rate of 1.0
@@ -57,12 +58,16 @@ class EngineSettings:
         _check_process_group(self.process_group)
         find_measure(self.utility)
         check_init(self.init)
+        if self.bias_init not in BIAS_INITS:
+            raise ValueError(f"bias_init must be one of {', '.join(BIAS_INITS)}, got {self.bias_init!r}")
         self.replacement_rate, self.maturity_threshold, self.decay_rate = rate, int(threshold), decay
 
     def describe(self) -> str:
         """The settings that the engine's repr shows, as they are written in a call."""
         names = [each.name for each in dataclasses.fields(EngineSettings) if each.repr]
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        texts = {name: repr(getattr(self, name)) for name in names if name != "init"}
+        texts["init"] = init_name(self.init)  # the repr of a function is another one in each process
+        return ", ".join(f"{name}={texts[name]}" for name in names)
 
 
 ENGINE_SETTINGS = tuple(each.name for each in dataclasses.fields(EngineSettings))

@@ -9,11 +9,14 @@ import torch
 
 from gnt.distributed import dtensor
 from gnt.distributed.process_group import Processes
+from gnt.initialization import SlotInit
 from gnt.units import UnitGroup
 
 _ADVICE = {
     "groups": "build the engine from the same layers, in the same order, on every rank",
     "settings": "give the engine the same settings on every rank",
+    "initial distributions": "build the engine after DistributedDataParallel, from the same weights on every rank, or "
+    "name the distribution: init=NAME",
     "ages": "load the same checkpoint on every rank",
     "networks": "wrap the network in DistributedDataParallel; where every process trains a network of its own, "
     "pass process_group=False",
@@ -21,9 +24,15 @@ _ADVICE = {
 
 
 def synchronize(
-    processes: Processes, groups: Sequence[UnitGroup], settings: str, generators: Sequence[torch.Generator]
+    processes: Processes,
+    groups: Sequence[UnitGroup],
+    settings: str,
+    slot_inits: Sequence[Sequence[SlotInit]],
+    generators: Sequence[torch.Generator],
 ) -> None:
     """Check that all processes have the same groups, settings, ages and weights; share the first rank's random state.
+
+    Equal settings may still mean different initial distributions, if they were chosen by different weights.
 
     Raises:
         ValueError: on all ranks, if they differ.
@@ -31,6 +40,7 @@ def synchronize(
     descriptions = {
         "groups": "; ".join(map(_described, groups)),
         "settings": settings,
+        "initial distributions": "; ".join(str(init) for slots in slot_inits for init in slots),
         "ages": _ages(groups),
         "networks": _weight_sums(groups),
     }

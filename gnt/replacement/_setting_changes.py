@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 
 from gnt.importance import Evaluator
-from gnt.replacement import reinitialization as reinit
+from gnt.initialization import Init, SlotInit, find_slot_init
 from gnt.replacement._config import ENGINE_SETTINGS, EngineSettings
 from gnt.units import UnitGroup
 
@@ -24,11 +24,12 @@ class ChangeableSettings(EngineSettings):
     Changes of ``utility`` and ``activation`` are refused.
 
     Attributes:
-        groups, bounds, evaluator, host_generator: those of `EngineCore`.
+        groups, members, slot_inits, evaluator, host_generator: those of `EngineCore`.
     """
 
     groups: tuple[UnitGroup, ...]
-    bounds: list[list[float]]
+    members: int
+    slot_inits: list[list[SlotInit]]
     evaluator: Evaluator
     host_generator: torch.Generator
     _processes: Any
@@ -53,7 +54,8 @@ class ChangeableSettings(EngineSettings):
         carry_out: dict[str, Callable[[Any], None]] = {
             "maturity_threshold": self._change_maturity_threshold,
             "decay_rate": self._change_decay_rate,
-            "init": self._change_init,
+            "init": lambda init: self.choose_inits(init, self.bias_init),
+            "bias_init": lambda bias_init: self.choose_inits(self.init, bias_init),
             "accumulate": self._change_accumulate,
             "kernels": self._change_kernels,
             "generator": self._change_generator,
@@ -80,8 +82,12 @@ class ChangeableSettings(EngineSettings):
                 state.utility.mul_(scale)
         self.evaluator = self._new_evaluator()
 
-    def _change_init(self, init: str) -> None:
-        self.bounds = [[reinit.bound(group, init, slot) for slot in group.drawn] for group in self.groups]
+    def choose_inits(self, init: Init, bias_init: str) -> None:
+        """Choose the initial distributions of new units, "auto" and "initial" by present values."""
+        self.slot_inits = [
+            [find_slot_init(group, slot, init, bias_init, self.members) for slot in group.drawn]
+            for group in self.groups
+        ]
 
     def _change_accumulate(self, accumulate: bool | str) -> None:
         for group in self.groups:

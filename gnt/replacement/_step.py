@@ -27,7 +27,9 @@ from gnt.importance import (
     average_over_processes,
     check_shards,
     find_measure,
+    restore_generators_on_error,
 )
+from gnt.initialization import SlotInit, draw_biases, draw_weights
 from gnt.replacement import _process_agreement, selection
 from gnt.replacement import reinitialization as reinit
 from gnt.replacement._config import EngineSettings
@@ -57,7 +59,8 @@ class EngineCore(ChangeableSettings):
     Attributes:
         measure: the measure of utility.
         feature_buffer: the features recorded since the last update.
-        bounds: for each group and slot that is drawn, the bound of fresh weights.
+        members: number of networks whose units a group holds one after the other; 1 except in an ensemble.
+        slot_inits: for each group and slot that is drawn, the initial distributions of new units.
         host_generator: for draws of counts, on the host so that no draw waits for the device.
         absent: numbers of the groups that took no part in the latest update.
         counted: number of the update for which units were selected last.
@@ -66,6 +69,7 @@ class EngineCore(ChangeableSettings):
     """
 
     generator: torch.Generator
+    members = 1
     signals_type: ClassVar[type[Signals]] = Signals
 
     def __init__(
@@ -79,7 +83,7 @@ class EngineCore(ChangeableSettings):
         self.__dict__.update(vars(settings))
         self.measure = find_measure(self.utility)
         self.groups = groups
-        self.bounds = [self.new_bounds(group) for group in groups]
+        self.choose_inits(self.init, self.bias_init)
         for group in groups:
             group.state = self.new_state(group)
         self.evaluator = self._new_evaluator()
@@ -325,7 +329,7 @@ class EngineCore(ChangeableSettings):
         if not self._processes.synchronized:
             settings = f"{self!r}, activation={self.activation!r}, kernels={self.kernels!r}{further_settings}"
             _process_agreement.synchronize(
-                self._processes, self.groups, settings, (self.generator, self.host_generator)
+                self._processes, self.groups, settings, self.slot_inits, (self.generator, self.host_generator)
             )
         return self._processes
 
@@ -372,31 +376,41 @@ class EngineCore(ChangeableSettings):
             selected: the units are those of the last selection.
         """
         self.selected = []
-        work = [item for item in zip(self.groups, units, fresh, self.bounds, strict=True) if len(item[1])]
+        work = [item for item in zip(self.groups, units, fresh, self.slot_inits, strict=True) if len(item[1])]
         if not work:
             return
         self.follow_network()
         optimizer_state = self.optimizer_state
         if optimizer_state is not None:
             optimizer_state.check(self.groups)
-            biases = optimizer_state.consumer_biases([group for group, *_ in work])
-        for group, indices, weights, limits in work:
-            if weights is None:
-                weights = self.draw_weights(group, len(indices), limits)
+        # a function that fails has changed nothing: all is drawn before any unit is replaced
+        own_function = () if isinstance(self.init, str) else (self.generator,)
+        with restore_generators_on_error(own_function):
+            drawn = [self._draw(group, len(indices), given, inits) for group, indices, given, inits in work]
+        if optimizer_state is not None:
+            consumer_biases = optimizer_state.consumer_biases([group for group, *_ in work])
+        for (group, indices, *_), (weights, biases) in zip(work, drawn, strict=True):
             mean_features = group.state.corrected_mean_features.index_select(1, indices) if self.bias_transfer else None
-            reinit.regenerate(group, indices, weights, mean_features)
+            reinit.regenerate(group, indices, weights, biases, mean_features)
             group.state.replace(indices, all_eligible=selected)
         if optimizer_state is not None:
-            optimizer_state.follow_biases(biases)
-            for group, indices, _, _ in work:
+            optimizer_state.follow_biases(consumer_biases)
+            for group, indices, *_ in work:
                 optimizer_state.reset(group, indices)
 
-    def draw_weights(self, group: UnitGroup, count: int, limits: Sequence[float]) -> list[Tensor]:
-        """Fresh incoming weights for ``count`` units, for each slot that is drawn."""
-        return [
-            reinit.fresh_weights(slot, count, limit, self.generator)
-            for slot, limit in zip(group.drawn, limits, strict=True)
-        ]
+    def _draw(
+        self, group: UnitGroup, count: int, given: list[Tensor] | None, inits: Sequence[SlotInit]
+    ) -> tuple[list[Tensor], list[Tensor | None]]:
+        """New weights (those given, if any) and biases of ``count`` units, for each slot that is drawn."""
+        pairs = list(zip(group.drawn, inits, strict=True))
+        generators = self.draw_generators()
+        count //= len(generators)
+        weights = [draw_weights(slot, init, count, generators) for slot, init in pairs] if given is None else given
+        return weights, [draw_biases(slot, init, count, generators) for slot, init in pairs]
+
+    def draw_generators(self) -> Sequence[torch.Generator]:
+        """The generators of new weights, one for each member."""
+        return (self.generator,)
 
     def _uniform(self) -> float:
         return torch.rand((), dtype=torch.float64, generator=self.host_generator).item()

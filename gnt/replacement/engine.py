@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from gnt._utils.dynamo import not_compiled
 from gnt._utils.validation import check_flags, check_positive
 from gnt.importance import Features, find_measure
+from gnt.initialization import Init
 from gnt.replacement import _checkpoint
 from gnt.replacement._config import EngineSettings
 from gnt.replacement._optimizer_hooks import OptimizerHooks
@@ -46,8 +47,11 @@ class GnT(EngineCore):
         maturity_threshold: a unit is eligible if its age, in updates, exceeds this; an integer >= 0.
         decay_rate: decay rate of the running averages, in [0, 1).
         utility: name of a measure (`gnt.importance.measures`), or of one registered with `register_utility`.
-        init: distribution of new incoming weights: "default", "xavier", "lecun" or "kaiming"
-            (`gnt.replacement.reinitialization`).
+        init: initial distribution of new incoming weights. "auto": for each layer the known one that its weights look
+            like a draw from, now, at construction; if there is none, as after training, torch's own for this layer;
+            `report` says which. Or a name: "default" (torch's own), "xavier", "lecun", "kaiming" (uniform),
+            "xavier_normal", "lecun_normal", "kaiming_normal", "normal", "truncated_normal", "orthogonal"; or a function
+            (tensor, slot, generator) that fills the tensor of new weights in place. docs/initialization.md.
         accumulate: carry fractions of a unit over to later updates (True), or draw whether one more unit is replaced
             (False). "one": carry over what is due, and replace at most one unit per update, when the sum exceeds 1
             (`gnt.algorithm_1`).
@@ -59,6 +63,8 @@ class GnT(EngineCore):
             if torch.distributed is initialised; False: this process alone.
         kernels: update the units by C++ kernels, which torch's compiler builds at first use; several times as fast. For
             float32 and float64 networks on the CPU; for others it has no effect. Needs a C++ compiler.
+        bias_init: "zero": the bias of a new unit is 0. "initial": it is drawn from the initial distribution of the
+            layer's biases, which is found as for ``init="auto"``.
 
     Attributes:
         groups: tuple of `UnitGroup`, in order; ``group.state`` holds ages, running averages and accumulator.
@@ -101,7 +107,7 @@ class GnT(EngineCore):
         maturity_threshold: int = EngineSettings.maturity_threshold,
         decay_rate: float = EngineSettings.decay_rate,
         utility: str = EngineSettings.utility,
-        init: str = EngineSettings.init,
+        init: Init = EngineSettings.init,
         accumulate: bool | str = EngineSettings.accumulate,
         bias_transfer: bool = EngineSettings.bias_transfer,
         generator: torch.Generator | None = None,
@@ -109,6 +115,7 @@ class GnT(EngineCore):
         record: bool = True,
         process_group: Any = None,
         kernels: bool = EngineSettings.kernels,
+        bias_init: str = EngineSettings.bias_init,
     ) -> None:
         settings = EngineSettings(
             replacement_rate,
@@ -122,6 +129,7 @@ class GnT(EngineCore):
             activation,
             process_group,
             kernels,
+            bias_init,
         )
         check_flags(record=record)
         groups = groups_for_engine(layers, activation)
@@ -342,11 +350,14 @@ class GnT(EngineCore):
         return bool(self.selected) and self._selection.is_unchanged(units)
 
     def report(self) -> Report:
-        """Per group: units, eligible, replaced so far, when the next is due, dead units; and what `trace` refused.
+        """Per group: units, eligible, replaced so far, when the next is due, dead units, and the initial distributions of
+        new units; and what `trace` refused.
 
         Prints as a table. Reads the device.
         """
-        return Report.from_groups(self.groups, self.updates, self.replacement_rate, self.left_out(), self.notes)
+        return Report.from_groups(
+            self.groups, self.updates, self.replacement_rate, self.slot_inits, self.left_out(), self.notes
+        )
 
     def dry_run(self, most: int = 5) -> DryRun:
         """Which units would be replaced next, when, and what would change with each. Prints as text; changes nothing.
@@ -376,11 +387,18 @@ class GnT(EngineCore):
         included.
         """
         return _checkpoint.engine_state(
-            self.groups, self.utility, self.updates, self.counted, self.generator, self.host_generator
+            self.groups,
+            self.utility,
+            self.updates,
+            self.counted,
+            self.generator,
+            self.host_generator,
+            self.slot_inits,
         )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Resume from a saved state. Settings are not saved: build the engine with the same ones.
+        """Resume from a saved state. Settings are not saved: build the engine with the same ones. The distributions
+        that ``init="auto"`` and ``bias_init="initial"`` chose are.
 
         On the type of device on which the state was saved the run continues bit for bit. On another one (saved on a
         GPU, loaded on the CPU, or the other way round) the generator gets a seed that the saved state determines,
@@ -395,13 +413,23 @@ class GnT(EngineCore):
     def checked_state(self, state_dict: Any) -> _checkpoint.CheckedState:
         """Check a saved state for `load_checked_state`, as `load_state_dict` does."""
         self.follow_network()
-        return _checkpoint.check_state(state_dict, self.groups, self.utility, self.generator, self.host_generator)
+        return _checkpoint.check_state(
+            state_dict,
+            self.groups,
+            self.utility,
+            self.generator,
+            self.host_generator,
+            self.slot_inits,
+            load_weights=self.init == "auto",
+            load_biases=self.bias_init == "initial",
+        )
 
     def load_checked_state(self, state: _checkpoint.CheckedState) -> None:
         """Load a checked state; this does not fail."""
         _checkpoint.load_units(state, self.groups)
         _checkpoint.load_generators(state, self.generator, self.host_generator)
         self.updates, self.counted = state.updates, state.counted
+        self.slot_inits = state.slot_inits
         self.next_idle_check = first_check(self.updates)
         self.selected, self.absent = [], frozenset()
         self.discard()

@@ -18,6 +18,8 @@ from gnt._utils.state_dicts import Kind, check_saved_state, counter, sequence
 from gnt._utils.tables import align_columns
 from gnt._utils.validation import check_positive, finite_number
 from gnt.importance import Features, Signals, average_over_processes
+from gnt.initialization import Init, init_name
+from gnt.replacement._config import EngineSettings
 from gnt.replacement.engine import GnT
 from gnt.units import Layers, UnitGroup
 
@@ -50,9 +52,10 @@ class ReDo:
     over the batch and, for convolutions, over all positions. If consumers read different tensors of the unit (before
     and after pooling, for example), it must be dormant in each of them.
 
-    A replaced unit gets incoming weights from the initial distribution, bias 0, outgoing weights 0, initial values in
-    norms, and its slices of the optimizer's state are reset. All layers are tested before any unit is replaced. If a
-    unit and a unit of its consumer are replaced in the same step, the weight between them is the consumer's new draw.
+    A replaced unit gets incoming weights from the initial distribution, bias 0 (see ``bias_init``), outgoing weights 0,
+    initial values in norms, and its slices of the optimizer's state are reset. All layers are tested before any unit is
+    replaced. If a unit and a unit of its consumer are replaced in the same step, the weight between them is the
+    consumer's new draw.
 
     Call `step` after each optimizer step.
 
@@ -62,9 +65,9 @@ class ReDo:
         optimizer: its state is reset for replaced units; None resets no optimizer state.
         tau: threshold of dormancy, >= 0. With 0 only units that output 0 for the whole batch are replaced.
         period: number of steps between checks, >= 1.
-        init: distribution of new weights: "default" (torch's own, 1 / sqrt(fan_in)), "xavier", "lecun" or "kaiming".
+        init, bias_init: initial distributions of new weights and biases; same as for `GnT`.
         generator: generator of the draws; None creates one, seeded from torch's global generator.
-        activation: name of the activation, if "xavier" or "kaiming" need it; same as for `GnT`.
+        activation: name of the activation, if ``init`` needs it; same as for `GnT`.
         process_group: processes that train this network together; means are over the samples of all of them. Same as
             for `GnT`.
 
@@ -101,7 +104,8 @@ class ReDo:
         *,
         tau: float = 0.1,
         period: int = 1000,
-        init: str = "default",
+        init: Init = EngineSettings.init,
+        bias_init: str = EngineSettings.bias_init,
         generator: torch.Generator | None = None,
         activation: str | None = None,
         process_group: Any = None,
@@ -113,6 +117,7 @@ class ReDo:
             replacement_rate=0.0,
             bias_transfer=False,
             init=init,
+            bias_init=bias_init,
             generator=generator,
             activation=activation,
             process_group=process_group,
@@ -257,7 +262,7 @@ class ReDo:
 
     def __repr__(self) -> str:
         units = sum(group.num_units for group in self.groups)
-        settings = f"tau={self.tau:g}, period={self.period}, init={self._engine.init!r}"
+        settings = f"tau={self.tau:g}, period={self.period}, init={init_name(self._engine.init)}"
         return f"ReDo({len(self.groups)} groups, {units} units, {settings})"
 
 

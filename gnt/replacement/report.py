@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gnt._utils.tables import align_columns
+from gnt.initialization import USUAL_INIT, SlotInit
 from gnt.replacement.eligibility import UnitState
 from gnt.units import UnitGroup
 
@@ -24,6 +25,7 @@ class GroupReport:
         dead: number of eligible units whose feature, averaged over the batch, was exactly 0 in every update for longer
             than the maturity threshold: for a ReLU, units that are always off.
         nonfinite: number of updates left out because features or weights were not finite.
+        init: initial distribution of new units' weights, with the reason; for each producer, if there are several.
     """
 
     name: str
@@ -33,6 +35,7 @@ class GroupReport:
     next_due: int | None
     dead: int
     nonfinite: int
+    init: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Report:
         groups: Sequence[UnitGroup],
         updates: int,
         replacement_rate: float,
+        slot_inits: Sequence[Sequence[SlotInit]],
         refused: Sequence[object] = (),
         notes: Sequence[str] = (),
     ) -> Report:
@@ -78,8 +82,9 @@ class Report:
                     next_due=group.state.next_due(replacement_rate),
                     dead=int(group.state.dead.sum()),
                     nonfinite=int(group.state.nonfinite),
+                    init=describe_inits(group, inits),
                 )
-                for group in groups
+                for group, inits in zip(groups, slot_inits, strict=True)
             ),
             tuple(refused),
             replacement_rate,
@@ -96,7 +101,14 @@ class Report:
             rows.append((g.name, str(g.units), str(g.eligible), str(g.replaced), due, str(g.dead), str(g.nonfinite)))
         left_alone = ["refused:", *(f"  {one}" for one in self.refused)] if self.refused else []
         left_alone += [f"note: {note}" for note in self.notes]
-        return "\n".join([f"after {self.updates} updates", *align_columns(rows), *self._outlook(), *left_alone])
+        body = [*align_columns(rows), *self._outlook(), *self._inits(), *left_alone]
+        return "\n".join([f"after {self.updates} updates", *body])
+
+    def _inits(self) -> list[str]:
+        """The distributions of new weights, unless all are the layers' own in torch, and so the expected ones."""
+        if all(not group.init or group.init.endswith(USUAL_INIT) for group in self.groups):
+            return []
+        return ["new weights:", *(f"  {group.name}: {group.init}" for group in self.groups)]
 
     def _outlook(self) -> list[str]:
         """When the first unit is due, as long as none was replaced."""
@@ -104,6 +116,14 @@ class Report:
             return []
         settings = f"replacement_rate={self.replacement_rate:g} and maturity_threshold={self.maturity_threshold}"
         return [f"none was replaced yet: at {settings} the first unit is due after {self.first_due} updates"]
+
+
+def describe_inits(group: UnitGroup, inits: Sequence[SlotInit]) -> str:
+    """The initial distributions of a group's new units, with the reasons."""
+    texts = [str(init) for init in inits]
+    if len(set(texts)) == 1:
+        return texts[0]
+    return "; ".join(f"{slot.name}: {text}" for slot, text in zip(group.drawn, texts, strict=True))
 
 
 def first_due(states: Sequence[UnitState], updates: int, replacement_rate: float) -> int | None:

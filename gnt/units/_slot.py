@@ -118,6 +118,12 @@ class Slot:
         rows = dtensor.narrow_to_local(rows if kept is None else rows[kept], weight, self.dim)
         local.index_copy_(self.dim, index, rows.movedim(0, self.dim))
 
+    def write_biases_(self, units: Tensor, values: Tensor) -> None:
+        """Set the biases of ``units`` to ``values``, of shape (k * block,)."""
+        assert self.bias is not None
+        local, index, kept = dtensor.locate_local(self.bias.detach(), 0, self.index(units))
+        local.index_copy_(0, index, values if kept is None else values[kept])
+
     def mean_magnitude(self) -> Tensor:
         """Mean of |w| over all dimensions but the units': (num_units, block), in float32 or wider.
 

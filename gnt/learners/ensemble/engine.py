@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from gnt._utils.generators import fitting_state
 from gnt.importance import FeatureBatch, Signals
 from gnt.learners.ensemble.report import EnsembleReport
-from gnt.replacement import GnT, UnitState, first_due, reinitialization, selection
+from gnt.replacement import GnT, UnitState, first_due, selection
 from gnt.units import UnitGroup
 
 
@@ -81,8 +81,8 @@ class EnsembleGnT(GnT):
         generators: Sequence[torch.Generator],
         **settings: Any,
     ) -> None:
-        super().__init__(groups, optimizer, generator=generators[0], record=False, process_group=False, **settings)
         self.seeds, self.members, self.generators = list(seeds), len(seeds), list(generators)
+        super().__init__(groups, optimizer, generator=generators[0], record=False, process_group=False, **settings)
         vars(self)["generator"] = self.host_generator = MemberGenerators(self.generators)  # type: ignore[assignment]
         # the index of each member's first unit in each group: (members, 1)
         self._first_units = {
@@ -115,7 +115,7 @@ class EnsembleGnT(GnT):
 
     def report(self) -> EnsembleReport:
         """As `GnT.report`, with dead units by member."""
-        return EnsembleReport.read(self.groups, self.updates, self.replacement_rate, self.members)
+        return EnsembleReport.read(self.groups, self.updates, self.replacement_rate, self.members, self.slot_inits)
 
     def first_due(self) -> int | None:
         """As `GnT.first_due`; the share of a member's units that is due is that of all units of one member."""
@@ -144,12 +144,9 @@ class EnsembleGnT(GnT):
             return state.no_units
         return selection.lowest_of_each(state.corrected_utility, state.mature, count, self.members)
 
-    def draw_weights(self, group: UnitGroup, count: int, limits: Sequence[float]) -> list[Tensor]:
-        """Fresh weights for ``count`` units, an equal number from each member's generator, as in a single run."""
-        return [
-            reinitialization.fresh_weights(slot, count // self.members, limit, *self.generators)
-            for slot, limit in zip(group.drawn, limits, strict=True)
-        ]
+    def draw_generators(self) -> Sequence[torch.Generator]:
+        """The members' generators: an equal number of units is drawn from each, as in a single run."""
+        return self.generators
 
 
 def format_seeds(seeds: Sequence[int], selected: Tensor) -> str:

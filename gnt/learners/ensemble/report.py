@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnt.replacement import GroupReport, Report, UnitState, first_due
+from gnt.initialization import SlotInit
+from gnt.replacement import GroupReport, Report, UnitState, describe_inits, first_due
 from gnt.units import UnitGroup
 
 
@@ -27,10 +28,17 @@ class EnsembleReport(Report):
     dead_by_member: tuple[tuple[int, ...], ...] = ()
 
     @classmethod
-    def read(cls, groups: Sequence[UnitGroup], updates: int, replacement_rate: float, members: int) -> EnsembleReport:
+    def read(
+        cls,
+        groups: Sequence[UnitGroup],
+        updates: int,
+        replacement_rate: float,
+        members: int,
+        slot_inits: Sequence[Sequence[SlotInit]],
+    ) -> EnsembleReport:
         """Read the groups' states."""
         reports, dead, states = [], [], []
-        for group in groups:
+        for group, inits in zip(groups, slot_inits, strict=True):
             state = group.state
             one = member_state(state, 0, members)
             states.append(one)
@@ -44,6 +52,7 @@ class EnsembleReport(Report):
                     next_due=one.next_due(replacement_rate),
                     dead=sum(dead[-1]),
                     nonfinite=int(state.nonfinite),
+                    init=describe_inits(group, inits),
                 )
             )
         return cls(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gnt.initialization import init_name
 from gnt.replacement import EngineSettings
 
 
@@ -15,13 +16,18 @@ def checked_engine_settings(settings: Mapping[str, Any]) -> EngineSettings:
     """The settings with defaults; refused if out of range, even where they are not used because nothing is replaced.
 
     Raises:
-        ValueError, TypeError: as for `GnT`, or ``accumulate=False``.
+        ValueError, TypeError: as for `GnT`, ``accumulate=False``, or a function as ``init``.
     """
     checked = EngineSettings(**settings)
     if not checked.accumulate:
         raise ValueError(
             f"accumulate must be True or 'one' for an ensemble, got {checked.accumulate!r}: drawn counts would differ "
             "between members, which are selected from together"
+        )
+    if not isinstance(checked.init, str):
+        raise TypeError(
+            f"init must be a name for an ensemble, got {init_name(checked.init)}: a function would get the slot of all "
+            "members together"
         )
     return checked
 
