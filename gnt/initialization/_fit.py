@@ -81,8 +81,8 @@ def fit(sample: Sample, own: Distribution | None, others: Mapping[Distribution, 
     Args:
         sample: the values.
         own: the layer's own distribution in torch.
-        others: further distributions, of kind uniform, normal or truncated normal, with their disadvantages: the larger,
-            the more likely the values must be under one that is rare.
+        others: further distributions, of kind uniform, normal or truncated normal, with their disadvantages: the
+            larger, the more likely the values must be under it.
     """
     zeros = int((sample.values == 0.0).sum())
     if not math.isfinite(sample.largest) or sample.largest == 0.0 or zeros > 1 + sample.values.numel() // 1000:

@@ -9,7 +9,6 @@ from gnt.initialization._distribution import CUT_VARIANCE, SMALL_STD, Distributi
 from gnt.initialization._names import fans
 from gnt.units import Activation, Slot, activation_gain
 
-
 RARE = 3.0  # disadvantage, in units of the log-likelihood, of distributions that few networks start from
 
 

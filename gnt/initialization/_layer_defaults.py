@@ -21,8 +21,8 @@ def init_distribution(module: nn.Module, name: str) -> Distribution | None:
     """Return the distribution from which torch initializes the parameter ``name`` of ``module``; None if unknown.
 
     Linear and convolution layers, weight and bias: uniform, bound 1 / sqrt(fan_in). Norms: weight 1, bias 0. PReLU:
-    0.25. Embedding: normal, 0 in the row of its padding_idx. transformers' Conv1D: normal weight, bias 0. Further types:
-    `register_init_distribution`.
+    0.25. Embedding: normal, 0 in the row of its padding_idx. transformers' Conv1D: normal weight, bias 0. Further
+    types: `register_init_distribution`.
     """
     if is_transposed_linear(module):
         return {"weight": Distribution("normal", SMALL_STD), "bias": Distribution("constant", 0.0)}.get(name)

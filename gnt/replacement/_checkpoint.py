@@ -16,7 +16,7 @@ STATE_VERSION = 1
 
 
 class CheckedState(NamedTuple):
-    """A saved state that was checked, in the form in which it is loaded. ``slot_inits``: those that apply afterwards."""
+    """A saved state that was checked, in the form in which it is loaded."""
 
     updates: int
     counted: int

@@ -350,8 +350,8 @@ class GnT(EngineCore):
         return bool(self.selected) and self._selection.is_unchanged(units)
 
     def report(self) -> Report:
-        """Per group: units, eligible, replaced so far, when the next is due, dead units, and the initial distributions of
-        new units; and what `trace` refused.
+        """Per group: units, eligible, replaced so far, when the next is due, dead units, the initial distributions
+        of new units, and what `trace` refused.
 
         Prints as a table. Reads the device.
         """

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gnt.importance import MEASURES
-from gnt.replacement.reinitialization import INITS
+from gnt.initialization import INITS
 from tests.helpers.layer_builder import LayerBuilder
 from tests.helpers.training_run import TrainingRun
 from tests.replacement.optimizer_cases import CASES, OptimizerCase
@@ -117,7 +117,7 @@ def engine_settings(draw: st.DrawFn, **fixed: Any) -> dict[str, Any]:
         "maturity_threshold": st.integers(0, 4),
         "decay_rate": st.sampled_from([0.0, 0.5, 0.9, 0.99]),
         "utility": st.sampled_from(BUILT_IN_MEASURES),
-        "init": st.sampled_from(INITS),
+        "init": st.sampled_from(("auto", *INITS)),
         "accumulate": st.booleans(),
         "bias_transfer": st.booleans(),
         "kernels": st.booleans(),

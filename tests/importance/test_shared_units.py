@@ -66,6 +66,7 @@ def test_utilities_equal_the_reference(name, measure):
 @pytest.mark.parametrize("name", NETS)
 def test_replacement_reinitializes_all_slices_of_a_unit_and_no_others(name):
     net, shape, engine = make_engine(name)
+    engine.init = "kaiming"
     group = engine.groups[0]
     for parameter in net.parameters():
         parameter.data.uniform_(0.5, 1.0)

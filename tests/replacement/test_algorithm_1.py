@@ -82,7 +82,7 @@ SETTINGS = {  # rho, m, eta
 def test_engine_equals_algorithm_1(case: str) -> None:
     rho, m, eta = SETTINGS[case]
     reference, run = ReferenceRun(rho, m, eta), Run()
-    settings: dict[str, Any] = {"replacement_rate": rho, "maturity_threshold": m, "decay_rate": eta}
+    settings: dict[str, Any] = {"replacement_rate": rho, "maturity_threshold": m, "decay_rate": eta, "init": "kaiming"}
     engine = gnt.algorithm_1(run.net, run.optimizer, generator=torch.Generator().manual_seed(9), **settings)
     count = adjacent = 0
     largest = 0.0

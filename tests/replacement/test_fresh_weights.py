@@ -120,6 +120,7 @@ def test_unknown_activation_error_names_the_remedy():
 def test_no_fresh_weight_exceeds_the_bound(run: TrainingRun, data: st.DataObject):
     """Also after rounding to half precision."""
     units = data.draw(unit_choices(run))
+    run.engine.init = data.draw(st.sampled_from(INITS))
     run.engine.replace(units)
     for group, layer, chosen in zip(run.engine.groups, run.layers, units, strict=True):
         fresh = run.tensors()[layer.incoming][chosen].double()

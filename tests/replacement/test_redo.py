@@ -198,7 +198,7 @@ INVALID_ARGUMENTS = [
     (ValueError, "tau must be a finite number >= 0, got nan", constructor(tau=float("nan"))),
     (ValueError, "period must be an integer >= 1, got 0", constructor(period=0)),
     (ValueError, "period must be an integer >= 1, got 2.0", constructor(period=2.0)),
-    (ValueError, "init must be one of default, xavier, lecun, kaiming, got 'normal'", constructor(init="normal")),
+    (ValueError, "init must be one of auto, default, xavier", constructor(init="he")),
     (TypeError, "generator must be a torch.Generator or None, got int", constructor(generator=3)),
     (TypeError, "the state of LBFGS cannot be reset per unit", lbfgs),
     (ValueError, "no hidden layer", constructor(lambda: [nn.Linear(3, 3)])),
