@@ -84,10 +84,11 @@ class ChangeableSettings(EngineSettings):
 
     def choose_inits(self, init: Init, bias_init: str) -> None:
         """Choose the initial distributions of new units, "auto" and "initial" by present values."""
-        self.slot_inits = [
-            [find_slot_init(group, slot, init, bias_init, self.members) for slot in group.drawn]
-            for group in self.groups
-        ]
+        self.slot_inits = [self.new_inits(group, init, bias_init) for group in self.groups]
+
+    def new_inits(self, group: UnitGroup, init: Init, bias_init: str) -> list[SlotInit]:
+        """The initial distributions at each slot of a group that is drawn."""
+        return [find_slot_init(group, slot, init, bias_init, self.members) for slot in group.drawn]
 
     def _change_accumulate(self, accumulate: bool | str) -> None:
         for group in self.groups:

@@ -108,10 +108,6 @@ class EngineCore(ChangeableSettings):
     def _new_evaluator(self) -> Evaluator:
         return Evaluator(self.groups, self.measure, self.utility, kernels=self.kernels)
 
-    def new_bounds(self, group: UnitGroup) -> list[float]:
-        """The bounds of fresh weights at each slot of a group that is drawn."""
-        return [reinit.bound(group, self.init, slot) for slot in group.drawn]
-
     def new_state(self, group: UnitGroup) -> UnitState:
         """A state of new units for a group."""
         return UnitState(
@@ -129,8 +125,8 @@ class EngineCore(ChangeableSettings):
         """Take checked groups in place of those before; units that stay keep their ages, averages and counters."""
         structure = self._structure or StructureCheck(self.groups)
         kept = [find_kept(group, self.groups, structure.weight_before) for group in groups]
-        earlier = dict(zip(map(id, self.groups), self.bounds, strict=True))
-        bounds, states = [], []
+        earlier = dict(zip(map(id, self.groups), self.slot_inits, strict=True))
+        slot_inits, states = [], []
         for group, stays in zip(groups, kept, strict=True):
             state = self.new_state(group)
             if stays is not None:
@@ -138,11 +134,14 @@ class EngineCore(ChangeableSettings):
             else:
                 state.start_at(self.updates)
             states.append(state)
-            bounds.append(earlier[id(stays.group)] if stays is not None and stays.all else self.new_bounds(group))
+            if stays is not None and stays.all:
+                slot_inits.append(earlier[id(stays.group)])
+            else:
+                slot_inits.append(self.new_inits(group, self.init, self.bias_init))
         for group, state in zip(groups, states, strict=True):
             group.state = state
         self.feature_buffer = self.feature_buffer.rebound(groups)
-        self.groups, self.bounds, self.optimizer_state = groups, bounds, optimizer_state
+        self.groups, self.slot_inits, self.optimizer_state = groups, slot_inits, optimizer_state
         self.evaluator = self._new_evaluator()
         self._structure = StructureCheck(groups)
         self.selected, self.replaced, self._processes = [], self.no_units(), None

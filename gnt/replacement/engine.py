@@ -254,7 +254,7 @@ class GnT(EngineCore):
         self.feature_buffer.check_open()
         groups = groups_for_engine(layers, self.activation)
         for group in groups:
-            self.new_bounds(group)
+            self.new_inits(group, self.init, self.bias_init)
         optimizer = self.optimizer
         optimizer_state = OptimizerStateReset(optimizer, groups) if optimizer is not None else None
         follow = self._hooks.prepare_rebind(groups) if self._hooks is not None else None
