@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dis
+import gc
 import sys
 from collections.abc import Iterator, Mapping
 from types import CodeType, FrameType
@@ -44,16 +45,23 @@ class ExecutedCode:
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
-        """Record the code that runs in this thread inside the context."""
+        """Record the code that runs in this thread inside the context.
+
+        The garbage collector is off meanwhile: its callbacks are no part of a step.
+        """
         # a profiler that is in use stays in use; a tracer in use would miss this step
         hooks: Any = sys
         kind = "trace" if sys.getprofile() is not None else "profile"
         start, before = getattr(hooks, f"set{kind}"), getattr(hooks, f"get{kind}")()
+        collects = gc.isenabled()
+        gc.disable()
         start(self._note)
         try:
             yield
         finally:
             start(before)
+            if collects:
+                gc.enable()
             self._sort()
 
     def _note(self, frame: FrameType, event: str, arg: Any) -> None:

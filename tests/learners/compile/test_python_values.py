@@ -7,6 +7,7 @@ import copy
 import ctypes
 import dataclasses
 import functools
+import gc
 import itertools
 import random
 import re
@@ -377,3 +378,26 @@ def test_values_of_a_registered_measure(graphs):
             learner.learn(*batch(t))
         utilities.append(learner.gnt.groups[0].state.utility)
     torch.testing.assert_close(*utilities)
+
+
+COLLECTIONS = 0
+
+
+def count_collections(phase, info):
+    global COLLECTIONS
+    COLLECTIONS += 1
+
+
+def test_callbacks_of_the_garbage_collector_are_no_part_of_a_step(graphs):
+    gc.callbacks.append(count_collections)
+    learner = gnt.Backprop(mlp(), compile=True)
+    thresholds = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        for t in range(4):
+            learner.learn(*batch(t))
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(count_collections)
+    assert COLLECTIONS
+    assert graphs
