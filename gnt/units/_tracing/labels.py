@@ -81,6 +81,7 @@ class UnitTable:
 
     def __init__(self) -> None:
         self.root = torch.zeros(1, dtype=torch.int64)
+        self.sum = torch.zeros(1, dtype=torch.int64)  # equal for units that are summed, so that activations see the sum
         self.refusal = torch.zeros(1, dtype=torch.int64)  # index into `reasons` for each unit; 0 if not refused
         self.activation = torch.zeros(1, dtype=torch.int64)  # index into `activations`; 0 if none was seen
         self.reasons: list[str] = [""]
@@ -91,6 +92,7 @@ class UnitTable:
         first = len(self.root)
         labels = torch.arange(first, first + count)
         self.root = torch.cat([self.root, labels])
+        self.sum = torch.cat([self.sum, labels])
         self.refusal = torch.cat([self.refusal, torch.zeros(count, dtype=torch.int64)])
         self.activation = torch.cat([self.activation, torch.zeros(count, dtype=torch.int64)])
         return labels
@@ -105,7 +107,7 @@ class UnitTable:
     def set_activation(self, labels: Labels, activation: object, *, replacing: Sequence[object] = ()) -> None:
         """Record an activation for units that have none yet, or have one of ``replacing``."""
         if labels is not None:
-            units = distinct_units(labels)
+            units = torch.isin(self.sum, self.sum[distinct_units(labels)]).nonzero().flatten()
             if activation not in self.activations:
                 self.activations.append(activation)
             replaceable = self.activation[units] == 0
@@ -143,6 +145,15 @@ class UnitTable:
         new_root[right[one_to_one]] = left[one_to_one]
         self.root = new_root[self.root]
         return left[left_repeated], right[right_repeated]
+
+    def join_summands(self, a: Tensor, b: Tensor) -> None:
+        """Join the units that coincide, and give them one activation: that of their sum."""
+        self.join(a, b)
+        a, b = (units_of(labels).flatten() for labels in broadcast(a, b))
+        same = (a > 0) & (b > 0) & (self.root[a] == self.root[b])
+        new_sum = torch.arange(len(self.sum))
+        new_sum[self.sum[b[same]]] = self.sum[a[same]]
+        self.sum = new_sum[self.sum]
 
 
 def _distinct(values: Tensor, dim: int | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Elementwise operations: units stay separate; units that coincide are joined by a product and otherwise refused."""
+"""Elementwise operations: units stay separate; units that coincide are joined by a product or a sum of branches."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from gnt.units._tracing.capture import Node
 from gnt.units._tracing.labels import Labels, add_leading_dims, broadcast, compact, expand, units_of
 from gnt.units._tracing.ops.activations import record_activation
 from gnt.units._tracing.ops.elementwise import ELEMENTWISE
+from gnt.units._tracing.ops.parallel_branches import are_parallel_branches
 from gnt.units._tracing.ops.refusal import describe_value
 from gnt.units._tracing.state import PropagationState
 
@@ -19,8 +20,8 @@ from gnt.units._tracing.state import PropagationState
 def pointwise(state: PropagationState, node: Node) -> Any:
     """Labels of an elementwise operation.
 
-    The units of a single operand are kept. Of several operands, equal units are kept, the units of a product are
-    joined, and all others are refused.
+    The units of a single operand are kept. Of several operands, equal units are kept, the units of a product and of
+    parallel branches are joined, and all others are refused.
     """
     operands = [other for other in node.inputs() if _is_tensor(other) and other not in state.biases]
     rank = len(_first(node.value).shape)
@@ -74,7 +75,9 @@ def _join(state: PropagationState, node: Node, a: Tensor, b: Tensor, first: Node
 
 
 def _keep_equal(state: PropagationState, node: Node, a: Tensor, b: Tensor, first: Node, second: Node) -> Labels:
-    """Keep equal units of two operands, and refuse the others; for all operations except products."""
+    """Keep equal units of two operands, join parallel branches, refuse others; for all operations except products."""
+    if are_parallel_branches(state, node, first, second):
+        state.units.join_summands(a, b)
     a, b = broadcast(a, b)
     same = state.units.same_unit(a, b)
     if not same.all():
