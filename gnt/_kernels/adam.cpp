@@ -7,7 +7,7 @@
 //   grads     the address of each gradient
 //   counts    the number of steps of each parameter before this one; incremented here
 //   options   lr, b1, b2, eps, weight decay
-//   bias1, root2   1 - b1^k and sqrt(1 - b2^k) for k = 0, 1, ...
+//   bias1, root2   1 - b1^k and sqrt(1 - b2^k) for k = 0, 1, ..., length1 - 1 and length2 - 1; counts beyond are computed
 //   flags     1: decoupled weight decay, 2: amsgrad, 4: maximize
 //
 // ``scalar`` is the dtype that the kernel is built for (build.py).
@@ -52,15 +52,18 @@ namespace {
 constexpr int64_t FIELDS = 13, LANES = sizeof(scalars) / sizeof(scalar);
 constexpr int64_t CHUNK_ROWS = 64, BLOCK = 1 << 14, MIN_PARALLEL_SIZE = 1 << 15;
 
-struct Correction {  // 1 - b^k or its square root, for one decay rate b; from the table if it is long enough
+struct Correction {  // 1 - b^k or its square root, for one decay rate b; from the table if it is long enough (0: no table)
     const double* table;
     int64_t length;
     double beta;
     bool root;
+    // from this count on b^k is below e^-37.5 < 2^-54, so 1 - b^k is 1
+    double saturated = beta > 0 ? -37.5 / std::log(beta) : 0;
 
     double operator()(int64_t k) const {
         k = std::max<int64_t>(k, 1);  // a count below 1 is an error of the caller; avoid division by zero
         if (k < length) return table[k];
+        if (double(k) >= saturated) return 1.0;
         double value = 1.0 - std::pow(beta, double(k));
         return root ? std::pow(value, 0.5) : value;  // like Python's ** 0.5, which can differ from sqrt in the last bit
     }

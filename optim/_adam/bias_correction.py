@@ -61,6 +61,11 @@ def correction_tables(betas: tuple[float, float], now: int, device: torch.device
     return _table(betas[0], 1.0, length, device), _table(betas[1], 0.5, length, device)
 
 
+def correction_table(beta: float, power: float, max_length: int) -> Tensor:
+    """``(1 - beta^k)^power`` on the CPU for counts k up to that from which it is 1, or fewer."""
+    return _table(beta, power, min(_counts_below_one(beta) + 1, max_length), torch.device("cpu"))
+
+
 def per_element(choose: Callable[[Tensor, Tensor], Tensor], values: RowColumn, shape: torch.Size) -> Tensor:
     """The value of each element: ``choose(its row's, its column's)``. Broadcasts against ``shape``.
 

@@ -16,12 +16,13 @@ from torch.autograd.graph import increment_version
 
 from gnt._kernels import SCALARS, PlacedTensors, ReadableGradients, load
 from gnt.importance import WeightMeans
-from gnt.optim._adam.bias_correction import correction_tables
+from gnt.optim._adam.bias_correction import correction_table
 from gnt.optim._adam.state import MOMENTS, Group, State, is_plain_tensor, moment_keys, share_step_counts
 from gnt.optim._adam.step_counts import START_KEYS
 from gnt.optim._options import beta_values, can_change
 
 _OPTIONS = itemgetter("lr", "betas", "eps", "weight_decay", "decoupled_weight_decay", "maximize")
+_NO_TABLE = torch.empty(0, dtype=torch.float64)
 _TABLE_LENGTH = 1 << 17  # larger counts are rare: the kernel computes their corrections itself
 
 
@@ -56,7 +57,8 @@ class KernelStep:
         self._grad_address_tensor = torch.frombuffer(self._grad_addresses, dtype=torch.int64)
         self._with_means: list[tuple[Tensor, WeightMeans]] = []
         self._options: tuple[Any, ...] | None = None
-        self._option_arguments: tuple[Tensor, Tensor, Tensor, int, int]
+        self._option_arguments: tuple[Tensor, Tensor, Tensor, int, int, int]
+        self._betas: tuple[float, float] | None = None
 
     def write_weight_means(self, weight_means: Mapping[int, WeightMeans]) -> None:
         """Let the kernel write means of |p| to these tensors, by the parameter's id."""
@@ -79,7 +81,7 @@ class KernelStep:
         options = _OPTIONS(group)
         if options != self._options:
             self._set_options(options, group)
-        numbers, bias1, root2, length, flags = self._option_arguments
+        numbers, bias1, root2, length1, length2, flags = self._option_arguments
         self._kernel(
             self._layout,
             self._grad_address_tensor,
@@ -87,8 +89,8 @@ class KernelStep:
             numbers,
             bias1,
             root2,
-            length,
-            length,
+            length1,
+            length2,
             len(addresses),
             flags,
             torch.get_num_threads(),
@@ -98,15 +100,23 @@ class KernelStep:
             means.mark_current(param)
 
     def _set_options(self, options: tuple[Any, ...], group: Group) -> None:
-        """Convert the options of the group to arguments of the kernel, when they have changed."""
+        """Convert the options of the group to arguments of the kernel, when they have changed.
+
+        A decay rate gets a table of corrections from the second step in a row on: making one takes as long as many
+        steps, which a schedule that changes the rate in each step would pay each time. The kernel computes what it has
+        no table for, with the same result.
+        """
         lr, _, eps, weight_decay, decoupled, maximize = options
         beta1, beta2 = beta_values(group)
         numbers = torch.tensor([float(lr), beta1, beta2, eps, weight_decay], dtype=torch.float64)
         flags = bool(decoupled) + 2 * bool(group["amsgrad"]) + 4 * bool(maximize)
-        bias1, root2 = correction_tables((beta1, beta2), _TABLE_LENGTH - 1, torch.device("cpu"))
-        length = len(bias1)
-        self._option_arguments = numbers, bias1, root2, length, flags
-        self._options = None if any(map(can_change, options)) else options
+        before1, before2 = self._betas or (None, None)
+        bias1 = correction_table(beta1, 1.0, _TABLE_LENGTH) if beta1 == before1 else _NO_TABLE
+        root2 = correction_table(beta2, 0.5, _TABLE_LENGTH) if beta2 == before2 else _NO_TABLE
+        self._option_arguments = numbers, bias1, root2, len(bias1), len(root2), flags
+        settled = self._betas == (beta1, beta2) and not any(map(can_change, options))
+        self._options = options if settled else None
+        self._betas = beta1, beta2
 
 
 def _layout(param: Tensor, state: State, keys: Sequence[str]) -> list[int]:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from gnt.optim import AdamGnT
+from gnt.optim._adam.bias_correction import _table
 from tests.helpers.small_runs import assert_same
 from tests.optim.adam_runs import step
 from tests.optim.kernel_runs import assert_close, num_kernel_steps, pair
@@ -155,3 +156,57 @@ def test_the_setting_is_not_part_of_the_state_dict():
 def test_kernels_must_be_a_bool(value):
     with pytest.raises(TypeError, match=f"kernels must be True or False, got {value!r}"):
         AdamGnT([nn.Parameter(torch.ones(2))], kernels=value)
+
+
+@pytest.mark.parametrize("changing", [0, 1])
+def test_a_decay_rate_that_changes_in_each_step_gets_no_tables_and_the_same_corrections(changing):
+    runs = []
+    for kernels in (True, False):
+        generator = torch.Generator().manual_seed(0)
+        param = torch.nn.Parameter(torch.ones(6, 4, dtype=torch.float64))
+        optimizer = AdamGnT([param], lr=0.1, kernels=kernels)
+        param.grad = torch.zeros_like(param)
+        tables = []
+        for t in range(12):
+            betas = [0.9, 0.999]
+            betas[changing] -= 0.001 * t if t < 8 else 0.25  # the last steps have the same rates again
+            optimizer.param_groups[0]["betas"] = tuple(betas)
+            param.grad.normal_(generator=generator)
+            optimizer.step()
+            if t % 5 == 2:
+                optimizer.reset_units(param, t % 2, [1, 3])
+            tables.append(_table.cache_info().misses)
+        runs.append(param.detach())
+        if kernels:
+            assert tables[2] == tables[7], "a table was made for a decay rate that changes"
+    assert torch.allclose(*runs, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.0, 0.0), (0.5, 0.9999999), (0.99, 1 - 2**-53)])
+@pytest.mark.parametrize("count", [1, 2, 52, 53, 54, 400, 40000, 1 << 24])
+def test_corrections_with_and_without_tables_are_the_same(betas, count):
+    results = []
+    for steps in (1, 2):  # the second step with the same decay rates has tables
+        param = torch.nn.Parameter(torch.ones(2, 3, dtype=torch.float64))
+        optimizer = AdamGnT([param], lr=0.1, betas=betas, kernels=True)
+        param.grad = torch.full_like(param, 0.5)
+        for _ in range(steps):
+            optimizer.step()
+        with torch.no_grad():
+            param.fill_(1.0)
+        state = optimizer.state[param]
+        state["step"].fill_(count - 1)
+        state["exp_avg"].fill_(0.25)
+        state["exp_avg_sq"].fill_(0.5)
+        if steps == 1:
+            optimizer.param_groups[0]["betas"] = (0.3, 0.3)
+            optimizer.step()
+            optimizer.param_groups[0]["betas"] = betas
+            with torch.no_grad():
+                param.fill_(1.0)
+            state["step"].fill_(count - 1)
+            state["exp_avg"].fill_(0.25)
+            state["exp_avg_sq"].fill_(0.5)
+        optimizer.step()
+        results.append(param.detach())
+    assert torch.equal(*results)
