@@ -3,26 +3,49 @@
 An optimizer with a method ``reset_units(param, dim, index, groups)`` resets its own state. For others, the tables of
 `gnt.replacement._optimizer_reset_table` list the per-element state of each optimizer with its initial value. Counts
 shared by the whole tensor (``step``) are kept, since they belong to the other units too. An optimizer that is not
-listed, or that keeps state without a part per unit, is refused by name.
+listed, or that keeps state without a part per unit, is refused by name. State is searched to any depth; the state of
+an optimizer inside a registered wrapper is reset by its own entry.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, cast
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol, cast
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gnt.replacement._optimizer_reset_table import (
-    PARAMETER,
-    REASONS_NOT_RESETTABLE,
-    STATE_RESETS,
-    THIRD_PARTY_STATE_RESETS,
-    WRAPPERS,
-    InitialValue,
+from gnt.replacement._optimizer_checks import check_options, check_outside_state
+from gnt.replacement._optimizer_registry import (
+    WHAT_TO_DO,
+    find_state_resets,
+    known_optimizers,
+    register_state_reset,
+    resets_of,
+    unwrap_optimizer,
+)
+from gnt.replacement._optimizer_reset_table import PARAMETER, STATE_RESETS, InitialValue
+from gnt.replacement._state_kinds import WritableKinds, is_plain
+from gnt.replacement._state_structure import (
+    Path,
+    find_entry,
+    inner_optimizers,
+    path_name,
+    walk_state,
 )
 from gnt.units import Slot, UnitGroup
+
+__all__ = [
+    "STATE_RESETS",
+    "OptimizerStateReset",
+    "ResetsUnits",
+    "find_state_resets",
+    "known_optimizers",
+    "register_state_reset",
+    "unwrap_optimizer",
+]
 
 
 class ResetsUnits(Protocol):
@@ -32,33 +55,40 @@ class ResetsUnits(Protocol):
         """Reset the state of positions ``index`` along ``dim`` of ``param``."""
 
 
-def register_state_reset(optimizer_class: type[Optimizer], resets: Mapping[str, InitialValue]) -> None:
-    """Register how the per-element state of an optimizer is reset.
+class _Part(NamedTuple):
+    """The state of one optimizer; of several, where a wrapper shares the state of the optimizer inside it."""
 
-    Args:
-        optimizer_class: the optimizer's class; the entry also holds for its subclasses.
-        resets: for each state key with a tensor of the parameter's shape, its initial value: a number, or the name of
-            an entry of ``param_groups`` such as ``"lr"``. Keys that a run does not use may be listed too.
+    optimizers: list[Optimizer]
+    state: Mapping[Tensor, Any]
+    table: Mapping[str, InitialValue] | None  # None: the optimizer resets its own state
 
-    Raises:
-        TypeError: not a subclass of torch.optim.Optimizer, or a value that is neither a number nor a name.
+    @property
+    def name(self) -> str:
+        return type(self.optimizers[0]).__name__
 
-    >>> import torch, gnt
-    >>> class Signum(torch.optim.SGD): ...
-    >>> gnt.register_state_reset(Signum, {"momentum_buffer": 0.0})
-    """
-    if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, Optimizer)):
-        raise TypeError(f"optimizer_class must be a subclass of torch.optim.Optimizer, got {optimizer_class!r}")
-    if not isinstance(resets, Mapping):
-        raise TypeError(f"resets must be a mapping of state keys to initial values, got {type(resets).__name__}")
-    for key, value in resets.items():
-        if not isinstance(value, (int, float, str)) and value is not PARAMETER:
-            raise TypeError(f"the initial value of {key!r} must be a number or the name of an option, got {value!r}")
-    STATE_RESETS[optimizer_class] = dict(resets)
+    def initial(self, param: Tensor, path: Path) -> InitialValue:
+        """The initial value of a tensor of the state: a number or PARAMETER."""
+        initial = cast(Mapping[str, InitialValue], self.table)[find_entry(path, self.table or {})]
+        if not isinstance(initial, str):
+            return initial
+        groups = (g for optimizer in self.optimizers for g in optimizer.param_groups if initial in g)
+        return float(next(g for g in groups if any(p is param for p in g["params"]))[initial])
+
+    def tensors(self, param: Tensor) -> Iterator[tuple[Path, Tensor]]:
+        """The tensors of the state that are listed in the table and shaped like the parameter."""
+        for path, value in walk_state(self.state.get(param)):
+            if (
+                isinstance(value, Tensor)
+                and value.ndim
+                and value is not param
+                and value.shape == param.shape
+                and find_entry(path, self.table or {}) is not None
+            ):
+                yield path, value
 
 
 class OptimizerStateReset:
-    """Resets the state of one optimizer for replaced units.
+    """Resets the state of one optimizer, and of optimizers that it wraps, for replaced units.
 
     Raises:
         TypeError: not a torch optimizer, or one whose state cannot be reset per unit.
@@ -70,8 +100,8 @@ class OptimizerStateReset:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer or None, got {type(optimizer).__name__}")
         self.optimizer = optimizer
-        if not hasattr(optimizer, "reset_units"):
-            _resets_of(optimizer)  # an unknown optimizer is reported as such, whatever parameters it holds
+        self._kinds = WritableKinds()
+        self._parts()  # an unknown optimizer is reported as such, whatever parameters it holds
         held = {id(p) for options in optimizer.param_groups for p in options["params"]}
         slices = [(name, param) for group in groups for name, param, _ in group.slices()]
         missing = dict.fromkeys(name for name, param in slices if param.requires_grad and id(param) not in held)
@@ -82,135 +112,129 @@ class OptimizerStateReset:
             )
         self.check(groups)
 
-    @property
-    def _table(self) -> Mapping[str, InitialValue] | None:
-        """State key -> initial value; None for an optimizer that resets its own state."""
-        return None if hasattr(self.optimizer, "reset_units") else _resets_of(self.optimizer)
+    def _parts(self) -> list[_Part]:
+        """The optimizer's state, then that of the optimizers inside it."""
+        if hasattr(self.optimizer, "reset_units"):
+            return [_Part([self.optimizer], self.optimizer.state, None)]
+        parts = [_Part([self.optimizer], self.optimizer.state, resets_of(self.optimizer))]
+        for inner in inner_optimizers(self.optimizer):
+            try:
+                table = None if hasattr(inner, "reset_units") else resets_of(inner)
+            except TypeError as error:
+                raise TypeError(
+                    f"{type(self.optimizer).__name__} holds an optimizer {type(inner).__name__}: {error}"
+                ) from None
+            for i, part in enumerate(parts):
+                if part.state is inner.state and part.table is not None and table is not None:
+                    parts[i] = _Part([*part.optimizers, inner], part.state, {**table, **part.table})
+                    break
+            else:
+                parts.append(_Part([inner], inner.state, table))
+        return parts
 
     def check(self, groups: Sequence[UnitGroup]) -> None:
         """Raise TypeError for state that cannot be reset, ValueError for eps = 0; nothing is changed."""
-        table = self._table
-        for options in self.optimizer.param_groups:
-            eps = options.get("eps")
-            if isinstance(eps, (int, float)) and eps == 0:
-                raise ValueError(
-                    f"{type(self.optimizer).__name__} has eps={eps!r}; it must be greater than 0: the state of a "
-                    "replaced unit is 0, and without eps its first step is 0 / 0"
+        slices = [entry for group in groups for entry in group.slices()]
+        for part in self._parts():
+            for optimizer in part.optimizers:
+                check_options(optimizer)
+            if part.table is None:
+                for name, _, slot in slices:
+                    if slot.dim > 1:
+                        raise TypeError(
+                            f"the units lie along dimension {slot.dim} of {name}, and reset_units of "
+                            f"{part.name} takes rows (0) and columns (1)"
+                        )
+                continue
+            for optimizer in part.optimizers:
+                check_outside_state(optimizer, slices)
+            for name, param, slot in slices:
+                self._check_state(part, name, param, slot)
+            if PARAMETER in part.table.values():
+                self._check_biases(part, groups)
+
+    def _check_state(self, part: _Part, name: str, param: Tensor, slot: Slot) -> None:
+        state = part.state.get(param)
+        for path, value in walk_state(state):
+            if not isinstance(value, Tensor):
+                what = f"({type(value).__name__}), in which gnt cannot look for tensors,"
+                raise TypeError(f"{part.name} keeps state {path_name(path)!r} {what} for {name}; {WHAT_TO_DO}")
+            if value.ndim == 0 or value is param:
+                continue
+            if value.shape != param.shape or find_entry(path, part.table or {}) is None:
+                what = f"{path_name(path)!r} of shape {tuple(value.shape)}"
+                if len(path) > 1:
+                    first = state[path[0]] if isinstance(state, Mapping) else getattr(state, str(path[0]), state)
+                    what = f"{str(path[0])!r} ({type(first).__name__}) with a tensor {what}"
+                raise TypeError(
+                    f"{part.name} keeps state {what} for {name}, which gnt does not know how to reset for a unit; "
+                    f"{WHAT_TO_DO}"
                 )
-        if table is None:
-            for name, _, slot in (entry for group in groups for entry in group.slices()):
-                if slot.dim > 1:
-                    raise TypeError(
-                        f"the units lie along dimension {slot.dim} of {name}, and reset_units of "
-                        f"{type(self.optimizer).__name__} takes rows (0) and columns (1)"
-                    )
-            return
-        for option in (initial for initial in table.values() if isinstance(initial, str)):
-            for options in self.optimizer.param_groups:
-                if not isinstance(options.get(option), (int, float, Tensor)):
-                    raise TypeError(
-                        f"{type(self.optimizer).__name__} has no number {option!r} in its param_groups, which its "
-                        "entry in gnt.register_state_reset names as an initial value"
-                    )
-        for name, param, _ in (entry for group in groups for entry in group.slices()):
-            for key, value in self.optimizer.state.get(param, {}).items():
-                if not _is_resettable(key, value, table, param):
-                    what = (
-                        f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"({type(value).__name__})"
-                    )
-                    raise TypeError(
-                        f"{type(self.optimizer).__name__} keeps state {key!r} {what} for {name}, which gnt does not "
-                        f"know how to reset for a unit; {_WHAT_TO_DO}"
-                    )
+            if is_plain(value):
+                continue
+            initial, unit = part.initial(param, path), torch.zeros(1, dtype=torch.int64, device=param.device)
+            problem = self._kinds.problem(
+                value,
+                f"copy {slot.groups > 1}" if initial is PARAMETER else f"fill {slot.groups > 1}",
+                partial(_write, slot, param=param, units=unit, initial=initial),
+            )
+            self._raise_if(problem, part, path, value, name)
+
+    def _check_biases(self, part: _Part, groups: Sequence[UnitGroup]) -> None:
+        for slot in (slot for group in groups for slot in group.outgoing):
+            if slot.bias is None:
+                continue
+            for path, value in part.tensors(slot.bias):
+                if part.initial(slot.bias, path) is PARAMETER:
+                    bias = slot.bias.detach()
+                    problem = self._kinds.problem(value, "add", partial(_add, change=bias - bias))
+                    self._raise_if(problem, part, path, value, f"the bias of {slot.name}")
+
+    @staticmethod
+    def _raise_if(problem: str | None, part: _Part, path: Path, value: Tensor, name: str) -> None:
+        if problem is not None:
+            raise TypeError(
+                f"{part.name} keeps state {path_name(path)!r} for {name} in a tensor ({type(value).__name__}, "
+                f"{value.dtype}) that cannot be changed for a single unit: {problem}; {WHAT_TO_DO}"
+            )
 
     def consumer_biases(self, groups: Sequence[UnitGroup]) -> list[tuple[Tensor, Tensor]]:
         """Consumers' biases, which the transfer changes, with copies; none if no state is an average of parameters."""
-        if PARAMETER not in (self._table or {}).values():
+        if not any(PARAMETER in (part.table or {}).values() for part in self._parts()):
             return []
         biases = {id(b): b for group in groups for slot in group.outgoing if (b := slot.bias) is not None}
         return [(bias, bias.detach().clone()) for bias in biases.values()]
 
     def follow_biases(self, biases: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Add the change of each bias to the averages of it that the optimizer keeps."""
+        parts = [part for part in self._parts() if part.table is not None] if biases else []
         for bias, before in biases:
-            state = self.optimizer.state.get(bias, {})
-            for key, initial in (self._table or {}).items():
-                value = state.get(key)
-                if initial is PARAMETER and isinstance(value, Tensor) and value.shape == bias.shape:
-                    value.add_((bias.detach() - before).to(value.dtype))
+            for part in parts:
+                for path, value in part.tensors(bias):
+                    if part.initial(bias, path) is PARAMETER:
+                        _add(value, bias.detach() - before)
 
     def reset(self, group: UnitGroup, units: Tensor) -> None:
         """Reset the state of every slice that belongs to ``units``; all other state stays unchanged."""
-        table = self._table
+        parts = self._parts()
         for _, param, slot in group.slices():
-            if table is None:
-                groups = {"groups": slot.groups} if slot.groups > 1 else {}
-                cast(ResetsUnits, self.optimizer).reset_units(param, slot.dim_of(param), slot.index(units), **groups)
-            else:
-                self._reset_by_table(table, param, slot, units)
-
-    def _reset_by_table(self, table: Mapping[str, InitialValue], param: Tensor, slot: Slot, units: Tensor) -> None:
-        state = self.optimizer.state.get(param, {})
-        for key, initial in table.items():
-            value = state.get(key)
-            if not isinstance(value, Tensor) or value.shape != param.shape:
-                continue
-            if initial is PARAMETER:
-                slot.copy_(value, param.detach(), units)
-            else:
-                slot.fill_(value, units, self._option(param, initial) if isinstance(initial, str) else initial)
-
-    def _option(self, param: Tensor, name: str) -> float:
-        group = next(g for g in self.optimizer.param_groups if any(p is param for p in g["params"]))
-        return float(group[name])
+            for part in parts:
+                if part.table is None:
+                    groups = {"groups": slot.groups} if slot.groups > 1 else {}
+                    optimizer = cast(ResetsUnits, part.optimizers[0])
+                    optimizer.reset_units(param, slot.dim_of(param), slot.index(units), **groups)
+                else:
+                    for path, value in part.tensors(param):
+                        _write(slot, value, param, units, part.initial(param, path))
 
 
-def _is_resettable(key: str, value: Any, table: Mapping[str, InitialValue], param: Tensor) -> bool:
-    """True for state shared by all elements, or listed in the table and shaped like the parameter."""
-    if isinstance(value, Tensor):
-        return value.ndim == 0 or (key in table and value.shape == param.shape)
-    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
-    return not any(isinstance(part, Tensor) for part in parts)
+def _add(value: Tensor, change: Tensor) -> None:
+    value.add_(change.to(value.dtype))
 
 
-_WHAT_TO_DO = (
-    "give it a method reset_units(param, dim, index), describe its state with gnt.register_state_reset, or pass "
-    "optimizer=None to leave its state as it is"
-)
-
-
-def _resets_of(optimizer: Optimizer) -> Mapping[str, InitialValue]:
-    resets = find_state_resets(optimizer)
-    if resets is not None:
-        return resets
-    name = type(optimizer).__name__
-    why = REASONS_NOT_RESETTABLE.get(name, "gnt does not know its state")
-    raise TypeError(
-        f"the state of {name} cannot be reset per unit: {why}. Known are AdamGnT, {', '.join(known_optimizers())}; or "
-        f"{_WHAT_TO_DO}"
-    )
-
-
-def unwrap_optimizer(optimizer: Any) -> Any:
-    """The optimizer inside the wrappers of accelerate and Lightning."""
-    while isinstance(inner := getattr(optimizer, WRAPPERS.get(_package(type(optimizer)), ""), None), Optimizer):
-        optimizer = inner
-    return optimizer
-
-
-def find_state_resets(optimizer: Optimizer) -> Mapping[str, InitialValue] | None:
-    """The table entry of an optimizer, or of the nearest base class that has one; None if there is none."""
-    for kind in type(optimizer).__mro__:
-        resets = STATE_RESETS.get(kind, THIRD_PARTY_STATE_RESETS.get((_package(kind), kind.__name__)))
-        if resets is not None:
-            return resets
-    return None
-
-
-def known_optimizers() -> list[str]:
-    """The names of all optimizers in the tables."""
-    return sorted({kind.__name__ for kind in STATE_RESETS} | {name for _, name in THIRD_PARTY_STATE_RESETS})
-
-
-def _package(kind: type) -> str:
-    return kind.__module__.partition(".")[0]
+def _write(slot: Slot, value: Tensor, param: Tensor, units: Tensor, initial: InitialValue) -> None:
+    """Set the units' part of ``value``, which is shaped like ``param``, to its initial value."""
+    if initial is PARAMETER:
+        slot.copy_(value, param.detach(), units)
+    else:
+        slot.fill_(value, units, initial)
