@@ -14,6 +14,7 @@ from gnt.units._tracing.ops.activations import record_activation
 from gnt.units._tracing.ops.elementwise import ELEMENTWISE
 from gnt.units._tracing.ops.parallel_branches import are_parallel_branches
 from gnt.units._tracing.ops.refusal import describe_value
+from gnt.units._tracing.ops.unit_parameters import is_unit_parameter
 from gnt.units._tracing.state import PropagationState
 
 
@@ -40,7 +41,9 @@ def pointwise(state: PropagationState, node: Node) -> Any:
             labels = _keep_equal(state, node, labels, operand_labels, carrier, operand)
     if labels is not None and carrier is not None:
         for operand in operands:
-            if state.labels_of(operand) is None and not _keeps_units_separate(node, labels, carrier, operand):
+            if state.labels_of(operand) is not None or _keeps_units_separate(node, labels, carrier, operand):
+                continue
+            if not is_unit_parameter(state, node, labels, carrier, operand):
                 state.refuse(labels, _reason(node, operand))
                 labels = None
                 break
