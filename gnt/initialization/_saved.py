@@ -16,6 +16,9 @@ from gnt.initialization._slot_init import SlotInit
 SlotInits = Sequence[Sequence[SlotInit]]  # for each group and slot that is drawn
 
 
+LARGEST_SCALE = 1e6  # of new weights in a saved state; no initial distribution is near it
+
+
 def saved_inits(inits: SlotInits) -> list[list[dict[str, Any]]]:
     """The distributions as lists of plain values."""
     return [
@@ -44,10 +47,8 @@ def loaded_inits(saved: Any, present: SlotInits, *, weights: bool, biases: bool)
             [_loaded(entry, own, weights=weights, biases=biases) for entry, own in zip(entries, slots, strict=True)]
             for entries, slots in zip(saved, present, strict=True)
         ]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"state_dict holds initial distributions that cannot be used, {error}: {saved!r:.200}"
-        ) from None
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise ValueError(f"'inits' of state_dict holds initial distributions that cannot be used: {error}") from None
 
 
 def _loaded(entry: Any, own: SlotInit, *, weights: bool, biases: bool) -> SlotInit:
@@ -76,5 +77,8 @@ def _load(saved: Any, members: int) -> tuple[Distribution, ...]:
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
         minimum = float("-inf") if kind == "constant" else 0.0
-        result.append(Distribution(kind, finite_number("scale", scale, minimum=minimum)))
+        scale = finite_number("scale", scale, minimum=minimum)
+        if abs(scale) > LARGEST_SCALE:
+            raise ValueError(f"scale must be at most {LARGEST_SCALE:g}, got {scale!r}")
+        result.append(Distribution(kind, scale))
     return tuple(result)
