@@ -40,9 +40,9 @@ def synchronize(
     descriptions = {
         "groups": "; ".join(map(_described, groups)),
         "settings": settings,
-        "initial distributions": "; ".join(str(init) for slots in slot_inits for init in slots),
         "ages": _ages(groups),
         "networks": _weight_sums(groups),
+        "initial distributions": "; ".join(str(init) for slots in slot_inits for init in slots),
     }
     processes.synchronize(descriptions, _ADVICE, ("networks",), generators, groups[0].incoming[0].weight.device)
 
