@@ -59,7 +59,7 @@ def walk(layers: Layers, *, activation: str | None = None) -> tuple[UnitGroup, .
     layers = list(layers) if isinstance(layers, Iterator) else layers
     named_layers = list(flatten_layers(layers))
     given = parse_activation(activation) if activation is not None else None
-    default = given or _activation_if_none_kinds(layers)
+    default = given or _activation_if_none_listed(layers)
     groups: list[UnitGroup] = []
     between: Passthrough | None = None
     for name, layer in named_layers:
@@ -147,7 +147,7 @@ def flatten_layers(layers: Layers, prefix: str = "") -> Iterator[tuple[str, Laye
             raise TypeError(f"layer {prefix + name!r} must be a module or a function, got {type(child).__name__}")
 
 
-def _activation_if_none_kinds(layers: Layers) -> Activation | None:
+def _activation_if_none_listed(layers: Layers) -> Activation | None:
     """Identity for a Sequential, which computes exactly what it lists; None (unknown) for other containers."""
     return ("identity", None) if isinstance(layers, nn.Sequential) and has_torch_forward(layers) else None
 

@@ -23,7 +23,8 @@ BLOCKS = [
     for name, text in TEXTS.items()
     for number, block in enumerate(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
 ]
-LINKS = [(name, link) for name, text in TEXTS.items() for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text)]
+PROSE = {name: re.sub(r"```.*?```", "", text, flags=re.DOTALL) for name, text in TEXTS.items()}
+LINKS = [(name, link) for name, text in PROSE.items() for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text)]
 
 # warnings that third-party libraries raise in any block that uses them
 IGNORED_WARNINGS = {

@@ -331,9 +331,9 @@ def test_an_engine_resets_the_compiler_only_if_something_was_compiled(monkeypatc
     resets = []
     monkeypatch.setattr(torch._dynamo, "reset", lambda: resets.append(True))
     for compiles in (False, True):
-        monkeypatch.setattr(torch._dynamo.config, "skip_nnmodule_hook_guards", True)
-        if compiles:
-            torch.compile(lambda x: x.sin() + 1, backend="eager")(torch.ones(3))
-        gnt.GnT(mlp())
-        assert resets == [True] * compiles
-        assert not torch._dynamo.config.skip_nnmodule_hook_guards
+        with torch._dynamo.config.patch(skip_nnmodule_hook_guards=True):
+            if compiles:
+                torch.compile(lambda x: x.sin() + 1, backend="eager")(torch.ones(3))
+            gnt.GnT(mlp())
+            assert resets == [True] * compiles
+            assert not torch._dynamo.config.skip_nnmodule_hook_guards

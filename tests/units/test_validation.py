@@ -167,7 +167,7 @@ def test_a_single_group_and_a_mixed_list_are_refused():
 def test_the_engine_argument_replaces_an_activation_without_gain():
     _, group = by_hand(activation=("erf", None))
     with pytest.raises(ValueError, match="activation 'erf' has no known gain: pass activation=NAME"):
-        gnt.GnT([group])
+        gnt.GnT([group], init="kaiming")
     engine = gnt.GnT([group], activation="tanh")
     assert engine.groups[0].activation == ("tanh", None)
     assert group.activation == ("erf", None), "the given group is not changed"
