@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -37,12 +38,15 @@ def check_finite(name: str, tensor: Tensor) -> Tensor:
     return tensor
 
 
-def checked_features(value: Any) -> Tensor:
-    """Return ``features`` (samples, units, ...) detached, in float32 or wider.
+def checked_features(value: Any, unit_dim: Any = 1) -> Tensor:
+    """Return ``features`` as (samples, units, ...), detached, in float32 or wider.
+
+    If the units are in another dimension than 1, all positions in the others are samples: (samples, units).
 
     Raises:
-        TypeError: not a tensor.
-        ValueError: not of a real floating-point dtype, fewer than two dimensions, no samples, or no units.
+        TypeError: not a tensor, or a ``unit_dim`` that is not an integer.
+        ValueError: not of a real floating-point dtype, fewer than two dimensions, no samples, no units, or a
+            ``unit_dim`` that is not one of the dimensions after the first.
         FloatingPointError: NaN or infinite values.
     """
     tensor = check_floating("features", value)
@@ -51,7 +55,15 @@ def checked_features(value: Any) -> Tensor:
             "features must have shape (samples, units) or (samples, channels, *size), with at least one of each, got "
             f"{tuple(tensor.shape)}"
         )
-    return check_finite("features", at_least_float32(tensor))
+    if not isinstance(unit_dim, Integral) or isinstance(unit_dim, bool):
+        raise TypeError(f"unit_dim must be an integer, got {unit_dim!r}")
+    if not 1 <= (dim := int(unit_dim) + tensor.ndim * (unit_dim < 0)) < tensor.ndim:
+        raise ValueError(
+            f"unit_dim must be a dimension of features after the first, which holds the samples, got {unit_dim} for "
+            f"shape {tuple(tensor.shape)}"
+        )
+    tensor = check_finite("features", at_least_float32(tensor))
+    return tensor if dim == 1 else tensor.movedim(dim, -1).flatten(0, -2)
 
 
 def checked_number(name: str, value: Any, *, exclusive: bool = False) -> float:

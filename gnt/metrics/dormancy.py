@@ -1,8 +1,7 @@
 """Dead units, which output 0 for every sample, and dormant units, whose output is small within their layer.
 
 Features are (samples, units), or (samples, channels, *size) as convolutions return them: a channel is one unit,
-measured over all samples and positions. For a sequence model's (batch, time, units) each token is a sample: use
-flatten(0, 1).
+measured over all samples and positions. For a sequence model's (batch, time, units), pass ``unit_dim=-1``.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from gnt.metrics._validation import checked_features, checked_number
 DORMANT_TAU = 0.1
 
 
-def dead_units(features: Tensor) -> float:
+def dead_units(features: Tensor, *, unit_dim: int = 1) -> float:
     """Share of units that are 0 for every sample::
 
         |{i : sum over samples (and positions) of |h_i| = 0}| / units
@@ -27,6 +26,7 @@ def dead_units(features: Tensor) -> float:
 
     Args:
         features: (samples, units) or (samples, channels, *size), what the consumers read.
+        unit_dim: the dimension of the units; -1 for what a linear layer reads of a sequence, (batch, time, units).
 
     Returns:
         A number in [0, 1].
@@ -41,11 +41,13 @@ def dead_units(features: Tensor) -> float:
     >>> import torch
     >>> dead_units(torch.tensor([[0.0, 1.0, 0.0, 2.0], [0.0, 0.0, 3.0, 4.0]]))
     0.25
+    >>> dead_units(torch.tensor([[[0.0, 1.0], [0.0, 2.0], [0.0, 0.0]]]), unit_dim=-1)  # (batch, time, units)
+    0.5
     """
-    return dead_share(active_units(checked_features(features)))
+    return dead_share(active_units(checked_features(features, unit_dim)))
 
 
-def dormant_units(features: Tensor, tau: float = DORMANT_TAU) -> float:
+def dormant_units(features: Tensor, tau: float = DORMANT_TAU, *, unit_dim: int = 1) -> float:
     """Share of units whose mean magnitude is at most ``tau`` times the mean over their layer::
 
         s_i = E|h_i| / (1/H sum_k E|h_k|),    dormant: s_i <= tau
@@ -56,6 +58,7 @@ def dormant_units(features: Tensor, tau: float = DORMANT_TAU) -> float:
     Args:
         features: (samples, units) or (samples, channels, *size), what the consumers read.
         tau: threshold, >= 0.
+        unit_dim: the dimension of the units; -1 for what a linear layer reads of a sequence, (batch, time, units).
 
     Returns:
         A number in [0, 1].
@@ -72,7 +75,7 @@ def dormant_units(features: Tensor, tau: float = DORMANT_TAU) -> float:
     0.5
     """
     tau = checked_number("tau", tau)
-    return dormant_share(relative_magnitudes([checked_features(features)]), tau)
+    return dormant_share(relative_magnitudes([checked_features(features, unit_dim)]), tau)
 
 
 def active_units(features: Tensor) -> Tensor:

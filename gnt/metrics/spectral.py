@@ -45,7 +45,7 @@ def singular_values(features: Tensor) -> Tensor:
     return torch.where(values > rounding, values, 0.0)
 
 
-def effective_rank(features: Tensor) -> float:
+def effective_rank(features: Tensor, *, unit_dim: int = 1) -> float:
     """Effective rank: exponential of the entropy of the normalized singular values s::
 
         exp(-sum_i p_i log p_i),    p_i = s_i / sum_k s_k,    0 log 0 = 0
@@ -54,6 +54,7 @@ def effective_rank(features: Tensor) -> float:
 
     Args:
         features: (samples, units), not centred; (samples, channels, *size) is flattened to one row for each sample.
+        unit_dim: the dimension of the units; with -1 each position of (batch, time, units) is a row.
 
     Returns:
         A number in [1, min(rows, columns)], or 0.
@@ -67,10 +68,10 @@ def effective_rank(features: Tensor) -> float:
     >>> round(effective_rank(torch.diag(torch.tensor([1.0, 1.0, 1.0, 0.0]))), 6)
     3.0
     """
-    return effective_rank_from(singular_values(checked_features(features)))
+    return effective_rank_from(singular_values(checked_features(features, unit_dim)))
 
 
-def approximate_rank(features: Tensor) -> int:
+def approximate_rank(features: Tensor, *, unit_dim: int = 1) -> int:
     """Approximate rank: number of directions that hold 99% of the sum of *squared* singular values s::
 
         least k such that sum_{i<=k} s_i^2 >= 0.99 * sum_i s_i^2
@@ -79,6 +80,7 @@ def approximate_rank(features: Tensor) -> int:
 
     Args:
         features: (samples, units), not centred; (samples, channels, *size) is flattened to one row for each sample.
+        unit_dim: the dimension of the units; with -1 each position of (batch, time, units) is a row.
 
     Returns:
         An integer in 0..min(rows, columns).
@@ -92,10 +94,10 @@ def approximate_rank(features: Tensor) -> int:
     >>> approximate_rank(torch.diag(torch.tensor([10.0, 1.0, 0.5])))    # 100 of 101.25, 101 of 101.25
     2
     """
-    return approximate_rank_from(singular_values(checked_features(features)))
+    return approximate_rank_from(singular_values(checked_features(features, unit_dim)))
 
 
-def nature_rank(features: Tensor) -> int:
+def nature_rank(features: Tensor, *, unit_dim: int = 1) -> int:
     """The "stable rank" of Dohare et al.: number of directions that hold 99% of the sum of singular values s::
 
         least k such that sum_{i<=k} s_i >= 0.99 * sum_i s_i
@@ -106,6 +108,7 @@ def nature_rank(features: Tensor) -> int:
 
     Args:
         features: (samples, units), not centred; (samples, channels, *size) is flattened to one row for each sample.
+        unit_dim: the dimension of the units; with -1 each position of (batch, time, units) is a row.
 
     Returns:
         An integer in 0..min(rows, columns).
@@ -123,7 +126,7 @@ def nature_rank(features: Tensor) -> int:
     >>> float(a.square().sum() / torch.linalg.matrix_norm(a, 2) ** 2)   # stable rank in linear algebra
     1.0125...
     """
-    return nature_rank_from(singular_values(checked_features(features)))
+    return nature_rank_from(singular_values(checked_features(features, unit_dim)))
 
 
 def effective_rank_from(values: Tensor) -> float:

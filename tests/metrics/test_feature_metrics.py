@@ -121,3 +121,18 @@ def test_half_precision_sums_do_not_overflow():
     features = torch.full((400, 3), 60_000.0).half()
     features[:, 0] /= 20.0
     assert dormant_units(features) == 1 / 3
+
+
+@pytest.mark.parametrize("metric", [dead_units, dormant_units, effective_rank, approximate_rank, nature_rank])
+def test_the_dimension_of_the_units_can_be_chosen(metric):
+    h = torch.randn(4, 5, 6, generator=torch.Generator().manual_seed(0)).relu()
+    h[..., 2] = 0
+    assert metric(h, unit_dim=-1) == metric(h, unit_dim=2) == metric(h.flatten(0, 1)) != metric(h)
+    assert metric(h, unit_dim=1) == metric(h)
+    for dim in (0, 3, -3, -4):
+        with pytest.raises(
+            ValueError, match=rf"unit_dim must be a dimension of features .* got {dim} for shape \(4, 5"
+        ):
+            metric(h, unit_dim=dim)
+    with pytest.raises(TypeError, match="unit_dim must be an integer, got True"):
+        metric(h, unit_dim=True)
