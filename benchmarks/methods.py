@@ -26,7 +26,8 @@ class Method:
         seeds: one seed, or several that are trained together as an ensemble.
         loss, opt: as in `gnt.Backprop`.
         layers: network -> the ``layers`` argument of continual backprop's engine; None: the network itself.
-        init: distribution of the fresh weights of replaced units, as in `gnt.GnT`; None: the method's default.
+        init: distribution of the fresh weights of replaced units, as in `gnt.GnT`; None: "default" for ReDo, and
+            "kaiming", that of the authors' code, for the others.
         device: the device that ``make_net`` puts networks on.
         options: options of the optimizer.
     """
@@ -47,7 +48,7 @@ class Method:
     ) -> None:
         self._layers = layers
         self._settings, self._seeds = settings, list(seeds)
-        self._init: dict[str, Any] = {} if init is None else {"init": init}
+        self._init = {"init": init or ("default" if name == "redo" else "kaiming")}
         self._device = device
         if hasattr(settings, "weight_decay") and settings.affects("weight_decay", name):
             options["weight_decay"] = settings.weight_decay
