@@ -176,14 +176,14 @@ class EngineCore(ChangeableSettings):
         Raises:
             RuntimeError: a layer or parameter was replaced, or a layer inserted. Nothing is changed.
         """
-        if not isinstance(self.groups[0].state, UnitState):  # a step is traced: the network holds other tensors
+        if not isinstance(
+            self.groups[0].state, UnitState
+        ):  # a learner captures a graph: the network holds other tensors
             return
         if self._structure is None:  # in a copy
             self._structure = StructureCheck(self.groups)
         elif self._structure.is_current:
             return
-        if not isinstance(self.groups[0].state, UnitState):
-            return  # a learner captures a graph: traced tensors are in the places of the parameters
         self._structure.check(self.optimizer_state.optimizer if self.optimizer_state is not None else None)
         self.structure_changed()
 

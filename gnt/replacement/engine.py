@@ -220,12 +220,12 @@ class GnT(EngineCore):
     def rebind(self, layers: Layers | Iterable[UnitGroup]) -> GnT:
         """Go on with a network that was changed on purpose, such as by a new head; returns the engine.
 
-        Units that stay keep their ages, averages and counters; others start anew. All units of a group stay if its
+        Units that stay keep their ages, averages and counters; others start fresh. All units of a group stay if its
         producers are the same modules, with the same number of units. If a producer was replaced (by a wider one, for
         example), those units stay whose incoming weights it has taken over. Recorded features are dropped.
 
         Args:
-            layers: the layers or unit groups as they are now, as for `GnT`. Groups of `trace` must be traced anew.
+            layers: the layers or unit groups as they are now, as for `GnT`. Groups of `trace` must be traced again.
 
         Raises:
             ValueError, TypeError: as at construction; among others, an optimizer that does not hold the parameters of
