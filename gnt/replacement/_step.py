@@ -11,30 +11,26 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from gnt._utils.generators import new_generator
-from gnt.distributed.process_group import Processes, resolve_process_group
+from gnt.distributed.process_group import Processes
 from gnt.importance import (
-    Evaluator,
     FeatureBatch,
     FeatureBuffer,
-    Features,
     GroupStatistics,
     Signals,
     WeightMeans,
     average_over_processes,
-    check_shards,
     find_measure,
     restore_generators_on_error,
 )
 from gnt.initialization import SlotInit, draw_biases, draw_weights
-from gnt.replacement import _process_agreement, selection
 from gnt.replacement import reinitialization as reinit
+from gnt.replacement import selection
+from gnt.replacement._bound_groups import BoundGroups
 from gnt.replacement._config import EngineSettings
-from gnt.replacement._rebinding import carry_state, find_kept
-from gnt.replacement._setting_changes import ChangeableSettings, check_changes_of_settings
+from gnt.replacement._setting_changes import check_changes_of_settings
 from gnt.replacement._structure_check import StructureCheck
 from gnt.replacement.eligibility import UnitState
 from gnt.replacement.idle_warning import WARN_AFTER, first_check, warn_if_idle, warn_if_late
@@ -44,7 +40,7 @@ from gnt.units import UnitGroup
 
 
 @check_changes_of_settings
-class EngineCore(ChangeableSettings):
+class EngineCore(BoundGroups):
     """The groups of an engine with their states: update, selection and replacement.
 
     The methods here are for the other packages of gnt; `GnT` has the public interface. The settings are attributes, and
@@ -104,101 +100,6 @@ class EngineCore(ChangeableSettings):
         self.next_idle_check: float = first_check(0)
         self.selected: list[Tensor] = []
         self._processes: Processes | None = None
-
-    def _new_evaluator(self) -> Evaluator:
-        return Evaluator(self.groups, self.measure, self.utility, kernels=self.kernels)
-
-    def new_state(self, group: UnitGroup) -> UnitState:
-        """A state of new units for a group."""
-        return UnitState(
-            group.num_units,
-            decay_rate=self.decay_rate,
-            maturity_threshold=self.maturity_threshold,
-            averaged=self.measure.averaged,
-            like=group.incoming[0].weight,
-            taps=len(group.taps),
-            corrected=self.measure.corrected,
-            strict=self.accumulate == "one",
-        )
-
-    def bind(self, groups: tuple[UnitGroup, ...], optimizer_state: OptimizerStateReset | None) -> None:
-        """Take checked groups in place of those before; units that stay keep their ages, averages and counters."""
-        structure = self._structure or StructureCheck(self.groups)
-        kept = [find_kept(group, self.groups, structure.weight_before) for group in groups]
-        earlier = dict(zip(map(id, self.groups), self.slot_inits, strict=True))
-        slot_inits, states = [], []
-        for group, stays in zip(groups, kept, strict=True):
-            state = self.new_state(group)
-            if stays is not None:
-                carry_state(state, stays)
-            else:
-                state.start_at(self.updates)
-            states.append(state)
-            if stays is not None and stays.all:
-                slot_inits.append(earlier[id(stays.group)])
-            else:
-                slot_inits.append(self.new_inits(group, self.init, self.bias_init))
-        for group, state in zip(groups, states, strict=True):
-            group.state = state
-        self.feature_buffer = self.feature_buffer.rebound(groups)
-        self.groups, self.slot_inits, self.optimizer_state = groups, slot_inits, optimizer_state
-        self.evaluator = self._new_evaluator()
-        self._structure = StructureCheck(groups)
-        self.selected, self.replaced, self._processes = [], self.no_units(), None
-
-    def no_units(self) -> list[Tensor]:
-        """Empty indices for each group."""
-        return [group.state.no_units for group in self.groups]
-
-    def take_features(self, features: Features | None = None) -> FeatureBatch:
-        """Check the recorded (or given) features and take them; a learner does so before the optimizer's step.
-
-        With several processes it is no error that this one has none: the others may have.
-        """
-        self.check_structure()
-        self.follow_network()
-        return self.feature_buffer.take(features, none_is_error=not self.has_other_processes)
-
-    def check_features(self) -> None:
-        """Check the recorded features, as `take_features` does, without taking them."""
-        self.check_structure()
-        self.follow_network()
-        self.feature_buffer.check()
-
-    @property
-    def has_other_processes(self) -> bool:
-        """True if several processes may train this network."""
-        return self.process_group is not False and _distributed()
-
-    def check_structure(self) -> None:
-        """Check that the network is still the one that the engine was built for.
-
-        Raises:
-            RuntimeError: a layer or parameter was replaced, or a layer inserted. Nothing is changed.
-        """
-        if not isinstance(
-            self.groups[0].state, UnitState
-        ):  # a learner captures a graph: the network holds other tensors
-            return
-        if self._structure is None:  # in a copy
-            self._structure = StructureCheck(self.groups)
-        elif self._structure.is_current:
-            return
-        self._structure.check(self.optimizer_state.optimizer if self.optimizer_state is not None else None)
-        self.structure_changed()
-
-    @property
-    def frozen(self) -> frozenset[int]:
-        """Numbers of the groups with a frozen weight, whose units are not replaced."""
-        return frozenset() if self._structure is None else self._structure.frozen
-
-    def structure_changed(self) -> None:
-        """Called after a change of the network that was found to be no obstacle."""
-
-    def follow_network(self) -> None:
-        """Move the engine's state to the network's device and dtype."""
-        if self.evaluator.follow_network():
-            self.feature_buffer.recheck()
 
     @torch.no_grad()
     def step_with(self, features: FeatureBatch) -> list[Tensor]:
@@ -307,31 +208,6 @@ class EngineCore(ChangeableSettings):
         """
         return first_due([group.state for group in self.groups], self.updates, self.replacement_rate)
 
-    def join_processes(self, further_settings: str = "") -> Processes | None:
-        """The processes that train this network, after a check that they agree; None if there is only one.
-
-        Args:
-            further_settings: settings that must be the same in all processes, besides those of the engine.
-        """
-        first = self.updates == 0 or self.loaded
-        if not first and not self.has_other_processes:
-            return None
-        group = resolve_process_group(self.process_group)
-        if group is None:
-            if first:
-                check_shards(self.groups, 1)
-            return None
-        if self._processes is None or self._processes.group is not group:
-            self._processes = Processes(group)
-        if first:
-            check_shards(self.groups, self._processes.size)
-        if not self._processes.synchronized:
-            settings = f"{self!r}, activation={self.activation!r}, kernels={self.kernels!r}{further_settings}"
-            _process_agreement.synchronize(
-                self._processes, self.groups, settings, self.slot_inits, (self.generator, self.host_generator)
-            )
-        return self._processes
-
     @property
     def weight_means(self) -> Mapping[int, WeightMeans]:
         """Where an optimizer can store the means of |w| that it computes in its step, by the id of the weight."""
@@ -417,7 +293,3 @@ class EngineCore(ChangeableSettings):
     def __repr__(self) -> str:
         num_units = sum(group.num_units for group in self.groups)
         return f"GnT({len(self.groups)} groups, {num_units} units, {self.describe()})"
-
-
-def _distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()
