@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor
 
@@ -32,7 +32,7 @@ class FeatureBatch:
         recorded_nothing: str | None = None,
     ) -> None:
         self._groups, self.per_tap, self.plain = groups, per_tap, plain
-        self._other_layouts = other_layouts or {}
+        self._other_layouts = dict(other_layouts or {})
         self._statistics: list[GroupStatistics] | None = None
         self.absent: frozenset[int] = frozenset()
         self.recorded_nothing = recorded_nothing
@@ -56,6 +56,16 @@ class FeatureBatch:
     def _tap_statistics(self, number: int, features: list[Tensor], slot: Slot, group: UnitGroup) -> TapStatistics:
         others = self._other_layouts.get(number, ())
         return TapStatistics(features, slot, group.state.utility.dtype, others)
+
+    def leave_out(self, numbers: Collection[int]) -> None:
+        """Drop the features of these groups, which then take no part in the update."""
+        taps = [number for number, group in enumerate(self._groups) for _ in group.taps]
+        left_out = [tap for tap, number in enumerate(taps) if number in numbers]
+        for tap in left_out:
+            self.per_tap[tap], self.plain[tap] = [], None
+        self._other_layouts = {tap: each for tap, each in self._other_layouts.items() if tap not in left_out}
+        self._statistics = None
+        self.find_absent()
 
     def find_absent(self) -> None:
         """Set ``absent``, from the number of samples of each group."""

@@ -88,9 +88,16 @@ class BoundGroups(ChangeableSettings):
 
         With several processes it is no error that this one has none: the others may have.
         """
+        return self.take(features, none_is_error=not self.has_other_processes)
+
+    def take(self, features: Features | None = None, *, none_is_error: bool) -> FeatureBatch:
+        """`FeatureBuffer.take` after the checks before a step, without the features of frozen groups."""
         self.check_structure()
         self.follow_network()
-        return self.feature_buffer.take(features, none_is_error=not self.has_other_processes)
+        batch = self.feature_buffer.take(features, none_is_error=none_is_error)
+        if self.frozen:
+            batch.leave_out(self.frozen)
+        return batch
 
     def check_features(self) -> None:
         """Check the recorded features, as `take_features` does, without taking them."""
@@ -122,7 +129,7 @@ class BoundGroups(ChangeableSettings):
 
     @property
     def frozen(self) -> frozenset[int]:
-        """Numbers of the groups with a frozen weight, whose units are not replaced."""
+        """Numbers of the groups with a frozen weight, which take no part in a step."""
         return frozenset() if self._structure is None else self._structure.frozen
 
     def structure_changed(self) -> None:

@@ -115,9 +115,7 @@ class EngineCore(BoundGroups):
 
     def step_recorded(self) -> bool:
         """A step with what was recorded; False if that is nothing, in all processes. For an attached engine."""
-        self.check_structure()
-        self.follow_network()
-        features = self.feature_buffer.take(none_is_error=False)
+        features = self.take(none_is_error=False)
         if features.recorded_nothing is not None and not self.has_other_processes:
             return False
         before = self.updates

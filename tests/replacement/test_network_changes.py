@@ -222,13 +222,15 @@ def test_a_frozen_group_is_left_out_and_goes_on_when_it_is_trained_again(layer, 
         one_step(net, optimizer, engine, attached=attached, seed=seed)
     net[layer].weight.requires_grad_(False)
     before, counts = copy.deepcopy(net[layer].state_dict()), [group.state.replaced for group in engine.groups]
+    state = copy.deepcopy(engine.groups[0].state.state_dict())
     message = rf"the weight of '{layer}' \(Linear\) is frozen .* group '0'.* until it is trained again"
     with pytest.warns(UserWarning, match=message):
         one_step(net, optimizer, engine, attached=attached)
     for seed in range(6):
         one_step(net, optimizer, engine, attached=attached, seed=seed)
     assert torch.equal(net[layer].weight, before["weight"])
-    assert engine.groups[0].state.replaced == counts[0]
+    assert_same(engine.groups[0].state.state_dict(), state)
+    assert (engine.updates > engine.groups[0].state.updates) == (layer == 0)  # layer 2 belongs to both groups
     assert f"0: {engine.groups[0].num_units} units, frozen (requires_grad=False): '{layer}'" in str(engine.report())
     with pytest.raises(ValueError, match="cannot be replaced while the weight of"):
         engine.replace([[0], []])
