@@ -28,7 +28,7 @@ def many_steps(folder: Path, utility: str, optimizer: str) -> Any:
     opt = worker.OPTIMIZERS[optimizer](net)
     engine = worker.engine(net, opt, utility=utility, accumulate=False)
     rank = dist.get_rank()
-    for x, y in worker.batches(net, 4 * dist.get_world_size(), 400):
+    for x, y in worker.batches(net, 4 * dist.get_world_size(), 250):
         worker.learn(model, opt, x[rank :: dist.get_world_size()], y[rank :: dist.get_world_size()])
     state = torch.cat([v.flatten().float() for s in opt.state.values() for v in s.values() if torch.is_tensor(v)])
     replaced = [g.state.replaced for g in engine.groups]
