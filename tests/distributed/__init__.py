@@ -1,1 +1,1 @@
-"""Tests with several processes: torchrun with gloo; each rank saves its results, which the tests compare."""
+"""Tests with several processes, connected by gloo; each rank saves its results, which the tests compare."""

@@ -1,31 +1,67 @@
-"""Runs a scenario module with torchrun and loads the results of its ranks."""
+"""Runs a scenario module in several processes of one process group and loads the results of its ranks."""
 
 from __future__ import annotations
 
 import os
-import subprocess
+import runpy
+import socket
 import sys
+import traceback
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 import torch
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers.fork_server import fork_server
+
+TIMEOUT = 240  # seconds
 
 
-def torchrun(scenario: str, folder: Path, *args: Any, ranks: int = 2, dies: bool = False) -> Any:
-    """Run ``tests.distributed.<scenario>`` on ``ranks`` processes.
+def run_ranks(scenario: str, folder: Path, *args: Any, ranks: int = 2, dies: bool = False) -> Any:
+    """Run ``tests.distributed.<scenario>`` on ``ranks`` processes, with the environment variables that torchrun sets.
 
     Returns the results of the ranks, in order; for several scenarios (``module.a+b``) a dict of them by name. Warnings
-    are errors in the processes. A run that hangs is killed and fails. With ``dies`` the run must fail, without results.
+    are errors in the processes. If a rank fails or hangs, all are killed. With ``dies`` a rank must fail.
     """
     module, name = scenario.split(".")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    command += ["-m", f"tests.distributed.{module}", name, str(folder), *map(str, args)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-    environment["PYTHONPATH"] = str(ROOT)
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert (done.returncode != 0) == dies, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    variables = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
+    processes = [
+        fork_server().Process(
+            target=_run_rank,
+            args=(module, [name, str(folder), *map(str, args)], {**variables, "RANK": str(r), "LOCAL_RANK": str(r)}),
+        )
+        for r in range(ranks)
+    ]
+    for process in processes:
+        process.start()
+    running = {process.sentinel: process for process in processes}
+    failed = False
+    while running and not failed:
+        ended = wait(list(running), timeout=TIMEOUT)
+        failed = not ended or any(running.pop(sentinel).exitcode != 0 for sentinel in ended)  # type: ignore[index, arg-type]
+    for process in processes:
+        process.kill()
+        process.join()
+    errors = "\n".join(file.read_text() for file in sorted(folder.glob("errors-*.txt")))
+    assert failed == dies, f"{scenario}: exit codes {[process.exitcode for process in processes]}\n{errors}"
     names = [] if dies else name.split("+")
     results = {each: [torch.load(folder / f"{each}-{rank}.pt") for rank in range(ranks)] for each in names}
     return results if len(results) != 1 else results[name]
+
+
+def _run_rank(module: str, arguments: list[str], variables: dict[str, str]) -> None:
+    """Run a scenario module as the main module of this process."""
+    os.environ.update({**variables, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"})
+    sys.argv[1:] = arguments
+    with Path(arguments[1], f"errors-{variables['RANK']}.txt").open("w") as errors:
+        sys.stderr = errors
+        try:
+            runpy.run_module(f"tests.distributed.{module}", run_name="__main__")
+        except BaseException:
+            traceback.print_exc()
+            errors.flush()
+            os._exit(1)

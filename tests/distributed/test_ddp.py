@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.distributed.launch import torchrun
+from tests.distributed.launch import run_ranks
 
 
 @pytest.mark.parametrize(
     ("ranks", "utility", "optimizer"), [(2, "contribution", "adam_gnt"), (3, "adaptable_contribution", "sgd")]
 )
 def test_ranks_have_equal_parameters_after_many_replacements(tmp_path, ranks, utility, optimizer):
-    first, *others = torchrun("ddp_scenarios.many_steps", tmp_path, utility, optimizer, ranks=ranks)
+    first, *others = run_ranks("ddp_scenarios.many_steps", tmp_path, utility, optimizer, ranks=ranks)
     assert min(first["replaced"]) > 50
     for other in others:
         assert other["replaced"] == first["replaced"]
@@ -23,11 +23,11 @@ def test_ranks_have_equal_parameters_after_many_replacements(tmp_path, ranks, ut
 @pytest.fixture(scope="module")
 def global_batch(tmp_path_factory):
     """Results of two and of three ranks with the global batch; of the three, also of a process group of two."""
-    two = torchrun(
+    two = run_ranks(
         "ddp_scenarios.global_batch", tmp_path_factory.mktemp("two"), "contribution:conv", "zero_contribution:conv"
     )
     three = "ddp_scenarios.global_batch+subgroup", tmp_path_factory.mktemp("three"), "adaptable_contribution:mlp"
-    return {"two": {"global_batch": two}, "three": torchrun(*three, ranks=3)}
+    return {"two": {"global_batch": two}, "three": run_ranks(*three, ranks=3)}
 
 
 @pytest.mark.parametrize("ranks", ["two", "three"])
@@ -55,7 +55,7 @@ def test_a_process_group_of_some_ranks_is_independent_of_the_others(global_batch
 def results(tmp_path_factory):
     """Results of two ranks in all short scenarios, which share one launch."""
     scenarios = "layers+accumulated+cost+different+uneven+not_finite+independent"
-    return torchrun(f"ddp_scenarios.{scenarios}", tmp_path_factory.mktemp("results"))
+    return run_ranks(f"ddp_scenarios.{scenarios}", tmp_path_factory.mktemp("results"))
 
 
 def test_layers_share_one_collective(results):
@@ -70,9 +70,9 @@ def test_training_resumes_from_a_checkpoint_after_a_rank_is_killed(tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     killed.mkdir()
     whole.mkdir()
-    torchrun("ddp_scenarios.killed", killed, 70, dies=True)
-    resumed = torchrun("ddp_scenarios.killed", killed, -1)
-    uninterrupted = torchrun("ddp_scenarios.killed", whole, -1)
+    run_ranks("ddp_scenarios.killed", killed, 70, dies=True)
+    resumed = run_ranks("ddp_scenarios.killed", killed, -1)
+    uninterrupted = run_ranks("ddp_scenarios.killed", whole, -1)
     for actual, expected in zip(resumed, uninterrupted, strict=True):
         assert (actual["start"], expected["start"]) == (60, 0)
         assert actual["replaced"] == expected["replaced"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.distributed.launch import torchrun
+from tests.distributed.launch import run_ranks
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ from tests.distributed.launch import torchrun
     ],
 )
 def test_a_sharded_run_equals_a_single_process(tmp_path, ranks, cases):
-    for rank in torchrun("dtensor_scenarios.sharded", tmp_path, *cases, ranks=ranks):
+    for rank in run_ranks("dtensor_scenarios.sharded", tmp_path, *cases, ranks=ranks):
         for case in rank:
             replaced_units = [sharded for sharded, _ in case["replaced_units"]]
             assert replaced_units == [single for _, single in case["replaced_units"]]
@@ -44,7 +44,7 @@ def test_a_sharded_run_equals_a_single_process(tmp_path, ranks, cases):
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """Results of two ranks in the short scenarios, which share one launch."""
-    return torchrun("dtensor_scenarios.accumulated+refused", tmp_path_factory.mktemp("results"))
+    return run_ranks("dtensor_scenarios.accumulated+refused", tmp_path_factory.mktemp("results"))
 
 
 def test_unsupported_shards_are_refused_on_all_ranks(results):
@@ -73,10 +73,10 @@ def test_micro_batches_of_a_sharded_network_are_one_update(results):
 )
 def test_training_resumes_from_a_distributed_checkpoint_at_another_world_size(tmp_path, plan, optimizer, worlds):
     scenario = "dtensor_scenarios.checkpointed"
-    uninterrupted, *_ = torchrun(scenario, tmp_path, plan, optimizer, 0, 60, ranks=2)
+    uninterrupted, *_ = run_ranks(scenario, tmp_path, plan, optimizer, 0, 60, ranks=2)
     assert min(uninterrupted["replaced"]) > 5
     for ranks, other_plan in worlds.items():
-        for resumed in torchrun(scenario, tmp_path, other_plan, optimizer, 30, 60, ranks=ranks):
+        for resumed in run_ranks(scenario, tmp_path, other_plan, optimizer, 30, 60, ranks=ranks):
             assert resumed["replaced"] == uninterrupted["replaced"]
             assert all(torch.equal(a, b) for a, b in zip(resumed["ages"], uninterrupted["ages"], strict=True))
             torch.testing.assert_close(resumed["params"], uninterrupted["params"], rtol=0, atol=1e-9)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from tests.distributed.launch import torchrun
+from tests.distributed.launch import run_ranks
 
 
 def test_methods_equal_those_of_one_process_with_the_whole_batch(tmp_path):
-    first, second = torchrun("regularization_scenarios.train_with_all_methods", tmp_path)
+    first, second = run_ranks("regularization_scenarios.train_with_all_methods", tmp_path)
     assert torch.equal(first["params"], second["params"])
     for rank in (first, second):
         assert [together for together, _ in rank["replaced_units"]] == [single for _, single in rank["replaced_units"]]

@@ -1,8 +1,6 @@
 """The code blocks of README and docs/ run, each in its own process, and linked files exist."""
 
 import builtins
-import multiprocessing
-import multiprocessing.context
 import os
 import re
 import runpy
@@ -11,9 +9,10 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests.helpers.fork_server import fork_server
 
 CHECKOUT = Path(os.environ.get("GNT_CHECKOUT") or Path(__file__).parents[2])
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
@@ -60,22 +59,14 @@ def run_block(script: Path, ignored: list[str], errors: Path) -> None:
         sys.stderr.flush()
 
 
-@pytest.fixture(scope="module")
-def processes() -> multiprocessing.context.ForkServerContext:
-    """Starts processes that have imported gnt already, which takes longer than most blocks."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gnt"])
-    return context
-
-
 @pytest.mark.parametrize(("page", "block"), BLOCKS)
-def test_block_runs(page: str, block: str, tmp_path: Path, processes: Any) -> None:
+def test_block_runs(page: str, block: str, tmp_path: Path) -> None:
     ignored = [each for library, categories in IGNORED_WARNINGS.items() if library in block for each in categories]
     script = tmp_path / "block.py"
     script.write_text(block)
     errors = tmp_path / "errors.txt"
     if "torch.distributed" not in block:
-        process = processes.Process(target=run_block, args=(script, ignored, errors))
+        process = fork_server().Process(target=run_block, args=(script, ignored, errors))
         process.start()
         process.join()
         assert process.exitcode == 0, errors.read_text()
