@@ -12,6 +12,7 @@ from benchmarks.atomic_files import write_atomically
 from benchmarks.comparison_table import comparison_table
 from benchmarks.launching import Launcher
 from benchmarks.progress import ProgressBars, ProgressLines, Title
+from benchmarks.results_folder import inside
 from benchmarks.run import Run
 from benchmarks.run_plan import RunPlan
 from benchmarks.scheduler import run_all
@@ -36,13 +37,14 @@ class Comparison:
         status.
         """
         console = Console(width=None if Console().is_terminal else 110)
+        own_picture = self._picture
         if fresh:
             self._delete_results()
         for run in self.runs:
             run.check_record()
         unfinished = [run for run in self.runs if not run.finished]
         if unfinished:
-            console.print(self._settings_summary(), highlight=False, soft_wrap=True)
+            console.print(self._settings_summary(), highlight=False, soft_wrap=True, markup=False)
             with (
                 ProgressLines(console)
                 if quiet or not console.is_terminal
@@ -50,11 +52,13 @@ class Comparison:
             ):
                 finished = run_all(unfinished, launcher, view, self._title, self.display.rows_text)
             if not finished:
-                console.print(f"Stopped. To continue: {self.command_line}", highlight=False, soft_wrap=True)
+                console.print(
+                    f"Stopped. To continue: {self.command_line}", highlight=False, soft_wrap=True, markup=False
+                )
                 return STOPPED
         else:
             console.print("All runs were already finished (--fresh runs them again).", highlight=False)
-        self._show(console, picture)
+        self._show(console, [own_picture, *([picture] if picture else [])])
         return 0
 
     def _delete_results(self) -> None:
@@ -83,26 +87,25 @@ class Comparison:
         texts.append("Ctrl-C stops; the same command continues.")
         return "\n".join(texts)
 
-    def _show(self, console: Console, picture: Path | None) -> None:
+    def _show(self, console: Console, pictures: list[Path]) -> None:
         from benchmarks.comparison_picture import write_picture
 
         found = results_of(self.runs)
         console.print(comparison_table(found, self.display))
         texts = [f"{run.record.file.parent}: diverged: {run.diverged}" for run in self.runs if run.diverged]
         if any(result.complete_seeds for result in found):
-            files = [self._picture, *([picture] if picture else [])]
-            for file in files:
+            for file in pictures:
                 write_atomically(file, lambda stream: write_picture(found, self.display, stream))
-            texts += map(str, files)
+            texts += map(str, pictures)
         seconds = sum(run.about()["seconds"] for run in self.runs)
         texts.append(f"Total time: {_duration(seconds)}. Records: {self.out / self.plan.experiment}")
-        console.print("\n".join(texts), highlight=False, soft_wrap=True)
+        console.print("\n".join(texts), highlight=False, soft_wrap=True, markup=False)
 
     @property
     def _picture(self) -> Path:
         folders = sorted(str(run.folder.relative_to(self.out)) for run in self.runs)
         name = hashlib.sha256("\n".join(folders).encode()).hexdigest()[:8]
-        return self.out / self.plan.experiment / "pictures" / f"{name}.png"
+        return inside(self.out, self.out / self.plan.experiment / "pictures" / f"{name}.png")
 
 
 def _duration(seconds: float) -> str:

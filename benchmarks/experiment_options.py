@@ -8,9 +8,10 @@ from pathlib import Path
 
 from benchmarks import experiments, launching
 from benchmarks.argument_parser import Parser
+from benchmarks.errors import CannotRun
 from benchmarks.run_plan import RunPlan, read_grid
 from benchmarks.settings import OUT, flag
-from benchmarks.value_checks import NOT_NEGATIVE, one_of, whole
+from benchmarks.value_checks import MAX_SEED, MAX_SEEDS, NOT_NEGATIVE, one_of, whole
 
 
 def _parser(experiment: str) -> Parser:
@@ -25,8 +26,8 @@ def _parser(experiment: str) -> Parser:
     size_names = f"{' '.join(cls.size_names())} (default: {cls.size_names()[0]})"
     parser.add("--size", type=one_of(*cls.size_names()), metavar="NAME", help=size_names)
     parser.add("--methods", nargs="+", type=methods, default=cls.default_methods, metavar="NAME", help=names)
-    parser.add("--seeds", type=whole(1), default=1, metavar="N", help="number of seeds (default: 1)")
-    parser.add("--first-seed", type=whole(0), default=0, metavar="SEED", help="first seed (default: 0)")
+    parser.add("--seeds", type=whole(1, MAX_SEEDS), default=1, metavar="N", help="number of seeds (default: 1)")
+    parser.add("--first-seed", type=whole(0, MAX_SEED), default=0, metavar="SEED", help="first seed (default: 0)")
     parser.add(
         "--grid",
         nargs="+",
@@ -85,6 +86,12 @@ def parse_plan(experiment: str, arguments: list[str]) -> tuple[RunPlan, argparse
     """The plan that a command line asks for, and all parsed options."""
     parsed = _parser(experiment).parse(arguments)
     cls = experiments.settings_class(experiment)
+    last = parsed.first_seed + parsed.seeds - 1
+    if last > MAX_SEED:
+        raise CannotRun(
+            f"--first-seed {parsed.first_seed} --seeds {parsed.seeds}: the last seed is {last}, and the largest that "
+            f"torch accepts is {MAX_SEED}. Use a smaller --first-seed."
+        )
     names = {field.name for field in dataclasses.fields(cls)}
     plan = RunPlan(
         experiment,

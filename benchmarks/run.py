@@ -22,6 +22,7 @@ from benchmarks.atomic_files import read_json, write_atomically, write_json
 from benchmarks.errors import START_OVER_HINT, CannotRun
 from benchmarks.method_styles import COLOURS
 from benchmarks.record import Record
+from benchmarks.results_folder import inside
 from benchmarks.settings import BaseSettings
 from benchmarks.training import Row, Training
 
@@ -59,6 +60,15 @@ class Run:
             name = next((folder.name for folder in sorted(home.glob(f"{self.method}_*_{digest}"))), name)
         return home / name / seeds
 
+    def path(self, *names: str) -> Path:
+        """A file or folder in its folder. Raises `CannotRun` if a symbolic link leads to another place."""
+        return inside(self.out, self.folder.joinpath(*names))
+
+    def check_links(self) -> None:
+        """Raise `CannotRun` if one of its files is a symbolic link, or lies behind one."""
+        for name in ("lock", "record.jsonl", "checkpoint.pt", "about.json"):
+            self.path(name)
+
     @property
     def colour(self) -> str:
         """The colour of its method."""
@@ -72,7 +82,7 @@ class Run:
     @property
     def record(self) -> Record:
         """The file of its rows."""
-        return Record(self.folder / "record.jsonl")
+        return Record(self.path("record.jsonl"))
 
     @property
     def head(self) -> dict[str, Any]:
@@ -87,11 +97,11 @@ class Run:
 
     @property
     def _checkpoint(self) -> Path:
-        return self.folder / "checkpoint.pt"
+        return self.path("checkpoint.pt")
 
     @property
     def _about(self) -> Path:
-        return self.folder / "about.json"
+        return self.path("about.json")
 
     def about(self) -> dict[str, Any]:
         """Versions, commit, hardware and seconds of a finished run."""
@@ -117,8 +127,9 @@ class Run:
         from filelock import FileLock, Timeout  # torch itself depends on filelock
 
         try:
+            self.check_links()
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder / "lock")
+            lock = FileLock(self.path("lock"))
             lock.acquire(timeout=wait)
         except Timeout:
             raise CannotRun(
@@ -203,7 +214,10 @@ class Run:
         return self.record.lines()[-1].get("diverged")  # type: ignore[no-any-return]
 
     def check_record(self) -> None:
-        """Raise `CannotRun` if the record belongs to another run or to other settings. Changes nothing."""
+        """Raise `CannotRun` if the record belongs to another run or to other settings, or if a file of the run is a
+        symbolic link. Changes nothing.
+        """
+        self.check_links()
         head = self.record.head()
         if head is None:
             return

@@ -22,7 +22,7 @@ INSTALL = '--tensorboard needs the package tensorboard: pip install "torch-gnt[t
 
 def folder(run: Run) -> Path:
     """The folder of a run's event files, with a subfolder for each seed."""
-    return run.folder / "tensorboard"
+    return run.path("tensorboard")
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def writer(run: Run) -> Iterator[Callable[[list[Row]], None]]:
         for row in rows:
             seed = int(row["seed"])
             if seed not in writers:
-                writers[seed] = make(str(folder(run) / f"seed-{seed}"))
+                writers[seed] = make(str(run.path("tensorboard", f"seed-{seed}")))
             for name, value in row.items():
                 if name not in ("seed", x):
                     writers[seed].add_scalar(name, value, int(row[x]))

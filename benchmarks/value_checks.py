@@ -11,17 +11,28 @@ from typing import Any
 
 Check = Callable[[str], Any]
 
+MAX_INTEGER = 2**63 - 1
+"""The largest integer that fits into 64 bits with a sign, as torch's integers do."""
 
-def whole(minimum: int) -> Check:
-    """Check for an integer of at least ``minimum``."""
+MAX_SEED = 2**64 - 1
+"""The largest seed that `torch.manual_seed` accepts."""
+
+MAX_SEEDS = 1_000_000
+"""The largest number of seeds in a command."""
+
+
+def whole(minimum: int, maximum: int = MAX_INTEGER) -> Check:
+    """Check for an integer from ``minimum`` to ``maximum``."""
 
     def check(text: str) -> int:
         try:
             value = int(text)
-        except ValueError:
-            value = minimum - 1
+        except ValueError:  # also raised for thousands of digits
+            value = maximum + 1 if text.strip().lstrip("+").isdecimal() else minimum - 1
+        if value > maximum:
+            raise argparse.ArgumentTypeError(f"must be an integer from {minimum} to {maximum}, got {text!r:.60}")
         if value < minimum:
-            raise argparse.ArgumentTypeError(f"must be an integer of at least {minimum}, got {text!r}")
+            raise argparse.ArgumentTypeError(f"must be an integer of at least {minimum}, got {text!r:.60}")
         return value
 
     return check

@@ -13,6 +13,7 @@ from benchmarks.atomic_files import write_atomically
 from benchmarks.errors import CannotRun
 from benchmarks.report import HELP
 from benchmarks.report.run_finder import FoundRuns, find_runs
+from benchmarks.results_folder import inside
 from benchmarks.settings import OUT
 
 TO = Path("benchmarks")
@@ -46,7 +47,7 @@ def _write(found: FoundRuns, to: Path, *, quiet: bool) -> int:
             view.progress(title, number, len(page.pictures), picture.name)
             stream = io.BytesIO()
             picture.draw(stream)
-            drawn[to / PICTURES / picture.name] = stream.getvalue()
+            drawn[inside(to, to / PICTURES / picture.name, "--to")] = stream.getvalue()
         view.progress(title, len(page.pictures), len(page.pictures), "")
     old = _pictures_of(to)  # read before the page is overwritten
     for file, content in [*drawn.items(), (to / NAME, page.text.encode())]:
@@ -72,6 +73,7 @@ def _pictures_of(to: Path) -> set[Path]:
 
 
 def _check_writable(to: Path) -> None:
+    inside(to, to / NAME, "--to")
     try:
         to.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=to):

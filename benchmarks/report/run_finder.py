@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks import experiments
 from benchmarks.errors import CannotRun
 from benchmarks.record import Record
+from benchmarks.results_folder import inside
 from benchmarks.run import Run
 from benchmarks.value_checks import nearest
 
@@ -63,7 +64,7 @@ def _example_command(out: Path) -> str:
 
 
 def _take(file: Path, out: Path, found: FoundRuns) -> None:
-    lines = Record(file).lines()
+    lines = Record(inside(out, file)).lines()
     if not lines:
         raise _Unusable("its record is empty")
     run = run_of(lines[0], out)

@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.argument_parser import Parser
 from benchmarks.atomic_files import write_atomically, write_json
+from benchmarks.results_folder import inside
 from benchmarks.settings import OUT
 from benchmarks.speed import HELP, allocator, record_file
 from benchmarks.value_checks import one_of, whole
@@ -51,7 +52,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="only workloads and variants whose names contain one of these",
     )
     parser.add("--quick", action="store_true", help="fewer and shorter rounds, for a first look")
-    parser.add("--threads", type=whole(1), metavar="N", help="threads that torch computes with (default: torch's own)")
+    parser.add(
+        "--threads", type=whole(1, 1024), metavar="N", help="threads that torch computes with (default: torch's own)"
+    )
     parser.add(
         "--malloc",
         type=one_of(*allocator.CHOICES),
@@ -89,7 +92,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _measure(parsed: argparse.Namespace, command_line: str, old: dict[str, Any] | None) -> int:
-    output = parsed.output or record_file.default_file(OUT)
+    output = parsed.output or inside(OUT, record_file.default_file(OUT))
     for file in filter(None, (output, parsed.picture)):
         record_file.check_writable(file)
 

@@ -143,6 +143,7 @@ def test_a_stopped_measurement_keeps_its_results(tmp_path):
         (["--markdown"], "--markdown needs --show FILE"),
         (["--clock", "cpu"], "--clock cpu needs --threads 1"),
         (["--threads", "0"], "must be an integer of at least 1, got '0'"),
+        (["--threads", str(2**40)], "must be an integer from 1 to 1024"),
         (["--malloc", "tund"], "did you mean tuned?"),
         (["--compare", "{tmp}/missing.json"], "missing.json does not exist"),
         (["--show", "{tmp}/other.json"], "other.json is not a record of python -m benchmarks speed"),
