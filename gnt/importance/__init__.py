@@ -13,7 +13,7 @@ _across_processes      means over several processes
 
 from gnt.importance._across_processes import average_over_processes, check_shards
 from gnt.importance._backward_watch import BackwardWatch, GroupWatches, step_was_skipped
-from gnt.importance._evaluate.evaluator import ENGINE_UNCHANGED, Evaluator
+from gnt.importance._evaluate.evaluator import ENGINE_UNCHANGED
 from gnt.importance._evaluate.means_layout import WeightMeans
 from gnt.importance._feature_batch import FeatureBatch, Features
 from gnt.importance._feature_buffer import FeatureBuffer
@@ -27,6 +27,7 @@ from gnt.importance._measure_registry import (
     restore_generators_on_error,
 )
 from gnt.importance._running_averages import AgedAverages, RunningAverages
+from gnt.importance._running_importance import RunningImportance
 from gnt.importance._signals import Signals
 from gnt.importance._statistics import GroupStatistics, TapStatistics
 from gnt.importance._training_forwards import OwnWeights, in_backward
@@ -37,7 +38,6 @@ __all__ = [
     "MEASURES",
     "AgedAverages",
     "BackwardWatch",
-    "Evaluator",
     "FeatureBatch",
     "FeatureBuffer",
     "Features",
@@ -46,6 +46,7 @@ __all__ = [
     "Measure",
     "OwnWeights",
     "RunningAverages",
+    "RunningImportance",
     "Signals",
     "TapFeatures",
     "TapStatistics",

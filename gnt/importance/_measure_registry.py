@@ -25,28 +25,34 @@ class Measure(NamedTuple):
         function: computes one number per unit from `Signals`.
         averaged: units are ranked by the running average of the measure, or else by its latest value.
         reads: names of the signals that the function may read.
-        product: the function is the mean over positions of the product of signals, divided by ``incoming`` if read.
         corrected: the running average is corrected for age.
     """
 
     function: MeasureFunction
     averaged: bool
     reads: frozenset[str] = ALL_SIGNALS
-    product: bool = False
     corrected: bool = True
 
+    @property
+    def product(self) -> bool:
+        """True if the function is one of gnt's own that are the mean over positions of the product of the signals read.
 
-def _product(function: MeasureFunction, *reads: str) -> Measure:
-    return Measure(function, averaged=True, reads=frozenset(reads), product=True)
+        These are computed for all groups together, without a call of the function; ``incoming`` is a divisor.
+        """
+        return any(self.function is function and self.reads == reads for function, reads in _PRODUCTS)
 
+
+_PRODUCTS: tuple[tuple[MeasureFunction, frozenset[str]], ...] = (
+    (measures.contribution, frozenset({"magnitude", "outgoing"})),
+    (measures.weight, frozenset({"outgoing"})),
+    (measures.adaptation, frozenset({"incoming"})),
+    (measures.zero_contribution, frozenset({"deviation", "outgoing"})),
+    (measures.adaptable_contribution, frozenset({"deviation", "outgoing", "incoming"})),
+    (measures.feature_by_input, frozenset({"deviation", "incoming"})),
+)
 
 MEASURES: dict[str, Measure] = {
-    "contribution": _product(measures.contribution, "magnitude", "outgoing"),
-    "weight": _product(measures.weight, "outgoing"),
-    "adaptation": _product(measures.adaptation, "incoming"),
-    "zero_contribution": _product(measures.zero_contribution, "deviation", "outgoing"),
-    "adaptable_contribution": _product(measures.adaptable_contribution, "deviation", "outgoing", "incoming"),
-    "feature_by_input": _product(measures.feature_by_input, "deviation", "incoming"),
+    **{function.__name__: Measure(function, averaged=True, reads=reads) for function, reads in _PRODUCTS},
     "random": Measure(measures.random, averaged=False, reads=frozenset()),
     "uncorrected_contribution": Measure(
         measures.uncorrected_contribution, averaged=True, reads=frozenset({"magnitude", "outgoing"}), corrected=False

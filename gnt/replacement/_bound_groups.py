@@ -10,26 +10,23 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gnt.distributed.process_group import Processes, resolve_process_group
-from gnt.importance import Evaluator, FeatureBatch, FeatureBuffer, Features, Measure, check_shards
+from gnt.importance import FeatureBatch, Features, Measure, check_shards
 from gnt.replacement import _process_agreement
 from gnt.replacement._rebinding import carry_state, find_kept
 from gnt.replacement._setting_changes import ChangeableSettings
-from gnt.replacement._structure_check import StructureCheck
 from gnt.replacement.eligibility import UnitState
 from gnt.replacement.optimizer_state import OptimizerStateReset
-from gnt.units import UnitGroup
+from gnt.units import StructureCheck, UnitGroup
 
 
 class BoundGroups(ChangeableSettings):
     """The groups of an engine with their states, and the checks that come before a step.
 
     Attributes:
-        groups, optimizer_state, measure, feature_buffer, updates, loaded, replaced, selected: those of `EngineCore`.
+        groups, optimizer_state, importance, updates, loaded, replaced, selected: those of `EngineCore`.
     """
 
-    measure: Measure
     optimizer_state: OptimizerStateReset | None
-    feature_buffer: FeatureBuffer
     updates: int
     loaded: bool
     replaced: list[Tensor]
@@ -38,19 +35,16 @@ class BoundGroups(ChangeableSettings):
     _structure: StructureCheck | None
     _processes: Processes | None
 
-    def _new_evaluator(self) -> Evaluator:
-        return Evaluator(self.groups, self.measure, self.utility, kernels=self.kernels)
-
-    def new_state(self, group: UnitGroup) -> UnitState:
-        """A state of new units for a group."""
+    def new_state(self, group: UnitGroup, measure: Measure) -> UnitState:
+        """A state of new units for a group, with running averages as the measure asks for."""
         return UnitState(
             group.num_units,
             decay_rate=self.decay_rate,
             maturity_threshold=self.maturity_threshold,
-            averaged=self.measure.averaged,
+            averaged=measure.averaged,
             like=group.incoming[0].weight,
             taps=len(group.taps),
-            corrected=self.measure.corrected,
+            corrected=measure.corrected,
             strict=self.accumulate == "one",
         )
 
@@ -61,7 +55,7 @@ class BoundGroups(ChangeableSettings):
         earlier = dict(zip(map(id, self.groups), self.slot_inits, strict=True))
         slot_inits, states = [], []
         for group, stays in zip(groups, kept, strict=True):
-            state = self.new_state(group)
+            state = self.new_state(group, self.importance.measure)
             if stays is not None:
                 carry_state(state, stays)
             else:
@@ -73,9 +67,8 @@ class BoundGroups(ChangeableSettings):
                 slot_inits.append(self.new_inits(group, self.init, self.bias_init))
         for group, state in zip(groups, states, strict=True):
             group.state = state
-        self.feature_buffer = self.feature_buffer.rebound(groups)
+        self.importance.rebind(groups)
         self.groups, self.slot_inits, self.optimizer_state = groups, slot_inits, optimizer_state
-        self.evaluator = self._new_evaluator()
         self._structure = StructureCheck(groups)
         self.selected, self.replaced, self._processes = [], self.no_units(), None
 
@@ -93,8 +86,7 @@ class BoundGroups(ChangeableSettings):
     def take(self, features: Features | None = None, *, none_is_error: bool) -> FeatureBatch:
         """`FeatureBuffer.take` after the checks before a step, without the features of frozen groups."""
         self.check_structure()
-        self.follow_network()
-        batch = self.feature_buffer.take(features, none_is_error=none_is_error)
+        batch = self.importance.take(features, none_is_error=none_is_error)
         if self.frozen:
             batch.leave_out(self.frozen)
         return batch
@@ -102,8 +94,7 @@ class BoundGroups(ChangeableSettings):
     def check_features(self) -> None:
         """Check the recorded features, as `take_features` does, without taking them."""
         self.check_structure()
-        self.follow_network()
-        self.feature_buffer.check()
+        self.importance.check_features()
 
     @property
     def has_other_processes(self) -> bool:
@@ -137,8 +128,7 @@ class BoundGroups(ChangeableSettings):
 
     def follow_network(self) -> None:
         """Move the engine's state to the network's device and dtype."""
-        if self.evaluator.follow_network():
-            self.feature_buffer.recheck()
+        self.importance.follow_network()
 
     def join_processes(self, further_settings: str = "") -> Processes | None:
         """The processes that train this network, after a check that they agree; None if there is only one.

@@ -29,10 +29,13 @@ class AttachableEngine(Protocol):
     """What the hooks need of an engine."""
 
     groups: tuple[UnitGroup, ...]
-    feature_buffer: FeatureBuffer
     loaded: bool
     updates: int
     replaced: list[Tensor]
+
+    @property
+    def feature_buffer(self) -> FeatureBuffer:
+        """The features recorded since the last update."""
 
     @property
     def optimizer(self) -> Optimizer | None:

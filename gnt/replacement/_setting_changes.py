@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from gnt.importance import Evaluator
+from gnt.importance import RunningImportance
 from gnt.initialization import Init, SlotInit, find_slot_init
 from gnt.replacement._config import ENGINE_SETTINGS, EngineSettings
 from gnt.units import UnitGroup
@@ -24,18 +24,15 @@ class ChangeableSettings(EngineSettings):
     Changes of ``utility`` and ``activation`` are refused.
 
     Attributes:
-        groups, members, slot_inits, evaluator, host_generator: those of `EngineCore`.
+        groups, members, slot_inits, importance, host_generator: those of `EngineCore`.
     """
 
     groups: tuple[UnitGroup, ...]
     members: int
     slot_inits: list[list[SlotInit]]
-    evaluator: Evaluator
+    importance: RunningImportance
     host_generator: torch.Generator
     _processes: Any
-
-    def _new_evaluator(self) -> Evaluator:
-        raise NotImplementedError
 
     def change_setting(self, name: str, value: Any) -> None:
         """Assign a setting.
@@ -80,7 +77,7 @@ class ChangeableSettings(EngineSettings):
             state.mean_features.mul_(scale)
             if state.corrected:
                 state.utility.mul_(scale)
-        self.evaluator = self._new_evaluator()
+        self.importance.rebuild()
 
     def choose_inits(self, init: Init, bias_init: str) -> None:
         """Choose the initial distributions of new units, "auto" and "initial" by present values."""
@@ -97,19 +94,13 @@ class ChangeableSettings(EngineSettings):
                 group.state.accumulated = min(group.state.accumulated, 1.0)
 
     def _change_kernels(self, kernels: bool) -> None:
-        before = self.kernels
-        vars(self)["kernels"] = kernels
-        try:
-            self.evaluator = self._new_evaluator()
-        except BaseException:
-            vars(self)["kernels"] = before
-            raise
+        self.importance.rebuild(kernels=kernels)
 
     def _change_generator(self, generator: torch.Generator | None) -> None:
         if generator is None or not isinstance(self.generator, torch.Generator):
             wanted = "cannot be changed: it has one for each member" if generator else "must be a torch.Generator"
             raise TypeError(f"generator of a running engine {wanted}, got {generator!r}")
-        self.host_generator = generator
+        self.host_generator = self.importance.generator = generator
         if generator.device.type != "cpu":
             self.host_generator = torch.Generator().manual_seed(generator.initial_seed())
 

@@ -18,10 +18,10 @@ from gnt.distributed.process_group import Processes
 from gnt.importance import (
     FeatureBatch,
     FeatureBuffer,
-    GroupStatistics,
+    Measure,
+    RunningImportance,
     Signals,
     WeightMeans,
-    average_over_processes,
     find_measure,
     restore_generators_on_error,
 )
@@ -31,12 +31,11 @@ from gnt.replacement import selection
 from gnt.replacement._bound_groups import BoundGroups
 from gnt.replacement._config import EngineSettings
 from gnt.replacement._setting_changes import check_changes_of_settings
-from gnt.replacement._structure_check import StructureCheck
 from gnt.replacement.eligibility import UnitState
 from gnt.replacement.idle_warning import WARN_AFTER, first_check, warn_if_idle, warn_if_late
 from gnt.replacement.optimizer_state import OptimizerStateReset
 from gnt.replacement.report import first_due
-from gnt.units import UnitGroup
+from gnt.units import StructureCheck, UnitGroup
 
 
 @check_changes_of_settings
@@ -53,12 +52,10 @@ class EngineCore(BoundGroups):
         record: record features by hooks.
 
     Attributes:
-        measure: the measure of utility.
-        feature_buffer: the features recorded since the last update.
+        importance: the measure of utility, its running averages, and the recorded features.
         members: number of networks whose units a group holds one after the other; 1 except in an ensemble.
         slot_inits: for each group and slot that is drawn, the initial distributions of new units.
         host_generator: for draws of counts, on the host so that no draw waits for the device.
-        absent: numbers of the groups that took no part in the latest update.
         counted: number of the update for which units were selected last.
         next_idle_check: number of the update after which `idle_warning` is asked; infinity after its warning.
         selected: units selected last, until they are replaced.
@@ -66,7 +63,7 @@ class EngineCore(BoundGroups):
 
     generator: torch.Generator
     members = 1
-    signals_type: ClassVar[type[Signals]] = Signals
+    importance_type: ClassVar[type[RunningImportance]] = RunningImportance
 
     def __init__(
         self,
@@ -77,12 +74,11 @@ class EngineCore(BoundGroups):
         record: bool,
     ) -> None:
         self.__dict__.update(vars(settings))
-        self.measure = find_measure(self.utility)
         self.groups = groups
         self.choose_inits(self.init, self.bias_init)
+        measure = find_measure(self.utility)
         for group in groups:
-            group.state = self.new_state(group)
-        self.evaluator = self._new_evaluator()
+            group.state = self.new_state(group, measure)
         if settings.generator is None:
             vars(self)["generator"] = new_generator(groups[0].incoming[0].weight.device)
         on_host = self.generator.device.type == "cpu"
@@ -90,10 +86,11 @@ class EngineCore(BoundGroups):
             self.generator if on_host else torch.Generator().manual_seed(self.generator.initial_seed())
         )
         self.optimizer_state = optimizer_state
-        self.feature_buffer = FeatureBuffer(groups, record=record)
+        self.importance = self.importance_type(
+            groups, self.utility, self.generator, record=record, kernels=self.kernels
+        )
         self._structure: StructureCheck | None = StructureCheck(groups)
         self.updates = 0
-        self.absent: frozenset[int] = frozenset()
         self.loaded = False
         self.replaced: list[Tensor] = []
         self.counted = 0
@@ -131,7 +128,7 @@ class EngineCore(BoundGroups):
         for number, group in enumerate(self.groups):
             if number not in absent:
                 group.state.updates += 1
-        self.absent = absent
+        self.importance.absent = absent
         self.count_update()
         return self._select_and_replace()
 
@@ -145,38 +142,37 @@ class EngineCore(BoundGroups):
 
     def update_with(self, features: FeatureBatch) -> bool:
         """Update ages and running averages of the groups that take part; False if none does, which is no update."""
-        processes = self.join_processes()
-        if processes is None:
-            if features.empty:
-                return False
-            self.evaluate(features)
-        else:
-            signals = self.signals(features)
-            if not average_over_processes(signals, processes):
-                return False
-            self.evaluate(features, signals)
-        self.advance()
+        if not self.importance.update_with(features, self.join_processes()):
+            return False
+        self.count_update()
         return True
+
+    @property
+    def measure(self) -> Measure:
+        """The measure of utility."""
+        return self.importance.measure
+
+    @property
+    def feature_buffer(self) -> FeatureBuffer:
+        """The features recorded since the last update."""
+        return self.importance.feature_buffer
+
+    @property
+    def absent(self) -> frozenset[int]:
+        """Numbers of the groups that took no part in the latest update."""
+        return self.importance.absent
 
     def signals(self, features: FeatureBatch | None) -> list[Signals]:
         """What the measure may read, for each group; without features for a measure that only draws random numbers."""
-        reads = self.measure.reads
-        return [
-            self.signals_type(group, statistics, self.generator, reads)
-            for group, statistics in zip(self.groups, self._statistics(features), strict=True)
-        ]
-
-    def _statistics(self, features: FeatureBatch | None) -> list[GroupStatistics]:
-        return [GroupStatistics() for _ in self.groups] if features is None else features.statistics
+        return self.importance.signals(features)
 
     def evaluate(self, features: FeatureBatch, shared_signals: Sequence[Signals] | None = None) -> None:
         """The first half of an update: compute mean features and utilities. Changes no unit's state."""
-        self.evaluator.evaluate(features, self.signals, shared_signals)
+        self.importance.evaluate(features, shared_signals)
 
     def advance(self) -> None:
         """The second half of an update: ages increase, and the computed values enter the running averages."""
-        self.evaluator.advance()
-        self.absent = self.evaluator.absent
+        self.importance.advance()
         self.count_update()
 
     def count_update(self) -> None:
@@ -209,7 +205,7 @@ class EngineCore(BoundGroups):
     @property
     def weight_means(self) -> Mapping[int, WeightMeans]:
         """Where an optimizer can store the means of |w| that it computes in its step, by the id of the weight."""
-        return self.evaluator.weight_means
+        return self.importance.weight_means
 
     def select_due(self) -> list[Tensor]:
         """Indices of the units that are due, at most once for each update.

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnt.replacement._structure_check import frozen_layers
-from gnt.units import Slot, UnitGroup
+from gnt.units import Slot, UnitGroup, frozen_layers
 
 
 class Selection:

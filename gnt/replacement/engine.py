@@ -16,19 +16,18 @@ from torch.optim import Optimizer
 
 from gnt._utils.dynamo import not_compiled
 from gnt._utils.validation import check_flags, check_positive
-from gnt.importance import Features, find_measure
+from gnt.importance import Features
 from gnt.initialization import Init
 from gnt.replacement import _checkpoint
 from gnt.replacement._config import EngineSettings
 from gnt.replacement._optimizer_hooks import OptimizerHooks
 from gnt.replacement._step import EngineCore
-from gnt.replacement._structure_check import frozen_layers
 from gnt.replacement._validation import Selection, check_not_frozen, checked_incoming, checked_units
 from gnt.replacement.dry_run import DryRun, plan_replacements
 from gnt.replacement.idle_warning import first_check
 from gnt.replacement.optimizer_state import OptimizerStateReset
 from gnt.replacement.report import Report
-from gnt.units import Layers, Refused, UnitGroup, groups_for_engine
+from gnt.units import Layers, Refused, UnitGroup, frozen_layers, groups_for_engine
 
 
 class GnT(EngineCore):
@@ -431,7 +430,7 @@ class GnT(EngineCore):
         self.updates, self.counted = state.updates, state.counted
         self.slot_inits = state.slot_inits
         self.next_idle_check = first_check(self.updates)
-        self.selected, self.absent = [], frozenset()
+        self.selected, self.importance.absent = [], frozenset()
         self.discard()
         self.loaded = True
         self._processes = None  # before the next step the processes compare what they have loaded
@@ -456,13 +455,10 @@ class GnT(EngineCore):
             self._hooks = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # a registered measure may be a lambda; it is looked up again by its name
         own: dict[str, Any] = {
-            "measure": None,
             "selected": [],
             "_selection": Selection([]),
             "_processes": None,
-            "evaluator": None,
             "_structure": None,
             "_hooks": None,
             "_copied_key": self._hooks.key if self._hooks is not None else None,
@@ -471,8 +467,6 @@ class GnT(EngineCore):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.measure = find_measure(self.utility)
-        self.evaluator = self._new_evaluator()
         self.reattach()
 
     def reattach(self) -> None:

@@ -6,10 +6,10 @@ replaced.
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Sequence
 
+from gnt._utils.stack_level import user_level
 from gnt.units import UnitGroup
 
 EARLY = 100  # updates since construction or loading
@@ -61,11 +61,3 @@ def warn_if_idle(
     else:
         why = "GnT.select and GnT.replace, or GnT.step, were never called"
     warnings.warn(f"gnt has replaced nothing in {updates} updates; {why}. See GnT.report()", stacklevel=user_level())
-
-
-def user_level() -> int:
-    """The stacklevel of the first caller outside gnt and torch."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and str(frame.f_globals.get("__name__")).split(".")[0] in ("gnt", "torch"):
-        level, frame = level + 1, frame.f_back
-    return level

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 
-from gnt.replacement.idle_warning import user_level
+from gnt._utils.stack_level import user_level
 from gnt.units import UnitGroup
 
 WARN_AFTER = 100  # optimizer steps in a row

@@ -15,6 +15,7 @@ from gnt.units._errors import TraceError, WalkError
 from gnt.units._group import UnitGroup
 from gnt.units._layer_types import CONV_LAYERS, WEIGHT_LAYERS, has_torch_forward, input_groups, is_transposed_linear
 from gnt.units._slot import Slot
+from gnt.units._structure_check import StructureCheck, frozen_layers
 from gnt.units._trace import trace
 from gnt.units._trace_result import Groups, Refused
 from gnt.units._tracing.isolation import preserve_model
@@ -30,12 +31,14 @@ __all__ = [
     "Layers",
     "Refused",
     "Slot",
+    "StructureCheck",
     "TraceError",
     "UnitGroup",
     "WalkError",
     "activation_gain",
     "activation_names",
     "flatten_layers",
+    "frozen_layers",
     "groups_for_engine",
     "has_torch_forward",
     "identify_activation",

@@ -33,7 +33,7 @@ def evaluate_as_update(engine: gnt.GnT, features: Any, *, together: bool) -> lis
     """Mean features and utilities of each group, as an update computes them."""
     with torch.no_grad():
         batch = engine.take_features(features)
-        (part,) = engine.evaluator.parts
+        (part,) = engine.importance.evaluator.parts
         if together:
             assert part.all_simple
             assert part.evaluate_simple(batch.plain)

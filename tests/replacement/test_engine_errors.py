@@ -137,7 +137,7 @@ def corrected_averages(engine) -> list[Tensor]:
 
 def advance(engine, mean, utility, *, checked: bool) -> None:
     """Update the first group; ``checked=False`` as on an accelerator, where the host does not check for NaN."""
-    shared = engine.evaluator.parts[0].shared
+    shared = engine.importance.evaluator.parts[0].shared
     for i, state in enumerate(shared.states):
         shared.means[i].copy_(mean if i == 0 else torch.ones(state.num_units))
         shared.utilities[i].copy_(utility if i == 0 else torch.ones(state.num_units))

@@ -55,7 +55,7 @@ def test_engine_steps_do_not_synchronize(utility: str, kind: type, make: Any, sh
     net = make()
     optimizer = kind(net.parameters(), lr=1e-3)
     engine = gnt.GnT(net, optimizer, utility=utility, replacement_rate=0.1, maturity_threshold=2)
-    (part,) = engine.evaluator.parts
+    (part,) = engine.importance.evaluator.parts
     part.on_cpu = False
     engine.replace([[0] for _ in engine.groups])  # the first replacement rounds the bounds on the host
     counts = []

@@ -104,7 +104,7 @@ def test_kernels_are_used_from_the_assignment_on():
     for each in (plain, kernels):
         train(*each, range(3))
     kernels[2].kernels = True
-    assert kernels[2].evaluator.parts[0].uses_kernels
+    assert kernels[2].importance.evaluator.parts[0].uses_kernels
     assert_same(train(*plain, range(3, 9)), train(*kernels, range(3, 9)))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gnt._utils.generators import fitting_state
-from gnt.importance import FeatureBatch, Signals
+from gnt.importance import FeatureBatch, RunningImportance, Signals
 from gnt.learners.ensemble.report import EnsembleReport
 from gnt.replacement import GnT, UnitState, first_due, selection
 from gnt.units import UnitGroup
@@ -61,6 +61,30 @@ class MemberSignals(Signals):
         return torch.cat([torch.rand(size, generator=each, device=each.device) for each in generators])
 
 
+class MemberImportance(RunningImportance):
+    """`RunningImportance` of the units of all members; the error for values that are not finite names their seeds.
+
+    Attributes:
+        seeds: the members' seeds; set by the engine.
+    """
+
+    signals_type = MemberSignals
+    seeds: Sequence[int] = ()
+
+    @torch.no_grad()
+    def evaluate(self, features: FeatureBatch, shared_signals: Sequence[Signals] | None = None) -> None:
+        """Evaluate all groups."""
+        try:
+            super().evaluate(features, shared_signals)
+        except FloatingPointError as error:
+            state = self.generator.get_state()
+            values = [each.mean.abs().sum(0) + self.measure.function(each) for each in self.signals(features)]
+            self.generator.set_state(state)
+            nonfinite = [~torch.isfinite(each).view(len(self.seeds), -1).all(1).cpu() for each in values]
+            seeds = format_seeds(self.seeds, torch.stack(nonfinite).any(0))
+            raise FloatingPointError(f"{error} ({seeds})") from None
+
+
 class EnsembleGnT(GnT):
     """`GnT` for the groups of a `StackedNet`, with the same settings; each member has its own draws.
 
@@ -70,7 +94,8 @@ class EnsembleGnT(GnT):
         generators: a generator for each member.
     """
 
-    signals_type = MemberSignals
+    importance: MemberImportance
+    importance_type = MemberImportance
 
     def __init__(
         self,
@@ -84,6 +109,7 @@ class EnsembleGnT(GnT):
         self.seeds, self.members, self.generators = list(seeds), len(seeds), list(generators)
         super().__init__(groups, optimizer, generator=generators[0], record=False, process_group=False, **settings)
         vars(self)["generator"] = self.host_generator = MemberGenerators(self.generators)  # type: ignore[assignment]
+        self.importance.generator, self.importance.seeds = self.host_generator, self.seeds
         # the index of each member's first unit in each group: (members, 1)
         self._first_units = {
             group.name: torch.arange(self.members).mul_(group.num_units // self.members)[:, None]
@@ -120,19 +146,6 @@ class EnsembleGnT(GnT):
     def first_due(self) -> int | None:
         """As `GnT.first_due`; the share of a member's units that is due is that of all units of one member."""
         return first_due([group.state for group in self.groups], self.updates, self.replacement_rate / self.members)
-
-    @torch.no_grad()
-    def evaluate(self, features: FeatureBatch, shared_signals: Sequence[Signals] | None = None) -> None:
-        """Evaluate all groups; the error for values that are not finite names the members' seeds."""
-        try:
-            super().evaluate(features, shared_signals)
-        except FloatingPointError as error:
-            state = self.generator.get_state()
-            values = [each.mean.abs().sum(0) + self.measure.function(each) for each in self.signals(features)]
-            self.generator.set_state(state)
-            nonfinite = [~torch.isfinite(each).view(self.members, -1).all(1).cpu() for each in values]
-            seeds = format_seeds(self.seeds, torch.stack(nonfinite).any(0))
-            raise FloatingPointError(f"{error} ({seeds})") from None
 
     def select_in(self, state: UnitState) -> Tensor:
         """Indices of the units of one group that are due, the same number for every member."""

@@ -1,4 +1,4 @@
-"""Check, in each step, that the network is still the one that the engine was built for.
+"""Check, in each step, that the network is still the one whose unit groups an engine was given.
 
 Compared by identity are the modules in the containers around each group, the parameters of its layers, their shapes and
 ``requires_grad``. Parametrizations, pruning, weight norm and spectral norm replace the parameter of a layer, and are
@@ -14,9 +14,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gnt._utils.stack_level import user_level
 from gnt.distributed import dtensor
-from gnt.replacement.idle_warning import user_level
-from gnt.units import Slot, UnitGroup
+from gnt.units._group import UnitGroup
+from gnt.units._slot import Slot
 
 REMEDY = (
     "call rebind(layers) of the engine (of CBPSGD, CBPAdam and CBPAdamW it is optimizer.gnt) with the layers as they "
@@ -25,14 +26,20 @@ REMEDY = (
 
 
 class StructureCheck:
-    """The modules, parameters and shapes of the groups of an engine, to find out about changes.
+    """The modules, parameters and shapes of some groups, to find out about changes.
+
+    Args:
+        groups: the unit groups.
+        remedy: what to do about a change that is refused, for the error message.
+        replaces: the units are replaced, so that groups with a frozen weight must be left out; otherwise frozen weights
+            do not matter.
 
     Attributes:
         frozen: numbers of the groups that have a frozen weight (requires_grad=False). They are left out of a step.
     """
 
-    def __init__(self, groups: Sequence[UnitGroup]) -> None:
-        self._groups = groups
+    def __init__(self, groups: Sequence[UnitGroup], remedy: str = REMEDY, *, replaces: bool = True) -> None:
+        self._groups, self._remedy, self._replaces = groups, remedy, replaces
         self.frozen: frozenset[int] = frozenset()
         self._warned: set[int] = set()
         containers = {id(each): each for group in groups for each in group.containers if each.module is not None}
@@ -105,7 +112,8 @@ class StructureCheck:
                 change = f"the weight of {_name(slot)} has shape {tuple(weight.shape)}, it had {tuple(shape)}"
                 self._refuse(change, group)
         self._set_weights()
-        self.find_frozen()
+        if self._replaces:
+            self.find_frozen()
 
     def weight_before(self, module: nn.Module) -> Tensor | None:
         """The weight that a module of the groups had at the latest call of `check`."""
@@ -126,9 +134,10 @@ class StructureCheck:
             )
 
     def _refuse(self, change: str, group: UnitGroup) -> None:
+        cannot = "replaced" if self._replaces else "measured"
         raise RuntimeError(
             f"the network has changed since the engine was built: {change}. The units of group {group.name!r} cannot "
-            f"be replaced in it, and nothing was changed; {REMEDY}"
+            f"be {cannot} in it, and nothing was changed; {self._remedy}"
         )
 
 

@@ -1,0 +1,132 @@
+"""RunningImportance: a measure of the units of some groups, and its running averages in the groups' states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from gnt.distributed.process_group import Processes
+from gnt.importance._across_processes import average_over_processes
+from gnt.importance._evaluate.evaluator import Evaluator
+from gnt.importance._evaluate.means_layout import WeightMeans
+from gnt.importance._feature_batch import FeatureBatch, Features
+from gnt.importance._feature_buffer import FeatureBuffer
+from gnt.importance._measure_registry import Measure, find_measure
+from gnt.importance._signals import Signals
+from gnt.importance._statistics import GroupStatistics
+from gnt.units import UnitGroup
+
+
+class RunningImportance:
+    """Features of unit groups, a measure of the units, and running averages of it: what `GnT` and `Importance` share.
+
+    The running averages are in ``group.state``, which the owner sets before.
+
+    Args:
+        groups: the unit groups, with their states.
+        name: name of the measure.
+        generator: generator for measures that draw random numbers.
+        record: record features by hooks.
+        kernels: use the C++ kernels for networks on the CPU.
+
+    Attributes:
+        measure: the measure.
+        feature_buffer: the features recorded since the last update.
+        evaluator: computes the measure for all groups.
+        absent: numbers of the groups that took no part in the latest update.
+    """
+
+    signals_type: ClassVar[type[Signals]] = Signals
+
+    def __init__(
+        self, groups: tuple[UnitGroup, ...], name: str, generator: Any, *, record: bool, kernels: bool
+    ) -> None:
+        self.groups, self.name, self.generator = groups, name, generator
+        self.measure: Measure = find_measure(name)
+        self.evaluator = Evaluator(groups, self.measure, name, kernels=kernels)
+        self.feature_buffer = FeatureBuffer(groups, record=record)
+        self.absent: frozenset[int] = frozenset()
+        self._kernels = kernels
+
+    @property
+    def values(self) -> list[Tensor]:
+        """The importance of each unit, (num_units,) for each group: the corrected running average of the measure.
+
+        0 for units of age 0.
+        """
+        return [group.state.corrected_utility for group in self.groups]
+
+    @property
+    def weight_means(self) -> Mapping[int, WeightMeans]:
+        """Where an optimizer can store the means of |w| that it computes in its step, by the id of the weight."""
+        return self.evaluator.weight_means
+
+    def take(self, features: Features | None = None, *, none_is_error: bool) -> FeatureBatch:
+        """Check the recorded (or given) features and take them; `FeatureBuffer.take`."""
+        self.follow_network()
+        return self.feature_buffer.take(features, none_is_error=none_is_error)
+
+    def check_features(self) -> None:
+        """Check the recorded features, as `take` does, without taking them."""
+        self.follow_network()
+        self.feature_buffer.check()
+
+    def follow_network(self) -> None:
+        """Move the states to the network's device and dtype."""
+        if self.evaluator.follow_network():
+            self.feature_buffer.recheck()
+
+    def signals(self, features: FeatureBatch | None) -> list[Signals]:
+        """What the measure may read, for each group; without features for a measure that only draws random numbers."""
+        statistics = [GroupStatistics() for _ in self.groups] if features is None else features.statistics
+        reads = self.measure.reads
+        return [
+            self.signals_type(group, each, self.generator, reads)
+            for group, each in zip(self.groups, statistics, strict=True)
+        ]
+
+    def update_with(self, features: FeatureBatch, processes: Processes | None) -> bool:
+        """Update the running averages of the groups that take part; False if none does, which is no update."""
+        signals: list[Signals] | None = None
+        if processes is None:
+            if features.empty:
+                return False
+        else:
+            signals = self.signals(features)
+            if not average_over_processes(signals, processes):
+                return False
+        self.evaluate(features, signals)
+        self.advance()
+        return True
+
+    def evaluate(self, features: FeatureBatch, shared_signals: Sequence[Signals] | None = None) -> None:
+        """The first half of an update: compute mean features and the measure. Changes no running average."""
+        self.evaluator.evaluate(features, self.signals, shared_signals)
+
+    def advance(self) -> None:
+        """The second half of an update: ages increase, and the computed values enter the running averages."""
+        self.evaluator.advance()
+        self.absent = self.evaluator.absent
+
+    def rebuild(self, *, kernels: bool | None = None) -> None:
+        """Evaluate as the settings of the states are now, and from now on with or without kernels."""
+        kernels = self._kernels if kernels is None else kernels
+        self.evaluator = Evaluator(self.groups, self.measure, self.name, kernels=kernels)
+        self._kernels = kernels
+
+    def rebind(self, groups: tuple[UnitGroup, ...]) -> None:
+        """Go on with other groups, with their states; recorded features are dropped."""
+        self.feature_buffer = self.feature_buffer.rebound(groups)
+        self.groups, self.absent = groups, frozenset()
+        self.rebuild()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a registered measure may be a lambda; it is looked up again by its name
+        return {name: value for name, value in self.__dict__.items() if name not in ("measure", "evaluator")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.measure = find_measure(self.name)
+        self.rebuild()
