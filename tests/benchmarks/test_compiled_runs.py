@@ -11,7 +11,7 @@ from benchmarks.slowly_changing_regression.training import Training
 from tests.benchmarks.resumed_training import rows_of, rows_resumed_after_every_piece
 
 # torch's compiler uses a deprecated function
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:Warning")
 
 # units are replaced often, and the last piece is shorter, which means other strides and another graph for ensembles
 SHORT = {"steps": 600, "bin": 100, "flip_every": 200, "replacement_rate": 0.05, "maturity_threshold": 10}

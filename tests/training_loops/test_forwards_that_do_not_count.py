@@ -68,7 +68,7 @@ FORWARDS = [
 ]  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script.* is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:Warning")
 @pytest.mark.parametrize("forward", FORWARDS)
 @pytest.mark.parametrize("name", ["manual", "attached", "layers"])
 def test_other_forwards_do_not_enter_an_update(name, forward):

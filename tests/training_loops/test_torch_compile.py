@@ -18,7 +18,7 @@ from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, batch, m
 from tests.helpers.training_loops import ENTRY_POINTS, make_loop
 
 # raised by the compiler's imports at its first use
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:Warning")
 EACH = pytest.mark.parametrize("name", ENTRY_POINTS)
 DEFAULT = "inductor" if shutil.which("g++") or shutil.which("clang++") else "aot_eager"
 

@@ -106,7 +106,7 @@ def test_an_empty_selection_is_an_error():
 
 
 @pytest.mark.parametrize("make", [torch.jit.script, lambda net: torch.jit.trace(net, X)])
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:Warning")
 def test_a_scripted_module_is_refused(make):
     net = make(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)))
     with pytest.raises(gnt.TraceError, match=r"made by torch.jit: pass the module that it was made from"):
@@ -249,7 +249,9 @@ def test_messages_of_other_threads_and_other_loggers_appear_while_a_model_is_tra
 
     gnt.trace(Talking(), X)
     assert caplog.messages == ["forward", "torch, elsewhere"] * 2
-    assert capfd.readouterr().err == "printed elsewhere\n" * 2
+    printed = capfd.readouterr().err.splitlines()
+    # torch 2.14 also prints what its loggers get
+    assert [line for line in printed if not line.endswith("torch, elsewhere")] == ["printed elsewhere"] * 2
 
 
 def test_nothing_is_printed_about_a_model_that_cannot_be_traced(caplog, capfd):

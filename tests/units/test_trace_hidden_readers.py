@@ -135,7 +135,7 @@ def test_a_constant_index_is_followed():
     assert_complete(net, groups, x)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:Warning")
 def test_torchscript_is_refused():
     with pytest.raises(gnt.TraceError, match=r"made by torch\.jit"):
         gnt.trace(torch.jit.trace(nn.Sequential(nn.Linear(6, 6)), torch.randn(1, 6)), torch.randn(1, 6))
@@ -147,7 +147,7 @@ class StoringNet(nn.Module):
     def __init__(self, keep):
         super().__init__()
         self.fc1, self.fc2, self.head = nn.Linear(6, 5), nn.Linear(5, 4), nn.Linear(4, 3)
-        self.keep, self.last, self.seen = keep, None, {}
+        self.keep, self.last, self.seen, self.history = keep, None, {}, []
 
     def forward(self, x):
         h = torch.relu(self.fc1(x))
@@ -155,17 +155,23 @@ class StoringNet(nn.Module):
             self.last = h
         elif self.keep == "detached":
             self.last = h.detach() * 2
-        elif self.keep == "container":
+        elif self.keep == "dict":
             self.seen["h"] = h
+        elif self.keep == "list":
+            self.history.append(h)
         return self.head(torch.relu(self.fc2(h)))
 
 
-@pytest.mark.parametrize("keep", ["attribute", "detached", "container"])
-def test_units_stored_in_an_attribute_are_output_units(keep):
+@pytest.mark.parametrize("forwards", [0, 1])
+@pytest.mark.parametrize("keep", ["attribute", "detached", "dict", "list"])
+def test_units_stored_in_an_attribute_are_output_units(keep, forwards):
     net = StoringNet(keep)
+    for _ in range(forwards):
+        net(torch.randn(2, 6))
+    last, seen, history = net.last, dict(net.seen), list(net.history)
     groups = gnt.trace(net, torch.randn(2, 6))
     assert [group.name for group in groups] == ["fc2"]
     reason = next(one.reason for one in groups.refused if one.name == "fc1")
     assert reason == "output units: they are stored in an attribute of the model"
-    assert net.last is None
-    assert net.seen == {}
+    assert net.last is last
+    assert [*net.seen.items(), *net.history] == [*seen.items(), *history]

@@ -93,12 +93,13 @@ def capture(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *,
     """Capture one forward in training or evaluation mode; raises the exceptions of torch.export."""
     model.train(training)
     collector = OutputCollector(model)
-    hook = model.register_forward_hook(collector)
+    hooks = [model.register_forward_pre_hook(collector.start), model.register_forward_hook(collector)]
     try:
         with torch.enable_grad(), quiet():
             return _read(_export(model, tuple(args), dict(kwargs)), collector)
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:

@@ -1,4 +1,7 @@
-"""`preserve_model`: run a user's forward and restore the model, and the objects that it keeps, afterwards."""
+"""`preserve_model`: run a user's forward and restore the model, and the objects that it keeps, afterwards.
+
+`restorers_of_attributes` does this for the plain attributes after a single forward within torch.export.
+"""
 
 from __future__ import annotations
 
@@ -49,6 +52,15 @@ def preserve_model(model: nn.Module) -> Iterator[Restore]:
             restore()
 
 
+def restorers_of_attributes(model: nn.Module) -> list[Restore]:
+    """Functions that give plain attributes, and the objects in them, their present contents back.
+
+    Parameters, buffers, submodules and hooks, which torch.export replaces while it runs a forward, are left as they
+    are then.
+    """
+    return [restorer for value in reachable(model, hooks=False) for restorer in _restorers(value, internal=False)]
+
+
 @contextlib.contextmanager
 def _without_distribution_validation() -> Iterator[None]:
     """Turn off the data-dependent argument checks of distributions, with which a sampling policy cannot be traced."""
@@ -60,8 +72,11 @@ def _without_distribution_validation() -> Iterator[None]:
         Distribution.set_default_validate_args(before)
 
 
-def _restorers(value: Any) -> Iterator[Restore]:
-    """Functions that give an object its present contents back; the contents themselves are not copied."""
+def _restorers(value: Any, *, internal: bool = True) -> Iterator[Restore]:
+    """Functions that give an object its present contents back; the contents themselves are not copied.
+
+    Those of a module give its parameters, buffers, submodules and hooks back if ``internal`` is true.
+    """
     if isinstance(value, torch.Tensor):
         return
     if isinstance(value, type):
@@ -79,9 +94,9 @@ def _restorers(value: Any) -> Iterator[Restore]:
         attributes = getattr(value, "__dict__", None)
         if isinstance(attributes, dict):
             yield _restorer_of_dict(attributes)
-            if isinstance(value, nn.Module):
-                internal = (attributes.get(name) for name in INTERNAL)
-                yield from (_restorer_of_dict(part) for part in internal if isinstance(part, dict))
+            if internal and isinstance(value, nn.Module):
+                parts = (attributes.get(name) for name in INTERNAL)
+                yield from (_restorer_of_dict(part) for part in parts if isinstance(part, dict))
         if any("__slots__" in vars(kind) for kind in type(value).__mro__):
             yield _restorer_of_slots(value, slot_values(value))
 

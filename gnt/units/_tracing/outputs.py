@@ -1,6 +1,7 @@
 """The outputs of a forward as a list of tensors: returned values and tensors stored in attributes of modules.
 
-torch.export does not accept dataclasses and distributions as outputs, and ignores tensors assigned to attributes.
+torch.export does not accept dataclasses and distributions as outputs. It ignores tensors assigned to attributes, or
+refuses them (torch 2.6), so that attributes are restored after each forward.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gnt.units._tracing.isolation import Restore, restorers_of_attributes
 from gnt.units._tracing.reachable import reachable
 
 
@@ -22,14 +24,21 @@ class OutputCollector:
 
     def __init__(self, model: nn.Module) -> None:
         self._before = {id(tensor) for tensor in _attribute_tensors(model)}
+        self._restorers: list[Restore] = []
         self.num_returned = 0
 
+    def start(self, module: nn.Module, args: Any) -> None:
+        """Note the attributes of the model; a forward pre-hook."""
+        self._restorers = restorers_of_attributes(module)
+
     def __call__(self, module: nn.Module, args: Any, output: Any) -> list[Tensor]:
-        """Return the list of tensors that torch.export takes as the output."""
+        """Return the list of tensors that torch.export takes as the output, and restore the attributes."""
         seen: set[int] = set()
         returned = list(_tensors(output, seen))
         self.num_returned = len(returned)
         new = {id(tensor): tensor for tensor in _attribute_tensors(module) if id(tensor) not in self._before | seen}
+        for restore in self._restorers:
+            restore()
         return returned + list(new.values())
 
 

@@ -11,7 +11,7 @@ from tests.helpers.compiled_learners import run_graphs_uncompiled
 from tests.helpers.ensembles import FREQUENT_REPLACEMENT, compare_with_single_runs, member_batches, mlp
 
 # raised by torch when its compiler is imported
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:Warning")
 
 SETTINGS = {
     "sgd": {"opt": "sgd", "step_size": 0.02},
