@@ -64,8 +64,9 @@ class _ContinualOptimizer(Optimizer):
         kind = type(self).__name__
         parameters = cbp_arguments.parameters(net, params, layers, kind)
         allowed = [n for n in inspect.signature(self._base).parameters if n not in ("params", "lr", *self._fixed)]
-        check_known_settings(settings, kind, allowed, ENGINE_SETTINGS)
-        engine = {name: settings.pop(name) for name in ENGINE_SETTINGS if name in settings}
+        engine_arguments = (*ENGINE_SETTINGS, "follow")
+        check_known_settings(settings, kind, allowed, engine_arguments)
+        engine = {name: settings.pop(name) for name in engine_arguments if name in settings}
         if "kernels" in engine and "kernels" in inspect.signature(self._base).parameters:
             settings["kernels"] = engine["kernels"]
         options: dict[str, Any] = {"lr": lr, **self._preset, **settings, **self._fixed}

@@ -16,9 +16,11 @@ F = TypeVar("F", bound=Callable[..., None])
 _GNT_PARAMETERS = inspect.signature(GnT).parameters
 
 # learners compile the whole step (compile=), so the engine's kernels are not used
-CONTINUAL_BACKPROP_SETTINGS = tuple(name for name in ENGINE_SETTINGS if name != "kernels")
-# an ensemble has a list of generators, and trains in one process
-ENSEMBLE_SETTINGS = tuple(name for name in CONTINUAL_BACKPROP_SETTINGS if name not in ("generator", "process_group"))
+CONTINUAL_BACKPROP_SETTINGS = (*(name for name in ENGINE_SETTINGS if name != "kernels"), "follow")
+# an ensemble has a list of generators, and trains in one process; what follows it needs the network that it stacks
+ENSEMBLE_SETTINGS = tuple(
+    name for name in CONTINUAL_BACKPROP_SETTINGS if name not in ("generator", "process_group", "follow")
+)
 
 
 def split_settings(settings: dict[str, Any], names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:

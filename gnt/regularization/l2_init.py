@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gnt._utils.state_dicts import check_saved_state, tensors_like
 from gnt.regularization._parameters import ModuleOrParameters
 from gnt.regularization._quadratic import QuadraticPenalty
+from gnt.units import copy_slices
 
 STATE_VERSION = 1
 
@@ -18,6 +20,10 @@ class L2Init(QuadraticPenalty):
 
     theta_0 are the values of the parameters when this object is built, so build it right after the network. Parameters
     on which the loss depends little drift back to their initial values, from which the network could learn.
+
+    With an engine that replaces units, pass this object as ``GnT(net, follow=[reg])`` or to ``engine.follow(reg)``:
+    theta_0 of a replaced unit is then its new weights, instead of those of the unit before, and theta_0 of a consumer's
+    bias changes with the bias.
 
     Args:
         params, strength: same as `L2`; the same errors are raised.
@@ -47,6 +53,25 @@ class L2Init(QuadraticPenalty):
         if any(start.device != p.device or start.dtype != p.dtype for start, p in pairs):  # the network was moved
             self._start = [start.to(p.device, p.dtype) for start, p in pairs]
         return self._start
+
+    @torch.no_grad()
+    def reset_units(self, param: Tensor, dim: int, index: Tensor, groups: int = 1) -> None:
+        """Set theta_0 of slices to the present values of the parameter; a parameter that is not regularized is ignored.
+
+        Args:
+            param: the parameter.
+            dim, index, groups: the slices, as for `gnt.replacement.Follower`.
+        """
+        for own, start in zip(self.parameters, self._targets(), strict=True):
+            if own is param:
+                copy_slices(start, param, dim, index, groups)
+
+    @torch.no_grad()
+    def move_bias(self, bias: Tensor, change: Tensor) -> None:
+        """Add a change of a bias to its theta_0."""
+        for own, start in zip(self.parameters, self._targets(), strict=True):
+            if own is bias:
+                start.add_(change)
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of theta_0. The strength is a setting and is not saved."""

@@ -4,6 +4,7 @@ engine, _step, _config      GnT, the order of a step, the settings with their de
 eligibility                 ages, and which units are old enough to be replaced
 selection                   how many units are due, and which
 reinitialization            new weights, transfer of mean contributions, norms
+_followers                  what else takes part in each replacement (follow); _replaced_by_others: units of a follower
 optimizer_state             the optimizer's state of replaced units; _optimizer_registry, _optimizer_reset_table: which
                             optimizers; _optimizer_checks, _state_structure, _state_kinds: what is refused
 _optimizer_hooks            an engine that steps after its optimizer (attach)
@@ -18,6 +19,7 @@ _process_agreement          what the engines of several processes must have in c
 
 from gnt.replacement._algorithm_1 import ALGORITHM_1, algorithm_1
 from gnt.replacement._config import ENGINE_SETTINGS, EngineSettings
+from gnt.replacement._followers import Follower
 from gnt.replacement._optimizer_hooks import AttachableEngine, attached_engines
 from gnt.replacement.eligibility import UnitState
 from gnt.replacement.engine import GnT
@@ -39,6 +41,7 @@ __all__ = [
     "CBPLayer",
     "CBPLinear",
     "EngineSettings",
+    "Follower",
     "GnT",
     "GroupReport",
     "ReDo",

@@ -11,7 +11,6 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
@@ -19,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from gnt._utils.dynamo import not_compiled
 from gnt.importance import FeatureBuffer, GroupWatches, step_was_skipped
 from gnt.replacement._checkpoint import CheckedState
+from gnt.replacement._followers import shared_units
 from gnt.replacement.no_features_warning import WARN_AFTER, warn_without_features
 from gnt.units import UnitGroup
 
@@ -40,6 +40,9 @@ class AttachableEngine(Protocol):
     @property
     def optimizer(self) -> Optimizer | None:
         """The engine's optimizer."""
+
+    def is_followed_by(self, other: object) -> bool:
+        """True if the other takes part in the replacements of this engine."""
 
     def check_structure(self) -> None:
         """Raise RuntimeError if the network is no longer the one that the engine was built for."""
@@ -108,6 +111,19 @@ class OptimizerHooks:
         for hooks, group in earlier:
             hooks.stop(group, type(self.engine.optimizer).__name__)
         self.engine.feature_buffer.require_backward()
+
+    def check_unfollow(self, other: object) -> None:
+        """Refuse to let an engine of the same optimizer, on the same units, follow no longer.
+
+        Raises:
+            RuntimeError: both are attached.
+        """
+        assert self.engine.optimizer is not None
+        if any(hooks.engine is other for hooks in _hooks_of(self.engine.optimizer)):
+            raise RuntimeError(
+                f"both engines are attached to this {type(self.engine.optimizer).__name__} and have units in common, "
+                "so each must follow the other: close() one of them first"
+            )
 
     def watch_backward(self) -> None:
         """For each group watch the gradient of a parameter that is trained, to find out that features were abandoned.
@@ -215,15 +231,20 @@ def _earlier_engines(engine: AttachableEngine, groups: Sequence[UnitGroup]) -> l
         The hooks of each engine, with the name of a shared group.
 
     Raises:
-        RuntimeError: one of them is attached to the same optimizer.
+        RuntimeError: one of them is attached to the same optimizer, and the two do not follow each other.
     """
-    earlier = [each for each in _sharing_units(groups) if each[0].engine is not engine]
-    for hooks, group in earlier:
-        if hooks.engine.optimizer is engine.optimizer:
+    earlier = []
+    for hooks, group in _sharing_units(groups):
+        other = hooks.engine
+        if other is engine:
+            continue
+        if other.optimizer is not engine.optimizer:
+            earlier.append((hooks, group))
+        elif not (engine.is_followed_by(other) and other.is_followed_by(engine)):
             raise RuntimeError(
                 f"another engine, attached to this {type(engine.optimizer).__name__}, has units of group "
                 f"{group!r}: close() that one before this is attached (of CBPSGD, CBPAdam and CBPAdamW it is "
-                "optimizer.gnt)"
+                "optimizer.gnt), or let each follow the other: engine.follow(other), other.follow(engine)"
             )
     return earlier
 
@@ -234,19 +255,5 @@ def _sharing_units(groups: Sequence[UnitGroup]) -> Iterator[tuple[OptimizerHooks
     for hooks in list(_active_hooks):
         for theirs in hooks.engine.groups:
             for module in {id(slot.module) for slot in theirs.incoming} & set(mine):
-                if any(_share_rows(group, theirs, module) for group in groups):
+                if any(len(shared_units(group, theirs)) for group in groups):
                     yield hooks, mine[module].name
-
-
-def _share_rows(group: UnitGroup, other: UnitGroup, module: int) -> bool:
-    """True if both groups have a row of the module with this id."""
-    rows: Sequence[set[int]] = [
-        {
-            int(row)
-            for slot in each.incoming
-            if id(slot.module) == module
-            for row in slot.index(torch.arange(slot.num_units))
-        }
-        for each in (group, other)
-    ]
-    return bool(rows[0] & rows[1])

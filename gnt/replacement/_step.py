@@ -30,6 +30,8 @@ from gnt.replacement import reinitialization as reinit
 from gnt.replacement import selection
 from gnt.replacement._bound_groups import BoundGroups
 from gnt.replacement._config import EngineSettings
+from gnt.replacement._followers import Followers
+from gnt.replacement._replaced_by_others import ReplacedByOthers
 from gnt.replacement._setting_changes import check_changes_of_settings
 from gnt.replacement.eligibility import UnitState
 from gnt.replacement.idle_warning import WARN_AFTER, first_check, warn_if_idle, warn_if_late
@@ -89,6 +91,8 @@ class EngineCore(BoundGroups):
         self.importance = self.importance_type(
             groups, self.utility, self.generator, record=record, kernels=self.kernels
         )
+        self._followers = Followers()
+        self._others = ReplacedByOthers()
         self._structure: StructureCheck | None = StructureCheck(groups)
         self.updates = 0
         self.loaded = False
@@ -143,6 +147,7 @@ class EngineCore(BoundGroups):
     def update_with(self, features: FeatureBatch) -> bool:
         """Update ages and running averages of the groups that take part; False if none does, which is no update."""
         if not self.importance.update_with(features, self.join_processes()):
+            self._others.clear()
             return False
         self.count_update()
         return True
@@ -179,6 +184,7 @@ class EngineCore(BoundGroups):
         """Count an update on the host."""
         self.updates += 1
         self.loaded = False
+        self._others.after_update()
         if self.updates >= self.next_idle_check:
             self._check_idle()
 
@@ -249,23 +255,45 @@ class EngineCore(BoundGroups):
         if not work:
             return
         self.follow_network()
-        optimizer_state = self.optimizer_state
-        if optimizer_state is not None:
-            optimizer_state.check(self.groups)
+        followers = self._all_followers()
+        followers.check(self.groups)
         # a function that fails has changed nothing: all is drawn before any unit is replaced
         own_function = () if isinstance(self.init, str) else (self.generator,)
         with restore_generators_on_error(own_function):
             drawn = [self._draw(group, len(indices), given, inits) for group, indices, given, inits in work]
-        if optimizer_state is not None:
-            consumer_biases = optimizer_state.consumer_biases([group for group, *_ in work])
+        replaced = [(group, indices) for group, indices, *_ in work]
+        biases_before = followers.consumer_biases(replaced) if self.bias_transfer else []
         for (group, indices, *_), (weights, biases) in zip(work, drawn, strict=True):
             mean_features = group.state.corrected_mean_features.index_select(1, indices) if self.bias_transfer else None
             reinit.regenerate(group, indices, weights, biases, mean_features)
             group.state.replace(indices, all_eligible=selected)
-        if optimizer_state is not None:
-            optimizer_state.follow_biases(consumer_biases)
-            for group, indices, *_ in work:
-                optimizer_state.reset(group, indices)
+        followers.follow(replaced, biases_before)
+
+    def _all_followers(self) -> Followers:
+        """What is told of a replacement: the optimizer's state, then the followers."""
+        if self.optimizer_state is None:
+            return self._followers
+        return Followers((self.optimizer_state, *self._followers.adapters))
+
+    def restart_units(self, group: UnitGroup, units: Tensor) -> None:
+        """Set ages and averages of units to those of new units: another engine, which this one follows, replaced them.
+
+        If features of the next update were recorded before, these units begin after that update.
+        """
+        self.follow_network()
+        group.state.restart(units)
+        self.selected = []
+        if self._others.features_taken or self.feature_buffer.waiting:
+            self._others.add(group, units)
+
+    def without_replaced_by_others(self, units: Sequence[Tensor]) -> list[Tensor]:
+        """Those of the units of each group that no other engine has replaced since their features were recorded.
+
+        To be called once for these features, if no update is made with them.
+        """
+        kept = [self._others.without(group, each) for group, each in zip(self.groups, units, strict=True)]
+        self._others.clear()
+        return kept
 
     def _draw(
         self, group: UnitGroup, count: int, given: list[Tensor] | None, inits: Sequence[SlotInit]

@@ -90,13 +90,18 @@ class UnitState(RunningAverages):
             all_eligible: the units were selected among the eligible ones, so the device need not be read.
         """
         eligible = self.eligible
-        self.restart(units)
+        super().restart(units)
         self.replaced += len(units)
         if all_eligible:
             self._maturing.append((self.updates + self.maturity_threshold + 1, len(units)))
             self._set_queue(eligible - len(units), self._maturing)
         else:
             self.recount_eligible()
+
+    def restart(self, units: Tensor) -> None:
+        """Restart ``units`` at age 0 without counting them as replaced: another engine has replaced them."""
+        super().restart(units)
+        self.recount_eligible()
 
     def start_at(self, updates: int) -> None:
         """Let all units start at age 0 after this number of updates."""

@@ -8,10 +8,11 @@ replace   mean into the consumers' bias, outgoing weights zero, new incoming wei
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gnt._utils.dynamo import not_compiled
@@ -20,12 +21,13 @@ from gnt.importance import Features
 from gnt.initialization import Init
 from gnt.replacement import _checkpoint
 from gnt.replacement._config import EngineSettings
+from gnt.replacement._followers import Followers
 from gnt.replacement._optimizer_hooks import OptimizerHooks
 from gnt.replacement._step import EngineCore
 from gnt.replacement._validation import Selection, check_not_frozen, checked_incoming, checked_units
 from gnt.replacement.dry_run import DryRun, plan_replacements
 from gnt.replacement.idle_warning import first_check
-from gnt.replacement.optimizer_state import OptimizerStateReset
+from gnt.replacement.optimizer_state import OptimizerStateReset, state_of_further_optimizer, unwrap_optimizer
 from gnt.replacement.report import Report
 from gnt.units import Layers, Refused, UnitGroup, frozen_layers, groups_for_engine
 
@@ -64,9 +66,11 @@ class GnT(EngineCore):
             float32 and float64 networks on the CPU; for others it has no effect. Needs a C++ compiler.
         bias_init: "zero": the bias of a new unit is 0. "initial": it is drawn from the initial distribution of the
             layer's biases, which is found as for ``init="auto"``.
+        follow: list of objects that take part in each replacement, as with `follow`.
 
     Attributes:
         groups: tuple of `UnitGroup`, in order; ``group.state`` holds ages, running averages and accumulator.
+        followers: tuple of the objects that take part in each replacement, besides the optimizer.
         refused: what `trace` found and refused, with the reasons; empty for a list of layers.
         notes: parts of the network that `trace` could not examine; empty for a list of layers.
         updates: number of updates so far.
@@ -115,6 +119,7 @@ class GnT(EngineCore):
         process_group: Any = None,
         kernels: bool = EngineSettings.kernels,
         bias_init: str = EngineSettings.bias_init,
+        follow: Sequence[Any] = (),
     ) -> None:
         settings = EngineSettings(
             replacement_rate,
@@ -133,7 +138,10 @@ class GnT(EngineCore):
         check_flags(record=record)
         groups = groups_for_engine(layers, activation)
         optimizer_state = OptimizerStateReset(optimizer, groups) if optimizer is not None else None
+        make = partial(state_of_further_optimizer, groups=groups, own=unwrap_optimizer(optimizer))
+        followers = Followers().with_targets(follow, groups, make)
         super().__init__(groups, settings, optimizer_state, record=record)
+        self._followers = followers
         self.refused: tuple[Any, ...] = tuple(getattr(layers, "refused", ()))
         self._selection = Selection([])
         self.notes = tuple(getattr(layers, "notes", ()))
@@ -153,6 +161,72 @@ class GnT(EngineCore):
         if getattr(self, "_hooks", None) is not None:
             raise RuntimeError("this engine is attached to its optimizer: build a new GnT for another one")
         self.optimizer_state = OptimizerStateReset(optimizer, self.groups) if optimizer is not None else None
+
+    @property
+    def followers(self) -> tuple[Any, ...]:
+        """The objects that take part in each replacement, besides the optimizer."""
+        return self._followers.targets
+
+    def follow(self, follower: Any, *, network: nn.Module | None = None) -> GnT:
+        """Let an object that keeps numbers per weight, or per unit, take part in each replacement; returns the engine.
+
+        Whenever this engine replaces units, what the object keeps for them becomes that of new units:
+
+        - an object with the method ``reset_units`` of `gnt.replacement.Follower`, such as `L2Init`, whose anchors
+          become the new weights;
+        - ``torch.optim.swa_utils.AveragedModel`` (EMA and SWA): the averaged parameters of the new units, and their
+          running statistics in norms, become those of the network; the averaged biases of the consumers change by
+          as much as the biases;
+        - another `GnT`, or a `ReDo`, on some of the same units: there, too, these units have age 0 and new averages.
+          For the other direction call ``other.follow(engine)``;
+        - another torch optimizer of the same parameters: its state is reset as that of the engine's own.
+
+        Followers of a follower are not told. Followers are not part of ``state_dict``. A copy of the engine
+        (``copy.deepcopy``) is followed by copies: copy both in one call to have them (``copy.deepcopy((net, engine,
+        follower))``); those of an engine copied alone are in its ``followers``.
+
+        Args:
+            follower: the object.
+            network: for an AveragedModel, the network that it is a copy of. Needed if the units' layers cannot be found
+                in it by their names: if the engine was built from a list of layers, for example.
+
+        Raises:
+            TypeError: an object that cannot follow.
+            ValueError: it is the engine itself or its optimizer, follows already, has none of the engine's parameters
+                or units, or is a copy of another network.
+            RuntimeError: the engine is closed.
+
+        >>> import torch, gnt
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
+        >>> reg, average = gnt.L2Init(net, strength=1e-3), torch.optim.swa_utils.AveragedModel(net)
+        >>> engine = gnt.GnT(net, follow=[reg]).follow(average)
+        >>> engine.replace([torch.tensor([3])])
+        >>> torch.equal(reg.start[0][3], net[0].weight[3]), torch.equal(average.module[0].weight[3], net[0].weight[3])
+        (True, True)
+        """
+        self.feature_buffer.check_open()
+        if follower is self or getattr(follower, "groups", None) is self.groups:
+            raise ValueError(f"a {type(follower).__name__} cannot follow itself")
+        make = partial(state_of_further_optimizer, groups=self.groups, own=self.optimizer)
+        self._followers = self._followers.with_targets([unwrap_optimizer(follower)], self.groups, make, network)
+        return self
+
+    def unfollow(self, follower: Any) -> GnT:
+        """Let an object take part in replacements no longer; returns the engine.
+
+        Raises:
+            ValueError: the object does not follow.
+            RuntimeError: it is an engine on the same units, attached to the same optimizer: `close` one of them first.
+        """
+        followers = self._followers.without(unwrap_optimizer(follower))
+        if self._hooks is not None:
+            self._hooks.check_unfollow(follower)
+        self._followers = followers
+        return self
+
+    def is_followed_by(self, other: object) -> bool:
+        """True if an object takes part in the replacements of this engine."""
+        return self._followers.includes(other)
 
     def structure_changed(self) -> None:
         """Watch the gradient of a parameter that is trained now."""
@@ -228,7 +302,8 @@ class GnT(EngineCore):
 
         Raises:
             ValueError, TypeError: as at construction; among others, an optimizer that does not hold the parameters of
-                new layers (``optimizer.add_param_group``). Nothing is changed.
+                new layers (``optimizer.add_param_group``), or a follower of the network before, such as an
+                AveragedModel with the old head (`unfollow`). Nothing is changed.
             RuntimeError: the engine is closed, or another engine of this optimizer has a unit of these groups. Nothing
                 is changed.
 
@@ -256,11 +331,12 @@ class GnT(EngineCore):
             self.new_inits(group, self.init, self.bias_init)
         optimizer = self.optimizer
         optimizer_state = OptimizerStateReset(optimizer, groups) if optimizer is not None else None
-        follow = self._hooks.prepare_rebind(groups) if self._hooks is not None else None
+        self._followers.check(groups)
+        bind_hooks = self._hooks.prepare_rebind(groups) if self._hooks is not None else None
         self.bind(groups, optimizer_state)
         self.refused = tuple(getattr(layers, "refused", ()))
-        if follow is not None:
-            follow()
+        if bind_hooks is not None:
+            bind_hooks()
         return self
 
     @not_compiled
@@ -446,6 +522,7 @@ class GnT(EngineCore):
         A loop that calls `step` itself calls this instead if a GradScaler has skipped the optimizer's step.
         """
         self.feature_buffer.clear()
+        self._others.clear()
 
     def close(self) -> None:
         """Remove the hooks. The engine can be read and saved afterwards, but not stepped."""

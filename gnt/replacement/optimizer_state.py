@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gnt.replacement._followers import Follower
 from gnt.replacement._optimizer_checks import check_options, check_outside_state
 from gnt.replacement._optimizer_registry import (
     WHAT_TO_DO,
@@ -40,19 +41,12 @@ from gnt.units import Slot, UnitGroup
 __all__ = [
     "STATE_RESETS",
     "OptimizerStateReset",
-    "ResetsUnits",
     "find_state_resets",
     "known_optimizers",
     "register_state_reset",
+    "state_of_further_optimizer",
     "unwrap_optimizer",
 ]
-
-
-class ResetsUnits(Protocol):
-    """An optimizer that resets its own state, such as ``AdamGnT``."""
-
-    def reset_units(self, param: Tensor, dim: int, index: Tensor, groups: int = 1) -> None:
-        """Reset the state of positions ``index`` along ``dim`` of ``param``."""
 
 
 class _Part(NamedTuple):
@@ -88,7 +82,7 @@ class _Part(NamedTuple):
 
 
 class OptimizerStateReset:
-    """Resets the state of one optimizer, and of optimizers that it wraps, for replaced units.
+    """Resets the state of one optimizer, and of optimizers that it wraps, for replaced units: a `FollowerAdapter`.
 
     Raises:
         TypeError: not a torch optimizer, or one whose state cannot be reset per unit.
@@ -102,6 +96,11 @@ class OptimizerStateReset:
         self.optimizer = optimizer
         self._kinds = WritableKinds()
         self._parts()  # an unknown optimizer is reported as such, whatever parameters it holds
+        self._held_for: Sequence[UnitGroup] = ()
+        self.check(groups)
+
+    def _check_held(self, groups: Sequence[UnitGroup]) -> None:
+        optimizer = self.optimizer
         held = {id(p) for options in optimizer.param_groups for p in options["params"]}
         slices = [(name, param) for group in groups for name, param, _ in group.slices()]
         missing = dict.fromkeys(name for name, param in slices if param.requires_grad and id(param) not in held)
@@ -110,7 +109,12 @@ class OptimizerStateReset:
                 f"optimizer {type(optimizer).__name__} does not hold {', '.join(missing)}: give it the parameters of "
                 "all the layers (a copied network has parameters of its own)"
             )
-        self.check(groups)
+        self._held_for = groups
+
+    @property
+    def target(self) -> Optimizer:
+        """The optimizer."""
+        return self.optimizer
 
     def _parts(self) -> list[_Part]:
         """The optimizer's state, then that of the optimizers inside it."""
@@ -134,6 +138,8 @@ class OptimizerStateReset:
 
     def check(self, groups: Sequence[UnitGroup]) -> None:
         """Raise TypeError for state that cannot be reset, ValueError for eps = 0; nothing is changed."""
+        if groups is not self._held_for:
+            self._check_held(groups)
         slices = [entry for group in groups for entry in group.slices()]
         for part in self._parts():
             for optimizer in part.optimizers:
@@ -198,21 +204,20 @@ class OptimizerStateReset:
                 f"{value.dtype}) that cannot be changed for a single unit: {problem}; {WHAT_TO_DO}"
             )
 
-    def consumer_biases(self, groups: Sequence[UnitGroup]) -> list[tuple[Tensor, Tensor]]:
-        """Consumers' biases, which the transfer changes, with copies; none if no state is an average of parameters."""
-        if not any(PARAMETER in (part.table or {}).values() for part in self._parts()):
-            return []
-        biases = {id(b): b for group in groups for slot in group.outgoing if (b := slot.bias) is not None}
-        return [(bias, bias.detach().clone()) for bias in biases.values()]
+    @property
+    def moves_bias(self) -> bool:
+        """True if some of the state is an average of parameters."""
+        return any(PARAMETER in (part.table or {}).values() for part in self._parts())
 
-    def follow_biases(self, biases: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Add the change of each bias to the averages of it that the optimizer keeps."""
-        parts = [part for part in self._parts() if part.table is not None] if biases else []
-        for bias, before in biases:
-            for part in parts:
+    def move_bias(self, slot: Slot, change: Tensor) -> None:
+        """Add the change of a consumer's bias to the averages of it that the optimizer keeps."""
+        bias = slot.bias
+        assert bias is not None
+        for part in self._parts():
+            if part.table is not None:
                 for path, value in part.tensors(bias):
                     if part.initial(bias, path) is PARAMETER:
-                        _add(value, bias.detach() - before)
+                        _add(value, change)
 
     def reset(self, group: UnitGroup, units: Tensor) -> None:
         """Reset the state of every slice that belongs to ``units``; all other state stays unchanged."""
@@ -221,11 +226,25 @@ class OptimizerStateReset:
             for part in parts:
                 if part.table is None:
                     groups = {"groups": slot.groups} if slot.groups > 1 else {}
-                    optimizer = cast(ResetsUnits, part.optimizers[0])
+                    optimizer = cast(Follower, part.optimizers[0])
                     optimizer.reset_units(param, slot.dim_of(param), slot.index(units), **groups)
                 else:
                     for path, value in part.tensors(param):
                         _write(slot, value, param, units, part.initial(param, path))
+
+
+def state_of_further_optimizer(
+    optimizer: Optimizer, groups: Sequence[UnitGroup], own: Optimizer | None
+) -> OptimizerStateReset:
+    """The state of an optimizer that follows an engine, besides the engine's ``own`` one.
+
+    Raises:
+        ValueError: it is the engine's own one, or does not hold a parameter of the groups.
+        TypeError: its state cannot be reset per unit.
+    """
+    if optimizer is own:
+        raise ValueError(f"this {type(own).__name__} is the engine's optimizer, whose state is reset in any case")
+    return OptimizerStateReset(optimizer, groups)
 
 
 def _add(value: Tensor, change: Tensor) -> None:

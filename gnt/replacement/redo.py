@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gnt._utils.state_dicts import Kind, check_saved_state, counter, sequence
@@ -70,6 +70,7 @@ class ReDo:
         activation: name of the activation, if ``init`` needs it; same as for `GnT`.
         process_group: processes that train this network together; means are over the samples of all of them. Same as
             for `GnT`.
+        follow: list of objects that take part in each replacement, as with `follow`.
 
     Attributes:
         groups: tuple of `UnitGroup`, in order; ``group.state.replaced`` counts replaced units.
@@ -109,6 +110,7 @@ class ReDo:
         generator: torch.Generator | None = None,
         activation: str | None = None,
         process_group: Any = None,
+        follow: Sequence[Any] = (),
     ) -> None:
         self.tau, self.period = tau, period
         self._engine = GnT(
@@ -121,6 +123,7 @@ class ReDo:
             generator=generator,
             activation=activation,
             process_group=process_group,
+            follow=follow,
         )
         self.groups = self._engine.groups
         self.steps = 0
@@ -169,8 +172,9 @@ class ReDo:
         else:
             dormant = self._dormant(features)
             if dormant is None:  # an empty batch: check in the next step instead
-                self.replaced = self._no_units()
+                self.replaced = self._engine.without_replaced_by_others(self._no_units())
                 return self.replaced
+            dormant = self._engine.without_replaced_by_others(dormant)
             self._engine.replace(dormant)
             self.replaced = dormant
             self._latest = [len(units) for units in dormant]
@@ -205,6 +209,25 @@ class ReDo:
         self.groups = self._engine.rebind(layers).groups
         self.replaced, self._latest = self._no_units(), [before.get(group.name, 0) for group in self.groups]
         return self
+
+    @property
+    def followers(self) -> tuple[Any, ...]:
+        """The objects that take part in each replacement, besides the optimizer."""
+        return self._engine.followers
+
+    def follow(self, follower: Any, *, network: nn.Module | None = None) -> ReDo:
+        """Let an object take part in each replacement, as `GnT.follow`; returns this object."""
+        self._engine.follow(follower, network=network)
+        return self
+
+    def unfollow(self, follower: Any) -> ReDo:
+        """Let an object take part in replacements no longer, as `GnT.unfollow`; returns this object."""
+        self._engine.unfollow(follower)
+        return self
+
+    def restart_units(self, group: UnitGroup, units: Tensor) -> None:
+        """Another engine, which this object follows, has replaced units: they are not judged by earlier features."""
+        self._engine.restart_units(group, units)
 
     @property
     def optimizer(self) -> Optimizer | None:

@@ -68,18 +68,22 @@ def initial_scale_values(module: nn.Module) -> dict[str, float]:
     return {name: value for name, value in values.items() if isinstance(getattr(module, name, None), Tensor)}
 
 
-def reset_scale(slot: Slot, units: Tensor) -> None:
-    """Set the units' part of a norm to its initial values: weight 1, bias 0, running mean 0, running variance 1.
+def changed_scale_tensors(module: nn.Module) -> dict[str, float]:
+    """Names and initial values of the tensors of a norm (or PReLU) that a replacement changes.
 
     Frozen parameters are left unchanged, and running statistics too if all parameters are frozen in evaluation mode.
     """
-    module = slot.module
     parameters = [parameter for parameter in module._parameters.values() if parameter is not None]
-    fixed = bool(parameters) and not module.training and not any(each.requires_grad for each in parameters)
-    for name, value in initial_scale_values(module).items():
-        tensor = getattr(module, name)
-        if not fixed and (tensor.requires_grad or name not in module._parameters):
-            slot.fill_(tensor.detach(), units, value)
+    if parameters and not module.training and not any(each.requires_grad for each in parameters):
+        return {}
+    values = initial_scale_values(module).items()
+    return {k: v for k, v in values if k not in module._parameters or getattr(module, k).requires_grad}
+
+
+def reset_scale(slot: Slot, units: Tensor) -> None:
+    """Set the units' part of a norm to its initial values: weight 1, bias 0, running mean 0, running variance 1."""
+    for name, value in changed_scale_tensors(slot.module).items():
+        slot.fill_(getattr(slot.module, name).detach(), units, value)
 
 
 def regenerate(

@@ -14,6 +14,7 @@ from gnt.units._containers import Container
 from gnt.units._errors import TraceError, WalkError
 from gnt.units._group import UnitGroup
 from gnt.units._layer_types import CONV_LAYERS, WEIGHT_LAYERS, has_torch_forward, input_groups, is_transposed_linear
+from gnt.units._slices import copy_slices, fill_slices
 from gnt.units._slot import Slot
 from gnt.units._structure_check import StructureCheck, frozen_layers
 from gnt.units._trace import trace
@@ -37,6 +38,8 @@ __all__ = [
     "WalkError",
     "activation_gain",
     "activation_names",
+    "copy_slices",
+    "fill_slices",
     "flatten_layers",
     "frozen_layers",
     "groups_for_engine",

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gnt.distributed import dtensor
 from gnt.units._activations import Activation
+from gnt.units._slices import by_channel, channel_index, copy_slices, fill_slices
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,23 +93,13 @@ class Slot:
 
     def fill_(self, tensor: Tensor, units: Tensor, value: float) -> None:
         """Set the units' part of ``tensor``, which is shaped like a parameter of the module, to ``value``."""
-        if self.groups == 1:
-            dim = self.dim_of(tensor)
-            local, index, _ = dtensor.locate_local(tensor, dim, self.index(units))
-            local.index_fill_(dim, index, value)
-        else:
-            by_channel, index_pair = self._by_channel(tensor), self._channel_index(units)
-            by_channel.index_put_(index_pair, by_channel.new_full((), value))
+        self.check_sharding(tensor)
+        fill_slices(tensor, self.dim_of(tensor), self.index(units), value, self.groups)
 
     def copy_(self, tensor: Tensor, source: Tensor, units: Tensor) -> None:
         """Copy the units' part of ``source`` into ``tensor``; both are shaped like a parameter of the module."""
-        if self.groups == 1:
-            dim = self.dim_of(tensor)
-            local, index, _ = dtensor.locate_local(tensor, dim, self.index(units))
-            local.index_copy_(dim, index, dtensor.local_part(source).index_select(dim, index).to(tensor.dtype))
-        else:
-            index_pair = self._channel_index(units)
-            self._by_channel(tensor).index_put_(index_pair, self._by_channel(source)[index_pair].to(tensor.dtype))
+        self.check_sharding(tensor)
+        copy_slices(tensor, source, self.dim_of(tensor), self.index(units), self.groups)
 
     def write_(self, units: Tensor, rows: Tensor) -> None:
         """Set the weights of ``units`` to ``rows``, of shape (k, *rest) or (k * block, *rest)."""
@@ -191,13 +182,11 @@ class Slot:
     def _by_channel(self, tensor: Tensor) -> Tensor:
         """A weight of a grouped convolution as (groups, in / groups, out / groups, *kernel)."""
         self.check_sharding(tensor)
-        # a view in any memory format, whereas reshape would copy a channels-last weight
-        return torch.unflatten(dtensor.local_part(tensor), 0, (self.groups, -1)).transpose(1, 2)
+        return by_channel(tensor, self.groups)
 
     def _channel_index(self, units: Tensor) -> tuple[Tensor, Tensor]:
         """Group, and channel within the group, of each input position of ``units``."""
-        position, per_group = self.index(units), self.weight.shape[1]
-        return position // per_group, position % per_group
+        return channel_index(self.index(units), self.weight.shape[1])
 
     def __str__(self) -> str:
         side = "rows" if self.dim == 0 else "columns"

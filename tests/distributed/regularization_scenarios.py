@@ -1,4 +1,4 @@
-"""Regularization methods and ReDo on several processes, and on one process with all samples of the batch."""
+"""Regularization methods, ReDo and its followers on several processes, and on one with all samples of the batch."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 import gnt
 from tests.distributed import worker
 
 
 def train_with_all_methods(folder: Path) -> Any:
-    """Train with ReDo, L2 Init and shrink and perturb; ReDo synchronizes its generators, whose seeds differ."""
+    """Train with ReDo, L2 Init and shrink and perturb; ReDo synchronizes its generators, whose seeds differ.
+
+    L2 Init and an averaged copy of the model follow ReDo.
+    """
     rank, world = dist.get_rank(), dist.get_world_size()
     net, single = worker.mlp(), worker.mlp()
     model = DistributedDataParallel(net)
@@ -25,20 +29,26 @@ def train_with_all_methods(folder: Path) -> Any:
         optimizer = worker.OPTIMIZERS["adam"](each)
         generator = torch.Generator().manual_seed(seed)
         redo = gnt.ReDo(each, optimizer, tau=0.6, period=4, generator=generator, process_group=group)
-        reg = gnt.L2Init(each, 1e-2)
+        reg, average = gnt.L2Init(each, 1e-2), AveragedModel(model if each is net else each)
+        redo.follow(reg).follow(average)
         perturb = gnt.ShrinkAndPerturb(each, shrink=0.999, noise=1e-3, generator=torch.Generator().manual_seed(1))
-        runs.append((optimizer, redo, reg, perturb))
+        runs.append((optimizer, redo, reg, perturb, average))
     replaced_units = []
     for x, y in worker.batches(net, 4 * world, 40):
         pairs = (model, x[rank::world], y[rank::world]), (single, x, y)
-        for (learner, inputs, targets), (optimizer, redo, reg, perturb) in zip(pairs, runs, strict=True):
+        for (learner, inputs, targets), (optimizer, redo, reg, perturb, average) in zip(pairs, runs, strict=True):
             optimizer.zero_grad()
             (nn.functional.mse_loss(learner(inputs), targets) + reg()).backward()
             optimizer.step()
             perturb.step()
             redo.step()
+            average.update_parameters(learner)
         replaced_units.append([[units.tolist() for units in run[1].replaced] for run in runs])
-    return {"replaced_units": replaced_units, "params": worker.flat(net), "single": worker.flat(single)}
+    params = [
+        torch.cat([worker.flat(each), worker.flat(average.module), *(start.flatten() for start in reg.start)])
+        for each, (_, _, reg, _, average) in zip((net, single), runs, strict=True)
+    ]
+    return {"replaced_units": replaced_units, "params": params[0], "single": params[1]}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,45 @@
+"""Units that another engine has replaced after features of the next update had been recorded.
+
+These features are of the units before. An update with them must leave the new units at age 0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gnt.units import UnitGroup
+
+
+class ReplacedByOthers:
+    """The units of one engine that others have replaced since the features of its next update.
+
+    Attributes:
+        features_taken: features were taken for an update that has not been made yet.
+    """
+
+    def __init__(self) -> None:
+        self.features_taken = False
+        self._units: list[tuple[UnitGroup, Tensor]] = []
+
+    def add(self, group: UnitGroup, units: Tensor) -> None:
+        """Remember units for `after_update` and `without`."""
+        self._units.append((group, units))
+
+    def after_update(self) -> None:
+        """Restart the units: the update was made with features of the units before."""
+        self.features_taken = False
+        if self._units:
+            for group, units in self._units:
+                group.state.restart(units)
+            self._units.clear()
+
+    def without(self, group: UnitGroup, units: Tensor) -> Tensor:
+        """Those of ``units`` that no other has replaced."""
+        replaced = [theirs for owner, theirs in self._units if owner is group]
+        return units[~torch.isin(units, torch.cat(replaced).to(units.device))] if replaced else units
+
+    def clear(self) -> None:
+        """Forget the units: the features were dropped, or have been used."""
+        self._units.clear()
+        self.features_taken = False
