@@ -18,6 +18,7 @@ from gnt.importance._evaluate.means_layout import WeightMeans
 from gnt.importance._feature_batch import FeatureBatch, Features
 from gnt.importance._feature_buffer import FeatureBuffer
 from gnt.importance._feature_recording import TapFeatures, is_recording_hook
+from gnt.importance._importance import Importance
 from gnt.importance._measure_registry import (
     MEASURES,
     Measure,
@@ -43,6 +44,7 @@ __all__ = [
     "Features",
     "GroupStatistics",
     "GroupWatches",
+    "Importance",
     "Measure",
     "OwnWeights",
     "RunningAverages",

@@ -91,8 +91,8 @@ def register_utility(name: str, function: MeasureFunction, *, averaged: bool = T
     MEASURES[name] = Measure(function, averaged, corrected=corrected)
 
 
-def find_measure(name: str) -> Measure:
-    """Return the measure with that name.
+def find_measure(name: str, argument: str = "utility") -> Measure:
+    """Return the measure with that name; ``argument`` is what error messages call it.
 
     Raises:
         ValueError: there is none; the message lists all names.
@@ -100,7 +100,7 @@ def find_measure(name: str) -> Measure:
     if not isinstance(name, str) or name not in MEASURES:
         near = difflib.get_close_matches(str(name), MEASURES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"utility must be one of {', '.join(MEASURES)}, got {name!r}{hint}")
+        raise ValueError(f"{argument} must be one of {', '.join(MEASURES)}, got {name!r}{hint}")
     return MEASURES[name]
 
 

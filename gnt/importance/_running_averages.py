@@ -63,6 +63,8 @@ class RunningAverages(AgedAverages):
         num_units: number of units.
         decay_rate: of the running averages.
         averaged: rank units by the running average of the measure, or else by its latest value.
+        over_task: the running average is the mean over all updates since the unit started, which needs no correction;
+            ``averaged`` is False.
         corrected: divide the running average by the age correction.
         utility: running average of the measure, (num_units,), float32 or wider.
         mean_features: running average of each unit's feature, without age correction: (taps, num_units), one row for
@@ -79,11 +81,19 @@ class RunningAverages(AgedAverages):
     updates: int
 
     def __init__(
-        self, num_units: int, *, decay_rate: float, averaged: bool, corrected: bool, like: Tensor, taps: int = 1
+        self,
+        num_units: int,
+        *,
+        decay_rate: float,
+        averaged: bool,
+        corrected: bool,
+        like: Tensor,
+        taps: int = 1,
+        over_task: bool = False,
     ) -> None:
         self.num_units = num_units
         self.decay_rate = decay_rate
-        self.averaged = averaged
+        self.averaged, self.over_task = averaged, over_task
         self.corrected = averaged and corrected
         dtype = torch.promote_types(like.dtype, torch.float32)
         self.utility = torch.zeros(num_units, dtype=dtype, device=like.device)

@@ -42,7 +42,7 @@ class SharedState:
         self._num_features = sum(state.mean_features.numel() for state in states)
         self._one_tap_each = all(len(state.mean_features) == 1 for state in states)
         self._decay_rate, self._averaged = states[0].decay_rate, states[0].averaged
-        self._corrected = states[0].corrected
+        self._corrected, self._over_task = states[0].corrected, states[0].over_task
         self.averages = torch.cat([*(s.mean_features.flatten() for s in states), *(s.utility for s in states)])
         self.measured = torch.zeros_like(self.averages)
         self.born = torch.cat([state.born for state in states])
@@ -175,7 +175,10 @@ class SharedState:
             self.averages.lerp_(self.measured, 1.0 - self._decay_rate)
         else:
             self._average_features.lerp_(self._measured_features, 1.0 - self._decay_rate)
-            self._average_utilities.copy_(self.all_utilities)
+            if self._over_task:
+                self._lerp_means_over_task()
+            else:
+                self._average_utilities.copy_(self.all_utilities)
         active = self._measured_features != 0
         if nonfinite is not None:
             active &= ~nonfinite
@@ -190,6 +193,12 @@ class SharedState:
                     by_tap[tap] = False
                     state.miss(tap)
                 state.last_active.masked_fill_(by_tap.any(0), state.updates)
+
+    def _lerp_means_over_task(self) -> None:
+        """U <- u + (y - u) / a, with a the age of the unit including this update."""
+        self.follow_updates()
+        age = (self._unit_updates() - self.born).clamp_min_(1)  # 0 in groups that take no part, whose y is u
+        self._average_utilities.lerp_(self.all_utilities, age.to(self.averages.dtype).reciprocal_())
 
     def _write_segments(self, absent: Collection[int]) -> None:
         """Write for the kernel which units take part, and the number of their update."""
