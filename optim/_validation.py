@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._foreach_utils import _get_fused_kernels_supported_devices as _fused_devices
 
 from gnt.optim._adam.state import MOMENTS
-from gnt.optim._adam.step_counts import START_KEYS
+from gnt.optim._adam.step_counts import START_KEYS, count_elements, row_dim, single_dim
 
 
 def layout_error(params: Sequence[Sequence[Tensor]], grads: Sequence[Sequence[Tensor]]) -> RuntimeError:
@@ -53,7 +53,7 @@ def check_parameters(params: Sequence[Tensor], group: Mapping[str, Any], state_o
 
 
 def checked_size(param: Tensor, dim: int, groups: int, state: dict[str, Any]) -> int:
-    """The number of rows (dim 0) or columns (dim 1) of a parameter.
+    """The number of rows (dim 0) or columns (dim 1) of a parameter, or its size along its `single_dim`.
 
     Raises TypeError or ValueError if the parameter does not have this dimension or number of groups.
     """
@@ -61,11 +61,13 @@ def checked_size(param: Tensor, dim: int, groups: int, state: dict[str, Any]) ->
     for name, value in (("dim", dim), ("groups", groups)):
         if isinstance(value, bool) or not isinstance(value, int):
             raise TypeError(f"{name} must be an int, got {value!r}")
-    if dim not in range(min(param.dim(), 2)):
+    single = single_dim(shape)
+    if dim not in range(min(param.dim(), 2)) and (single is None or dim != single):
         allowed = {0: "none (it has no units)", 1: "0 (rows)"}.get(param.dim(), "0 (rows) or 1 (columns)")
+        allowed = f"0 (rows), 1 (columns) or {single} (elements)" if single is not None else allowed
         raise ValueError(f"dim={dim} for a parameter of shape {shape}; allowed: {allowed}")
-    if dim == 0:
-        return shape[0]
+    if dim != 1:
+        return shape[dim]
     if groups < 1 or shape[0] % groups:
         raise ValueError(f"groups must be at least 1 and divide the {shape[0]} rows of shape {shape}, got {groups}")
     columns = shape[1] * groups
@@ -120,6 +122,8 @@ def checked_starts(param: Tensor, saved: Mapping[str, Any]) -> dict[str, Tensor]
     check_starts(param, saved)
     # if no unit was ever reset, the parameter is stepped by torch's Adam
     starts = {key: saved[key] for key in START_KEYS if key in saved and saved[key].any()}
+    if START_KEYS[0] in starts and row_dim(param.shape, starts[START_KEYS[0]]):
+        count_elements(starts, param.shape)
     return {key: start.detach().to(device=param.device, dtype=torch.int64, copy=True) for key, start in starts.items()}
 
 
@@ -129,7 +133,8 @@ def check_starts(param: Tensor, state: Mapping[str, Any]) -> None:
     for key, start in ((key, state[key]) for key in START_KEYS if key in state):
         size = tuple(start.shape)
         if key == START_KEYS[0]:
-            fits = len(shape) > 0 and size == shape[:1]
+            single = single_dim(shape)
+            fits = len(shape) > 0 and (size == shape[:1] or (single is not None and size == (shape[single],)))
         else:
             fits = len(shape) > 1 and len(size) == 1 and size[0] % max(shape[1], 1) == 0
             fits = fits and (size[0] > 0 or not shape[1]) and shape[0] % max(size[0] // max(shape[1], 1), 1) == 0

@@ -24,7 +24,7 @@ from gnt.optim._adam.dispatch import StepPlan
 from gnt.optim._adam.gradient_shapes import GradientShapes
 from gnt.optim._adam.load_state import exact_step_counts
 from gnt.optim._adam.state import MOMENTS, clear_slices
-from gnt.optim._adam.step_counts import START_KEYS, restart, zero_starts
+from gnt.optim._adam.step_counts import START_KEYS, count_elements, restart, zero_starts
 from gnt.optim._options import ADAM_OPTIONS, ChangedOptions, CheckOptions, check_adam_options
 from gnt.optim._step_wrapper import wrap_uncompiled_step
 from gnt.optim._validation import check_parameters, checked_size, checked_units, layout_error
@@ -222,10 +222,11 @@ class AdamGnT(Optimizer):
 
         Args:
             param: a parameter of this optimizer.
-            dim: 0 for rows (a producer's weight, a bias, a norm parameter), 1 for columns (a consumer's weight).
-            index: which rows or columns, as a 1-d LongTensor or a list of ints.
+            dim: 0 for rows (a producer's weight, a bias, a norm parameter), 1 for columns (a consumer's weight). For a
+                parameter that is larger than 1 in one other dimension only, such as (1, 1, 1, 8), also this dimension.
+            index: which rows, columns or elements, as a 1-d LongTensor or a list of ints.
             groups: for dim 1 of a grouped convolution's weight (out, in / groups, *kernel), the number of groups; index
-                then refers to input channels 0..in-1. Ignored for dim 0.
+                then refers to input channels 0..in-1. Ignored for other dims.
 
         Raises:
             TypeError: index is not a LongTensor or list of ints; dim or groups is not an int.
@@ -245,7 +246,7 @@ class AdamGnT(Optimizer):
         for key in MOMENTS:
             if key in state:
                 clear_slices(state[key], dim, units, groups)
-        restart(state, size, dim, units, int(state["step"].tolist()))
+        restart(state, param.shape, size, dim, units, int(state["step"].tolist()))
 
     def state_dict(self) -> dict[str, Any]:
         """The state, as of any torch optimizer. Starts of parameters that were never reset are included as zeros.
@@ -257,7 +258,9 @@ class AdamGnT(Optimizer):
         for param, saved_id in zip(self._params(), saved_ids, strict=True):
             saved = state_dict["state"].get(saved_id)
             if saved:
-                state_dict["state"][saved_id] = {**zero_starts(param), **saved}
+                own = dict(saved)
+                count_elements(own, param.shape)
+                state_dict["state"][saved_id] = {**zero_starts(param), **own}
         return state_dict
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -73,7 +73,7 @@ def _changes(group: UnitGroup, transfer: bool) -> dict[str, int]:
     changes: dict[str, int] = {}
     rows: dict[str, int] = {}
     for name, param, slot in group.slices():
-        own = slot.block * (slot.fan if param.shape == slot.weight.shape else 1)
+        own = slot.size_in(param)
         both = rows.get(name, 0) * own // param.numel()  # elements that are in a row and in a column of the unit
         changes[name] = changes.get(name, 0) + own - both
         if slot in group.incoming and param is slot.weight:

@@ -145,12 +145,8 @@ class OptimizerStateReset:
             for optimizer in part.optimizers:
                 check_options(optimizer)
             if part.table is None:
-                for name, _, slot in slices:
-                    if slot.dim > 1:
-                        raise TypeError(
-                            f"the units lie along dimension {slot.dim} of {name}, and reset_units of "
-                            f"{part.name} takes rows (0) and columns (1)"
-                        )
+                for name, param, slot in slices:
+                    self._check_dimension(part, name, param, slot.dim_of(param))
                 continue
             for optimizer in part.optimizers:
                 check_outside_state(optimizer, slices)
@@ -158,6 +154,19 @@ class OptimizerStateReset:
                 self._check_state(part, name, param, slot)
             if PARAMETER in part.table.values():
                 self._check_biases(part, groups)
+
+    @staticmethod
+    def _check_dimension(part: _Part, name: str, param: Tensor, dim: int) -> None:
+        """Ask the optimizer, by a reset of no unit, whether it takes a dimension beyond rows (0) and columns (1)."""
+        if dim > 1:
+            try:
+                no_units = torch.empty(0, dtype=torch.int64, device=param.device)
+                cast(Follower, part.optimizers[0]).reset_units(param, dim, no_units)
+            except Exception as error:
+                raise TypeError(
+                    f"the units lie along dimension {dim} of {name}, and reset_units of {part.name} does not take it: "
+                    f"{error}"
+                ) from error
 
     def _check_state(self, part: _Part, name: str, param: Tensor, slot: Slot) -> None:
         state = part.state.get(param)

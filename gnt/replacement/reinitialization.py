@@ -62,27 +62,33 @@ def set_incoming(slot: Slot, units: Tensor, fresh: Tensor, biases: Tensor | None
         slot.write_biases_(units, biases)
 
 
-def initial_scale_values(module: nn.Module) -> dict[str, float]:
+def initial_scale_values(slot: Slot) -> dict[str, float]:
     """Names and initial values of the per-unit tensors that a norm (or PReLU) has."""
-    values = PRELU_INITIAL_VALUES if isinstance(module, nn.PReLU) else NORM_INITIAL_VALUES
+    module, values = slot.module, slot.values
+    if values is None:
+        values = PRELU_INITIAL_VALUES if isinstance(module, nn.PReLU) else NORM_INITIAL_VALUES
     return {name: value for name, value in values.items() if isinstance(getattr(module, name, None), Tensor)}
 
 
-def changed_scale_tensors(module: nn.Module) -> dict[str, float]:
+def changed_scale_tensors(slot: Slot) -> dict[str, float]:
     """Names and initial values of the tensors of a norm (or PReLU) that a replacement changes.
 
     Frozen parameters are left unchanged, and running statistics too if all parameters are frozen in evaluation mode.
     """
+    module = slot.module
     parameters = [parameter for parameter in module._parameters.values() if parameter is not None]
     if parameters and not module.training and not any(each.requires_grad for each in parameters):
         return {}
-    values = initial_scale_values(module).items()
+    values = initial_scale_values(slot).items()
     return {k: v for k, v in values if k not in module._parameters or getattr(module, k).requires_grad}
 
 
 def reset_scale(slot: Slot, units: Tensor) -> None:
-    """Set the units' part of a norm to its initial values: weight 1, bias 0, running mean 0, running variance 1."""
-    for name, value in changed_scale_tensors(slot.module).items():
+    """Set the units' part of a norm to its initial values: weight 1, bias 0, running mean 0, running variance 1.
+
+    Those of a module of another kind are given by ``slot.values``.
+    """
+    for name, value in changed_scale_tensors(slot).items():
         slot.fill_(getattr(slot.module, name).detach(), units, value)
 
 

@@ -30,7 +30,7 @@ class UnitGroup:
         outgoing: slots of the consumers (columns of the weight).
         activation: the activation between producer and consumer, as its name and parameter, or None if unknown.
         couplings: norms between producer and consumers whose statistics cover several units (LayerNorm, RMSNorm,
-            GroupNorm), with or without parameters: replacing a unit changes the normalized values of the others.
+            GroupNorm, GRN), with or without parameters: replacing a unit changes the normalized values of the others.
         containers: the containers around these modules, as they were when the group was found; an engine refuses to
             step after a change in them.
         state: ages, running averages and accumulator of the units; set by the engine that owns the group.
@@ -92,7 +92,7 @@ class UnitGroup:
         """
         for slot in (*self.incoming, *self.scales):
             for key, parameter in slot.module._parameters.items():
-                if parameter is not None and key in ("weight", "bias"):
+                if parameter is not None and key in (slot.values or ("weight", "bias")):
                     yield f"{slot.name}.{key}", parameter, slot
         for slot in self.outgoing:
             yield f"{slot.name}.weight", slot.weight, slot

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +36,9 @@ class Slot:
         tap: consumers with the same number read the same values of the units. A different number means different
             values, such as the same channels before and after pooling.
         activation: activation of this producer, if it differs from the group's.
+        values: for a module between producer and consumer, the names of its parameters with one entry per unit, and
+            their values for a replaced unit, such as ``{"gamma": 0.0, "beta": 0.0}``. None: those of a norm (weight 1,
+            bias 0, running mean 0, running variance 1) or PReLU.
     """
 
     name: str
@@ -47,6 +51,7 @@ class Slot:
     positions: Tensor | None = None
     tap: int = 0
     activation: Activation | None = None
+    values: Mapping[str, float] | None = None
 
     @property
     def weight(self) -> Tensor:
@@ -167,6 +172,11 @@ class Slot:
         out = per_unit.new_zeros(self.groups, per_unit.shape[1])
         return out.index_add_(0, group, per_unit).flatten()
 
+    def size_in(self, tensor: Tensor) -> int:
+        """Number of elements that one unit owns in a tensor shaped like a parameter of the module."""
+        positions = tensor.shape[self.dim_of(tensor)] * (self.groups if tensor.ndim > 1 else 1)
+        return self.block * tensor.numel() // positions
+
     def dim_of(self, tensor: Tensor) -> int:
         """The units' dimension of a tensor shaped like a parameter of the module."""
         return self.dim if tensor.ndim > 1 else 0
@@ -189,7 +199,7 @@ class Slot:
         return channel_index(self.index(units), self.weight.shape[1])
 
     def __str__(self) -> str:
-        side = "rows" if self.dim == 0 else "columns"
+        side = "entries" if self.values is not None else "rows" if self.dim == 0 else "columns"
         extra = f", {self.block} per unit" if self.block > 1 else ""
         extra += f", offset={self.offset}" if self.offset else ""
         extra += ", scattered" if self.positions is not None else ""

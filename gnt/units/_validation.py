@@ -6,7 +6,8 @@ fail in the middle of the first replacement, or corrupt the network unnoticed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -74,6 +75,7 @@ def _check_slot(label: str, slot: Slot, side: str, units: int) -> None:
         _check_integer(label, key, getattr(slot, key), least)
     if slot.num_units != units:
         raise ValueError(f"{label} must have the group's num_units, {units}, got {slot.num_units}")
+    _check_values(label, slot, side)
     weight = _weight(label, slot, side)
     if weight is None:
         return
@@ -87,15 +89,17 @@ def _check_slot(label: str, slot: Slot, side: str, units: int) -> None:
     groups = input_groups(slot.module) if side == "outgoing" else 1
     if slot.groups != groups:
         raise ValueError(f"groups of {label} must be {groups} for this {kind}, got {slot.groups}")
-    _check_positions(label, slot, shape)
+    _check_positions(label, slot, "weight", weight)
 
 
-def _check_positions(label: str, slot: Slot, shape: tuple[int, ...]) -> None:
-    available = f"the {slot.width} along dim {slot.dim} of its {type(slot.module).__name__}'s weight of shape {shape}"
+def _check_positions(label: str, slot: Slot, key: str, parameter: Tensor) -> None:
+    kind, shape, dim = type(slot.module).__name__, tuple(parameter.shape), slot.dim_of(parameter)
+    width = shape[dim] * slot.groups
+    available = f"the {width} along dim {dim} of its {kind}'s {key} of shape {shape}"
     positions: Any = slot.positions
     if positions is None:
         end = slot.offset + slot.num_units * slot.block
-        if end > slot.width:
+        if end > width:
             raise ValueError(
                 f"{label} reaches to position {end} (offset {slot.offset} + {slot.num_units} units x block "
                 f"{slot.block}), beyond {available}"
@@ -110,10 +114,35 @@ def _check_positions(label: str, slot: Slot, shape: tuple[int, ...]) -> None:
             f"positions of {label} must have shape (num_units, block) = {wanted}, got {tuple(positions.shape)}"
         )
     low, high = (int(bound) for bound in positions.aminmax())
-    if low < 0 or high >= slot.width:
+    if low < 0 or high >= width:
         raise ValueError(f"positions of {label} are in {low}..{high}, beyond {available}")
     if slot.offset:
         raise ValueError(f"offset={slot.offset} of {label} would be ignored, because its positions are given")
+
+
+def _check_values(label: str, slot: Slot, side: str) -> None:
+    """Check the names and numbers of ``values``, and that each named parameter has an entry for every position."""
+    values: Any = slot.values
+    if values is None:
+        return
+    if not isinstance(values, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        for key, value in values.items()
+    ):
+        raise TypeError(f"values of {label} must be None or a dict of names to finite numbers, got {values!r}")
+    if side != "scales" or isinstance(slot.module, WEIGHT_LAYERS):
+        raise ValueError(f"values of {label} must be None: only a norm (or similar) among the scales may have them")
+    for key in values:
+        parameter = getattr(slot.module, "_parameters", {}).get(key)
+        kind = type(slot.module).__name__
+        if parameter is None:
+            raise ValueError(f"values of {label} name {key!r}, which is not a parameter of its {kind}")
+        if slot.dim_of(parameter) >= parameter.ndim:
+            shape = tuple(parameter.shape)
+            raise ValueError(
+                f"dim of {label} must be in 0..{parameter.ndim - 1} for {key!r} of shape {shape}, got {slot.dim}"
+            )
+        _check_positions(label, slot, key, parameter)
 
 
 def _weight(label: str, slot: Slot, side: str) -> Tensor | None:

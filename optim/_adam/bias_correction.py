@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gnt.optim._adam.state import Group, State
-from gnt.optim._adam.step_counts import START_KEYS
+from gnt.optim._adam.step_counts import START_KEYS, row_dim
 from gnt.optim._options import beta_values
 
 RowColumn = tuple[Tensor | None, Tensor | None]
@@ -129,7 +129,8 @@ class BiasCorrections:
         for (i, key, _), part in zip(self._parts, self._split(values), strict=True):
             shape = self._shapes[i]
             if not self._grouped[i]:
-                part = part.view([-1 if dim == START_KEYS.index(key) else 1 for dim in range(len(shape))])
+                along = START_KEYS.index(key) or row_dim(shape, part)
+                part = part.view([-1 if dim == along else 1 for dim in range(len(shape))])
             views[i][key] = part
         return [(each.get(START_KEYS[0]), each.get(START_KEYS[1])) for each in views]
 

@@ -18,7 +18,7 @@ from gnt._kernels import SCALARS, PlacedTensors, ReadableGradients, load
 from gnt.importance import WeightMeans
 from gnt.optim._adam.bias_correction import correction_table
 from gnt.optim._adam.state import MOMENTS, Group, State, is_plain_tensor, moment_keys, share_step_counts
-from gnt.optim._adam.step_counts import START_KEYS
+from gnt.optim._adam.step_counts import START_KEYS, row_dim
 from gnt.optim._options import beta_values, can_change
 
 _OPTIONS = itemgetter("lr", "betas", "eps", "weight_decay", "decoupled_weight_decay", "maximize")
@@ -125,7 +125,7 @@ def _layout(param: Tensor, state: State, keys: Sequence[str]) -> list[int]:
     row, column = (state[key].data_ptr() if key in state else 0 for key in START_KEYS)
     tensors = [param.data_ptr(), *moments, *([0] if len(keys) == 2 else [])]
     size = param.numel()
-    if param.dim() < 2:  # one row, in which each element is a unit
+    if param.dim() < 2 or (row and row_dim(param.shape, state[START_KEYS[0]])):  # one row, each element is a unit
         return [*tensors, 0, row, 1, size, 1, size, 1, 0, 0]
     rows, per_row = param.shape[0], size // max(param.shape[0], 1)
     columns = state[START_KEYS[1]].numel() if column else param.shape[1]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gnt.distributed import dtensor
-from gnt.optim._adam.step_counts import START_KEYS
+from gnt.optim._adam.step_counts import START_KEYS, row_dim
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")  # the third with amsgrad only
 
@@ -55,7 +55,7 @@ def share_step_counts(states: Sequence[State]) -> Tensor:
 
 def clear_slices(value: Tensor, dim: int, units: Tensor, groups: int) -> None:
     """Set these rows (dim 0) or columns (dim 1) to zero, in place. ``groups``: that of a grouped convolution."""
-    if dim == 0 or groups == 1:
+    if dim != 1 or groups == 1:
         local, index, _ = dtensor.locate_local(value, dim, units)
         local.index_fill_(dim, index, 0)
         return
@@ -78,7 +78,8 @@ def local_parts(param: Tensor, grad: Tensor, state: State) -> tuple[Tensor, Tens
     if whole.placements != param.placements:  # type: ignore[attr-defined]
         whole = whole.redistribute(placements=param.placements)  # type: ignore[attr-defined]
     local = {key: dtensor.local_part(value) if key in MOMENTS else value for key, value in state.items()}
-    for dim, key in enumerate(START_KEYS):
+    for number, key in enumerate(START_KEYS):
+        dim = number or (row_dim(param.shape, state[key]) if key in state else 0)
         if key in state and dtensor.local_part(param).shape[dim] != param.shape[dim]:
             local[key] = state[key].narrow(0, *dtensor.local_range(param, dim))
     return dtensor.local_part(param), dtensor.local_part(whole), local

@@ -9,10 +9,14 @@ the same way. The state of a parameter holds these starts; each entry exists onl
 An element was last reset when its row or its column was, whichever is later:
 
     count[r, c] = min(count of row r, count of column c)
+
+A parameter that is larger than 1 in one dimension from the third on, such as (1, 1, 1, 8), may be reset along it. From
+then on each of its elements is a row: ``row_start`` is as long as this dimension, and there is no ``column_start``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,13 +27,57 @@ START_KEYS = ("row_start", "column_start")  # by dimension
 
 def zero_starts(param: Tensor) -> dict[str, Tensor]:
     """The starts of a parameter of which no unit was ever reset: zeros for all rows and columns."""
-    keys = zip(START_KEYS, param.shape, strict=False)
+    sizes = list(param.shape)
+    single = single_dim(sizes)
+    if single is not None:
+        sizes[0] = sizes[single]
+    keys = zip(START_KEYS, sizes, strict=False)
     return {key: torch.zeros(size, dtype=torch.int64, device=param.device) for key, size in keys}
 
 
-def restart(state: dict[str, Any], size: int, dim: int, units: Tensor, now: int) -> None:
-    """Restart the counts of these rows (dim 0) or columns (dim 1) after step ``now``; ``size``: how many there are."""
-    key = START_KEYS[dim]
+def single_dim(shape: Sequence[int]) -> int | None:
+    """The dimension from the third on that alone is larger than 1; None if there is none, or another one is too."""
+    long = [dim for dim, size in enumerate(shape) if size > 1]
+    return long[0] if len(long) == 1 and long[0] > 1 else None
+
+
+def row_dim(shape: Sequence[int], row_start: Tensor) -> int:
+    """The dimension along which the rows of ``row_start`` lie: 0, or the one that `single_dim` returns."""
+    single = single_dim(shape)
+    return single if single is not None and row_start.numel() == shape[single] else 0
+
+
+def restart(state: dict[str, Any], shape: Sequence[int], size: int, dim: int, units: Tensor, now: int) -> None:
+    """Restart the counts of these rows (dim 0), columns (dim 1) or elements after step ``now``.
+
+    Args:
+        state: the state of the parameter.
+        shape: its shape.
+        size: the number of rows, columns or elements.
+        dim, units: which of them are restarted.
+        now: the current step.
+    """
+    single = single_dim(shape)
+    if dim > 1:
+        count_elements(state, shape)
+    elif single is not None and START_KEYS[0] in state and row_dim(shape, state[START_KEYS[0]]) == single:
+        state[START_KEYS[0]].fill_(now)  # the only row or column has all elements
+        return
+    key = START_KEYS[dim] if dim < len(START_KEYS) else START_KEYS[0]
     if key not in state:
         state[key] = torch.zeros(size, dtype=torch.int64, device=units.device)
     state[key].index_fill_(0, units, now)
+
+
+def count_elements(state: dict[str, Any], shape: Sequence[int]) -> None:
+    """Let each element of a parameter with a `single_dim` be a row, if its state has starts of rows or columns."""
+    single = single_dim(shape)
+    starts = [state[key] for key in START_KEYS if key in state]
+    if single is None or not starts or (len(starts) == 1 and row_dim(shape, starts[0]) == single):
+        return
+    latest = torch.stack([start.expand(shape[single]) for start in starts]).amax(0)
+    for key in START_KEYS:
+        state.pop(key, None)
+    state[START_KEYS[0]] = latest
+    if "step" in state:
+        state["step"] = state["step"].clone()  # so that a step planned with the former starts is not valid any more

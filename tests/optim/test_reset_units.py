@@ -140,3 +140,33 @@ def test_counts_restart_after_more_steps_than_float32_can_count():
         param.grad = torch.ones(2)
         optimizer.step()
     assert int(optimizer.state[param]["step"]) - optimizer.state[param]["row_start"].tolist()[0] == 3
+
+
+@pytest.mark.parametrize("options", [{}, {"kernels": True}, {"foreach": True}, {"amsgrad": True, "weight_decay": 0.1}])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 5), (1, 1, 5)])
+def test_elements_along_a_single_dimension_are_reset_like_those_of_a_vector(options, shape):
+    (param,), optimizer = stepped(shape, steps=0, lr=0.1, **options)
+    vector = torch.nn.Parameter(param.detach().flatten().clone())
+    twin = type(optimizer)([vector], lr=0.1, **options)
+    generator, every = torch.Generator().manual_seed(1), list(range(5))
+    resets = {2: (0, [0], every), 4: (1, [0], every), 6: (len(shape) - 1, [3, 1], [3, 1]), 8: (0, [0], every)}
+    resets[7] = len(shape) - 1, [2], [2]
+    for number in range(12):
+        param.grad = torch.randn(shape, generator=generator)
+        vector.grad = param.grad.flatten().clone()
+        optimizer.step()
+        twin.step()
+        assert torch.equal(param.detach().flatten(), vector.detach())
+        if number in resets:
+            dim, index, same = resets[number]
+            optimizer.reset_units(param, dim, index)
+            twin.reset_units(vector, 0, same)
+            saved = copy.deepcopy(optimizer.state_dict())
+            assert {key: len(saved["state"][0][key]) for key in optimizer.start_keys} == {
+                "row_start": 5,
+                "column_start": 1,
+            }
+            optimizer.load_state_dict(saved)
+            assert_same(optimizer.state_dict(), saved)
+    with pytest.raises(ValueError, match=re.escape(f"allowed: 0 (rows), 1 (columns) or {len(shape) - 1} (elements)")):
+        optimizer.reset_units(param, 7, [0])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gnt import AdamGnT, Backprop, GnT, register_state_reset
+from gnt import AdamGnT, Backprop, GnT, register_state_reset, trace
 from gnt.replacement.optimizer_state import STATE_RESETS
 
 
@@ -256,3 +256,17 @@ def test_an_initial_value_naming_no_option_is_refused_at_construction():
 def test_backprop_refuses_an_optimizer_of_another_network():
     with pytest.raises(ValueError, match="SGD holds no parameter of net"):
         Backprop(network(), opt=torch.optim.SGD(network().parameters()))
+
+
+def test_reset_units_is_asked_about_a_dimension_beyond_rows_and_columns():
+    class RowsAndColumns(SignWithReset):
+        def reset_units(self, param: Tensor, dim: int, index: Tensor, groups: int = 1) -> None:
+            if dim > 1:
+                raise ValueError(f"no dim {dim}")
+
+    net = nn.Sequential(nn.Linear(3, 6), nn.LayerNorm((4, 4, 6)), nn.ReLU(), nn.Linear(6, 2))
+    groups = trace(net, torch.randn(2, 4, 4, 3))
+    for make, why in ((RowsAndColumns, "no dim 2"), (AdamGnT, "dim=2 for a parameter of shape")):
+        with pytest.raises(TypeError, match=f"dimension 2 of 1.weight, and reset_units of .* does not take it: {why}"):
+            GnT(groups, make(net.parameters()))
+    GnT(groups, SignWithReset(net.parameters()))

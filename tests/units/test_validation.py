@@ -38,6 +38,23 @@ WRONG_GROUP = {
     "activation's name": ({"activation": "relu"}, TypeError, r"\('relu', None\).*, got 'relu'"),
     "activation's slope": ({"activation": ("leaky_relu", "x")}, TypeError, "a name and a slope"),
 }
+WRONG_VALUES = {
+    "a list": (["gamma"], {}, TypeError, "must be None or a dict of names to finite numbers, got"),
+    "no number": ({"gamma": True}, {}, TypeError, "must be None or a dict of names to finite numbers, got"),
+    "another name": ({"scale": 0.0}, {}, ValueError, "name 'scale', which is not a parameter of its Module"),
+    "another dim": (
+        {"gamma": 0.0},
+        {"dim": 4},
+        ValueError,
+        r"dim of .* must be in 0\.\.3 for 'gamma' of shape .*, got 4",
+    ),
+    "offset": (
+        {"gamma": 0.0},
+        {"offset": 1},
+        ValueError,
+        r"position 9 .*beyond the 8 along dim 3 of its Module's gamma",
+    ),
+}
 WRONG_SLOT = {
     "dim": ({"dim": 5}, ValueError, r"dim of .* must be [01] for a Linear with a weight of shape .*, got 5"),
     "kind of dim": ({"dim": "x"}, TypeError, "dim of .* must be an integer >= 0, got 'x'"),
@@ -173,3 +190,16 @@ def test_the_engine_argument_replaces_an_activation_without_gain():
     assert group.activation == ("erf", None), "the given group is not changed"
     with pytest.raises(ValueError, match="unit groups have their own"):
         gnt.GnT(engine.groups, activation="relu")
+
+
+@pytest.mark.parametrize("case", WRONG_VALUES)
+def test_values_that_do_not_fit_their_module_are_refused(case):
+    values, other, error, message = WRONG_VALUES[case]
+    norm = nn.Module()
+    norm.gamma = nn.Parameter(torch.zeros(1, 1, 1, 8))
+    net, group = by_hand(scales=(Slot("norm", norm, 8, **{"dim": 3, "values": values, **other}),))
+    with pytest.raises(error, match=message):
+        gnt.GnT([group], torch.optim.SGD([*net.parameters(), norm.gamma], lr=0.1))
+    _, group = by_hand(incoming={"values": {"weight": 0.0}})
+    with pytest.raises(ValueError, match=r"values of .* must be None: only a norm"):
+        gnt.GnT([group])

@@ -156,7 +156,7 @@ class GraphInputs:
         for each in self.trained:
             if each.no_resets:
                 state = optimizer.state[each.param]
-                inputs += [state.get(AdamGnT.start_keys[dim], zeros) for dim, zeros in each.no_resets.items()]
+                inputs += [_starts(state, dim, zeros) for dim, zeros in each.no_resets.items()]
         if self.update is not None:
             inputs += self.update.tensors()
         return [*inputs, *drawn]
@@ -203,14 +203,26 @@ def _unit_dims(update: FunctionalUpdate | None) -> dict[int, dict[int, int]]:
     for group in update.engine.groups if update is not None else ():
         for _, param, slot in group.slices():
             dim = slot.dim_of(param)
-            size = slot.width if param.ndim > 1 else param.shape[0]
+            size = param.shape[dim] * (slot.groups if param.ndim > 1 else 1)
             dims.setdefault(id(param), {})[dim] = size
     return dims
+
+
+def _starts(state: Mapping[str, Any], dim: int, zeros: Tensor) -> Tensor:
+    """The starts of the counts along a dimension; zeros if there are none.
+
+    Those along a dimension from the third on are stored as rows, in place of those along dimension 0.
+    """
+    starts: Tensor = state.get(AdamGnT.start_keys[dim if dim < 2 else 0], zeros)
+    return starts if len(starts) == len(zeros) else zeros
 
 
 def _no_resets(param: Tensor, dims: Mapping[int, int], state: Mapping[str, Any]) -> dict[int, Tensor]:
     sizes = dict(dims)
     for dim, key in enumerate(AdamGnT.start_keys):
         if key in state:
-            sizes[dim] = len(state[key])
+            size = len(state[key])
+            if dim == 0 and size != param.shape[0]:
+                dim = list(param.shape).index(size)
+            sizes[dim] = size
     return {dim: torch.zeros(sizes[dim], dtype=torch.int64, device=param.device) for dim in sorted(sizes)}

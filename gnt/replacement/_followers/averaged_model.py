@@ -113,7 +113,7 @@ def _check_copy(slot: Slot, copied: nn.Module) -> None:
 
 def _fault(slot: Slot, copied: nn.Module) -> str | None:
     """How the parameters of a copied layer differ in shape from those of a layer; None if they do not."""
-    for name in ("weight", "bias"):
+    for name in slot.values or ("weight", "bias"):
         own, averaged = slot.module._parameters.get(name), copied._parameters.get(name)
         shapes = [None if each is None else tuple(each.shape) for each in (own, averaged)]
         if shapes[0] != shapes[1]:
@@ -130,7 +130,7 @@ def _changed_tensors(group: UnitGroup) -> Iterator[tuple[Slot, str]]:
                 yield slot, name
     for slot in group.scales:
         if slot not in group.drawn:
-            for name in changed_scale_tensors(slot.module):
+            for name in changed_scale_tensors(slot):
                 yield slot, name
     for slot in group.outgoing:
         yield slot, "weight"

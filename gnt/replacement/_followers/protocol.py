@@ -62,7 +62,8 @@ class Follower(Protocol):
         Args:
             param: the parameter, with its new values.
             dim: the dimension of ``param`` along which the units are: 0 for rows and 1-d parameters, 1 for columns; the
-                other way round in layers that store their weight as (in, out).
+                other way round in layers that store their weight as (in, out). For the parameters of a norm it may be
+                another one, as for (1, 1, 1, units).
             index: positions along ``dim``, int64 on the device of ``param``.
             groups: for the weight (out, in / groups, *kernel) of a grouped convolution and dim 1, its number of groups;
                 ``index`` then contains input channels 0..in-1. `gnt.units.copy_slices` and `gnt.units.fill_slices`

@@ -179,7 +179,7 @@ def _reader_slots(
                 continue
             table = _position_table(index[in_group], positions[in_group], count)
             if reader.is_scale:
-                scales.append(_slot(reader.name, reader.module, table, dim=reader.dim))
+                scales.append(_slot(reader.name, reader.module, table, dim=reader.dim, values=reader.values))
                 continue
             tap = hash((reader.input.key, value))
             outgoing.append(_slot(reader.name, reader.module, table, dim=reader.dim, groups=reader.groups, tap=tap))

@@ -18,6 +18,7 @@ from gnt.units._tracing.labels import distinct_units, varies
 from gnt.units._tracing.ops.dispatch import ACTIVATION_PRODUCTS, SHAPE_OPS, propagate_labels
 from gnt.units._tracing.ops.producers_and_consumers import apply_weights
 from gnt.units._tracing.ops.refusal import describe_operation, refuse_operands
+from gnt.units._tracing.ops.statistics import apply_statistics, refuse_statistics
 from gnt.units._tracing.ownership import ParameterOwners
 from gnt.units._tracing.state import PropagationState
 from gnt.units._tracing.weight_ops import weight_op
@@ -49,6 +50,7 @@ def _propagate_once(graph: Graph, owners: ParameterOwners, separate: Collection[
             state.labels[node] = _result_labels(state, node)
     for node, phrase in graph.outputs:
         state.refuse(state.labels.get(node), f"output units: they are {phrase}")
+        refuse_statistics(state, node)
     _refuse_attention(state)
     return state
 
@@ -79,6 +81,10 @@ def _result_labels(state: PropagationState, node: Node) -> Any:
             rows = state.add_producer(layer.name, layer.module, op.out_dim, op.weight.shape[op.out_dim], node)
             state.refuse(rows, reason)
         return refuse_operands(state, node, reason)
+    if node.op not in SHAPE_OPS and any(other in state.statistics for other in node.inputs()):
+        if op is None:
+            return apply_statistics(state, node)
+        refuse_statistics(state, node)
     labels: Any = apply_weights(state, op) if op is not None else propagate_labels(state, node)
     if node.op not in SHAPE_OPS and _is_emptied(state, node):
         reason = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,7 @@ class Reader:
     positions: Tensor  # (n,)
     labels: Tensor  # (n,)
     input: Node  # the value that the module reads
+    values: Mapping[str, float] | None = None  # of a scale: `Slot.values`
 
     @property
     def units(self) -> Tensor:
@@ -63,6 +64,8 @@ class PropagationState:
         self.biases: set[Node] = set()  # biases that are added to the result of a product
         self.passed_through: list[tuple[str, Tensor]] = []  # weight operations that passed their input's units on
         self.labels: dict[Node, Labels | tuple[Labels, ...]] = {}
+        self.unit_parameters: dict[str, Any] = {}  # by path: what `ops.unit_parameters` found in a module
+        self.statistics: dict[Node, Any] = {}  # statistics over the units of norms: `ops.statistics.Statistic`
         self._num_occurrences = 0
 
     def labels_of(self, node: Any) -> Labels:
@@ -94,7 +97,15 @@ class PropagationState:
         """Record that the statistics of a norm cover all units of ``labels``."""
         self.couplings.append((name, distinct_units(labels)))
 
-    def add_scale(self, name: str, module: nn.Module, dim: int, labels: Tensor, read: Node) -> None:
+    def add_scale(
+        self,
+        name: str,
+        module: nn.Module,
+        dim: int,
+        labels: Tensor,
+        read: Node,
+        values: Mapping[str, float] | None = None,
+    ) -> None:
         """Record that entries of a norm, or channels of a depthwise convolution, belong to units."""
         positions = labels.nonzero().flatten()
-        self.readers.append(Reader(name, module, True, dim, 1, positions, labels[positions], read))
+        self.readers.append(Reader(name, module, True, dim, 1, positions, labels[positions], read, values))

@@ -60,4 +60,5 @@ def _difference(training: UnitGroup, evaluation: UnitGroup) -> str | None:
 def _key(slot: Slot) -> tuple[Any, ...]:
     """What must be equal in both modes."""
     positions = None if slot.positions is None else tuple(slot.positions.flatten().tolist())
-    return slot.name, slot.num_units, slot.dim, slot.block, slot.offset, slot.groups, positions
+    values = None if slot.values is None else tuple(slot.values.items())
+    return slot.name, slot.num_units, slot.dim, slot.block, slot.offset, slot.groups, positions, values

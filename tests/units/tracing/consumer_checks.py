@@ -59,7 +59,7 @@ def owned(slot: Slot, tensor: Tensor, units: Tensor) -> Tensor:
 
 def unit_tensors(slot: Slot) -> dict[str, Tensor]:
     """Tensors of a producer, norm or depthwise convolution that have a part for each unit."""
-    named = {name: getattr(slot.module, name, None) for name in PER_UNIT}
+    named = {name: getattr(slot.module, name, None) for name in slot.values or PER_UNIT}
     return {name: value for name, value in named.items() if isinstance(value, Tensor)}
 
 
@@ -114,7 +114,8 @@ def is_coupled(group: UnitGroup) -> bool:
 def zero_weights(slots: Sequence[Slot], units: Tensor) -> None:
     """Set the slots' weights for ``units`` to 0."""
     for slot in slots:
-        slot.module.weight[owned(slot, slot.module.weight, units)] = 0.0
+        weight = next(iter(unit_tensors(slot).values()))
+        weight[owned(slot, weight, units)] = 0.0
 
 
 @torch.no_grad()
@@ -149,7 +150,7 @@ def check_consumers(subject: ModelUnderTest, group: UnitGroup, modes: Sequence[b
             tries = itertools.product([*sources, *all_slots], range(4))
             affected = any(_affects_output(subject, zeroed, units, part, training, seed) for part, seed in tries)
             assert affected, f"{group.name}: {kept.name} does not read it, in {mode}"
-    if not all(module.weight is not None for module in coupling_modules(subject.model, group)):
+    if not all(any(True for _ in module.parameters()) for module in coupling_modules(subject.model, group)):
         return  # no parameter of a single unit comes after the norm, through which nan could enter
     for unit in {0, group.num_units // 2, group.num_units - 1}:
         found, wanted = readers_by_nan(subject, group, unit), readers_of_group(subject, group, unit)

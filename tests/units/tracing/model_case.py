@@ -31,7 +31,7 @@ class Case:
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     gated: Collection[str] = frozenset()  # groups whose units are multiplied by values of no unit
-    oracle: bool = True  # Torch-Pruning can build its graph
+    oracle: bool = True  # Torch-Pruning can build its graph, with all parameters
 
 
 def tokens() -> Tensor:

@@ -133,10 +133,12 @@ def nan_readers(
             if is_weight_layer(module) and not any(module is other for other in passed):
                 stack.callback(module.register_forward_pre_hook(recording(name)).remove)
         for module, rows in sources:
-            dim = 1 if type(module).__name__ == "Conv1D" else 0
-            module.weight.index_fill_(dim if module.weight.ndim > 1 else 0, rows, torch.nan)
-            if getattr(module, "bias", None) is not None:
-                module.bias[rows] = torch.nan
+            weight, *bias = module.parameters(recurse=False)
+            is_entry = weight.numel() == max(weight.shape)  # one number for each unit, such as (1, 1, 1, 8)
+            dim = list(weight.shape).index(weight.numel()) if is_entry else int(type(module).__name__ == "Conv1D")
+            weight.index_fill_(dim, rows, torch.nan)
+            for each in bias:
+                each.index_fill_(dim if each.ndim > 1 else 0, rows, torch.nan)
         with (
             torch.enable_grad()
         ):  # without gradients torch's transformer layers use a fused implementation that skips the hooks

@@ -81,6 +81,11 @@ def convnext() -> nn.Module:
     return hf.ConvNextForImageClassification(config)
 
 
+def convnextv2() -> nn.Module:
+    config = hf.ConvNextV2Config(hidden_sizes=[4, 8], depths=[1, 1], num_stages=2, num_labels=3)
+    return hf.ConvNextV2ForImageClassification(config)
+
+
 def mobilenet() -> nn.Module:
     """The first three blocks, with four channels each, so that the following layer fits."""
     small = {"depth_multiplier": 0.01, "min_depth": 4, "depth_divisible_by": 4, "finegrained_output": False}
@@ -177,6 +182,16 @@ REAL: dict[str, Case] = {
          "convnext.encoder.stages.1.layers.?.pwconv1": (32, "gelu")},
         {"*.pwconv2": "layer_scale", "*.downsampling_layer.1": SUM, "*.patch_embeddings": SUM, "classifier": OUTPUT},
         (noise(2, 3, 32, 32),),
+    ),
+    "convnextv2": Case(
+        convnextv2,
+        {"convnextv2.encoder.stages.0.layers.0.dwconv": (4, "identity"),
+         "convnextv2.encoder.stages.1.layers.0.dwconv": (8, "identity"),
+         "convnextv2.encoder.stages.0.layers.0.pwconv1": (16, "gelu"),
+         "convnextv2.encoder.stages.1.layers.0.pwconv1": (32, "gelu")},
+        {"*.pwconv2": SUM, "*.downsampling_layer.1": SUM, "*.patch_embeddings": SUM, "classifier": OUTPUT},
+        (noise(2, 3, 32, 32),),
+        oracle=False,  # it does not know which part of a parameter outside torch's layers belongs to a unit
     ),
     "mobilenet": Case(
         mobilenet,

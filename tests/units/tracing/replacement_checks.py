@@ -120,7 +120,7 @@ def make_constant(subject: ModelUnderTest, group: UnitGroup, units: Tensor, seed
         sources = [slot for slot in last if slot.module is last[0].module]
     zero_weights(sources, units)
     for slot in sources:
-        bias = getattr(slot.module, "bias", None)
+        _, bias, *_ = *unit_tensors(slot).values(), None
         if bias is None:  # an RMSNorm: zeros are constant, too
             continue
         mask = owned(slot, bias, units)
@@ -211,7 +211,7 @@ def _reset_except_weights(group: UnitGroup, units: Tensor) -> None:
         for name, tensor in unit_tensors(slot).items():
             is_drawn = any(slot is other for other in _drawn(group))
             if not isinstance(slot.module, COUPLING) and not (is_drawn and name == "weight"):
-                initial = 0.25 if isinstance(slot.module, nn.PReLU) else INITIAL_VALUES[name]
+                initial = 0.25 if isinstance(slot.module, nn.PReLU) else (slot.values or INITIAL_VALUES)[name]
                 tensor[owned(slot, tensor, units)] = 0.0 if is_drawn else initial
 
 

@@ -18,6 +18,7 @@ from gnt.units._tracing.ops.movement import MOVES, move, pad
 from gnt.units._tracing.ops.norms import NORMS, PRELU
 from gnt.units._tracing.ops.pointwise import POINTWISE, glu, pointwise
 from gnt.units._tracing.ops.refusal import describe_operation, refuse_mixing, refuse_operands, refuse_unknown
+from gnt.units._tracing.ops.statistics import reduce_over_units
 from gnt.units._tracing.state import PropagationState
 
 ACTIVATION_PRODUCTS = (
@@ -114,7 +115,7 @@ def _reduce(state: PropagationState, node: Node) -> Any:
     dims = range(labels.ndim) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
     dims = sorted({dim % labels.ndim for dim in dims})
     if varies(labels, dims):
-        return refuse_mixing(state, node)
+        return reduce_over_units(state, node, labels, dims)
     outs = node.value if isinstance(node.value, (tuple, list)) else (node.value,)
     if outs[0].ndim != labels.ndim:
         labels = labels.reshape([n for dim, n in enumerate(labels.shape) if dim not in dims])
