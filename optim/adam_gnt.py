@@ -47,12 +47,16 @@ class AdamGnT(Optimizer):
     CUDA use the fused implementation, which differs from torch's default by rounding. From its first reset on, a
     parameter is stepped by separate tensor operations, whatever ``foreach`` and ``fused`` are. Its units that were not
     reset then follow torch's for-loop implementation (to the last bit in float32 and float64 on the CPU, up to rounding
-    elsewhere).
+    elsewhere), except for subnormal moments.
+
+    Subnormal moments, those below the smallest normal number (1e-38 in float32, bfloat16), remain for ever in weights
+    that get no gradient, and computing with them is slow. From a parameter's first reset on they are set to zero in
+    every eighth step, on the CPU and in all dtypes but float16, if eps is at least 1e-10. What they would have added to
+    a step is below 1e-12 * lr. Before the first reset they remain, as in torch.optim.Adam.
 
     With ``kernels``, all contiguous float32 and float64 parameters on the CPU, reset or not, are stepped by a C++
-    kernel: the same arithmetic up to rounding, in one pass over memory. The kernel sets moments below the smallest
-    normal number (1e-38 in float32) to zero, because computing with them is slow; it does not do so if eps is below
-    1e-10, when they could matter. All other parameters are stepped as without ``kernels``.
+    kernel: the same arithmetic up to rounding, in one pass over memory. The kernel sets subnormal moments to zero in
+    each step, under the same condition on eps. All other parameters are stepped as without ``kernels``.
 
     State: two values per element (three with amsgrad), a step count on the host and, from the first reset on, one int64
     per row and per column. Neither ``step`` nor ``reset_units`` synchronizes with the device.

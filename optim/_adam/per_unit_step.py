@@ -15,6 +15,7 @@ from gnt.optim._adam.bias_correction import (
     smaller_roots,
 )
 from gnt.optim._adam.state import Group, State, local_parts, moment_lists, share_step_counts
+from gnt.optim._adam.tiny_moments import FLUSH_INTERVAL, flush_subnormal, has_many_zeros, square_roots
 from gnt.optim._options import beta_values
 
 # Larger parameters on the CPU are stepped in blocks of rows of about this many elements, so that the operands and
@@ -39,6 +40,7 @@ class PerUnitStep:
         ]
         self._together = [i for i, alone in enumerate(in_blocks) if not alone]
         self._in_blocks = [i for i, alone in enumerate(in_blocks) if alone]
+        self._many_zeros = [has_many_zeros(moment) for moment in self._moments[-1]]
 
     def is_valid(self) -> bool:
         """Always True: it depends on no memory addresses."""
@@ -48,14 +50,23 @@ class PerUnitStep:
     def step(self, grads: Sequence[Tensor], group: Group) -> None:
         """Take one step on each parameter. The gradients are in the same order."""
         self._counts.add_(1.0)
-        self._corrections.compute([int(count) for count in self._counts.tolist()], group)
+        now = [int(count) for count in self._counts.tolist()]
+        self._corrections.compute(now, group)
         lists = [self._params, list(grads), *self._moments]
         if self._together:
             chosen = lists if not self._in_blocks else [[each[i] for i in self._together] for each in lists]
             step_sizes, roots = zip(*(self._corrections.of(i) for i in self._together), strict=True)
-            adam_(chosen, step_sizes, roots, group)
+            many_zeros = any(self._many_zeros[i] for i in self._together)
+            adam_(chosen, step_sizes, roots, group, many_zeros=many_zeros)
         for i in self._in_blocks:
-            _step_in_blocks([each[i] for each in lists], *self._corrections.of(i), group)
+            _step_in_blocks(
+                [each[i] for each in lists], *self._corrections.of(i), group, many_zeros=self._many_zeros[i]
+            )
+        for i, count in enumerate(now):
+            if count % FLUSH_INTERVAL == 0:
+                moments = [each[i] for each in self._moments]
+                flush_subnormal(moments, group["eps"])
+                self._many_zeros[i] = has_many_zeros(moments[-1])
 
 
 class ShardedPerUnitStep:
@@ -78,14 +89,17 @@ class ShardedPerUnitStep:
         self._counts.add_(1.0)
 
 
-def _step_in_blocks(tensors: Sequence[Tensor], step_size: RowColumn, root: RowColumn, group: Group) -> None:
+def _step_in_blocks(
+    tensors: Sequence[Tensor], step_size: RowColumn, root: RowColumn, group: Group, *, many_zeros: bool
+) -> None:
     """Step one parameter, a block of rows at a time. ``tensors``: parameter, gradient, moments."""
     rows = tensors[0].shape[0]
     block = max(1, BLOCK_SIZE * rows // tensors[0].numel())
     for start in range(0, rows, block):
         length = min(block, rows - start)
         parts = [[tensor.narrow(0, start, length)] for tensor in tensors]
-        adam_(parts, [_rows_of(step_size, start, length)], [_rows_of(root, start, length)], group)
+        sizes, roots = [_rows_of(step_size, start, length)], [_rows_of(root, start, length)]
+        adam_(parts, sizes, roots, group, many_zeros=many_zeros)
 
 
 def _rows_of(values: RowColumn, start: int, length: int) -> RowColumn:
@@ -93,7 +107,14 @@ def _rows_of(values: RowColumn, start: int, length: int) -> RowColumn:
     return None if row is None else row.narrow(0, start, length), column
 
 
-def adam_(lists: TensorLists, step_sizes: Sequence[RowColumn], roots: Sequence[RowColumn], group: Group) -> None:
+def adam_(
+    lists: TensorLists,
+    step_sizes: Sequence[RowColumn],
+    roots: Sequence[RowColumn],
+    group: Group,
+    *,
+    many_zeros: bool = False,
+) -> None:
     """Adam on lists of tensors, in place, in torch's order of operations.
 
     Args:
@@ -101,6 +122,7 @@ def adam_(lists: TensorLists, step_sizes: Sequence[RowColumn], roots: Sequence[R
         step_sizes: lr / (1 - b1^t) of each parameter, as `BiasCorrections.of` returns them.
         roots: sqrt(1 - b2^t) of each parameter.
         group: the options.
+        many_zeros: many second moments are zero; the result is the same.
     """
     params, grads, exp_avgs, exp_avg_sqs, *max_exp_avg_sqs = lists
     number = scalar_tensor if params[0].is_cpu else float
@@ -122,7 +144,9 @@ def adam_(lists: TensorLists, step_sizes: Sequence[RowColumn], roots: Sequence[R
     del grads
     # sqrt(v) / sqrt(1 - b2^t) + eps
     dtype = torch.promote_types(params[0].dtype, torch.float32)
-    denominators = torch._foreach_sqrt(exp_avg_sqs if params[0].dtype == dtype else [v.to(dtype) for v in exp_avg_sqs])
+    squares = exp_avg_sqs if params[0].dtype == dtype else [v.to(dtype) for v in exp_avg_sqs]
+    denominators = square_roots(squares, group["eps"], many_zeros=many_zeros)
+    del squares
     torch._foreach_div_(denominators, smaller_roots(roots))
     torch._foreach_add_(denominators, number(group["eps"]))
     # m * lr / (1 - b1^t), written into the chosen step sizes where these are new tensors of the parameter's shape
