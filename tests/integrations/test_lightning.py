@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import gnt
 from gnt.optim import CBPAdamW
+from tests.helpers.data_parallel import data_parallel
 from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, batch, mlp, replaced
 
 pytestmark = [
@@ -214,9 +215,7 @@ def test_each_fit_of_a_module_has_its_own_engine(make, tmp_path):
     assert first.optimizers[0].state_dict()["gnt"]["updates"] == STEPS
 
 
-@pytest.mark.parametrize(
-    "wrap", [lambda net: net, torch.nn.DataParallel, lambda net: torch.compile(net, backend="eager")]
-)
+@pytest.mark.parametrize("wrap", [lambda net: net, data_parallel, lambda net: torch.compile(net, backend="eager")])
 def test_a_network_set_up_by_fabric_is_opened(wrap):
     net = mlp(4, 8, 2)
     wrapped = lightning.Fabric(accelerator="cpu", devices=1).setup_module(wrap(net))

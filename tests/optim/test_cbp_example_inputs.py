@@ -13,6 +13,7 @@ from torch import nn
 import gnt
 from gnt.optim import CBPSGD, CBPAdam, CBPAdamW
 from gnt.units import WalkError
+from tests.helpers.data_parallel import data_parallel
 from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, batch, full_state, mlp, replaced, train
 
 
@@ -103,7 +104,7 @@ def test_construction_does_not_change_the_network():
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
-WRAPPERS = {"compile": lambda net: torch.compile(net, backend="eager"), "DataParallel": nn.DataParallel}
+WRAPPERS = {"compile": lambda net: torch.compile(net, backend="eager"), "DataParallel": data_parallel}
 
 
 @pytest.mark.parametrize("wrap", WRAPPERS)

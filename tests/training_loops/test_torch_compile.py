@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 import gnt
 from gnt.optim import CBPSGD, CBPAdam
+from tests.helpers.data_parallel import data_parallel
 from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, batch, mlp
 from tests.helpers.training_loops import ENTRY_POINTS, make_loop
 
@@ -217,7 +218,7 @@ def test_units_of_a_compiled_model_are_found(kind):
 def test_units_of_nested_wrappers_and_compiled_layers_are_found():
     net = mlp()
     first, *rest = net
-    assert [g.name for g in gnt.walk(nn.DataParallel(torch.compile(net, backend="eager")))] == ["0", "2"]
+    assert [g.name for g in gnt.walk(data_parallel(torch.compile(net, backend="eager")))] == ["0", "2"]
     compiled = nn.Sequential(torch.compile(first, backend="eager"), *rest)
     assert gnt.walk(compiled)[0].producer is first
 

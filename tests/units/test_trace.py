@@ -15,6 +15,7 @@ import gnt
 from gnt._utils.recording_switch import pause_recording
 from gnt.optim import CBPSGD
 from gnt.units import WalkError, preserve_model, unwrap
+from tests.helpers.data_parallel import data_parallel
 from tests.units.tracing.group_checks import reasons, summary
 
 
@@ -225,7 +226,7 @@ def _compiled(net):
     return torch.compile(net, backend="eager")
 
 
-@pytest.mark.parametrize("wrap", [_compiled, nn.DataParallel, lambda net: nn.DataParallel(_compiled(net))])
+@pytest.mark.parametrize("wrap", [_compiled, data_parallel, lambda net: data_parallel(_compiled(net))])
 def test_wrappers_are_opened_by_trace_walk_and_engines(wrap):
     net, chain = Net(), nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     assert unwrap(wrap(net)) is net

@@ -73,7 +73,16 @@ def bart() -> nn.Module:
         vocab_size=11, d_model=8, max_position_embeddings=8, dropout=0.0, forced_eos_token_id=None,
         **encoder, **decoder, **ids,
     )  # fmt: skip
-    return hf.BartForConditionalGeneration(config)
+    model = hf.BartForConditionalGeneration(config)
+    model.model.encoder.layerdrop = model.model.decoder.layerdrop = NoLayerDrop()
+    return model
+
+
+class NoLayerDrop:
+    """A rate of 0 at which layers are skipped: some transformers 5 compare it with a random tensor in any case."""
+
+    def __gt__(self, other: object) -> bool:
+        return False
 
 
 def convnext() -> nn.Module:
