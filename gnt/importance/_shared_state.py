@@ -63,6 +63,7 @@ class SharedState:
         self._unit_lags: Tensor | None = None  # of all units; None if all are 0
         self._first_units = [0, *itertools.accumulate(state.num_units for state in states)]
         self._segments, self._num_segments = torch.tensor([[0, self._num_units, 0]]), 1
+        self._one_segment = True  # for all units
         self._segments_numbers = self._segments.numpy()
         self._new_weight = torch.tensor([1.0 - self._decay_rate], dtype=torch.float64)
         self._is_finite = torch.zeros(1, dtype=torch.int64)
@@ -202,7 +203,8 @@ class SharedState:
 
     def _write_segments(self, absent: Collection[int]) -> None:
         """Write for the kernel which units take part, and the number of their update."""
-        if not absent and self._unit_lags is None and self._num_segments == 1:
+        together = not absent and self._unit_lags is None
+        if together and self._one_segment:
             self._segments_numbers[0, 2] = self.states[0].updates
             return
         segments = [
@@ -210,9 +212,9 @@ class SharedState:
             for number, (first, state) in enumerate(zip(self._first_units, self.states, strict=False))
             if number not in absent
         ]
-        if not absent and self._unit_lags is None:
+        if together:
             segments = [(0, self._num_units, self.states[0].updates)]
-        self._segments, self._num_segments = torch.tensor(segments), len(segments)
+        self._segments, self._num_segments, self._one_segment = torch.tensor(segments), len(segments), together
         self._segments_numbers = self._segments.numpy()
 
     def _replace_nonfinite(self) -> Tensor:

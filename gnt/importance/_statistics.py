@@ -22,7 +22,8 @@ class TapStatistics:
         features: one tensor for each forward.
         slot: the consumer that read them.
         dtype: of the means.
-        others: features that consumers read whose input holds the units at other positions, with these consumers.
+        others: features that consumers read whose input holds the units at other positions, with these consumers. A
+            forward in which consumers of both kinds ran counts for each kind.
     """
 
     def __init__(

@@ -170,6 +170,7 @@ class OptimizerHooks:
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if step_was_skipped(optimizer):
             self.engine.discard()
+            self.engine.replaced = self.engine.no_units()
             return
         if self._watches is not None:
             self._watches.drop_abandoned()

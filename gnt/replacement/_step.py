@@ -118,6 +118,7 @@ class EngineCore(BoundGroups):
         """A step with what was recorded; False if that is nothing, in all processes. For an attached engine."""
         features = self.take(none_is_error=False)
         if features.recorded_nothing is not None and not self.has_other_processes:
+            self.replaced = self.no_units()
             return False
         before = self.updates
         self.step_with(features)

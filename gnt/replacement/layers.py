@@ -284,13 +284,13 @@ def _after_any_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[st
         return
     if any(layer.features.waiting for layer in own) and step_was_skipped(optimizer):
         for layer in own:
-            layer.discard()
+            _leave_out(layer)
         return
     layers = _acting_layers(optimizer)
     _count_step(optimizer, layers)
     for layer in own:
         if layer not in layers:
-            layer.discard()  # what no backward has reached
+            _leave_out(layer)
     if not layers:
         return
     batches = [(layer.engine, layer.take_features()) for layer in layers]
@@ -304,6 +304,12 @@ def _after_any_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[st
     for (engine, *_), units in zip(work, due, strict=True):
         engine.replaced = units
         engine.replace(units)
+
+
+def _leave_out(layer: CBPLayer) -> None:
+    """Drop what the layer has recorded, which no backward has reached or no step of the optimizer has followed."""
+    layer.discard()
+    layer.engine.replaced = layer.engine.no_units()
 
 
 Work = tuple[GnT, FeatureBatch, list[Signals]]

@@ -134,6 +134,22 @@ def test_a_pause_in_one_thread_does_not_pause_the_recording_of_another():
     assert run.updates() == {3}
 
 
+@pytest.mark.parametrize("name", ["attached", "attached fused", "CBPSGD", "layers", "layers fused"])
+def test_a_step_without_features_or_skipped_by_a_scaler_has_replaced_nothing(name):
+    run = make_loop(name)
+    for t in range(20):
+        run.step(*batch(t))
+        if any(len(units) for engine in run.engines for units in engine.replaced):
+            break
+    else:
+        pytest.fail("no unit was replaced")
+    if "fused" in name:
+        run.net(batch(8)[0]).sum().backward()
+        run.optimizer.found_inf = torch.tensor(1.0)
+    run.optimizer.step()
+    assert not any(len(units) for engine in run.engines for units in engine.replaced)
+
+
 def test_warns_once_after_100_optimizer_steps_in_evaluation_mode():
     run = make_loop("attached")
     run.net.eval()
