@@ -12,7 +12,7 @@ from gnt._utils.state_dicts import check_entries, check_version, counter
 from gnt._utils.validation import check_flags, check_positive
 from gnt.distributed import dtensor
 from gnt.learners import Loss
-from gnt.metrics._feature_listener import FeatureListener
+from gnt.metrics._feature_recorder import FeatureRecorder
 from gnt.metrics._isolated_forward import ModelInputs, call_model, isolated
 from gnt.metrics._numerics import full_tensor
 from gnt.metrics._probe_batch import ProbeBatch
@@ -48,6 +48,7 @@ class Probe:
     A channel is one unit, measured over all positions. Each row of a linear consumer's (batch, ..., inputs) is a
     sample. If consumers of a group read different tensors of its units (before and after pooling, for example), a unit
     is dead if it is dead in all of them, its magnitude is the mean over them, and the ranks are those of the first.
+    Consumers that the forward pass does not run, such as the heads of other tasks, are left out.
 
     Args:
         model: the module; it may be wrapped by torch.compile or DistributedDataParallel.
@@ -107,7 +108,7 @@ class Probe:
         if gradient and any(dtensor.is_dtensor(parameter) for parameter in self._model.parameters()):
             raise TypeError("gradient must be False for a model with sharded parameters, got True")
         self._groups = named_groups(self._model, groups)
-        self._listener = FeatureListener(self._groups)
+        self._recorder = FeatureRecorder(self._groups)
         self.every, self.steps = int(every), 0
         self._ranks, self._gradient, self._prefix = ranks, gradient, prefix
         self._update_size = UpdateSize(self._model) if update else None
@@ -127,7 +128,7 @@ class Probe:
             ``wandb.log`` the whole dict.
 
         Raises:
-            RuntimeError: the forward pass does not call a group's consumer.
+            RuntimeError: the forward pass calls no consumer of a group.
             ValueError: features or outputs of a shape that does not match.
             FloatingPointError: NaN or infinite features, weights, outputs or gradients.
         """
@@ -136,12 +137,12 @@ class Probe:
         values: dict[str, float] = {}
         with isolated(self._model, device), torch.no_grad():
             try:
-                with self._listener.record():
+                with self._recorder.record():
                     output = call_model(self._model, batch.inputs)
                 for name, group in self._groups.items():
                     values.update(self._group_metrics(name, group))
             finally:
-                self._listener.clear()
+                self._recorder.clear()
             values["weight_magnitude"] = weight_magnitude(self._model)
             values.update(batch.output_metrics(output))
             if self._gradient:
@@ -151,7 +152,7 @@ class Probe:
         return {f"{self._prefix}{name}": float(value) for name, value in values.items()}
 
     def _group_metrics(self, name: str, group: UnitGroup) -> dict[str, float]:
-        features = self._listener.features(name)
+        features = self._recorder.features(name)
         active = torch.stack([active_units(each) for each in features]).any(0)
         values: dict[str, float] = {
             "dead_units": dead_share(active),

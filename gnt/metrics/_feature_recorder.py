@@ -14,10 +14,11 @@ from gnt.metrics._validation import check_finite
 from gnt.units import CONV_LAYERS, Slot, UnitGroup
 
 
-class FeatureListener:
+class FeatureRecorder:
     """Records what consumers read during one forward pass, by temporary hooks.
 
-    If several consumers of a group read the same tensor, only the first of them is recorded.
+    If several consumers read the same values of the units, these count once. If they were run on different ones, for
+    example in turn, all count; consumers that were not run do not.
     """
 
     def __init__(self, groups: Mapping[str, UnitGroup]) -> None:
@@ -27,8 +28,8 @@ class FeatureListener:
     @contextlib.contextmanager
     def record(self) -> Iterator[None]:
         """Record the forward pass inside this context."""
-        self._inputs = {}
-        modules = {id(slot.module): slot.module for group in self._groups.values() for slot in group.taps}
+        self.clear()
+        modules = {id(slot.module): slot.module for group in self._groups.values() for slot in group.outgoing}
         handles = [
             module.register_forward_pre_hook(self._record_input, with_kwargs=True) for module in modules.values()
         ]
@@ -44,29 +45,43 @@ class FeatureListener:
         self._inputs.setdefault(id(module), []).append(full_tensor(feature.detach()).clone())
 
     def features(self, name: str) -> list[Tensor]:
-        """Return the recorded features of the group ``name``, one tensor for each distinct tensor its consumers read.
+        """Return the recorded features of the group ``name``, one tensor for each different value that was read.
 
         Each is (samples, units, positions), in float32 or wider.
 
         Raises:
-            RuntimeError: the forward pass did not call the consumer.
-            ValueError: a shape that the consumer does not accept, or different shapes in several calls.
+            RuntimeError: the forward pass called no consumer.
+            ValueError: a shape that a consumer does not accept, or different shapes in several calls.
             FloatingPointError: NaN or infinite values.
         """
-        return [self._features_at(name, slot) for slot in self._groups[name].taps]
-
-    def _features_at(self, name: str, slot: Slot) -> Tensor:
-        inputs = self._inputs.get(id(slot.module))
-        if not inputs:
+        group = self._groups[name]
+        taps = [[slot for slot in group.outgoing if slot.tap == tap] for tap in group.tap_numbers]
+        found = [features for slots in taps if (features := self._features_at(name, slots)) is not None]
+        if not found:
+            consumers = list(dict.fromkeys(repr(slot.name) for slot in group.outgoing))
+            which = ("its consumer " if len(consumers) == 1 else "any of its consumers ") + ", ".join(consumers)
             raise RuntimeError(
-                f"no features of group {name!r}: in evaluation mode the model's forward does not call its consumer "
-                f"{slot.name!r}"
+                f"no features of group {name!r}: in evaluation mode the model's forward does not call {which}"
             )
-        calls = [_per_unit(feature, slot, name) for feature in inputs]
+        return found
+
+    def _features_at(self, name: str, slots: Sequence[Slot]) -> Tensor | None:
+        """The features of one tap, which these consumers read; None if none of them was run."""
+        calls: list[Tensor] = []
+        shapes = []
+        for slot in slots:
+            inputs = self._inputs.get(id(slot.module), ())
+            own = [_per_unit(feature, slot, name) for feature in inputs]
+            calls += [call for call in own if not any(torch.equal(call, other) for other in calls)]
+            shapes += [(slot.name, tuple(feature.shape)) for feature in inputs]
+        if not calls:
+            return None
         if len({call.shape[1:] for call in calls}) > 1:
-            shapes = ", ".join(str(tuple(feature.shape)) for feature in inputs)
+            names = list(dict.fromkeys(repr(consumer) for consumer, _ in shapes))
+            who, read = ("consumer", "reads") if len(names) == 1 else ("consumers", "read")
             raise ValueError(
-                f"{slot.name!r}, consumer of group {name!r}, reads a different shape in each call: {shapes}"
+                f"{' and '.join(names)}, {who} of group {name!r}, {read} a different shape in each call: "
+                f"{', '.join(str(shape) for _, shape in shapes)}"
             )
         features = at_least_float32(torch.cat(calls) if len(calls) > 1 else calls[0])
         return check_finite(f"features of group {name!r}", features)
