@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from benchmarks.errors import START_OVER_HINT, CannotRun
+from benchmarks.saved_values import Kind, anything, parse_json
 
 
 def write_atomically(file: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -41,13 +42,15 @@ def write_json(file: Path, content: Any) -> None:
     write_atomically(file, lambda stream: stream.write(text.encode()))
 
 
-def read_json(file: Path) -> Any:
+def read_json(file: Path, kind: Kind = anything) -> Any:
     """Read a JSON file.
 
     Raises:
-        CannotRun: the file cannot be read or is not JSON.
+        CannotRun: the file cannot be read, is not JSON, or its content is not of the ``kind``.
     """
     try:
-        return json.loads(file.read_text())
+        content = parse_json(file.read_bytes())
+        kind("", content)
+        return content
     except (OSError, ValueError) as error:
         raise CannotRun(f"Cannot read {file}: {error}. {START_OVER_HINT}") from error

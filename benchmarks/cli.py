@@ -32,6 +32,9 @@ def main(arguments: list[str]) -> int:
     except CannotRun as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # such as a path that is too long, or a folder that must not be read
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except ModuleNotFoundError as error:
         if error.name not in PACKAGES:
             raise

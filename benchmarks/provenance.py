@@ -8,6 +8,16 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from benchmarks.saved_values import all_of, anything, fields, integer, known_fields, mapping, number, optional, text
+
+ABOUT = fields(
+    seconds=number(0),
+    versions=mapping(text),
+    hardware=all_of(mapping(anything), known_fields(processor=text, cores=optional(integer(1)))),
+    commit=optional(text),
+)
+"""The content of about.json, as a kind of `benchmarks.saved_values`."""
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

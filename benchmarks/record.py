@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import START_OVER_HINT, CannotRun
+from benchmarks.saved_values import parse_json, shown
 from benchmarks.training import Row
 
 
@@ -43,10 +44,13 @@ class Record:
         return self.file.stat().st_size
 
     def cut(self, size: int) -> None:
-        """Remove everything after the first ``size`` bytes."""
-        with self._writing(), self.file.open("ab") as stream:
+        """Remove everything after the first ``size`` bytes, which are complete lines."""
+        with self._writing(), self.file.open("ab+") as stream:
             if stream.tell() < size:
                 raise CannotRun(f"{self.file} is shorter than its checkpoint says. {START_OVER_HINT}")
+            stream.seek(max(0, size - 1))
+            if size and stream.read(1) != b"\n":
+                raise CannotRun(f"{self.file} has no end of a line where its checkpoint says. {START_OVER_HINT}")
             stream.truncate(size)
 
     def _append(self, lines: Iterable[dict[str, Any]]) -> None:
@@ -71,13 +75,21 @@ class Record:
         except OSError as error:
             raise CannotRun(f"Cannot write {self.file}: {error}. Existing content was not changed.") from error
 
-    def lines(self) -> list[dict[str, Any]]:
-        """All complete lines: the head, the rows and, in a finished record, the end."""
+    def lines(self, size: int | None = None) -> list[Any]:
+        """All complete lines: the head, the rows and, in a finished record, the end.
+
+        Args:
+            size: only those in the first ``size`` bytes; None: all.
+        """
+        parsed: list[Any] = []
         try:
-            text = self.file.read_bytes()
-            return [json.loads(line) for line in text[: text.rfind(b"\n") + 1].splitlines()]
+            text = self.file.read_bytes()[:size]
+            for line in text[: text.rfind(b"\n") + 1].splitlines():
+                parsed.append(parse_json(line))
         except (OSError, ValueError) as error:
-            raise CannotRun(f"Cannot read {self.file}: {error}. {START_OVER_HINT}") from error
+            where = f" line {len(parsed) + 1} of" if isinstance(error, ValueError) else ""
+            raise CannotRun(f"Cannot read{where} {self.file}: {error}. {START_OVER_HINT}") from error
+        return parsed
 
     def head(self) -> dict[str, Any] | None:
         """The first line; None if there is none."""
@@ -105,7 +117,7 @@ class Record:
 
 
 def _head(line: bytes) -> dict[str, Any]:
-    head = json.loads(line)
+    head = parse_json(line)
     if not isinstance(head, dict):
-        raise ValueError(f"it begins with {str(head)[:40]!r}, not with the head of a record")
+        raise ValueError(f"it begins with {shown(head)}, not with the head of a record")
     return head

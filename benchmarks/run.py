@@ -10,33 +10,23 @@ folder, and a run of backprop is shared by all comparisons that include it.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import experiments, provenance
+from benchmarks import checkpoint, experiments, provenance
 from benchmarks.atomic_files import read_json, write_atomically, write_json
 from benchmarks.errors import START_OVER_HINT, CannotRun
 from benchmarks.method_styles import COLOURS
+from benchmarks.provenance import ABOUT
 from benchmarks.record import Record
+from benchmarks.record_rows import check_end, check_rows, check_same_rows, damaged
 from benchmarks.results_folder import inside
+from benchmarks.saved_values import shown
 from benchmarks.settings import BaseSettings
 from benchmarks.training import Row, Training
-
-# errors from loading a file that is not a checkpoint of this training loop
-_UNREADABLE = (
-    AttributeError,
-    EOFError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    pickle.UnpicklingError,
-)
 
 
 @dataclass(frozen=True)
@@ -105,9 +95,7 @@ class Run:
 
     def about(self) -> dict[str, Any]:
         """Versions, commit, hardware and seconds of a finished run."""
-        about: dict[str, Any] = read_json(self._about)
-        if not isinstance(about, dict) or not isinstance(about.get("seconds"), (int, float)):
-            raise CannotRun(f"{self._about} does not say how long the run took. {START_OVER_HINT}")
+        about: dict[str, Any] = read_json(self._about, ABOUT)
         return about
 
     def delete_results(self, wait: float = 0.0) -> None:
@@ -162,25 +150,21 @@ class Run:
         """Restore ``training`` and the record to the checkpoint, or to the start if there is none. Returns the seconds
         spent until then.
         """
-        import torch
-
         self.check_record()
         if not self._checkpoint.exists():
             self.record.begin(self.head)
             return 0.0
-        try:
-            content = torch.load(self._checkpoint, weights_only=True)
-            begun, now = content["versions"], provenance.versions()
-            if begun == now:
-                training.load_state_dict(content["job"])
-                self.record.cut(content["record"])
-                return float(content["seconds"])
-        except _UNREADABLE as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise CannotRun(f"Cannot read {self._checkpoint} ({reason}). {START_OVER_HINT}") from error
-        then = ", ".join(f"{name} {begun.get(name)}" for name in now if begun.get(name) != now[name])
-        here = ", ".join(f"{name} {now[name]}" for name in now if begun.get(name) != now[name])
-        raise CannotRun(f"The run {self.folder} was started with {then}; this is {here}. {START_OVER_HINT}")
+        content = checkpoint.read(self._checkpoint)
+        begun, now = content["versions"], provenance.versions()
+        differing = [name for name in {**now, **begun} if begun.get(name) != now.get(name)]
+        if differing:
+            then, here = (", ".join(f"{name} {each.get(name)}" for name in differing) for each in (begun, now))
+            raise CannotRun(f"The run {self.folder} was started with {then}; this is {here}. {START_OVER_HINT}")
+        self.rows_so_far(content["record"])
+        with checkpoint.reading(self._checkpoint):
+            training.load_state_dict(content["job"])
+        self.record.cut(content["record"])
+        return float(content["seconds"])
 
     def finish(self, seconds: float, **reason: str) -> None:
         """Write about.json and the end of the record, and delete the checkpoint."""
@@ -198,20 +182,30 @@ class Run:
         """The rows of a finished run."""
         self.check_record()
         _, *rows, end = self.record.lines()
-        if end.get("end") != len(rows) or not all(self._has(row) for row in rows):
-            raise CannotRun(
-                f"{self.record.file} is damaged: its end counts {end.get('end')} rows of seeds {list(self.seeds)}, but "
-                f"it has {len(rows)} rows, or rows of other seeds. {START_OVER_HINT}"
-            )
+        display = experiments.display(self.experiment)
+        with damaged(self.record.file):
+            check_end(end, len(rows))
+        with damaged(self.record.file, f"its end counts {len(rows)} rows, and "):
+            check_rows(rows, self.seeds, display)
+            if "diverged" not in end:
+                check_same_rows(rows, self.seeds, display)
         return rows
 
-    def _has(self, row: Any) -> bool:
-        return isinstance(row, dict) and row.get("seed") in self.seeds
+    def rows_so_far(self, size: int | None = None) -> list[Row]:
+        """The rows of a run that may be unfinished; ``size``: only those in the first ``size`` bytes of the record."""
+        lines = self.record.lines(size)[1:]
+        rows = [line for line in lines if not (isinstance(line, dict) and "end" in line)]
+        with damaged(self.record.file):
+            check_rows(rows, self.seeds, experiments.display(self.experiment))
+        return rows
 
     @property
     def diverged(self) -> str | None:
         """Why a finished run ended early; None if it did not."""
-        return self.record.lines()[-1].get("diverged")  # type: ignore[no-any-return]
+        end = self.record.lines()[-1]
+        with damaged(self.record.file):
+            check_end(end)
+        return end.get("diverged")  # type: ignore[no-any-return]
 
     def check_record(self) -> None:
         """Raise `CannotRun` if the record belongs to another run or to other settings, or if a file of the run is a
@@ -225,6 +219,6 @@ class Run:
         if differing:
             name = differing[0]
             raise CannotRun(
-                f"{self.record.file} has {name} {head.get(name)}, but this run has {self.head[name]}: it was written "
-                f"by another version of the settings. {START_OVER_HINT}"
+                f"{self.record.file} has {name} {shown(head.get(name), 300)}, but this run has {self.head[name]}: "
+                f"it was written by another version of the settings. {START_OVER_HINT}"
             )

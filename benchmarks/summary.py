@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
+from benchmarks import experiments
 from benchmarks.display import Display
+from benchmarks.errors import START_OVER_HINT, CannotRun
 from benchmarks.method_styles import LABELS
+from benchmarks.record_rows import row_shapes
 from benchmarks.run import Run
 from benchmarks.settings import BaseSettings, Values, settings_text
 from benchmarks.training import Row
@@ -86,7 +89,22 @@ class MethodResults:
             for row in run.rows():
                 if self.run_by_seed[int(row["seed"])] is run:
                     rows[int(row["seed"])].append(row)
+        self._check_same_rows(rows)
         return rows
+
+    def _check_same_rows(self, rows: dict[int, list[Row]]) -> None:
+        """Raise `CannotRun` if complete runs of these settings do not have the same rows: one of them was changed."""
+        shapes = row_shapes(
+            [row for own in rows.values() for row in own], list(rows), experiments.display(self.runs[0].experiment)
+        )
+        complete = [seed for seed in sorted(rows) if seed not in self.diverged_seeds]
+        for seed in complete[1:]:
+            if shapes[seed] != shapes[complete[0]]:
+                files = [self.run_by_seed[each].record.file for each in (seed, complete[0])]
+                raise CannotRun(
+                    f"{files[0]} and {files[1]} have the same settings, but seed {seed} does not have the same rows as "
+                    f"seed {complete[0]}. {START_OVER_HINT}"
+                )
 
     @property
     def seeds(self) -> list[int]:

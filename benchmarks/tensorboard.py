@@ -48,7 +48,7 @@ def writer(run: Run) -> Iterator[Callable[[list[Row]], None]]:
 
     try:
         shutil.rmtree(folder(run), ignore_errors=True)
-        write([line for line in run.record.lines() if "seed" in line])  # without head and end
+        write(run.rows_so_far())
         yield write
     finally:
         for each in writers.values():

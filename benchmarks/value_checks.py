@@ -76,7 +76,10 @@ def folder(text: str) -> str:
     """Check for a data folder: returns the absolute path, so that a run's folder does not depend on how the path is
     written. An empty text stays empty: then the experiment uses its default location.
     """
-    return str(Path(text).expanduser().resolve()) if text else ""
+    try:
+        return str(Path(text).expanduser().resolve()) if text else ""
+    except (OSError, RuntimeError, ValueError) as error:  # an unknown user, a circle of links
+        raise argparse.ArgumentTypeError(f"must be the path of a folder, got {text!r:.60}: {error}") from None
 
 
 def utility_name(text: str) -> str:

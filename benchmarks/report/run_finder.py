@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,16 @@ from benchmarks.errors import CannotRun
 from benchmarks.record import Record
 from benchmarks.results_folder import inside
 from benchmarks.run import Run
-from benchmarks.value_checks import nearest
+from benchmarks.saved_values import fields, integer, mapping, scalar, sequence, shown, text
+from benchmarks.value_checks import MAX_SEED, nearest
 
-_HEAD = {"experiment": str, "revision": int, "method": str, "settings": dict, "seeds": list}
+_HEAD = fields(
+    experiment=text,
+    revision=integer(0),
+    method=text,
+    settings=mapping(scalar),
+    seeds=sequence(integer(0, MAX_SEED)),
+)
 
 
 class _Unusable(Exception):
@@ -71,27 +77,29 @@ def _take(file: Path, out: Path, found: FoundRuns) -> None:
     if run.folder != file.parent:
         raise _Unusable(f"is in the wrong folder: its settings belong to {run.folder.relative_to(out)}")
     if not run.finished:
-        found.unfinished.append((run, len(lines) - 1))
+        found.unfinished.append((run, len(run.rows_so_far())))
         return
-    _check_rows(run, lines[1:-1], lines[-1])
-    _check_about(run)
+    run.rows()
+    run.about()
     found.runs.append(run)
 
 
 def run_of(head: Any, out: Path) -> Run:
     """The run that a record's head describes. Raises `_Unusable` if this version has no such run."""
-    if not isinstance(head, dict) or any(not isinstance(head.get(name), type_) for name, type_ in _HEAD.items()):
-        raise _Unusable("its record does not start with a head")
+    try:
+        _HEAD("", head)
+    except ValueError as error:
+        raise _Unusable(f"its record does not start with a head: {error}") from None
     experiment, method, given, seeds = (head[name] for name in ("experiment", "method", "settings", "seeds"))
     if experiment not in experiments.NAMES:
-        raise _Unusable(f"unknown experiment {experiment!r}{nearest(experiment, experiments.NAMES)}")
+        raise _Unusable(f"unknown experiment {shown(experiment)}{nearest(experiment, experiments.NAMES)}")
     cls = experiments.settings_class(experiment)
     if head["revision"] != cls.revision:
         raise _Unusable(f"made with revision {head['revision']} of the settings; this is revision {cls.revision}")
     if method not in cls.methods:
-        raise _Unusable(f"unknown method {method!r}{nearest(method, cls.methods)}")
+        raise _Unusable(f"unknown method {shown(method)}{nearest(method, cls.methods)}")
     if not seeds or seeds != list(range(seeds[0], seeds[0] + len(seeds))):
-        raise _Unusable(f"invalid seeds: {seeds}")
+        raise _Unusable(f"invalid seeds: {shown(seeds)}")
     return Run(experiment, method, _settings(cls, method, given), tuple(seeds), out)
 
 
@@ -99,39 +107,12 @@ def _settings(cls: Any, method: str, given: dict[str, Any]) -> Any:
     expected = set(cls.of(method).affecting(method))
     for what, names in (("has no setting", given.keys() - expected), ("also has", expected - given.keys())):
         if names:
-            raise _Unusable(f"made with other settings: this version {what} {', '.join(sorted(names))}")
+            raise _Unusable(f"made with other settings: this version {what} {', '.join(sorted(names)):.200}")
     for name, value in given.items():
         try:
             allowed = cls.field(name).metadata["check"](str(value)) == value
         except argparse.ArgumentTypeError as error:
             raise _Unusable(f"{name}: {error}") from None
         if not allowed:
-            raise _Unusable(f"{name}: {value!r} is not a valid value")
+            raise _Unusable(f"{name}: {shown(value)} is not a valid value")
     return cls(**given)
-
-
-def _check_rows(run: Run, rows: list[Any], end: Any) -> None:
-    """Check that all rows are there, and that each seed has the same."""
-    if not isinstance(end, dict) or end.get("end") != len(rows):
-        raise _Unusable(f"damaged: its end counts {end.get('end')} rows, there are {len(rows)}")
-    display = experiments.display(run.experiment)
-    at: dict[Any, list[float]] = {seed: [] for seed in run.seeds}
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict) or not all(_is_number(value) for value in row.values()):
-            raise _Unusable(f"damaged: row {number} contains other values than numbers")
-        if row.get("seed") not in at or not {display.x, display.main.name} <= row.keys():
-            raise _Unusable(f"damaged: row {number} is not a row of this run")
-        at[row["seed"]].append(row[display.x])
-    if "diverged" not in end and (not rows or any(xs != at[run.seeds[0]] for xs in at.values())):
-        raise _Unusable("damaged: its seeds do not have the same rows")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _check_about(run: Run) -> None:
-    about = run.about()
-    types = {"seconds": (int, float), "versions": dict, "hardware": dict, "commit": (str, type(None))}
-    if not isinstance(about, dict) or any(not isinstance(about.get(name), type_) for name, type_ in types.items()):
-        raise _Unusable("damaged: its about.json is incomplete")
