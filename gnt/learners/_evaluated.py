@@ -19,9 +19,12 @@ class BackwardStart(NamedTuple):
     tensor: Tensor
     gradient: Tensor | None = None
 
-    def backward(self) -> None:
-        """Compute the gradients."""
-        self.tensor.backward(self.gradient)  # type: ignore[no-untyped-call]
+    def backward(self, penalty: Tensor | None = None) -> None:
+        """Compute the gradients, with those of a penalty that is added to the loss."""
+        if penalty is None or not penalty.requires_grad:
+            self.tensor.backward(self.gradient)  # type: ignore[no-untyped-call]
+        else:
+            torch.autograd.backward([self.tensor, penalty], [self.gradient, None])
 
 
 class Evaluated(NamedTuple):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from gnt.importance import ENGINE_UNCHANGED, FeatureBatch
 from gnt.learners._evaluated import BackwardStart, Evaluated, check_loss
 from gnt.learners._loss_and_optimizer import Loss
+from gnt.learners._methods import Methods
 from gnt.learners._step_backup import StepBackup
 from gnt.replacement import AttachableEngine, CBPLayer, GnT, attached_engines, unwrap_optimizer
 
@@ -37,11 +38,11 @@ class Step(NamedTuple):
     """Result of one call of `learn`.
 
     Attributes:
-        loss: the loss before the update, 0-d and detached.
+        loss: the loss before the update, 0-d and detached, without the penalties of methods.
         output: the network's output before the update, detached.
         replaced: indices of the units replaced after the update, one int64 tensor for each unit group: of the learner's
             engine, then of engines attached to the optimizer (`CBPSGD`, `GnT.attach`), then of `CBPLinear` and
-            `CBPConv` layers.
+            `CBPConv` layers, then of methods that replace units (`ReDo`).
     """
 
     loss: Tensor
@@ -57,10 +58,12 @@ class TrainingStep:
         loss: the loss function.
         optimizer: the optimizer.
         engine: the engine whose units are updated after the optimizer's step, or None.
+        methods: what else acts in the step.
         captured: True while the step is captured as a graph, with traced tensors in place of the network's.
     """
 
     engine: GnT | None = None
+    methods = Methods()
     captured = False
     _backup: StepBackup | None = None
     _searched: list[nn.Module] | None = None  # the modules among which `_layers` were found
@@ -82,9 +85,12 @@ class TrainingStep:
             if len(x) == 0:
                 self.undo(backup)
                 return Step(losses, output.detach(), self.no_units())
+            penalty = self.methods.penalty() if self.methods else None
             self.clear_gradients()
-            start.backward()
+            start.backward(penalty)
             batches = self.after_backward(batches)
+            if self.methods:
+                self.methods.after_backward()
             others = [(engine, engine.updates) for engine in self.other_engines()]
             self.optimizer.step()
         except BaseException as error:
@@ -95,6 +101,16 @@ class TrainingStep:
         for engine, updates in others:
             units = units + (engine.replaced if engine.updates > updates else engine.no_units())
         return Step(losses, output.detach(), units)
+
+    def set_methods(self, methods: Methods) -> None:
+        """Use other methods."""
+        self.methods = methods
+
+    def learn(self, x: Tensor, y: Tensor, run: Callable[[Tensor, Tensor], Step]) -> Step:
+        """One step by ``run``, between the hooks of methods before the forward and after the step."""
+        x, y = self.methods.before_batch(x, y)
+        step = run(x, y)
+        return step._replace(replaced=[*step.replaced, *self.methods.after_step()]) if len(x) else step
 
     def _evaluate(self, x: Tensor, y: Tensor) -> Evaluated:
         """Output, loss and features, all checked."""
@@ -207,6 +223,7 @@ class TrainingStep:
         """Drop the features recorded in forwards that no update follows."""
         for engine in self.other_engines():
             engine.discard()
+        self.methods.discard()
 
 
 def features_of_step(engine: GnT, features: Sequence[Tensor] | None, *, captured: bool) -> FeatureBatch:
@@ -227,6 +244,14 @@ class EngineTrainingStep(TrainingStep):
     def __init__(self, network: nn.Module, loss: Loss, optimizer: Optimizer, engine: GnT) -> None:
         super().__init__(network, loss, optimizer)
         self.engine = engine
+
+    def set_methods(self, methods: Methods) -> None:
+        """Use other methods; those that can follow the engine do, and the earlier ones no longer."""
+        for each in self.methods:
+            if self.engine.is_followed_by(each):
+                self.engine.unfollow(each)
+        methods.follow(self.engine)
+        self.methods = methods
 
     def take_features(self, features: Sequence[Tensor] | None) -> FeatureBatch | None:
         """The given features; None if they are recorded: which of them count is known after the backward pass."""

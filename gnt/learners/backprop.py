@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.optim import Optimizer
 from gnt._utils.validation import check_flags
 from gnt.learners._compile import CompiledSteps
 from gnt.learners._loss_and_optimizer import OPTIMIZERS, Loss, check_needs_no_closure, find_loss, find_optimizer
+from gnt.learners._methods import Methods
 from gnt.learners._training_step import Step, TrainingStep
 
 
@@ -31,17 +33,22 @@ class Backprop:
         compile: run the whole of `learn` as one compiled graph, from the second step with inputs of the same shape on
             (docs/compiling.md lists the requirements on network and optimizer). Results are the same up to rounding,
             but gradients are not left in ``p.grad``.
+        methods: objects that act in each step besides, such as `gnt.L2Init` or `gnt.ReDo`: any object with one of the
+            hooks ``before_batch(x, y)``, ``penalty()``, ``after_backward()``, ``after_step()``, ``begin_task(...)`` and
+            ``end_task(...)`` (docs/methods.md).
         options: further options of an optimizer given by name, such as ``momentum``, ``betas``, ``weight_decay``.
 
     Attributes:
         net: the network.
         loss: the loss function.
         opt: the optimizer.
+        methods: tuple of the methods; a list may be assigned. Those that need the learner's network and optimizer can
+            be added in this way: ``learner.methods = [gnt.ReDo(learner.net, learner.opt)]``.
 
     Raises:
-        ValueError: unknown loss or optimizer.
-        TypeError: an unused setting, an optimizer whose step needs a closure (LBFGS) or, with ``compile``, an
-            optimizer that cannot be compiled.
+        ValueError: unknown loss or optimizer, or a method that is listed twice.
+        TypeError: an unused setting, an object without any hook in ``methods``, an optimizer whose step needs a closure
+            (LBFGS) or, with ``compile``, an optimizer or a method that cannot be compiled.
         RuntimeError: ``compile`` without a working compiler; in `learn`, a network that cannot be compiled.
         FloatingPointError: in `learn`, a loss that is not finite (on the CPU); nothing is changed.
 
@@ -67,14 +74,19 @@ class Backprop:
         opt: str | Optimizer = "sgd",
         step_size: float | None = None,
         compile: bool = False,
+        methods: Sequence[Any] = (),
         **options: Any,
     ) -> None:
         check_flags(compile=compile)
+        checked_methods = Methods.checked(methods)
         if not isinstance(net, nn.Module):
             raise TypeError(f"net must be a torch.nn.Module, got {type(net).__name__}")
         loss_function = find_loss(loss)
         optimizer = find_optimizer(net, opt, step_size, options, self._optimizers, self._engine_settings)
+        if compile:
+            checked_methods.check_compilable()
         self._step = TrainingStep(net, loss_function, optimizer)
+        self._step.set_methods(checked_methods)
         self._compiled_steps = CompiledSteps(self._step) if compile else None
 
     @property
@@ -86,6 +98,26 @@ class Backprop:
     def opt(self, optimizer: Optimizer) -> None:
         check_needs_no_closure(optimizer)
         self._step.optimizer = optimizer
+
+    @property
+    def methods(self) -> tuple[Any, ...]:
+        """What acts in each step besides."""
+        return tuple(self._step.methods)
+
+    @methods.setter
+    def methods(self, methods: Sequence[Any]) -> None:
+        checked = Methods.checked(methods)
+        if self._compiled_steps is not None:
+            checked.check_compilable()
+        self._step.set_methods(checked)
+
+    def begin_task(self, *args: Any, **kwargs: Any) -> None:
+        """Tell all methods with this hook that a task begins; the arguments are passed on."""
+        self._step.methods.tell("begin_task", args, kwargs)
+
+    def end_task(self, *args: Any, **kwargs: Any) -> None:
+        """Tell all methods with this hook that a task has ended; the arguments are passed on."""
+        self._step.methods.tell("end_task", args, kwargs)
 
     def learn(self, x: Tensor, y: Tensor) -> Step:
         """One step of learning on a batch.
@@ -105,14 +137,20 @@ class Backprop:
         An error in forward, loss or backward, of whatever type, changes nothing but clears ``p.grad`` if the backward
         has begun: buffers (running statistics), torch's random generators and those that modules hold as attributes
         are as before. Attributes of other kinds that a forward sets are not restored. An error in ``opt.step()``
-        itself leaves parameters and optimizer state as the optimizer left them, and the rest as before.
+        itself leaves parameters and optimizer state as the optimizer left them, and the rest as before. Methods keep
+        what their ``before_batch`` has changed of themselves.
         """
+        return self._step.learn(x, y, self._run) if self._step.methods else self._run(x, y)
+
+    def _run(self, x: Tensor, y: Tensor) -> Step:
         step = self._compiled_steps.run(self._step, x, y) if self._compiled_steps is not None else None
         return step if step is not None else self._step.run(x, y)
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the network and the optimizer, loadable with ``torch.load(weights_only=True)``."""
-        return {"net": self.net.state_dict(), "opt": self.opt.state_dict(), "kind": type(self.opt).__name__}
+        """State of network, optimizer and methods, loadable with ``torch.load(weights_only=True)``."""
+        state = {"net": self.net.state_dict(), "opt": self.opt.state_dict(), "kind": type(self.opt).__name__}
+        methods = self._step.methods
+        return {**state, "methods": methods.state_dict()} if any(methods.having("state_dict")) else state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state, to continue bit for bit; the learner must have been built with the same settings.
@@ -128,6 +166,11 @@ class Backprop:
             )
         before = copy.deepcopy(Backprop.state_dict(self))
         parts: dict[str, Any] = {"net": self.net, "opt": self.opt}
+        if "methods" in before:
+            self._step.methods.check_saved(state_dict.get("methods"))
+            parts["methods"] = self._step.methods
+        elif "methods" in state_dict:
+            raise ValueError("state_dict has 'methods', and this learner has no methods with state")
         for loading, part in parts.items():
             try:
                 part.load_state_dict(state_dict[loading])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -24,6 +25,7 @@ class ContinualBackprop(Backprop):
         opt: as for `Backprop`; "adam" and "adamw" are `AdamGnT`, whose step counts restart with each replaced unit.
         step_size: as for `Backprop`.
         compile: as for `Backprop`; the engine's update is part of the graph.
+        methods: as for `Backprop`. Those that keep numbers per weight of the engine's units (`gnt.L2Init`) follow it.
         layers: the layers of the engine if they are not those of ``net``: a list of layers or unit groups.
         settings: settings of the engine, with the meaning and the defaults of `GnT` (``replacement_rate``,
             ``maturity_threshold``, ``decay_rate``, ``utility``, ``init``, ``accumulate``, ``bias_transfer``,
@@ -67,15 +69,17 @@ class ContinualBackprop(Backprop):
         step_size: float | None = None,
         compile: bool = False,
         layers: Any = None,
+        methods: Sequence[Any] = (),
         **settings: Any,
     ) -> None:
         if hasattr(opt, "gnt"):
             raise ValueError(f"{type(opt).__name__} has its own engine: pass it to Backprop")
         engine_settings, options = split_settings(settings, CONTINUAL_BACKPROP_SETTINGS)
-        super().__init__(net, loss=loss, opt=opt, step_size=step_size, compile=compile, **options)
+        super().__init__(net, loss=loss, opt=opt, step_size=step_size, compile=compile, methods=methods, **options)
         record = not hasattr(net, "predict")
         engine = GnT(net if layers is None else layers, self.opt, record=record, **engine_settings)
-        self._step = EngineTrainingStep(net, self.loss, self.opt, engine)
+        own, self._step = self._step.methods, EngineTrainingStep(net, self.loss, self.opt, engine)
+        self._step.set_methods(own)
 
     def state_dict(self) -> dict[str, Any]:
         """State of network, optimizer and engine, loadable with ``torch.load(weights_only=True)``."""

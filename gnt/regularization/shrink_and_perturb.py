@@ -100,6 +100,10 @@ class ShrinkAndPerturb:
         self.apply()
         return True
 
+    def after_step(self) -> None:
+        """`step`, as the hook of a learner's method."""
+        self.step()
+
     @torch.no_grad()
     def apply(self) -> None:
         """Shrink and perturb now, regardless of ``every``; at the end of a task, for example."""

@@ -181,6 +181,10 @@ class ReDo:
         self.steps += 1
         return self.replaced
 
+    def after_step(self) -> None:
+        """`step`, as the hook of a learner's method."""
+        self.step()
+
     def _dormant(self, features: Features | None) -> list[Tensor] | None:
         """Indices of the dormant units of each group, none in groups without samples; None if no group has any."""
         batch = self._engine.take_features(features)

@@ -1,0 +1,164 @@
+"""Methods: what else acts in a learner's step, such as penalties, replay and resets, composed from hooks.
+
+A method is an object with any of these hooks, which a learner calls in the order of its list:
+
+    before_batch(x, y)  before the forward: None, or the batch (x, y) to learn from in its place
+    penalty()           a scalar that is added to the loss
+    after_backward()    gradients are in ``.grad`` and may be changed in place
+    after_step()        after the optimizer's step and the replacement of units
+    begin_task(...), end_task(...)      called by the learner's functions of these names, with the same arguments
+
+It may have ``state_dict`` and ``load_state_dict``, which become part of the learner's state, and ``discard()``, which
+is called when a step fails before its update. If it keeps numbers per weight (`gnt.replacement.Follower`) of units that
+the learner's engine replaces, it follows the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gnt.replacement import GnT
+
+HOOKS = ("before_batch", "penalty", "after_backward", "after_step", "begin_task", "end_task")
+
+
+class Methods(tuple[Any, ...]):
+    """The methods of a learner, in order."""
+
+    @classmethod
+    def checked(cls, given: Any) -> Methods:
+        """The methods of a list.
+
+        Raises:
+            TypeError: not a list or tuple, an item without any hook, or one whose hook is not a function.
+            ValueError: an item that is listed twice.
+        """
+        if isinstance(given, (str, bytes)) or not isinstance(given, (list, tuple)):
+            raise TypeError(f"methods must be a list of objects with hooks, got {type(given).__name__}")
+        for number, each in enumerate(given):
+            name = f"methods[{number}]"
+            if isinstance(each, type):
+                raise TypeError(f"{name} must be an object, got the class {each.__name__}: build it first")
+            own = [hook for hook in HOOKS if hasattr(each, hook)]
+            if not own:
+                raise TypeError(
+                    f"{name} must have one of {', '.join(HOOKS)}, got {type(each).__name__}, which has none"
+                )
+            for hook in own:
+                if not callable(getattr(each, hook)):
+                    raise TypeError(f"{name}: {hook} of {type(each).__name__} must be a function")
+            if any(each is other for other in given[:number]):
+                raise ValueError(f"{name} is listed twice: this {type(each).__name__} would act twice in each step")
+        return cls(given)
+
+    def having(self, hook: str) -> Iterator[Any]:
+        """The methods that have a hook."""
+        return (each for each in self if hasattr(each, hook))
+
+    def before_batch(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The batch to learn from.
+
+        Raises:
+            TypeError: a method returned something else than None or a pair.
+        """
+        for each in self.having("before_batch"):
+            batch = each.before_batch(x, y)
+            if batch is None:
+                continue
+            if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+                raise TypeError(
+                    f"before_batch of {type(each).__name__} must return None or (x, y), got {type(batch).__name__}"
+                )
+            x, y = batch
+        return x, y
+
+    def penalty(self) -> Tensor | None:
+        """The sum of all penalties; None if there are none.
+
+        Raises:
+            ValueError: a penalty that is not a real scalar tensor.
+            FloatingPointError: one that is not finite (checked on the CPU).
+        """
+        total: Tensor | None = None
+        for each in self.having("penalty"):
+            value = each.penalty()
+            if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
+                got = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"{value!r:.80}"
+                raise ValueError(f"penalty of {type(each).__name__} must return a real scalar tensor, got {got}")
+            if value.device.type == "cpu" and not torch.isfinite(value):
+                raise FloatingPointError(f"the penalty of {type(each).__name__} is {value.item()}; nothing was changed")
+            total = value if total is None else total + value
+        return total
+
+    def after_backward(self) -> None:
+        """Call the hooks of this name."""
+        for each in self.having("after_backward"):
+            each.after_backward()
+
+    def after_step(self) -> list[Tensor]:
+        """Call the hooks of this name; the units that methods replaced, for each of their groups."""
+        units: list[Tensor] = []
+        for each in self.having("after_step"):
+            each.after_step()
+            units += getattr(each, "replaced", ())
+        return units
+
+    def tell(self, hook: str, args: Iterable[Any], kwargs: dict[str, Any]) -> None:
+        """Call a hook for the begin or end of a task."""
+        for each in self.having(hook):
+            getattr(each, hook)(*args, **kwargs)
+
+    def discard(self) -> None:
+        """Drop what methods have recorded in a step that failed."""
+        for each in self.having("discard"):
+            each.discard()
+
+    def follow(self, engine: GnT) -> None:
+        """Let methods with numbers per weight of the engine's units follow it."""
+        own = {id(parameter) for group in engine.groups for _, parameter, _ in group.slices()}
+        for each in self.having("reset_units"):
+            held = getattr(each, "parameters", None)
+            concerned = held is None or callable(held) or not own.isdisjoint(map(id, held))
+            if concerned and not engine.is_followed_by(each):
+                engine.follow(each)
+
+    def check_compilable(self) -> None:
+        """Raise TypeError for methods that act inside of a step that runs as one compiled graph."""
+        for each in self:
+            inside = [hook for hook in ("penalty", "after_backward") if hasattr(each, hook)]
+            what = f"its {' and '.join(inside)}" if inside else "it, which records features in the forward"
+            if inside or hasattr(each, "groups"):
+                raise TypeError(
+                    f"compile=True runs loss, backward and optimizer as one graph, and {type(each).__name__} would not "
+                    f"be part of it: the graph cannot call {what}. Leave compile=False"
+                )
+
+    def state_dict(self) -> list[Any]:
+        """The state of each method; None for those without."""
+        return [each.state_dict() if hasattr(each, "state_dict") else None for each in self]
+
+    def check_saved(self, saved: Any) -> None:
+        """Raise ValueError unless ``saved`` has as many states, of methods with and without state in the same order."""
+        stateful = [hasattr(each, "state_dict") for each in self]
+        if not isinstance(saved, (list, tuple)) or [each is not None for each in saved] != stateful:
+            own = ", ".join(type(each).__name__ for each in self)
+            got = f"{len(saved)} states" if isinstance(saved, (list, tuple)) else type(saved).__name__
+            raise ValueError(f"state_dict has 'methods' that are not those of this learner ({own}): got {got}")
+
+    def load_state_dict(self, saved: list[Any]) -> None:
+        """Load the result of `state_dict`; if one of them fails, all are as before."""
+        self.check_saved(saved)
+        before = self.state_dict()
+        for number, (each, state) in enumerate(zip(self, saved, strict=True)):
+            try:
+                if state is not None:
+                    each.load_state_dict(state)
+            except Exception:
+                for earlier, kept in zip(self[:number], before, strict=False):
+                    if kept is not None:
+                        earlier.load_state_dict(kept)
+                raise
