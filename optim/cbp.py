@@ -121,7 +121,7 @@ class CBPSGD(_ContinualOptimizer, torch.optim.SGD):
         layers: a list of layers, or unit groups, for the engine; by default ``net`` itself is walked.
         params: parameter groups; ``net.parameters()`` by default.
         settings: settings of `GnT` (``replacement_rate``, ``maturity_threshold``, ``decay_rate``, ``utility``,
-            ``init``, ``accumulate``, ``bias_transfer``, ``generator``, ``activation``) and of the optimizer
+            ``init``, ``accumulate``, ``bias_transfer``, ``generator``, ``activation``, ``follow``) and of the optimizer
             (``momentum``, ``weight_decay``, ...). ``kernels`` applies to both.
 
     Raises:

@@ -6,10 +6,11 @@ and trainers that wrap the optimizer work as before.
 
 from __future__ import annotations
 
+import itertools
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -66,18 +67,31 @@ class AttachableEngine(Protocol):
         """Load a checked state."""
 
 
+class CopiedHooks(NamedTuple):
+    """What a copied engine needs to be attached as the original is."""
+
+    key: str
+    number: int
+
+
 class OptimizerHooks:
     """The hooks of one engine on one optimizer.
 
+    Args:
+        engine: the engine.
+        optimizer: the optimizer.
+        copied: in a copy, what the hooks of the original have returned by `for_copy`.
+
     Attributes:
         key: the name of the engine's state in the optimizer's state_dict.
+        number: the engines of one optimizer step in the order of these numbers.
         engine: the engine.
     """
 
-    def __init__(self, engine: AttachableEngine, optimizer: Optimizer, key: str | None = None) -> None:
+    def __init__(self, engine: AttachableEngine, optimizer: Optimizer, copied: CopiedHooks | None = None) -> None:
         earlier = _earlier_engines(engine, engine.groups)
         self.engine = engine
-        self.key = key or _unused_key(optimizer)
+        self.key, self.number = copied or CopiedHooks(_unused_key(optimizer), next(_numbers))
         self._state_to_load: CheckedState | None = None
         self._watches: GroupWatches | None = None
         self._steps_without_features = 0
@@ -91,6 +105,12 @@ class OptimizerHooks:
         ]
         self._follow_groups(earlier)
         _active_hooks.add(self)
+        if copied is not None:
+            _sort_by_number(optimizer)
+
+    def for_copy(self) -> CopiedHooks:
+        """What a copy of the engine needs to be attached in the same way."""
+        return CopiedHooks(self.key, self.number)
 
     def prepare_rebind(self, groups: Sequence[UnitGroup]) -> Callable[[], None]:
         """Check that the engine can be bound to other groups; the result is to be called once it has them.
@@ -202,17 +222,30 @@ class OptimizerHooks:
             self.engine.load_checked_state(state)
 
 
+_numbers = itertools.count()
 _active_hooks: weakref.WeakSet[OptimizerHooks] = weakref.WeakSet()
 
 
 def _hooks_of(optimizer: Optimizer) -> list[OptimizerHooks]:
     hooks = optimizer._optimizer_step_post_hooks.values()
-    return [owner for hook in hooks if isinstance(owner := getattr(hook, "__self__", None), OptimizerHooks)]
+    return [owner for hook in hooks if isinstance(owner := _owner(hook), OptimizerHooks)]
 
 
 def attached_engines(optimizer: Optimizer) -> list[AttachableEngine]:
     """The engines that step after each step of this optimizer, in the order in which they were attached."""
     return [hooks.engine for hooks in _hooks_of(optimizer)]
+
+
+def _sort_by_number(optimizer: Optimizer) -> None:
+    """Let the engines of an optimizer step in the order of their numbers: copies are made in any order."""
+    steps = optimizer._optimizer_step_post_hooks
+    owners = {key: owner for key, hook in steps.items() if isinstance(owner := _owner(hook), OptimizerHooks)}
+    for key in sorted(owners, key=lambda key: owners[key].number):
+        steps[key] = steps.pop(key)
+
+
+def _owner(hook: Any) -> Any:
+    return getattr(hook, "__self__", None)
 
 
 def _unused_key(optimizer: Optimizer) -> str:

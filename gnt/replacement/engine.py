@@ -22,7 +22,7 @@ from gnt.initialization import Init
 from gnt.replacement import _checkpoint
 from gnt.replacement._config import EngineSettings
 from gnt.replacement._followers import Followers
-from gnt.replacement._optimizer_hooks import OptimizerHooks
+from gnt.replacement._optimizer_hooks import CopiedHooks, OptimizerHooks
 from gnt.replacement._step import EngineCore
 from gnt.replacement._validation import Selection, check_not_frozen, checked_incoming, checked_units
 from gnt.replacement.dry_run import DryRun, plan_replacements
@@ -146,7 +146,7 @@ class GnT(EngineCore):
         self._selection = Selection([])
         self.notes = tuple(getattr(layers, "notes", ()))
         self._hooks: OptimizerHooks | None = None
-        self._copied_key: str | None = None  # in a copy that is not attached yet: the original's key
+        self._copied_hooks: CopiedHooks | None = None  # in a copy that is not attached yet
 
     def __repr__(self) -> str:
         return "\n".join([super().__repr__(), *(f"note: {note}" for note in self.notes)])
@@ -538,7 +538,7 @@ class GnT(EngineCore):
             "_processes": None,
             "_structure": None,
             "_hooks": None,
-            "_copied_key": self._hooks.key if self._hooks is not None else None,
+            "_copied_hooks": self._hooks.for_copy() if self._hooks is not None else None,
         }
         return {**self.__dict__, **own}
 
@@ -551,8 +551,8 @@ class GnT(EngineCore):
 
         An engine and an optimizer that refer to each other are copied in either order.
         """
-        key = self.__dict__.get("_copied_key")
-        optimizer = self.optimizer if key is not None else None
+        copied = self.__dict__.get("_copied_hooks")
+        optimizer = self.optimizer if copied is not None else None
         if optimizer is not None and hasattr(optimizer, "_optimizer_step_post_hooks"):
-            self._copied_key = None
-            self._hooks = OptimizerHooks(self, optimizer, key)
+            self._copied_hooks = None
+            self._hooks = OptimizerHooks(self, optimizer, copied)

@@ -168,9 +168,11 @@ class CBPLinear(CBPLayer):
             bias_transfer, generator.
 
     The layer acts after ``optimizer.step()`` of the optimizer that has ``in_layer.weight``, and resets its state. It
-    changes nothing in eval mode, without grad, or after a step without a forward before it. Its state is saved in the
-    network's state_dict. A damaged state is refused by name and does not change this layer; as torch loads a network
-    module by module, other modules may have been loaded before.
+    changes nothing in eval mode, without grad, or after a step without a forward before it. Other objects that keep
+    numbers per weight take part in replacements after ``layer.engine.follow(obj)`` (`GnT.follow`).
+
+    The layer's state is saved in the network's state_dict. A damaged state is refused by name and does not change this
+    layer; as torch loads a network module by module, other modules may have been loaded before.
 
     Raises:
         TypeError: layers of other types, or an optimizer whose state cannot be reset per unit (at its first step).

@@ -52,27 +52,28 @@ class AveragedModelAdapter:
                 slot.copy_(averaged, own.detach(), units)
 
     def _find_copies(self, groups: Sequence[UnitGroup]) -> dict[nn.Module, nn.Module]:
-        slots = {slot.module: slot for slot in reversed([*_slots(groups)])}
+        slots: dict[nn.Module, Slot] = {}
+        for slot in _slots(groups):
+            slots.setdefault(slot.module, slot)
         if self._network is not None:
             return self._by_network(list(slots.values()), self._network)
         modules = dict(self.target.module.named_modules(remove_duplicate=False))
-        names = [slot.name for slot in slots.values()]
-        prefixes = [path.removesuffix(names[0]) for path in modules if f".{path}".endswith(f".{names[0]}")]
-        found = [
-            copies
+        first = next(iter(slots.values())).name
+        prefixes = [path.removesuffix(first) for path in modules if f".{path}".endswith(f".{first}")]
+        named = [
+            {module: modules[f"{prefix}{slot.name}"] for module, slot in slots.items()}
             for prefix in prefixes
-            if all(f"{prefix}{name}" in modules for name in names)
-            and (copies := {slot.module: modules[f"{prefix}{slot.name}"] for slot in slots.values()})
-            and all(_fault(slot, copies[slot.module]) is None for slot in slots.values())
+            if all(f"{prefix}{slot.name}" in modules for slot in slots.values())
         ]
-        if len(found) == 1:
-            return found[0]
-        what = "no copies" if not found else f"{len(found)} copies of the same names and shapes"
-        shapes = ", ".join(f"{slot.name}.weight {tuple(slot.weight.shape)}" for slot in slots.values() if _has(slot))
+        fitting = [copies for copies in named if all(_fault(slot, copies[m]) is None for m, slot in slots.items())]
+        if len(fitting) == 1 or len(named) == 1:
+            return fitting[0] if fitting else named[0]  # whose shapes are checked next
+        what = f"{len(fitting)} copies" if fitting else "no copies"
+        names = ", ".join(slot.name for slot in slots.values())
         raise ValueError(
-            f"AveragedModel cannot follow: it has {what} of the layers of the engine's units ({shapes}). If it is a "
-            "copy of a network in which they have other names or occur several times, pass that network: "
-            "engine.follow(averaged, network=net)"
+            f"AveragedModel cannot follow: it has {what} of the layers {names} of the engine's units. If it is a copy "
+            "of a network in which they have other names, or in which these names occur several times, pass that "
+            "network: engine.follow(averaged, network=net)"
         )
 
     def _by_network(self, slots: list[Slot], network: nn.Module) -> dict[nn.Module, nn.Module]:
@@ -96,10 +97,6 @@ class AveragedModelAdapter:
 
 def _slots(groups: Sequence[UnitGroup]) -> Iterator[Slot]:
     return (slot for group in groups for slot in group.slots)
-
-
-def _has(slot: Slot) -> bool:
-    return slot.module._parameters.get("weight") is not None
 
 
 def _check_copy(slot: Slot, copied: nn.Module) -> None:
