@@ -1,7 +1,8 @@
 """The importance of each unit: features and weights -> signals -> measure -> running average per unit.
 
 _training_forwards     which forwards count
-_feature_recording     features recorded by forward pre-hooks until the next update
+_feature_recording     features recorded by forward pre-hooks, once for all readers
+_tap_features          the features that one reader keeps until its next update
 _feature_buffer        the features of all groups: checked, and taken once per update as a _feature_batch
 _backward_watch        optimizer steps that did not happen
 _statistics, _signals  means of features and weights, which measures read
@@ -17,7 +18,7 @@ from gnt.importance._evaluate.evaluator import ENGINE_UNCHANGED
 from gnt.importance._evaluate.means_layout import WeightMeans
 from gnt.importance._feature_batch import FeatureBatch, Features
 from gnt.importance._feature_buffer import FeatureBuffer
-from gnt.importance._feature_recording import TapFeatures, is_recording_hook
+from gnt.importance._feature_recording import is_recording_hook, record, record_compiled
 from gnt.importance._importance import Importance
 from gnt.importance._measure_registry import (
     MEASURES,
@@ -31,6 +32,7 @@ from gnt.importance._running_averages import AgedAverages, RunningAverages
 from gnt.importance._running_importance import RunningImportance
 from gnt.importance._signals import Signals
 from gnt.importance._statistics import GroupStatistics, TapStatistics
+from gnt.importance._tap_features import TapFeatures
 from gnt.importance._training_forwards import OwnWeights, in_backward
 from gnt.importance._validation import check_feature, check_measured
 
@@ -61,6 +63,8 @@ __all__ = [
     "find_measure",
     "in_backward",
     "is_recording_hook",
+    "record",
+    "record_compiled",
     "register_utility",
     "restore_generators_on_error",
     "step_was_skipped",

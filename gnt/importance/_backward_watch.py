@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle, unserializable_hook
 
 from gnt._utils.dynamo import not_compiled
 from gnt.distributed import dtensor
-from gnt.importance._feature_recording import GroupFeatures
+from gnt.importance._tap_features import GroupFeatures
 from gnt.units import UnitGroup
 
 

@@ -13,21 +13,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
 from gnt._utils.dynamo import watch_hooks
 from gnt.importance._feature_batch import FeatureBatch, Features, OtherLayouts
-from gnt.importance._feature_recording import GroupFeatures, RecordingHook, TapFeatures
-from gnt.importance._training_forwards import OwnWeights
+from gnt.importance._feature_recording import Subscription, subscribe
+from gnt.importance._tap_features import GroupFeatures, TapFeatures
 from gnt.importance._validation import check_feature_count, check_features, missing_features
 from gnt.units import CONV_LAYERS, Slot, UnitGroup
+
+_NOT_COPIED = ("taps", "_other_layouts", "_subscriptions")
 
 
 class FeatureBuffer:
     """Collects the features of ``groups`` until the next update takes them.
 
-    With ``record``, forward pre-hooks on all consumers record what they read. Hooks are not copied: in a copied or
-    unpickled network they do nothing, and a copied engine registers hooks of its own.
+    With ``record``, forward pre-hooks on all consumers record what they read; several buffers on one network share
+    them. Hooks are not copied: in a copied or unpickled network they do nothing, and a copied engine registers others.
 
     If a training backward has reached some of the recorded features, only those that one has reached count. So a
     forward that failed half way does not, nor does one whose output was differentiated with respect to inputs only.
@@ -49,10 +50,10 @@ class FeatureBuffer:
         self._start()
 
     def _start(self) -> None:
-        self._handles: list[RemovableHandle] = []
+        self._subscriptions: list[Subscription] = []
         consumers = [_consumers(group, slot) for group, slot in self._readers]
         self.taps: Sequence[TapFeatures] = [
-            TapFeatures(group.name, several_readers=len(slots) > 1)
+            TapFeatures(group.name, several_consumers=len(slots) > 1)
             for (group, _), slots in zip(self._readers, consumers, strict=True)
         ]
         # consumers of a tap whose input holds the units at other positions than that of its first consumer
@@ -60,16 +61,16 @@ class FeatureBuffer:
         if self._closed or not self._record:
             return
         for number, ((group, first), slots) in enumerate(zip(self._readers, consumers, strict=True)):
+            producers = [slot.module for slot in group.incoming]
+            own = [slot.module for slot in slots if _same_layout(slot, first)]
+            self._subscriptions += subscribe(self.taps[number], own, producers)
             for slot in slots:
-                tap = self.taps[number]
-                if not _same_layout(slot, first):
+                if slot.module not in own:
                     tap = TapFeatures(group.name)
                     self._other_layouts.append((number, slot, tap))
-                hook = RecordingHook(tap, OwnWeights(slot.module, *(each.module for each in group.incoming)))
-                hook.register(slot.module)
-                self._handles.append(hook.handle)
+                    self._subscriptions += subscribe(tap, [slot.module], producers)
         watch_hooks()
-        weakref.finalize(self, _remove, self._handles)
+        weakref.finalize(self, _remove, self._subscriptions)
 
     @property
     def _all_taps(self) -> Sequence[TapFeatures]:
@@ -190,7 +191,7 @@ class FeatureBuffer:
 
     def stop_recording(self) -> None:
         """Remove the hooks and forget what they recorded."""
-        _remove(self._handles)
+        _remove(self._subscriptions)
         self.clear()
 
     def close(self) -> None:
@@ -199,16 +200,16 @@ class FeatureBuffer:
         self._closed = True
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("taps", "_handles")}
+        return {name: value for name, value in self.__dict__.items() if name not in _NOT_COPIED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._start()
 
 
-def _remove(handles: Sequence[RemovableHandle]) -> None:
-    for handle in handles:
-        handle.remove()
+def _remove(subscriptions: Sequence[Subscription]) -> None:
+    for subscription in subscriptions:
+        subscription.remove()
 
 
 def _kind(features: Sequence[Any]) -> tuple[Any, ...] | None:

@@ -1,19 +1,17 @@
-"""Recording of the features of one tap, by forward pre-hooks on its consumers, until the next update.
+"""Recording of features by forward pre-hooks on consumers, once for all readers.
 
 Only training forwards in training mode with grad enabled are recorded (`gnt.importance._training_forwards`).
 
+A consumer has one hook however many engines and other readers there are. A forward is recorded once, as a detached
+feature and a mark that shows whether a backward has reached it. Each reader keeps both in a list of its own
+(`gnt.importance._tap_features`) and takes them when it makes an update.
+
 Activation checkpointing runs a forward a second time during the backward. If the first run was recorded
 (use_reentrant=False) the second is ignored; if the first ran without grad (use_reentrant=True) the second is recorded.
-
-Under `torch.compile` recording is part of the compiled code. Features are kept as a linked list, which is extended
-without being read, so compiled code does not depend on how many features are waiting: no recompilation and no graph
-break. Compiled code records no marks, so its features count whether or not a backward has reached them.
 """
 
 from __future__ import annotations
 
-import warnings
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,203 +20,82 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gnt._utils.recording_switch import is_paused
+from gnt.importance._tap_features import TapFeatures
 from gnt.importance._training_forwards import BackwardMark, OwnWeights, in_backward
 
-MANY_FORWARDS = 1000  # warn once when this many forwards are waiting
 
-Entry = tuple[Tensor, BackwardMark | None]  # a feature, and its mark if a backward can be seen
-LinkedList = Any  # None, or (the latest feature, its mark, the list before it)
-
-
-class TapFeatures:
-    """The features of one tap, one tensor per forward, until the next update takes them.
-
-    Consumers that read the same value in one forward record it once.
+def record(taps: Sequence[TapFeatures], feature: Any, own: OwnWeights, node: Tensor | None = None) -> None:
+    """Add the feature of one forward to taps of several readers.
 
     Args:
-        group: name of the unit group, for messages.
-
-    >>> import torch
-    >>> features = TapFeatures("0")
-    >>> features.add(torch.ones(2, 3)), features.add(torch.zeros(1, 3))
-    (None, None)
-    >>> [tuple(feature.shape) for feature in features.take()], features.waiting
-    ([(2, 3), (1, 3)], False)
+        taps: one tap of each reader.
+        feature: what the consumer reads.
+        own: the weights of consumer and producers, to find out whether a backward of the loss reaches the feature.
+        node: the tensor in the network's graph, if ``feature`` is not.
     """
-
-    def __init__(self, group: str, *, several_readers: bool = False) -> None:
-        self.group = group
-        self._several_readers = several_readers
-        self._settled: list[Entry] = []  # features of earlier backwards of this step
-        self._pending: LinkedList = None
-        self._latest: weakref.ref[Tensor] | None = None  # with several readers: the tensor that was recorded last
-        self._recorded_in_forward = False
-        self._count = 0
-
-    def add(self, feature: Any, own: OwnWeights | None = None, *, node: Tensor | None = None) -> None:
-        """Keep the feature of one forward.
-
-        Args:
-            feature: what the consumer reads.
-            own: the weights of consumer and producers, to find out whether a backward of the loss reaches the feature.
-            node: the tensor in the network's graph, if ``feature`` is not.
-        """
-        if torch.compiler.is_compiling():
-            if torch.compiler.is_dynamo_compiling():  # otherwise torch.export, which computes nothing
-                self._pending = (feature.detach(), None, self._pending)
-                self._recorded_in_forward = True
-            return
-        recomputed = in_backward()
-        node = feature if node is None else node
-        if is_paused() or (recomputed and self._recorded_in_forward) or not (own is None or own.are_used_by(node)):
-            return
-        self._recorded_in_forward = self._recorded_in_forward or not recomputed
-        mark = None
-        if own is not None and node.requires_grad:
-            if self._several_readers:
-                if self._latest is not None and self._latest() is feature and self._pending is not None:
-                    if self._pending[1] is not None:
-                        self._pending[1].add_reader(own)
-                    return
-                self._latest = weakref.ref(feature)
+    if torch.compiler.is_compiling():
+        record_compiled(taps, feature)
+        return
+    node = feature if node is None else node
+    if is_paused() or not own.are_used_by(node):
+        return
+    recomputed, differentiable = in_backward(), node.requires_grad
+    value = mark = None
+    for tap in taps:
+        if recomputed:
+            if tap.recorded_in_forward:
+                continue
+        else:
+            tap.recorded_in_forward = True
+        if differentiable and tap.several_consumers and tap.is_latest(feature, own):
+            continue
+        if mark is None and differentiable:
             mark = BackwardMark(node, own)
-        self._pending = (feature.detach(), mark, self._pending)
-        self._count += 1
-        if self._count == MANY_FORWARDS:
-            warnings.warn(
-                f"{MANY_FORWARDS} forwards of the consumer of group {self.group!r} are waiting for an update: call "
-                "GnT.step() after each optimizer step, or close() the engine",
-                stacklevel=3,
-            )
-
-    def take(self, *, only_trained: bool = False) -> list[Tensor]:
-        """Return the waiting features that count, oldest first, and forget all.
-
-        Args:
-            only_trained: leave out features that no training backward has reached; otherwise only those that were
-                differentiated with respect to inputs only.
-        """
-        pending, settled = self._pending, self._settled
-        self._settled, self._pending, self._latest, self._recorded_in_forward, self._count = [], None, None, False, 0
-        if not settled and pending is not None and pending[2] is None:  # one forward, as in most steps
-            feature, mark, _ = pending
-            return [feature] if mark is None or mark.trained or not (only_trained or mark.probed) else []
-        entries = _counting(settled + _entries(pending), only_trained)
-        return _without_duplicates(entries) if self._several_readers else entries
-
-    def recorded(self) -> list[Tensor]:
-        """All waiting features, oldest first."""
-        return [feature for feature, _ in self._settled + _entries(self._pending)]
-
-    @property
-    def waiting(self) -> bool:
-        """True if at least one feature is waiting."""
-        return self._pending is not None or bool(self._settled)
-
-    @property
-    def trained(self) -> bool:
-        """True if a training backward is known to have reached a waiting feature."""
-        pending = self._pending
-        while pending is not None:
-            _, mark, pending = pending
-            if mark is not None and mark.trained:
-                return True
-        return any(mark is not None for _, mark in self._settled)
-
-    @property
-    def unmarked(self) -> bool:
-        """True if a feature is waiting of which it cannot be seen whether a backward has reached it."""
-        return any(mark is None for _, mark in self._settled + _entries(self._pending))
-
-    def after_backward(self, *, restarted: bool) -> None:
-        """Note that a backward has run for the pending features.
-
-        Args:
-            restarted: gradients were zeroed or replaced before this backward, so features of earlier backwards belong
-                to an abandoned step; they are forgotten.
-        """
-        if restarted:
-            self._settled = []
-        entries, self._pending = _entries(self._pending), None
-        for feature, mark in entries:
-            if mark is None or mark.trained:
-                self._settled.append((feature, mark))
-            else:
-                self._pending = (feature, mark, self._pending)
+        if value is None:
+            value = feature.detach()
+        tap.add(value, mark)
 
 
-class GroupFeatures:
-    """The taps of one group."""
-
-    def __init__(self, taps: Sequence[TapFeatures]) -> None:
-        self.taps = taps
-
-    def after_backward(self, *, restarted: bool) -> None:
-        """Call `TapFeatures.after_backward` of each tap."""
-        for tap in self.taps:
-            tap.after_backward(restarted=restarted)
-
-    def clear(self) -> None:
-        """Forget what was recorded."""
-        for tap in self.taps:
-            tap.take()
+def record_compiled(taps: Sequence[TapFeatures], feature: Any) -> None:
+    """As `record`, in code that is compiled or exported."""
+    if torch.compiler.is_dynamo_compiling():  # otherwise torch.export, which computes nothing
+        value = feature.detach()
+        for tap in taps:
+            tap.add_compiled(value)
 
 
-def _entries(pending: LinkedList) -> list[Entry]:
-    """The entries of a linked list, oldest first."""
-    entries = []
-    while pending is not None:
-        feature, mark, pending = pending
-        entries.append((feature, mark))
-    return entries[::-1]
-
-
-def _counting(entries: list[Entry], only_trained: bool) -> list[Tensor]:
-    """The features that count.
-
-    A forward that was differentiated with respect to its inputs before the training backward reached it is that of a
-    gradient penalty. It counts only if there is no other forward.
-    """
-    if not only_trained:
-        return [feature for feature, mark in entries if mark is None or mark.trained or not mark.probed]
-    trained = [(feature, mark) for feature, mark in entries if mark is None or mark.trained]
-    unprobed = [feature for feature, mark in trained if mark is None or not mark.probed]
-    return unprobed or [feature for feature, _ in trained]
-
-
-def _without_duplicates(features: list[Tensor]) -> list[Tensor]:
-    """The features without those that are the same memory: consumers that read the same value in one forward."""
-    kept: dict[Any, Tensor] = {}
-    for feature in features:
-        place = (feature.data_ptr(), feature.shape, feature.stride()) if feature.__class__ is Tensor else id(feature)
-        kept.setdefault(place, feature)
-    return list(kept.values())
-
-
-class RecordingHook:
+class Recorder:
     """A forward pre-hook that records what its module reads.
 
     Args:
-        tap: keeps the features.
         own: the weights of the module and of the producers.
+        consumers: those of all modules that read the same value.
     """
 
     handle: RemovableHandle
 
-    def __init__(self, tap: TapFeatures, own: OwnWeights) -> None:
-        self.tap, self._own = tap, own
-
-    def register(self, module: nn.Module) -> None:
-        """Register the hook, and remove inactive copies of other engines' hooks."""
-        hooks = module._forward_pre_hooks
-        for key in [key for key, hook in hooks.items() if hook is _inactive_hook]:
-            del hooks[key]
-            module._forward_pre_hooks_with_kwargs.pop(key, None)
-        self.handle = module.register_forward_pre_hook(self, with_kwargs=True)
+    def __init__(self, own: OwnWeights, consumers: Sequence[OwnWeights]) -> None:
+        self._own, self._consumers = own, consumers
+        self._taps: tuple[TapFeatures, ...] = ()  # replaced as a whole: a forward may run in another thread
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if module.training and torch.is_grad_enabled():
-            self.tap.add(args[0] if args else next(iter(kwargs.values())), self._own)
+            record(self._taps, args[0] if args else next(iter(kwargs.values())), self._own)
+
+    def serves(self, own: OwnWeights, consumers: Sequence[OwnWeights]) -> bool:
+        """True if this records for the same modules."""
+        mine = (self._own, *self._consumers)
+        return len(mine) == 1 + len(consumers) and all(map(OwnWeights.of_same_modules, mine, (own, *consumers)))
+
+    def subscribe(self, tap: TapFeatures) -> None:
+        """Record for one more reader."""
+        self._taps = (*self._taps, tap)
+
+    def unsubscribe(self, tap: TapFeatures) -> None:
+        """Stop recording for a reader; without readers the hook is removed."""
+        self._taps = tuple(each for each in self._taps if each is not tap)
+        if not self._taps:
+            self.handle.remove()
 
     @property
     def __name__(self) -> str:  # torch.jit.script asks for it, and cannot compile a recording hook
@@ -228,6 +105,48 @@ class RecordingHook:
 
     def __reduce__(self) -> tuple[Any, tuple[int]]:
         return _unpickle_hook, (self.handle.id,)
+
+
+class Subscription:
+    """The recording of one module's features for one reader."""
+
+    def __init__(self, recorder: Recorder, tap: TapFeatures) -> None:
+        self._recorder, self._tap = recorder, tap
+        recorder.subscribe(tap)
+
+    def remove(self) -> None:
+        """Stop the recording."""
+        self._recorder.unsubscribe(self._tap)
+
+
+def subscribe(tap: TapFeatures, consumers: Sequence[nn.Module], producers: Sequence[nn.Module]) -> list[Subscription]:
+    """Record for a tap what its consumers read, by the hooks of earlier readers of the same tap if there are any.
+
+    Args:
+        tap: keeps the features.
+        consumers: the modules that read the value of the tap.
+        producers: the modules that produce the units.
+    """
+    weights = [OwnWeights(consumer, *producers) for consumer in consumers]
+    recorders = (_recorder_of(consumer, own, weights) for consumer, own in zip(consumers, weights, strict=True))
+    return [Subscription(recorder, tap) for recorder in recorders]
+
+
+def _recorder_of(module: nn.Module, own: OwnWeights, consumers: Sequence[OwnWeights]) -> Recorder:
+    """The recorder of a module, registered if it has none; inactive copies of other networks' hooks are removed."""
+    hooks = module._forward_pre_hooks
+    for hook in reversed(hooks.values()):
+        if isinstance(hook, Recorder):
+            if hook.serves(own, consumers):
+                return hook
+        elif hook is not _inactive_hook:
+            break  # hooks before this one may see another input
+    for key in [key for key, hook in hooks.items() if hook is _inactive_hook]:
+        del hooks[key]
+        module._forward_pre_hooks_with_kwargs.pop(key, None)
+    recorder = Recorder(own, consumers)
+    recorder.handle = module.register_forward_pre_hook(recorder, with_kwargs=True)
+    return recorder
 
 
 def _inactive_hook(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -241,5 +160,5 @@ def _unpickle_hook(hook_id: int) -> Callable[..., None]:
 
 
 def is_recording_hook(hook: object) -> bool:
-    """True for a forward pre-hook that an engine has registered, or its inactive copy."""
-    return isinstance(hook, RecordingHook) or hook is _inactive_hook
+    """True for a forward pre-hook that records features, or its inactive copy."""
+    return isinstance(hook, Recorder) or hook is _inactive_hook

@@ -52,6 +52,11 @@ class OwnWeights:
         """The weights that require gradients."""
         return [weight for _, weight in self._weights if weight is not None and weight.requires_grad]
 
+    def of_same_modules(self, other: OwnWeights) -> bool:
+        """True if both are the weights of the same modules."""
+        pairs = zip(self._weights, other._weights, strict=False)
+        return len(self._weights) == len(other._weights) and all(mine is theirs for (mine, _), (theirs, _) in pairs)
+
     def are_used_by(self, feature: Tensor) -> bool:
         """False for a forward whose features are no samples; ``feature`` is what the consumer reads in it."""
         if maybe_current_level() is not None:  # inside a transform of torch.func
@@ -109,8 +114,9 @@ class BackwardMark:
 
     def add_reader(self, own: OwnWeights) -> None:
         """Note that a further consumer reads the same tensor."""
-        self._own.append(own)
-        self._before.append(_grad_version(own.consumer))
+        if own not in self._own:
+            self._own.append(own)
+            self._before.append(_grad_version(own.consumer))
 
     def __call__(self, gradient: Tensor) -> None:
         """The hook of the feature, called when its gradient has arrived."""

@@ -31,6 +31,8 @@ from gnt.importance import (
     average_over_processes,
     check_feature,
     in_backward,
+    record,
+    record_compiled,
     restore_generators_on_error,
     step_was_skipped,
 )
@@ -96,7 +98,7 @@ class CBPLayer(nn.Module):
         """Return ``x``; in training mode with grad enabled, record it until the optimizer's step."""
         if torch.compiler.is_compiling():
             if self.training and torch.is_grad_enabled():
-                self.features.add(self._as_consumer_reads(x.detach()))
+                record_compiled((self.features,), self._as_consumer_reads(x.detach()))
             return x
         # layers act in the order of the network's forward, not in that of a checkpoint's recomputation
         if self.training and not self.features.waiting and not in_backward():
@@ -107,7 +109,7 @@ class CBPLayer(nn.Module):
             check_feature(feature, self.group, self.group.outgoing[0])
             if self._own_weights is None:  # not at once: in a copy the two layers are not complete yet
                 self._own_weights = OwnWeights(self.group.consumers[0], self.group.producer)
-            self.features.add(feature, self._own_weights, node=x)
+            record((self.features,), feature, self._own_weights, node=x)
         return x
 
     def takes_part(self) -> bool:

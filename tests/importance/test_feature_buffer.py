@@ -172,18 +172,6 @@ def test_passed_features_replace_recorded_ones_and_may_require_grad():
         engine.step()
 
 
-def test_two_engines_on_one_network_each_record_features():
-    net = mlp()
-    first, second = gnt.GnT(net), gnt.GnT(net, decay_rate=0.5)
-    net(batch(0)[0])
-    first.update()
-    second.update()
-    torch.testing.assert_close(mean_features(first), mean_features(second))
-    assert hook_counts(net) == [2, 2]
-    first.close()
-    assert hook_counts(net) == [1, 1]
-
-
 def test_a_deleted_engine_removes_its_hooks():
     net = mlp()
     engine = gnt.GnT(net)

@@ -1,0 +1,185 @@
+"""TapFeatures: the features that one reader keeps of one tap, until its next update.
+
+Under `torch.compile` recording is part of the compiled code. Features are kept as a linked list, which is extended
+without being read, so compiled code does not depend on how many features are waiting: no recompilation and no graph
+break. Compiled code records no marks, so its features count whether or not a backward has reached them.
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from gnt.importance._training_forwards import BackwardMark, OwnWeights
+
+MANY_FORWARDS = 1000  # warn once when this many forwards are waiting
+
+Entry = tuple[Tensor, BackwardMark | None]  # a feature, and its mark if a backward can be seen
+LinkedList = Any  # None, or (the latest feature, its mark, the list before it)
+
+
+class TapFeatures:
+    """The features of one tap, one tensor per forward, until the next update takes them.
+
+    Consumers that read the same value in one forward record it once.
+
+    Args:
+        group: name of the unit group, for messages.
+
+    Attributes:
+        several_consumers: several consumers read the values of this tap.
+        recorded_in_forward: a forward was recorded while it ran, not while it was recomputed in a backward.
+
+    >>> import torch
+    >>> features = TapFeatures("0")
+    >>> features.add(torch.ones(2, 3)), features.add(torch.zeros(1, 3))
+    (None, None)
+    >>> [tuple(feature.shape) for feature in features.take()], features.waiting
+    ([(2, 3), (1, 3)], False)
+    """
+
+    def __init__(self, group: str, *, several_consumers: bool = False) -> None:
+        self.group = group
+        self.several_consumers = several_consumers
+        self._settled: list[Entry] = []  # features of earlier backwards of this step
+        self._pending: LinkedList = None
+        self._latest: weakref.ref[Tensor] | None = None  # with several consumers: the tensor that was recorded last
+        self.recorded_in_forward = False
+        self._count = 0
+
+    def is_latest(self, feature: Tensor, own: OwnWeights) -> bool:
+        """True if another consumer has just read this value; its mark then shows the backward of both.
+
+        Args:
+            feature: what the consumer reads.
+            own: the weights of this consumer and of the producers.
+        """
+        if self._latest is not None and self._latest() is feature and self._pending is not None:
+            if self._pending[1] is not None:
+                self._pending[1].add_reader(own)
+            return True
+        self._latest = weakref.ref(feature)
+        return False
+
+    def add(self, feature: Tensor, mark: BackwardMark | None = None) -> None:
+        """Keep the detached feature of one forward, and its mark."""
+        self._pending = (feature, mark, self._pending)
+        self._count += 1
+        if self._count == MANY_FORWARDS:
+            warnings.warn(
+                f"{MANY_FORWARDS} forwards of the consumer of group {self.group!r} are waiting for an update: call "
+                "GnT.step() after each optimizer step, or close() the engine",
+                stacklevel=4,
+            )
+
+    def add_compiled(self, feature: Tensor) -> None:
+        """Keep the detached feature of a forward that `torch.compile` compiles."""
+        self._pending = (feature, None, self._pending)
+        self.recorded_in_forward = True
+
+    def take(self, *, only_trained: bool = False) -> list[Tensor]:
+        """Return the waiting features that count, oldest first, and forget all.
+
+        Args:
+            only_trained: leave out features that no training backward has reached; otherwise only those that were
+                differentiated with respect to inputs only.
+        """
+        pending, settled = self._pending, self._settled
+        self._settled, self._pending, self._latest, self.recorded_in_forward, self._count = [], None, None, False, 0
+        if not settled and pending is not None and pending[2] is None:  # one forward, as in most steps
+            feature, mark, _ = pending
+            return [feature] if mark is None or mark.trained or not (only_trained or mark.probed) else []
+        entries = _counting(settled + _entries(pending), only_trained)
+        return _without_duplicates(entries) if self.several_consumers else entries
+
+    def recorded(self) -> list[Tensor]:
+        """All waiting features, oldest first."""
+        return [feature for feature, _ in self._settled + _entries(self._pending)]
+
+    @property
+    def waiting(self) -> bool:
+        """True if at least one feature is waiting."""
+        return self._pending is not None or bool(self._settled)
+
+    @property
+    def trained(self) -> bool:
+        """True if a training backward is known to have reached a waiting feature."""
+        pending = self._pending
+        while pending is not None:
+            _, mark, pending = pending
+            if mark is not None and mark.trained:
+                return True
+        return any(mark is not None for _, mark in self._settled)
+
+    @property
+    def unmarked(self) -> bool:
+        """True if a feature is waiting of which it cannot be seen whether a backward has reached it."""
+        return any(mark is None for _, mark in self._settled + _entries(self._pending))
+
+    def after_backward(self, *, restarted: bool) -> None:
+        """Note that a backward has run for the pending features.
+
+        Args:
+            restarted: gradients were zeroed or replaced before this backward, so features of earlier backwards belong
+                to an abandoned step; they are forgotten.
+        """
+        if restarted:
+            self._settled = []
+        entries, self._pending = _entries(self._pending), None
+        for feature, mark in entries:
+            if mark is None or mark.trained:
+                self._settled.append((feature, mark))
+            else:
+                self._pending = (feature, mark, self._pending)
+
+
+class GroupFeatures:
+    """The taps of one group."""
+
+    def __init__(self, taps: Sequence[TapFeatures]) -> None:
+        self.taps = taps
+
+    def after_backward(self, *, restarted: bool) -> None:
+        """Call `TapFeatures.after_backward` of each tap."""
+        for tap in self.taps:
+            tap.after_backward(restarted=restarted)
+
+    def clear(self) -> None:
+        """Forget what was recorded."""
+        for tap in self.taps:
+            tap.take()
+
+
+def _entries(pending: LinkedList) -> list[Entry]:
+    """The entries of a linked list, oldest first."""
+    entries = []
+    while pending is not None:
+        feature, mark, pending = pending
+        entries.append((feature, mark))
+    return entries[::-1]
+
+
+def _counting(entries: list[Entry], only_trained: bool) -> list[Tensor]:
+    """The features that count.
+
+    A forward that was differentiated with respect to its inputs before the training backward reached it is that of a
+    gradient penalty. It counts only if there is no other forward.
+    """
+    if not only_trained:
+        return [feature for feature, mark in entries if mark is None or mark.trained or not mark.probed]
+    trained = [(feature, mark) for feature, mark in entries if mark is None or mark.trained]
+    unprobed = [feature for feature, mark in trained if mark is None or not mark.probed]
+    return unprobed or [feature for feature, _ in trained]
+
+
+def _without_duplicates(features: list[Tensor]) -> list[Tensor]:
+    """The features without those that are the same memory: consumers that read the same value in one forward."""
+    kept: dict[Any, Tensor] = {}
+    for feature in features:
+        place = (feature.data_ptr(), feature.shape, feature.stride()) if feature.__class__ is Tensor else id(feature)
+        kept.setdefault(place, feature)
+    return list(kept.values())
