@@ -121,8 +121,8 @@ class CBPSGD(_ContinualOptimizer, torch.optim.SGD):
         layers: a list of layers, or unit groups, for the engine; by default ``net`` itself is walked.
         params: parameter groups; ``net.parameters()`` by default.
         settings: settings of `GnT` (``replacement_rate``, ``maturity_threshold``, ``decay_rate``, ``utility``,
-            ``init``, ``accumulate``, ``bias_transfer``, ``generator``, ``activation``, ``follow``) and of the optimizer
-            (``momentum``, ``weight_decay``, ...). ``kernels`` applies to both.
+            ``init``, ``accumulate``, ``bias_transfer``, ``generator``, ``activation``, ``protect``,
+            ``follow``) and of the optimizer (``momentum``, ``weight_decay``, ...). ``kernels`` applies to both.
 
     Raises:
         TypeError: parameters in place of the network without ``layers``, or a setting that would not be used.

@@ -17,10 +17,10 @@ _GNT_PARAMETERS = inspect.signature(GnT).parameters
 
 # learners compile the whole step (compile=), so the engine's kernels are not used
 CONTINUAL_BACKPROP_SETTINGS = (*(name for name in ENGINE_SETTINGS if name != "kernels"), "follow")
-# an ensemble has a list of generators, and trains in one process; what follows it needs the network that it stacks
-ENSEMBLE_SETTINGS = tuple(
-    name for name in CONTINUAL_BACKPROP_SETTINGS if name not in ("generator", "process_group", "follow")
-)
+# an ensemble has a list of generators, and trains in one process; what follows it needs the network that it stacks; all
+# members replace equally many units, so that units of single ones cannot be protected
+_NOT_OF_ENSEMBLES = ("generator", "process_group", "follow", "protect")
+ENSEMBLE_SETTINGS = tuple(name for name in CONTINUAL_BACKPROP_SETTINGS if name not in _NOT_OF_ENSEMBLES)
 
 
 def split_settings(settings: dict[str, Any], names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -29,8 +29,8 @@ class ContinualBackprop(Backprop):
         layers: the layers of the engine if they are not those of ``net``: a list of layers or unit groups.
         settings: settings of the engine, with the meaning and the defaults of `GnT` (``replacement_rate``,
             ``maturity_threshold``, ``decay_rate``, ``utility``, ``init``, ``accumulate``, ``bias_transfer``,
-            ``generator``, ``activation``, ``process_group``, ``follow``), and further options of an optimizer given
-            by name.
+            ``generator``, ``activation``, ``process_group``, ``protect``, ``follow``), and further options of an
+            optimizer given by name.
 
     Attributes:
         net: the network.

@@ -10,6 +10,7 @@ optimizer_state             the optimizer's state of replaced units; _optimizer_
 _optimizer_hooks            an engine that steps after its optimizer (attach)
 _structure_check            changes of the network under a running engine; _rebinding: going on after them
 _setting_changes            settings assigned to a running engine
+_protection                 units that are never replaced, as told by the objects in ``protect``
 _checkpoint                 saved states
 report, dry_run             what an engine reports; idle_warning: nothing was ever replaced
 layers                      CBPLinear and CBPConv
@@ -21,6 +22,7 @@ from gnt.replacement._algorithm_1 import ALGORITHM_1, algorithm_1
 from gnt.replacement._config import ENGINE_SETTINGS, EngineSettings
 from gnt.replacement._followers import Follower
 from gnt.replacement._optimizer_hooks import AttachableEngine, attached_engines
+from gnt.replacement._protection import Protector
 from gnt.replacement.eligibility import UnitState
 from gnt.replacement.engine import GnT
 from gnt.replacement.layers import CBPConv, CBPLayer, CBPLinear
@@ -44,6 +46,7 @@ __all__ = [
     "Follower",
     "GnT",
     "GroupReport",
+    "Protector",
     "ReDo",
     "Report",
     "UnitState",

@@ -56,6 +56,8 @@ class BoundGroups(ChangeableSettings):
         kept = [find_kept(group, self.groups, structure.weight_before) for group in groups]
         earlier = dict(zip(map(id, self.groups), self.slot_inits, strict=True))
         slot_inits, states = [], []
+        protection = self.new_protection(self.protect, groups)
+        protected = protection.ask()
         for group, stays in zip(groups, kept, strict=True):
             state = self.new_state(group, self.importance.measure)
             if stays is not None:
@@ -69,6 +71,8 @@ class BoundGroups(ChangeableSettings):
                 slot_inits.append(self.new_inits(group, self.init, self.bias_init))
         for group, state in zip(groups, states, strict=True):
             group.state = state
+        protection.apply(protected)
+        self.protection = protection
         self.importance.rebind(groups)
         self.groups, self.slot_inits, self.optimizer_state = groups, slot_inits, optimizer_state
         self._structure = StructureCheck(groups)

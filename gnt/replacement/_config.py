@@ -13,6 +13,7 @@ import torch.distributed as dist
 from gnt._utils.validation import check_flags, to_float
 from gnt.importance import find_measure
 from gnt.initialization import BIAS_INITS, Init, check_init, init_name
+from gnt.replacement._protection import checked_protect
 
 
 @dataclass(eq=False, repr=False)
@@ -39,6 +40,7 @@ class EngineSettings:
     process_group: Any = field(default=None, repr=False)
     kernels: bool = field(default=False, repr=False)
     bias_init: str = "zero"
+    protect: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         # compared as the floats that they become: 1 - Fraction(1, 10**20) is a decay rate of 1.0
@@ -60,6 +62,7 @@ class EngineSettings:
         check_init(self.init)
         if self.bias_init not in BIAS_INITS:
             raise ValueError(f"bias_init must be one of {', '.join(BIAS_INITS)}, got {self.bias_init!r}")
+        self.protect = checked_protect(self.protect)
         self.replacement_rate, self.maturity_threshold, self.decay_rate = rate, int(threshold), decay
 
     def describe(self) -> str:

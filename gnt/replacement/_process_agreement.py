@@ -18,6 +18,7 @@ _ADVICE = {
     "initial distributions": "build the engine after DistributedDataParallel, from the same weights on every rank, or "
     "name the distribution: init=NAME",
     "ages": "load the same checkpoint on every rank",
+    "protected units": "protect the same units on every rank, at the same step",
     "networks": "wrap the network in DistributedDataParallel; where every process trains a network of its own, "
     "pass process_group=False",
 }
@@ -41,6 +42,7 @@ def synchronize(
         "groups": "; ".join(map(_described, groups)),
         "settings": settings,
         "ages": _ages(groups),
+        "protected units": _protection(groups),
         "networks": _weight_sums(groups),
         "initial distributions": "; ".join(str(init) for slots in slot_inits for init in slots),
     }
@@ -60,6 +62,15 @@ def _ages(groups: Sequence[UnitGroup]) -> str:
     ]
     updates = ", ".join(str(count) for count in dict.fromkeys(state.updates for state in states))
     return f"{updates} updates, {[s.replaced for s in states]} units replaced, births {births}"
+
+
+def _protection(groups: Sequence[UnitGroup]) -> str:
+    counts = [group.state.num_protected for group in groups]
+    tensors = [tensor for g in groups for tensor in (g.state.protected, g.state.unprotected_share)]
+    if all(tensor is None for tensor in tensors):
+        return "none"
+    values = "".join("" if tensor is None else str(tensor.tolist()) for tensor in tensors)
+    return f"{counts}, hash {hashlib.sha256(values.encode()).hexdigest()[:8]}"
 
 
 def _weight_sums(groups: Sequence[UnitGroup]) -> str:

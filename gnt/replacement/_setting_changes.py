@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from gnt.importance import RunningImportance
 from gnt.initialization import Init, SlotInit, find_slot_init
 from gnt.replacement._config import ENGINE_SETTINGS, EngineSettings
+from gnt.replacement._protection import Protection
 from gnt.units import UnitGroup
 
 READ_ONLY = {
@@ -24,7 +26,7 @@ class ChangeableSettings(EngineSettings):
     Changes of ``utility`` and ``activation`` are refused.
 
     Attributes:
-        groups, members, slot_inits, importance, host_generator: those of `EngineCore`.
+        groups, members, slot_inits, importance, host_generator, protection, selected: those of `EngineCore`.
     """
 
     groups: tuple[UnitGroup, ...]
@@ -32,6 +34,8 @@ class ChangeableSettings(EngineSettings):
     slot_inits: list[list[SlotInit]]
     importance: RunningImportance
     host_generator: torch.Generator
+    protection: Protection
+    selected: list[Tensor]
     _processes: Any
 
     def change_setting(self, name: str, value: Any) -> None:
@@ -42,7 +46,7 @@ class ChangeableSettings(EngineSettings):
             TypeError, ValueError: as at construction. Nothing is changed.
         """
         old = vars(self)[name]
-        if value is old or (type(value) is type(old) and value == old):
+        if value is old or (isinstance(value, (bool, int, float, str)) and type(value) is type(old) and value == old):
             return
         if name in READ_ONLY:
             raise AttributeError(f"{name} of an engine cannot be changed: {READ_ONLY[name].format(old=old, new=value)}")
@@ -57,6 +61,7 @@ class ChangeableSettings(EngineSettings):
             "kernels": self._change_kernels,
             "generator": self._change_generator,
             "process_group": self._change_process_group,
+            "protect": self._change_protect,
         }
         if name in carry_out:
             carry_out[name](value)
@@ -106,6 +111,28 @@ class ChangeableSettings(EngineSettings):
 
     def _change_process_group(self, process_group: Any) -> None:
         self._processes = None  # before the next step the processes of the new group compare what they have
+
+    def new_protection(self, protect: Any, groups: Sequence[UnitGroup]) -> Protection:
+        """The protection of these groups by ``protect``, not read yet."""
+        self.check_protect(protect)
+        return Protection(protect, groups)
+
+    def check_protect(self, protect: Any) -> None:
+        """Raise an error for what this kind of engine does not take as ``protect``."""
+
+    def _change_protect(self, protect: Any) -> None:
+        protection = self.new_protection(protect, self.groups)
+        protection.read()
+        self.protection, self.selected = protection, []
+
+    def read_protection(self) -> None:
+        """Ask the objects that protect units. What has changed is in force from then on; it ends a selection.
+
+        Raises:
+            TypeError, ValueError: what an object returns cannot be used. The engine has changed nothing.
+        """
+        if self.protect is not None and self.protection.read():
+            self.selected = []
 
 
 class SettingOfEngine:

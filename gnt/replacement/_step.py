@@ -61,6 +61,7 @@ class EngineCore(BoundGroups):
         counted: number of the update for which units were selected last.
         next_idle_check: number of the update after which `idle_warning` is asked; infinity after its warning.
         selected: units selected last, until they are replaced.
+        protection: what ``protect`` tells of the groups' units.
     """
 
     generator: torch.Generator
@@ -81,6 +82,8 @@ class EngineCore(BoundGroups):
         measure = find_measure(self.utility)
         for group in groups:
             group.state = self.new_state(group, measure)
+        self.protection = self.new_protection(self.protect, groups)
+        self.protection.read()
         if settings.generator is None:
             vars(self)["generator"] = new_generator(groups[0].incoming[0].weight.device)
         on_host = self.generator.device.type == "cpu"
@@ -108,6 +111,7 @@ class EngineCore(BoundGroups):
         if self.updates == 0 and self.optimizer_state is not None:
             # the state exists now: report at once, not at the first replacement
             self.optimizer_state.check(self.groups)
+        self.read_protection()
         if not self.update_with(features):
             self.replaced = self.no_units()
             self.selected = []
@@ -198,7 +202,7 @@ class EngineCore(BoundGroups):
         elif (
             self.updates == scheduled
             and self.counted
-            and warn_if_late(self.first_due(), self.replacement_rate, self.maturity_threshold)
+            and warn_if_late(self.groups, self.first_due(), self.replacement_rate, self.maturity_threshold)
         ):
             self.next_idle_check = math.inf
 
@@ -233,7 +237,7 @@ class EngineCore(BoundGroups):
         if not eligible:
             return state.no_units
         count = self.count_due(state, eligible)
-        return selection.lowest(state.corrected_utility, state.mature, count) if count else state.no_units
+        return selection.lowest(state.ranked_utility, state.mature, count) if count else state.no_units
 
     def count_due(self, state: UnitState, eligible: int) -> int:
         """Number of units that are due among the eligible ones; updates the accumulator."""

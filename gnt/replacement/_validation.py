@@ -80,6 +80,16 @@ def check_not_frozen(group: UnitGroup, units: Tensor) -> None:
         )
 
 
+def check_not_protected(group: UnitGroup, units: Tensor) -> None:
+    """Raise ValueError if protected units would be replaced; reads the device if any unit is protected."""
+    protected = group.state.protected
+    if protected is not None and len(units) and (among := units[protected[units]]).numel():
+        raise ValueError(
+            f"units of group {group.name!r} that are protected (protect=) cannot be replaced, got {among.tolist()} "
+            "among the units"
+        )
+
+
 def is_integer(tensor: Tensor) -> bool:
     """True for a tensor of integers, which bools are not."""
     return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)

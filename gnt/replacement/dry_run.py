@@ -19,15 +19,18 @@ class GroupPlan:
         name: the group's name.
         next_due: number of updates until the next replacement, if no other happens before (its expectation if counts
             are drawn); None: never.
-        units: eligible units in the order in which they would be replaced now, with their corrected utilities.
+        units: eligible units in the order in which they would be replaced now, with the utilities by which they are
+            ranked.
         changes: for each tensor the number of elements that replacing one unit changes: drawn, set to 0 or to their
             initial values, or, for consumers' biases, increased by the unit's mean contribution.
+        protected: number of units that are never replaced.
     """
 
     name: str
     next_due: int | None
     units: tuple[tuple[int, float], ...]
     changes: tuple[tuple[str, int], ...]
+    protected: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class DryRun:
         for plan in self.groups:
             due = "never" if plan.next_due is None else f"in {plan.next_due} update{'s' if plan.next_due != 1 else ''}"
             first = ", ".join(f"{unit} ({utility:.2g})" for unit, utility in plan.units) or "none is eligible"
+            first += f"; {plan.protected} protected" if plan.protected else ""
             lines += [
                 f"{plan.name}",
                 f"  next due    {due}",
@@ -59,13 +63,14 @@ def plan_replacements(groups: Sequence[UnitGroup], updates: int, rate: float, mo
 
 def _plan(group: UnitGroup, rate: float, most: int, transfer: bool) -> GroupPlan:
     state = group.state
-    utility = state.corrected_utility
+    utility = state.ranked_utility
     first = lowest(utility, state.mature, min(most, state.eligible))
     return GroupPlan(
         group.name,
         state.next_due(rate),
         tuple(zip(first.tolist(), utility[first].tolist(), strict=True)),
         tuple(_changes(group, transfer).items()),
+        state.num_protected,
     )
 
 

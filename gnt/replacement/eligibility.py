@@ -1,7 +1,8 @@
 """Ages and eligibility: which units of a group are old enough to be replaced, and how many.
 
-A unit is eligible if its age exceeds the maturity threshold. The number of eligible units is known on the host, from a
-queue of (update, number of units that become eligible in it), without reading the device.
+A unit is eligible if its age exceeds the maturity threshold and it is not protected. The number of eligible units is
+known on the host, from a queue of (update, number of unprotected units that become eligible in it), without reading the
+device. The queue is built again from the ages when the protection changes.
 """
 
 from __future__ import annotations
@@ -23,12 +24,16 @@ class UnitState(RunningAverages):
     """State of the units of one group: running averages, ages, eligibility and counters.
 
     Attributes:
-        maturity_threshold: a unit is eligible if its age exceeds this.
+        maturity_threshold: a unit is eligible if its age exceeds this and it is not protected.
         accumulated: fraction of a unit that is due but not yet replaced; a Python float.
         replaced: number of units replaced so far.
         strict: a unit is due only if ``accumulated`` exceeds 1; otherwise also if it equals 1.
         next_maturity: number of the first update in which further units become eligible; infinity if none will.
         counted_eligible: number of eligible units before ``next_maturity``; use `eligible`.
+        protected: units that are never replaced, bool (num_units,); None: no unit is.
+        unprotected_share: 1 - p, with p the protection of a unit that can be replaced, (num_units,); None: p is 0 for
+            all of them.
+        num_protected: number of protected units.
     """
 
     next_maturity: float
@@ -51,6 +56,9 @@ class UnitState(RunningAverages):
         self.strict = strict
         self.replaced = 0
         self.accumulated = 0.0
+        self.protected: Tensor | None = None
+        self.unprotected_share: Tensor | None = None
+        self.num_protected = 0
         self._set_queue(0, deque([(maturity_threshold + 1, num_units)]))
 
     def _set_queue(self, eligible: int, maturing: deque[tuple[int, int]]) -> None:
@@ -59,12 +67,17 @@ class UnitState(RunningAverages):
 
     @property
     def mature(self) -> Tensor:
-        """Which units are eligible: age > maturity_threshold; bool (num_units,)."""
+        """Which units are eligible: age > maturity_threshold, and not protected; bool (num_units,)."""
+        old_enough = self._old_enough
+        return old_enough if self.protected is None else old_enough & ~self.protected
+
+    @property
+    def _old_enough(self) -> Tensor:
         return self.born < self._latest_mature_birth
 
     @property
     def _latest_mature_birth(self) -> int:
-        """Units born before this update are eligible; 0 if none is, however large the threshold is."""
+        """Units born before this update are old enough; 0 if none is, however large the threshold is."""
         return max(0, self.updates - self.maturity_threshold)
 
     @property
@@ -79,8 +92,38 @@ class UnitState(RunningAverages):
 
     @property
     def dead(self) -> Tensor:
-        """Eligible units whose mean feature was exactly 0 for longer than the maturity threshold; bool (num_units,)."""
-        return self.mature & (self.last_active < self._latest_mature_birth)
+        """Units whose age exceeds the maturity threshold, and whose mean feature was exactly 0 for longer than it.
+
+        bool (num_units,); protected units are among them.
+        """
+        return self._old_enough & (self.last_active < self._latest_mature_birth)
+
+    @property
+    def ranked_utility(self) -> Tensor:
+        """The corrected utility, raised for units with a protection p in (0, 1); (num_units,).
+
+        u^ / (1 - p), which is u^ for p = 0 and rises with p, whatever the scale of u^ is. A negative u^, which only a
+        registered measure can have, is multiplied by 1 - p, so that it rises, too.
+        """
+        utility, share = self.corrected_utility, self.unprotected_share
+        return utility if share is None else torch.where(utility < 0, utility * share, utility / share)
+
+    def protect(self, protection: Tensor | None) -> None:
+        """Set the protection p of each unit; reads the device.
+
+        Args:
+            protection: values in [0, 1], float64 (num_units,), on the CPU; None: no unit is protected.
+        """
+        if protection is None and self.protected is None and self.unprotected_share is None:
+            return
+        self.protected, self.unprotected_share, self.num_protected = None, None, 0
+        if protection is not None:
+            full = protection == 1
+            share = torch.where(full, 1.0, 1.0 - protection)
+            self.num_protected = int(full.sum())
+            self.protected = full.to(self.born.device) if self.num_protected else None
+            self.unprotected_share = share.to(self.utility) if bool((share < 1).any()) else None
+        self.recount_eligible()
 
     def replace(self, units: Tensor, *, all_eligible: bool) -> None:
         """Restart ``units`` at age 0 and count them as replaced.
@@ -112,7 +155,8 @@ class UnitState(RunningAverages):
 
     def recount_eligible(self) -> None:
         """Rebuild the host's queue from the ages; reads the device."""
-        births, counts = torch.unique(self.born, return_counts=True)
+        born = self.born if self.protected is None else self.born[~self.protected]
+        births, counts = torch.unique(born, return_counts=True)
         maturities = [
             (birth + self.maturity_threshold + 1, count)
             for birth, count in zip(births.tolist(), counts.tolist(), strict=True)
@@ -141,8 +185,15 @@ class UnitState(RunningAverages):
             now = until
             eligible += maturing.pop(0)[1]
 
+    def move_to(self, like: Tensor) -> None:
+        """Move to the device of ``like`` and widen to its dtype."""
+        super().move_to(like)
+        self.protected = None if self.protected is None else self.protected.to(like.device)
+        if self.unprotected_share is not None:
+            self.unprotected_share = self.unprotected_share.to(self.utility)
+
     def state_dict(self) -> dict[str, Any]:
-        """Copies of all state but the queue, which the ages determine."""
+        """Copies of all state but the protection, which is not the engine's, and the queue, which both determine."""
         return {**super().state_dict(), "replaced": self.replaced, "accumulated": self.accumulated}
 
     def _kinds(self, updates: int) -> dict[str, Kind]:

@@ -23,8 +23,15 @@ from gnt.replacement import _checkpoint
 from gnt.replacement._config import EngineSettings
 from gnt.replacement._followers import Followers
 from gnt.replacement._optimizer_hooks import CopiedHooks, OptimizerHooks
+from gnt.replacement._protection import Protector
 from gnt.replacement._step import EngineCore
-from gnt.replacement._validation import Selection, check_not_frozen, checked_incoming, checked_units
+from gnt.replacement._validation import (
+    Selection,
+    check_not_frozen,
+    check_not_protected,
+    checked_incoming,
+    checked_units,
+)
 from gnt.replacement.dry_run import DryRun, plan_replacements
 from gnt.replacement.idle_warning import first_check
 from gnt.replacement.optimizer_state import OptimizerStateReset, state_of_further_optimizer, unwrap_optimizer
@@ -67,6 +74,10 @@ class GnT(EngineCore):
         bias_init: "zero": the bias of a new unit is 0. "initial": it is drawn from the initial distribution of the
             layer's biases, which is found as for ``init="auto"``.
         follow: list of objects that take part in each replacement, as with `follow`.
+        protect: an object with a method ``protected(group) -> (num_units,)`` in [0, 1], which is asked in each step
+            (`gnt.replacement.Protector`), or a list of such; the maximum counts. A unit with p = 1 is never replaced:
+            the replacement rate applies to the eligible units that are not protected. Others are ranked by
+            u^ / (1 - p), with u^ the corrected utility.
 
     Attributes:
         groups: tuple of `UnitGroup`, in order; ``group.state`` holds ages, running averages and accumulator.
@@ -120,6 +131,7 @@ class GnT(EngineCore):
         kernels: bool = EngineSettings.kernels,
         bias_init: str = EngineSettings.bias_init,
         follow: Sequence[Any] = (),
+        protect: Protector | Sequence[Protector] | None = None,
     ) -> None:
         settings = EngineSettings(
             replacement_rate,
@@ -134,6 +146,7 @@ class GnT(EngineCore):
             process_group,
             kernels,
             bias_init,
+            protect,
         )
         check_flags(record=record)
         groups = groups_for_engine(layers, activation)
@@ -373,12 +386,14 @@ class GnT(EngineCore):
 
         With accumulation, over any number of updates the count is within 1 of the sum of replacement_rate * eligible.
         Without, it is floor(replacement_rate * eligible), plus one with the probability of the fraction. It never
-        exceeds the number of eligible units. A second call for the same update selects nothing.
+        exceeds the number of eligible units. Protected units (``protect``) are not eligible. A second call for the same
+        update selects nothing.
 
         Returns:
             Indices of the units, one int64 tensor for each group; empty if no unit is due.
         """
         self.feature_buffer.check_open()
+        self.read_protection()
         units = self.select_due()
         self._selection = Selection(units)
         return units
@@ -401,16 +416,20 @@ class GnT(EngineCore):
                 group with several producers a list of such tensors, one for each.
 
         Raises:
-            ValueError: wrong number of groups, indices out of range or repeated, wrong shape of ``incoming``. Nothing
-                is changed.
+            ValueError: wrong number of groups, indices out of range or repeated, protected units, wrong shape of
+                ``incoming``. Nothing is changed.
         """
         self.feature_buffer.check_open()
+        self.read_protection()
         selected = self.is_selection(units)
         if not selected:
             self.check_structure()
         chosen = list(units) if selected else checked_units(units, self.groups)
         for number in self.frozen:
             check_not_frozen(self.groups[number], chosen[number])
+        if not selected:
+            for group, indices in zip(self.groups, chosen, strict=True):
+                check_not_protected(group, indices)
         fresh = checked_incoming(incoming, chosen, self.groups)
         self.replace_units(chosen, fresh, selected=selected)
 
@@ -425,8 +444,8 @@ class GnT(EngineCore):
         return bool(self.selected) and self._selection.is_unchanged(units)
 
     def report(self) -> Report:
-        """Per group: units, eligible, replaced so far, when the next is due, dead units, the initial distributions
-        of new units, and what `trace` refused.
+        """Per group: units, protected, eligible, replaced so far, when the next is due, dead units, the initial
+        distributions of new units, and what `trace` refused.
 
         Prints as a table. Reads the device.
         """

@@ -167,7 +167,7 @@ class CBPLinear(CBPLayer):
         norms: norm or norms between the two, whose per-unit parts are reset too.
         activation: name of the activation, for the gain of new weights.
         settings: those of `GnT`: replacement_rate, maturity_threshold, decay_rate, utility, init, accumulate,
-            bias_transfer, generator.
+            bias_transfer, generator, protect.
 
     The layer acts after ``optimizer.step()`` of the optimizer that has ``in_layer.weight``, and resets its state. It
     changes nothing in eval mode, without grad, or after a step without a forward before it. Other objects that keep
@@ -299,15 +299,17 @@ def _after_any_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[st
         return
     batches = [(layer.engine, layer.take_features()) for layer in layers]
     work = _with_samples([(engine, batch, engine.signals(batch)) for engine, batch in batches])
+    for engine, *_ in work:
+        engine.read_protection()
     with restore_generators_on_error(engine.generator for engine, *_ in work):
         for engine, batch, signals in work:
             engine.evaluate(batch, signals if signals[0].shared else None)
     for engine, *_ in work:
         engine.advance()
-    due = [engine.select() for engine, *_ in work]
+    due = [engine.select_due() for engine, *_ in work]
     for (engine, *_), units in zip(work, due, strict=True):
         engine.replaced = units
-        engine.replace(units)
+        engine.replace_units(units, [None], selected=True)
 
 
 def _leave_out(layer: CBPLayer) -> None:

@@ -20,6 +20,7 @@ from gnt._utils.validation import check_positive, finite_number
 from gnt.importance import Features, Signals, average_over_processes
 from gnt.initialization import Init, init_name
 from gnt.replacement._config import EngineSettings
+from gnt.replacement._protection import Protector
 from gnt.replacement.engine import GnT
 from gnt.units import Layers, UnitGroup
 
@@ -71,6 +72,8 @@ class ReDo:
         process_group: processes that train this network together; means are over the samples of all of them. Same as
             for `GnT`.
         follow: list of objects that take part in each replacement, as with `follow`.
+        protect: same as for `GnT`. A unit with p = 1 is not replaced; others are dormant if mean |h_i| <= (1 - p) tau *
+            (mean over the layer).
 
     Attributes:
         groups: tuple of `UnitGroup`, in order; ``group.state.replaced`` counts replaced units.
@@ -111,6 +114,7 @@ class ReDo:
         activation: str | None = None,
         process_group: Any = None,
         follow: Sequence[Any] = (),
+        protect: Protector | Sequence[Protector] | None = None,
     ) -> None:
         self.tau, self.period = tau, period
         self._engine = GnT(
@@ -124,6 +128,7 @@ class ReDo:
             activation=activation,
             process_group=process_group,
             follow=follow,
+            protect=protect,
         )
         self.groups = self._engine.groups
         self.steps = 0
@@ -170,13 +175,15 @@ class ReDo:
             self._engine.discard()
             self.replaced = self._no_units()
         else:
+            self._engine.read_protection()
             dormant = self._dormant(features)
             if dormant is None:  # an empty batch: check in the next step instead
                 self.replaced = self._engine.without_replaced_by_others(self._no_units())
                 return self.replaced
             dormant = self._engine.without_replaced_by_others(dormant)
-            self._engine.replace(dormant)
-            self.replaced = dormant
+            replaced = [_unprotected(group, units) for group, units in zip(self.groups, dormant, strict=True)]
+            self._engine.replace(replaced)
+            self.replaced = replaced
             self._latest = [len(units) for units in dormant]
         self.steps += 1
         return self.replaced
@@ -239,6 +246,15 @@ class ReDo:
         return self._engine.optimizer
 
     @property
+    def protect(self) -> Any:
+        """The objects that protect units; a new value is in force from the next check on."""
+        return self._engine.protect
+
+    @protect.setter
+    def protect(self, protect: Protector | Sequence[Protector] | None) -> None:
+        self._engine.protect = protect
+
+    @property
     def generator(self) -> torch.Generator:
         """Generator of the draws."""
         return self._engine.generator
@@ -296,14 +312,24 @@ class ReDo:
 def _dormant_in(signals: Signals, tau: float) -> Tensor:
     """Return the indices of the units of a group that are dormant in each tensor that consumers read.
 
+    Protected units are among them.
+
     Raises:
         FloatingPointError: features are NaN or infinite.
     """
     magnitudes: Sequence[Tensor] = [magnitude.mean(1) for magnitude in signals.magnitudes]
-    whole = torch.stack([magnitude <= tau * magnitude.mean() for magnitude in magnitudes]).all(0)
+    share = signals.group.state.unprotected_share
+    threshold = tau if share is None else tau * share
+    whole = torch.stack([magnitude <= threshold * magnitude.mean() for magnitude in magnitudes]).all(0)
     if not all(magnitude.isfinite().all() for magnitude in magnitudes):
         raise FloatingPointError(
             f"features of group {signals.group.name!r} are not finite, so dormant units are unknown; ReDo has "
             "changed nothing, but a step that the optimizer took before is not undone"
         )
     return whole.nonzero().view(-1)
+
+
+def _unprotected(group: UnitGroup, units: Tensor) -> Tensor:
+    """Those of the units that are not protected."""
+    protected = group.state.protected
+    return units if protected is None else units[~protected[units]]

@@ -18,14 +18,15 @@ class GroupReport:
     Attributes:
         name: the group's name.
         units: number of units.
-        eligible: number of units older than the maturity threshold.
+        eligible: number of units older than the maturity threshold that are not protected.
         replaced: number of units replaced so far.
         next_due: number of updates until the next replacement, if no other happens before (its expectation if counts
             are drawn); None: never.
-        dead: number of eligible units whose feature, averaged over the batch, was exactly 0 in every update for longer
-            than the maturity threshold: for a ReLU, units that are always off.
+        dead: number of units older than the maturity threshold whose feature, averaged over the batch, was exactly 0 in
+            every update for longer than it: for a ReLU, units that are always off.
         nonfinite: number of updates left out because features or weights were not finite.
         init: initial distribution of new units' weights, with the reason; for each producer, if there are several.
+        protected: number of units that are never replaced (``protect``).
     """
 
     name: str
@@ -36,6 +37,7 @@ class GroupReport:
     dead: int
     nonfinite: int
     init: str = ""
+    protected: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Report:
                     dead=int(group.state.dead.sum()),
                     nonfinite=int(group.state.nonfinite),
                     init=describe_inits(group, inits),
+                    protected=group.state.num_protected,
                 )
                 for group, inits in zip(groups, slot_inits, strict=True)
             ),
@@ -94,11 +97,15 @@ class Report:
         )
 
     def __str__(self) -> str:
-        head = ("group", "units", "eligible", "replaced", "next due in", "dead", "non-finite")
-        rows = [head]
+        rows: list[tuple[str, ...]] = [
+            ("group", "units", "eligible", "replaced", "next due in", "dead", "non-finite", "protected")
+        ]
         for g in self.groups:
             due = "never" if g.next_due is None else str(g.next_due)
-            rows.append((g.name, str(g.units), str(g.eligible), str(g.replaced), due, str(g.dead), str(g.nonfinite)))
+            figures = (g.units, g.eligible, g.replaced, due, g.dead, g.nonfinite, g.protected)
+            rows.append((g.name, *map(str, figures)))
+        if not any(g.protected for g in self.groups):
+            rows = [row[:-1] for row in rows]
         left_alone = ["refused:", *(f"  {one}" for one in self.refused)] if self.refused else []
         left_alone += [f"note: {note}" for note in self.notes]
         body = [*align_columns(rows), *self._outlook(), *self._inits(), *left_alone]

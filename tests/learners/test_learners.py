@@ -264,9 +264,9 @@ def test_the_signature_lists_the_engine_settings_with_the_defaults_of_gnt():
     engine = inspect.signature(gnt.GnT).parameters
     passed_on = set(engine) - {"layers", "optimizer", "record", "kernels"}
     assert passed_on < set(signature)
-    assert passed_on - {"generator", "process_group", "follow"} < set(ensemble)
+    assert passed_on - {"generator", "process_group", "follow", "protect"} < set(ensemble)
     assert not {"record", "kernels", "optimizer"} & {*signature, *ensemble}
-    assert not {"generator", "process_group", "follow"} & set(ensemble)
+    assert not {"generator", "process_group", "follow", "protect"} & set(ensemble)
     for name in passed_on:
         assert signature[name].default == engine[name].default
         assert signature[name].kind is inspect.Parameter.KEYWORD_ONLY

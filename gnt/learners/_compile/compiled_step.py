@@ -66,6 +66,8 @@ class CompiledStep:
             StaleInputsError: a tensor has another layout than the graph was compiled for. Nothing was changed.
             FloatingPointError: as in the eager step.
         """
+        if self._update is not None:
+            self._update.read_protection()
         states = self._generator_states()
         inputs = self._inputs.collect(x, y, step.optimizer, self._draw(step))
         try:

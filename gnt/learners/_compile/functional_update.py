@@ -204,6 +204,10 @@ class FunctionalUpdate:
             after += state.advanced(mean, measured, changes, now, count_nonfinite=all_finite is None, present=present)
         return after, finite, Participation(absent, tuple(absent_taps))
 
+    def read_protection(self) -> None:
+        """Called before the graph runs, so that an error there leaves all as it was."""
+        self.engine.read_protection()
+
     def finish(self, participation: Participation) -> list[Tensor]:
         """The host's part of an update; selects and replaces what is due. Returns the indices for each group."""
         for number, tap in participation.absent_taps:

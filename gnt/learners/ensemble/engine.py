@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from gnt._utils.generators import fitting_state
 from gnt.importance import FeatureBatch, RunningImportance, Signals
 from gnt.learners.ensemble.report import EnsembleReport
+from gnt.learners.ensemble.validation import refuse_protect
 from gnt.replacement import GnT, UnitState, first_due, selection
 from gnt.units import UnitGroup
 
@@ -115,6 +116,10 @@ class EnsembleGnT(GnT):
             group.name: torch.arange(self.members).mul_(group.num_units // self.members)[:, None]
             for group in self.groups
         }
+
+    def check_protect(self, protect: Any) -> None:
+        """Refused, unless nothing is to be protected."""
+        refuse_protect(protect)
 
     def rebind(self, layers: Any) -> GnT:
         """Refused: the layers of all members are stacked when the ensemble is built."""

@@ -107,7 +107,7 @@ class Ensemble(ContinualBackprop):
         generators: Sequence[torch.Generator] | None = None,
         **settings: Any,
     ) -> None:
-        engine_settings, options = split_settings(settings, ENSEMBLE_SETTINGS)
+        engine_settings, options = split_settings(settings, (*ENSEMBLE_SETTINGS, "protect"))
         checked = checked_engine_settings(engine_settings)
         check_flags(compile=compile)
         replaces = checked.replacement_rate > 0.0

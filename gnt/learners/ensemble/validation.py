@@ -16,8 +16,9 @@ def checked_engine_settings(settings: Mapping[str, Any]) -> EngineSettings:
     """The settings with defaults; refused if out of range, even where they are not used because nothing is replaced.
 
     Raises:
-        ValueError, TypeError: as for `GnT`, ``accumulate=False``, or a function as ``init``.
+        ValueError, TypeError: as for `GnT`, ``accumulate=False``, a function as ``init``, or ``protect``.
     """
+    refuse_protect(settings.get("protect"))
     checked = EngineSettings(**settings)
     if not checked.accumulate:
         raise ValueError(
@@ -30,6 +31,15 @@ def checked_engine_settings(settings: Mapping[str, Any]) -> EngineSettings:
             "members together"
         )
     return checked
+
+
+def refuse_protect(protect: Any) -> None:
+    """Raise TypeError for anything but None."""
+    if protect is not None:
+        raise TypeError(
+            f"protect must be None for an ensemble, got {protect!r}: protected units would differ between members, all "
+            "of which replace equally many units in a step"
+        )
 
 
 def engine_generators(given: Any, own: Sequence[torch.Generator | None]) -> list[torch.Generator]:

@@ -1,0 +1,194 @@
+"""Protection: which units are never replaced, and whose utility is raised, as told by objects outside of the engine.
+
+The engine asks these objects before it selects. As long as they return the tensors of before, unchanged, nothing is
+read from the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from gnt.distributed import dtensor
+from gnt.units import UnitGroup
+
+
+class Protector(Protocol):
+    """What `GnT` takes as ``protect``: an object that knows which units must be kept, such as a mask of earlier tasks.
+
+    The object owns its protection and saves it: the engine's ``state_dict`` does not contain it.
+
+    >>> import torch, gnt
+    >>> class KeepFirst:
+    ...     def __init__(self, count):
+    ...         self.count, self.masks = count, {}
+    ...     def protected(self, group):
+    ...         if group.name not in self.masks:  # the same tensor in each step
+    ...             self.masks[group.name] = torch.arange(group.num_units) < self.count
+    ...         return self.masks[group.name]
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
+    >>> engine = gnt.GnT(net, replacement_rate=1.0, maturity_threshold=0, protect=KeepFirst(12))
+    >>> _ = net(torch.randn(8, 4))
+    >>> sorted(engine.step()[0].tolist())
+    [12, 13, 14, 15]
+    """
+
+    def protected(self, group: UnitGroup) -> Tensor | None:
+        """How much each unit of a group is protected.
+
+        It is called for each group when the engine gets the object, and in each step before units are selected. While
+        nothing has changed it should return the same tensor: the engine then compares the tensor's identity and its
+        count of changes in place, and reads nothing. A new tensor, or one that was changed in place, is checked and
+        read. Changes that torch does not count (through ``.data`` or NumPy) are not seen.
+
+        Args:
+            group: a group of the engine; ``group.name`` and the layers in ``group.producers`` tell which.
+
+        Returns:
+            p in [0, 1] for each unit, bool or floating point, (num_units,), on the device of the group's weights. A
+            unit with p = 1 is never replaced. Others are ranked by u^ / (1 - p), with u^ the corrected utility. None,
+            for a group that the object does not know: no unit is protected.
+        """
+
+
+def checked_protect(protect: Any) -> Any:
+    """Return ``protect`` with a list as a tuple.
+
+    Raises:
+        TypeError: not an object with a method ``protected``, a list or tuple of such, or None.
+    """
+    objects = protectors(protect)
+    for each in objects:
+        if isinstance(each, type) or not callable(getattr(each, "protected", None)):
+            what = f"the class {each.__name__}" if isinstance(each, type) else repr(each)
+            raise TypeError(
+                "protect must be an object with a method protected(group), a list or tuple of such objects, or None, "
+                f"got {what}{' in it' if isinstance(protect, (list, tuple)) else ''}"
+            )
+    return objects if isinstance(protect, (list, tuple)) else protect
+
+
+def protectors(protect: Any) -> tuple[Any, ...]:
+    """The objects in ``protect``."""
+    if protect is None:
+        return ()
+    return tuple(protect) if isinstance(protect, (list, tuple)) else (protect,)
+
+
+class Protection:
+    """What objects have told of the units of groups, and what of it is in force in the groups' states.
+
+    Args:
+        protect: a checked setting ``protect``.
+        groups: the engine's groups.
+    """
+
+    def __init__(self, protect: Any, groups: Sequence[UnitGroup]) -> None:
+        self._objects, self._groups = protectors(protect), groups
+        self._ask_anew()
+
+    def _ask_anew(self) -> None:
+        self._answers = [[_Answer(each, group) for each in self._objects] for group in self._groups]
+        self._first = True
+
+    def read(self) -> bool:
+        """Ask the objects, and apply what has changed to the groups' states; True if anything has.
+
+        Raises:
+            TypeError, ValueError: the result of a method ``protected`` cannot be used. Nothing is changed.
+        """
+        changed = self.ask()
+        self.apply(changed)
+        return bool(changed)
+
+    def ask(self) -> dict[int, Tensor | None]:
+        """The protection of each group for which any object's answer has changed; by number, on the CPU in float64.
+
+        None: no unit is protected. Changes nothing; reads the device where an answer has changed.
+
+        Raises:
+            TypeError, ValueError: as `read`.
+        """
+        changed: dict[int, Tensor | None] = {}
+        for number, answers in enumerate(self._answers):
+            news = self._first
+            for answer in answers:
+                news |= answer.ask()
+            if news:
+                values = [answer.values() for answer in answers]
+                changed[number] = _maximum([each for each in values if each is not None])
+        return changed
+
+    def apply(self, changed: dict[int, Tensor | None]) -> None:
+        """Let the states of the groups follow the result of `ask`."""
+        for number, protection in changed.items():
+            self._groups[number].state.protect(protection)
+            for answer in self._answers[number]:
+                answer.accept()
+        self._first = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        # copies of the tensors count their changes anew, so that a copy asks for all again
+        return {**self.__dict__, "_answers": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._ask_anew()
+
+
+class _Answer:
+    """The latest answer of one object for one group, and the one that is in force."""
+
+    def __init__(self, source: Any, group: UnitGroup) -> None:
+        self._source, self._group = source, group
+        self._latest: Any = None
+        self._in_force: Any = self  # not an answer: the first one is new
+        self._changes: int | None = None
+
+    def ask(self) -> bool:
+        """Ask; True if the answer is not the one in force, or was changed in place."""
+        self._latest = given = self._source.protected(self._group)
+        if given is not self._in_force:
+            return True
+        return given is not None and (given.is_inference() or given._version != self._changes)
+
+    def accept(self) -> None:
+        """The latest answer is in force."""
+        given = self._in_force = self._latest
+        self._changes = None if given is None or given.is_inference() else given._version
+
+    def values(self) -> Tensor | None:
+        """The latest answer, checked, on the CPU in float64; reads the device."""
+        given, group = self._latest, self._group
+        if given is None:
+            return None
+        what = f"protected() of {type(self._source).__name__}, for group {group.name!r}, must return"
+        if not isinstance(given, Tensor):
+            raise TypeError(f"{what} a tensor or None, got {type(given).__name__}")
+        if given.dtype != torch.bool and not given.dtype.is_floating_point:
+            raise TypeError(f"{what} a tensor of bools or of floating point numbers, got {given.dtype}")
+        if tuple(given.shape) != (group.num_units,):
+            raise ValueError(f"{what} a tensor of shape ({group.num_units},), got {tuple(given.shape)}")
+        device = group.incoming[0].weight.device
+        if given.device != device:
+            raise ValueError(f"{what} a tensor on {device}, where the group's weights are, got one on {given.device}")
+        if dtensor.is_dtensor(given) or given.layout != torch.strided:
+            kind = "DTensor" if dtensor.is_dtensor(given) else str(given.layout)
+            raise TypeError(f"{what} a dense tensor of all units, got {kind}")
+        values = given.detach().to("cpu", torch.float64, copy=True)
+        valid = (values >= 0) & (values <= 1)  # False for NaN
+        if not valid.all():
+            unit = int((~valid).nonzero()[0])
+            raise ValueError(f"{what} values in [0, 1], got {values[unit].item():g} for unit {unit}")
+        return values
+
+
+def _maximum(protections: Sequence[Tensor]) -> Tensor | None:
+    """The largest of several protections for each unit; None if no unit is protected at all."""
+    if not protections:
+        return None
+    largest = torch.stack(list(protections)).amax(0)
+    return largest if largest.any() else None
