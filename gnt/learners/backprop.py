@@ -35,7 +35,7 @@ class Backprop:
             but gradients are not left in ``p.grad``.
         methods: objects that act in each step besides, such as `gnt.L2Init` or `gnt.ReDo`: any object with one of the
             hooks ``before_batch(x, y)``, ``penalty()``, ``after_backward()``, ``after_step()``, ``begin_task(...)`` and
-            ``end_task(...)`` (docs/methods.md).
+            ``end_task(...)`` (docs/remedies.md).
         options: further options of an optimizer given by name, such as ``momentum``, ``betas``, ``weight_decay``.
 
     Attributes:
