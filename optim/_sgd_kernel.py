@@ -28,6 +28,8 @@ class SGDKernel:
     def step(self, groups: Sequence[Group], weight_means: Mapping[int, WeightMeans]) -> bool:
         """Take a step. Returns False, with nothing changed, if some group needs torch's implementation.
 
+        Raises RuntimeError, with nothing changed, for a gradient that does not fit its parameter.
+
         Args:
             groups: the parameter groups.
             weight_means: where the kernel writes means of |w|, by the parameter's id.
@@ -35,7 +37,7 @@ class SGDKernel:
         ready = []
         for i, group in enumerate(groups):
             params = [param for param in group["params"] if param.grad is not None]
-            grads = [param.grad for param in params]
+            grads: Sequence[Any] = [param.grad for param in params]
             if not _is_plain_sgd(group) or any(grad.layout is not torch.strided for grad in grads):
                 return False
             plan = self._plans.get(i)
@@ -44,7 +46,7 @@ class SGDKernel:
                     return False
                 self._plans[i] = SGDPlan(params, weight_means)
             if params:
-                ready.append((self._plans[i], grads, group))
+                ready.append((self._plans[i], self._plans[i].readable(grads), group))
         for plan, grads, group in ready:
             plan.step(grads, group)
         return True
@@ -100,9 +102,12 @@ class SGDPlan:
             and self._placed.unchanged()
         )
 
+    def readable(self, grads: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The gradients as `step` needs them. Raises RuntimeError for one that does not fit its parameter."""
+        return self._gradients.read(grads)
+
     def step(self, grads: Sequence[Tensor], group: Group) -> None:
-        """Take one step on each parameter. The gradients are in the same order."""
-        grads = self._gradients.read(grads)
+        """Take one step on each parameter. The gradients are ``readable``, in the same order."""
         for i, grad in enumerate(grads):
             self._grad_addresses[i] = grad.data_ptr()
         options = (float(group["lr"]), group["weight_decay"])

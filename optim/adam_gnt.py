@@ -21,10 +21,10 @@ from gnt._utils.dynamo import not_compiled
 from gnt._utils.validation import check_flags
 from gnt.importance import WeightMeans
 from gnt.optim._adam.dispatch import StepPlan
-from gnt.optim._adam.gradient_shapes import GradientShapes
 from gnt.optim._adam.load_state import exact_step_counts
 from gnt.optim._adam.state import MOMENTS, clear_slices
 from gnt.optim._adam.step_counts import START_KEYS, count_elements, restart, zero_starts
+from gnt.optim._gradient_checks import GradientChecks
 from gnt.optim._options import ADAM_OPTIONS, ChangedOptions, CheckOptions, check_adam_options
 from gnt.optim._step_wrapper import wrap_uncompiled_step
 from gnt.optim._validation import check_parameters, checked_size, checked_units, layout_error
@@ -77,8 +77,9 @@ class AdamGnT(Optimizer):
 
     Raises:
         TypeError, ValueError: at construction, for an invalid option or parameter.
-        RuntimeError: in ``step``, for gradients that are sparse or have another shape than their parameter, or for
-            ``kernels`` without a working C++ compiler. Nothing is changed.
+        RuntimeError: in ``step``, for gradients that are sparse, complex, or have another shape or device than their
+            parameter, or for ``kernels`` without a working C++ compiler. Nothing is changed. Gradients of another real
+            dtype are converted.
 
     Not supported: ``capturable`` (step counts are on the host, so a step inside a CUDA graph capture is refused) and
     ``differentiable``. A state_dict of torch.optim.Adam with these options can be loaded. torch.compile does not
@@ -185,10 +186,10 @@ class AdamGnT(Optimizer):
                 if grad.layout is not torch.strided:
                     raise layout_error(params, grads)
         self._update_plans(params, grads)
-        for i, each in enumerate(grads):  # those of all groups before any group is stepped
-            self._plans[i].check_gradients(each)
+        # those of all groups before any group is stepped
+        checked = [self._plans[i].checked_gradients(each) for i, each in enumerate(grads)]
         for i, group in enumerate(self.param_groups):
-            self._plans[i].step(grads[i], group)
+            self._plans[i].step(checked[i], group)
         return loss
 
     def _update_plans(self, params: list[list[Tensor]], grads: list[list[Tensor]]) -> None:
@@ -201,7 +202,7 @@ class AdamGnT(Optimizer):
                 changed.append(i)
         if changed:
             for i in changed:
-                GradientShapes(params[i]).check(grads[i])
+                GradientChecks(params[i]).checked(grads[i])
                 check_parameters(params[i], groups[i], self.state)
             with torch.no_grad():
                 for i in changed:

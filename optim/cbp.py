@@ -19,6 +19,7 @@ from gnt._utils.dynamo import not_compiled
 from gnt._utils.validation import check_known_settings
 from gnt.importance import WeightMeans
 from gnt.optim import _cbp_arguments as cbp_arguments
+from gnt.optim._gradient_checks import GroupGradientChecks
 from gnt.optim._options import (
     SGD_OPTIONS,
     ChangedOptions,
@@ -146,6 +147,7 @@ class CBPSGD(_ContinualOptimizer, torch.optim.SGD):
     _check_options: ClassVar[CheckOptions] = staticmethod(check_sgd_options)
     _kernel: SGDKernel | None = None
     _options: ChangedOptions | None = None
+    _gradients: GroupGradientChecks | None = None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with their own options. Options that are not set are those of the constructor.
@@ -174,10 +176,18 @@ class CBPSGD(_ContinualOptimizer, torch.optim.SGD):
             hook.remove()
 
     @not_compiled
-    def _check_changed_options(self) -> None:
+    def _check_before_step(self, gradients: bool) -> None:
         if self._options is None:
             self._options = ChangedOptions(SGD_OPTIONS, check_sgd_options)
         self._options.check(self.param_groups)
+        if gradients:
+            self._check_gradients()
+
+    def _check_gradients(self) -> None:
+        """Raise RuntimeError for a gradient that torch would broadcast, or for which it would fail in mid-step."""
+        if self._gradients is None:
+            self._gradients = GroupGradientChecks()
+        self._gradients.check(self.param_groups)
 
     @wrap_step
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
@@ -185,17 +195,21 @@ class CBPSGD(_ContinualOptimizer, torch.optim.SGD):
 
         Args:
             closure: reevaluates the model with gradients and returns the loss, which is then returned.
+
+        Raises RuntimeError, with nothing changed, for a gradient of another shape or device than its parameter.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._check_changed_options()
-        if self.gnt.kernels and not torch.compiler.is_compiling():
+        by_kernel = self.gnt.kernels and not torch.compiler.is_compiling()
+        self._check_before_step(gradients=not by_kernel)
+        if by_kernel:
             if self._kernel is None:
                 self._kernel = SGDKernel()
             if self._kernel.step(self.param_groups, self.gnt.weight_means):
                 return loss
+            self._check_gradients()
         _sgd_step(self)
         return loss
 

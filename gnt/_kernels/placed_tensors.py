@@ -35,11 +35,22 @@ def layout_check(tensors: Sequence[Tensor]) -> TensorGuards:
     return TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
 
 
-def gradient_shape_error(grad: Tensor, shape: Sequence[int]) -> RuntimeError:
-    """The error for a gradient of another shape than ``shape``, that of its parameter."""
-    return RuntimeError(
-        f"a gradient of shape {tuple(grad.shape)} belongs to a parameter of shape {tuple(shape)}: the parameter or the "
-        "gradient was changed after the backward pass"
+def check_gradient(grad: Tensor, param: Tensor) -> None:
+    """Raise RuntimeError for a gradient of another shape or device than its parameter, or a complex one of a real one.
+
+    Gradients of another real dtype can be converted.
+    """
+    if grad.shape != param.shape:
+        got, expected = f"shape {tuple(grad.shape)}", f"shape {tuple(param.shape)}"
+    elif grad.device != param.device:
+        got, expected = f"shape {tuple(grad.shape)} on {grad.device}", f"the same shape on {param.device}"
+    elif grad.is_complex() and not param.is_complex():
+        got, expected = f"shape {tuple(grad.shape)} and {grad.dtype}", f"the same shape and {param.dtype}"
+    else:
+        return
+    raise RuntimeError(
+        f"a gradient of {got} belongs to a parameter of {expected}: the parameter or the gradient was changed after "
+        "the backward pass"
     )
 
 
@@ -47,19 +58,18 @@ class ReadableGradients:
     """Gradients as a kernel can read them: contiguous, on the CPU, with the shapes and the dtype of the parameters."""
 
     def __init__(self, params: Sequence[Tensor]) -> None:
-        self._shapes, self._dtype = [param.shape for param in params], params[0].dtype
+        self._params, self._dtype = params, params[0].dtype
         self._check = layout_check(params)  # that of the gradients is known from the first call on
 
     def read(self, grads: Sequence[Tensor]) -> Sequence[Tensor]:
         """The gradients, or copies of those that the kernel cannot read.
 
-        Raises RuntimeError for a gradient of another shape than its parameter's.
+        Raises RuntimeError for a gradient that does not fit its parameter.
         """
         if self._check.check(*grads):
             return grads
-        for grad, shape in zip(grads, self._shapes, strict=True):
-            if grad.shape != shape:
-                raise gradient_shape_error(grad, shape)
+        for grad, param in zip(grads, self._params, strict=True):
+            check_gradient(grad, param)
         if all(grad.dtype is self._dtype and grad.is_cpu and grad.is_contiguous() for grad in grads):
             self._check = layout_check(grads)
             return grads

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from gnt.distributed import dtensor
 from gnt.importance import WeightMeans
-from gnt.optim._adam.gradient_shapes import GradientShapes
 from gnt.optim._adam.kernel import KernelStep, kernel_can_step
 from gnt.optim._adam.per_unit_step import PerUnitStep, ShardedPerUnitStep
 from gnt.optim._adam.state import MOMENTS, Group, State, complete_state, is_plain_tensor
 from gnt.optim._adam.step_counts import START_KEYS
 from gnt.optim._adam.torch_step import TorchStep
+from gnt.optim._gradient_checks import GradientChecks
 
 _EXP_AVG, _EXP_AVG_SQ = MOMENTS[:2]
 
@@ -72,7 +72,7 @@ class StepPlan:
             (param, state, state["step"], state[_EXP_AVG], state[_EXP_AVG_SQ], len(state))
             for param, state in zip(params, states, strict=True)
         ]
-        self._gradient_shapes = GradientShapes(params)
+        self._gradients = GradientChecks(params)
         self.on_cuda = any(param.is_cuda for param in params)
 
     def is_valid(
@@ -99,9 +99,12 @@ class StepPlan:
                 return False
         return all(stepper.is_valid() for stepper, _ in self._steppers)
 
-    def check_gradients(self, grads: Sequence[Tensor]) -> None:
-        """Raise RuntimeError for a gradient of another shape than its parameter's. To be called before any step."""
-        self._gradient_shapes.check(grads)
+    def checked_gradients(self, grads: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The gradients in the dtypes of their parameters. To be called before any step.
+
+        Raises RuntimeError for a gradient that does not fit its parameter.
+        """
+        return self._gradients.checked(grads)
 
     def step(self, grads: Sequence[Tensor], group: Group) -> None:
         """Take one step on each parameter. The gradients are in the same order."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gnt._kernels import layout_check
 from gnt.optim._adam.bias_correction import (
     BiasCorrections,
     RowColumn,
@@ -14,7 +15,7 @@ from gnt.optim._adam.bias_correction import (
     scalar_tensor,
     smaller_roots,
 )
-from gnt.optim._adam.state import Group, State, local_parts, moment_lists, share_step_counts
+from gnt.optim._adam.state import Group, State, is_plain_tensor, local_parts, moment_lists, share_step_counts
 from gnt.optim._adam.tiny_moments import FLUSH_INTERVAL, flush_subnormal, has_many_zeros, square_roots
 from gnt.optim._options import beta_values
 
@@ -30,6 +31,7 @@ class PerUnitStep:
 
     def __init__(self, params: Sequence[Tensor], states: Sequence[State], group: Group) -> None:
         self._params = list(params)
+        self._layouts = layout_check(self._params) if all(map(is_plain_tensor, params)) else None
         self._counts = share_step_counts(states)
         self._moments = moment_lists(states, group["amsgrad"])
         self._corrections = BiasCorrections(params, states)
@@ -43,8 +45,8 @@ class PerUnitStep:
         self._many_zeros = [has_many_zeros(moment) for moment in self._moments[-1]]
 
     def is_valid(self) -> bool:
-        """Always True: it depends on no memory addresses."""
-        return True
+        """True if the parameters have the same shapes and dtypes as before."""
+        return self._layouts is None or self._layouts.check(*self._params)
 
     @torch.no_grad()
     def step(self, grads: Sequence[Tensor], group: Group) -> None:

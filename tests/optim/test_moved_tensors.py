@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from gnt import GnT
+from gnt._kernels import check_gradient
 from gnt.optim import CBPSGD, AdamGnT, CBPAdam
 from tests.helpers.small_runs import assert_same, mlp, train
 
@@ -67,3 +68,83 @@ def test_an_engine_with_kernels_on_a_network_that_was_moved_raises_an_error_or_s
     net(torch.randn(8, 4, device="meta"))
     with contextlib.suppress(RuntimeError, NotImplementedError, ValueError):
         engine.step()
+
+
+def two_groups(make, **options):
+    net = mlp(4, 8, 20)
+    groups = [{"params": net[0].parameters()}, {"params": net[2].parameters()}]
+    optimizer = CBPSGD(net, 0.01, params=groups, **options) if make is CBPSGD else AdamGnT(groups, **options)
+    net(torch.randn(8, 4)).square().mean().backward()
+    optimizer.step()
+    return net, optimizer
+
+
+GRADIENTS = {
+    "a gradient of shape (1,) belongs to a parameter of shape (20, 8)": lambda grad: grad[0, :1],
+    "a gradient of shape (1, 8) belongs to a parameter of shape (20, 8)": lambda grad: grad[:1],
+    "a gradient of shape (3, 8) belongs to a parameter of shape (20, 8)": lambda grad: grad[:3],
+    "a gradient of shape (20, 8) and torch.complex64 belongs to a parameter of the same shape and torch.float32": (
+        lambda grad: grad.to(torch.complex64)
+    ),
+}
+
+
+@pytest.mark.parametrize("kernels", [False, True])
+@pytest.mark.parametrize(
+    ("make", "options"), [(AdamGnT, {}), (CBPSGD, {}), (CBPSGD, {"momentum": 0.9}), (CBPSGD, {"fused": True})]
+)
+@pytest.mark.parametrize("message", GRADIENTS)
+def test_gradients_that_do_not_fit_are_refused_before_any_group_is_stepped(make, options, kernels, message):
+    net, optimizer = two_groups(make, kernels=kernels, **options)
+    weight, grad = net[2].weight, net[2].weight.grad
+    before = copy.deepcopy((net.state_dict(), optimizer.state_dict()))
+    grad.data = GRADIENTS[message](grad.clone())
+    with pytest.raises(RuntimeError, match=re.escape(message)):
+        optimizer.step()
+    assert_same((net.state_dict(), optimizer.state_dict()), before)
+    weight.grad = torch.ones(20, 8)
+    optimizer.step()
+
+
+def test_gradients_on_another_device_are_refused():
+    with pytest.raises(RuntimeError, match=r"shape \(2,\) on meta belongs to a parameter of the same shape on cpu"):
+        check_gradient(torch.ones(2, device="meta"), torch.ones(2))
+
+
+@pytest.mark.parametrize("options", [{}, {"kernels": True}, {"foreach": False}, {"fused": True}])
+@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_gradients_of_another_dtype_are_converted(options, reset, dtype):
+    runs = []
+    for change in (lambda grad: grad.to(dtype), lambda grad: grad.to(dtype).float()):
+        torch.manual_seed(0)
+        net, optimizer = two_groups(AdamGnT, **options)
+        if reset:
+            optimizer.reset_units(net[2].weight, 0, [1])
+        for _ in range(2):
+            net[2].weight.grad.data = change(torch.randn(20, 8))
+            optimizer.step()
+        runs.append(net.state_dict())
+    assert_same(*runs)
+
+
+def test_a_fused_step_with_gradients_of_another_dtype_is_refused():
+    net, optimizer = two_groups(CBPSGD, fused=True)
+    before = copy.deepcopy(net.state_dict())
+    net[2].weight.grad.data = net[2].weight.grad.double()
+    with pytest.raises(RuntimeError, match=r"dtype of their parameter, torch.float32, got torch.float64 .*\(20, 8\)"):
+        optimizer.step()
+    assert_same(net.state_dict(), before)
+
+
+@pytest.mark.parametrize("kernels", [False, True])
+def test_a_parameter_made_smaller_under_its_gradient_is_refused_before_any_group_is_stepped(kernels):
+    """Also after resets, when no addresses are looked up."""
+    net, optimizer = two_groups(AdamGnT, kernels=kernels)
+    optimizer.reset_units(net[2].weight, 0, [1])
+    optimizer.step()
+    net[2].weight.data = net[2].weight.data[:3]
+    before = copy.deepcopy((net.state_dict(), optimizer.state_dict()["state"]))
+    with pytest.raises(RuntimeError, match=r"shape \(20, 8\) belongs to a parameter of shape \(3, 8\)"):
+        optimizer.step()
+    assert_same((net.state_dict(), optimizer.state_dict()["state"]), before)
