@@ -11,7 +11,8 @@ and ``display`` (what its table and picture show). The other modules are shared:
     training, task_training                         the interface of a training loop; a loop over tasks of images
     graph_warmup                                    how a resumed run gets its compiled graphs back
     run_plan, run, record, provenance               which runs a command asks for; a run's folder; its file of rows
-    saved_values, record_rows, checkpoint           checks of what is read from files
+    saved_values, saved_tensors                     kinds of values, to check what is read from files
+    record_rows, checkpoint                         the content of records and checkpoints
     results_folder                                  symbolic links below the folder of results are refused
     scheduler, launching, worker, progress          execute runs in processes (here or on Ray), and show their progress
     comparison, summary, comparison_table           from rows to means over seeds with 95% intervals

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import gnt
 from benchmarks.graph_warmup import GraphWarmup
+from benchmarks.saved_values import anything, fields, mapping, sequence
 from benchmarks.seeds import stream
 
 _ENGINE_SETTINGS = ("replacement_rate", "maturity_threshold", "decay_rate", "utility")
@@ -139,7 +140,11 @@ class Method:
         return state if self._remedy is None else {**state, "beside": self._remedy.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a saved state."""
+        """Restore a saved state. Raises ValueError if a part is missing or is not of its kind."""
+        parts = {"learner": mapping(anything)}
+        parts |= {} if self._graph_warmup is None else {"kinds": sequence(anything)}
+        parts |= {} if self._remedy is None else {"beside": anything}
+        fields(**parts)("method", state)
         if self._graph_warmup is not None:
             self._graph_warmup.warm_up(self.learner, state["kinds"])
         self.learner.load_state_dict(state["learner"])

@@ -25,6 +25,20 @@ from benchmarks import experiments
 from benchmarks.atomic_files import read_json
 from benchmarks.display import Metric
 from benchmarks.errors import CannotRun
+from benchmarks.saved_values import (
+    Kind,
+    any_of,
+    anything,
+    fields,
+    known_fields,
+    mapping,
+    number,
+    optional,
+    scalar,
+    sequence,
+    shown,
+    text,
+)
 from benchmarks.settings import BaseSettings, Values
 from benchmarks.value_checks import nearest
 
@@ -38,6 +52,12 @@ TAGS = {
 WHEN = ("start", "end", "mean", "peak")
 _NEEDED = ("where", "figure", "values", "tag", "source")
 _ALLOWED = (*_NEEDED, "method", "other", "note")
+_PART = fields(must_agree=sequence(text), entries=sequence(anything))
+_ENTRY = known_fields(
+    **dict.fromkeys(("figure", "tag", "source", "method", "other", "note"), text),
+    where=mapping(scalar),
+    values=mapping(anything),
+)
 
 
 @dataclass(frozen=True)
@@ -109,6 +129,7 @@ def entries(file: Path = FILE) -> tuple[Entry, ...]:
         _known("experiment", experiment, experiments.NAMES, str(file))
         if not isinstance(part, dict) or part.keys() != {"must_agree", "entries"}:
             raise CannotRun(f"{where}: must have exactly the keys must_agree and entries")
+        _check_kind(_PART, part, where)
         for name in part["must_agree"]:
             experiments.settings_class(experiment).field(name)
         found += [
@@ -126,7 +147,7 @@ def _known(what: str, name: Any, known: Sequence[str], where: str) -> None:
 def _entry(experiment: str, raw: Any, must_agree: tuple[str, ...], where: str) -> Entry:
     cls, display = experiments.settings_class(experiment), experiments.display(experiment)
     if not isinstance(raw, dict):
-        raise CannotRun(f"{where}: must be an object with {', '.join(_NEEDED)}, got {raw!r}")
+        raise CannotRun(f"{where}: must be an object with {', '.join(_NEEDED)}, got {shown(raw)}")
     for name in raw:
         _known("key", name, _ALLOWED, where)
     missing = [name for name in _NEEDED if not raw.get(name)]
@@ -134,6 +155,7 @@ def _entry(experiment: str, raw: Any, must_agree: tuple[str, ...], where: str) -
         raise CannotRun(
             f"{where}: {missing[0]} is missing" if missing else f"{where}: must have either method or other"
         )
+    _check_kind(_ENTRY, raw, where)
     if "method" in raw:
         _known("method", raw["method"], cls.methods, where)
     _known("figure", raw["figure"], [figure.name for figure in (display.main, *display.others)], where)
@@ -159,10 +181,17 @@ def _check_setting(cls: Any, method: str | None, name: str, value: Any, where: s
 
 
 def _check_value(value: Any, where: str) -> None:
-    sides = value if isinstance(value, list) else [value]
-    if (
-        len(sides) not in (1, 2)
-        or all(side is None for side in sides)
-        or any(isinstance(side, (bool, str)) or not isinstance(side, (int, float, type(None))) for side in sides)
-    ):
-        raise CannotRun(f"{where}: must be a number or [low, high], got {value!r}")
+    try:
+        any_of(number(), sequence(optional(number()), 2))("", value)
+        allowed = value != [None, None]
+    except ValueError:
+        allowed = False
+    if not allowed:
+        raise CannotRun(f"{where}: must be a number or [low, high], got {shown(value)}")
+
+
+def _check_kind(kind: Kind, value: Any, where: str) -> None:
+    try:
+        kind("", value)
+    except ValueError as error:
+        raise CannotRun(f"{where}: {error}") from None

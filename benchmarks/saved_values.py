@@ -189,5 +189,21 @@ def all_of(*kinds: Kind) -> Kind:
     return check
 
 
+def any_of(*kinds: Kind) -> Kind:
+    """A value of one of the kinds; the error is that of the first."""
+
+    def check(name: str, value: Any) -> None:
+        errors = []
+        for kind in kinds:
+            try:
+                kind(name, value)
+            except ValueError as error:
+                errors.append(error)
+        if len(errors) == len(kinds):
+            raise errors[0]
+
+    return check
+
+
 def _part(name: str, key: str) -> str:
     return f"{name}.{key:.60}" if name else f"{key:.60}"

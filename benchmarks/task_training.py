@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 import gnt
 from benchmarks.methods import Method
+from benchmarks.saved_tensors import random_state, tensor
+from benchmarks.saved_values import Kind, anything, fields, integer, mapping, number, sequence, text
 from benchmarks.seeds import stream
 from benchmarks.training import Row, Training
 
@@ -147,8 +149,27 @@ class TaskTraining(Training):
             "rows": self._rows,
         }
 
+    def _kind(self, begun: bool) -> Kind:
+        """What a saved state is; ``begun``: whether a piece was trained."""
+        count = len(self.seeds)
+        order = tensor(torch.int64, count, self.images, least=0, most=self.images - 1)
+        return fields(
+            done=integer(0, self.total),
+            latest=text,
+            method=mapping(anything),
+            streams=sequence(random_state, count),
+            order=order if begun else tensor(torch.float32, 0),
+            correct=tensor(torch.int64, count, least=0),
+            rows=sequence(mapping(number()), count if begun else 0),
+        )
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a saved state."""
+        """Restore a saved state.
+
+        Raises:
+            ValueError: a value is missing or is not of its kind.
+        """
+        self._kind(begun=state.get("done") != 0)("job", state)
         self.done, self.latest = state["done"], state["latest"]
         self._order, self._correct, self._rows = state["order"], state["correct"], state["rows"]
         for own, saved in zip(self._streams, state["streams"], strict=True):

@@ -6,6 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from benchmarks.saved_tensors import weights
+from benchmarks.saved_values import Kind, fields, number
+
 
 class BestNetwork:
     """Keeps a copy of the network of the best epoch of a stage (the first of equal ones).
@@ -35,6 +38,11 @@ class BestNetwork:
     def state_dict(self) -> dict[str, Any]:
         """State for a checkpoint."""
         return {"accuracy": self.accuracy, "net": self._net}
+
+    @staticmethod
+    def kind(net: nn.Module) -> Kind:
+        """What a `state_dict` is, for networks like this one."""
+        return fields(accuracy=number(), net=weights(net))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a saved state."""

@@ -20,6 +20,7 @@ from benchmarks.incremental_cifar.net import ResNet18, reset
 from benchmarks.incremental_cifar.settings import Settings
 from benchmarks.incremental_cifar.stages import Piece, Stages
 from benchmarks.methods import Method
+from benchmarks.saved_values import anything, fields, integer, mapping, number, text
 from benchmarks.seeds import stream
 from benchmarks.training import Row
 
@@ -170,7 +171,20 @@ class Training(benchmarks.training.Training):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a saved state."""
+        """Restore a saved state.
+
+        Raises:
+            ValueError: a value is missing or is not of its kind.
+        """
+        fields(
+            done=integer(0, self.total),
+            latest=text,
+            method=mapping(anything),
+            best=BestNetwork.kind(self._net),
+            right=integer(0),
+            seen=integer(1 if state.get("done") else 0),
+            figures=mapping(number()),
+        )("job", state)
         self.method.load_state_dict(state["method"])
         self._best.load_state_dict(state["best"])
         self.done, self.latest, self._figures = state["done"], state["latest"], state["figures"]

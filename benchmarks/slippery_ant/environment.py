@@ -16,6 +16,9 @@ import torch
 from gymnasium.envs.mujoco.ant_v5 import AntEnv
 from numpy.typing import NDArray
 
+from benchmarks.saved_tensors import like
+from benchmarks.saved_values import anything, fields, integer, mapping, number, sequence
+
 EPISODE_STEPS = 1000  # gymnasium's time limit for Ant
 _PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
 
@@ -102,7 +105,17 @@ class SlipperyAnt(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a saved state."""
+        """Restore a saved state. Raises ValueError if a value is missing or is not of its kind."""
+        now = self.state_dict()
+        fields(
+            physics=like(now["physics"], finite=False),
+            body_positions=like(now["body_positions"], finite=False),
+            random=mapping(anything),
+            steps=integer(0),
+            friction=integer(0, len(self._frictions) - 1),
+            episode=fields(**{"return": number(), "length": integer(0)}),
+            finished=sequence(sequence(number(), 2)),
+        )("ant", state)
         model, data = self._ant.model, self._ant.data
         mujoco.mj_setState(model, data, state["physics"].numpy(), _PHYSICS)
         data.xpos[:] = state["body_positions"].numpy()

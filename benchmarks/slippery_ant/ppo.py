@@ -20,6 +20,8 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor, nn
 
+from benchmarks.saved_tensors import tensor
+from benchmarks.saved_values import anything, fields, integer, mapping, optional
 from benchmarks.seeds import stream
 from benchmarks.slippery_ant import networks, optimizers
 from benchmarks.slippery_ant.environment import SlipperyAnt
@@ -101,8 +103,14 @@ class Agent:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a saved state."""
+        """Restore a saved state. Raises ValueError if a value is missing or is not of its kind."""
         ppo = self._ppo
+        parts = dict.fromkeys(("parameters", "optimizer", "draws"), mapping(anything))
+        parts["seen"] = tensor(torch.float64, 1, *ppo.observation_space.shape, finite=False)
+        parts["begins"] = tensor(torch.bool, 1)
+        if state.get("steps") == 0:  # before the first rollout both are None
+            parts |= {name: optional(parts[name]) for name in ("seen", "begins")}
+        fields(**parts, steps=integer(0), epochs=integer(0))("agent", state)
         ppo.policy.load_state_dict(state["parameters"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._draws.load_state_dict(state["draws"])

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.saved_tensors import random_state, tensor
+from benchmarks.saved_values import fields, integer
 from benchmarks.seeds import stream
 
 
@@ -44,7 +46,10 @@ class PrivateRandomState:
         return {"torch": self._torch, "numpy": {**state, "state": inner}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a saved state."""
+        """Restore a saved state. Raises ValueError if a value is missing or is not of its kind."""
+        key = tensor(torch.int64, 624, least=0, most=2**32 - 1)
+        kind = fields(torch=random_state, numpy=fields(state=fields(key=key, pos=integer(0, 624))))
+        kind("draws", state)
         self._torch = state["torch"]
         inner = {**state["numpy"]["state"], "key": state["numpy"]["state"]["key"].numpy().astype(np.uint32)}
         self._numpy = {**state["numpy"], "state": inner}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import benchmarks.training
-from benchmarks.errors import CannotRun
+from benchmarks.errors import START_OVER_HINT, CannotRun
+from benchmarks.saved_values import anything, fields, integer, mapping, number, optional, text
 from benchmarks.seeds import stream
 from benchmarks.slippery_ant import requirements
 from benchmarks.slippery_ant.friction import ORDINARY, frictions
@@ -76,13 +77,22 @@ class Training(benchmarks.training.Training):
 
         Raises:
             CannotRun: it was saved with other versions of the packages, whose physics may differ.
+            ValueError: a value is missing or is not of its kind.
         """
+        fields(
+            versions=mapping(text),
+            done=integer(0, self.total),
+            latest=text,
+            means=optional(fields(mean_return=number(), mean_length=number())),
+            ant=mapping(anything),
+            agent=mapping(anything),
+        )("job", state)
         saved, now = state["versions"], requirements.versions()
         if saved != now:
             differing = [name for name in now if saved.get(name) != now[name]]
             then = ", ".join(f"{name} {saved.get(name)}" for name in differing)
             here = ", ".join(f"{name} {now[name]}" for name in differing)
-            raise CannotRun(f"The run was started with {then}; this is {here}. Use --fresh to start over.")
+            raise CannotRun(f"The run was started with {then}; this is {here}. {START_OVER_HINT}")
         self.done, self.latest, self._means = state["done"], state["latest"], state["means"]
         self._ant.load_state_dict(state["ant"])
         self._agent.load_state_dict(state["agent"])

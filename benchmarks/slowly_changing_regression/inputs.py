@@ -7,6 +7,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from benchmarks.saved_tensors import like, random_state
+from benchmarks.saved_values import fields, integer
 from benchmarks.seeds import stream
 
 BITS: Final = 20
@@ -54,7 +56,9 @@ class Inputs:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a saved state."""
+        """Restore a saved state. Raises ValueError if a value is missing or is not of its kind."""
+        kinds = {"step": integer(0), "slow": like(self._slow, 0, 1)}
+        fields(**kinds, slow_stream=random_state, fast_stream=random_state)("inputs", state)
         self._step, self._slow = state["step"], state["slow"]
         self._slow_stream.set_state(state["slow_stream"])
         self._fast_stream.set_state(state["fast_stream"])

@@ -8,6 +8,8 @@ import torch
 
 import benchmarks.training
 from benchmarks.methods import Method
+from benchmarks.saved_tensors import tensor
+from benchmarks.saved_values import any_of, anything, fields, integer, mapping, sequence, text
 from benchmarks.slowly_changing_regression.inputs import Inputs
 from benchmarks.slowly_changing_regression.net import network_factory
 from benchmarks.slowly_changing_regression.settings import Settings
@@ -74,7 +76,19 @@ class Training(benchmarks.training.Training):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a saved state."""
+        """Restore a saved state.
+
+        Raises:
+            ValueError: a value is missing or is not of its kind.
+        """
+        fields(
+            done=integer(0, self.total),
+            latest=text,
+            method=mapping(anything),
+            inputs=sequence(mapping(anything), len(self.seeds)),
+            bin=any_of(tensor(torch.float64, None, len(self.seeds)), tensor(torch.float64, 0)),
+            bins=integer(0),
+        )("job", state)
         self.done, self.latest = state["done"], state["latest"]
         self.method.load_state_dict(state["method"])
         for inputs, own in zip(self._inputs, state["inputs"], strict=True):

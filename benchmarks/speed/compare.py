@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.speed.table import MET, MISSED, ratio_text
@@ -52,7 +53,7 @@ def _by_name(record: dict[str, Any]) -> dict[tuple[str, str, str], dict[str, Any
 
 def table(old: dict[str, Any], new: dict[str, Any]) -> Table:
     """The ratios of both records side by side."""
-    shown = Table(title=f"Changes since {_commit(old)} ({old['about']['began']})")
+    shown = Table(title=escape(f"Changes since {_commit(old)} ({old['about']['began']})"))
     for name in ("", "against"):
         shown.add_column(name)
     for name in ("old", "new", "change", ""):
@@ -63,12 +64,14 @@ def table(old: dict[str, Any], new: dict[str, Any]) -> Table:
         workload, entrant, against = row["name"]
         if workload != last:
             shown.add_section()
-            shown.add_row(f"[bold]{workload}[/]", *[""] * 5)
+            shown.add_row(f"[bold]{escape(workload)}[/]", *[""] * 5)
             last = workload
         both = row["old"] is not None and row["new"] is not None
         change = f"{row['new'] / row['old'] - 1:+.0%}" if both else ""
         ratios = ["" if row[name] is None else ratio_text(row[name]) for name in ("old", "new")]
-        shown.add_row(f"  {entrant}", against, *ratios, change, f"[{colours[row['change']]}]{row['change']}[/]")
+        shown.add_row(
+            f"  {escape(entrant)}", escape(against), *ratios, change, f"[{colours[row['change']]}]{row['change']}[/]"
+        )
     return shown
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import provenance
-from benchmarks.atomic_files import read_json
 from benchmarks.errors import CannotRun
+from benchmarks.saved_values import fields, one_of, parse_json, shown
 from benchmarks.speed.allocator import describe
+from benchmarks.speed.record_kind import RECORD
 
 FORMAT, VERSION = "gnt speed", 1
 
@@ -43,18 +44,22 @@ def load(file: Path) -> dict[str, Any]:
     """Read a record.
 
     Raises:
-        CannotRun: the file does not exist, is not a record, or has another version.
+        CannotRun: the file does not exist, is not a record, has another version, or is damaged.
     """
-    if not file.exists():
-        raise CannotRun(f"{file} does not exist.")
     try:
-        record = read_json(file)
-    except CannotRun:
-        record = None
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise CannotRun(f"{file} is not a record of python -m benchmarks speed.")
-    if record.get("version") != VERSION:
-        raise CannotRun(f"{file} is a record of version {record.get('version')}; this command reads version {VERSION}.")
+        record: dict[str, Any] = parse_json(file.read_bytes())
+        fields(format=one_of(FORMAT))("", record)
+    except FileNotFoundError:
+        raise CannotRun(f"{file} does not exist.") from None
+    except (OSError, ValueError) as error:
+        raise CannotRun(f"{file} is not a record of python -m benchmarks speed: {error}.") from error
+    if type(record.get("version")) is not int or record["version"] != VERSION:
+        version = shown(record.get("version"))
+        raise CannotRun(f"{file} is a record of version {version}; this command reads version {VERSION}.")
+    try:
+        RECORD("", record)
+    except ValueError as error:
+        raise CannotRun(f"{file} is damaged: {error}. Measure again, with --output for another file.") from error
     return record
 
 

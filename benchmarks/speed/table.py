@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 MET, MISSED = "green", "red"
@@ -24,13 +25,15 @@ def _ratios(record: dict[str, Any]) -> Table:
     for workload in record["workloads"]:
         if not workload["figures"]:
             continue
-        shown.add_row(f"[bold]{workload['name']}[/]", *[""] * 6)
+        shown.add_row(f"[bold]{escape(workload['name'])}[/]", *[""] * 6)
         for one in workload["figures"]:
             time = time_text(workload["entrants"][one["entrant"]]["seconds"])
             quartiles = f"{ratio_text(one['low'])}-{ratio_text(one['high'])}"
             target = "" if one["target"] is None else ratio_text(one["target"])
             shown.add_row(
-                f"  {one['entrant']}", one["against"], time, ratio_text(one["ratio"]), quartiles, target, verdict(one)
+                f"  {escape(one['entrant'])}",
+                escape(one["against"]),
+                *(time, ratio_text(one["ratio"]), quartiles, target, verdict(one)),
             )
         shown.add_section()
     return shown
@@ -48,9 +51,9 @@ def memory_table(rows: list[dict[str, Any]]) -> Table:
         if row["network"] != network:
             network = row["network"]
             shown.add_section()
-            shown.add_row(f"[bold]{network}[/]", "", "", "")
+            shown.add_row(f"[bold]{escape(network)}[/]", "", "", "")
         each = [f"{row[name]:.2f}" if row[name] else "" for name in ("bytes_per_parameter", "bytes_per_unit")]
-        shown.add_row(f"  {row['state']}", f"{row['bytes']:,}", *each)
+        shown.add_row(f"  {escape(row['state'])}", f"{row['bytes']:,}", *each)
     return shown
 
 

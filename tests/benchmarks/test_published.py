@@ -52,6 +52,13 @@ ERRORS = [
     ({"values": {"end": "high"}}, "entry 1, end: must be a number or [low, high], got 'high'"),
     ({"values": {"end": [1, 2, 3]}}, "must be a number or [low, high], got [1, 2, 3]"),
     ({"values": {"end": [None, None]}}, "must be a number or [low, high], got [None, None]"),
+    ({"values": {"end": [1]}}, "must be a number or [low, high], got [1]"),
+    ({"values": {"end": float("nan")}}, "must be a number or [low, high], got nan"),
+    ({"values": {"end": 10**400}}, "must be a number or [low, high], got 1000"),
+    ({"values": [1]}, "entry 1: values must be an object with values by name, got [1]"),
+    ({"where": "tasks"}, "entry 1: where must be an object with values by name, got 'tasks'"),
+    ({"where": {"tasks": [3]}}, "entry 1: where.tasks must be a finite number, got [3]"),
+    ({"source": ["a paper"]}, "entry 1: source must be a text, got ['a paper']"),
     ({"source": None}, "source is missing"),
     ({"method": None}, "must have either method or other"),
     ({"other": "UPGD"}, "must have either method or other"),
@@ -76,6 +83,9 @@ CONTENTS = [
     ('{"random_label_mnist": {"entries": []}}', "must have exactly the keys must_agree and entries"),
     ('{"random_label_mnist": {"must_agree": ["task"], "entries": []}}', "unknown setting 'task'; did you mean tasks?"),
     ('{"random_label_mnist": {"must_agree": [], "entries": [3]}}', "got 3"),
+    ('{"random_label_mnist": {"must_agree": "tasks", "entries": []}}', "must_agree must be a list, got 'tasks'"),
+    ('{"random_label_mnist": {"must_agree": [], "entries": {}}}', "entries must be a list, got {}"),
+    ("[" * 100_000, "nested too deeply"),
 ]
 
 

@@ -1,5 +1,6 @@
 """``python -m benchmarks speed``: real, short measurements on small networks."""
 
+import copy
 import json
 import platform
 import signal
@@ -98,6 +99,54 @@ def test_pictures_and_markdown_are_made_from_a_record(measured, tmp_path, capsys
     assert {row.count("|") for row in rows if row.startswith("|")} == {10}
 
 
+DAMAGES = [
+    ("workloads/0/figures/0/ratio", "1.1", "workloads[0].figures[0].ratio must be a finite number above 0, got '1.1'"),
+    ("workloads/0/figures/0/ratio", [1], "ratio must be a finite number above 0, got [1]"),
+    ("workloads/0/figures/0/ratio", float("nan"), "ratio must be a finite number above 0, got nan"),
+    ("workloads/0/figures/0/ratio", 0, "ratio must be a finite number above 0, got 0"),
+    ("workloads/0/figures/0/high", 10**400, "high must be a finite number >= 0 and <= 1e+09, got 1000"),
+    ("workloads/0/figures/0/entrant", "nobody", "figures[0].entrant must be "),
+    ("workloads/0/figures/0", None, "workloads[0].figures[0] must be an object with entrant, "),
+    ("workloads/0/rounds", 0, "workloads[0].rounds must be an integer >= 1, got 0"),
+    ("workloads/0/picture", "depth", "workloads[0].picture must be 'width' or 'batch', got 'depth'"),
+    ("workloads/0/left_out", [], "workloads[0].left_out must be an object with values by name, got []"),
+    ("workloads", {}, "workloads must be a list, got {}"),
+    ("memory", [{}], "network is missing"),
+    ("about/hardware/processor", 7, "about.hardware.processor must be a text, got 7"),
+    ("about/commit", {}, "about.commit must be a text, got {}"),
+    ("settings/clock", "sun", "settings.clock must be 'wall' or 'cpu', got 'sun'"),
+    ("quietness/reasons", "busy", "quietness.reasons must be a list, got 'busy'"),
+    ("version", True, "is a record of version True; this command reads version 1"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "message"), DAMAGES, ids=[message for _, _, message in DAMAGES])
+@pytest.mark.parametrize("option", ["--show", "--compare"])
+def test_a_damaged_record_is_refused(option, path, value, message, measured, tmp_path, capsys):
+    _, record = measured
+    record = copy.deepcopy(record)
+    *parents, last = [int(name) if name.isdecimal() else name for name in path.split("/")]
+    part = record
+    for name in parents:
+        part = part[name]
+    part[last] = value
+    file = tmp_path / "damaged.json"
+    file.write_text(json.dumps(record))
+    assert main(["speed", option, str(file)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {file} is ")
+    assert message in line
+
+
+def test_names_in_a_record_are_not_markup(measured, tmp_path, capsys):
+    _, record = measured
+    record = copy.deepcopy(record)
+    record["workloads"][0]["name"] = "a [/bold] name"
+    file = tmp_path / "names.json"
+    file.write_text(json.dumps(record))
+    assert "a [/bold] name" in run(capsys, "--show", file, "--compare", file)
+
+
 def test_memory_is_measured_without_times(tmp_path, capsys):
     file = tmp_path / "memory.json"
     shown = run(capsys, "--memory", "--output", file)
@@ -149,6 +198,13 @@ def test_a_stopped_measurement_keeps_its_results(tmp_path):
         (["--show", "{tmp}/other.json"], "other.json is not a record of python -m benchmarks speed"),
         (["--compare", "{tmp}/later.json"], "later.json is a record of version 99; this command reads version 1"),
         (["--show", "{tmp}/broken.json"], "broken.json is not a record"),
+        (
+            ["--show", "{tmp}/deep.json"],
+            "deep.json is not a record of python -m benchmarks speed: it is nested",
+        ),
+        (["--show", "{tmp}/bytes.json"], "bytes.json is not a record of python -m benchmarks speed: 'utf-8' codec"),
+        (["--show", "{tmp}"], "is not a record of python -m benchmarks speed"),
+        (["--show", "{tmp}/" + "x" * 300], "File name too long"),
         (["--output", "{tmp}"], "this is a folder"),
         (["--output", "{tmp}/broken.json/x.json"], "Cannot write"),
         (["--picture", "{tmp}/broken.json/x.png"], "Cannot write"),
@@ -158,6 +214,8 @@ def test_invalid_input_is_reported_before_anything_is_measured(arguments, messag
     (tmp_path / "other.json").write_text('{"experiment": "random_label_mnist"}')
     (tmp_path / "later.json").write_text('{"format": "gnt speed", "version": 99}')
     (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    (tmp_path / "bytes.json").write_bytes(b"\xff{}")
     before = sorted(tmp_path.iterdir())
     given = [text.replace("{tmp}", str(tmp_path)) for text in arguments]
     output = [] if "--output" in given else ["--output", str(tmp_path / "new.json")]
