@@ -6,7 +6,8 @@ A method is an object with any of these hooks, which a learner calls in the orde
     penalty()           a scalar that is added to the loss
     after_backward()    gradients are in ``.grad`` and may be changed in place
     after_step()        after the optimizer's step and the replacement of units
-    begin_task(...), end_task(...)      called by the learner's functions of these names, with the same arguments
+    begin_task(...), end_task(...)      called by the learner's functions of these names; a hook gets the keywords given
+                        there, and ``net``, the learner's network, as far as its signature names them
 
 It may have ``state_dict`` and ``load_state_dict``, which become part of the learner's state, and ``discard()``, which
 is called when a step fails before its update. If it keeps numbers per weight (`gnt.replacement.Follower`) of units that
@@ -15,7 +16,8 @@ the learner's engine replaces, it follows the engine.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -107,10 +109,25 @@ class Methods(tuple[Any, ...]):
             units += getattr(each, "replaced", ())
         return units
 
-    def tell(self, hook: str, args: Iterable[Any], kwargs: dict[str, Any]) -> None:
-        """Call a hook for the begin or end of a task."""
-        for each in self.having(hook):
-            getattr(each, hook)(*args, **kwargs)
+    def tell(self, hook: str, info: Mapping[str, Any]) -> None:
+        """Call a hook for the begin or end of a task, with those of ``info`` that its signature names.
+
+        Raises:
+            TypeError: a hook needs an argument that is not given, or one is given that no hook takes. Nothing is
+                called.
+        """
+        calls = [(each, *_accepted(getattr(each, hook), info)) for each in self.having(hook)]
+        for each, _, missing in calls:
+            if missing:
+                raise TypeError(
+                    f"{hook} of {type(each).__name__} needs {', '.join(missing)}: give {hook}({missing[0]}=...)"
+                )
+        taken = {name for _, arguments, _ in calls for name in arguments}
+        unknown = [name for name in info if name not in taken and name != "net"]
+        if unknown and calls:
+            raise TypeError(f"{hook} got {', '.join(unknown)}, which no method takes")
+        for each, arguments, _ in calls:
+            getattr(each, hook)(**arguments)
 
     def discard(self) -> None:
         """Drop what methods have recorded in a step that failed."""
@@ -162,3 +179,13 @@ class Methods(tuple[Any, ...]):
                     if kept is not None:
                         earlier.load_state_dict(kept)
                 raise
+
+
+def _accepted(function: Callable[..., Any], info: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The entries of ``info`` that a function takes by name, and the required ones that are missing."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(each.kind is each.VAR_KEYWORD for each in parameters):
+        return dict(info), []
+    named = [each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+    missing = [each.name for each in named if each.default is each.empty and each.name not in info]
+    return {each.name: info[each.name] for each in named if each.name in info}, missing

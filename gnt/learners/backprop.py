@@ -111,13 +111,29 @@ class Backprop:
             checked.check_compilable()
         self._step.set_methods(checked)
 
-    def begin_task(self, *args: Any, **kwargs: Any) -> None:
-        """Tell all methods with this hook that a task begins; the arguments are passed on."""
-        self._step.methods.tell("begin_task", args, kwargs)
+    def begin_task(self, **info: Any) -> None:
+        """Call ``begin_task`` of all methods that have it: a task begins.
 
-    def end_task(self, *args: Any, **kwargs: Any) -> None:
-        """Tell all methods with this hook that a task has ended; the arguments are passed on."""
-        self._step.methods.tell("end_task", args, kwargs)
+        Args:
+            info: what methods need, such as ``task=1`` or ``data=loader``. A method gets what the signature of its hook
+                names; ``net``, this learner's network, is always there.
+
+        Raises:
+            TypeError: a method needs something that is not given, or no method takes it. Nothing is called.
+        """
+        self._step.methods.tell("begin_task", {"net": self.net, **info})
+
+    def end_task(self, **info: Any) -> None:
+        """Call ``end_task`` of all methods that have it: a task has ended.
+
+        Args:
+            info: what methods need, such as ``task=1`` or ``data=loader``. A method gets what the signature of its hook
+                names; ``net``, this learner's network, is always there.
+
+        Raises:
+            TypeError: a method needs something that is not given, or no method takes it. Nothing is called.
+        """
+        self._step.methods.tell("end_task", {"net": self.net, **info})
 
     def learn(self, x: Tensor, y: Tensor) -> Step:
         """One step of learning on a batch.

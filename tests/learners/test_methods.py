@@ -78,7 +78,8 @@ class Recorder:
     def after_step(self) -> None:
         self.calls.append("after_step")
 
-    def begin_task(self, task: int) -> None:
+    def begin_task(self, task: int, net: Any, data: str = "none") -> None:
+        assert net is self.net
         self.calls.append(("begin_task", task))
 
     def end_task(self, task: int, *, data: str) -> None:
@@ -92,7 +93,11 @@ def test_hooks_are_called_in_order_with_what_they_may_change():
     net = mlp()
     method = Recorder(net)
     learner = gnt.Backprop(net, step_size=0.1, methods=[method])
-    learner.begin_task(1)
+    with pytest.raises(TypeError, match=r"begin_task of Recorder needs task: give begin_task\(task=...\)"):
+        learner.begin_task()
+    with pytest.raises(TypeError, match="begin_task got tsak, which no method takes"):
+        learner.begin_task(task=1, tsak=2)
+    learner.begin_task(task=1)
     (x, y), (other, target) = batches(2)
     before, twin = net[0].weight.detach().clone(), copy.deepcopy(net)
     learner.learn(x, y)
@@ -103,7 +108,7 @@ def test_hooks_are_called_in_order_with_what_they_may_change():
     assert net[0].weight.equal(before)  # its gradient was set to zero
     expected = net(x)
     assert learner.learn(other, target).output.equal(expected)  # of the batch that was returned in its place
-    learner.end_task(1, data="all")
+    learner.end_task(task=1, data="all")
     assert method.calls[-1] == ("end_task", 1, "all")
     learner.learn(x[:0], y[:0])
     calls = len(method.calls)
