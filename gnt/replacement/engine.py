@@ -190,8 +190,8 @@ class GnT(EngineCore):
         - ``torch.optim.swa_utils.AveragedModel`` (EMA and SWA): the averaged parameters of the new units, and their
           running statistics in norms, become those of the network; the averaged biases of the consumers change by
           as much as the biases;
-        - another `GnT`, or a `ReDo`, on some of the same units: there, too, these units have age 0 and new averages.
-          For the other direction call ``other.follow(engine)``;
+        - another `GnT`, a `ReDo` or a `gnt.importance.Importance` on some of the same units: there, too, these units
+          have age 0 and new averages. For the other direction call ``other.follow(engine)``;
         - another torch optimizer of the same parameters: its state is reset as that of the engine's own.
 
         Followers of a follower are not told. Followers are not part of ``state_dict``. A copy of the engine
@@ -280,8 +280,8 @@ class GnT(EngineCore):
 
         Raises:
             RuntimeError: the engine is attached or closed, or another engine of this optimizer has a unit of these
-                groups: ``close()`` that one first. An engine of another optimizer is stopped, and its steps raise an
-                error.
+                groups: ``close()`` that one first, or let each follow the other. An engine of another optimizer is
+                stopped, and its steps raise an error.
             ValueError: the engine has no optimizer, or does not record features.
 
         >>> import torch, gnt

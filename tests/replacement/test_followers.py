@@ -64,12 +64,16 @@ def build_with_followers(kind):
     layers = net if groups is None else groups
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
     engine = gnt.GnT(layers, optimizer, generator=torch.Generator().manual_seed(1), bias_init="initial")
-    others = [gnt.GnT(layers, decay_rate=0.5, maturity_threshold=0), gnt.ReDo(engine.groups[::-1])]
+    others = [
+        gnt.GnT(layers, decay_rate=0.5, maturity_threshold=0),
+        gnt.importance.Importance(layers, average="latest"),
+        gnt.ReDo(engine.groups[::-1]),
+    ]
     for _ in range(3):
         optimizer.zero_grad()
         net(torch.randn(4, *shape)).square().mean().backward()
         optimizer.step()
-        for each in (engine, others[0]):
+        for each in (engine, *others[:2]):
             each.update()
     reg, average, recorder = gnt.L2Init(net, 0.1), AveragedModel(net), Recorder(net)
     randomize(average, 3)
@@ -108,16 +112,16 @@ def test_every_follower_sees_a_replacement_slice_by_slice(kind):
             assert recorder.changes[param][index] == change
             moved += bool(change)
     assert moved, "the test proves nothing: no bias was moved"
-    for group, units, other, last in zip(engine.groups, chosen, others[0].groups, others[1].groups[::-1], strict=True):
+    for number, (group, units) in enumerate(zip(engine.groups, chosen, strict=True)):
         kept = [unit for unit in range(group.num_units) if unit not in units]
-        for state, age in ((other.state, 3), (last.state, 0)):
+        states = [each.groups[number].state for each in others[:2]] + [others[2].groups[::-1][number].state]
+        for state, age in zip(states, (3, 3, 0), strict=True):
             assert state.age[units].tolist() == [0] * len(units)
             assert state.age[kept].tolist() == [age] * len(kept)
             assert not state.utility[units].any()
             assert not state.mean_features[:, units].any()
-            assert state.replaced == 0
-        assert other.state.utility[kept].all() or not kept
-        assert other.state.eligible == len(kept)
+        assert states[0].utility[kept].all()
+        assert (states[0].eligible, states[0].replaced, states[2].replaced) == (len(kept), 0, 0)
 
 
 @settings(max_examples=15)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import gnt
@@ -54,7 +55,8 @@ def backward(net: nn.Module, *shape: int) -> None:
 def test_engine_steps_do_not_synchronize(utility: str, kind: type, make: Any, shape: tuple[int, ...]) -> None:
     net = make()
     optimizer = kind(net.parameters(), lr=1e-3)
-    engine = gnt.GnT(net, optimizer, utility=utility, replacement_rate=0.1, maturity_threshold=2)
+    followers = [gnt.L2Init(net, 0.1), AveragedModel(net)]
+    engine = gnt.GnT(net, optimizer, utility=utility, replacement_rate=0.1, maturity_threshold=2, follow=followers)
     (part,) = engine.importance.evaluator.parts
     part.on_cpu = False
     engine.replace([[0] for _ in engine.groups])  # the first replacement rounds the bounds on the host

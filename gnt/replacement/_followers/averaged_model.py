@@ -23,7 +23,7 @@ class AveragedModelAdapter:
     moves_bias = True
 
     def __init__(self, target: AveragedModel, network: nn.Module | None = None) -> None:
-        self.target, self._network = target, network
+        self.target, self._network = target, network if network is None else unwrap(network)
         self._groups: Sequence[UnitGroup] = ()
         self._copies: dict[nn.Module, nn.Module] = {}
 
@@ -78,7 +78,7 @@ class AveragedModelAdapter:
 
     def _by_network(self, slots: list[Slot], network: nn.Module) -> dict[nn.Module, nn.Module]:
         """The copies at the places that the layers have in the network."""
-        paths = {id(module): path for path, module in unwrap(network).named_modules(remove_duplicate=False)}
+        paths = {id(module): path for path, module in network.named_modules(remove_duplicate=False)}
         modules = dict(unwrap(self.target.module).named_modules(remove_duplicate=False))
         missing = [slot.name for slot in slots if id(slot.module) not in paths]
         if missing:

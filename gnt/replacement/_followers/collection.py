@@ -136,6 +136,6 @@ def _new_adapter(target: Any, for_optimizer: ForOptimizer, network: nn.Module | 
         return OtherEngineAdapter(target)
     raise TypeError(
         f"{type(target).__name__} cannot follow: it has no method reset_units(param, dim, index, groups=1) "
-        "(gnt.replacement.Follower), and is not an AveragedModel of torch.optim.swa_utils, a torch optimizer, a GnT or "
-        "a ReDo"
+        "(gnt.replacement.Follower), and is not an AveragedModel of torch.optim.swa_utils, a torch optimizer, a GnT, a "
+        "ReDo or an Importance"
     )
