@@ -91,7 +91,10 @@ def local_batch(plan: str, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor
 
 
 def sharded(folder: Path, *cases: str) -> Any:
-    """Train sharded, and on each rank a single-process run on the global batch, case by case."""
+    """Train sharded, and on each rank a single-process run on the global batch, case by case.
+
+    The anchors of an L2 Init, which is not part of the loss, follow each engine.
+    """
     return [_sharded(*case.split(":")) for case in cases]
 
 
@@ -101,6 +104,9 @@ def _sharded(plan: str, optimizer: str, utility: str, kind: str) -> Any:
     opt, single_opt = (worker.OPTIMIZERS[optimizer](n) for n in (net, single_net))
     engine = worker.engine(net, opt, utility=utility, seed=7)
     single = worker.engine(single_net, single_opt, utility=utility, seed=7, process_group=False)
+    anchors = gnt.L2Init(net, 1.0), gnt.L2Init(single_net, 1.0)
+    for each, reg in zip((engine, single), anchors, strict=True):
+        each.follow(reg)
     replaced_units = []
     for batch in worker.batches(net, 12, 100):
         worker.learn(model, opt, *local_batch(plan, batch))
@@ -108,7 +114,10 @@ def _sharded(plan: str, optimizer: str, utility: str, kind: str) -> Any:
         replaced_units.append(([u.tolist() for u in engine.replaced], [u.tolist() for u in single.replaced]))
     kinds = [type(p).__name__ for p in net.parameters()]
     utility = [[g.state.utility for g in one.groups] for one in (engine, single)]
-    params = {"params": worker.flat(net), "single_params": worker.flat(single_net)}
+    params = {
+        name: worker.flat_tensors([*each.parameters(), *reg.start])
+        for name, each, reg in zip(("params", "single_params"), (net, single_net), anchors, strict=True)
+    }
     return {"replaced_units": replaced_units, "utility": utility, "kinds": kinds, **params}
 
 

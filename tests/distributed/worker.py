@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -109,5 +109,10 @@ def engine(net: nn.Module, optimizer: torch.optim.Optimizer, **settings: Any) ->
 
 def flat(net: nn.Module) -> Tensor:
     """All parameters in one vector, with sharded ones gathered."""
-    full = [p.full_tensor() if hasattr(p, "full_tensor") else p for p in net.parameters()]
-    return torch.cat([p.detach().flatten() for p in full]).clone()
+    return flat_tensors(net.parameters())
+
+
+def flat_tensors(tensors: Iterable[Tensor]) -> Tensor:
+    """All tensors in one vector, with sharded ones gathered."""
+    full = [each.full_tensor() if hasattr(each, "full_tensor") else each for each in tensors]
+    return torch.cat([each.detach().flatten() for each in full]).clone()
