@@ -19,6 +19,7 @@ from gnt.units._tracing.ops.dispatch import ACTIVATION_PRODUCTS, SHAPE_OPS, prop
 from gnt.units._tracing.ops.producers_and_consumers import apply_weights
 from gnt.units._tracing.ops.refusal import describe_operation, refuse_operands
 from gnt.units._tracing.ops.statistics import apply_statistics, refuse_statistics
+from gnt.units._tracing.ops.weighted_branches import refuse_unjoined_branches
 from gnt.units._tracing.ownership import ParameterOwners
 from gnt.units._tracing.state import PropagationState
 from gnt.units._tracing.weight_ops import weight_op
@@ -48,6 +49,7 @@ def _propagate_once(graph: Graph, owners: ParameterOwners, separate: Collection[
     for node in graph.nodes:
         if node.kind == "op":
             state.labels[node] = _result_labels(state, node)
+    refuse_unjoined_branches(state)
     for node, phrase in graph.outputs:
         state.refuse(state.labels.get(node), f"output units: they are {phrase}")
         refuse_statistics(state, node)

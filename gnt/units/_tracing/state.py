@@ -66,6 +66,8 @@ class PropagationState:
         self.labels: dict[Node, Labels | tuple[Labels, ...]] = {}
         self.unit_parameters: dict[str, Any] = {}  # by path: what `ops.unit_parameters` found in a module
         self.statistics: dict[Node, Any] = {}  # statistics over the units of norms: `ops.statistics.Statistic`
+        self.branch_weights: frozenset[Node] | None = None  # see `ops.weighted_branches`
+        self.combined: list[tuple[Tensor, str]] = []  # labels that must be one unit in each column, or the reason
         self._num_occurrences = 0
 
     def labels_of(self, node: Any) -> Labels:

@@ -19,6 +19,7 @@ from gnt.units._tracing.ops.norms import NORMS, PRELU
 from gnt.units._tracing.ops.pointwise import POINTWISE, glu, pointwise
 from gnt.units._tracing.ops.refusal import describe_operation, refuse_mixing, refuse_operands, refuse_unknown
 from gnt.units._tracing.ops.statistics import reduce_over_units
+from gnt.units._tracing.ops.weighted_branches import softmax_of_branches, sum_over_branches
 from gnt.units._tracing.state import PropagationState
 
 ACTIVATION_PRODUCTS = (
@@ -115,6 +116,9 @@ def _reduce(state: PropagationState, node: Node) -> Any:
     dims = range(labels.ndim) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
     dims = sorted({dim % labels.ndim for dim in dims})
     if varies(labels, dims):
+        along = [dim for dim in dims if labels.shape[dim] > 1]
+        if along == dims and len(dims) == 1 and labels.numel() > labels.shape[dims[0]]:
+            return sum_over_branches(state, node, labels, dims[0])
         return reduce_over_units(state, node, labels, dims)
     outs = node.value if isinstance(node.value, (tuple, list)) else (node.value,)
     if outs[0].ndim != labels.ndim:
@@ -124,8 +128,10 @@ def _reduce(state: PropagationState, node: Node) -> Any:
 
 def _along_dim(state: PropagationState, node: Node) -> Any:
     labels, dim = state.labels_of(node.args[0]), node.argument("dim")
-    if labels is None or not isinstance(dim, int) or varies(labels, [dim % labels.ndim]):
+    if labels is None or not isinstance(dim, int):
         return refuse_mixing(state, node)
+    if varies(labels, [dim % labels.ndim]):
+        return softmax_of_branches(state, node, labels, dim % labels.ndim)
     return (labels, labels) if isinstance(node.value, (tuple, list)) else labels
 
 

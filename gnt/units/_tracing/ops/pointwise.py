@@ -15,6 +15,7 @@ from gnt.units._tracing.ops.elementwise import ELEMENTWISE
 from gnt.units._tracing.ops.parallel_branches import are_parallel_branches
 from gnt.units._tracing.ops.refusal import describe_value
 from gnt.units._tracing.ops.unit_parameters import is_unit_parameter
+from gnt.units._tracing.ops.weighted_branches import add_branches, are_weighted_branches
 from gnt.units._tracing.state import PropagationState
 
 
@@ -79,6 +80,8 @@ def _join(state: PropagationState, node: Node, a: Tensor, b: Tensor, first: Node
 
 def _keep_equal(state: PropagationState, node: Node, a: Tensor, b: Tensor, first: Node, second: Node) -> Labels:
     """Keep equal units of two operands, join parallel branches, refuse others; for all operations except products."""
+    if are_weighted_branches(state, node):
+        return add_branches(state, node, a, b)
     if are_parallel_branches(state, node, first, second):
         state.units.join_summands(a, b)
     a, b = broadcast(a, b)
