@@ -239,6 +239,8 @@ def test_a_frozen_group_is_left_out_and_goes_on_when_it_is_trained_again(layer, 
         one_step(net, optimizer, engine, attached=attached, seed=seed)
     assert all(group.state.replaced > count for group, count in zip(engine.groups, counts, strict=True))
     assert "frozen" not in str(engine.report())
+    net[layer].weight.requires_grad_(False)  # there is no second warning
+    one_step(net, optimizer, engine, attached=attached)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:Warning")

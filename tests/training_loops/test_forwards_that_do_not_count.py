@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 
 import pytest
@@ -150,12 +151,23 @@ def test_a_step_without_features_or_skipped_by_a_scaler_has_replaced_nothing(nam
     assert not any(len(units) for engine in run.engines for units in engine.replaced)
 
 
-def test_warns_once_after_100_optimizer_steps_in_evaluation_mode():
-    run = make_loop("attached")
-    run.net.eval()
-    with pytest.warns(UserWarning, match="no training forward in 100 optimizer steps.*evaluation mode") as caught:
+@pytest.mark.parametrize("name", ["attached", "layers"])
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (lambda net: net.eval(), "evaluation mode, in which nothing is recorded: call net.train()"),
+        (lambda net: setattr(net, "run_layers", lambda layers, x: layers[0](x)[:, :2]), "were not run in training (a"),
+    ],
+)
+def test_warns_once_after_100_optimizer_steps_without_features_and_names_the_cause(name, change, cause):
+    run = make_loop(name)
+    run.train(range(3))
+    change(run.net)
+    with pytest.warns(UserWarning, match=f"no training forward in 100 optimizer steps.*{re.escape(cause)}") as caught:
         run.train(range(210))
     assert len(caught) == 1
+    run.train(range(1))
+    assert run.updates() == {3}
 
 
 class Branches(torch.nn.Module):
