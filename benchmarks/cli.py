@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 
 from benchmarks import experiments, launching
-from benchmarks.errors import CannotRun
+from benchmarks.errors import STOPPED, CannotRun
 from benchmarks.experiment_options import parse_plan
 from benchmarks.value_checks import nearest
 
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
         return 2
     except KeyboardInterrupt:
         print("Stopped. Run the same command again to continue.", file=sys.stderr)
-        return 130
+        return STOPPED
 
 
 def _speed(arguments: list[str]) -> int:

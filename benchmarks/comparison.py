@@ -10,8 +10,9 @@ from rich.console import Console
 from benchmarks import experiments
 from benchmarks.atomic_files import write_atomically
 from benchmarks.comparison_table import comparison_table
+from benchmarks.errors import STOPPED
 from benchmarks.launching import Launcher
-from benchmarks.progress import ProgressBars, ProgressLines, Title
+from benchmarks.progress import Title, progress_view
 from benchmarks.results_folder import inside
 from benchmarks.run import Run
 from benchmarks.run_plan import RunPlan
@@ -19,8 +20,6 @@ from benchmarks.scheduler import run_all
 from benchmarks.settings import settings_text
 from benchmarks.summary import results_of, run_labels
 from benchmarks.worker import LOCK_SECONDS
-
-STOPPED = 130  # exit status of a process stopped with Ctrl-C, as in shells
 
 
 class Comparison:
@@ -45,11 +44,7 @@ class Comparison:
         unfinished = [run for run in self.runs if not run.finished]
         if unfinished:
             console.print(self._settings_summary(), highlight=False, soft_wrap=True, markup=False)
-            with (
-                ProgressLines(console)
-                if quiet or not console.is_terminal
-                else ProgressBars(console, len(unfinished)) as view
-            ):
+            with progress_view(console, len(unfinished), quiet=quiet) as view:
                 finished = run_all(unfinished, launcher, view, self._title, self.display.rows_text)
             if not finished:
                 console.print(

@@ -10,13 +10,13 @@ from matplotlib.figure import Figure
 
 from benchmarks.display import Display, Metric
 from benchmarks.line_labels import LineEnd, label_ends, labels_height, labels_width, wrap_label
+from benchmarks.method_names import MAIN_METHODS
 from benchmarks.method_styles import COLOURS, shade
 from benchmarks.picture_headline import headline
 from benchmarks.plot_layout import LEFT, WIDTH, add_panel, new_figure, save, short_number
 from benchmarks.summary import MethodResults
 
 STYLES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 1, 1, 1, 1, 1)))
-MAIN_METHODS = ("backprop", "continual_backprop")
 MAX_DISTINCT_BANDS = 4  # number of overlapping bands that can still be told apart
 _BIG, _SMALL = 10.5, 9.0  # font sizes of labels in the main panel and in the others
 _TITLE, _GAP, _EDGE = 0.62, 0.8, 0.2  # inches above a small panel, between columns, at the right edge

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+STOPPED = 130
+"""Exit status of a command that was stopped with Ctrl-C, as in shells."""
+
 
 class CannotRun(Exception):
     """A run cannot be started or continued. The message says why and what to do; it is shown without a traceback."""

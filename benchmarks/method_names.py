@@ -17,6 +17,9 @@ METHODS = (
 )
 """The methods that `benchmarks.methods` trains, in the order of tables."""
 
+MAIN_METHODS = ("backprop", "continual_backprop")
+"""The methods that every experiment compares, and that tables and pictures emphasise."""
+
 _NOT_IN_ENSEMBLES = ("crelu", "redo", "algorithm_1")
 
 

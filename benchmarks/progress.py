@@ -141,3 +141,10 @@ class ProgressLines:
 
     def end(self, title: Title) -> None:
         """Nothing: the last line shows it."""
+
+
+def progress_view(console: Console, runs: int, *, quiet: bool, by_itself: bool = True) -> ProgressBars | ProgressLines:
+    """Bars in a terminal; lines if the output is not a terminal or ``quiet`` is true. See `ProgressBars`."""
+    if quiet or not console.is_terminal:
+        return ProgressLines(console)
+    return ProgressBars(console, runs, by_itself=by_itself)

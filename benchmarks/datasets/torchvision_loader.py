@@ -13,13 +13,12 @@ from benchmarks.errors import CannotRun
 NAMES: Final = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100")
 
 
-def torchvision_images(name: str, folder: str | Path, *, download: bool = False) -> Splits:
+def torchvision_images(name: str, folder: str | Path) -> Splits:
     """A data set of torchvision.
 
     Args:
         name: one of `NAMES`.
         folder: torchvision's ``root``.
-        download: whether torchvision may download missing files.
 
     Raises:
         CannotRun: unknown name; torchvision is missing or broken; the data are not in the folder.
@@ -28,7 +27,7 @@ def torchvision_images(name: str, folder: str | Path, *, download: bool = False)
         raise CannotRun(f"unknown data set {name!r} of torchvision. Known: {', '.join(NAMES)}")
     dataset = getattr(_datasets(), name)
     try:
-        return Splits(*(_labelled(dataset(str(folder), train=train, download=download)) for train in (True, False)))
+        return Splits(*(_labelled(dataset(str(folder), train=train)) for train in (True, False)))
     except (RuntimeError, OSError) as error:
         raise CannotRun(
             f"torchvision has no {name} in {folder} ({error}). To download it: "

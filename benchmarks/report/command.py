@@ -35,14 +35,14 @@ def main(arguments: Sequence[str]) -> int:
 def _write(found: FoundRuns, to: Path, *, quiet: bool) -> int:
     from rich.console import Console
 
-    from benchmarks.progress import ProgressBars, ProgressLines, Title
+    from benchmarks.progress import Title, progress_view
     from benchmarks.report.page import PICTURES, Page
 
     console = Console()
     page = Page(found)
     drawn: dict[Path, bytes] = {}
     title = Title("pictures", "#0072B2")
-    with ProgressLines(console) if quiet or not console.is_terminal else ProgressBars(console, 1) as view:
+    with progress_view(console, 1, quiet=quiet) as view:
         for number, picture in enumerate(page.pictures):
             view.progress(title, number, len(page.pictures), picture.name)
             stream = io.BytesIO()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from benchmarks import experiments
 from benchmarks.comparison_table import interval_text
+from benchmarks.method_names import MAIN_METHODS
 from benchmarks.method_styles import LABELS
 from benchmarks.published import nearest_to
 from benchmarks.report.markdown import join_names, table
@@ -14,8 +15,6 @@ from benchmarks.report.rerun_commands import default_command
 from benchmarks.report.result_tables import at_end, of_experiment
 from benchmarks.settings import settings_text
 from benchmarks.summary import MethodResults, best_results
-
-MAIN_METHODS = ("backprop", "continual_backprop")
 
 
 def overview(found: dict[str, list[Problem]]) -> list[str]:

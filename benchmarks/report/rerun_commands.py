@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import experiments
 from benchmarks.errors import CannotRun
 from benchmarks.experiment_options import parse_plan
 from benchmarks.run import Run
@@ -112,9 +111,6 @@ def makes(arguments: list[str], runs: Sequence[Run]) -> bool:
     return {run.folder for run in made} == {run.folder for run in runs}
 
 
-def default_command(experiment: str, size: str | None = None) -> str:
+def default_command(experiment: str) -> str:
     """The command that runs an experiment's default comparison."""
-    first = experiments.settings_class(experiment).size_names()[0]
-    return (
-        f"python -m benchmarks {experiment}" + (f" --size {size}" if size not in (None, first) else "") + " --seeds 5"
-    )
+    return f"python -m benchmarks {experiment} --seeds 5"

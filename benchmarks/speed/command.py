@@ -11,12 +11,12 @@ from typing import Any
 
 from benchmarks.argument_parser import Parser
 from benchmarks.atomic_files import write_atomically, write_json
+from benchmarks.errors import STOPPED
 from benchmarks.results_folder import inside
 from benchmarks.settings import OUT
 from benchmarks.speed import HELP, allocator, record_file
 from benchmarks.value_checks import one_of, whole
 
-STOPPED = 130  # exit status of a process stopped with Ctrl-C, as in shells
 FAILED = 1  # exit status if a variant raised an error
 WIDTH = 128  # of tables if the output is not a terminal
 
@@ -123,7 +123,7 @@ def _measure(parsed: argparse.Namespace, command_line: str, old: dict[str, Any] 
 
 def _time(plans: list[Any], record: dict[str, Any], output: Path, *, quiet: bool) -> None:
     """Fill the record's workloads, and write it after each."""
-    from benchmarks.progress import ProgressBars, ProgressLines
+    from benchmarks.progress import progress_view
     from benchmarks.speed.machine_load import LoadMonitor, measure_machine_load
     from benchmarks.speed.measurement import measure_all
     from benchmarks.speed.timing import FULL, QUICK
@@ -141,11 +141,7 @@ def _time(plans: list[Any], record: dict[str, Any], output: Path, *, quiet: bool
         record["quietness"] = monitor.machine_load(before.load).as_record()
         write_json(output, record)
 
-    with (
-        ProgressLines(console)
-        if quiet or not console.is_terminal
-        else ProgressBars(console, 1, by_itself=False) as view
-    ):
+    with progress_view(console, 1, quiet=quiet, by_itself=False) as view:
         measure_all(plans, rounds, monitor, view, keep)
 
 
