@@ -51,16 +51,6 @@ def _counts_below_one(beta: float) -> int:
     return count
 
 
-def correction_tables(betas: tuple[float, float], now: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """``1 - b1^k`` and ``sqrt(1 - b2^k)`` for k = 0..length-1, float64.
-
-    The tables reach at least to step ``now`` (their length doubles when needed), but not further than to the count from
-    which both values are 1.
-    """
-    length = min(max(map(_counts_below_one, betas)) + 1, max(_MIN_TABLE_LENGTH, 1 << now.bit_length()))
-    return _table(betas[0], 1.0, length, device), _table(betas[1], 0.5, length, device)
-
-
 def correction_table(beta: float, power: float, max_length: int) -> Tensor:
     """``(1 - beta^k)^power`` on the CPU for counts k up to that from which it is 1, or fewer."""
     return _table(beta, power, min(_counts_below_one(beta) + 1, max_length), torch.device("cpu"))
@@ -83,6 +73,31 @@ def per_element(choose: Callable[[Tensor, Tensor], Tensor], values: RowColumn, s
     elif groups > 1:
         grid = grid.expand(groups, shape[0] // groups, shape[1])
     return grid.reshape(-1, shape[1], *(1 for _ in shape[2:]))
+
+
+class _Corrections:
+    """The corrections ``(1 - beta^k)^power`` for counts, with one decay rate per step.
+
+    They are read from a table from the second step in a row with the same rate on. A table takes as long as many steps,
+    which a schedule that changes the rate in each step would pay each time. Without a table, each count that occurs is
+    computed once, with the same result; on accelerators, whose counts cannot be read, the table is always made.
+    """
+
+    def __init__(self, power: float) -> None:
+        self._power = power
+        self._beta: float | None = None
+
+    def of(self, counts: Tensor, beta: float, now: int) -> Tensor:
+        """The corrections for these counts, float64. ``now``: the largest that can occur."""
+        before, self._beta = self._beta, beta
+        if counts.is_cpu and beta != before:
+            numbers = counts.tolist()
+            values = {number: (1.0 - beta**number) ** self._power for number in set(numbers)}
+            return torch.tensor([values[number] for number in numbers], dtype=torch.float64)
+        length = min(_counts_below_one(beta) + 1, max(_MIN_TABLE_LENGTH, 1 << now.bit_length()))
+        if now >= length:
+            counts = counts.clamp(max=length - 1)
+        return _table(beta, self._power, length, counts.device).index_select(0, counts)
 
 
 class BiasCorrections:
@@ -110,6 +125,7 @@ class BiasCorrections:
             param.dim() > 1 and "column_start" in state and state["column_start"].numel() != param.shape[1]
             for param, state in zip(params, states, strict=True)
         ]
+        self._first, self._second = _Corrections(1.0), _Corrections(0.5)
         self._step_size_views, self._root_views = self._views(self._step_sizes), self._views(self._roots)
 
     def share_starts(self, states: Sequence[State]) -> None:
@@ -142,12 +158,12 @@ class BiasCorrections:
             counts = torch.empty_like(self._starts)
             for (i, *_), start, count in zip(self._parts, self._split(self._starts), self._split(counts), strict=True):
                 torch.sub(now[i], start, out=count)
-        bias1, root2 = correction_tables(beta_values(group), max(now), counts.device)
-        counts.clamp_(max=len(bias1) - 1)
+        beta1, beta2 = beta_values(group)
+        bias1, root2 = self._first.of(counts, beta1, max(now)), self._second.of(counts, beta2, max(now))
         # torch computes number / tensor as number * (1 / tensor): divide a tensor by a tensor instead
         lr = group["lr"].to(bias1.dtype) if isinstance(group["lr"], Tensor) else scalar_tensor(group["lr"])
-        self._step_sizes.copy_(lr / bias1.index_select(0, counts))
-        self._roots.copy_(root2.index_select(0, counts))
+        self._step_sizes.copy_(lr / bias1)
+        self._roots.copy_(root2)
 
     def of(self, i: int) -> tuple[RowColumn, RowColumn]:
         """Step sizes and roots of the i-th parameter."""

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gnt.optim import AdamGnT
 from gnt.optim._adam import per_unit_step
+from gnt.optim._adam.bias_correction import BiasCorrections
 from tests.helpers.small_runs import assert_same
 from tests.optim.adam_runs import step, stepped
 
@@ -122,6 +123,20 @@ def test_a_step_plan_is_reused_until_something_changes(kernels):
     optimizer.step()
     assert optimizer._plans[0] is not before
     assert has_new_plan()
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.0, 0.5), (0.5, 0.9999999), (0.99, 1 - 2**-53)])
+@pytest.mark.parametrize("now", [60, 4096, 1 << 17])
+def test_corrections_with_and_without_tables_are_the_same(betas, now):
+    """From the second step in a row with the same decay rates on, they are read from tables."""
+    param = torch.ones(40, 3, dtype=torch.float64)
+    starts = {"row_start": now - 1 - torch.arange(40), "column_start": torch.tensor([0, now // 2, now - 2])}
+    corrections = BiasCorrections([param], [starts])
+    results = []
+    for _ in range(2):
+        corrections.compute([now], {"lr": 0.1, "betas": betas})
+        results.append([value.clone() for pair in corrections.of(0) for value in pair])
+    assert_same(*results)
 
 
 class NoSynchronization(TorchDispatchMode):

@@ -177,8 +177,8 @@ def test_a_decay_rate_that_changes_in_each_step_gets_no_tables_and_the_same_corr
                 optimizer.reset_units(param, t % 2, [1, 3])
             tables.append(_table.cache_info().misses)
         runs.append(param.detach())
-        if kernels:
-            assert tables[2] == tables[7], "a table was made for a decay rate that changes"
+        first = 2 if kernels else 4  # without kernels, corrections are needed from the first reset on
+        assert tables[first] == tables[7], "a table was made for a decay rate that changes"
     assert torch.allclose(*runs, rtol=1e-12, atol=1e-14)
 
 
