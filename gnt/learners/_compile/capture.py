@@ -72,10 +72,7 @@ def capture_step(
             f"and compiled code would not: keep what changes in a buffer, or {ADVICE}"
         )
     if _has_generator(graph):
-        raise RuntimeError(
-            f"compile=True: the forward of {type(step.network).__name__} draws from a generator of its own, which "
-            f"compiled code cannot: draw from torch's global generator, or {ADVICE}"
-        )
+        raise RuntimeError(_own_generator(step))
     if drew:
         raise RuntimeError(
             f"compile=True: the forward of {type(step.network).__name__} draws from Python's or NumPy's random "
@@ -176,7 +173,16 @@ def _status(finite_loss: Tensor | None, finite_groups: Tensor | None) -> Tensor:
     return torch.where(finite_loss, status, torch.full_like(status, NONFINITE_LOSS))
 
 
+def _own_generator(step: TrainingStep) -> str:
+    return (
+        f"compile=True: the forward of {type(step.network).__name__} draws from a generator of its own, which "
+        f"compiled code cannot: draw from torch's global generator, or {ADVICE}"
+    )
+
+
 def _explanation(step: TrainingStep, error: Exception) -> str:
+    if "torch._C.Generator" in str(error):  # make_fx of older versions of torch refuses it, and newer ones record it
+        return _own_generator(step)
     kind, text = type(error).__name__, " ".join(str(error).split("\n")[:2])[:400]
     if "DataDependent" in kind:
         text = "it decides by the values of tensors, which are known only when it runs"
