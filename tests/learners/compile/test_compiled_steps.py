@@ -63,7 +63,9 @@ def test_each_step_from_the_same_state_gives_the_same_result_in_float32(settings
 
 @pytest.mark.parametrize("opt", ["sgd", "adam", "adamw"])
 def test_backprop_gives_the_results_of_the_eager_learner(opt, graphs):
-    eager, compiled = eager_and_compiled(conv_net().double(), gnt.Backprop, opt=opt, step_size=0.01)
+    net = conv_net().double()
+    net[0].bias = None  # before a batch norm its gradient is only rounding, which Adam turns into full steps
+    eager, compiled = eager_and_compiled(net, gnt.Backprop, opt=opt, step_size=0.01)
     assert run_both(eager, compiled, range(12), *IMAGE_SHAPE) == 0
     assert_states_close(eager, compiled)
     assert len(graphs) == 1
