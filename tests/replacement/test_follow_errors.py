@@ -19,7 +19,7 @@ class Anchors:
     """A follower that keeps what it is told."""
 
     def __init__(self, error: Exception | None = None) -> None:
-        self.error, self.told = error, []
+        self.error, self.told, self.moved = error, [], []
 
     def check_units(self, groups):
         if self.error is not None:
@@ -27,6 +27,9 @@ class Anchors:
 
     def reset_units(self, param, dim, index, groups=1):
         self.told.append((param, dim, index.tolist(), groups))
+
+    def move_bias(self, bias, change):
+        self.moved.append((bias, change))
 
 
 class OldSignature:
@@ -155,6 +158,7 @@ def test_frozen_parameters_are_not_told_to_followers():
             param += 1.0
     engine.replace([[2]])
     assert [param for param, *_ in anchors.told] == [net[0].weight, net[1].bias, net[3].weight]
+    assert anchors.moved == []
     for number in (1, 2, 5):  # the frozen ones
         assert not (reg.start[number] == list(net.parameters())[number]).any()
         assert not (list(average.module.parameters())[number] == list(net.parameters())[number]).any()
@@ -282,8 +286,9 @@ def test_followers_stay_after_rebind_and_are_checked_before_it():
     engine.replace([[1], [3]])
     assert torch.equal(average.module[4].weight, torch.where(torch.arange(6) == 3, 0, average.module[4].weight))
     assert torch.equal(reg.start[0][1], net[0].weight[1])
-    other.follow(engine)
+    other.rebind(net).follow(engine)
     engine.rebind(net)  # the other matches its units again
-    other.rebind(net)
+    net(torch.randn(3, 4)).sum().backward()
+    engine.update()
     other.replace([[2], []])
-    assert engine.groups[0].state.age.tolist() == [0] * 8
+    assert engine.groups[0].state.age.tolist() == [int(unit != 2) for unit in range(8)]

@@ -118,20 +118,46 @@ def state(net, optimizer, engines):
     return [full_state(net, optimizer), [copy.deepcopy(engine.state_dict()) for engine in engines]]
 
 
-def test_engines_that_follow_each_other_may_be_attached_to_one_optimizer():
-    net, optimizer, engines = attached_pair()
+def check_ages(engines, steps):
+    """Check that each unit has the same age in both engines: the number of steps since either of them replaced it.
+
+    Args:
+        engines: the two engines.
+        steps: yields, after each step, what each engine has replaced.
+    """
     born = {}  # number of the step after which each unit is new
-    for t, replaced in enumerate(run(net, optimizer, engines, range(30)), start=1):
+    for t, replaced in enumerate(steps, start=1):
         for number, (mine, theirs) in enumerate(zip(*replaced, strict=True)):
             assert not mine & theirs
             for unit in mine | theirs:
                 assert t - born.get((number, unit), 0) > FREQUENT_REPLACEMENT["maturity_threshold"]
                 born[number, unit] = t
             for engine in engines:
-                group = engine.groups[number].state
-                assert group.age.tolist() == [t - born.get((number, unit), 0) for unit in range(group.num_units)]
-                assert group.eligible == int(group.mature.sum())
+                state = engine.groups[number].state
+                assert state.age.tolist() == [t - born.get((number, unit), 0) for unit in range(state.num_units)]
+                assert state.eligible == int(state.mature.sum())
     assert all(engine.groups[0].state.replaced > 5 for engine in engines)
+
+
+def test_engines_that_follow_each_other_may_be_attached_to_one_optimizer():
+    net, optimizer, engines = attached_pair()
+    check_ages(engines, run(net, optimizer, engines, range(30)))
+
+
+def test_a_learners_engine_and_an_attached_one_follow_each_other():
+    """The learner takes its features before the optimizer's step, in which the attached engine replaces units."""
+    net = mlp()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    attached = gnt.GnT(net, optimizer, **FREQUENT_REPLACEMENT).attach()
+    learner = gnt.ContinualBackprop(net, opt=optimizer, follow=[attached], **FREQUENT_REPLACEMENT)
+    attached.follow(learner.gnt)
+
+    def steps():
+        for t in range(30):
+            learner.learn(*batch(t))
+            yield [[set(units.tolist()) for units in engine.replaced] for engine in (learner.gnt, attached)]
+
+    check_ages([learner.gnt, attached], steps())
 
 
 @pytest.mark.parametrize("make_copy", COPY_METHODS.values(), ids=COPY_METHODS)
@@ -158,18 +184,6 @@ def test_attached_engines_that_do_not_follow_each_other_are_refused():
         engine.unfollow(optimizer.gnt)
     engine.close()
     optimizer.gnt.unfollow(engine)
-
-
-def test_a_learners_engine_and_an_attached_one_follow_each_other():
-    net = mlp()
-    optimizer = CBPAdam(net, lr=0.01, **FREQUENT_REPLACEMENT)
-    learner = gnt.ContinualBackprop(
-        net, opt=torch.optim.SGD(net.parameters(), lr=0.01), follow=[optimizer.gnt], **FREQUENT_REPLACEMENT
-    )
-    assert learner.gnt.followers == (optimizer.gnt,)
-    learner.learn(*batch(0))
-    learner.gnt.replace([[1], []])
-    assert optimizer.gnt.groups[0].state.age.tolist() == [0] * 8
 
 
 def test_an_optimizer_passes_followers_to_its_engine():
