@@ -10,11 +10,13 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import gnt
+from gnt.units import Slot, UnitGroup
 from tests.helpers.shared_units import NETS
 from tests.helpers.strategies import engine_settings, networks, randomize, training_runs, unit_choices
 from tests.helpers.training_run import same_bits
 from tests.replacement.test_optimizer_state import convolutional, linear
 from tests.twins.followers import all_indices, followed_copy, owned_by, tensors_of
+from tests.units.test_trace_grn import Grn, Net
 
 
 class Recorder:
@@ -43,6 +45,14 @@ class Recorder:
         self.changes[bias] += change
 
 
+def response_norm():
+    """A norm whose parameters have other names than those of torch's norms, and its group."""
+    net = Net(Grn())
+    norm = Slot("norm", net.norm, 6, dim=3, values={"gamma": 0.0, "beta": 0.0})
+    consumers = (Slot("last", net.last, 6, dim=1),)
+    return net, [UnitGroup("first", 6, (Slot("first", net.first, 6),), consumers, (norm,), activation=("gelu", None))]
+
+
 def walked(build, shape):
     def make():
         return build(), None
@@ -53,6 +63,7 @@ def walked(build, shape):
 GROUP_KINDS = {
     name: (lambda build=build: ((net := build()), [net.group()]), shape) for name, (build, shape) in NETS.items()
 }
+GROUP_KINDS |= {"response_norm": (response_norm, (3, 4, 4))}
 GROUP_KINDS |= {"linear": walked(linear, (3,)), "convolutional": walked(convolutional, (2, 6, 6))}
 
 
@@ -63,6 +74,9 @@ def build_with_followers(kind):
     net, groups = make()
     layers = net if groups is None else groups
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    with torch.no_grad():
+        for param in net.parameters():
+            param += 0.1
     engine = gnt.GnT(layers, optimizer, generator=torch.Generator().manual_seed(1), bias_init="initial")
     others = [
         gnt.GnT(layers, decay_rate=0.5, maturity_threshold=0),

@@ -17,7 +17,7 @@ Key = tuple[nn.Module, str]
 def elements_of_unit(group: UnitGroup, unit: int) -> Iterator[tuple[Key, tuple[int, ...]]]:
     """Every element of a tensor of the network that belongs to a unit: (module, name of the tensor), index."""
     for slot in (*group.incoming, *group.scales):
-        for name in ("weight", "bias", "running_mean", "running_var"):
+        for name in slot.values or ("weight", "bias", "running_mean", "running_var"):
             tensor = getattr(slot.module, name, None)
             if tensor is not None:
                 dim = slot.dim if tensor.ndim > 1 else 0
