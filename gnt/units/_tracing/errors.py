@@ -15,6 +15,7 @@ from gnt._utils.recording_switch import pause_recording
 from gnt.units._errors import TraceError
 from gnt.units._tracing.examples import Example, enlarge
 from gnt.units._tracing.quiet import quiet
+from gnt.units._tracing.stacked import experts_hint
 from gnt.units._tracing.submodules import CountGroups, submodule_advice
 
 MANUAL_GROUPS_HINT = (
@@ -63,6 +64,7 @@ def export_error(
             + _advice(model, example, training)
         )
     hint = "\nIt can be traced without its cache: pass use_cache=False." if "cache_utils" in str(error) else ""
+    hint += experts_hint(model, error)
     cause = f"{short_message(error)}{_user_line(error)}"
     parts = submodule_advice(model, example, count_groups, training=training)
     return TraceError(f"{label}{kind} cannot be traced by torch.export: {cause}{hint}{parts}\n{MANUAL_GROUPS_HINT}")

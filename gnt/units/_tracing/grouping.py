@@ -14,15 +14,13 @@ from torch import Tensor
 
 from gnt.units._activations import Activation
 from gnt.units._group import UnitGroup
-from gnt.units._layer_types import is_transposed_linear, is_weight_layer
 from gnt.units._slot import Slot
 from gnt.units._trace_result import Refused
+from gnt.units._tracing.bare_parameters import parameters_without_layer
 from gnt.units._tracing.capture import Node
 from gnt.units._tracing.labels import UNKNOWN_ACTIVATION, units_of
-from gnt.units._tracing.ops.dispatch import ACTIVATION_PRODUCTS
 from gnt.units._tracing.ops.producers_and_consumers import ABSORBED
 from gnt.units._tracing.state import Producer, PropagationState, Reader
-from gnt.units._tracing.weight_ops import uses, weight_op
 
 UNREAD = "no layer reads them"
 
@@ -63,7 +61,7 @@ def find_groups(state: PropagationState) -> tuple[list[UnitGroup], list[Refused]
             if why is not None and why != ABSORBED:
                 refused.setdefault((part.producer.name, why), []).append((part.producer, units))
     refusals = [_refused(why, parts) for (_, why), parts in refused.items()]
-    return list(groups.values()), refusals + _parameters_without_layer(state, {item.name for item in refusals})
+    return list(groups.values()), refusals + parameters_without_layer(state, {item.name for item in refusals})
 
 
 def _rows_by_activation(state: PropagationState, producer: Producer) -> list[ProducerRows]:
@@ -222,26 +220,3 @@ def _refused(why: str, parts: list[tuple[Producer, Tensor]]) -> Refused:
     producer = parts[0][0]
     rows = torch.unique(torch.cat([units - other.first for other, units in parts]))
     return Refused(_name(producer, rows + producer.first), len(rows), why)
-
-
-def _parameters_without_layer(state: PropagationState, refused: set[str]) -> list[Refused]:
-    """Refusals for weights that no weight operation reads: stacked experts, or layers inside ``torch.cond``."""
-    found = []
-    for node in state.graph.nodes:
-        if node.kind != "parameter" or len(node.shape) < 2 or node.name in refused:
-            continue
-        ops = [use.op for use in uses(node) if weight_op(use) is None]
-        module, _ = state.owners.owner(node)
-        path = state.owners.path(module)
-        if path in refused or not ops:
-            continue
-        if is_weight_layer(module):
-            reason = f"read inside {ops[0]!r}, which gnt cannot trace (data-dependent routing, or a product)"
-            found.append(Refused(path, node.shape[1 if is_transposed_linear(module) else 0], reason))
-        elif any("mm" in op or op in ACTIVATION_PRODUCTS for op in ops):
-            reason = f"a bare parameter, read by {ops[0]!r}, not by a weight layer (or by data-dependent routing)"
-            found.append(Refused(node.name, None, reason))
-        elif any(op.startswith("index") for op in ops) and len(node.shape) > 2:
-            reason = f"stacked experts: {ops[0]!r} selects their weights by an index (data-dependent routing)"
-            found.append(Refused(node.name, None, reason))
-    return found

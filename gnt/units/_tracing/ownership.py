@@ -21,6 +21,7 @@ from gnt.units._trace_result import Refused
 from gnt.units._tracing.capture import Node
 from gnt.units._tracing.plain_forward import is_plain_forward
 from gnt.units._tracing.shared_memory import SharedMemory
+from gnt.units._tracing.stacked import stack_of_slice, stacked_weights
 from gnt.units._tracing.weight_ops import WeightOp, uses
 
 
@@ -83,6 +84,9 @@ class ParameterOwners:
             module = self.module_at(op.node.module)
             if is_weight_layer(module):
                 return WeightLayer(self.path(module), module, _computed_weight_fault(module))
+            stack = stack_of_slice(op.weight)
+            if stack is not None:
+                return WeightLayer(stack[1], None, f"is one of the {stacked_weights(stack[0], op.node.op)}")
             name = op.node.module or type(module).__name__
             return WeightLayer(name, None, "has a computed weight and is not a weight layer")
         module, key = self.owner(parameter)

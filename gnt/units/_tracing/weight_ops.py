@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from gnt.units._tracing.capture import Node
 
 CASTS = ("_to_copy", "to", "alias")
-_TRANSPOSES = ("t", "transpose", "permute", "numpy_T")
+TRANSPOSES = ("t", "transpose", "permute", "numpy_T", "mT")
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def parameter_behind(node: Node) -> tuple[Node | None, bool]:
         return node, False
     if node.op in CASTS:
         return parameter_behind(node.args[0])
-    if node.op in _TRANSPOSES and len(node.shape) == 2:
+    if node.op in TRANSPOSES and len(node.shape) == 2:
         if node.op == "permute" and [d % 2 for d in node.args[1]] != [1, 0]:
             return parameter_behind(node.args[0])
         if node.op == "transpose" and node.args[1] % 2 == node.args[2] % 2:
@@ -104,5 +104,5 @@ def uses(parameter: Node) -> list[Node]:
     for user in parameter.users:
         if user.op == "_assert_tensor_metadata":  # of a cast
             continue
-        found += uses(user) if user.op in (*CASTS, *_TRANSPOSES, "view") else [user]
+        found += uses(user) if user.op in (*CASTS, *TRANSPOSES, "view") else [user]
     return list(dict.fromkeys(found))
