@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gnt.learners import Loss, find_loss
-from gnt.metrics._isolated_forward import ModelInputs, loss_gradients
 from gnt.metrics._validation import check_finite
 from gnt.metrics.online import online_accuracy
 from gnt.metrics.parameters import euclidean_norm
+from gnt.units import ModelInputs, loss_gradients
 
 
 class ProbeBatch(NamedTuple):

@@ -13,7 +13,6 @@ from gnt._utils.validation import check_flags, check_positive
 from gnt.distributed import dtensor
 from gnt.learners import Loss
 from gnt.metrics._feature_recorder import FeatureRecorder
-from gnt.metrics._isolated_forward import ModelInputs, call_model, isolated
 from gnt.metrics._numerics import full_tensor
 from gnt.metrics._probe_batch import ProbeBatch
 from gnt.metrics._probe_groups import ProbeTarget, checked_model, named_groups
@@ -21,7 +20,7 @@ from gnt.metrics._validation import checked_number
 from gnt.metrics.dormancy import DORMANT_TAU, active_units, dead_share, dormant_share, relative_magnitudes
 from gnt.metrics.parameters import UpdateSize, weight_magnitude
 from gnt.metrics.spectral import approximate_rank_from, effective_rank_from, nature_rank_from, singular_values
-from gnt.units import UnitGroup
+from gnt.units import ModelInputs, UnitGroup, call_model, isolated
 
 STATE_VERSION = 1
 

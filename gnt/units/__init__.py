@@ -13,6 +13,7 @@ from gnt.units._activations import (
 from gnt.units._containers import Container
 from gnt.units._errors import TraceError, WalkError
 from gnt.units._group import UnitGroup
+from gnt.units._isolated_forward import ModelInputs, call_model, isolated, loss_gradients
 from gnt.units._layer_types import CONV_LAYERS, WEIGHT_LAYERS, has_torch_forward, input_groups, is_transposed_linear
 from gnt.units._slices import copy_slices, fill_slices
 from gnt.units._slot import Slot
@@ -30,6 +31,7 @@ __all__ = [
     "Container",
     "Groups",
     "Layers",
+    "ModelInputs",
     "Refused",
     "Slot",
     "StructureCheck",
@@ -38,6 +40,7 @@ __all__ = [
     "WalkError",
     "activation_gain",
     "activation_names",
+    "call_model",
     "copy_slices",
     "fill_slices",
     "flatten_layers",
@@ -47,6 +50,8 @@ __all__ = [
     "identify_activation",
     "input_groups",
     "is_transposed_linear",
+    "isolated",
+    "loss_gradients",
     "parse_activation",
     "preserve_model",
     "trace",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from gnt.units import preserve_model
+from gnt.units._tracing.isolation import preserve_model
 
 ModelInputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
