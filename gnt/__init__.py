@@ -18,6 +18,7 @@ Packages, each importing only those above it:
     units             unit groups: which tensors hold the units of a layer; walk and trace find them
     importance        the importance of a unit: features, measures of utility, running averages
     replacement       GnT: selection, new weights, optimizer state, CBP layers; ReDo, algorithm_1
+    replay            ReplayBuffer, ExperienceReplay, DER
     regularization    L2, L2Init, ShrinkAndPerturb
     optim             AdamGnT and the optimizers with an engine, CBPSGD, CBPAdam, CBPAdamW
     learners          Backprop, ContinualBackprop, Ensemble
@@ -32,10 +33,12 @@ from gnt.nn import CReLU
 from gnt.optim import AdamGnT
 from gnt.regularization import L2, L2Init, ShrinkAndPerturb
 from gnt.replacement import ALGORITHM_1, CBPConv, CBPLinear, GnT, ReDo, algorithm_1, register_state_reset
+from gnt.replay import DER, ExperienceReplay, ReplayBuffer
 from gnt.units import Groups, TraceError, UnitGroup, trace, walk
 
 __all__ = [
     "ALGORITHM_1",
+    "DER",
     "L2",
     "AdamGnT",
     "Backprop",
@@ -44,10 +47,12 @@ __all__ = [
     "CReLU",
     "ContinualBackprop",
     "Ensemble",
+    "ExperienceReplay",
     "GnT",
     "Groups",
     "L2Init",
     "ReDo",
+    "ReplayBuffer",
     "ShrinkAndPerturb",
     "Step",
     "TraceError",

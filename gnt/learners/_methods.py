@@ -3,7 +3,8 @@
 A method is an object with any of these hooks, which a learner calls in the order of its list:
 
     before_batch(x, y)  before the forward: None, or the batch (x, y) to learn from in its place
-    penalty()           a scalar that is added to the loss
+    penalty()           a scalar that is added to the loss; it gets x, y, output (the network's) as far as its signature
+                        names them
     after_backward()    gradients are in ``.grad`` and may be changed in place
     after_step()        after the optimizer's step and the replacement of units
     begin_task(...), end_task(...)      called by the learner's functions of these names; a hook gets the keywords given
@@ -17,7 +18,7 @@ the learner's engine replaces, it follows the engine.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -30,6 +31,8 @@ HOOKS = ("before_batch", "penalty", "after_backward", "after_step", "begin_task"
 
 class Methods(tuple[Any, ...]):
     """The methods of a learner, in order."""
+
+    _penalties: list[tuple[Any, tuple[str, ...]]]  # the methods with penalties, and what these take
 
     @classmethod
     def checked(cls, given: Any) -> Methods:
@@ -55,7 +58,20 @@ class Methods(tuple[Any, ...]):
                     raise TypeError(f"{name}: {hook} of {type(each).__name__} must be a function")
             if any(each is other for other in given[:number]):
                 raise ValueError(f"{name} is listed twice: this {type(each).__name__} would act twice in each step")
-        return cls(given)
+        methods = cls(given)
+        for each in methods.having("penalty"):
+            taken, missing = _accepted(each.penalty, dict.fromkeys(("x", "y", "output")))
+            if missing:
+                raise TypeError(
+                    f"penalty of {type(each).__name__} needs {', '.join(missing)}; a learner has x, y and output"
+                )
+            methods._penalties.append((each, tuple(taken)))
+        return methods
+
+    def __new__(cls, given: Iterable[Any] = ()) -> Methods:
+        methods = super().__new__(cls, given)
+        methods._penalties = []
+        return methods
 
     def having(self, hook: str) -> Iterator[Any]:
         """The methods that have a hook."""
@@ -78,7 +94,7 @@ class Methods(tuple[Any, ...]):
             x, y = batch
         return x, y
 
-    def penalty(self) -> Tensor | None:
+    def penalty(self, x: Tensor, y: Tensor, output: Tensor) -> Tensor | None:
         """The sum of all penalties; None if there are none.
 
         Raises:
@@ -86,8 +102,9 @@ class Methods(tuple[Any, ...]):
             FloatingPointError: one that is not finite (checked on the CPU).
         """
         total: Tensor | None = None
-        for each in self.having("penalty"):
-            value = each.penalty()
+        at_hand = {"x": x, "y": y, "output": output}
+        for each, names in self._penalties:
+            value = each.penalty(**{name: at_hand[name] for name in names})
             if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
                 got = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"{value!r:.80}"
                 raise ValueError(f"penalty of {type(each).__name__} must return a real scalar tensor, got {got}")

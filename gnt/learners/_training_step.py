@@ -85,7 +85,7 @@ class TrainingStep:
             if len(x) == 0:
                 self.undo(backup)
                 return Step(losses, output.detach(), self.no_units())
-            penalty = self.methods.penalty() if self.methods else None
+            penalty = self.methods.penalty(x, y, output) if self.methods else None
             self.clear_gradients()
             start.backward(penalty)
             batches = self.after_backward(batches)

@@ -1,0 +1,99 @@
+"""Experience replay: each step learns from the current batch and from stored items."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gnt._utils.validation import check_positive
+from gnt.replay.buffer import ReplayBuffer
+
+
+class ExperienceReplay:
+    """Experience replay: learn from the current batch joined with items drawn from a buffer.
+
+    With B the current batch and M drawn items, the loss is the mean over all len(B) + len(M) samples. Items are drawn
+    before the current batch is added. As a method of a learner it needs nothing else; in a loop of your own::
+
+        replay = gnt.ExperienceReplay(gnt.ReplayBuffer(500))    # 1
+        loss = criterion(*forward(*replay(x, y)))               # 2: replay(x, y) is the joined batch
+
+    Args:
+        buffer: holds the past.
+        batch_size: number of drawn items; None: as many as the current batch has. Fewer while the buffer holds fewer.
+        task: the task of the batches that are added, if the buffer stores tasks; `begin_task` changes it.
+
+    Raises:
+        TypeError: not a `ReplayBuffer`.
+        ValueError: ``batch_size`` is not a positive integer.
+
+    The output of `Step` then is that of the joined batch, the current samples first. Normalization statistics are those
+    of the joined batch, too.
+
+    Source: Chaudhry et al., arXiv 1902.10486.
+
+    >>> import torch, gnt
+    >>> net = torch.nn.Linear(4, 3)
+    >>> replay = gnt.ExperienceReplay(gnt.ReplayBuffer(100))
+    >>> learner = gnt.Backprop(net, loss="cross_entropy", methods=[replay])
+    >>> for _ in range(3):
+    ...     step = learner.learn(torch.randn(8, 4), torch.randint(3, (8,)))
+    >>> step.output.shape, len(replay.buffer)
+    (torch.Size([16, 3]), 24)
+    """
+
+    def __init__(self, buffer: ReplayBuffer, batch_size: int | None = None, *, task: int | None = None) -> None:
+        self.buffer, self.batch_size = checked_buffer(buffer), checked_batch_size(batch_size)
+        self.task = task
+
+    def begin_task(self, task: int | None = None) -> None:
+        """Store the next batches as those of a task."""
+        self.task = self.task if task is None else task
+
+    def before_batch(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The current batch joined with drawn items; adds the current batch to the buffer.
+
+        Args:
+            x, y: the batch, samples first.
+
+        Raises:
+            ValueError, TypeError: as `ReplayBuffer.add`. Nothing is changed.
+        """
+        count = len(x) if self.batch_size is None else self.batch_size
+        drawn = self.buffer.sample(count) if len(self.buffer) and count else None
+        self.buffer.add(x, y, self.task)
+        if drawn is None:
+            return x, y
+        return torch.cat([x, drawn.x.to(x.device)]), torch.cat([y, drawn.y.to(y.device)])
+
+    def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """`before_batch`."""
+        return self.before_batch(x, y)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The buffer's state, which includes its items."""
+        return self.buffer.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the result of `state_dict`; errors as `ReplayBuffer.load_state_dict`."""
+        self.buffer.load_state_dict(state_dict)
+
+    def __repr__(self) -> str:
+        return f"ExperienceReplay({self.buffer!r}, batch_size={self.batch_size})"
+
+
+def checked_buffer(buffer: Any) -> ReplayBuffer:
+    """Return ``buffer``, or raise TypeError if it is not a `ReplayBuffer`."""
+    if not isinstance(buffer, ReplayBuffer):
+        raise TypeError(f"buffer must be a gnt.ReplayBuffer, got {type(buffer).__name__}")
+    return buffer
+
+
+def checked_batch_size(batch_size: Any) -> int | None:
+    """Return ``batch_size`` as an integer or None, or raise ValueError."""
+    if batch_size is None:
+        return None
+    check_positive(batch_size=batch_size)
+    return int(batch_size)
