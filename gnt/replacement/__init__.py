@@ -4,7 +4,7 @@ engine, _step, _config      GnT, the order of a step, the settings with their de
 eligibility                 ages, and which units are old enough to be replaced
 selection                   how many units are due, and which
 reinitialization            new weights, transfer of mean contributions, norms
-_followers                  what else takes part in each replacement (follow); _replaced_by_others: units of a follower
+_followers                  what else takes part in each replacement (follow)
 optimizer_state             the optimizer's state of replaced units; _optimizer_registry, _optimizer_reset_table: which
                             optimizers; _optimizer_checks, _state_structure, _state_kinds: what is refused
 _optimizer_hooks            an engine that steps after its optimizer (attach)

@@ -10,10 +10,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gnt.distributed.process_group import Processes, resolve_process_group
-from gnt.importance import FeatureBatch, Features, Measure, check_shards
+from gnt.importance import FeatureBatch, Features, Measure, ReplacedByOthers, check_shards
 from gnt.replacement import _process_agreement
 from gnt.replacement._rebinding import carry_state, find_kept
-from gnt.replacement._replaced_by_others import ReplacedByOthers
 from gnt.replacement._setting_changes import ChangeableSettings
 from gnt.replacement.eligibility import UnitState
 from gnt.replacement.optimizer_state import OptimizerStateReset

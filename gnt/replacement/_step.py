@@ -19,6 +19,7 @@ from gnt.importance import (
     FeatureBatch,
     FeatureBuffer,
     Measure,
+    ReplacedByOthers,
     RunningImportance,
     Signals,
     WeightMeans,
@@ -31,7 +32,6 @@ from gnt.replacement import selection
 from gnt.replacement._bound_groups import BoundGroups
 from gnt.replacement._config import EngineSettings
 from gnt.replacement._followers import Followers
-from gnt.replacement._replaced_by_others import ReplacedByOthers
 from gnt.replacement._setting_changes import check_changes_of_settings
 from gnt.replacement.eligibility import UnitState
 from gnt.replacement.idle_warning import WARN_AFTER, first_check, warn_if_idle, warn_if_late

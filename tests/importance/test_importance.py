@@ -209,3 +209,23 @@ def test_measure_put_into_the_table_is_computed_by_its_own_function(monkeypatch)
         engine.update()
         for value, contribution in zip(engine.importance.values, contributions(net, x), strict=True):
             torch.testing.assert_close(value, contribution**2)
+
+
+@pytest.mark.parametrize("average", ["ema", "task_mean", "latest"])
+def test_units_replaced_by_a_followed_engine_start_anew_even_before_the_update_of_that_step(average):
+    net = double_mlp()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    importance = Importance(net, "feature_by_input", average=average)
+    engine = gnt.GnT(net, optimizer, replacement_rate=0.5, maturity_threshold=2, follow=[importance])
+    replaced: list[Tensor] = []
+
+    def step() -> None:
+        replaced.append(engine.step()[0])
+        importance.update()  # with features of the units before
+
+    train(net, optimizer, step, steps=3)
+    assert len(replaced[-1])
+    assert importance.groups[0].state.age[replaced[-1]].unique().tolist() == [0]
+    assert importance.values[0][replaced[-1]].abs().max() == 0.0
+    others = [unit for unit in range(8) if unit not in replaced[-1].tolist()]
+    assert importance.groups[0].state.age[others].unique().tolist() == [3]
