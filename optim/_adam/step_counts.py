@@ -37,6 +37,8 @@ def zero_starts(param: Tensor) -> dict[str, Tensor]:
 
 def single_dim(shape: Sequence[int]) -> int | None:
     """The dimension from the third on that alone is larger than 1; None if there is none, or another one is too."""
+    if len(shape) < 3:
+        return None
     long = [dim for dim, size in enumerate(shape) if size > 1]
     return long[0] if len(long) == 1 and long[0] > 1 else None
 

@@ -13,8 +13,10 @@ _SLICES = (*CASTS, *TRANSPOSES, "select", "getitem", "unbind", "squeeze", "slice
 
 def stacked_weights(parameter: Node, op: str) -> str:
     """A phrase for a parameter that holds the weights of several layers, which an operation reads together."""
+    routing = " (data-dependent routing)" if op.startswith("index") or "grouped_mm" in op else ""
     return (
-        f"stacked experts: one parameter of shape {parameter.shape} holds the weights of all of them, read by {op!r}. "
+        f"stacked experts: one parameter of shape {parameter.shape} holds the weights of all of them, read by {op!r}"
+        f"{routing}. "
         "No layer runs an expert alone, so its units cannot be recorded. Experts that are modules with layers of their "
         "own can be listed: gnt.GnT([expert.up, torch.relu, expert.down])"
     )
