@@ -55,6 +55,7 @@ class Display:
         chance: value of the main metric that guessing reaches, if there is one.
         first, last: fractions of the rows that "first" and "last" in tables average over.
         smooth: window, in rows, of the moving average of the bold line in the main panel, for noisy rows.
+        plasticity: whether the main metric shows a loss of plasticity, which the headline of the picture then names.
     """
 
     main: Metric
@@ -66,6 +67,7 @@ class Display:
     first: float = 0.1
     last: float = 0.2
     smooth: int = 1
+    plasticity: bool = True
 
     def rows_text(self, rows: list[dict[str, float]]) -> str:
         """Rows as one line for a log; mean over seeds."""

@@ -12,6 +12,7 @@ NAMES = (
     "class_pairs",
     "incremental_cifar",
     "slippery_ant",
+    "split_digits",
 )
 
 
