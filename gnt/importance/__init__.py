@@ -9,7 +9,7 @@ _statistics, _signals  means of features and weights, which measures read
 _measure_registry      the measures of utility (measures/), by name
 _running_averages      running averages per unit; _shared_state: the tensors that all groups share
 _evaluate/             how measures are computed: torch operations, C++ kernels
-_replaced_by_others   units that an engine replaced after features of the next update were recorded
+_replaced_by_others    units that an engine replaced after features of the next update were recorded
 _across_processes      means over several processes
 """
 
@@ -29,7 +29,6 @@ from gnt.importance._measure_registry import (
     register_utility,
     restore_generators_on_error,
 )
-from gnt.importance._replaced_by_others import ReplacedByOthers
 from gnt.importance._running_averages import AgedAverages, RunningAverages
 from gnt.importance._running_importance import RunningImportance
 from gnt.importance._signals import Signals
@@ -51,7 +50,6 @@ __all__ = [
     "Importance",
     "Measure",
     "OwnWeights",
-    "ReplacedByOthers",
     "RunningAverages",
     "RunningImportance",
     "Signals",

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
 from gnt._utils.dynamo import not_compiled
@@ -18,7 +17,6 @@ from gnt.importance._across_processes import check_shards
 from gnt.importance._feature_batch import FeatureBatch, Features
 from gnt.importance._measure_registry import find_measure
 from gnt.importance._optimizer_step import AfterOptimizerStep
-from gnt.importance._replaced_by_others import ReplacedByOthers
 from gnt.importance._running_averages import RunningAverages
 from gnt.importance._running_importance import RunningImportance
 from gnt.units import Layers, StructureCheck, UnitGroup, groups_for_engine
@@ -115,7 +113,6 @@ class Importance(RunningImportance):
         self._structure: StructureCheck | None = StructureCheck(groups, _REMEDY, replaces=False)
         self._processes: Processes | None = None
         self._after_step: AfterOptimizerStep | None = None
-        self._others = ReplacedByOthers()
 
     @not_compiled
     @torch.no_grad()
@@ -151,7 +148,6 @@ class Importance(RunningImportance):
     def _update_with(self, batch: FeatureBatch, processes: Processes | None) -> bool:
         updated = self.update_with(batch, processes)
         self.updates += updated
-        self._others.after_update()
         return updated
 
     def _checked(self, features: Features | None, *, none_is_error: bool) -> FeatureBatch:
@@ -188,22 +184,6 @@ class Importance(RunningImportance):
         for state in self._states:
             state.restart(torch.arange(state.num_units, device=state.born.device))
 
-    @torch.no_grad()
-    def restart_units(self, group: UnitGroup, units: Tensor) -> None:
-        """Set age and averages of units to those of new units; an engine that this object follows calls it.
-
-        If features of the next update were recorded before, they are those of the units before, and the new units begin
-        after that update.
-
-        Args:
-            group: one of ``groups``.
-            units: indices, int64.
-        """
-        self.follow_network()
-        group.state.restart(units)
-        if self.waiting:
-            self._others.add(group, units)
-
     def attach(self, optimizer: Optimizer) -> Importance:
         """Update after each step of ``optimizer``, before engines that are attached to it; returns this object.
 
@@ -227,11 +207,6 @@ class Importance(RunningImportance):
     def waiting(self) -> bool:
         """True if any forward was recorded since the last update."""
         return self.feature_buffer.waiting
-
-    def discard(self) -> None:
-        """Drop the recorded features of forwards that no update will follow."""
-        self.feature_buffer.clear()
-        self._others.clear()
 
     def close(self) -> None:
         """Remove the hooks. The object can be read and saved afterwards, but not updated."""

@@ -18,6 +18,9 @@ class UpdatedAfterSteps(Protocol):
     groups: tuple[UnitGroup, ...]
     feature_buffer: FeatureBuffer
 
+    def discard(self) -> None:
+        """Drop the recorded features."""
+
     def update_recorded(self) -> None:
         """Update with the recorded features; does nothing without."""
 
@@ -42,7 +45,7 @@ class AfterOptimizerStep:
     @not_compiled
     def _update(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if step_was_skipped(optimizer):
-            self._importance.feature_buffer.clear()
+            self._importance.discard()
             return
         self._watches.drop_abandoned()
         self._importance.update_recorded()

@@ -1,4 +1,4 @@
-"""Units that another engine has replaced after features of the next update had been recorded.
+"""Units that an engine has replaced after features of another reader's next update had been recorded.
 
 These features are of the units before. An update with them must leave the new units at age 0.
 """
@@ -12,7 +12,7 @@ from gnt.units import UnitGroup
 
 
 class ReplacedByOthers:
-    """The units of one engine that others have replaced since the features of its next update.
+    """The units that engines have replaced since the features of the next update were recorded.
 
     Attributes:
         features_taken: features were taken for an update that has not been made yet.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from gnt.distributed.process_group import Processes
@@ -14,6 +15,7 @@ from gnt.importance._evaluate.means_layout import WeightMeans
 from gnt.importance._feature_batch import FeatureBatch, Features
 from gnt.importance._feature_buffer import FeatureBuffer
 from gnt.importance._measure_registry import Measure, find_measure
+from gnt.importance._replaced_by_others import ReplacedByOthers
 from gnt.importance._signals import Signals
 from gnt.importance._statistics import GroupStatistics
 from gnt.units import UnitGroup
@@ -49,6 +51,7 @@ class RunningImportance:
         self.feature_buffer = FeatureBuffer(groups, record=record)
         self.absent: frozenset[int] = frozenset()
         self._kernels = kernels
+        self._others = ReplacedByOthers()
 
     @property
     def values(self) -> list[Tensor]:
@@ -66,7 +69,14 @@ class RunningImportance:
     def take(self, features: Features | None = None, *, none_is_error: bool) -> FeatureBatch:
         """Check the recorded (or given) features and take them; `FeatureBuffer.take`."""
         self.follow_network()
-        return self.feature_buffer.take(features, none_is_error=none_is_error)
+        batch = self.feature_buffer.take(features, none_is_error=none_is_error)
+        self._others.features_taken = True
+        return batch
+
+    def discard(self) -> None:
+        """Drop the recorded features of forwards that no update will follow."""
+        self.feature_buffer.clear()
+        self._others.clear()
 
     def check_features(self) -> None:
         """Check the recorded features, as `take` does, without taking them."""
@@ -92,10 +102,12 @@ class RunningImportance:
         signals: list[Signals] | None = None
         if processes is None:
             if features.empty:
+                self._others.clear()
                 return False
         else:
             signals = self.signals(features)
             if not average_over_processes(signals, processes):
+                self._others.clear()
                 return False
         self.evaluate(features, signals)
         self.advance()
@@ -108,7 +120,41 @@ class RunningImportance:
     def advance(self) -> None:
         """The second half of an update: ages increase, and the computed values enter the running averages."""
         self.evaluator.advance()
-        self.absent = self.evaluator.absent
+        self.after_update(self.evaluator.absent)
+
+    def after_update(self, absent: frozenset[int]) -> None:
+        """Finish an update, which a compiled graph may have made.
+
+        Args:
+            absent: numbers of the groups that took no part.
+        """
+        self.absent = absent
+        self._others.after_update()
+
+    @torch.no_grad()
+    def restart_units(self, group: UnitGroup, units: Tensor) -> None:
+        """Set ages and averages of units to those of new units; an engine that this object follows calls it.
+
+        If features of the next update were recorded before, they are those of the units before, and the new units begin
+        after that update.
+
+        Args:
+            group: one of ``groups``.
+            units: indices, int64.
+        """
+        self.follow_network()
+        group.state.restart(units)
+        if self._others.features_taken or self.feature_buffer.waiting:
+            self._others.add(group, units)
+
+    def without_replaced_by_others(self, units: Sequence[Tensor]) -> list[Tensor]:
+        """Those of the units of each group that no engine has replaced since the latest features were recorded.
+
+        To be called once for these features, if no update is made with them.
+        """
+        kept = [self._others.without(group, each) for group, each in zip(self.groups, units, strict=True)]
+        self._others.clear()
+        return kept
 
     def rebuild(self, *, kernels: bool | None = None) -> None:
         """Evaluate as the settings of the states are now, and from now on with or without kernels."""
@@ -119,7 +165,7 @@ class RunningImportance:
     def rebind(self, groups: tuple[UnitGroup, ...]) -> None:
         """Go on with other groups, with their states; recorded features are dropped."""
         self.feature_buffer = self.feature_buffer.rebound(groups)
-        self.groups, self.absent = groups, frozenset()
+        self.groups, self.absent, self._others = groups, frozenset(), ReplacedByOthers()
         self.rebuild()
 
     def __getstate__(self) -> dict[str, Any]:

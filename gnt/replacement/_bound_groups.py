@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gnt.distributed.process_group import Processes, resolve_process_group
-from gnt.importance import FeatureBatch, Features, Measure, ReplacedByOthers, check_shards
+from gnt.importance import FeatureBatch, Features, Measure, check_shards
 from gnt.replacement import _process_agreement
 from gnt.replacement._rebinding import carry_state, find_kept
 from gnt.replacement._setting_changes import ChangeableSettings
@@ -33,7 +33,6 @@ class BoundGroups(ChangeableSettings):
     selected: list[Tensor]
     generator: torch.Generator
     _structure: StructureCheck | None
-    _others: ReplacedByOthers
     _processes: Processes | None
 
     def new_state(self, group: UnitGroup, measure: Measure) -> UnitState:
@@ -76,7 +75,6 @@ class BoundGroups(ChangeableSettings):
         self.groups, self.slot_inits, self.optimizer_state = groups, slot_inits, optimizer_state
         self._structure = StructureCheck(groups)
         self.selected, self.replaced, self._processes = [], self.no_units(), None
-        self._others = ReplacedByOthers()
 
     def no_units(self) -> list[Tensor]:
         """Empty indices for each group."""
@@ -93,7 +91,6 @@ class BoundGroups(ChangeableSettings):
         """`FeatureBuffer.take` after the checks before a step, without the features of frozen groups."""
         self.check_structure()
         batch = self.importance.take(features, none_is_error=none_is_error)
-        self._others.features_taken = True
         if self.frozen:
             batch.leave_out(self.frozen)
         return batch

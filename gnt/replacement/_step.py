@@ -19,7 +19,6 @@ from gnt.importance import (
     FeatureBatch,
     FeatureBuffer,
     Measure,
-    ReplacedByOthers,
     RunningImportance,
     Signals,
     WeightMeans,
@@ -95,7 +94,6 @@ class EngineCore(BoundGroups):
             groups, self.utility, self.generator, record=record, kernels=self.kernels
         )
         self._followers = Followers()
-        self._others = ReplacedByOthers()
         self._structure: StructureCheck | None = StructureCheck(groups)
         self.updates = 0
         self.loaded = False
@@ -137,7 +135,7 @@ class EngineCore(BoundGroups):
         for number, group in enumerate(self.groups):
             if number not in absent:
                 group.state.updates += 1
-        self.importance.absent = absent
+        self.importance.after_update(absent)
         self.count_update()
         return self._select_and_replace()
 
@@ -152,7 +150,6 @@ class EngineCore(BoundGroups):
     def update_with(self, features: FeatureBatch) -> bool:
         """Update ages and running averages of the groups that take part; False if none does, which is no update."""
         if not self.importance.update_with(features, self.join_processes()):
-            self._others.clear()
             return False
         self.count_update()
         return True
@@ -189,7 +186,6 @@ class EngineCore(BoundGroups):
         """Count an update on the host."""
         self.updates += 1
         self.loaded = False
-        self._others.after_update()
         if self.updates >= self.next_idle_check:
             self._check_idle()
 
@@ -285,20 +281,15 @@ class EngineCore(BoundGroups):
 
         If features of the next update were recorded before, these units begin after that update.
         """
-        self.follow_network()
-        group.state.restart(units)
+        self.importance.restart_units(group, units)
         self.selected = []
-        if self._others.features_taken or self.feature_buffer.waiting:
-            self._others.add(group, units)
 
     def without_replaced_by_others(self, units: Sequence[Tensor]) -> list[Tensor]:
         """Those of the units of each group that no other engine has replaced since their features were recorded.
 
         To be called once for these features, if no update is made with them.
         """
-        kept = [self._others.without(group, each) for group, each in zip(self.groups, units, strict=True)]
-        self._others.clear()
-        return kept
+        return self.importance.without_replaced_by_others(units)
 
     def _draw(
         self, group: UnitGroup, count: int, given: list[Tensor] | None, inits: Sequence[SlotInit]

@@ -540,8 +540,7 @@ class GnT(EngineCore):
 
         A loop that calls `step` itself calls this instead if a GradScaler has skipped the optimizer's step.
         """
-        self.feature_buffer.clear()
-        self._others.clear()
+        self.importance.discard()
 
     def close(self) -> None:
         """Remove the hooks. The engine can be read and saved afterwards, but not stepped."""

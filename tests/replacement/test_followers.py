@@ -138,13 +138,20 @@ def test_every_follower_sees_a_replacement_slice_by_slice(kind):
         assert (states[0].eligible, states[0].replaced, states[2].replaced) == (len(kept), 0, 0)
 
 
+class EvenUnits:
+    """Protects every second unit."""
+
+    def protected(self, group):
+        return torch.arange(group.num_units) % 2 == 0
+
+
 @settings(max_examples=15)
 @given(
     run=training_runs(of=networks(spaces=(0, 1, 2)), settings=engine_settings(utility="contribution")), data=st.data()
 )
 def test_followers_keep_what_is_not_replaced_and_a_second_engine_counts_its_eligible_units(run, data):
     half = run.engine.groups[:: data.draw(st.sampled_from([1, -1]))][: data.draw(st.integers(1, 3))]
-    other = gnt.GnT(half, maturity_threshold=data.draw(st.integers(0, 2)), replacement_rate=0.5)
+    other = gnt.GnT(half, maturity_threshold=data.draw(st.integers(0, 2)), replacement_rate=0.5, protect=EvenUnits())
     reg, average = gnt.L2Init(run.net, 0.1), AveragedModel(run.net)
     randomize(average, 1)
     run.engine.follow(reg).follow(average, network=run.net).follow(other)
@@ -157,6 +164,8 @@ def test_followers_keep_what_is_not_replaced_and_a_second_engine_counts_its_elig
         copies = {name: value.detach().clone() for name, value in average.module.state_dict().items()}
         anchors = dict(zip(reg.names, [start.clone() for start in reg.start], strict=True))
         units = dict(zip([group.name for group in run.engine.groups], data.draw(unit_choices(run)), strict=True))
+        if first is other:
+            units = {name: each[each % 2 == 1] for name, each in units.items()}  # the others are protected
         first.replace([units[group.name] for group in first.groups])
         assert [group.state.replaced for group in second.groups] == replaced
         if first is other:

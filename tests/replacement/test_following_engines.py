@@ -28,18 +28,22 @@ def no_replacement(layers, optimizer=None, **settings):
 def test_units_replaced_before_the_others_update_have_age_0_after_it():
     net = mlp()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    importance = gnt.importance.Importance(net)
     engine, other = no_replacement(net), no_replacement(net)
-    engine.follow(other)
+    engine.follow(other).follow(importance)
     for t in range(4):
         backward_and_step(net, optimizer, t)
         engine.update()
         if t == 2:  # the features that wait for the other's update are those of the unit before
             engine.replace([[1, 5], [0]])
         other.update()
+        importance.update()
     for group, units in zip(other.groups, ([1, 5], [0]), strict=True):
         assert group.state.age.tolist() == [1 if unit in units else 4 for unit in range(group.num_units)]
         assert group.state.eligible == group.num_units - len(units)
         assert group.state.replaced == 0
+    for values, group in zip(importance.groups, other.groups, strict=True):
+        assert values.state.age.equal(group.state.age)
     engine.discard()
     x = batch(3)[0]
     h = torch.relu(net[0](x))
