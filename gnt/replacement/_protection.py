@@ -187,8 +187,5 @@ class _Answer:
 
 
 def _maximum(protections: Sequence[Tensor]) -> Tensor | None:
-    """The largest of several protections for each unit; None if no unit is protected at all."""
-    if not protections:
-        return None
-    largest = torch.stack(list(protections)).amax(0)
-    return largest if largest.any() else None
+    """The largest of several protections for each unit; None if there are none."""
+    return torch.stack(list(protections)).amax(0) if protections else None

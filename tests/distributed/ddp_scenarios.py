@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
 
 import gnt
+from gnt.units import UnitGroup
 from tests.distributed import worker
 from tests.distributed.communication import CollectiveSizes
 
@@ -135,7 +136,8 @@ def _cost(utility: str) -> Any:
 
 def different(folder: Path) -> Any:
     """The error on each rank if one rank differs from the others; no rank may hang."""
-    return {what: _different(what) for what in ("groups", "settings", "activations", "ages", "loaded ages", "networks")}
+    differences = ("groups", "settings", "activations", "ages", "loaded ages", "networks", "protected units")
+    return {what: _different(what) for what in differences}
 
 
 def _different(what: str) -> Any:
@@ -145,7 +147,9 @@ def _different(what: str) -> Any:
         net[0].weight.data += rank
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
     listed = list(net) if what != "groups" or rank == 0 else list(net)[:5]
-    settings = {"activation": "tanh" if rank else "relu"} if what == "activations" else {}
+    settings: dict[str, Any] = {"activation": "tanh" if rank else "relu"} if what == "activations" else {}
+    if what == "protected units":
+        settings = {"protect": FirstUnits(rank)}
     rate = 0.1 if what == "settings" and rank else 0.2
     engine = worker.engine(listed, optimizer, replacement_rate=rate, **settings)
     if what == "ages" and rank:
@@ -162,6 +166,16 @@ def _different(what: str) -> Any:
     except ValueError as error:
         return str(error)
     return "nothing was refused"
+
+
+class FirstUnits:
+    """Protects the first units of every group."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def protected(self, group: UnitGroup) -> torch.Tensor:
+        return torch.arange(group.num_units) < self.count
 
 
 def _add_updates(groups: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:

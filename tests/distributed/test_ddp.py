@@ -97,11 +97,13 @@ def test_a_step_costs_the_documented_collectives_and_bytes(results, utility, siz
         assert rest == [sizes] * len(rest)  # with replacements and without
 
 
-@pytest.mark.parametrize("what", ["groups", "settings", "activations", "ages", "loaded ages", "networks"])
+@pytest.mark.parametrize(
+    "what", ["groups", "settings", "activations", "ages", "loaded ages", "networks", "protected units"]
+)
 def test_differences_between_ranks_raise_the_same_error_on_all(results, what):
     first, second = (rank[what] for rank in results["different"])
     assert first == second
-    named = "settings" if what == "activations" else what.split()[-1]
+    named = {"activations": "settings", "loaded ages": "ages"}.get(what, what)
     assert first.startswith(f"the {named} of the engine's ranks differ from those of rank 0 on rank 1")
     assert {"networks": "process_group=False", "groups": "12 units", "activations": "activation='tanh'"}.get(
         what, ""

@@ -35,19 +35,18 @@ class Keep:
         return self.by_name.get(f"g{group.name}")
 
 
-def first_units(group: UnitGroup) -> Tensor:
-    """The first half of the units, as a mask."""
-    return torch.arange(group.num_units) < group.num_units // 2
-
-
 class KeepFirstHalf:
     """Protects the first half of the units of every group."""
 
     def __init__(self) -> None:
         self.masks: dict[str, Tensor] = {}
+        self.calls = 0
 
     def protected(self, group: UnitGroup) -> Tensor:
-        return self.masks.setdefault(group.name, first_units(group))
+        self.calls += 1
+        if "CBPLinear" in group.name:
+            return self.masks["0"]
+        return self.masks.setdefault(group.name, torch.arange(group.num_units) < group.num_units // 2)
 
 
 def protected_units(group: UnitGroup) -> list[int]:
@@ -358,6 +357,16 @@ def test_units_protected_after_their_selection_are_not_replaced():
         assert engine.groups[0].state.eligible == 4
 
 
+def test_a_copy_sees_changes_that_were_made_before_it():
+    """A copied tensor counts its changes anew."""
+    keep = Keep(g0=torch.zeros(8))
+    engine = gnt.GnT(mlp(4, 8, 2), record=False, replacement_rate=1.0, maturity_threshold=0, protect=keep)
+    keep.by_name["g0"].fill_(1.0)
+    copied = copy.deepcopy(engine)
+    assert copied.protect is not keep
+    assert [len(units) for units in copied.step([torch.rand(3, 8)])] == [0]
+
+
 def test_protection_can_be_assigned_and_removed():
     net, optimizer, engine = make_run(mlp(), replacement_rate=1.0, maturity_threshold=0)
     engine.protect = keep = [KeepFirstHalf(), Keep(g2=torch.tensor([0.0] * 5 + [1.0]))]
@@ -425,18 +434,31 @@ def engines_of_all_kinds(keep: Any) -> dict[str, tuple[nn.Module, Any, Any]]:
 
 def test_every_class_with_an_engine_passes_protect_on(monkeypatch):
     run_graphs_uncompiled(monkeypatch)
-    for name, (_, step, replaced) in engines_of_all_kinds(KeepFirstHalf()).items():
-        for _ in range(3):
+    keep = KeepFirstHalf()
+    for name, (net, step, replaced) in engines_of_all_kinds(keep).items():
+        keep.masks["0"] = torch.arange(8) < 4
+        for kept in (range(4), range(4), range(4, 8)):
+            if kept.start:
+                keep.masks["0"].logical_not_()
+            calls = keep.calls
             step()
-            assert sorted(replaced()[0].tolist()) == [4, 5, 6, 7], name
+            assert sorted(replaced()[0].tolist()) == [unit for unit in range(8) if unit not in kept], name
+            assert keep.calls == calls + 1 + (name == "ReDo"), name  # ReDo also where it replaces
+        before = copy.deepcopy(net.state_dict())
+        keep.masks["0"] = torch.ones(7)
+        with pytest.raises(ValueError, match=r"a tensor of shape \(8,\), got \(7,\)"):
+            step()
+        if "compiled=True" in name:
+            assert_same(net.state_dict(), before)
     engine = gnt.algorithm_1(mlp(4, 8, 2), replacement_rate=1.0, maturity_threshold=0, protect=KeepFirstHalf())
     assert engine.groups[0].state.num_protected == 4
 
 
 def test_an_ensemble_refuses_protect():
     message = "protect must be None for an ensemble, got .*: protected units would differ between members"
-    with pytest.raises(TypeError, match=message):
-        gnt.Ensemble(mlp, [0, 1], protect=KeepFirstHalf())
+    for rate in (0.1, 0.0):
+        with pytest.raises(TypeError, match=message):
+            gnt.Ensemble(mlp, [0, 1], replacement_rate=rate, protect=KeepFirstHalf())
     ensemble = gnt.Ensemble(mlp, [0, 1], protect=None)
     with pytest.raises(TypeError, match=message):
         ensemble.gnt.protect = KeepFirstHalf()
