@@ -5,7 +5,7 @@ _feature_recording     features recorded by forward pre-hooks, once for all read
 _tap_features          the features that one reader keeps until its next update
 _feature_buffer        the features of all groups: checked, and taken once per update as a _feature_batch
 _backward_watch        optimizer steps that did not happen
-_statistics, _signals  means of features and weights, which measures read
+_statistics, _signals  means of features and weights, which measures read; _gradient_signals: those of gradients
 _measure_registry      the measures of utility (measures/), by name
 _running_averages      running averages per unit; _shared_state: the tensors that all groups share
 _evaluate/             how measures are computed: torch operations, C++ kernels
@@ -20,6 +20,7 @@ from gnt.importance._evaluate.means_layout import WeightMeans
 from gnt.importance._feature_batch import FeatureBatch, Features
 from gnt.importance._feature_buffer import FeatureBuffer
 from gnt.importance._feature_recording import is_recording_hook, record, record_compiled
+from gnt.importance._gradient_signals import GRADIENT_SIGNALS
 from gnt.importance._importance import Importance
 from gnt.importance._measure_registry import (
     MEASURES,
@@ -39,6 +40,7 @@ from gnt.importance._validation import check_feature, check_measured
 
 __all__ = [
     "ENGINE_UNCHANGED",
+    "GRADIENT_SIGNALS",
     "MEASURES",
     "AgedAverages",
     "BackwardWatch",

@@ -26,6 +26,27 @@ from gnt.distributed.process_group import Processes
 from gnt.importance._signals import Signals
 from gnt.units import UnitGroup
 
+# lists of means, with the signal that needs each ("": always)
+_MEANS = {
+    "means": "",
+    "magnitudes": "magnitude",
+    "gradients": "feature_gradient",
+    "gradient_squares": "feature_gradient_square",
+    "products": "feature_times_gradient",
+}
+_CENTERED = {"deviations": "deviation", "centered_products": "centered_times_gradient"}
+# means of weights, with the signal that needs each and the side that has them
+_WEIGHTS = {
+    "incoming_magnitudes": ("incoming", "incoming"),
+    "outgoing_magnitudes": ("outgoing", "outgoing"),
+    "incoming_gradients": ("incoming_gradient", "incoming"),
+    "incoming_gradient_squares": ("incoming_gradient_square", "incoming"),
+    "outgoing_gradients": ("outgoing_gradient", "outgoing"),
+    "outgoing_gradient_squares": ("outgoing_gradient_square", "outgoing"),
+}
+# the loss of all processes is the mean of their losses, so its gradient in one process is 1 / size of that of its own
+_GRADIENT_POWERS = {"gradients": 1, "gradient_squares": 2, "products": 1, "centered_products": 1}
+
 
 def check_shards(groups: Sequence[UnitGroup], num_processes: int) -> None:
     """Raise an error for sharded weights whose units cannot be evaluated; nothing is changed."""
@@ -45,28 +66,32 @@ def average_over_processes(signals: Sequence[Signals], processes: Processes) -> 
 
     Sets which taps have samples in any process, the same on all of them. Returns False if none has.
     """
-    has_samples = _average(signals, processes, {"means": "", "magnitudes": "magnitude"}, ("incoming", "outgoing"))
-    centered = [each for each in signals if "deviation" in each.reads]
+    has_samples = _average(signals, processes, _MEANS, _WEIGHTS)
+    centered = [each for each in signals if each.reads & set(_CENTERED.values())]
     if centered:
-        _average(centered, processes, {"deviations": ""}, ())
+        _average(centered, processes, _CENTERED, {})
     return has_samples
 
 
 def _average(
-    signals: Sequence[Signals], processes: Processes, means: Mapping[str, str], weights: Sequence[str]
+    signals: Sequence[Signals],
+    processes: Processes,
+    means: Mapping[str, str],
+    weights: Mapping[str, tuple[str, str]],
 ) -> bool:
     """Average the named means; ``means`` maps each name to the signal that needs it, "" if it is always needed."""
     sums: list[tuple[list[Tensor], int, Tensor]] = []  # list and index of each mean, and this process's part of the sum
     sizes: list[Tensor] = []
     for each in signals:
         sizes.append(torch.tensor([statistics.size for statistics in each.batch], dtype=torch.float64))
-        for values in _selected(each, means):
+        for name, values in _selected(each, means):
+            share = processes.size ** -_GRADIENT_POWERS.get(name, 0)
             pairs = enumerate(zip(values, each.batch, strict=True))
-            sums += [(values, tap, value * statistics.size) for tap, (value, statistics) in pairs]
-        for side in weights:
+            sums += [(values, tap, value * (statistics.size * share)) for tap, (value, statistics) in pairs]
+        for name, (signal, side) in weights.items():
             slots = getattr(each.group, side)
-            if side in each.reads and any(dtensor.is_dtensor(slot.weight) for slot in slots):
-                values = getattr(each, f"{side}_magnitudes")
+            if signal in each.reads and any(dtensor.is_dtensor(slot.weight) for slot in slots):
+                values = getattr(each, name)
                 # the local shares of each mesh sum up to the mean, and there may be several meshes
                 sharded = {i: slot.weight for i, slot in enumerate(slots) if dtensor.is_dtensor(slot.weight)}
                 sums += [(values, i, values[i] * (dtensor.mesh_size(w) / processes.size)) for i, w in sharded.items()]
@@ -80,8 +105,8 @@ def _average(
     for (values, place, mine), piece in zip(sums, pieces, strict=False):
         values[place] = piece.view_as(mine).to(mine.dtype)
     for each, total in zip(signals, totals, strict=True):
-        each.shared = True
-        for values in _selected(each, means):
+        each.shared, each.samples = True, total.unbind()
+        for _, values in _selected(each, means):
             values[:] = [value / n.clamp_min(1).to(value.dtype) for value, n in zip(values, total, strict=True)]
     return any(each.takes_part for each in signals)
 
@@ -94,5 +119,6 @@ def _set_present(signals: Sequence[Signals], totals: Tensor, mine: Tensor) -> No
         each.present = [next(counts) > 0 for _ in each.batch]
 
 
-def _selected(signals: Signals, means: Mapping[str, str]) -> list[list[Tensor]]:
-    return [getattr(signals, name) for name, needed_by in means.items() if not needed_by or needed_by in signals.reads]
+def _selected(signals: Signals, means: Mapping[str, str]) -> list[tuple[str, list[Tensor]]]:
+    names = [name for name, needed_by in means.items() if not needed_by or needed_by in signals.reads]
+    return [(name, getattr(signals, name)) for name in names]

@@ -30,7 +30,9 @@ class FeatureBatch:
         plain: list[Tensor | None],
         other_layouts: Mapping[int, list[tuple[Slot, list[Tensor]]]] | None = None,
         recorded_nothing: str | None = None,
+        gradient_scale: Tensor | None = None,
     ) -> None:
+        self._gradient_scale = gradient_scale
         self._groups, self.per_tap, self.plain = groups, per_tap, plain
         self._other_layouts = dict(other_layouts or {})
         self._statistics: list[GroupStatistics] | None = None
@@ -55,7 +57,8 @@ class FeatureBatch:
 
     def _tap_statistics(self, number: int, features: list[Tensor], slot: Slot, group: UnitGroup) -> TapStatistics:
         others = self._other_layouts.get(number, ())
-        return TapStatistics(features, slot, group.state.utility.dtype, others)
+        dtype = group.state.utility.dtype
+        return TapStatistics(features, slot, dtype, others, group.name, self._gradient_scale)
 
     def leave_out(self, numbers: Collection[int]) -> None:
         """Drop the features of these groups, which then take no part in the update."""

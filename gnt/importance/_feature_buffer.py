@@ -36,24 +36,26 @@ class FeatureBuffer:
     Args:
         groups: the unit groups.
         record: record features by hooks; otherwise features are given to `take`, or added to ``taps``.
+        gradients: name of the measure that reads gradients of features; "" if these are not recorded. Each feature then
+            has its gradient in ``feature.grad``, and only features that a training backward has reached count.
 
     Attributes:
         taps: the features of each tap; a group has one tap for each different value that its consumers read.
     """
 
-    def __init__(self, groups: Sequence[UnitGroup], *, record: bool) -> None:
-        self._groups, self._record = groups, record
+    def __init__(self, groups: Sequence[UnitGroup], *, record: bool, gradients: str = "") -> None:
+        self._groups, self._record, self._gradients = groups, record, gradients
         self._readers = [(group, slot) for group in groups for slot in group.taps]
         self._checked: list[Any] = []  # shape, dtype and device of the features that were checked last
         self._closed = False
-        self._only_trained = False
+        self._only_trained = bool(gradients)
         self._start()
 
     def _start(self) -> None:
         self._subscriptions: list[Subscription] = []
         consumers = [_consumers(group, slot) for group, slot in self._readers]
         self.taps: Sequence[TapFeatures] = [
-            TapFeatures(group.name, several_consumers=len(slots) > 1)
+            TapFeatures(group.name, several_consumers=len(slots) > 1, gradients=bool(self._gradients))
             for (group, _), slots in zip(self._readers, consumers, strict=True)
         ]
         # consumers of a tap whose input holds the units at other positions than that of its first consumer
@@ -66,7 +68,7 @@ class FeatureBuffer:
             self._subscriptions += subscribe(self.taps[number], own, producers)
             for slot in slots:
                 if slot.module not in own:
-                    tap = TapFeatures(group.name)
+                    tap = TapFeatures(group.name, gradients=bool(self._gradients))
                     self._other_layouts.append((number, slot, tap))
                     self._subscriptions += subscribe(tap, [slot.module], producers)
         watch_hooks()
@@ -93,6 +95,7 @@ class FeatureBuffer:
         self.check_open()
         taps = self._all_taps
         only_trained = features is None and (self._only_trained or any(tap.trained for tap in taps))
+        self._check_gradients(taps, given=features is not None)
         may_be_partial = only_trained or not none_is_error or any(tap.unmarked for tap in taps if tap.waiting)
         per_tap = [tap.take(only_trained=only_trained) for tap in self.taps]
         others: OtherLayouts = {}
@@ -126,6 +129,24 @@ class FeatureBuffer:
                 name = self._groups[min(batch.absent)].name
                 raise ValueError(f"features of group {name!r} have no samples, but those of other groups have")
         return batch
+
+    def _check_gradients(self, taps: Sequence[TapFeatures], *, given: bool) -> None:
+        """Raise RuntimeError, and keep what was recorded, if the measure reads gradients and there cannot be any."""
+        if not self._gradients or given:
+            return
+        compiled = next((tap.group for tap in taps if tap.compiled), None)
+        if compiled is not None:
+            raise RuntimeError(
+                f"{self._gradients!r} reads gradients of features, and code compiled by torch.compile records none, as "
+                f"that of the consumer of group {compiled!r}: do not compile this network, or choose a measure that "
+                "reads no gradients of features"
+            )
+        waiting = [tap for tap in taps if tap.waiting]
+        if waiting and not any(tap.trained or tap.unmarked for tap in waiting):
+            raise RuntimeError(
+                f"{self._gradients!r} reads gradients of features, and no backward of a loss has reached the features "
+                f"of group {waiting[0].group!r}: run the backward before the update"
+            )
 
     def check(self) -> None:
         """Raise the errors of `take` for what was recorded so far, without taking it; missing features are no error."""
@@ -166,7 +187,7 @@ class FeatureBuffer:
 
     def rebound(self, groups: Sequence[UnitGroup]) -> FeatureBuffer:
         """A buffer of the same kind for other groups; this one is closed."""
-        other = FeatureBuffer(groups, record=self._record)
+        other = FeatureBuffer(groups, record=self._record, gradients=self._gradients)
         self.close()
         return other
 

@@ -6,6 +6,10 @@ A consumer has one hook however many engines and other readers there are. A forw
 feature and a mark that shows whether a backward has reached it. Each reader keeps both in a list of its own
 (`gnt.importance._tap_features`) and takes them when it makes an update.
 
+If some reader keeps gradients of features, the mark keeps the gradient that the ordinary backward computes. Then each
+consumer reads a view of its own, so that the gradient is that of the loss through the consumers of the tap only, and
+not also through consumers that read a function of the same feature, which is another tap.
+
 Activation checkpointing runs a forward a second time during the backward. If the first run was recorded
 (use_reentrant=False) the second is ignored; if the first ran without grad (use_reentrant=True) the second is recorded.
 """
@@ -24,7 +28,9 @@ from gnt.importance._tap_features import TapFeatures
 from gnt.importance._training_forwards import BackwardMark, OwnWeights, in_backward
 
 
-def record(taps: Sequence[TapFeatures], feature: Any, own: OwnWeights, node: Tensor | None = None) -> None:
+def record(
+    taps: Sequence[TapFeatures], feature: Any, own: OwnWeights, node: Tensor | None = None, *, gradients: bool = False
+) -> Tensor | None:
     """Add the feature of one forward to taps of several readers.
 
     Args:
@@ -32,28 +38,33 @@ def record(taps: Sequence[TapFeatures], feature: Any, own: OwnWeights, node: Ten
         feature: what the consumer reads.
         own: the weights of consumer and producers, to find out whether a backward of the loss reaches the feature.
         node: the tensor in the network's graph, if ``feature`` is not.
+        gradients: some reader keeps gradients. The result is a view of ``node`` that the consumer must read in place of
+            it: the gradient of this view is that of the loss through this consumer alone. None: nothing is recorded.
     """
     if torch.compiler.is_compiling():
         record_compiled(taps, feature)
-        return
+        return None
     node = feature if node is None else node
     if is_paused() or not own.are_used_by(node):
-        return
+        return None
     recomputed, differentiable = in_backward(), node.requires_grad
-    value = mark = None
+    value = mark = view = None
+    if gradients and differentiable:
+        node = view = node.view_as(node)
     for tap in taps:
         if recomputed:
             if tap.recorded_in_forward:
                 continue
         else:
             tap.recorded_in_forward = True
-        if differentiable and tap.several_consumers and tap.is_latest(feature, own):
+        if differentiable and tap.several_consumers and tap.is_latest(feature, own, view):
             continue
         if mark is None and differentiable:
-            mark = BackwardMark(node, own)
+            mark = BackwardMark(node, own, gradients)
         if value is None:
             value = feature.detach()
         tap.add(value, mark)
+    return view
 
 
 def record_compiled(taps: Sequence[TapFeatures], feature: Any) -> None:
@@ -77,10 +88,21 @@ class Recorder:
     def __init__(self, own: OwnWeights, consumers: Sequence[OwnWeights]) -> None:
         self._own, self._consumers = own, consumers
         self._taps: tuple[TapFeatures, ...] = ()  # replaced as a whole: a forward may run in another thread
+        self._gradients = False
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        if module.training and torch.is_grad_enabled():
+    def __call__(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if not module.training or not torch.is_grad_enabled():
+            return None
+        if not self._gradients:
             record(self._taps, args[0] if args else next(iter(kwargs.values())), self._own)
+            return None
+        name, feature = (None, args[0]) if args else next(iter(kwargs.items()))
+        view = record(self._taps, feature, self._own, gradients=True)
+        if view is None:
+            return None
+        return ((view, *args[1:]), kwargs) if name is None else (args, {**kwargs, name: view})
 
     def serves(self, own: OwnWeights, consumers: Sequence[OwnWeights]) -> bool:
         """True if this records for the same modules."""
@@ -89,13 +111,16 @@ class Recorder:
 
     def subscribe(self, tap: TapFeatures) -> None:
         """Record for one more reader."""
-        self._taps = (*self._taps, tap)
+        self._set_taps((*self._taps, tap))
 
     def unsubscribe(self, tap: TapFeatures) -> None:
         """Stop recording for a reader; without readers the hook is removed."""
-        self._taps = tuple(each for each in self._taps if each is not tap)
+        self._set_taps(tuple(each for each in self._taps if each is not tap))
         if not self._taps:
             self.handle.remove()
+
+    def _set_taps(self, taps: tuple[TapFeatures, ...]) -> None:
+        self._taps, self._gradients = taps, any(tap.gradients for tap in taps)
 
     @property
     def __name__(self) -> str:  # torch.jit.script asks for it, and cannot compile a recording hook

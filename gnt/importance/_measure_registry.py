@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gnt._utils.validation import check_flags
 from gnt.importance import measures
+from gnt.importance._gradient_signals import FEATURE_GRADIENTS, GRADIENT_SIGNALS
 from gnt.importance._signals import ALL_SIGNALS, Signals
 from gnt.importance._validation import check_measured
 
@@ -32,6 +33,11 @@ class Measure(NamedTuple):
     averaged: bool
     reads: frozenset[str] = ALL_SIGNALS
     corrected: bool = True
+
+    @property
+    def reads_feature_gradients(self) -> bool:
+        """True if gradients of features must be recorded for this measure."""
+        return bool(self.reads & FEATURE_GRADIENTS)
 
     @property
     def product(self) -> bool:
@@ -57,11 +63,23 @@ MEASURES: dict[str, Measure] = {
     "uncorrected_contribution": Measure(
         measures.uncorrected_contribution, averaged=True, reads=frozenset({"magnitude", "outgoing"}), corrected=False
     ),
+    "gradient": Measure(measures.gradient, averaged=True, reads=frozenset({"incoming_gradient"})),
+    "gradient_activation": Measure(
+        measures.gradient_activation, averaged=True, reads=frozenset({"feature_times_gradient"})
+    ),
+    "replacement_cost": Measure(measures.replacement_cost, averaged=True, reads=frozenset({"centered_times_gradient"})),
 }
 _BUILT_IN = frozenset(MEASURES)
 
 
-def register_utility(name: str, function: MeasureFunction, *, averaged: bool = True, corrected: bool = True) -> None:
+def register_utility(
+    name: str,
+    function: MeasureFunction,
+    *,
+    averaged: bool = True,
+    corrected: bool = True,
+    reads: Iterable[str] = ALL_SIGNALS,
+) -> None:
     """Register a measure of utility under ``name``, for ``GnT(..., utility=name)``.
 
     Args:
@@ -73,9 +91,11 @@ def register_utility(name: str, function: MeasureFunction, *, averaged: bool = T
             value.
         corrected: correct the running average for age (the default), or rank by the average as it is, which is too
             small for young units.
+        reads: names of the signals that ``function`` reads. By default those of features and weights. Gradients must be
+            named here: those of features are recorded only if a measure reads them.
 
     Raises:
-        ValueError: the name is empty, or that of a built-in measure.
+        ValueError: the name is empty, or that of a built-in measure, or ``reads`` has the name of no signal.
         TypeError: ``function`` is not callable.
 
     >>> import gnt
@@ -88,7 +108,12 @@ def register_utility(name: str, function: MeasureFunction, *, averaged: bool = T
     check_flags(averaged=averaged, corrected=corrected)
     if not callable(function):
         raise TypeError(f"function must be callable, got {type(function).__name__}")
-    MEASURES[name] = Measure(function, averaged, corrected=corrected)
+    names = frozenset([reads] if isinstance(reads, str) else reads)
+    known = ALL_SIGNALS | GRADIENT_SIGNALS
+    if not names <= known:
+        unknown = ", ".join(sorted(map(repr, names - known)))
+        raise ValueError(f"reads must be names of signals ({', '.join(sorted(known))}), got {unknown}")
+    MEASURES[name] = Measure(function, averaged, names, corrected)
 
 
 def find_measure(name: str, argument: str = "utility") -> Measure:

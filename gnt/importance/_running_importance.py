@@ -48,7 +48,8 @@ class RunningImportance:
         self.groups, self.name, self.generator = groups, name, generator
         self.measure: Measure = find_measure(name)
         self.evaluator = Evaluator(groups, self.measure, name, kernels=kernels)
-        self.feature_buffer = FeatureBuffer(groups, record=record)
+        gradients = name if self.measure.reads_feature_gradients else ""
+        self.feature_buffer = FeatureBuffer(groups, record=record, gradients=gradients)
         self.absent: frozenset[int] = frozenset()
         self._kernels = kernels
         self._others = ReplacedByOthers()

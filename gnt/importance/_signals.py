@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from gnt.importance._gradient_signals import GradientSignals
 from gnt.importance._statistics import GroupStatistics
-from gnt.units import Slot, UnitGroup
+from gnt.units import UnitGroup
 
 ALL_SIGNALS = frozenset({"magnitude", "deviation", "outgoing", "incoming"})
 
 
-class Signals:
+class Signals(GradientSignals):
     """What a measure may read, each computed on first use.
+
+    Gradients are those of the loss whose backward came before the optimizer's step, with respect to what consumers read
+    (h) and to weights (w), without the scale of a GradScaler. Several backwards before one step are that of the sum of
+    their losses, and several forwards are one batch. With several processes, a gradient is that of the mean of the
+    processes' losses, as DistributedDataParallel computes it. Only a measure that declares a gradient in what it reads
+    may use it; the others of ``reads`` may be used by all.
 
     Attributes:
         num_units: number of units of the group.
@@ -24,6 +30,7 @@ class Signals:
         batch: statistics of its features.
         reads: names of the signals that the measure declares to read.
         shared: True if the means are those over several processes.
+        samples: for each tap the number of samples (times sites); of all processes if the means are.
         present: for each tap whether it had features in this step. Consumers of other taps do not enter the signals:
             the measure is that of the consumers that were run. True throughout for a measure that reads no features.
     """
@@ -35,20 +42,7 @@ class Signals:
         generator: torch.Generator,
         reads: frozenset[str] = ALL_SIGNALS,
     ) -> None:
-        self.num_units = group.num_units
-        self.generator = generator
-        self.group, self.batch, self.reads = group, batch, reads
-        self.shared = False
-        self.present = [statistics.size > 0 for statistics in batch] if len(batch) > 1 else [True]
-
-    @property
-    def takes_part(self) -> bool:
-        """True if the group has samples in this step."""
-        return any(self.present)
-
-    def uniform(self) -> Tensor:
-        """A draw from [0, 1) for each unit, (num_units,), on the generator's device."""
-        return torch.rand(self.num_units, generator=self.generator, device=self.generator.device)
+        super().__init__(group, batch, generator, reads)
 
     @cached_property
     def magnitude(self) -> Tensor:
@@ -69,44 +63,15 @@ class Signals:
 
         With several consumers, values are weighted so that the mean over all positions is the mean over all weights.
         """
-        if len(self.group.outgoing) == 1:
-            return self.outgoing_magnitudes[0]
-        slots, magnitudes = self._consumers, self.outgoing_magnitudes
-        if len(slots) < len(self.group.outgoing):
-            magnitudes = [m for m, slot in zip(magnitudes, self.group.outgoing, strict=True) if slot in slots]
-        weights = sum(slot.fan * slot.block for slot in slots)
-        positions = sum(slot.block for slot in slots)
-        pieces = zip(magnitudes, slots, strict=True)
-        return torch.cat([magnitude * (slot.fan * positions / weights) for magnitude, slot in pieces], 1)
+        return self._over_consumers(self.outgoing_magnitudes)
 
     @cached_property
     def incoming(self) -> Tensor:
         """Mean magnitude of each unit's incoming weights without bias, (num_units,); positive, to be a divisor."""
-        slots = self.group.incoming
-        if len(slots) == 1:
-            incoming = unit_mean(self.incoming_magnitudes[0])
-        else:
-            weights = sum(slot.fan * slot.block for slot in slots)
-            pieces = zip(self.incoming_magnitudes, slots, strict=True)
-            incoming = torch.stack([m.sum(1) * (slot.fan / weights) for m, slot in pieces]).sum(0)
+        incoming = self._over_producers(self.incoming_magnitudes)
         return incoming.clamp_min(torch.finfo(incoming.dtype).eps)
 
     # The parts of the signals above, one tensor per tap or slot; with several processes replaced by global means.
-
-    @cached_property
-    def means(self) -> list[Tensor]:
-        """Mean h of each tap, (num_units, block)."""
-        return [statistics.mean() for statistics in self.batch]
-
-    @cached_property
-    def mean(self) -> Tensor:
-        """Mean feature of each unit at each tap, (taps, num_units).
-
-        For a tap without features it is the running average, which then does not change.
-        """
-        averages = () if all(self.present) else self.group.state.mean_features
-        means = [unit_mean(m) if present else averages[tap] for tap, m, present in self._by_tap(self.means)]
-        return torch.stack(means) if len(means) > 1 else means[0].unsqueeze(0)
 
     @cached_property
     def magnitudes(self) -> list[Tensor]:
@@ -128,25 +93,3 @@ class Signals:
     def incoming_magnitudes(self) -> list[Tensor]:
         """Mean |w| of each producer's rows, (num_units, block)."""
         return [slot.mean_magnitude() for slot in self.group.incoming]
-
-    def _by_consumer(self, by_tap: list[Tensor]) -> Tensor:
-        if len(self.group.outgoing) == 1:
-            return by_tap[0]
-        numbers = self.group.tap_numbers
-        return torch.cat([by_tap[numbers.index(slot.tap)] for slot in self._consumers], 1)
-
-    @property
-    def _consumers(self) -> Sequence[Slot]:
-        """The consumers of the taps that had features."""
-        if all(self.present):
-            return self.group.outgoing
-        numbers = self.group.tap_numbers
-        return [slot for slot in self.group.outgoing if self.present[numbers.index(slot.tap)]]
-
-    def _by_tap(self, values: Sequence[Tensor]) -> Iterator[tuple[int, Tensor, bool]]:
-        return zip(range(len(values)), values, self.present, strict=True)
-
-
-def unit_mean(per_position: Tensor) -> Tensor:
-    """Mean over the positions of each unit: (num_units, block) -> (num_units,)."""
-    return per_position.mean(1) if per_position.shape[1] > 1 else per_position.view(-1)

@@ -24,6 +24,10 @@ class TapStatistics:
         dtype: of the means.
         others: features that consumers read whose input holds the units at other positions, with these consumers. A
             forward in which consumers of both kinds ran counts for each kind.
+        group: name of the unit group, for messages.
+        gradient_scale: 0-d, by which the gradients are larger than those of the loss; None: they are not.
+
+    The gradient of a feature is in its ``.grad``.
     """
 
     def __init__(
@@ -32,7 +36,11 @@ class TapStatistics:
         slot: Slot,
         dtype: torch.dtype,
         others: Sequence[tuple[Slot, Sequence[Tensor]]] = (),
+        group: str = "",
+        gradient_scale: Tensor | None = None,
     ) -> None:
+        self._group, self._gradient_scale = group, gradient_scale
+        self._arranged_gradients: list[Tensor] | None = None
         self._features, self._slot, self._dtype, self._others = features, slot, dtype, others
         self._local_factors: Tensor | None = None  # for sharded units: see `dtensor.pad_to_global`
         self._arranged: list[Tensor] | None = None
@@ -80,6 +88,36 @@ class TapStatistics:
             means = [torch.stack([mean * weight for mean, weight in zip(means, self._weights, strict=True)]).sum(0)]
         return means[0] if self._local_factors is None else means[0] * self._local_factors
 
+    @property
+    def _gradients(self) -> list[Tensor]:
+        """The gradients of the arranged features, in the dtype of the means."""
+        if self._arranged_gradients is None:
+            read = [(self._slot, self._features), *self._others]
+            parts = [
+                self._arrange(self._gradient_of(feature, slot), slot).to(self._dtype)
+                for slot, features in read
+                for feature in features
+                if feature.numel()
+            ]
+            scale = self._gradient_scale
+            self._arranged_gradients = parts if scale is None else [part / scale.to(part) for part in parts]
+        return self._arranged_gradients
+
+    def _gradient_of(self, feature: Tensor, slot: Slot) -> Tensor:
+        if dtensor.is_dtensor(feature):
+            raise RuntimeError(
+                f"the features of group {self._group!r} are sharded (DTensor), and gradients of sharded features are "
+                "not read: choose a measure that reads no gradients of features"
+            )
+        if (feature.is_leaf or feature.retains_grad) and feature.grad is not None:
+            return feature.grad
+        raise RuntimeError(
+            f"features of group {self._group!r}, read by {slot.name!r}, have no gradient, which the measure reads. "
+            "Recorded features have one unless all layers before the consumer are frozen or detached from the loss: "
+            "unfreeze them, or choose a measure that reads no gradients of features. Features that are given must have "
+            "theirs in .grad: call retain_grad() on them before the backward"
+        )
+
     def mean(self) -> Tensor:
         """Mean feature of each position: (num_units, block)."""
         return self._mean(self._parts)
@@ -92,6 +130,29 @@ class TapStatistics:
         """Mean |h - center| of each position, ``center`` (num_units,): (num_units, block)."""
         return self._mean(
             [(part - (center[:, None, None] if part.ndim == 4 else center[:, None])).abs_() for part in self._parts]
+        )
+
+    def gradient_magnitude(self) -> Tensor:
+        """Mean |dL/dh| of each position: (num_units, block)."""
+        return self._mean([gradient.abs() for gradient in self._gradients])
+
+    def gradient_square(self) -> Tensor:
+        """Mean (dL/dh)^2 of each position: (num_units, block)."""
+        return self._mean([gradient.square() for gradient in self._gradients])
+
+    def product_magnitude(self) -> Tensor:
+        """Mean |h dL/dh| of each position: (num_units, block)."""
+        pairs = zip(self._parts, self._gradients, strict=True)
+        return self._mean([(gradient * part).abs_() for part, gradient in pairs])
+
+    def centered_product(self, center: Tensor) -> Tensor:
+        """Mean dL/dh (h - center) of each position, ``center`` (num_units,): (num_units, block)."""
+        pairs = zip(self._parts, self._gradients, strict=True)
+        return self._mean(
+            [
+                gradient * (part - (center[:, None, None] if part.ndim == 4 else center[:, None]))
+                for part, gradient in pairs
+            ]
         )
 
 

@@ -29,9 +29,12 @@ class TapFeatures:
 
     Args:
         group: name of the unit group, for messages.
+        several_consumers, gradients: the attributes.
 
     Attributes:
         several_consumers: several consumers read the values of this tap.
+        gradients: the gradients of the features are kept; `take` stores them in ``feature.grad``.
+        compiled: a forward was recorded by code that `torch.compile` has compiled, which records no gradients.
         recorded_in_forward: a forward was recorded while it ran, not while it was recomputed in a backward.
 
     >>> import torch
@@ -42,25 +45,26 @@ class TapFeatures:
     ([(2, 3), (1, 3)], False)
     """
 
-    def __init__(self, group: str, *, several_consumers: bool = False) -> None:
-        self.group = group
+    def __init__(self, group: str, *, several_consumers: bool = False, gradients: bool = False) -> None:
+        self.group, self.gradients = group, gradients
         self.several_consumers = several_consumers
         self._settled: list[Entry] = []  # features of earlier backwards of this step
         self._pending: LinkedList = None
         self._latest: weakref.ref[Tensor] | None = None  # with several consumers: the tensor that was recorded last
-        self.recorded_in_forward = False
+        self.recorded_in_forward = self.compiled = False
         self._count = 0
 
-    def is_latest(self, feature: Tensor, own: OwnWeights) -> bool:
+    def is_latest(self, feature: Tensor, own: OwnWeights, view: Tensor | None) -> bool:
         """True if another consumer has just read this value; its mark then shows the backward of both.
 
         Args:
             feature: what the consumer reads.
             own: the weights of this consumer and of the producers.
+            view: the view of the value that this consumer reads, if some reader keeps gradients.
         """
         if self._latest is not None and self._latest() is feature and self._pending is not None:
             if self._pending[1] is not None:
-                self._pending[1].add_reader(own)
+                self._pending[1].add_reader(own, view)
             return True
         self._latest = weakref.ref(feature)
         return False
@@ -79,7 +83,7 @@ class TapFeatures:
     def add_compiled(self, feature: Tensor) -> None:
         """Keep the detached feature of a forward that `torch.compile` compiles."""
         self._pending = (feature, None, self._pending)
-        self.recorded_in_forward = True
+        self.recorded_in_forward = self.compiled = True
 
     def take(self, *, only_trained: bool = False) -> list[Tensor]:
         """Return the waiting features that count, oldest first, and forget all.
@@ -90,11 +94,20 @@ class TapFeatures:
         """
         pending, settled = self._pending, self._settled
         self._settled, self._pending, self._latest, self.recorded_in_forward, self._count = [], None, None, False, 0
+        self.compiled = False
         if not settled and pending is not None and pending[2] is None:  # one forward, as in most steps
             feature, mark, _ = pending
-            return [feature] if mark is None or mark.trained or not (only_trained or mark.probed) else []
+            if not (mark is None or mark.trained or not (only_trained or mark.probed)):
+                return []
+            if self.gradients and mark is not None:
+                feature.grad = _gradient_of(feature, mark)
+            return [feature]
         entries = _counting(settled + _entries(pending), only_trained)
-        return _without_duplicates(entries) if self.several_consumers else entries
+        if self.gradients:
+            for feature, mark in entries:
+                feature.grad = None if mark is None else _gradient_of(feature, mark)
+        features = [feature for feature, _ in entries]
+        return _without_duplicates(features) if self.several_consumers else features
 
     def recorded(self) -> list[Tensor]:
         """All waiting features, oldest first."""
@@ -163,23 +176,41 @@ def _entries(pending: LinkedList) -> list[Entry]:
     return entries[::-1]
 
 
-def _counting(entries: list[Entry], only_trained: bool) -> list[Tensor]:
+def _gradient_of(feature: Tensor, mark: BackwardMark) -> Tensor | None:
+    """The gradient in the shape of the feature, which may be recorded in another one (flat, by a `CBPConv`)."""
+    return None if mark.gradient is None else mark.gradient.reshape(feature.shape)
+
+
+def _counting(entries: list[Entry], only_trained: bool) -> list[Entry]:
     """The features that count.
 
     A forward that was differentiated with respect to its inputs before the training backward reached it is that of a
     gradient penalty. It counts only if there is no other forward.
     """
     if not only_trained:
-        return [feature for feature, mark in entries if mark is None or mark.trained or not mark.probed]
+        return [(feature, mark) for feature, mark in entries if mark is None or mark.trained or not mark.probed]
     trained = [(feature, mark) for feature, mark in entries if mark is None or mark.trained]
-    unprobed = [feature for feature, mark in trained if mark is None or not mark.probed]
-    return unprobed or [feature for feature, _ in trained]
+    return [(feature, mark) for feature, mark in trained if mark is None or not mark.probed] or trained
 
 
 def _without_duplicates(features: list[Tensor]) -> list[Tensor]:
-    """The features without those that are the same memory: consumers that read the same value in one forward."""
+    """The features without those that are the same memory: consumers that read the same value in one forward.
+
+    Each consumer has its own part of the gradient; the feature that stays has their sum.
+    """
     kept: dict[Any, Tensor] = {}
     for feature in features:
-        place = (feature.data_ptr(), feature.shape, feature.stride()) if feature.__class__ is Tensor else id(feature)
-        kept.setdefault(place, feature)
+        first = kept.setdefault(_place(feature), feature)
+        if first is not feature and feature.grad is not None:
+            part = feature.grad.reshape(first.shape)
+            first.grad = part if first.grad is None else first.grad + part
     return list(kept.values())
+
+
+def _place(feature: Tensor) -> Any:
+    """The same for two features that are the same samples in the same memory."""
+    if feature.__class__ is not Tensor:
+        return id(feature)
+    if feature.is_contiguous() and feature.ndim:  # one may be a view that joins dimensions of samples
+        return feature.data_ptr(), feature.numel(), feature.shape[-1]
+    return feature.data_ptr(), feature.shape, feature.stride()

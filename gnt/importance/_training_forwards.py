@@ -93,17 +93,26 @@ class BackwardMark:
     feature. The usual sign is that the ``grad`` of the consumer's weight has changed since the forward; if it has not,
     autograd is asked.
 
+    With ``keeps_gradient`` the gradient of the loss with respect to what the consumer reads is kept: summed over all
+    backwards of the loss (but not of those with respect to inputs only), and over all consumers that read the feature.
+
     Attributes:
         trained: such a backward has reached the feature.
         probed: a backward with respect to inputs only has reached it before.
+        gradient: the gradient of the loss so far, if it is kept.
     """
 
-    __slots__ = ("_before", "_own", "_readers", "probed", "trained")
+    __slots__ = ("_before", "_keeps_gradient", "_own", "gradient", "probed", "trained")
 
-    def __init__(self, feature: Tensor, own: OwnWeights) -> None:
+    def __init__(self, feature: Tensor, own: OwnWeights, keeps_gradient: bool = False) -> None:
         self.trained = self.probed = False
+        self.gradient: Tensor | None = None
+        self._keeps_gradient = keeps_gradient
         self._own = [own]
         self._before = [_grad_version(own.consumer)]
+        self._register(feature)
+
+    def _register(self, feature: Tensor) -> None:
         if feature._backward_hooks is None and feature.grad_fn is not None:
             # as Tensor.register_hook does, in a fifth of the time
             feature._backward_hooks = OrderedDict({-1: self})
@@ -112,14 +121,30 @@ class BackwardMark:
             register: Callable[..., Any] = feature.register_hook
             register(self)
 
-    def add_reader(self, own: OwnWeights) -> None:
-        """Note that a further consumer reads the same tensor."""
+    def add_reader(self, own: OwnWeights, view: Tensor | None = None) -> None:
+        """Note that a further consumer reads the same value.
+
+        Args:
+            own: the weights of this consumer and of the producers.
+            view: the view of the value that this consumer reads, if gradients are kept.
+        """
         if own not in self._own:
             self._own.append(own)
             self._before.append(_grad_version(own.consumer))
+            if view is not None:
+                self._register(view)
 
     def __call__(self, gradient: Tensor) -> None:
         """The hook of the feature, called when its gradient has arrived."""
+        if self._keeps_gradient:
+            # asked for each backward, because not all of them may be backwards of the loss
+            if any(_computes_gradients(own.all) for own in self._own):
+                self.trained = True
+                gradient = gradient.detach()
+                self.gradient = gradient if self.gradient is None else self.gradient + gradient
+            else:
+                self.probed = self.probed or not self.trained
+            return
         if self.trained:
             return
         for own, before in zip(self._own, self._before, strict=True):

@@ -109,7 +109,9 @@ class CBPLayer(nn.Module):
             check_feature(feature, self.group, self.group.outgoing[0])
             if self._own_weights is None:  # not at once: in a copy the two layers are not complete yet
                 self._own_weights = OwnWeights(self.group.consumers[0], self.group.producer)
-            record((self.features,), feature, self._own_weights, node=x)
+            gradients = self.features.gradients
+            view = record((self.features,), feature, self._own_weights, node=x, gradients=gradients)
+            return x if view is None else view
         return x
 
     def takes_part(self) -> bool:

@@ -120,14 +120,21 @@ class Slot:
         local, index, kept = dtensor.locate_local(self.bias.detach(), 0, self.index(units))
         local.index_copy_(0, index, values if kept is None else values[kept])
 
-    def mean_magnitude(self) -> Tensor:
+    def mean_magnitude(self, tensor: Tensor | None = None, *, squared: bool = False) -> Tensor:
         """Mean of |w| over all dimensions but the units': (num_units, block), in float32 or wider.
 
         For a consumer this is the mean outgoing weight magnitude of each position, for a producer the mean over the
         fan-in. For a sharded weight it is this process's share of the mean.
+
+        Args:
+            tensor: a tensor shaped and placed like the weight, such as its gradient, in place of the weight.
+            squared: the mean of w^2 instead.
         """
-        weight = dtensor.local_part(self.weight.detach()).abs()
+        weight = dtensor.local_part((self.weight if tensor is None else tensor).detach())
         dtype = None if weight.element_size() >= 4 else torch.float32
+        weight = (
+            weight.square() if squared and dtype is None else weight.to(dtype).square() if squared else weight.abs()
+        )
         if self.groups == 1:
             other_dims = [d for d in range(weight.ndim) if d != self.dim]
             mean = weight.mean(other_dims, dtype=dtype)

@@ -24,7 +24,11 @@ def test_ranks_have_equal_parameters_after_many_replacements(tmp_path, ranks, ut
 def global_batch(tmp_path_factory):
     """Results of two and of three ranks with the global batch; of the three, also of a process group of two."""
     two = run_ranks(
-        "ddp_scenarios.global_batch", tmp_path_factory.mktemp("two"), "contribution:conv", "zero_contribution:conv"
+        "ddp_scenarios.global_batch",
+        tmp_path_factory.mktemp("two"),
+        "contribution:conv",
+        "zero_contribution:conv",
+        *("replacement_cost:conv", "gradient_activation:mlp", "gradient:mlp"),
     )
     three = "ddp_scenarios.global_batch+subgroup", tmp_path_factory.mktemp("three"), "adaptable_contribution:mlp"
     return {"two": {"global_batch": two}, "three": run_ranks(*three, ranks=3)}

@@ -26,13 +26,14 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from gnt.importance import MEASURES
+from gnt.importance import GRADIENT_SIGNALS, MEASURES
 from gnt.initialization import INITS
 from tests.helpers.layer_builder import LayerBuilder
 from tests.helpers.training_run import TrainingRun
 from tests.replacement.optimizer_cases import CASES, OptimizerCase
 
-BUILT_IN_MEASURES = tuple(MEASURES)
+# those that can be computed of features that are given; tests/importance/test_gradient_signals.py has the others
+BUILT_IN_MEASURES = tuple(name for name, measure in MEASURES.items() if not measure.reads & GRADIENT_SIGNALS)
 NORMS = ("batch", "group", "layer", "flat")
 PER_UNIT_NORMS = ("batch",)  # norms after which a unit's features depend neither on other units nor on the pixel
 DTYPES = (torch.float32, torch.float64)

@@ -12,9 +12,10 @@ from torch import nn
 import gnt
 from gnt.replacement.reinitialization import bound
 from tests.helpers.shared_units import NETS
+from tests.helpers.strategies import BUILT_IN_MEASURES
 from tests.twins import shared_units as twin
 
-MEASURES = [name for name, measure in gnt.importance.MEASURES.items() if measure.reads]
+MEASURES = [name for name in BUILT_IN_MEASURES if gnt.importance.MEASURES[name].reads]
 
 
 def make_engine(name: str, **settings):

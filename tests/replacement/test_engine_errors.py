@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import gnt
-from gnt.importance import MEASURES
 from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, conv_net, full_state, mlp, train
+from tests.helpers.strategies import BUILT_IN_MEASURES
 
 NAN, INF = float("nan"), float("inf")
 
@@ -86,7 +86,7 @@ def test_a_linear_layer_applied_along_the_pixels_is_refused():
 
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
-@pytest.mark.parametrize("utility", MEASURES)
+@pytest.mark.parametrize("utility", BUILT_IN_MEASURES)
 def test_nonfinite_features_are_refused(utility, value):
     run = make_run(utility=utility)
     bad = [VALID_FEATURES[0], VALID_FEATURES[1].clone()]

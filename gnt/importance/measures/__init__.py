@@ -9,6 +9,9 @@ With h the feature, f^ its corrected running mean, and mean |w_out|, mean |w_in|
     zero_contribution        mean |h - f^| * mean |w_out|                         arXiv 2306.13812, before Eq. 6
     adaptable_contribution   mean |h - f^| * mean |w_out| / mean |w_in|           arXiv 2306.13812, Eqs. 6-8
     feature_by_input         mean |h - f^| / mean |w_in|
+    gradient                 mean |dL/dw_in| / its mean over the layer            GraMa, arXiv 2505.24061
+    gradient_activation      mean |h dL/dh|
+    replacement_cost         |sum over samples of dL/dh (h - f^)|                 GXD, arXiv 2605.06834
     random                   uniform in [0, 1)
 
 The paper takes sums of |w| where all but one of these take means. Within a group that is a constant factor, so the
@@ -24,6 +27,7 @@ from gnt.importance.measures.contributions import (
     zero_contribution,
 )
 from gnt.importance.measures.control import random
+from gnt.importance.measures.gradients import gradient, gradient_activation, replacement_cost
 from gnt.importance.measures.weights import adaptation, feature_by_input, weight
 
 __all__ = [
@@ -31,7 +35,10 @@ __all__ = [
     "adaptation",
     "contribution",
     "feature_by_input",
+    "gradient",
+    "gradient_activation",
     "random",
+    "replacement_cost",
     "uncorrected_contribution",
     "weight",
     "zero_contribution",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from gnt.importance._signals import Signals, unit_mean
+from gnt.importance._group_signals import unit_mean
+from gnt.importance._signals import Signals
 
 
 def contribution(signals: Signals) -> Tensor:

@@ -109,6 +109,8 @@ def _traced_step(step: TrainingStep, inputs: GraphInputs, at: UnpackedInputs) ->
                 writes = [(to, torch.where(finite_loss, value, to)) for to, value in writes]
             new_values = {id(to): value for to, value in writes}
             slots.fill([new_values.get(id(value), value) for value in at.values])
+            for each, grad in zip(inputs.trained, grads, strict=True):  # a measure may read it
+                new_values[id(at.values[each.index])].grad = grad.detach()
             status = _status(finite_loss, None)
             if update is not None:
                 unit_states, finite_groups, inputs.participation = update.update(batches, at.drawn, finite_loss)

@@ -109,6 +109,11 @@ class EnsembleGnT(GnT):
     ) -> None:
         self.seeds, self.members, self.generators = list(seeds), len(seeds), list(generators)
         super().__init__(groups, optimizer, generator=generators[0], record=False, process_group=False, **settings)
+        if self.importance.measure.reads_feature_gradients:
+            raise ValueError(
+                f"utility {self.utility!r} reads gradients of features, which an Ensemble does not record: choose a "
+                "measure that reads none"
+            )
         vars(self)["generator"] = self.host_generator = MemberGenerators(self.generators)  # type: ignore[assignment]
         self.importance.generator, self.importance.seeds = self.host_generator, self.seeds
         # the index of each member's first unit in each group: (members, 1)
