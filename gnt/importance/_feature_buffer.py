@@ -17,6 +17,7 @@ from torch import Tensor
 from gnt._utils.dynamo import watch_hooks
 from gnt.importance._feature_batch import FeatureBatch, Features, OtherLayouts
 from gnt.importance._feature_recording import Subscription, subscribe
+from gnt.importance._gradient_scale import note_scale_for
 from gnt.importance._tap_features import GroupFeatures, TapFeatures
 from gnt.importance._validation import check_feature_count, check_features, missing_features
 from gnt.units import CONV_LAYERS, Slot, UnitGroup
@@ -41,6 +42,7 @@ class FeatureBuffer:
 
     Attributes:
         taps: the features of each tap; a group has one tap for each different value that its consumers read.
+        gradient_scale: the scale of a GradScaler by which the waiting gradients are larger than those of the loss.
     """
 
     def __init__(self, groups: Sequence[UnitGroup], *, record: bool, gradients: str = "") -> None:
@@ -49,9 +51,12 @@ class FeatureBuffer:
         self._checked: list[Any] = []  # shape, dtype and device of the features that were checked last
         self._closed = False
         self._only_trained = bool(gradients)
+        self.gradient_scale: Tensor | None = None
         self._start()
 
     def _start(self) -> None:
+        if self._gradients:
+            note_scale_for(self)
         self._subscriptions: list[Subscription] = []
         consumers = [_consumers(group, slot) for group, slot in self._readers]
         self.taps: Sequence[TapFeatures] = [
@@ -122,7 +127,8 @@ class FeatureBuffer:
             for number, (slot, recorded) in [(n, each) for n, several in others.items() for each in several]:
                 check_features([recorded], [(self._readers[number][0], slot)], given=False)
             self._checked = kinds if None not in kinds else []
-        batch = FeatureBatch(self._groups, per_tap, plain, others, nothing)
+        scale, self.gradient_scale = self.gradient_scale, None
+        batch = FeatureBatch(self._groups, per_tap, plain, others, nothing, scale)
         if None in plain:
             batch.find_absent()
             if features is not None and batch.absent and not batch.empty:
@@ -171,8 +177,13 @@ class FeatureBuffer:
         """True if a backward has reached a recorded feature, or if this cannot be seen (in compiled code)."""
         return any(tap.trained or tap.unmarked for tap in self._all_taps if tap.waiting)
 
+    def weights(self) -> list[Tensor]:
+        """The incoming weights of all groups."""
+        return [slot.weight for group in self._groups for slot in group.incoming]
+
     def clear(self) -> None:
         """Forget what was recorded."""
+        self.gradient_scale = None
         for tap in self._all_taps:
             tap.take()
 

@@ -310,3 +310,32 @@ def test_a_measure_may_read_only_the_gradients_that_it_declares():
 def test_an_ensemble_refuses_gradients_of_features():
     with pytest.raises(ValueError, match=r"'replacement_cost' reads gradients of features, which an Ensemble"):
         gnt.Ensemble(lambda: mlp(4, 3, 2), seeds=[0, 1], utility="replacement_cost")
+
+
+@pytest.mark.parametrize("attached", [True, False])
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("utility", ["gradient", "gradient_activation", "replacement_cost"])
+def test_gradients_are_those_of_the_loss_without_the_scale_of_a_grad_scaler(utility, fused, attached):
+    """The scale doubles after each step, before an engine that is not attached makes its update."""
+    states = []
+    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=512.0, growth_factor=2.0, growth_interval=1)):
+        net = mlp(4, 3, 2)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1, fused=fused)
+        engine = gnt.GnT(net, optimizer, utility=utility, replacement_rate=0.0, decay_rate=DECAY)
+        engine = engine.attach() if attached else engine
+        for t in range(3):
+            x, y = batch(t)
+            optimizer.zero_grad()
+            loss = F.mse_loss(net(x), y)
+            if scaler is None:
+                loss.backward()
+                optimizer.step()
+            else:
+                scaler.scale(loss).backward()
+                scaler.step(optimizer)
+                scaler.update()
+            if not attached:
+                engine.step()
+        assert engine.updates == 3
+        states.append(engine.groups[0].state.corrected_utility)
+    torch.testing.assert_close(*states)
