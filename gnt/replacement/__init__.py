@@ -8,7 +8,7 @@ _followers                  what else takes part in each replacement (follow)
 optimizer_state             the optimizer's state of replaced units; _optimizer_registry, _optimizer_reset_table: which
                             optimizers; _optimizer_checks, _state_structure, _state_kinds: what is refused
 _optimizer_hooks            an engine that steps after its optimizer (attach)
-_structure_check            changes of the network under a running engine; _rebinding: going on after them
+_rebinding                  going on with a network that was changed (gnt.units.StructureCheck finds changes)
 _setting_changes            settings assigned to a running engine
 _protection                 units that are never replaced, as told by the objects in ``protect``
 _checkpoint                 saved states
