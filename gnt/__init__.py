@@ -19,6 +19,7 @@ Packages, each importing only those above it:
     importance        the importance of a unit: features, measures of utility, running averages
     replacement       GnT: selection, new weights, optimizer state, CBP layers; ReDo, algorithm_1
     replay            ReplayBuffer, ExperienceReplay, DER
+    protection        PackNet
     regularization    L2, L2Init, ShrinkAndPerturb
     optim             AdamGnT and the optimizers with an engine, CBPSGD, CBPAdam, CBPAdamW
     learners          Backprop, ContinualBackprop, Ensemble
@@ -31,6 +32,7 @@ from gnt.importance import register_utility
 from gnt.learners import Backprop, ContinualBackprop, Ensemble, Step
 from gnt.nn import CReLU
 from gnt.optim import AdamGnT
+from gnt.protection import PackNet
 from gnt.regularization import L2, L2Init, ShrinkAndPerturb
 from gnt.replacement import ALGORITHM_1, CBPConv, CBPLinear, GnT, ReDo, algorithm_1, register_state_reset
 from gnt.replay import DER, ExperienceReplay, ReplayBuffer
@@ -51,6 +53,7 @@ __all__ = [
     "GnT",
     "Groups",
     "L2Init",
+    "PackNet",
     "ReDo",
     "ReplayBuffer",
     "ShrinkAndPerturb",

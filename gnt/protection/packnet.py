@@ -1,0 +1,361 @@
+"""PackNet: several tasks in one network, each with weights of its own that later tasks read and do not change."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
+
+from gnt._utils.state_dicts import check_saved_state
+from gnt._utils.validation import to_float
+from gnt.protection._forward_hook import ForwardHook
+from gnt.protection._packed_parameter import PackedParameter, packed_parameters
+from gnt.protection._saved_state import MOST_TASKS, is_task_id, number_of_owners, saved_kinds
+from gnt.units import UnitGroup
+
+STATE_VERSION = 1
+
+
+class PackNet:
+    """Prune, retrain, freeze: after each task the smallest free weights become 0, and the rest is fixed for ever.
+
+    In a task only free weights are trained; the forward uses the weights of all earlier tasks, too. `prune` sets the
+    smallest round(prune * n) of the n free weights of each layer to 0, by magnitude; the others belong to the task.
+    Training goes on without the pruned ones, and `end_task` fixes what the task owns. The next task trains the pruned
+    weights, from 0.
+
+    Pruned are the weights of linear and convolution layers. All other parameters (biases, norms, embeddings) and the
+    running statistics of norms belong to the first task as a whole: from its end on they are frozen
+    (``requires_grad=False``), and norms use their statistics in training, too. A layer that no training forward of a
+    task ran, such as the head of another task, is left alone.
+
+    Owned weights get their values back after each optimizer step. This is exact for any optimizer: momentum and weight
+    decay may act on them. The outputs of a task under `use` are therefore equal bit for bit for ever.
+
+    As ``GnT(..., protect=packnet)`` it keeps units that own a weight of an earlier task from being replaced. Units
+    whose weights are all free start a task with zero weights, and cannot learn until an engine has replaced them.
+
+    Args:
+        net: the network. Parameters that are added later, such as new heads, are found by `begin_task`.
+        prune: share of the free weights of each layer that is pruned, in [0, 1]. 0: later tasks have none.
+        optimizer: `after_step` is then called after each of its steps. None: call it yourself, after the engine's step;
+            a learner with ``methods=[packnet]`` does so.
+
+    Attributes:
+        tasks: ids of the tasks that have ended.
+        task: id of the task that is trained; None between tasks.
+
+    Raises:
+        TypeError: ``net`` is not a module, ``optimizer`` not an optimizer.
+        ValueError: ``prune`` outside [0, 1]; a network without linear or convolution weights, or with lazy parameters;
+            an optimizer that lacks a parameter.
+
+    State: one byte and one float for each weight. Source: Mallya & Lazebnik, CVPR 2018 (arXiv 1711.05769).
+
+    >>> import torch, gnt
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
+    >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
+    >>> packnet = gnt.PackNet(net, prune=0.5, optimizer=optimizer)
+    >>> def train(steps):
+    ...     for _ in range(steps):
+    ...         optimizer.zero_grad()
+    ...         net(torch.randn(8, 4)).square().mean().backward()
+    ...         optimizer.step()
+    >>> x, outputs = torch.randn(8, 4), []
+    >>> for task in range(2):
+    ...     packnet.begin_task(task)
+    ...     train(20)
+    ...     packnet.prune()
+    ...     train(5)
+    ...     packnet.end_task()
+    ...     with packnet.use(0):
+    ...         outputs.append(net(x))
+    >>> torch.equal(*outputs)
+    True
+    >>> packnet.owned()["0.weight"]
+    {'free': 16, 0: 32, 1: 16}
+    """
+
+    def __init__(self, net: nn.Module, *, prune: float = 0.5, optimizer: Optimizer | None = None) -> None:
+        if not isinstance(net, nn.Module):
+            raise TypeError(f"net must be a torch.nn.Module, got {type(net).__name__}")
+        if not 0 <= to_float(prune) <= 1:
+            raise ValueError(f"prune must be a number in [0, 1], got {prune!r}")
+        if optimizer is not None and not isinstance(optimizer, Optimizer):
+            raise TypeError(f"optimizer must be a torch.optim.Optimizer or None, got {type(optimizer).__name__}")
+        self.net, self.share, self.optimizer = net, to_float(prune), optimizer
+        self._parameters = self._checked(list(packed_parameters(net)))
+        self.tasks: list[Any] = []
+        self.task: Any = None
+        self._open = self._pruned = False
+        self._ran: set[nn.Module] = set()  # those that a training forward of this task ran
+        self._fixed_norms: set[nn.Module] = set()
+        self._protection: dict[int, tuple[UnitGroup, Tensor]] = {}
+        self._add_hooks()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_protection": {}, "_hooked": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._add_hooks()
+
+    def begin_task(self, task: Any = None) -> None:
+        """Begin a task: its steps train free weights only.
+
+        Args:
+            task: its id, an integer or a string; None: the number of tasks so far.
+
+        Raises:
+            RuntimeError: a task is open.
+            ValueError: an id that was used before, or the 256th task; a parameter that has changed its shape, or that
+                the optimizer lacks. Nothing is changed.
+            TypeError: an id of another type.
+        """
+        if self._open:
+            raise RuntimeError(f"begin_task: task {self.task!r} is open, call end_task first")
+        task = len(self.tasks) if task is None else task
+        if not is_task_id(task):
+            raise TypeError(f"task must be an integer, a string or None, got {task!r}")
+        if task in self.tasks:
+            raise ValueError(f"task must be a new id, got {task!r}, which has ended; known are {self.tasks}")
+        if len(self.tasks) == MOST_TASKS:
+            raise ValueError(f"PackNet holds at most {MOST_TASKS} tasks, one byte for the owner of a weight")
+        self._parameters = self._with_new()
+        self._hook_modules()
+        self.task, self._open, self._pruned = task, True, False
+        self._ran.clear()
+        with torch.no_grad():
+            for each in self._parameters:
+                each.restore()
+                each.follow_tensor()
+                each.held = each.tensor.detach().clone()
+        self._hold()
+
+    @torch.no_grad()
+    def prune(self) -> None:
+        """Set the smallest free weights of each layer that the task ran to 0; the others now belong to the task.
+
+        Further steps retrain them. The pruned weights stay 0 until the next task.
+
+        Raises:
+            RuntimeError: no task is open, it was pruned before, or no training forward was run in it.
+            ValueError: a weight that is not finite, or a parameter that has changed its shape. Nothing is changed.
+        """
+        if not self._open or self._pruned:
+            raise RuntimeError(f"prune: {'the task was pruned before' if self._open else 'call begin_task first'}")
+        self._check_current()
+        took_part = [each for each in self._parameters if not self._ran.isdisjoint(each.modules) or each.has_changed()]
+        if not took_part:
+            raise RuntimeError(f"task {self.task!r} is empty: no training forward was run since begin_task")
+        for each in took_part:
+            if each.tensor.is_floating_point() and not torch.isfinite(each.tensor).all():
+                raise ValueError(f"parameter {each.name} has values that are not finite: they cannot be ranked")
+        number = len(self.tasks) + 1
+        for each in took_part:
+            each.restore()
+            each.claim(number, self.share)
+            if not each.prunable:
+                each.fixed = None if number in each.owner else each.fixed
+        self._pruned = True
+        self._protection.clear()
+
+    def end_task(self) -> None:
+        """Fix the weights of the task, after `prune` unless that was called before.
+
+        Raises:
+            RuntimeError, ValueError: as `prune`. Nothing is changed.
+        """
+        if not self._open:
+            raise RuntimeError("end_task: call begin_task first")
+        self._check_current()
+        if not self._pruned:
+            self.prune()
+        with torch.no_grad():
+            for each in self._parameters:
+                each.restore()
+                each.follow_tensor()
+                each.held = each.tensor.detach().clone()
+        self.tasks.append(self.task)
+        self.task, self._open, self._pruned = None, False, False
+        self._hold()
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Give owned weights their values back, and set pruned ones to 0; to be called after each optimizer step."""
+        for each in self._parameters:
+            each.restore()
+
+    @contextlib.contextmanager
+    def use(self, task: Any) -> Iterator[None]:
+        """Evaluate an earlier task: inside, the network has the weights of this task and those before, others are 0.
+
+        The network is in evaluation mode inside. Afterwards weights and modes are as before, also after an exception.
+
+        Args:
+            task: the id of a task that has ended.
+
+        Raises:
+            ValueError: another id.
+        """
+        if not is_task_id(task) or task not in self.tasks:
+            raise ValueError(f"task must be one that has ended ({self.tasks}), got {task!r}")
+        number = self.tasks.index(task) + 1
+        self._check_current()
+        modes = [(module, module.training) for module in self.net.modules()]
+        prunable = [each for each in self._parameters if each.prunable]
+        before = [each.tensor.detach().clone() for each in prunable]
+        try:
+            self.net.eval()
+            with torch.no_grad():
+                for each in prunable:
+                    each.follow_tensor()
+                    each.tensor.masked_fill_((each.owner == 0) | (each.owner > number), 0.0)
+            yield
+        finally:
+            with torch.no_grad():
+                for each, values in zip(prunable, before, strict=True):
+                    each.tensor.copy_(values)
+            for module, mode in modes:
+                module.training = mode
+
+    def protected(self, group: UnitGroup) -> Tensor:
+        """For ``GnT(protect=packnet)``: True for units with an incoming or outgoing weight that a task owns."""
+        known = self._protection.get(id(group))
+        if known is None or known[0] is not group or known[1].device != group.incoming[0].weight.device:
+            units = torch.arange(group.num_units)
+            found = torch.zeros(group.num_units, dtype=torch.bool)
+            by_tensor = {id(each.tensor): each for each in self._parameters if each.prunable}
+            for _, parameter, slot in group.slices():
+                each = by_tensor.get(id(parameter))
+                if each is not None:
+                    positions = each.owned_positions(slot.dim_of(parameter), slot.groups).cpu()
+                    found |= positions[slot.index(units)].view(group.num_units, -1).any(1)
+            known = self._protection[id(group)] = group, found.to(group.incoming[0].weight.device)
+        return known[1]
+
+    def owned(self) -> dict[str, dict[Any, int]]:
+        """For each layer's weight the number of free weights, and of those that each task owns."""
+        names = ["free", *self.tasks, *([self.task] if self._open else [])]
+        counts = {
+            each.name: torch.bincount(each.owner.flatten().int(), minlength=len(names)).tolist()
+            for each in self._parameters
+            if each.prunable
+        }
+        return {name: dict(zip(names, each, strict=True)) for name, each in counts.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return owners and held values, and the tasks. ``prune`` is a setting and is not saved."""
+        return {
+            "version": STATE_VERSION,
+            "names": [each.name for each in self._parameters],
+            "tasks": list(self.tasks),
+            "open": [self.task, self._pruned] if self._open else [],
+            "owners": [each.owner.clone() for each in self._parameters],
+            "held": [each.held.clone() for each in self._parameters],
+            "used": [each.used for each in self._parameters],
+            "ran": [not self._ran.isdisjoint(each.modules) for each in self._parameters],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the result of `state_dict`, for a network with the same parameters; load the network's state, too.
+
+        Raises:
+            ValueError: not such a state, or one of another network. Nothing is changed.
+        """
+        parameters = self._with_new()
+        kinds = saved_kinds(parameters, number_of_owners(state_dict))
+        loaded = check_saved_state(state_dict, "PackNet.state_dict()", kinds, STATE_VERSION)
+        self._parameters, self.tasks = parameters, loaded["tasks"]
+        self._hook_modules()
+        self._open = bool(loaded["open"])
+        self.task, self._pruned = loaded["open"] or (None, False)
+        self._ran.clear()
+        for each, owner, held, used, ran in zip(
+            parameters, loaded["owners"], loaded["held"], loaded["used"], loaded["ran"], strict=True
+        ):
+            each.owner, each.held, each.used = owner, held, used
+            self._ran.update(each.modules if ran else ())
+        self._hold()
+        if self._pruned:
+            number = len(self.tasks) + 1
+            for each in parameters:
+                if each.prunable and number in each.owner:
+                    each.fixed = each.owner != number
+
+    def _hold(self) -> None:
+        self._protection.clear()
+        current = len(self.tasks) + 1
+        for each in self._parameters:
+            if each.prunable or current not in each.owner:
+                each.hold_owned(all_used=not self._open)
+            else:
+                each.release()
+        fixed = (each for each in self._parameters if each.fixed is not None and not each.prunable)
+        self._fixed_norms = {module for each in fixed for module in each.modules if isinstance(module, _NormBase)}
+
+    def _with_new(self) -> list[PackedParameter]:
+        """The parameters as they are now: those known, and new ones without owners."""
+        self._check_current()
+        known = {id(each.tensor): each for each in self._parameters}
+        return self._checked([known.get(id(each.tensor), each) for each in packed_parameters(self.net)])
+
+    def _check_current(self) -> None:
+        now = dict(self.net.named_parameters(remove_duplicate=False)) | dict(self.net.named_buffers())
+        for each in self._parameters:
+            tensor = now.get(each.name)
+            if tensor is not each.tensor or tensor.shape != each.held.shape:
+                got = "is gone" if tensor is None else f"is another tensor now, of shape {tuple(tensor.shape)}"
+                raise ValueError(f"parameter {each.name}, of shape {tuple(each.held.shape)} for PackNet, {got}")
+
+    def _checked(self, parameters: list[PackedParameter]) -> list[PackedParameter]:
+        for each in parameters:
+            if is_lazy(each.tensor):
+                raise ValueError(f"parameter {each.name} is lazy and has no values yet: run one forward before")
+        if not any(each.prunable for each in parameters):
+            raise ValueError(f"{type(self.net).__name__} has no weight of a linear or convolution layer to prune")
+        if self.optimizer is not None:
+            held = {id(p) for options in self.optimizer.param_groups for p in options["params"]}
+            for each in parameters:
+                if each.tensor.requires_grad and id(each.tensor) not in held:
+                    raise ValueError(f"the optimizer does not hold parameter {each.name}: optimizer.add_param_group")
+        return parameters
+
+    def _add_hooks(self) -> None:
+        self._hooked: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._hook_modules()
+        if self.optimizer is not None:
+            self.optimizer.register_step_post_hook(_StepHook(self))
+
+    def _hook_modules(self) -> None:
+        for module in {module for each in self._parameters for module in each.modules}:
+            if module not in self._hooked:
+                self._hooked.add(module)
+                module.register_forward_pre_hook(ForwardHook(self._before_forward))
+
+    def _before_forward(self, module: nn.Module) -> None:
+        if self._open and self.net.training and torch.is_grad_enabled():
+            self._ran.add(module)
+        if module in self._fixed_norms and module.training:
+            module.training = False
+
+
+class _StepHook:
+    """Calls `PackNet.after_step` after a step; a copy of the optimizer alone does not."""
+
+    def __init__(self, packnet: PackNet | None = None) -> None:
+        self._packnet = packnet
+
+    def __call__(self, *arguments: Any) -> None:
+        if self._packnet is not None:
+            self._packnet.after_step()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _StepHook, ()
