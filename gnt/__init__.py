@@ -18,7 +18,7 @@ Packages, each importing only those above it:
     units             unit groups: which tensors hold the units of a layer; walk and trace find them
     importance        the importance of a unit: features, measures of utility, running averages
     replacement       GnT: selection, new weights, optimizer state, CBP layers; ReDo, algorithm_1
-    replay            ReplayBuffer, ExperienceReplay, DER
+    replay            ReplayBuffer, ExperienceReplay, DER, AGEM, GEM
     protection        PackNet
     regularization    L2, L2Init, ShrinkAndPerturb
     optim             AdamGnT and the optimizers with an engine, CBPSGD, CBPAdam, CBPAdamW
@@ -35,12 +35,14 @@ from gnt.optim import AdamGnT
 from gnt.protection import PackNet
 from gnt.regularization import L2, L2Init, ShrinkAndPerturb
 from gnt.replacement import ALGORITHM_1, CBPConv, CBPLinear, GnT, ReDo, algorithm_1, register_state_reset
-from gnt.replay import DER, ExperienceReplay, ReplayBuffer
+from gnt.replay import AGEM, DER, GEM, ExperienceReplay, ReplayBuffer
 from gnt.units import Groups, TraceError, UnitGroup, trace, walk
 
 __all__ = [
+    "AGEM",
     "ALGORITHM_1",
     "DER",
+    "GEM",
     "L2",
     "AdamGnT",
     "Backprop",

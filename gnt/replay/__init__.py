@@ -3,10 +3,14 @@
 buffer              ReplayBuffer: a uniform random sample of all items seen
 experience_replay   ExperienceReplay: each step learns from the current batch and from stored items
 der                 DER and DER++: outputs on stored items stay near those of the time of storage
+agem                A-GEM: no step raises the loss on stored items
+gem                 GEM: no step raises the loss on the memory of any earlier task
 """
 
+from gnt.replay.agem import AGEM
 from gnt.replay.buffer import ReplayBuffer, Samples
 from gnt.replay.der import DER
 from gnt.replay.experience_replay import ExperienceReplay
+from gnt.replay.gem import GEM
 
-__all__ = ["DER", "ExperienceReplay", "ReplayBuffer", "Samples"]
+__all__ = ["AGEM", "DER", "GEM", "ExperienceReplay", "ReplayBuffer", "Samples"]

@@ -1,0 +1,139 @@
+"""What A-GEM and GEM have in common: gradients on stored items, and the place between backward and step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from gnt.distributed.dtensor import is_dtensor
+from gnt.distributed.process_group import resolve_process_group
+from gnt.replay._reference_gradients import Gradients, Loss, reference_gradients, unlearned
+from gnt.replay.buffer import Samples
+from gnt.units import unwrap
+
+
+class GradientProjection:
+    """Base class of methods that project the gradient between backward and step."""
+
+    def __init__(
+        self, net: nn.Module, loss: Loss, forward: Callable[..., Tensor] | None, process_group: Any = None
+    ) -> None:
+        if not isinstance(net, nn.Module):
+            raise TypeError(f"net must be a torch.nn.Module, got {type(net).__name__}")
+        if not callable(loss):
+            raise TypeError(f"loss must be a function (output, target) -> scalar, got {type(loss).__name__}")
+        if forward is not None and not callable(forward):
+            raise TypeError(f"forward must be a function (x, task) -> output or None, got {type(forward).__name__}")
+        self.net, self.loss, self.forward, self.process_group = net, loss, forward, process_group
+        self._parameters()
+
+    def project(self) -> None:
+        """Change ``.grad``; called between backward and step."""
+        self._project(1.0)
+
+    def _project(self, scale: float) -> None:
+        """Change ``.grad``, in which gradients are multiplied by ``scale``."""
+        raise NotImplementedError
+
+    def after_backward(self) -> None:
+        """`project`."""
+        self.project()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The stored items and the task."""
+        raise NotImplementedError
+
+    def checked_state(self, state_dict: Any) -> Any:
+        """Check a saved state, changing nothing; the result goes to `load_checked_state`."""
+        raise NotImplementedError
+
+    def load_checked_state(self, state: Any) -> None:
+        """Load a checked state."""
+        raise NotImplementedError
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the result of `state_dict`, to continue exactly.
+
+        Raises:
+            ValueError: not such a state, or of other sizes. Nothing is changed.
+        """
+        self.load_checked_state(self.checked_state(state_dict))
+
+    def _parameters(self) -> list[nn.Parameter]:
+        """The parameters that require a gradient."""
+        parameters = []
+        for name, parameter in unwrap(self.net).named_parameters():
+            if parameter.is_complex() or is_dtensor(parameter):
+                kind = "complex" if parameter.is_complex() else "a DTensor"
+                raise TypeError(f"parameter {name} is {kind}; {type(self).__name__} takes real tensors that are whole")
+            if parameter.requires_grad:
+                parameters.append(parameter)
+        if not parameters:
+            raise ValueError(f"{type(self).__name__} found no parameter that requires a gradient")
+        return parameters
+
+    def _gradients(self, parameters: Sequence[nn.Parameter]) -> Gradients:
+        """The current gradients."""
+        gradients = [parameter.grad for parameter in parameters]
+        if all(gradient is None for gradient in gradients):
+            raise RuntimeError("project() needs gradients: call it between loss.backward() and optimizer.step()")
+        if any(gradient is not None and gradient.layout is not torch.strided for gradient in gradients):
+            raise TypeError(f"{type(self).__name__} takes dense gradients, got a sparse one (sparse=False)")
+        return gradients
+
+    def _references(self, batches: Sequence[tuple[Samples, Any] | None], parameters: list[nn.Parameter]) -> list[Any]:
+        """The gradients on each of the batches of items, with their tasks; means over all processes.
+
+        A batch that is None in this process counts as no sample.
+        """
+        net, device = unwrap(self.net), parameters[0].device
+        rows: list[Gradients] = []
+        with unlearned(net, device):
+            for batch in batches:
+                if batch is None:
+                    rows.append([None] * len(parameters))
+                    continue
+                (x, y, *_), task = batch
+                task = task.to(device) if isinstance(task, Tensor) else task
+                inputs = (x.to(device),) if self.forward is None else (x.to(device), task)
+                rows.append(reference_gradients(net, inputs, y.to(device), self.loss, self.forward))
+        group = resolve_process_group(self.process_group)
+        if group is None:
+            return rows
+        return [
+            _mean_over_processes(row, parameters, batch is not None, group)
+            for row, batch in zip(rows, batches, strict=True)
+        ]
+
+
+def _flat(gradients: Gradients, parameters: Sequence[Tensor]) -> Tensor:
+    """All gradients in one vector, 0 where there is none; float32 or wider."""
+    dtype = torch.float32
+    for parameter in parameters:
+        dtype = torch.promote_types(dtype, parameter.dtype)
+    pairs = zip(gradients, parameters, strict=True)
+    return torch.cat([(p.new_zeros(p.shape) if g is None else g).reshape(-1).to(dtype) for g, p in pairs])
+
+
+def _views(vector: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """The parts of a vector that belong to each parameter, in their shapes."""
+    parts = torch.split(vector, [p.numel() for p in parameters])
+    return [part.view(p.shape) for part, p in zip(parts, parameters, strict=True)]
+
+
+def _mean_over_processes(row: Gradients, parameters: Sequence[Tensor], counts: bool, group: Any) -> Gradients:
+    """The mean over the processes that have items, a tensor for each parameter that any process has a gradient of."""
+    vector = _flat(row, parameters)
+    found = vector.new_tensor([float(counts), *(float(gradient is not None) for gradient in row)])
+    vector = torch.cat([vector, found])
+    dist.all_reduce(vector, group=group)
+    vector, found = vector[: -len(found)], vector[-len(found) :]
+    numbers = found.tolist()
+    means = _views(vector / max(numbers[0], 1.0), parameters)
+    return [
+        mean.to(p.dtype) if number else None for mean, p, number in zip(means, parameters, numbers[1:], strict=True)
+    ]
