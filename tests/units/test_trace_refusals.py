@@ -150,7 +150,7 @@ def test_units_are_refused_by_name_and_reason(case):
 UNRESETTABLE = {
     "frozen": (_frozen, "frozen"),
     "frozen weight, trained bias": (lambda m: (m.weight.requires_grad_(False), m)[1], "frozen"),
-    "parametrized": (parametrizations.spectral_norm, "parametrized"),
+    "parametrized": (parametrizations.weight_norm, "parametrized"),
     "complex": (lambda m: nn.Linear(6, 6, dtype=torch.complex64), "complex"),
 }
 
