@@ -52,7 +52,7 @@ class TorchStep:
         fused, foreach = group["fused"], group["foreach"]
         lr, (beta1, beta2) = group["lr"], beta_values(group)
         options: dict[str, Any] = {
-            "lr": lr.squeeze() if isinstance(lr, Tensor) else lr,  # torch 2.6 takes 0-d tensors only
+            "lr": _without_dimensions(lr),
             "beta1": beta1,
             "beta2": beta2,
             "weight_decay": group["weight_decay"],
@@ -85,7 +85,8 @@ class TorchStep:
         moments = moment_lists([state for *_, state in parts], group["amsgrad"])
         function: Any = adamw if group["decoupled_weight_decay"] else adam
         if group["foreach"] is False and not fused:
-            options["beta1"], options["beta2"] = group["betas"]  # torch computes with tensors as they are
+            # torch computes with tensors as they are
+            options["beta1"], options["beta2"] = map(_without_dimensions, group["betas"])
         function(
             params,
             [grad for _, grad, _ in parts],
@@ -97,6 +98,11 @@ class TorchStep:
         )
         if fused:
             self._counts.add_(1.0)
+
+
+def _without_dimensions(value: Any) -> Any:
+    """An option as torch 2.6 takes it: a number or a 0-d tensor."""
+    return value.squeeze() if isinstance(value, Tensor) else value
 
 
 def _fits_fused(param: Tensor, moments: Sequence[Tensor]) -> bool:
