@@ -20,7 +20,7 @@ Packages, each importing only those above it:
     replacement       GnT: selection, new weights, optimizer state, CBP layers; ReDo, algorithm_1
     replay            ReplayBuffer, ExperienceReplay, DER, AGEM, GEM
     protection        PackNet
-    regularization    L2, L2Init, ShrinkAndPerturb
+    regularization    L2, L2Init, ShrinkAndPerturb; against forgetting: EWC, SI, MAS
     optim             AdamGnT and the optimizers with an engine, CBPSGD, CBPAdam, CBPAdamW
     learners          Backprop, ContinualBackprop, Ensemble
     metrics           dead units, ranks, online accuracy, Probe
@@ -33,7 +33,7 @@ from gnt.learners import Backprop, ContinualBackprop, Ensemble, Step
 from gnt.nn import CReLU
 from gnt.optim import AdamGnT
 from gnt.protection import PackNet
-from gnt.regularization import L2, L2Init, ShrinkAndPerturb
+from gnt.regularization import EWC, L2, MAS, SI, L2Init, ShrinkAndPerturb
 from gnt.replacement import ALGORITHM_1, CBPConv, CBPLinear, GnT, ReDo, algorithm_1, register_state_reset
 from gnt.replay import AGEM, DER, GEM, ExperienceReplay, ReplayBuffer
 from gnt.units import Groups, TraceError, UnitGroup, trace, walk
@@ -42,8 +42,11 @@ __all__ = [
     "AGEM",
     "ALGORITHM_1",
     "DER",
+    "EWC",
     "GEM",
     "L2",
+    "MAS",
+    "SI",
     "AdamGnT",
     "Backprop",
     "CBPConv",

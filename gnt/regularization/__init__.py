@@ -1,17 +1,26 @@
-"""Regularization against loss of plasticity: penalties on the parameters, and noise added to them.
+"""Regularization: penalties on the parameters, and noise added to them.
 
-They can be compared with continual backpropagation or combined with it, and each adds two lines to a training loop:
+Against loss of plasticity; each adds two lines to a training loop:
 
 l2                  L2: penalty that pulls parameters towards 0
 l2_init             L2Init: penalty that pulls parameters towards their initial values
 shrink_and_perturb  ShrinkAndPerturb: after the optimizer's step, scales all parameters down and adds noise
 
+Against forgetting, with an importance and an anchor for each weight (_memory.py):
+
+ewc                 EWC: importance from the Fisher information
+mas                 MAS: importance from the sensitivity of the outputs
+si                  SI: importance from the path of the weights during training
+
 `register_init_distribution` makes a layer type known to ``ShrinkAndPerturb(..., distribution="init")``.
 """
 
 from gnt.initialization import register_init_distribution
+from gnt.regularization.ewc import EWC
 from gnt.regularization.l2 import L2
 from gnt.regularization.l2_init import L2Init
+from gnt.regularization.mas import MAS
 from gnt.regularization.shrink_and_perturb import ShrinkAndPerturb
+from gnt.regularization.si import SI
 
-__all__ = ["L2", "L2Init", "ShrinkAndPerturb", "register_init_distribution"]
+__all__ = ["EWC", "L2", "MAS", "SI", "L2Init", "ShrinkAndPerturb", "register_init_distribution"]

@@ -1,0 +1,220 @@
+"""Synaptic intelligence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gnt._utils.state_dicts import Kind, tensors_like
+from gnt._utils.validation import finite_number
+from gnt.regularization._memory import MemoryPenalty, _zeros
+from gnt.regularization._parameters import ModuleOrParameters
+from gnt.regularization._pieces import in_pieces
+from gnt.regularization._quadratic import _dense_grad
+from gnt.units import copy_slices, fill_slices
+
+
+class SI(MemoryPenalty):
+    """Synaptic intelligence: strength * sum of A (theta - mu)^2, with A from the path that the weights have taken.
+
+    In each step omega <- omega - g d, with g the gradient of the task's loss, without this penalty, and d the change
+    of the weight. At the end of a task (`consolidate`)
+
+        A <- max(A + omega / (D^2 + damping), 0),  D = theta - mu,  then mu <- theta, omega <- 0
+
+    Each step needs `backward` before the optimizer's step and `step` after it:
+
+        loss.backward(); si.backward(); optimizer.step(); si.step()
+
+    `attach` does both, and so do learners. If the penalty is added to the loss instead, call `after_backward` in place
+    of `backward`: it subtracts the penalty's gradient from ``.grad`` to get g. That is exact up to rounding as long as
+    gradients are not clipped before. Penalties of other methods in the loss count as part of the task's loss.
+
+    Args:
+        params: a module, whose parameters that require a gradient are used, or a list of parameters.
+        strength: factor of the penalty, >= 0, without a factor 1/2; mostly below 1 in the paper.
+        damping: added to D^2, > 0.
+
+    Raises:
+        TypeError: ``params`` is neither a module nor a list of parameters, or has a sharded one.
+        ValueError: a setting out of range; no parameters; one that is frozen, lazy, repeated or not real.
+
+    If a GradScaler may skip steps, use `attach`, or call `step` only after steps that were made.
+
+    Source: Zenke, Poole, Ganguli, ICML 2017 (arXiv 1703.04200), Eqs. 3 to 5; the maximum with 0 is that of the
+    authors' code.
+
+    >>> import torch, gnt
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    >>> si = gnt.SI(net, strength=0.1).attach(optimizer)
+    >>> loss = torch.nn.functional.cross_entropy(net(torch.randn(16, 4)), torch.randint(3, (16,)))
+    >>> loss.backward()
+    >>> optimizer.step()
+    >>> si.consolidate()                        # at the end of a task
+    >>> si().item(), si.tasks
+    (0.0, 1)
+    """
+
+    def __init__(self, params: ModuleOrParameters, strength: float, *, damping: float = 0.1) -> None:
+        damping = finite_number("damping", damping, exclusive=True)
+        super().__init__(params, strength)
+        self.damping = damping
+        self._path = [_zeros(parameter) for parameter in self.parameters]
+        self._gradients: list[Tensor] = []  # of the task, and weights, from before the step
+        self._before: list[Tensor] = []
+        self._recorded: list[int] | None = None
+
+    @property
+    def path(self) -> list[Tensor]:
+        """The omega of each parameter in the present task."""
+        self._refresh()
+        return self._path
+
+    def backward(self) -> None:
+        """Record the gradients as those of the task, then add the penalty's to ``.grad`` of each parameter.
+
+        Raises:
+            RuntimeError: the penalty is in the loss already.
+        """
+        self._record_and_add(None)
+
+    def _record_and_add(self, scale: Tensor | None) -> None:
+        if self._in_loss:
+            self._in_loss = False
+            raise RuntimeError(
+                "the penalty of this SI was added to the loss and would count twice: leave it out of the loss, or call "
+                "after_backward() instead of backward()"
+            )
+        self._record(scale)
+        self._add_gradient(scale)
+
+    def after_backward(self) -> None:
+        """Record the gradients of the task: ``.grad`` without the gradient of the penalty, if that was in the loss."""
+        in_loss, self._in_loss = self._in_loss, False
+        self._record(None)
+        chosen = [i for i in self._selection() if i in set(self._recorded or ())] if in_loss else []
+        if chosen:
+            lists = [[each[i] for i in chosen] for each in (self.parameters, self._importance, self._anchors)]
+            with torch.no_grad():
+                for grads, thetas, weights, mus in in_pieces([self._gradients[i] for i in chosen], *lists):
+                    terms = torch._foreach_mul(weights, torch._foreach_sub(thetas, mus))
+                    torch._foreach_sub_(grads, terms, alpha=2.0 * self._factor)
+
+    @torch.no_grad()
+    def _record(self, scale: Tensor | None) -> None:
+        self._refresh()
+        if not self._before:
+            self._before = [torch.empty_like(each.detach()) for each in self.parameters]
+            self._gradients = [torch.empty_like(each.detach()) for each in self.parameters]
+        recorded = [i for i, each in enumerate(self.parameters) if each.requires_grad and each.grad is not None]
+        lists = [[each[i] for i in recorded] for each in (self._gradients, self._before, self.parameters)]
+        for copies, olds, thetas, grads in in_pieces(*lists, [_dense_grad(each) for each in lists[2]]):
+            torch._foreach_copy_(copies, grads)
+            torch._foreach_copy_(olds, thetas)
+            if scale is not None:
+                torch._foreach_div_(copies, scale.to(copies[0].device))
+        self._recorded = recorded
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Add the step that the optimizer has made to omega.
+
+        Raises:
+            RuntimeError: `backward` or `after_backward` was not called before the optimizer's step.
+        """
+        if self._recorded is None:
+            raise RuntimeError("SI.step() needs SI.backward() (or after_backward()) before the optimizer's step")
+        recorded, self._recorded, self._in_loss = self._recorded, None, False
+        self._refresh()
+        lists = [[each[i] for i in recorded] for each in (self.parameters, self._before, self._gradients, self._path)]
+        for thetas, olds, grads, paths in in_pieces(*lists):
+            moves = torch._foreach_sub(thetas, olds)
+            torch._foreach_addcmul_(paths, moves, grads, value=-1.0) if paths[0].dtype == moves[0].dtype else (
+                torch._foreach_sub_(paths, torch._foreach_mul([each.to(paths[0].dtype) for each in moves], grads))
+            )
+
+    def after_step(self) -> None:
+        """Hook of learners: `step`."""
+        if self._recorded is not None:
+            self.step()
+
+    def discard(self) -> None:
+        """Drop what was recorded for a step that was not made."""
+        self._recorded, self._in_loss = None, False
+
+    def before_optimizer_step(self, scale: Tensor | None) -> None:
+        """Hook of `attach`: `backward`."""
+        self._record_and_add(scale)
+
+    def after_optimizer_step(self, skipped: bool) -> None:
+        """Hook of `attach`: `step`, unless a GradScaler has skipped it."""
+        self.discard() if skipped else self.after_step()
+
+    @torch.no_grad()
+    def consolidate(self) -> None:
+        """Add the importance of a task to A, and take the present weights as anchors.
+
+        Raises:
+            FloatingPointError: omega or a weight is not finite. Nothing is changed.
+        """
+        self._refresh()
+        importance = []
+        for name, *tensors in zip(
+            self.names, self.parameters, self._anchors, self._path, self._importance, strict=True
+        ):
+            theta, anchor, path, old = tensors
+            moved = (theta - anchor).to(path.dtype)
+            new = (old + path / (moved.square() + self.damping)).clamp(min=0.0)
+            if not torch.isfinite(new).all() or not torch.isfinite(path).all():
+                raise FloatingPointError(f"the importance of parameter {name} is not finite; nothing was changed")
+            importance.append(new)
+        self._set(importance, [each.detach().clone() for each in self.parameters], self.tasks + 1)
+        torch._foreach_zero_(self._path)
+
+    def end_task(self) -> None:
+        """Hook of learners: `consolidate`."""
+        self.consolidate()
+
+    @torch.no_grad()
+    def reset_units(self, param: Tensor, dim: int, index: Tensor, groups: int = 1) -> None:
+        """Set A and omega of slices to 0, and mu to the present values of the parameter.
+
+        Args:
+            param: the parameter; one that this object does not have is ignored.
+            dim, index, groups: the slices, as for `gnt.replacement.Follower`.
+        """
+        super().reset_units(param, dim, index, groups)
+        for i, own in enumerate(self.parameters):
+            if own is param:
+                fill_slices(self._path[i], dim, index, 0.0, groups)
+                if self._before:
+                    copy_slices(self._before[i], param, dim, index, groups)
+
+    @torch.no_grad()
+    def move_bias(self, bias: Tensor, change: Tensor) -> None:
+        """Add a change of a bias to its mu and to its value before the step; A and omega are kept."""
+        super().move_bias(bias, change)
+        for i, own in enumerate(self.parameters):
+            if own is bias and self._before:
+                self._before[i].add_(change)
+
+    def _move(self, i: int, parameter: Tensor) -> None:
+        super()._move(i, parameter)
+        self._path[i] = self._path[i].to(parameter.device, _zeros(parameter).dtype)
+        self._before, self._gradients, self._recorded = [], [], None
+
+    def _kinds(self) -> dict[str, Kind]:
+        return {**super()._kinds(), "path": tensors_like(self._path, self.names)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a copy of importance, anchors and omega, and the number of tasks; to be called between steps."""
+        return {**super().state_dict(), "path": [each.clone() for each in self._path]}
+
+    def load_checked_state(self, state: Any) -> None:
+        """Load the result of `checked_state`."""
+        super().load_checked_state(state)
+        self._path = state["path"]
+        self.discard()
