@@ -1,8 +1,10 @@
-"""Network modules that help against loss of plasticity.
+"""Pieces of networks that keep learning, or keep what they have learned.
 
-crelu  CReLU: concatenated ReLU, an activation with a gradient for every nonzero input
+crelu            CReLU: concatenated ReLU, an activation with a gradient for every nonzero input
+multi_head       MultiHead: one output layer for each task, or one that grows by classes
 """
 
 from gnt.nn.crelu import CReLU
+from gnt.nn.multi_head import MultiHead
 
-__all__ = ["CReLU"]
+__all__ = ["CReLU", "MultiHead"]

@@ -321,3 +321,16 @@ def test_errors_change_nothing():
     net[4].weight = nn.Parameter(torch.zeros(5, 6))
     with pytest.raises(ValueError, match=r"parameter 4\.weight, of shape \(2, 6\) for PackNet, is another tensor now"):
         packnet.begin_task()
+
+
+def test_norms_use_their_statistics_in_training_after_the_first_task():
+    net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    packnet = gnt.PackNet(net, optimizer=optimizer)
+    packnet.begin_task()
+    train(net, optimizer, range(3))
+    packnet.end_task()
+    packnet.begin_task()
+    net.train()
+    x = batch(0)[0]
+    assert net(x).equal(net.eval()(x))
