@@ -110,6 +110,18 @@ class GradientProjection:
         ]
 
 
+def product_of(first: Gradients, second: Gradients) -> Tensor:
+    """The product of two gradients, each as one vector; float32 or wider."""
+    products = [
+        torch.dot(a.reshape(-1).to(accumulated), b.reshape(-1).to(accumulated))
+        for a, b in zip(first, second, strict=True)
+        if a is not None and b is not None and (accumulated := torch.promote_types(a.dtype, torch.float32))
+    ]
+    if products:
+        return torch.stack([each.to(products[0].dtype) for each in products]).sum()
+    return next(a for a in first if a is not None).new_zeros(())
+
+
 def _flat(gradients: Gradients, parameters: Sequence[Tensor]) -> Tensor:
     """All gradients in one vector, 0 where there is none; float32 or wider."""
     dtype = torch.float32

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from gnt._utils.state_dicts import Entry, check_saved_state
 from gnt._utils.validation import check_positive
-from gnt.replay._projection import GradientProjection
-from gnt.replay._reference_gradients import Gradients, Loss
+from gnt.replay._projection import GradientProjection, product_of
+from gnt.replay._reference_gradients import Loss
 from gnt.replay.buffer import ReplayBuffer, Samples
 from gnt.replay.experience_replay import checked_buffer
 
@@ -146,11 +146,14 @@ class AGEM(GradientProjection):
         (row,) = self._references([batch], parameters)
         if all(each is None for each in row):
             return
-        product, square = _sum_of_products(row, gradients), _sum_of_products(row, row)
-        on_cpu = square.device.type == "cpu"
+        product = product_of(row, gradients)
+        new = [(p, r) for p, g, r in zip(parameters, gradients, row, strict=True) if g is None and r is not None]
+        on_cpu = product.device.type == "cpu"
+        if (new or on_cpu) and 0 <= product < math.inf:
+            return
+        square = product_of(row, row)
         if on_cpu and not math.isfinite(square):
             raise FloatingPointError("the gradient on stored items is not finite; .grad is unchanged")
-        new = [(p, r) for p, g, r in zip(parameters, gradients, row, strict=True) if g is None and r is not None]
         if (new or on_cpu) and not product < 0:
             return
         factor = torch.where(product < 0, -product / square, 0.0)
@@ -189,18 +192,6 @@ class AGEM(GradientProjection):
 
     def __repr__(self) -> str:
         return f"AGEM({self.buffer!r}, batch_size={self.batch_size}, task={self.task})"
-
-
-def _sum_of_products(first: Gradients, second: Gradients) -> Tensor:
-    """The product of two gradients, each as one vector; float32 or wider."""
-    products = [
-        torch.dot(a.reshape(-1).to(accumulated), b.reshape(-1).to(accumulated))
-        for a, b in zip(first, second, strict=True)
-        if a is not None and b is not None and (accumulated := torch.promote_types(a.dtype, torch.float32))
-    ]
-    if products:
-        return torch.stack([each.to(products[0].dtype) for each in products]).sum()
-    return next(a for a in first if a is not None).new_zeros(())
 
 
 def checked_task(task: Any) -> int | None:

@@ -14,7 +14,7 @@ from gnt._utils.generators import new_generator
 from gnt._utils.state_dicts import Entry, check_saved_state, random_state
 from gnt._utils.validation import check_positive, finite_number
 from gnt.replay._nnls import nonnegative_least_squares
-from gnt.replay._projection import GradientProjection
+from gnt.replay._projection import GradientProjection, product_of
 from gnt.replay._reference_gradients import Gradients, Loss
 from gnt.replay.agem import checked_task, saved_task
 from gnt.replay.buffer import ReplayBuffer
@@ -155,7 +155,11 @@ class GEM(GradientProjection):
         tasks = [task for task in self.memories if task != current]
         batches = [(self.memories[task].items(), task) if len(self.memories[task]) else None for task in tasks]
         rows: list[Gradients] = self._references(batches, parameters)
-        if not rows:
+        present = [row for row in rows if any(each is not None for each in row)]
+        if not present:
+            return
+        allowed = torch.stack([product_of(row, gradients) for row in present])
+        if ((allowed >= 0) & allowed.isfinite()).all():
             return
         products = _products([*rows, gradients], parameters)
         gram, linear = products[:-1, :-1], products[:-1, -1] / scale
@@ -235,7 +239,8 @@ def _products(rows: Sequence[Gradients], parameters: Sequence[Tensor]) -> NDArra
         index = torch.tensor(present, device=device) if len(present) < len(rows) else None
         for start in range(0, parameter.numel(), _COLUMNS):
             block = torch.stack([column[start : start + _COLUMNS] for column in columns]).to(dtype)
-            part = block @ block.T
+            # on the CPU numpy computes each product of two rows once, torch twice
+            part = torch.from_numpy(block.numpy() @ block.numpy().T) if device.type == "cpu" else block @ block.T
             if index is None:
                 total += part
             else:
