@@ -14,7 +14,7 @@ mature units with newly initialised ones (generate and test). Ways to use it:
 Packages, each importing only those above it:
 
     distributed       process groups, sharded tensors
-    nn                pieces of networks: CReLU, MultiHead
+    nn                pieces of networks: CReLU, MultiHead, ProgressiveNet
     units             unit groups: which tensors hold the units of a layer; walk and trace find them
     importance        the importance of a unit: features, measures of utility, running averages
     replacement       GnT: selection, new weights, optimizer state, CBP layers; ReDo, algorithm_1
@@ -30,7 +30,7 @@ from gnt import metrics
 from gnt._version import __version__
 from gnt.importance import register_utility
 from gnt.learners import Backprop, ContinualBackprop, Ensemble, Step
-from gnt.nn import CReLU, MultiHead
+from gnt.nn import CReLU, MultiHead, ProgressiveNet
 from gnt.optim import AdamGnT
 from gnt.protection import PackNet
 from gnt.regularization import EWC, L2, MAS, SI, L2Init, ShrinkAndPerturb
@@ -60,6 +60,7 @@ __all__ = [
     "L2Init",
     "MultiHead",
     "PackNet",
+    "ProgressiveNet",
     "ReDo",
     "ReplayBuffer",
     "ShrinkAndPerturb",
