@@ -8,7 +8,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from gnt._utils.optimizer_attachment import OptimizerAttachment, require_parameters
 from gnt.distributed.dtensor import is_dtensor
 from gnt.distributed.process_group import resolve_process_group
 from gnt.replay._reference_gradients import Gradients, Loss, reference_gradients, unlearned
@@ -42,6 +44,35 @@ class GradientProjection:
     def after_backward(self) -> None:
         """`project`."""
         self.project()
+
+    def attach(self, optimizer: Optimizer) -> OptimizerAttachment:
+        """Project before each step of an optimizer, in any trainer; state becomes part of its ``state_dict``.
+
+        It projects after everything else that is attached to the optimizer has changed the gradients. Items are still
+        to be added by `add`.
+
+        Args:
+            optimizer: must have all parameters of the network that require a gradient.
+
+        Returns:
+            An object whose ``remove()`` ends this.
+
+        Raises:
+            TypeError: not an optimizer.
+            ValueError: one that lacks a parameter, or to which this object is attached already.
+        """
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"attach takes a torch.optim.Optimizer, got {type(optimizer).__name__}")
+        named = [(name, p) for name, p in unwrap(self.net).named_parameters() if p.requires_grad]
+        require_parameters(optimizer, [p for _, p in named], [name for name, _ in named], type(self).__name__)
+        return OptimizerAttachment(self, optimizer, projects=True)
+
+    def before_optimizer_step(self, scale: Tensor | None) -> None:
+        """`project`, for an optimizer; ``scale``: by what a GradScaler has multiplied the gradients."""
+        self._project(1.0 if scale is None else float(scale))
+
+    def after_optimizer_step(self, skipped: bool) -> None:
+        """Nothing is kept from step to step."""
 
     def state_dict(self) -> dict[str, Any]:
         """The stored items and the task."""

@@ -54,7 +54,7 @@ class AGEM(GradientProjection):
         ValueError: ``batch_size`` is not a positive integer, or no parameter requires a gradient.
 
     A parameter without gradient counts as one with gradient 0, and gets one if the projection changes it.
-    With a GradScaler call ``scaler.unscale_(optimizer)`` before, as for clipping.
+    With a GradScaler call ``scaler.unscale_(optimizer)`` before, or use `attach`.
 
     Source: Chaudhry et al., ICLR 2019 (arXiv 1812.00420), Eqs. 10 and 11.
 

@@ -63,7 +63,7 @@ class GEM(GradientProjection):
 
     A step with t earlier tasks costs t forward and backward passes on ``per_task`` items, and while it projects holds t
     gradients. A parameter without gradient counts as one with gradient 0, and gets one if the projection changes it.
-    With a GradScaler call ``scaler.unscale_(optimizer)`` before, as for clipping.
+    With a GradScaler call ``scaler.unscale_(optimizer)`` before, or use `attach`.
 
     Source: Lopez-Paz & Ranzato, NeurIPS 2017 (arXiv 1706.08840), with v >= margin as in the authors' code.
 

@@ -358,3 +358,51 @@ def test_a_saved_state_that_does_not_fit_changes_nothing(kind):
         with pytest.raises(ValueError, match="state_dict"):
             method.load_state_dict(wrong)
     assert_same(before, method.state_dict())
+
+
+@pytest.mark.parametrize("kind", ["gem", "agem"])
+def test_an_attached_method_projects_before_each_step_and_is_saved_with_the_optimizer(kind):
+    """With and without a closure it equals a call of project(), and a resumed run equals the uninterrupted one."""
+
+    def run(how: str, resumed_from: Any = None) -> tuple[nn.Module, Any]:
+        net = mlp()
+        method, optimizer = method_of(kind, net), torch.optim.SGD(net.parameters(), lr=0.3)
+        if how != "project":
+            method.attach(optimizer)
+        if resumed_from is not None:
+            net.load_state_dict(resumed_from[0])
+            optimizer.load_state_dict(resumed_from[1])
+        for task in range(3):
+            if task == 2 and how == "saved":
+                return net, (net.state_dict(), optimizer.state_dict())
+            if resumed_from is not None and task < 2:
+                continue
+            method.begin_task(task)
+            for x, y in stream(task):
+
+                def closure(x: Tensor = x, y: Tensor = y) -> Tensor:
+                    optimizer.zero_grad()
+                    loss = F.cross_entropy(net(x), y)
+                    loss.backward()
+                    return loss
+
+                if how == "closure":
+                    optimizer.step(closure)
+                else:
+                    closure()
+                    if how == "project":
+                        method.project()
+                    optimizer.step()
+                method.add(x, y)
+        return net, None
+
+    expected = run("project")[0].state_dict()
+    saved = copy.deepcopy(run("saved")[1])
+    assert "gnt_memory" in saved[1]
+    for net, _ in (run("attach"), run("closure"), run("attach", saved)):
+        assert_same(expected, net.state_dict())
+    net = mlp()
+    with pytest.raises(ValueError, match=f"does not have parameter 0.bias of {kind.upper()}"):
+        method_of(kind, net).attach(torch.optim.SGD([net[0].weight], lr=0.1))
+    with pytest.raises(TypeError, match="got str"):
+        method_of(kind, net).attach("sgd")
