@@ -51,5 +51,24 @@ def train_with_all_methods(folder: Path) -> Any:
     return {"replaced_units": replaced_units, "params": params[0], "single": params[1]}
 
 
+def consolidate_on_parts(folder: Path) -> Any:
+    """Measure importances on a part of the samples on each rank; then rank 0 has none, which both ranks refuse."""
+    rank = dist.get_rank()
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).double()
+    x = torch.randn(10, 4, dtype=torch.float64)
+    model = DistributedDataParallel(net)
+    found = []
+    for method in (gnt.EWC(model, 1.0), gnt.MAS(model, 1.0)):
+        method.consolidate(model, x[:7] if rank == 0 else x[7:])
+        message = ""
+        try:
+            method.consolidate(model, x[: 5 * rank])
+        except (ValueError, RuntimeError) as error:
+            message = str(error)
+        found.append({"importance": [method.importance(p) for p in net.parameters()], "message": message})
+    return {"x": x, "net": net.state_dict(), "found": found}
+
+
 if __name__ == "__main__":
-    worker.main({"train_with_all_methods": train_with_all_methods})
+    worker.main({"train_with_all_methods": train_with_all_methods, "consolidate_on_parts": consolidate_on_parts})

@@ -254,8 +254,10 @@ def test_replaced_units_have_importance_0_and_their_new_weights_as_anchors(kind:
     weights = [p.detach().clone() for p in net.parameters()]
     engine = gnt.GnT(net, optimizer, follow=[method])
     net(batch(0)[0])
+    engine.update()
     units = torch.tensor([1, 4])
     engine.replace([units, units[:0]])
+    assert not torch.equal(net[2].bias, weights[3])  # the units' mean contribution has moved into it
     owned = [torch.zeros_like(p, dtype=torch.bool) for p in net.parameters()]
     owned[0][units] = owned[1][units] = True
     owned[2][:, units] = True
