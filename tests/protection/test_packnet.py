@@ -334,3 +334,32 @@ def test_norms_use_their_statistics_in_training_after_the_first_task():
     net.train()
     x = batch(0)[0]
     assert net(x).equal(net.eval()(x))
+
+
+def test_a_head_that_is_added_between_tasks_is_trained_and_leaves_earlier_outputs():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.trunk, self.heads, self.task = nn.Linear(4, 8), gnt.MultiHead(8, [2]), 0
+
+        def forward(self, x):
+            return self.heads(self.trunk(x).relu(), self.task)
+
+    torch.manual_seed(0)
+    net = Net()
+    optimizer = OPTIMIZERS["momentum"](net.parameters())
+    packnet = gnt.PackNet(net, optimizer=optimizer)
+    packnet.begin_task()
+    train(net, optimizer, range(3))
+    packnet.end_task()
+    before, new = outputs(packnet, torch.ones(2, 4)), net.heads.add(1, 2)
+    with pytest.raises(ValueError, match=r"the optimizer does not hold parameter heads\.heads\.task_1\.0\.weight"):
+        packnet.begin_task()
+    optimizer.add_param_group({"params": new.parameters()})
+    packnet.begin_task()
+    net.task, start = 1, new.bias.detach().clone()
+    train(net, optimizer, range(3))
+    packnet.end_task()
+    assert not new.bias.equal(start)
+    net.task = 0
+    assert_same(outputs(packnet, torch.ones(2, 4))[:1], before)
