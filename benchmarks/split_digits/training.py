@@ -58,6 +58,10 @@ class Training(TaskTraining):
             return Task(all_x[chosen], all_y[chosen], x[:: max(1, len(x) // PROBED)])
         return Task(x, y, x[:: max(1, len(x) // PROBED)])
 
+    def before_task(self, number: int) -> None:
+        """Tell the method that a task begins."""
+        self.method.begin_task(number)
+
     def _pair(self, images: Tensor, number: int) -> tuple[Tensor, Tensor]:
         classes = torch.arange(number * PER_TASK, (number + 1) * PER_TASK)
         x = images[self._classes[classes]]
@@ -65,7 +69,7 @@ class Training(TaskTraining):
 
     def task_metrics(self, number: int, seed: int, net: nn.Module) -> Row:
         """Accuracies on the test images of all tasks so far, and what they say about forgetting."""
-        self.method.end_task(self._pair(self._data.train, number)[0])
+        self.method.end_task(number, self._pair(self._data.train, number)[0])
         for task in range(number + 1):
             self._matrix[number, task] = accuracy_on(net, self._scenario, *self._pair(self._data.test, task))
         so_far = self._matrix[: number + 1, : number + 1]

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from gnt.replacement import GnT
 
+_FIT_ANY = frozenset({"net", "task", "data"})
 HOOKS = ("before_batch", "penalty", "after_backward", "after_step", "begin_task", "end_task")
 
 
@@ -130,8 +131,8 @@ class Methods(tuple[Any, ...]):
         """Call a hook for the begin or end of a task, with those of ``info`` that its signature names.
 
         Raises:
-            TypeError: a hook needs an argument that is not given, or one is given that no hook takes. Nothing is
-                called.
+            TypeError: a hook needs an argument that is not given, or one is given that no hook takes and that is none
+                of net, task and data, which fit any method. Nothing is called.
         """
         calls = [(each, *_accepted(getattr(each, hook), info)) for each in self.having(hook)]
         for each, _, missing in calls:
@@ -140,7 +141,7 @@ class Methods(tuple[Any, ...]):
                     f"{hook} of {type(each).__name__} needs {', '.join(missing)}: give {hook}({missing[0]}=...)"
                 )
         taken = {name for _, arguments, _ in calls for name in arguments}
-        unknown = [name for name in info if name not in taken and name != "net"]
+        unknown = [name for name in info if name not in taken | _FIT_ANY]
         if unknown and calls:
             raise TypeError(f"{hook} got {', '.join(unknown)}, which no method takes")
         for each, arguments, _ in calls:

@@ -119,7 +119,8 @@ class Backprop:
                 names; ``net``, this learner's network, is always there.
 
         Raises:
-            TypeError: a method needs something that is not given, or no method takes it. Nothing is called.
+            TypeError: a method needs something that is not given, or no method takes it (``task`` and ``data`` may be
+                given to any). Nothing is called.
         """
         self._step.methods.tell("begin_task", {"net": self.net, **info})
 
@@ -131,7 +132,8 @@ class Backprop:
                 names; ``net``, this learner's network, is always there.
 
         Raises:
-            TypeError: a method needs something that is not given, or no method takes it. Nothing is called.
+            TypeError: a method needs something that is not given, or no method takes it (``task`` and ``data`` may be
+                given to any). Nothing is called.
         """
         self._step.methods.tell("end_task", {"net": self.net, **info})
 
