@@ -239,8 +239,7 @@ def _products(rows: Sequence[Gradients], parameters: Sequence[Tensor]) -> NDArra
         index = torch.tensor(present, device=device) if len(present) < len(rows) else None
         for start in range(0, parameter.numel(), _COLUMNS):
             block = torch.stack([column[start : start + _COLUMNS] for column in columns]).to(dtype)
-            # on the CPU numpy computes each product of two rows once, torch twice
-            part = torch.from_numpy(block.numpy() @ block.numpy().T) if device.type == "cpu" else block @ block.T
+            part = block @ block.T
             if index is None:
                 total += part
             else:
