@@ -7,8 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gnt._utils.state_dicts import Entry, Kind, check_saved_state
 from gnt._utils.validation import check_positive
 from gnt.replay.buffer import ReplayBuffer
+
+STATE_VERSION = 1
 
 
 class ExperienceReplay:
@@ -73,12 +76,19 @@ class ExperienceReplay:
         return self.before_batch(x, y)
 
     def state_dict(self) -> dict[str, Any]:
-        """The buffer's state, which includes its items."""
-        return self.buffer.state_dict()
+        """The current task, and the buffer's state, which includes its items."""
+        return {"version": STATE_VERSION, "task": self.task, "buffer": self.buffer.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the result of `state_dict`; errors as `ReplayBuffer.load_state_dict`."""
-        self.buffer.load_state_dict(state_dict)
+        """Load the result of `state_dict`.
+
+        Raises:
+            ValueError: not the result of `state_dict`, or as `ReplayBuffer.load_state_dict`. Nothing is changed.
+        """
+        kinds: dict[str, Kind] = {"task": _task, "buffer": lambda _, saved: saved}
+        checked = check_saved_state(state_dict, "ExperienceReplay.state_dict()", kinds, STATE_VERSION)
+        self.buffer.load_state_dict(checked["buffer"])
+        self.task = checked["task"]
 
     def __repr__(self) -> str:
         return f"ExperienceReplay({self.buffer!r}, batch_size={self.batch_size})"
@@ -97,3 +107,10 @@ def checked_batch_size(batch_size: Any) -> int | None:
         return None
     check_positive(batch_size=batch_size)
     return int(batch_size)
+
+
+def _task(entry: Entry, value: Any) -> int | None:
+    """The kind of a saved task: an integer or None."""
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+        raise entry.wrong_value(value, "an integer or None")
+    return value

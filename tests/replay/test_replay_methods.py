@@ -103,12 +103,19 @@ def test_a_learner_with_replay_resumes_exactly(kind):
 
     one, other = learner(), learner()
     data = stream()
+    one.begin_task(task=3)  # the buffer of experience replay stores it
     for x, y in data[:4]:
         one.learn(x, y)
     other.load_state_dict(copy.deepcopy(one.state_dict()))
     for x, y in data[4:]:
         assert_same(tuple(one.learn(x, y)), tuple(other.learn(x, y)))
     assert sum(group.state.replaced for group in one.gnt.groups) > 0
+    if kind == "er":
+        assert other.methods[0].buffer.sample(1).task.item() == 3
+        damaged = copy.deepcopy(one.state_dict())
+        damaged["methods"][0]["task"] = "a"
+        with pytest.raises(ValueError, match="an integer or None"):
+            other.load_state_dict(damaged)
 
 
 def test_wrong_settings_and_outputs_are_refused():
