@@ -22,7 +22,10 @@ def command_environment() -> dict[str, str]:
 
 
 def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
-    """Start the command in a process group of its own. ``environment``: additional environment variables."""
+    """Start the command in a process group of its own, which SIGINT interrupts even if it is ignored here.
+
+    ``environment``: additional environment variables.
+    """
     return subprocess.Popen(
         [sys.executable, "-m", "benchmarks", *map(str, arguments)],
         cwd=ROOT,
@@ -31,8 +34,14 @@ def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=_interruptible,
         **options,
     )
+
+
+def _interruptible() -> None:
+    """Restore the default effect of SIGINT: a shell without job control starts background jobs that ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finish(process: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:
