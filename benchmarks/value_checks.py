@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import math
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,13 @@ def utility_name(text: str) -> str:
         find_measure(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def layer_sizes(text: str) -> str:
+    """Check for the sizes of hidden layers, such as 300-150."""
+    if not re.fullmatch(r"[1-9]\d*(-[1-9]\d*)*", text):
+        raise argparse.ArgumentTypeError(f"must be sizes of hidden layers such as 300-150, got {text!r}")
     return text
 
 

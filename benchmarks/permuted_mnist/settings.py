@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import re
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -28,13 +26,6 @@ _AUTHORS: Final[Values] = {
 _UPGD_SGD: Final[Values] = {"lr": 1e-3, "weight_decay": 1e-3}
 _UPGD_ADAM: Final[Values] = {"lr": 1e-4, "beta1": 0.0, "beta2": 0.99, "weight_decay": 1e-3}
 _KINGMA: Final[Values] = {"beta1": 0.9, "beta2": 0.999}  # torch's defaults, which the authors use
-
-
-def widths(text: str) -> str:
-    """Check for the sizes of hidden layers, such as 300-150."""
-    if not re.fullmatch(r"[1-9]\d*(-[1-9]\d*)*", text):
-        raise argparse.ArgumentTypeError(f"must be sizes of hidden layers such as 300-150, got {text!r}")
-    return text
 
 
 @dataclass(frozen=True)
@@ -70,7 +61,7 @@ class Settings(BaseSettings):
     )
     images: int = setting(5_000, "number of images in a task, each seen once", value_checks.whole(1))
     tasks: int = setting(40, "number of tasks, each with a new permutation", value_checks.whole(1))
-    hidden: str = setting("300-150", "sizes of the hidden layers", widths)
+    hidden: str = setting("300-150", "sizes of the hidden layers", value_checks.layer_sizes)
     inputs: str = setting(
         "centred", "unit: pixels in [0, 1]; centred: in [-1, 1]", value_checks.one_of("unit", "centred")
     )

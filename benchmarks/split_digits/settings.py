@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from benchmarks import setting_fields, value_checks
-from benchmarks.permuted_mnist.settings import widths
 from benchmarks.setting_fields import setting
 from benchmarks.settings import BaseSettings, Values
 
@@ -68,7 +67,7 @@ class Settings(BaseSettings):
     test: int = setting(200, "test images of each task", value_checks.whole(2))
     epochs: int = setting(8, "passes over the images of each task", value_checks.whole(1))
     batch: int = setting(32, "images in a batch", value_checks.whole(1))
-    hidden: str = setting("400-400", "sizes of the hidden layers", widths)
+    hidden: str = setting("400-400", "sizes of the hidden layers", value_checks.layer_sizes)
     memory: int = setting(500, "number of images that are stored, of all tasks", value_checks.whole(5), REPLAY)
     lr: float = setting_fields.lr(1e-3)
     alpha: float = setting(

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from gnt._utils.dynamo import not_compiled
+from gnt._utils.optimizer_hooks import register_hooks, unused_key
 
 STATE_KEY = "gnt_memory"
 
@@ -59,6 +59,8 @@ class OptimizerAttachment:
         ValueError: the method is attached to this optimizer already.
     """
 
+    key: str
+
     def __init__(self, method: AttachableMethod, optimizer: Optimizer, *, projects: bool = False) -> None:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"attach takes a torch.optim.Optimizer, got {type(optimizer).__name__}")
@@ -67,17 +69,16 @@ class OptimizerAttachment:
             raise ValueError(f"this {type(method).__name__} is attached to this {type(optimizer).__name__} already")
         self.method: AttachableMethod = method
         self.optimizer, self.projects = optimizer, projects
-        used = {each.key for each in others}
-        names = [STATE_KEY, *(f"{STATE_KEY}_{i}" for i in range(1, len(used) + 1))]
-        self.key: str = next(name for name in names if name not in used)
+        self.key = unused_key(STATE_KEY, {each.key for each in others})
         self._state_to_load: Any = None
-        self._handles: list[RemovableHandle] = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-            optimizer.register_state_dict_post_hook(self._save),
-            optimizer.register_load_state_dict_pre_hook(self._check),
-            optimizer.register_load_state_dict_post_hook(self._load),
-        ]
+        self._handles = register_hooks(
+            optimizer,
+            before_step=self._before_step,
+            after_step=self._after_step,
+            save=self._save,
+            check=self._check,
+            load=self._load,
+        )
         hooks = optimizer._optimizer_step_pre_hooks
         for number in [n for n, hook in hooks.items() if getattr(_owner(hook), "projects", False)]:
             hooks[number] = hooks.pop(number)

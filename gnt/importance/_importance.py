@@ -180,7 +180,7 @@ class Importance(RunningImportance):
         return [group.state for group in self.groups]
 
     def begin_task(self) -> None:
-        """Start all units anew: ages 0, averages 0. With "task_mean" the importance is that of the new task."""
+        """Restart all units: ages 0, averages 0. With "task_mean" the importance is that of the new task."""
         for state in self._states:
             state.restart(torch.arange(state.num_units, device=state.born.device))
 

@@ -127,13 +127,8 @@ class Backprop:
     def end_task(self, **info: Any) -> None:
         """Call ``end_task`` of all methods that have it: a task has ended.
 
-        Args:
-            info: what methods need, such as ``task=1`` or ``data=loader``. A method gets what the signature of its hook
-                names; ``net``, this learner's network, is always there.
-
-        Raises:
-            TypeError: a method needs something that is not given, or no method takes it (``task`` and ``data`` may be
-                given to any). Nothing is called.
+        Args, Raises:
+            as `begin_task`.
         """
         self._step.methods.tell("end_task", {"net": self.net, **info})
 

@@ -14,7 +14,7 @@ LARGEST = 1.0 - 2.0**-24  # in float32 the largest number below 1
 
 
 class UnitCosts:
-    """The protection of groups of units, computed anew for a group when its weights' importances have changed.
+    """The protection of groups of units, computed again for a group when its weights' importances have changed.
 
     Args:
         weight: how strongly the relative cost counts.

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from gnt._utils.dynamo import not_compiled
+from gnt._utils.optimizer_hooks import register_hooks, unused_key
 from gnt.importance import FeatureBuffer, GroupWatches, step_was_skipped
 from gnt.replacement._checkpoint import CheckedState
 from gnt.replacement._followers import shared_units
@@ -88,21 +88,26 @@ class OptimizerHooks:
         engine: the engine.
     """
 
+    key: str
+
     def __init__(self, engine: AttachableEngine, optimizer: Optimizer, copied: CopiedHooks | None = None) -> None:
         earlier = _earlier_engines(engine, engine.groups)
         self.engine = engine
-        self.key, self.number = copied or CopiedHooks(_unused_key(optimizer), next(_numbers))
+        self.key, self.number = copied or CopiedHooks(
+            unused_key(STATE_KEY, {owner.key for owner in _hooks_of(optimizer)}), next(_numbers)
+        )
         self._state_to_load: CheckedState | None = None
         self._watches: GroupWatches | None = None
         self._steps_without_features = 0
         self.watch_backward()  # first, so that no hook of the optimizer is left behind if it fails
-        self._handles: list[RemovableHandle] = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-            optimizer.register_state_dict_post_hook(self._save),
-            optimizer.register_load_state_dict_pre_hook(self._check),
-            optimizer.register_load_state_dict_post_hook(self._load),
-        ]
+        self._handles = register_hooks(
+            optimizer,
+            before_step=self._before_step,
+            after_step=self._after_step,
+            save=self._save,
+            check=self._check,
+            load=self._load,
+        )
         self._follow_groups(earlier)
         _active_hooks.add(self)
         if copied is not None:
@@ -246,13 +251,6 @@ def _sort_by_number(optimizer: Optimizer) -> None:
 
 def _owner(hook: Any) -> Any:
     return getattr(hook, "__self__", None)
-
-
-def _unused_key(optimizer: Optimizer) -> str:
-    """The first of "gnt", "gnt_1", "gnt_2", ... that no engine of this optimizer uses."""
-    used = {owner.key for owner in _hooks_of(optimizer)}
-    candidates = (STATE_KEY, *(f"{STATE_KEY}_{i}" for i in range(1, len(used) + 1)))
-    return next(key for key in candidates if key not in used)
 
 
 def _earlier_engines(engine: AttachableEngine, groups: Sequence[UnitGroup]) -> list[tuple[OptimizerHooks, str]]:

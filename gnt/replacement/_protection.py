@@ -131,7 +131,7 @@ class Protection:
         self._first = False
 
     def __getstate__(self) -> dict[str, Any]:
-        # copies of the tensors count their changes anew, so that a copy asks for all again
+        # copies of the tensors start their counts of changes at 0, so that a copy asks for all again
         return {**self.__dict__, "_answers": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

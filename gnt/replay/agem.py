@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from gnt._utils.state_dicts import Entry, check_saved_state
 from gnt._utils.validation import check_positive
+from gnt.replay._arguments import checked_buffer, checked_task, saved_task
 from gnt.replay._projection import GradientProjection, product_of
 from gnt.replay._reference_gradients import Loss
 from gnt.replay.buffer import ReplayBuffer, Samples
-from gnt.replay.experience_replay import checked_buffer
 
 STATE_VERSION = 1
 
@@ -192,18 +192,3 @@ class AGEM(GradientProjection):
 
     def __repr__(self) -> str:
         return f"AGEM({self.buffer!r}, batch_size={self.batch_size}, task={self.task})"
-
-
-def checked_task(task: Any) -> int | None:
-    """Return ``task``, or raise TypeError if it is neither an integer nor None."""
-    if task is not None and (isinstance(task, bool) or not isinstance(task, int)):
-        raise TypeError(f"task must be an integer or None, got {task!r:.60}")
-    return task
-
-
-def saved_task(entry: Entry, value: Any) -> int | None:
-    """A task in a saved state: an integer or None."""
-    try:
-        return checked_task(value)
-    except TypeError:
-        raise entry.wrong_value(value, "an integer or None") from None

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gnt._utils.validation import finite_number
+from gnt.replay._arguments import checked_batch_size, checked_buffer
 from gnt.replay.buffer import ReplayBuffer, Samples
-from gnt.replay.experience_replay import checked_batch_size, checked_buffer
 
 
 class DER:

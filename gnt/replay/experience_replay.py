@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnt._utils.state_dicts import Entry, Kind, check_saved_state
-from gnt._utils.validation import check_positive
+from gnt._utils.state_dicts import Kind, check_saved_state
+from gnt.replay._arguments import checked_batch_size, checked_buffer, saved_task
 from gnt.replay.buffer import ReplayBuffer
 
 STATE_VERSION = 1
@@ -85,32 +85,10 @@ class ExperienceReplay:
         Raises:
             ValueError: not the result of `state_dict`, or as `ReplayBuffer.load_state_dict`. Nothing is changed.
         """
-        kinds: dict[str, Kind] = {"task": _task, "buffer": lambda _, saved: saved}
+        kinds: dict[str, Kind] = {"task": saved_task, "buffer": lambda _, saved: saved}
         checked = check_saved_state(state_dict, "ExperienceReplay.state_dict()", kinds, STATE_VERSION)
         self.buffer.load_state_dict(checked["buffer"])
         self.task = checked["task"]
 
     def __repr__(self) -> str:
         return f"ExperienceReplay({self.buffer!r}, batch_size={self.batch_size})"
-
-
-def checked_buffer(buffer: Any) -> ReplayBuffer:
-    """Return ``buffer``, or raise TypeError if it is not a `ReplayBuffer`."""
-    if not isinstance(buffer, ReplayBuffer):
-        raise TypeError(f"buffer must be a gnt.ReplayBuffer, got {type(buffer).__name__}")
-    return buffer
-
-
-def checked_batch_size(batch_size: Any) -> int | None:
-    """Return ``batch_size`` as an integer or None, or raise ValueError."""
-    if batch_size is None:
-        return None
-    check_positive(batch_size=batch_size)
-    return int(batch_size)
-
-
-def _task(entry: Entry, value: Any) -> int | None:
-    """The kind of a saved task: an integer or None."""
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-        raise entry.wrong_value(value, "an integer or None")
-    return value

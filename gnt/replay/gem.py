@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from gnt._utils.generators import new_generator
 from gnt._utils.state_dicts import Entry, check_saved_state, random_state
 from gnt._utils.validation import check_positive, finite_number
+from gnt.replay._arguments import checked_task, saved_task
 from gnt.replay._nnls import nonnegative_least_squares
 from gnt.replay._projection import GradientProjection, product_of
 from gnt.replay._reference_gradients import Gradients, Loss
-from gnt.replay.agem import checked_task, saved_task
 from gnt.replay.buffer import ReplayBuffer
 
 STATE_VERSION = 1
