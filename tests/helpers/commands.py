@@ -24,8 +24,16 @@ def command_environment() -> dict[str, str]:
 def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
     """Start the command in a process group of its own, which SIGINT interrupts even if it is ignored here.
 
-    ``environment``: additional environment variables.
+    ``environment``: additional environment variables. ``preexec_fn``: called in the new process before the command.
     """
+    before: Callable[[], None] | None = options.pop("preexec_fn", None)
+
+    def prepare() -> None:
+        # a shell without job control starts background jobs that ignore SIGINT
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if before is not None:
+            before()
+
     return subprocess.Popen(
         [sys.executable, "-m", "benchmarks", *map(str, arguments)],
         cwd=ROOT,
@@ -34,14 +42,9 @@ def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=_interruptible,
+        preexec_fn=prepare,
         **options,
     )
-
-
-def _interruptible() -> None:
-    """Restore the default effect of SIGINT: a shell without job control starts background jobs that ignore it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finish(process: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:
