@@ -55,6 +55,22 @@ _PRODUCTS: tuple[tuple[MeasureFunction, frozenset[str]], ...] = (
     (measures.zero_contribution, frozenset({"deviation", "outgoing"})),
     (measures.adaptable_contribution, frozenset({"deviation", "outgoing", "incoming"})),
     (measures.feature_by_input, frozenset({"deviation", "incoming"})),
+    (measures.activation, frozenset({"magnitude"})),
+    (measures.adaptive_contribution, frozenset({"magnitude", "outgoing", "incoming"})),
+)
+
+_OTHERS: tuple[tuple[MeasureFunction, frozenset[str]], ...] = (
+    (measures.incoming_weight, frozenset({"incoming"})),
+    (measures.incoming_contribution, frozenset({"magnitude", "incoming"})),
+    (measures.gradient, frozenset({"incoming_gradient"})),
+    (measures.incoming_gradient, frozenset({"incoming_gradient"})),
+    (measures.outgoing_gradient, frozenset({"outgoing_gradient"})),
+    (measures.incoming_fisher, frozenset({"incoming_gradient_square"})),
+    (measures.outgoing_fisher, frozenset({"outgoing_gradient_square"})),
+    (measures.incoming_fisher_activation, frozenset({"magnitude", "incoming_gradient_square"})),
+    (measures.outgoing_fisher_activation, frozenset({"magnitude", "outgoing_gradient_square"})),
+    (measures.gradient_activation, frozenset({"feature_times_gradient"})),
+    (measures.replacement_cost, frozenset({"centered_times_gradient"})),
 )
 
 MEASURES: dict[str, Measure] = {
@@ -63,11 +79,7 @@ MEASURES: dict[str, Measure] = {
     "uncorrected_contribution": Measure(
         measures.uncorrected_contribution, averaged=True, reads=frozenset({"magnitude", "outgoing"}), corrected=False
     ),
-    "gradient": Measure(measures.gradient, averaged=True, reads=frozenset({"incoming_gradient"})),
-    "gradient_activation": Measure(
-        measures.gradient_activation, averaged=True, reads=frozenset({"feature_times_gradient"})
-    ),
-    "replacement_cost": Measure(measures.replacement_cost, averaged=True, reads=frozenset({"centered_times_gradient"})),
+    **{function.__name__: Measure(function, averaged=True, reads=reads) for function, reads in _OTHERS},
 }
 _BUILT_IN = frozenset(MEASURES)
 

@@ -16,6 +16,10 @@ from tests.helpers.strategies import BUILT_IN_MEASURES
 from tests.twins import shared_units as twin
 
 MEASURES = [name for name in BUILT_IN_MEASURES if gnt.importance.MEASURES[name].reads]
+OF_WEIGHT_GRADIENTS = (
+    "incoming_gradient", "outgoing_gradient", "incoming_fisher", "outgoing_fisher", "incoming_fisher_activation",
+    "outgoing_fisher_activation",
+)  # fmt: skip
 
 
 def make_engine(name: str, **settings):
@@ -41,7 +45,7 @@ def tap_features(group, net, x):
     return [inputs[tap] for tap in group.tap_numbers]
 
 
-@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("measure", [*MEASURES, *OF_WEIGHT_GRADIENTS])
 @pytest.mark.parametrize("name", NETS)
 def test_utilities_equal_the_reference(name, measure):
     net, shape, engine = make_engine(name, utility=measure)
@@ -51,7 +55,10 @@ def test_utilities_equal_the_reference(name, measure):
         x = torch.randn(3, *shape, dtype=torch.float64)
         net_copy = copy.deepcopy(net)
         features = tap_features(net_copy.group(), net_copy, x)
-        net(x)
+        output = net(x)
+        if measure in OF_WEIGHT_GRADIENTS:
+            net.zero_grad()
+            output.square().sum().backward()
         engine.update()
         means = torch.tensor(twin.mean_features(group, features), dtype=torch.float64)
         running = 0.1 * means if running is None else 0.9 * running + 0.1 * means

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import gnt
-from gnt.importance import MEASURES
+from tests.helpers.measures import COVERING_MEASURES
 from tests.helpers.small_runs import conv_net, mlp
 
 HOST_READS = {
@@ -49,7 +49,7 @@ def backward(net: nn.Module, *shape: int) -> None:
     net(torch.randn(3, *shape)).square().mean().backward()
 
 
-@pytest.mark.parametrize("utility", MEASURES)
+@pytest.mark.parametrize("utility", COVERING_MEASURES)
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
 @pytest.mark.parametrize(("make", "shape"), [(lambda: mlp(4, 8, 6, 2), (4,)), (conv_net, (1, 8, 8))])
 def test_engine_steps_do_not_synchronize(utility: str, kind: type, make: Any, shape: tuple[int, ...]) -> None:

@@ -20,9 +20,9 @@ def positions(slot: Slot, unit: int) -> list[int]:
     return [slot.offset + unit * slot.block + j for j in range(slot.block)]
 
 
-def weights_of(slot: Slot, unit: int) -> list[tuple[int, Tensor]]:
-    """For each position of a unit: the position and all weights at it, flat."""
-    weight = slot.weight.detach().double()
+def weights_of(slot: Slot, unit: int, of: Tensor | None = None) -> list[tuple[int, Tensor]]:
+    """For each position of a unit: the position and all weights at it (or their gradients ``of``), flat."""
+    weight = (slot.weight if of is None else of).detach().double()
     if slot.groups == 1:
         return [(p, weight.select(slot.dim, p).flatten()) for p in positions(slot, unit)]
     per_group, outputs = weight.shape[1], weight.shape[0] // slot.groups
@@ -57,29 +57,54 @@ def utilities(group: UnitGroup, features: Sequence[Tensor], centers: list[list[f
     numbers = list(dict.fromkeys(slot.tap for slot in group.outgoing))
     found = []
     for unit in range(group.num_units):
-        contribution = deviation = outgoing = count = spread = num_positions = 0.0
+        contribution = deviation = outgoing = count = spread = num_positions = activation = 0.0
+        out_gradient = out_square = active_square = 0.0
         for slot in group.outgoing:
             tap = numbers.index(slot.tap)
-            for position, weights in weights_of(slot, unit):
+            gradients = slot.weight if slot.weight.grad is None else slot.weight.grad
+            pairs = zip(weights_of(slot, unit), weights_of(slot, unit, gradients), strict=True)
+            for (position, weights), (_, grads) in pairs:
                 values = values_of(features[tap], position, slot.weight.ndim > 2)
-                for weight in weights.tolist():
+                for weight, grad in zip(weights.tolist(), grads.tolist(), strict=True):
                     contribution += values.abs().mean().item() * abs(weight)
                     deviation += (values - centers[tap][unit]).abs().mean().item() * abs(weight)
                     outgoing += abs(weight)
+                    out_gradient += abs(grad)
+                    out_square += grad**2
+                    active_square += values.abs().mean().item() * grad**2
                     count += 1
                 spread += (values - centers[tap][unit]).abs().mean().item()
+                activation += values.abs().mean().item()
                 num_positions += 1
         incoming = [abs(w) for slot in group.incoming for _, row in weights_of(slot, unit) for w in row.tolist()]
-        magnitude = sum(incoming) / len(incoming)
+        in_gradients = [
+            g
+            for slot in group.incoming
+            if slot.weight.grad is not None
+            for _, row in weights_of(slot, unit, slot.weight.grad)
+            for g in row.tolist()
+        ]
+        magnitude, activation = sum(incoming) / len(incoming), activation / num_positions
+        in_square = sum(g**2 for g in in_gradients) / len(incoming)
         found.append(
             {
                 "contribution": contribution / count,
                 "uncorrected_contribution": contribution,
+                "incoming_contribution": activation * magnitude,
+                "adaptive_contribution": contribution / count / magnitude,
+                "activation": activation,
                 "weight": outgoing / count,
+                "incoming_weight": magnitude,
                 "adaptation": 1 / magnitude,
                 "zero_contribution": deviation / count,
                 "adaptable_contribution": deviation / count / magnitude,
                 "feature_by_input": spread / num_positions / magnitude,
+                "incoming_gradient": sum(map(abs, in_gradients)) / len(incoming),
+                "outgoing_gradient": out_gradient / count,
+                "incoming_fisher": in_square,
+                "outgoing_fisher": out_square / count,
+                "incoming_fisher_activation": activation * in_square,
+                "outgoing_fisher_activation": active_square / count,
             }[measure]
         )
     return found

@@ -1,4 +1,4 @@
-"""Measures by the contribution of a unit to its consumers: magnitude of the feature times outgoing weights."""
+"""Measures by the contribution of a unit: magnitude of the feature times that of weights."""
 
 from __future__ import annotations
 
@@ -28,3 +28,13 @@ def zero_contribution(signals: Signals) -> Tensor:
 def adaptable_contribution(signals: Signals) -> Tensor:
     """Mean |h - f^| * mean |w_out| / mean |w_in|: the paper's overall utility (arXiv 2306.13812, Eqs. 6-8)."""
     return unit_mean(signals.deviation * signals.outgoing) / signals.incoming
+
+
+def incoming_contribution(signals: Signals) -> Tensor:
+    """Mean |h| * mean |w_in|: the magnitude of the feature times that of the incoming weights."""
+    return unit_mean(signals.magnitude) * signals.incoming
+
+
+def adaptive_contribution(signals: Signals) -> Tensor:
+    """Mean |h| * mean |w_out| / mean |w_in|: `adaptable_contribution` without the correction for the mean feature."""
+    return unit_mean(signals.magnitude * signals.outgoing) / signals.incoming

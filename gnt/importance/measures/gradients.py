@@ -26,3 +26,33 @@ def replacement_cost(signals: Signals) -> Tensor:
     This is what moving the mean contribution into the consumers' bias costs (GXD, arXiv 2605.06834).
     """
     return signals.centered_times_gradient.sum(1).abs()
+
+
+def incoming_gradient(signals: Signals) -> Tensor:
+    """Mean |dL/dw_in|: `gradient` without the division by the mean of the layer."""
+    return signals.incoming_gradient
+
+
+def outgoing_gradient(signals: Signals) -> Tensor:
+    """Mean |dL/dw_out|."""
+    return unit_mean(signals.outgoing_gradient)
+
+
+def incoming_fisher(signals: Signals) -> Tensor:
+    """Mean (dL/dw_in)^2, with the gradient of the step's loss: not the Fisher information of single samples."""
+    return signals.incoming_gradient_square
+
+
+def outgoing_fisher(signals: Signals) -> Tensor:
+    """Mean (dL/dw_out)^2, with the gradient of the step's loss."""
+    return unit_mean(signals.outgoing_gradient_square)
+
+
+def incoming_fisher_activation(signals: Signals) -> Tensor:
+    """Mean |h| * mean (dL/dw_in)^2."""
+    return unit_mean(signals.magnitude) * signals.incoming_gradient_square
+
+
+def outgoing_fisher_activation(signals: Signals) -> Tensor:
+    """Mean |h| * mean (dL/dw_out)^2."""
+    return unit_mean(signals.magnitude * signals.outgoing_gradient_square)

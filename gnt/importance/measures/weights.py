@@ -13,6 +13,11 @@ def weight(signals: Signals) -> Tensor:
     return unit_mean(signals.outgoing)
 
 
+def incoming_weight(signals: Signals) -> Tensor:
+    """Mean |w_in|."""
+    return signals.incoming
+
+
 def adaptation(signals: Signals) -> Tensor:
     """1 / mean |w_in|: how quickly a step of given size changes the unit (arXiv 2306.13812, before Eq. 6)."""
     return 1.0 / signals.incoming

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 import gnt
-from gnt.importance import MEASURES
 from gnt.learners._compile import cache, compilation_count
 from tests.helpers.compiled_learners import (
     assert_states_close,
@@ -23,6 +22,7 @@ from tests.helpers.compiled_learners import (
     samples,
     state,
 )
+from tests.helpers.measures import COVERING_MEASURES
 from tests.helpers.small_runs import IMAGE_SHAPE, assert_same, conv_net, mlp
 
 OPTIMIZERS = {
@@ -71,7 +71,7 @@ def test_backprop_gives_the_results_of_the_eager_learner(opt, graphs):
     assert len(graphs) == 1
 
 
-@pytest.mark.parametrize("utility", MEASURES)
+@pytest.mark.parametrize("utility", COVERING_MEASURES)
 def test_each_utility_measure(utility, graphs):
     eager, compiled = eager_and_compiled(mlp().double(), utility=utility, step_size=0.02)
     assert run_both(eager, compiled, range(30)) > 10
