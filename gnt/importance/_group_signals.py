@@ -38,6 +38,13 @@ class GroupSignals:
         """A draw from [0, 1) for each unit, (num_units,), on the generator's device."""
         return torch.rand(self.num_units, generator=self.generator, device=self.generator.device)
 
+    def layer_mean(self, values: Tensor) -> Tensor:
+        """Mean of one value per unit, (num_units,), over the layer: 0-d, or (num_units,) in an ensemble, by member."""
+        members = self.group.members
+        if members == 1:
+            return values.mean()
+        return values.view(members, -1).mean(1, keepdim=True).expand(-1, self.num_units // members).flatten()
+
     @cached_property
     def means(self) -> list[Tensor]:
         """Mean h of each tap, (num_units, block)."""

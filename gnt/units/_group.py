@@ -33,6 +33,8 @@ class UnitGroup:
             GroupNorm, GRN), with or without parameters: replacing a unit changes the normalized values of the others.
         containers: the containers around these modules, as they were when the group was found; an engine refuses to
             step after a change in them.
+        members: number of networks of one shape whose units the group holds one after the other; 1 except in an
+            ensemble.
         state: ages, running averages and accumulator of the units; set by the engine that owns the group.
 
     ``producer``, ``norms`` and ``consumers`` are the modules of these slots.
@@ -53,6 +55,7 @@ class UnitGroup:
     activation: Activation | None = None
     couplings: tuple[str, ...] = ()
     containers: tuple[Container, ...] = field(default=(), repr=False)
+    members: int = field(default=1, repr=False)
     state: Any = field(init=False, repr=False)
 
     @property

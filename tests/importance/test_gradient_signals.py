@@ -307,12 +307,6 @@ def test_a_measure_may_read_only_the_gradients_that_it_declares():
         gnt.register_utility("undeclared", lambda signals: signals.incoming, reads=["gradients"])
 
 
-@pytest.mark.parametrize("utility", ["gradient", "replacement_cost"])
-def test_an_ensemble_refuses_gradients(utility):
-    with pytest.raises(ValueError, match=f"'{utility}' reads gradients, which an Ensemble"):
-        gnt.Ensemble(lambda: mlp(4, 3, 2), seeds=[0, 1], utility=utility)
-
-
 @pytest.mark.parametrize("attached", [True, False])
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("utility", ["gradient", "gradient_activation", "replacement_cost"])

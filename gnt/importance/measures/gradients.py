@@ -12,7 +12,7 @@ from gnt.importance._signals import Signals
 def gradient(signals: Signals) -> Tensor:
     """Mean |dL/dw_in|, divided by its mean over the units of the layer (GraMa, arXiv 2505.24061)."""
     magnitude = signals.incoming_gradient
-    return magnitude / magnitude.mean().clamp_min(torch.finfo(magnitude.dtype).tiny)
+    return magnitude / signals.layer_mean(magnitude).clamp_min(torch.finfo(magnitude.dtype).tiny)
 
 
 def gradient_activation(signals: Signals) -> Tensor:

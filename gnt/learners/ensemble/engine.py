@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gnt._utils.generators import fitting_state
-from gnt.importance import GRADIENT_SIGNALS, FeatureBatch, RunningImportance, Signals
+from gnt.importance import FeatureBatch, RunningImportance, Signals
 from gnt.learners.ensemble.report import EnsembleReport
 from gnt.learners.ensemble.validation import refuse_protect
 from gnt.replacement import GnT, UnitState, first_due, selection
@@ -109,11 +109,6 @@ class EnsembleGnT(GnT):
     ) -> None:
         self.seeds, self.members, self.generators = list(seeds), len(seeds), list(generators)
         super().__init__(groups, optimizer, generator=generators[0], record=False, process_group=False, **settings)
-        if self.importance.measure.reads & GRADIENT_SIGNALS:
-            raise ValueError(
-                f"utility {self.utility!r} reads gradients, which an Ensemble does not have for each member: choose a "
-                "measure that reads none"
-            )
         vars(self)["generator"] = self.host_generator = MemberGenerators(self.generators)  # type: ignore[assignment]
         self.importance.generator, self.importance.seeds = self.host_generator, self.seeds
         # the index of each member's first unit in each group: (members, 1)

@@ -59,7 +59,7 @@ class Ensemble(ContinualBackprop):
             ``activation``), and further options of an optimizer given by name. With ``replacement_rate=0`` there is no
             engine: members learn as with `Backprop`. ``accumulate`` must not be False, because drawn counts would
             differ between members. A registered measure gets the units of all members and must rate each unit by
-            itself.
+            itself, or by means over the units of its member's layer (``signals.layer_mean``).
 
     Attributes:
         seeds: the members' seeds.
@@ -124,6 +124,7 @@ class Ensemble(ContinualBackprop):
             own = engine_generators(generators, [member.generator for member in members])
             engine_settings.pop("activation", None)  # the groups have it
             engine = EnsembleGnT(groups, self.opt, seeds=self.seeds, generators=own, **engine_settings)
+            net.keeps_gradients = engine.measure.reads_feature_gradients
         self._step = EnsembleTrainingStep(net, self.loss, self.opt, engine, self.seeds)
         self._layers_checked = False
 

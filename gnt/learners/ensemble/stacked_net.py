@@ -23,7 +23,10 @@ class StackedNet(nn.Module):
     Attributes:
         members: number of members.
         dropout: for each member the generator of its dropout.
+        keeps_gradients: backwards store the gradients of the features that `predict` has returned in their ``grad``.
     """
+
+    keeps_gradients = False
 
     def __init__(self, members: Sequence[Member]) -> None:
         super().__init__()
@@ -69,6 +72,7 @@ class StackedNet(nn.Module):
             scales=stacked_slots(group.scales),
             activation=group.activation,
             couplings=group.couplings,
+            members=self.members,
         )
 
     def _read_inputs_of(self, consumers: Sequence[Any]) -> None:
@@ -82,6 +86,8 @@ class StackedNet(nn.Module):
         for layer, read in self._steps:
             if read is not None:
                 features.append(read(x))
+                if self.keeps_gradients and x.requires_grad:
+                    x.register_hook(_GradientOf(features[-1], read))  # type: ignore[no-untyped-call]
             x = layer(x)
         return x, features
 
@@ -105,6 +111,17 @@ class StackedNet(nn.Module):
                         part = whole.unflatten(0, (self.members, -1))[number] if tensor.ndim else whole
                         tensor.data = part.detach().clone()
         return net
+
+
+class _GradientOf:
+    """A hook of what a layer reads, which adds the gradient to the ``grad`` of the feature, in the feature's layout."""
+
+    def __init__(self, feature: Tensor, read: FeatureReader) -> None:
+        self._feature, self._read = feature, read
+
+    def __call__(self, gradient: Tensor) -> None:
+        own, earlier = self._read(gradient), self._feature.grad
+        self._feature.grad = own if earlier is None else earlier + own
 
 
 def _feature_reader(layer: Layer) -> FeatureReader:

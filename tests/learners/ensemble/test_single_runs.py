@@ -43,7 +43,11 @@ def test_each_optimizer_without_replacement(optimizer: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "utility", ["weight", "adaptation", "zero_contribution", "adaptable_contribution", "feature_by_input", "random"]
+    "utility",
+    [
+        *("weight", "adaptation", "zero_contribution", "adaptable_contribution", "feature_by_input", "random"),
+        *("gradient", "gradient_activation", "replacement_cost"),
+    ],
 )
 def test_each_utility_measure(utility: str) -> None:
     compared = compare_with_single_runs(
