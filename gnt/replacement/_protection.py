@@ -1,7 +1,7 @@
 """Protection: which units are never replaced, and whose utility is raised, as told by objects outside of the engine.
 
-The engine asks these objects before it selects. As long as they return the tensors of before, unchanged, nothing is
-read from the device.
+The objects may also tell which biases a replacement must leave as they are. The engine asks them before it selects. As
+long as they return the tensors of before, unchanged, nothing is read from the device.
 """
 
 from __future__ import annotations
@@ -20,6 +20,15 @@ class Protector(Protocol):
     """What `GnT` takes as ``protect``: an object that knows which units must be kept, such as a mask of earlier tasks.
 
     The object owns its protection and saves it: the engine's ``state_dict`` does not contain it.
+
+    Required is `protected`. The engine calls a further method if the object has it:
+
+    ``movable_bias(bias)``
+        which entries of a consumer's bias the mean contribution of replaced units may move into: bool, (n,), shaped
+        like ``bias`` and on its device; True: it may. Other entries keep their bits. None: all may, which also holds
+        for objects without this method. Of several objects all must agree. It is called when the engine gets the
+        object and whenever units are replaced with ``bias_transfer=True``, for the biases of these units' consumers.
+        The result is not read on the host. `Follower.move_bias` is then told the change that was made.
 
     >>> import torch, gnt
     >>> class KeepFirst:
@@ -58,7 +67,8 @@ def checked_protect(protect: Any) -> Any:
     """Return ``protect`` with a list as a tuple.
 
     Raises:
-        TypeError: not an object with a method ``protected``, a list or tuple of such, or None.
+        TypeError: not an object with a method ``protected``, a list or tuple of such, or None; or its
+            ``movable_bias`` is not a method.
     """
     objects = protectors(protect)
     for each in objects:
@@ -67,6 +77,11 @@ def checked_protect(protect: Any) -> Any:
             raise TypeError(
                 "protect must be an object with a method protected(group), a list or tuple of such objects, or None, "
                 f"got {what}{' in it' if isinstance(protect, (list, tuple)) else ''}"
+            )
+        if not callable(getattr(each, "movable_bias", _all_movable)):
+            raise TypeError(
+                f"movable_bias of {type(each).__name__}, an object in protect, must be a method movable_bias(bias), "
+                f"got {each.movable_bias!r}"
             )
     return objects if isinstance(protect, (list, tuple)) else protect
 
@@ -113,6 +128,8 @@ class Protection:
             TypeError, ValueError: as `read`.
         """
         changed: dict[int, Tensor | None] = {}
+        if self._first:
+            self.movable_biases(self._groups)
         for number, answers in enumerate(self._answers):
             news = self._first
             for answer in answers:
@@ -129,6 +146,26 @@ class Protection:
             for answer in self._answers[number]:
                 answer.accept()
         self._first = False
+
+    def movable_biases(self, groups: Sequence[UnitGroup]) -> dict[int, Tensor]:
+        """Which entries of the consumers' biases may be moved, by the id of the bias; without those that all may.
+
+        Does not read the device.
+
+        Raises:
+            TypeError, ValueError: the result of a method ``movable_bias`` cannot be used. Nothing is changed.
+        """
+        sources = [each for each in self._objects if hasattr(each, "movable_bias")]
+        slots = [slot for group in groups for slot in group.outgoing] if sources else []
+        found: dict[int, Tensor] = {}
+        for slot in {id(slot.bias): slot for slot in slots}.values():
+            if (bias := slot.bias) is None or not bias.requires_grad:
+                continue
+            for each in sources:
+                movable = _checked_movable(each, slot.name, bias)
+                if movable is not None:
+                    found[id(bias)] = found[id(bias)] & movable if id(bias) in found else movable
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         # copies of the tensors start their counts of changes at 0, so that a copy asks for all again
@@ -184,6 +221,29 @@ class _Answer:
             unit = int((~valid).nonzero()[0])
             raise ValueError(f"{what} values in [0, 1], got {values[unit].item():g} for unit {unit}")
         return values
+
+
+def _all_movable(bias: Tensor) -> None:
+    """The method ``movable_bias`` of an object that has none."""
+
+
+def _checked_movable(source: Any, name: str, bias: Tensor) -> Tensor | None:
+    """What an object's method ``movable_bias`` returns for the bias of the layer ``name``."""
+    movable = source.movable_bias(bias)
+    if movable is None:
+        return None
+    what = f"movable_bias() of {type(source).__name__}, for the bias of {name!r}, must return"
+    if not isinstance(movable, Tensor) or movable.dtype != torch.bool:
+        got = movable.dtype if isinstance(movable, Tensor) else type(movable).__name__
+        raise TypeError(f"{what} a tensor of bools or None, got {got}")
+    if dtensor.is_dtensor(movable) or movable.layout != torch.strided:
+        kind = "DTensor" if dtensor.is_dtensor(movable) else str(movable.layout)
+        raise TypeError(f"{what} a dense tensor of all entries, got {kind}")
+    if movable.shape != bias.shape:
+        raise ValueError(f"{what} a tensor of shape {tuple(bias.shape)}, got {tuple(movable.shape)}")
+    if movable.device != bias.device:
+        raise ValueError(f"{what} a tensor on {bias.device}, where the bias is, got one on {movable.device}")
+    return movable
 
 
 def _maximum(protections: Sequence[Tensor]) -> Tensor | None:

@@ -258,6 +258,7 @@ class EngineCore(BoundGroups):
         self.follow_network()
         followers = self._all_followers()
         followers.check(self.groups)
+        movable = self.protection.movable_biases([item[0] for item in work]) if self.bias_transfer else {}
         # a function that fails has changed nothing: all is drawn before any unit is replaced
         own_function = () if isinstance(self.init, str) else (self.generator,)
         with restore_generators_on_error(own_function):
@@ -266,7 +267,7 @@ class EngineCore(BoundGroups):
         biases_before = followers.consumer_biases(replaced) if self.bias_transfer else []
         for (group, indices, *_), (weights, biases) in zip(work, drawn, strict=True):
             mean_features = group.state.corrected_mean_features.index_select(1, indices) if self.bias_transfer else None
-            reinit.regenerate(group, indices, weights, biases, mean_features)
+            reinit.regenerate(group, indices, weights, biases, mean_features, movable)
             group.state.replace(indices, all_eligible=selected)
         followers.follow(replaced, biases_before)
 

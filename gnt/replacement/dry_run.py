@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from gnt.replacement.selection import lowest
 from gnt.units import UnitGroup
@@ -56,12 +57,19 @@ class DryRun:
 
 
 @torch.no_grad()
-def plan_replacements(groups: Sequence[UnitGroup], updates: int, rate: float, most: int, *, transfer: bool) -> DryRun:
-    """Plan the next replacements from the groups' states; reads the device."""
-    return DryRun(updates, tuple(_plan(group, rate, most, transfer) for group in groups))
+def plan_replacements(
+    groups: Sequence[UnitGroup], updates: int, rate: float, most: int, movable: Mapping[int, Tensor] | None
+) -> DryRun:
+    """Plan the next replacements from the groups' states; reads the device.
+
+    Args:
+        groups, updates, rate, most: those of the engine, and of `GnT.dry_run`.
+        movable: which entries of consumers' biases may be changed, by the id of the bias; None: no bias is.
+    """
+    return DryRun(updates, tuple(_plan(group, rate, most, movable) for group in groups))
 
 
-def _plan(group: UnitGroup, rate: float, most: int, transfer: bool) -> GroupPlan:
+def _plan(group: UnitGroup, rate: float, most: int, movable: Mapping[int, Tensor] | None) -> GroupPlan:
     state = group.state
     utility = state.ranked_utility
     first = lowest(utility, state.mature, min(most, state.eligible))
@@ -69,12 +77,12 @@ def _plan(group: UnitGroup, rate: float, most: int, transfer: bool) -> GroupPlan
         group.name,
         state.next_due(rate),
         tuple(zip(first.tolist(), utility[first].tolist(), strict=True)),
-        tuple(_changes(group, transfer).items()),
+        tuple(_changes(group, movable).items()),
         state.num_protected,
     )
 
 
-def _changes(group: UnitGroup, transfer: bool) -> dict[str, int]:
+def _changes(group: UnitGroup, movable: Mapping[int, Tensor] | None) -> dict[str, int]:
     changes: dict[str, int] = {}
     rows: dict[str, int] = {}
     for name, param, slot in group.slices():
@@ -83,7 +91,8 @@ def _changes(group: UnitGroup, transfer: bool) -> dict[str, int]:
         changes[name] = changes.get(name, 0) + own - both
         if slot in group.incoming and param is slot.weight:
             rows[name] = rows.get(name, 0) + own
-    for slot in group.outgoing if transfer else ():
+    for slot in group.outgoing if movable is not None else ():
         if slot.bias is not None:
-            changes[f"{slot.name}.bias"] = slot.bias.numel()
+            entries = (movable or {}).get(id(slot.bias))
+            changes[f"{slot.name}.bias"] = slot.bias.numel() if entries is None else int(entries.sum())
     return changes

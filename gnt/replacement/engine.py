@@ -472,7 +472,8 @@ class GnT(EngineCore):
           each takes  4 of 0.weight, 1 of 0.bias, 1 of 2.weight, 1 of 2.bias
         """
         check_positive(most=most)
-        return plan_replacements(self.groups, self.updates, self.replacement_rate, most, transfer=self.bias_transfer)
+        movable = self.protection.movable_biases(self.groups) if self.bias_transfer else None
+        return plan_replacements(self.groups, self.updates, self.replacement_rate, most, movable)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to resume exactly: the unit state of all groups, counters, the generator's state.

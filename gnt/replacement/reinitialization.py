@@ -5,8 +5,10 @@ New incoming weights are drawn by `gnt.initialization`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
+import torch
 from torch import Tensor, nn
 
 from gnt._utils.initial_values import NORM_INITIAL_VALUES, PRELU_INITIAL_VALUES
@@ -29,7 +31,7 @@ def bound(group: UnitGroup, init: str, slot: Slot | None = None) -> float:
     return uniform_bound(init, slot, slot.activation or group.activation, group.name)
 
 
-def transfer_mean(slot: Slot, units: Tensor, mean_feature: Tensor) -> None:
+def transfer_mean(slot: Slot, units: Tensor, mean_feature: Tensor, movable: Tensor | None = None) -> None:
     """Move the mean contribution of the units into the consumer's bias: b_k += sum_i w_ki * f^_i.
 
     The mean input of the consumers' units then stays the same when the outgoing weights are set to zero. A consumer
@@ -40,12 +42,17 @@ def transfer_mean(slot: Slot, units: Tensor, mean_feature: Tensor) -> None:
         slot: the consumer.
         units: indices, (k,).
         mean_feature: f^, (k,).
+        movable: which entries of the bias may be changed, bool (n,); the others keep their bits. None: all.
     """
     if slot.bias is not None and slot.bias.requires_grad:
         moved = slot.weighted_sum(units, mean_feature)
         bias = slot.bias.detach()
         # a weight sharded along its inputs gives the sums of all outputs; the bias may be sharded as well
-        dtensor.local_part(bias).add_(dtensor.local_values(moved, bias).to(bias.dtype))
+        own, moved = dtensor.local_part(bias), dtensor.local_values(moved, bias).to(bias.dtype)
+        if movable is None:
+            own.add_(moved)
+        else:  # adding 0 would change -0.0
+            own.copy_(torch.where(dtensor.local_values(movable, bias), own + moved, own))
 
 
 def set_incoming(slot: Slot, units: Tensor, fresh: Tensor, biases: Tensor | None) -> None:
@@ -98,6 +105,7 @@ def regenerate(
     fresh: Sequence[Tensor],
     biases: Sequence[Tensor | None],
     mean_features: Tensor | None,
+    movable: Mapping[int, Tensor] = MappingProxyType({}),
 ) -> None:
     """Replace ``units`` of a group in the network.
 
@@ -109,11 +117,13 @@ def regenerate(
         fresh: new weights for each slot of ``group.drawn``.
         biases: new biases for each of them; None: 0.
         mean_features: mean feature of the units at each tap, (taps, k); None: no transfer.
+        movable: which entries of consumers' biases may be changed, by the id of the bias; of others all may.
     """
     numbers = group.tap_numbers
     if mean_features is not None:
         for slot in group.outgoing:
-            transfer_mean(slot, units, mean_features.select(0, numbers.index(slot.tap)))
+            mean_feature = mean_features.select(0, numbers.index(slot.tap))
+            transfer_mean(slot, units, mean_feature, movable.get(id(slot.bias)))
     for slot in group.outgoing:
         slot.fill_(slot.weight.detach(), units, 0.0)
     for slot, rows, own in zip(group.drawn, fresh, biases, strict=True):

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from torch import Tensor
 
 from gnt import GnT
+from gnt.units import UnitGroup
 from tests.twins.engine import MEASURES, ArxivEquations, HiddenLayer, NatureAlgorithm, mean_per_sum
 from tests.twins.networks import NETWORKS, Builder, TwinNetworks, conv_flatten, grouped, mlp3, mlp_norms
 
@@ -82,6 +84,23 @@ def test_engine_equals_the_arxiv_equations(build: Builder, utility: str) -> None
     settings = {"replacement_rate": 0.043, "maturity_threshold": 12, "decay_rate": 0.93}
     gnt = GnT(pair.net, pair.opt, utility=utility, **settings)
     assert run_side_by_side(pair, gnt, ArxivEquations(pair.layers, *settings.values(), utility), utility) > 20
+
+
+@pytest.mark.parametrize("build", [mlp3, grouped])
+def test_engine_equals_the_arxiv_equations_where_some_biases_may_not_move(build: Builder) -> None:
+    class EveryOther:
+        def protected(self, group: UnitGroup) -> None:
+            return None
+
+        def movable_bias(self, bias: Tensor) -> Tensor:
+            return torch.arange(len(bias)) % 2 == 0
+
+    pair = TwinNetworks(build)
+    settings = {"replacement_rate": 0.043, "maturity_threshold": 12, "decay_rate": 0.93}
+    for layer in pair.layers:
+        layer.movable = [k % 2 == 0 for k in range(len(layer.consumer_weight))]
+    twin = ArxivEquations(pair.layers, *settings.values(), "contribution")
+    assert run_side_by_side(pair, GnT(pair.net, pair.opt, protect=EveryOther(), **settings), twin, "contribution") > 20
 
 
 @pytest.mark.parametrize("build", [mlp3, conv_flatten, grouped])

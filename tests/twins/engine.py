@@ -37,6 +37,7 @@ class HiddenLayer:
         self.utility, self.corrected_utility = np.zeros(n), np.zeros(n)
         self.mean_feature, self.corrected_mean_feature = np.zeros(n), np.zeros(n)
         self.accumulated = 0.0
+        self.movable: Sequence[bool] | None = None  # which entries of the consumer's bias; None: all
 
     def features(self, h: Array, i: int) -> list[Array]:
         """The features of unit i in a batch, one array for each of its columns of outgoing weights."""
@@ -59,12 +60,13 @@ class HiddenLayer:
         return [self.consumer_weight[:, i * self.positions + p] for p in range(self.positions)]
 
     def transfer_bias(self, i: int) -> None:
-        """b_k += w_ki * f_hat_i, for every consumer k that has a bias."""
+        """b_k += w_ki * f_hat_i, for every consumer k whose bias exists and may be moved."""
         if self.consumer_bias is None:
             return
         for column in self.outgoing(i):
             for k, w in zip(range(len(self.consumer_weight))[self.consumers(i)], column, strict=True):
-                self.consumer_bias[k] += w.sum() * self.corrected_mean_feature[i]
+                if self.movable is None or self.movable[k]:
+                    self.consumer_bias[k] += w.sum() * self.corrected_mean_feature[i]
 
     def zero_outgoing(self, i: int) -> None:
         """w_ki = 0, for every consumer k."""

@@ -25,7 +25,8 @@ class Follower(Protocol):
         engine as they were.
     ``move_bias(bias, change)``
         for the bias of each consumer, after the mean contribution of the replaced units has moved into it. ``change``
-        has the shape of ``bias`` and is what was added; it is 0 where the bias itself belongs to a replaced unit.
+        has the shape of ``bias`` and is what was added; it is 0 where the bias itself belongs to a replaced unit, and
+        in entries that a `Protector` does not let move.
 
     First `move_bias` is called for all biases, then `reset_units` for all slices; the weights have their new values in
     both. Parameters that are frozen (``requires_grad=False``) are not changed by a replacement, and neither method is
