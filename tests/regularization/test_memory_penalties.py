@@ -202,24 +202,6 @@ def test_a_run_resumed_from_the_optimizer_state_is_that_of_an_uninterrupted_run(
 
 
 @pytest.mark.parametrize("kind", ["EWC", "MAS", "SI"])
-def test_a_strength_of_0_trains_as_without_the_method(kind: str) -> None:
-    results = []
-    for with_method in (False, True):
-        net = make_net()
-        optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
-        method = methods(net)[kind]
-        if with_method:
-            method.strength = 0.0
-            method.attach(optimizer)
-        train(net, optimizer, range(3))
-        if with_method:
-            consolidate(method, net)
-        train(net, optimizer, range(3))
-        results.append([p.detach() for p in net.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
-
-
-@pytest.mark.parametrize("kind", ["EWC", "MAS", "SI"])
 def test_a_learner_gives_the_results_of_a_loop(kind: str) -> None:
     results = []
     for learned in (False, True):
@@ -240,38 +222,6 @@ def test_a_learner_gives_the_results_of_a_loop(kind: str) -> None:
         results.append([*(p.detach() for p in net.parameters()), *(method.importance(p) for p in net.parameters())])
     for mine, theirs in zip(*results, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize("kind", ["EWC", "MAS", "SI"])
-def test_replaced_units_have_importance_0_and_their_new_weights_as_anchors(kind: str) -> None:
-    net = make_net()
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    method = methods(net)[kind].attach(optimizer)
-    train(net, optimizer, range(5))
-    consolidate(method, net)
-    train(net, optimizer, range(5))
-    old = copy.deepcopy(method)
-    weights = [p.detach().clone() for p in net.parameters()]
-    engine = gnt.GnT(net, optimizer, follow=[method])
-    net(batch(0)[0])
-    engine.update()
-    units = torch.tensor([1, 4])
-    engine.replace([units, units[:0]])
-    assert not torch.equal(net[2].bias, weights[3])  # the units' mean contribution has moved into it
-    owned = [torch.zeros_like(p, dtype=torch.bool) for p in net.parameters()]
-    owned[0][units] = owned[1][units] = True
-    owned[2][:, units] = True
-    for i, p in enumerate(net.parameters()):
-        assert not method.importance(p)[owned[i]].any()
-        assert torch.equal(method.anchors[i][owned[i]], p[owned[i]])
-        rest = ~owned[i]
-        assert torch.equal(method.importance(p)[rest], old._importance[i][rest])
-        change = p.detach() - weights[i]  # of the consumer's bias
-        torch.testing.assert_close((method.anchors[i] - old._anchors[i])[rest], change[rest])
-        if kind == "SI":
-            assert not method.path[i][owned[i]].any()
-            assert torch.equal(method.path[i][rest], old._path[i][rest])
-    train(net, optimizer, range(2))
 
 
 def test_si_counts_no_replacement_as_a_step_whichever_hook_is_first() -> None:
