@@ -9,6 +9,7 @@ and ``display`` (what its table and picture show). The other modules are shared:
     settings, setting_fields, value_checks          how settings are declared and checked
     method_names, methods, nets, seeds              what is trained: a method on the networks of one or several seeds
     training, task_training                         the interface of a training loop; a loop over tasks of images
+    memory_methods                                  methods against forgetting, for experiments with tasks
     graph_warmup                                    how a resumed run gets its compiled graphs back
     run_plan, run, record, provenance               which runs a command asks for; a run's folder; its file of rows
     saved_values, saved_tensors                     kinds of values, to check what is read from files

@@ -100,5 +100,6 @@ def parse_plan(experiment: str, arguments: list[str]) -> tuple[RunPlan, argparse
         given={name: value for name, value in vars(parsed).items() if name in names},
         grid=read_grid(cls, parsed.grid),
         seeds=tuple(range(parsed.first_seed, parsed.first_seed + parsed.seeds)),
+        every="all" in parsed.methods,
     )
     return plan, parsed

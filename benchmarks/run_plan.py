@@ -26,6 +26,7 @@ class RunPlan:
         given: settings given on the command line.
         grid: settings with several values, all combinations of which are run.
         seeds: all seeds.
+        every: whether the methods were not named one by one: those that cannot run with given settings are left out.
     """
 
     experiment: str
@@ -34,9 +35,14 @@ class RunPlan:
     given: Values
     grid: dict[str, list[Any]]
     seeds: tuple[int, ...]
+    every: bool = False
 
     def runs(self, out: Path) -> list[Run]:
-        """The runs. Those of one seed come before those of the next, so that all methods progress at the same rate."""
+        """The runs. Those of one seed come before those of the next, so that all methods progress at the same rate.
+
+        Raises:
+            CannotRun: settings that no method has, or with which a method cannot run.
+        """
         self._check()
         cls = experiments.settings_class(self.experiment)
         singles: list[Run] = []
@@ -45,6 +51,9 @@ class RunPlan:
             for method in self.methods:
                 own = {name: value for name, value in (self.given | combination).items() if cls.affects(name, method)}
                 settings = cls.of(method, self.size, **own)
+                if self.every and settings.refusal(method):
+                    continue
+                settings.check(method)
                 together = method in cls.ensemble_methods and len(self.seeds) > 1
                 run = Run(self.experiment, method, settings, self.seeds if together else (seed,), out)
                 (ensembles if together else singles).append(run)

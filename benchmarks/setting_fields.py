@@ -26,7 +26,8 @@ def setting(default: Any, help: str, check: Check, methods: Iterable[str] = (), 
     return dataclasses.field(default=default, metadata=metadata)
 
 
-_ENGINES = ("continual_backprop", "algorithm_1")
+_CBP = ("continual_backprop", "ewc_cbp", "ewc_cbp_protected", "er_cbp")
+_ENGINES = (*_CBP, "algorithm_1")
 _STEP_BY_STEP = ("l2_init", "redo", "algorithm_1")  # they act between the learner's backward and the next step
 
 
@@ -56,7 +57,7 @@ def noise(default: float) -> Any:
 def l2_init(default: float) -> Any:
     """The field ``l2_init``."""
     help = "coefficient of the penalty on the distance of all parameters from their initial values"
-    return setting(default, help, NOT_NEGATIVE, ("l2_init",), tuning=True)
+    return setting(default, help, NOT_NEGATIVE, ("l2_init", "l2_init_ewc"), tuning=True)
 
 
 def dormancy(default: float) -> Any:
@@ -88,4 +89,4 @@ def decay_rate(default: float) -> Any:
 
 def utility(default: str) -> Any:
     """The field ``utility``."""
-    return setting(default, "utility measure of a unit", utility_name, ("continual_backprop",), tuning=True)
+    return setting(default, "utility measure of a unit", utility_name, _CBP, tuning=True)

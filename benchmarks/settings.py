@@ -79,6 +79,15 @@ class BaseSettings:
             raise CannotRun(f"unknown setting {name!r}{nearest(name, fields)}")
         return fields[name]
 
+    def refusal(self, method: str) -> str:
+        """Why ``method`` cannot run with these settings; "" if it can."""
+        return ""
+
+    def check(self, method: str) -> None:
+        """Raise `CannotRun` if ``method`` cannot run with these settings."""
+        if self.refusal(method):
+            raise CannotRun(self.refusal(method))
+
     @classmethod
     def affects(cls, name: str, method: str) -> bool:
         """Whether the setting has an effect on the method."""

@@ -14,6 +14,7 @@ from benchmarks.datasets.classes import InMemoryClasses
 from benchmarks.datasets.digits import fixed_digits, mnist_digits, mnist_images, small_digits
 from benchmarks.datasets.idx_files import fashion_mnist, idx_folder
 from benchmarks.datasets.labelled_images import LabelledImages, Splits
+from benchmarks.datasets.mnist_sources import mnist_or_fashion
 from benchmarks.datasets.torchvision_loader import torchvision_images
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "idx_folder",
     "mnist_digits",
     "mnist_images",
+    "mnist_or_fashion",
     "small_digits",
     "torchvision_images",
 ]

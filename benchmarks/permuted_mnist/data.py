@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final
 
 import torch
 
-from benchmarks.datasets import LabelledImages, fashion_mnist, idx_folder, mnist_images, torchvision_images
+from benchmarks.datasets import LabelledImages, mnist_images, mnist_or_fashion
 from benchmarks.errors import CannotRun
 
 _CHOICE_SEED: Final = 784  # fixed: the images are the same for all seeds of a run
@@ -27,17 +26,4 @@ def load_images(source: str, folder: str, count: int) -> LabelledImages:
 
 
 def _all(source: str, folder: str) -> LabelledImages:
-    if source == "digits":
-        return mnist_images()
-    if folder and not Path(folder).is_dir():
-        raise CannotRun(f"--data {folder}: there is no such folder")
-    if source == "fashion":
-        return (idx_folder(folder) if folder else fashion_mnist()).train
-    if not folder:
-        raise CannotRun(
-            "MNIST's 60,000 images are read from a folder: give it with --data. To download it: "
-            "python -c \"from torchvision.datasets import MNIST; MNIST('data', download=True)\", then --data data"
-        )
-    if any(Path(folder).glob("train-images-idx3-ubyte*")):
-        return idx_folder(folder).train
-    return torchvision_images("MNIST", folder).train
+    return mnist_images() if source == "digits" else mnist_or_fashion(source, folder).train

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.datasets import LabelledImages, fashion_mnist, idx_folder, mnist_images
+from benchmarks.datasets import LabelledImages, mnist_images, mnist_or_fashion
 from benchmarks.errors import CannotRun
 from benchmarks.seeds import stream
 from benchmarks.split_digits.scenarios import CLASSES, PER_TASK
@@ -32,7 +32,7 @@ def load_images(source: str, folder: str, train: int, test: int) -> ClassImages:
         digits = mnist_images()
         each = _by_class(digits, (train + test) // PER_TASK, "digits")
         return ClassImages(each[:, : train // PER_TASK], each[:, train // PER_TASK :])
-    data = idx_folder(folder) if folder else fashion_mnist()
+    data = mnist_or_fashion("fashion" if source == "digits" else source, folder)
     return ClassImages(
         _by_class(data.train, train // PER_TASK, "training images"),
         _by_class(data.test, test // PER_TASK, "test images"),

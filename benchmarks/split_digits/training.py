@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 import gnt
+from benchmarks.memory_methods import memory_method
 from benchmarks.nets import mlp
 from benchmarks.saved_tensors import tensor
 from benchmarks.saved_values import fields
 from benchmarks.seeds import stream
 from benchmarks.split_digits.data import class_order, load_images
-from benchmarks.split_digits.methods import MemoryMethod, accuracy_on
-from benchmarks.split_digits.scenarios import PER_TASK, TASKS, Scenario
+from benchmarks.split_digits.scenarios import PER_TASK, TASKS, SplitScenario
 from benchmarks.split_digits.settings import Settings
 from benchmarks.task_training import Task, TaskTraining
 from benchmarks.training import Row
@@ -32,8 +32,9 @@ class Training(TaskTraining):
     """
 
     def __init__(self, settings: Settings, method: str, seeds: list[int]) -> None:
+        settings.check(method)
         self._settings, self._name = settings, method
-        self._scenario = Scenario(settings.scenario)
+        self._scenario = SplitScenario(settings.scenario)
         self._data = load_images(settings.source, settings.data, settings.train, settings.test)
         self._classes = class_order(self._data, settings.order, seeds[0])
         self._matrix = torch.full((TASKS, TASKS), torch.nan, dtype=torch.float64)
@@ -46,7 +47,8 @@ class Training(TaskTraining):
             piece=BATCHES_PER_PIECE,
         )
         sizes = (self._data.train.shape[2], *map(int, settings.hidden.split("-")), self._scenario.outputs)
-        self.method: Any = MemoryMethod(method, lambda: mlp(sizes), settings, self._scenario, seeds[0])
+        steps = self.batches * settings.epochs
+        self.method: Any = memory_method(method, lambda: mlp(sizes), settings, self._scenario, seeds[0], steps)
 
     def task(self, number: int, seed: int) -> Task:
         """The images of two classes; of all classes for the method "joint"."""
@@ -71,7 +73,7 @@ class Training(TaskTraining):
         """Accuracies on the test images of all tasks so far, and what they say about forgetting."""
         self.method.end_task(number, self._pair(self._data.train, number)[0])
         for task in range(number + 1):
-            self._matrix[number, task] = accuracy_on(net, self._scenario, *self._pair(self._data.test, task))
+            self._matrix[number, task] = self.method.accuracy(task, *self._pair(self._data.test, task))
         so_far = self._matrix[: number + 1, : number + 1]
         row = {"accuracy": gnt.metrics.average_accuracy(so_far)}
         row |= {f"accuracy_on/{task + 1}": value for task, value in enumerate(so_far[-1].tolist())}

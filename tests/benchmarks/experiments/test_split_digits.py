@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from benchmarks.errors import CannotRun
+from benchmarks.experiment_options import parse_plan
 from benchmarks.split_digits import training as module
-from benchmarks.split_digits.scenarios import Scenario
-from benchmarks.split_digits.settings import SCENARIOS, Settings
+from benchmarks.split_digits.scenarios import SplitScenario
+from benchmarks.split_digits.settings import SCENARIOS, TASK_ONLY, Settings
 from benchmarks.split_digits.training import Training
 from tests.benchmarks.resumed_training import rows_of, rows_with_interruptions
 
@@ -23,6 +24,7 @@ def short_pieces(monkeypatch):
 
 
 def make(method="backprop", seed=0, **settings):
+    settings = {"scenario": "task" if method in TASK_ONLY else "class", **settings}
     own = {name: value for name, value in FASTER.items() if Settings.affects(name, method)}
     return Training(Settings.of(method, **{**SMALL, **own, **settings}), method, [seed])
 
@@ -68,7 +70,7 @@ def test_orders_sort_the_same_pairs():
 def test_scenarios_compare_the_outputs_that_they_should():
     output = torch.tensor([[9.0, 1.0, 3.0, 2.0, 8.0, 0.0, 0.0, 0.0, 0.0, 0.0]])
     classes = torch.tensor([3])
-    task, domain, of_class = map(Scenario, SCENARIOS)
+    task, domain, of_class = map(SplitScenario, SCENARIOS)
     assert task.restrict(output, task.targets(classes)).argmax() == 2  # among classes 2 and 3 only
     assert task.loss(output, classes).item() == pytest.approx(
         torch.nn.functional.cross_entropy(output[:, 2:4], torch.tensor([1])).item()
@@ -94,3 +96,36 @@ def test_images_from_a_folder_and_missing_ones(digits_folder):
         make(data=digits_folder, source="fashion", test=40)
     with pytest.raises(CannotRun, match="there are 500 digits of class 0, fewer than the 600 asked for"):
         make(train=1000, test=200)
+
+
+@pytest.mark.parametrize("method", TASK_ONLY)
+def test_accuracies_on_earlier_tasks_never_change(method):
+    rows = rows_of(make(method, train=60, test=40, epochs=4, lr=3e-3))
+    for task in range(1, 6):
+        assert len({row[f"accuracy_on/{task}"] for row in rows[task - 1 :]}) == 1
+    assert rows[-1]["accuracy"] > 0.7
+    assert rows[-1]["forgetting"] == 0
+
+
+def test_methods_that_must_know_the_task_are_refused_where_it_is_not_known(tmp_path):
+    for scenario in ("domain", "class"):
+        with pytest.raises(CannotRun, match=f"packnet has weights of its own .*: --scenario task, got {scenario}"):
+            make("packnet", scenario=scenario)
+        plan, _ = parse_plan("split_digits", ["--methods", "progressive", "--scenario", scenario])
+        with pytest.raises(CannotRun, match="progressive has weights of its own for each task"):
+            plan.runs(tmp_path)
+    plan, _ = parse_plan("split_digits", ["--methods", "all", "--grid", "scenario=task,class"])
+    runs = plan.runs(tmp_path)
+    assert {run.method for run in runs if run.settings.scenario == "task"} == set(Settings.methods)
+    assert {run.method for run in runs if run.settings.scenario == "class"} == set(Settings.methods) - set(TASK_ONLY)
+
+
+def test_the_published_size_takes_2000_batches_of_128_and_strengths_of_the_scenario(digits_folder):
+    published = Settings.of("ewc", "published", scenario="domain")
+    assert published.epochs * (published.train // published.batch) == 2000
+    assert (published.strength, Settings.of("ewc", "published").strength) == (1e10, 1e9)
+    assert Settings.of("ewc", "published", scenario="domain", strength=3.0).strength == 3.0
+    small = {**SMALL, "memory": 20, "data": digits_folder}
+    assert len(rows_of(Training(Settings.of("er", "published", **small), "er", [0]))) == 5
+    with pytest.raises(CannotRun, match="MNIST's 70,000 images are read from a folder: give it with --data"):
+        Training(Settings.of("er", "published"), "er", [0])

@@ -1,0 +1,20 @@
+"""Methods against forgetting for experiments with tasks, alone and beside replacement of units.
+
+scenario            what the outputs of the network stand for in each task
+recipes             what a method consists of, by name; a new method is a line here (and a builder in `parts`)
+parts               builders of the parts: penalties, replay, projections
+method              trains a network with the parts of a recipe
+packed              PackNet
+progressive         progressive networks
+heads               a network with an output layer for each task
+"""
+
+from __future__ import annotations
+
+from benchmarks.memory_methods.method import MemoryMethod
+from benchmarks.memory_methods.packed import PackedMethod
+from benchmarks.memory_methods.progressive import ProgressiveMethod
+from benchmarks.memory_methods.recipes import memory_method
+from benchmarks.memory_methods.scenario import Scenario
+
+__all__ = ["MemoryMethod", "PackedMethod", "ProgressiveMethod", "Scenario", "memory_method"]

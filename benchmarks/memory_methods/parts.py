@@ -1,0 +1,59 @@
+"""Builders of the parts of methods: penalties, replay, projections of gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from torch import nn
+
+import gnt
+from benchmarks.memory_methods.scenario import Scenario
+from benchmarks.seeds import stream
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a part is built from: the network, the settings of the experiment, its scenario, and the seed."""
+
+    net: nn.Module
+    settings: Any
+    scenario: Scenario
+    seed: int
+
+    def buffer(self) -> gnt.ReplayBuffer:
+        """The buffer of stored images."""
+        return gnt.ReplayBuffer(self.settings.memory, generator=stream(self.seed, "memory"))
+
+
+def _ewc(given: Given) -> Any:
+    samples = getattr(given.settings, "samples", None)
+    return gnt.EWC(given.net, given.settings.strength, samples=samples)
+
+
+def _gem(given: Given) -> Any:
+    each = given.settings.memory // given.scenario.tasks
+    own = {"margin": given.settings.margin, "generator": stream(given.seed, "memory")}
+    return gnt.GEM(given.net, given.scenario.loss, per_task=each, **own)
+
+
+def _der(given: Given, beta: float) -> Any:
+    return gnt.DER(given.net, given.buffer(), alpha=given.settings.alpha, beta=beta, loss=given.scenario.loss)
+
+
+PARTS: Final[dict[str, Callable[[Given], Any]]] = {
+    "ewc": _ewc,
+    "si": lambda given: gnt.SI(given.net, given.settings.strength),
+    "mas": lambda given: gnt.MAS(given.net, given.settings.strength),
+    "l2_init": lambda given: gnt.L2Init(given.net, given.settings.l2_init),
+    "er": lambda given: gnt.ExperienceReplay(given.buffer()),
+    "der": lambda given: _der(given, 0.0),
+    "der_plus_plus": lambda given: _der(given, given.settings.beta),
+    "agem": lambda given: gnt.AGEM(given.net, given.buffer(), given.scenario.loss),
+    "gem": _gem,
+}
+"""Name -> function that builds the part, an object with hooks as a learner's ``methods`` have."""
+
+MEASURED_AT_THE_END: Final = ("ewc", "mas")
+"""Parts that measure importances on the images of a task, of the outputs that belong to it."""

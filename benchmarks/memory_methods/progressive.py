@@ -1,0 +1,89 @@
+"""Progressive networks as a method of an experiment: a new column for each task."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+import gnt
+from benchmarks.memory_methods.heads import in_place
+from benchmarks.memory_methods.method import MemoryMethod
+from benchmarks.memory_methods.scenario import Scenario
+from benchmarks.methods import with_seed
+from benchmarks.saved_values import fields, integer
+from benchmarks.seeds import stream
+
+
+class Columns(nn.Module):
+    """A `gnt.ProgressiveNet` whose columns have the sizes of a network, with the outputs of all tasks.
+
+    Attributes:
+        task: the column whose outputs are computed; those of all others are 0.
+    """
+
+    def __init__(self, net: nn.Module, scenario: Scenario) -> None:
+        super().__init__()
+        first, *others = [layer for layer in net.children() if isinstance(layer, nn.Linear)]
+        self.net = gnt.ProgressiveNet(
+            first.in_features, [first.out_features, *(each.out_features for each in others[:-1])]
+        )
+        self._scenario, self.task = scenario, 0
+        self.add_column()
+
+    def add_column(self) -> nn.Module:
+        """A column for the next task, whose parameters are those to train."""
+        own = self._scenario.own_outputs(len(self.net.columns))
+        assert own is not None
+        return self.net.add_column(own.stop - own.start)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The outputs of the task at their places among those of all tasks."""
+        return in_place(self.net(x, self.task), self.task, self._scenario)
+
+
+class ProgressiveMethod(MemoryMethod):
+    """`gnt.ProgressiveNet`: the optimizer trains the newest column, from new weights and without a history."""
+
+    def _own_net(self, net: nn.Module) -> nn.Module:
+        return Columns(net, self._scenario)
+
+    def begin_task(self, number: int) -> None:
+        """Train a new column from now on."""
+        self._add_columns(number + 1)
+        super().begin_task(number)
+
+    def _add_columns(self, count: int) -> None:
+        net = self.learner.net
+        while len(net.net.columns) < count:
+            number = len(net.net.columns)
+            seed = stream(self._seed, f"column of task {number}").initial_seed()
+            column = with_seed(seed, net.add_column)
+            self.learner.opt = type(self.learner.opt)(column.parameters(), lr=self._settings.lr)
+        net.task = count - 1
+
+    @contextlib.contextmanager
+    def _evaluated(self, number: int) -> Iterator[None]:
+        net = self.learner.net
+        trained, net.task = net.task, number
+        try:
+            yield
+        finally:
+            net.task = trained
+
+    def units(self, net: nn.Module, x: Tensor) -> Any:
+        """The unit groups of the newest column."""
+        return gnt.trace(net, x[:2], include=f"net.{net.net.newest}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """As `MemoryMethod.state_dict`, with the number of columns."""
+        return {**super().state_dict(), "columns": len(self.learner.net.net.columns)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a saved state. Raises ValueError if a part is missing or is not of its kind."""
+        least = len(self.learner.net.net.columns)
+        fields(columns=integer(least, self._scenario.tasks))("method", state)
+        self._add_columns(state["columns"])
+        super().load_state_dict(state)
