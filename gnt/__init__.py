@@ -14,28 +14,28 @@ mature units with newly initialised ones (generate and test). Ways to use it:
 Packages, each importing only those above it:
 
     distributed       process groups, sharded tensors
-    nn                pieces of networks: CReLU, MultiHead, ProgressiveNet
+    nn                pieces of networks: CReLU, MultiHead, ProgressiveNet, VAE
     units             unit groups: which tensors hold the units of a layer; walk and trace find them
     importance        the importance of a unit: features, measures of utility, running averages
     replacement       GnT: selection, new weights, optimizer state, CBP layers; ReDo, algorithm_1
-    replay            ReplayBuffer, ExperienceReplay, DER, AGEM, GEM
+    replay            ReplayBuffer, ExperienceReplay, DER, AGEM, GEM, GenerativeReplay
     protection        PackNet
     regularization    L2, L2Init, ShrinkAndPerturb; against forgetting: EWC, SI, MAS
     optim             AdamGnT and the optimizers with an engine, CBPSGD, CBPAdam, CBPAdamW
-    learners          Backprop, ContinualBackprop, Ensemble
+    learners          Backprop, ContinualBackprop, LaMAML, Ensemble
     metrics           dead units, ranks, online accuracy, Probe
 """
 
 from gnt import metrics
 from gnt._version import __version__
 from gnt.importance import register_utility
-from gnt.learners import Backprop, ContinualBackprop, Ensemble, Step
-from gnt.nn import CReLU, MultiHead, ProgressiveNet
+from gnt.learners import Backprop, ContinualBackprop, Ensemble, LaMAML, Step
+from gnt.nn import VAE, CReLU, MultiHead, ProgressiveNet
 from gnt.optim import AdamGnT
 from gnt.protection import PackNet
 from gnt.regularization import EWC, L2, MAS, SI, L2Init, ShrinkAndPerturb
 from gnt.replacement import ALGORITHM_1, CBPConv, CBPLinear, GnT, ReDo, algorithm_1, register_state_reset
-from gnt.replay import AGEM, DER, GEM, ExperienceReplay, ReplayBuffer
+from gnt.replay import AGEM, DER, GEM, ExperienceReplay, GenerativeReplay, ReplayBuffer
 from gnt.units import Groups, TraceError, UnitGroup, trace, walk
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "L2",
     "MAS",
     "SI",
+    "VAE",
     "AdamGnT",
     "Backprop",
     "CBPConv",
@@ -55,9 +56,11 @@ __all__ = [
     "ContinualBackprop",
     "Ensemble",
     "ExperienceReplay",
+    "GenerativeReplay",
     "GnT",
     "Groups",
     "L2Init",
+    "LaMAML",
     "MultiHead",
     "PackNet",
     "ProgressiveNet",

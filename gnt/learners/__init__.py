@@ -2,7 +2,8 @@
 
     Backprop             the baseline
     ContinualBackprop    continual backpropagation
-    Ensemble             many seeds of either, trained together
+    LaMAML               online meta-learning with learned rates
+    Ensemble             many seeds of the first two, trained together
 
 With ``compile=True`` the whole step of a learner is one compiled graph.
 """
@@ -12,12 +13,14 @@ from gnt.learners._training_step import Step
 from gnt.learners.backprop import Backprop
 from gnt.learners.continual_backprop import ContinualBackprop
 from gnt.learners.ensemble import Ensemble, EnsembleGnT, MemberLinear, MemberNorm, StackedNet
+from gnt.learners.la_maml import LaMAML
 
 __all__ = [
     "Backprop",
     "ContinualBackprop",
     "Ensemble",
     "EnsembleGnT",
+    "LaMAML",
     "Loss",
     "MemberLinear",
     "MemberNorm",

@@ -5,6 +5,7 @@ experience_replay   ExperienceReplay: each step learns from the current batch an
 der                 DER and DER++: outputs on stored items stay near those of the time of storage
 agem                A-GEM: no step raises the loss on stored items
 gem                 GEM: no step raises the loss on the memory of any earlier task
+generative_replay   GenerativeReplay: samples of a generative model stand for earlier tasks
 """
 
 from gnt.replay.agem import AGEM
@@ -12,5 +13,6 @@ from gnt.replay.buffer import ReplayBuffer, Samples
 from gnt.replay.der import DER
 from gnt.replay.experience_replay import ExperienceReplay
 from gnt.replay.gem import GEM
+from gnt.replay.generative_replay import GenerativeReplay
 
-__all__ = ["AGEM", "DER", "GEM", "ExperienceReplay", "ReplayBuffer", "Samples"]
+__all__ = ["AGEM", "DER", "GEM", "ExperienceReplay", "GenerativeReplay", "ReplayBuffer", "Samples"]

@@ -17,7 +17,7 @@ Gradients = list[Tensor | None]  # of each parameter; None: the loss does not de
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-class _Forward(nn.Module):
+class ForwardOf(nn.Module):
     """A function that runs a network, as a module that has the network's parameters."""
 
     def __init__(self, net: nn.Module, function: Callable[..., Tensor]) -> None:
@@ -52,7 +52,7 @@ def reference_gradients(
             output = functional_call(net, aliases, inputs)
         else:
             prefixed = {f"net.{name}": alias for name, alias in aliases.items()}
-            output = functional_call(_Forward(net, function), prefixed, inputs)
+            output = functional_call(ForwardOf(net, function), prefixed, inputs)
         value = loss(output, y)
         if not isinstance(value, Tensor) or value.ndim:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

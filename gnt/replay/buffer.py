@@ -104,17 +104,10 @@ class ReplayBuffer:
             ValueError: numbers of samples, shapes or dtypes that differ from each other or from the first batch, or no
                 labels to balance by, or more classes than places. Nothing is changed.
         """
-        fields = self._checked(x, y, task, more)
-        labels = self._labels_of(fields)
+        fields, labels, classes = self._prepared(x, y, task, more)
         count = len(x)
         if count == 0:
             return
-        classes = np.union1d(self._labels, labels)
-        if self.balance is not None and len(classes) > self.size:
-            raise ValueError(
-                f"size must be at least the number of {self.balance} labels: {len(classes)} were seen, size is "
-                f"{self.size}"
-            )
         keys = torch.rand(count, dtype=torch.float64, generator=self.generator).numpy()
         all_keys, all_labels = np.concatenate([self._keys, keys]), np.concatenate([self._labels, labels])
         kept = _largest_of_each(all_keys, all_labels, self.size // len(classes))
@@ -208,6 +201,24 @@ class ReplayBuffer:
         wider = tensor.new_full((*tensor.shape[:-1], width), fill)
         wider[..., : tensor.shape[-1]] = tensor
         self._stored[name] = wider
+
+    def check(self, x: Tensor, y: Tensor, task: int | Tensor | None = None, **more: Tensor) -> None:
+        """Raise the errors that `add` would raise for this batch; nothing is added."""
+        self._prepared(x, y, task, more)
+
+    def _prepared(
+        self, x: Tensor, y: Tensor, task: Any, more: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], NDArray[np.int64], NDArray[np.int64]]:
+        """The checked tensors of a batch by name, their labels, and all labels seen so far."""
+        fields = self._checked(x, y, task, more)
+        labels = self._labels_of(fields)
+        classes = np.union1d(self._labels, labels)
+        if self.balance is not None and len(classes) > self.size:
+            raise ValueError(
+                f"size must be at least the number of {self.balance} labels: {len(classes)} were seen, size is "
+                f"{self.size}"
+            )
+        return fields, labels, classes
 
     def _checked(self, x: Any, y: Any, task: Any, more: dict[str, Any]) -> dict[str, Tensor]:
         for name, value in (("x", x), ("y", y), *more.items()):

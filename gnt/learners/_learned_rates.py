@@ -1,0 +1,94 @@
+"""Gradient descent with a learned rate for each weight."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gnt.units import fill_slices
+
+
+class LearnedRates(Optimizer):
+    """Gradient descent with a rate for each weight, which has a gradient of its own::
+
+        rate  <- rate - rate_step * gradient of rate
+        theta <- theta - max(rate, 0) * gradient of theta
+
+    The rates are leaves of the graph, in ``state[parameter]["rate"]``. Those of a replaced unit start anew.
+
+    Args:
+        params: the parameters.
+        lr: the initial rate.
+        rate_step: step size of the rates.
+        max_norm: the largest norm of all gradients of weights together, and of rates; None: no limit.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, rate_step: float, max_norm: float | None) -> None:
+        super().__init__(params, {"lr": lr, "rate_step": rate_step, "max_norm": max_norm})
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                rate = torch.full_like(parameter, group["lr"], memory_format=torch.preserve_format)
+                self.state[parameter]["rate"] = rate.detach().requires_grad_()
+
+    def rate(self, parameter: Tensor) -> Tensor:
+        """The rates of a parameter."""
+        rate: Tensor = self.state[parameter]["rate"]
+        return rate
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update rates, then weights. Parameters without gradient are left alone."""
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            rates = [self.rate(parameter) for parameter in parameters]
+            learned = [(rate, rate.grad) for rate in rates if rate.grad is not None]
+            if group["max_norm"] is not None:
+                nn.utils.clip_grad_norm_(parameters, group["max_norm"])
+                nn.utils.clip_grad_norm_([rate for rate, _ in learned], group["max_norm"])
+            if learned:
+                changed, gradients = map(list, zip(*learned, strict=True))
+                torch._foreach_add_(changed, gradients, alpha=-group["rate_step"])
+            if parameters:
+                gradients = [parameter.grad for parameter in parameters]
+                torch._foreach_addcmul_(parameters, gradients, torch._foreach_clamp_min(rates, 0.0), value=-1.0)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients of weights and rates."""
+        super().zero_grad(set_to_none)
+        for state in self.state.values():
+            state["rate"].grad = None
+
+    @torch.no_grad()
+    def reset_units(self, param: Tensor, dim: int, index: Tensor, groups: int = 1) -> None:
+        """Set the rates of slices to the initial rate; arguments as for `gnt.replacement.Follower`."""
+        for group in self.param_groups:
+            if any(each is param for each in group["params"]):
+                fill_slices(self.rate(param), dim, index, group["lr"], groups)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copies of the rates, and the settings."""
+        state = super().state_dict()
+        rates = {number: {"rate": each["rate"].detach().clone()} for number, each in state["state"].items()}
+        return {**state, "state": rates}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the result of `state_dict`.
+
+        Raises:
+            ValueError: of other parameters. Nothing is changed.
+        """
+        own = [parameter for group in self.param_groups for parameter in group["params"]]
+        saved = state_dict.get("state") if isinstance(state_dict, dict) else None
+        rates = [each.get("rate") for each in saved.values()] if isinstance(saved, dict) else []
+        shapes = [tuple(rate.shape) if isinstance(rate, Tensor) else None for rate in rates]
+        wanted = [tuple(parameter.shape) for parameter in own]
+        if shapes != wanted:
+            raise ValueError(f"state_dict must hold a rate for each weight, of shapes {wanted}, got {shapes}")
+        super().load_state_dict(copy.deepcopy(state_dict))
+        for state in self.state.values():
+            state["rate"] = state["rate"].detach().requires_grad_()

@@ -1,0 +1,81 @@
+"""The weights of a module as they were at one time, and forwards with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from gnt._utils.state_dicts import Entry, Kind, tensor
+from gnt.replay._reference_gradients import ForwardOf
+from gnt.units import unwrap
+
+
+class FrozenCopy:
+    """Copies of all parameters and buffers of a module.
+
+    Attributes:
+        tensors: the copies, by name.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self.tensors = tensors
+
+    @classmethod
+    def of(cls, module: nn.Module) -> FrozenCopy:
+        """Copy the present values."""
+        return cls({name: each.detach().clone() for name, each in _tensors_of(module).items()})
+
+    @torch.no_grad()
+    def run(self, module: nn.Module, function: Callable[..., Any], *inputs: Any) -> Any:
+        """Return ``function(*inputs)``, a function that runs the module, with the copies in place of its own tensors.
+
+        To be called inside of `unlearned`. The module may have grown since: a tensor that is new keeps its value.
+
+        Raises:
+            RuntimeError: the module has lost a parameter or a buffer.
+        """
+        own, buffers = _tensors_of(module), {name for name, _ in unwrap(module).named_buffers()}
+        lost = [name for name in self.tensors if name not in own]
+        if lost:
+            raise RuntimeError(f"{type(unwrap(module)).__name__} no longer has {lost[0]}, which its frozen copy has")
+        if any(each.device != own[name].device for name, each in self.tensors.items()):  # the module was moved
+            self.tensors = {name: each.to(own[name].device) for name, each in self.tensors.items()}
+        # a forward may change buffers in place
+        values = {f"net.{n}": each.clone() if n in buffers else each for n, each in self.tensors.items()}
+        return functional_call(ForwardOf(unwrap(module), function), values, inputs)
+
+
+def saved_copy(module: nn.Module) -> Kind:
+    """A `FrozenCopy`, saved as its tensors, that fits a module, which may have grown since."""
+
+    def check(entry: Entry, value: Any) -> FrozenCopy:
+        own = _tensors_of(module)
+        if not isinstance(value, dict) or not value:
+            raise entry.wrong_value(value, "a dict of tensors")
+        checked = {}
+        for name, saved in value.items():
+            like = own.get(name)
+            shape = tuple(saved.shape) if isinstance(saved, Tensor) else None
+            if like is None or shape is None or len(shape) != like.ndim or any(map(int.__gt__, shape, like.shape)):
+                has = "has none" if like is None else f"has one of shape {tuple(like.shape)}"
+                raise ValueError(
+                    f"state_dict is of another network: its {entry.name} has {name!r:.80} of shape {shape}, and this "
+                    f"{type(unwrap(module)).__name__} {has}"
+                )
+            if like.dtype == torch.bool and saved.dtype == torch.bool:
+                checked[name] = saved.detach().to(like.device, copy=True)
+            else:
+                checked[name] = tensor(like.detach().new_empty(shape))(Entry(name, f" in {entry.name}"), saved)
+        return FrozenCopy(checked)
+
+    return check
+
+
+def _tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    net = unwrap(module)
+    return dict(chain(net.named_parameters(), net.named_buffers()))
