@@ -41,10 +41,12 @@ CLASSES = 3
 
 
 def mlp() -> nn.Sequential:
+    """Two hidden layers."""
     return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 6), nn.ReLU(), nn.Linear(6, CLASSES)).double()
 
 
 def conv() -> nn.Sequential:
+    """Two convolutions and a linear layer."""
     return nn.Sequential(
         *(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 2), nn.Tanh(), nn.Flatten(), nn.Linear(12, CLASSES))
     ).double()
@@ -62,14 +64,17 @@ def tasks(number: int, size: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def arrays(net: nn.Module, prefix: str) -> dict[str, Any]:
+    """Copies of the parameters, named with a prefix."""
     return {f"{prefix}/{name}": p.detach().numpy().copy() for name, p in net.named_parameters()}
 
 
 def data_arrays(data: list[tuple[Tensor, Tensor]]) -> dict[str, Any]:
+    """The data of all tasks."""
     return {"x": torch.stack([x for x, _ in data]).numpy(), "y": torch.stack([y for _, y in data]).numpy()}
 
 
 def save(name: str, packages: list[str], meta: dict[str, Any], **values: Any) -> None:
+    """Write a file; ``packages`` are those whose versions are named in it."""
     meta = {**meta, "versions": {each: version(each) for each in ("torch", *packages)}}
     FOLDER.mkdir(exist_ok=True)
     np.savez_compressed(FOLDER / f"{name}.npz", meta=json.dumps(meta), **values)
@@ -93,6 +98,7 @@ def record_fisher() -> None:
 
 
 def strategy_with(plugin: Any, net: nn.Module, optimizer: torch.optim.Optimizer, batch_size: int) -> Any:
+    """Avalanche's plain training with one plugin."""
     from avalanche.training.supervised import Naive
 
     return Naive(
@@ -108,6 +114,7 @@ def strategy_with(plugin: Any, net: nn.Module, optimizer: torch.optim.Optimizer,
 
 
 def experiences(data: list[tuple[Tensor, Tensor]]) -> Any:
+    """Avalanche's stream of tasks."""
     from avalanche.benchmarks import benchmark_from_datasets
     from avalanche.benchmarks.utils import as_classification_dataset
 
@@ -240,14 +247,13 @@ def record_gem() -> None:
         optimizer = torch.optim.SGD(net.parameters(), lr=5e-6)
         found, history = arrays(net, "init"), []
         plugin = Recorded(patterns_per_experience=10, memory_strength=margin)
-        cross_entropy = nn.CrossEntropyLoss()
         strategy = SimpleNamespace(
             model=net,
             optimizer=optimizer,
             device="cpu",
             train_mb_size=4,
             clock=SimpleNamespace(train_exp_counter=0),
-            _criterion=lambda out, target: 1e4 * cross_entropy(out, target),
+            _criterion=lambda out, target: 1e4 * nn.functional.cross_entropy(out, target),
         )
         for x, y in data:
             for part, labels in zip(x.split(4), y.split(4), strict=True):
