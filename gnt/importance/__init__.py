@@ -37,8 +37,10 @@ from gnt.importance._statistics import GroupStatistics, TapStatistics
 from gnt.importance._tap_features import TapFeatures
 from gnt.importance._training_forwards import OwnWeights, in_backward
 from gnt.importance._validation import check_feature, check_measured
+from gnt.importance.attribution import ATTRIBUTIONS, attribute
 
 __all__ = [
+    "ATTRIBUTIONS",
     "ENGINE_UNCHANGED",
     "GRADIENT_SIGNALS",
     "MEASURES",
@@ -58,6 +60,7 @@ __all__ = [
     "TapFeatures",
     "TapStatistics",
     "WeightMeans",
+    "attribute",
     "average_over_processes",
     "check_feature",
     "check_measured",

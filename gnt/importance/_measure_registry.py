@@ -15,6 +15,7 @@ from gnt.importance import measures
 from gnt.importance._gradient_signals import FEATURE_GRADIENTS, GRADIENT_SIGNALS
 from gnt.importance._signals import ALL_SIGNALS, Signals
 from gnt.importance._validation import check_measured
+from gnt.importance.attribution import ATTRIBUTIONS
 
 MeasureFunction = Callable[[Signals], Tensor]
 
@@ -134,6 +135,11 @@ def find_measure(name: str, argument: str = "utility") -> Measure:
     Raises:
         ValueError: there is none; the message lists all names.
     """
+    if isinstance(name, str) and name in ATTRIBUTIONS and name not in MEASURES:
+        raise ValueError(
+            f"{argument} {name!r} is an attribution, which needs inputs and targets: gnt.importance.attribute computes "
+            f"it; {argument} must be one of {', '.join(MEASURES)}"
+        )
     if not isinstance(name, str) or name not in MEASURES:
         near = difflib.get_close_matches(str(name), MEASURES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -72,12 +72,7 @@ class TapStatistics:
             channels = 1 - slot.weight.ndim if isinstance(slot.module, CONV_LAYERS) else -1
             feature, factors = dtensor.pad_to_global(feature, channels)
             self._local_factors = None if factors is None else slot.of_units(factors, 0)
-        if isinstance(slot.module, CONV_LAYERS):
-            spatial = slot.weight.ndim - 2
-            feature = feature.reshape(-1, feature.shape[-spatial - 1], feature.shape[-spatial:].numel())
-        else:
-            feature = feature.reshape(-1, feature.shape[-1])
-        return slot.of_units(feature, 1)
+        return arrange(feature, slot)
 
     def _mean(self, parts: Sequence[Tensor]) -> Tensor:
         if not parts:
@@ -163,3 +158,13 @@ class GroupStatistics(tuple[TapStatistics, ...]):
     def size(self) -> int:
         """Number of samples (times sites) at the tap that has most; 0 if the group takes no part in the update."""
         return max(statistics.size for statistics in self)
+
+
+def arrange(feature: Tensor, slot: Slot) -> Tensor:
+    """What the consumer at ``slot`` reads, as (samples, units, block) or, of a convolution, with sites behind."""
+    if isinstance(slot.module, CONV_LAYERS):
+        spatial = slot.weight.ndim - 2
+        feature = feature.reshape(-1, feature.shape[-spatial - 1], feature.shape[-spatial:].numel())
+    else:
+        feature = feature.reshape(-1, feature.shape[-1])
+    return slot.of_units(feature, 1)

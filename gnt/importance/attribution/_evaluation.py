@@ -1,0 +1,112 @@
+"""Forwards of a network for attributions, and the values of its output that are attributed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from gnt.importance.attribution._reads import Read, Replace, reads_of
+from gnt.units import ModelInputs, UnitGroup, isolated, unwrap
+
+Target = Tensor | Callable[[Any], Tensor] | None
+
+
+class Evaluation:
+    """A network with the groups and samples of one attribution.
+
+    The forwards use detached weights, so that a tensor requires gradients exactly if it depends on what some consumer
+    of the groups reads.
+
+    Args:
+        model: the network.
+        groups: its unit groups.
+        x: the inputs.
+        target: which values of the output are attributed: class indices (N,), a function of the output that returns
+            one value per sample, or None for outputs of one value per sample.
+
+    Attributes:
+        groups, x, target: the arguments; the tensors of ``x`` are detached.
+    """
+
+    def __init__(self, model: nn.Module, groups: Sequence[UnitGroup], x: ModelInputs, target: Target) -> None:
+        self._model = unwrap(model)
+        self.groups, self.target = groups, target
+        self.x = map_tensors(x, Tensor.detach)
+        self._weights = {name: parameter.detach() for name, parameter in self._model.named_parameters()}
+
+    @contextmanager
+    def isolated(self) -> Iterator[None]:
+        """Evaluation mode; on exit modes, buffers, attributes and generators are as before."""
+        with isolated(self._model, self.groups[0].incoming[0].weight.device), torch.enable_grad():
+            yield
+
+    def output(self, x: ModelInputs, replace: Replace | None = None) -> tuple[Any, list[Read]]:
+        """The output for ``x``, and what consumers have read."""
+        args, kwargs = ((), dict(x)) if isinstance(x, Mapping) else ((x if isinstance(x, tuple) else (x,)), {})
+        with reads_of(self.groups, replace) as reads:
+            output = functional_call(self._model, self._weights, args, kwargs)
+        return output, reads
+
+    def values(self, output: Any) -> Tensor:
+        """The attributed value of each sample, (N,)."""
+        if callable(self.target) and not isinstance(self.target, Tensor):
+            values = self.target(output)
+            if not isinstance(values, Tensor) or values.ndim != 1:
+                got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+                raise ValueError(f"target(output) must return one value per sample, a tensor (N,), got {got}")
+            return values
+        if not isinstance(output, Tensor):
+            raise TypeError(
+                f"the model must return a tensor, got {type(output).__name__}: give target as a function of the output"
+            )
+        if self.target is None:
+            if output.numel() != len(output):
+                raise ValueError(
+                    f"target=None is for outputs of one value per sample, got shape {tuple(output.shape)}: give target "
+                    "as class indices (N,), or as a function of the output"
+                )
+            return output.reshape(-1)
+        if output.ndim != 2 or len(output) != len(self.target):
+            raise ValueError(
+                f"target of shape {tuple(self.target.shape)} needs outputs (N, classes) with N = {len(self.target)}, "
+                f"got {tuple(output.shape)}"
+            )
+        return output.gather(1, self.target.to(output.device)[:, None]).squeeze(1)
+
+    def forward(self, x: ModelInputs, replace: Replace | None = None) -> tuple[Tensor, list[Read]]:
+        """The attributed values for ``x``, and what consumers have read."""
+        output, reads = self.output(x, replace)
+        return self.values(output), reads
+
+    def gradients(self, x: ModelInputs, replace: Replace | None = None) -> tuple[list[Read], list[Tensor]]:
+        """What consumers read, and the gradient of the sum of the values with respect to each."""
+        values, reads = self.forward(x, replace)
+        return reads, gradients_of(values, reads)
+
+
+def gradients_of(values: Tensor, reads: Sequence[Read]) -> list[Tensor]:
+    """The gradient of the sum of ``values`` with respect to each read; 0 where it does not depend on it."""
+    nodes = [read.value for read in reads]
+    if not values.requires_grad:
+        return [torch.zeros_like(node) for node in nodes]
+    gradients = torch.autograd.grad(values.sum(), nodes, allow_unused=True)
+    return [torch.zeros_like(n) if g is None else g for g, n in zip(gradients, nodes, strict=True)]
+
+
+def map_tensors(x: ModelInputs, *functions: Callable[[Tensor], Tensor]) -> Any:
+    """The inputs with functions applied to each of their tensors."""
+
+    def apply(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            for function in functions:
+                value = function(value)
+        return value
+
+    if isinstance(x, Mapping):
+        return {name: apply(value) for name, value in x.items()}
+    return tuple(map(apply, x)) if isinstance(x, tuple) else apply(x)

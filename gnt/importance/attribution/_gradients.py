@@ -1,0 +1,37 @@
+"""Attributions of one forward and backward."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from gnt.importance.attribution._evaluation import Evaluation, gradients_of
+from gnt.importance.attribution._operations import OnlyHomogeneous
+from gnt.importance.attribution._reads import Read
+from gnt.units import CONV_LAYERS
+
+
+def gradient_activation(of: Evaluation) -> tuple[list[Read], list[Tensor]]:
+    """H dF/dh of each read."""
+    reads, gradients = of.gradients(of.x)
+    return reads, [read.value.detach() * gradient for read, gradient in zip(reads, gradients, strict=True)]
+
+
+def gradcam(of: Evaluation) -> tuple[list[Read], list[Tensor]]:
+    """H times the mean of dF/dh over the places of the channel; for a linear consumer h dF/dh."""
+    reads, gradients = of.gradients(of.x)
+    found = []
+    for read, gradient in zip(reads, gradients, strict=True):
+        slot = read.readers[0].slot
+        if isinstance(slot.module, CONV_LAYERS):
+            gradient = gradient.mean(list(range(2 - slot.weight.ndim, 0)), keepdim=True)
+        found.append(read.value.detach() * gradient)
+    return reads, found
+
+
+def lrp(of: Evaluation) -> tuple[list[Read], list[Tensor]]:
+    """The relevance of each read: h dF/dh, where all activations between units and output are homogeneous."""
+    with OnlyHomogeneous("lrp") as check:
+        output, reads = of.output(of.x)
+    check.check_seen(output)
+    gradients = gradients_of(of.values(output), reads)
+    return reads, [read.value.detach() * gradient for read, gradient in zip(reads, gradients, strict=True)]
