@@ -30,7 +30,7 @@ from gnt.importance._measure_registry import (
     register_utility,
     restore_generators_on_error,
 )
-from gnt.importance._running_averages import AgedAverages, RunningAverages
+from gnt.importance._running_averages import AgedAverages, RunningAverages, age_correction
 from gnt.importance._running_importance import RunningImportance
 from gnt.importance._signals import Signals
 from gnt.importance._statistics import GroupStatistics, TapStatistics
@@ -60,6 +60,7 @@ __all__ = [
     "TapFeatures",
     "TapStatistics",
     "WeightMeans",
+    "age_correction",
     "attribute",
     "average_over_processes",
     "check_feature",

@@ -11,6 +11,8 @@ _optimizer_hooks            an engine that steps after its optimizer (attach)
 _rebinding                  going on with a network that was changed (gnt.units.StructureCheck finds changes)
 _setting_changes            settings assigned to a running engine
 _protection                 units that are never replaced, as told by the objects in ``protect``
+_top_units                  units that are held because of their importance (_long_term_importance), and learn more
+                            slowly (_slowed_learning)
 _checkpoint                 saved states
 report, dry_run             what an engine reports; idle_warning: nothing was ever replaced
 layers                      CBPLinear and CBPConv
@@ -23,6 +25,7 @@ from gnt.replacement._config import ENGINE_SETTINGS, EngineSettings
 from gnt.replacement._followers import Follower
 from gnt.replacement._optimizer_hooks import AttachableEngine, attached_engines
 from gnt.replacement._protection import Protector
+from gnt.replacement._top_units import TopUnits
 from gnt.replacement.eligibility import UnitState
 from gnt.replacement.engine import GnT
 from gnt.replacement.layers import CBPConv, CBPLayer, CBPLinear
@@ -49,6 +52,7 @@ __all__ = [
     "Protector",
     "ReDo",
     "Report",
+    "TopUnits",
     "UnitState",
     "algorithm_1",
     "attached_engines",

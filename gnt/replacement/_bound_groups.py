@@ -12,8 +12,10 @@ from torch import Tensor
 from gnt.distributed.process_group import Processes, resolve_process_group
 from gnt.importance import FeatureBatch, Features, Measure, check_shards
 from gnt.replacement import _process_agreement
+from gnt.replacement._protection import Protection
 from gnt.replacement._rebinding import carry_state, find_kept
 from gnt.replacement._setting_changes import ChangeableSettings
+from gnt.replacement._slowed_learning import SlowedLearning
 from gnt.replacement.eligibility import UnitState
 from gnt.replacement.optimizer_state import OptimizerStateReset
 from gnt.units import StructureCheck, UnitGroup
@@ -34,6 +36,32 @@ class BoundGroups(ChangeableSettings):
     generator: torch.Generator
     _structure: StructureCheck | None
     _processes: Processes | None
+    _slowing: SlowedLearning | None
+
+    def check_can_slow(self, protection: Protection) -> None:
+        """Raise ValueError if held units are to learn more slowly, and the engine has no optimizer to slow."""
+        if self.optimizer_state is None and protection.top_units is not None and protection.top_units.slow < 1:
+            raise ValueError(
+                f"protect={protection.top_units!r} slows the steps of an optimizer, and the engine has none: pass it, "
+                "GnT(layers, optimizer, ...), or set slow=1"
+            )
+
+    def protection_changed(self) -> None:
+        """Let the hooks that slow the optimizer's steps on held units fit the protection and the optimizer."""
+        top_units = self.protection.top_units
+        slows = self.optimizer_state is not None and top_units is not None and top_units.slow < 1
+        optimizer = self.optimizer_state.optimizer if slows and self.optimizer_state is not None else None
+        if self._slowing is not None and self._slowing.optimizer is optimizer:
+            self._slowing.bind(self.protection, self.groups)
+            return
+        if self._slowing is not None:
+            self._slowing.remove()
+        self._slowing = None if optimizer is None else SlowedLearning(optimizer, self.protection, self.groups)
+
+    def read_protection(self) -> None:
+        """Ask the objects that protect units, as `ChangeableSettings.read_protection`."""
+        self.check_can_slow(self.protection)
+        super().read_protection()
 
     def new_state(self, group: UnitGroup, measure: Measure) -> UnitState:
         """A state of new units for a group, with running averages as the measure asks for."""
@@ -58,6 +86,7 @@ class BoundGroups(ChangeableSettings):
         protected = protection.ask()
         for group, stays in zip(groups, kept, strict=True):
             state = self.new_state(group, self.importance.measure)
+            state.hold_by_importance(protection.top_units is not None)
             if stays is not None:
                 carry_state(state, stays)
             else:
@@ -75,6 +104,7 @@ class BoundGroups(ChangeableSettings):
         self.groups, self.slot_inits, self.optimizer_state = groups, slot_inits, optimizer_state
         self._structure = StructureCheck(groups)
         self.selected, self.replaced, self._processes = [], self.no_units(), None
+        self.protection_changed()
 
     def no_units(self) -> list[Tensor]:
         """Empty indices for each group."""
@@ -154,6 +184,8 @@ class BoundGroups(ChangeableSettings):
             check_shards(self.groups, self._processes.size)
         if not self._processes.synchronized:
             settings = f"{self!r}, activation={self.activation!r}, kernels={self.kernels!r}{further_settings}"
+            if self.protection.top_units is not None:
+                settings += f", {self.protection.top_units!r}"
             _process_agreement.synchronize(
                 self._processes, self.groups, settings, self.slot_inits, (self.generator, self.host_generator)
             )

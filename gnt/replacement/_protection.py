@@ -6,13 +6,14 @@ long as they return the tensors of before, unchanged, nothing is read from the d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from gnt.distributed import dtensor
+from gnt.replacement._top_units import TopUnits
 from gnt.units import UnitGroup
 
 
@@ -63,31 +64,42 @@ class Protector(Protocol):
         """
 
 
+Protect = Protector | TopUnits | str | Sequence[Protector | TopUnits | str] | None
+
+
 def checked_protect(protect: Any) -> Any:
-    """Return ``protect`` with a list as a tuple.
+    """Return ``protect`` with a list as a tuple, and strings as the objects that they are short for.
 
     Raises:
-        TypeError: not an object with a method ``protected``, a list or tuple of such, or None; or its
-            ``movable_bias`` is not a method.
+        TypeError: not an object with a method ``protected``, a TopUnits, a string "top:...", a list or tuple of such,
+            or None; or the ``movable_bias`` of an object is not a method.
+        ValueError: a string "top:..." without a share in (0, 1], or several TopUnits.
     """
-    objects = protectors(protect)
+    listed = isinstance(protect, (list, tuple))
+    given = [] if protect is None else list(protect) if listed else [protect]
+    objects: list[Any] = [(TopUnits.parse(each) or each) if isinstance(each, str) else each for each in given]
     for each in objects:
+        if isinstance(each, TopUnits):
+            continue
         if isinstance(each, type) or not callable(getattr(each, "protected", None)):
             what = f"the class {each.__name__}" if isinstance(each, type) else repr(each)
             raise TypeError(
-                "protect must be an object with a method protected(group), a list or tuple of such objects, or None, "
-                f"got {what}{' in it' if isinstance(protect, (list, tuple)) else ''}"
+                "protect must be an object with a method protected(group), a gnt.protection.TopUnits or a string such "
+                "as 'top:0.2' for one, a list or tuple of such, or None, "
+                f"got {what}{' in it' if listed else ''}"
             )
         if not callable(getattr(each, "movable_bias", _all_movable)):
             raise TypeError(
                 f"movable_bias of {type(each).__name__}, an object in protect, must be a method movable_bias(bias), "
                 f"got {each.movable_bias!r}"
             )
-    return objects if isinstance(protect, (list, tuple)) else protect
+    if sum(isinstance(each, TopUnits) for each in objects) > 1:
+        raise ValueError(f"protect must have one TopUnits at most, got {objects!r}")
+    return tuple(objects) if listed else objects[0] if objects else None
 
 
 def protectors(protect: Any) -> tuple[Any, ...]:
-    """The objects in ``protect``."""
+    """The objects in a checked ``protect``."""
     if protect is None:
         return ()
     return tuple(protect) if isinstance(protect, (list, tuple)) else (protect,)
@@ -99,10 +111,18 @@ class Protection:
     Args:
         protect: a checked setting ``protect``.
         groups: the engine's groups.
+
+    Attributes:
+        top_units: the TopUnits among the objects; None: there is none.
     """
 
     def __init__(self, protect: Any, groups: Sequence[UnitGroup]) -> None:
-        self._objects, self._groups = protectors(protect), groups
+        self._groups, objects = groups, protectors(protect)
+        self._objects = [each for each in objects if not isinstance(each, TopUnits)]
+        self.top_units = next((each for each in objects if isinstance(each, TopUnits)), None)
+        if self.top_units is not None:
+            for group in groups:
+                self.top_units.check(group)
         self._ask_anew()
 
     def _ask_anew(self) -> None:
@@ -141,11 +161,25 @@ class Protection:
 
     def apply(self, changed: dict[int, Tensor | None]) -> None:
         """Let the states of the groups follow the result of `ask`."""
+        if self._first:
+            for group in self._groups:
+                group.state.hold_by_importance(self.top_units is not None)
         for number, protection in changed.items():
             self._groups[number].state.protect(protection)
             for answer in self._answers[number]:
                 answer.accept()
         self._first = False
+
+    def after_update(self, left_out: Collection[int]) -> None:
+        """Choose the units that are held, if it is time, before any unit is selected; does not read the device.
+
+        Args:
+            left_out: numbers of the groups that took no part in the update.
+        """
+        if self.top_units is not None:
+            for number, group in enumerate(self._groups):
+                if number not in left_out:
+                    self.top_units.after_update(group)
 
     def movable_biases(self, groups: Sequence[UnitGroup]) -> dict[int, Tensor]:
         """Which entries of the consumers' biases may be moved, by the id of the bias; without those that all may.

@@ -71,6 +71,10 @@ def carry_state(state: UnitState, kept: Kept) -> None:
             state.missed[tap, new] = before.missed[tap][old].to(state.missed)
     state.nonfinite.copy_(before.nonfinite)
     state.replaced, state.accumulated = before.replaced, before.accumulated
+    if state.long_term is not None and before.long_term is not None:
+        state.long_term.carry(before.long_term, new, old)
+        held = torch.zeros_like(before.born).index_fill_(0, before.held, 1)
+        state.held = new[held[old].to(new.device) == 1].sort().values
     state.recount_eligible()
 
 

@@ -122,8 +122,16 @@ class ChangeableSettings(EngineSettings):
 
     def _change_protect(self, protect: Any) -> None:
         protection = self.new_protection(protect, self.groups)
+        self.check_can_slow(protection)
         protection.read()
         self.protection, self.selected = protection, []
+        self.protection_changed()
+
+    def check_can_slow(self, protection: Protection) -> None:
+        """Raise an error if units are to be slowed, and the engine has no optimizer."""
+
+    def protection_changed(self) -> None:
+        """Called when other objects protect units."""
 
     def read_protection(self) -> None:
         """Ask the objects that protect units. What has changed is in force from then on; it ends a selection.

@@ -90,6 +90,7 @@ class EngineCore(BoundGroups):
             self.generator if on_host else torch.Generator().manual_seed(self.generator.initial_seed())
         )
         self.optimizer_state = optimizer_state
+        self._slowing = None
         self.importance = self.importance_type(
             groups, self.utility, self.generator, record=record, kernels=self.kernels
         )
@@ -221,6 +222,8 @@ class EngineCore(BoundGroups):
         """
         new, self.counted = self.counted != self.updates, self.updates
         left_out = self.frozen | self.absent
+        if new:
+            self.protection.after_update(left_out)
         self.selected = [
             self.select_in(group.state) if new and number not in left_out else group.state.no_units
             for number, group in enumerate(self.groups)

@@ -2,7 +2,8 @@
 
 A unit is eligible if its age exceeds the maturity threshold and it is not protected. The number of eligible units is
 known on the host, from a queue of (update, number of unprotected units that become eligible in it), without reading the
-device. The queue is built again from the ages when the protection changes.
+device. The queue is built again from the ages when objects change the protection. Units that are held because of their
+importance (`hold`) are old enough, so that their number is all that is needed to count without them.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnt._utils.state_dicts import Kind, counter, number
+from gnt._utils.state_dicts import MAX_COUNT, Kind, counter, number, tensor
 from gnt.importance import RunningAverages
+from gnt.replacement._long_term_importance import LongTermImportance
 from gnt.replacement._setting_changes import set_by_engine
 
 
@@ -30,10 +32,12 @@ class UnitState(RunningAverages):
         strict: a unit is due only if ``accumulated`` exceeds 1; otherwise also if it equals 1.
         next_maturity: number of the first update in which further units become eligible; infinity if none will.
         counted_eligible: number of eligible units before ``next_maturity``; use `eligible`.
-        protected: units that are never replaced, bool (num_units,); None: no unit is.
+        protected: units that are never replaced, bool (num_units,), held ones among them; None: no unit is.
         unprotected_share: 1 - p, with p the protection of a unit that can be replaced, (num_units,); None: p is 0 for
             all of them.
         num_protected: number of protected units.
+        held: indices of the units that are held because of their importance, in ascending order; each is old enough.
+        long_term: the importances by which they are chosen; None: none are.
     """
 
     next_maturity: float
@@ -59,6 +63,9 @@ class UnitState(RunningAverages):
         self.protected: Tensor | None = None
         self.unprotected_share: Tensor | None = None
         self.num_protected = 0
+        self.held = self.no_units
+        self.long_term: LongTermImportance | None = None
+        self._protected_by_objects: Tensor | None = None
         self._set_queue(0, deque([(maturity_threshold + 1, num_units)]))
 
     def _set_queue(self, eligible: int, maturing: deque[tuple[int, int]]) -> None:
@@ -114,16 +121,43 @@ class UnitState(RunningAverages):
         Args:
             protection: values in [0, 1], float64 (num_units,), on the CPU; None: no unit is protected.
         """
-        if protection is None and self.protected is None and self.unprotected_share is None:
+        if protection is None and self._protected_by_objects is None and self.unprotected_share is None:
             return
-        self.protected, self.unprotected_share, self.num_protected = None, None, 0
+        self._protected_by_objects, self.unprotected_share = None, None
         if protection is not None:
             full = protection == 1
             share = torch.where(full, 1.0, 1.0 - protection)
-            self.num_protected = int(full.sum())
-            self.protected = full.to(self.born.device) if self.num_protected else None
+            self._protected_by_objects = full.to(self.born.device) if bool(full.any()) else None
             self.unprotected_share = share.to(self.utility) if bool((share < 1).any()) else None
         self.recount_eligible()
+
+    def hold(self, units: Tensor) -> None:
+        """Hold units in place of those held so far; does not read the device.
+
+        Args:
+            units: indices in ascending order, of units that are eligible or were held.
+        """
+        eligible = self.eligible + len(self.held) - len(units)
+        self.num_protected += len(units) - len(self.held)
+        self.held = units
+        self._set_queue(eligible, self._maturing)
+        self._join_protection()
+
+    def hold_by_importance(self, wanted: bool) -> None:
+        """Begin or end to keep importances by which units are held."""
+        if wanted and self.long_term is None:
+            self.long_term = LongTermImportance(self.utility)
+        elif not wanted and self.long_term is not None:
+            self.long_term = None
+            self.hold(self.no_units)
+
+    def _join_protection(self) -> None:
+        """Set ``protected`` to the units protected by objects and those that are held."""
+        protected = self._protected_by_objects
+        if len(self.held):
+            protected = torch.zeros_like(self.born, dtype=torch.bool) if protected is None else protected
+            protected = protected.index_fill(0, self.held, True)
+        self.protected = protected
 
     def replace(self, units: Tensor, *, all_eligible: bool) -> None:
         """Restart ``units`` at age 0 and count them as replaced.
@@ -133,7 +167,7 @@ class UnitState(RunningAverages):
             all_eligible: the units were selected among the eligible ones, so the device need not be read.
         """
         eligible = self.eligible
-        super().restart(units)
+        self._restart(units)
         self.replaced += len(units)
         if all_eligible:
             self._maturing.append((self.updates + self.maturity_threshold + 1, len(units)))
@@ -143,8 +177,13 @@ class UnitState(RunningAverages):
 
     def restart(self, units: Tensor) -> None:
         """Restart ``units`` at age 0 without counting them as replaced: another engine has replaced them."""
-        super().restart(units)
+        self._restart(units)
         self.recount_eligible()
+
+    def _restart(self, units: Tensor) -> None:
+        super().restart(units)
+        if self.long_term is not None:
+            self.long_term.restart(units)
 
     def start_at(self, updates: int) -> None:
         """Let all units start at age 0 after this number of updates."""
@@ -154,7 +193,13 @@ class UnitState(RunningAverages):
         self.recount_eligible()
 
     def recount_eligible(self) -> None:
-        """Rebuild the host's queue from the ages; reads the device."""
+        """Rebuild the host's queue from the ages; reads the device. Units that are too young are held no longer."""
+        by_objects = self._protected_by_objects
+        if len(self.held):
+            may_be_held = self._old_enough if by_objects is None else self._old_enough & ~by_objects
+            self.held = self.held[may_be_held[self.held]]
+        self.num_protected = len(self.held) + (0 if by_objects is None else int(by_objects.sum()))
+        self._join_protection()
         born = self.born if self.protected is None else self.born[~self.protected]
         births, counts = torch.unique(born, return_counts=True)
         maturities = [
@@ -188,23 +233,43 @@ class UnitState(RunningAverages):
     def move_to(self, like: Tensor) -> None:
         """Move to the device of ``like`` and widen to its dtype."""
         super().move_to(like)
-        self.protected = None if self.protected is None else self.protected.to(like.device)
+        if self._protected_by_objects is not None:
+            self._protected_by_objects = self._protected_by_objects.to(like.device)
+        self.held = self.held.to(like.device)
+        self._join_protection()
+        if self.long_term is not None:
+            self.long_term.move_to(self.utility)
         if self.unprotected_share is not None:
             self.unprotected_share = self.unprotected_share.to(self.utility)
 
     def state_dict(self) -> dict[str, Any]:
-        """Copies of all state but the protection, which is not the engine's, and the queue, which both determine."""
-        return {**super().state_dict(), "replaced": self.replaced, "accumulated": self.accumulated}
+        """Copies of all state but the protection by objects, which own it, and the queue, which both determine."""
+        own = {**super().state_dict(), "replaced": self.replaced, "accumulated": self.accumulated}
+        if self.long_term is None:
+            return own
+        held = torch.zeros_like(self.born).index_fill_(0, self.held, 1)
+        return {**own, **self.long_term.state_dict(), "held": held}
+
+    def checked_state(self, saved: Any, where: str = "", most_updates: int = MAX_COUNT) -> dict[str, Any]:
+        """`RunningAverages.checked_state`. A state without held units, saved without them, is one that holds none."""
+        if self.long_term is not None and isinstance(saved, dict) and "held" not in saved:
+            none = LongTermImportance(self.utility).state_dict()
+            saved = {**saved, **none, "held": torch.zeros_like(self.born)}
+        return super().checked_state(saved, where, most_updates)
 
     def _kinds(self, updates: int) -> dict[str, Kind]:
         # in each update at most one unit more than the number of units is due
         most = self.num_units * updates + 1 if self.strict else 1
-        return {**super()._kinds(updates), "replaced": counter(), "accumulated": number(0, most)}
+        own = {**super()._kinds(updates), "replaced": counter(), "accumulated": number(0, most)}
+        return own if self.long_term is None else {**own, **self.long_term.kinds(), "held": tensor(self.born, 0, 1)}
 
     def load_checked(self, checked: dict[str, Any]) -> None:
         """Load the result of `checked_state`."""
         super().load_checked(checked)
         self.replaced, self.accumulated = checked["replaced"], checked["accumulated"]
+        if self.long_term is not None:
+            self.long_term.load_checked(checked)
+            self.held = checked["held"].nonzero().view(-1)
         self.recount_eligible()
 
 

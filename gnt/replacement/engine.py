@@ -23,7 +23,7 @@ from gnt.replacement import _checkpoint
 from gnt.replacement._config import EngineSettings
 from gnt.replacement._followers import Followers
 from gnt.replacement._optimizer_hooks import CopiedHooks, OptimizerHooks
-from gnt.replacement._protection import Protector
+from gnt.replacement._protection import Protect
 from gnt.replacement._step import EngineCore
 from gnt.replacement._validation import (
     Selection,
@@ -77,7 +77,8 @@ class GnT(EngineCore):
         protect: an object with a method ``protected(group) -> (num_units,)`` in [0, 1], which is asked in each step
             (`gnt.replacement.Protector`), or a list of such; the maximum counts. A unit with p = 1 is never replaced:
             the replacement rate applies to the eligible units that are not protected. Others are ranked by
-            u^ / (1 - p), with u^ the corrected utility.
+            u^ / (1 - p), with u^ the corrected utility. "top:0.2" protects the 20% of highest running importance, as
+            `gnt.protection.TopUnits` does, which has more settings.
 
     Attributes:
         groups: tuple of `UnitGroup`, in order; ``group.state`` holds ages, running averages and accumulator.
@@ -131,7 +132,7 @@ class GnT(EngineCore):
         kernels: bool = EngineSettings.kernels,
         bias_init: str = EngineSettings.bias_init,
         follow: Sequence[Any] = (),
-        protect: Protector | Sequence[Protector] | None = None,
+        protect: Protect = None,
     ) -> None:
         settings = EngineSettings(
             replacement_rate,
@@ -154,12 +155,15 @@ class GnT(EngineCore):
         make = partial(state_of_further_optimizer, groups=groups, own=unwrap_optimizer(optimizer))
         followers = Followers().with_targets(follow, groups, make)
         super().__init__(groups, settings, optimizer_state, record=record)
+        if record:  # without features of its own it may be given its optimizer later
+            self.check_can_slow(self.protection)
         self._followers = followers
         self.refused: tuple[Any, ...] = tuple(getattr(layers, "refused", ()))
         self._selection = Selection([])
         self.notes = tuple(getattr(layers, "notes", ()))
         self._hooks: OptimizerHooks | None = None
         self._copied_hooks: CopiedHooks | None = None  # in a copy that is not attached yet
+        self.protection_changed()
 
     def __repr__(self) -> str:
         return "\n".join([super().__repr__(), *(f"note: {note}" for note in self.notes)])
@@ -174,6 +178,7 @@ class GnT(EngineCore):
         if getattr(self, "_hooks", None) is not None:
             raise RuntimeError("this engine is attached to its optimizer: build a new GnT for another one")
         self.optimizer_state = OptimizerStateReset(optimizer, self.groups) if optimizer is not None else None
+        self.protection_changed()
 
     @property
     def followers(self) -> tuple[Any, ...]:
@@ -549,6 +554,9 @@ class GnT(EngineCore):
         if self._hooks is not None:
             self._hooks.remove()
             self._hooks = None
+        if self._slowing is not None:
+            self._slowing.remove()
+            self._slowing = None
 
     def __getstate__(self) -> dict[str, Any]:
         own: dict[str, Any] = {
@@ -556,6 +564,7 @@ class GnT(EngineCore):
             "_selection": Selection([]),
             "_processes": None,
             "_structure": None,
+            "_slowing": None,
             "_hooks": None,
             "_copied_hooks": self._hooks.for_copy() if self._hooks is not None else None,
         }
@@ -570,8 +579,11 @@ class GnT(EngineCore):
 
         An engine and an optimizer that refer to each other are copied in either order.
         """
-        copied = self.__dict__.get("_copied_hooks")
-        optimizer = self.optimizer if copied is not None else None
-        if optimizer is not None and hasattr(optimizer, "_optimizer_step_post_hooks"):
-            self._copied_hooks = None
+        if "optimizer_state" not in self.__dict__ or (optimizer := self.optimizer) is None:
+            return
+        if not hasattr(optimizer, "_optimizer_step_post_hooks"):
+            return
+        self.protection_changed()
+        copied, self._copied_hooks = self._copied_hooks, None
+        if copied is not None:
             self._hooks = OptimizerHooks(self, optimizer, copied)

@@ -20,7 +20,8 @@ from gnt._utils.validation import check_positive, finite_number
 from gnt.importance import Features, Signals, average_over_processes
 from gnt.initialization import Init, init_name
 from gnt.replacement._config import EngineSettings
-from gnt.replacement._protection import Protector
+from gnt.replacement._protection import Protector, checked_protect, protectors
+from gnt.replacement._top_units import TopUnits
 from gnt.replacement.engine import GnT
 from gnt.units import Layers, UnitGroup
 
@@ -117,6 +118,7 @@ class ReDo:
         protect: Protector | Sequence[Protector] | None = None,
     ) -> None:
         self.tau, self.period = tau, period
+        _refuse_top_units(protect)
         self._engine = GnT(
             layers,
             optimizer,
@@ -252,6 +254,7 @@ class ReDo:
 
     @protect.setter
     def protect(self, protect: Protector | Sequence[Protector] | None) -> None:
+        _refuse_top_units(protect)
         self._engine.protect = protect
 
     @property
@@ -327,6 +330,14 @@ def _dormant_in(signals: Signals, tau: float) -> Tensor:
             "changed nothing, but a step that the optimizer took before is not undone"
         )
     return whole.nonzero().view(-1)
+
+
+def _refuse_top_units(protect: Any) -> None:
+    if any(isinstance(each, TopUnits) for each in protectors(checked_protect(protect))):
+        raise ValueError(
+            f"protect of ReDo must be objects with a method protected(group), got {protect!r}, which chooses units by "
+            "a running utility; ReDo keeps none"
+        )
 
 
 def _unprotected(group: UnitGroup, units: Tensor) -> Tensor:

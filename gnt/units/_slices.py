@@ -76,3 +76,29 @@ def copy_slices(tensor: Tensor, source: Tensor, dim: int, index: Tensor, groups:
         pair = channel_index(index, tensor.shape[1])
         values = by_channel(source, groups)[tuple(each.to(source.device) for each in pair)]
         by_channel(tensor, groups).index_put_(pair, values.to(tensor.device, tensor.dtype))
+
+
+def read_slices(tensor: Tensor, dim: int, index: Tensor, groups: int = 1) -> Tensor:
+    """Copy slices out of a tensor; `write_slices` with the same arguments puts values of their shape back.
+
+    >>> import torch
+    >>> read_slices(torch.arange(6).view(2, 3), 1, torch.tensor([2, 0]))
+    tensor([[2, 0],
+            [5, 3]])
+    """
+    index = index.to(tensor.device)
+    if groups == 1 or dim != 1:
+        local, index, _ = dtensor.locate_local(tensor, dim, index)
+        return local.index_select(dim, index)
+    return by_channel(tensor, groups)[channel_index(index, tensor.shape[1])]
+
+
+@torch.no_grad()
+def write_slices(tensor: Tensor, values: Tensor, dim: int, index: Tensor, groups: int = 1) -> None:
+    """Set slices of a tensor to the values that `read_slices` has returned, or others of their shape."""
+    index = index.to(tensor.device)
+    if groups == 1 or dim != 1:
+        local, index, _ = dtensor.locate_local(tensor, dim, index)
+        local.index_copy_(dim, index, values)
+    else:
+        by_channel(tensor, groups).index_put_(channel_index(index, tensor.shape[1]), values)
