@@ -54,6 +54,7 @@ class BackwardWatch:
     """
 
     def __init__(self, features: HoldsFeatures, param: Tensor) -> None:
+        self._param = weakref.ref(param)
         self._features = weakref.ref(features)  # the hook outlives engine and optimizer if only the network is kept
         self._grad: weakref.ref[Tensor] | None = None
         self._version = 0
@@ -62,6 +63,10 @@ class BackwardWatch:
         register: Callable[..., RemovableHandle] = param.register_post_accumulate_grad_hook
         self._handles = [register(self._after_backward)]
         self._look_before_backward(param)
+
+    def watches(self, param: Tensor) -> bool:
+        """True if this is the parameter that is watched."""
+        return self._param() is param
 
     def remove(self) -> None:
         """Remove the hooks."""

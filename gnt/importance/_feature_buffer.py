@@ -199,6 +199,7 @@ class FeatureBuffer:
     def rebound(self, groups: Sequence[UnitGroup]) -> FeatureBuffer:
         """A buffer of the same kind for other groups; this one is closed."""
         other = FeatureBuffer(groups, record=self._record, gradients=self._gradients)
+        other._only_trained = self._only_trained
         self.close()
         return other
 

@@ -16,6 +16,8 @@ _top_units                  units that are held because of their importance (_lo
 _checkpoint                 saved states
 report, dry_run             what an engine reports; idle_warning: nothing was ever replaced
 layers                      CBPLinear and CBPConv
+_cbp_layer, _layer_steps    their base; the steps of all CBP layers of an optimizer
+_layer_use                  whether the network still runs the layers around a CBP layer
 _algorithm_1, redo          other rules of replacement
 _process_agreement          what the engines of several processes must have in common
 """

@@ -20,8 +20,8 @@ from gnt.units._group import UnitGroup
 from gnt.units._slot import Slot
 
 REMEDY = (
-    "call rebind(layers) of the engine (of CBPSGD, CBPAdam and CBPAdamW it is optimizer.gnt) with the layers as they "
-    "are now, or build a new engine"
+    "call rebind(layers) of the engine (of CBPSGD, CBPAdam and CBPAdamW it is optimizer.gnt; a CBP layer has a rebind "
+    "of its own) with the layers as they are now, or build a new engine"
 )
 
 
