@@ -32,6 +32,7 @@ from gnt.replacement.eligibility import UnitState
 from gnt.replacement.engine import GnT
 from gnt.replacement.layers import CBPConv, CBPLayer, CBPLinear
 from gnt.replacement.optimizer_state import (
+    OptimizerStateReset,
     find_state_resets,
     known_optimizers,
     register_state_reset,
@@ -51,6 +52,7 @@ __all__ = [
     "Follower",
     "GnT",
     "GroupReport",
+    "OptimizerStateReset",
     "Protector",
     "ReDo",
     "Report",

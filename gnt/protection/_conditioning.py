@@ -1,0 +1,187 @@
+"""`Conditioning`: what happens to the weights, or their gradients, around each optimizer step of one task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle, unserializable_hook
+
+from gnt.protection._coverage import CoveredParameter
+from gnt.protection._rates import Rates
+
+Form = Literal["update", "gradient"]
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class ConditionedParameter:
+    """One parameter whose rates are not all 1.
+
+    Args:
+        covered: the parameter.
+        measure: what its rates depend on, broadcastable to it.
+        group: the number of its group, or numbers broadcastable to it.
+    """
+
+    def __init__(self, covered: CoveredParameter, measure: Tensor, group: Tensor | int) -> None:
+        self.name, self.covered, self.parameter = covered.name, covered, covered.parameter
+        self.measure, self.group = measure.to(self.parameter.device), group
+
+    def factor(self, factors: Tensor | None) -> Tensor | None:
+        """The entry of ``factors`` that belongs to the parameter."""
+        return None if factors is None else factors[self.group]
+
+
+class Conditioning:
+    """Holds weights in the update form or the gradient form.
+
+    In the update form a weight moves by rate * (the optimizer's change); in the gradient form its gradient is
+    multiplied by the rate before it is accumulated. Weights whose rate is 0 get their values back after each step.
+
+    Args:
+        parameters: those whose rates are not all 1.
+        rates: the rule.
+        form: "update" or "gradient".
+        factors: returns the factors of this step, see `Rates.factors`.
+        generator: for random rates.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[ConditionedParameter],
+        rates: Rates,
+        form: Form,
+        factors: Callable[[], Tensor | None],
+        generator: torch.Generator | None,
+    ) -> None:
+        self.parameters, self._rates, self._form = list(parameters), rates, form
+        self._factors, self._generator = factors, generator
+        self._current: list[Tensor] | None = None
+        self._before: list[Tensor] = []
+        self._frozen: list[_FrozenEntries] | None = None
+        self._handles: list[RemovableHandle] = []
+        if form == "gradient":
+            for number, each in enumerate(self.parameters):
+                hook: Any = unserializable_hook(self._gradient_hook(number))  # type: ignore[no-untyped-call]
+                register: Callable[..., RemovableHandle] = each.parameter.register_hook
+                self._handles.append(register(hook))
+
+    def _gradient_hook(self, number: int) -> Callable[[Tensor], Tensor]:
+        return lambda gradient: gradient * self.current()[number]
+
+    @torch.no_grad()
+    def current(self) -> list[Tensor]:
+        """The rates of this step, for each parameter, in its dtype."""
+        if self._current is None:
+            factors = self._factors()
+            self._current = [
+                self._rates.rate(each.measure, each.factor(factors), self._generator).to(each.parameter.dtype)
+                for each in self.parameters
+            ]
+        return self._current
+
+    def next_step(self) -> None:
+        """Forget the rates of the step that was made, if they change."""
+        if self._rates.changes:
+            self._current = None
+
+    @torch.no_grad()
+    def before_step(self) -> None:
+        """Keep what the step must not change.
+
+        Raises:
+            RuntimeError: a parameter of the network has been replaced.
+        """
+        for each in self.parameters:
+            if each.covered.module._parameters.get(each.covered.key) is not each.parameter:
+                raise RuntimeError(
+                    f"parameter {each.name} is another tensor than when the task began: end the task before the "
+                    "network is changed"
+                )
+        values = [each.parameter.detach() for each in self.parameters]
+        if self._rates.freezes:
+            if self._frozen is None:
+                self._frozen = [
+                    _FrozenEntries(value, each.measure == 1)
+                    for value, each in zip(values, self.parameters, strict=True)
+                ]
+        elif self._form == "update" and values:
+            if [each.data_ptr() for each in self._before] != [] and self._before[0].device != values[0].device:
+                self._before = []
+            if not self._before:
+                self._before = [torch.empty_like(value) for value in values]
+            torch._foreach_copy_(self._before, values)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Move each weight by its share of the optimizer's change, or give it its value back."""
+        if self._rates.freezes:
+            self.restore()
+        elif self._form == "update":
+            rates = self.current()
+            for each, before, rate in zip(self.parameters, self._before, rates, strict=True):
+                value = each.parameter.detach()
+                torch.lerp(before, value, rate.expand_as(value), out=value)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Give frozen weights their values back."""
+        for each, frozen in zip(self.parameters, self._frozen or (), strict=bool(self._frozen)):
+            frozen.restore(each.parameter.detach())
+
+    def mean_rate(self, parameter: Tensor) -> float:
+        """The mean rate of a parameter in this step."""
+        for number, each in enumerate(self.parameters):
+            if each.parameter is parameter:
+                return float(self.current()[number].double().mean())
+        return 1.0
+
+    def remove(self) -> None:
+        """Remove the hooks."""
+        for handle in self._handles:
+            handle.remove()
+
+
+class _FrozenEntries:
+    """Values of some entries of a tensor, which are written back bit by bit.
+
+    Args:
+        value: the tensor with its present values.
+        frozen: which entries, broadcastable to it.
+    """
+
+    def __init__(self, value: Tensor, frozen: Tensor) -> None:
+        integers = _INTEGERS[value.element_size()]
+        self._kept = torch.where(frozen, 0, -1).to(integers)  # bits that the optimizer's value keeps
+        self._held = torch.where(frozen, value.contiguous().view(integers), 0).to(integers)
+        self._whole = value.clone() if frozen.numel() == 1 else None
+
+    def restore(self, value: Tensor) -> None:
+        """Write them into the tensor."""
+        if self._whole is not None:
+            value.copy_(self._whole)
+            return
+        if self._held.device != value.device:
+            self._held, self._kept = self._held.to(value.device), self._kept.to(value.device)
+        # integer operations: exact for any value, and several times as fast as torch.where on the CPU
+        value.view(self._held.dtype).bitwise_and_(self._kept).bitwise_or_(self._held)
+
+
+def conditioned(
+    covered: Sequence[CoveredParameter], measures: Sequence[Tensor | None], groups: Sequence[Tensor | int]
+) -> list[ConditionedParameter]:
+    """The trained parameters whose rates are not all 1.
+
+    Args:
+        covered: all parameters.
+        measures: for each what its rates depend on; None: rate 1.
+        groups: for each its group, see `Coverage.group_numbers`.
+    """
+    found = zip(covered, measures, groups, strict=True)
+    return [
+        ConditionedParameter(each, measure, group)
+        for each, measure, group in found
+        if measure is not None and each.parameter.requires_grad
+    ]

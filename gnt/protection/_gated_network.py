@@ -1,0 +1,189 @@
+"""`GatedNetwork`: masks of units for each task, and which of them is in force in a network."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gnt._utils.dynamo import watch_hooks
+from gnt.protection._gate_function import annealed_scale, gate
+from gnt.protection._gate_places import gate_places
+from gnt.protection._gates import Gates
+from gnt.protection._hat_settings import HATSettings
+from gnt.protection._saved_state import is_task_id
+from gnt.protection._task_buffers import TaskBuffers
+from gnt.protection._unit_layout import UnitLayout
+from gnt.units import UnitGroup
+
+
+class GatedNetwork(nn.Module):
+    """Base class of `HAT`: gates on the units of a network, masks of tasks that have ended, and running statistics.
+
+    Args:
+        model: the network.
+        groups: its units.
+        settings: the settings of `HAT`.
+
+    Attributes:
+        embedding: e of each unit.
+        masks_by_task: the masks of tasks that have ended, bool (tasks, units).
+        tasks: ids of the tasks that have ended.
+        task: id of the task that is trained; None between tasks.
+        settings, groups: the arguments.
+        layout: the units of all groups one after the other.
+    """
+
+    masks_by_task: Tensor
+
+    def __init__(self, model: nn.Module, groups: tuple[UnitGroup, ...], settings: HATSettings) -> None:
+        super().__init__()
+        self.settings, self.groups, self.layout = settings, groups, UnitLayout(groups)
+        self._model = (model,)  # in a tuple, so that it is not a submodule
+        self._places = gate_places(model, self.layout)
+        weight = groups[0].incoming[0].weight
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        self.embedding = nn.Parameter(torch.zeros(self.layout.total, dtype=dtype, device=weight.device))
+        no_masks = torch.zeros(0, self.layout.total, dtype=torch.bool, device=weight.device)
+        self.register_buffer("masks_by_task", no_masks, persistent=False)
+        self.tasks: list[Any] = []
+        self.task: Any = None
+        self._open = self._closed = False
+        self._step = self._steps_per_epoch = 0
+        self._selected: int | None = None  # the task in force, by its number; None: no gates
+        self._task_buffers = TaskBuffers(model, self)
+
+    @property
+    def model(self) -> nn.Module:
+        """The network."""
+        return self._model[0]
+
+    @property
+    def masks(self) -> dict[Any, dict[str, Tensor]]:
+        """For each task that has ended its mask of each group, by name: bool, (num_units,)."""
+        return {
+            task: {name: part.clone() for name, part in self.layout.by_group(mask).items()}
+            for task, mask in zip(self.tasks, self.masks_by_task, strict=True)
+        }
+
+    @property
+    def scale(self) -> float:
+        """The scale s of the present step."""
+        batch = self._step % self._steps_per_epoch + 1 if self._open else 1
+        return annealed_scale(batch, self._steps_per_epoch, self.settings.s_max) if self._open else self.settings.s_max
+
+    @property
+    def gates(self) -> Tensor:
+        """The gates a of the present step, for all units one after the other; differentiable.
+
+        Raises:
+            RuntimeError: no task is open.
+        """
+        self._require_open("gates")
+        return self._gate_values
+
+    def use(self, task: Any) -> contextlib.AbstractContextManager[None]:
+        """Let the mask and running statistics of a task be in force; None: no gates.
+
+        In evaluation mode masks are those that were kept, and 1(e > 0) of the task that is open. In training mode only
+        the open task can be used. As a context manager it ends with what was in force before.
+
+        Args:
+            task: the id of a task that has ended or is open, or None.
+
+        Raises:
+            ValueError: another id.
+        """
+        self._require_not_closed()
+        before = self._selected
+        self._select(None if task is None else self._number(task))
+        return _Until(lambda: self._select(before))
+
+    def _hang(self) -> None:
+        """Register the hooks on the network."""
+        self._gates = Gates(self._places, self.layout, self._gates_in_force)
+        self._binary: tuple[Any, list[Tensor]] | None = None
+        watch_hooks()
+
+    def _refresh_gates(self) -> None:
+        with torch.inference_mode(False), torch.enable_grad():
+            settings = self.settings
+            self._gate_values = gate(
+                self.embedding, self.scale, settings.s_max, settings.compensation, settings.gradient_clip
+            )
+            self._pieces = self._gates.split(self._gate_values)
+
+    def _gates_in_force(self) -> Sequence[Tensor] | None:
+        """The gates of each place in this forward, or None.
+
+        Raises:
+            RuntimeError: a forward in training mode with the mask of a task that has ended, or without an optimizer.
+        """
+        selected = self._selected
+        if selected is None:
+            return None
+        is_open = self._open and selected == len(self.tasks)
+        if self.model.training:
+            if is_open and self._can_train():
+                return self._pieces
+            raise RuntimeError(self._no_training_message(is_open))
+        return self._binary_gates(selected if not is_open else None)
+
+    def _no_training_message(self, is_open: bool) -> str:
+        if is_open:
+            return f"the state of task {self.task!r} was loaded: call resume(optimizer) before it is trained"
+        assert self._selected is not None
+        return (
+            f"task {self.tasks[self._selected]!r} has ended and cannot be trained: begin() another one, evaluate it "
+            "after eval(), or train without gates after use(None)"
+        )
+
+    def _binary_gates(self, task: int | None) -> list[Tensor]:
+        """The gates of an ended task, or those of the open one at s = infinity."""
+        key = (task, self.embedding._version if task is None else None, self.embedding.device)
+        if self._binary is None or self._binary[0] != key:
+            with torch.inference_mode(False), torch.no_grad():
+                mask = self.embedding > 0 if task is None else self.masks_by_task[task]
+                self._binary = key, self._gates.split(mask.to(self.embedding.dtype))
+        return self._binary[1]
+
+    def _select(self, number: int | None) -> None:
+        ended = number is not None and number < len(self.tasks)
+        if self.settings.norms == "per_task":
+            self._task_buffers.use(number if ended else None)
+        self._selected = number
+
+    def _number(self, task: Any) -> int:
+        known = [*self.tasks, *([self.task] if self._open else [])]
+        if not is_task_id(task) or task not in known:
+            raise ValueError(f"task must be one of {known} or None, got {task!r}")
+        return known.index(task)
+
+    def _is_training(self) -> bool:
+        return self._open and self.model.training and self._selected == len(self.tasks)
+
+    def _require_open(self, name: str) -> None:
+        self._require_not_closed()
+        if not self._open:
+            raise RuntimeError(f"{name}: no task is open, call begin() first")
+
+    def _require_not_closed(self) -> None:
+        if self._closed:
+            raise RuntimeError("this HAT is closed")
+
+    def _can_train(self) -> bool:
+        """True if the open task has an optimizer."""
+        raise NotImplementedError
+
+
+class _Until(contextlib.AbstractContextManager[None]):
+    """A context manager whose end calls a function; its beginning does nothing."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function = function
+
+    def __exit__(self, *details: Any) -> None:
+        self._function()

@@ -1,0 +1,97 @@
+"""`HATOptimizer`: the hooks of a `HAT` on one optimizer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from gnt._utils.dynamo import not_compiled
+from gnt._utils.stack_level import user_level
+from gnt.importance import step_was_skipped
+from gnt.protection._coverage import CoveredParameter
+from gnt.replacement import unwrap_optimizer
+
+
+class HATOptimizer:
+    """Calls functions before and after each step of an optimizer, in front of other hooks after the step.
+
+    Args:
+        optimizer: the optimizer, or a wrapper around it.
+        before: called before each step; True: the step has a closure.
+        after: called after each step that was made.
+
+    Attributes:
+        optimizer: the optimizer without wrappers.
+        active: False: a step raises RuntimeError, because no task is open or it has another optimizer.
+    """
+
+    def __init__(self, optimizer: Optimizer, before: Callable[[bool], None], after: Callable[[], None]) -> None:
+        self.optimizer, self.active = unwrap_optimizer(optimizer), True
+        self._before, self._after = before, after
+        after_handle = self.optimizer.register_step_post_hook(self._after_step)
+        self._handles = [self.optimizer.register_step_pre_hook(self._before_step), after_handle]
+        # an engine that replaces units after this step must see weights that have their values back
+        hooks: Any = self.optimizer._optimizer_step_post_hooks
+        hooks.move_to_end(after_handle.id, last=False)
+
+    @not_compiled
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if not self.active:
+            raise RuntimeError(
+                f"no task is open for this {type(optimizer).__name__}, and a step would change what earlier tasks "
+                "need: call begin(task, optimizer, steps_per_epoch=...) of the HAT, or close() it"
+            )
+        self._before(len(args) > 1 or kwargs.get("closure") is not None)
+
+    @not_compiled
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if not step_was_skipped(optimizer):
+            self._after()
+
+    def remove(self) -> None:
+        """Remove the hooks."""
+        for handle in self._handles:
+            handle.remove()
+
+
+def check_optimizer(optimizer: Any, parameters: Sequence[CoveredParameter]) -> None:
+    """Raise an error unless this is an optimizer that holds all trained parameters of the groups."""
+    if not isinstance(unwrap_optimizer(optimizer), Optimizer):
+        raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+    held = _held(optimizer)
+    missing = [
+        each.name
+        for each in parameters
+        if each.of_groups and each.parameter.requires_grad and id(each.parameter) not in held
+    ]
+    if missing:
+        raise ValueError(
+            f"this {type(optimizer).__name__} does not hold {', '.join(missing)} of the groups' layers: give it all "
+            "parameters that the task trains"
+        )
+
+
+def add_embedding(optimizer: Optimizer, embedding: nn.Parameter) -> None:
+    """Give the optimizer the embedding, without weight decay, and drop the state that it keeps for it."""
+    optimizer = unwrap_optimizer(optimizer)
+    for options in optimizer.param_groups:
+        if any(each is embedding for each in options["params"]):
+            if options.get("weight_decay"):
+                warnings.warn(
+                    f"this {type(optimizer).__name__} decays the embedding of the HAT (weight_decay="
+                    f"{options['weight_decay']}), which turns gates to 0.5: put it into a group with weight_decay=0, "
+                    "or leave it to begin()",
+                    stacklevel=user_level(),
+                )
+            break
+    else:
+        no_decay = {"weight_decay": 0.0} if "weight_decay" in optimizer.defaults else {}
+        optimizer.add_param_group({"params": [embedding], **no_decay})
+
+
+def _held(optimizer: Optimizer) -> set[int]:
+    return {id(p) for options in unwrap_optimizer(optimizer).param_groups for p in options["params"]}

@@ -1,0 +1,25 @@
+"""HAT in several processes: one embedding, and the mean of its gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+
+from gnt.distributed.process_group import resolve_process_group
+
+
+def copy_from_first_process(embedding: Tensor, process_group: Any) -> None:
+    """Give all processes the embedding of the first one."""
+    group = resolve_process_group(process_group)
+    if group is not None:
+        dist.broadcast(embedding, dist.get_global_rank(group, 0), group=group)
+
+
+def average_gradient(embedding: Tensor, process_group: Any) -> None:
+    """Average the gradient of the embedding over a process group that was given."""
+    group = None if process_group is None else resolve_process_group(process_group)
+    if group is not None and embedding.grad is not None:
+        dist.all_reduce(embedding.grad, group=group)
+        embedding.grad.div_(dist.get_world_size(group))

@@ -1,0 +1,150 @@
+"""`HeldNetwork`: a gated network whose weights are held in each optimizer step as far as earlier tasks need them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gnt.protection._conditioning import Conditioning, conditioned
+from gnt.protection._coverage import Coverage
+from gnt.protection._gated_network import GatedNetwork
+from gnt.protection._hat_optimizer import HATOptimizer, add_embedding
+from gnt.protection._hat_processes import average_gradient
+from gnt.protection._hat_settings import HATSettings, check_uncovered
+from gnt.protection._rates import EarlierTasks
+from gnt.protection._sparsity import SparsityTerm
+from gnt.protection._trained_parameters import TrainedParameters
+from gnt.protection._unit_protection import UnitProtection
+from gnt.units import UnitGroup
+
+
+class HeldNetwork(GatedNetwork):
+    """Base class of `HAT`: what happens around each optimizer step.
+
+    Args:
+        model, groups, settings: as for `GatedNetwork`.
+        generator: for random rates.
+        process_group: the processes whose gradients of e are averaged; None: they are not.
+
+    Attributes:
+        cumulative: c, (units,).
+        counts: M, the number of tasks that use each unit, (units,).
+    """
+
+    cumulative: Tensor
+    counts: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: tuple[UnitGroup, ...],
+        settings: HATSettings,
+        generator: torch.Generator | None,
+        process_group: Any,
+    ) -> None:
+        super().__init__(model, groups, settings)
+        self.generator, self.process_group = generator, process_group
+        zeros = self.embedding.detach().clone()
+        self.register_buffer("cumulative", zeros, persistent=False)
+        self.register_buffer("counts", zeros.clone(), persistent=False)
+        self._penalty_seen = False
+        self._optimizers: list[HATOptimizer] = []
+        self._conditioning: Conditioning | None = None
+        self._coverage = self._find_coverage()
+        self._trained = TrainedParameters(self._coverage.parameters, self._is_training)
+        self._protection = UnitProtection(self.layout)
+        self._hang()
+
+    def _can_train(self) -> bool:
+        return bool(self._optimizers) and self._optimizers[-1].active
+
+    def _find_coverage(self) -> Coverage:
+        coverage = Coverage(self.model, self.layout, self)
+        if self.settings.uncovered == "refuse":
+            check_uncovered(coverage.parameters)
+        return coverage
+
+    def _earlier(self) -> EarlierTasks:
+        return EarlierTasks(self.cumulative, self.counts, len(self.tasks), self._trained.earlier)
+
+    def _start(self) -> None:
+        """Compute what is fixed during the open task, and the gates of the present step."""
+        if self._conditioning is not None:
+            self._conditioning.remove()
+        rates = self.settings.protection
+        measures = rates.measures(self._earlier(), self._coverage)
+        groups = self._coverage.group_numbers(self.embedding.device)
+        self._sparsity = SparsityTerm(self.cumulative, self.layout, self.settings.sparsity_mode, self.settings.min_free)
+        self._conditioning = Conditioning(
+            conditioned(self._coverage.parameters, measures, groups),
+            rates,
+            self.settings.apply,
+            lambda: rates.factors(self._sparsity.by_group(self._gate_values.detach())),
+            self.generator,
+        )
+        self._protection.forget()
+        self._refresh_gates()
+
+    def _hang_on_optimizer(self, optimizer: Optimizer) -> None:
+        add_embedding(optimizer, self.embedding)
+        new = HATOptimizer(optimizer, self._before_optimizer_step, self._after_optimizer_step)
+        for each in self._optimizers:
+            if each.optimizer is new.optimizer:
+                each.remove()
+        self._optimizers = [*(each for each in self._optimizers if each.optimizer is not new.optimizer), new]
+
+    def _before_optimizer_step(self, has_closure: bool) -> None:
+        assert self._conditioning is not None
+        if self.settings.sparsity and not self._penalty_seen and not has_closure:
+            raise RuntimeError(
+                f"no step of task {self.task!r} has used penalty(): add hat.penalty() to the loss, or set sparsity=0"
+            )
+        average_gradient(self.embedding, self.process_group)
+        self._conditioning.before_step()
+
+    def _after_optimizer_step(self) -> None:
+        assert self._conditioning is not None
+        self._conditioning.after_step()
+        clamp = self.settings.embedding_clamp
+        with torch.no_grad():
+            self.embedding.clamp_(-clamp, clamp)
+        self._trained.note_gradients()
+        self._after_step()
+        self._step += 1
+        self._conditioning.next_step()
+        self._refresh_gates()
+
+    def capacity(self) -> float:
+        """Network capacity: the mean rate in this step of the weights and biases of all layers with gated units.
+
+        Raises:
+            RuntimeError: no task is open.
+        """
+        total = [self._capacity_of(each) for each in self._gated_parameters()]
+        return sum(rate for rate, _ in total) / sum(size for _, size in total)
+
+    def capacity_by_group(self) -> dict[str, float]:
+        """`capacity` of the producers of each group."""
+        result = {}
+        for group in self.groups:
+            total = [self._capacity_of(each) for each in self._gated_parameters([group])]
+            result[group.name] = sum(rate for rate, _ in total) / sum(size for _, size in total)
+        return result
+
+    def _gated_parameters(self, groups: Sequence[UnitGroup] | None = None) -> list[Tensor]:
+        slots = [slot for group in groups or self.groups for slot in group.incoming]
+        found = [slot.module._parameters.get(key) for slot in slots for key in ("weight", "bias")]
+        return list({id(each): each for each in found if each is not None}.values())
+
+    def _capacity_of(self, parameter: Tensor) -> tuple[float, int]:
+        self._require_open("capacity")
+        assert self._conditioning is not None
+        rate = self._conditioning.mean_rate(parameter)
+        return rate * parameter.numel(), parameter.numel()
+
+    def _after_step(self) -> None:
+        """Called after each step that was made, when the weights are final and before the gates of the next step."""

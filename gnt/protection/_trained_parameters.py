@@ -1,0 +1,102 @@
+"""`TrainedParameters`: which parameters the training of each task has used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from gnt.protection._coverage import CoveredParameter
+from gnt.protection._forward_hook import ForwardHook
+from gnt.units import UnitGroup
+
+
+class TrainedParameters:
+    """Notes, for each parameter, whether a training forward ran its module, or a backward gave it a gradient.
+
+    Args:
+        parameters: the parameters.
+        is_training: True in a training forward of the open task.
+
+    Attributes:
+        earlier: for each parameter whether a task that has ended used it.
+        current: whether the open task did.
+    """
+
+    def __init__(self, parameters: list[CoveredParameter], is_training: Callable[[], bool]) -> None:
+        self._parameters, self.is_training = parameters, is_training
+        self.earlier = [False] * len(parameters)
+        self.current = [False] * len(parameters)
+        self._handles: dict[nn.Module, RemovableHandle] = {}
+
+    def begin(self) -> None:
+        """A task begins."""
+        self.current = [False] * len(self._parameters)
+        self.watch()
+
+    def watch(self) -> None:
+        """Watch the modules that the open task has not run."""
+        self.unwatch()
+        for number, each in enumerate(self._parameters):
+            for module in each.modules if not self.current[number] else ():
+                if module not in self._handles:
+                    self._handles[module] = module.register_forward_pre_hook(ForwardHook(self._note))
+
+    def _note(self, module: nn.Module) -> None:
+        if self.is_training() and torch.is_grad_enabled():
+            self._handles.pop(module).remove()
+            for number, each in enumerate(self._parameters):
+                self.current[number] |= module in each.modules
+
+    def note_gradients(self) -> None:
+        """Note the parameters that have a gradient: their module need not have run as a module."""
+        for number, each in enumerate(self._parameters):
+            if not self.current[number] and each.parameter.grad is not None:
+                self.current[number] = True
+
+    def end(self) -> None:
+        """The task has ended."""
+        self.unwatch()
+        frozen = [not each.parameter.requires_grad for each in self._parameters]  # their use may not be seen
+        self.earlier = [any(each) for each in zip(self.earlier, self.current, frozen, strict=True)]
+
+    def unwatch(self) -> None:
+        """Remove the hooks."""
+        for handle in self._handles.values():
+            handle.remove()
+        self._handles = {}
+
+    def ran(self, group: UnitGroup) -> bool:
+        """True if the open task used a producer of the group."""
+        producers = {slot.module for slot in group.incoming}
+        return any(now and not producers.isdisjoint(each.modules) for now, each in self._pairs())
+
+    def _pairs(self) -> Iterable[tuple[bool, CoveredParameter]]:
+        return zip(self.current, self._parameters, strict=True)
+
+    def follow(self, parameters: list[CoveredParameter], *, new: bool) -> None:
+        """Go on with the parameters as they are now.
+
+        Args:
+            parameters: the parameters.
+            new: whether those that were not known before count as used by an earlier task.
+        """
+        known = {id(each.parameter): before for each, before in zip(self._parameters, self.earlier, strict=True)}
+        self._parameters = parameters
+        self.earlier = [known.get(id(each.parameter), new) for each in parameters]
+        self.current = [False] * len(parameters)
+
+    def names(self, flags: list[bool]) -> list[str]:
+        """The names of the parameters with a flag."""
+        return [each.name for flag, each in zip(flags, self._parameters, strict=True) if flag]
+
+    def load(self, earlier: list[str], current: list[str]) -> None:
+        """Load the names of parameters that were used."""
+        self.earlier = [each.name in earlier for each in self._parameters]
+        self.current = [each.name in current for each in self._parameters]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_handles": {}, "is_training": None}

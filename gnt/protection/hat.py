@@ -1,0 +1,364 @@
+"""HAT: hard attention to the task, masks of units for each task, on any network whose units gnt finds."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gnt._utils.stack_level import user_level
+from gnt._utils.validation import check_positive
+from gnt.protection._conditioning import Form
+from gnt.protection._gate_function import Compensation
+from gnt.protection._hat_optimizer import check_optimizer
+from gnt.protection._hat_processes import copy_from_first_process
+from gnt.protection._hat_report import MaskReport, draw_masks, mask_report
+from gnt.protection._hat_settings import EmbeddingInit, HATSettings, check_groups, check_norms
+from gnt.protection._rates import Hard, Rates
+from gnt.protection._saved_network import SavedNetwork
+from gnt.protection._saved_state import is_task_id
+from gnt.protection._sparsity import SparsityMode
+from gnt.units import UnitGroup
+
+
+class HAT(SavedNetwork):
+    """Hard attention to the task: each task learns which units it uses, and their weights are fixed for later tasks.
+
+    Each unit has a number e for the task that is trained, and what its consumers read is multiplied by its gate
+    sigmoid(s e). In each epoch s grows from 1 / s_max to s_max, so that gates end near 0 or 1. When the task ends the
+    mask 1(e > 0) is kept, and c is the union of all masks. A weight between units i and j changes at the rate
+
+        1 - min(c_i, c_j)
+
+    in later tasks, so that it is fixed where both are used; a bias at 1 - c_i. What belongs to no unit that gnt has
+    found (output layers, residual streams, embeddings, the inputs of the first layer) counts as used by every task that
+    has trained it. Free units are shared out by a term of the loss, sparsity * R:
+
+        R = sum of a (1 - c) / sum of (1 - c) over all units, with a the gates
+
+    Fixed weights get their values back after each optimizer step, whatever the optimizer does with momentum and weight
+    decay: the outputs of a task under `use` are equal bit for bit for ever. Running statistics are kept for each task.
+
+        hat = gnt.HAT(net, gnt.trace(net, x))
+        for task, loader in enumerate(tasks):
+            with hat.learning(task, optimizer, steps_per_epoch=len(loader)):
+                for x, y in loader:
+                    optimizer.zero_grad()
+                    (F.cross_entropy(net(x), y) + hat.penalty()).backward()
+                    optimizer.step()
+        hat.use(0)                      # net.eval() now computes what it did after task 0
+
+    Steps are optimizer steps: micro-batches before one step share its gates. It is a module with one parameter, the
+    ``embedding`` e, and its state dict contains everything; register it beside the network, not in it.
+
+    Args:
+        model: the network.
+        groups: its units, of `gnt.trace` or `gnt.walk`.
+        s_max: the largest s, > 0.
+        sparsity: factor of R in `penalty`, >= 0.
+        sparsity_mode: "original"; "cross": (R + 1 - sum of a c / sum of c) / 2, which also rewards used units.
+        embedding: how e is drawn for a task: "normal" (0, 1), "last" (those of the task before), or a pair (low, high)
+            of a uniform distribution.
+        embedding_clamp: e is clamped to this magnitude after each step, > 0.
+        compensation: the gradient of e. "published": s_max sigmoid'(e), for |s e| above ``gradient_clip`` times
+            (cosh(clip) + 1) / (cosh(s e) + 1); "exact": without the clip; "none": the derivative of sigmoid(s e).
+        gradient_clip: see above, > 0.
+        protection: how weights are held: ``Hard()``; `gnt.protection.Random`, `Constant` and `Adaptive` forget.
+        apply: "update": the change of a weight in a step is multiplied by the rate, for any optimizer; "gradient": the
+            gradient is, as published. Fixed weights are restored in both.
+        uncovered: "freeze", or "refuse": refuse a model with layers that no group has.
+        norms: "per_task": each task has running statistics of its own; "shared": all tasks change the same ones, and
+            the outputs of earlier tasks move.
+        min_free: with as few free units or fewer, the sparsity term of a group (or of all) is 0.
+        idle: `protected` lets an engine replace units whose gates are off in the task that is trained.
+        protect_above: `protected` keeps units that more than this number of tasks use.
+        generator: for drawing e, and random rates; None: torch's.
+        process_group: the processes whose gradients of e are averaged. None: they are not (DDP does if the embedding is
+            in its module). In each case all processes start a task with the first one's e.
+
+    Attributes:
+        tasks: ids of the tasks that have ended.
+        task: id of the task that is trained; None between tasks.
+        cumulative: c, (units,), the units of all groups one after the other.
+        counts: M, the number of tasks that use each unit, (units,).
+        groups: the groups.
+
+    Raises:
+        TypeError, ValueError: a setting out of range; groups that are not the model's; units that another HAT gates;
+            a norm over several units before which gates cannot act; BatchNorm with momentum=None.
+
+    Source: Serra et al., ICML 2018 (arXiv 1801.01423).
+
+    >>> import torch, gnt
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
+    >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
+    >>> hat, x, outputs = gnt.HAT(net, gnt.walk(net)), torch.randn(8, 4), []
+    >>> for task in range(2):
+    ...     with hat.learning(task, optimizer, steps_per_epoch=10):
+    ...         for _ in range(20):
+    ...             optimizer.zero_grad()
+    ...             (net(torch.randn(8, 4)).square().mean() + hat.penalty()).backward()
+    ...             optimizer.step()
+    ...     with hat.use(0), torch.no_grad():
+    ...         outputs.append(net.eval()(x))
+    ...     _ = net.train()
+    >>> torch.equal(*outputs)
+    True
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: Sequence[UnitGroup],
+        *,
+        s_max: float = 400.0,
+        sparsity: float = 0.75,
+        sparsity_mode: SparsityMode = "original",
+        embedding: EmbeddingInit = "normal",
+        embedding_clamp: float = 6.0,
+        compensation: Compensation = "published",
+        gradient_clip: float = 50.0,
+        protection: Rates | None = None,
+        apply: Form = "update",
+        uncovered: str = "freeze",
+        norms: str = "per_task",
+        min_free: int = 0,
+        idle: bool = False,
+        protect_above: int = 0,
+        generator: torch.Generator | None = None,
+        process_group: Any = None,
+    ) -> None:
+        settings = HATSettings.checked(
+            s_max=s_max, sparsity=sparsity, sparsity_mode=sparsity_mode, embedding=embedding,
+            embedding_clamp=embedding_clamp, compensation=compensation, gradient_clip=gradient_clip,
+            protection=Hard() if protection is None else protection, apply=apply, uncovered=uncovered, norms=norms,
+            min_free=min_free, idle=idle, protect_above=protect_above,
+        )  # fmt: skip
+        checked = check_groups(model, groups)
+        check_norms(model)
+        super().__init__(model, checked, settings, generator, process_group)
+
+    def begin(self, task: Any, optimizer: Optimizer, *, steps_per_epoch: int) -> None:
+        """Begin a task: draw e, start its running statistics anew, and hold what earlier tasks need.
+
+        Args:
+            task: its id, an integer or a string that is new.
+            optimizer: the optimizer that trains the task; it gets the embedding, if it does not hold it, without weight
+                decay. Schedulers should be made after this.
+            steps_per_epoch: B, the number of optimizer steps in which s grows to s_max before it starts again, >= 1.
+
+        Raises:
+            RuntimeError: a task is open, or this object is closed.
+            TypeError: an id or an optimizer of another type.
+            ValueError: an id that was used before; ``steps_per_epoch`` below 1; an optimizer that lacks parameters of
+                the groups. Nothing is changed.
+        """
+        self._require_not_closed()
+        if self._open:
+            raise RuntimeError(f"begin: task {self.task!r} is open, call end() first")
+        if not is_task_id(task):
+            raise TypeError(f"task must be an integer or a string, got {task!r}")
+        if task in self.tasks:
+            raise ValueError(f"task must be a new id, got {task!r}, which has ended; known are {self.tasks}")
+        check_positive(steps_per_epoch=steps_per_epoch)
+        coverage = self._find_coverage()
+        check_optimizer(optimizer, coverage.parameters)
+        self._warn_without_capacity(task)
+        self._coverage = coverage
+        self._trained.follow(coverage.parameters, new=False)
+        if self.settings.norms == "per_task":
+            self._task_buffers.use(None)
+            self._task_buffers.reset()
+        with torch.no_grad():
+            self.settings.draw_embedding(self.embedding, self.generator, first=not self.tasks)
+            copy_from_first_process(self.embedding, self.process_group)
+        self.embedding.grad = None
+        self.task, self._open, self._selected = task, True, len(self.tasks)
+        self._step, self._steps_per_epoch, self._penalty_seen = 0, int(steps_per_epoch), False
+        self._trained.begin()
+        self._hang_on_optimizer(optimizer)
+        self._optimizers[-1].optimizer.state.pop(self.embedding, None)
+        self._start()
+        self._begin_task()
+
+    @torch.no_grad()
+    def end(self, *, refresh: Any = None) -> None:
+        """End the task: keep its mask 1(e > 0) and running statistics, and let its units count as used.
+
+        Args:
+            refresh: an engine (`GnT`) on the same groups, which replaces all units that no task uses: they were trained
+                as long as their gates were open.
+
+        Raises:
+            RuntimeError: no task is open, or none of its steps was made.
+            ValueError: an embedding that is not finite. Nothing is changed.
+        """
+        self._require_open("end")
+        if not self._step:
+            raise RuntimeError(f"task {self.task!r} is empty: no optimizer step was made since begin()")
+        if not bool(torch.isfinite(self.embedding).all()):
+            raise ValueError(f"the embedding of task {self.task!r} is not finite, so that it has no mask")
+        assert self._conditioning is not None
+        mask = self._kept_mask()
+        self._end_task(mask)
+        self._conditioning.restore()
+        self._conditioning.remove()
+        coverage = self._find_coverage()
+        self._trained.end()
+        self._trained.follow(coverage.parameters, new=True)
+        self._coverage = coverage
+        self.masks_by_task = torch.cat([self.masks_by_task, mask[None]])
+        self.cumulative = torch.maximum(self.cumulative, mask.to(self.cumulative.dtype))
+        self.counts = self.counts + mask.to(self.counts.dtype)
+        if self.settings.norms == "per_task":
+            self._task_buffers.end_task()
+        self.tasks.append(self.task)
+        self.task, self._open, self._conditioning = None, False, None
+        self._optimizers[-1].active = False
+        self._protection.forget()
+        self._binary = None
+        if refresh is not None:
+            refresh.replace(self._protection.free_units(refresh.groups, self.cumulative))
+
+    @contextlib.contextmanager
+    def learning(self, task: Any, optimizer: Optimizer, *, steps_per_epoch: int) -> Iterator[HAT]:
+        """Context in which a task is trained: `begin` and, unless there is an exception, `end`.
+
+        Args, Raises:
+            as `begin`.
+        """
+        self.begin(task, optimizer, steps_per_epoch=steps_per_epoch)
+        yield self
+        self.end()
+
+    def resume(self, optimizer: Optimizer) -> None:
+        """Go on with a task whose state was loaded, with an optimizer; then load the optimizer's state.
+
+        Args:
+            optimizer: as for `begin`.
+
+        Raises:
+            RuntimeError: no task is open, or it has an optimizer.
+        """
+        self._require_open("resume")
+        if self._optimizers and self._optimizers[-1].active:
+            raise RuntimeError(f"task {self.task!r} has an optimizer; resume() is for a state that was loaded")
+        check_optimizer(optimizer, self._coverage.parameters)
+        self._hang_on_optimizer(optimizer)
+
+    def close(self) -> None:
+        """Remove all hooks: the network is then without gates and nothing is held."""
+        for each in self._optimizers:
+            each.remove()
+        if self._conditioning is not None:
+            self._conditioning.remove()
+        self._gates.remove()
+        self._trained.unwatch()
+        self._optimizers, self._closed, self._selected = [], True, None
+
+    def penalty(self) -> Tensor:
+        """Return sparsity * R of the present gates, to be added to the loss; differentiable.
+
+        Raises:
+            RuntimeError: no task is open.
+        """
+        self._require_open("penalty")
+        self._penalty_seen = True
+        return self.settings.sparsity * self._sparsity.value(self._gate_values)
+
+    def report(self) -> MaskReport:
+        """Return the figures of each group: units, how many tasks use them, free units, open gates, rate; a table."""
+        on = self.embedding.detach() > 0 if self._open else None
+        rates = self.capacity_by_group() if self._open else None
+        return mask_report(self.layout, self.tasks, self.counts, on, rates)
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw how much the masks of tasks overlap, and how many units each task uses in each group.
+
+        Args:
+            axes: two axes of matplotlib; None: those of a new figure.
+
+        Returns:
+            The axes.
+
+        Raises:
+            RuntimeError: no task has ended.
+        """
+        if not self.tasks:
+            raise RuntimeError("plot: no task has ended, so that there are no masks")
+        return draw_masks(self.layout, self.tasks, self.masks_by_task, axes)
+
+    def protected(self, group: UnitGroup) -> Tensor | None:
+        """For ``GnT(protect=hat)``: True for units that tasks use, and for those whose gate is off in the open task.
+
+        With ``idle=True`` the latter are not kept. With `Adaptive` protection, ``protect_above`` counts.
+
+        Args:
+            group: a group with the units of one of this object's; None is returned for others.
+        """
+        return self._protection.protected(
+            group,
+            self.counts > self.settings.protect_above,
+            self.embedding.detach() <= 0 if self._open and not self.settings.idle else None,
+        )
+
+    def movable_bias(self, bias: Tensor) -> Tensor | None:
+        """For ``GnT(protect=hat)``: True for entries that belong to no unit that tasks use.
+
+        The bias of an output layer counts as used by the tasks that have trained it.
+
+        Args:
+            bias: a parameter of the model; None is returned for others.
+        """
+        return self._protection.movable(bias, self._coverage, self._earlier())
+
+    @torch.no_grad()
+    def reset_units(self, param: Tensor, dim: int, index: Tensor, groups: int = 1) -> None:
+        """For an engine that this object follows: reset the optimizer's state for e of replaced units; e is kept.
+
+        Args:
+            param, dim, index, groups: as for `gnt.replacement.Follower`.
+        """
+        if self._open and self._optimizers:
+            self._protection.reset_embedding(self._optimizers[-1].optimizer, self.embedding, param, dim, index)
+
+    @property
+    def followed_parameters(self) -> list[Tensor]:
+        """The parameters of the groups, whose replacement this object follows."""
+        return [parameter for group in self.groups for _, parameter, _ in group.slices()]
+
+    def begin_task(self, task: Any, optimizer: Optimizer, steps_per_epoch: int) -> None:
+        """Hook of learners: `begin`."""
+        self.begin(task, optimizer, steps_per_epoch=steps_per_epoch)
+
+    def end_task(self) -> None:
+        """Hook of learners: `end`."""
+        self.end()
+
+    def _begin_task(self) -> None:
+        """Called at the end of `begin`."""
+
+    def _end_task(self, mask: Tensor) -> None:
+        """Called at the start of `end`, before anything is changed, with the mask that will be kept, bool (units,)."""
+
+    def _kept_mask(self) -> Tensor:
+        """1(e > 0), without the units of groups that the task has not run."""
+        mask = self.embedding.detach() > 0
+        for number, group in enumerate(self.groups):
+            if not self._trained.ran(group):
+                self.layout.part(mask, number).fill_(False)
+        return mask
+
+    def _warn_without_capacity(self, task: Any) -> None:
+        full = [name for name, part in self.layout.by_group(self.counts).items() if bool((part > 0).all())]
+        if full and self.settings.protection.freezes:
+            warnings.warn(
+                f"no capacity is left in group {', '.join(map(repr, full))}: task {task!r} can learn only through "
+                "weights of other groups and through layers that no earlier task has trained",
+                stacklevel=user_level(),
+            )
