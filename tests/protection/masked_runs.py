@@ -12,7 +12,13 @@ import gnt
 
 
 def learn_task(
-    hat: gnt.HAT, optimizer: torch.optim.Optimizer, task: Any, shape: tuple[int, ...], *, steps: int = 4, end: bool = True
+    hat: gnt.HAT,
+    optimizer: torch.optim.Optimizer,
+    task: Any,
+    shape: tuple[int, ...],
+    *,
+    steps: int = 4,
+    end: bool = True,
 ) -> None:
     """Train a task of random regression, of two epochs."""
     hat.begin(task, optimizer, steps_per_epoch=max(steps // 2, 1))
@@ -34,7 +40,9 @@ def learn_steps(
 def loss(hat: gnt.HAT, task: Any, shape: tuple[int, ...], step: int, samples: slice = slice(None)) -> Tensor:
     """The loss of a step, with the penalty."""
     x = inputs(hat.model, shape, seed=hash((task, step)) % 2**16)[samples]
-    return ((hat.model(x) - 1.0) * torch.linspace(-1, 1, len(x), dtype=x.dtype).view(-1, *(1,) * (hat.model(x).ndim - 1))).square().mean() + hat.penalty()
+    return (
+        (hat.model(x) - 1.0) * torch.linspace(-1, 1, len(x), dtype=x.dtype).view(-1, *(1,) * (hat.model(x).ndim - 1))
+    ).square().mean() + hat.penalty()
 
 
 def inputs(model: nn.Module, shape: tuple[int, ...], seed: int = 3, n: int = 6) -> Tensor:
