@@ -13,6 +13,7 @@ NAMES = (
     "incremental_cifar",
     "slippery_ant",
     "split_digits",
+    "permuted_tasks",
 )
 
 

@@ -6,6 +6,7 @@ parts               builders of the parts: penalties, replay, projections
 method              trains a network with the parts of a recipe
 packed              PackNet
 progressive         progressive networks
+training            the training loop: after each task a test on all tasks so far
 heads               a network with an output layer for each task
 """
 
@@ -16,5 +17,6 @@ from benchmarks.memory_methods.packed import PackedMethod
 from benchmarks.memory_methods.progressive import ProgressiveMethod
 from benchmarks.memory_methods.recipes import memory_method
 from benchmarks.memory_methods.scenario import Scenario
+from benchmarks.memory_methods.training import MemoryTraining
 
-__all__ = ["MemoryMethod", "PackedMethod", "ProgressiveMethod", "Scenario", "memory_method"]
+__all__ = ["MemoryMethod", "MemoryTraining", "PackedMethod", "ProgressiveMethod", "Scenario", "memory_method"]

@@ -1,0 +1,30 @@
+"""What the tables and pictures of permuted tasks show."""
+
+from __future__ import annotations
+
+from benchmarks.display import DEAD_AT_START, OPTIMIZERS, Display, Metric
+from benchmarks.permuted_tasks.settings import SOURCES, Settings
+
+
+def _about(settings: Settings) -> str:
+    return (
+        f"{settings.tasks} tasks with {settings.train:,} {SOURCES[settings.source]} each, a new permutation of the "
+        f"pixels in every task, {settings.epochs} pass{'' if settings.epochs == 1 else 'es'} (784-{settings.hidden}-10, "
+        f"{OPTIMIZERS[settings.optimizer]})"
+    )
+
+
+DISPLAY = Display(
+    main=Metric("accuracy", "Mean accuracy on all tasks so far", percent=True),
+    about=_about,
+    others=(
+        Metric("new_task", "Accuracy on the newest task", percent=True),
+        Metric("old_tasks", "Accuracy on all earlier tasks", percent=True),
+        Metric("online_accuracy", "Accuracy before the update, on the current task", percent=True),
+        Metric("backward_transfer", "Backward transfer", percent=True),
+        Metric("one_step_backward_transfer", "Backward transfer in one step", percent=True),
+        DEAD_AT_START,
+    ),
+    chance=0.1,
+    plasticity=False,
+)
