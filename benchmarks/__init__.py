@@ -19,6 +19,7 @@ and ``display`` (what its table and picture show). The other modules are shared:
     comparison, summary, comparison_table           from rows to means over seeds with 95% intervals
     comparison_picture, picture_headline            the picture of a comparison
     display, method_styles, plot_layout, line_labels    what is shown, names and colours of methods, layout of pictures
+    task_pictures                                   heat maps of tasks, memory beside plasticity
     tensorboard                                     TensorBoard event files
     datasets                                        image data
     published, report                               published values; all results as one page, RESULTS.md

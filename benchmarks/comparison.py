@@ -18,7 +18,8 @@ from benchmarks.run import Run
 from benchmarks.run_plan import RunPlan
 from benchmarks.scheduler import run_all
 from benchmarks.settings import settings_text
-from benchmarks.summary import results_of, run_labels
+from benchmarks.summary import MethodResults, results_of, run_labels
+from benchmarks.task_pictures import ACCURACIES
 from benchmarks.worker import LOCK_SECONDS
 
 
@@ -91,10 +92,23 @@ class Comparison:
         if any(result.complete_seeds for result in found):
             for file in pictures:
                 write_atomically(file, lambda stream: write_picture(found, self.display, stream))
-            texts += map(str, pictures)
+            texts += [*map(str, pictures), *map(str, self._further_pictures(found))]
         seconds = sum(run.about()["seconds"] for run in self.runs)
         texts.append(f"Total time: {_duration(seconds)}. Records: {self.out / self.plan.experiment}")
         console.print("\n".join(texts), highlight=False, soft_wrap=True, markup=False)
+
+    def _further_pictures(self, found: list[MethodResults]) -> list[Path]:
+        """Write the further pictures of the experiment beside the main one."""
+        from benchmarks.plot_layout import save
+
+        files = []
+        shown = [result for result in found if result.has(ACCURACIES)]
+        for further in self.display.further if shown else ():
+            file = self._picture.with_stem(f"{self._picture.stem}_{further.name}")
+            figure = further.draw(shown, self.display)
+            write_atomically(inside(self.out, file), lambda stream, figure=figure: save(figure, stream))  # type: ignore[misc]
+            files.append(file)
+        return files
 
     @property
     def _picture(self) -> Path:

@@ -43,6 +43,21 @@ WEIGHTS = Metric("weight_magnitude", "Mean size of a weight")
 
 
 @dataclass(frozen=True)
+class FurtherPicture:
+    """A picture beside that of the metrics over time.
+
+    Attributes:
+        name: the end of its file's name.
+        title: what it shows.
+        draw: (results, the display) -> a figure.
+    """
+
+    name: str
+    title: str
+    draw: Callable[[list[Any], Display], Any]
+
+
+@dataclass(frozen=True)
 class Display:
     """What is shown of an experiment.
 
@@ -55,6 +70,8 @@ class Display:
         chance: value of the main metric that guessing reaches, if there is one.
         first, last: fractions of the rows that "first" and "last" in tables average over.
         smooth: window, in rows, of the moving average of the bold line in the main panel, for noisy rows.
+        further: pictures beside that of the metrics over time.
+        families: whether the report shows similar problems together, with fewer metrics of each.
         plasticity: whether the main metric shows a loss of plasticity, which the headline of the picture then names.
     """
 
@@ -68,6 +85,8 @@ class Display:
     last: float = 0.2
     smooth: int = 1
     plasticity: bool = True
+    further: tuple[FurtherPicture, ...] = ()
+    families: bool = True
 
     def rows_text(self, rows: list[dict[str, float]]) -> str:
         """Rows as one line for a log; mean over seeds."""

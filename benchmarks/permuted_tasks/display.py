@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from benchmarks.display import DEAD_AT_START, OPTIMIZERS, Display, Metric
 from benchmarks.permuted_tasks.settings import SOURCES, Settings
+from benchmarks.task_pictures import HEAT_MAPS, TWO_AXES
 
 
 def _about(settings: Settings) -> str:
+    passes = "1 pass" if settings.epochs == 1 else f"{settings.epochs} passes"
     return (
         f"{settings.tasks} tasks with {settings.train:,} {SOURCES[settings.source]} each, a new permutation of the "
-        f"pixels in every task, {settings.epochs} pass{'' if settings.epochs == 1 else 'es'} (784-{settings.hidden}-10, "
-        f"{OPTIMIZERS[settings.optimizer]})"
+        f"pixels in every task, {passes} (784-{settings.hidden}-10, {OPTIMIZERS[settings.optimizer]})"
     )
 
 
@@ -27,4 +28,5 @@ DISPLAY = Display(
     ),
     chance=0.1,
     plasticity=False,
+    further=(TWO_AXES, HEAT_MAPS),
 )

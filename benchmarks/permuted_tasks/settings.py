@@ -24,9 +24,16 @@ class Settings(BaseSettings):
     default_methods: ClassVar[tuple[str, ...]] = METHODS
     sizes: ClassVar[dict[Any, Values]] = {
         "quick": {},
-        "published": {"source": "mnist", "train": 10_000, "test": 10_000, "epochs": 1, "batch": 16, "samples": 10_000},
+        "published": {
+            "source": "mnist",
+            "train": 10_000,
+            "test": 10_000,
+            "epochs": 1,
+            "batch": 16,
+            "samples": 10_000,
+        },
     }
-    durations: ClassVar[dict[str, str]] = {"quick": "about three minutes on two cores"}
+    durations: ClassVar[dict[str, str]] = {"quick": "about two minutes on two cores"}
 
     source: str = setting(
         "digits",
@@ -39,14 +46,14 @@ class Settings(BaseSettings):
     tasks: int = setting(20, "number of tasks, each with a new permutation", value_checks.whole(2))
     train: int = setting(4_000, "training images, the same in each task", value_checks.whole(1))
     test: int = setting(1_000, "test images, the same in each task", value_checks.whole(1))
-    epochs: int = setting(4, "passes over the images of each task", value_checks.whole(1))
+    epochs: int = setting(2, "passes over the images of each task", value_checks.whole(1))
     batch: int = setting(32, "images in a batch", value_checks.whole(1))
     hidden: str = setting("100-100", "sizes of the hidden layers", value_checks.layer_sizes)
     optimizer: str = setting("adam", "sgd or adam", value_checks.one_of("sgd", "adam"))
     memory: int = setting(500, "number of images that are stored, of all tasks", value_checks.whole(1), ("er_cbp",))
     samples: int = setting(500, "images that importances are measured on, of each task", value_checks.whole(1), _EWC)
     lr: float = setting_fields.lr(1e-3)
-    strength: float = setting(100.0, "factor of EWC's penalty", value_checks.NOT_NEGATIVE, _EWC, tuning=True)
+    strength: float = setting(30.0, "factor of EWC's penalty", value_checks.NOT_NEGATIVE, _EWC, tuning=True)
     l2_init: float = setting_fields.l2_init(1e-4)
     replacement_rate: float = setting_fields.replacement_rate(1e-4)
     maturity_threshold: int = setting_fields.maturity_threshold(100)

@@ -8,6 +8,7 @@ result_tables       the tables of results
 family_picture      the picture of a family
 provenance          command, commit, seeds, hardware and time of each row
 overview            the table of all experiments, and what is missing
+earlier_page        what an existing page says about experiments that have no runs here
 page, markdown      the page
 """
 

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks import experiments
 from benchmarks.argument_parser import Parser
 from benchmarks.atomic_files import write_atomically
 from benchmarks.errors import CannotRun
@@ -25,21 +26,27 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser("python -m benchmarks report", f"{HELP}. Published values: benchmarks/published.json.")
     parser.add("--out", type=Path, default=OUT, metavar="DIR", help=f"folder of results to read (default: {OUT})")
     parser.add("--to", type=Path, default=TO, metavar="DIR", help=f"folder to write {NAME} to (default: {TO})")
+    parser.add(
+        "--keep",
+        action="store_true",
+        help=f"keep what the existing {NAME} says about experiments without finished runs in the folder of results",
+    )
     parser.add("--quiet", action="store_true", help="no progress bar, for logs")
     parsed = parser.parse(arguments)
     found = find_runs(parsed.out)
     _check_writable(parsed.to)
-    return _write(found, parsed.to, quiet=parsed.quiet)
+    return _write(found, parsed.to, keep=parsed.keep, quiet=parsed.quiet)
 
 
-def _write(found: FoundRuns, to: Path, *, quiet: bool) -> int:
+def _write(found: FoundRuns, to: Path, *, keep: bool, quiet: bool) -> int:
     from rich.console import Console
 
     from benchmarks.progress import Title, progress_view
+    from benchmarks.report.earlier_page import read_page
     from benchmarks.report.page import PICTURES, Page
 
     console = Console()
-    page = Page(found)
+    page = Page(found, read_page(inside(to, to / NAME, "--to"), experiments.NAMES) if keep else None)
     drawn: dict[Path, bytes] = {}
     title = Title("pictures", "#0072B2")
     with progress_view(console, 1, quiet=quiet) as view:
@@ -49,7 +56,8 @@ def _write(found: FoundRuns, to: Path, *, quiet: bool) -> int:
             picture.draw(stream)
             drawn[inside(to, to / PICTURES / picture.name, "--to")] = stream.getvalue()
         view.progress(title, len(page.pictures), len(page.pictures), "")
-    old = _pictures_of(to)  # read before the page is overwritten
+    kept = {to / PICTURES / name for name in page.earlier.pictures(PICTURES)}
+    old = _pictures_of(to) - kept  # read before the page is overwritten
     for file, content in [*drawn.items(), (to / NAME, page.text.encode())]:
         write_atomically(file, lambda stream, content=content: stream.write(content))  # type: ignore[misc]
     for file in old - drawn.keys():

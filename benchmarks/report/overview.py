@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from benchmarks import experiments
 from benchmarks.comparison_table import interval_text
@@ -16,12 +17,20 @@ from benchmarks.report.result_tables import at_end, of_experiment
 from benchmarks.settings import settings_text
 from benchmarks.summary import MethodResults, best_results
 
+FIRST_HEADINGS: Final = ("experiment", "metric, last")
 
-def overview(found: dict[str, list[Problem]]) -> list[str]:
-    """A row for each experiment: the last values on the problem that is nearest to the published one."""
-    headings = ["experiment", "metric, last", "size", "backprop", "best other", "continual backprop", "published"]
-    rows = [_row(name, representative(own)) for name, own in found.items()]
-    return table(headings, rows, words=(0, 1, 2, 6))
+
+def overview(found: dict[str, list[Problem]], earlier: dict[str, dict[str, str]]) -> list[str]:
+    """A row for each experiment: the last values on the problem that is nearest to the published one.
+
+    Args:
+        found: the problems of each experiment.
+        earlier: the rows of other experiments on an existing page, as cells by heading.
+    """
+    headings = [*FIRST_HEADINGS, "size", "backprop", "best other", "continual backprop", "published"]
+    rows = {name: _row(name, representative(own)) for name, own in found.items()}
+    rows |= {name: [cells.get(heading, "") for heading in headings] for name, cells in earlier.items()}
+    return table(headings, [rows[name] for name in experiments.NAMES if name in rows], words=(0, 1, 2, 6))
 
 
 def representative(problems: Sequence[Problem]) -> Problem:
@@ -66,12 +75,14 @@ def _published(line: MethodResults) -> str:
     return f"{LABELS[line.method]} {entry.text(display.main)}" + (" (other settings)" if differing else "")
 
 
-def missing(found: dict[str, list[Problem]]) -> list[str]:
-    """What was run of each experiment, and what was not."""
+def missing(found: dict[str, list[Problem]], earlier: dict[str, str]) -> list[str]:
+    """What was run of each experiment, and what was not. ``earlier``: the lines of others on an existing page."""
     lines = []
     for name in experiments.NAMES:
         if name in found:
             lines.append(f"- **{name}**: {_run(found[name])}. {_not_run(name, found[name])}")
+        elif name in earlier:
+            lines.append(earlier[name])
         else:
             lines.append(f"- **{name}**: nothing finished. To run it: `{default_command(name)}`.")
     return [line.rstrip() for line in lines]

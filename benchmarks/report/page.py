@@ -10,6 +10,9 @@ from typing import IO
 
 from benchmarks import experiments
 from benchmarks.comparison_picture import write_picture
+from benchmarks.display import Display, FurtherPicture
+from benchmarks.plot_layout import save
+from benchmarks.report.earlier_page import EarlierPage
 from benchmarks.report.family_picture import write_family_picture
 from benchmarks.report.overview import missing, overview
 from benchmarks.report.problems import Family, Problem, families, problems
@@ -18,7 +21,8 @@ from benchmarks.report.rerun_commands import default_command
 from benchmarks.report.result_tables import Sources, family_table, of_experiment, problem_table
 from benchmarks.report.run_finder import FoundRuns
 from benchmarks.settings import settings_text
-from benchmarks.summary import best_results
+from benchmarks.summary import MethodResults, best_results
+from benchmarks.task_pictures import ACCURACIES
 
 PICTURES = "results"  # the folder beside the page
 CROWDED = 8  # curves in a picture; with more, only the best of each method are shown
@@ -29,8 +33,9 @@ _INTRODUCTION = """\
 Networks that are trained on a long sequence of tasks lose plasticity: units die, features become similar, and in the
 end the network learns no better than a linear model. These are experiments of the literature on this, run with this
 library: backpropagation, continual backpropagation, which replaces the least useful units step by step, and other
-remedies. Each value is a mean over seeds with its 95% confidence interval (Student's t), next to the published value
-if there is one. Below each table are the commands that reproduce it."""
+remedies; and methods against forgetting what earlier tasks have taught. Each value is a mean over seeds with its 95%
+confidence interval (Student's t), next to the published value if there is one. Below each table are the commands that
+reproduce it."""
 
 _RERUN = """\
 `python -m benchmarks report` wrote this page and its pictures from the records of finished runs; nothing in it is
@@ -49,21 +54,33 @@ class Picture:
 
 
 class Page:
-    """The page of all results: ``text`` and ``pictures``."""
+    """The page of all results: ``text`` and ``pictures``.
 
-    def __init__(self, found: FoundRuns) -> None:
+    Args:
+        found: the runs.
+        earlier: what an existing page says about experiments; used for those without a finished run.
+    """
+
+    def __init__(self, found: FoundRuns, earlier: EarlierPage | None = None) -> None:
         self.pictures: list[Picture] = []
         by_experiment = {
             name: problems(runs)
             for name in experiments.NAMES
             if (runs := [run for run in found.runs if run.experiment == name])
         }
+        self.earlier = (earlier or EarlierPage()).without(set(by_experiment))
+        sections = {name: self._experiment(name, own) for name, own in by_experiment.items()} | self.earlier.sections
         parts = [
             _INTRODUCTION.splitlines(),
-            overview(by_experiment),
+            overview(by_experiment, self.earlier.overview),
             _RERUN.splitlines(),
-            ["## What was run, and what is missing", "", *missing(by_experiment), *_not_shown(found)],
-            *(self._experiment(name, own) for name, own in by_experiment.items()),
+            [
+                "## What was run, and what is missing",
+                "",
+                *missing(by_experiment, self.earlier.missing),
+                *_not_shown(found),
+            ],
+            *(sections[name] for name in experiments.NAMES if name in sections),
         ]
         self.text = "\n\n".join("\n".join(lines) for lines in parts) + "\n"
 
@@ -90,6 +107,7 @@ class Page:
             drawn = partial(write_family_picture, part) if isinstance(part, Family) else _picture(part)
             self.pictures.append(Picture(name, drawn))
             lines += ["", f"![{display.main.title}: {part.experiment}, {part.title}]({PICTURES}/{name})"]
+            lines += self._further(part)
         rows = family_table(part, sources) if isinstance(part, Family) else problem_table(part, sources)
         lines += ["", f"{display.main.title}:", "", *rows]
         lines += [f"\n{text}" for text in repeated_seeds(part.results)]
@@ -100,6 +118,18 @@ class Page:
         ]
         return [*lines, "", *provenance_lines(part)]
 
+    def _further(self, part: Problem | Family) -> list[str]:
+        """The further pictures of the experiment, for each problem."""
+        display, lines = experiments.display(part.experiment), []
+        for problem in part.problems if isinstance(part, Family) else [part]:
+            results = [result for result in problem.results if result.has(ACCURACIES)]
+            for further in display.further if results else ():
+                name = f"{part.experiment}_{_slug(problem.title)}_{further.name}.png"
+                drawn = partial(_draw_further, further, results, display)
+                self.pictures.append(Picture(name, drawn))
+                lines += ["", f"![{further.title}: {part.experiment}, {problem.title}]({PICTURES}/{name})"]
+        return lines
+
 
 def _picture(problem: Problem) -> Callable[[IO[bytes]], None]:
     display = experiments.display(problem.experiment)
@@ -108,6 +138,10 @@ def _picture(problem: Problem) -> Callable[[IO[bytes]], None]:
     if len(results) > CROWDED and len(chosen) < len(results):
         return lambda file: write_picture(chosen, display, file, note="For each method the best of the settings tried.")
     return lambda file: write_picture(results, display, file)
+
+
+def _draw_further(further: FurtherPicture, results: list[MethodResults], display: Display, file: IO[bytes]) -> None:
+    save(further.draw(results, display), file)
 
 
 def _differences(first: Problem, part: Problem | Family) -> str:

@@ -133,6 +133,8 @@ def _rank(problem: Problem) -> tuple[int, int, int]:
 def families(found: Sequence[Problem]) -> list[Problem | Family]:
     """The same problems, with similar ones grouped into families."""
     rest, made = list(found), []
+    if not experiments.display(found[0].experiment).families:
+        return list(found)
     cls = experiments.settings_class(found[0].experiment)
     for name in [name for name in shared(cls) if isinstance(found[0].values[name], str)]:
         alike: dict[tuple[Any, ...], list[Problem]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.display import WEIGHTS, Display, Metric
 from benchmarks.split_digits.settings import SOURCES, Settings
+from benchmarks.task_pictures import HEAT_MAPS
 
 _ASKED = {
     "task": "the task is known and one of its two classes is asked for",
@@ -29,4 +30,6 @@ DISPLAY = Display(
     ),
     last=0.2,
     plasticity=False,
+    further=(HEAT_MAPS,),
+    families=False,
 )

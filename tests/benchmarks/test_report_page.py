@@ -93,6 +93,32 @@ def test_the_page_is_reproducible_and_old_pictures_are_deleted(
     report(runs[0].out, to)
 
 
+def test_keep_leaves_what_the_page_says_about_other_experiments(tmp_path: Path) -> None:
+    digits = planned_runs(tmp_path / "one", DIGITS, "backprop continual_backprop", seeds=2)
+    regression = planned_runs(tmp_path / "two", REGRESSION, "backprop", seeds=1)
+    for run in [*digits, *regression]:
+        write_record(run)
+    to, out = tmp_path / "to", ["report", "--to", str(tmp_path / "to"), "--quiet", "--out"]
+    first = report(tmp_path / "one", to)
+    for _ in range(2):  # the second time, both are kept or written again
+        assert main([*out, str(tmp_path / "two"), "--keep"]) == 0
+        text = (to / "RESULTS.md").read_text()
+        for name in (REGRESSION, DIGITS):
+            assert f"| [{name}](#{name}) |" in text
+            assert f"](results/{name}_" in text
+        assert text.partition(f"\n## {DIGITS}")[2] == first.partition(f"\n## {DIGITS}")[2]
+        for start in (f"| [{DIGITS}]", f"- **{DIGITS}**: "):
+            (line,) = (line for line in text.splitlines() if line.startswith(start))
+            assert line in first
+        assert sorted(file.name for file in (to / "results").iterdir()) == [
+            "random_label_mnist_quick.png",
+            "slowly_changing_regression_quick.png",
+        ]
+    report(tmp_path / "two", to)
+    assert DIGITS not in (to / "RESULTS.md").read_text().partition("\n## What was run")[0]
+    assert [file.name for file in (to / "results").iterdir()] == ["slowly_changing_regression_quick.png"]
+
+
 def test_a_seed_in_two_runs_counts_once(tmp_path: Path) -> None:
     (ensemble,) = planned_runs(tmp_path, DIGITS, "l2", seeds=3)
     (alone,) = planned_runs(tmp_path, DIGITS, "l2", seeds=1, first=2)

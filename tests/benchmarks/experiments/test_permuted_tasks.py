@@ -1,0 +1,86 @@
+"""Permuted tasks: tasks, what is measured, and resuming."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import gnt
+from benchmarks.errors import CannotRun
+from benchmarks.permuted_tasks import training as module
+from benchmarks.permuted_tasks.settings import Settings
+from benchmarks.permuted_tasks.training import Training
+from tests.benchmarks.resumed_training import rows_of, rows_with_interruptions
+
+SMALL = {"tasks": 3, "train": 24, "test": 20, "epochs": 2, "batch": 8, "hidden": "10-8"}
+FASTER = {"memory": 12, "samples": 10, "strength": 1e3, "replacement_rate": 0.05, "maturity_threshold": 2}
+
+
+@pytest.fixture(autouse=True)
+def short_pieces(monkeypatch):
+    """Pieces of 4 and 2 batches per task."""
+    monkeypatch.setattr(module, "BATCHES_PER_PIECE", 4)
+
+
+def make(method="backprop", seed=0, **settings):
+    own = {name: value for name, value in FASTER.items() if Settings.affects(name, method)}
+    return Training(Settings.of(method, **{**SMALL, **own, **settings}), method, [seed])
+
+
+@pytest.mark.parametrize("method", Settings.methods)
+def test_interrupted_training_gives_the_same_rows(method):
+    whole = rows_of(make(method))
+    assert rows_with_interruptions(lambda: make(method), {1, 4}.__contains__) == whole
+    assert [row["task"] for row in whole] == [1, 2, 3]
+
+
+def test_rows_hold_the_metrics_of_the_accuracy_matrix():
+    rows = rows_of(make(tasks=4))
+    matrix = gnt.metrics.TaskMatrix(4)
+    for after, row in enumerate(rows):
+        for task in range(after + 1):
+            matrix.put(after, task, row[f"accuracy_on/{task + 1}"])
+    last, own = rows[-1], [row[f"accuracy_on/{row['task']}"] for row in rows]
+    assert [row["new_task"] for row in rows] == own
+    assert last["accuracy"] == matrix.average_accuracy()
+    assert last["old_tasks"] == pytest.approx(sum(last[f"accuracy_on/{t}"] for t in (1, 2, 3)) / 3)
+    for name in ("forgetting", "backward_transfer", "one_step_backward_transfer"):
+        assert last[name] == getattr(matrix, name)()
+        assert name not in rows[0]
+
+
+def test_tasks_are_permutations_of_the_same_images_for_every_method():
+    one, other = make(seed=3), make("ewc", seed=3)
+    first, second = one.task(0, 3), one.task(1, 3)
+    assert first.x.equal(other.task(0, 3).x)
+    assert not first.x.equal(second.x)
+    assert first.x.sort(1).values.equal(second.x.sort(1).values)
+    assert first.y.equal(second.y)
+    images, _ = one.tested(1)
+    assert images.equal(one._test.images[:, one._permutation(1)])
+    assert not make(seed=4).task(0, 4).x.equal(first.x)
+    assert torch.cat([one._train.images, one._test.images]).unique(dim=0).shape[0] == 44  # no image in both
+
+
+def test_units_are_replaced_and_protected_as_the_method_says():
+    for method, engine, protected in (
+        ("ewc", False, False),
+        ("ewc_cbp", True, False),
+        ("ewc_cbp_protected", True, True),
+    ):
+        training = make(method)
+        learner = training.method.learner
+        (ewc,) = (each for each in learner.methods if isinstance(each, gnt.EWC))
+        assert isinstance(learner, gnt.ContinualBackprop) is engine
+        if engine:
+            assert learner.gnt.is_followed_by(ewc)
+            assert (learner.gnt.protect is ewc) is protected
+
+
+def test_too_few_images_and_a_missing_folder_are_refused():
+    with pytest.raises(
+        CannotRun, match="--train and --test together must be at most 5000, the number of images, got 5001"
+    ):
+        make(train=4981)
+    with pytest.raises(CannotRun, match="MNIST's 70,000 images are read from a folder"):
+        Training(Settings.of("backprop", "published"), "backprop", [0])
