@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from gnt._utils.state_dicts import check_saved_state
 from gnt._utils.validation import to_float
-from gnt.protection._forward_hook import ForwardHook
-from gnt.protection._packed_parameter import PackedParameter, packed_parameters
+from gnt.protection._owned_units import OwnedUnits
+from gnt.protection._packed_network import PackedNetwork
 from gnt.protection._saved_state import MOST_TASKS, is_task_id, number_of_owners, saved_kinds
-from gnt.units import UnitGroup
+from gnt.protection._step_hook import StepHook
+from gnt.units import UnitGroup, unwrap
 
 STATE_VERSION = 1
 
@@ -42,8 +40,12 @@ class PackNet:
     As ``GnT(..., protect=packnet)`` it keeps units that own a weight of an earlier task from being replaced. Units
     whose weights are all free start a task with zero weights, and cannot learn until an engine has replaced them.
 
+    Under DistributedDataParallel the processes have the same owners, because weights are the same. From the second task
+    on some parameters are frozen: wrap with ``find_unused_parameters=True``, or anew for each task.
+
     Args:
-        net: the network. Parameters that are added later, such as new heads, are found by `begin_task`.
+        net: the network, or a wrapper around it. Parameters that are added later, such as new heads, are found by
+            `begin_task`.
         prune: share of the free weights of each layer that is pruned, in [0, 1]. 0: later tasks have none.
         optimizer: `after_step` is then called after each of its steps. None: call it yourself, after the engine's step;
             a learner with ``methods=[packnet]`` does so.
@@ -91,21 +93,24 @@ class PackNet:
         if optimizer is not None and not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer or None, got {type(optimizer).__name__}")
         self.net, self.share, self.optimizer = net, to_float(prune), optimizer
-        self._parameters = self._checked(list(packed_parameters(net)))
+        self._network = PackedNetwork(unwrap(net), optimizer)
         self.tasks: list[Any] = []
         self.task: Any = None
-        self._open = self._pruned = False
-        self._ran: set[nn.Module] = set()  # those that a training forward of this task ran
-        self._fixed_norms: set[nn.Module] = set()
-        self._protection: dict[int, tuple[UnitGroup, Tensor]] = {}
-        self._add_hooks()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_protection": {}, "_hooked": None}
+        self._pruned = False
+        self._owned_units = OwnedUnits()
+        self._add_hook()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._add_hooks()
+        self._add_hook()
+
+    def _add_hook(self) -> None:
+        if self.optimizer is not None:
+            self.optimizer.register_step_post_hook(StepHook(self.after_step))
+
+    @property
+    def _open(self) -> bool:
+        return self._network.watches
 
     def begin_task(self, task: Any = None) -> None:
         """Begin a task: its steps train free weights only.
@@ -128,15 +133,10 @@ class PackNet:
             raise ValueError(f"task must be a new id, got {task!r}, which has ended; known are {self.tasks}")
         if len(self.tasks) == MOST_TASKS:
             raise ValueError(f"PackNet holds at most {MOST_TASKS} tasks, one byte for the owner of a weight")
-        self._parameters = self._with_new()
-        self._hook_modules()
-        self.task, self._open, self._pruned = task, True, False
-        self._ran.clear()
-        with torch.no_grad():
-            for each in self._parameters:
-                each.restore()
-                each.follow_tensor()
-                each.held = each.tensor.detach().clone()
+        self._network.take(self._network.with_new())
+        self.task, self._pruned = task, False
+        self._network.watches = True
+        self._network.keep_values()
         self._hold()
 
     @torch.no_grad()
@@ -151,8 +151,9 @@ class PackNet:
         """
         if not self._open or self._pruned:
             raise RuntimeError(f"prune: {'the task was pruned before' if self._open else 'call begin_task first'}")
-        self._check_current()
-        took_part = [each for each in self._parameters if not self._ran.isdisjoint(each.modules) or each.has_changed()]
+        network = self._network
+        network.check_current()
+        took_part = [each for each in network.parameters if network.has_run(each) or each.has_changed()]
         if not took_part:
             raise RuntimeError(f"task {self.task!r} is empty: no training forward was run since begin_task")
         for each in took_part:
@@ -165,7 +166,7 @@ class PackNet:
             if not each.prunable:
                 each.fixed = None if number in each.owner else each.fixed
         self._pruned = True
-        self._protection.clear()
+        self._owned_units.clear()
 
     def end_task(self) -> None:
         """Fix the weights of the task, after `prune` unless that was called before.
@@ -175,23 +176,18 @@ class PackNet:
         """
         if not self._open:
             raise RuntimeError("end_task: call begin_task first")
-        self._check_current()
+        self._network.check_current()
         if not self._pruned:
             self.prune()
-        with torch.no_grad():
-            for each in self._parameters:
-                each.restore()
-                each.follow_tensor()
-                each.held = each.tensor.detach().clone()
+        self._network.keep_values()
         self.tasks.append(self.task)
-        self.task, self._open, self._pruned = None, False, False
+        self.task, self._pruned = None, False
+        self._network.watches = False
         self._hold()
 
-    @torch.no_grad()
     def after_step(self) -> None:
         """Give owned weights their values back, and set pruned ones to 0; to be called after each optimizer step."""
-        for each in self._parameters:
-            each.restore()
+        self._network.restore()
 
     @contextlib.contextmanager
     def use(self, task: Any) -> Iterator[None]:
@@ -208,9 +204,9 @@ class PackNet:
         if not is_task_id(task) or task not in self.tasks:
             raise ValueError(f"task must be one that has ended ({self.tasks}), got {task!r}")
         number = self.tasks.index(task) + 1
-        self._check_current()
+        self._network.check_current()
         modes = [(module, module.training) for module in self.net.modules()]
-        prunable = [each for each in self._parameters if each.prunable]
+        prunable = self._network.prunable
         before = [each.tensor.detach().clone() for each in prunable]
         try:
             self.net.eval()
@@ -228,40 +224,29 @@ class PackNet:
 
     def protected(self, group: UnitGroup) -> Tensor:
         """For ``GnT(protect=packnet)``: True for units with an incoming or outgoing weight that a task owns."""
-        known = self._protection.get(id(group))
-        if known is None or known[0] is not group or known[1].device != group.incoming[0].weight.device:
-            units = torch.arange(group.num_units)
-            found = torch.zeros(group.num_units, dtype=torch.bool)
-            by_tensor = {id(each.tensor): each for each in self._parameters if each.prunable}
-            for _, parameter, slot in group.slices():
-                each = by_tensor.get(id(parameter))
-                if each is not None:
-                    positions = each.owned_positions(slot.dim_of(parameter), slot.groups).cpu()
-                    found |= positions[slot.index(units)].view(group.num_units, -1).any(1)
-            known = self._protection[id(group)] = group, found.to(group.incoming[0].weight.device)
-        return known[1]
+        return self._owned_units.of(group, self._network.parameters)
 
     def owned(self) -> dict[str, dict[Any, int]]:
         """For each layer's weight the number of free weights, and of those that each task owns."""
         names = ["free", *self.tasks, *([self.task] if self._open else [])]
         counts = {
             each.name: torch.bincount(each.owner.flatten().int(), minlength=len(names)).tolist()
-            for each in self._parameters
-            if each.prunable
+            for each in self._network.prunable
         }
         return {name: dict(zip(names, each, strict=True)) for name, each in counts.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return owners and held values, and the tasks. ``prune`` is a setting and is not saved."""
+        parameters = self._network.parameters
         return {
             "version": STATE_VERSION,
-            "names": [each.name for each in self._parameters],
+            "names": [each.name for each in parameters],
             "tasks": list(self.tasks),
             "open": [self.task, self._pruned] if self._open else [],
-            "owners": [each.owner.clone() for each in self._parameters],
-            "held": [each.held.clone() for each in self._parameters],
-            "used": [each.used for each in self._parameters],
-            "ran": [not self._ran.isdisjoint(each.modules) for each in self._parameters],
+            "owners": [each.owner.clone() for each in parameters],
+            "held": [each.held.clone() for each in parameters],
+            "used": [each.used for each in parameters],
+            "ran": [self._network.has_run(each) for each in parameters],
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -270,92 +255,23 @@ class PackNet:
         Raises:
             ValueError: not such a state, or one of another network. Nothing is changed.
         """
-        parameters = self._with_new()
+        parameters = self._network.with_new()
         kinds = saved_kinds(parameters, number_of_owners(state_dict))
         loaded = check_saved_state(state_dict, "PackNet.state_dict()", kinds, STATE_VERSION)
-        self._parameters, self.tasks = parameters, loaded["tasks"]
-        self._hook_modules()
-        self._open = bool(loaded["open"])
+        self._network.take(parameters)
+        self.tasks = loaded["tasks"]
+        self._network.watches = bool(loaded["open"])
         self.task, self._pruned = loaded["open"] or (None, False)
-        self._ran.clear()
-        for each, owner, held, used, ran in zip(
-            parameters, loaded["owners"], loaded["held"], loaded["used"], loaded["ran"], strict=True
-        ):
+        for each, owner, held, used in zip(parameters, loaded["owners"], loaded["held"], loaded["used"], strict=True):
             each.owner, each.held, each.used = owner, held, used
-            self._ran.update(each.modules if ran else ())
+        self._network.set_run(loaded["ran"])
         self._hold()
         if self._pruned:
             number = len(self.tasks) + 1
-            for each in parameters:
-                if each.prunable and number in each.owner:
+            for each in self._network.prunable:
+                if number in each.owner:
                     each.fixed = each.owner != number
 
     def _hold(self) -> None:
-        self._protection.clear()
-        current = len(self.tasks) + 1
-        for each in self._parameters:
-            if each.prunable or current not in each.owner:
-                each.hold_owned(all_used=not self._open)
-            else:
-                each.release()
-        fixed = (each for each in self._parameters if each.fixed is not None and not each.prunable)
-        self._fixed_norms = {module for each in fixed for module in each.modules if isinstance(module, _NormBase)}
-
-    def _with_new(self) -> list[PackedParameter]:
-        """The parameters as they are now: those known, and new ones without owners."""
-        self._check_current()
-        known = {id(each.tensor): each for each in self._parameters}
-        return self._checked([known.get(id(each.tensor), each) for each in packed_parameters(self.net)])
-
-    def _check_current(self) -> None:
-        now = dict(self.net.named_parameters(remove_duplicate=False)) | dict(self.net.named_buffers())
-        for each in self._parameters:
-            tensor = now.get(each.name)
-            if tensor is not each.tensor or tensor.shape != each.held.shape:
-                got = "is gone" if tensor is None else f"is another tensor now, of shape {tuple(tensor.shape)}"
-                raise ValueError(f"parameter {each.name}, of shape {tuple(each.held.shape)} for PackNet, {got}")
-
-    def _checked(self, parameters: list[PackedParameter]) -> list[PackedParameter]:
-        for each in parameters:
-            if is_lazy(each.tensor):
-                raise ValueError(f"parameter {each.name} is lazy and has no values yet: run one forward before")
-        if not any(each.prunable for each in parameters):
-            raise ValueError(f"{type(self.net).__name__} has no weight of a linear or convolution layer to prune")
-        if self.optimizer is not None:
-            held = {id(p) for options in self.optimizer.param_groups for p in options["params"]}
-            for each in parameters:
-                if each.tensor.requires_grad and id(each.tensor) not in held:
-                    raise ValueError(f"the optimizer does not hold parameter {each.name}: optimizer.add_param_group")
-        return parameters
-
-    def _add_hooks(self) -> None:
-        self._hooked: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-        self._hook_modules()
-        if self.optimizer is not None:
-            self.optimizer.register_step_post_hook(_StepHook(self))
-
-    def _hook_modules(self) -> None:
-        for module in {module for each in self._parameters for module in each.modules}:
-            if module not in self._hooked:
-                self._hooked.add(module)
-                module.register_forward_pre_hook(ForwardHook(self._before_forward))
-
-    def _before_forward(self, module: nn.Module) -> None:
-        if self._open and self.net.training and torch.is_grad_enabled():
-            self._ran.add(module)
-        if module in self._fixed_norms and module.training:
-            module.training = False
-
-
-class _StepHook:
-    """Calls `PackNet.after_step` after a step; a copy of the optimizer alone does not."""
-
-    def __init__(self, packnet: PackNet | None = None) -> None:
-        self._packnet = packnet
-
-    def __call__(self, *arguments: Any) -> None:
-        if self._packnet is not None:
-            self._packnet.after_step()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _StepHook, ()
+        self._owned_units.clear()
+        self._network.hold(len(self.tasks) + 1)

@@ -86,6 +86,7 @@ class AGEM(GradientProjection):
         super().__init__(net, loss, forward, process_group)
         self.batch_size, self.task = int(batch_size), checked_task(task)
         self._drawn: tuple[Samples | None] | None = None  # what the next projection uses, drawn before the batch came
+        self._before_draw: Tensor | None = None  # the generator's state, if a GradScaler may skip the step
 
     def begin_task(self, task: int | None = None) -> None:
         """Store the next batches as those of a task, and constrain by those of other tasks.
@@ -135,6 +136,17 @@ class AGEM(GradientProjection):
             FloatingPointError: the gradient on drawn items is not finite (checked on the CPU). Nothing is changed.
         """
         super().project()
+
+    def before_optimizer_step(self, scale: Tensor | None) -> None:
+        """Hook of `attach`: `project`."""
+        self._before_draw = None if scale is None else self.buffer.generator.get_state()
+        super().before_optimizer_step(scale)
+
+    def after_optimizer_step(self, skipped: bool) -> None:
+        """Hook of `attach`: a step that a GradScaler has skipped draws nothing."""
+        if skipped and self._before_draw is not None:
+            self.buffer.generator.set_state(self._before_draw)
+        self._before_draw = None
 
     @torch.no_grad()
     def _project(self, scale: float) -> None:  # g - (g.r / r.r) r is the same for any scale of g

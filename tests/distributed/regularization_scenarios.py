@@ -70,5 +70,38 @@ def consolidate_on_parts(folder: Path) -> Any:
     return {"x": x, "net": net.state_dict(), "found": found}
 
 
+def learn_tasks_with_packnet(folder: Path) -> Any:
+    """Train three tasks on the processes together, and on one with all samples; outputs of the first after each."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    net, single = worker.mlp(), worker.mlp()
+    model = DistributedDataParallel(net, find_unused_parameters=True)
+    optimizers = [
+        torch.optim.SGD(each.parameters(), lr=0.05, momentum=0.9, weight_decay=0.01) for each in (net, single)
+    ]
+    together, alone = gnt.PackNet(model, optimizer=optimizers[0]), gnt.PackNet(single, optimizer=optimizers[1])
+    outputs = []
+    for task in range(3):
+        together.begin_task()
+        alone.begin_task()
+        for step, (x, y) in enumerate(worker.batches(net, 4 * world, 5, seed=task)):
+            worker.learn(model, optimizers[0], x[rank::world], y[rank::world])
+            worker.learn(single, optimizers[1], x, y)
+            if step == 3:
+                together.prune()
+                alone.prune()
+        together.end_task()
+        alone.end_task()
+        with together.use(0), torch.no_grad():
+            outputs.append(net(torch.ones(3, 6, dtype=torch.float64)))
+    found = {"net": worker.flat(net), "single": worker.flat(single), "outputs": outputs}
+    return {
+        **found,
+        "owned": together.owned(),
+        "owned_single": alone.owned(),
+        "owners": together.state_dict()["owners"],
+    }
+
+
 if __name__ == "__main__":
-    worker.main({"train_with_all_methods": train_with_all_methods, "consolidate_on_parts": consolidate_on_parts})
+    scenarios = (train_with_all_methods, consolidate_on_parts, learn_tasks_with_packnet)
+    worker.main({each.__name__: each for each in scenarios})

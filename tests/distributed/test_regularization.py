@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 import gnt
 from tests.distributed.launch import run_ranks
 
 
-def test_methods_equal_those_of_one_process_with_the_whole_batch(tmp_path):
-    first, second = run_ranks("regularization_scenarios.train_with_all_methods", tmp_path)
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """What the scenarios return on two ranks, by name: started once, as starting is most of the time."""
+    names = "train_with_all_methods+consolidate_on_parts+learn_tasks_with_packnet"
+    return run_ranks(f"regularization_scenarios.{names}", tmp_path_factory.mktemp("ranks"))
+
+
+def test_methods_equal_those_of_one_process_with_the_whole_batch(results):
+    first, second = results["train_with_all_methods"]
     assert torch.equal(first["params"], second["params"])
     for rank in (first, second):
         assert [together for together, _ in rank["replaced_units"]] == [single for _, single in rank["replaced_units"]]
@@ -17,8 +25,8 @@ def test_methods_equal_those_of_one_process_with_the_whole_batch(tmp_path):
     assert sum(len(units) for step, _ in first["replaced_units"] for units in step) > 20
 
 
-def test_importances_are_means_over_the_samples_of_all_ranks(tmp_path):
-    first, second = run_ranks("regularization_scenarios.consolidate_on_parts", tmp_path)
+def test_importances_are_means_over_the_samples_of_all_ranks(results):
+    first, second = results["consolidate_on_parts"]
     net = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3)).double()
     net.load_state_dict(first["net"])
     for number, single in enumerate((gnt.EWC(net, 1.0), gnt.MAS(net, 1.0))):
@@ -28,3 +36,14 @@ def test_importances_are_means_over_the_samples_of_all_ranks(tmp_path):
                 torch.testing.assert_close(mine, single.importance(p), rtol=1e-10, atol=1e-14)
         assert "at least one sample" in first["found"][number]["message"]
         assert "failed in another process" in second["found"][number]["message"]
+
+
+def test_packnet_fixes_the_same_weights_on_all_ranks_as_one_process_with_the_whole_batch(results):
+    first, second = results["learn_tasks_with_packnet"]
+    assert torch.equal(first["net"], second["net"])
+    for rank in (first, second):
+        torch.testing.assert_close(rank["net"], rank["single"], rtol=0, atol=1e-9)
+        assert rank["owned"] == rank["owned_single"] == first["owned"]
+        assert all(torch.equal(a, b) for a, b in zip(rank["owners"], first["owners"], strict=True))
+        assert all(each.equal(rank["outputs"][0]) for each in rank["outputs"])
+        assert all(counts[2] > 0 for counts in rank["owned"].values())

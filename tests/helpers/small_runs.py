@@ -98,4 +98,5 @@ def assert_same(a: Any, b: Any, at: str = "value") -> None:
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    return tensor.detach().reshape(-1).contiguous().view(torch.uint8)
+    flat = tensor.detach().reshape(-1)
+    return flat.clone(memory_format=torch.contiguous_format).view(torch.uint8)  # one element may have stride 0

@@ -215,6 +215,68 @@ def test_each_fit_of_a_module_has_its_own_engine(make, tmp_path):
     assert first.optimizers[0].state_dict()["gnt"]["updates"] == STEPS
 
 
+class WithMemory(Regression):
+    """Regression with SI, EWC and A-GEM attached to its optimizer; the first two consolidate after each epoch."""
+
+    def __init__(self, seed=0):
+        super().__init__(lambda net: (torch.optim.AdamW(net.parameters(), lr=0.01), None), seed)
+
+    def configure_optimizers(self):
+        configured = super().configure_optimizers()
+        optimizer = configured["optimizer"]
+        self.agem = gnt.AGEM(self.net, gnt.ReplayBuffer(40, generator=seeded()), F.mse_loss, batch_size=8)
+        self.si, self.ewc = gnt.SI(self.net, 20.0), gnt.EWC(self.net, 5.0, likelihood="gaussian")
+        for method in (self.agem, self.si, self.ewc):  # projections act last, in whatever order they are attached
+            method.attach(optimizer)
+        return configured
+
+    def training_step(self, pair, index):
+        loss = super().training_step(pair, index)
+        self.agem.add(*pair)
+        return loss
+
+    def on_train_epoch_end(self):
+        self.si.consolidate()
+        self.ewc.consolidate(self.net, batch(0)[0])
+
+
+def memory_state(module, run):
+    own = [each.state_dict() for each in (module.agem, module.si, module.ewc)]
+    return copy.deepcopy([dict(module.net.state_dict()), run.optimizers[0].state_dict(), *own])
+
+
+def loop_with_memory(epochs):
+    module = WithMemory()
+    configured = module.configure_optimizers()
+    optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    for _ in range(epochs):
+        for t, pair in enumerate(batches()):
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = module.training_step(pair, t) / ACCUMULATED
+            loss.backward()
+            if t % ACCUMULATED == ACCUMULATED - 1:
+                torch.nn.utils.clip_grad_norm_(module.net.parameters(), CLIP)
+                optimizer.step()
+                optimizer.zero_grad()
+                scheduler.step()
+        module.on_train_epoch_end()
+    own = [each.state_dict() for each in (module.agem, module.si, module.ewc)]
+    return copy.deepcopy([dict(module.net.state_dict()), optimizer.state_dict(), *own])
+
+
+def test_attached_methods_against_forgetting_equal_a_plain_loop_and_resume_from_a_checkpoint(tmp_path):
+    module, run = fit(tmp_path, WithMemory(), 2)
+    run.save_checkpoint(tmp_path / "half.ckpt")
+    assert module.si.tasks == module.ewc.tasks == 2
+    assert module.agem.buffer.seen == 2 * BATCHES * 8
+    saved = torch.load(tmp_path / "half.ckpt", weights_only=True)["optimizer_states"][0]
+    assert {"gnt_memory", "gnt_memory_1", "gnt_memory_2"} <= set(saved)
+    assert_same(memory_state(module, run), loop_with_memory(2))
+    whole = memory_state(*fit(tmp_path, WithMemory(), 3))
+    assert_same(whole, loop_with_memory(3))
+    assert_same(memory_state(*fit(tmp_path, WithMemory(seed=9), 3, ckpt=tmp_path / "half.ckpt")), whole)
+
+
 @pytest.mark.parametrize("wrap", [lambda net: net, data_parallel, lambda net: torch.compile(net, backend="eager")])
 def test_a_network_set_up_by_fabric_is_opened(wrap):
     net = mlp(4, 8, 2)

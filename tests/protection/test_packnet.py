@@ -258,6 +258,28 @@ def test_copies_go_on_alone():
     copy.deepcopy(net)(torch.randn(2, 4))
 
 
+@pytest.mark.parametrize("given", ["network", "compiled network"])
+def test_a_compiled_network_gives_the_results_of_the_plain_one(given):
+    results = []
+    for compiled in (False, True):
+        net = mlp()
+        model = torch.compile(net, backend="eager") if compiled else net
+        optimizer = OPTIMIZERS["momentum"](net.parameters())
+        packnet = gnt.PackNet(net if given == "network" else model, optimizer=optimizer)
+        seen = []
+        for task in range(2):
+            packnet.begin_task()
+            train(model, optimizer, range(10 * task, 10 * task + 3))
+            packnet.prune()
+            train(model, optimizer, range(10 * task + 3, 10 * task + 5))
+            packnet.end_task()
+            with packnet.use(0), torch.no_grad():
+                seen.append(model(torch.ones(2, 4)))
+        assert seen[0].equal(seen[1])
+        results.append((dict(net.state_dict()), packnet.state_dict(), seen))
+    assert_same(*results)
+
+
 def test_as_a_method_of_a_learner():
     net = mlp(4, 12, 2)
     packnet = gnt.PackNet(net, prune=0.6)

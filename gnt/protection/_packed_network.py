@@ -1,0 +1,144 @@
+"""`PackedNetwork`: the parameters of a network with their owners, and which of them training forwards have run."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
+
+from gnt.protection._forward_hook import ForwardHook
+from gnt.protection._packed_parameter import PackedParameter, packed_parameters
+
+
+class PackedNetwork:
+    """The parameters of a network and the running statistics of its norms, with owners.
+
+    Args:
+        net: the network, without wrappers.
+        optimizer: must hold every parameter that requires a gradient; None: not checked.
+
+    Attributes:
+        parameters: those found so far; `find_new` adds others.
+        watches: True while a task is trained: training forwards are noted.
+
+    Raises:
+        ValueError: no weight of a linear or convolution layer, a lazy parameter, or one that the optimizer lacks.
+    """
+
+    def __init__(self, net: nn.Module, optimizer: Optimizer | None) -> None:
+        self._net, self._optimizer = net, optimizer
+        self.parameters = self._checked(list(packed_parameters(net)))
+        self.watches = False
+        self._ran: set[nn.Module] = set()  # those that a training forward of this task ran
+        self._fixed_norms: set[nn.Module] = set()
+        self._add_hooks()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_hooked": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._add_hooks()
+
+    @property
+    def prunable(self) -> list[PackedParameter]:
+        """The weights of linear and convolution layers."""
+        return [each for each in self.parameters if each.prunable]
+
+    def with_new(self) -> list[PackedParameter]:
+        """The parameters as they are now: those known, and new ones without owners. Nothing is changed.
+
+        Raises:
+            ValueError: a parameter that has changed its shape, or that the optimizer lacks.
+        """
+        self.check_current()
+        known = {id(each.tensor): each for each in self.parameters}
+        return self._checked([known.get(id(each.tensor), each) for each in packed_parameters(self._net)])
+
+    def take(self, parameters: list[PackedParameter]) -> None:
+        """Use the result of `with_new`, in a task of which no forward has run yet."""
+        self.parameters = parameters
+        self._hook_modules()
+        self._ran.clear()
+
+    def check_current(self) -> None:
+        """Raise ValueError for a parameter that is another tensor, or of another shape, than before."""
+        now = dict(self._net.named_parameters(remove_duplicate=False)) | dict(self._net.named_buffers())
+        for each in self.parameters:
+            tensor = now.get(each.name)
+            if tensor is not each.tensor or tensor.shape != each.held.shape:
+                got = "is gone" if tensor is None else f"is another tensor now, of shape {tuple(tensor.shape)}"
+                raise ValueError(f"parameter {each.name}, of shape {tuple(each.held.shape)} for PackNet, {got}")
+
+    def has_run(self, parameter: PackedParameter) -> bool:
+        """True if a training forward of this task has run a module of the parameter."""
+        return not self._ran.isdisjoint(parameter.modules)
+
+    def set_run(self, ran: Sequence[bool]) -> None:
+        """Set `has_run` of all parameters."""
+        self._ran.clear()
+        for each, flag in zip(self.parameters, ran, strict=True):
+            self._ran.update(each.modules if flag else ())
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Set the fixed entries to their held values."""
+        for each in self.parameters:
+            each.restore()
+
+    @torch.no_grad()
+    def keep_values(self) -> None:
+        """Restore fixed entries, then take the values of all as those to hold."""
+        for each in self.parameters:
+            each.restore()
+            each.follow_tensor()
+            each.held = each.tensor.detach().clone()
+
+    def hold(self, current: int) -> None:
+        """Fix what tasks own, but for the parameters that belong as a whole to the current one.
+
+        Args:
+            current: number of the task that is trained; between tasks the next one.
+        """
+        for each in self.parameters:
+            if each.prunable or current not in each.owner:
+                each.hold_owned(all_used=not self.watches)
+            else:
+                each.release()
+        fixed = (each for each in self.parameters if each.fixed is not None and not each.prunable)
+        self._fixed_norms = {module for each in fixed for module in each.modules if isinstance(module, _NormBase)}
+
+    def _checked(self, parameters: list[PackedParameter]) -> list[PackedParameter]:
+        for each in parameters:
+            if is_lazy(each.tensor):
+                raise ValueError(f"parameter {each.name} is lazy and has no values yet: run one forward before")
+        if not any(each.prunable for each in parameters):
+            raise ValueError(f"{type(self._net).__name__} has no weight of a linear or convolution layer to prune")
+        if self._optimizer is not None:
+            held = {id(p) for options in self._optimizer.param_groups for p in options["params"]}
+            for each in parameters:
+                if each.tensor.requires_grad and id(each.tensor) not in held:
+                    raise ValueError(f"the optimizer does not hold parameter {each.name}: optimizer.add_param_group")
+        return parameters
+
+    def _add_hooks(self) -> None:
+        self._hooked: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._hook_modules()
+
+    def _hook_modules(self) -> None:
+        for module in {module for each in self.parameters for module in each.modules}:
+            if module not in self._hooked:
+                self._hooked.add(module)
+                module.register_forward_pre_hook(ForwardHook(self._before_forward))
+
+    def _before_forward(self, module: nn.Module) -> None:
+        if self.watches and self._net.training and torch.is_grad_enabled():
+            self._ran.add(module)
+        if module in self._fixed_norms and module.training:
+            module.training = False
