@@ -18,7 +18,7 @@ Packages, each importing only those above it:
     units             unit groups: which tensors hold the units of a layer; walk and trace find them
     importance        the importance of a unit: features, measures of utility, running averages
     replacement       GnT: selection, new weights, optimizer state, CBP layers; ReDo, algorithm_1
-    replay            ReplayBuffer, ExperienceReplay, DER, AGEM, GEM, GenerativeReplay
+    replay            ReplayBuffer, ExperienceReplay, DER, AGEM, GEM, GenerativeReplay, LwF
     protection        HAT, AdaHAT, PackNet, TopUnits
     regularization    L2, L2Init, ShrinkAndPerturb; against forgetting: EWC, SI, MAS
     optim             AdamGnT and the optimizers with an engine, CBPSGD, CBPAdam, CBPAdamW
@@ -35,7 +35,7 @@ from gnt.optim import AdamGnT
 from gnt.protection import HAT, AdaHAT, PackNet, TopUnits
 from gnt.regularization import EWC, L2, MAS, SI, L2Init, ShrinkAndPerturb
 from gnt.replacement import ALGORITHM_1, CBPConv, CBPLinear, GnT, ReDo, algorithm_1, register_state_reset
-from gnt.replay import AGEM, DER, GEM, ExperienceReplay, GenerativeReplay, ReplayBuffer
+from gnt.replay import AGEM, DER, GEM, ExperienceReplay, GenerativeReplay, LwF, ReplayBuffer
 from gnt.units import Groups, TraceError, UnitGroup, trace, walk
 
 __all__ = [
@@ -63,6 +63,7 @@ __all__ = [
     "Groups",
     "L2Init",
     "LaMAML",
+    "LwF",
     "MultiHead",
     "PackNet",
     "ProgressiveNet",

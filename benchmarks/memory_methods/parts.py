@@ -6,10 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 import gnt
 from benchmarks.memory_methods.scenario import Scenario
+from benchmarks.methods import with_seed
 from benchmarks.seeds import stream
 
 
@@ -42,6 +45,40 @@ def _der(given: Given, beta: float) -> Any:
     return gnt.DER(given.net, given.buffer(), alpha=given.settings.alpha, beta=beta, loss=given.scenario.loss)
 
 
+def _generative_replay(given: Given) -> Any:
+    net, settings, scenario = given.net, given.settings, given.scenario
+    inputs = next(layer.in_features for layer in net.modules() if isinstance(layer, nn.Linear))
+    hidden = [int(width) for width in settings.hidden.split("-")]
+    seed = stream(given.seed, "generative model").initial_seed()
+    model = with_seed(seed, lambda: gnt.VAE(inputs, hidden, settings.latent))
+
+    def of_each_task(output: Tensor, old: Tensor) -> Tensor:
+        """The loss of the outputs of each earlier task, with the classes among these that the old network finds."""
+        own = [scenario.own_outputs(task) for task in range(replay.tasks)]
+        return torch.stack([F.cross_entropy(output[:, each], old[:, each].argmax(1)) for each in own]).mean()
+
+    replay = gnt.GenerativeReplay(
+        net,
+        model,
+        loss=scenario.loss,
+        targets="hard" if scenario.own_outputs(0) is None else of_each_task,
+        optimizer=torch.optim.Adam(model.parameters(), lr=settings.lr),
+        generator=stream(given.seed, "memory"),
+    )
+    return replay
+
+
+def _lwf(given: Given) -> Any:
+    net, scenario = given.net, given.scenario
+
+    def heads(x: Tensor) -> list[Tensor]:
+        output = net(x)
+        return [output[:, scenario.own_outputs(task)] for task in range(lwf.tasks)]
+
+    lwf = gnt.LwF(net, given.settings.strength, forward=None if scenario.own_outputs(0) is None else heads)
+    return lwf
+
+
 PARTS: Final[dict[str, Callable[[Given], Any]]] = {
     "ewc": _ewc,
     "si": lambda given: gnt.SI(given.net, given.settings.strength),
@@ -52,6 +89,8 @@ PARTS: Final[dict[str, Callable[[Given], Any]]] = {
     "der_plus_plus": lambda given: _der(given, given.settings.beta),
     "agem": lambda given: gnt.AGEM(given.net, given.buffer(), given.scenario.loss),
     "gem": _gem,
+    "generative_replay": _generative_replay,
+    "lwf": _lwf,
 }
 """Name -> function that builds the part, an object with hooks as a learner's ``methods`` have."""
 

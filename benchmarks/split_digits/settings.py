@@ -24,6 +24,8 @@ METHODS: Final = (
     "der_plus_plus",
     "agem",
     "gem",
+    "generative_replay",
+    "lwf",
     "packnet",
     "progressive",
 )
@@ -55,7 +57,11 @@ class Settings(BaseSettings):
         ("published", "si", "class"): {"strength": 5e3},
     }
     """Defaults for (size, method, scenario), which take precedence over all others."""
-    method_defaults: ClassVar[dict[str, Values]] = {"si": {"strength": 10.0}, "mas": {"strength": 1.0}}
+    method_defaults: ClassVar[dict[str, Values]] = {
+        "si": {"strength": 10.0},
+        "mas": {"strength": 1.0},
+        "lwf": {"strength": 1.0},
+    }
 
     scenario: str = setting(
         "class",
@@ -92,9 +98,12 @@ class Settings(BaseSettings):
         0.5, "factor of the loss of stored images", value_checks.NOT_NEGATIVE, ("der_plus_plus",), tuning=True
     )
     strength: float = setting(
-        1e3, "factor of the penalty", value_checks.NOT_NEGATIVE, ("ewc", "si", "mas"), tuning=True
+        1e3, "factor of the penalty", value_checks.NOT_NEGATIVE, ("ewc", "si", "mas", "lwf"), tuning=True
     )
     margin: float = setting(0.5, "margin of the constraints", value_checks.NOT_NEGATIVE, ("gem",), tuning=True)
+    latent: int = setting(
+        100, "latent dimensions of the generative model", value_checks.whole(1), ("generative_replay",), tuning=True
+    )
     prune: float = setting(
         0.5,
         "share of the free weights of each layer that a task leaves to later ones",

@@ -6,6 +6,7 @@ der                 DER and DER++: outputs on stored items stay near those of th
 agem                A-GEM: no step raises the loss on stored items
 gem                 GEM: no step raises the loss on the memory of any earlier task
 generative_replay   GenerativeReplay: samples of a generative model stand for earlier tasks
+lwf                 LwF: outputs for current inputs stay near those of the network of earlier tasks
 """
 
 from gnt.replay.agem import AGEM
@@ -14,5 +15,6 @@ from gnt.replay.der import DER
 from gnt.replay.experience_replay import ExperienceReplay
 from gnt.replay.gem import GEM
 from gnt.replay.generative_replay import GenerativeReplay
+from gnt.replay.lwf import LwF
 
-__all__ = ["AGEM", "DER", "GEM", "ExperienceReplay", "GenerativeReplay", "ReplayBuffer", "Samples"]
+__all__ = ["AGEM", "DER", "GEM", "ExperienceReplay", "GenerativeReplay", "LwF", "ReplayBuffer", "Samples"]

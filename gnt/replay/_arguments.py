@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gnt._utils.state_dicts import Entry
+from gnt._utils.state_dicts import Entry, counter
 from gnt._utils.validation import check_positive
 from gnt.replay.buffer import ReplayBuffer
 
@@ -37,3 +37,8 @@ def saved_task(entry: Entry, value: Any) -> int | None:
         return checked_task(value)
     except TypeError:
         raise entry.wrong_value(value, "an integer or None") from None
+
+
+def saved_number(entry: Entry, value: Any) -> int | None:
+    """A number in a saved state: an integer >= 0 or None."""
+    return None if value is None else int(counter()(entry, value))

@@ -11,18 +11,16 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 TARGETS = ("hard", "soft")
 
 
-def distillation(output: Tensor, old: Tensor, temperature: float) -> Tensor:
-    """Return T^2 * mean over samples of the cross-entropy of softmax(output / T) and softmax(old / T).
+def soft_cross_entropy(output: Tensor, old: Tensor, temperature: float) -> Tensor:
+    """Return the mean over samples of the cross-entropy of softmax(output / T) and softmax(old / T).
 
     Args:
         output: logits, (batch, classes, ...).
         old: earlier logits, of as many classes or fewer: the probability of those behind is 0.
         temperature: T.
-
-    Source: Hinton, Vinyals & Dean, arXiv 1503.02531, with the factor T^2 of its section 2.
     """
     log_probability = (output / temperature).log_softmax(1)[:, : old.shape[1]]
-    return -((old / temperature).softmax(1) * log_probability).sum(1).mean() * temperature**2
+    return -((old / temperature).softmax(1) * log_probability).sum(1).mean()
 
 
 def checked_targets(targets: Any) -> str | Loss:
@@ -46,7 +44,9 @@ def loss_on_old(output: Tensor, old: Tensor, targets: str | Loss, temperature: f
             f"targets={targets!r} needs outputs (batch, classes, ...), got {tuple(old.shape)}; give a function "
             "(output, old output) -> scalar, such as torch.nn.functional.mse_loss"
         )
-    return loss(output, old.argmax(1)) if targets == "hard" else distillation(output, old, temperature)
+    if targets == "hard":
+        return loss(output, old.argmax(1))
+    return temperature**2 * soft_cross_entropy(output, old, temperature)
 
 
 def number_of_outputs(output: Any) -> int | None:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from gnt._utils.state_dicts import Entry, check_entries, check_saved_state, counter
 from gnt._utils.validation import check_positive, finite_number
-from gnt.replay._arguments import checked_batch_size, checked_task, saved_task
+from gnt.replay._arguments import checked_batch_size, checked_task, saved_number, saved_task
 from gnt.replay._frozen_copy import FrozenCopy, saved_copy
 from gnt.replay._model_training import ModelTraining
 from gnt.replay._old_outputs import Loss, checked_targets, first_outputs, loss_on_old, number_of_outputs
@@ -268,7 +268,7 @@ class GenerativeReplay:
             "task": saved_task,
             "tasks": counter(),
             "steps": counter(),
-            "outputs": _optional_number,
+            "outputs": saved_number,
             "past": self._saved_past,
             **self._training.kinds(),
         }
@@ -282,7 +282,7 @@ class GenerativeReplay:
     def _saved_past(self, entry: Entry, value: Any) -> _Past | None:
         if value is None:
             return None
-        kinds = {"model": saved_copy(self.model), "solver": saved_copy(self.net), "outputs": _optional_number}
+        kinds = {"model": saved_copy(self.model), "solver": saved_copy(self.net), "outputs": saved_number}
         return _Past(**check_entries(value, kinds, " in 'past'"))
 
     def __repr__(self) -> str:
@@ -290,7 +290,3 @@ class GenerativeReplay:
         return (
             f"GenerativeReplay({type(self.model).__name__}, tasks={self.tasks}, steps={self.steps}, targets={targets})"
         )
-
-
-def _optional_number(entry: Entry, value: Any) -> int | None:
-    return None if value is None else int(counter()(entry, value))

@@ -14,7 +14,7 @@ from benchmarks.split_digits.training import Training
 from tests.benchmarks.resumed_training import rows_of, rows_with_interruptions
 
 SMALL = {"train": 24, "test": 10, "epochs": 2, "batch": 8, "hidden": "12-8"}
-FASTER = {"memory": 20, "replacement_rate": 0.05, "maturity_threshold": 3}
+FASTER = {"memory": 20, "latent": 4, "replacement_rate": 0.05, "maturity_threshold": 3}
 
 
 @pytest.fixture(autouse=True)
