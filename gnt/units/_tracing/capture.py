@@ -6,6 +6,7 @@ module in which it runs and the weights from which its value is computed.
 
 from __future__ import annotations
 
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -97,9 +98,24 @@ def capture(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *,
     try:
         with torch.enable_grad(), quiet():
             return _read(_export(model, tuple(args), dict(kwargs)), collector)
+    except Exception as error:
+        cause = _error_of_forward(error)
+        if cause is None:
+            raise
+        raise cause from None
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _error_of_forward(error: Exception) -> Exception | None:
+    """The error of the forward, if torch 2.6 has raised another one in its place.
+
+    After a forward that failed it complains about the attributes that the forward had assigned before.
+    """
+    before = error.__context__
+    frames = (frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__))
+    return before if isinstance(before, Exception) and "_detect_attribute_assignment" in frames else None
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:

@@ -22,6 +22,8 @@ MANUAL_GROUPS_HINT = (
     "To give groups by hand: gnt.GnT takes a list of layers in the order of computation, such as "
     "gnt.GnT([model.fc1, torch.relu, model.fc2], optimizer), or a list of gnt.UnitGroup, each made of gnt.units.Slot."
 )
+# of an internal assertion of torch 2.6; later versions refuse it by themselves
+_WRITES_INTO_A_CONSTANT = "mutating a non-functional tensor with a functional tensor is not allowed"
 _GNT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__))
 
@@ -104,6 +106,8 @@ def _advice(model: nn.Module, example: Example, training: bool) -> str:
 def short_message(error: Exception) -> str:
     """Type and message of an error, without the hints that torch appends."""
     text = str(error).strip()
+    if _WRITES_INTO_A_CONSTANT in text:
+        text = "a tensor that is no parameter or buffer is mutated in the forward method: register it as a buffer"
     for appendix in (
         "\n\nconsider using",
         "\n\n\nCaused by",
