@@ -129,3 +129,13 @@ def test_the_published_size_takes_2000_batches_of_128_and_strengths_of_the_scena
     assert len(rows_of(Training(Settings.of("er", "published", **small), "er", [0]))) == 5
     with pytest.raises(CannotRun, match="MNIST's 70,000 images are read from a folder: give it with --data"):
         Training(Settings.of("er", "published"), "er", [0])
+
+
+def test_generated_images_train_only_the_outputs_of_old_tasks():
+    training = make("generative_replay", scenario="task")
+    head = training.method.nets()[0][-1].weight
+    before = head.detach().clone()
+    while training.done < 2 * training.pieces_per_task:
+        training.advance()
+    changed = (head != before).any(1)
+    assert changed.tolist() == [True] * 4 + [False] * 6
