@@ -30,10 +30,14 @@ class LearnedRates(Optimizer):
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, rate_step: float, max_norm: float | None) -> None:
         super().__init__(params, {"lr": lr, "rate_step": rate_step, "max_norm": max_norm})
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                rate = torch.full_like(parameter, group["lr"], memory_format=torch.preserve_format)
-                self.state[parameter]["rate"] = rate.detach().requires_grad_()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters, with new rates."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        for parameter in group["params"]:
+            rate = torch.full_like(parameter, group["lr"], memory_format=torch.preserve_format)
+            self.state[parameter]["rate"] = rate.detach().requires_grad_()
 
     def rate(self, parameter: Tensor) -> Tensor:
         """The rates of a parameter."""

@@ -35,8 +35,8 @@ class LaMAML(Backprop):
     gradients of current samples agree with those of all samples, and falls where they interfere, so that weights which
     stored samples depend on change less.
 
-    Each call of `learn` is one such step; several for the same batch are several passes ("glances"). A loop of your own
-    needs the outer loss only::
+    Each call of `learn` is one such step. A loop of your own needs the outer loss only, and can make several steps on a
+    batch ("glances") before it is added to the buffer::
 
         meta = gnt.LaMAML(net, gnt.ReplayBuffer(200), loss="cross_entropy")                                     # 1
         meta.opt.zero_grad(); meta.outer_loss(x, y).backward(); meta.opt.step(); meta.buffer.add(x, y)          # 2
@@ -58,7 +58,8 @@ class LaMAML(Backprop):
 
     Attributes:
         net, loss, methods: as for `Backprop`.
-        opt: the optimizer of weights and rates; it cannot be replaced by another one.
+        opt: the optimizer of weights and rates; it cannot be replaced by another one. Parameters that are added to the
+            network later are given to it by ``opt.add_param_group``.
         buffer: the buffer.
 
     Raises:
@@ -164,7 +165,8 @@ class LaMAML(Backprop):
         count = len(x) if self.inner_steps is None else min(self.inner_steps, len(x))
         parts = list(zip(x.tensor_split(count), y.tensor_split(count), strict=True))
         held = {id(parameter) for group in self.opt.param_groups for parameter in group["params"]}
-        rates = {name: self.rate(p) for name, p in self.net.named_parameters() if id(p) in held}
+        named = self.net.named_parameters()
+        rates = {name: self.rate(p) for name, p in named if id(p) in held and p.requires_grad}
         return look_ahead_loss(
             self.net, self.loss, rates, parts, batch, first_order=self.first_order, after_each=self.after_each
         )

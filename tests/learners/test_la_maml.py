@@ -303,6 +303,21 @@ def test_wrong_settings_and_states_are_refused():
         meta.load_state_dict({name: state[name] for name in ("net", "opt", "kind")})
 
 
+def test_frozen_parameters_stay_and_added_ones_learn():
+    net = tanh_net()
+    meta = learner(net)
+    net[0].weight.requires_grad_(False)
+    net.append(nn.Linear(2, 2).double())
+    meta.opt.add_param_group({"params": net[3].parameters(), "lr": 0.2})
+    before = copy.deepcopy(net.state_dict())
+    meta.learn(*batch(0))
+    meta.learn(*batch(1))
+    changed = [name for name, value in net.state_dict().items() if not value.equal(before[name])]
+    assert changed == ["0.bias", "2.weight", "2.bias", "3.weight", "3.bias"]
+    assert (meta.rate(net[0].weight) == 0.3).all()
+    assert 0 < (meta.rate(net[3].weight) - 0.2).abs().max() < 0.05
+
+
 def test_without_steps_the_outer_loss_is_the_loss():
     net, (x, y) = tanh_net(), batch(0)
     assert look_ahead_loss(net, F.cross_entropy, {}, [], (x, y)).equal(F.cross_entropy(net(x), y))
