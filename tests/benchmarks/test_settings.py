@@ -86,6 +86,7 @@ def test_unknown_names_are_reported(arguments, given, message) -> None:
 def test_the_declarations_of_each_experiment_are_consistent(experiment: str) -> None:
     cls = experiments.settings_class(experiment)
     assert {*cls.default_methods, *cls.ensemble_methods} <= set(cls.methods) <= LABELS.keys() & COLOURS.keys()
+    assert len({COLOURS[method] for method in cls.methods}) == len(cls.methods)  # told apart in a picture
     assert set(cls.method_defaults) <= set(cls.methods)
     assert set(cls.durations) <= set(cls.size_names())
     assert cls.revision >= 1
