@@ -37,6 +37,7 @@ class HeldNetwork(GatedNetwork):
 
     cumulative: Tensor
     counts: Tensor
+    _keeps_gradients = False  # a subclass measures gradients before they are multiplied by rates
 
     def __init__(
         self,
@@ -69,7 +70,12 @@ class HeldNetwork(GatedNetwork):
         return coverage
 
     def _earlier(self) -> EarlierTasks:
-        return EarlierTasks(self.cumulative, self.counts, len(self.tasks), self._trained.earlier)
+        numbers = self.cumulative, self.counts, len(self.tasks)
+        return EarlierTasks(*numbers, self._trained.earlier, self._unit_importance())
+
+    def _unit_importance(self) -> Tensor | None:
+        """I of each unit that the open task, or the next one, must take into account, (units,)."""
+        return None
 
     def _start(self) -> None:
         """Compute what is fixed during the open task, and the gates of the present step."""
@@ -85,6 +91,7 @@ class HeldNetwork(GatedNetwork):
             self.settings.apply,
             lambda: rates.factors(self._sparsity.by_group(self._gate_values.detach())),
             self.generator,
+            self._keeps_gradients,
         )
         self._protection.forget()
         self._refresh_gates()

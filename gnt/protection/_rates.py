@@ -33,12 +33,14 @@ class EarlierTasks:
         counts: M, the number of tasks that use each unit, (units,).
         number: the number of tasks.
         ran: for each parameter of the coverage whether a task has trained it.
+        importance: I of each unit, if the method measures it, (units,).
     """
 
     cumulative: Tensor
     counts: Tensor
     number: int
     ran: Sequence[bool]
+    importance: Tensor | None = None
 
 
 class Rates:
