@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gnt._utils.dynamo import watch_hooks
+from gnt._utils.recording_switch import is_paused
 from gnt.protection._gate_function import annealed_scale, gate
 from gnt.protection._gate_places import gate_places
 from gnt.protection._gates import Gates
@@ -125,8 +126,10 @@ class GatedNetwork(nn.Module):
         selected = self._selected
         if selected is None:
             return None
+        if torch.compiler.is_compiling() and is_paused() and not torch.compiler.is_dynamo_compiling():
+            return None  # gnt.trace, which looks for the units that gates act on
         is_open = self._open and selected == len(self.tasks)
-        if self.model.training:
+        if self.model.training and not (is_paused() and not is_open):
             if is_open and self._can_train():
                 return self._pieces
             raise RuntimeError(self._no_training_message(is_open))
