@@ -8,7 +8,7 @@ A method is an object with any of these hooks, which a learner calls in the orde
     after_backward()    gradients are in ``.grad`` and may be changed in place
     after_step()        after the optimizer's step and the replacement of units
     begin_task(...), end_task(...)      called by the learner's functions of these names; a hook gets the keywords given
-                        there, and ``net``, the learner's network, as far as its signature names them
+                        there, and ``net`` and ``optimizer``, the learner's, as far as its signature names them
 
 It may have ``state_dict`` and ``load_state_dict``, which become part of the learner's state, and ``discard()``, which
 is called when a step fails before its update. If it keeps numbers per weight (`gnt.replacement.Follower`) of units that
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from gnt.replacement import GnT
 
-_FIT_ANY = frozenset({"net", "task", "data"})
+_FIT_ANY = frozenset({"net", "optimizer", "task", "data"})
 HOOKS = ("before_batch", "penalty", "after_backward", "after_step", "begin_task", "end_task")
 
 
@@ -132,7 +132,7 @@ class Methods(tuple[Any, ...]):
 
         Raises:
             TypeError: a hook needs an argument that is not given, or one is given that no hook takes and that is none
-                of net, task and data, which fit any method. Nothing is called.
+                of net, optimizer, task and data, which fit any method. Nothing is called.
         """
         calls = [(each, *_accepted(getattr(each, hook), info)) for each in self.having(hook)]
         for each, _, missing in calls:
@@ -156,7 +156,7 @@ class Methods(tuple[Any, ...]):
         """Let methods with numbers per weight of the engine's units follow it."""
         own = {id(parameter) for group in engine.groups for _, parameter, _ in group.slices()}
         for each in self.having("reset_units"):
-            held = getattr(each, "parameters", None)
+            held = getattr(each, "followed_parameters", getattr(each, "parameters", None))
             concerned = held is None or callable(held) or not own.isdisjoint(map(id, held))
             if concerned and not engine.is_followed_by(each):
                 engine.follow(each)

@@ -116,13 +116,13 @@ class Backprop:
 
         Args:
             info: what methods need, such as ``task=1`` or ``data=loader``. A method gets what the signature of its hook
-                names; ``net``, this learner's network, is always there.
+                names; ``net`` and ``optimizer``, those of this learner, are always there.
 
         Raises:
             TypeError: a method needs something that is not given, or no method takes it (``task`` and ``data`` may be
                 given to any). Nothing is called.
         """
-        self._step.methods.tell("begin_task", {"net": self.net, **info})
+        self._step.methods.tell("begin_task", {"net": self.net, "optimizer": self.opt, **info})
 
     def end_task(self, **info: Any) -> None:
         """Call ``end_task`` of all methods that have it: a task has ended.

@@ -34,7 +34,7 @@ class Follower(Protocol):
     replacement, so whatever can be refused should be refused in ``check_units``.
 
     If the object has ``parameters``, a list of tensors or a method that returns them, one of them must be a parameter
-    of the engine's units.
+    of the engine's units. ``followed_parameters`` takes its place in modules, whose parameters are others.
 
     >>> import torch, gnt
     >>> class Snapshot:
@@ -139,7 +139,7 @@ def _check_signature(target: Any, name: str, arguments: dict[str, Any]) -> None:
 
 def _parameters_of(target: Any) -> list[Tensor]:
     """The parameters that an object says it holds, as an attribute or a method; none if it has no such attribute."""
-    held = getattr(target, "parameters", None)
+    held = getattr(target, "followed_parameters", getattr(target, "parameters", None))
     if callable(held):
         held = held()
     return [each for each in held if isinstance(each, Tensor)] if isinstance(held, Iterable) else []
