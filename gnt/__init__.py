@@ -19,7 +19,7 @@ Packages, each importing only those above it:
     importance        the importance of a unit: features, measures of utility, running averages
     replacement       GnT: selection, new weights, optimizer state, CBP layers; ReDo, algorithm_1
     replay            ReplayBuffer, ExperienceReplay, DER, AGEM, GEM, GenerativeReplay, LwF
-    protection        HAT, AdaHAT, PackNet, TopUnits
+    protection        HAT, AdaHAT, FGAdaHAT, PackNet, TopUnits
     regularization    L2, L2Init, ShrinkAndPerturb; against forgetting: EWC, SI, MAS
     optim             AdamGnT and the optimizers with an engine, CBPSGD, CBPAdam, CBPAdamW
     learners          Backprop, ContinualBackprop, LaMAML, Ensemble
@@ -32,7 +32,7 @@ from gnt.importance import register_utility
 from gnt.learners import Backprop, ContinualBackprop, Ensemble, LaMAML, Step
 from gnt.nn import VAE, CReLU, MultiHead, ProgressiveNet
 from gnt.optim import AdamGnT
-from gnt.protection import HAT, AdaHAT, PackNet, TopUnits
+from gnt.protection import HAT, AdaHAT, FGAdaHAT, PackNet, TopUnits
 from gnt.regularization import EWC, L2, MAS, SI, L2Init, ShrinkAndPerturb
 from gnt.replacement import ALGORITHM_1, CBPConv, CBPLinear, GnT, ReDo, algorithm_1, register_state_reset
 from gnt.replay import AGEM, DER, GEM, ExperienceReplay, GenerativeReplay, LwF, ReplayBuffer
@@ -58,6 +58,7 @@ __all__ = [
     "ContinualBackprop",
     "Ensemble",
     "ExperienceReplay",
+    "FGAdaHAT",
     "GenerativeReplay",
     "GnT",
     "Groups",

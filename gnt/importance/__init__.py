@@ -37,7 +37,7 @@ from gnt.importance._statistics import GroupStatistics, TapStatistics
 from gnt.importance._tap_features import TapFeatures
 from gnt.importance._training_forwards import OwnWeights, in_backward
 from gnt.importance._validation import check_feature, check_measured
-from gnt.importance.attribution import ATTRIBUTIONS, attribute
+from gnt.importance.attribution import ATTRIBUTIONS, attribute, check_attribution
 
 __all__ = [
     "ATTRIBUTIONS",
@@ -63,6 +63,7 @@ __all__ = [
     "age_correction",
     "attribute",
     "average_over_processes",
+    "check_attribution",
     "check_feature",
     "check_measured",
     "check_shards",

@@ -233,6 +233,14 @@ class Importance(RunningImportance):
             ValueError: not the result of `state_dict`, of another measure, average or network, or damaged. Nothing is
                 changed.
         """
+        self.load_checked(self.checked_state(state_dict))
+
+    def checked_state(self, state_dict: Any) -> dict[str, Any]:
+        """Check a saved state without loading it; the result is for `load_checked`.
+
+        Raises:
+            ValueError: as `load_state_dict`.
+        """
         self.follow_network()
         kinds: dict[str, Kind] = {
             "measure": self._same("measure", self.name),
@@ -241,7 +249,10 @@ class Importance(RunningImportance):
             "generator": random_state(self.generator),
             "groups": sequence([_group_kind(group) for group in self.groups], f"{len(self.groups)} groups"),
         }
-        checked = check_saved_state(state_dict, "Importance.state_dict()", kinds, STATE_VERSION)
+        return check_saved_state(state_dict, "Importance.state_dict()", kinds, STATE_VERSION)
+
+    def load_checked(self, checked: dict[str, Any]) -> None:
+        """Load what `checked_state` returned."""
         for state, saved in zip(self._states, checked["groups"], strict=True):
             state.load_checked(saved)
         self.generator.set_state(checked["generator"])

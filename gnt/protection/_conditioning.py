@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -46,7 +47,6 @@ class Conditioning:
         form: "update" or "gradient".
         factors: returns the factors of this step, see `Rates.factors`.
         generator: for random rates.
-        keeps_gradients: in the gradient form, also sum the gradients of each step before they are multiplied.
     """
 
     def __init__(
@@ -56,9 +56,7 @@ class Conditioning:
         form: Form,
         factors: Callable[[], Tensor | None],
         generator: torch.Generator | None,
-        keeps_gradients: bool = False,
     ) -> None:
-        self._unconditioned: dict[int, Tensor] | None = {} if keeps_gradients else None
         self.parameters, self._rates, self._form = list(parameters), rates, form
         self._factors, self._generator = factors, generator
         self._current: list[Tensor] | None = None
@@ -72,22 +70,23 @@ class Conditioning:
                 self._handles.append(register(hook))
 
     def _gradient_hook(self, number: int) -> Callable[[Tensor], Tensor]:
-        def condition(gradient: Tensor) -> Tensor:
-            if self._unconditioned is not None:
-                before = self._unconditioned.get(number)
-                own = gradient.detach()
-                self._unconditioned[number] = own if before is None else before + own
-            return gradient * self.current()[number]
+        return lambda gradient: gradient * self.current()[number]
 
-        return condition
-
-    def unconditioned_gradient(self, parameter: Tensor) -> Tensor | None:
-        """The gradient of a parameter in this step, not multiplied by rates; it may be scaled by a GradScaler."""
-        if self._form == "gradient" and self._unconditioned is not None:
-            for number, each in enumerate(self.parameters):
-                if each.parameter is parameter:
-                    return self._unconditioned.get(number)
-        return parameter.grad
+    @contextlib.contextmanager
+    def unconditioned_gradients(self) -> Iterator[None]:
+        """Inside, ``.grad`` is what it was before the rates of this step multiplied it."""
+        held = []
+        if self._form == "gradient":
+            for each, rate in zip(self.parameters, self.current(), strict=True):
+                if each.parameter.grad is not None:
+                    held.append((each.parameter, each.parameter.grad))
+                    gradient = each.parameter.grad
+                    each.parameter.grad = torch.where(rate > 0, gradient / rate, gradient)
+        try:
+            yield
+        finally:
+            for parameter, gradient in held:
+                parameter.grad = gradient
 
     @torch.no_grad()
     def current(self) -> list[Tensor]:
@@ -101,9 +100,7 @@ class Conditioning:
         return self._current
 
     def next_step(self) -> None:
-        """Forget the rates of the step that was made, if they change, and its gradients."""
-        if self._unconditioned:
-            self._unconditioned.clear()
+        """Forget the rates of the step that was made, if they change."""
         if self._rates.changes:
             self._current = None
 

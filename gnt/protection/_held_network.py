@@ -37,7 +37,6 @@ class HeldNetwork(GatedNetwork):
 
     cumulative: Tensor
     counts: Tensor
-    _keeps_gradients = False  # a subclass measures gradients before they are multiplied by rates
 
     def __init__(
         self,
@@ -91,7 +90,6 @@ class HeldNetwork(GatedNetwork):
             self.settings.apply,
             lambda: rates.factors(self._sparsity.by_group(self._gate_values.detach())),
             self.generator,
-            self._keeps_gradients,
         )
         self._protection.forget()
         self._refresh_gates()

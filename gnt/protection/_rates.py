@@ -151,7 +151,16 @@ class Constant(Hard):
         return 1 - measure * (1 - self.alpha)
 
 
-class Adaptive(Rates):
+class Hyperbolic(Rates):
+    """Base class of rules with rate = 1 / (factor * measure + 1)."""
+
+    def rate(self, measure: Tensor, factor: Tensor | None, generator: torch.Generator | None = None) -> Tensor:
+        """1 / (factor * measure + 1)."""
+        assert factor is not None
+        return (measure * factor).add_(1).reciprocal_()
+
+
+class Adaptive(Hyperbolic):
     """The more tasks use a weight's units, and the more free units its layer has, the less it changes. This is AdaHAT.
 
         rate = alpha / ((R_l + epsilon) M_ij + alpha)
@@ -192,8 +201,3 @@ class Adaptive(Rates):
         if self.variant == "no_reg":
             return torch.full_like(sparsity, self.epsilon / self.alpha)
         return (sparsity + self.epsilon) / self.alpha
-
-    def rate(self, measure: Tensor, factor: Tensor | None, generator: torch.Generator | None = None) -> Tensor:
-        """1 / (factor M_ij + 1)."""
-        assert factor is not None
-        return (measure * factor).add_(1).reciprocal_()

@@ -98,15 +98,20 @@ class UnitProtection:
         self, optimizer: Optimizer, embedding: nn.Parameter, param: Tensor, dim: int, index: Tensor
     ) -> None:
         """Reset the optimizer's state for e of the units whose rows of a producer's weight are at ``index``."""
+        for number, units in self.replaced_units(param, dim, index):
+            units = (units + self._layout.starts[number]).to(embedding.device)
+            reset = OptimizerStateReset(optimizer, ())
+            reset.reset(cast(UnitGroup, _EmbeddingSlices(embedding, self._layout.total)), units)
+
+    def replaced_units(self, param: Tensor, dim: int, index: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """The units whose rows of a producer's weight are at ``index``: number of the group, and units in it."""
         for number, group in enumerate(self._layout.groups):
             for slot in group.incoming:
                 if slot.module._parameters.get("weight") is param and slot.dim == dim:
                     places = torch.full((param.shape[dim],), -1)
                     self._layout.write_units(places, slot, number)
                     units = places[index.cpu()]
-                    units = torch.unique(units[units >= 0]).to(embedding.device)
-                    reset = OptimizerStateReset(optimizer, ())
-                    reset.reset(cast(UnitGroup, _EmbeddingSlices(embedding, self._layout.total)), units)
+                    yield number, torch.unique(units[units >= 0]) - self._layout.starts[number]
 
 
 class _EmbeddingSlices:

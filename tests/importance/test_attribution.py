@@ -241,7 +241,11 @@ def literal_ablation(net: nn.Module, group: UnitGroup, x: Tensor, y: Tensor) -> 
     return torch.stack(found).detach()
 
 
-@pytest.mark.parametrize(("make", "shape"), [(TimeFirst, (4, 3)), (conv_net, (1, 8, 8))])
+def flat_conv() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(12, 3))
+
+
+@pytest.mark.parametrize(("make", "shape"), [(TimeFirst, (4, 3)), (conv_net, (1, 8, 8)), (flat_conv, (1, 4, 4))])
 def test_ablation_equals_one_forward_for_each_unit_in_chunks_of_any_size(make, shape):
     torch.manual_seed(0)
     net = make().double()
@@ -405,7 +409,7 @@ def test_linear_operations_and_functional_activations_pass():
             ValueError,
             "needs floating point inputs",
         ),
-        ({"chunk": 0}, ValueError, "chunk must be an integer of at least 1"),
+        ({"chunk": 0}, ValueError, "chunk must be an integer >= 1, got 0"),
         ({"generator": 3}, TypeError, "generator must be a torch.Generator"),
     ],
 )

@@ -7,6 +7,12 @@ _gradients    methods of one backward; _paths: those along a path from a baselin
 _operations   which operations between units and output a method can pass
 """
 
-from gnt.importance.attribution._attribute import ATTRIBUTIONS, Attribution, attribute, find_attribution
+from gnt.importance.attribution._attribute import (
+    ATTRIBUTIONS,
+    Attribution,
+    attribute,
+    check_attribution,
+    find_attribution,
+)
 
-__all__ = ["ATTRIBUTIONS", "Attribution", "attribute", "find_attribution"]
+__all__ = ["ATTRIBUTIONS", "Attribution", "attribute", "check_attribution", "find_attribution"]

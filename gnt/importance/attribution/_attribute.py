@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gnt._utils.validation import check_positive
 from gnt.importance.attribution import _ablation, _deeplift, _gradients, _paths
 from gnt.importance.attribution._baselines import Baselines
 from gnt.importance.attribution._evaluation import Evaluation, Target
@@ -125,12 +126,27 @@ def attribute(
     """
     groups = tuple(groups)
     entry = find_attribution(method)
-    _check(model, groups, target, chunk, generator)
+    check_attribution(method, n_steps, baselines, chunk)
+    _check(model, groups, target, generator)
     steps = _steps(method, entry, n_steps)
     given = Baselines(x, baselines, method, entry.baselines)
     of = Evaluation(model, groups, x, target)
     with of.isolated():
         return _values(of, method, steps, given, chunk, generator)
+
+
+def check_attribution(method: str, n_steps: Any = None, baselines: Any = None, chunk: Any = None) -> None:
+    """Check a method and its settings without inputs; arguments and errors are those of `attribute`."""
+    entry = find_attribution(method)
+    _steps(method, entry, n_steps)
+    if entry.baselines == "none" and baselines is not None:
+        raise ValueError(f"baselines must be None for {method!r}, which compares with none")
+    if entry.baselines == "several" and baselines is None:
+        raise ValueError(
+            f"{method!r} needs baselines: a set of inputs in the structure of x, such as some samples of the task"
+        )
+    if chunk is not None:
+        check_positive(chunk=chunk)
 
 
 def _values(
@@ -164,7 +180,7 @@ def _values(
     return unit_means(groups, *by_gradient[method](of))
 
 
-def _check(model: Any, groups: tuple[Any, ...], target: Any, chunk: Any, generator: Any) -> None:
+def _check(model: Any, groups: tuple[Any, ...], target: Any, generator: Any) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if not groups or not all(isinstance(group, UnitGroup) for group in groups):
@@ -179,8 +195,6 @@ def _check(model: Any, groups: tuple[Any, ...], target: Any, chunk: Any, generat
             raise ValueError(f"target must be class indices (N,), got {target.dtype} {tuple(target.shape)}")
     elif target is not None and not callable(target):
         raise TypeError(f"target must be class indices (N,), a function or None, got {type(target).__name__}")
-    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
-        raise ValueError(f"chunk must be an integer of at least 1, got {chunk!r}")
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
 

@@ -23,13 +23,7 @@ class Baselines:
 
     def __init__(self, x: ModelInputs, baselines: ModelInputs | None, method: str, number: str) -> None:
         if number == "none":
-            if baselines is not None:
-                raise ValueError(f"baselines must be None for {method!r}, which compares with none")
             return
-        if number == "several" and baselines is None:
-            raise ValueError(
-                f"{method!r} needs baselines: a set of inputs in the structure of x, such as some samples of the task"
-            )
         self._keys = list(x) if isinstance(x, Mapping) else list(range(len(x))) if isinstance(x, tuple) else [None]
         self._x = x
         self._tensors: list[Any] = _parts(x)

@@ -1,0 +1,239 @@
+"""Where FG-AdaHAT's importance of a unit comes from in a step: a measure of the training step, or an attribution."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gnt._utils.state_dicts import Entry, random_state
+from gnt.distributed.process_group import Processes, resolve_process_group
+from gnt.importance import ATTRIBUTIONS, MEASURES, Importance, attribute, check_attribution
+from gnt.units import ModelInputs, UnitGroup
+
+OF = ("target", "loss")
+_OF_LOSS = "gradient_activation"  # a measure under this name is that of the loss
+_NOT_OF_LOSS = ("deeplift", "deeplift_shap", "lrp")  # their rules would have to go through the loss
+
+
+class ImportanceSource(Protocol):
+    """What `FGAdaHAT` asks in each step."""
+
+    def observe(self, x: Any, y: Any) -> None:
+        """Inputs and targets of a batch of the coming step."""
+
+    def check_ready(self) -> None:
+        """Raise RuntimeError if the coming step could not be measured."""
+
+    def measure(self) -> tuple[list[Tensor], frozenset[int]] | None:
+        """Values of the units of each group in the step that was made, groups that took no part; None: no values."""
+
+    def skip(self) -> None:
+        """The step that was made is not measured."""
+
+    def begin_task(self) -> None:
+        """A task begins."""
+
+    def restart_units(self, number: int, units: Tensor) -> None:
+        """Units of a group have been replaced."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is saved."""
+
+    def checked_state(self, state: Any) -> Any:
+        """Check a saved state without loading it."""
+
+    def load_checked(self, checked: Any) -> None:
+        """Load a checked state."""
+
+    def close(self) -> None:
+        """Remove hooks."""
+
+
+class MeasureSource:
+    """A measure of the registry: from what the training step has computed.
+
+    Args:
+        groups: the units.
+        name: name of the measure.
+        process_group: the processes over whose samples means are taken.
+    """
+
+    def __init__(self, groups: Sequence[UnitGroup], name: str, process_group: Any) -> None:
+        self.reads = MEASURES[name].reads
+        generator = torch.Generator(groups[0].incoming[0].weight.device).manual_seed(torch.initial_seed() % 2**63)
+        self._importance = Importance(groups, name, average="latest", generator=generator, process_group=process_group)
+
+    def observe(self, x: Any, y: Any) -> None:
+        """Inputs and targets are not needed."""
+
+    def check_ready(self) -> None:
+        """Any step can be measured."""
+
+    def measure(self) -> tuple[list[Tensor], frozenset[int]] | None:
+        """The values of the step that was made."""
+        before = self._importance.updates
+        self._importance.update_recorded()
+        if self._importance.updates == before:
+            return None
+        return self._importance.values, self._importance.absent
+
+    def skip(self) -> None:
+        """Drop the features of the step."""
+        self._importance.discard()
+
+    def begin_task(self) -> None:
+        """Start running averages of features anew."""
+        self._importance.discard()
+        self._importance.begin_task()
+
+    def restart_units(self, number: int, units: Tensor) -> None:
+        """Start the averages of units anew."""
+        self._importance.restart_units(self._importance.groups[number], units)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the running averages."""
+        return self._importance.state_dict()
+
+    def checked_state(self, state: Any) -> Any:
+        """Check a saved state."""
+        return self._importance.checked_state(state)
+
+    def load_checked(self, checked: Any) -> None:
+        """Load a checked state."""
+        self._importance.load_checked(checked)
+
+    def close(self) -> None:
+        """Stop the recording."""
+        self._importance.close()
+
+
+class AttributionSource:
+    """An attribution of the network's output, or of the loss, for the batches that were observed.
+
+    Args:
+        model: the network.
+        groups: the units.
+        method: name of the attribution.
+        of: "target" or "loss".
+        process_group: the processes over whose samples means are taken.
+        settings: ``n_steps``, ``baselines`` and ``chunk`` of `gnt.importance.attribute`.
+    """
+
+    reads: frozenset[str] = frozenset()
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: Sequence[UnitGroup],
+        method: str,
+        of: str,
+        process_group: Any,
+        settings: dict[str, Any],
+    ) -> None:
+        self._model, self._groups, self._method, self._of = (model,), tuple(groups), method, of
+        self._process_group, self._settings = process_group, settings
+        self._generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
+        self._observed: list[tuple[ModelInputs, Any]] = []
+
+    def observe(self, x: Any, y: Any) -> None:
+        """Keep a batch until the step."""
+        self._observed.append((x, y))
+
+    def check_ready(self) -> None:
+        """Raise RuntimeError without a batch."""
+        if not self._observed:
+            raise RuntimeError(
+                f"importance {self._method!r} needs inputs and targets of this step: call hat.observe(x, y) before it, "
+                "or use a learner with methods=[hat], which does so"
+            )
+
+    def measure(self) -> tuple[list[Tensor], frozenset[int]] | None:
+        """The mean of the observed batches, weighted by their samples."""
+        observed, self._observed = self._observed, []
+        sizes = [len(y) for _, y in observed]
+        found = [self._attribute(x, y) for x, y in observed]
+        total = sum(sizes)
+        means = [
+            torch.stack([value * (size / total) for value, size in zip(values, sizes, strict=True)]).sum(0)
+            for values in zip(*found, strict=True)
+        ]
+        group = resolve_process_group(self._process_group)
+        if group is not None:
+            flat = torch.cat([*(mean * total for mean in means), means[0].new_tensor([float(total)])])
+            Processes(group).all_reduce(flat)
+            means = list(torch.split(flat[:-1] / flat[-1], [len(mean) for mean in means]))
+        return means, frozenset()
+
+    def _attribute(self, x: Any, y: Any) -> list[Tensor]:
+        target = y if self._of == "target" else partial(_loss, y)
+        settings = {**self._settings, "generator": self._generator}
+        return attribute(self._model[0], self._groups, x, target, method=self._method, **settings)
+
+    def skip(self) -> None:
+        """Drop the batches of the step."""
+        self._observed = []
+
+    def begin_task(self) -> None:
+        """Drop earlier batches."""
+        self._observed = []
+
+    def restart_units(self, number: int, units: Tensor) -> None:
+        """Nothing is kept of units."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the generator."""
+        return {"generator": self._generator.get_state()}
+
+    def checked_state(self, state: Any) -> Any:
+        """Check a saved state."""
+        if not isinstance(state, dict) or state.keys() != {"generator"}:
+            raise ValueError(f"state_dict of an importance by {self._method!r} must contain 'generator' only")
+        return random_state(self._generator)(Entry("generator"), state["generator"])
+
+    def load_checked(self, checked: Any) -> None:
+        """Load a checked state."""
+        self._generator.set_state(checked)
+        self._observed = []
+
+    def close(self) -> None:
+        """There are no hooks."""
+
+
+def _loss(y: Tensor, output: Tensor) -> Tensor:
+    """The cross-entropy of each sample."""
+    return F.cross_entropy(output, y, reduction="none")
+
+
+def source_maker(
+    importance: Any, of: Any, settings: dict[str, Any]
+) -> Callable[[nn.Module, Sequence[UnitGroup], Any], MeasureSource | AttributionSource]:
+    """Check the name and the settings of an importance; the result makes its source for a network.
+
+    Raises:
+        ValueError: an unknown name; a setting that it does not take, lacks, or that is out of range.
+    """
+    if of not in OF:
+        raise ValueError(f"of must be one of {', '.join(map(repr, OF))}, got {of!r}")
+    known = [*MEASURES, *(name for name in ATTRIBUTIONS if name not in MEASURES)]
+    if not isinstance(importance, str) or importance not in known:
+        near = difflib.get_close_matches(str(importance), known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"importance must be one of {', '.join(known)}, got {importance!r}{hint}")
+    attributed = importance in ATTRIBUTIONS and not (importance == _OF_LOSS and of == "loss")
+    given = {name: value for name, value in settings.items() if value is not None}
+    if not attributed:
+        if of == "loss" and importance != _OF_LOSS:
+            raise ValueError(f"of='loss' is for attributions, and importance={importance!r} is a measure")
+        if given:
+            raise ValueError(f"{', '.join(given)} must not be given for importance={importance!r}, a measure")
+        return lambda model, groups, process_group: MeasureSource(groups, importance, process_group)
+    if of == "loss" and importance in _NOT_OF_LOSS:
+        raise ValueError(f"of must be 'target' for importance={importance!r}, which has no rule for a loss")
+    check_attribution(importance, **settings)
+    return lambda model, groups, process_group: AttributionSource(model, groups, importance, of, process_group, given)

@@ -1,0 +1,326 @@
+"""FG-AdaHAT: fine-grained adaptive hard attention to the task."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gnt._utils.state_dicts import Kind, check_entries, counter, equal_to, sequence, tensor
+from gnt._utils.validation import check_flags, check_positive, finite_number
+from gnt.importance import GRADIENT_SIGNALS
+from gnt.protection._coverage import Aggregation
+from gnt.protection._fine_grained import FineGrained, Schedule
+from gnt.protection._importance_source import AttributionSource, source_maker
+from gnt.protection._strategies import Summing, scale_to_range
+from gnt.protection.hat import HAT
+from gnt.units import ModelInputs, UnitGroup
+
+_EVERY_ATTRIBUTION = 20
+
+
+class FGAdaHAT(HAT):
+    """`AdaHAT` whose rates depend on how important units were in earlier tasks, not only on how many used them.
+
+        rate = alpha / (C I_ij + alpha),   C = (R_l + base_sparsity) * (t + base_linear)
+
+    I_ij is the smaller of the importances of the weight's two units, R_l the sparsity term of its layer in this step
+    and t the number of the task. In each measured step the measure v of a unit is scaled to [0, 1] within its group,
+    (v - min) / (max - min), and multiplied by the unit's gate. The mean over the task's measured steps, plus
+    base_importance, is the unit's importance in the task, and a weighted sum over tasks what protects it later.
+
+    Measures read what the training step has computed (`gnt.importance.measures`). Attributions
+    (`gnt.importance.attribute`) need inputs and targets: in a loop of one's own call ``observe(x, y)`` before the
+    optimizer's step, learners call ``before_batch(x, y)``. They run with the gates of the step, without dropout.
+
+    Args:
+        model: the network.
+        groups: its units, of `gnt.trace` or `gnt.walk`.
+        alpha: > 0.
+        importance: name of a measure or an attribution.
+        summing: weights of earlier tasks: "add_all" (T - t + 1 for task t of T), "add_latest", "add_average",
+            "linear_decrease" (takes ``step``), "quadratic_decrease", "cubic_decrease", "exponential_decrease"
+            (``rate``), "log_decrease" (``base``) or "factorial_decrease"; docs/masks.md has the formulas.
+        schedule: the last factor of C: "linear_sparsity", as above; "sparsity": 1; "summative_mask_sparsity":
+            min(M_i, M_j) + base_linear, with M the number of earlier tasks that use a unit.
+        aggregation: how the importances of two units are joined: "min", "max" or "mean".
+        base_importance: >= 0.
+        base_sparsity: > 0.
+        base_linear: >= 0.
+        filter_cumulative: multiply I_ij by min(c_i, c_j), which is 0 unless earlier tasks use both units.
+        filter_unused: the importance of units that a task does not use is 0.
+        weigh_by_gate: multiply by the gate of the step.
+        every: measure each ``every``-th step of a task, from the first one on; None: 1 for measures, 20 for
+            attributions.
+        of: for attributions, "target": the output of the sample's class; "loss": its cross-entropy.
+            ``importance="gradient_activation", of="loss"`` is the measure, which needs no pass of its own.
+        baselines, n_steps, chunk: of an attribution; see `gnt.importance.attribute`.
+        step, rate, base: of a summing strategy.
+        sparsity: factor of the sparsity term in the loss, >= 0.
+        settings: those of `HAT`, but ``protection``.
+
+    Attributes:
+        importances: the importance of each unit in each task that has ended, (tasks, units).
+
+    Raises:
+        TypeError, ValueError: as `HAT`; an unknown name; a setting that is out of range, or missing or superfluous for
+            the importance or the summing strategy.
+
+    Source: Wang et al., FG-AdaHAT, Eqs. 1 to 6.
+
+    >>> import torch, gnt
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
+    >>> hat = gnt.FGAdaHAT(net, gnt.walk(net), alpha=0.1, importance="deeplift", every=5)
+    >>> optimizer = torch.optim.Adam(net.parameters())
+    >>> for task in range(2):
+    ...     with hat.learning(task, optimizer, steps_per_epoch=10):
+    ...         for _ in range(10):
+    ...             x, y = torch.randn(8, 4), torch.randint(3, (8,))
+    ...             hat.observe(x, y)
+    ...             optimizer.zero_grad()
+    ...             (torch.nn.functional.cross_entropy(net(x), y) + hat.penalty()).backward()
+    ...             optimizer.step()
+    >>> hat.importances.shape
+    torch.Size([2, 16])
+    """
+
+    importances: Tensor
+    importance_sum: Tensor
+    importance_is_finite: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: Sequence[UnitGroup],
+        *,
+        alpha: float,
+        importance: str = "contribution",
+        summing: str = "add_all",
+        schedule: Schedule = "linear_sparsity",
+        aggregation: Aggregation = "min",
+        base_importance: float = 1e-8,
+        base_sparsity: float = 0.1,
+        base_linear: float = 5.0,
+        filter_cumulative: bool = False,
+        filter_unused: bool = False,
+        weigh_by_gate: bool = True,
+        every: int | None = None,
+        of: str = "target",
+        baselines: ModelInputs | None = None,
+        n_steps: int | None = None,
+        chunk: int | None = None,
+        step: float | None = None,
+        rate: float | None = None,
+        base: float | None = None,
+        sparsity: float = 0.1,
+        **settings: Any,
+    ) -> None:
+        if "protection" in settings:
+            raise TypeError("FGAdaHAT takes alpha, importance, schedule and others in place of protection")
+        rates = FineGrained(
+            alpha, schedule=schedule, aggregation=aggregation, base_sparsity=base_sparsity, base_linear=base_linear,
+            filter_cumulative=filter_cumulative,
+        )  # fmt: skip
+        strategy = Summing(summing, step=step, rate=rate, base=base)
+        make_source = source_maker(importance, of, {"baselines": baselines, "n_steps": n_steps, "chunk": chunk})
+        check_flags(filter_unused=filter_unused, weigh_by_gate=weigh_by_gate)
+        if every is not None:
+            check_positive(every=every)
+        base_importance = finite_number("base_importance", base_importance)
+        super().__init__(model, groups, protection=rates, sparsity=sparsity, **settings)
+        self.importance, self.summing, self.base_importance = importance, strategy, base_importance
+        self.filter_unused, self.weigh_by_gate = filter_unused, weigh_by_gate
+        self._make_source = make_source
+        try:
+            self._hang_source()
+        except BaseException:
+            self.close()
+            raise
+        attributed = isinstance(self._source, AttributionSource)
+        self.every = every if every is not None else _EVERY_ATTRIBUTION if attributed else 1
+        zeros = torch.zeros_like(self.embedding.detach())
+        self.register_buffer("importances", zeros.new_zeros(0, self.layout.total), persistent=False)
+        self.register_buffer("importance_sum", zeros, persistent=False)
+        self.register_buffer(
+            "importance_is_finite", torch.ones((), dtype=torch.bool, device=zeros.device), persistent=False
+        )
+        self._measured = [0] * len(self.groups)
+        self._numbers: Tensor | None = None
+
+    def observe(self, x: ModelInputs, y: Tensor) -> None:
+        """Give inputs and targets of a batch of the coming step; several micro-batches one after the other.
+
+        Only attributions need it. The tensors are kept until the step.
+
+        Args:
+            x: what the model takes: a tensor, a tuple of arguments or a mapping of keyword arguments.
+            y: the targets, (N,).
+        """
+        if self._is_due():
+            self._source.observe(x, y)
+
+    def before_batch(self, x: ModelInputs, y: Tensor) -> None:
+        """Hook of learners: `observe`."""
+        self.observe(x, y)
+
+    def discard(self) -> None:
+        """Hook of learners: drop what is known of a step that failed."""
+        self._source.skip()
+
+    @torch.no_grad()
+    def reset_units(self, param: Tensor, dim: int, index: Tensor, groups: int = 1) -> None:
+        """As for `HAT`; the importance of replaced units in the open task starts anew, too.
+
+        Args:
+            param, dim, index, groups: as for `gnt.replacement.Follower`.
+        """
+        super().reset_units(param, dim, index, groups)
+        if self._open:
+            for number, units in self._protection.replaced_units(param, dim, index):
+                self.layout.part(self.importance_sum, number)[units.to(self.importance_sum.device)] = 0.0
+                self._source.restart_units(number, units)
+
+    def close(self) -> None:
+        """Remove all hooks."""
+        super().close()
+        self._source.close()
+
+    def importance_by_group(self) -> dict[str, Tensor]:
+        """What protects the units of each group in the next, or the open, task: (num_units,), by name."""
+        return self.layout.by_group(self._unit_importance())
+
+    def _hang_source(self) -> None:
+        self._source = self._make_source(self.model, self.groups, self.process_group)
+        self._training_gates: Sequence[Tensor] | None = None
+
+    def _is_due(self) -> bool:
+        return self._open and self._step % self.every == 0
+
+    def _unit_importance(self) -> Tensor:
+        if not len(self.importances):
+            return torch.zeros_like(self.embedding.detach())
+        return self.summing.total(self.importances)
+
+    def _begin_task(self) -> None:
+        self._source.begin_task()
+        self.importance_sum.zero_()
+        self.importance_is_finite.fill_(True)
+        self._measured = [0] * len(self.groups)
+
+    def _before_optimizer_step(self, has_closure: bool) -> None:
+        if self._is_due():
+            self._source.check_ready()
+        super()._before_optimizer_step(has_closure)
+
+    @torch.no_grad()
+    def _after_step(self) -> None:
+        if not self._is_due():
+            self._source.skip()
+            return
+        assert self._conditioning is not None
+        reads_gradients = bool(self._source.reads & GRADIENT_SIGNALS)
+        gradients = self._conditioning.unconditioned_gradients() if reads_gradients else contextlib.nullcontext()
+        with self._gates_of_the_step(), gradients:
+            found = self._source.measure()
+        if found is None:
+            return
+        values, absent = found
+        flat = torch.cat([value.to(self.importance_sum) for value in values])
+        self._check_finite(flat)
+        numbers = self._group_numbers()
+        scaled = scale_to_range(flat, numbers, len(self.groups))
+        if self.weigh_by_gate:
+            scaled = scaled * self._gate_values.detach()
+        for number in absent:
+            self.layout.part(scaled, number).zero_()
+        self.importance_sum += scaled
+        self._measured = [count + (number not in absent) for number, count in enumerate(self._measured)]
+
+    def _check_finite(self, values: Tensor) -> None:
+        finite = torch.isfinite(values)
+        self.importance_is_finite &= finite.all()
+        if values.device.type == "cpu" and not bool(self.importance_is_finite):  # elsewhere at the end of the task
+            names = [name for name, part in self.layout.by_group(finite).items() if not bool(part.all())]
+            raise FloatingPointError(
+                f"importance {self.importance!r} of group {', '.join(map(repr, names))} is not finite in step "
+                f"{self._step} of task {self.task!r}"
+            )
+
+    def _group_numbers(self) -> Tensor:
+        numbers = self._numbers
+        if numbers is None or numbers.device != self.embedding.device:
+            numbers = self._numbers = self.layout.group_numbers().to(self.embedding.device)
+        return numbers
+
+    def _end_task(self, mask: Tensor) -> None:
+        if not any(self._measured):
+            raise RuntimeError(f"no step of task {self.task!r} was measured: its units have no importance")
+        if not bool(self.importance_is_finite):
+            raise FloatingPointError(f"importance {self.importance!r} was not finite in a step of task {self.task!r}")
+        counts = torch.tensor(self._measured, dtype=self.importance_sum.dtype, device=self.importance_sum.device)
+        found = self.importance_sum / counts.clamp(min=1)[self._group_numbers()] + self.base_importance
+        if self.filter_unused:
+            found = found * mask
+        self.importances = torch.cat([self.importances, found[None]])
+
+    @contextlib.contextmanager
+    def _gates_of_the_step(self) -> Iterator[None]:
+        """Gates as in training, without gradient, whatever the mode of the network."""
+        self._training_gates = [piece.detach() for piece in self._pieces]
+        try:
+            yield
+        finally:
+            self._training_gates = None
+
+    def _gates_in_force(self) -> Sequence[Tensor] | None:
+        return super()._gates_in_force() if self._training_gates is None else self._training_gates
+
+    def _extra_state(self) -> dict[str, Any]:
+        return {
+            "importance": self.importance,
+            "summing": repr(self.summing),
+            "importances": self.importances.clone(),
+            "sum": self.importance_sum.clone(),
+            "measured": list(self._measured),
+            "source": self._source.state_dict(),
+        }
+
+    def _checked_extra_state(self, state: Mapping[str, Any]) -> Any:
+        tasks = state.get("importances")
+        number = len(tasks) if isinstance(tasks, Tensor) and tasks.ndim else 0
+        kinds: dict[str, Kind] = {
+            "importance": self._same("importance", self.importance),
+            "summing": self._same("summing", repr(self.summing)),
+            "importances": tensor(self.importance_sum.new_zeros(number, self.layout.total)),
+            "sum": tensor(self.importance_sum),
+            "measured": sequence([counter()] * len(self.groups), f"{len(self.groups)} counts"),
+            "source": lambda entry, value: self._source.checked_state(value),
+        }
+        return check_entries(state, kinds, " for FGAdaHAT")
+
+    @staticmethod
+    def _same(name: str, own: str) -> Kind:
+        return equal_to(own, lambda saved: f"state_dict is of {name} {saved}, this FGAdaHAT has {own!r}")
+
+    def _load_extra_state(self, state: Any) -> None:
+        self.importances, self.importance_sum = state["importances"], state["sum"]
+        self.importance_is_finite.fill_(True)
+        self._measured = list(state["measured"])
+        self._source.load_checked(state["source"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        dropped = ("_source", "_training_gates", "_numbers")
+        kept = {name: value for name, value in super().__getstate__().items() if name not in dropped}
+        return {**kept, "_source_state": self._source.state_dict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        source = state.pop("_source_state")
+        self._numbers = None
+        super().__setstate__(state)
+        self._hang_source()
+        self._source.load_checked(self._source.checked_state(source))
+        if self._closed:
+            self._source.close()
