@@ -103,7 +103,12 @@ class TrainingStep:
         return Step(losses, output.detach(), units)
 
     def set_methods(self, methods: Methods) -> None:
-        """Use other methods."""
+        """Use other methods; those that can follow the engine do, and the earlier ones no longer."""
+        if self.engine is not None:
+            for each in self.methods:
+                if self.engine.is_followed_by(each):
+                    self.engine.unfollow(each)
+            methods.follow(self.engine)
         self.methods = methods
 
     def learn(self, x: Tensor, y: Tensor, run: Callable[[Tensor, Tensor], Step]) -> Step:
@@ -244,14 +249,6 @@ class EngineTrainingStep(TrainingStep):
     def __init__(self, network: nn.Module, loss: Loss, optimizer: Optimizer, engine: GnT) -> None:
         super().__init__(network, loss, optimizer)
         self.engine = engine
-
-    def set_methods(self, methods: Methods) -> None:
-        """Use other methods; those that can follow the engine do, and the earlier ones no longer."""
-        for each in self.methods:
-            if self.engine.is_followed_by(each):
-                self.engine.unfollow(each)
-        methods.follow(self.engine)
-        self.methods = methods
 
     def take_features(self, features: Sequence[Tensor] | None) -> FeatureBatch | None:
         """The given features; None if they are recorded: which of them count is known after the backward pass."""

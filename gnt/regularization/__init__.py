@@ -6,7 +6,7 @@ l2                  L2: penalty that pulls parameters towards 0
 l2_init             L2Init: penalty that pulls parameters towards their initial values
 shrink_and_perturb  ShrinkAndPerturb: after the optimizer's step, scales all parameters down and adds noise
 
-Against forgetting, with an importance and an anchor for each weight (_memory.py):
+Against forgetting, with an importance and an anchor for each weight (_weight_memory.py, and _memory.py above it):
 
 ewc                 EWC: importance from the Fisher information
 mas                 MAS: importance from the sensitivity of the outputs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gnt._utils.validation import check_positive
 from gnt.distributed.process_group import resolve_process_group
+from gnt.regularization._members import EnsembleNet, by_member, is_ensemble, member_with_names
 from gnt.regularization._memory import MemoryPenalty
 from gnt.regularization._parameters import ModuleOrParameters
 from gnt.regularization._per_sample import Directions, SampleGradients
@@ -36,7 +37,8 @@ class MeasuredPenalty(MemoryPenalty):
         Args:
             net: the network with the parameters of this object.
             data: samples of the task: x, (x, y), or an iterable of such batches. x may be a tuple or a mapping of
-                tensors, for networks with several inputs.
+                tensors, for networks with several inputs. For the network of a `gnt.Ensemble` all tensors have the
+                members first, (members, samples, ...): each member has the importance of its own network and data.
             output: function of the inputs that calls the network and returns the outputs that the task uses, such as
                 ``lambda x: net(x)[:, 2:4]``. None: all outputs.
 
@@ -61,38 +63,64 @@ class MeasuredPenalty(MemoryPenalty):
     def _take(self, importance: list[Tensor]) -> None:
         raise NotImplementedError
 
+    def _scaled(self, importance: list[Tensor]) -> list[Tensor]:
+        """The importance of one network, before it is added."""
+        return importance
+
     def _measure(self, net: nn.Module, data: Any, output: Callable[..., Any] | None) -> list[Tensor]:
         group = resolve_process_group(None)
         error: Exception | None = None
-        gradients: SampleGradients | None = None
+        measured: list[SampleGradients] = []
         try:
             self._refresh()
             names, net = self._names_in(net), unwrap(net)
-            device = self.parameters[0].device
-            wanted = dict(zip(names, self.parameters, strict=True))
-            with isolated(net, device):
-                gradients = SampleGradients(net, wanted, output, self._directions(), self._chunk)
-                for batch in batches(data, self._samples, device):
-                    gradients.add(batch)
+            if is_ensemble(net):
+                if output is not None:
+                    raise ValueError(
+                        "output must be None for an ensemble: each member is run by itself, on its own data"
+                    )
+                parts = by_member(data, cast("EnsembleNet", net).members)
+                for number, part in enumerate(parts):
+                    member, own = member_with_names(net, number, self.parameters)
+                    measured.append(self._measure_one(member, own, part, None))
+            else:
+                measured.append(self._measure_one(net, names, data, output))
         except Exception as raised:
             error = raised
         if group is not None:
-            self._sum_over_processes(gradients, error, group)
+            self._sum_over_processes(measured, error, group)
         if error is not None:
             raise error
-        assert gradients is not None
-        return list(gradients.means().values())
+        found = [self._scaled(list(each.means().values())) for each in measured]
+        return found[0] if not is_ensemble(net) else [torch.cat(parts) for parts in zip(*found, strict=True)]
 
-    def _sum_over_processes(self, gradients: SampleGradients | None, error: Exception | None, group: Any) -> None:
-        counts = torch.tensor([float(error is not None), float(gradients.count if gradients else 0)])
+    def _measure_one(
+        self, net: nn.Module, names: list[str], data: Any, output: Callable[..., Any] | None
+    ) -> SampleGradients:
+        device = self.parameters[0].device
+        own = dict(net.named_parameters())
+        with isolated(net, device):
+            gradients = SampleGradients(
+                net, {name: own[name] for name in names}, output, self._directions(), self._chunk
+            )
+            for batch in batches(data, self._samples, device):
+                gradients.add(batch)
+        return gradients
+
+    def _sum_over_processes(self, measured: list[SampleGradients], error: Exception | None, group: Any) -> None:
+        counts = torch.tensor([float(error is not None), *(float(each.count) for each in measured)])
         counts = counts.to(self.parameters[0].device, torch.float64)
-        dist.all_reduce(counts, group=group)
-        if error is None and counts[0]:
+        failed = counts[:1].clone()
+        dist.all_reduce(failed, group=group)
+        if error is None and failed:
             raise RuntimeError("consolidate failed in another process; nothing was changed")
-        if error is None and gradients is not None:
+        if error is not None:
+            return
+        dist.all_reduce(counts, group=group)
+        for number, gradients in enumerate(measured, 1):
             for each in gradients.sums.values():
                 dist.all_reduce(each, group=group)
-            gradients.count = int(counts[1])
+            gradients.count = int(counts[number])
 
     def _names_in(self, net: nn.Module) -> list[str]:
         """The names of this object's parameters in a network."""
@@ -109,6 +137,6 @@ class MeasuredPenalty(MemoryPenalty):
                 if each.requires_grad and id(each) not in own:
                     raise ValueError(
                         f"parameter {name} of net is not one of this {method}, which was built before it was added: "
-                        f"build {method} with all parameters, or from a list of those it is to keep"
+                        f"call extend(net), or build {method} from a list of those it is to keep"
                     )
         return [found[id(each)] for each in self.parameters]

@@ -1,7 +1,8 @@
-"""Base class of the penalties against forgetting: importance A and anchor mu of each weight."""
+"""Base class of the penalties against forgetting: their value, gradient, attachment and protection of units."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -9,20 +10,18 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gnt._utils.optimizer_attachment import OptimizerAttachment, require_parameters
-from gnt._utils.state_dicts import Entry, Kind, check_saved_state, counter, sequence, tensor
 from gnt._utils.validation import finite_number
-from gnt.distributed import dtensor
-from gnt.regularization._parameters import ModuleOrParameters, accumulation_dtype, select_parameters
+from gnt.regularization._parameters import ModuleOrParameters, accumulation_dtype
 from gnt.regularization._quadratic import _dense_grad
 from gnt.regularization._unit_costs import UnitCosts
+from gnt.regularization._weight_memory import WeightMemory
 from gnt.regularization._weighted_penalty import add_penalty_gradient, weighted_penalty
-from gnt.units import UnitGroup, copy_slices, fill_slices
+from gnt.units import UnitGroup
 
-STATE_VERSION = 1
 Self = TypeVar("Self", bound="MemoryPenalty")
 
 
-class MemoryPenalty:
+class MemoryPenalty(WeightMemory):
     """factor * sum of A (theta - mu)^2 over all elements of all parameters; base class of `EWC`, `SI` and `MAS`.
 
     Importance A and anchor mu are two numbers for each weight, for any number of tasks. Both are changed at the end of
@@ -40,14 +39,7 @@ class MemoryPenalty:
 
     def __init__(self, params: ModuleOrParameters, strength: float) -> None:
         self._strength = finite_number("strength", strength)
-        self.names, self.parameters = select_parameters(params, type(self).__name__)
-        for name, parameter in zip(self.names, self.parameters, strict=True):
-            _refuse_sharded(name, parameter, type(self).__name__)
-        self._of_module = isinstance(params, torch.nn.Module)
-        self._importance = [_zeros(parameter) for parameter in self.parameters]
-        self._anchors = [parameter.detach().clone() for parameter in self.parameters]
-        self._active = [False] * len(self.parameters)  # whether any importance of the parameter is not 0
-        self.tasks = 0
+        super().__init__(params)
         self._unit_costs = UnitCosts()
         self._attachment: OptimizerAttachment | None = None
         self._in_loss = False  # a backward pass has gone through the penalty since the last step
@@ -69,30 +61,6 @@ class MemoryPenalty:
     @protection.setter
     def protection(self, protection: float) -> None:
         self._unit_costs = UnitCosts(finite_number("protection", protection))
-
-    @property
-    def anchors(self) -> list[Tensor]:
-        """The anchor mu of each parameter."""
-        self._refresh()
-        return self._anchors
-
-    def importance(self, param: Tensor) -> Tensor:
-        """Return the importance A >= 0 of each element of a parameter, in its shape.
-
-        Raises:
-            ValueError: the parameter is not one of this object.
-        """
-        self._refresh()
-        return self._importance[self._position(param)]
-
-    def _position(self, param: Tensor) -> int:
-        for i, own in enumerate(self.parameters):
-            if own is param:
-                return i
-        raise ValueError(
-            f"param must be one of the {len(self.parameters)} parameters of this {type(self).__name__}, got "
-            f"a {type(param).__name__} of shape {tuple(getattr(param, 'shape', ()))} that is not"
-        )
 
     @property
     def _factor(self) -> float:
@@ -169,6 +137,10 @@ class MemoryPenalty:
             self._attachment.remove()
             self._attachment = None
 
+    def _check_new(self, names: Sequence[str], parameters: Sequence[Tensor]) -> None:
+        if self._attachment is not None:
+            require_parameters(self._attachment.optimizer, parameters, names, type(self).__name__)
+
     def before_optimizer_step(self, scale: Tensor | None) -> None:
         """Hook of `attach`: add the gradient of the penalty.
 
@@ -185,28 +157,6 @@ class MemoryPenalty:
 
     def after_optimizer_step(self, skipped: bool) -> None:
         """Hook of `attach`."""
-
-    @torch.no_grad()
-    def reset_units(self, param: Tensor, dim: int, index: Tensor, groups: int = 1) -> None:
-        """Set A of slices to 0 and mu to the present values of the parameter; other parameters are ignored.
-
-        Args:
-            param: the parameter.
-            dim, index, groups: the slices, as for `gnt.replacement.Follower`.
-        """
-        self._refresh()
-        for own, weights, anchor in zip(self.parameters, self._importance, self._anchors, strict=True):
-            if own is param:
-                fill_slices(weights, dim, index, 0.0, groups)
-                copy_slices(anchor, param, dim, index, groups)
-
-    @torch.no_grad()
-    def move_bias(self, bias: Tensor, change: Tensor) -> None:
-        """Add a change of a bias to its mu; A is kept."""
-        self._refresh()
-        for own, anchor in zip(self.parameters, self._anchors, strict=True):
-            if own is bias:
-                anchor.add_(change)
 
     def protected(self, group: UnitGroup) -> Tensor | None:
         """How much each unit of a group is protected from replacement: p in [0, 1), (num_units,).
@@ -243,72 +193,6 @@ class MemoryPenalty:
             "sgd_limit": 2.0 / curvature if curvature else float("inf"),
         }
 
-    def _refresh(self) -> None:
-        """Move the state to the device and dtype of the parameters.
-
-        Raises:
-            ValueError: a parameter has another shape than before.
-        """
-        for i, (parameter, anchor) in enumerate(zip(self.parameters, self._anchors, strict=True)):
-            if anchor.shape != parameter.shape:
-                raise ValueError(
-                    f"parameter {self.names[i]} had shape {tuple(anchor.shape)} when this {type(self).__name__} was "
-                    f"built, and now has {tuple(parameter.shape)}: build a new {type(self).__name__}"
-                )
-            if anchor.device != parameter.device or anchor.dtype != parameter.dtype:
-                self._move(i, parameter)
-
-    def _move(self, i: int, parameter: Tensor) -> None:
-        self._anchors[i] = self._anchors[i].to(parameter.device, parameter.dtype)
-        self._importance[i] = self._importance[i].to(parameter.device, _zeros(parameter).dtype)
-
-    def _set(self, importance: list[Tensor], anchors: list[Tensor], tasks: int) -> None:
-        """Take checked values."""
-        self._importance, self._anchors, self.tasks = importance, anchors, tasks
-        self._active = [bool(each.any()) for each in importance]
-
-    def _kinds(self) -> dict[str, Kind]:
-        return {
-            "tasks": counter(),
-            "names": _names(self.names),
-            "importance": sequence(
-                [_nonnegative(each) for each in self._importance], "one importance for each parameter"
-            ),
-            "anchors": sequence([tensor(each) for each in self._anchors], "one anchor for each parameter"),
-        }
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return a copy of importance and anchors, and the number of tasks. Settings are not saved."""
-        return {
-            "version": STATE_VERSION,
-            "tasks": self.tasks,
-            "names": list(self.names),
-            "importance": [each.clone() for each in self._importance],
-            "anchors": [each.clone() for each in self._anchors],
-        }
-
-    def checked_state(self, state_dict: Any) -> Any:
-        """Check a saved state; the result is for `load_checked_state`. Nothing is changed.
-
-        Raises:
-            ValueError: not the result of `state_dict`, or of another network, or with values that are not finite.
-        """
-        self._refresh()
-        return check_saved_state(state_dict, f"{type(self).__name__}.state_dict()", self._kinds(), STATE_VERSION)
-
-    def load_checked_state(self, state: Any) -> None:
-        """Load the result of `checked_state`."""
-        self._set(state["importance"], state["anchors"], state["tasks"])
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load importance and anchors, so that a resumed run goes on as the original one.
-
-        Raises:
-            ValueError: not the result of `state_dict`, or of another network, or with values that are not finite.
-                Nothing is changed.
-        """
-        self.load_checked_state(self.checked_state(state_dict))
-
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_attachment": None}  # a copy is not attached
 
@@ -318,35 +202,3 @@ class MemoryPenalty:
             f"{type(self).__name__}({len(self.parameters)} parameters, {elements} elements, "
             f"strength={self.strength:g}, tasks={self.tasks})"
         )
-
-
-def _zeros(parameter: Tensor) -> Tensor:
-    return torch.zeros_like(parameter.detach(), dtype=torch.promote_types(parameter.dtype, torch.float32))
-
-
-def _refuse_sharded(name: str, parameter: Tensor, method: str) -> None:
-    if dtensor.is_dtensor(parameter):
-        raise TypeError(f"parameter {name} is a DTensor; {method} takes whole parameters, so build it without FSDP2")
-
-
-def _nonnegative(like: Tensor) -> Kind:
-    own = tensor(like)
-
-    def check(entry: Entry, value: Any) -> Tensor:
-        loaded: Tensor = own(entry, value)
-        if loaded.numel() and loaded.min() < 0:
-            raise entry.wrong_tensor(value, f"with a value of {float(loaded.min()):g}", ">= 0")
-        return loaded
-
-    return check
-
-
-def _names(names: list[str]) -> Kind:
-    def check(entry: Entry, value: Any) -> list[str]:
-        if not isinstance(value, list) or value != names:
-            raise ValueError(
-                f"state_dict is of other parameters: it must hold those of {names[:3]}..., got {value!r:.80}"
-            )
-        return value
-
-    return check

@@ -31,13 +31,14 @@ def select_parameters(given: ModuleOrParameters, method: str) -> tuple[list[str]
             raise ValueError(f"{method} was given an empty list of parameters (or a generator that is exhausted)")
     names, parameters = [name for name, _ in named], [parameter for _, parameter in named]
     for name, parameter in named:
-        _check_parameter(name, parameter, method)
+        check_parameter(name, parameter, method)
     if len({id(parameter) for parameter in parameters}) < len(parameters):
         raise ValueError(f"{method} was given a parameter twice: it would count twice")
     return names, parameters
 
 
-def _check_parameter(name: str, parameter: Any, method: str) -> None:
+def check_parameter(name: str, parameter: Any, method: str) -> None:
+    """Raise TypeError or ValueError for a parameter that a method cannot act on."""
     if not isinstance(parameter, Tensor):
         raise TypeError(f"{method} takes parameters; item {name} is of type {type(parameter).__name__}")
     if is_lazy(parameter):

@@ -113,12 +113,15 @@ class EWC(MeasuredPenalty):
                 self.generator.set_state(state)
             raise
 
+    def _scaled(self, importance: list[Tensor]) -> list[Tensor]:
+        if not self.normalize:
+            return importance
+        mean = float(sum(each.sum(dtype=torch.float64) for each in importance))
+        mean /= sum(each.numel() for each in importance)
+        return [each / mean if mean else each for each in importance]
+
     @torch.no_grad()
     def _take(self, importance: list[Tensor]) -> None:
-        if self.normalize:
-            mean = float(sum(each.sum(dtype=torch.float64) for each in importance))
-            mean /= sum(each.numel() for each in importance)
-            importance = [each / mean if mean else each for each in importance]
         anchors = [parameter.detach().clone() for parameter in self.parameters]
         if self.mode == "online":
             total = [self.decay * old + new for old, new in zip(self._importance, importance, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,10 +10,11 @@ from torch import Tensor
 
 from gnt._utils.state_dicts import Kind, tensors_like
 from gnt._utils.validation import finite_number
-from gnt.regularization._memory import MemoryPenalty, _zeros
+from gnt.regularization._memory import MemoryPenalty
 from gnt.regularization._parameters import ModuleOrParameters
 from gnt.regularization._pieces import in_pieces
 from gnt.regularization._quadratic import _dense_grad
+from gnt.regularization._weight_memory import _zeros
 from gnt.units import copy_slices, fill_slices
 
 
@@ -200,6 +202,17 @@ class SI(MemoryPenalty):
         for i, own in enumerate(self.parameters):
             if own is bias and self._before:
                 self._before[i].add_(change)
+
+    def _check_new(self, names: Sequence[str], parameters: Sequence[Tensor]) -> None:
+        if self._recorded is not None:
+            raise RuntimeError("extend must be called between steps, not between backward() and step() of this SI")
+        super()._check_new(names, parameters)
+
+    def _arrange(self, named: Sequence[tuple[str, Tensor]], positions: Sequence[int | None]) -> None:
+        pairs = zip(named, positions, strict=True)
+        self._path = [_zeros(parameter) if i is None else self._path[i] for (_, parameter), i in pairs]
+        self._before, self._gradients = [], []
+        super()._arrange(named, positions)
 
     def _move(self, i: int, parameter: Tensor) -> None:
         super()._move(i, parameter)

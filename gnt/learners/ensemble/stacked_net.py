@@ -112,6 +112,17 @@ class StackedNet(nn.Module):
                         tensor.data = part.detach().clone()
         return net
 
+    def parameters_of(self, member: nn.Module) -> list[tuple[nn.Parameter, str]]:
+        """Each stacked parameter, with the name in a result of `member` of the part that is the member's."""
+        names = {id(parameter): name for name, parameter in member.named_parameters()}
+        return [
+            (getattr(stacked, key), names[id(parameter)])
+            for (_, own), stacked in zip(flatten_layers(member), self._stacked, strict=True)
+            if isinstance(own, nn.Module) and isinstance(stacked, nn.Module)
+            for key, parameter in own._parameters.items()
+            if parameter is not None
+        ]
+
 
 class _GradientOf:
     """A hook of what a layer reads, which adds the gradient to the ``grad`` of the feature, in the feature's layout."""

@@ -100,4 +100,5 @@ class EnsembleTrainingStep(TrainingStep):
                 each.given_noise = None
 
     def discard(self) -> None:
-        """Nothing to drop: the features of a stacked network are returned by ``predict``, not recorded."""
+        """Drop what methods have recorded; the features of a stacked network are returned by ``predict``."""
+        self.methods.discard()
