@@ -26,7 +26,7 @@ from torch import Tensor
 
 from gnt.replacement import GnT
 
-_FIT_ANY = frozenset({"net", "optimizer", "task", "data"})
+_FIT_ANY = frozenset({"net", "task", "data", "optimizer", "steps_per_epoch"})
 HOOKS = ("before_batch", "penalty", "after_backward", "after_step", "begin_task", "end_task")
 
 
@@ -132,7 +132,7 @@ class Methods(tuple[Any, ...]):
 
         Raises:
             TypeError: a hook needs an argument that is not given, or one is given that no hook takes and that is none
-                of net, optimizer, task and data, which fit any method. Nothing is called.
+                of net, task, data, optimizer and steps_per_epoch, which fit any method. Nothing is called.
         """
         calls = [(each, *_accepted(getattr(each, hook), info)) for each in self.having(hook)]
         for each, _, missing in calls:

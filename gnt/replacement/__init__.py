@@ -14,7 +14,7 @@ _protection                 units that are never replaced, as told by the object
 _top_units                  units that are held because of their importance (_long_term_importance), and learn more
                             slowly (_slowed_learning)
 _checkpoint                 saved states
-report, dry_run             what an engine reports; idle_warning: nothing was ever replaced
+report, dry_run, _figures   what an engine reports; idle_warning: nothing was ever replaced
 layers                      CBPLinear and CBPConv
 _cbp_layer, _layer_steps    their base; the steps of all CBP layers of an optimizer
 _layer_use                  whether the network still runs the layers around a CBP layer

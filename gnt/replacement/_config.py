@@ -72,6 +72,17 @@ class EngineSettings:
         texts["init"] = init_name(self.init)  # the repr of a function is another one in each process
         return ", ".join(f"{name}={texts[name]}" for name in names)
 
+    def plain(self) -> dict[str, Any]:
+        """All settings but ``generator`` and ``process_group`` as numbers, strings, bools and None."""
+        names = [name for name in ENGINE_SETTINGS if name not in ("generator", "process_group")]
+        return {name: _plain(name, getattr(self, name)) for name in names}
+
+
+def _plain(name: str, value: Any) -> Any:
+    if name == "init":
+        return init_name(value)
+    return value if value is None or isinstance(value, (bool, int, float, str)) else repr(value)
+
 
 ENGINE_SETTINGS = tuple(each.name for each in dataclasses.fields(EngineSettings))
 

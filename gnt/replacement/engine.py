@@ -21,6 +21,7 @@ from gnt.importance import Features
 from gnt.initialization import Init
 from gnt.replacement import _checkpoint
 from gnt.replacement._config import EngineSettings
+from gnt.replacement._figures import figures, find_group
 from gnt.replacement._followers import Followers
 from gnt.replacement._optimizer_hooks import CopiedHooks, OptimizerHooks
 from gnt.replacement._protection import Protect
@@ -457,6 +458,38 @@ class GnT(EngineCore):
         return Report.from_groups(
             self.groups, self.updates, self.replacement_rate, self.slot_inits, self.left_out(), self.notes
         )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings but ``generator`` and ``process_group`` as plain values, to be logged or saved.
+
+        >>> import torch, gnt
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
+        >>> gnt.GnT(net, replacement_rate=0.01).settings["replacement_rate"]
+        0.01
+        """
+        return self.plain()
+
+    def figures(self) -> dict[str, float]:
+        """Return figures of each group by "<group>/<figure>", to be logged; reads the device once.
+
+        Means over the units: ``utility`` (corrected), ``age``. Counts: ``dead``, ``eligible``, ``protected``,
+        ``replaced`` so far; as in `report`.
+
+        >>> import torch, gnt
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
+        >>> gnt.GnT(net).figures()["0/age"]
+        0.0
+        """
+        return figures(self.groups)
+
+    def group(self, name: str) -> UnitGroup:
+        """Return the group of this name, that of its producer.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return find_group(self.groups, name)
 
     def dry_run(self, most: int = 5) -> DryRun:
         """Which units would be replaced next, when, and what would change with each. Prints as text; changes nothing.

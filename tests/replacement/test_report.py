@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from torch import Tensor
 
 import gnt
-from tests.helpers.small_runs import mlp
+from tests.helpers.small_runs import make_run, mlp, train
 
 RATES = [0.1, 0.01, 0.05, 0.003, 0.0123, 1 / 3, 0.02, 0.2, 0.75, 1.0]
 
@@ -131,3 +133,19 @@ def test_the_report_changes_nothing():
     assert torch.equal(before[0], after[0])
     assert before[1] == after[1]
     assert all(map(torch.equal, before[2], after[2]))
+
+
+def test_figures_and_settings_are_plain_values_that_agree_with_the_report():
+    net, optimizer, engine = make_run(mlp(), protect="top:0.3", init=lambda tensor, slot, generator: tensor.zero_())
+    train(net, optimizer, engine, range(12))
+    figures, report = engine.figures(), engine.report()
+    for row in report.groups:
+        for name in ("dead", "eligible", "protected", "replaced"):
+            assert figures[f"{row.name}/{name}"] == getattr(row, name)
+        state = engine.group(row.name).state
+        assert figures[f"{row.name}/age"] == state.age.double().mean().item()
+        assert figures[f"{row.name}/utility"] == state.corrected_utility.double().mean().item()
+    assert len(figures) == 6 * len(report.groups)
+    settings = json.loads(json.dumps(engine.settings))
+    assert settings["protect"].startswith("TopUnits(fraction=0.3")
+    assert set(settings) == set(gnt.replacement.ENGINE_SETTINGS) - {"generator", "process_group"}

@@ -1,0 +1,156 @@
+"""TaskBoundaries: a callback for methods that are told when a task begins and ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+from torch.optim import Optimizer
+
+from gnt.importance import step_was_skipped
+from gnt.integrations.lightning._trainer import optimizer_of, steps_per_epoch
+from gnt.learners import Methods
+
+
+class TaskBoundaries(Callback):
+    """Methods against forgetting in Lightning, one fit for each task: ``Trainer(callbacks=[TaskBoundaries(ewc)])``.
+
+    It does what a learner does with ``methods=[...]`` (`gnt.Backprop`), as far as a callback can:
+
+    - when a fit starts, methods with ``attach`` (EWC, SI, MAS, AGEM, GEM) are attached to the optimizer, and
+      ``begin_task`` is called;
+    - before each batch, ``before_batch``: a batch that it returns takes the place of the present one, which has to be a
+      list [x, y], as a DataLoader of (x, y) makes it;
+    - after each optimizer step, ``after_step`` of methods that are not attached;
+    - when training ends without an exception, ``end_task``.
+
+    A penalty that reads the output (`gnt.DER`) or a parameter of its own (`gnt.HAT`) belongs into ``training_step``:
+    ``loss + self.hat.penalty()``. Hooks get what their signatures name of ``net``, ``task``, ``data``, ``optimizer``
+    and ``steps_per_epoch`` (in optimizer steps). A fit that is resumed from a checkpoint goes on with its task. States
+    are part of checkpoints: attached methods' with the optimizer's state, others' with this callback's.
+
+    Args:
+        methods: the methods.
+        net: function of the LightningModule that returns the network for ``end_task``; None: the module itself.
+        data: samples for ``end_task``; None: the training loader of the fit.
+        optimizer: the number of the optimizer, if ``configure_optimizers`` returns several.
+
+    Attributes:
+        task: the id of the task that the next fit trains, to be set before it; None: the number of tasks that have
+            ended.
+        ended: number of tasks that have ended.
+
+    Raises:
+        TypeError, ValueError: what `gnt.Backprop` refuses as methods; an optimizer that does not exist; a batch that is
+            no pair.
+
+    >>> import gnt, torch
+    >>> from gnt.integrations.lightning import TaskBoundaries
+    >>> net = torch.nn.Linear(4, 3)
+    >>> boundaries = TaskBoundaries(gnt.EWC(net, strength=10.0), net=lambda module: module.net)
+    >>> boundaries.ended
+    0
+    """
+
+    def __init__(
+        self,
+        *methods: Any,
+        net: Callable[[LightningModule], nn.Module] | None = None,
+        data: Any = None,
+        optimizer: int = 0,
+    ) -> None:
+        self._methods = Methods.checked(methods)
+        if not methods:
+            raise ValueError("TaskBoundaries needs at least one method")
+        self._net, self._data, self._optimizer = net, data, optimizer
+        self._open, self.ended, self.task = False, 0, None
+        self._detach: list[Callable[[], Any]] = []
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Attach the methods to the optimizer, and begin the task, or go on with it after a checkpoint was loaded."""
+        optimizer = optimizer_of(trainer, self._optimizer, "TaskBoundaries")
+        for each in self._methods:
+            if isinstance(each, nn.Module):
+                each.to(pl_module.device)
+        for detach in self._detach:
+            detach()
+        attached = [_attach(each, optimizer) for each in self._methods]
+        self._detach = [each for each in attached if each is not None]
+        if self._open:
+            for each in self._methods.having("resume"):
+                each.resume(optimizer)
+            return
+        steps = steps_per_epoch(trainer)
+        info = {"optimizer": optimizer, **({} if steps is None else {"steps_per_epoch": steps})}
+        self._methods.tell("begin_task", {**self._info(trainer, pl_module), **info})
+        self._open = True
+
+    def _info(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+        return {
+            "net": module if self._net is None else self._net(module),
+            "task": self.ended if self.task is None else self.task,
+            "data": trainer.train_dataloader if self._data is None else self._data,
+        }
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Let methods see the batch, or put another one in its place."""
+        if not any(self._methods.having("before_batch")):
+            return
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise TypeError(f"methods of TaskBoundaries need batches [x, y], got {type(batch).__name__}")
+        learned = self._methods.before_batch(*batch)
+        if any(new is not old for new, old in zip(learned, batch, strict=True)):
+            if not isinstance(batch, list):
+                raise TypeError(
+                    "a method of TaskBoundaries replaces the batch, which must be a list [x, y] then, got a tuple: "
+                    "return a list from the loader, or call the method in training_step"
+                )
+            batch[:] = learned
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End the task."""
+        if self._open:
+            self._methods.tell("end_task", self._info(trainer, pl_module))
+            self._open, self.task = False, None
+            self.ended += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """The task, and the states of methods that are not attached to the optimizer."""
+        states = [
+            each.state_dict() if hasattr(each, "state_dict") and not hasattr(each, "attach") else None
+            for each in self._methods
+        ]
+        return {"task": self.task, "open": self._open, "ended": self.ended, "methods": states}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the result of `state_dict`.
+
+        Raises:
+            ValueError: of other methods.
+        """
+        own = self.state_dict()["methods"]
+        if [each is None for each in state_dict["methods"]] != [each is None for each in own]:
+            names = ", ".join(type(each).__name__ for each in self._methods)
+            raise ValueError(f"the checkpoint was saved with other methods than {names} in TaskBoundaries")
+        for each, state in zip(self._methods, state_dict["methods"], strict=True):
+            if state is not None:
+                each.load_state_dict(state)
+        self.task, self._open, self.ended = state_dict["task"], state_dict["open"], state_dict["ended"]
+
+
+def _attach(method: Any, optimizer: Optimizer) -> Callable[[], Any] | None:
+    """Let a method act around the steps of an optimizer; the result ends it."""
+    if hasattr(method, "attach"):
+        attached = method.attach(optimizer)
+        detach: Callable[[], Any] = method.detach if hasattr(method, "detach") else attached.remove
+        return detach
+    if not hasattr(method, "after_step"):
+        return None
+
+    def after_step(*arguments: Any) -> None:
+        if not step_was_skipped(optimizer):
+            method.after_step()
+
+    return optimizer.register_step_post_hook(after_step).remove

@@ -1,0 +1,214 @@
+"""The callbacks for Lightning equal engines and methods in a plain loop, resume from checkpoints, and run under DDP."""
+
+from __future__ import annotations
+
+import copy
+import csv
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.loggers import CSVLogger
+from torch.utils.data import DataLoader, TensorDataset
+
+import gnt
+from gnt.integrations.lightning import ContinualBackprop, TaskBoundaries
+from tests.distributed.launch import run_ranks
+from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, batch, mlp, replaced
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:GPU available but not used"),
+    pytest.mark.filterwarnings("ignore:.*smaller than the logging interval"),
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists"),
+]
+BATCHES = 6
+
+
+def loader(task: int = 0) -> DataLoader:
+    """The same six batches each time, for each task others."""
+    x, y = (torch.cat(part) for part in zip(*(batch(t + 100 * task) for t in range(BATCHES)), strict=True))
+    return DataLoader(TensorDataset(x, y), batch_size=8)
+
+
+class Regression(lightning.LightningModule):
+    example_input_array = torch.zeros(2, 4)
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.net = mlp(seed=seed)
+
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, pair, index):
+        return F.mse_loss(self(pair[0]), pair[1])
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=0.01)
+
+
+def trainer(root: Any, callbacks: list[Any], epochs: int, **more: Any) -> lightning.Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    device = {"accelerator": "cpu", "devices": 1, "default_root_dir": root, "enable_checkpointing": False}
+    return lightning.Trainer(max_epochs=epochs, callbacks=callbacks, **{**device, **quiet, **more})
+
+
+def cbp(**settings: Any) -> ContinualBackprop:
+    return ContinualBackprop(generator=torch.Generator().manual_seed(5), **{**FREQUENT_REPLACEMENT, **settings})
+
+
+def state(module: Regression, run: lightning.Trainer) -> Any:
+    return copy.deepcopy([dict(module.net.state_dict()), run.optimizers[0].state_dict()])
+
+
+def test_the_callback_equals_an_engine_in_a_plain_loop(tmp_path):
+    """Units are found by tracing, and chosen by the names of their layers."""
+    callback, module = cbp(include="net.*", exclude="net.2"), Regression()
+    run = trainer(tmp_path, [callback], 3)
+    run.fit(module, loader())
+    net = mlp()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
+    generator = torch.Generator().manual_seed(5)
+    gnt.GnT(list(net)[:3], optimizer, generator=generator, **FREQUENT_REPLACEMENT).attach()
+    for _ in range(3):
+        for x, y in loader():
+            optimizer.zero_grad()
+            F.mse_loss(net(x), y).backward()
+            optimizer.step()
+    mine, plain = state(module, run), [dict(net.state_dict()), optimizer.state_dict()]
+    assert mine[1]["gnt"]["groups"][0].pop("name") == "net.0"
+    assert plain[1]["gnt"]["groups"][0].pop("name") == "0"
+    assert_same(mine, plain)
+    assert replaced(callback.engine)[0] > 3
+
+
+def test_a_resumed_fit_continues_bit_for_bit_and_logs(tmp_path):
+    whole = [Regression(), trainer(tmp_path, [cbp()], 4)]
+    whole[1].fit(whole[0], loader())
+    half = trainer(tmp_path, [cbp()], 2)
+    half.fit(Regression(), loader())
+    half.save_checkpoint(tmp_path / "half.ckpt")
+    saved = torch.load(tmp_path / "half.ckpt", weights_only=True)
+    (settings,) = [each["settings"] for name, each in saved["callbacks"].items() if "ContinualBackprop" in name]
+    assert settings["maturity_threshold"] == 2
+    logger, callback = CSVLogger(tmp_path), cbp()
+    resumed = [Regression(seed=9), trainer(tmp_path, [callback], 4, logger=logger, log_every_n_steps=3)]
+    resumed[1].fit(resumed[0], loader(), ckpt_path=tmp_path / "half.ckpt")
+    assert_same(state(*resumed), state(*whole))
+    assert callback.engine.figures()["net.0/replaced"] == replaced(callback.engine)[0] > 3
+    assert logger.experiment.hparams["gnt/replacement_rate"] == 0.1
+    with Path(logger.log_dir, "metrics.csv").open() as file:
+        logged = {int(row["step"]): float(row["gnt/net.0/replaced"]) for row in csv.DictReader(file)}
+    assert list(logged) == [15, 18, 21, 24]
+    assert logged[24] == replaced(callback.engine)[0]
+    with pytest.warns(UserWarning, match="settings of ContinualBackprop differ .* decay_rate: 0.9 -> 0.5"):
+        trainer(tmp_path, [cbp(decay_rate=0.5)], 3).fit(Regression(), loader(), ckpt_path=tmp_path / "half.ckpt")
+
+
+def test_the_next_fit_goes_on_with_the_ages(tmp_path):
+    callback, module = cbp(replacement_rate=0.0), Regression()
+    for epochs in (1, 2):
+        trainer(tmp_path, [callback], epochs).fit(module, loader())
+    assert callback.engine.updates == 3 * BATCHES
+    assert callback.engine.group("net.0").state.age.unique().tolist() == [3 * BATCHES]
+    with pytest.raises(KeyError, match=r"no group is named 'net.1'; .* did you mean 'net."):
+        callback.engine.group("net.1")
+
+
+def test_ewc_si_and_replay_equal_a_plain_loop_over_two_tasks(tmp_path):
+    def methods(net: torch.nn.Module) -> list[Any]:
+        buffer = gnt.ReplayBuffer(20, generator=torch.Generator().manual_seed(1))
+        ewc = gnt.EWC(net, 10.0, likelihood="gaussian")
+        return [ewc, gnt.SI(net, 1.0), gnt.ExperienceReplay(buffer, batch_size=4)]
+
+    module = Regression()
+    ewc, si, replay = methods(module.net)
+    boundaries = TaskBoundaries(ewc, si, replay, net=lambda module: module.net)
+    for task in range(2):
+        trainer(tmp_path, [boundaries], 2).fit(module, loader(task))
+    net = mlp()
+    own = methods(net)
+    for task in range(2):
+        optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
+        for each in own[:2]:
+            each.detach()
+            each.attach(optimizer)
+        own[2].begin_task(task)
+        for _ in range(2):
+            for x, y in loader(task):
+                x, y = own[2](x, y)
+                optimizer.zero_grad()
+                F.mse_loss(net(x), y).backward()
+                optimizer.step()
+        own[0].end_task(net, loader(task))
+        own[1].end_task()
+    assert_same(dict(module.net.state_dict()), dict(net.state_dict()))
+    assert_same([ewc.state_dict(), si.state_dict(), replay.state_dict()], [each.state_dict() for each in own])
+    assert (boundaries.ended, ewc.tasks) == (2, 2)
+
+
+def test_a_task_resumes_from_a_checkpoint_in_its_middle(tmp_path):
+    def parts() -> tuple[Regression, TaskBoundaries, list[Any]]:
+        module = Regression()
+        buffer = gnt.ReplayBuffer(20, generator=torch.Generator().manual_seed(1))
+        methods = [gnt.SI(module.net, 1.0), gnt.ExperienceReplay(buffer, batch_size=4)]
+        return module, TaskBoundaries(*methods), methods
+
+    module, boundaries, methods = parts()
+    trainer(tmp_path, [boundaries], 2).fit(module, loader())
+    checkpoint = lightning.pytorch.callbacks.ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
+    middle = parts()
+    trainer(tmp_path, [middle[1], checkpoint], 2, enable_checkpointing=True).fit(middle[0], loader())
+    resumed = parts()
+    trainer(tmp_path, [resumed[1]], 2).fit(resumed[0], loader(), ckpt_path=tmp_path / "epoch=0.ckpt")
+    expected = [dict(module.net.state_dict()), *(each.state_dict() for each in methods)]
+    assert_same(expected, [dict(resumed[0].net.state_dict()), *(each.state_dict() for each in resumed[2])])
+    assert resumed[1].ended == 1
+
+
+REFUSED = [
+    (lambda: ContinualBackprop(replacement_rate=2), ValueError, "replacement_rate must be a number"),
+    (lambda: ContinualBackprop(rate=2), TypeError, "unknown setting rate: ContinualBackprop takes layers"),
+    (lambda: ContinualBackprop(layers=[], include="a"), TypeError, "include would be ignored: layers already selects"),
+    (lambda: TaskBoundaries(), ValueError, "TaskBoundaries needs at least one method"),
+    (lambda: TaskBoundaries(3), TypeError, r"methods\[0\] must have one of before_batch"),
+]
+
+
+@pytest.mark.parametrize(("build", "error", "message"), REFUSED)
+def test_wrong_arguments_are_refused(build, error, message):
+    with pytest.raises(error, match=message):
+        build()
+
+
+def test_what_a_fit_cannot_use_is_refused(tmp_path):
+    class Own(Regression):
+        example_input_array = None
+
+        def configure_optimizers(self):
+            return gnt.optim.CBPAdamW(self.net)
+
+    with pytest.raises(ValueError, match="CBPAdamW has an engine of its own"):
+        trainer(tmp_path, [cbp()], 1).fit(Own(), loader())
+    with pytest.raises(ValueError, match=r"number of one of the 1 optimizers .* got 3"):
+        trainer(tmp_path, [cbp(optimizer=3)], 1).fit(Regression(), loader())
+    module = Regression()
+    module.example_input_array = None
+    with pytest.raises(ValueError, match="pass example_inputs, set example_input_array of the Regression, or pass"):
+        trainer(tmp_path, [cbp()], 1).fit(module, loader())
+    replay = gnt.ExperienceReplay(gnt.ReplayBuffer(20))
+    tuples = DataLoader(range(2), collate_fn=lambda _: batch(0))
+    with pytest.raises(TypeError, match=r"must be a list \[x, y\] then, got a tuple"):
+        trainer(tmp_path, [TaskBoundaries(replay)], 1).fit(module, tuples)
+
+
+def test_two_processes_replace_the_same_units(tmp_path):
+    states = run_ranks("lightning_scenarios.fit", tmp_path)
+    assert_same(*states)
+    assert sum(each["replaced"] for each in states[0][1]["groups"]) > 2
