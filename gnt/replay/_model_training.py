@@ -64,7 +64,7 @@ class ModelTraining:
         Raises:
             ValueError: the model returns something else.
         """
-        with unlearned(self.model, self.device):
+        with unlearned(self.model, self.device), torch.autocast(self.device.type, enabled=False):
             self._seed()
             x = frozen.run(self.model, self.model.sample, n)  # type: ignore[arg-type]
         if not isinstance(x, Tensor) or not x.ndim or len(x) != n or not x.is_floating_point():
@@ -87,7 +87,8 @@ class ModelTraining:
         assert self._next is not None
         device, model = self.device, self.model
         dtype = next(model.parameters()).dtype
-        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.enable_grad():
+        forked = torch.random.fork_rng([device] if device.type == "cuda" else [])
+        with forked, torch.enable_grad(), torch.autocast(device.type, enabled=False):
             self._seed()
             loss: Any = model.loss(x.detach().to(device, dtype))  # type: ignore[operator]
             if samples is not None:

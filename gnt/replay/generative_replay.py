@@ -78,7 +78,9 @@ class GenerativeReplay:
     A step costs a forward and backward pass of the network more, one of the model for the batch and one for the
     samples, and a forward of both frozen copies; an engine measures units on current and generated samples together.
     The frozen network runs in evaluation mode: statistics, random generators and records of engines are as before. If
-    the network has got more outputs since (a head that has grown), the old one gives them probability 0.
+    the network has got more outputs since (a head that has grown), the old one gives them probability 0. Inside of
+    ``torch.autocast`` the model keeps its own precision. Of several processes each trains a model of its own, on its
+    own batches.
 
     Source: Shin et al., NeurIPS 2017 (arXiv 1705.08690), Eq. 1; r = 1/t, one draw for both, and the soft targets of
     van de Ven & Tolias, arXiv 1809.10635.

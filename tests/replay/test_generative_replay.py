@@ -157,6 +157,21 @@ def test_only_the_network_itself_draws_from_torchs_global_generator():
     assert torch.get_rng_state().equal(state)
 
 
+def test_the_model_keeps_its_precision_under_autocast():
+    models = []
+    for enabled in (False, True):
+        net = mlp()
+        replay = method(net, weight=0.5)
+        for x, y in stream(0):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+                output = net(x)
+                assert output.dtype == (torch.bfloat16 if enabled else torch.float32)
+                (F.cross_entropy(output, y) + replay(x, y, output)).backward()
+                replay.end_task()
+        models.append(replay.model.state_dict())
+    assert_same(*models)
+
+
 def test_an_engine_measures_units_on_current_and_generated_samples():
     net, (x, y) = mlp(), stream(0)[0]
     replay = method(net, batch_size=4)
