@@ -5,14 +5,17 @@ A method is an object with any of these hooks, which a learner calls in the orde
     before_batch(x, y)  before the forward: None, or the batch (x, y) to learn from in its place
     penalty()           a scalar that is added to the loss; it gets x, y, output (the network's) as far as its signature
                         names them
+    penalty_backward()  called after the backward pass in place of `penalty`: adds the gradient of the penalty to
+                        ``.grad`` by itself, where that costs less. The penalty's value is then not computed or checked
     after_backward()    gradients are in ``.grad`` and may be changed in place
     after_step()        after the optimizer's step and the replacement of units
     begin_task(...), end_task(...)      called by the learner's functions of these names; a hook gets the keywords given
                         there, and ``net`` and ``optimizer``, the learner's, as far as its signature names them
 
 It may have ``state_dict`` and ``load_state_dict``, which become part of the learner's state, and ``discard()``, which
-is called when a step fails before its update. If it keeps numbers per weight (`gnt.replacement.Follower`) of units that
-the learner's engine replaces, it follows the engine.
+is called when a step fails before its update. A true attribute ``records_gradient`` says that its `penalty_backward`
+takes ``.grad`` for the gradient of the loss: it is called after those of the others. If it keeps numbers per weight
+(`gnt.replacement.Follower`) of units that the learner's engine replaces, it follows the engine.
 """
 
 from __future__ import annotations
@@ -27,13 +30,14 @@ from torch import Tensor
 from gnt.replacement import GnT
 
 _FIT_ANY = frozenset({"net", "task", "data", "optimizer", "steps_per_epoch"})
-HOOKS = ("before_batch", "penalty", "after_backward", "after_step", "begin_task", "end_task")
+HOOKS = ("before_batch", "penalty", "penalty_backward", "after_backward", "after_step", "begin_task", "end_task")
 
 
 class Methods(tuple[Any, ...]):
     """The methods of a learner, in order."""
 
-    _penalties: list[tuple[Any, tuple[str, ...]]]  # the methods with penalties, and what these take
+    _penalties: list[tuple[Any, tuple[str, ...]]]  # the methods with penalties in the loss, and what these take
+    _gradients: list[Any]  # the methods that add the gradients of their penalties themselves
 
     @classmethod
     def checked(cls, given: Any) -> Methods:
@@ -60,7 +64,11 @@ class Methods(tuple[Any, ...]):
             if any(each is other for other in given[:number]):
                 raise ValueError(f"{name} is listed twice: this {type(each).__name__} would act twice in each step")
         methods = cls(given)
+        own = list(methods.having("penalty_backward"))
+        methods._gradients = sorted(own, key=lambda each: bool(getattr(each, "records_gradient", False)))
         for each in methods.having("penalty"):
+            if hasattr(each, "penalty_backward"):
+                continue
             taken, missing = _accepted(each.penalty, dict.fromkeys(("x", "y", "output")))
             if missing:
                 raise TypeError(
@@ -71,7 +79,7 @@ class Methods(tuple[Any, ...]):
 
     def __new__(cls, given: Iterable[Any] = ()) -> Methods:
         methods = super().__new__(cls, given)
-        methods._penalties = []
+        methods._penalties, methods._gradients = [], []
         return methods
 
     def having(self, hook: str) -> Iterator[Any]:
@@ -96,7 +104,7 @@ class Methods(tuple[Any, ...]):
         return x, y
 
     def penalty(self, x: Tensor, y: Tensor, output: Tensor) -> Tensor | None:
-        """The sum of all penalties; None if there are none.
+        """The sum of all penalties that are part of the loss; None if there are none.
 
         Raises:
             ValueError: a penalty that is not a real scalar tensor.
@@ -115,7 +123,9 @@ class Methods(tuple[Any, ...]):
         return total
 
     def after_backward(self) -> None:
-        """Call the hooks of this name."""
+        """Add the gradients of penalties that are not part of the loss, then call the hooks of this name."""
+        for each in self._gradients:
+            each.penalty_backward()
         for each in self.having("after_backward"):
             each.after_backward()
 
@@ -164,7 +174,7 @@ class Methods(tuple[Any, ...]):
     def check_compilable(self) -> None:
         """Raise TypeError for methods that act inside of a step that runs as one compiled graph."""
         for each in self:
-            inside = [hook for hook in ("penalty", "after_backward") if hasattr(each, hook)]
+            inside = [hook for hook in ("penalty", "penalty_backward", "after_backward") if hasattr(each, hook)]
             what = f"its {' and '.join(inside)}" if inside else "it, which records features in the forward"
             if inside or hasattr(each, "groups"):
                 raise TypeError(

@@ -104,6 +104,19 @@ class MemoryPenalty(WeightMemory):
         """
         self._add_gradient(None)
 
+    def penalty_backward(self) -> None:
+        """Hook of learners, which call it in place of `penalty`: `backward`.
+
+        Raises:
+            RuntimeError: this object is attached to an optimizer, too.
+        """
+        if self._attachment is not None:
+            raise RuntimeError(
+                f"this {type(self).__name__} is attached to the optimizer and a method of a learner: it would count "
+                "twice. Do one of the two"
+            )
+        self.backward()
+
     def _add_gradient(self, scale: Tensor | None) -> None:
         chosen = self._selection()
         if chosen:

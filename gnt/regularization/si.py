@@ -60,6 +60,8 @@ class SI(MemoryPenalty):
     (0.0, 1)
     """
 
+    records_gradient = True  # learners let other methods add to the gradient before
+
     def __init__(self, params: ModuleOrParameters, strength: float, *, damping: float = 0.1) -> None:
         damping = finite_number("damping", damping, exclusive=True)
         super().__init__(params, strength)
@@ -68,6 +70,7 @@ class SI(MemoryPenalty):
         self._gradients: list[Tensor] = []  # of the task, and weights, from before the step
         self._before: list[Tensor] = []
         self._recorded: list[int] | None = None
+        self._recorded_by_hook = False  # `penalty_backward` has done what `after_backward` would do
 
     @property
     def path(self) -> list[Tensor]:
@@ -83,6 +86,15 @@ class SI(MemoryPenalty):
         """
         self._record_and_add(None)
 
+    def penalty_backward(self) -> None:
+        """Hook of learners, which call it in place of `penalty`: `backward`.
+
+        Raises:
+            RuntimeError: this object is attached to an optimizer, too.
+        """
+        super().penalty_backward()
+        self._recorded_by_hook = True
+
     def _record_and_add(self, scale: Tensor | None) -> None:
         if self._in_loss:
             self._in_loss = False
@@ -94,7 +106,13 @@ class SI(MemoryPenalty):
         self._add_gradient(scale)
 
     def after_backward(self) -> None:
-        """Record the gradients of the task: ``.grad`` without the gradient of the penalty, if that was in the loss."""
+        """Record the gradients of the task: ``.grad`` without the gradient of the penalty, if that was in the loss.
+
+        In a learner `penalty_backward` has done so already.
+        """
+        if self._recorded_by_hook:
+            self._recorded_by_hook = False
+            return
         in_loss, self._in_loss = self._in_loss, False
         self._record(None)
         chosen = [i for i in self._selection() if i in set(self._recorded or ())] if in_loss else []
@@ -145,7 +163,7 @@ class SI(MemoryPenalty):
 
     def discard(self) -> None:
         """Drop what was recorded for a step that was not made."""
-        self._recorded, self._in_loss = None, False
+        self._recorded, self._in_loss, self._recorded_by_hook = None, False, False
 
     def before_optimizer_step(self, scale: Tensor | None) -> None:
         """Hook of `attach`: `backward`."""

@@ -120,6 +120,64 @@ def test_hooks_are_called_in_order_with_what_they_may_change():
     assert method.calls[-1] == "discard"
 
 
+class Adder:
+    """A method that adds to gradients by itself; its penalty is never asked for."""
+
+    def __init__(self, weight: Any, number: float, records: bool = False) -> None:
+        self.weight, self.number, self.records_gradient = weight, number, records
+        self.seen: Any = None
+
+    def penalty(self) -> Tensor:
+        raise AssertionError("penalty_backward takes its place")
+
+    def penalty_backward(self) -> None:
+        self.seen = self.weight.grad.clone()
+        self.weight.grad += self.number
+
+
+def test_penalty_backward_is_called_in_place_of_penalty_and_last_for_methods_that_record_the_gradient():
+    net = mlp()
+    first, second, third = (Adder(net[0].weight, number, records=number == 1.0) for number in (1.0, 2.0, 4.0))
+    recorder = Recorder(net)
+    learner = gnt.Backprop(net, step_size=0.1, methods=[first, recorder, second, third])
+    learner.begin_task(task=1)
+    learner.learn(*batches(1)[0])
+    assert second.seen.ne(0).any()
+    torch.testing.assert_close(third.seen, second.seen + 2.0)
+    torch.testing.assert_close(first.seen, second.seen + 6.0)
+    after = next(call[1] for call in recorder.calls if call[0] == "after_backward")
+    torch.testing.assert_close(after, second.seen + 7.0)
+
+
+def test_the_order_of_methods_does_not_change_what_si_takes_for_the_gradient_of_the_task():
+    paths = []
+    for order in (1, -1):
+        net = mlp()
+        ewc, si = gnt.EWC(net, 50.0, likelihood="gaussian"), gnt.SI(net, 5.0)
+        learner = gnt.Backprop(net, step_size=0.05, methods=[ewc, si][::order])
+        for number, (x, y) in enumerate(batches()):
+            learner.learn(x, y)
+            if number == 2:
+                learner.end_task(data=x)
+        paths.append([p.clone() for p in si.path])
+    assert_same(*paths)
+
+
+def test_a_method_that_is_attached_to_the_optimizer_and_listed_is_refused():
+    net = mlp()
+    for method in (gnt.EWC(net, 1.0), gnt.SI(net, 1.0)):
+        learner = gnt.Backprop(net, step_size=0.1, methods=[method])
+        method.attach(learner.opt)
+        before = copy.deepcopy(net.state_dict())
+        with pytest.raises(
+            RuntimeError, match="attached to the optimizer and a method of a learner: it would count tw"
+        ):
+            learner.learn(*batches(1)[0])
+        assert_same(dict(net.state_dict()), dict(before))
+        method.detach()
+        learner.learn(*batches(1)[0])
+
+
 def test_methods_with_numbers_per_weight_follow_the_engine():
     settings = {"replacement_rate": 0.5, "maturity_threshold": 0, "init": "kaiming"}
     learner = make_learner(gnt.ContinualBackprop, **settings)
