@@ -45,7 +45,15 @@ class Settings(BaseSettings):
         "quick": {"train": 800, "test": 200, "epochs": 8, "batch": 32},
         # as van de Ven et al. (2022): 2,000 batches of 128 in each task; equally many images of each class, of which
         # MNIST's smallest has 5,421 for training and 892 for testing
-        "published": {"source": "mnist", "train": 10_240, "test": 1_784, "epochs": 25, "batch": 128, "memory": 1000},
+        "published": {
+            "source": "mnist",
+            "train": 10_240,
+            "test": 1_784,
+            "epochs": 25,
+            "batch": 128,
+            "memory": 1000,
+            "latent": 100,
+        },
     }
     durations: ClassVar[dict[str, str]] = {"quick": "about three minutes on two cores"}
     by_scenario: ClassVar[dict[Any, Values]] = {
