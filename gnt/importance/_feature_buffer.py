@@ -129,7 +129,7 @@ class FeatureBuffer:
             self._checked = kinds if None not in kinds else []
         scale, self.gradient_scale = self.gradient_scale, None
         batch = FeatureBatch(self._groups, per_tap, plain, others, nothing, scale)
-        if None in plain:
+        if any(each is None for each in plain):  # None in plain would compare tensors
             batch.find_absent()
             if features is not None and batch.absent and not batch.empty:
                 name = self._groups[min(batch.absent)].name

@@ -62,6 +62,18 @@ class RunningImportance:
         """
         return [group.state.corrected_utility for group in self.groups]
 
+    def latest(self) -> Tensor:
+        """The measure in the latest update, of the units of all groups one after the other, (units,).
+
+        The tensor is overwritten in the next update. Groups that took no part have no value of this update.
+        """
+        parts = self.evaluator.parts
+        if len(parts) == 1:
+            return parts[0].shared.all_utilities
+        values = {number: v for part in parts for number, v in zip(part.numbers, part.shared.utilities, strict=True)}
+        device, dtype = values[0].device, values[0].dtype
+        return torch.cat([values[number].to(device, dtype) for number in range(len(self.groups))])
+
     @property
     def weight_means(self) -> Mapping[int, WeightMeans]:
         """Where an optimizer can store the means of |w| that it computes in its step, by the id of the weight."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,13 @@ _OF_LOSS = "gradient_activation"  # a measure under this name is that of the los
 _NOT_OF_LOSS = ("deeplift", "deeplift_shap", "lrp")  # their rules would have to go through the loss
 
 
+class Measured(NamedTuple):
+    """Values of a step, of the units of all groups one after the other, and numbers of groups that took no part."""
+
+    values: Tensor
+    absent: frozenset[int]
+
+
 class ImportanceSource(Protocol):
     """What `FGAdaHAT` asks in each step."""
 
@@ -30,8 +38,18 @@ class ImportanceSource(Protocol):
     def check_ready(self) -> None:
         """Raise RuntimeError if the coming step could not be measured."""
 
-    def measure(self) -> tuple[list[Tensor], frozenset[int]] | None:
-        """Values of the units of each group in the step that was made, groups that took no part; None: no values."""
+    def measure(self, gates: Callable[[], contextlib.AbstractContextManager[None]]) -> Measured | None:
+        """The step that was made; None: there is nothing to measure.
+
+        Args:
+            gates: makes a context in which the network has the gates of the step without gradients.
+
+        Raises:
+            FloatingPointError: values that are not finite (on the CPU; see `check_finite`).
+        """
+
+    def check_finite(self) -> None:
+        """Raise FloatingPointError if some values of the task were not finite; reads the device."""
 
     def skip(self) -> None:
         """The step that was made is not measured."""
@@ -67,6 +85,7 @@ class MeasureSource:
     def __init__(self, groups: Sequence[UnitGroup], name: str, process_group: Any) -> None:
         self.reads = MEASURES[name].reads
         generator = torch.Generator(groups[0].incoming[0].weight.device).manual_seed(torch.initial_seed() % 2**63)
+        self._nonfinite_before = 0
         self._importance = Importance(groups, name, average="latest", generator=generator, process_group=process_group)
 
     def observe(self, x: Any, y: Any) -> None:
@@ -75,13 +94,21 @@ class MeasureSource:
     def check_ready(self) -> None:
         """Any step can be measured."""
 
-    def measure(self) -> tuple[list[Tensor], frozenset[int]] | None:
+    def measure(self, gates: Callable[[], contextlib.AbstractContextManager[None]]) -> Measured | None:
         """The values of the step that was made."""
         before = self._importance.updates
         self._importance.update_recorded()
         if self._importance.updates == before:
             return None
-        return self._importance.values, self._importance.absent
+        return Measured(self._importance.latest(), self._importance.absent)
+
+    def check_finite(self) -> None:
+        """Raise FloatingPointError if some values of the task were not finite."""
+        if self._nonfinite() > self._nonfinite_before:
+            raise FloatingPointError(f"importance {self._importance.name!r} was not finite in a step of the task")
+
+    def _nonfinite(self) -> int:
+        return int(sum(int(group.state.nonfinite) for group in self._importance.groups))
 
     def skip(self) -> None:
         """Drop the features of the step."""
@@ -91,6 +118,7 @@ class MeasureSource:
         """Start running averages of features anew."""
         self._importance.discard()
         self._importance.begin_task()
+        self._nonfinite_before = self._nonfinite()
 
     def restart_units(self, number: int, units: Tensor) -> None:
         """Start the averages of units anew."""
@@ -140,6 +168,7 @@ class AttributionSource:
         self._process_group, self._settings = process_group, settings
         self._generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
         self._observed: list[tuple[ModelInputs, Any]] = []
+        self._finite: Tensor | None = None  # 0-d bool; None: nothing was measured
 
     def observe(self, x: Any, y: Any) -> None:
         """Keep a batch until the step."""
@@ -153,22 +182,31 @@ class AttributionSource:
                 "or use a learner with methods=[hat], which does so"
             )
 
-    def measure(self) -> tuple[list[Tensor], frozenset[int]] | None:
+    def measure(self, gates: Callable[[], contextlib.AbstractContextManager[None]]) -> Measured | None:
         """The mean of the observed batches, weighted by their samples."""
         observed, self._observed = self._observed, []
         sizes = [len(y) for _, y in observed]
-        found = [self._attribute(x, y) for x, y in observed]
+        with gates():
+            found = [torch.cat(self._attribute(x, y)) for x, y in observed]
         total = sum(sizes)
-        means = [
-            torch.stack([value * (size / total) for value, size in zip(values, sizes, strict=True)]).sum(0)
-            for values in zip(*found, strict=True)
-        ]
+        mean = torch.stack([values * (size / total) for values, size in zip(found, sizes, strict=True)]).sum(0)
         group = resolve_process_group(self._process_group)
         if group is not None:
-            flat = torch.cat([*(mean * total for mean in means), means[0].new_tensor([float(total)])])
+            flat = torch.cat([mean * total, mean.new_tensor([float(total)])])
             Processes(group).all_reduce(flat)
-            means = list(torch.split(flat[:-1] / flat[-1], [len(mean) for mean in means]))
-        return means, frozenset()
+            mean = flat[:-1] / flat[-1]
+        finite = torch.isfinite(mean)
+        self._finite = finite.all() if self._finite is None else self._finite & finite.all()
+        if mean.device.type == "cpu" and not bool(self._finite):
+            parts = torch.split(finite, [group.num_units for group in self._groups])
+            names = [repr(group.name) for group, part in zip(self._groups, parts, strict=True) if not bool(part.all())]
+            raise FloatingPointError(f"importance {self._method!r} of group {', '.join(names)} is not finite")
+        return Measured(mean, frozenset())
+
+    def check_finite(self) -> None:
+        """Raise FloatingPointError if some values of the task were not finite."""
+        if self._finite is not None and not bool(self._finite):
+            raise FloatingPointError(f"importance {self._method!r} was not finite in a step of the task")
 
     def _attribute(self, x: Any, y: Any) -> list[Tensor]:
         target = y if self._of == "target" else partial(_loss, y)
@@ -181,7 +219,7 @@ class AttributionSource:
 
     def begin_task(self) -> None:
         """Drop earlier batches."""
-        self._observed = []
+        self._observed, self._finite = [], None
 
     def restart_units(self, number: int, units: Tensor) -> None:
         """Nothing is kept of units."""
@@ -199,7 +237,7 @@ class AttributionSource:
     def load_checked(self, checked: Any) -> None:
         """Load a checked state."""
         self._generator.set_state(checked)
-        self._observed = []
+        self._observed, self._finite = [], None
 
     def close(self) -> None:
         """There are no hooks."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -108,16 +108,24 @@ class Summing:
         return f"{self.name}({f'{argument}={self.argument:g}' if argument else ''})"
 
 
-def scale_to_range(values: Tensor, numbers: Tensor, groups: int) -> Tensor:
-    """Each group's values mapped to [0, 1]: (v - min) / (max - min) over its units; 0 where all are equal.
+class RangeScaling:
+    """Maps each group's values to [0, 1]: (v - min) / (max - min) over its units; 0 where all are equal.
 
     Args:
-        values: (units,), finite.
-        numbers: the number of the group of each unit, (units,).
-        groups: how many groups there are.
+        sizes: the number of units of each group, whose values are one after the other.
+
+    >>> RangeScaling([3, 2])(torch.tensor([1.0, 3.0, 2.0, 5.0, 5.0]))
+    tensor([0.0000, 1.0000, 0.5000, 0.0000, 0.0000])
     """
-    low = values.new_full((groups,), math.inf).scatter_reduce_(0, numbers, values, "amin")
-    high = values.new_full((groups,), -math.inf).scatter_reduce_(0, numbers, values, "amax")
-    # halves, because a difference of two finite numbers may be infinite
-    span = high / 2 - low / 2
-    return (values / 2 - low[numbers] / 2) / torch.where(span > 0, span, torch.ones_like(span))[numbers]
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self._sizes = torch.tensor(list(sizes))
+        self._numbers = torch.arange(len(sizes)).repeat_interleave(self._sizes)
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """The scaled values, of finite ones."""
+        if self._sizes.device != values.device:
+            self._sizes, self._numbers = self._sizes.to(values.device), self._numbers.to(values.device)
+        low, high = (torch.segment_reduce(values, kind, lengths=self._sizes, unsafe=True) for kind in ("min", "max"))
+        span = (high - low).clamp_(min=torch.finfo(values.dtype).tiny)
+        return (values - low[self._numbers]).div_(span[self._numbers])

@@ -15,7 +15,7 @@ from gnt.importance import GRADIENT_SIGNALS
 from gnt.protection._coverage import Aggregation
 from gnt.protection._fine_grained import FineGrained, Schedule
 from gnt.protection._importance_source import AttributionSource, source_maker
-from gnt.protection._strategies import Summing, scale_to_range
+from gnt.protection._strategies import RangeScaling, Summing
 from gnt.protection.hat import HAT
 from gnt.units import ModelInputs, UnitGroup
 
@@ -89,7 +89,6 @@ class FGAdaHAT(HAT):
 
     importances: Tensor
     importance_sum: Tensor
-    importance_is_finite: Tensor
 
     def __init__(
         self,
@@ -144,11 +143,8 @@ class FGAdaHAT(HAT):
         zeros = torch.zeros_like(self.embedding.detach())
         self.register_buffer("importances", zeros.new_zeros(0, self.layout.total), persistent=False)
         self.register_buffer("importance_sum", zeros, persistent=False)
-        self.register_buffer(
-            "importance_is_finite", torch.ones((), dtype=torch.bool, device=zeros.device), persistent=False
-        )
         self._measured = [0] * len(self.groups)
-        self._numbers: Tensor | None = None
+        self._scaling = RangeScaling(self.layout.sizes)
 
     def observe(self, x: ModelInputs, y: Tensor) -> None:
         """Give inputs and targets of a batch of the coming step; several micro-batches one after the other.
@@ -207,7 +203,6 @@ class FGAdaHAT(HAT):
     def _begin_task(self) -> None:
         self._source.begin_task()
         self.importance_sum.zero_()
-        self.importance_is_finite.fill_(True)
         self._measured = [0] * len(self.groups)
 
     def _before_optimizer_step(self, has_closure: bool) -> None:
@@ -222,48 +217,29 @@ class FGAdaHAT(HAT):
             return
         assert self._conditioning is not None
         reads_gradients = bool(self._source.reads & GRADIENT_SIGNALS)
-        gradients = self._conditioning.unconditioned_gradients() if reads_gradients else contextlib.nullcontext()
-        with self._gates_of_the_step(), gradients:
-            found = self._source.measure()
+        with self._conditioning.unconditioned_gradients() if reads_gradients else contextlib.nullcontext():
+            found = self._source.measure(self._gates_of_the_step)
         if found is None:
             return
-        values, absent = found
-        flat = torch.cat([value.to(self.importance_sum) for value in values])
-        self._check_finite(flat)
-        numbers = self._group_numbers()
-        scaled = scale_to_range(flat, numbers, len(self.groups))
-        if self.weigh_by_gate:
-            scaled = scaled * self._gate_values.detach()
-        for number in absent:
+        scaled = self._scaling(found.values.to(self.importance_sum))
+        for number in found.absent:
             self.layout.part(scaled, number).zero_()
-        self.importance_sum += scaled
-        self._measured = [count + (number not in absent) for number, count in enumerate(self._measured)]
-
-    def _check_finite(self, values: Tensor) -> None:
-        finite = torch.isfinite(values)
-        self.importance_is_finite &= finite.all()
-        if values.device.type == "cpu" and not bool(self.importance_is_finite):  # elsewhere at the end of the task
-            names = [name for name, part in self.layout.by_group(finite).items() if not bool(part.all())]
-            raise FloatingPointError(
-                f"importance {self.importance!r} of group {', '.join(map(repr, names))} is not finite in step "
-                f"{self._step} of task {self.task!r}"
-            )
-
-    def _group_numbers(self) -> Tensor:
-        numbers = self._numbers
-        if numbers is None or numbers.device != self.embedding.device:
-            numbers = self._numbers = self.layout.group_numbers().to(self.embedding.device)
-        return numbers
+        if self.weigh_by_gate:
+            self.importance_sum.addcmul_(scaled, self._gate_values)
+        else:
+            self.importance_sum += scaled
+        self._measured = [count + (number not in found.absent) for number, count in enumerate(self._measured)]
 
     def _end_task(self, mask: Tensor) -> None:
         if not any(self._measured):
             raise RuntimeError(f"no step of task {self.task!r} was measured: its units have no importance")
-        if not bool(self.importance_is_finite):
-            raise FloatingPointError(f"importance {self.importance!r} was not finite in a step of task {self.task!r}")
-        counts = torch.tensor(self._measured, dtype=self.importance_sum.dtype, device=self.importance_sum.device)
-        found = self.importance_sum / counts.clamp(min=1)[self._group_numbers()] + self.base_importance
+        self._source.check_finite()
+        found = self.importance_sum.clone()
+        for number, count in enumerate(self._measured):
+            self.layout.part(found, number).div_(max(count, 1))
+        found += self.base_importance
         if self.filter_unused:
-            found = found * mask
+            found *= mask
         self.importances = torch.cat([self.importances, found[None]])
 
     @contextlib.contextmanager
@@ -307,18 +283,16 @@ class FGAdaHAT(HAT):
 
     def _load_extra_state(self, state: Any) -> None:
         self.importances, self.importance_sum = state["importances"], state["sum"]
-        self.importance_is_finite.fill_(True)
         self._measured = list(state["measured"])
         self._source.load_checked(state["source"])
 
     def __getstate__(self) -> dict[str, Any]:
-        dropped = ("_source", "_training_gates", "_numbers")
+        dropped = ("_source", "_training_gates")
         kept = {name: value for name, value in super().__getstate__().items() if name not in dropped}
         return {**kept, "_source_state": self._source.state_dict()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         source = state.pop("_source_state")
-        self._numbers = None
         super().__setstate__(state)
         self._hang_source()
         self._source.load_checked(self._source.checked_state(source))

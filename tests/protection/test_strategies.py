@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gnt.protection._strategies import SUMMING, Summing, scale_to_range
+from gnt.protection._strategies import SUMMING, RangeScaling, Summing
 
 ARGUMENTS = {"linear_decrease": {"step": 2.5}, "exponential_decrease": {"rate": 1.5}, "log_decrease": {"base": 3.0}}
 
@@ -90,19 +90,19 @@ def test_wrong_strategies_are_refused_at_construction(name, arguments, message):
 )
 def test_scaled_values_do_not_depend_on_units_of_measurement(values, factor, shift):
     """Sums and means of a measure give the same importance, gradients of 1e-12 as well; equal values give 0."""
-    numbers = torch.tensor([0, 0, 0, 0, 1, 1])
+    scale = RangeScaling([4, 2])
     v = torch.tensor(values, dtype=torch.float64)
-    scaled = scale_to_range(v, numbers, 2)
+    scaled = scale(v)
     for part in (slice(0, 4), slice(4, 6)):
         span = v[part].max() - v[part].min()
         wanted = (v[part] - v[part].min()) / span if span > 0 else torch.zeros_like(v[part])
         torch.testing.assert_close(scaled[part], wanted, rtol=1e-9, atol=1e-12)
         if span == 0 or span > 1e-3:
-            other = scale_to_range(factor * (v + shift), numbers, 2)[part]
+            other = scale(factor * (v + shift))[part]
             torch.testing.assert_close(other, wanted, rtol=1e-7, atol=1e-9)
 
 
 def test_squares_of_small_gradients_fill_the_range():
     """With an absolute epsilon of 1e-8 in the denominator they would reach 0.08 at most."""
     values = torch.tensor([1e-18, 4e-18, 9e-18])
-    assert scale_to_range(values, torch.zeros(3, dtype=torch.int64), 1).tolist() == pytest.approx([0, 0.375, 1])
+    assert RangeScaling([3])(values).tolist() == pytest.approx([0, 0.375, 1])

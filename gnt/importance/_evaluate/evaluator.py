@@ -41,6 +41,7 @@ class Evaluator:
 
     def __init__(self, groups: Sequence[UnitGroup], measure: Measure, name: str, *, kernels: bool) -> None:
         self._groups, self._measure, self._name, self._kernels = groups, measure, name, kernels
+        self._product = measure.product
         self._first_taps = [0]
         for group in groups:
             self._first_taps.append(self._first_taps[-1] + len(group.taps))
@@ -114,7 +115,7 @@ class Evaluator:
             frozenset(i for i, each in enumerate(shared) if not each.takes_part) if shared else features.absent
         )
         self._absent_taps = {}
-        if self._measure.product:
+        if self._product:
             self._evaluate(features, make_signals, shared_signals)
             return
         signals = make_signals(features) if shared_signals is None else shared_signals
@@ -144,7 +145,7 @@ class Evaluator:
                 finite_features = bool(part.shared.means[number].isfinite().all())
                 what = (
                     f"features or weights of group {name!r} are"
-                    if self._measure.product or not finite_features
+                    if self._product or not finite_features
                     else f"values of utility {self._name!r} of group {name!r} (or the weights that it reads) are"
                 )
                 raise FloatingPointError(f"{what} not finite, so its units cannot be compared; {ENGINE_UNCHANGED}")
