@@ -30,7 +30,7 @@ class UnitProtection:
 
     def forget(self) -> None:
         """A task has begun or ended."""
-        self._kept: Tensor | None = None
+        self._counts: Tensor | None = None
         self._answers: dict[int, Tensor] = {}
         self._movable: dict[int, Tensor] | None = None
 
@@ -53,23 +53,27 @@ class UnitProtection:
                         return places[rows]
         return None
 
-    def protected(self, group: UnitGroup, used: Tensor, off: Tensor | None) -> Tensor | None:
-        """Which units of a group are kept; the same tensor as long as nothing has changed.
+    def protected(self, group: UnitGroup, counts: Tensor, above: int) -> Tensor | None:
+        """Which units of a group more than ``above`` tasks use; the same tensor as long as nothing has changed.
 
         Args:
             group: the group.
-            used: bool (units,), those that tasks use.
-            off: bool (units,), those whose gates are off in the open task; None: these are not kept.
+            counts: the number of tasks that use each unit, (units,).
+            above: that number.
         """
         units = self.units(group)
         if units is None:
             return None
-        kept = used if off is None else used | off
-        if self._kept is None or self._kept.device != kept.device or not torch.equal(kept, self._kept):
-            self._kept, self._answers = kept, {}
+        if self._counts is not counts:
+            self._counts, self._answers = counts, {}
         if id(group) not in self._answers:
-            self._answers[id(group)] = kept[units.to(kept.device)]
+            self._answers[id(group)] = (counts > above)[units.to(counts.device)]
         return self._answers[id(group)]
+
+    def gated_on(self, group: UnitGroup, embedding: Tensor) -> Tensor | None:
+        """Which units of a group have e > 0, bool (num_units,); None for a group that is not in the layout."""
+        units = self.units(group)
+        return None if units is None else embedding.detach()[units.to(embedding.device)] > 0
 
     def movable(self, bias: Tensor, coverage: Coverage, earlier: EarlierTasks) -> Tensor | None:
         """Which entries of a bias belong to no unit that tasks use."""

@@ -75,7 +75,7 @@ class HAT(SavedNetwork):
         norms: "per_task": each task has running statistics of its own; "shared": all tasks change the same ones, and
             the outputs of earlier tasks move.
         min_free: with as few free units or fewer, the sparsity term of a group (or of all) is 0.
-        idle: `protected` lets an engine replace units whose gates are off in the task that is trained.
+        idle: an engine with ``protect=hat`` may replace units whose gates are off in the task that is trained.
         protect_above: `protected` keeps units that more than this number of tasks use.
         generator: for drawing e, and random rates; None: torch's.
         process_group: the processes whose gradients of e are averaged. None: they are not (DDP does if the embedding is
@@ -294,18 +294,23 @@ class HAT(SavedNetwork):
         return draw_masks(self.layout, self.tasks, self.masks_by_task, axes)
 
     def protected(self, group: UnitGroup) -> Tensor | None:
-        """For ``GnT(protect=hat)``: True for units that tasks use, and for those whose gate is off in the open task.
-
-        With ``idle=True`` the latter are not kept. With `Adaptive` protection, ``protect_above`` counts.
+        """For ``GnT(protect=hat)``: True for units that more than ``protect_above`` tasks use.
 
         Args:
             group: a group with the units of one of this object's; None is returned for others.
         """
-        return self._protection.protected(
-            group,
-            self.counts > self.settings.protect_above,
-            self.embedding.detach() <= 0 if self._open and not self.settings.idle else None,
-        )
+        return self._protection.protected(group, self.counts, self.settings.protect_above)
+
+    def available(self, group: UnitGroup) -> Tensor | None:
+        """For ``GnT(protect=hat)``: True for units whose gates are on in the task that is trained; None: all may go.
+
+        The others neither learn nor serve, and would always be the first to be replaced. Such units are passed over.
+        With ``idle=True``, and while no task is open, they are not.
+
+        Args:
+            group: a group with the units of one of this object's; None is returned for others.
+        """
+        return self._protection.gated_on(group, self.embedding) if self._open and not self.settings.idle else None
 
     def movable_bias(self, bias: Tensor) -> Tensor | None:
         """For ``GnT(protect=hat)``: True for entries that belong to no unit that tasks use.

@@ -22,8 +22,13 @@ class Protector(Protocol):
 
     The object owns its protection and saves it: the engine's ``state_dict`` does not contain it.
 
-    Required is `protected`. The engine calls a further method if the object has it:
+    Required is `protected`. The engine calls further methods if the object has them:
 
+    ``available(group)``
+        which units of a group may be replaced at present: bool, (num_units,), on the device of the group's weights. The
+        others are passed over: they are eligible and count as such, but are not selected, and what is due and finds no
+        available unit is dropped. It is called, and the device read, only in steps in which units of the group are due.
+        None: all, which also holds for objects without this method. Of several objects all must agree.
     ``movable_bias(bias)``
         which entries of a consumer's bias the mean contribution of replaced units may move into: bool, (n,), shaped
         like ``bias`` and on its device; True: it may. Other entries keep their bits. None: all may, which also holds
@@ -72,7 +77,8 @@ def checked_protect(protect: Any) -> Any:
 
     Raises:
         TypeError: not an object with a method ``protected``, a TopUnits, a string "top:...", a list or tuple of such,
-            or None; or the ``movable_bias`` of an object is not a method.
+            or None; or the ``movable_bias`` or ``available`` of an object is not
+            a method.
         ValueError: a string "top:..." without a share in (0, 1], or several TopUnits.
     """
     listed = isinstance(protect, (list, tuple))
@@ -88,11 +94,12 @@ def checked_protect(protect: Any) -> Any:
                 "as 'top:0.2' for one, a list or tuple of such, or None, "
                 f"got {what}{' in it' if listed else ''}"
             )
-        if not callable(getattr(each, "movable_bias", _all_movable)):
-            raise TypeError(
-                f"movable_bias of {type(each).__name__}, an object in protect, must be a method movable_bias(bias), "
-                f"got {each.movable_bias!r}"
-            )
+        for name, argument in (("movable_bias", "bias"), ("available", "group")):
+            if not callable(getattr(each, name, _all)):
+                raise TypeError(
+                    f"{name} of {type(each).__name__}, an object in protect, must be a method {name}({argument}), "
+                    f"got {getattr(each, name)!r}"
+                )
     if sum(isinstance(each, TopUnits) for each in objects) > 1:
         raise ValueError(f"protect must have one TopUnits at most, got {objects!r}")
     return tuple(objects) if listed else objects[0] if objects else None
@@ -181,6 +188,20 @@ class Protection:
                 if number not in left_out:
                     self.top_units.after_update(group)
 
+    def available(self, group: UnitGroup) -> Tensor | None:
+        """Which units may be replaced at present, bool (num_units,); None: all. Does not read the device.
+
+        Raises:
+            TypeError, ValueError: the result of a method ``available`` cannot be used.
+        """
+        result: Tensor | None = None
+        for each in self._objects:
+            given = each.available(group) if hasattr(each, "available") else None
+            if given is not None:
+                _check_available(each, group, given)
+                result = given if result is None else result & given
+        return result
+
     def movable_biases(self, groups: Sequence[UnitGroup]) -> dict[int, Tensor]:
         """Which entries of the consumers' biases may be moved, by the id of the bias; without those that all may.
 
@@ -257,8 +278,20 @@ class _Answer:
         return values
 
 
-def _all_movable(bias: Tensor) -> None:
-    """The method ``movable_bias`` of an object that has none."""
+def _all(argument: Any) -> None:
+    """A further method of an object that has none."""
+
+
+def _check_available(source: Any, group: UnitGroup, given: Any) -> None:
+    """Raise TypeError or ValueError unless ``given`` is what ``available`` may return."""
+    what = f"available() of {type(source).__name__}, for group {group.name!r}, must return"
+    if not isinstance(given, Tensor) or given.dtype != torch.bool:
+        raise TypeError(f"{what} a tensor of bools or None, got {getattr(given, 'dtype', type(given).__name__)}")
+    device = group.incoming[0].weight.device
+    if tuple(given.shape) != (group.num_units,) or given.device != device:
+        raise ValueError(
+            f"{what} a tensor of shape ({group.num_units},) on {device}, got {tuple(given.shape)} on {given.device}"
+        )
 
 
 def _checked_movable(source: Any, name: str, bias: Tensor) -> Tensor | None:

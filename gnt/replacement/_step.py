@@ -225,18 +225,25 @@ class EngineCore(BoundGroups):
         if new:
             self.protection.after_update(left_out)
         self.selected = [
-            self.select_in(group.state) if new and number not in left_out else group.state.no_units
+            self.select_in(group) if new and number not in left_out else group.state.no_units
             for number, group in enumerate(self.groups)
         ]
         return list(self.selected)
 
-    def select_in(self, state: UnitState) -> Tensor:
+    def select_in(self, group: UnitGroup) -> Tensor:
         """Indices of the units of one group that are due."""
+        state: UnitState = group.state
         eligible = state.counted_eligible if state.updates < state.next_maturity else state.eligible
         if not eligible:
             return state.no_units
         count = self.count_due(state, eligible)
-        return selection.lowest(state.ranked_utility, state.mature, count) if count else state.no_units
+        if not count:
+            return state.no_units
+        mature, available = state.mature, self.protection.available(group)
+        if available is not None:
+            mature = mature & available
+            count = min(count, int(mature.sum()))
+        return selection.lowest(state.ranked_utility, mature, count) if count else state.no_units
 
     def count_due(self, state: UnitState, eligible: int) -> int:
         """Number of units that are due among the eligible ones; updates the accumulator."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,21 +58,30 @@ class DryRun:
 
 @torch.no_grad()
 def plan_replacements(
-    groups: Sequence[UnitGroup], updates: int, rate: float, most: int, movable: Mapping[int, Tensor] | None
+    groups: Sequence[UnitGroup],
+    updates: int,
+    rate: float,
+    most: int,
+    movable: Mapping[int, Tensor] | None,
+    available: Callable[[UnitGroup], Tensor | None],
 ) -> DryRun:
     """Plan the next replacements from the groups' states; reads the device.
 
     Args:
         groups, updates, rate, most: those of the engine, and of `GnT.dry_run`.
         movable: which entries of consumers' biases may be changed, by the id of the bias; None: no bias is.
+        available: which units of a group may be replaced at present; None: all.
     """
-    return DryRun(updates, tuple(_plan(group, rate, most, movable) for group in groups))
+    return DryRun(updates, tuple(_plan(group, rate, most, movable, available(group)) for group in groups))
 
 
-def _plan(group: UnitGroup, rate: float, most: int, movable: Mapping[int, Tensor] | None) -> GroupPlan:
+def _plan(
+    group: UnitGroup, rate: float, most: int, movable: Mapping[int, Tensor] | None, available: Tensor | None
+) -> GroupPlan:
     state = group.state
-    utility = state.ranked_utility
-    first = lowest(utility, state.mature, min(most, state.eligible))
+    utility, eligible = state.ranked_utility, state.mature
+    eligible = eligible if available is None else eligible & available
+    first = lowest(utility, eligible, min(most, int(eligible.sum())))
     return GroupPlan(
         group.name,
         state.next_due(rate),

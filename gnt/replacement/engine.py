@@ -511,7 +511,9 @@ class GnT(EngineCore):
         """
         check_positive(most=most)
         movable = self.protection.movable_biases(self.groups) if self.bias_transfer else None
-        return plan_replacements(self.groups, self.updates, self.replacement_rate, most, movable)
+        return plan_replacements(
+            self.groups, self.updates, self.replacement_rate, most, movable, self.protection.available
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to resume exactly: the unit state of all groups, counters, the generator's state.

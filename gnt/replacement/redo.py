@@ -183,7 +183,7 @@ class ReDo:
                 self.replaced = self._engine.without_replaced_by_others(self._no_units())
                 return self.replaced
             dormant = self._engine.without_replaced_by_others(dormant)
-            replaced = [_unprotected(group, units) for group, units in zip(self.groups, dormant, strict=True)]
+            replaced = [self._replaceable(group, units) for group, units in zip(self.groups, dormant, strict=True)]
             self._engine.replace(replaced)
             self.replaced = replaced
             self._latest = [len(units) for units in dormant]
@@ -212,6 +212,12 @@ class ReDo:
             each.group.state.no_units if number in absent else _dormant_in(each, self.tau)
             for number, each in enumerate(signals)
         ]
+
+    def _replaceable(self, group: UnitGroup, units: Tensor) -> Tensor:
+        """Those of the units that are not protected and may be replaced at present."""
+        protected, available = group.state.protected, self._engine.protection.available(group)
+        units = units if protected is None else units[~protected[units]]
+        return units if available is None else units[available[units]]
 
     def _no_units(self) -> list[Tensor]:
         return [group.state.no_units for group in self.groups]
@@ -338,9 +344,3 @@ def _refuse_top_units(protect: Any) -> None:
             f"protect of ReDo must be objects with a method protected(group), got {protect!r}, which chooses units by "
             "a running utility; ReDo keeps none"
         )
-
-
-def _unprotected(group: UnitGroup, units: Tensor) -> Tensor:
-    """Those of the units that are not protected."""
-    protected = group.state.protected
-    return units if protected is None else units[~protected[units]]

@@ -172,6 +172,44 @@ def test_a_task_resumes_from_a_checkpoint_in_its_middle(tmp_path):
     assert resumed[1].ended == 1
 
 
+class Masked(Regression):
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__(seed)
+        self.hat = gnt.HAT(self.net, gnt.walk(self.net), generator=torch.Generator().manual_seed(7))
+
+    def training_step(self, pair, index):
+        return super().training_step(pair, index) + self.hat.penalty()
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.net.parameters(), lr=0.01)
+
+    @torch.no_grad()
+    def outputs(self, task: int) -> torch.Tensor:
+        self.eval()
+        with self.hat.use(task):
+            return self.net(batch(0)[0])
+
+
+@pytest.mark.parametrize("engine_first", [True, False])
+def test_hat_keeps_the_outputs_of_a_task_beside_the_engine_and_resumes_within_a_task(engine_first, tmp_path):
+    def parts() -> tuple[Masked, list[Any]]:
+        module = Masked()
+        callbacks = [cbp(layers=lambda module: module.net, protect=module.hat), TaskBoundaries(module.hat)]
+        return module, callbacks if engine_first else callbacks[::-1]
+
+    module, callbacks = parts()
+    trainer(tmp_path, callbacks, 2).fit(module, loader())
+    first = module.outputs(0)
+    checkpoint = lightning.pytorch.callbacks.ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
+    trainer(tmp_path, [*callbacks, checkpoint], 2, enable_checkpointing=True).fit(module.train(), loader(1))
+    assert_same(module.outputs(0), first)
+    assert module.hat.tasks == [0, 1]
+    resumed, others = parts()
+    trainer(tmp_path, others, 2).fit(resumed, loader(1), ckpt_path=tmp_path / "epoch=0.ckpt")
+    results = [[dict(each.net.state_dict()), each.hat.embedding.detach(), each.hat.masks] for each in (resumed, module)]
+    assert_same(*results)
+
+
 REFUSED = [
     (lambda: ContinualBackprop(replacement_rate=2), ValueError, "replacement_rate must be a number"),
     (lambda: ContinualBackprop(rate=2), TypeError, "unknown setting rate: ContinualBackprop takes layers"),

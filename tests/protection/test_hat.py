@@ -296,8 +296,10 @@ def test_answers_to_an_engine():
     assert not hat.movable_bias(net[4].bias).any()  # the output layer has been trained
     assert hat.movable_bias(nn.Linear(2, 2).bias) is None
     assert hat.protected(gnt.walk(mlp())[0]) is None
+    assert hat.available(group) is None
     hat.begin(1, optimizer, steps_per_epoch=2)
-    assert_same(hat.protected(group), used["0"] | (hat.embedding[:8] <= 0))
+    assert_same(hat.protected(group), used["0"])
+    assert_same(hat.available(engine_group), hat.embedding[:8] > 0)
 
 
 def test_a_replaced_unit_keeps_its_embedding_and_loses_its_optimizer_state():

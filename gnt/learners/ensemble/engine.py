@@ -152,8 +152,9 @@ class EnsembleGnT(GnT):
         """As `GnT.first_due`; the share of a member's units that is due is that of all units of one member."""
         return first_due([group.state for group in self.groups], self.updates, self.replacement_rate / self.members)
 
-    def select_in(self, state: UnitState) -> Tensor:
+    def select_in(self, group: UnitGroup) -> Tensor:
         """Indices of the units of one group that are due, the same number for every member."""
+        state: UnitState = group.state
         eligible = state.eligible // self.members
         if not eligible:
             return state.no_units
