@@ -69,10 +69,11 @@ class LaMAML(Backprop):
 
     The result of `learn` is that of the network before the step. The k steps and the outer loss run the network
     with other weights than its own; they draw from random generators as any forward, and leave running statistics as
-    they are. Engines attached to ``opt`` replace units as beside any optimizer; the rates of a new unit start anew. As
-    features at other weights tell nothing about the network's units, engines measure the units in the forward that
-    gives the result, at the cost of one backward pass more. A step costs k + 1 forward and about 2 (k + 1) backward
-    passes, of which k are of a part of the batch.
+    they are. Engines attached to ``opt`` replace units as beside any optimizer; the rates of a new unit start anew.
+    Features at other weights are not those of the network: engines measure units in the forward that gives the result,
+    at the cost of one backward pass more. A step costs a forward pass of the batch, a forward and
+    backward pass of each of the k parts and of the joined batch, and, unless ``first_order``, a backward pass through
+    those of the parts.
 
     Source: Gupta, Yadav & Paull, NeurIPS 2020 (arXiv 2007.13904), Algorithm 1.
 

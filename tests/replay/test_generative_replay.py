@@ -108,6 +108,26 @@ def test_a_loop_of_ones_own_equals_the_learner():
     assert (learner.methods[0].tasks, replay.tasks) == (TASKS - 1, TASKS)
 
 
+def test_without_weight_on_the_past_training_is_plain_bit_by_bit():
+    """Also beside an engine, and with dropout, which draws from torch's global generator."""
+
+    def run(*kinds: Any) -> dict[str, Any]:
+        net = nn.Sequential(*list(mlp(4, 8, 2))[:2], nn.Dropout(0.3), nn.Linear(8, 2))
+        methods = [kind(net) for kind in kinds]
+        torch.manual_seed(0)
+        generator = torch.Generator().manual_seed(1)
+        settings = {**FREQUENT_REPLACEMENT, "generator": generator, "opt": "adam", "loss": "cross_entropy"}
+        learner = gnt.ContinualBackprop(net, methods=methods, **settings)
+        for task in range(2):
+            for x, y in stream(task):
+                learner.learn(x, y)
+            learner.end_task()
+        return {"net": net.state_dict(), "engine": learner.gnt.state_dict(), "global": torch.get_rng_state()}
+
+    plain = run()
+    assert_same(run(lambda net: method(net, weight=1.0), lambda net: gnt.LwF(net, 0.0)), plain)
+
+
 class Noisy(nn.Module):
     """Dropout, a statistic that moves in every forward, and batch norm."""
 
