@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from benchmarks.cli import main
-from benchmarks.speed import allocator, command
+from benchmarks.errors import CannotRun
+from benchmarks.speed import allocator, command, record_file
 from benchmarks.speed.workloads import WORKLOADS
 from tests.helpers.commands import finish, start, until
 
@@ -99,6 +100,7 @@ def test_pictures_and_markdown_are_made_from_a_record(measured, tmp_path, capsys
     assert {row.count("|") for row in rows if row.startswith("|")} == {10}
 
 
+MISSING = object()
 DAMAGES = [
     ("workloads/0/figures/0/ratio", "1.1", "workloads[0].figures[0].ratio must be a finite number above 0, got '1.1'"),
     ("workloads/0/figures/0/ratio", [1], "ratio must be a finite number above 0, got [1]"),
@@ -120,22 +122,56 @@ DAMAGES = [
 ]
 
 
-@pytest.mark.parametrize(("path", "value", "message"), DAMAGES, ids=[message for _, _, message in DAMAGES])
-@pytest.mark.parametrize("option", ["--show", "--compare"])
-def test_a_damaged_record_is_refused(option, path, value, message, measured, tmp_path, capsys):
-    _, record = measured
+def damaged(record, path, value):
+    """A copy of the record with another value at "key/key", or without it."""
     record = copy.deepcopy(record)
     *parents, last = [int(name) if name.isdecimal() else name for name in path.split("/")]
     part = record
     for name in parents:
         part = part[name]
-    part[last] = value
+    if value is MISSING:
+        del part[last]
+    else:
+        part[last] = value
+    return record
+
+
+@pytest.mark.parametrize(("path", "value", "message"), DAMAGES, ids=[message for _, _, message in DAMAGES])
+@pytest.mark.parametrize("option", ["--show", "--compare"])
+def test_a_damaged_record_is_refused(option, path, value, message, measured, tmp_path, capsys):
+    _, record = measured
     file = tmp_path / "damaged.json"
-    file.write_text(json.dumps(record))
+    file.write_text(json.dumps(damaged(record, path, value)))
     assert main(["speed", option, str(file)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {file} is ")
     assert message in line
+
+
+CHECKED = [
+    *("complete", "settings", "settings/only", "settings/quick", "settings/clock", "quietness", "quietness/reasons"),
+    *("about", "about/began", "about/commit", "about/versions", "about/versions/torch", "about/threads"),
+    *("about/allocator", "about/hardware", "about/hardware/processor", "about/hardware/cores"),
+    *("about/hardware/instructions", "memory"),
+    *(f"memory/0/{name}" for name in ("network", "state", "bytes", "bytes_per_parameter", "bytes_per_unit")),
+    *("workloads", "workloads/0/entrants", "workloads/0/figures"),
+    *(f"workloads/0/{name}" for name in ("name", "picture", "width", "batch", "rounds", "left_out")),
+    *(f"workloads/0/entrants/SGD/{name}" for name in ("seconds", "replaced", "denormals")),
+    *(f"workloads/0/figures/0/{name}" for name in ("entrant", "against", "ratio", "low", "high", "target")),
+]
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, MISSING], ids=["another kind", "left out"])
+def test_every_part_of_a_record_is_checked(value, measured, tmp_path):
+    file, (_, record) = tmp_path / "record.json", measured
+    sizes = {"bytes": 8, "bytes_per_parameter": 8.0, "bytes_per_unit": 0.0}
+    record = {**record, "memory": [{"network": "20-5-1", "state": "Adam", **sizes}]}
+    file.write_text(json.dumps(record))
+    record_file.load(file)
+    for path in CHECKED:
+        file.write_text(json.dumps(damaged(record, path, value)))
+        with pytest.raises(CannotRun, match=f"is damaged: .*{path.split('/')[-1]}"):
+            record_file.load(file)
 
 
 def test_names_in_a_record_are_not_markup(measured, tmp_path, capsys):
