@@ -1,6 +1,8 @@
 """Replacement of units: the engine, and everything that it changes.
 
 engine, _step, _config      GnT, the order of a step, the settings with their defaults
+_saved_engine, _reported_engine, _followed_engine, _attached_engine
+                            the parts of GnT: saving; reports; optimizer and followers; attach, rebind and copies
 eligibility                 ages, and which units are old enough to be replaced
 selection                   how many units are due, and which
 reinitialization            new weights, transfer of mean contributions, norms

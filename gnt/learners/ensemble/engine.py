@@ -121,7 +121,7 @@ class EnsembleGnT(GnT):
         """Refused, unless nothing is to be protected."""
         refuse_protect(protect)
 
-    def rebind(self, layers: Any) -> GnT:
+    def rebind(self, layers: Any) -> EnsembleGnT:
         """Refused: the layers of all members are stacked when the ensemble is built."""
         raise RuntimeError("the engine of an ensemble cannot be bound to other layers: build a new Ensemble")
 
