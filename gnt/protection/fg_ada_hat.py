@@ -182,7 +182,8 @@ class FGAdaHAT(HAT):
     def close(self) -> None:
         """Remove all hooks."""
         super().close()
-        self._source.close()
+        if "_source" in self.__dict__:  # not if it could not be made
+            self._source.close()
 
     def importance_by_group(self) -> dict[str, Tensor]:
         """What protects the units of each group in the next, or the open, task: (num_units,), by name."""

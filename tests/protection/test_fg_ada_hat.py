@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import gnt
 from gnt.importance import ATTRIBUTIONS, attribute
+from gnt.protection import EarlierTasks
+from gnt.protection._fine_grained import FineGrained
 from tests.helpers.small_runs import assert_same, mlp
 
 STEPS = 3
@@ -194,11 +198,11 @@ class ByCounts(gnt.FGAdaHAT):
 @pytest.mark.parametrize(("form", "alpha"), [("update", 0.1), ("gradient", 1e-3)])
 def test_adahat_is_the_special_case_of_counts_as_importance(form, alpha):
     found = []
-    for kind, settings in (
+    for kind, own in (
         (gnt.AdaHAT, {"epsilon": 0.2}),
         (ByCounts, {"schedule": "sparsity", "base_sparsity": 0.2, "weigh_by_gate": False}),
     ):
-        hat = masked(kind=kind, apply=form, alpha=alpha, **settings)
+        hat = masked(kind=kind, apply=form, alpha=alpha, **own)
         learn(hat, sgd(hat), 3)
         assert hat.counts.max() == 3  # of the weights of no group, too
         found.append((dict(hat.model.state_dict()), hat.counts))
@@ -209,12 +213,12 @@ def test_adahat_is_the_special_case_of_counts_as_importance(form, alpha):
 def test_the_first_task_is_that_of_hat_whatever_is_measured(importance):
     """Attributions between the steps leave dropout, running statistics and generators alone."""
     found = []
-    for kind, settings in ((gnt.HAT, {"sparsity": 0.1}), (gnt.FGAdaHAT, {"alpha": 1.0, "importance": importance})):
+    for kind, own in ((gnt.HAT, {"sparsity": 0.1}), (gnt.FGAdaHAT, {"alpha": 1.0, "importance": importance})):
         torch.manual_seed(3)
         net = nn.Sequential(
             nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(0.3), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)
         ).double()
-        hat = kind(net, gnt.walk(net), **settings)
+        hat = kind(net, gnt.walk(net), **own)
         if kind is gnt.FGAdaHAT:
             hat.every = 1
         learn(hat, sgd(hat), 1)
@@ -350,6 +354,37 @@ def test_a_step_without_observation_is_refused_before_anything_changes():
     optimizer.step()  # not measured: every 20th step is
 
 
+class Branches(nn.Module):
+    """Two hidden layers, of which a forward runs one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.left, self.left_out = nn.Linear(4, 5), nn.Linear(5, 3)
+        self.right, self.right_out = nn.Linear(4, 5), nn.Linear(5, 3)
+        self.side = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.right_out(self.right(x).relu()) if self.side else self.left_out(self.left(x).relu())
+
+
+def test_a_step_counts_for_the_groups_that_took_part():
+    net = Branches().double()
+    branches = [net.left, nn.ReLU(), net.left_out], [net.right, nn.ReLU(), net.right_out]
+    hat = gnt.FGAdaHAT(net, [*gnt.walk(branches[0]), *gnt.walk(branches[1])], alpha=0.1, base_importance=0.0)
+    optimizer = sgd(hat)
+    hat.begin(0, optimizer, steps_per_epoch=4)
+    before = hat.importance_sum.clone()
+    for step, side in enumerate((0, 1, 0, 0)):
+        net.side = side
+        step_of(hat, optimizer, 0, step)
+        changed = (hat.importance_sum != before).split([5, 5])
+        assert [bool(part.any()) for part in changed] == [side == 0, side == 1]
+        before = hat.importance_sum.clone()
+    hat.end()
+    torch.testing.assert_close(hat.importances[0], before / torch.tensor([3.0] * 5 + [1.0] * 5).double())
+
+
 def test_learners_pass_their_batches():
     net = mlp(4, 6, 3)
     hat = gnt.FGAdaHAT(net, gnt.walk(net), alpha=0.1, importance="deeplift", every=1)
@@ -422,6 +457,59 @@ def test_wrong_settings_are_refused_and_leave_the_network_alone(settings, kind, 
     with pytest.raises(kind, match=message):
         masked(net, **settings)
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in net)
+
+
+def test_groups_that_cannot_be_measured_leave_no_hooks():
+    net = network()
+    groups = gnt.walk(net)
+    net[2].weight.requires_grad_(False)
+    with pytest.raises(ValueError, match="Linear is frozen"):
+        gnt.FGAdaHAT(net, groups, alpha=0.1)
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in net)
+
+
+def test_the_seed_of_torch_determines_random_importance():
+    found = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        net = network()
+        torch.manual_seed(seed)
+        hat = masked(net, importance="random")
+        learn(hat, sgd(hat), 1)
+        found.append(hat.importances)
+    assert found[0].equal(found[1])
+    assert not found[0].equal(found[2])
+
+
+@settings(max_examples=20)
+@given(
+    importance=st.lists(st.floats(0, 2.0**127, width=32), min_size=2, max_size=5),
+    alpha=st.floats(1e-7, 10.0),
+    sparsity=st.floats(0, 1),
+)
+def test_rates_are_in_0_to_1_and_fall_with_importance_and_free_units(importance, alpha, sparsity):
+    rates = FineGrained(alpha)
+    units = torch.tensor(sorted(importance))
+    none = torch.zeros_like(units)
+    earlier = EarlierTasks(none, none, 2, [True], units)
+
+    class Coverage:
+        """Parameters of which each entry belongs to one unit."""
+
+        def measure(self, values: Tensor, *_: Any) -> list[Tensor]:
+            return [values]
+
+    (measure,) = rates.measures(earlier, Coverage())
+    found = [rates.rate(measure, rates.factors(torch.tensor([r])).squeeze()) for r in (sparsity, 1.0)]
+    assert bool(((found[0] > 0) & (found[0] <= 1)).all())
+    assert bool((found[0].diff() <= 0).all())
+    assert bool((found[1] <= found[0]).all())
+    (weaker,) = FineGrained(2 * alpha).measures(earlier, Coverage())
+    assert bool(
+        (
+            FineGrained(2 * alpha).rate(weaker, FineGrained(2 * alpha).factors(torch.tensor([sparsity]))) >= found[0]
+        ).all()
+    )
 
 
 def test_base_linear_0_and_unknown_settings():
