@@ -108,6 +108,36 @@ def loop(
     return StepRunner(step_and_test, [net], optimizer, engine)
 
 
+def masked(
+    workload: Workload, make_optimizer: Callable[[nn.Module], Any], kind: Any, *, tasks: int, **settings: Any
+) -> StepRunner:
+    """The training loop of a task under masks, after tasks of one step each.
+
+    Args:
+        workload: the workload.
+        make_optimizer: network -> optimizer.
+        kind: `gnt.HAT` or `gnt.AdaHAT`.
+        tasks: number of the task that is timed, from 1.
+        settings: those of ``kind``.
+    """
+    net, data, loss = make_net(workload), batches(workload), LOSSES[workload.loss]
+    hat = kind(net, gnt.walk(net), generator=stream(0, "masks"), **settings)
+    optimizer = make_optimizer(net)
+
+    def step() -> None:
+        x, y = next(data)
+        optimizer.zero_grad()
+        (loss(net(x), y) + hat.penalty()).backward()
+        optimizer.step()
+
+    for task in range(1, tasks + 1):
+        hat.begin(task, optimizer, steps_per_epoch=100)
+        step()
+        if task < tasks:
+            hat.end()
+    return StepRunner(step, [net], optimizer)
+
+
 def learner(workload: Workload, cls: Any, opt: str, **settings: Any) -> StepRunner:
     """A learner's `learn`. For a workload with several members, that of one of them."""
     net, data = make_net(workload), batches(workload)

@@ -24,9 +24,10 @@ from benchmarks.speed.step_runners import (
     ensemble,
     learner,
     loop,
+    masked,
     optimizer_alone,
 )
-from benchmarks.speed.workloads import LOOP, MANY, STEP, Workload
+from benchmarks.speed.workloads import LOOP, MANY, MASKS, STEP, Workload
 from gnt.optim import CBPSGD, AdamGnT, CBPAdam
 
 Build = Callable[[Workload], StepRunner]
@@ -93,6 +94,10 @@ def _alone(make: Callable[..., Any], *, resets: bool = False, **options: Any) ->
     return lambda w: optimizer_alone(w, partial(make, **options), resets=resets)
 
 
+def _masked(make_optimizer: Callable[[nn.Module], Any], kind: Any, *, tasks: int, **settings: Any) -> Build:
+    return lambda w: masked(w, make_optimizer, kind, tasks=tasks, **settings)
+
+
 def _third_party(suffix: str, make_optimizer: Callable[[nn.Module], Any], against: str) -> Variant:
     return Variant(
         f"{third_party.PACKAGE}, {suffix}",
@@ -144,6 +149,22 @@ VARIANTS = (
         _alone(_adam_gnt, resets=True, kernels=True),
         ((FUSED, "reset, compiled"),),
         kind=STEP,
+    ),
+    # task masks
+    *(
+        variant
+        for name, make in ((SGD, _sgd), (ADAM, _adam))
+        for variant in (
+            Variant(name, lambda w, make=make: loop(w, make), kind=MASKS),
+            Variant(f"{name} + HAT, first task", _masked(make, gnt.HAT, tasks=1), ((name, "first task"),), kind=MASKS),
+            Variant(f"{name} + HAT, third task", _masked(make, gnt.HAT, tasks=3), ((name, "HAT"),), kind=MASKS),
+            Variant(
+                f"{name} + AdaHAT, third task",
+                _masked(make, gnt.AdaHAT, tasks=3, alpha=0.1),
+                ((name, "AdaHAT"),),
+                kind=MASKS,
+            ),
+        )
     ),
     # many networks
     Variant(LEARN_SGD, _learner(gnt.ContinualBackprop, "sgd"), kind=MANY),

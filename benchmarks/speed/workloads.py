@@ -13,6 +13,7 @@ CONVNET = "convnet"
 LOOP = "loop"  # full training steps
 STEP = "optimizer"  # the optimizer's step alone
 MANY = "ensemble"  # many networks
+MASKS = "masks"  # training steps with task masks
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Workload:
 PAPER = (784, 2000, 2000, 2000, 10)
 RL = (64, 256, 256, 256, 8)
 TINY = (20, 5, 1)
+ADAHAT = (784, 256, 100, 64, 10)  # of the paper on AdaHAT
 
 
 def _paper(batch: int, sgd: float, adam: float) -> Workload:
@@ -82,6 +84,11 @@ def _wide(width: int) -> Workload:
     )
 
 
+def _masks(name: str, net: tuple[int, ...] | str, batch: int, *, hat: float, ada_hat: float) -> Workload:
+    targets = {"first task": 1.10, "HAT": hat, "AdaHAT": ada_hat}
+    return Workload(f"Task masks, {name}", net, batch, kind=MASKS, targets=targets)
+
+
 WORKLOADS = (
     _paper(1, sgd=1.20, adam=1.25),
     _paper(16, sgd=1.15, adam=1.25),
@@ -98,6 +105,9 @@ WORKLOADS = (
         kind=STEP,
         targets={"never reset": 1.0, "reset": 0.5, "reset, compiled": 1.1},
     ),
+    _masks("784-256-100-64-10, batch 128", ADAHAT, 128, hat=1.25, ada_hat=1.35),
+    _masks("784-2000x3-10, batch 128", PAPER, 128, hat=1.15, ada_hat=1.25),
+    _masks("ConvNet 32-64-128, batch 100", CONVNET, 100, hat=1.05, ada_hat=1.08),
     Workload("30 networks 20-5-1, batch 1", TINY, 1, "mse", kind=MANY, members=30, targets={"ensemble": 1 / 20}),
     Workload(
         "10 networks 784-100-100-10, batch 16",
