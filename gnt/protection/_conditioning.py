@@ -14,6 +14,7 @@ from gnt.protection._coverage import CoveredParameter
 from gnt.protection._rates import Rates
 
 Form = Literal["update", "gradient"]
+_PIECE = 1 << 16  # elements that are moved at a time
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -137,10 +138,32 @@ class Conditioning:
         if self._rates.freezes:
             self.restore()
         elif self._form == "update":
-            rates = self.current()
-            for each, before, rate in zip(self.parameters, self._before, rates, strict=True):
-                value = each.parameter.detach()
-                torch.lerp(before, value, rate.expand_as(value), out=value)
+            factors = self._factors() if self._rates.changes else None
+            for number, (each, before) in enumerate(zip(self.parameters, self._before, strict=True)):
+                value, factor = each.parameter.detach(), each.factor(factors)
+                if factor is None or not self._move_in_pieces(number, value, before, factor):
+                    torch.lerp(before, value, self.current()[number].expand_as(value), out=value)
+
+    def _move_in_pieces(self, number: int, value: Tensor, before: Tensor, factor: Tensor) -> bool:
+        """Move a parameter in pieces that fit into the cache; False if that is not possible."""
+        measure = self.parameters[number].measure
+        if measure.dtype != value.dtype or factor.ndim or measure.device != value.device:
+            return False
+        if measure.numel() < value.numel() or value.ndim < 2:
+            rate = torch.empty_like(measure)
+            if not self._rates.rate_into(rate, measure, factor):
+                return False
+            torch.lerp(before, value, rate.expand_as(value), out=value)
+            return True
+        rows = max(1, _PIECE // value[0].numel())
+        buffer = torch.empty_like(measure[:rows])
+        for start in range(0, len(value), rows):
+            part, old, needed = value[start : start + rows], before[start : start + rows], measure[start : start + rows]
+            rate = buffer[: len(part)]
+            if not self._rates.rate_into(rate, needed, factor):
+                return False
+            torch.lerp(old, part, rate, out=part)
+        return True
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -170,18 +193,26 @@ class _FrozenEntries:
     """
 
     def __init__(self, value: Tensor, frozen: Tensor) -> None:
+        self._rows: Tensor | None = None
+        self._whole = value.clone() if frozen.numel() == 1 else None
+        if self._whole is not None:
+            return
+        if frozen.ndim > 1 and frozen.numel() == len(value) and frozen.shape[0] == len(value):
+            self._rows = frozen.flatten().nonzero().squeeze(1)
+            self._held = value[self._rows]
+            return
         integers = _INTEGERS[value.element_size()]
         self._kept = torch.where(frozen, 0, -1).to(integers)  # bits that the optimizer's value keeps
         self._held = torch.where(frozen, value.contiguous().view(integers), 0).to(integers)
-        self._whole = value.clone() if frozen.numel() == 1 else None
 
     def restore(self, value: Tensor) -> None:
         """Write them into the tensor."""
         if self._whole is not None:
             value.copy_(self._whole)
             return
-        if self._held.device != value.device:
-            self._held, self._kept = self._held.to(value.device), self._kept.to(value.device)
+        if self._rows is not None:
+            value.index_copy_(0, self._rows, self._held)
+            return
         # integer operations: exact for any value, and several times as fast as torch.where on the CPU
         value.view(self._held.dtype).bitwise_and_(self._kept).bitwise_or_(self._held)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 Compensation = Literal["published", "exact", "none"]
+_LARGE = 40.0
 
 
 def annealed_scale(batch: int, batches: int, s_max: float) -> float:
@@ -41,12 +42,16 @@ def gate_slope(embedding: Tensor, scale: float, s_max: float, clip: float | None
         s_max: the largest s.
         clip: None: none.
     """
-    slope = s_max * torch.sigmoid(embedding) * torch.sigmoid(-embedding)
+    gate = embedding.abs().neg_().sigmoid_()  # of -|e|: 1 - gate does not cancel, and both sides are alike
+    slope = torch.addcmul(gate, gate, gate, value=-1.0).mul_(s_max)
     if clip is None:
         return slope
-    # cosh(z) + 1 = exp(z) (1 + exp(-z))^2 / 2
-    z = (scale * embedding).abs().clamp(min=clip)
-    return slope * torch.exp(clip - z) * ((1 + math.exp(-clip)) / (1 + torch.exp(-z))).square()
+    # cosh(z) + 1 = exp(z) (1 + exp(-z))^2 / 2, and exp(-40) is below the precision of float64
+    z = embedding * scale
+    if clip >= _LARGE:
+        return slope.mul_(torch.nn.functional.softshrink(z, clip).abs_().neg_().exp_())
+    z = z.abs_().clamp_(min=clip)
+    return slope.mul_(torch.exp(clip - z) * ((1 + math.exp(-clip)) / (1 + torch.exp(-z))).square_())
 
 
 class _Gate(torch.autograd.Function):
@@ -56,14 +61,24 @@ class _Gate(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, embedding: Tensor, scale: float, slope: Tensor | None) -> Tensor:
-        gate = torch.sigmoid(embedding * scale)
-        ctx.slope = scale * (gate * (1 - gate)) if slope is None else slope
-        return gate
+    def forward(
+        ctx: Any, embedding: Tensor, scale: float, s_max: float, compensation: Compensation, clip: float
+    ) -> Tensor:
+        # a value of its own: the embedding may have changed when the backward runs
+        ctx.scaled, ctx.slope, ctx.settings = embedding * scale, None, (scale, s_max, compensation, clip)
+        return torch.sigmoid(ctx.scaled)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return gradient * ctx.slope, None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        if ctx.slope is None:
+            scale, s_max, compensation, clip = ctx.settings
+            if compensation == "none":
+                gate = torch.sigmoid(ctx.scaled)
+                ctx.slope = scale * (gate * (1 - gate))
+            else:
+                clip = clip if compensation == "published" else None
+                ctx.slope = gate_slope(ctx.scaled / scale, scale, s_max, clip)
+        return gradient * ctx.slope, None, None, None, None
 
 
 class _Select(torch.autograd.Function):
@@ -97,10 +112,7 @@ def gate(
     >>> gate(e, 0.5, 4.0)
     tensor([0.5000, 0.9526], grad_fn=<_GateBackward>)
     """
-    slope = None
-    if compensation != "none":
-        slope = gate_slope(embedding.detach(), scale, s_max, clip if compensation == "published" else None)
-    return cast(Tensor, _Gate.apply(embedding, scale, slope))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _Gate.apply(embedding, scale, s_max, compensation, clip))  # type: ignore[no-untyped-call]
 
 
 def select(values: Tensor, index: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ class GatedNetwork(nn.Module):
             RuntimeError: no task is open.
         """
         self._require_open("gates")
-        return self._gate_values
+        return self._gates.values
 
     def use(self, task: Any) -> contextlib.AbstractContextManager[None]:
         """Let the mask and running statistics of a task be in force; None: no gates.
@@ -110,12 +110,16 @@ class GatedNetwork(nn.Module):
         watch_hooks()
 
     def _refresh_gates(self) -> None:
-        with torch.inference_mode(False), torch.enable_grad():
-            settings = self.settings
-            self._gate_values = gate(
-                self.embedding, self.scale, settings.s_max, settings.compensation, settings.gradient_clip
-            )
-            self._pieces = self._gates.split(self._gate_values)
+        """Compute the gates of the present step."""
+        if (
+            torch.is_inference_mode_enabled() or not torch.is_grad_enabled()
+        ):  # entering a context takes longer than this
+            with torch.inference_mode(False), torch.enable_grad():
+                self._refresh_gates()
+            return
+        settings = self.settings
+        values = gate(self.embedding, self.scale, settings.s_max, settings.compensation, settings.gradient_clip)
+        self._gates.set_values(values)
 
     def _gates_in_force(self) -> Sequence[Tensor] | None:
         """The gates of each place in this forward, or None.
@@ -131,7 +135,7 @@ class GatedNetwork(nn.Module):
         is_open = self._open and selected == len(self.tasks)
         if self.model.training and not (is_paused() and not is_open):
             if is_open and self._can_train():
-                return self._pieces
+                return self._gates.parts
             raise RuntimeError(self._no_training_message(is_open))
         return self._binary_gates(selected if not is_open else None)
 

@@ -27,7 +27,14 @@ class Gates:
         places: where.
         layout: the units.
         in_force: returns in each forward the gate of each place, as `split` does; None: no gates.
+
+    Attributes:
+        values: the gates of all units in the present step of a task.
+        parts: those of each place.
     """
+
+    values: Tensor
+    parts: list[Tensor]
 
     def __init__(self, places: Sequence[GatePlace], layout: UnitLayout, in_force: InForce) -> None:
         self._places, self._layout = places, layout
@@ -41,6 +48,10 @@ class Gates:
                 hook = _InputGate(in_force, number, place.dimension_1)
                 register: Callable[..., RemovableHandle] = place.module.register_forward_pre_hook
                 self._handles.append(register(hook, prepend=True, with_kwargs=True))
+
+    def set_values(self, values: Tensor) -> None:
+        """Set the gates of the present step."""
+        self.values, self.parts = values, self.split(values)
 
     def split(self, values: Tensor) -> list[Tensor]:
         """The gates of each place, shaped to be multiplied with its value, from the gates of all units."""

@@ -83,12 +83,14 @@ class HeldNetwork(GatedNetwork):
         rates = self.settings.protection
         measures = rates.measures(self._earlier(), self._coverage)
         groups = self._coverage.group_numbers(self.embedding.device)
-        self._sparsity = SparsityTerm(self.cumulative, self.layout, self.settings.sparsity_mode, self.settings.min_free)
+        self._sparsity = SparsityTerm(
+            self.cumulative, self.layout, self.settings.sparsity_mode, self.settings.min_free, self.settings.sparsity
+        )
         self._conditioning = Conditioning(
             conditioned(self._coverage.parameters, measures, groups),
             rates,
             self.settings.apply,
-            lambda: rates.factors(self._sparsity.by_group(self._gate_values.detach())),
+            lambda: rates.factors(self._sparsity.by_group(self._gates.values.detach())),
             self.generator,
         )
         self._protection.forget()
@@ -115,8 +117,7 @@ class HeldNetwork(GatedNetwork):
         assert self._conditioning is not None
         self._conditioning.after_step()
         clamp = self.settings.embedding_clamp
-        with torch.no_grad():
-            self.embedding.clamp_(-clamp, clamp)
+        self.embedding.detach().clamp_(-clamp, clamp)
         self._trained.note_gradients()
         self._after_step()
         self._step += 1

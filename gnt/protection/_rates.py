@@ -83,6 +83,10 @@ class Rates:
         """
         raise NotImplementedError
 
+    def rate_into(self, out: Tensor, measure: Tensor, factor: Tensor) -> bool:
+        """Write the rates to ``out``, so that a large parameter is computed in pieces; False: use `rate`."""
+        return False
+
     @property
     def settings(self) -> dict[str, Any]:
         """Name and settings, as plain values."""
@@ -158,6 +162,11 @@ class Hyperbolic(Rates):
         """1 / (factor * measure + 1)."""
         assert factor is not None
         return (measure * factor).add_(1).reciprocal_()
+
+    def rate_into(self, out: Tensor, measure: Tensor, factor: Tensor) -> bool:
+        """Write the rates to ``out``."""
+        torch.mul(measure, factor, out=out).add_(1).reciprocal_()
+        return True
 
 
 class Adaptive(Hyperbolic):

@@ -118,7 +118,7 @@ class SavedNetwork(HeldNetwork):
 
     def __getstate__(self) -> dict[str, Any]:
         optimizers = [each.optimizer for each in self._optimizers if each.active]
-        dropped = dict.fromkeys(("_gates", "_binary", "_conditioning", "_gate_values", "_pieces", "_sparsity"))
+        dropped = dict.fromkeys(("_gates", "_binary", "_conditioning", "_sparsity"))
         state = {name: value for name, value in self.__dict__.items() if name not in dropped}
         return {**state, "_optimizers": optimizers}
 

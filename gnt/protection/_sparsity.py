@@ -26,9 +26,12 @@ class SparsityTerm:
         layout: the units.
         mode: "original" or "cross".
         min_free: see above.
+        strength: factor of the whole network's term in `penalty`.
     """
 
-    def __init__(self, cumulative: Tensor, layout: UnitLayout, mode: SparsityMode, min_free: int = 0) -> None:
+    def __init__(
+        self, cumulative: Tensor, layout: UnitLayout, mode: SparsityMode, min_free: int = 0, strength: float = 1.0
+    ) -> None:
         free, numbers = 1 - cumulative, layout.group_numbers().to(cumulative.device)
         members = (torch.arange(len(layout.sizes), device=cumulative.device)[:, None] == numbers).to(cumulative.dtype)
         members = torch.cat([members, members.new_ones(1, layout.total)])
@@ -38,11 +41,15 @@ class SparsityTerm:
             weights = (weights - overlap) / 2
             constant = overlap.any(1).to(constant.dtype) / 2
         self._weights, self._constant = weights, constant
-        self.of_network, self._network_constant = weights[-1].contiguous(), constant[-1]
+        self._penalty = strength * weights[-1]
+        self._penalty_constant: Tensor | None = None
+        if mode == "cross":
+            self._penalty_constant = strength * constant[-1]
 
-    def value(self, gates: Tensor) -> Tensor:
-        """R of the whole network, differentiable."""
-        return torch.dot(gates, self.of_network) + self._network_constant
+    def penalty(self, gates: Tensor) -> Tensor:
+        """Strength times R of the whole network, differentiable."""
+        penalty = torch.dot(gates, self._penalty)
+        return penalty if self._penalty_constant is None else penalty + self._penalty_constant
 
     def by_group(self, gates: Tensor) -> Tensor:
         """R of each group, and last that of the whole network."""

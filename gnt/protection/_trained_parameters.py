@@ -53,6 +53,8 @@ class TrainedParameters:
 
     def note_gradients(self) -> None:
         """Note the parameters that have a gradient: their module need not have run as a module."""
+        if all(self.current):
+            return
         for number, each in enumerate(self._parameters):
             if not self.current[number] and each.parameter.grad is not None:
                 self.current[number] = True

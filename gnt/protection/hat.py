@@ -269,7 +269,7 @@ class HAT(SavedNetwork):
         """
         self._require_open("penalty")
         self._penalty_seen = True
-        return self.settings.sparsity * self._sparsity.value(self._gate_values)
+        return self._sparsity.penalty(self._gates.values)
 
     def report(self) -> MaskReport:
         """Return the figures of each group: units, how many tasks use them, free units, open gates, rate; a table."""

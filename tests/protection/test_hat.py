@@ -67,7 +67,7 @@ def test_the_gradient_of_the_gates_is_that_of_the_published_compensation_and_liv
     )
     single = gate_slope(d.float(), scale, 400.0, 50.0)
     assert bool((single > 0)[z < 80].all())  # float32: sigmoid(s e) is 1 for s e > 17
-    torch.testing.assert_close(single, single.flip(0))
+    assert_same(single, single.flip(0))
 
 
 @pytest.mark.parametrize("mode", ["original", "cross"])
@@ -83,7 +83,7 @@ def test_the_sparsity_term_is_one_ratio_over_the_network(mode, used):
         overlap = 1 - (a * c).sum() / c.sum() if c.any() else torch.zeros(())
         return free if mode == "original" else (free + overlap) / 2
 
-    torch.testing.assert_close(term.value(gates), expected(gates, c), check_dtype=False)
+    torch.testing.assert_close(term.penalty(gates), expected(gates, c), check_dtype=False)
     parts = [*zip(gates.split(layout.sizes), c.split(layout.sizes), strict=True), (gates, c)]
     torch.testing.assert_close(
         term.by_group(gates), torch.stack([expected(*part) for part in parts]), check_dtype=False
