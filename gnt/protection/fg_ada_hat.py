@@ -226,7 +226,7 @@ class FGAdaHAT(HAT):
         for number in found.absent:
             self.layout.part(scaled, number).zero_()
         if self.weigh_by_gate:
-            self.importance_sum.addcmul_(scaled, self._gate_values)
+            self.importance_sum.addcmul_(scaled, self._gates.values)
         else:
             self.importance_sum += scaled
         self._measured = [count + (number not in found.absent) for number, count in enumerate(self._measured)]
@@ -246,7 +246,7 @@ class FGAdaHAT(HAT):
     @contextlib.contextmanager
     def _gates_of_the_step(self) -> Iterator[None]:
         """Gates as in training, without gradient, whatever the mode of the network."""
-        self._training_gates = [piece.detach() for piece in self._pieces]
+        self._training_gates = [piece.detach() for piece in self._gates.parts]
         try:
             yield
         finally:
