@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -116,29 +116,33 @@ class GradientProjection:
             raise TypeError(f"{type(self).__name__} takes dense gradients, got a sparse one (sparse=False)")
         return gradients
 
-    def _references(self, batches: Sequence[tuple[Samples, Any] | None], parameters: list[nn.Parameter]) -> list[Any]:
+    def _references(
+        self, batches: Iterable[tuple[Samples, Any] | None], parameters: list[nn.Parameter]
+    ) -> list[Gradients]:
         """The gradients on each of the batches of items, with their tasks; means over all processes.
 
         A batch that is None in this process counts as no sample.
         """
         net, device = unwrap(self.net), parameters[0].device
-        rows: list[Gradients] = []
-        with unlearned(net, device):
+        present: list[bool] = []
+
+        def inputs() -> Iterator[tuple[tuple[Any, ...], Tensor] | None]:
             for batch in batches:
+                present.append(batch is not None)
                 if batch is None:
-                    rows.append([None] * len(parameters))
+                    yield None
                     continue
                 (x, y, *_), task = batch
                 task = task.to(device) if isinstance(task, Tensor) else task
-                inputs = (x.to(device),) if self.forward is None else (x.to(device), task)
-                rows.append(reference_gradients(net, inputs, y.to(device), self.loss, self.forward))
+                yield (x.to(device),) if self.forward is None else (x.to(device), task), y.to(device)
+
+        with unlearned(net, device):
+            rows = reference_gradients(net, inputs(), self.loss, self.forward)
         group = resolve_process_group(self.process_group)
         if group is None:
             return rows
-        return [
-            _mean_over_processes(row, parameters, batch is not None, group)
-            for row, batch in zip(rows, batches, strict=True)
-        ]
+        pairs = zip(rows, present, strict=True)
+        return [_mean_over_processes(row, parameters, counts, group) for row, counts in pairs]
 
 
 def product_of(first: Gradients, second: Gradients) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -20,25 +20,28 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 class ForwardOf(nn.Module):
     """A function that runs a network, as a module that has the network's parameters."""
 
-    def __init__(self, net: nn.Module, function: Callable[..., Tensor]) -> None:
+    def __init__(self, net: nn.Module, function: Callable[..., Any]) -> None:
         super().__init__()
         self.net, self.function = net, (function,)  # in a tuple: it may be the network, which would be registered twice
 
-    def forward(self, *inputs: Any) -> Tensor:
+    def forward(self, *inputs: Any) -> Any:
         return self.function[0](*inputs)
 
 
 def reference_gradients(
-    net: nn.Module, inputs: tuple[Any, ...], y: Tensor, loss: Loss, function: Callable[..., Tensor] | None
-) -> Gradients:
-    """The gradients of ``loss(output, y)`` for the parameters of a network that require them.
+    net: nn.Module,
+    batches: Iterable[tuple[tuple[Any, ...], Tensor] | None],
+    loss: Loss,
+    function: Callable[..., Tensor] | None,
+) -> list[Gradients]:
+    """For each batch the gradients of ``loss(output, y)`` for the parameters of a network that require them.
 
     No ``.grad`` is written and no hook of a parameter is called. To be called inside of `unlearned`.
 
     Args:
         net: the network, without wrappers.
-        inputs: arguments of the forward.
-        y: targets.
+        batches: for each batch the arguments of the forward, and targets; None for no gradients. They are taken one
+            after the other, so that only one is needed at a time.
         loss: (output, y) -> scalar.
         function: runs the network; None: the network itself.
 
@@ -47,18 +50,22 @@ def reference_gradients(
     """
     # aliases of the parameters, so that hooks on the parameters do not see this backward pass
     aliases = {name: p.detach().requires_grad_(p.requires_grad) for name, p in net.named_parameters()}
-    with torch.enable_grad():
-        if function is None:
-            output = functional_call(net, aliases, inputs)
-        else:
-            prefixed = {f"net.{name}": alias for name, alias in aliases.items()}
-            output = functional_call(ForwardOf(net, function), prefixed, inputs)
-        value = loss(output, y)
+    trained = [alias for alias in aliases.values() if alias.requires_grad]
+
+    def gradients_of_all() -> list[Gradients]:
+        return [[None] * len(trained) if each is None else gradients(*each) for each in batches]
+
+    def gradients(inputs: tuple[Any, ...], y: Tensor) -> Gradients:
+        value = loss((net if function is None else function)(*inputs), y)
         if not isinstance(value, Tensor) or value.ndim:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"loss must return a scalar tensor, got {got}")
-        trained = [alias for alias in aliases.values() if alias.requires_grad]
         return list(torch.autograd.grad(value, trained, allow_unused=True))
+
+    prefixed = {f"net.{name}": alias for name, alias in aliases.items()}
+    with torch.enable_grad():  # all in one call: setting the parameters costs as much as a small network's forward
+        rows: list[Gradients] = functional_call(ForwardOf(net, gradients_of_all), prefixed, ())
+    return rows
 
 
 @contextlib.contextmanager

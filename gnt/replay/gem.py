@@ -153,8 +153,8 @@ class GEM(GradientProjection):
         parameters = self._parameters()
         gradients = self._gradients(parameters)
         tasks = [task for task in self.memories if task != current]
-        batches = [(self.memories[task].items(), task) if len(self.memories[task]) else None for task in tasks]
-        rows: list[Gradients] = self._references(batches, parameters)
+        memories = ((self.memories[task], task) for task in tasks)
+        rows = self._references(((each.items(), task) if len(each) else None for each, task in memories), parameters)
         present = [row for row in rows if any(each is not None for each in row)]
         if not present:
             return
@@ -227,9 +227,13 @@ class GEM(GradientProjection):
 
 
 def _products(rows: Sequence[Gradients], parameters: Sequence[Tensor]) -> NDArray[np.float64]:
-    """The products of all pairs of gradients, (rows, rows), summed in float64 where the device has it."""
+    """The products of all pairs of gradients, (rows, rows), summed in float64 where the device has it.
+
+    On a CPU the products of float32 gradients are summed in float32 over blocks of columns, and then in float64.
+    """
     device = parameters[0].device
     dtype = torch.float32 if device.type == "mps" else torch.float64
+    exact = device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
     total = torch.zeros(len(rows), len(rows), dtype=dtype, device=device)
     for parameter, *each in zip(parameters, *rows, strict=True):
         present = [i for i, gradient in enumerate(each) if gradient is not None]
@@ -238,8 +242,10 @@ def _products(rows: Sequence[Gradients], parameters: Sequence[Tensor]) -> NDArra
             continue
         index = torch.tensor(present, device=device) if len(present) < len(rows) else None
         for start in range(0, parameter.numel(), _COLUMNS):
-            block = torch.stack([column[start : start + _COLUMNS] for column in columns]).to(dtype)
-            part = block @ block.T
+            block = torch.stack([column[start : start + _COLUMNS] for column in columns]).to(
+                torch.promote_types(parameter.dtype, torch.float32) if exact else dtype
+            )
+            part = (block @ block.T).to(dtype)
             if index is None:
                 total += part
             else:
