@@ -33,10 +33,12 @@ def save(run: Run) -> None:
 
 
 def replaced(content: Any, path: str, value: Any) -> Any:
-    """A copy of ``content`` with another value at "key/key", without the entry, or another value instead of all."""
+    """A copy of ``content`` with another value at "key/0/key", without the entry, or another value instead of all."""
     if not path:
         return value
     key, _, rest = path.partition("/")
+    if isinstance(content, list):
+        return [replaced(each, rest, value) if str(i) == key else each for i, each in enumerate(content)]
     copy = dict(content)
     copy[key] = replaced(copy[key], rest, value)
     return {name: each for name, each in copy.items() if each is not MISSING}
@@ -78,6 +80,9 @@ CONTENTS = [
     ("job/method/learner", {}, "Cannot read"),
     ("job/inputs", [], "job.inputs must be a list of length 1, got []"),
     ("job/inputs", [{}], "step is missing"),
+    ("job/inputs/0/step", -1, "inputs.step must be an integer >= 0, got -1"),
+    ("job/inputs/0/slow", torch.full((15,), 2.0), "inputs.slow must have values from 0 to 1, got 2.0 to 2.0"),
+    ("job/inputs/0/fast_stream", torch.zeros(3).byte(), "inputs.fast_stream must be the state of a generator"),
     ("job/bin", [[1.0]], "job.bin must be a tensor of torch.float64 and shape (any, 1), got [[1.0]]"),
     ("job/bin", torch.zeros(2, 3), "got one of torch.float32 and shape (2, 3)"),
     ("job/bin", torch.full((2, 1), float("nan")).double(), "job.bin must have finite values"),
@@ -148,6 +153,7 @@ def test_kinds_of_tensors() -> None:
     kind("x", torch.zeros(0, 2, dtype=torch.int64))
     for value, message in [
         (torch.tensor([[0, 4]]), "x must have values from 0 to 3, got 0 to 4"),
+        (torch.tensor([[-1, 3]]), "x must have values from 0 to 3, got -1 to 3"),
         (torch.tensor([0, 1]), r"x must be a tensor of torch.int64 and shape \(any, 2\), got one of torch.int64"),
         (torch.zeros(1, 2), r"got one of torch.float32 and shape \(1, 2\)"),
         ([[0, 1]], r"got \[\[0, 1\]\]"),

@@ -161,6 +161,13 @@ CHECKED = [
 ]
 
 
+def test_a_record_without_its_place_in_a_picture_is_refused(measured, tmp_path):
+    file, (_, record) = tmp_path / "record.json", measured
+    file.write_text(json.dumps(damaged(damaged(record, "workloads/0/picture", "width"), "workloads/0/width", None)))
+    with pytest.raises(CannotRun, match=r"workloads\[0\]\.width must be an integer >= 1, got None"):
+        record_file.load(file)
+
+
 @pytest.mark.parametrize("value", [{"a": 1}, MISSING], ids=["another kind", "left out"])
 def test_every_part_of_a_record_is_checked(value, measured, tmp_path):
     file, (_, record) = tmp_path / "record.json", measured
