@@ -246,7 +246,9 @@ def test_what_a_fit_cannot_use_is_refused(tmp_path):
         trainer(tmp_path, [TaskBoundaries(replay)], 1).fit(module, tuples)
 
 
-def test_two_processes_replace_the_same_units(tmp_path):
-    states = run_ranks("lightning_scenarios.fit", tmp_path)
+def test_two_processes_replace_and_hold_the_same_units(tmp_path):
+    run_ranks("lightning_scenarios.fit", tmp_path, ranks=1)
+    states = [torch.load(tmp_path / f"rank-{rank}.pt") for rank in range(2)]
     assert_same(*states)
     assert sum(each["replaced"] for each in states[0][1]["groups"]) > 2
+    assert [int(each["held"].sum()) for each in states[0][1]["groups"]] == [2, 1]
