@@ -102,6 +102,32 @@ def learn_tasks_with_packnet(folder: Path) -> Any:
     }
 
 
+def learn_tasks_with_fg_ada_hat(folder: Path) -> Any:
+    """Train two tasks on the processes together, and on one with all samples, by a measure and by an attribution."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    found: dict[str, list[torch.Tensor]] = {}
+    for importance in ("incoming_contribution", "deeplift"):
+        for own in ((rank, world), (0, 1)):
+            group = dist.group.WORLD if own[1] > 1 else False
+            net = worker.mlp()
+            model = DistributedDataParallel(net) if group else net
+            generator = torch.Generator().manual_seed(3)
+            hat = gnt.FGAdaHAT(
+                net, gnt.walk(net), alpha=0.1, importance=importance, every=1, generator=generator, process_group=group
+            )
+            optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
+            for task in range(2):
+                with hat.learning(task, optimizer, steps_per_epoch=4):
+                    for x, y in worker.batches(net, 4 * world, 4, seed=task):
+                        x, y = x[own[0] :: own[1]], y[own[0] :: own[1]].argmax(1)
+                        hat.observe(x, y)
+                        optimizer.zero_grad()
+                        (nn.functional.cross_entropy(model(x), y) + hat.penalty()).backward()
+                        optimizer.step()
+            found.setdefault(importance, []).append(torch.cat([hat.importances.flatten(), worker.flat(net)]))
+    return found
+
+
 if __name__ == "__main__":
-    scenarios = (train_with_all_methods, consolidate_on_parts, learn_tasks_with_packnet)
+    scenarios = (train_with_all_methods, consolidate_on_parts, learn_tasks_with_packnet, learn_tasks_with_fg_ada_hat)
     worker.main({each.__name__: each for each in scenarios})

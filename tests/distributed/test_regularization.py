@@ -12,7 +12,7 @@ from tests.distributed.launch import run_ranks
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """What the scenarios return on two ranks, by name: started once, as starting is most of the time."""
-    names = "train_with_all_methods+consolidate_on_parts+learn_tasks_with_packnet"
+    names = "train_with_all_methods+consolidate_on_parts+learn_tasks_with_packnet+learn_tasks_with_fg_ada_hat"
     return run_ranks(f"regularization_scenarios.{names}", tmp_path_factory.mktemp("ranks"))
 
 
@@ -47,3 +47,10 @@ def test_packnet_fixes_the_same_weights_on_all_ranks_as_one_process_with_the_who
         assert all(torch.equal(a, b) for a, b in zip(rank["owners"], first["owners"], strict=True))
         assert all(each.equal(rank["outputs"][0]) for each in rank["outputs"])
         assert all(counts[2] > 0 for counts in rank["owned"].values())
+
+
+def test_importances_of_units_are_those_of_one_process_with_the_whole_batch(results):
+    first, second = results["learn_tasks_with_fg_ada_hat"]
+    for importance, (together, single) in first.items():
+        torch.testing.assert_close(together, single, rtol=0, atol=1e-9)
+        assert torch.equal(together, second[importance][0])
