@@ -80,13 +80,16 @@ class MeasureSource:
         groups: the units.
         name: name of the measure.
         process_group: the processes over whose samples means are taken.
+        kernels: use the C++ kernels on the CPU.
     """
 
-    def __init__(self, groups: Sequence[UnitGroup], name: str, process_group: Any) -> None:
+    def __init__(self, groups: Sequence[UnitGroup], name: str, process_group: Any, *, kernels: bool) -> None:
         self.reads = MEASURES[name].reads
         generator = torch.Generator(groups[0].incoming[0].weight.device).manual_seed(torch.initial_seed() % 2**63)
         self._nonfinite_before = 0
-        self._importance = Importance(groups, name, average="latest", generator=generator, process_group=process_group)
+        self._importance = Importance(
+            groups, name, average="latest", generator=generator, process_group=process_group, kernels=kernels
+        )
 
     def observe(self, x: Any, y: Any) -> None:
         """Inputs and targets are not needed."""
@@ -249,7 +252,7 @@ def _loss(y: Tensor, output: Tensor) -> Tensor:
 
 
 def source_maker(
-    importance: Any, of: Any, settings: dict[str, Any]
+    importance: Any, of: Any, settings: dict[str, Any], *, kernels: bool
 ) -> Callable[[nn.Module, Sequence[UnitGroup], Any], MeasureSource | AttributionSource]:
     """Check the name and the settings of an importance; the result makes its source for a network.
 
@@ -270,8 +273,10 @@ def source_maker(
             raise ValueError(f"of='loss' is for attributions, and importance={importance!r} is a measure")
         if given:
             raise ValueError(f"{', '.join(given)} must not be given for importance={importance!r}, a measure")
-        return lambda model, groups, process_group: MeasureSource(groups, importance, process_group)
+        return lambda model, groups, process_group: MeasureSource(groups, importance, process_group, kernels=kernels)
     if of == "loss" and importance in _NOT_OF_LOSS:
         raise ValueError(f"of must be 'target' for importance={importance!r}, which has no rule for a loss")
+    if kernels:
+        raise ValueError(f"kernels must be False for importance={importance!r}, an attribution, which has none")
     check_attribution(importance, **settings)
     return lambda model, groups, process_group: AttributionSource(model, groups, importance, of, process_group, given)

@@ -59,6 +59,7 @@ class FGAdaHAT(HAT):
             ``importance="gradient_activation", of="loss"`` is the measure, which needs no pass of its own.
         baselines, n_steps, chunk: of an attribution; see `gnt.importance.attribute`.
         step, rate, base: of a summing strategy.
+        kernels: for measures, as for `GnT`: use C++ kernels on the CPU, which torch's compiler builds at first use.
         sparsity: factor of the sparsity term in the loss, >= 0.
         settings: those of `HAT`, but ``protection``.
 
@@ -114,6 +115,7 @@ class FGAdaHAT(HAT):
         step: float | None = None,
         rate: float | None = None,
         base: float | None = None,
+        kernels: bool = False,
         sparsity: float = 0.1,
         **settings: Any,
     ) -> None:
@@ -123,8 +125,11 @@ class FGAdaHAT(HAT):
             alpha, schedule=schedule, aggregation=aggregation, base_sparsity=base_sparsity, base_linear=base_linear,
             filter_cumulative=filter_cumulative,
         )  # fmt: skip
+        check_flags(kernels=kernels)
         strategy = Summing(summing, step=step, rate=rate, base=base)
-        make_source = source_maker(importance, of, {"baselines": baselines, "n_steps": n_steps, "chunk": chunk})
+        make_source = source_maker(
+            importance, of, {"baselines": baselines, "n_steps": n_steps, "chunk": chunk}, kernels=kernels
+        )
         check_flags(filter_unused=filter_unused, weigh_by_gate=weigh_by_gate)
         if every is not None:
             check_positive(every=every)

@@ -264,6 +264,15 @@ def test_a_resumed_run_equals_the_uninterrupted_one(importance):
         wrong.load_state_dict(state)
 
 
+def test_kernels_give_the_same_importance():
+    found = []
+    for kernels in (False, True):
+        hat = masked(importance="adaptable_contribution", kernels=kernels)
+        learn(hat, sgd(hat), 1)
+        found.append(hat.importances)
+    torch.testing.assert_close(*found)
+
+
 def test_copies_go_on_alike():
     hat = masked(importance="adaptable_contribution")
     optimizer = sgd(hat)
