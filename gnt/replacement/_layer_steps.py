@@ -104,8 +104,8 @@ def _look_up(optimizer: Optimizer) -> _Layers:
     if known is None or len(known.params) != len(params) or not all(map(operator.is_, known.params, params)):
         ids = set(map(id, params))
         held = [
-            (each, _weight_id(each.group.producer) in ids, _weight_id(each.group.consumers[0]) in ids)
-            for each in _layers
+            (layer, _weight_id(layer.group.producer) in ids, _weight_id(layer.group.consumers[0]) in ids)
+            for layer in sorted(_layers, key=lambda each: each.number)
         ]
         own = [weakref.ref(layer) for layer, produces, _ in held if produces]
         readers = [weakref.ref(layer) for layer, produces, reads in held if reads and not produces]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import gnt
 from tests.helpers.small_runs import assert_same, batch, full_state
 from tests.replacement.layer_runs import build, run, sgd
 
@@ -284,3 +285,17 @@ def test_abandoned_features_are_dropped_after_a_parameter_was_exchanged():
             net(batch(5)[0]).sum().backward()
         run(net, optimizer, range(2, 4))
     assert_same(dict(nets[0].state_dict()), dict(nets[1].state_dict()))
+
+
+def test_a_layer_between_two_cbp_layers_is_to_be_bound_in_both():
+    a, b, c = nn.Linear(4, 8), nn.Linear(8, 6), nn.Linear(6, 2)
+    net = nn.Sequential(a, nn.ReLU(), gnt.CBPLinear(a, b), b, nn.ReLU(), gnt.CBPLinear(b, c), c)
+    optimizer = sgd(net)
+    net[3] = nn.Linear(8, 6)
+    optimizer.add_param_group({"params": net[3].parameters()})
+    for layer, role in ((net[2], "out_layer"), (net[5], "in_layer")):
+        with pytest.raises(RuntimeError, match=f"{role} of CBPLinear"):
+            run(net, optimizer, [0])
+        layer.rebind(**{role: net[3]})
+    run(net, optimizer, range(3))
+    assert [net[2].engine.updates, net[5].engine.updates] == [3, 3]
