@@ -21,8 +21,8 @@ def wrap_step(step: Step) -> Step:
     """Wrap an optimizer's ``step`` as torch does, in a tenth of the time.
 
     torch wraps the step of each optimizer to run its hooks and to show its name in profiles, which takes as long as
-    Adam on a small network. This wrapper runs only the hooks after the step if there is no closure, no hook before the
-    step, no profiler and no torch.compile; otherwise it calls torch's wrapper.
+    Adam on a small network. This wrapper runs only the hooks if there is no closure, no profiler and no torch.compile;
+    otherwise it calls torch's wrapper.
 
     torch does not wrap functions with the attribute ``hooked`` again. If it does so all the same, or if the step of a
     subclass calls this one, the hooks are left to the outer wrapper.
@@ -47,17 +47,28 @@ def _wrap(step: Step, step_beside_compiler: Step) -> Step:
             or torch.compiler.is_compiling()
             or get_eval_frame_callback() is not None
             or _profiler_enabled()
-            or self._optimizer_step_pre_hooks
-            or torch_optimizer._global_optimizer_pre_hooks
         ):
             return by_torch(self) if closure is None else by_torch(self, closure)
-        step(self)
+        args: Any = (self,)
+        kwargs: Any = {}
+        for hook in (*torch_optimizer._global_optimizer_pre_hooks.values(), *self._optimizer_step_pre_hooks.values()):
+            changed: Any = hook(self, args, kwargs)
+            if changed is not None:
+                args, kwargs = _checked_arguments(changed)
+        loss = step(*args, **kwargs)
         for hook in (*self._optimizer_step_post_hooks.values(), *torch_optimizer._global_optimizer_post_hooks.values()):
-            hook(self, (self,), {})
-        return None
+            hook(self, args, kwargs)
+        return loss
 
     wrapped_step.hooked = True  # type: ignore[attr-defined]
     return wrapped_step
+
+
+def _checked_arguments(changed: Any) -> tuple[Any, Any]:
+    """The new arguments of a step that a hook before it has returned."""
+    if isinstance(changed, tuple) and len(changed) == 2:
+        return changed
+    raise RuntimeError(f"a hook before an optimizer's step must return None or (new_args, new_kwargs), got {changed!r}")
 
 
 def unwrap_step(step: Step) -> Step:

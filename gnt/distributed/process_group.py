@@ -15,7 +15,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+_GroupMember: Any = getattr(dist, "GroupMember", None)
+
 TorchProcessGroup = Any  # torch.distributed.ProcessGroup does not exist if torch was built without distributed support
+
+
+def is_initialized() -> bool:
+    """True if torch.distributed has a default process group; faster than torch's function of this name."""
+    return _GroupMember is not None and _GroupMember.WORLD is not None
 
 
 def resolve_process_group(setting: TorchProcessGroup) -> TorchProcessGroup:
@@ -24,7 +31,7 @@ def resolve_process_group(setting: TorchProcessGroup) -> TorchProcessGroup:
     Args:
         setting: a process group, None for the default group, or False for this process alone.
     """
-    if setting is False or not dist.is_available() or not dist.is_initialized():
+    if setting is False or not is_initialized():
         return None
     group = dist.group.WORLD if setting is None else setting
     return group if dist.get_world_size(group) > 1 else None

@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle, unserializable_hook
 
 from gnt._utils.dynamo import not_compiled
 from gnt.distributed import dtensor
+from gnt.distributed.process_group import is_initialized
 from gnt.importance._tap_features import GroupFeatures
 from gnt.units import UnitGroup
 
@@ -75,7 +75,7 @@ class BackwardWatch:
 
     def _look_before_backward(self, param: Tensor) -> None:
         """Where the gradient afterwards does not tell, register a hook that looks at it before each backward."""
-        if self._looks_before or dtensor.is_dtensor(param) or not (_distributed() or _creates_graph()):
+        if not (is_initialized() or _creates_graph()) or dtensor.is_dtensor(param):
             return
         self._looks_before = True
         reference = weakref.ref(param)
@@ -86,7 +86,7 @@ class BackwardWatch:
 
     def _before_backward(self, param: Tensor | None) -> None:
         grad = None if param is None else param.grad
-        if grad is None or _distributed():
+        if grad is None or is_initialized():
             self._accumulates = grad is not None
         else:
             self._accumulates = self._is_latest(grad) and grad._version == self._version
@@ -102,19 +102,22 @@ class BackwardWatch:
             accumulated, self._accumulates = self._accumulates, None
         elif grad is None:
             accumulated = False
-        elif dtensor.is_dtensor(grad):
+        elif grad.__class__ is not Tensor and dtensor.is_dtensor(grad):
             accumulated = self._is_latest(grad)
-        elif _creates_graph():  # the first such backward; later ones are looked at before
+        elif torch.is_grad_enabled():  # with create_graph=True, the first time; later ones are looked at before
             accumulated = self._grad is not None
         else:
             # one in-place addition and no other change since: neither zeroed in place nor unscaled
-            accumulated = self._is_latest(grad) and grad._version == self._version + 1
+            before = self._grad
+            accumulated = before is not None and before() is grad and grad._version == self._version + 1
         features = self._features()
         if features is not None:
             features.after_backward(restarted=not accumulated)
         if grad is not None:
             self._grad, self._version = weakref.ref(grad), grad._version
-        self._look_before_backward(param)  # the process group may have been initialised after the engine was built
+        # the process group may have been initialised after the engine was built
+        if not self._looks_before and (is_initialized() or torch.is_grad_enabled()):
+            self._look_before_backward(param)
 
 
 class GroupWatches:
@@ -155,10 +158,6 @@ class GroupWatches:
             if len(without) < len(self._watched):
                 for features in without:
                     features.clear()
-
-
-def _distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()
 
 
 def _creates_graph() -> bool:

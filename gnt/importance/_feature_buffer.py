@@ -22,7 +22,7 @@ from gnt.importance._tap_features import GroupFeatures, TapFeatures
 from gnt.importance._validation import check_feature_count, check_features, missing_features
 from gnt.units import CONV_LAYERS, Slot, UnitGroup
 
-_NOT_COPIED = ("taps", "_other_layouts", "_subscriptions")
+_NOT_COPIED = ("taps", "_all_taps", "_other_layouts", "_subscriptions")
 
 
 class FeatureBuffer:
@@ -58,6 +58,7 @@ class FeatureBuffer:
         if self._gradients:
             note_scale_for(self)
         self._subscriptions: list[Subscription] = []
+        self._all_taps: Sequence[TapFeatures]
         consumers = [_consumers(group, slot) for group, slot in self._readers]
         self.taps: Sequence[TapFeatures] = [
             TapFeatures(group.name, several_consumers=len(slots) > 1, gradients=bool(self._gradients))
@@ -65,6 +66,7 @@ class FeatureBuffer:
         ]
         # consumers of a tap whose input holds the units at other positions than that of its first consumer
         self._other_layouts: list[tuple[int, Slot, TapFeatures]] = []
+        self._all_taps = self.taps
         if self._closed or not self._record:
             return
         for number, ((group, first), slots) in enumerate(zip(self._readers, consumers, strict=True)):
@@ -76,12 +78,10 @@ class FeatureBuffer:
                     tap = TapFeatures(group.name, gradients=bool(self._gradients))
                     self._other_layouts.append((number, slot, tap))
                     self._subscriptions += subscribe(tap, [slot.module], producers)
+        if self._other_layouts:
+            self._all_taps = [*self.taps, *(tap for *_, tap in self._other_layouts)]
         watch_hooks()
         weakref.finalize(self, _remove, self._subscriptions)
-
-    @property
-    def _all_taps(self) -> Sequence[TapFeatures]:
-        return [*self.taps, *(tap for *_, tap in self._other_layouts)] if self._other_layouts else self.taps
 
     def take(self, features: Features | None = None, *, none_is_error: bool = True) -> FeatureBatch:
         """Return the features recorded since the last call, or the given ones, and forget what was recorded.
@@ -97,10 +97,12 @@ class FeatureBuffer:
                 backward was run, so that the forward may have failed half way; or the buffer is closed.
             TypeError, ValueError: features that do not fit the groups.
         """
-        self.check_open()
+        if self._closed:
+            self.check_open()
         taps = self._all_taps
         only_trained = features is None and (self._only_trained or any(tap.trained for tap in taps))
-        self._check_gradients(taps, given=features is not None)
+        if self._gradients and features is None:
+            self._check_gradients(taps)
         may_be_partial = only_trained or not none_is_error or any(tap.unmarked for tap in taps if tap.waiting)
         per_tap = [tap.take(only_trained=only_trained) for tap in self.taps]
         others: OtherLayouts = {}
@@ -136,10 +138,8 @@ class FeatureBuffer:
                 raise ValueError(f"features of group {name!r} have no samples, but those of other groups have")
         return batch
 
-    def _check_gradients(self, taps: Sequence[TapFeatures], *, given: bool) -> None:
-        """Raise RuntimeError, and keep what was recorded, if the measure reads gradients and there cannot be any."""
-        if not self._gradients or given:
-            return
+    def _check_gradients(self, taps: Sequence[TapFeatures]) -> None:
+        """Raise RuntimeError, and keep what was recorded, if there cannot be the gradients that the measure reads."""
         compiled = next((tap.group for tap in taps if tap.compiled), None)
         if compiled is not None:
             raise RuntimeError(

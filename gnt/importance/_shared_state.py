@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
+from operator import attrgetter, is_
 from types import MappingProxyType
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from gnt._kernels import load
 from gnt.importance._running_averages import RunningAverages, age_correction
 
+_UPDATES, _UTILITY = attrgetter("updates"), attrgetter("utility")
 _NOTHING: Mapping[int, Sequence[int]] = MappingProxyType({})
 
 
@@ -52,7 +54,7 @@ class SharedState:
         self._measured_features, self.all_utilities = self._split(self.measured)
         self.means: list[Tensor] = []
         self.utilities: list[Tensor] = []
-        self.shared_views: list[tuple[RunningAverages, Tensor]] = []  # to find out that a state's tensors were replaced
+        self._views: list[Tensor] = []  # to find out that a state's tensors were replaced
         self._share()
         self._advance_kernel, self._finite_kernel = None, None
         if kernels:
@@ -80,12 +82,17 @@ class SharedState:
             shape, n = state.mean_features.shape, state.num_units
             state.mean_features = self._average_features.narrow(0, feature, shape.numel()).view(shape)
             state.utility = self._average_utilities.narrow(0, unit, n)
-            self.shared_views.append((state, state.utility))
+            self._views.append(state.utility)
             state.born, state.last_active = self.born.narrow(0, unit, n), self.last_active.narrow(0, unit, n)
             state.nonfinite = self._nonfinite.select(0, i)
             self.means.append(self._measured_features.narrow(0, feature, shape.numel()).view(shape))
             self.utilities.append(self.all_utilities.narrow(0, unit, n))
             feature, unit = feature + shape.numel(), unit + n
+
+    @property
+    def is_shared(self) -> bool:
+        """True if the tensors of all states are still views of the ones here."""
+        return all(map(is_, map(_UTILITY, self.states), self._views))
 
     def _group_and_unit(self) -> tuple[Tensor, Tensor]:
         """For each running average the number of its group, and of its unit among all units."""
@@ -110,8 +117,11 @@ class SharedState:
 
     def follow_updates(self) -> None:
         """Find out which states have had fewer updates than the first; called before each update."""
-        first = self.states[0].updates
-        lags = [first - state.updates for state in self.states]
+        updates = [*map(_UPDATES, self.states)]
+        first = updates[0]
+        if self._unit_lags is None and updates.count(first) == len(updates):
+            return
+        lags = [first - each for each in updates]
         if lags != self.lags:
             self.lags = lags
             by_state = zip(self.states, lags, strict=True)

@@ -95,7 +95,13 @@ class TapFeatures:
         pending, settled = self._pending, self._settled
         self._settled, self._pending, self._latest, self.recorded_in_forward, self._count = [], None, None, False, 0
         self.compiled = False
-        if not settled and pending is not None and pending[2] is None:  # one forward, as in most steps
+        # one forward, as in most steps
+        if pending is None and len(settled) == 1:
+            feature, mark = settled[0]
+            if self.gradients and mark is not None:
+                feature.grad = _gradient_of(feature, mark)
+            return [feature]
+        if not settled and pending is not None and pending[2] is None:
             feature, mark, _ = pending
             if not (mark is None or mark.trained or not (only_trained or mark.probed)):
                 return []
@@ -126,7 +132,7 @@ class TapFeatures:
             _, mark, pending = pending
             if mark is not None and mark.trained:
                 return True
-        return any(mark is not None for _, mark in self._settled)
+        return bool(self._settled) and any(mark is not None for _, mark in self._settled)
 
     @property
     def unmarked(self) -> bool:
@@ -142,6 +148,15 @@ class TapFeatures:
         """
         if restarted:
             self._settled = []
+        pending = self._pending
+        if pending is None:
+            return
+        if pending[2] is None:  # one forward, as in most steps
+            feature, mark, _ = pending
+            if mark is None or mark.trained:
+                self._settled.append((feature, mark))
+                self._pending = None
+            return
         entries, self._pending = _entries(self._pending), None
         for feature, mark in entries:
             if mark is None or mark.trained:

@@ -37,15 +37,14 @@ class OwnWeights:
 
     Args:
         modules: the consumer that reads the features, and the producers of the units.
+
+    Attributes:
+        consumer: the weight that reads the features.
     """
 
     def __init__(self, *modules: nn.Module) -> None:
         self._weights = [(module._parameters, module._parameters.get("weight")) for module in modules]
-
-    @property
-    def consumer(self) -> Tensor | None:
-        """The weight that reads the features."""
-        return self._weights[0][1]
+        self.consumer: Tensor | None = self._weights[0][1]
 
     @property
     def all(self) -> list[Tensor]:
@@ -68,6 +67,7 @@ class OwnWeights:
                 if _in_functional_call():
                     return False
                 self._weights = [(parameters, parameters.get("weight")) for parameters, _ in self._weights]
+                self.consumer = self._weights[0][1]
                 break
         return feature.__class__ is Tensor or not _is_fake(feature) or _is_fake(self.consumer)
 
@@ -102,24 +102,26 @@ class BackwardMark:
         gradient: the gradient of the loss so far, if it is kept.
     """
 
-    __slots__ = ("_before", "_keeps_gradient", "_own", "gradient", "probed", "trained")
+    __slots__ = ("_before", "_further", "_keeps_gradient", "_own", "gradient", "probed", "trained")
 
     def __init__(self, feature: Tensor, own: OwnWeights, keeps_gradient: bool = False) -> None:
         self.trained = self.probed = False
         self.gradient: Tensor | None = None
-        self._keeps_gradient = keeps_gradient
-        self._own = [own]
-        self._before = [_grad_version(own.consumer)]
-        self._register(feature)
+        self._keeps_gradient, self._own = keeps_gradient, own
+        self._further: list[tuple[OwnWeights, tuple[int, int] | None]] | None = None
+        weight = own.consumer
+        grad = None if weight is None else weight.grad
+        self._before = None if grad is None else (id(grad), grad._version)
+        node = feature.grad_fn
+        if node is None or feature._backward_hooks is not None:
+            self._register(feature)
+        else:  # as Tensor.register_hook does, in a fifth of the time
+            feature._backward_hooks = OrderedDict({-1: self})
+            node._register_hook_dict(feature)
 
     def _register(self, feature: Tensor) -> None:
-        if feature._backward_hooks is None and feature.grad_fn is not None:
-            # as Tensor.register_hook does, in a fifth of the time
-            feature._backward_hooks = OrderedDict({-1: self})
-            feature.grad_fn._register_hook_dict(feature)
-        else:
-            register: Callable[..., Any] = feature.register_hook
-            register(self)
+        register: Callable[..., Any] = feature.register_hook
+        register(self)
 
     def add_reader(self, own: OwnWeights, view: Tensor | None = None) -> None:
         """Note that a further consumer reads the same value.
@@ -128,31 +130,42 @@ class BackwardMark:
             own: the weights of this consumer and of the producers.
             view: the view of the value that this consumer reads, if gradients are kept.
         """
-        if own not in self._own:
-            self._own.append(own)
-            self._before.append(_grad_version(own.consumer))
+        if own is not self._own and own not in self._all_own:
+            self._further = [*(self._further or ()), (own, _grad_version(own.consumer))]
             if view is not None:
                 self._register(view)
+
+    @property
+    def _all_own(self) -> list[OwnWeights]:
+        return [self._own, *(own for own, _ in self._further or ())]
 
     def __call__(self, gradient: Tensor) -> None:
         """The hook of the feature, called when its gradient has arrived."""
         if self._keeps_gradient:
-            # asked for each backward, because not all of them may be backwards of the loss
-            if any(_computes_gradients(own.all) for own in self._own):
+            self._keep(gradient)
+        elif not self.trained:
+            weight = self._own.consumer
+            grad = None if weight is None else weight.grad
+            if grad is not None and (id(grad), grad._version) != self._before:
                 self.trained = True
-                gradient = gradient.detach()
-                self.gradient = gradient if self.gradient is None else self.gradient + gradient
             else:
-                self.probed = self.probed or not self.trained
-            return
-        if self.trained:
-            return
-        for own, before in zip(self._own, self._before, strict=True):
-            after = _grad_version(own.consumer)
-            if after is not None and after != before:
-                self.trained = True
-                return
-        self.trained = any(_computes_gradients(own.all) for own in self._own)
+                self._ask()
+
+    def _keep(self, gradient: Tensor) -> None:
+        # asked for each backward, because not all of them may be backwards of the loss
+        if any(_computes_gradients(own.all) for own in self._all_own):
+            self.trained = True
+            gradient = gradient.detach()
+            self.gradient = gradient if self.gradient is None else self.gradient + gradient
+        else:
+            self.probed = self.probed or not self.trained
+
+    def _ask(self) -> None:
+        """Look at the further readers, then ask autograd."""
+        changed = ((_grad_version(own.consumer), before) for own, before in self._further or ())
+        self.trained = any(after is not None and after != before for after, before in changed) or any(
+            _computes_gradients(own.all) for own in self._all_own
+        )
         self.probed = self.probed or not self.trained
 
 

@@ -6,10 +6,9 @@ Before each step the engine checks that these are still what it was built for.
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from gnt.distributed.process_group import Processes, resolve_process_group
+from gnt.distributed.process_group import Processes, is_initialized, resolve_process_group
 from gnt.importance import FeatureBatch, Features, Measure, check_shards
 from gnt.replacement import _process_agreement
 from gnt.replacement._protection import Protection
@@ -120,9 +119,13 @@ class BoundGroups(ChangeableSettings):
     def take(self, features: Features | None = None, *, none_is_error: bool) -> FeatureBatch:
         """`FeatureBuffer.take` after the checks before a step, without the features of frozen groups."""
         self.check_structure()
+        return self.take_checked(features, none_is_error=none_is_error)
+
+    def take_checked(self, features: Features | None = None, *, none_is_error: bool) -> FeatureBatch:
+        """As `take`, right after `check_structure`."""
         batch = self.importance.take(features, none_is_error=none_is_error)
-        if self.frozen:
-            batch.leave_out(self.frozen)
+        if frozen := self.frozen:
+            batch.leave_out(frozen)
         return batch
 
     def check_features(self) -> None:
@@ -133,7 +136,7 @@ class BoundGroups(ChangeableSettings):
     @property
     def has_other_processes(self) -> bool:
         """True if several processes may train this network."""
-        return self.process_group is not False and _distributed()
+        return self.process_group is not False and is_initialized()
 
     def check_structure(self) -> None:
         """Check that the network is still the one that the engine was built for.
@@ -141,15 +144,16 @@ class BoundGroups(ChangeableSettings):
         Raises:
             RuntimeError: a layer or parameter was replaced, or a layer inserted. Nothing is changed.
         """
+        structure = self._structure
         if not isinstance(
             self.groups[0].state, UnitState
         ):  # a learner captures a graph: the network holds other tensors
             return
-        if self._structure is None:  # in a copy
-            self._structure = StructureCheck(self.groups)
-        elif self._structure.is_current:
+        if structure is None:  # in a copy
+            structure = self._structure = StructureCheck(self.groups)
+        elif structure.is_current:
             return
-        self._structure.check(self.optimizer_state.optimizer if self.optimizer_state is not None else None)
+        structure.check(self.optimizer_state.optimizer if self.optimizer_state is not None else None)
         self.structure_changed()
 
     @property
@@ -190,7 +194,3 @@ class BoundGroups(ChangeableSettings):
                 self._processes, self.groups, settings, self.slot_inits, (self.generator, self.host_generator)
             )
         return self._processes
-
-
-def _distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()

@@ -99,6 +99,7 @@ class OptimizerHooks:
         self._state_to_load: CheckedState | None = None
         self._watches: GroupWatches | None = None
         self._steps_without_features = 0
+        self._checked = False  # the structure, before the step that is running
         self.watch_backward()  # first, so that no hook of the optimizer is left behind if it fails
         self._handles = register_hooks(
             optimizer,
@@ -190,15 +191,19 @@ class OptimizerHooks:
     @not_compiled
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self.engine.check_structure()
+        self._checked = True
 
     @not_compiled
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        checked, self._checked = self._checked, False
         if step_was_skipped(optimizer):
             self.engine.discard()
             self.engine.replaced = self.engine.no_units()
             return
         if self._watches is not None:
             self._watches.drop_abandoned()
+        if not checked:
+            self.engine.check_structure()
         if self.engine.step_recorded():
             self._steps_without_features = 0
         else:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gnt._utils.generators import new_generator
+from gnt._utils.no_grad import no_grad
 from gnt.distributed.process_group import Processes
 from gnt.importance import (
     FeatureBatch,
@@ -104,13 +105,14 @@ class EngineCore(BoundGroups):
         self.selected: list[Tensor] = []
         self._processes: Processes | None = None
 
-    @torch.no_grad()
+    @no_grad
     def step_with(self, features: FeatureBatch) -> list[Tensor]:
         """Update, select and replace -> indices of the replaced units for each group."""
         if self.updates == 0 and self.optimizer_state is not None:
             # the state exists now: report at once, not at the first replacement
             self.optimizer_state.check(self.groups)
-        self.read_protection()
+        if self.protect is not None:
+            self.read_protection()
         if not self.update_with(features):
             self.replaced = self.no_units()
             self.selected = []
@@ -118,8 +120,11 @@ class EngineCore(BoundGroups):
         return self._select_and_replace()
 
     def step_recorded(self) -> bool:
-        """A step with what was recorded; False if that is nothing, in all processes. For an attached engine."""
-        features = self.take(none_is_error=False)
+        """A step with what was recorded; False if that is nothing, in all processes. For an attached engine.
+
+        `check_structure` must have been called before the optimizer's step.
+        """
+        features = self.take_checked(none_is_error=False)
         if features.recorded_nothing is not None and not self.has_other_processes:
             self.replaced = self.no_units()
             return False
@@ -142,7 +147,7 @@ class EngineCore(BoundGroups):
 
     def _select_and_replace(self) -> list[Tensor]:
         self.replaced = self.select_due()
-        if any(map(len, self.replaced)):
+        if any(units.numel() for units in self.replaced):
             self.replace_units(self.replaced, [None] * len(self.groups), selected=True)
         else:
             self.selected = []
@@ -221,14 +226,13 @@ class EngineCore(BoundGroups):
         None in groups that took no part in the update, or with a frozen weight.
         """
         new, self.counted = self.counted != self.updates, self.updates
-        left_out = self.frozen | self.absent
+        left_out, selected = self.frozen | self.importance.absent, []
         if new:
             self.protection.after_update(left_out)
-        self.selected = [
-            self.select_in(group) if new and number not in left_out else group.state.no_units
-            for number, group in enumerate(self.groups)
-        ]
-        return list(self.selected)
+        for number, group in enumerate(self.groups):
+            selected.append(self.select_in(group) if new and number not in left_out else group.state.no_units)
+        self.selected = selected
+        return [*selected]
 
     def select_in(self, group: UnitGroup) -> Tensor:
         """Indices of the units of one group that are due."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from operator import attrgetter, is_, methodcaller
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from gnt._utils.stack_level import user_level
 from gnt.distributed import dtensor
 from gnt.units._group import UnitGroup
 from gnt.units._slot import Slot
+
+_TRAINED_AND_SHAPE, _VALUES = attrgetter("requires_grad", "shape"), methodcaller("values")
 
 REMEDY = (
     "call rebind(layers) of the engine (of CBPSGD, CBPAdam and CBPAdamW it is optimizer.gnt; a CBP layer has a rebind "
@@ -59,31 +62,27 @@ class StructureCheck:
         self._parameters: list[tuple[dict[str, Any], str, Tensor | None]] = [
             (slot.module._parameters, key, slot.module._parameters[key]) for _, slot, key in self._owners
         ]
-        self._set_weights()
+        self._note()
 
-    def _set_weights(self) -> None:
-        """Note shapes and ``requires_grad`` of the weights as they are."""
+    def _note(self) -> None:
+        """Note what `is_current` compares, as it is now: without Python code for each of its parts."""
+        self._children = [children for children, _ in self._complete]
+        self._expected_children = [expected for _, expected in self._complete]
+        entries: list[tuple[dict[str, Any], str, Any]] = [*self._chains, *self._parameters]
+        self._holders, self._names, self._held = ([*column] for column in zip(*entries, strict=True))
         self._weights = [
             parameter for parameters, key, parameter in self._parameters if key == "weight" and parameter is not None
         ]
-        self._shapes = [weight.shape for weight in self._weights]
-        self._trained = [weight.requires_grad for weight in self._weights]
+        self._described = [*map(_TRAINED_AND_SHAPE, self._weights)]
 
     @property
     def is_current(self) -> bool:
         """True if nothing has changed since the latest call of `check`."""
-        for children, expected in self._complete:
-            if [*children.values()] != expected:
-                return False
-        for children, name, child in self._chains:
-            if children.get(name) is not child:
-                return False
-        for parameters, key, parameter in self._parameters:
-            if parameters.get(key) is not parameter:
-                return False
-        if [weight.requires_grad for weight in self._weights] != self._trained:
-            return False
-        return [weight.shape for weight in self._weights] == self._shapes
+        return (
+            all(map(is_, map(dict.get, self._holders, self._names), self._held))
+            and [*map(_TRAINED_AND_SHAPE, self._weights)] == self._described
+            and [*map(list, map(_VALUES, self._children))] == self._expected_children
+        )
 
     def check(self, optimizer: Optimizer | None) -> None:
         """Find out what has changed; a parameter that the optimizer holds may take the place of another one.
@@ -106,12 +105,12 @@ class StructureCheck:
             if now is None or before is None or now.shape != before.shape or id(now) not in held:
                 self._refuse(_parameter_change(slot, key, before, now, optimizer), group)
             self._parameters[i] = parameters, key, now
-        for weight, shape in zip(self._weights, self._shapes, strict=True):
+        for weight, (_, shape) in zip(self._weights, self._described, strict=True):
             if weight.shape != shape:
                 group, slot = next((g, s) for g, s, key in self._owners if s.module._parameters.get(key) is weight)
                 change = f"the weight of {_name(slot)} has shape {tuple(weight.shape)}, it had {tuple(shape)}"
                 self._refuse(change, group)
-        self._set_weights()
+        self._note()
         if self._replaces:
             self.find_frozen()
 

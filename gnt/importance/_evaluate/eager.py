@@ -40,7 +40,8 @@ class EagerEvaluation:
         """
         self._reduce_features(features)
         for means in self._layout.weights:
-            self._reduce_weight(means.module.weight, means)  # type: ignore[arg-type]
+            weight = means.module._parameters.get("weight")
+            self._reduce_weight(means.module.weight if weight is None else weight, means)  # type: ignore[arg-type]
         if self._layout.uniform:
             layout = self._layout
             self._combine(layout.feature, layout.outgoing, layout.incoming, 1, self._shared.all_utilities)
@@ -50,25 +51,27 @@ class EagerEvaluation:
 
     def _reduce_features(self, features: Sequence[Tensor | None]) -> None:
         """Mean features, and mean |h| (or, for mean-corrected measures, mean |h - f^|) of each position."""
-        pairs = [(f, group) for f, group in zip(features, self._layout.simple, strict=True) if f is not None]
-        groups = [group for _, group in pairs]
-        arranged = [_arrange(feature, group) for feature, group in pairs]
-        for feature, group in zip(arranged, groups, strict=True):
+        arranged: list[tuple[Tensor, GroupLayout]] = []
+        for given, group in zip(features, self._layout.simple, strict=True):
+            if given is None:
+                continue
+            feature = given if group.spatial == 0 and given.ndim == 2 else _arrange(given, group)
             samples = (0, 2) if feature.ndim == 3 else 0
             if group.block == 1:
                 torch.mean(feature, samples, out=group.mean)
             else:
                 torch.mean(feature.mean(samples).view(-1, group.block), 1, out=group.mean)
-        if not self._feature:
-            return
-        centers = self._shared.centers() if self._centered else []
-        for feature, group in zip(arranged, groups, strict=True):
             if self._centered:
-                center = centers[group.number].view(-1)
-                center = center.repeat_interleave(group.block) if group.block > 1 else center
-                magnitude = (feature - (center[:, None] if feature.ndim == 3 else center)).abs_()
-            else:
-                magnitude = feature.abs()
+                arranged.append((feature, group))
+            elif self._feature:
+                torch.mean(feature.abs(), samples, out=group.feature)
+        if not arranged:
+            return
+        centers = self._shared.centers()
+        for feature, group in arranged:
+            center = centers[group.number].view(-1)
+            center = center.repeat_interleave(group.block) if group.block > 1 else center
+            magnitude = (feature - (center[:, None] if feature.ndim == 3 else center)).abs_()
             torch.mean(magnitude, (0, 2) if feature.ndim == 3 else 0, out=group.feature)
 
     def _reduce_weight(self, weight: Tensor, means: WeightMeans) -> None:
@@ -115,7 +118,7 @@ class EagerEvaluation:
             utility = torch.mul(feature, outgoing, out=None if self._incoming or block > 1 else out)
         else:
             utility = feature if self._feature else outgoing if self._outgoing else torch.ones_like(incoming)
-        if len(utility) > len(out):
+        if block > 1 and utility.numel() > out.numel():
             utility = utility.view(-1, block).mean(1)
         if self._incoming:
             utility = torch.div(utility, incoming.clamp_min(torch.finfo(incoming.dtype).eps), out=out)
@@ -127,5 +130,5 @@ def _arrange(feature: Tensor, group: GroupLayout) -> Tensor:
     """(samples, positions), or (samples, positions, sites) for a convolution."""
     spatial = group.spatial
     if spatial == 0:
-        return feature if feature.ndim == 2 else feature.reshape(-1, feature.shape[-1])
+        return feature.reshape(-1, feature.shape[-1])
     return feature.reshape(-1, feature.shape[-spatial - 1], feature.shape[-spatial:].numel())

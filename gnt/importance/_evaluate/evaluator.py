@@ -187,7 +187,7 @@ class _SharedPart:
                 return False
             if weight.dtype is not self._dtype and torch.promote_types(weight.dtype, torch.float32) != self._dtype:
                 return False
-        return all(state.utility is view for state, view in self.shared.shared_views)
+        return self.shared.is_shared
 
     def numbered(
         self, absent: Collection[int], absent_taps: Mapping[int, Sequence[int]]
