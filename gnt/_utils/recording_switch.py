@@ -13,19 +13,14 @@ class _Switch(threading.local):
     pauses = 0  # number of `pause_recording` contexts that are active in this thread
 
 
-_switch = _Switch()
-
-
-def is_paused() -> bool:
-    """True inside `pause_recording` of this thread."""
-    return _switch.pauses > 0
+switch = _Switch()
 
 
 @contextlib.contextmanager
 def pause_recording() -> Iterator[None]:
     """Record no features of any forward of this thread inside this context; contexts may be nested."""
-    _switch.pauses += 1
+    switch.pauses += 1
     try:
         yield
     finally:
-        _switch.pauses -= 1
+        switch.pauses -= 1

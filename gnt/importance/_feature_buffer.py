@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 from torch import Tensor
@@ -22,6 +23,7 @@ from gnt.importance._tap_features import GroupFeatures, TapFeatures
 from gnt.importance._validation import check_feature_count, check_features, missing_features
 from gnt.units import CONV_LAYERS, Slot, UnitGroup
 
+_KIND, _TRAINED = attrgetter("shape", "dtype", "device"), attrgetter("trained")
 _NOT_COPIED = ("taps", "_all_taps", "_other_layouts", "_subscriptions")
 
 
@@ -100,7 +102,7 @@ class FeatureBuffer:
         if self._closed:
             self.check_open()
         taps = self._all_taps
-        only_trained = features is None and (self._only_trained or any(tap.trained for tap in taps))
+        only_trained = features is None and (self._only_trained or any(map(_TRAINED, taps)))
         if self._gradients and features is None:
             self._check_gradients(taps)
         may_be_partial = only_trained or not none_is_error or any(tap.unmarked for tap in taps if tap.waiting)
@@ -117,8 +119,9 @@ class FeatureBuffer:
         kinds: list[Any] = []
         nothing: str | None = None
         for each in per_tap:
-            kinds.append(kind := _kind(each))
-            plain.append(each[0] if kind is not None and each[0].numel() else None)
+            feature = each[0] if len(each) == 1 and each[0].__class__ is Tensor else None
+            kinds.append(None if feature is None else _KIND(feature))
+            plain.append(feature if feature is not None and feature.numel() else None)
         if kinds != self._checked or others:
             if features is None and not all(per_tap):
                 recorded_by_tap = [bool(each) or number in others for number, each in enumerate(per_tap)]
@@ -245,12 +248,9 @@ def _remove(subscriptions: Sequence[Subscription]) -> None:
         subscription.remove()
 
 
-def _kind(features: Sequence[Any]) -> tuple[Any, ...] | None:
+def _kind(features: Sequence[Any]) -> Any:
     """Shape, dtype and device of the only feature, if it is a plain tensor; otherwise None."""
-    if len(features) != 1 or features[0].__class__ is not Tensor:
-        return None
-    feature = features[0]
-    return feature.shape, feature.dtype, feature.device
+    return _KIND(features[0]) if len(features) == 1 and features[0].__class__ is Tensor else None
 
 
 def _consumers(group: UnitGroup, tap: Slot) -> list[Slot]:

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from gnt._utils.recording_switch import is_paused
+from gnt._utils.recording_switch import switch
 from gnt.importance._tap_features import TapFeatures
-from gnt.importance._training_forwards import BackwardMark, OwnWeights, in_backward
+from gnt.importance._training_forwards import BackwardMark, OwnWeights
 
 
 def record(
@@ -45,9 +45,9 @@ def record(
         record_compiled(taps, feature)
         return None
     node = feature if node is None else node
-    if is_paused() or not own.are_used_by(node):
+    if switch.pauses or not own.are_used_by(node):
         return None
-    recomputed, differentiable = in_backward(), node.requires_grad
+    recomputed, differentiable = torch._C._current_graph_task_id() != -1, node.requires_grad
     value = mark = view = None
     if gradients and differentiable:
         node = view = node.view_as(node)

@@ -81,7 +81,8 @@ class RunningImportance:
 
     def take(self, features: Features | None = None, *, none_is_error: bool) -> FeatureBatch:
         """Check the recorded (or given) features and take them; `FeatureBuffer.take`."""
-        self.follow_network()
+        if self.evaluator.follow_network():
+            self.feature_buffer.recheck()
         batch = self.feature_buffer.take(features, none_is_error=none_is_error)
         self._others.features_taken = True
         return batch

@@ -146,7 +146,8 @@ class BackwardMark:
         elif not self.trained:
             weight = self._own.consumer
             grad = None if weight is None else weight.grad
-            if grad is not None and (id(grad), grad._version) != self._before:
+            before = self._before
+            if grad is not None and (before is None or (id(grad), grad._version) != before):
                 self.trained = True
             else:
                 self._ask()

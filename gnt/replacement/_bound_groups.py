@@ -114,15 +114,11 @@ class BoundGroups(ChangeableSettings):
 
         With several processes it is no error that this one has none: the others may have.
         """
+        self.check_structure()
         return self.take(features, none_is_error=not self.has_other_processes)
 
     def take(self, features: Features | None = None, *, none_is_error: bool) -> FeatureBatch:
-        """`FeatureBuffer.take` after the checks before a step, without the features of frozen groups."""
-        self.check_structure()
-        return self.take_checked(features, none_is_error=none_is_error)
-
-    def take_checked(self, features: Features | None = None, *, none_is_error: bool) -> FeatureBatch:
-        """As `take`, right after `check_structure`."""
+        """`FeatureBuffer.take` without the features of frozen groups, after `check_structure`."""
         batch = self.importance.take(features, none_is_error=none_is_error)
         if frozen := self.frozen:
             batch.leave_out(frozen)

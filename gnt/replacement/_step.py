@@ -124,7 +124,7 @@ class EngineCore(BoundGroups):
 
         `check_structure` must have been called before the optimizer's step.
         """
-        features = self.take_checked(none_is_error=False)
+        features = self.take(none_is_error=False)
         if features.recorded_nothing is not None and not self.has_other_processes:
             self.replaced = self.no_units()
             return False
@@ -147,7 +147,7 @@ class EngineCore(BoundGroups):
 
     def _select_and_replace(self) -> list[Tensor]:
         self.replaced = self.select_due()
-        if any(units.numel() for units in self.replaced):
+        if any(map(Tensor.numel, self.replaced)):
             self.replace_units(self.replaced, [None] * len(self.groups), selected=True)
         else:
             self.selected = []
