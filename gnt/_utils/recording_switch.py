@@ -16,6 +16,11 @@ class _Switch(threading.local):
 switch = _Switch()
 
 
+def is_paused() -> bool:
+    """True inside `pause_recording` of this thread."""
+    return switch.pauses > 0
+
+
 @contextlib.contextmanager
 def pause_recording() -> Iterator[None]:
     """Record no features of any forward of this thread inside this context; contexts may be nested."""

@@ -20,6 +20,7 @@ from gnt.importance._evaluate.means_layout import WeightMeans
 from gnt.importance._feature_batch import FeatureBatch, Features
 from gnt.importance._feature_buffer import FeatureBuffer
 from gnt.importance._feature_recording import is_recording_hook, record, record_compiled
+from gnt.importance._gradient_scale import check_grad_scaler
 from gnt.importance._gradient_signals import GRADIENT_SIGNALS
 from gnt.importance._importance import Importance
 from gnt.importance._measure_registry import (
@@ -65,6 +66,7 @@ __all__ = [
     "average_over_processes",
     "check_attribution",
     "check_feature",
+    "check_grad_scaler",
     "check_measured",
     "check_shards",
     "compute_measure",

@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gnt._utils.dynamo import watch_hooks
 from gnt.importance._feature_batch import FeatureBatch, Features, OtherLayouts
 from gnt.importance._feature_recording import Subscription, subscribe
-from gnt.importance._gradient_scale import note_scale_for
+from gnt.importance._gradient_scale import note_scale_for, scale_of
 from gnt.importance._tap_features import GroupFeatures, TapFeatures
 from gnt.importance._validation import check_feature_count, check_features, missing_features
 from gnt.units import CONV_LAYERS, Slot, UnitGroup
@@ -45,15 +46,24 @@ class FeatureBuffer:
     Attributes:
         taps: the features of each tap; a group has one tap for each different value that its consumers read.
         gradient_scale: the scale of a GradScaler by which the waiting gradients are larger than those of the loss.
+        grad_scaler: a GradScaler that has scaled the loss, also if it does not call the optimizer's step.
     """
 
-    def __init__(self, groups: Sequence[UnitGroup], *, record: bool, gradients: str = "") -> None:
+    def __init__(
+        self,
+        groups: Sequence[UnitGroup],
+        *,
+        record: bool,
+        gradients: str = "",
+        grad_scaler: torch.amp.GradScaler | None = None,
+    ) -> None:
         self._groups, self._record, self._gradients = groups, record, gradients
         self._readers = [(group, slot) for group in groups for slot in group.taps]
         self._checked: list[Any] = []  # shape, dtype and device of the features that were checked last
         self._closed = False
         self._only_trained = bool(gradients)
         self.gradient_scale: Tensor | None = None
+        self.grad_scaler = grad_scaler
         self._start()
 
     def _start(self) -> None:
@@ -133,6 +143,8 @@ class FeatureBuffer:
                 check_features([recorded], [(self._readers[number][0], slot)], given=False)
             self._checked = kinds if None not in kinds else []
         scale, self.gradient_scale = self.gradient_scale, None
+        if scale is None and self.grad_scaler is not None and self._gradients:
+            scale = scale_of(self.grad_scaler)  # no optimizer has stepped
         batch = FeatureBatch(self._groups, per_tap, plain, others, nothing, scale)
         if any(each is None for each in plain):  # None in plain would compare tensors
             batch.find_absent()
@@ -201,7 +213,7 @@ class FeatureBuffer:
 
     def rebound(self, groups: Sequence[UnitGroup]) -> FeatureBuffer:
         """A buffer of the same kind for other groups; this one is closed."""
-        other = FeatureBuffer(groups, record=self._record, gradients=self._gradients)
+        other = FeatureBuffer(groups, record=self._record, gradients=self._gradients, grad_scaler=self.grad_scaler)
         other._only_trained = self._only_trained
         self.close()
         return other

@@ -2,8 +2,8 @@
 
 A GradScaler multiplies the loss by its scale before the backward, and divides the gradients of parameters by it before
 the optimizer's step. Gradients of features stay scaled, so the scale is noted when the scaler calls the step: it may
-change right after it. This does not wait for the device. The gradients of a loop that divides them and calls the
-optimizer's step itself are not recognised as scaled.
+change right after it. This does not wait for the device. The scaler of a loop that divides the gradients of parameters
+and calls the optimizer's step itself cannot be found; such a loop names it.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ class HoldsGradients(Protocol):
 
     Attributes:
         gradient_scale: 0-d, by which they are larger than those of the loss; None: they are not.
+        grad_scaler: a GradScaler that has scaled the loss, also if it does not call the optimizer's step.
     """
 
     gradient_scale: Tensor | None
+    grad_scaler: GradScaler | None
 
     def weights(self) -> Iterable[Tensor]:
         """The weights whose optimizer's step comes before the update."""
@@ -49,20 +51,33 @@ def note_scale_for(holder: HoldsGradients) -> None:
 
 @not_compiled
 def _before_any_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    scale = _scale_of_caller() if _holders else None
-    if scale is not None:
+    caller = _calling_scaler() if _holders else None
+    holders = [each for each in _holders if caller is not None or each.grad_scaler is not None]
+    if holders:
         params = {id(param) for options in optimizer.param_groups for param in options["params"]}
-        for holder in list(_holders):
+        for holder in holders:
             if any(id(weight) in params for weight in holder.weights()):
-                holder.gradient_scale = scale
+                holder.gradient_scale = scale_of(caller or holder.grad_scaler)
 
 
-def _scale_of_caller() -> Tensor | None:
-    """A copy of the scale of the GradScaler that is calling the optimizer's step, if one is."""
+def _calling_scaler() -> GradScaler | None:
+    """The GradScaler that is calling the optimizer's step, if one is."""
     frame: Any = sys._getframe(1)
     while frame is not None:
         if frame.f_code is _STEP:
-            scale = frame.f_locals["self"]._scale
-            return scale.detach().clone() if isinstance(scale, Tensor) else None
+            scaler: GradScaler = frame.f_locals["self"]
+            return scaler
         frame = frame.f_back
     return None
+
+
+def scale_of(scaler: GradScaler | None) -> Tensor | None:
+    """A copy of the scale of a GradScaler, without waiting for the device; None if it does not scale."""
+    scale = None if scaler is None else scaler._scale
+    return scale.detach().clone() if isinstance(scale, Tensor) else None
+
+
+def check_grad_scaler(value: Any) -> None:
+    """Raise TypeError for anything but a GradScaler or None."""
+    if value is not None and not isinstance(value, GradScaler):
+        raise TypeError(f"grad_scaler must be a torch.amp.GradScaler or None, got {type(value).__name__}")

@@ -15,6 +15,7 @@ from gnt._utils.validation import check_flags, to_float
 from gnt.distributed.process_group import Processes, resolve_process_group
 from gnt.importance._across_processes import check_shards
 from gnt.importance._feature_batch import FeatureBatch, Features
+from gnt.importance._gradient_scale import check_grad_scaler
 from gnt.importance._measure_registry import find_measure
 from gnt.importance._optimizer_step import AfterOptimizerStep
 from gnt.importance._running_averages import RunningAverages
@@ -53,6 +54,7 @@ class Importance(RunningImportance):
         record: record features by hooks. With False, pass them to `update`.
         process_group: same as for `GnT`: means are over the samples of all processes.
         kernels: same as for `GnT`.
+        grad_scaler: same as for `GnT`.
 
     Attributes:
         groups: tuple of `UnitGroup`, in order, of this object's own; ``group.state`` holds ages and running averages.
@@ -86,6 +88,7 @@ class Importance(RunningImportance):
         record: bool = True,
         process_group: Any = None,
         kernels: bool = False,
+        grad_scaler: torch.amp.GradScaler | None = None,
     ) -> None:
         found = find_measure(measure, "measure")
         if average not in AVERAGES:
@@ -95,6 +98,7 @@ class Importance(RunningImportance):
         if generator is not None and not isinstance(generator, torch.Generator):
             raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
         check_flags(record=record, kernels=kernels)
+        check_grad_scaler(grad_scaler)
         self.average, self.decay_rate, self.process_group = average, float(decay_rate), process_group
         groups = groups_for_engine(layers, None)
         for group in groups:
@@ -108,7 +112,7 @@ class Importance(RunningImportance):
                 over_task=average == "task_mean",
             )
         generator = new_generator(groups[0].incoming[0].weight.device) if generator is None else generator
-        super().__init__(groups, measure, generator, record=record, kernels=kernels)
+        super().__init__(groups, measure, generator, record=record, kernels=kernels, grad_scaler=grad_scaler)
         self.updates = 0
         self._structure: StructureCheck | None = StructureCheck(groups, _REMEDY, replaces=False)
         self._processes: Processes | None = None

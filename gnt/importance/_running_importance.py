@@ -32,6 +32,7 @@ class RunningImportance:
         generator: generator for measures that draw random numbers.
         record: record features by hooks.
         kernels: use the C++ kernels for networks on the CPU.
+        grad_scaler: a GradScaler that scales the loss and does not call the optimizer's step.
 
     Attributes:
         measure: the measure.
@@ -43,13 +44,20 @@ class RunningImportance:
     signals_type: ClassVar[type[Signals]] = Signals
 
     def __init__(
-        self, groups: tuple[UnitGroup, ...], name: str, generator: Any, *, record: bool, kernels: bool
+        self,
+        groups: tuple[UnitGroup, ...],
+        name: str,
+        generator: Any,
+        *,
+        record: bool,
+        kernels: bool,
+        grad_scaler: torch.amp.GradScaler | None = None,
     ) -> None:
         self.groups, self.name, self.generator = groups, name, generator
         self.measure: Measure = find_measure(name)
         self.evaluator = Evaluator(groups, self.measure, name, kernels=kernels)
         gradients = name if self.measure.reads_feature_gradients else ""
-        self.feature_buffer = FeatureBuffer(groups, record=record, gradients=gradients)
+        self.feature_buffer = FeatureBuffer(groups, record=record, gradients=gradients, grad_scaler=grad_scaler)
         self.absent: frozenset[int] = frozenset()
         self._kernels = kernels
         self._others = ReplacedByOthers()

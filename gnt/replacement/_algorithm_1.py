@@ -54,7 +54,8 @@ def algorithm_1(
 
     Args:
         layers, optimizer, replacement_rate, maturity_threshold, decay_rate, init, generator: same as for `GnT`.
-        settings: further settings of `GnT`: activation, record, process_group, kernels, bias_init, protect.
+        settings: further settings of `GnT`: activation, record, process_group, kernels, bias_init, protect,
+            grad_scaler.
 
     Raises:
         TypeError: a setting that the algorithm fixes (utility, accumulate, bias_transfer), or an unknown setting.

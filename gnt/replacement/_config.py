@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from gnt._utils.validation import check_flags, to_float
-from gnt.importance import find_measure
+from gnt.importance import check_grad_scaler, find_measure
 from gnt.initialization import BIAS_INITS, Init, check_init, init_name
 from gnt.replacement._protection import checked_protect
 
@@ -20,8 +20,8 @@ from gnt.replacement._protection import checked_protect
 class EngineSettings:
     """The settings of `GnT`, which documents them; checked when created.
 
-    All fields but ``generator`` and ``process_group`` must be the same in all processes that train one network; those
-    with ``repr=True`` are shown by the engine's repr.
+    All fields but ``generator``, ``process_group`` and ``grad_scaler`` must be the same in all processes that train one
+    network; those with ``repr=True`` are shown by the engine's repr.
 
     Raises:
         TypeError: a value of the wrong type.
@@ -41,6 +41,7 @@ class EngineSettings:
     kernels: bool = field(default=False, repr=False)
     bias_init: str = "zero"
     protect: Any = field(default=None, repr=False)
+    grad_scaler: torch.amp.GradScaler | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         # compared as the floats that they become: 1 - Fraction(1, 10**20) is a decay rate of 1.0
@@ -62,6 +63,7 @@ class EngineSettings:
         check_init(self.init)
         if self.bias_init not in BIAS_INITS:
             raise ValueError(f"bias_init must be one of {', '.join(BIAS_INITS)}, got {self.bias_init!r}")
+        check_grad_scaler(self.grad_scaler)
         self.protect = checked_protect(self.protect)
         self.replacement_rate, self.maturity_threshold, self.decay_rate = rate, int(threshold), decay
 

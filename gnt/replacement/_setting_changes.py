@@ -62,6 +62,7 @@ class ChangeableSettings(EngineSettings):
             "generator": self._change_generator,
             "process_group": self._change_process_group,
             "protect": self._change_protect,
+            "grad_scaler": self._change_grad_scaler,
         }
         if name in carry_out:
             carry_out[name](value)
@@ -111,6 +112,9 @@ class ChangeableSettings(EngineSettings):
 
     def _change_process_group(self, process_group: Any) -> None:
         self._processes = None  # before the next step the processes of the new group compare what they have
+
+    def _change_grad_scaler(self, grad_scaler: torch.amp.GradScaler | None) -> None:
+        self.importance.feature_buffer.grad_scaler = grad_scaler
 
     def new_protection(self, protect: Any, groups: Sequence[UnitGroup]) -> Protection:
         """The protection of these groups by ``protect``, not read yet."""

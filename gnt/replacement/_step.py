@@ -93,7 +93,12 @@ class EngineCore(BoundGroups):
         self.optimizer_state = optimizer_state
         self._slowing = None
         self.importance = self.importance_type(
-            groups, self.utility, self.generator, record=record, kernels=self.kernels
+            groups,
+            self.utility,
+            self.generator,
+            record=record,
+            kernels=self.kernels,
+            grad_scaler=settings.grad_scaler,
         )
         self._followers = Followers()
         self._structure: StructureCheck | None = StructureCheck(groups)

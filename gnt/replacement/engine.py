@@ -75,6 +75,9 @@ class GnT(AttachedEngine):
             the replacement rate applies to the eligible units that are not protected. Others are ranked by
             u^ / (1 - p), with u^ the corrected utility. "top:0.2" protects the 20% of highest running importance, as
             `gnt.protection.TopUnits` does, which has more settings.
+        grad_scaler: the ``torch.amp.GradScaler`` of a loop that calls ``scaler.unscale_(optimizer)`` and then
+            ``optimizer.step()`` itself, for measures that read gradients of features, which are divided by its scale at
+            the optimizer's step. A GradScaler whose ``step(optimizer)`` is called is found without this.
 
     Attributes:
         groups: tuple of `UnitGroup`, in order; ``group.state`` holds ages, running averages and accumulator.
@@ -127,6 +130,7 @@ class GnT(AttachedEngine):
         bias_init: str = EngineSettings.bias_init,
         follow: Sequence[Any] = (),
         protect: Protect = None,
+        grad_scaler: torch.amp.GradScaler | None = None,
     ) -> None:
         settings = EngineSettings(
             replacement_rate,
@@ -142,6 +146,7 @@ class GnT(AttachedEngine):
             kernels,
             bias_init,
             protect,
+            grad_scaler,
         )
         check_flags(record=record)
         groups = groups_for_engine(layers, activation)

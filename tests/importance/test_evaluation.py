@@ -208,3 +208,16 @@ def test_missing_compiler_error_names_the_remedy(monkeypatch) -> None:
             gnt.GnT(mlp(5, 6, 3), kernels=True)
     finally:
         gnt._kernels.load.cache_clear()
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+def test_the_means_over_one_sample_and_one_output_are_the_values(kernels) -> None:
+    net = mlp(4, 3, 1)
+    nn.init.constant_(net[2].weight, -0.5)
+    engine = gnt.GnT(net, decay_rate=0.0, replacement_rate=0.0, kernels=kernels, record=False)
+    h = torch.tensor([[0.5, -2.0, 0.0]])
+    engine.update([h])
+    state = engine.groups[0].state
+    assert torch.equal(state.mean_feature, h[0])
+    assert torch.equal(state.utility, h[0].abs() * 0.5)
+    assert state.last_active.tolist() == [1, 1, 0]

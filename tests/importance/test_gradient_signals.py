@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import gnt
-from gnt.importance import MEASURES
+from gnt.importance import MEASURES, Importance
 from gnt.units import UnitGroup
 from tests.helpers.small_runs import batch, mlp
 from tests.twins import gradients as twins
@@ -308,15 +308,20 @@ def test_a_measure_may_read_only_the_gradients_that_it_declares():
 
 
 @pytest.mark.parametrize("attached", [True, False])
-@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("fused", [True, False, "unscaled by the loop"])
 @pytest.mark.parametrize("utility", ["gradient", "gradient_activation", "replacement_cost"])
 def test_gradients_are_those_of_the_loss_without_the_scale_of_a_grad_scaler(utility, fused, attached):
     """The scale doubles after each step, before an engine that is not attached makes its update."""
     states = []
     for scaler in (None, torch.amp.GradScaler("cpu", init_scale=512.0, growth_factor=2.0, growth_interval=1)):
         net = mlp(4, 3, 2)
-        optimizer = torch.optim.SGD(net.parameters(), lr=0.1, fused=fused)
-        engine = gnt.GnT(net, optimizer, utility=utility, replacement_rate=0.0, decay_rate=DECAY)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1, fused=fused is True)
+        by_loop = scaler is not None and fused == "unscaled by the loop"
+        given = {"grad_scaler": scaler} if by_loop and attached else {}
+        engine = gnt.GnT(net, optimizer, utility=utility, replacement_rate=0.0, decay_rate=DECAY, **given)
+        if by_loop:
+            engine.grad_scaler = scaler
+        importance = Importance(net, utility, decay_rate=DECAY, grad_scaler=scaler if by_loop else None)
         engine = engine.attach() if attached else engine
         for t in range(3):
             x, y = batch(t)
@@ -327,10 +332,27 @@ def test_gradients_are_those_of_the_loss_without_the_scale_of_a_grad_scaler(util
                 optimizer.step()
             else:
                 scaler.scale(loss).backward()
-                scaler.step(optimizer)
+                if by_loop:
+                    scaler.unscale_(optimizer)
+                    optimizer.step()
+                else:
+                    scaler.step(optimizer)
                 scaler.update()
+            importance.update()
             if not attached:
                 engine.step()
         assert engine.updates == 3
-        states.append(engine.groups[0].state.corrected_utility)
+        states.append((engine.groups[0].state.corrected_utility, importance.values[0]))
     torch.testing.assert_close(*states)
+
+
+def test_the_named_grad_scaler_also_counts_if_no_optimizer_steps():
+    scaler = torch.amp.GradScaler("cpu", init_scale=512.0)
+    engines, (x, y) = [], batch(0)
+    for named in (None, scaler):
+        net = mlp(4, 3, 2)
+        engines.append(gnt.GnT(net, utility="replacement_cost", grad_scaler=named))
+        loss = F.mse_loss(net(x), y)
+        (loss if named is None else scaler.scale(loss)).backward()
+        engines[-1].update()
+    torch.testing.assert_close(*(engine.groups[0].state.utility for engine in engines))

@@ -59,6 +59,9 @@ def test_a_hook_before_the_step_may_change_its_arguments():
     optimizer = with_gradient(AdamGnT)
     optimizer.register_step_pre_hook(lambda optimizer, args, kwargs: ((args[0], lambda: 2.5), kwargs))
     assert optimizer.step() == 2.5
+    optimizer.register_step_pre_hook(lambda optimizer, args, kwargs: 3)
+    with pytest.raises(RuntimeError, match=r"must return None or \(new_args, new_kwargs\), got 3"):
+        optimizer.step()
 
 
 @pytest.mark.parametrize("kind", [AdamGnT, CountingAdam])

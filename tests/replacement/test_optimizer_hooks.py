@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import gnt
+from gnt.units import StructureCheck
 from tests.helpers.small_runs import (
     FREQUENT_REPLACEMENT,
     assert_same,
@@ -280,3 +281,25 @@ def test_a_failed_attach_leaves_no_hook_behind():
     del net[0].weight.register_post_accumulate_grad_hook
     engine.attach()
     assert [name for name in optimizer.state_dict() if name.startswith("gnt")] == ["gnt"]
+
+
+def test_an_attached_step_compares_the_network_once_and_no_tensor_with_another_value(monkeypatch):
+    """Comparing a tensor with None by == takes as long as half a step of a small network."""
+    net = mlp()
+    optimizer = gnt.optim.CBPSGD(net, lr=0.01)
+    checks = []
+    is_current = StructureCheck.is_current.fget
+    monkeypatch.setattr(StructureCheck, "is_current", property(lambda self: checks.append(self) or is_current(self)))
+
+    def refused(*values):
+        raise AssertionError(f"compared: {values}")
+
+    for t in range(2):
+        x, y = batch(t)
+        optimizer.zero_grad()
+        F.mse_loss(net(x), y).backward()
+        with monkeypatch.context() as patched:
+            patched.setattr(torch.Tensor, "__eq__", refused)
+            optimizer.step()
+    assert len(checks) == 2
+    assert optimizer.gnt.updates == 2
