@@ -122,21 +122,28 @@ def _sharded(plan: str, optimizer: str, utility: str, kind: str) -> Any:
 
 
 def refused(folder: Path) -> Any:
-    """The errors for shards that are not supported: of a grouped consumer, and of an engine without process group."""
-    return [_refused(kind) for kind in ("grouped", "no process group")]
+    """The errors for shards that are not supported: of a grouped consumer, of an engine without process group, and of
+    features whose gradients are read.
+    """
+    return [_refused(kind) for kind in ("grouped", "no process group", "sharded features")]
 
 
 def _refused(kind: str) -> Any:
-    layers = [nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1, groups=2 if kind == "grouped" else 1)]
+    layers: list[nn.Module]
+    x, utility = torch.randn(2, 1, 6, 6, dtype=torch.float64), "contribution"
+    if kind == "sharded features":
+        layers, x, utility = [nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2)], x.flatten(0, 2), "replacement_cost"
+    else:
+        layers = [nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1, groups=2 if kind == "grouped" else 1)]
     net = nn.Sequential(*layers).double()
-    fsdp(net)
+    copies(net) if kind == "sharded features" else fsdp(net)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
-    utility = "random" if kind == "grouped" else "contribution"  # "random" reads no weights
+    utility = "random" if kind == "grouped" else utility  # "random" reads no weights
     engine = worker.engine(net, optimizer, utility=utility, process_group=False if kind == "no process group" else None)
-    net(torch.randn(2, 1, 6, 6, dtype=torch.float64)).sum().backward()
+    net(x).sum().backward()
     try:
         optimizer.step()
-    except (TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         return f"{error}; after {engine.updates} updates"
     return "nothing was refused"
 

@@ -15,7 +15,9 @@ from tests.distributed.launch import run_ranks
             2,
             [
                 "fsdp:adam_gnt:adaptable_contribution:mlp",
-                "fsdp:adam:contribution:conv",
+                "fsdp:adam:replacement_cost:conv",
+                "fsdp:sgd:gradient_activation:mlp",
+                "tensor_parallel:sgd:gradient:mlp",
                 "fsdp:adam_gnt:adaptable_contribution:transposed",
                 "hybrid:adam_gnt:contribution:mlp",
                 "tensor_parallel:adam_gnt:adaptable_contribution:mlp",
@@ -48,10 +50,12 @@ def results(tmp_path_factory):
 
 
 def test_unsupported_shards_are_refused_on_all_ranks(results):
-    for grouped, no_group in results["refused"]:
+    for grouped, no_group, sharded_features in results["refused"]:
         assert grouped == "'2' reads the units in 2 groups: its weight cannot be sharded; after 0 updates"
         assert no_group.startswith("0.weight lies in shards on 2 processes, and the engine has 1 of them")
         assert no_group.endswith("after 0 updates")
+        assert sharded_features.startswith("the features of group '0' are sharded (DTensor), and gradients of")
+        assert sharded_features.endswith("after 0 updates")
 
 
 def test_micro_batches_of_a_sharded_network_are_one_update(results):

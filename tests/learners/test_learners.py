@@ -262,10 +262,10 @@ def test_the_signature_lists_the_engine_settings_with_the_defaults_of_gnt():
     signature = inspect.signature(ContinualBackprop).parameters
     ensemble = inspect.signature(gnt.Ensemble).parameters
     engine = inspect.signature(gnt.GnT).parameters
-    passed_on = set(engine) - {"layers", "optimizer", "record", "kernels"}
+    passed_on = set(engine) - {"layers", "optimizer", "record", "kernels", "grad_scaler"}
     assert passed_on < set(signature)
     assert passed_on - {"generator", "process_group", "follow", "protect"} < set(ensemble)
-    assert not {"record", "kernels", "optimizer"} & {*signature, *ensemble}
+    assert not {"record", "kernels", "optimizer", "grad_scaler"} & {*signature, *ensemble}
     assert not {"generator", "process_group", "follow", "protect"} & set(ensemble)
     for name in passed_on:
         assert signature[name].default == engine[name].default
