@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import runpy
+import secrets
 import socket
 import sys
 import traceback
@@ -25,10 +27,7 @@ def run_ranks(scenario: str, folder: Path, *args: Any, ranks: int = 2, dies: boo
     are errors in the processes. If a rank fails or hangs, all are killed. With ``dies`` a rank must fail.
     """
     module, name = scenario.split(".")
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    variables = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
+    variables = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(ranks)}
     processes = [
         fork_server().Process(
             target=_run_rank,
@@ -51,6 +50,15 @@ def run_ranks(scenario: str, folder: Path, *args: Any, ranks: int = 2, dies: boo
     names = [] if dies else name.split("+")
     results = {each: [torch.load(folder / f"{each}-{rank}.pt") for rank in range(ranks)] for each in names}
     return results if len(results) != 1 else results[name]
+
+
+def _free_port() -> int:
+    """Return a port that no process listens to, below those that the system gives to outgoing connections."""
+    while True:
+        port = secrets.choice(range(20_000, 32_000))
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("localhost", port))
+            return port
 
 
 def _run_rank(module: str, arguments: list[str], variables: dict[str, str]) -> None:
