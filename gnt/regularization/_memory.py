@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -117,8 +117,8 @@ class MemoryPenalty(WeightMemory):
             )
         self.backward()
 
-    def _add_gradient(self, scale: Tensor | None) -> None:
-        chosen = self._selection()
+    def _add_gradient(self, scale: Tensor | None, only: Iterable[int] | None = None) -> None:
+        chosen = self._selection() if only is None else sorted(only)
         if chosen:
             lists = [[each[i] for i in chosen] for each in (self.parameters, self._importance, self._anchors)]
             grads = [_dense_grad(each) for each in lists[0]]

@@ -15,6 +15,7 @@ from gnt.regularization._parameters import ModuleOrParameters
 from gnt.regularization._pieces import in_pieces
 from gnt.regularization._quadratic import _dense_grad
 from gnt.regularization._weight_memory import _zeros
+from gnt.regularization._weighted_penalty import add_penalty_gradient
 from gnt.units import copy_slices, fill_slices
 
 
@@ -102,8 +103,7 @@ class SI(MemoryPenalty):
                 "the penalty of this SI was added to the loss and would count twice: leave it out of the loss, or call "
                 "after_backward() instead of backward()"
             )
-        self._record(scale)
-        self._add_gradient(scale)
+        self._record(scale, add=True)
 
     def after_backward(self) -> None:
         """Record the gradients of the task: ``.grad`` without the gradient of the penalty, if that was in the loss.
@@ -124,18 +124,27 @@ class SI(MemoryPenalty):
                     torch._foreach_sub_(grads, terms, alpha=2.0 * self._factor)
 
     @torch.no_grad()
-    def _record(self, scale: Tensor | None) -> None:
+    def _record(self, scale: Tensor | None, add: bool = False) -> None:
+        """Keep gradients and weights; with ``add`` also add the penalty's gradient, while they are in the cache."""
         self._refresh()
         if not self._before:
             self._before = [torch.empty_like(each.detach()) for each in self.parameters]
             self._gradients = [torch.empty_like(each.detach()) for each in self.parameters]
         recorded = [i for i, each in enumerate(self.parameters) if each.requires_grad and each.grad is not None]
-        lists = [[each[i] for i in recorded] for each in (self._gradients, self._before, self.parameters)]
-        for copies, olds, thetas, grads in in_pieces(*lists, [_dense_grad(each) for each in lists[2]]):
-            torch._foreach_copy_(copies, grads)
-            torch._foreach_copy_(olds, thetas)
-            if scale is not None:
-                torch._foreach_div_(copies, scale.to(copies[0].device))
+        penalized = set(self._selection() if add else ())
+        for chosen, acts in ((penalized.intersection(recorded), True), (set(recorded) - penalized, False)):
+            own = [self._gradients, self._before, self.parameters, self._importance, self._anchors]
+            lists = [[each[i] for i in sorted(chosen)] for each in own]
+            for copies, olds, thetas, weights, mus, grads in in_pieces(
+                *lists, [_dense_grad(each) for each in lists[2]]
+            ):
+                torch._foreach_copy_(copies, grads)
+                torch._foreach_copy_(olds, thetas)
+                if scale is not None:
+                    torch._foreach_div_(copies, scale.to(copies[0].device))
+                if acts:
+                    add_penalty_gradient(grads, thetas, weights, mus, self._factor, scale)
+        self._add_gradient(scale, penalized.difference(recorded))
         self._recorded = recorded
 
     @torch.no_grad()
@@ -151,9 +160,9 @@ class SI(MemoryPenalty):
         self._refresh()
         lists = [[each[i] for i in recorded] for each in (self.parameters, self._before, self._gradients, self._path)]
         for thetas, olds, grads, paths in in_pieces(*lists):
-            moves = torch._foreach_sub(thetas, olds)
-            torch._foreach_addcmul_(paths, moves, grads, value=-1.0) if paths[0].dtype == moves[0].dtype else (
-                torch._foreach_sub_(paths, torch._foreach_mul([each.to(paths[0].dtype) for each in moves], grads))
+            torch._foreach_sub_(olds, thetas)  # minus the step; the weights before it are not needed any more
+            torch._foreach_addcmul_(paths, olds, grads) if paths[0].dtype == olds[0].dtype else (
+                torch._foreach_add_(paths, torch._foreach_mul([each.to(paths[0].dtype) for each in olds], grads))
             )
 
     def after_step(self) -> None:
