@@ -278,6 +278,24 @@ def test_heads_without_importance_get_no_gradient() -> None:
     assert all(p.grad is not None for p in net.parameters())
 
 
+def test_si_pulls_back_weights_that_the_loss_of_the_present_task_does_not_reach() -> None:
+    net = make_net()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    si = gnt.SI(net, 0.5).attach(optimizer)
+    train(net, optimizer, range(3))
+    si.consolidate()
+    move(net)
+    expected = [2 * 0.5 * si.importance(p) * (p - mu) for p, mu in zip(net.parameters(), si.anchors, strict=True)]
+    net.zero_grad()
+    net[0](batch(0)[0]).sum().backward()
+    of_loss = gradients(net)
+    si.backward()
+    for found, loss_part, penalty_part in zip(gradients(net), of_loss, expected, strict=True):
+        torch.testing.assert_close(found, (loss_part + penalty_part).detach())
+    assert gradients(net)[4].any()
+    assert not of_loss[4].any()
+
+
 def test_misuse_is_refused() -> None:
     net = make_net()
     optimizer = torch.optim.SGD(net[0].parameters(), lr=0.1)
