@@ -26,7 +26,7 @@ def setting(default: Any, help: str, check: Check, methods: Iterable[str] = (), 
     return dataclasses.field(default=default, metadata=metadata)
 
 
-_CBP = ("continual_backprop", "ewc_cbp", "ewc_cbp_protected", "er_cbp")
+_CBP = ("continual_backprop", "ewc_cbp", "ewc_cbp_protected", "er_cbp", "hat_cbp", "cbp_top")
 _ENGINES = (*_CBP, "algorithm_1")
 _STEP_BY_STEP = ("l2_init", "redo", "algorithm_1")  # they act between the learner's backward and the next step
 

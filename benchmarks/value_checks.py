@@ -94,6 +94,13 @@ def utility_name(text: str) -> str:
     return text
 
 
+def importance_name(text: str) -> str:
+    """Check for the name of a utility measure or of an attribution."""
+    from gnt.importance import ATTRIBUTIONS  # imported here because it imports torch
+
+    return text if text in ATTRIBUTIONS else utility_name(text)
+
+
 def layer_sizes(text: str) -> str:
     """Check for the sizes of hidden layers, such as 300-150."""
     if not re.fullmatch(r"[1-9]\d*(-[1-9]\d*)*", text):

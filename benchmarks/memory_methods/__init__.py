@@ -2,12 +2,14 @@
 
 scenario            what the outputs of the network stand for in each task
 recipes             what a method consists of, by name; a new method is a line here (and a builder in `parts`)
-parts               builders of the parts: penalties, replay, projections
+parts               builders of the parts: penalties, replay, projections, masks
 method              trains a network with the parts of a recipe
 packed              PackNet
 progressive         progressive networks
+task_heads          a network that is told the task, with an output layer for each
+masked              HAT, AdaHAT and FG-AdaHAT
 training            the training loop: after each task a test on all tasks so far
-heads               a network with an output layer for each task
+heads               a network with an output layer for each task, for scenarios in which tasks have outputs of their own
 """
 
 from __future__ import annotations

@@ -27,7 +27,8 @@ class Recipe:
     Attributes:
         parts: names of `benchmarks.memory_methods.parts.PARTS`, in the order in which they act.
         engine: whether units are replaced (continual backprop).
-        protect: the part that tells the engine which units to keep; "" for none.
+        protect: the part that tells the engine which units to keep; "top": none, the share ``held`` of the units, those
+            of highest utility; "" for none.
     """
 
     parts: tuple[str, ...] = ()
@@ -62,7 +63,9 @@ class MemoryMethod:
         if recipe.engine:
             own |= {each: getattr(settings, each) for each in _ENGINE_SETTINGS}
             own["generator"] = stream(seed, "replacements")
-            own |= {"protect": parts[recipe.protect]} if recipe.protect else {}
+            own["layers"] = self._layers(net)
+            parts_and_top = {**parts, "top": f"top:{getattr(settings, 'held', 0)}", "": None}
+            own["protect"] = parts_and_top[recipe.protect]
         kind = gnt.ContinualBackprop if recipe.engine else gnt.Backprop
         self.learner = kind(net, loss=scenario.loss, opt=self._optimizer, step_size=settings.lr, **own)
 
@@ -74,9 +77,17 @@ class MemoryMethod:
         """The network that is trained in place of ``net``."""
         return net
 
+    def _layers(self, net: nn.Module) -> Any:
+        """The layers of the engine; None: those of the network."""
+        return None
+
+    def _task_info(self) -> dict[str, Any]:
+        """What parts are told besides when a task begins."""
+        return {}
+
     def begin_task(self, number: int) -> None:
         """Tell the parts that a task begins."""
-        self.learner.begin_task(task=number)
+        self.learner.begin_task(task=number, **self._task_info())
 
     def end_task(self, number: int, x: Tensor) -> None:
         """Tell the parts that a task has ended, with its images."""

@@ -1,4 +1,4 @@
-"""Builders of the parts of methods: penalties, replay, projections of gradients."""
+"""Builders of the parts of methods: penalties, replay, projections of gradients, masks."""
 
 from __future__ import annotations
 
@@ -79,6 +79,23 @@ def _lwf(given: Given) -> Any:
     return lwf
 
 
+def _masks(given: Given, kind: type[gnt.HAT], **own: Any) -> Any:
+    settings = given.settings
+    shared = {"s_max": settings.s_max, "sparsity": settings.sparsity, "apply": settings.form}
+    generator = stream(given.seed, "masks")
+    return kind(given.net, given.net.groups(), **shared, **own, generator=generator)  # type: ignore[operator]
+
+
+def _ada_hat(given: Given) -> Any:
+    own = {name: getattr(given.settings, name) for name in ("alpha", "epsilon", "variant")}
+    return _masks(given, gnt.AdaHAT, **own)
+
+
+def _fg_ada_hat(given: Given) -> Any:
+    own = {name: getattr(given.settings, name) for name in ("alpha", "importance", "base_linear")}
+    return _masks(given, gnt.FGAdaHAT, **own)
+
+
 PARTS: Final[dict[str, Callable[[Given], Any]]] = {
     "ewc": _ewc,
     "si": lambda given: gnt.SI(given.net, given.settings.strength),
@@ -91,6 +108,9 @@ PARTS: Final[dict[str, Callable[[Given], Any]]] = {
     "gem": _gem,
     "generative_replay": _generative_replay,
     "lwf": _lwf,
+    "hat": lambda given: _masks(given, gnt.HAT),
+    "ada_hat": _ada_hat,
+    "fg_ada_hat": _fg_ada_hat,
 }
 """Name -> function that builds the part, an object with hooks as a learner's ``methods`` have."""
 

@@ -7,11 +7,13 @@ from typing import Any, Final
 
 from torch import nn
 
+from benchmarks.memory_methods.masked import MaskedMethod
 from benchmarks.memory_methods.method import MemoryMethod, Recipe
 from benchmarks.memory_methods.packed import PackedMethod
 from benchmarks.memory_methods.parts import PARTS
 from benchmarks.memory_methods.progressive import ProgressiveMethod
 from benchmarks.memory_methods.scenario import Scenario
+from benchmarks.memory_methods.task_heads import TaskHeadsMethod
 
 RECIPES: Final[dict[str, Recipe]] = {
     "backprop": Recipe(),
@@ -22,9 +24,16 @@ RECIPES: Final[dict[str, Recipe]] = {
     "ewc_cbp_protected": Recipe(("ewc",), engine=True, protect="ewc"),
     "l2_init_ewc": Recipe(("l2_init", "ewc")),
     "er_cbp": Recipe(("er",), engine=True),
+    "hat_cbp": Recipe(("hat",), engine=True, protect="hat"),
+    "cbp_top": Recipe(engine=True, protect="top"),
 }
 
-_CLASSES: Final[dict[str, type[MemoryMethod]]] = {"packnet": PackedMethod, "progressive": ProgressiveMethod}
+_CLASSES: Final[dict[str, type[MemoryMethod]]] = {
+    "packnet": PackedMethod,
+    "progressive": ProgressiveMethod,
+    "backprop_heads": TaskHeadsMethod,
+    **dict.fromkeys(("hat", "ada_hat", "fg_ada_hat", "hat_cbp"), MaskedMethod),
+}
 
 
 def memory_method(

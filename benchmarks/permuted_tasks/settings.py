@@ -10,8 +10,17 @@ from benchmarks.setting_fields import setting
 from benchmarks.settings import BaseSettings, Values
 
 SOURCES: Final = {"digits": "MNIST digits", "fashion": "images of Fashion-MNIST", "mnist": "MNIST digits"}
-METHODS: Final = ("backprop", "continual_backprop", "ewc", "ewc_cbp", "ewc_cbp_protected", "l2_init_ewc", "er_cbp")
+METHODS: Final = (
+    *("backprop", "continual_backprop", "ewc", "ewc_cbp", "ewc_cbp_protected", "l2_init_ewc", "er_cbp", "cbp_top"),
+    *("backprop_heads", "hat", "hat_cbp", "ada_hat", "fg_ada_hat"),
+)
+TOLD_THE_TASK: Final = ("backprop_heads", "hat", "hat_cbp", "ada_hat", "fg_ada_hat")
+"""Methods with an output layer for each task, which are told when tested which task it is."""
+
 _EWC: Final = ("ewc", "ewc_cbp", "ewc_cbp_protected", "l2_init_ewc")
+_MASKS: Final = ("hat", "hat_cbp", "ada_hat", "fg_ada_hat")
+_ADAPTIVE: Final = ("ada_hat", "fg_ada_hat")
+_FINE: Final = ("fg_ada_hat",)
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,20 @@ class Settings(BaseSettings):
             "batch": 16,
             "samples": 10_000,
         },
+        "adahat": {
+            "source": "mnist",
+            "tasks": 50,
+            "train": 54_000,
+            "test": 10_000,
+            "epochs": 2,
+            "batch": 128,
+            "hidden": "256-100-64",
+            "form": "gradient",
+            "alpha": 1e-6,
+        },
+        ("adahat", "fg_ada_hat"): {"alpha": 1.5e-7},
     }
+    method_defaults: ClassVar[dict[str, Values]] = {"fg_ada_hat": {"alpha": 0.5}}
     durations: ClassVar[dict[str, str]] = {"quick": "about two minutes on two cores"}
 
     source: str = setting(
@@ -59,3 +81,43 @@ class Settings(BaseSettings):
     maturity_threshold: int = setting_fields.maturity_threshold(100)
     decay_rate: float = setting_fields.decay_rate(0.99)
     utility: str = setting_fields.utility("contribution")
+    held: float = setting(
+        0.2, "share of the units that is held without tasks", value_checks.SHARE, ("cbp_top",), tuning=True
+    )
+    s_max: float = setting(400.0, "largest steepness of the gates", value_checks.POSITIVE, _MASKS, tuning=True)
+    sparsity: float = setting(
+        0.1, "factor of the term that keeps units free", value_checks.NOT_NEGATIVE, _MASKS, tuning=True
+    )
+    form: str = setting(
+        "update",
+        "what is slowed where earlier tasks use a weight: the update or the gradient",
+        value_checks.one_of("update", "gradient"),
+        _MASKS,
+        tuning=True,
+    )
+    anew: str = setting(
+        "yes",
+        "begin each task with an optimizer without a history: yes or no",
+        value_checks.one_of("yes", "no"),
+        _MASKS,
+        tuning=True,
+    )
+    alpha: float = setting(
+        0.1, "how fast weights that earlier tasks use may change", value_checks.POSITIVE, _ADAPTIVE, tuning=True
+    )
+    epsilon: float = setting(
+        0.1, "added to the sparsity of a layer", value_checks.POSITIVE, ("ada_hat",), tuning=True
+    )
+    variant: str = setting(
+        "adahat",
+        "adahat, no_sum or no_reg",
+        value_checks.one_of("adahat", "no_sum", "no_reg"),
+        ("ada_hat",),
+        tuning=True,
+    )
+    importance: str = setting(
+        "contribution", "measure or attribution of a unit's importance", value_checks.importance_name, _FINE, tuning=True
+    )
+    base_linear: float = setting(
+        5.0, "added to the number of the task", value_checks.NOT_NEGATIVE, _FINE, tuning=True
+    )
