@@ -22,7 +22,7 @@ class TaskHeads(nn.Module):
         tasks: number of tasks.
 
     Attributes:
-        task: the task whose outputs are computed.
+        task: the task whose outputs are computed; None: those of all tasks, one after the other.
 
     Shape:
         (batch, inputs) -> (batch, outputs of one task).
@@ -33,19 +33,23 @@ class TaskHeads(nn.Module):
         *hidden, last = net.children()
         self.hidden = nn.Sequential(*hidden)
         self.heads = gnt.MultiHead(last.in_features, [last.out_features] * tasks)  # type: ignore[arg-type, list-item]
-        self.task, self._tasks = 0, tasks
+        self.task: int | None = 0
+        self._tasks = tasks
         self._groups: gnt.Groups | None = None  # found once: they do not change
 
-    def forward(self, x: Tensor, task: int | None = None) -> Tensor:
-        """The outputs of a task; None: of the attribute ``task``."""
-        return self.heads(self.hidden(x), self.task if task is None else task)
+    def forward(self, x: Tensor) -> Tensor:
+        """The outputs of the task."""
+        features = self.hidden(x)
+        tasks = range(self._tasks) if self.task is None else [self.task]
+        return torch.cat([self.heads(features, task) for task in tasks], -1)
 
     def groups(self) -> gnt.Groups:
         """The hidden units, which the heads of all tasks read."""
         if self._groups is None:
             first = next(layer for layer in self.hidden if isinstance(layer, nn.Linear))
-            x = torch.zeros(2, first.in_features)
-            self._groups = gnt.trace(self, examples=[(x, task) for task in range(self._tasks)])
+            task, self.task = self.task, None
+            self._groups = gnt.trace(self, torch.zeros(2, first.in_features))
+            self.task = task
         return self._groups
 
 

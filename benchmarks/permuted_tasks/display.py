@@ -11,7 +11,8 @@ def _about(settings: Settings) -> str:
     passes = "1 pass" if settings.epochs == 1 else f"{settings.epochs} passes"
     return (
         f"{settings.tasks} tasks with {settings.train:,} {SOURCES[settings.source]} each, a new permutation of the "
-        f"pixels in every task, {passes} (784-{settings.hidden}-10, {OPTIMIZERS[settings.optimizer]})"
+        f'pixels in every task, {passes} (784-{settings.hidden}-10, {OPTIMIZERS[settings.optimizer]}). "Own heads", '
+        "HAT and its variants have an output layer for each task, and are told which task is tested"
     )
 
 

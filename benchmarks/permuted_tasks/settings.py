@@ -105,9 +105,7 @@ class Settings(BaseSettings):
     alpha: float = setting(
         0.1, "how fast weights that earlier tasks use may change", value_checks.POSITIVE, _ADAPTIVE, tuning=True
     )
-    epsilon: float = setting(
-        0.1, "added to the sparsity of a layer", value_checks.POSITIVE, ("ada_hat",), tuning=True
-    )
+    epsilon: float = setting(0.1, "added to the sparsity of a layer", value_checks.POSITIVE, ("ada_hat",), tuning=True)
     variant: str = setting(
         "adahat",
         "adahat, no_sum or no_reg",
@@ -116,8 +114,10 @@ class Settings(BaseSettings):
         tuning=True,
     )
     importance: str = setting(
-        "contribution", "measure or attribution of a unit's importance", value_checks.importance_name, _FINE, tuning=True
+        "contribution",
+        "measure or attribution of a unit's importance",
+        value_checks.importance_name,
+        _FINE,
+        tuning=True,
     )
-    base_linear: float = setting(
-        5.0, "added to the number of the task", value_checks.NOT_NEGATIVE, _FINE, tuning=True
-    )
+    base_linear: float = setting(5.0, "added to the number of the task", value_checks.NOT_NEGATIVE, _FINE, tuning=True)

@@ -143,6 +143,15 @@ def test_masks_in_force_and_running_statistics_are_those_of_the_task():
     assert_same(hat.counts.bool(), hat.cumulative.bool())
 
 
+def test_a_trace_while_a_task_is_open_is_no_training():
+    net, hat, optimizer = make()
+    hat.begin(0, optimizer, steps_per_epoch=2)
+    gnt.trace(net, inputs(net))
+    assert not any(hat._trained.current)
+    learn_steps(hat, optimizer, range(2))
+    assert all(hat._trained.current)
+
+
 def test_the_mean_of_masks_is_counted_and_reported():
     _net, hat, optimizer = make()
     for task in range(3):

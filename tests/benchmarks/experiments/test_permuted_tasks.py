@@ -10,6 +10,7 @@ from benchmarks.errors import CannotRun
 from benchmarks.permuted_tasks import training as module
 from benchmarks.permuted_tasks.settings import Settings
 from benchmarks.permuted_tasks.training import Training
+from benchmarks.published import entries, nearest_to
 from tests.benchmarks.resumed_training import rows_of, rows_with_interruptions
 
 SMALL = {"tasks": 3, "train": 24, "test": 20, "epochs": 2, "batch": 8, "hidden": "10-8"}
@@ -75,6 +76,30 @@ def test_units_are_replaced_and_protected_as_the_method_says():
         if engine:
             assert learner.gnt.is_followed_by(ewc)
             assert (learner.gnt.protect is ewc) is protected
+
+
+def test_masked_methods_have_a_mask_for_each_task_and_hat_forgets_nothing():
+    training = make("hat_cbp", tasks=4, train=8)
+    rows = rows_of(training)
+    learner = training.method.learner
+    (hat,) = learner.methods
+    assert hat.tasks == [0, 1, 2, 3]
+    assert learner.gnt.protect is hat
+    for task in range(1, 4):
+        assert len({row[f"accuracy_on/{task}"] for row in rows[task - 1 :]}) == 1
+    fine = make("fg_ada_hat", importance="gradient_activation").method.learner.methods[0]
+    assert (fine.importance, fine.every, fine.settings.apply) == ("gradient_activation", 20, "update")
+    top = make("cbp_top").method.learner.gnt.protect
+    assert top == gnt.protection.TopUnits(0.2)
+
+
+def test_the_size_adahat_has_the_published_settings():
+    chosen = Settings.of("ada_hat", "adahat")
+    published = {"alpha": 1e-6, "epsilon": 0.1, "s_max": 400.0, "sparsity": 0.1, "form": "gradient", "lr": 1e-3}
+    assert {name: getattr(chosen, name) for name in published} == published
+    for settings, end in ((chosen, 0.751), (Settings.of("ada_hat", "adahat", tasks=5, variant="no_sum"), 0.865)):
+        found = nearest_to(entries(), settings, "ada_hat")
+        assert [(entry.values, differing) for entry, differing in found] == [({"start": 0.955, "end": end}, {})]
 
 
 def test_too_few_images_and_a_missing_folder_are_refused():
