@@ -19,8 +19,9 @@ from gnt.protection import Adaptive, Constant, Random
 from gnt.protection._gate_function import annealed_scale, gate, gate_slope
 from gnt.protection._sparsity import SparsityTerm
 from gnt.protection._unit_layout import UnitLayout
-from tests.helpers.small_runs import FREQUENT_REPLACEMENT, IMAGE_SHAPE, assert_same, conv_net, mlp
+from tests.helpers.small_runs import IMAGE_SHAPE, assert_same, conv_net, mlp
 from tests.protection.masked_runs import inputs, learn_steps, learn_task, loss, outputs
+from tests.replacement.test_no_synchronization import NoSynchronization
 
 pytestmark = pytest.mark.filterwarnings("ignore:no capacity is left")
 FAST = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.1}
@@ -270,28 +271,6 @@ def test_an_attached_engine_steps_after_weights_have_their_values_back(engine_fi
     assert_same(seen[0][held], frozen[held])
 
 
-@pytest.mark.parametrize("idle", [False, True])
-def test_an_engine_replaces_free_units_only_and_outputs_stay_equal(idle):
-    net, hat, optimizer = make(mlp(4, 16, 12, 2), idle=idle, sparsity=2.0)
-    settings = {**FREQUENT_REPLACEMENT, "replacement_rate": 0.5, "maturity_threshold": 0}
-    engine = gnt.GnT(net, optimizer, protect=hat, **settings).attach()
-    x, seen, off_replaced = inputs(net), {}, False
-    for task in range(3):
-        hat.begin(task, optimizer, steps_per_epoch=2)
-        for step in range(4):
-            learn_steps(hat, optimizer, range(step, step + 1))
-            used = hat.layout.by_group(hat.cumulative)
-            for group, units in zip(engine.groups, engine.replaced, strict=True):
-                assert not used[group.name][units].any()
-                off_replaced |= bool((hat.layout.by_group(hat.embedding)[group.name][units] <= 0).any())
-        hat.end(refresh=engine)
-        now = outputs(hat, x)
-        assert_same({known: now[known] for known in seen}, seen)
-        seen = now
-    assert sum(group.state.replaced for group in engine.groups)
-    assert off_replaced == idle
-
-
 def test_answers_to_an_engine():
     net, hat, optimizer = make()
     group, engine_group = hat.groups[0], gnt.walk(net)[0]
@@ -405,6 +384,73 @@ def test_ablations_move_weights_of_used_units_by_their_share(rule):
         assert (isinstance(rule, Random) and len(share.unique()) > 1) or bool((share.abs() < 1e-3).all())
     else:
         torch.testing.assert_close(share, torch.full_like(share, expected), rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("eps", [1e-8, 1e-14])
+def test_rates_of_the_update_form_act_alike_whatever_the_optimizer_makes_of_the_gradient(eps):
+    net, hat, _ = make(protection=Adaptive(0.1), sparsity=0)
+    optimizer = torch.optim.Adam(net.parameters(), eps=eps)
+    hat.begin(0, optimizer, steps_per_epoch=1)
+    learn_steps(hat, optimizer, range(1))
+    hat.end()
+    hat.begin(1, optimizer, steps_per_epoch=1)
+    plain, plain_optimizer = copy.deepcopy((net, optimizer))
+    before = net[2].weight.detach().clone()
+    loss(hat, 0).backward()
+    for own, other in zip(net.parameters(), plain.parameters(), strict=True):
+        other.grad = own.grad.clone()
+    rates = next(r for p, r in zip(hat._conditioning.parameters, hat._conditioning.current(), strict=True)
+                 if p.parameter is net[2].weight)  # fmt: skip
+    optimizer.step()
+    plain_optimizer.step()
+    expected = before + rates * (plain[2].weight.detach() - before)
+    torch.testing.assert_close(net[2].weight.detach(), expected, rtol=1e-5, atol=1e-8)
+    assert bool((rates < 1).any())
+
+
+@pytest.mark.parametrize("rule", [None, Adaptive(0.1)], ids=["HAT", "AdaHAT"])
+@pytest.mark.parametrize("form", ["update", "gradient"])
+def test_steps_do_not_wait_for_the_device(rule, form):
+    net, hat, optimizer = make(conv_net(), protection=rule, apply=form)
+    learn_task(hat, optimizer, 0, IMAGE_SHAPE)
+    hat.begin(1, optimizer, steps_per_epoch=2)
+    learn_steps(hat, optimizer, range(1), IMAGE_SHAPE)
+    x = inputs(net, IMAGE_SHAPE)
+    with NoSynchronization():
+        optimizer.zero_grad()
+        (net(x).square().mean() + hat.penalty()).backward()
+        optimizer.step()
+
+
+def test_embeddings_are_drawn_as_told_and_clamped_after_each_step():
+    for given, low, high in (("normal", -6, 6), ((0.0, 2.0), 0, 2), ((-1, 0), -1, 0)):
+        net, hat, optimizer = make(embedding=given, embedding_clamp=1.5)
+        hat.begin(0, optimizer, steps_per_epoch=1)
+        e = hat.embedding.detach().clone()
+        assert bool((e >= max(low, -1.5)).all())
+        assert bool((e <= min(high, 1.5)).all())
+    with torch.no_grad():
+        hat.embedding.grad = torch.linspace(-1e3, 1e3, 14)
+    hat.penalty()
+    optimizer.step()
+    assert_same(hat.embedding.detach().abs(), torch.full((14,), 1.5))
+    hat.end()
+    _net, hat, optimizer = make(embedding="last")
+    learn_task(hat, optimizer, 0)
+    e = hat.embedding.detach().clone()
+    hat.begin(1, optimizer, steps_per_epoch=1)
+    assert_same(hat.embedding.detach(), e)
+
+
+def test_shared_running_statistics_move_on():
+    net, hat, optimizer = make(conv_net(), norms="shared")
+    x = inputs(net, IMAGE_SHAPE)
+    learn_task(hat, optimizer, 0, IMAGE_SHAPE)
+    first, mean = outputs(hat, x)[0], net[1].running_mean.clone()
+    learn_task(hat, optimizer, 1, IMAGE_SHAPE)
+    with hat.use(0):
+        assert not net[1].running_mean.equal(mean)
+    assert not outputs(hat, x)[0].equal(first)
 
 
 # saving and copies

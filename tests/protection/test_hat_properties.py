@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import gnt
-from gnt.protection import Adaptive, Random
+from gnt.protection import Adaptive, Constant, Random
 from tests.helpers.small_runs import assert_same
 from tests.helpers.strategies import networks, optimizer_cases, randomize, seeds
 from tests.protection.masked_runs import frozen_elements, inputs, learn_steps, learn_task, loss, outputs
@@ -98,7 +98,7 @@ def test_without_gates_and_penalty_training_is_plain_training(network, case):
 @given(networks(), optimizer_cases(), st.sampled_from(["update", "gradient"]))
 def test_the_first_task_is_the_same_under_any_protection(network, case, form):
     net, shape = network
-    rules = [gnt.protection.Hard(), gnt.protection.Adaptive(1e-3), gnt.protection.Constant(0.5), Random()]
+    rules = [gnt.protection.Hard(), Adaptive(1e-3), Adaptive(1e-3, variant="no_sum"), Constant(0.5), Random()]
     results = []
     for rule in rules:
         model = copy.deepcopy(net)
