@@ -118,7 +118,14 @@ class GatedNetwork(nn.Module):
                 self._refresh_gates()
             return
         settings = self.settings
-        values = gate(self.embedding, self.scale, settings.s_max, settings.compensation, settings.gradient_clip)
+        values = gate(
+            self.embedding,
+            self.scale,
+            settings.s_max,
+            settings.compensation,
+            settings.gradient_clip,
+            settings.embedding_clamp,
+        )
         self._gates.set_values(values)
 
     def _gates_in_force(self) -> Sequence[Tensor] | None:

@@ -58,6 +58,8 @@ def test_the_gradient_of_the_gates_is_that_of_the_published_compensation_and_liv
     gradients = {}
     for kind in ("none", "published", "exact"):
         (gradients[kind],) = torch.autograd.grad(gate(e, scale, 400.0, kind), e, upstream)
+    (short,) = torch.autograd.grad(gate(e, scale, 400.0, bound=6.0), e, upstream)
+    torch.testing.assert_close(short, gradients["published"], rtol=1e-12, atol=0)
     d, z = e.detach(), (scale * e.detach()).abs()
     factor = 400 / scale * (torch.cosh(z.clamp(max=50)) + 1) / (torch.cosh(d) + 1)
     inside = z < 8
@@ -424,7 +426,7 @@ def test_steps_do_not_wait_for_the_device(rule, form):
 
 def test_embeddings_are_drawn_as_told_and_clamped_after_each_step():
     for given, low, high in (("normal", -6, 6), ((0.0, 2.0), 0, 2), ((-1, 0), -1, 0)):
-        net, hat, optimizer = make(embedding=given, embedding_clamp=1.5)
+        _, hat, optimizer = make(embedding=given, embedding_clamp=1.5)
         hat.begin(0, optimizer, steps_per_epoch=1)
         e = hat.embedding.detach().clone()
         assert bool((e >= max(low, -1.5)).all())
@@ -435,7 +437,7 @@ def test_embeddings_are_drawn_as_told_and_clamped_after_each_step():
     optimizer.step()
     assert_same(hat.embedding.detach().abs(), torch.full((14,), 1.5))
     hat.end()
-    _net, hat, optimizer = make(embedding="last")
+    _, hat, optimizer = make(embedding="last")
     learn_task(hat, optimizer, 0)
     e = hat.embedding.detach().clone()
     hat.begin(1, optimizer, steps_per_epoch=1)
