@@ -34,8 +34,8 @@ class _Slice:
 class SlowedLearning:
     """Hooks of one engine on its optimizer: ``w <- w_before + slow * (w - w_before)`` for what held units own.
 
-    What a unit owns here: its rows of the producers' weights and biases, its entries in norms, and its columns in
-    layers that compute no units of the engine.
+    What a unit owns here: its rows of the producers' weights and biases, its entries in norms, and its columns in the
+    consumers, as far as the setting ``outgoing`` includes them.
 
     Args:
         optimizer: the optimizer.
@@ -73,7 +73,9 @@ class SlowedLearning:
     def _before_step(self, *arguments: Any) -> None:
         held = [group.state.held for group in self._groups]
         if len(held) != len(self._held) or any(a is not b for a, b in zip(held, self._held, strict=True)):
-            self._slices, self._held = list(_slices(self._groups)), held
+            top_units = self._protection.top_units
+            every = top_units is not None and top_units.outgoing == "all"
+            self._slices, self._held = list(_slices(self._groups, every)), held
         pairs = [(each, parameter) for each in self._slices if (parameter := each.parameter) is not None]
         self._before = [(each, parameter, _read(each, parameter)) for each, parameter in pairs]
 
@@ -96,8 +98,8 @@ def _read(part: _Slice, parameter: Tensor) -> Tensor:
     return read_slices(parameter.detach(), part.dim, part.positions, part.groups)
 
 
-def _slices(groups: Sequence[UnitGroup]) -> Iterator[_Slice]:
-    """What the held units of the groups own."""
+def _slices(groups: Sequence[UnitGroup], every_consumer: bool) -> Iterator[_Slice]:
+    """What the held units of the groups own; their columns in all consumers, or in those that compute no units."""
     producers = {slot.module for group in groups for slot in group.incoming}
     for group in groups:
         held: Tensor = group.state.held
@@ -108,5 +110,5 @@ def _slices(groups: Sequence[UnitGroup]) -> Iterator[_Slice]:
                 if parameter is not None and name in (slot.values or ("weight", "bias")):
                     yield _Slice(slot.module, name, slot.dim_of(parameter), slot.index(held), 1)
         for slot in group.outgoing:
-            if slot.module not in producers:
+            if every_consumer or slot.module not in producers:
                 yield _Slice(slot.module, "weight", slot.dim, slot.index(held), slot.groups)

@@ -18,6 +18,7 @@ from gnt.importance import Importance
 from gnt.units import UnitGroup
 
 AVERAGES = ("ema", "max")
+OUTGOING = ("all", "outputs")
 _PREFIX = "top:"
 
 
@@ -41,11 +42,11 @@ class TopUnits:
         w <- w_before + slow * (w - w_before)
 
     for what computes a held unit (its rows of the producers' weights and biases, its entries in norms between producer
-    and consumers), and for its columns in layers that compute no units of the engine, such as the output layer. Its
-    columns in a layer with units of its own are theirs: they are slowed where those units are held. `HAT` protects a
-    weight only if both of its units are protected, because its gates switch the others off when an old task is
-    evaluated. Here nothing is switched off: a weight from an unimportant unit changes an important one as any other,
-    and a new unit must be free to read an important one. The optimizer's own state (momentum) is not slowed.
+    and consumers) and for its columns in the layers that read it; with ``outgoing="outputs"`` only in layers that
+    compute no units of the engine, such as the output layer, so that other units are free to read held ones. A weight
+    between two units is thus slowed if either is held. `HAT` protects it only if both are, because its gates switch the
+    others off when an old task is evaluated. Here nothing is switched off, and a weight from a unit that is not held
+    changes a held one as any other does. The optimizer's own state (momentum) is not slowed.
 
     Args:
         fraction: share of the units of each group that is held, in (0, 1].
@@ -55,6 +56,7 @@ class TopUnits:
         every: number of updates between two choices of the held units, an integer >= 1.
         margin: by which share of its importance a held unit is preferred, >= 0.
         average: "ema" or "max".
+        outgoing: "all" or "outputs": in which layers the columns of held units are slowed.
         importance: a `gnt.importance.Importance` on the same groups, whose values take the place of the utility. It
             must be updated before the engine's step (``importance.attach(optimizer)``) and follow the engine
             (``follow=[importance]``). None: the engine's utility.
@@ -87,6 +89,7 @@ class TopUnits:
     every: int = 10
     margin: float = 0.1
     average: str = "ema"
+    outgoing: str = "all"
     importance: Any = None
 
     def __post_init__(self) -> None:
@@ -100,6 +103,8 @@ class TopUnits:
         finite_number("margin", self.margin)
         if self.average not in AVERAGES:
             raise ValueError(f"average must be one of {', '.join(AVERAGES)}, got {self.average!r}")
+        if self.outgoing not in OUTGOING:
+            raise ValueError(f"outgoing must be one of {', '.join(OUTGOING)}, got {self.outgoing!r}")
         if self.importance is not None and not isinstance(self.importance, Importance):
             raise TypeError(f"importance must be a gnt.importance.Importance or None, got {self.importance!r:.80}")
 

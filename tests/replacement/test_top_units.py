@@ -141,12 +141,17 @@ def grouped_head() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.PReLU(6), nn.Conv2d(6, 3, 2, groups=3))
 
 
-def slowed(net: nn.Sequential, held: list[list[int]]) -> dict[str, Tensor]:
-    """For each parameter which elements are slowed: what computes held units, and their columns in the output layer."""
+def slowed(net: nn.Sequential, held: list[list[int]], outgoing: str) -> dict[str, Tensor]:
+    """For each parameter which elements are slowed: what computes held units, and their columns."""
     masks = {name: torch.zeros_like(param, dtype=torch.bool) for name, param in net.named_parameters()}
     layers = hidden_layers(net)
     for layer, units in zip(layers, held, strict=True):
-        for name in (layer.incoming, layer.bias, *layer.scales, *([layer.outgoing] if layer is layers[-1] else [])):
+        for name in (
+            layer.incoming,
+            layer.bias,
+            *layer.scales,
+            *([layer.outgoing] if outgoing == "all" or layer is layers[-1] else []),
+        ):
             if name in masks:
                 masks[name] |= torch.isin(layer.owners[name], torch.tensor(units, dtype=torch.int64))
     return masks
@@ -170,7 +175,8 @@ def test_steps_of_held_units_are_multiplied_by_the_factor(kind, make, shape, slo
     """Against the same optimizer without an engine that holds: w <- w_before + slow * (w - w_before)."""
     nets = [make().double(), make().double()]
     optimizers = [OPTIMIZERS[kind](net) for net in nets]
-    top = TopUnits(0.4, slow=slow, every=2)
+    outgoing = "outputs" if kind in ("AdamW", "CBPSGD") else "all"
+    top = TopUnits(0.4, slow=slow, every=2, outgoing=outgoing)
     engine = (
         getattr(optimizers[0], "gnt", None)
         or gnt.GnT(nets[0], optimizers[0], replacement_rate=0.0, maturity_threshold=1).attach()
@@ -178,7 +184,7 @@ def test_steps_of_held_units_are_multiplied_by_the_factor(kind, make, shape, slo
     engine.protect = top
     held = 0
     for t in range(7):
-        masks = slowed(nets[1], [group.state.held.tolist() for group in engine.groups])
+        masks = slowed(nets[1], [group.state.held.tolist() for group in engine.groups], outgoing)
         before = {name: param.detach().clone() for name, param in nets[1].named_parameters()}
         x = torch.randn(4, *shape, generator=torch.Generator().manual_seed(t)).double()
         for net, optimizer in zip(nets, optimizers, strict=True):
@@ -316,6 +322,7 @@ WRONG = [
     (lambda: TopUnits(0.2, every=0), ValueError, "every must be an integer >= 1, got 0"),
     (lambda: TopUnits(0.2, margin=-1), ValueError, "margin must be a finite number >= 0, got -1"),
     (lambda: TopUnits(0.2, average="mean"), ValueError, "average must be one of ema, max, got 'mean'"),
+    (lambda: TopUnits(0.2, outgoing="none"), ValueError, "outgoing must be one of all, outputs, got 'none'"),
     (lambda: TopUnits(0.2, importance="weight"), TypeError, "importance must be a gnt.importance.Importance or None"),
 ]
 
