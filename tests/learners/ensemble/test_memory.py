@@ -46,11 +46,12 @@ def learn(learner: Any, member: int | None, shape: tuple[int, ...], steps: range
         learner.learn(x, y) if member is None else learner.learn(x[member], y[member])
 
 
-@pytest.mark.parametrize(("build", "shape"), [(mlp, (4,)), (conv, (1, 4, 4))])
-@pytest.mark.parametrize("kind", METHODS)
-def test_each_member_learns_as_a_network_of_its_own_with_the_method(
-    kind: str, build: Any, shape: tuple[int, ...]
-) -> None:
+@pytest.mark.parametrize(
+    ("kind", "build"),
+    [("exact", mlp), ("exact", conv), ("empirical", mlp), ("normalized", mlp), ("MAS", conv), ("SI", mlp)],
+)
+def test_each_member_learns_as_a_network_of_its_own_with_the_method(kind: str, build: Any) -> None:
+    shape = (4,) if build is mlp else (1, 4, 4)
     settings: dict[str, Any] = {
         "loss": "cross_entropy",
         "opt": "sgd",
