@@ -29,14 +29,14 @@ class StepRunner:
         optimizer: the optimizer, if there is one.
         engine: the engine, if there is one.
         share: number of these steps that make one step of the workload (for members that are trained one after
-            another).
+            another); below 1 if ``step`` does several.
     """
 
     step: Callable[[], object]
     nets: list[nn.Module] = field(default_factory=list)
     optimizer: Any = None
     engine: Any = None
-    share: int = 1
+    share: float = 1
 
     @property
     def replaced(self) -> int:
@@ -109,15 +109,22 @@ def loop(
 
 
 def masked(
-    workload: Workload, make_optimizer: Callable[[nn.Module], Any], kind: Any, *, tasks: int, **settings: Any
+    workload: Workload,
+    make_optimizer: Callable[[nn.Module], Any],
+    kind: Any,
+    *,
+    tasks: int,
+    steps: int = 1,
+    **settings: Any,
 ) -> StepRunner:
     """The training loop of a task under masks, after tasks of one step each.
 
     Args:
         workload: the workload.
         make_optimizer: network -> optimizer.
-        kind: `gnt.HAT` or `gnt.AdaHAT`.
+        kind: `gnt.HAT`, `gnt.AdaHAT` or `gnt.FGAdaHAT`.
         tasks: number of the task that is timed, from 1.
+        steps: steps that are timed together, because not all do the same.
         settings: those of ``kind``.
     """
     net, data, loss = make_net(workload), batches(workload), LOSSES[workload.loss]
@@ -126,16 +133,22 @@ def masked(
 
     def step() -> None:
         x, y = next(data)
+        if isinstance(hat, gnt.FGAdaHAT):
+            hat.observe(x, y)
         optimizer.zero_grad()
         (loss(net(x), y) + hat.penalty()).backward()
         optimizer.step()
+
+    def several() -> None:
+        for _ in range(steps):
+            step()
 
     for task in range(1, tasks + 1):
         hat.begin(task, optimizer, steps_per_epoch=100)
         step()
         if task < tasks:
             hat.end()
-    return StepRunner(step, [net], optimizer)
+    return StepRunner(step if steps == 1 else several, [net], optimizer, share=1 / steps)
 
 
 def learner(workload: Workload, cls: Any, opt: str, **settings: Any) -> StepRunner:

@@ -98,6 +98,17 @@ def _masked(make_optimizer: Callable[[nn.Module], Any], kind: Any, *, tasks: int
     return lambda w: masked(w, make_optimizer, kind, tasks=tasks, **settings)
 
 
+def _fine_grained(importance: str, *, every: int = 1, **settings: Any) -> Variant:
+    """FG-AdaHAT with Adam, against AdaHAT; every ``every``-th step is measured."""
+    build = _masked(
+        _adam, gnt.FGAdaHAT, tasks=3, steps=every, alpha=0.1, importance=importance, every=every, **settings
+    )
+    name = f"{ADAM} + FG-AdaHAT, {importance}{f' every {every}' if every > 1 else ''}"
+    target = "FG-AdaHAT" if every == 1 else "FG-AdaHAT, attribution"
+    suffix = ", kernels" if settings.get("kernels") else ""
+    return Variant(f"{name}{suffix}", build, ((f"{ADAM} + AdaHAT, third task", target),), kind=MASKS)
+
+
 def _third_party(suffix: str, make_optimizer: Callable[[nn.Module], Any], against: str) -> Variant:
     return Variant(
         f"{third_party.PACKAGE}, {suffix}",
@@ -166,6 +177,10 @@ VARIANTS = (
             ),
         )
     ),
+    _fine_grained("contribution"),
+    _fine_grained("contribution", kernels=True),
+    _fine_grained("incoming_fisher_activation"),
+    *(_fine_grained(name, every=20) for name in ("gradient_activation", "deeplift", "internal_influence")),
     # many networks
     Variant(LEARN_SGD, _learner(gnt.ContinualBackprop, "sgd"), kind=MANY),
     Variant("Ensemble.learn, SGD", _ensemble("sgd"), ((LEARN_SGD, "ensemble"),), kind=MANY),

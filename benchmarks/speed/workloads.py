@@ -85,7 +85,7 @@ def _wide(width: int) -> Workload:
 
 
 def _masks(name: str, net: tuple[int, ...] | str, batch: int, *, hat: float, ada_hat: float) -> Workload:
-    targets = {"first task": 1.10, "HAT": hat, "AdaHAT": ada_hat}
+    targets = {"first task": 1.10, "HAT": hat, "AdaHAT": ada_hat, "FG-AdaHAT": 1.10, "FG-AdaHAT, attribution": 1.30}
     return Workload(f"Task masks, {name}", net, batch, kind=MASKS, targets=targets)
 
 

@@ -128,4 +128,5 @@ class RangeScaling:
             self._sizes, self._numbers = self._sizes.to(values.device), self._numbers.to(values.device)
         low, high = (torch.segment_reduce(values, kind, lengths=self._sizes, unsafe=True) for kind in ("min", "max"))
         span = (high - low).clamp_(min=torch.finfo(values.dtype).tiny)
-        return (values - low[self._numbers]).div_(span[self._numbers])
+        # index_select takes a third of the time of indexing
+        return (values - low.index_select(0, self._numbers)).div_(span.index_select(0, self._numbers))
