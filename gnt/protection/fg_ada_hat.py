@@ -43,7 +43,7 @@ class FGAdaHAT(HAT):
         importance: name of a measure or an attribution.
         summing: weights of earlier tasks: "add_all" (T - t + 1 for task t of T), "add_latest", "add_average",
             "linear_decrease" (takes ``step``), "quadratic_decrease", "cubic_decrease", "exponential_decrease"
-            (``rate``), "log_decrease" (``base``) or "factorial_decrease"; docs/masks.md has the formulas.
+            (``rate``), "log_decrease" (``base``) or "factorial_decrease"; docs/measures.md has the formulas.
         schedule: the last factor of C: "linear_sparsity", as above; "sparsity": 1; "summative_mask_sparsity":
             min(M_i, M_j) + base_linear, with M the number of earlier tasks that use a unit.
         aggregation: how the importances of two units are joined: "min", "max" or "mean".
