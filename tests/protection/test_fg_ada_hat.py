@@ -409,12 +409,11 @@ def test_replaced_units_start_anew():
     hat = masked(importance="contribution")
     optimizer = sgd(hat)
     hat.begin(0, optimizer, steps_per_epoch=STEPS)
+    engine = gnt.GnT(hat.model, optimizer, follow=[hat], replacement_rate=0.0)
     for step in range(2):
         step_of(hat, optimizer, 0, step)
     hat.importance_sum.fill_(1.0)
-    for number, units in ((0, [1, 4]), (2, [0])):  # as an engine tells its followers
-        hat.reset_units(hat.model[number].weight, 0, torch.tensor(units))
-        hat.reset_units(hat.model[number + 2].weight, 1, torch.tensor(units))
+    engine.replace([torch.tensor([1, 4]), torch.tensor([0])])
     assert hat.importance_sum.tolist() == [1, 0, 1, 1, 0, 1, 0, 1, 1, 1, 1]
 
 
