@@ -120,7 +120,7 @@ def _draw(
         for i, (metric, scale, own) in enumerate(zip(metrics, scales, curves, strict=True))
     ]
     sizes = [_BIG, *(_SMALL for _ in metrics[1:])] if len(metrics) > 2 else [_BIG] * len(metrics)
-    high = [max(_LEAST_SMALL, 0.92 * labels_height(own, _SMALL)) for own in labels[1:]]
+    high = [max(_LEAST_SMALL, labels_height(own, _SMALL)) for own in labels[1:]]
     body = max(_LEAST_BIG, sum(high) + _TITLE * (len(high) - 1), labels_height(labels[0], _BIG))
     figure, _ = new_figure(headline, explanation, body)
     left_room = labels_width(labels[0], _BIG)
