@@ -137,8 +137,8 @@ def find_measure(name: str, argument: str = "utility") -> Measure:
     """
     if isinstance(name, str) and name in ATTRIBUTIONS and name not in MEASURES:
         raise ValueError(
-            f"{argument} {name!r} is an attribution, which needs inputs and targets: gnt.importance.attribute computes "
-            f"it; {argument} must be one of {', '.join(MEASURES)}"
+            f"{argument} {name!r} is an attribution, which needs inputs and targets: gnt.importance.attribute and "
+            f"gnt.FGAdaHAT compute it; {argument} must be one of {', '.join(MEASURES)}"
         )
     if not isinstance(name, str) or name not in MEASURES:
         near = difflib.get_close_matches(str(name), MEASURES, n=1)
