@@ -136,5 +136,5 @@ def draw_masks(layout: UnitLayout, tasks: Sequence[Any], masks: Tensor, axes: An
     right.set_xlabel("task")
     right.set_ylabel("share of the group's units")
     right.set_title("Units used by each task")
-    right.legend(frameon=False, fontsize=9)
+    right.legend(title="group", frameon=False, fontsize=9)
     return axes

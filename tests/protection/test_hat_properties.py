@@ -30,7 +30,7 @@ def hat_of(net, groups, **given):
         raise
 
 
-@settings(max_examples=12)
+@settings(max_examples=10)
 @given(networks(), optimizer_cases(), st.sampled_from(["update", "gradient"]))
 def test_outputs_of_ended_tasks_never_change_and_neither_do_weights_between_used_units(network, case, form):
     net, shape = network
@@ -49,7 +49,7 @@ def test_outputs_of_ended_tasks_never_change_and_neither_do_weights_between_used
     assert torch.equal(hat.counts, sum(torch.cat(list(hat.masks[task].values())) for task in hat.tasks))
 
 
-@settings(max_examples=5)
+@settings(max_examples=4)
 @given(random_nets(), seeds)
 def test_outputs_of_ended_tasks_never_change_in_traced_networks(example, seed):
     traced, x = example
@@ -151,7 +151,7 @@ def inputs_loss(net, shape):
     return net(inputs(net, shape)).square().mean()
 
 
-@settings(max_examples=5)
+@settings(max_examples=4)
 @given(networks(norms=(), dropout=False, dtypes=(torch.float64,)), st.sampled_from([2, 3]))
 def test_micro_batches_before_one_step_are_one_batch(network, parts):
     net, shape = network
@@ -174,7 +174,7 @@ def test_micro_batches_before_one_step_are_one_batch(network, parts):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 
-@settings(max_examples=5)
+@settings(max_examples=4)
 @given(networks(norms=("batch",), dropout=False, dtypes=(torch.float64,)), seeds)
 def test_a_permutation_of_units_permutes_the_run(network, seed):
     net, shape = network
