@@ -392,6 +392,7 @@ def test_linear_operations_and_functional_activations_pass():
         ({"groups": gnt.walk(mlp(5, 3, 2))}, ValueError, "groups must be those of the model"),
         ({"target": torch.zeros(5)}, ValueError, r"target must be class indices \(N,\), got torch.float32"),
         ({"target": torch.zeros(4, dtype=torch.int64)}, ValueError, r"needs outputs \(N, classes\) with N = 4"),
+        ({"target": torch.full((5,), 9)}, ValueError, "target must have classes from 0 to ., got 9 to 9"),
         ({"target": None}, ValueError, "target=None is for outputs of one value per sample"),
         ({"target": lambda output: output}, ValueError, r"target\(output\) must return one value per sample"),
         ({"n_steps": 3}, ValueError, "n_steps must be None for 'gradient_activation'"),

@@ -36,6 +36,7 @@ class Evaluation:
     def __init__(self, model: nn.Module, groups: Sequence[UnitGroup], x: ModelInputs, target: Target) -> None:
         self._model = unwrap(model)
         self.groups, self.target = groups, target
+        self._in_range = False  # True once the classes of the target have been compared with the output
         self.x = map_tensors(x, Tensor.detach)
         self._weights = {name: parameter.detach() for name, parameter in self._model.named_parameters()}
 
@@ -76,7 +77,15 @@ class Evaluation:
                 f"target of shape {tuple(self.target.shape)} needs outputs (N, classes) with N = {len(self.target)}, "
                 f"got {tuple(output.shape)}"
             )
-        return output.gather(1, self.target.to(output.device)[:, None]).squeeze(1)
+        target = self.target.to(output.device)
+        if not self._in_range:  # one read of the device for each attribution
+            if not bool(((target >= 0) & (target < output.shape[1])).all()):
+                raise ValueError(
+                    f"target must have classes from 0 to {output.shape[1] - 1}, got {int(target.min())} to "
+                    f"{int(target.max())}"
+                )
+            self._in_range = True
+        return output.gather(1, target[:, None]).squeeze(1)
 
     def forward(self, x: ModelInputs, replace: Replace | None = None) -> tuple[Tensor, list[Read]]:
         """The attributed values for ``x``, and what consumers have read."""
