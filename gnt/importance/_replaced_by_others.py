@@ -16,30 +16,29 @@ class ReplacedByOthers:
 
     Attributes:
         features_taken: features were taken for an update that has not been made yet.
+        units: the units, with their groups.
     """
 
     def __init__(self) -> None:
         self.features_taken = False
-        self._units: list[tuple[UnitGroup, Tensor]] = []
+        self.units: list[tuple[UnitGroup, Tensor]] = []
 
     def add(self, group: UnitGroup, units: Tensor) -> None:
-        """Remember units for `after_update` and `without`."""
-        self._units.append((group, units))
+        """Remember units for `restart` and `without`."""
+        self.units.append((group, units))
 
-    def after_update(self) -> None:
-        """Restart the units: the update was made with features of the units before."""
-        self.features_taken = False
-        if self._units:
-            for group, units in self._units:
-                group.state.restart(units)
-            self._units.clear()
+    def restart(self) -> None:
+        """Restart the units: an update was made with features of the units before."""
+        for group, units in self.units:
+            group.state.restart(units)
+        self.units.clear()
 
     def without(self, group: UnitGroup, units: Tensor) -> Tensor:
         """Those of ``units`` that no other has replaced."""
-        replaced = [theirs for owner, theirs in self._units if owner is group]
+        replaced = [theirs for owner, theirs in self.units if owner is group]
         return units[~torch.isin(units, torch.cat(replaced).to(units.device))] if replaced else units
 
     def clear(self) -> None:
         """Forget the units: the features were dropped, or have been used."""
-        self._units.clear()
+        self.units.clear()
         self.features_taken = False

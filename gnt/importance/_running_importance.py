@@ -102,7 +102,8 @@ class RunningImportance:
 
     def check_features(self) -> None:
         """Check the recorded features, as `take` does, without taking them."""
-        self.follow_network()
+        if self.evaluator.follow_network():
+            self.feature_buffer.recheck()
         self.feature_buffer.check()
 
     def follow_network(self) -> None:
@@ -151,7 +152,9 @@ class RunningImportance:
             absent: numbers of the groups that took no part.
         """
         self.absent = absent
-        self._others.after_update()
+        self._others.features_taken = False
+        if self._others.units:
+            self._others.restart()
 
     @torch.no_grad()
     def restart_units(self, group: UnitGroup, units: Tensor) -> None:

@@ -117,6 +117,8 @@ class TapFeatures:
 
     def recorded(self) -> list[Tensor]:
         """All waiting features, oldest first."""
+        if not self._settled and self._pending is not None and self._pending[2] is None:  # one forward
+            return [self._pending[0]]
         return [feature for feature, _ in self._settled + _entries(self._pending)]
 
     @property

@@ -10,6 +10,7 @@ those that failed half way, and those whose output was differentiated with respe
 from __future__ import annotations
 
 import sys
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -86,6 +87,10 @@ def _is_fake(tensor: Tensor | None) -> bool:
     return fake_tensors is not None and isinstance(tensor, fake_tensors.FakeTensor)
 
 
+# with its version; by a weak reference, because a new gradient may be at the address of one that was dropped
+Gradient = tuple[weakref.ref[Tensor], int]
+
+
 class BackwardMark:
     """Marks whether a backward of the training loss has reached the feature of one forward.
 
@@ -108,10 +113,10 @@ class BackwardMark:
         self.trained = self.probed = False
         self.gradient: Tensor | None = None
         self._keeps_gradient, self._own = keeps_gradient, own
-        self._further: list[tuple[OwnWeights, tuple[int, int] | None]] | None = None
+        self._further: list[tuple[OwnWeights, Gradient | None]] | None = None
         weight = own.consumer
         grad = None if weight is None else weight.grad
-        self._before = None if grad is None else (id(grad), grad._version)
+        self._before: Gradient | None = None if grad is None else (weakref.ref(grad), grad._version)
         node = feature.grad_fn
         if node is None or feature._backward_hooks is not None:
             self._register(feature)
@@ -131,7 +136,7 @@ class BackwardMark:
             view: the view of the value that this consumer reads, if gradients are kept.
         """
         if own is not self._own and own not in self._all_own:
-            self._further = [*(self._further or ()), (own, _grad_version(own.consumer))]
+            self._further = [*(self._further or ()), (own, _gradient_of(own.consumer))]
             if view is not None:
                 self._register(view)
 
@@ -147,7 +152,7 @@ class BackwardMark:
             weight = self._own.consumer
             grad = None if weight is None else weight.grad
             before = self._before
-            if grad is not None and (before is None or (id(grad), grad._version) != before):
+            if grad is not None and (before is None or before[0]() is not grad or before[1] != grad._version):
                 self.trained = True
             else:
                 self._ask()
@@ -163,16 +168,20 @@ class BackwardMark:
 
     def _ask(self) -> None:
         """Look at the further readers, then ask autograd."""
-        changed = ((_grad_version(own.consumer), before) for own, before in self._further or ())
-        self.trained = any(after is not None and after != before for after, before in changed) or any(
+        self.trained = any(_has_new_gradient(own.consumer, before) for own, before in self._further or ()) or any(
             _computes_gradients(own.all) for own in self._all_own
         )
         self.probed = self.probed or not self.trained
 
 
-def _grad_version(weight: Tensor | None) -> tuple[int, int] | None:
+def _gradient_of(weight: Tensor | None) -> Gradient | None:
     grad = None if weight is None else weight.grad
-    return None if grad is None else (id(grad), grad._version)
+    return None if grad is None else (weakref.ref(grad), grad._version)
+
+
+def _has_new_gradient(weight: Tensor | None, before: Gradient | None) -> bool:
+    grad = None if weight is None else weight.grad
+    return grad is not None and (before is None or before[0]() is not grad or before[1] != grad._version)
 
 
 def _computes_gradients(weights: Sequence[Tensor]) -> bool:

@@ -8,6 +8,7 @@ forward replaces by another tensor needs no copy.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from operator import is_
 from typing import Any, NamedTuple
 
 import torch
@@ -62,7 +63,8 @@ class StepBackup:
 
     def _find_modules(self) -> None:
         self.modules = [module for root in self._roots for module in root.modules()]
-        self._children = [(module._modules, dict(module._modules)) for module in self.modules]
+        self._children = [module._modules for module in self.modules]
+        self._children_before = [dict(children) for children in self._children]
         self._holders: list[Holder] = [module._buffers for module in self.modules]
         own = {id(each): each for module in self.modules for each in _generators_of(module)}
         device = next((p.device for root in self._roots for p in root.parameters()), torch.device("cpu"))
@@ -72,20 +74,19 @@ class StepBackup:
 
     def is_of(self, roots: list[nn.Module]) -> bool:
         """True if these are the modules, and their submodules are the same objects as at the last call of `save`."""
-        return len(roots) == len(self._roots) and all(a is b for a, b in zip(roots, self._roots, strict=True))
+        return len(roots) == len(self._roots) and all(map(is_, roots, self._roots))
 
     def save(self) -> None:
         """Keep the present state."""
-        if not all(children == before for children, before in self._children):
+        if self._children != self._children_before:
             self._find_modules()
         training = self._roots[0].training
         if training is not self._training:  # the other mode may change other buffers
             self._training = training
             self._large = {key: True for key, changes in self._large.items() if changes}
         self._kept = kept = []
-        for holder in self._holders:
-            if holder:
-                kept += [self._keep(holder, name, tensor) for name, tensor in holder.items()]
+        for holder in filter(None, self._holders):
+            kept += [self._keep(holder, name, tensor) for name, tensor in holder.items()]
         self._states = [(generator, generator.get_state()) for generator in self._generators]
 
     def _keep(self, holder: Holder, name: str, tensor: Tensor | None) -> _Kept:

@@ -259,7 +259,12 @@ class EngineTrainingStep(TrainingStep):
 
     def after_backward(self, batches: FeatureBatch | None) -> FeatureBatch:
         """The features of all groups that take part in the step."""
-        return features_of_step(self.engine, None, captured=self.captured) if batches is None else batches
+        if batches is not None:
+            return batches
+        if self.captured:
+            return self.engine.feature_buffer.take()
+        # the network was compared with what the engine was built for before the backward
+        return self.engine.take(none_is_error=not self.engine.has_other_processes)
 
     def after_optimizer_step(self, batches: FeatureBatch) -> list[Tensor]:
         """The engine's step."""

@@ -232,7 +232,7 @@ class EngineCore(BoundGroups):
         """
         new, self.counted = self.counted != self.updates, self.updates
         left_out, selected = self.frozen | self.importance.absent, []
-        if new:
+        if new and self.protection.top_units is not None:
             self.protection.after_update(left_out)
         for number, group in enumerate(self.groups):
             selected.append(self.select_in(group) if new and number not in left_out else group.state.no_units)

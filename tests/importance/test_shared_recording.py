@@ -12,6 +12,7 @@ from torch import nn
 
 import gnt
 from gnt.importance import _feature_recording
+from gnt.importance._training_forwards import BackwardMark
 from tests.helpers.small_runs import assert_same, batch, mlp
 
 
@@ -129,3 +130,15 @@ def test_readers_of_different_consumers_of_one_unit_do_not_share_marks():
     x = batch(0)[0].requires_grad_()
     net(x).sum().backward(inputs=[x, net.right.weight])
     assert (left.feature_buffer.trained, both.feature_buffer.trained) == (False, True)
+
+
+def test_a_learner_finds_new_gradients_without_asking_autograd(monkeypatch):
+    """It clears the gradients after the forward, and a new gradient may be at the address of the one before."""
+    asked = []
+    ask = BackwardMark._ask
+    monkeypatch.setattr(BackwardMark, "_ask", lambda self: asked.append(self) or ask(self))
+    learner = gnt.ContinualBackprop(mlp(), replacement_rate=0.0)
+    for t in range(5):
+        learner.learn(*batch(t))
+    assert learner.gnt.updates == 5
+    assert not asked

@@ -82,11 +82,14 @@ class EagerEvaluation:
 
     def _reduce_weight(self, weight: Tensor, means: WeightMeans) -> None:
         """Mean |w| of each row and column that is read."""
-        if not means.fit(weight):
-            raise RuntimeError(
-                f"the weight of {type(means.module).__name__} has shape {tuple(weight.shape)}, which is not its shape "
-                "when the engine was built: build a new engine after changing the sizes of layers. No unit was changed"
-            )
+        if weight.shape != means.shape:
+            if not means.fit(weight):
+                raise RuntimeError(
+                    f"the weight of {type(means.module).__name__} has shape {tuple(weight.shape)}, which is not its "
+                    "shape when the engine was built: build a new engine after changing the sizes of layers. No unit "
+                    "was changed"
+                )
+            means.shape = weight.shape
         rows, columns, groups = means.rows, means.columns, means.groups
         if weight.ndim == 2 and groups == 1 and weight.numel() > 2 * _PART:
             self._reduce_in_parts(weight, rows, columns)

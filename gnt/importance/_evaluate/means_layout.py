@@ -59,6 +59,7 @@ class WeightMeans:
         groups: those of a grouped convolution, whose columns are counted group by group.
         rows, columns: the tensors for the means, or None if they are not read.
         weight, version: the weight, and its version counter, whose means are stored at present.
+        shape: a shape of the weight for which the tensors for the means are known to fit.
     """
 
     module: nn.Module
@@ -67,6 +68,7 @@ class WeightMeans:
     columns: Tensor | None = None
     weight: Tensor | None = None
     version: int = -1
+    shape: torch.Size | None = None
 
     def fit(self, weight: Tensor) -> bool:
         """True if the tensors for the means have the sizes of a weight's rows and columns."""
