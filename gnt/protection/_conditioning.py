@@ -31,9 +31,11 @@ class ConditionedParameter:
         self.name, self.covered, self.parameter = covered.name, covered, covered.parameter
         self.measure, self.group = measure.to(self.parameter.device), group
 
-    def factor(self, factors: Tensor | None) -> Tensor | None:
-        """The entry of ``factors`` that belongs to the parameter."""
-        return None if factors is None else factors[self.group]
+    def factor(self, factors: Tensor | None, by_group: Sequence[Tensor] | None = None) -> Tensor | None:
+        """The entry of ``factors`` that belongs to the parameter; ``by_group``: all entries, taken out at once."""
+        if factors is None:
+            return None
+        return by_group[self.group] if by_group and isinstance(self.group, int) else factors[self.group]
 
 
 class Conditioning:
@@ -139,8 +141,9 @@ class Conditioning:
             self.restore()
         elif self._form == "update":
             factors = self._factors() if self._rates.changes else None
+            by_group = None if factors is None else factors.unbind()
             for number, (each, before) in enumerate(zip(self.parameters, self._before, strict=True)):
-                value, factor = each.parameter.detach(), each.factor(factors)
+                value, factor = each.parameter.detach(), each.factor(factors, by_group)
                 if factor is None or not self._move_in_pieces(number, value, before, factor):
                     torch.lerp(before, value, self.current()[number].expand_as(value), out=value)
 
