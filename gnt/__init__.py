@@ -24,6 +24,7 @@ Packages, each importing only those above it:
     optim             AdamGnT and the optimizers with an engine, CBPSGD, CBPAdam, CBPAdamW
     learners          Backprop, ContinualBackprop, LaMAML, Ensemble
     metrics           dead units, ranks, online accuracy, Probe
+    integrations      callbacks for Lightning; imported only on request
 """
 
 from gnt import metrics

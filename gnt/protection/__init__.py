@@ -1,8 +1,8 @@
 """Methods that keep what earlier tasks need by fixing it.
 
 hat         HAT: each task learns a mask of the units that it uses
-ada_hat     AdaHAT: weights of used units change the less, the more tasks use them
-fg_ada_hat  FGAdaHAT: the less, the more important their units were
+ada_hat     AdaHAT: weights of used units change by less, the more tasks use the units
+fg_ada_hat  FGAdaHAT: by less, the more important the units were in earlier tasks
 packnet     PackNet: prunes each task's weights, and fixes those that are left
 TopUnits    without tasks: the units of highest importance are held (gnt.replacement, whose engine chooses them)
 

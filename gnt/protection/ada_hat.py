@@ -13,7 +13,7 @@ from gnt.units import UnitGroup
 
 
 class AdaHAT(HAT):
-    """`HAT` that never runs out of capacity: weights of used units change, the less the more tasks use them.
+    """`HAT` that never runs out of capacity: weights of used units also change, by less the more tasks use the units.
 
         rate = alpha / ((R_l + epsilon) M_ij + alpha)
 
@@ -31,7 +31,7 @@ class AdaHAT(HAT):
         epsilon: > 0.
         variant: "adahat"; "no_sum": the number of earlier tasks in place of M_ij, for all weights; "no_reg": R_l is 0.
         sparsity: factor of the sparsity term, >= 0.
-        settings: those of `HAT`, but ``protection``.
+        settings: those of `HAT`, except ``protection``.
 
     Raises:
         TypeError, ValueError: as `HAT`.

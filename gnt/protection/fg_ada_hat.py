@@ -61,7 +61,7 @@ class FGAdaHAT(HAT):
         step, rate, base: of a summing strategy.
         kernels: for measures, as for `GnT`: use C++ kernels on the CPU, which torch's compiler builds at first use.
         sparsity: factor of the sparsity term in the loss, >= 0.
-        settings: those of `HAT`, but ``protection``.
+        settings: those of `HAT`, except ``protection``.
 
     Attributes:
         importances: the importance of each unit in each task that has ended, (tasks, units).

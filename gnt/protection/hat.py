@@ -42,7 +42,7 @@ class HAT(SavedNetwork):
         R = sum of a (1 - c) / sum of (1 - c) over all units, with a the gates
 
     Fixed weights get their values back after each optimizer step, whatever the optimizer does with momentum and weight
-    decay: the outputs of a task under `use` are equal bit for bit for ever. Running statistics are kept for each task.
+    decay: the outputs of a task under `use` stay equal bit for bit. Running statistics are kept for each task.
 
         hat = gnt.HAT(net, gnt.trace(net, x))
         for task, loader in enumerate(tasks):

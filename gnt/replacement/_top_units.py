@@ -33,11 +33,11 @@ class TopUnits:
         "ema"  I_i <- d' I_i + (1 - d') v_i, divided by 1 - d'^a after a such steps
         "max"  I_i <- max(d' I_i, v_i)
 
-    Held are then the floor(fraction * num_units) units of highest I among those older than the maturity threshold (all
-    of these if they are fewer). A unit takes the place of a held one only if its I exceeds that one's by the share
-    ``margin``. A replaced unit restarts with I = 0.
+    The held units are then the floor(fraction * num_units) units of highest I among those older than the maturity
+    threshold (all of these if they are fewer). A unit takes the place of a held one only if its I exceeds that one's by
+    the share ``margin``. A replaced unit restarts with I = 0.
 
-    After each optimizer step, held units go back by the share 1 - ``slow`` of what the step has changed::
+    After each optimizer step, the share 1 - ``slow`` of what the step has changed in held units is undone::
 
         w <- w_before + slow * (w - w_before)
 
@@ -50,7 +50,7 @@ class TopUnits:
 
     Args:
         fraction: share of the units of each group that is held, in (0, 1].
-        slow: factor of a held unit's steps, in [0, 1]. 0: it does not change. 1: it learns as all others; no hook is
+        slow: factor of a held unit's steps, in [0, 1]. 0: it does not change. 1: it learns like the others; no hook is
             added to the optimizer then.
         decay_rate: d, per update, in [0, 1).
         every: number of updates between two choices of the held units, an integer >= 1.

@@ -30,7 +30,7 @@ class _Past(NamedTuple):
 
 
 class GenerativeReplay:
-    """Generative replay: learn from the current batch and from generated inputs with the outputs of earlier times.
+    """Generative replay: learn from the current batch and from generated inputs, labelled by a copy of the old network.
 
     When a task ends, frozen copies of the generative model G and of the network S are kept. In the t-th task (from 1),
     with r = 1/t, x' = samples of the frozen G and S' the frozen network, each step minimizes::

@@ -26,10 +26,10 @@ class TaskBoundaries(Callback):
     - after each optimizer step, ``after_step`` of methods that are not attached;
     - when training ends without an exception, ``end_task``.
 
-    A penalty that reads the output (`gnt.DER`) or a parameter of its own (`gnt.HAT`) belongs into ``training_step``:
-    ``loss + self.hat.penalty()``. Hooks get what their signatures name of ``net``, ``task``, ``data``, ``optimizer``
-    and ``steps_per_epoch`` (in optimizer steps). A fit that is resumed from a checkpoint goes on with its task. States
-    are part of checkpoints: attached methods' with the optimizer's state, others' with this callback's.
+    A penalty that reads the output (`gnt.DER`) or a parameter of its own (`gnt.HAT`) must be added in
+    ``training_step``: ``loss + self.hat.penalty()``. Hooks get what their signatures name of ``net``, ``task``,
+    ``data``, ``optimizer`` and ``steps_per_epoch`` (in optimizer steps). A fit that is resumed from a checkpoint goes
+    on with its task. States are part of checkpoints: attached methods' with the optimizer's state, others' with this callback's.
 
     Args:
         methods: the methods.
