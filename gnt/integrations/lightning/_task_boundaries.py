@@ -29,7 +29,8 @@ class TaskBoundaries(Callback):
     A penalty that reads the output (`gnt.DER`) or a parameter of its own (`gnt.HAT`) must be added in
     ``training_step``: ``loss + self.hat.penalty()``. Hooks get what their signatures name of ``net``, ``task``,
     ``data``, ``optimizer`` and ``steps_per_epoch`` (in optimizer steps). A fit that is resumed from a checkpoint goes
-    on with its task. States are part of checkpoints: attached methods' with the optimizer's state, others' with this callback's.
+    on with its task. States are part of checkpoints: attached methods' with the optimizer's state, others' with this
+    callback's.
 
     Args:
         methods: the methods.
