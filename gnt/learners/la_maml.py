@@ -43,7 +43,7 @@ class LaMAML(Backprop):
 
     Args:
         net: the network, called as ``net(x)``.
-        buffer: holds the past.
+        buffer: the `ReplayBuffer` from which items are drawn, and to which `learn` adds each batch.
         loss: as for `Backprop`, a mean over samples.
         step_size: the initial rate of each weight, > 0.
         rate_step: step size of the rates, >= 0.

@@ -33,7 +33,7 @@ class VAE(nn.Module):
             outputs; "gaussian" for any real inputs: squared distance / (2 scale^2).
         scale: standard deviation of the Gaussian, > 0. A small one gives accurate reconstructions, and codes that are
             further from the prior.
-        activation: makes the module behind each hidden layer.
+        activation: makes the module after each hidden layer.
 
     Raises:
         ValueError: a number that is not an integer >= 1, an unknown likelihood, or a scale out of range.

@@ -33,7 +33,7 @@ class FGAdaHAT(HAT):
     base_importance, is the unit's importance in the task, and a weighted sum over tasks what protects it later.
 
     Measures read what the training step has computed (`gnt.importance.measures`). Attributions
-    (`gnt.importance.attribute`) need inputs and targets: in a loop of one's own call ``observe(x, y)`` before the
+    (`gnt.importance.attribute`) need inputs and targets: in a loop of your own call ``observe(x, y)`` before the
     optimizer's step, learners call ``before_batch(x, y)``. They run with the gates of the step, without dropout.
 
     Args:

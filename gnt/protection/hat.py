@@ -37,7 +37,7 @@ class HAT(SavedNetwork):
 
     in later tasks, so that it is fixed where both are used; a bias at 1 - c_i. What belongs to no unit that gnt has
     found (output layers, residual streams, embeddings, the inputs of the first layer) counts as used by every task that
-    has trained it. Free units are shared out by a term of the loss, sparsity * R:
+    has trained it. A term of the loss, sparsity * R, limits how many free units a task uses:
 
         R = sum of a (1 - c) / sum of (1 - c) over all units, with a the gates
 
@@ -252,7 +252,7 @@ class HAT(SavedNetwork):
         self._hang_on_optimizer(optimizer)
 
     def close(self) -> None:
-        """Remove all hooks: the network is then without gates and nothing is held."""
+        """Remove all hooks: the network is then without gates, and no weight is held."""
         for each in self._optimizers:
             each.remove()
         if self._conditioning is not None:
@@ -302,10 +302,10 @@ class HAT(SavedNetwork):
         return self._protection.protected(group, self.counts, self.settings.protect_above)
 
     def available(self, group: UnitGroup) -> Tensor | None:
-        """For ``GnT(protect=hat)``: True for units whose gates are on in the task that is trained; None: all may go.
+        """For ``GnT(protect=hat)``: True for units whose gates are on in the task that is trained; None: all.
 
-        The others neither learn nor serve, and would always be the first to be replaced. Such units are passed over.
-        With ``idle=True``, and while no task is open, they are not.
+        Units whose gates are off do not learn, and what their consumers read is 0, so that measures of features would
+        always rank them lowest. They are not replaced, except with ``idle=True`` and while no task is open.
 
         Args:
             group: a group with the units of one of this object's; None is returned for others.

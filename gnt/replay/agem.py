@@ -41,7 +41,7 @@ class AGEM(GradientProjection):
 
     Args:
         net: the network, called as ``net(x)``.
-        buffer: holds the past.
+        buffer: stores the items.
         loss: (output, y) -> scalar, the mean over samples.
         batch_size: number of drawn items.
         task: the task of the batches that are added; `begin_task` changes it.

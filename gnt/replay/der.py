@@ -34,7 +34,7 @@ class DER:
 
     Args:
         net: the network, called as ``net(x)`` on drawn items.
-        buffer: holds the past; its items get a tensor "output".
+        buffer: stores the items, each with a tensor "output".
         alpha: factor of the distance, >= 0.
         beta: factor of the loss of the second draw, >= 0.
         batch_size: number of items of each draw; None: as many as the current batch has.

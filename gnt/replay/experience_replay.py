@@ -24,7 +24,7 @@ class ExperienceReplay:
         loss = criterion(*forward(*replay(x, y)))               # 2: replay(x, y) is the joined batch
 
     Args:
-        buffer: holds the past.
+        buffer: stores the items.
         batch_size: number of drawn items; None: as many as the current batch has. Fewer while the buffer holds fewer.
         task: the task of the batches that are added, if the buffer stores tasks; `begin_task` changes it.
 
