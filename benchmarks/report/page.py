@@ -164,7 +164,8 @@ def _others(experiment: str, sources: Sources) -> list[str]:
     display = experiments.display(experiment)
     known = {figure.name: figure for figure in (display.main, *display.others)}
     found = [
-        f"- {entry.other}: {entry.text(known[entry.figure])} {sources.refer(entry)}, with {settings_text(entry.where)}"
+        f"- {entry.other}: {'' if entry.figure == display.main.name else f'{known[entry.figure].title}: '}"
+        f"{entry.text(known[entry.figure])} {sources.refer(entry)}, with {settings_text(entry.where)}"
         for entry in of_experiment(experiment)
         if entry.other
     ]
