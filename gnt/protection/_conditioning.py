@@ -60,17 +60,23 @@ class Conditioning:
         factors: Callable[[], Tensor | None],
         generator: torch.Generator | None,
     ) -> None:
-        self.parameters, self._rates, self._form = list(parameters), rates, form
+        self.parameters = [each for each in parameters if each.parameter.requires_grad]
+        self._not_trained = [each for each in parameters if not each.parameter.requires_grad]
+        self._rates, self._form = rates, form
         self._factors, self._generator = factors, generator
         self._current: list[Tensor] | None = None
         self._before: list[Tensor] = []
         self._frozen: list[_FrozenEntries] | None = None
+        self._stepped = False
         self._handles: list[RemovableHandle] = []
-        if form == "gradient":
-            for number, each in enumerate(self.parameters):
-                hook: Any = unserializable_hook(self._gradient_hook(number))  # type: ignore[no-untyped-call]
-                register: Callable[..., RemovableHandle] = each.parameter.register_hook
-                self._handles.append(register(hook))
+        for number in range(len(self.parameters)):
+            self._hang_gradient_hook(number)
+
+    def _hang_gradient_hook(self, number: int) -> None:
+        if self._form == "gradient":
+            hook: Any = unserializable_hook(self._gradient_hook(number))  # type: ignore[no-untyped-call]
+            register: Callable[..., RemovableHandle] = self.parameters[number].parameter.register_hook
+            self._handles.append(register(hook))
 
     def _gradient_hook(self, number: int) -> Callable[[Tensor], Tensor]:
         return lambda gradient: gradient * self.current()[number]
@@ -108,6 +114,30 @@ class Conditioning:
             self._current = None
 
     @torch.no_grad()
+    def hold(self) -> None:
+        """Keep the values of frozen weights, unless they are kept; anew if the parameter's dtype or device changed."""
+        if self._rates.freezes:
+            known: Sequence[_FrozenEntries | None] = self._frozen or [None] * len(self.parameters)
+            self._frozen = [
+                frozen
+                if frozen is not None and frozen.fits(each.parameter)
+                else _FrozenEntries(each.parameter.detach(), each.measure.to(each.parameter.device) == 1)
+                for frozen, each in zip(known, self.parameters, strict=True)
+            ]
+
+    def _add_trained(self) -> None:
+        """Add parameters that the task trains from now on: ``requires_grad`` was False until after the last step."""
+        for each in [each for each in self._not_trained if each.parameter.requires_grad]:
+            self._not_trained.remove(each)
+            self.parameters.append(each)
+            self._current, self._before = None, []
+            if self._frozen is not None:
+                self._frozen.append(_FrozenEntries(each.parameter.detach(), each.measure == 1))
+            self._hang_gradient_hook(len(self.parameters) - 1)
+            if self._form == "gradient" and each.parameter.grad is not None:
+                each.parameter.grad.mul_(self.current()[-1])
+
+    @torch.no_grad()
     def before_step(self) -> None:
         """Keep what the step must not change.
 
@@ -120,13 +150,12 @@ class Conditioning:
                     f"parameter {each.name} is another tensor than when the task began: end the task before the "
                     "network is changed"
                 )
+        self._add_trained()
         values = [each.parameter.detach() for each in self.parameters]
         if self._rates.freezes:
-            if self._frozen is None:
-                self._frozen = [
-                    _FrozenEntries(value, each.measure == 1)
-                    for value, each in zip(values, self.parameters, strict=True)
-                ]
+            if self._frozen is None or not self._stepped:
+                self.hold()
+            self._stepped = True
         elif self._form == "update" and values:
             if [each.data_ptr() for each in self._before] != [] and self._before[0].device != values[0].device:
                 self._before = []
@@ -196,6 +225,7 @@ class _FrozenEntries:
     """
 
     def __init__(self, value: Tensor, frozen: Tensor) -> None:
+        self._kind = value.dtype, value.device
         self._rows: Tensor | None = None
         self._whole = value.clone() if frozen.numel() == 1 else None
         if self._whole is not None:
@@ -207,6 +237,10 @@ class _FrozenEntries:
         integers = _INTEGERS[value.element_size()]
         self._kept = torch.where(frozen, 0, -1).to(integers)  # bits that the optimizer's value keeps
         self._held = torch.where(frozen, value.contiguous().view(integers), 0).to(integers)
+
+    def fits(self, value: Tensor) -> bool:
+        """True if the tensor has the dtype and device with which the values were kept."""
+        return (value.dtype, value.device) == self._kind
 
     def restore(self, value: Tensor) -> None:
         """Write them into the tensor."""
@@ -223,7 +257,7 @@ class _FrozenEntries:
 def conditioned(
     covered: Sequence[CoveredParameter], measures: Sequence[Tensor | None], groups: Sequence[Tensor | int]
 ) -> list[ConditionedParameter]:
-    """The trained parameters whose rates are not all 1.
+    """The parameters whose rates are not all 1.
 
     Args:
         covered: all parameters.
@@ -231,8 +265,4 @@ def conditioned(
         groups: for each its group, see `Coverage.group_numbers`.
     """
     found = zip(covered, measures, groups, strict=True)
-    return [
-        ConditionedParameter(each, measure, group)
-        for each, measure, group in found
-        if measure is not None and each.parameter.requires_grad
-    ]
+    return [ConditionedParameter(each, measure, group) for each, measure, group in found if measure is not None]

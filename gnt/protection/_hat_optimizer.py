@@ -6,8 +6,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import nn
-from torch.optim import Optimizer
+from torch import Tensor, nn
+from torch.optim import LBFGS, Optimizer
 
 from gnt._utils.dynamo import not_compiled
 from gnt._utils.stack_level import user_level
@@ -58,8 +58,8 @@ class HATOptimizer:
             handle.remove()
 
 
-def check_optimizer(optimizer: Any, parameters: Sequence[CoveredParameter]) -> None:
-    """Raise an error unless this is an optimizer that holds all trained parameters of the groups."""
+def check_optimizer(optimizer: Any, parameters: Sequence[CoveredParameter], embedding: Tensor) -> None:
+    """Raise an error unless this optimizer holds all trained parameters of the groups, and can hold the embedding."""
     if not isinstance(unwrap_optimizer(optimizer), Optimizer):
         raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
     held = _held(optimizer)
@@ -72,6 +72,11 @@ def check_optimizer(optimizer: Any, parameters: Sequence[CoveredParameter]) -> N
         raise ValueError(
             f"this {type(optimizer).__name__} does not hold {', '.join(missing)} of the groups' layers: give it all "
             "parameters that the task trains"
+        )
+    if isinstance(unwrap_optimizer(optimizer), LBFGS) and id(embedding) not in held:
+        raise ValueError(
+            "LBFGS takes one list of parameters only, to which the embedding cannot be added later: make it as "
+            "LBFGS([*net.parameters(), hat.embedding])"
         )
 
 

@@ -156,7 +156,7 @@ class HAT(SavedNetwork):
             RuntimeError: a task is open, or this object is closed.
             TypeError: an id or an optimizer of another type.
             ValueError: an id that was used before; ``steps_per_epoch`` below 1; an optimizer that lacks parameters of
-                the groups. Nothing is changed.
+                the groups; LBFGS without the embedding, which cannot be added to it. Nothing is changed.
         """
         self._require_not_closed()
         if self._open:
@@ -167,7 +167,7 @@ class HAT(SavedNetwork):
             raise ValueError(f"task must be a new id, got {task!r}, which has ended; known are {self.tasks}")
         check_positive(steps_per_epoch=steps_per_epoch)
         coverage = self._find_coverage()
-        check_optimizer(optimizer, coverage.parameters)
+        check_optimizer(optimizer, coverage.parameters, self.embedding)
         self._warn_without_capacity(task)
         self._coverage = coverage
         self._trained.follow(coverage.parameters, new=False)
@@ -184,6 +184,8 @@ class HAT(SavedNetwork):
         self._hang_on_optimizer(optimizer)
         self._optimizers[-1].optimizer.state.pop(self.embedding, None)
         self._start()
+        assert self._conditioning is not None
+        self._conditioning.hold()  # at once: another optimizer may step before this one
         self._begin_task()
 
     @torch.no_grad()
@@ -248,7 +250,7 @@ class HAT(SavedNetwork):
         self._require_open("resume")
         if self._optimizers and self._optimizers[-1].active:
             raise RuntimeError(f"task {self.task!r} has an optimizer; resume() is for a state that was loaded")
-        check_optimizer(optimizer, self._coverage.parameters)
+        check_optimizer(optimizer, self._coverage.parameters, self.embedding)
         self._hang_on_optimizer(optimizer)
 
     def close(self) -> None:

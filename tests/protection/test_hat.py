@@ -226,6 +226,56 @@ def refuse(net: nn.Module, x: Tensor) -> None:
     gnt.HAT(other, gnt.trace(other, examples=[(x, 0), (x, 1)]), uncovered="refuse")
 
 
+@pytest.mark.parametrize("form", ["update", "gradient"])
+def test_weights_are_held_before_another_optimizer_steps_and_when_they_are_trained_later_in_a_task(form):
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.rest = nn.Linear(4, 4), mlp()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.rest(x + self.stem(x))
+
+    net = Net()
+    hat = gnt.HAT(net, gnt.walk(net.rest), s_max=8.0, sparsity=0.01, embedding=(0.1, 0.5), apply=form)
+    optimizer = torch.optim.SGD(net.rest.parameters(), **FAST)
+    other = torch.optim.SGD(net.stem.parameters(), **FAST)
+    for task in range(2):
+        first = net.rest[0].requires_grad_(task == 0)
+        hat.begin(task, optimizer, steps_per_epoch=2)
+        for step in range(4):
+            if step == 2:
+                first.requires_grad_(True)
+            other.zero_grad()
+            optimizer.zero_grad()
+            loss(hat, step).backward()
+            other.step()
+            optimizer.step()
+        hat.end()
+        if task == 0:
+            before = outputs(hat, inputs(net))[0]
+    assert torch.equal(outputs(hat, inputs(net))[0], before)
+
+
+def test_lbfgs_must_hold_the_embedding_from_the_start():
+    net, hat, _ = make(s_max=8.0)
+    before = copy.deepcopy(hat.state_dict())
+    with pytest.raises(ValueError, match=r"hat\.embedding"):
+        hat.begin(0, torch.optim.LBFGS(net.parameters()), steps_per_epoch=2)
+    assert hat.task is None
+    assert_same(hat.state_dict(), before)
+    optimizer = torch.optim.LBFGS([*net.parameters(), hat.embedding], lr=0.1, max_iter=3)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        total = loss(hat, 0)
+        total.backward()
+        return total
+
+    with hat.learning(0, optimizer, steps_per_epoch=2):
+        optimizer.step(closure)
+
+
 def test_units_of_a_group_that_a_task_does_not_run_stay_free():
     class Branches(nn.Module):
         def __init__(self) -> None:
