@@ -6,8 +6,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.optim import LBFGS, Optimizer
+from torch.optim import LBFGS, Adagrad, Optimizer
 
 from gnt._utils.dynamo import not_compiled
 from gnt._utils.stack_level import user_level
@@ -81,7 +82,7 @@ def check_optimizer(optimizer: Any, parameters: Sequence[CoveredParameter], embe
 
 
 def add_embedding(optimizer: Optimizer, embedding: nn.Parameter) -> None:
-    """Give the optimizer the embedding, without weight decay, and drop the state that it keeps for it."""
+    """Give the optimizer the embedding, without weight decay."""
     optimizer = unwrap_optimizer(optimizer)
     for options in optimizer.param_groups:
         if any(each is embedding for each in options["params"]):
@@ -96,6 +97,17 @@ def add_embedding(optimizer: Optimizer, embedding: nn.Parameter) -> None:
     else:
         no_decay = {"weight_decay": 0.0} if "weight_decay" in optimizer.defaults else {}
         optimizer.add_param_group({"params": [embedding], **no_decay})
+
+
+def reset_embedding_state(optimizer: Optimizer, embedding: nn.Parameter) -> None:
+    """Drop the state that the optimizer keeps for the embedding, so that it begins anew."""
+    optimizer.state.pop(embedding, None)
+    other = next((state for state in optimizer.state.values() if state), None)
+    if isinstance(optimizer, Adagrad) and other is not None:
+        # early versions of torch fill Adagrad's state only when it is constructed
+        initial = next(o for o in optimizer.param_groups if any(p is embedding for p in o["params"]))
+        total = torch.full_like(embedding, initial["initial_accumulator_value"])
+        optimizer.state[embedding] = {"step": torch.zeros_like(other["step"]), "sum": total}
 
 
 def _held(optimizer: Optimizer) -> set[int]:

@@ -15,7 +15,7 @@ from gnt._utils.stack_level import user_level
 from gnt._utils.validation import check_positive
 from gnt.protection._conditioning import Form
 from gnt.protection._gate_function import Compensation
-from gnt.protection._hat_optimizer import check_optimizer
+from gnt.protection._hat_optimizer import check_optimizer, reset_embedding_state
 from gnt.protection._hat_processes import copy_from_first_process
 from gnt.protection._hat_report import MaskReport, draw_masks, mask_report
 from gnt.protection._hat_settings import EmbeddingInit, HATSettings, check_groups, check_norms
@@ -182,7 +182,7 @@ class HAT(SavedNetwork):
         self._step, self._steps_per_epoch, self._penalty_seen = 0, int(steps_per_epoch), False
         self._trained.begin()
         self._hang_on_optimizer(optimizer)
-        self._optimizers[-1].optimizer.state.pop(self.embedding, None)
+        reset_embedding_state(self._optimizers[-1].optimizer, self.embedding)
         self._start()
         assert self._conditioning is not None
         self._conditioning.hold()  # at once: another optimizer may step before this one
