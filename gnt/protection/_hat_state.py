@@ -49,7 +49,24 @@ def checked_state(state: Any, layout: UnitLayout, settings: Mapping[str, Any], l
         "generator": _generators,
         "extra": _dict,
     }
-    return check_saved_state(state, "HAT.state_dict()", kinds, STATE_VERSION)
+    checked = check_saved_state(state, "HAT.state_dict()", kinds, STATE_VERSION)
+    _check_together(checked, settings["norms"] == "per_task")
+    return checked
+
+
+def _check_together(checked: Mapping[str, Any], per_task: bool) -> None:
+    """Raise ValueError for entries that are valid alone but not together."""
+    tasks, is_open = checked["tasks"], bool(checked["open"])
+    if is_open and checked["open"][0] in tasks:
+        raise Entry("open").wrong_value(checked["open"], f"an id that is not among the ended tasks {tasks}")
+    if is_open and not checked["steps_per_epoch"]:
+        raise Entry("steps_per_epoch").wrong_value(0, "an integer >= 1 while a task is open")
+    if checked["selected"] and not checked["selected"][0] < len(tasks) + is_open:
+        raise Entry("selected").wrong_value(checked["selected"], f"a number below {len(tasks) + is_open}")
+    if len(checked["task_buffers"]) != (len(tasks) if per_task else 0):
+        raise Entry("task_buffers").wrong_value(len(checked["task_buffers"]), "one dict for each ended task")
+    if len(checked["live_buffers"]) > 1:
+        raise Entry("live_buffers").wrong_value(len(checked["live_buffers"]), "one dict at most")
 
 
 def _task_ids(entry: Entry, value: Any) -> list[Any]:

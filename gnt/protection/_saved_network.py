@@ -40,6 +40,7 @@ class SavedNetwork(HeldNetwork):
 
     def _checked_state(self, state: Any) -> tuple[dict[str, Any], Any]:
         checked = checked_state(state, self.layout, self.settings.saved(), self.embedding)
+        self._task_buffers.check([checked["initial_buffers"], *checked["task_buffers"], *checked["live_buffers"]])
         generators = [] if self.generator is None else [self.generator]
         if len(checked["generator"]) != len(generators):
             raise ValueError("state_dict and this HAT must both have a generator, or neither")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,17 @@ class TaskBuffers:
         if self.live is None:
             self.live = self.changed()
         self._write(self.tasks[task])
+
+    def check(self, saved: Iterable[Mapping[str, Tensor]]) -> None:
+        """Raise ValueError for saved values of other shapes than the model's buffers."""
+        present = self._present()
+        for values in saved:
+            for name, value in values.items():
+                if name in present and value.shape != present[name].shape:
+                    raise ValueError(
+                        f"state_dict has buffer {name} with shape {tuple(value.shape)}, that of the network has "
+                        f"{tuple(present[name].shape)}"
+                    )
 
     def load(self, initial: dict[str, Tensor], tasks: list[dict[str, Tensor]], live: list[dict[str, Tensor]]) -> None:
         """Load saved values; those in the model are loaded with its own state."""

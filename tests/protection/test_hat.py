@@ -538,6 +538,33 @@ def test_a_run_resumed_in_the_middle_of_an_epoch_equals_the_uninterrupted_one(ki
     assert_same(*results)
 
 
+def test_saved_entries_that_do_not_fit_each_other_or_the_network_are_refused_before_anything_is_loaded():
+    net = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 1))
+    _, hat, optimizer = make(net)
+    learn_task(hat, optimizer, 0, steps=2)
+    hat.begin(1, optimizer, steps_per_epoch=2)
+    learn_steps(hat, optimizer, range(1))
+    saved, wide = copy.deepcopy(hat.state_dict()), {"1.running_mean": torch.zeros(3)}
+    for name, wrong in (
+        ("steps_per_epoch", 0),
+        ("open", [0, True]),
+        ("task_buffers", []),
+        ("task_buffers", [wide]),
+        ("initial_buffers", wide),
+        ("live_buffers", [wide]),
+    ):
+        faulty = copy.deepcopy(saved)
+        faulty["_extra_state"][name] = wrong
+        with pytest.raises(ValueError, match=f"{name}|1.running_mean with shape"):
+            hat.load_state_dict(faulty)
+        assert_same(hat.state_dict(), saved)
+    closed = copy.deepcopy(saved)
+    closed["_extra_state"]["open"] = []
+    with pytest.raises(ValueError, match="selected"):
+        hat.load_state_dict(closed)
+    hat.load_state_dict(saved)
+
+
 def test_copies_go_on_alone_and_copies_of_the_network_have_no_gates():
     net, hat, optimizer = make()
     learn_task(hat, optimizer, 0)
