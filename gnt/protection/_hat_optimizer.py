@@ -60,7 +60,10 @@ class HATOptimizer:
 
 
 def check_optimizer(optimizer: Any, parameters: Sequence[CoveredParameter], embedding: Tensor) -> None:
-    """Raise an error unless this optimizer holds all trained parameters of the groups, and can hold the embedding."""
+    """Raise an error unless this optimizer holds all trained parameters of the groups, and can hold the embedding.
+
+    Warns if it decays the embedding.
+    """
     if not isinstance(unwrap_optimizer(optimizer), Optimizer):
         raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
     held = _held(optimizer)
@@ -79,22 +82,24 @@ def check_optimizer(optimizer: Any, parameters: Sequence[CoveredParameter], embe
             "LBFGS takes one list of parameters only, to which the embedding cannot be added later: make it as "
             "LBFGS([*net.parameters(), hat.embedding])"
         )
+    _warn_of_decay(unwrap_optimizer(optimizer), embedding)
+
+
+def _warn_of_decay(optimizer: Optimizer, embedding: Tensor) -> None:
+    for options in optimizer.param_groups:
+        if options.get("weight_decay") and any(each is embedding for each in options["params"]):
+            warnings.warn(
+                f"this {type(optimizer).__name__} decays the embedding of the HAT (weight_decay="
+                f"{options['weight_decay']}), which turns gates to 0.5: put it into a group with weight_decay=0, "
+                "or leave it to begin()",
+                stacklevel=user_level(),
+            )
 
 
 def add_embedding(optimizer: Optimizer, embedding: nn.Parameter) -> None:
-    """Give the optimizer the embedding, without weight decay."""
+    """Give the optimizer the embedding, without weight decay, unless it holds it."""
     optimizer = unwrap_optimizer(optimizer)
-    for options in optimizer.param_groups:
-        if any(each is embedding for each in options["params"]):
-            if options.get("weight_decay"):
-                warnings.warn(
-                    f"this {type(optimizer).__name__} decays the embedding of the HAT (weight_decay="
-                    f"{options['weight_decay']}), which turns gates to 0.5: put it into a group with weight_decay=0, "
-                    "or leave it to begin()",
-                    stacklevel=user_level(),
-                )
-            break
-    else:
+    if id(embedding) not in _held(optimizer):
         no_decay = {"weight_decay": 0.0} if "weight_decay" in optimizer.defaults else {}
         optimizer.add_param_group({"params": [embedding], **no_decay})
 

@@ -197,10 +197,13 @@ class HAT(SavedNetwork):
                 as long as their gates were open.
 
         Raises:
+            TypeError: ``refresh`` is no engine.
             RuntimeError: no task is open, or none of its steps was made.
             ValueError: an embedding that is not finite. Nothing is changed.
         """
         self._require_open("end")
+        if refresh is not None and not (hasattr(refresh, "groups") and callable(getattr(refresh, "replace", None))):
+            raise TypeError(f"refresh must be an engine such as gnt.GnT, or None, got {refresh!r:.80}")
         if not self._step:
             raise RuntimeError(f"task {self.task!r} is empty: no optimizer step was made since begin()")
         if not bool(torch.isfinite(self.embedding).all()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import math
+import warnings
 from typing import Any
 
 import pytest
@@ -685,6 +686,9 @@ def test_other_refusals_leave_everything_as_it_was():
             wrong()
         assert_same(dict(net.state_dict()), before)
     learn_steps(hat, optimizer, range(1))
+    with pytest.raises(TypeError, match="refresh must be an engine"):
+        hat.end(refresh="engine")
+    assert (hat.task, hat.tasks) == (0, [])
     hat.end()
     with pytest.raises(RuntimeError, match="no task is open for this SGD"):
         optimizer.step()
@@ -706,6 +710,12 @@ def test_other_refusals_leave_everything_as_it_was():
 def test_warnings_of_decay_and_of_full_groups():
     net, hat, optimizer = make(embedding=(1.0, 1.0))
     decayed = torch.optim.SGD([*net.parameters(), hat.embedding], weight_decay=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="decays the embedding"):
+            hat.begin(0, decayed, steps_per_epoch=1)
+    assert hat.task is None
+    assert not hat.embedding.any()
     with pytest.warns(UserWarning, match="decays the embedding"):
         hat.begin(0, decayed, steps_per_epoch=1)
     learn_steps(hat, decayed, range(1))
