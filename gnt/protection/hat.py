@@ -23,6 +23,7 @@ from gnt.protection._rates import Hard, Rates
 from gnt.protection._saved_network import SavedNetwork
 from gnt.protection._saved_state import is_task_id
 from gnt.protection._sparsity import SparsityMode
+from gnt.replacement import unwrap_optimizer
 from gnt.units import UnitGroup
 
 
@@ -242,18 +243,23 @@ class HAT(SavedNetwork):
         self.end()
 
     def resume(self, optimizer: Optimizer) -> None:
-        """Go on with a task whose state was loaded, with an optimizer; then load the optimizer's state.
+        """Go on with the open task, whose state was loaded, with an optimizer; then load the optimizer's state.
+
+        It also puts another optimizer into the place of the one that the task has.
 
         Args:
             optimizer: as for `begin`.
 
         Raises:
-            RuntimeError: no task is open, or it has an optimizer.
+            RuntimeError: no task is open, or this is its optimizer.
         """
         self._require_open("resume")
-        if self._optimizers and self._optimizers[-1].active:
-            raise RuntimeError(f"task {self.task!r} has an optimizer; resume() is for a state that was loaded")
+        present = self._optimizers[-1] if self._optimizers and self._optimizers[-1].active else None
+        if present is not None and present.optimizer is unwrap_optimizer(optimizer):
+            raise RuntimeError(f"task {self.task!r} has this optimizer; resume() is for a state that was loaded")
         check_optimizer(optimizer, self._coverage.parameters, self.embedding)
+        if present is not None:
+            present.active = False
         self._hang_on_optimizer(optimizer)
 
     def close(self) -> None:

@@ -210,6 +210,29 @@ def test_hat_keeps_the_outputs_of_a_task_beside_the_engine_and_resumes_within_a_
     assert_same(*results)
 
 
+def test_a_fit_after_one_that_failed_goes_on_with_its_task(tmp_path):
+    class Failing(lightning.Callback):
+        def on_train_batch_end(self, *arguments: Any) -> None:
+            raise KeyError("in the middle of a task")
+
+    module = Masked()
+    boundaries = TaskBoundaries(module.hat)
+    with pytest.raises(KeyError):
+        trainer(tmp_path, [boundaries, Failing()], 1).fit(module, loader())
+    assert (module.hat.task, module.hat.tasks) == (0, [])
+    trainer(tmp_path, [boundaries], 1).fit(module, loader())
+    assert (module.hat.task, module.hat.tasks, boundaries.ended) == (None, [0], 1)
+
+
+@pytest.mark.parametrize("find", [lambda net: gnt.walk(net), lambda net: list(gnt.walk(net)), lambda net: net])
+@pytest.mark.parametrize("by_function", [True, False])
+def test_layers_are_a_network_or_unit_groups_or_a_function_that_returns_them(find, by_function, tmp_path):
+    module = Regression()
+    callback = cbp(layers=(lambda module: find(module.net)) if by_function else find(module.net))
+    trainer(tmp_path, [callback], 1).fit(module, loader())
+    assert [group.name for group in callback.engine.groups] == [group.name for group in gnt.walk(module.net)]
+
+
 REFUSED = [
     (lambda: ContinualBackprop(replacement_rate=2), ValueError, "replacement_rate must be a number"),
     (lambda: ContinualBackprop(rate=2), TypeError, "unknown setting rate: ContinualBackprop takes layers"),

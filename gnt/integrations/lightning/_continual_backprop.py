@@ -8,6 +8,7 @@ from typing import Any
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
 
 from gnt._utils.validation import check_flags, check_known_settings
 from gnt.integrations.lightning._trainer import optimizer_of
@@ -104,11 +105,11 @@ class ContinualBackprop(Callback):
             logger.log_hyperparams({f"gnt/{name}": value for name, value in self.settings.items()})
 
     def _units(self, module: LightningModule) -> Any:
-        if callable(self._layers):
+        if callable(self._layers) and not isinstance(self._layers, nn.Module):
             find: Callable[[LightningModule], Any] = self._layers
-            return unwrap(find(module))
+            return self._without_wrappers(find(module))
         if self._layers is not None:
-            return unwrap(self._layers)
+            return self._without_wrappers(self._layers)
         inputs = module.example_input_array if self._example_inputs is None else self._example_inputs
         if inputs is None:
             raise ValueError(
@@ -119,6 +120,10 @@ class ContinualBackprop(Callback):
         if isinstance(inputs, dict):
             return trace(module, **self._patterns, **inputs)
         return trace(module, *(inputs if isinstance(inputs, (tuple, list)) else (inputs,)), **self._patterns)
+
+    @staticmethod
+    def _without_wrappers(layers: Any) -> Any:
+        return unwrap(layers) if isinstance(layers, nn.Module) else layers
 
     @staticmethod
     def _continue(engine: GnT, before: GnT) -> None:
