@@ -55,6 +55,9 @@ class GatedNetwork(nn.Module):
         self._open = self._closed = False
         self._step = self._steps_per_epoch = 0
         self._selected: int | None = None  # the task in force, by its number; None: no gates
+        self._in_force = "nothing"  # what this means for forwards, and the mask of an ended task
+        self._mask: Tensor | None = None
+        self._binary: tuple[int | None, list[Tensor]] | None = None
         self._task_buffers = TaskBuffers(model, self)
 
     @property
@@ -106,7 +109,7 @@ class GatedNetwork(nn.Module):
     def _hang(self) -> None:
         """Register the hooks on the network."""
         self._gates = Gates(self._places, self.layout, self._gates_in_force)
-        self._binary: tuple[Any, list[Tensor]] | None = None
+        self._set_in_force()
         watch_hooks()
 
     def _refresh_gates(self) -> None:
@@ -131,23 +134,34 @@ class GatedNetwork(nn.Module):
     def _gates_in_force(self) -> Sequence[Tensor] | None:
         """The gates of each place in this forward, or None.
 
+        Compiled code calls it, too: it reads no number that differs between tasks, which would be compiled anew.
+
         Raises:
             RuntimeError: a forward in training mode with the mask of a task that has ended, or without an optimizer.
         """
-        selected = self._selected
-        if selected is None:
+        in_force = self._in_force
+        if in_force == "nothing":
             return None
         if torch.compiler.is_compiling() and is_paused() and not torch.compiler.is_dynamo_compiling():
             return None  # gnt.trace, which looks for the units that gates act on
-        is_open = self._open and selected == len(self.tasks)
-        if self.model.training and not (is_paused() and not is_open):
-            if is_open and self._can_train():
+        if self.model.training and not (is_paused() and in_force == "ended task"):
+            if in_force == "open task":
                 return self._gates.parts
-            raise RuntimeError(self._no_training_message(is_open))
-        return self._binary_gates(selected if not is_open else None)
+            raise RuntimeError(self._no_training_message())
+        return self._binary_gates(self._mask)
 
-    def _no_training_message(self, is_open: bool) -> str:
-        if is_open:
+    def _set_in_force(self) -> None:
+        """Note what the selected task means for forwards; called when tasks, masks or optimizers have changed."""
+        self._binary, self._mask = None, None
+        if self._selected is None:
+            self._in_force = "nothing"
+        elif self._open and self._selected == len(self.tasks):
+            self._in_force = "open task" if self._can_train() else "loaded task"
+        else:
+            self._in_force, self._mask = "ended task", self.masks_by_task[self._selected]
+
+    def _no_training_message(self) -> str:
+        if self._in_force == "loaded task":
             return f"the state of task {self.task!r} was loaded: call resume(optimizer) before it is trained"
         assert self._selected is not None
         return (
@@ -155,13 +169,16 @@ class GatedNetwork(nn.Module):
             "after eval(), or train without gates after use(None)"
         )
 
-    def _binary_gates(self, task: int | None) -> list[Tensor]:
-        """The gates of an ended task, or those of the open one at s = infinity."""
-        key = (task, self.embedding._version if task is None else None, self.embedding.device)
-        if self._binary is None or self._binary[0] != key:
+    def _binary_gates(self, mask: Tensor | None) -> list[Tensor]:
+        """The gates of the mask of an ended task, or (None) those of the open one at s = infinity."""
+        dtype = self.embedding.dtype
+        if torch.compiler.is_dynamo_compiling():  # a version to compare would be compiled as a constant
+            return self._gates.split((self.embedding.detach() > 0 if mask is None else mask).to(dtype))
+        version = self.embedding._version if mask is None else None
+        if self._binary is None or self._binary[0] != version:
             with torch.inference_mode(False), torch.no_grad():
-                mask = self.embedding > 0 if task is None else self.masks_by_task[task]
-                self._binary = key, self._gates.split(mask.to(self.embedding.dtype))
+                mask = self.embedding > 0 if mask is None else mask
+                self._binary = version, self._gates.split(mask.to(dtype))
         return self._binary[1]
 
     def _select(self, number: int | None) -> None:
@@ -169,6 +186,7 @@ class GatedNetwork(nn.Module):
         if self.settings.norms == "per_task":
             self._task_buffers.use(number if ended else None)
         self._selected = number
+        self._set_in_force()
 
     def _number(self, task: Any) -> int:
         known = [*self.tasks, *([self.task] if self._open else [])]

@@ -86,7 +86,6 @@ class SavedNetwork(HeldNetwork):
             assert own is not None
             own.set_state(each)
         self._load_extra_state(extra)
-        self._binary = None
         self._protection.forget()
         if self._conditioning is not None:
             self._conditioning.remove()
@@ -98,6 +97,7 @@ class SavedNetwork(HeldNetwork):
             self._trained.unwatch()
             for each in self._optimizers:
                 each.active = False
+        self._set_in_force()
 
     def _extra_state(self) -> dict[str, Any]:
         """More entries of the saved state: tensors and plain values."""
@@ -112,7 +112,7 @@ class SavedNetwork(HeldNetwork):
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         result = super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
-        self._binary = None
+        self._set_in_force()
         if self._open:
             self._start()
         return result
@@ -138,3 +138,4 @@ class SavedNetwork(HeldNetwork):
                 self._hang_on_optimizer(each)
             self._trained.watch()
             self._start()
+        self._set_in_force()

@@ -183,6 +183,7 @@ class HAT(SavedNetwork):
         self._step, self._steps_per_epoch, self._penalty_seen = 0, int(steps_per_epoch), False
         self._trained.begin()
         self._hang_on_optimizer(optimizer)
+        self._set_in_force()
         reset_embedding_state(self._optimizers[-1].optimizer, self.embedding)
         self._start()
         assert self._conditioning is not None
@@ -227,7 +228,7 @@ class HAT(SavedNetwork):
         self.task, self._open, self._conditioning = None, False, None
         self._optimizers[-1].active = False
         self._protection.forget()
-        self._binary = None
+        self._set_in_force()
         if refresh is not None:
             refresh.replace(self._protection.free_units(refresh.groups, self.cumulative))
 
@@ -261,6 +262,7 @@ class HAT(SavedNetwork):
         if present is not None:
             present.active = False
         self._hang_on_optimizer(optimizer)
+        self._set_in_force()
 
     def close(self) -> None:
         """Remove all hooks: the network is then without gates, and no weight is held."""
@@ -271,6 +273,7 @@ class HAT(SavedNetwork):
         self._gates.remove()
         self._trained.unwatch()
         self._optimizers, self._closed, self._selected = [], True, None
+        self._set_in_force()
 
     def penalty(self) -> Tensor:
         """Return sparsity * R of the present gates, to be added to the loss; differentiable.
