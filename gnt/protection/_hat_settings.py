@@ -67,6 +67,11 @@ class HATSettings:
         for name in ("min_free", "protect_above"):
             if isinstance(given[name], bool) or not isinstance(given[name], int) or given[name] < 0:
                 raise ValueError(f"{name} must be an integer >= 0, got {given[name]!r}")
+        if given["protect_above"] and given["protection"].freezes:
+            raise ValueError(
+                f"protect_above must be 0 where weights of earlier tasks are fixed, by {given['protection']!r}, got "
+                f"{given['protect_above']}: replacing their units would change the outputs of these tasks"
+            )
         return cls(**given)
 
     def draw_embedding(self, embedding: Tensor, generator: torch.Generator | None, *, first: bool) -> None:

@@ -77,7 +77,7 @@ class HAT(SavedNetwork):
             the outputs of earlier tasks move.
         min_free: with as few free units or fewer, the sparsity term of a group (or of all) is 0.
         idle: an engine with ``protect=hat`` may replace units whose gates are off in the task that is trained.
-        protect_above: `protected` keeps units that more than this number of tasks use.
+        protect_above: `protected` keeps units that more than this number of tasks use; 0 where weights are fixed.
         generator: for drawing e, and random rates; None: torch's.
         process_group: the processes whose gradients of e are averaged. None: they are not (DDP does if the embedding is
             in its module). In each case all processes start a task with the first one's e.

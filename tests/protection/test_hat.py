@@ -634,6 +634,7 @@ def test_a_learner_begins_and_ends_tasks():
         ({"uncovered": "x"}, "uncovered must be one of"),
         ({"norms": "independent"}, "norms must be one of 'per_task', 'shared'"),
         ({"min_free": -1}, "min_free must be an integer >= 0"),
+        ({"protect_above": 1}, "protect_above must be 0 where weights of earlier tasks are fixed"),
         ({"embedding_clamp": 0}, "embedding_clamp must be a finite number > 0"),
         ({"protection": "hard"}, "protection must be Hard"),
         ({"groups": []}, "groups must be the unit groups"),
