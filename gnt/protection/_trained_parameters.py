@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from gnt._utils.dynamo import not_compiled
 from gnt._utils.recording_switch import is_paused
 from gnt.protection._coverage import CoveredParameter
 from gnt.protection._forward_hook import ForwardHook
@@ -46,6 +47,7 @@ class TrainedParameters:
                 if module not in self._handles:
                     self._handles[module] = module.register_forward_pre_hook(ForwardHook(self._note))
 
+    @not_compiled
     def _note(self, module: nn.Module) -> None:
         if self.is_training() and torch.is_grad_enabled() and not is_paused():
             self._handles.pop(module).remove()
