@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -33,6 +37,16 @@ class HeadPerTask(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The outputs of the task at their places among those of all tasks."""
         return in_place(self.heads(self.hidden(x), self.task), self.task, self._scenario)
+
+
+@contextlib.contextmanager
+def outputs_of(net: Any, task: int) -> Iterator[None]:
+    """Context in which a network that is told the task computes the outputs of a task."""
+    before, net.task = net.task, task
+    try:
+        yield
+    finally:
+        net.task = before
 
 
 def in_place(output: Tensor, task: int, scenario: Scenario) -> Tensor:

@@ -14,7 +14,7 @@ from benchmarks.memory_methods.task_heads import TaskHeadsMethod
 class MaskedMethod(TaskHeadsMethod):
     """A method whose first part learns a mask of the hidden units for each task, with an output layer for each task.
 
-    The optimizer begins each task without a history if the setting ``anew`` is "yes".
+    The optimizer begins each task without a history if the setting ``new_optimizer`` is "yes".
     """
 
     def __init__(self, *given: Any) -> None:
@@ -33,7 +33,7 @@ class MaskedMethod(TaskHeadsMethod):
 
     def begin_task(self, number: int) -> None:
         """Learn a new mask from now on."""
-        if self._settings.anew == "yes":
+        if self._settings.new_optimizer == "yes":
             self.learner.opt.state.clear()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "no capacity is left")  # what the experiment measures

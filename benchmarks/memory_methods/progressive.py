@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
 
 import gnt
-from benchmarks.memory_methods.heads import in_place
+from benchmarks.memory_methods.heads import in_place, outputs_of
 from benchmarks.memory_methods.method import MemoryMethod
 from benchmarks.memory_methods.scenario import Scenario
 from benchmarks.methods import with_seed
@@ -64,14 +63,8 @@ class ProgressiveMethod(MemoryMethod):
             self.learner.opt = type(self.learner.opt)(column.parameters(), lr=self._settings.lr)
         net.task = count - 1
 
-    @contextlib.contextmanager
-    def _evaluated(self, number: int) -> Iterator[None]:
-        net = self.learner.net
-        trained, net.task = net.task, number
-        try:
-            yield
-        finally:
-            net.task = trained
+    def _evaluated(self, number: int) -> contextlib.AbstractContextManager[None]:
+        return outputs_of(self.learner.net, number)
 
     def units(self, net: nn.Module, x: Tensor) -> Any:
         """The unit groups of the newest column."""

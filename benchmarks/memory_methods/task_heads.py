@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import gnt
+from benchmarks.memory_methods.heads import outputs_of
 from benchmarks.memory_methods.method import MemoryMethod
 from benchmarks.saved_values import fields, integer
 
@@ -67,14 +67,8 @@ class TaskHeadsMethod(MemoryMethod):
         self.learner.net.task = number
         super().begin_task(number)
 
-    @contextlib.contextmanager
-    def _evaluated(self, number: int) -> Iterator[None]:
-        net = self.learner.net
-        trained, net.task = net.task, number
-        try:
-            yield
-        finally:
-            net.task = trained
+    def _evaluated(self, number: int) -> contextlib.AbstractContextManager[None]:
+        return outputs_of(self.learner.net, number)
 
     def units(self, net: nn.Module, x: Tensor) -> Any:
         """The unit groups, which all tasks share."""

@@ -95,7 +95,7 @@ class Settings(BaseSettings):
         _MASKS,
         tuning=True,
     )
-    anew: str = setting(
+    new_optimizer: str = setting(
         "yes",
         "begin each task with an optimizer without a history: yes or no",
         value_checks.one_of("yes", "no"),

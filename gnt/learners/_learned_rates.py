@@ -19,7 +19,7 @@ class LearnedRates(Optimizer):
         rate  <- rate - rate_step * gradient of rate
         theta <- theta - max(rate, 0) * gradient of theta
 
-    The rates are leaves of the graph, in ``state[parameter]["rate"]``. Those of a replaced unit start anew.
+    The rates are leaves of the graph, in ``state[parameter]["rate"]``. A replaced unit gets the initial rates.
 
     Args:
         params: the parameters.

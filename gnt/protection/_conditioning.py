@@ -115,7 +115,7 @@ class Conditioning:
 
     @torch.no_grad()
     def hold(self) -> None:
-        """Keep the values of frozen weights, unless they are kept; anew if the parameter's dtype or device changed."""
+        """Copy the values of frozen weights, unless there is a copy of this dtype and device."""
         if self._rates.freezes:
             known: Sequence[_FrozenEntries | None] = self._frozen or [None] * len(self.parameters)
             self._frozen = [

@@ -134,7 +134,7 @@ class GatedNetwork(nn.Module):
     def _gates_in_force(self) -> Sequence[Tensor] | None:
         """The gates of each place in this forward, or None.
 
-        Compiled code calls it, too: it reads no number that differs between tasks, which would be compiled anew.
+        Compiled code calls it, too: a number that differs between tasks would be compiled as a constant.
 
         Raises:
             RuntimeError: a forward in training mode with the mask of a task that has ended, or without an optimizer.

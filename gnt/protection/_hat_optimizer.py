@@ -105,7 +105,7 @@ def add_embedding(optimizer: Optimizer, embedding: nn.Parameter) -> None:
 
 
 def reset_embedding_state(optimizer: Optimizer, embedding: nn.Parameter) -> None:
-    """Drop the state that the optimizer keeps for the embedding, so that it begins anew."""
+    """Drop the state that the optimizer keeps for the embedding."""
     optimizer.state.pop(embedding, None)
     other = next((state for state in optimizer.state.values() if state), None)
     if isinstance(optimizer, Adagrad) and other is not None:

@@ -118,13 +118,13 @@ class MeasureSource:
         self._importance.discard()
 
     def begin_task(self) -> None:
-        """Start running averages of features anew."""
+        """Reset the running averages of features."""
         self._importance.discard()
         self._importance.begin_task()
         self._nonfinite_before = self._nonfinite()
 
     def restart_units(self, number: int, units: Tensor) -> None:
-        """Start the averages of units anew."""
+        """Reset the averages of units."""
         self._importance.restart_units(self._importance.groups[number], units)
 
     def state_dict(self) -> dict[str, Any]:

@@ -117,7 +117,7 @@ class Hard(Rates):
 
 
 class Random(Hard):
-    """Weights between two units that earlier tasks use get rates drawn anew in each step, uniform in [0, 1)."""
+    """Weights between two units that earlier tasks use get rates drawn in each step, uniform in [0, 1)."""
 
     @property
     def changes(self) -> bool:

@@ -173,7 +173,7 @@ class FGAdaHAT(HAT):
 
     @torch.no_grad()
     def reset_units(self, param: Tensor, dim: int, index: Tensor, groups: int = 1) -> None:
-        """As for `HAT`; the importance of replaced units in the open task starts anew, too.
+        """As for `HAT`; the importance of replaced units in the open task is 0 again.
 
         Args:
             param, dim, index, groups: as for `gnt.replacement.Follower`.

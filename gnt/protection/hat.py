@@ -145,7 +145,7 @@ class HAT(SavedNetwork):
         super().__init__(model, checked, settings, generator, process_group)
 
     def begin(self, task: Any, optimizer: Optimizer, *, steps_per_epoch: int) -> None:
-        """Begin a task: draw e, start its running statistics anew, and hold what earlier tasks need.
+        """Begin a task: draw e, reset its running statistics, and hold what earlier tasks need.
 
         Args:
             task: its id, an integer or a string that is new.

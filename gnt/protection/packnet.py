@@ -41,7 +41,7 @@ class PackNet:
     whose weights are all free start a task with zero weights, and cannot learn until an engine has replaced them.
 
     Under DistributedDataParallel the processes have the same owners, because weights are the same. From the second task
-    on some parameters are frozen: wrap with ``find_unused_parameters=True``, or anew for each task.
+    on some parameters are frozen: wrap with ``find_unused_parameters=True``, or wrap again for each task.
 
     Args:
         net: the network, or a wrapper around it. Parameters that are added later, such as new heads, are found by

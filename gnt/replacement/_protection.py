@@ -130,9 +130,9 @@ class Protection:
         if self.top_units is not None:
             for group in groups:
                 self.top_units.check(group)
-        self._ask_anew()
+        self._forget_answers()
 
-    def _ask_anew(self) -> None:
+    def _forget_answers(self) -> None:
         self._answers = [[_Answer(each, group) for each in self._objects] for group in self._groups]
         self._first = True
 
@@ -228,7 +228,7 @@ class Protection:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._ask_anew()
+        self._forget_answers()
 
 
 class _Answer:

@@ -122,7 +122,7 @@ def test_masks_in_force_and_running_statistics_are_those_of_the_task():
     statistics = []
     for task in ("a", "b"):
         hat.begin(task, optimizer, steps_per_epoch=2)
-        assert_same(net[1].running_mean, torch.zeros(5))  # each task starts anew
+        assert_same(net[1].running_mean, torch.zeros(5))  # each task starts from the initial values
         learn_steps(hat, optimizer, range(2), IMAGE_SHAPE)
         mask = hat.embedding.detach() > 0
         net.eval()

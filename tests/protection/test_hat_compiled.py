@@ -1,4 +1,4 @@
-"""HAT on a network under torch.compile: no task is compiled anew, and the results are those of the eager network."""
+"""HAT on a network under torch.compile: no task is compiled again, and the results are those of the eager network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replacement of units under a `HAT`: what old tasks use stays, what nobody uses is renewed, outputs stay bit-equal."""
+"""Replacement of units under a `HAT`: what old tasks use stays, other units are replaced, outputs stay bit-equal."""
 
 from __future__ import annotations
 
