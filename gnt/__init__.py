@@ -28,6 +28,7 @@ Packages, each importing only those above it:
 """
 
 from gnt import metrics
+from gnt._utils.other_names import CLASSES, advice
 from gnt._version import __version__
 from gnt.importance import register_utility
 from gnt.learners import Backprop, ContinualBackprop, Ensemble, LaMAML, Step
@@ -84,3 +85,8 @@ __all__ = [
     "trace",
     "walk",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Say what replaces a class of other implementations of continual backpropagation."""
+    raise AttributeError(f"module 'gnt' has no attribute {name!r}{advice([name], CLASSES)}")

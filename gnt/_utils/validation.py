@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
+from gnt._utils.other_names import advice
+
 
 def check_known_settings(
     given: Iterable[str], receiver: str, allowed: Iterable[str], engine: Sequence[str] = ()
@@ -23,7 +25,9 @@ def check_known_settings(
     unknown = [name for name in given if name not in own and name not in engine]
     if unknown:
         of_engine = f"; the engine takes {', '.join(engine)}" if engine else ""
-        raise TypeError(f"unknown setting {', '.join(unknown)}: {receiver} takes {', '.join(own)}{of_engine}")
+        raise TypeError(
+            f"unknown setting {', '.join(unknown)}: {receiver} takes {', '.join(own)}{of_engine}{advice(unknown)}"
+        )
 
 
 def check_flags(**values: Any) -> None:

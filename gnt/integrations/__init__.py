@@ -1,4 +1,5 @@
-"""Adapters for trainers, each in a package that is imported only on request, because it needs the trainer's library.
+"""Adapters for trainers and for code written against other packages, each imported only on request.
 
-lightning  callbacks for PyTorch Lightning
+lightning           callbacks for PyTorch Lightning
+loss_of_plasticity  learners and layers of the loss-of-plasticity repository, with its arguments and defaults
 """

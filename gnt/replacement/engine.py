@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gnt._utils.dynamo import not_compiled
+from gnt._utils.other_names import ExplainsOtherNames, explains_other_names
 from gnt._utils.validation import check_flags
 from gnt.importance import Features
 from gnt.initialization import Init
@@ -35,7 +36,7 @@ from gnt.replacement.optimizer_state import OptimizerStateReset, state_of_furthe
 from gnt.units import Layers, UnitGroup, groups_for_engine
 
 
-class GnT(AttachedEngine):
+class GnT(AttachedEngine, ExplainsOtherNames):
     """Generate and test over the hidden units of a network, beside any torch optimizer.
 
     Call `step` after each optimizer step. It updates every unit's age, mean feature and utility, and replaces the least
@@ -110,6 +111,7 @@ class GnT(AttachedEngine):
     2
     """
 
+    @explains_other_names
     def __init__(
         self,
         layers: Layers | Iterable[UnitGroup],
