@@ -17,7 +17,7 @@ Packages, each importing only those above it:
     nn                pieces of networks: CReLU, MultiHead, ProgressiveNet, VAE
     units             unit groups: which tensors hold the units of a layer; walk and trace find them
     importance        the importance of a unit: features, measures of utility, running averages
-    replacement       GnT: selection, new weights, optimizer state, CBP layers; ReDo, algorithm_1
+    replacement       GnT: selection, new weights, optimizer state, CBP layers; ReDo, SWR, algorithm_1
     replay            ReplayBuffer, ExperienceReplay, DER, AGEM, GEM, GenerativeReplay, LwF
     protection        HAT, AdaHAT, FGAdaHAT, PackNet, TopUnits
     regularization    L2, L2Init, ShrinkAndPerturb; against forgetting: EWC, SI, MAS
@@ -36,7 +36,7 @@ from gnt.nn import VAE, CReLU, MultiHead, ProgressiveNet
 from gnt.optim import AdamGnT
 from gnt.protection import HAT, AdaHAT, FGAdaHAT, PackNet, TopUnits
 from gnt.regularization import EWC, L2, MAS, SI, L2Init, ShrinkAndPerturb
-from gnt.replacement import ALGORITHM_1, CBPConv, CBPLinear, GnT, ReDo, algorithm_1, register_state_reset
+from gnt.replacement import ALGORITHM_1, SWR, CBPConv, CBPLinear, GnT, ReDo, algorithm_1, register_state_reset
 from gnt.replay import AGEM, DER, GEM, ExperienceReplay, GenerativeReplay, LwF, ReplayBuffer
 from gnt.units import Groups, TraceError, UnitGroup, trace, walk
 
@@ -50,6 +50,7 @@ __all__ = [
     "L2",
     "MAS",
     "SI",
+    "SWR",
     "VAE",
     "AdaHAT",
     "AdamGnT",

@@ -253,6 +253,18 @@ class AdamGnT(Optimizer):
                 clear_slices(state[key], dim, units, groups)
         restart(state, param.shape, size, dim, units, int(state["step"].tolist()))
 
+    @torch.no_grad()
+    def reset_elements(self, param: Tensor, chosen: Tensor) -> None:
+        """Set the moments of single elements to 0, for `gnt.SWR`. Step counts are per unit and are kept.
+
+        Args:
+            param: a parameter of this optimizer; one that was never stepped has no moments.
+            chosen: which elements, bool of the parameter's shape.
+        """
+        for key in MOMENTS:
+            if key in self.state.get(param, {}):
+                self.state[param][key].masked_fill_(chosen, 0.0)
+
     def state_dict(self) -> dict[str, Any]:
         """The state, as of any torch optimizer. Starts of parameters that were never reset are included as zeros.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,6 +21,44 @@ def new_generator(device: torch.device) -> torch.Generator:
     """
     seed = int(torch.empty((), dtype=torch.int64).random_().item())
     return torch.Generator(device=device).manual_seed(seed)
+
+
+def member_generators(
+    given: Any, parameters: Sequence[Tensor], names: Sequence[str], net: Any
+) -> list[torch.Generator]:
+    """The generators of a method's draws: one, or one for each member of an ensemble.
+
+    Args:
+        given: a generator, a list of them, or None for a new one.
+        parameters, names: what the method acts on.
+        net: where they are from; the network of an ensemble has the number of ``members``.
+
+    Raises:
+        TypeError: something else.
+        ValueError: a generator that is listed twice, or another number of them than of members.
+    """
+    if given is None:
+        return [new_generator(parameters[0].device)]
+    generators: list[Any] = (
+        [given] if isinstance(given, torch.Generator) else list(given) if isinstance(given, (list, tuple)) else []
+    )
+    if not generators or not all(isinstance(each, torch.Generator) for each in generators):
+        raise TypeError(
+            f"generator must be a torch.Generator, a list of them (one for each member), or None, got {given!r}"
+        )
+    if len({id(each) for each in generators}) < len(generators):
+        raise ValueError("generator holds a generator twice: each member needs its own")
+    for name, parameter in zip(names, parameters, strict=True) if len(generators) > 1 else ():
+        if not parameter.ndim or parameter.shape[0] % len(generators):
+            raise ValueError(
+                f"parameter {name} of shape {tuple(parameter.shape)} does not hold the parameters of "
+                f"{len(generators)} members: pass several generators only for the network of a gnt.Ensemble with as "
+                "many members"
+            )
+    members = getattr(net, "members", None)
+    if isinstance(members, int) and len(generators) not in (1, members):
+        raise ValueError(f"generator holds {len(generators)} generators; this ensemble has {members} members")
+    return generators
 
 
 def fitting_state(saved: Any, generator: torch.Generator) -> Tensor:

@@ -44,6 +44,13 @@ def check_positive(**values: Any) -> None:
             raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
 
 
+def check_counts(**values: Any) -> None:
+    """Raise ValueError for values that are not integers >= 0."""
+    for name, value in values.items():
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 0:
+            raise ValueError(f"{name} must be an integer >= 0, got {value!r}")
+
+
 def is_real(value: Any) -> bool:
     """True for real numbers, False for bools and everything else."""
     return isinstance(value, Real) and not isinstance(value, bool)

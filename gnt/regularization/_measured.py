@@ -9,11 +9,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from gnt._utils.parameters import ModuleOrParameters
 from gnt._utils.validation import check_positive
 from gnt.distributed.process_group import resolve_process_group
 from gnt.regularization._members import EnsembleNet, by_member, is_ensemble, member_with_names
 from gnt.regularization._memory import MemoryPenalty
-from gnt.regularization._parameters import ModuleOrParameters
 from gnt.regularization._per_sample import Directions, SampleGradients
 from gnt.regularization._samples import batches
 from gnt.units import isolated, unwrap

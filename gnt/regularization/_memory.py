@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gnt._utils.optimizer_attachment import OptimizerAttachment, require_parameters
+from gnt._utils.parameters import ModuleOrParameters, accumulation_dtype
 from gnt._utils.validation import finite_number
-from gnt.regularization._parameters import ModuleOrParameters, accumulation_dtype
 from gnt.regularization._quadratic import _dense_grad
 from gnt.regularization._unit_costs import UnitCosts
 from gnt.regularization._weight_memory import WeightMemory

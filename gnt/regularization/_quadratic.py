@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gnt._utils.parameters import ModuleOrParameters, accumulation_dtype, select_parameters
 from gnt._utils.validation import finite_number
-from gnt.regularization._parameters import ModuleOrParameters, accumulation_dtype, select_parameters
 
 
 class QuadraticPenalty:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gnt._utils.parameters import ModuleOrParameters, check_parameter, select_parameters
 from gnt._utils.state_dicts import Entry, Kind, check_saved_state, counter, sequence, tensor
 from gnt.distributed import dtensor
-from gnt.regularization._parameters import ModuleOrParameters, check_parameter, select_parameters
 from gnt.units import copy_slices, fill_slices
 
 STATE_VERSION = 1

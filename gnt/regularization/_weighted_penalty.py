@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnt.regularization._parameters import accumulation_dtype
+from gnt._utils.parameters import accumulation_dtype
 from gnt.regularization._pieces import in_pieces
 
 Tensors = Sequence[Tensor]

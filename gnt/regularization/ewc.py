@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from gnt._utils.generators import new_generator
+from gnt._utils.parameters import ModuleOrParameters
 from gnt._utils.state_dicts import Kind, random_state
 from gnt._utils.validation import check_flags, finite_number
 from gnt.regularization._likelihoods import FISHERS, LIKELIHOODS, Fisher, FisherDirections, Likelihood
 from gnt.regularization._measured import MeasuredPenalty
-from gnt.regularization._parameters import ModuleOrParameters
 
 MODES = ("separate", "online")
 

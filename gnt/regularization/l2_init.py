@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gnt._utils.parameters import ModuleOrParameters
 from gnt._utils.state_dicts import check_saved_state, tensors_like
-from gnt.regularization._parameters import ModuleOrParameters
 from gnt.regularization._quadratic import QuadraticPenalty
 from gnt.units import copy_slices
 

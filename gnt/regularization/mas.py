@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from gnt._utils.parameters import ModuleOrParameters
 from gnt.regularization._likelihoods import NormDirections
 from gnt.regularization._measured import MeasuredPenalty
-from gnt.regularization._parameters import ModuleOrParameters
 
 
 class MAS(MeasuredPenalty):

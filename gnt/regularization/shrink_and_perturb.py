@@ -7,13 +7,13 @@ from numbers import Integral
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from gnt._utils.generators import new_generator
+from gnt._utils.generators import member_generators
+from gnt._utils.parameters import ModuleOrParameters, accumulation_dtype, select_parameters
 from gnt._utils.state_dicts import check_saved_state, counter, random_state, sequence
 from gnt._utils.validation import check_positive, finite_number
-from gnt.initialization import SUPPORTED_LAYERS, Distribution, init_distribution
-from gnt.regularization._parameters import ModuleOrParameters, accumulation_dtype, select_parameters
+from gnt.initialization import Distribution, parameter_distributions
 
 STATE_VERSION = 1
 
@@ -82,10 +82,7 @@ class ShrinkAndPerturb:
         self.distribution, self.every = distribution, int(every)
         self.names, self.parameters = select_parameters(params, "ShrinkAndPerturb")
         self._distributions = self._find_distributions(params)
-        self.generators = _checked_generators(generator, self.parameters, self.names)
-        members = getattr(params, "members", None)  # the network of an Ensemble has their number
-        if isinstance(members, int) and len(self.generators) not in (1, members):
-            raise ValueError(f"generator holds {len(self.generators)} generators; this ensemble has {members} members")
+        self.generators = member_generators(generator, self.parameters, self.names, params)
         self.steps = 0
 
     def step(self) -> bool:
@@ -153,23 +150,7 @@ class ShrinkAndPerturb:
                 "distribution 'init' needs the module, whose layers determine the distributions; a list of parameters "
                 "needs distribution='normal'"
             )
-        known: dict[int, Distribution] = {}
-        layer_types: dict[int, str] = {}
-        for module in params.modules():
-            for name, parameter in module._parameters.items():
-                if parameter is not None and id(parameter) not in layer_types:
-                    layer_types[id(parameter)] = type(module).__name__
-                    distribution = init_distribution(module, name)
-                    if distribution is not None:
-                        known[id(parameter)] = distribution
-        pairs = zip(self.names, self.parameters, strict=True)
-        unknown = [f"{name} ({layer_types[id(p)]})" for name, p in pairs if id(p) not in known]
-        if unknown:
-            raise ValueError(
-                f"the initial distribution of {', '.join(unknown)} is not known; known are those of "
-                f"{SUPPORTED_LAYERS}: use distribution='normal', or pass a module without these layers"
-            )
-        return [known[id(p)] for p in self.parameters]
+        return parameter_distributions(params, self.names, self.parameters, "use distribution='normal'")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of steps and the states of the generators; parameters and settings are not included."""
@@ -195,25 +176,3 @@ class ShrinkAndPerturb:
     def __repr__(self) -> str:
         settings = f"shrink={self.shrink:g}, noise={self.noise:g}, distribution={self.distribution!r}"
         return f"ShrinkAndPerturb({len(self.parameters)} parameters, {settings}, every={self.every})"
-
-
-def _checked_generators(given: Any, parameters: Sequence[Tensor], names: Sequence[str]) -> list[torch.Generator]:
-    if given is None:
-        return [new_generator(parameters[0].device)]
-    generators: list[Any] = (
-        [given] if isinstance(given, torch.Generator) else list(given) if isinstance(given, (list, tuple)) else []
-    )
-    if not generators or not all(isinstance(each, torch.Generator) for each in generators):
-        raise TypeError(
-            f"generator must be a torch.Generator, a list of them (one for each member), or None, got {given!r}"
-        )
-    if len({id(each) for each in generators}) < len(generators):
-        raise ValueError("generator holds a generator twice: each member needs its own")
-    for name, parameter in zip(names, parameters, strict=True) if len(generators) > 1 else ():
-        if not parameter.ndim or parameter.shape[0] % len(generators):
-            raise ValueError(
-                f"parameter {name} of shape {tuple(parameter.shape)} does not hold the parameters of "
-                f"{len(generators)} members: pass several generators only for the network of a gnt.Ensemble with as "
-                "many members"
-            )
-    return generators

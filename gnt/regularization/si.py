@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gnt._utils.parameters import ModuleOrParameters
 from gnt._utils.state_dicts import Kind, tensors_like
 from gnt._utils.validation import finite_number
 from gnt.regularization._memory import MemoryPenalty
-from gnt.regularization._parameters import ModuleOrParameters
 from gnt.regularization._pieces import in_pieces
 from gnt.regularization._quadratic import _dense_grad
 from gnt.regularization._weight_memory import _zeros

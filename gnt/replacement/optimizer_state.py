@@ -9,9 +9,9 @@ an optimizer inside a registered wrapper is reset by its own entry.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -19,12 +19,12 @@ from torch.optim import Optimizer
 
 from gnt.replacement._followers import Follower
 from gnt.replacement._optimizer_checks import check_options, check_outside_state
+from gnt.replacement._optimizer_parts import OptimizerPart, optimizer_parts
 from gnt.replacement._optimizer_registry import (
     WHAT_TO_DO,
     find_state_resets,
     known_optimizers,
     register_state_reset,
-    resets_of,
     unwrap_optimizer,
 )
 from gnt.replacement._optimizer_reset_table import PARAMETER, STATE_RESETS, InitialValue
@@ -32,7 +32,6 @@ from gnt.replacement._state_kinds import WritableKinds, is_plain
 from gnt.replacement._state_structure import (
     Path,
     find_entry,
-    inner_optimizers,
     path_name,
     walk_state,
 )
@@ -47,38 +46,6 @@ __all__ = [
     "state_of_further_optimizer",
     "unwrap_optimizer",
 ]
-
-
-class _Part(NamedTuple):
-    """The state of one optimizer; of several, where a wrapper shares the state of the optimizer inside it."""
-
-    optimizers: list[Optimizer]
-    state: Mapping[Tensor, Any]
-    table: Mapping[str, InitialValue] | None  # None: the optimizer resets its own state
-
-    @property
-    def name(self) -> str:
-        return type(self.optimizers[0]).__name__
-
-    def initial(self, param: Tensor, path: Path) -> InitialValue:
-        """The initial value of a tensor of the state: a number or PARAMETER."""
-        initial = cast(Mapping[str, InitialValue], self.table)[find_entry(path, self.table or {})]
-        if not isinstance(initial, str):
-            return initial
-        groups = (g for optimizer in self.optimizers for g in optimizer.param_groups if initial in g)
-        return float(next(g for g in groups if any(p is param for p in g["params"]))[initial])
-
-    def tensors(self, param: Tensor) -> Iterator[tuple[Path, Tensor]]:
-        """The tensors of the state that are listed in the table and shaped like the parameter."""
-        for path, value in walk_state(self.state.get(param)):
-            if (
-                isinstance(value, Tensor)
-                and value.ndim
-                and value is not param
-                and value.shape == param.shape
-                and find_entry(path, self.table or {}) is not None
-            ):
-                yield path, value
 
 
 class OptimizerStateReset:
@@ -116,25 +83,8 @@ class OptimizerStateReset:
         """The optimizer."""
         return self.optimizer
 
-    def _parts(self) -> list[_Part]:
-        """The optimizer's state, then that of the optimizers inside it."""
-        if hasattr(self.optimizer, "reset_units"):
-            return [_Part([self.optimizer], self.optimizer.state, None)]
-        parts = [_Part([self.optimizer], self.optimizer.state, resets_of(self.optimizer))]
-        for inner in inner_optimizers(self.optimizer):
-            try:
-                table = None if hasattr(inner, "reset_units") else resets_of(inner)
-            except TypeError as error:
-                raise TypeError(
-                    f"{type(self.optimizer).__name__} holds an optimizer {type(inner).__name__}: {error}"
-                ) from None
-            for i, part in enumerate(parts):
-                if part.state is inner.state and part.table is not None and table is not None:
-                    parts[i] = _Part([*part.optimizers, inner], part.state, {**table, **part.table})
-                    break
-            else:
-                parts.append(_Part([inner], inner.state, table))
-        return parts
+    def _parts(self) -> list[OptimizerPart]:
+        return optimizer_parts(self.optimizer, "reset_units")
 
     def check(self, groups: Sequence[UnitGroup]) -> None:
         """Raise TypeError for state that cannot be reset, ValueError for eps = 0; nothing is changed."""
@@ -156,7 +106,7 @@ class OptimizerStateReset:
                 self._check_biases(part, groups)
 
     @staticmethod
-    def _check_dimension(part: _Part, name: str, param: Tensor, dim: int) -> None:
+    def _check_dimension(part: OptimizerPart, name: str, param: Tensor, dim: int) -> None:
         """Ask the optimizer, by a reset of no unit, whether it takes a dimension beyond rows (0) and columns (1)."""
         if dim > 1:
             try:
@@ -168,7 +118,7 @@ class OptimizerStateReset:
                     f"{error}"
                 ) from error
 
-    def _check_state(self, part: _Part, name: str, param: Tensor, slot: Slot) -> None:
+    def _check_state(self, part: OptimizerPart, name: str, param: Tensor, slot: Slot) -> None:
         state = part.state.get(param)
         for path, value in walk_state(state):
             if not isinstance(value, Tensor):
@@ -195,7 +145,7 @@ class OptimizerStateReset:
             )
             self._raise_if(problem, part, path, value, name)
 
-    def _check_biases(self, part: _Part, groups: Sequence[UnitGroup]) -> None:
+    def _check_biases(self, part: OptimizerPart, groups: Sequence[UnitGroup]) -> None:
         for slot in (slot for group in groups for slot in group.outgoing):
             if slot.bias is None:
                 continue
@@ -206,7 +156,7 @@ class OptimizerStateReset:
                     self._raise_if(problem, part, path, value, f"the bias of {slot.name}")
 
     @staticmethod
-    def _raise_if(problem: str | None, part: _Part, path: Path, value: Tensor, name: str) -> None:
+    def _raise_if(problem: str | None, part: OptimizerPart, path: Path, value: Tensor, name: str) -> None:
         if problem is not None:
             raise TypeError(
                 f"{part.name} keeps state {path_name(path)!r} for {name} in a tensor ({type(value).__name__}, "

@@ -1,4 +1,4 @@
-"""The parameters that a regularization method acts on."""
+"""The parameters that a method acts on."""
 
 from __future__ import annotations
 
