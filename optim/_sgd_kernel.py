@@ -1,4 +1,4 @@
-"""The step of plain SGD as one call of the C++ kernel ``gnt/_kernels/sgd.cpp`` for all parameters of a group.
+"""The step of plain SGD as one call of the C kernel ``gnt/_kernels/sgd.c`` for all parameters of a group.
 
 The result equals torch.optim.SGD to the last bit. If the engine needs means of |w|, the kernel computes them in the
 same pass over the weights, while they are in the cache.
@@ -6,7 +6,9 @@ same pass over the weights, while they are in the cache.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -16,6 +18,8 @@ from torch.autograd.graph import increment_version
 from gnt._kernels import SCALARS, PlacedTensors, ReadableGradients, load
 from gnt.importance import WeightMeans
 from gnt.optim._adam.state import Group, is_plain_tensor
+
+_CHUNK_ROWS = 64  # number of rows that the kernel sums together
 
 
 class SGDKernel:
@@ -87,11 +91,15 @@ class SGDPlan:
         all_means = [weight_means.get(id(param)) for param in params]
         fitting = [m if m is not None and m.fit(p) else None for p, m in zip(params, all_means, strict=True)]
         self._with_means = [(p, means) for p, means in zip(params, fitting, strict=True) if means is not None]
-        self._layout = torch.tensor([_layout(param, means) for param, means in zip(params, fitting, strict=True)])
-        self._grad_address_tensor = torch.zeros(len(params), dtype=torch.int64)
-        self._grad_addresses = self._grad_address_tensor.numpy()
-        self._options: tuple[Any, ...] | None = None
-        self._option_tensor = torch.zeros(2, dtype=torch.float64)
+        fields = [_layout(param, means) for param, means in zip(params, fitting, strict=True)]
+        self._layout = array("q", chain.from_iterable(fields))
+        self._grad_addresses = array("q", [0] * len(params))
+        self._options = array("d", [0.0, 0.0])
+        sums = [-(-rows // _CHUNK_ROWS) * columns for _, rows, columns, _, column_means in fields if column_means]
+        self._scratch = params[0].new_empty(max(sums, default=0))
+        self._arguments = *(
+            numbers.buffer_info()[0] for numbers in (self._layout, self._grad_addresses, self._options)
+        ), self._scratch.data_ptr(), len(params)  # fmt: skip
 
     def is_valid(self, params: Sequence[Tensor], weight_means: Mapping[int, WeightMeans]) -> bool:
         """True if the plan was made for these parameters and they have the same addresses and layouts."""
@@ -110,19 +118,15 @@ class SGDPlan:
         """Take one step on each parameter. The gradients are ``readable``, in the same order."""
         for i, grad in enumerate(grads):
             self._grad_addresses[i] = grad.data_ptr()
-        options = (float(group["lr"]), group["weight_decay"])
-        if options != self._options:
-            self._option_tensor, self._options = torch.tensor(options, dtype=torch.float64), options
-        flags = 4 if group["maximize"] else 0
-        threads = torch.get_num_threads()
-        self._kernel(self._layout, self._grad_address_tensor, self._option_tensor, len(grads), flags, threads)
+        self._options[0], self._options[1] = group["lr"], group["weight_decay"]
+        self._kernel(*self._arguments, 4 if group["maximize"] else 0, torch.get_num_threads())
         increment_version(self._params)  # as torch's in-place operations do, so that autograd refuses stale values
         for param, means in self._with_means:
             means.mark_current(param)
 
 
 def _layout(param: Tensor, means: WeightMeans | None) -> list[int]:
-    """The fields of one parameter in the kernel's ``layout`` argument, which ``sgd.cpp`` describes."""
+    """The fields of one parameter in the kernel's ``layout`` argument, which ``sgd.c`` describes."""
     if means is None:
         # the row length is arbitrary: chosen so that several threads can share the rows
         size = param.numel()

@@ -1,6 +1,12 @@
-"""C++ kernels for the inner loops of a step, built at first use."""
+"""C kernels for the inner loops of a step.
 
-from gnt._kernels.build import SCALARS, Kernel, load
+compiler         compiles the C sources in this folder into shared libraries, for the wheel and at first use
+library          finds and loads the library for this processor
+openmp           the functions of the OpenMP runtime that torch has loaded
+placed_tensors   checks that tensors are where they were when a kernel was given their addresses
+"""
+
+from gnt._kernels.library import SCALARS, Kernel, load
 from gnt._kernels.placed_tensors import PlacedTensors, ReadableGradients, check_gradient, layout_check
 
 __all__ = ["SCALARS", "Kernel", "PlacedTensors", "ReadableGradients", "check_gradient", "layout_check", "load"]

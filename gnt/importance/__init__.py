@@ -8,7 +8,7 @@ _backward_watch        optimizer steps that did not happen
 _statistics, _signals  means of features and weights, which measures read; _gradient_signals: those of gradients
 _measure_registry      the measures of utility (measures/), by name
 _running_averages      running averages per unit; _shared_state: the tensors that all groups share
-_evaluate/             how measures are computed: torch operations, C++ kernels
+_evaluate/             how measures are computed: torch operations, C kernels
 _replaced_by_others    units that an engine replaced after features of the next update were recorded
 _across_processes      means over several processes
 """

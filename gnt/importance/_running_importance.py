@@ -31,7 +31,7 @@ class RunningImportance:
         name: name of the measure.
         generator: generator for measures that draw random numbers.
         record: record features by hooks.
-        kernels: use the C++ kernels for networks on the CPU.
+        kernels: use the C kernels for networks on the CPU.
         grad_scaler: a GradScaler that scales the loss and does not call the optimizer's step.
 
     Attributes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from array import array
 from collections.abc import Collection, Mapping, Sequence
 from operator import attrgetter, is_
 from types import MappingProxyType
@@ -57,18 +58,19 @@ class SharedState:
         self._views: list[Tensor] = []  # to find out that a state's tensors were replaced
         self._share()
         self._advance_kernel, self._finite_kernel = None, None
+        self._is_finite = array("q", [1])
         if kernels:
             self._finite_kernel = load("finite", self.averages.dtype)
+            self._finite_arguments = self.measured.data_ptr(), self._is_finite.buffer_info()[0], self.measured.numel()
             if self._one_tap_each and self._averaged:
                 self._advance_kernel = load("running_averages", self.averages.dtype)
         self.lags = [0] * len(states)
         self._unit_lags: Tensor | None = None  # of all units; None if all are 0
         self._first_units = [0, *itertools.accumulate(state.num_units for state in states)]
-        self._segments, self._num_segments = torch.tensor([[0, self._num_units, 0]]), 1
+        self._segments, self._num_segments = array("q", [0, self._num_units, 0]), 1
         self._one_segment = True  # for all units
-        self._segments_numbers = self._segments.numpy()
-        self._new_weight = torch.tensor([1.0 - self._decay_rate], dtype=torch.float64)
-        self._is_finite = torch.zeros(1, dtype=torch.int64)
+        self._new_weight = array("d", [1.0 - self._decay_rate])
+        self._advance_tensors = self.averages.data_ptr(), self.measured.data_ptr(), self.last_active.data_ptr()
         self._group_of, self._unit_of = self._group_and_unit()
 
     def _split(self, tensor: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,8 +152,8 @@ class SharedState:
     def is_finite(self) -> bool:
         """True if all measured values are finite; reads the device."""
         if self._finite_kernel is not None:
-            self._finite_kernel(self.measured, self._is_finite, self.measured.numel())
-            return self._is_finite.item() == 1
+            self._finite_kernel(*self._finite_arguments)
+            return self._is_finite[0] == 1
         # the sum is finite if all terms are, unless it overflows
         return math.isfinite(self.measured.sum().item()) or bool(self.measured.isfinite().all())
 
@@ -178,9 +180,12 @@ class SharedState:
         if self._advance_kernel is not None:
             self._write_segments(absent)
             self._advance_kernel(
-                self.averages, self.measured, self.last_active, self._new_weight, self._segments, self._num_units,
+                *self._advance_tensors,
+                self._new_weight.buffer_info()[0],
+                self._segments.buffer_info()[0],
+                self._num_units,
                 self._num_segments,
-            )  # fmt: skip
+            )
             return
         if self._averaged:
             self.averages.lerp_(self.measured, 1.0 - self._decay_rate)
@@ -215,7 +220,7 @@ class SharedState:
         """Write for the kernel which units take part, and the number of their update."""
         together = not absent and self._unit_lags is None
         if together and self._one_segment:
-            self._segments_numbers[0, 2] = self.states[0].updates
+            self._segments[2] = self.states[0].updates
             return
         segments = [
             (first, state.num_units, state.updates)
@@ -224,8 +229,8 @@ class SharedState:
         ]
         if together:
             segments = [(0, self._num_units, self.states[0].updates)]
-        self._segments, self._num_segments, self._one_segment = torch.tensor(segments), len(segments), together
-        self._segments_numbers = self._segments.numpy()
+        self._segments = array("q", itertools.chain.from_iterable(segments))
+        self._num_segments, self._one_segment = len(segments), together
 
     def _replace_nonfinite(self) -> Tensor:
         """Replace the values of groups that have non-finite ones by their corrected averages, which then do not change.

@@ -41,7 +41,7 @@ class StepPlan:
         group: the options.
         state_of: the optimizer state; missing entries are created.
         weight_means: where the kernel writes means of |w|, by the parameter's id.
-        kernels: step by the C++ kernel what it can step.
+        kernels: step by the C kernel what it can step.
     """
 
     def __init__(

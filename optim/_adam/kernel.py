@@ -1,4 +1,4 @@
-"""The step of all parameters of a group as one call of the C++ kernel ``gnt/_kernels/adam.cpp``.
+"""The step of all parameters of a group as one call of the C kernel ``gnt/_kernels/adam.c``.
 
 The kernel takes memory addresses. They are looked up once, and checked before each step.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from operator import itemgetter
 from typing import Any
 
@@ -23,6 +24,8 @@ from gnt.optim._options import beta_values, can_change
 
 _OPTIONS = itemgetter("lr", "betas", "eps", "weight_decay", "decoupled_weight_decay", "maximize")
 _NO_TABLE = torch.empty(0, dtype=torch.float64)
+_CHUNK_ROWS = 64  # number of rows that the kernel sums together
+_FIELDS = 13  # number of integers in the kernel's record of a parameter
 _TABLE_LENGTH = 1 << 17  # larger counts are rare: the kernel computes their corrections itself
 
 
@@ -39,7 +42,7 @@ def kernel_can_step(param: Tensor, state: State) -> bool:
 
 
 class KernelStep:
-    """Steps parameters of one dtype by the C++ kernel, whether or not units of them were reset."""
+    """Steps parameters of one dtype by the C kernel, whether or not units of them were reset."""
 
     def __init__(self, params: Sequence[Tensor], states: Sequence[State], group: Group) -> None:
         self._params = list(params)
@@ -52,12 +55,17 @@ class KernelStep:
         starts = [state[key] for state in states for key in START_KEYS if key in state]
         self._placed = PlacedTensors([*self._tensors, *starts, self._counts])
         self._gradients = ReadableGradients(self._params)
-        self._layout = torch.tensor([_layout(p, s, keys) for p, s in zip(params, states, strict=True)])
+        fields = [_layout(p, s, keys) for p, s in zip(params, states, strict=True)]
+        self._layout = array("q", chain.from_iterable(fields))
         self._grad_addresses = array("q", bytes(8 * len(params)))
-        self._grad_address_tensor = torch.frombuffer(self._grad_addresses, dtype=torch.int64)
+        self._tensor_arguments = *(
+            numbers.buffer_info()[0] for numbers in (self._layout, self._grad_addresses)
+        ), self._counts.data_ptr()  # fmt: skip
+        self._reserve_scratch()
         self._with_means: list[tuple[Tensor, WeightMeans]] = []
         self._options: tuple[Any, ...] | None = None
-        self._option_arguments: tuple[Tensor, Tensor, Tensor, int, int, int]
+        self._option_tensors: list[Tensor] = []  # whose addresses are among the arguments
+        self._option_arguments: tuple[int, ...]
         self._betas: tuple[float, float] | None = None
 
     def write_weight_means(self, weight_means: Mapping[int, WeightMeans]) -> None:
@@ -66,8 +74,21 @@ class KernelStep:
             means = weight_means.get(id(param))
             if means is not None and means.fit(param):
                 addresses = [0 if m is None else m.data_ptr() for m in (means.rows, means.columns)]
-                self._layout[i, -2:] = torch.tensor(addresses)
+                self._layout[(i + 1) * _FIELDS - 2 : (i + 1) * _FIELDS] = array("q", addresses)
                 self._with_means.append((param, means))
+        self._reserve_scratch()
+
+    def _reserve_scratch(self) -> None:
+        """Reserve the memory that the kernel needs for intermediate results."""
+        sizes = [0]
+        for i in range(len(self._params)):
+            (*_, column_start, rows, elements, inner, columns, _, _, column_means) = self._fields(i)
+            factors = 2 * columns * inner if column_start else 0
+            sizes.append(factors + (-(-rows // _CHUNK_ROWS) * elements if column_means else 0))
+        self._scratch = self._params[0].new_empty(max(sizes))
+
+    def _fields(self, i: int) -> array[int]:
+        return self._layout[i * _FIELDS : (i + 1) * _FIELDS]
 
     def is_valid(self) -> bool:
         """True if parameters and states have the same addresses and layouts as before."""
@@ -81,20 +102,7 @@ class KernelStep:
         options = _OPTIONS(group)
         if options != self._options:
             self._set_options(options, group)
-        numbers, bias1, root2, length1, length2, flags = self._option_arguments
-        self._kernel(
-            self._layout,
-            self._grad_address_tensor,
-            self._counts,
-            numbers,
-            bias1,
-            root2,
-            length1,
-            length2,
-            len(addresses),
-            flags,
-            torch.get_num_threads(),
-        )
+        self._kernel(*self._tensor_arguments, *self._option_arguments, torch.get_num_threads())
         increment_version(self._params)  # as torch's in-place operations do, so that autograd refuses stale values
         for param, means in self._with_means:
             means.mark_current(param)
@@ -113,14 +121,21 @@ class KernelStep:
         before1, before2 = self._betas or (None, None)
         bias1 = correction_table(beta1, 1.0, _TABLE_LENGTH) if beta1 == before1 else _NO_TABLE
         root2 = correction_table(beta2, 0.5, _TABLE_LENGTH) if beta2 == before2 else _NO_TABLE
-        self._option_arguments = numbers, bias1, root2, len(bias1), len(root2), flags
+        self._option_tensors = [numbers, bias1, root2]
+        self._option_arguments = (
+            *(tensor.data_ptr() for tensor in (numbers, bias1, root2, self._scratch)),
+            len(bias1),
+            len(root2),
+            len(self._params),
+            flags,
+        )
         settled = self._betas == (beta1, beta2) and not any(map(can_change, options))
         self._options = options if settled else None
         self._betas = beta1, beta2
 
 
 def _layout(param: Tensor, state: State, keys: Sequence[str]) -> list[int]:
-    """The fields of one parameter in the kernel's ``layout`` argument, which ``adam.cpp`` describes."""
+    """The fields of one parameter in the kernel's ``layout`` argument, which ``adam.c`` describes."""
     moments = [state[key].data_ptr() for key in keys]
     row, column = (state[key].data_ptr() if key in state else 0 for key in START_KEYS)
     tensors = [param.data_ptr(), *moments, *([0] if len(keys) == 2 else [])]

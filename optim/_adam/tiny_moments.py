@@ -14,7 +14,7 @@ from torch import Tensor
 FLUSH_INTERVAL = 8
 """Subnormal moments become zero in one of so many steps. A step that does this takes a tenth longer."""
 
-_MIN_EPS = 1e-10  # as in the C++ kernel (gnt/_kernels/adam.cpp): with a smaller eps, subnormal moments can matter
+_MIN_EPS = 1e-10  # as in the C kernel (gnt/_kernels/adam.c): with a smaller eps, subnormal moments can matter
 
 # float16 is left out: its subnormal numbers begin at 6e-5, where moments do matter
 _LARGEST_SUBNORMAL = {

@@ -2,6 +2,6 @@
 
 means_layout shared tensors for the means of features and weights of simple groups
 eager        simple groups by torch operations
-kernels      simple groups by one call of a C++ kernel
+kernels      simple groups by one call of a C kernel
 evaluator    chooses for each group how it is evaluated; all other groups are evaluated one by one
 """

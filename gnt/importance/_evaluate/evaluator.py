@@ -33,7 +33,7 @@ class Evaluator:
         groups: the unit groups.
         measure: the measure.
         name: its name, for messages.
-        kernels: use the C++ kernels for networks on the CPU.
+        kernels: use the C kernels for networks on the CPU.
 
     Attributes:
         absent: numbers of the groups that took no part in the latest evaluation.

@@ -1,4 +1,4 @@
-"""Evaluation of simple groups by one call of a C++ kernel, ``gnt/_kernels/unit_statistics.cpp``.
+"""Evaluation of simple groups by one call of a C kernel, ``gnt/_kernels/unit_statistics.c``.
 
 The kernel is given addresses, which are looked up once; each call checks that the weights are still at these addresses.
 Tensors that the kernel cannot read are evaluated by torch operations.
@@ -18,6 +18,7 @@ from gnt.importance._evaluate.eager import EagerEvaluation
 from gnt.importance._evaluate.means_layout import GroupLayout, MeansLayout, WeightMeans
 from gnt.importance._shared_state import SharedState
 
+_CHUNK_ROWS = 64  # number of rows of a weight that the kernel sums together
 _GROUP, _WEIGHT = 13, 8  # number of integers in the kernel's record of a group, and of a weight
 _SAMPLES, _LAG = 8, 12  # index in a group's record of the number of samples, and of the lag of its updates
 _CURRENT = 7  # index in a weight's record of whether its means are current
@@ -31,13 +32,13 @@ class KernelEvaluation(EagerEvaluation):
         self._dtype = shared.averages.dtype
         self._kernel = load("unit_statistics", self._dtype)
         decay_rate = shared.states[0].decay_rate
-        self._numbers = torch.tensor([decay_rate, math.log(decay_rate) if decay_rate else 0.0], dtype=torch.float64)
+        self._numbers = array("d", [decay_rate, math.log(decay_rate) if decay_rate else 0.0])
         self._reads = self._feature + 2 * self._outgoing + 4 * self._incoming + 8 * self._centered
-        self._groups, self._groups_tensor = _integers(
-            [number for group in layout.simple for number in _group_record(group)]
-        )
+        self._groups = array("q", [number for group in layout.simple for number in _group_record(group)])
         self._lags = shared.lags
-        self._weights, self._weights_tensor = _integers([0] * (_WEIGHT * len(layout.weights)))
+        self._weights = array("q", [0] * (_WEIGHT * len(layout.weights)))
+        self._scratch = layout.feature.new_empty(0)
+        self._arguments = *(numbers.buffer_info()[0] for numbers in (self._groups, self._weights, self._numbers)), 0
         self._located: list[tuple[Tensor, WeightMeans, int]] | None = None  # weights, with their addresses
 
     def evaluate(self, features: Sequence[Tensor | None]) -> None:
@@ -49,9 +50,7 @@ class KernelEvaluation(EagerEvaluation):
         for i, (weight, means, _) in enumerate(self._located):
             self._weights[i * _WEIGHT + _CURRENT] = means.weight is weight and means.version == weight._version
         self._kernel(
-            self._groups_tensor,
-            self._weights_tensor,
-            self._numbers,
+            *self._arguments,
             len(features),
             len(self._located),
             self._reads,
@@ -89,19 +88,25 @@ class KernelEvaluation(EagerEvaluation):
                 self._weights[i * _WEIGHT : (i + 1) * _WEIGHT] = array("q", _weight_record(weight, means))
                 located.append((weight, means, weight.data_ptr()))
             self._located = located
+            self._reserve_scratch()
         return True
+
+    def _reserve_scratch(self) -> None:
+        """Reserve the memory that the kernel needs for intermediate results."""
+        of_groups = [2 * group.positions for group in self._layout.simple]
+        of_weights = [
+            means.groups * -(-weight.shape[0] // means.groups // _CHUNK_ROWS) * weight.shape[1]
+            for weight, means, _ in self._located or ()
+            if means.columns is not None
+        ]
+        self._scratch = self._scratch.new_empty(max([0, *of_groups, *of_weights]))
+        self._arguments = *self._arguments[:3], self._scratch.data_ptr()
 
 
 def _is_at(weight: Tensor, means: WeightMeans, address: int, dtype: torch.dtype) -> bool:
     """True if ``weight`` is still the module's weight, at this address, and the kernel can read it."""
     same = means.module._parameters.get("weight") is weight and weight.data_ptr() == address
     return same and weight.dtype is dtype and weight.is_cpu and weight.is_contiguous() and means.fit(weight)
-
-
-def _integers(numbers: list[int]) -> tuple[array[int], Tensor]:
-    """Numbers that can be changed one by one, and a tensor of the same memory."""
-    values = array("q", numbers)
-    return values, torch.frombuffer(values, dtype=torch.int64) if values else torch.zeros(0, dtype=torch.int64)
 
 
 def _group_record(group: GroupLayout) -> list[int]:
