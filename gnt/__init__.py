@@ -21,7 +21,7 @@ Packages, each importing only those above it:
     replay            ReplayBuffer, ExperienceReplay, DER, AGEM, GEM, GenerativeReplay, LwF
     protection        HAT, AdaHAT, FGAdaHAT, PackNet, TopUnits
     regularization    L2, L2Init, ShrinkAndPerturb; against forgetting: EWC, SI, MAS
-    optim             AdamGnT and the optimizers with an engine, CBPSGD, CBPAdam, CBPAdamW
+    optim             AdamGnT and the optimizers with an engine, CBPSGD, CBPAdam, CBPAdamW; UPGD
     learners          Backprop, ContinualBackprop, LaMAML, Ensemble
     metrics           dead units, ranks, online accuracy, Probe
     integrations      callbacks for Lightning; imported only on request

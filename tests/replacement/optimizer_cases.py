@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gnt import AdamGnT
+from gnt.optim import UPGD
 
 PARAMETER_VALUE = "the value of the parameter"
 
@@ -112,6 +113,7 @@ CASES = [
     case(AdamGnT, weight_decay=0.1, decoupled_weight_decay=True, initial=ADAM, shared=GNT_SHARED),
     case(AdamGnT, foreach=True, initial=ADAM, shared=GNT_SHARED),
     case(AdamGnT, fused=True, initial=ADAM, shared=GNT_SHARED),
+    case(UPGD, sigma=0.0, betas=(0.9, 0.999), initial={"avg_utility": 0.0, **ADAM}),
 ]
 if hasattr(o, "Muon"):  # torch 2.9
     CASES.append(case(o.Muon, initial=MOMENTUM, shared=(), matrices_only=True))

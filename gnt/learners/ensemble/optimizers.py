@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from gnt.optim import AdamGnT
+from gnt.optim import UPGD, AdamGnT
 from gnt.replacement import find_state_resets, known_optimizers, unwrap_optimizer
 
 _NOT_ELEMENTWISE = {
@@ -40,6 +40,9 @@ def build_optimizer(factory: Callable[[Any], Optimizer], net: nn.Module) -> Opti
     if why is None and not isinstance(inner, AdamGnT) and find_state_resets(inner) is None:
         names = ", ".join(name for name in known_optimizers() if name not in _NOT_ELEMENTWISE)
         why = f"gnt does not know it; known are AdamGnT, {names}, and those described to gnt.register_state_reset"
+    members = getattr(net, "members", 1)
+    if isinstance(inner, UPGD) and inner.members != members:
+        why = f"give it a list of {members} generators, one for each member; it has {inner.members}"
     if why is not None:
         raise TypeError(f"{type(inner).__name__} cannot train an ensemble, whose members share each parameter: {why}")
     return optimizer

@@ -1,0 +1,137 @@
+"""`gnt.optim.UPGD`: agreement with the literal twin, ensembles, resume, replacement, errors."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import gnt
+from gnt.optim import UPGD
+from tests.helpers.ensembles import mlp
+from tests.twins.regularization import draws
+from tests.twins.upgd import TwinUPGD
+
+OPTIONS: dict[str, Any] = {
+    "lr": 0.1, "decay_rate": 0.9, "sigma": 0.1, "weight_decay": 0.01, "factor": 2.0, "protecting": True,
+    "scaling": "global", "betas": None, "eps": 1e-8,
+}  # fmt: skip
+
+
+def make_net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)).double()
+
+
+def backward(net: nn.Module, seed: int) -> None:
+    x = torch.randn(6, 3, generator=torch.Generator().manual_seed(seed), dtype=next(net.parameters()).dtype)
+    net.zero_grad()
+    (net(x) - x[:, :2]).square().mean().backward()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"protecting": False}, {"scaling": "local", "factor": 1.0}, {"betas": (0.9, 0.99)}, {"sigma": 0.0}],
+    ids=str,
+)
+def test_steps_agree_with_the_twin(changed: dict[str, Any]) -> None:
+    options = {**OPTIONS, **changed}
+    net = make_net()
+    parameters = list(net.parameters())
+    optimizer = UPGD(parameters, **options, generator=torch.Generator().manual_seed(1))
+    twin = TwinUPGD([p.detach().numpy() for p in parameters], **options)
+    generator = torch.Generator().manual_seed(1)
+    for step in range(5):
+        backward(net, step)
+        gradients = [p.grad.numpy().copy() for p in parameters if p.grad is not None]
+        noise = draws(parameters, "normal", generator) if options["sigma"] else gradients
+        optimizer.step()
+        twin.step(gradients, noise)
+        for parameter, expected in zip(parameters, twin.weights, strict=True):
+            np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=1e-10)
+
+
+def test_weights_without_utility_step_as_in_sgd() -> None:
+    weight = nn.Parameter(torch.zeros(3))
+    optimizer = UPGD([weight], lr=0.5, sigma=0.0)
+    weight.grad = torch.tensor([1.0, -2.0, 4.0])
+    optimizer.step()
+    assert torch.equal(weight.detach(), -0.5 * weight.grad)
+
+
+def test_members_of_an_ensemble_equal_networks_trained_alone() -> None:
+    seeds = [3, 14]
+    build = mlp(3, 5, 2)
+
+    def generators() -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    for options in ({"sigma": 0.1}, {"sigma": 0.1, "scaling": "local", "betas": (0.9, 0.99)}):
+        given: dict[str, Any] = {"lr": 0.1, **options}
+        ensemble = gnt.Ensemble(
+            build, seeds, replacement_rate=0.0, opt=lambda p, g=given: UPGD(p, **g, generator=generators())
+        )
+        alone = []
+        for seed, generator in zip(seeds, generators(), strict=True):
+            torch.manual_seed(seed)
+            net = build()
+            alone.append(gnt.Backprop(net, opt=UPGD(net.parameters(), **given, generator=generator)))
+        for step in range(3):
+            x = torch.randn(4, 3, generator=torch.Generator().manual_seed(step)).double()
+            x = x.to(next(alone[0].net.parameters()).dtype)
+            y = torch.stack([x.sum(1), x.prod(1)], 1)
+            for learner in alone:
+                learner.learn(x, y)
+            ensemble.learn(torch.stack([x, x]), torch.stack([y, y]))
+        for number, learner in enumerate(alone):
+            for mine, theirs in zip(ensemble.member(number).parameters(), learner.net.parameters(), strict=True):
+                torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-7)
+    with pytest.raises(TypeError, match="give it a list of 2 generators, one for each member; it has 1"):
+        gnt.Ensemble(build, seeds, opt=lambda params: UPGD(params))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_resumed_run_equals_an_uninterrupted_one(dtype: torch.dtype) -> None:
+    def build() -> tuple[nn.Module, UPGD]:
+        net = make_net().to(dtype)
+        return net, UPGD(net.parameters(), lr=0.1, sigma=0.1, betas=(0.9, 0.99))
+
+    (net, optimizer), (resumed, later) = build(), build()
+    for step in range(3):
+        backward(net, step)
+        optimizer.step()
+    resumed.load_state_dict(net.state_dict())
+    later.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for step in range(3, 5):
+        for each, own in ((net, optimizer), (resumed, later)):
+            backward(each, step)
+            own.step()
+    for mine, theirs in zip(resumed.parameters(), net.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    assert optimizer.state[next(net.parameters())]["avg_utility"].dtype is torch.promote_types(dtype, torch.float32)
+
+
+def test_errors_name_the_option_and_change_nothing() -> None:
+    net = make_net()
+    for wrong, message in [
+        ({"lr": -1.0}, "lr must be a finite number >= 0, got -1.0"),
+        ({"decay_rate": 1.0}, "decay_rate must be a number in"),
+        ({"sigma": float("nan")}, "sigma must be a finite number"),
+        ({"scaling": "row"}, "scaling must be 'global' or 'local', got 'row'"),
+        ({"betas": (0.9,)}, "betas must be None or two numbers in"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            UPGD(net.parameters(), **wrong)  # type: ignore[arg-type]
+        optimizer = UPGD(net.parameters())
+        with pytest.raises(ValueError, match=message):
+            optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))], **wrong})
+        assert len(optimizer.param_groups) == 1
+    before = optimizer.state_dict()
+    for damaged in (torch.optim.SGD(net.parameters()).state_dict(), {**before, "generators": []}):
+        with pytest.raises(ValueError, match="generators"):
+            optimizer.load_state_dict(damaged)
+    assert torch.equal(optimizer.state_dict()["generators"][0], before["generators"][0])

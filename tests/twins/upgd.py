@@ -1,0 +1,56 @@
+"""Literal twin of UPGD (arXiv 2404.00781, Algorithm 1): one weight at a time, in float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray
+
+
+class TwinUPGD:
+    """The weights of one network."""
+
+    def __init__(self, weights: Sequence[Array], **options: Any) -> None:
+        self.weights = [each.copy() for each in weights]
+        self.utilities = [np.zeros(each.shape) for each in weights]
+        self.means = [np.zeros(each.shape) for each in weights]
+        self.squares = [np.zeros(each.shape) for each in weights]
+        self.options, self.steps = options, 0
+
+    def step(self, gradients: Sequence[Array], noises: Sequence[Array]) -> None:
+        """One step with given gradients and standard normal noise."""
+        o = self.options
+        self.steps += 1
+        decay, correction = o["decay_rate"], 1 - o["decay_rate"] ** self.steps
+        largest = -math.inf
+        for u, g, w in zip(self.utilities, gradients, self.weights, strict=True):
+            for i in np.ndindex(w.shape):
+                u[i] = decay * u[i] + (1 - decay) * (-g[i] * w[i])
+                largest = max(largest, u[i] / correction)
+        largest = max(largest, 1.1754943508222875e-38)
+        for number, (g, n, w) in enumerate(zip(gradients, noises, self.weights, strict=True)):
+            u = self.utilities[number] / correction
+            for i in np.ndindex(w.shape):
+                if o["scaling"] == "global":
+                    scaled = u[i] / largest
+                else:
+                    scaled = u[i] / max(math.sqrt(sum(u[(*i[:-1], k)] ** 2 for k in range(w.shape[-1]))), 1e-12)
+                free = 1 - 1 / (1 + math.exp(-scaled))
+                noise, direction = o["sigma"] * n[i], self.direction(number, i, g[i])
+                change = (direction + noise) * free if o["protecting"] else direction + noise * free
+                w[i] = (1 - o["lr"] * o["weight_decay"]) * w[i] - o["factor"] * o["lr"] * change
+
+    def direction(self, number: int, i: tuple[int, ...], gradient: float) -> float:
+        """The gradient, or Adam's step."""
+        if self.options["betas"] is None:
+            return gradient
+        first, second = self.options["betas"]
+        m, v = self.means[number], self.squares[number]
+        m[i] = first * m[i] + (1 - first) * gradient
+        v[i] = second * v[i] + (1 - second) * gradient**2
+        root = math.sqrt(v[i] / (1 - second**self.steps))
+        return m[i] / (1 - first**self.steps) / (root + self.options["eps"])
