@@ -89,6 +89,16 @@ class HATSettings:
         return {"s_max": self.s_max, "protection": self.protection.settings, "norms": self.norms}
 
 
+def check_quantile(quantile: Any, protect_above: Any) -> None:
+    """Raise ValueError unless ``protect_quantile`` is None, or in [0, 1) without ``protect_above``."""
+    if quantile is None:
+        return
+    if not 0.0 <= to_float(quantile) < 1.0:
+        raise ValueError(f"protect_quantile must be a number in [0, 1) or None, got {quantile!r}")
+    if protect_above:
+        raise ValueError(f"protect_above must be 0 with protect_quantile, got {protect_above!r}")
+
+
 def _one_of(name: str, value: Any, allowed: Sequence[str]) -> None:
     if value not in allowed:
         near = difflib.get_close_matches(str(value), allowed, 1)

@@ -14,6 +14,7 @@ from gnt._utils.validation import check_flags, check_positive, finite_number
 from gnt.importance import GRADIENT_SIGNALS
 from gnt.protection._coverage import Aggregation
 from gnt.protection._fine_grained import FineGrained, Schedule
+from gnt.protection._hat_settings import check_quantile
 from gnt.protection._importance_source import AttributionSource, source_maker
 from gnt.protection._strategies import RangeScaling, Summing
 from gnt.protection.hat import HAT
@@ -59,6 +60,9 @@ class FGAdaHAT(HAT):
             ``importance="gradient_activation", of="loss"`` is the measure, which needs no pass of its own.
         baselines, n_steps, chunk: of an attribution; see `gnt.importance.attribute`.
         step, rate, base: of a summing strategy.
+        protect_quantile: `protected` keeps the units whose importance in earlier tasks is above this quantile of their
+            group's, in [0, 1). Used units below it may be replaced, which changes the outputs of their tasks. None: as
+            for `HAT`, units that more than ``protect_above`` tasks use.
         kernels: for measures, as for `GnT`: use C++ kernels on the CPU, which torch's compiler builds at first use.
         sparsity: factor of the sparsity term in the loss, >= 0.
         settings: those of `HAT`, except ``protection``.
@@ -115,6 +119,7 @@ class FGAdaHAT(HAT):
         step: float | None = None,
         rate: float | None = None,
         base: float | None = None,
+        protect_quantile: float | None = None,
         kernels: bool = False,
         sparsity: float = 0.1,
         **settings: Any,
@@ -134,9 +139,11 @@ class FGAdaHAT(HAT):
         if every is not None:
             check_positive(every=every)
         base_importance = finite_number("base_importance", base_importance)
+        check_quantile(protect_quantile, settings.get("protect_above", 0))
         super().__init__(model, groups, protection=rates, sparsity=sparsity, **settings)
         self.importance, self.summing, self.base_importance = importance, strategy, base_importance
         self.filter_unused, self.weigh_by_gate = filter_unused, weigh_by_gate
+        self.protect_quantile = protect_quantile
         self._make_source = make_source
         try:
             self._hang_source()
@@ -150,6 +157,7 @@ class FGAdaHAT(HAT):
         self.register_buffer("importance_sum", zeros, persistent=False)
         self._measured = [0] * len(self.groups)
         self._scaling = RangeScaling(self.layout.sizes)
+        self._important: tuple[Tensor, Tensor] | None = None  # the importances that it was found for, and the units
 
     def observe(self, x: ModelInputs, y: Tensor) -> None:
         """Give inputs and targets of a batch of the coming step; several micro-batches one after the other.
@@ -189,6 +197,15 @@ class FGAdaHAT(HAT):
         super().close()
         if "_source" in self.__dict__:  # not if it could not be made
             self._source.close()
+
+    def protected(self, group: UnitGroup) -> Tensor | None:
+        """As for `HAT`; with ``protect_quantile``: True for units whose importance is above the quantile."""
+        if self.protect_quantile is None:
+            return super().protected(group)
+        if self._important is None or self._important[0] is not self.importances:
+            above = [part > torch.quantile(part, self.protect_quantile) for part in self.importance_by_group().values()]
+            self._important = self.importances, torch.cat(above)
+        return self._protection.protected(group, self._important[1], 0)
 
     def importance_by_group(self) -> dict[str, Tensor]:
         """What protects the units of each group in the next, or the open, task: (num_units,), by name."""

@@ -224,6 +224,39 @@ def test_a_fit_after_one_that_failed_goes_on_with_its_task(tmp_path):
     assert (module.hat.task, module.hat.tasks, boundaries.ended) == (None, [0], 1)
 
 
+class Distilled(Regression):
+    """Adds the penalty of LwF from the second task on, and that of DER as told."""
+
+    def __init__(self, asked: bool) -> None:
+        super().__init__()
+        self.lwf, self.der, self.asked = gnt.LwF(self.net), gnt.DER(self.net, gnt.ReplayBuffer(20)), asked
+
+    def training_step(self, pair, index):
+        x, y = pair
+        output = self(x)
+        loss = F.mse_loss(output, y)
+        if self.lwf.tasks and self.asked:
+            loss = loss + self.lwf(x, output)
+        return loss + self.der(x, y, output) if self.asked else loss
+
+
+def test_a_penalty_that_training_step_does_not_add_is_reported_once(tmp_path):
+    module = Distilled(asked=True)
+    boundaries = TaskBoundaries(module.lwf, module.der, gnt.SI(module.net, 1.0))
+    for task in range(2):
+        trainer(tmp_path, [boundaries], 1).fit(module, loader(task))  # warnings are errors
+    assert "penalty" not in {**vars(module.lwf), **vars(module.der)}
+    module = Distilled(asked=False)
+    boundaries = TaskBoundaries(module.lwf, module.der)
+    with pytest.warns(UserWarning, match=r"penalty of DER is missing.*self\.der\.penalty\(x, y, output\)") as warned:
+        trainer(tmp_path, [boundaries], 1).fit(module, loader())
+    assert not [each for each in warned if "LwF" in str(each.message)]  # it has no penalty in the first task
+    with pytest.warns(UserWarning, match=r"penalty of LwF is missing.*self\.lwf\.penalty\(x, output\)") as warned:
+        trainer(tmp_path, [boundaries], 1).fit(module, loader())
+    assert not [each for each in warned if "penalty of DER" in str(each.message)]
+    trainer(tmp_path, [boundaries], 1).fit(module, loader())
+
+
 @pytest.mark.parametrize("find", [lambda net: gnt.walk(net), lambda net: list(gnt.walk(net)), lambda net: net])
 @pytest.mark.parametrize("by_function", [True, False])
 def test_layers_are_a_network_or_unit_groups_or_a_function_that_returns_them(find, by_function, tmp_path):

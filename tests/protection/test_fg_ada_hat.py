@@ -417,6 +417,25 @@ def test_replaced_units_start_anew():
     assert hat.importance_sum.tolist() == [1, 0, 1, 1, 0, 1, 0, 1, 1, 1, 1]
 
 
+@pytest.mark.parametrize("quantile", [0.0, 0.5, 0.8])
+def test_units_above_a_quantile_of_importance_are_never_replaced_and_others_are(quantile):
+    hat = masked(protect_quantile=quantile, idle=True)
+    optimizer = sgd(hat)
+    engine = gnt.GnT(hat.model, optimizer, protect=hat, replacement_rate=0.0, maturity_threshold=0).attach()
+    assert not any(hat.protected(group).any() for group in engine.groups)  # no task has ended
+    learn(hat, optimizer, 2)
+    engine.replacement_rate = 1.0
+    hat.begin(2, optimizer, steps_per_epoch=STEPS)
+    step_of(hat, optimizer, 2, 0)
+    for group, importance in zip(engine.groups, hat.importance_by_group().values(), strict=True):
+        order = importance.tolist()
+        limit = sorted(order)[int(quantile * (len(order) - 1))]  # the quantile is between this one and the next
+        kept = [unit for unit, each in enumerate(order) if each > limit]
+        assert hat.protected(group) is hat.protected(group)
+        assert hat.protected(group).nonzero().squeeze(1).tolist() == kept
+        assert group.state.age.nonzero().squeeze(1).tolist() == kept
+
+
 def test_values_that_are_not_finite_are_refused_with_the_group():
     name = "test_nonfinite"
     gnt.register_utility(name, lambda s: torch.full_like(s.magnitude[:, 0], float("inf" if s.num_units == 5 else "1")))
@@ -457,6 +476,8 @@ def test_values_that_are_not_finite_are_refused_with_the_group():
             TypeError,
             "FGAdaHAT takes alpha, importance, .* in place of protection",
         ),
+        ({"protect_quantile": 1.0}, ValueError, r"protect_quantile must be a number in \[0, 1\) or None, got 1.0"),
+        ({"protect_quantile": 0.5, "protect_above": 1}, ValueError, "protect_above must be 0 with protect_quantile"),
         ({"s_max": 0.0}, ValueError, "s_max must be a finite number > 0"),
     ],
 )

@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gnt.importance import step_was_skipped
+from gnt.integrations.lightning._penalty_calls import PenaltyCalls
 from gnt.integrations.lightning._trainer import optimizer_of, steps_per_epoch
 from gnt.learners import Methods
 
@@ -26,8 +27,9 @@ class TaskBoundaries(Callback):
     - after each optimizer step, ``after_step`` of methods that are not attached;
     - when training ends without an exception, ``end_task``.
 
-    A penalty that reads the output (`gnt.DER`) or a parameter of its own (`gnt.HAT`) must be added in
-    ``training_step``: ``loss + self.hat.penalty()``. Hooks get what their signatures name of ``net``, ``task``,
+    A penalty that reads the output (`gnt.DER`, `gnt.LwF`) or a parameter of its own (`gnt.HAT`) must be added in
+    ``training_step``: ``loss + self.hat.penalty()``. If the first batch of a fit does not ask for it, there is a
+    warning (HAT raises an error). Hooks get what their signatures name of ``net``, ``task``,
     ``data``, ``optimizer`` and ``steps_per_epoch`` (in optimizer steps). A fit that is resumed from a checkpoint goes
     on with its task. States are part of checkpoints: attached methods' with the optimizer's state, others' with this
     callback's.
@@ -68,6 +70,8 @@ class TaskBoundaries(Callback):
         self._net, self._data, self._optimizer = net, data, optimizer
         self._open, self.ended, self.task = False, 0, None
         self._detach: list[Callable[[], Any]] = []
+        self._penalties = PenaltyCalls(self._methods)
+        self._first_batch = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach the methods to the optimizer, and begin the task, or go on with it after a checkpoint was loaded."""
@@ -79,6 +83,7 @@ class TaskBoundaries(Callback):
             detach()
         attached = [_attach(each, optimizer) for each in self._methods]
         self._detach = [each for each in attached if each is not None]
+        self._first_batch = True
         if self._open:
             for each in self._methods.having("resume"):
                 each.resume(optimizer)
@@ -97,6 +102,8 @@ class TaskBoundaries(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Let methods see the batch, or put another one in its place."""
+        if self._first_batch:
+            self._penalties.watch()
         if not any(self._methods.having("before_batch")):
             return
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
@@ -109,6 +116,18 @@ class TaskBoundaries(Callback):
                     "return a list from the loader, or call the method in training_step"
                 )
             batch[:] = learned
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """After the first batch: warn of penalties that it did not ask for."""
+        if self._first_batch:
+            self._first_batch = False
+            self._penalties.warn()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the methods as they were."""
+        self._penalties.stop()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the task."""
