@@ -61,8 +61,13 @@ class GatedNetwork(nn.Module):
         self._task_buffers = TaskBuffers(model, self)
 
     @property
-    def model(self) -> nn.Module:
+    def net(self) -> nn.Module:
         """The network."""
+        return self._model[0]
+
+    @property
+    def model(self) -> nn.Module:
+        """`net`, by its earlier name."""
         return self._model[0]
 
     @property

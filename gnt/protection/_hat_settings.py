@@ -119,19 +119,19 @@ def _embedding_init(value: Any) -> EmbeddingInit:
     )
 
 
-def check_groups(model: Any, groups: Any) -> tuple[UnitGroup, ...]:
-    """The groups, which must be of the model.
+def check_groups(net: Any, groups: Any) -> tuple[UnitGroup, ...]:
+    """The groups, which must be of the network.
 
     Raises:
         TypeError: not a module, or not groups.
-        ValueError: no groups, a group twice, or one whose layers are not in the model.
+        ValueError: no groups, a group twice, or one whose layers are not in the network.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"net must be a torch.nn.Module, got {type(net).__name__}")
     found = tuple(groups) if isinstance(groups, (list, tuple)) else ()
     if not found or not all(isinstance(group, UnitGroup) for group in found):
         raise TypeError(f"groups must be the unit groups of gnt.trace or gnt.walk, got {groups!r:.80}")
-    modules = set(model.modules())
+    modules = set(net.modules())
     for number, group in enumerate(found):
         missing = [slot.name for slot in group.slots if slot.module not in modules]
         if missing:
@@ -151,9 +151,9 @@ def _rows(slot: Slot) -> Tensor:
     return slot.index(torch.arange(slot.num_units))
 
 
-def check_norms(model: nn.Module) -> None:
+def check_norms(net: nn.Module) -> None:
     """Raise ValueError for norms with cumulative running statistics."""
-    for name, module in model.named_modules():
+    for name, module in net.named_modules():
         if isinstance(module, _NormBase) and module.track_running_stats and module.momentum is None:
             raise ValueError(
                 f"{name!r} ({type(module).__name__}) has momentum=None, so that its statistics are averages over all "

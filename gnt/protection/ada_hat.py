@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from gnt._utils.renamed_argument import renamed_argument
 from gnt.protection._rates import Adaptive, Variant
 from gnt.protection.hat import HAT
 from gnt.units import UnitGroup
@@ -25,7 +26,7 @@ class AdaHAT(HAT):
     depend on the scale of gradients, so that a rate acts only as far as the gradient falls below Adam's eps.
 
     Args:
-        model: the network.
+        net: the network.
         groups: its units, of `gnt.trace` or `gnt.walk`.
         alpha: > 0.
         epsilon: > 0.
@@ -47,9 +48,10 @@ class AdaHAT(HAT):
     1.0
     """
 
+    @renamed_argument("model", "net")
     def __init__(
         self,
-        model: nn.Module,
+        net: nn.Module,
         groups: Sequence[UnitGroup],
         *,
         alpha: float,
@@ -60,4 +62,4 @@ class AdaHAT(HAT):
     ) -> None:
         if "protection" in settings:
             raise TypeError("AdaHAT takes alpha, epsilon and variant in place of protection")
-        super().__init__(model, groups, protection=Adaptive(alpha, epsilon, variant), sparsity=sparsity, **settings)
+        super().__init__(net, groups, protection=Adaptive(alpha, epsilon, variant), sparsity=sparsity, **settings)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gnt._utils.renamed_argument import renamed_argument
 from gnt._utils.state_dicts import Kind, check_entries, counter, equal_to, sequence, tensor
 from gnt._utils.validation import check_flags, check_positive, finite_number
 from gnt.importance import GRADIENT_SIGNALS
@@ -38,7 +39,7 @@ class FGAdaHAT(HAT):
     optimizer's step, learners call ``before_batch(x, y)``. They run with the gates of the step, without dropout.
 
     Args:
-        model: the network.
+        net: the network.
         groups: its units, of `gnt.trace` or `gnt.walk`.
         alpha: > 0.
         importance: name of a measure or an attribution.
@@ -95,9 +96,10 @@ class FGAdaHAT(HAT):
     importances: Tensor
     importance_sum: Tensor
 
+    @renamed_argument("model", "net")
     def __init__(
         self,
-        model: nn.Module,
+        net: nn.Module,
         groups: Sequence[UnitGroup],
         *,
         alpha: float,
@@ -140,7 +142,7 @@ class FGAdaHAT(HAT):
             check_positive(every=every)
         base_importance = finite_number("base_importance", base_importance)
         check_quantile(protect_quantile, settings.get("protect_above", 0))
-        super().__init__(model, groups, protection=rates, sparsity=sparsity, **settings)
+        super().__init__(net, groups, protection=rates, sparsity=sparsity, **settings)
         self.importance, self.summing, self.base_importance = importance, strategy, base_importance
         self.filter_unused, self.weigh_by_gate = filter_unused, weigh_by_gate
         self.protect_quantile = protect_quantile
@@ -165,7 +167,7 @@ class FGAdaHAT(HAT):
         Only attributions need it. The tensors are kept until the step.
 
         Args:
-            x: what the model takes: a tensor, a tuple of arguments or a mapping of keyword arguments.
+            x: what the network takes: a tensor, a tuple of arguments or a mapping of keyword arguments.
             y: the targets, (N,).
         """
         if self._is_due():

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gnt._utils.renamed_argument import renamed_argument
 from gnt._utils.stack_level import user_level
 from gnt._utils.validation import check_positive
 from gnt.protection._conditioning import Form
@@ -58,7 +59,7 @@ class HAT(SavedNetwork):
     ``embedding`` e, and its state dict contains everything; register it beside the network, not in it.
 
     Args:
-        model: the network.
+        net: the network.
         groups: its units, of `gnt.trace` or `gnt.walk`.
         s_max: the largest s, > 0.
         sparsity: factor of R in `penalty`, >= 0.
@@ -72,7 +73,7 @@ class HAT(SavedNetwork):
         protection: how weights are held: ``Hard()``; `gnt.protection.Random`, `Constant` and `Adaptive` forget.
         apply: "update": the change of a weight in a step is multiplied by the rate, for any optimizer; "gradient": the
             gradient is, as published. Fixed weights are restored in both.
-        uncovered: "freeze", or "refuse": refuse a model with layers that no group has.
+        uncovered: "freeze", or "refuse": refuse a network with layers that no group has.
         norms: "per_task": each task has running statistics of its own; "shared": all tasks change the same ones, and
             the outputs of earlier tasks move.
         min_free: with as few free units or fewer, the sparsity term of a group (or of all) is 0.
@@ -87,10 +88,10 @@ class HAT(SavedNetwork):
         task: id of the task that is trained; None between tasks.
         cumulative: c, (units,), the units of all groups one after the other.
         counts: M, the number of tasks that use each unit, (units,).
-        groups: the groups.
+        net, groups: the arguments.
 
     Raises:
-        TypeError, ValueError: a setting out of range; groups that are not the model's; units that another HAT gates;
+        TypeError, ValueError: a setting out of range; groups that are not the network's; units that another HAT gates;
             a norm over several units before which gates cannot act; BatchNorm with momentum=None.
 
     Source: Serra et al., ICML 2018 (arXiv 1801.01423).
@@ -112,9 +113,10 @@ class HAT(SavedNetwork):
     True
     """
 
+    @renamed_argument("model", "net")
     def __init__(
         self,
-        model: nn.Module,
+        net: nn.Module,
         groups: Sequence[UnitGroup],
         *,
         s_max: float = 400.0,
@@ -140,9 +142,9 @@ class HAT(SavedNetwork):
             protection=Hard() if protection is None else protection, apply=apply, uncovered=uncovered, norms=norms,
             min_free=min_free, idle=idle, protect_above=protect_above,
         )  # fmt: skip
-        checked = check_groups(model, groups)
-        check_norms(model)
-        super().__init__(model, checked, settings, generator, process_group)
+        checked = check_groups(net, groups)
+        check_norms(net)
+        super().__init__(net, checked, settings, generator, process_group)
 
     def begin(self, task: Any, optimizer: Optimizer, *, steps_per_epoch: int) -> None:
         """Begin a task: draw e, reset its running statistics, and hold what earlier tasks need.
@@ -332,7 +334,7 @@ class HAT(SavedNetwork):
         The bias of an output layer counts as used by the tasks that have trained it.
 
         Args:
-            bias: a parameter of the model; None is returned for others.
+            bias: a parameter of the network; None is returned for others.
         """
         return self._protection.movable(bias, self._coverage, self._earlier())
 

@@ -387,7 +387,7 @@ def test_linear_operations_and_functional_activations_pass():
     ("changes", "kind", "message"),
     [
         ({"method": "conductence"}, ValueError, "method must be one of .* did you mean 'conductance'"),
-        ({"model": "net"}, TypeError, "model must be a torch.nn.Module, got str"),
+        ({"net": "net"}, TypeError, "net must be a torch.nn.Module, got str"),
         ({"groups": []}, TypeError, "groups must be unit groups, .* got none"),
         ({"groups": gnt.walk(mlp(5, 3, 2))}, ValueError, "groups must be those of the model"),
         ({"target": torch.zeros(5)}, ValueError, r"target must be class indices \(N,\), got torch.float32"),
@@ -416,7 +416,7 @@ def test_linear_operations_and_functional_activations_pass():
 )
 def test_wrong_arguments_are_refused(changes, kind, message):
     net, groups, x, y = case(tanh_mlp)
-    given = {"model": net, "groups": groups, "x": x, "target": y, **changes}
+    given = {"net": net, "groups": groups, "x": x, "target": y, **changes}
     before = copy.deepcopy(net.state_dict())
     with pytest.raises(kind, match=message):
         attribute(**given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import math
 import warnings
@@ -649,6 +650,19 @@ def test_settings_that_are_refused(given, message):
     with pytest.raises((TypeError, ValueError), match=message):
         gnt.HAT(net, **arguments)
     assert not net[2]._forward_pre_hooks
+
+
+@pytest.mark.parametrize("kind", [gnt.HAT, gnt.AdaHAT, gnt.FGAdaHAT])
+def test_the_network_may_be_given_by_the_name_of_before_with_a_warning(kind):
+    net, alpha = mlp(), {} if kind is gnt.HAT else {"alpha": 0.1}
+    with pytest.warns(DeprecationWarning, match=f"the argument model of {kind.__name__} is called net") as warned:
+        hat = kind(model=net, groups=gnt.walk(net), **alpha)
+    assert warned[0].filename == __file__
+    assert hat.net is hat.model is net
+    hat.close()
+    assert next(iter(inspect.signature(kind).parameters)) == "net"
+    with pytest.warns(DeprecationWarning, match="the argument model of attribute is called net"):
+        gnt.importance.attribute(model=net, groups=gnt.walk(net), x=torch.zeros(2, 4), target=torch.zeros(2).long())
 
 
 def test_other_refusals_leave_everything_as_it_was():

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gnt._utils.renamed_argument import renamed_argument
 from gnt._utils.validation import check_positive
 from gnt.importance.attribution import _ablation, _deeplift, _gradients, _paths
 from gnt.importance.attribution._baselines import Baselines
@@ -58,8 +59,9 @@ def find_attribution(method: str, argument: str = "method") -> Attribution:
     return ATTRIBUTIONS[method]
 
 
+@renamed_argument("model", "net")
 def attribute(
-    model: nn.Module,
+    net: nn.Module,
     groups: Iterable[UnitGroup],
     x: ModelInputs,
     target: Target = None,
@@ -70,7 +72,7 @@ def attribute(
     chunk: int = 1024,
     generator: torch.Generator | None = None,
 ) -> list[Tensor]:
-    """Attribute the model's output to the units of some groups, at what their consumers read.
+    """Attribute the network's output to the units of some groups, at what their consumers read.
 
     With F the output of a sample's target class, h the feature as consumers read it, x0 the baseline input, h0 = h(x0)
     and mean the mean over samples and places, the value of a unit is
@@ -91,9 +93,9 @@ def attribute(
     record are afterwards as before.
 
     Args:
-        model: the network.
+        net: the network.
         groups: its unit groups, from `walk` or `trace`.
-        x: what the model takes: a tensor, a tuple of arguments or a mapping of keyword arguments; samples first.
+        x: what the network takes: a tensor, a tuple of arguments or a mapping of keyword arguments; samples first.
         target: class of each sample, (N,); or a function of the output that returns one value per sample, (N,); None
             for outputs of one value per sample.
         method: one of the names above.
@@ -109,7 +111,7 @@ def attribute(
         One tensor (num_units,) for each group. Units that the output does not depend on have 0.
 
     Raises:
-        ValueError: an unknown method; groups that are not the model's; a target that does not fit; an argument that
+        ValueError: an unknown method; groups that are not the network's; a target that does not fit; an argument that
             the method does not take; an operation that deeplift or lrp cannot pass (the message names it).
         TypeError: an argument of another type.
 
@@ -127,10 +129,10 @@ def attribute(
     groups = tuple(groups)
     entry = find_attribution(method)
     check_attribution(method, n_steps, baselines, chunk)
-    _check(model, groups, target, generator)
+    _check(net, groups, target, generator)
     steps = _steps(method, entry, n_steps)
     given = Baselines(x, baselines, method, entry.baselines)
-    of = Evaluation(model, groups, x, target)
+    of = Evaluation(net, groups, x, target)
     with of.isolated():
         return _values(of, method, steps, given, chunk, generator)
 
@@ -180,13 +182,13 @@ def _values(
     return unit_means(groups, *by_gradient[method](of))
 
 
-def _check(model: Any, groups: tuple[Any, ...], target: Any, generator: Any) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+def _check(net: Any, groups: tuple[Any, ...], target: Any, generator: Any) -> None:
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"net must be a torch.nn.Module, got {type(net).__name__}")
     if not groups or not all(isinstance(group, UnitGroup) for group in groups):
         got = ", ".join(dict.fromkeys(type(group).__name__ for group in groups)) or "none"
         raise TypeError(f"groups must be unit groups, from gnt.walk or gnt.trace, got {got}")
-    modules = set(model.modules())
+    modules = set(net.modules())
     for slot in (slot for group in groups for slot in group.outgoing):
         if slot.module not in modules:
             raise ValueError(f"groups must be those of the model: it does not contain the module of {slot.name!r}")
