@@ -24,12 +24,14 @@ Packages, each importing only those above it:
     optim             AdamGnT and the optimizers with an engine, CBPSGD, CBPAdam, CBPAdamW; UPGD
     learners          Backprop, ContinualBackprop, LaMAML, Ensemble
     metrics           dead units, ranks, online accuracy, Probe
+    diagnosis         plasticity_check: does a network still learn as a fresh one does
     integrations      callbacks for Lightning; imported only on request
 """
 
 from gnt import metrics
 from gnt._utils.other_names import CLASSES, advice
 from gnt._version import __version__
+from gnt.diagnosis import PlasticityCheck, plasticity_check
 from gnt.importance import register_utility
 from gnt.learners import Backprop, ContinualBackprop, Ensemble, LaMAML, Step
 from gnt.nn import VAE, CReLU, MultiHead, ProgressiveNet
@@ -70,6 +72,7 @@ __all__ = [
     "LwF",
     "MultiHead",
     "PackNet",
+    "PlasticityCheck",
     "ProgressiveNet",
     "ReDo",
     "ReplayBuffer",
@@ -81,6 +84,7 @@ __all__ = [
     "__version__",
     "algorithm_1",
     "metrics",
+    "plasticity_check",
     "register_state_reset",
     "register_utility",
     "trace",

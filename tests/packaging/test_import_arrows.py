@@ -34,6 +34,7 @@ ORDER = (
     ("optim",),
     ("learners",),
     ("metrics",),
+    ("diagnosis",),
     ("gnt",),  # gnt/__init__.py
     ("integrations", "benchmarks"),
 )

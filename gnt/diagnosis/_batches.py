@@ -1,0 +1,125 @@
+"""The batches that the copies learn: taken from a loader, a data set, tensors or any iterable."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Iterable, Mapping
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from gnt.diagnosis._generators import states_kept
+from gnt.units import ModelInputs
+
+TARGET = "labels"  # of a batch that is a mapping, as Hugging Face models take them
+
+
+class Batch(NamedTuple):
+    """Inputs and targets of one step."""
+
+    x: ModelInputs
+    y: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device."""
+        return Batch(map_tensors(self.x, lambda tensor: tensor.to(device)), self.y.to(device))
+
+
+def read_batches(data: Any, count: int, batch_size: int) -> list[Batch]:
+    """Return the first ``count`` batches of ``data``, or all if there are fewer.
+
+    Samples of tensors and of data sets are taken in a random order that is always the same; loaders and other
+    iterables keep their own. A loader's workers are not used, so that an epoch that is under way is not disturbed.
+
+    Raises:
+        TypeError, ValueError: data of another kind, or without a batch.
+    """
+    if isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
+        x, y = data
+        if not x.ndim or not y.ndim or len(x) != len(y) or not len(x):
+            raise ValueError(
+                f"data must have as many targets as inputs, at least one, got shapes {tuple(x.shape)} and "
+                f"{tuple(y.shape)}"
+            )
+        data = TensorDataset(x, y)
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        order = torch.Generator().manual_seed(0)
+        data = DataLoader(data, batch_size, shuffle=True, generator=order)
+    if isinstance(data, (Tensor, str, bytes, Mapping)) or not isinstance(data, Iterable):
+        raise TypeError(
+            "data must be a DataLoader, a data set, tensors (x, y), or an iterable of batches (x, y), got "
+            f"{type(data).__name__}"
+        )
+    with contextlib.closing(_items(data)) as items:
+        batches = [_checked(batch, number) for number, batch in enumerate(islice(items, count))]
+    if not batches:
+        raise ValueError("data must have at least one batch, got none")
+    return batches
+
+
+def map_tensors(inputs: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Apply ``function`` to each tensor of one tensor, a tuple or a mapping, and keep everything else."""
+    if isinstance(inputs, Tensor):
+        return function(inputs)
+    if isinstance(inputs, Mapping):
+        return {name: map_tensors(value, function) for name, value in inputs.items()}
+    if isinstance(inputs, tuple):
+        return tuple(map_tensors(value, function) for value in inputs)
+    return inputs
+
+
+def _items(data: Any) -> Generator[Any, None, None]:
+    if not isinstance(data, DataLoader):
+        yield from data
+        return
+    drawing = [data, data.sampler, data.batch_sampler, getattr(data.batch_sampler, "sampler", None)]
+    generators = {id(g): g for each in drawing if isinstance(g := getattr(each, "generator", None), torch.Generator)}
+    with states_kept(list(generators.values())):
+        if isinstance(data.dataset, IterableDataset):
+            yield from _of_iterable(data)
+            return
+        collate: Any = data.collate_fn
+        if data.batch_sampler is None:
+            for index in data.sampler:
+                yield collate(data.dataset[index])
+            return
+        for indices in data.batch_sampler:
+            many = getattr(data.dataset, "__getitems__", None)
+            yield collate(many(indices) if many is not None else [data.dataset[index] for index in indices])
+
+
+def _of_iterable(data: DataLoader[Any]) -> Generator[Any, None, None]:
+    collate: Any = data.collate_fn
+    items = iter(data.dataset)
+    if data.batch_size is None:
+        yield from map(collate, items)
+        return
+    while samples := list(islice(items, data.batch_size)):
+        yield collate(samples)
+
+
+def _checked(batch: Any, number: int) -> Batch:
+    if isinstance(batch, Mapping):
+        if not isinstance(batch.get(TARGET), Tensor):
+            raise TypeError(f"data: batch {number} is a mapping without a tensor {TARGET!r}, got {', '.join(batch)}")
+        return Batch(_copied({k: v for k, v in batch.items() if k != TARGET}), _copied(batch[TARGET]))
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        got = f"{len(batch)} parts" if isinstance(batch, (tuple, list)) else type(batch).__name__
+        raise TypeError(f"data: batch {number} must be a pair (x, y), or a mapping with {TARGET!r}, got {got}")
+    x, y = batch
+    x = tuple(x) if isinstance(x, list) else x
+    if not isinstance(y, Tensor) or not isinstance(x, (Tensor, tuple, Mapping)):
+        raise TypeError(
+            f"data: batch {number} must hold inputs (a tensor, a tuple or a dict) and a tensor of targets, got "
+            f"{type(x).__name__} and {type(y).__name__}"
+        )
+    return Batch(_copied(x), _copied(y))
+
+
+@torch.inference_mode(mode=False)
+def _copied(value: Any) -> Any:
+    """Copies, because a loader may reuse its tensors."""
+    return map_tensors(value, lambda tensor: tensor.detach().clone())

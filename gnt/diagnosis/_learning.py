@@ -1,0 +1,82 @@
+"""One copy learns, and what it shows meanwhile: loss and error of each batch before it is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gnt.diagnosis._batches import TARGET, Batch
+from gnt.units import call_model
+
+LossFunction = Callable[[Any, Any], Tensor]
+
+
+class Curve(NamedTuple):
+    """Values of each step: the loss, and the share of wrong classes if the targets are classes; float64, on the CPU."""
+
+    loss: Tensor
+    error: Tensor | None
+
+
+def loss_of(net: nn.Module, batch: Batch, loss: LossFunction | None) -> tuple[Tensor, Any]:
+    """The loss of a batch and the network's output.
+
+    Without a loss function the network is given the targets, and the loss is that of its output (Hugging Face models).
+
+    Raises:
+        TypeError, ValueError: no loss of one number.
+    """
+    if loss is None:
+        inputs = batch.x if isinstance(batch.x, dict) else {}
+        output = net(**inputs, **{TARGET: batch.y}) if inputs else None
+        value = getattr(output, "loss", None)
+        if not isinstance(value, Tensor):
+            raise TypeError("loss must be a function (output, y): batches and outputs have none of their own")
+    else:
+        output = call_model(net, batch.x)
+        value = loss(output, batch.y)
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"loss must return one number for the batch, as a tensor, got {got}")
+    return value.reshape(()), output
+
+
+@torch.inference_mode(mode=False)
+@torch.enable_grad()
+def learn(
+    net: nn.Module,
+    optimizer: Optimizer,
+    batches: Iterable[Batch],
+    loss: LossFunction | None,
+    device: torch.device,
+    on_step: Callable[[], None],
+) -> Curve:
+    """Train ``net`` on the batches, one step each; ``on_step`` is called after each."""
+    losses, errors = [], []
+    for each in batches:
+        batch = each.to(device)
+        optimizer.zero_grad(set_to_none=True)
+        value, output = loss_of(net, batch, loss)
+        value.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(value.detach())
+        wrong = _share_wrong(output, batch.y)
+        if wrong is not None:
+            errors.append(wrong)
+        on_step()
+    on_cpu = torch.stack(losses).double().cpu()
+    return Curve(on_cpu, torch.stack(errors).double().cpu() if len(errors) == len(losses) else None)
+
+
+def _share_wrong(output: Any, y: Tensor) -> Tensor | None:
+    """Share of samples whose largest output is not their class; None if the targets are not classes."""
+    scores = getattr(output, "logits", output)
+    if not isinstance(scores, Tensor) or y.is_floating_point() or y.dtype == torch.bool:
+        return None
+    if scores.ndim != 2 or y.shape != scores.shape[:1] or scores.shape[1] < 2:
+        return None
+    return (scores.detach().argmax(1) != y).double().mean()

@@ -1,0 +1,267 @@
+"""`plasticity_check`: whether a network can still learn as a fresh one does."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+
+from gnt._utils.dynamo import not_compiled
+from gnt._utils.validation import check_positive
+from gnt.diagnosis._advice import advise, worst_layers
+from gnt.diagnosis._batches import Batch, read_batches
+from gnt.diagnosis._fresh import FRESH, fresh_task, in_passes, pool_size
+from gnt.diagnosis._generators import generators_kept, seed_generators
+from gnt.diagnosis._head import find_head, with_head_of
+from gnt.diagnosis._layer_figures import LayerFigures, LayerReader, mean_figures
+from gnt.diagnosis._learning import Curve, LossFunction, learn
+from gnt.diagnosis._optimizers import MakeOptimizer, fresh_optimizer
+from gnt.diagnosis._progress import Progress, ProgressReport
+from gnt.diagnosis._reinitialize import Reinitialize, State, fresh_tensors, load, tensors_of
+from gnt.diagnosis._result import PlasticityCheck
+from gnt.diagnosis._verdict import COPIES, PRESENT, find_gaps, judge, sentence
+from gnt.diagnosis._verdict import FRESH as FRESH_COPY
+from gnt.diagnosis._verdict import FRESH_HEAD as HEAD_COPY
+from gnt.distributed import dtensor
+from gnt.learners import find_loss
+from gnt.units import unwrap
+
+
+@not_compiled
+@torch.inference_mode(mode=False)
+@torch.enable_grad()
+def plasticity_check(
+    model: nn.Module,
+    make_optimizer: MakeOptimizer,
+    data: Any,
+    loss: str | LossFunction | None = None,
+    *,
+    steps: int = 300,
+    fresh: str = "data",
+    seeds: int | Sequence[int] = 5,
+    batches: int | None = None,
+    batch_size: int = 32,
+    reinitialize: Reinitialize | None = None,
+    head: str | Sequence[str] | None = None,
+    progress: bool | Callable[[Progress], object] = True,
+) -> PlasticityCheck:
+    """Measure whether a network has lost plasticity: whether it learns something new as well as a fresh network does.
+
+    Three copies learn the same for ``steps`` steps with new optimizers, once for each seed: the *present* network; a
+    *fresh* one, of the same architecture with new initial values; and the present one with a *fresh head*, its output
+    layer. With m the loss or, if targets are classes, the share of wrong ones, of each batch before it is learned::
+
+        lost = (mean m of present - mean m of fresh) / (m of fresh at the start - mean m of fresh)
+
+    is the share of the fresh network's progress that the present one misses: 0 if both learn equally well, 1 if the
+    present one learns nothing (values above the start count as the start). Intervals are Student's t over the seeds, of
+    paired differences. The verdict is "some" if the interval lies above 0 and the mean is at least 0.1, and "severe" if
+    the mean, that of the last quarter of the steps and that with a fresh head are at least 0.5; otherwise "none", or
+    "unclear" if the fresh network does not learn either, or the interval reaches from 0 to 0.5.
+
+    The model, its modes, buffers, gradients and hooks, the optimizer, the records of engines and the random generators
+    (torch, CUDA, numpy, Python, a loader's) are left unchanged, also if the check is interrupted. Hooks of your own on
+    the model run in the copies, too. It costs 3 * seeds * steps training steps, which is said before they start.
+
+    Args:
+        model: any module. Units of layers are measured if `gnt.trace` takes it; otherwise a note says why not.
+        make_optimizer: a function of the parameters that returns an optimizer (of the network if its first argument is
+            named net, model, network or module); or an optimizer of the model, of which new ones with the same settings
+            and the initial learning rate are made.
+        data: batches (x, y): a DataLoader, a data set, tensors (x, y), or any iterable; x is what the model takes: a
+            tensor, a tuple of positional or a dict of keyword arguments. A batch that is a dict has its targets in
+            "labels". An iterator is advanced by the batches that are taken.
+        loss: a function (output, y) -> scalar, "cross_entropy" or "mse"; None: the ``loss`` of the output, for Hugging
+            Face models that are given the labels.
+        steps: number of steps of each copy.
+        fresh: what is learned. "data": the data as given, which should be new to the network, such as those of the next
+            task: then the verdict is about what you need. "labels": the same inputs with their targets in a random
+            order, another one for each seed; a hard test that data seen before allow. A network that has learned one
+            task well is behind in it already, so compare its value between checkpoints. "permutation": entries of the
+            inputs in a random order, for networks without spatial structure.
+        seeds: number of seeds (0, 1, ...), or the seeds, at least two. They determine new initial values, fresh labels,
+            the order of batches, dropout.
+        batches: number of batches of ``data`` to learn, over and over. None: for "labels", which have no rule and must
+            be learned by heart, so many that each is seen 50 times; otherwise ``steps``, each once.
+        batch_size: for tensors and data sets.
+        reinitialize: a function that gives a network new initial values, in place or by returning another network, or
+            one without arguments that builds a new network. None: ``reset_parameters`` of the layers, or the
+            ``_init_weights`` of a Hugging Face model. Pass it if your network was initialized otherwise. Frozen
+            parameters keep their values.
+        head: paths of the output layers, for "fresh head". None: the layer with weights that the forward runs last.
+        progress: print the cost and the remaining time on stderr; False: do not; a function: call it with `Progress`.
+
+    Returns:
+        `PlasticityCheck`; print it.
+
+    Raises:
+        TypeError: arguments of the wrong type; a model that cannot be copied, is sharded, or returns no loss.
+        ValueError: values out of range; no data; parameters whose initial values are not known.
+
+    Source: warm starts against fresh networks: Ash and Adams, NeurIPS 2020 (arXiv 1910.08475). New targets as a probe:
+    Lyle et al., ICML 2023 (arXiv 2303.01486).
+
+    >>> import torch, gnt
+    >>> _ = torch.manual_seed(0)
+    >>> x, y = torch.randn(64, 8), torch.randint(4, (64,))
+    >>> net = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
+    >>> def adam(params):
+    ...     return torch.optim.Adam(params, lr=1e-2)
+    >>> check = gnt.plasticity_check(net, adam, (x, y), "cross_entropy", steps=60, seeds=3, progress=False)
+    >>> check.verdict
+    'none'
+    """
+    numbers = _checked_seeds(seeds)
+    check_positive(steps=steps, batch_size=batch_size)
+    if batches is not None:
+        check_positive(batches=batches)
+    if not isinstance(fresh, str) or fresh not in FRESH:
+        raise ValueError(f"fresh must be one of {', '.join(map(repr, FRESH))}, got {fresh!r}")
+    if not isinstance(progress, bool) and not callable(progress):
+        raise TypeError(f"progress must be True, False or a function, got {progress!r}")
+    if reinitialize is not None and not callable(reinitialize):
+        raise TypeError(f"reinitialize must be a function or None, got {type(reinitialize).__name__}")
+    function = None if loss is None else find_loss(loss)
+    model = _checked_model(model)
+    with generators_kept():
+        pool = read_batches(data, batches or pool_size(fresh, steps), batch_size)
+        run = _Run(model, make_optimizer, function, pool, steps, fresh, numbers, reinitialize, head)
+        return run.result(progress)
+
+
+class _Run:
+    """The parts of one check."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        make_optimizer: MakeOptimizer,
+        loss: LossFunction | None,
+        pool: Sequence[Batch],
+        steps: int,
+        fresh: str,
+        seeds: tuple[int, ...],
+        reinitialize: Reinitialize | None,
+        head: str | Sequence[str] | None,
+    ) -> None:
+        self._model, self._make, self._loss, self._pool = model, make_optimizer, loss, pool
+        self._steps, self._fresh, self._seeds = steps, fresh, seeds
+        self._device = next(model.parameters()).device
+        self._started = time.monotonic()
+        self._present = tensors_of(model)
+        self._new = {seed: fresh_tensors(model, seed, reinitialize) for seed in seeds}
+        seed_generators(seeds[0])
+        self._head = find_head(self._copy(), pool[0].to(self._device).x, head)
+
+    def _copy(self) -> nn.Module:
+        """A copy in training mode, with the modes of the submodules if the model is in training mode."""
+        net = copy.deepcopy(self._model)
+        for parameter in net.parameters():
+            parameter.grad = None
+        return net if net.training else net.train()
+
+    def result(self, progress: bool | Callable[[Progress], object]) -> PlasticityCheck:
+        """Learn, measure and judge."""
+        fresh_optimizer(self._make, self._copy(), self._model)  # errors first
+        total = len(COPIES) * len(self._seeds) * self._steps
+        what = f"{len(COPIES)} copies x {len(self._seeds)} seeds x {self._steps} steps = {total:,} training steps"
+        report = ProgressReport(total, what, progress)
+        report.start()
+        try:
+            curves = {name: self._curves(name, report) for name in COPIES}
+        finally:
+            report.end()
+        losses = {name: torch.stack([curve.loss for curve in own]) for name, own in curves.items()}
+        errors = {name: [curve.error for curve in own if curve.error is not None] for name, own in curves.items()}
+        of_classes = all(len(own) == len(self._seeds) for own in errors.values())
+        measured = {name: torch.stack(own) for name, own in errors.items()} if of_classes else losses
+        present, fresh, why = self._layers()
+        gaps = find_gaps(measured)
+        verdict, worst = judge(gaps), worst_layers(present, fresh)
+        notes = [f"no figures of units: {why}"] if why else []
+        if self._fresh == "data" and gaps.lost.high < 0.0:
+            notes.append("data that the network has been trained on say nothing: give new ones, or fresh='labels'")
+        if not all(bool(each.isfinite().all()) for each in losses.values()):
+            notes.append("some losses are not finite, and count as no progress")
+        return PlasticityCheck(
+            verdict=verdict,
+            sentence=sentence(verdict, gaps, self._steps),
+            measure="error" if of_classes else "loss",
+            gaps=gaps,
+            loss_gaps=find_gaps(losses),
+            curves=measured,
+            losses=losses,
+            present=present,
+            fresh=fresh,
+            worst=worst,
+            advice=advise(verdict, gaps, worst),
+            task=self._fresh,
+            steps=self._steps,
+            seeds=self._seeds,
+            head=self._head,
+            seconds=time.monotonic() - self._started,
+            notes=tuple(notes),
+        )
+
+    def _curves(self, name: str, report: ProgressReport) -> list[Curve]:
+        curves = []
+        for seed in self._seeds:
+            net = load(self._copy(), self._state(name, seed))
+            optimizer = fresh_optimizer(self._make, net, self._model)
+            batches = in_passes(fresh_task(self._pool, self._fresh, seed), self._steps, seed)
+            seed_generators(seed)
+            curves.append(learn(net, optimizer, batches, self._loss, self._device, report.step))
+        return curves
+
+    def _state(self, name: str, seed: int) -> State:
+        if name == PRESENT:
+            return self._present
+        if name == FRESH_COPY:
+            return self._new[seed]
+        assert name == HEAD_COPY
+        return with_head_of(self._present, self._new[seed], self._head)
+
+    def _layers(self) -> tuple[tuple[LayerFigures, ...], tuple[LayerFigures, ...], str]:
+        tasks = {seed: fresh_task(self._pool, self._fresh, seed) for seed in self._seeds}
+        seed_generators(self._seeds[0])
+        reader = LayerReader(self._copy(), tasks[self._seeds[0]], self._loss, self._device)
+        present = mean_figures([reader.measure(self._present, tasks[seed][0]) for seed in self._seeds])
+        fresh = mean_figures([reader.measure(self._new[seed], tasks[seed][0]) for seed in self._seeds])
+        return present, fresh, reader.without_units
+
+
+def _checked_seeds(seeds: Any) -> tuple[int, ...]:
+    if isinstance(seeds, (list, tuple, range)):
+        numbers = tuple(seeds)
+        if not all(isinstance(each, int) and not isinstance(each, bool) and each >= 0 for each in numbers):
+            raise ValueError(f"seeds must be integers >= 0, got {seeds!r}")
+    else:
+        check_positive(seeds=seeds)
+        numbers = tuple(range(seeds))
+    if len(set(numbers)) < 2 or len(set(numbers)) < len(numbers):
+        raise ValueError(f"seeds must be at least two, all different, for an interval, got {seeds!r}")
+    return numbers
+
+
+def _checked_model(model: Any) -> nn.Module:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    inner = unwrap(model)
+    parameters: list[tuple[str, Tensor]] = list(inner.named_parameters())
+    lazy = [name for name, each in parameters if isinstance(each, UninitializedParameter)]
+    if lazy:
+        raise ValueError(f"model must have all its weights, {', '.join(lazy)} are lazy: run one forward first")
+    if not any(each.requires_grad for _, each in parameters):
+        raise ValueError("model must have parameters that require a gradient, got none")
+    if any(dtensor.is_dtensor(each) for _, each in parameters):
+        raise TypeError("model must not be sharded (DTensor, FSDP2): copies of it could not learn alone")
+    try:
+        copy.deepcopy(inner)
+    except Exception as error:
+        raise TypeError(f"model must be one that copy.deepcopy copies, got an error: {error}") from error
+    return inner
