@@ -74,6 +74,7 @@ def loop(
     make_optimizer: Callable[[nn.Module], Any],
     make_engine: Callable[[nn.Module, Any], Any] | None = None,
     wrap: Callable[[nn.Module], Any] = lambda net: net,
+    steps: int = 1,
 ) -> StepRunner:
     """A plain training loop.
 
@@ -83,6 +84,7 @@ def loop(
         make_engine: network, optimizer -> engine, which is stepped explicitly; None: no engine, or one in the
             optimizer.
         wrap: network -> what is called in the forward pass.
+        steps: steps that are timed together, because not all do the same.
     """
     net, data, loss = make_net(workload), batches(workload), LOSSES[workload.loss]
     optimizer = make_optimizer(net)
@@ -94,8 +96,13 @@ def loop(
         loss(forward(x), y).backward()
         optimizer.step()
 
+    def several() -> None:
+        for _ in range(steps):
+            step()
+
     if make_engine is None:
-        return StepRunner(step, [net], optimizer, getattr(optimizer, "gnt", None))
+        run = step if steps == 1 else several
+        return StepRunner(run, [net], optimizer, getattr(optimizer, "gnt", None), share=1 / steps)
     engine = make_engine(net, optimizer)
 
     def step_and_test() -> None:

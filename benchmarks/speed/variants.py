@@ -79,7 +79,8 @@ def _gnt(**options: Any) -> Build:
 
 
 def _cbp(optimizer: Any, **options: Any) -> Build:
-    return lambda w: loop(w, lambda net: optimizer(net, lr=STEP_SIZE, **engine_settings(w), **options))
+    steps = options.get("measure_every", 1)
+    return lambda w: loop(w, lambda net: optimizer(net, lr=STEP_SIZE, **engine_settings(w), **options), steps=steps)
 
 
 def _learner(cls: Any, opt: str, **options: Any) -> Build:
@@ -130,12 +131,14 @@ VARIANTS = (
     Variant("SGD + GnT", _gnt(), ((SGD, "sgd"),)),
     Variant("SGD + GnT, compiled", _gnt(kernels=True), ((SGD, "sgd"),)),
     Variant("CBPSGD", _cbp(CBPSGD), ((SGD, "sgd"),), brief=True),
+    Variant("CBPSGD, measured every 8", _cbp(CBPSGD, measure_every=8), ((SGD, "sgd"),)),
     Variant("CBPSGD, compiled", _cbp(CBPSGD, kernels=True), ((SGD, "sgd"),), brief=True),
     _third_party("SGD", _sgd, SGD),
     # a full training step with Adam
     Variant(ADAM, lambda w: loop(w, _adam)),
     Variant(FUSED, lambda w: loop(w, partial(_adam, fused=True)), ((ADAM, None),), brief=True),
     Variant("CBPAdam, fused", _cbp(CBPAdam, fused=True), ((FUSED, "adam"),), brief=True),
+    Variant("CBPAdam, fused, measured every 8", _cbp(CBPAdam, fused=True, measure_every=8), ((FUSED, "adam"),)),
     Variant("CBPAdam, fused, compiled", _cbp(CBPAdam, fused=True, kernels=True), ((FUSED, "adam"),), brief=True),
     _third_party(FUSED, partial(_adam, fused=True), FUSED),
     # learners

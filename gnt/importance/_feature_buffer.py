@@ -25,6 +25,7 @@ from gnt.importance._validation import check_feature_count, check_features, miss
 from gnt.units import CONV_LAYERS, Slot, UnitGroup
 
 _KIND, _TRAINED = attrgetter("shape", "dtype", "device"), attrgetter("trained")
+_NONE: frozenset[int] = frozenset()
 _NOT_COPIED = ("taps", "_all_taps", "_other_layouts", "_subscriptions")
 
 
@@ -40,6 +41,7 @@ class FeatureBuffer:
     Args:
         groups: the unit groups.
         record: record features by hooks; otherwise features are given to `take`, or added to ``taps``.
+        may_rest: updates that a group's state does not measure take no features of it; without, all are measured.
         gradients: name of the measure that reads gradients of features; "" if these are not recorded. Each feature then
             has its gradient in ``feature.grad``, and only features that a training backward has reached count.
 
@@ -56,7 +58,9 @@ class FeatureBuffer:
         record: bool,
         gradients: str = "",
         grad_scaler: torch.amp.GradScaler | None = None,
+        may_rest: bool = False,
     ) -> None:
+        self._may_rest = may_rest
         self._groups, self._record, self._gradients = groups, record, gradients
         self._readers = [(group, slot) for group in groups for slot in group.taps]
         self._checked: list[Any] = []  # shape, dtype and device of the features that were checked last
@@ -73,7 +77,7 @@ class FeatureBuffer:
         self._all_taps: Sequence[TapFeatures]
         consumers = [_consumers(group, slot) for group, slot in self._readers]
         self.taps: Sequence[TapFeatures] = [
-            TapFeatures(group.name, several_consumers=len(slots) > 1, gradients=bool(self._gradients))
+            self._new_tap(group, several_consumers=len(slots) > 1)
             for (group, _), slots in zip(self._readers, consumers, strict=True)
         ]
         # consumers of a tap whose input holds the units at other positions than that of its first consumer
@@ -87,13 +91,21 @@ class FeatureBuffer:
             self._subscriptions += subscribe(self.taps[number], own, producers)
             for slot in slots:
                 if slot.module not in own:
-                    tap = TapFeatures(group.name, gradients=bool(self._gradients))
+                    tap = self._new_tap(group)
                     self._other_layouts.append((number, slot, tap))
                     self._subscriptions += subscribe(tap, [slot.module], producers)
         if self._other_layouts:
             self._all_taps = [*self.taps, *(tap for *_, tap in self._other_layouts)]
         watch_hooks()
         weakref.finalize(self, _remove, self._subscriptions)
+
+    def _new_tap(self, group: UnitGroup, *, several_consumers: bool = False) -> TapFeatures:
+        return TapFeatures(
+            group.name,
+            several_consumers=several_consumers,
+            gradients=bool(self._gradients),
+            rests=(lambda: not group.state.measures_next) if self._may_rest else None,
+        )
 
     def take(self, features: Features | None = None, *, none_is_error: bool = True) -> FeatureBatch:
         """Return the features recorded since the last call, or the given ones, and forget what was recorded.
@@ -113,9 +125,14 @@ class FeatureBuffer:
             self.check_open()
         taps = self._all_taps
         only_trained = features is None and (self._only_trained or any(map(_TRAINED, taps)))
+        unmeasured, ran = self._resting_groups() if self._may_rest else (_NONE, _NONE)
+        if unmeasured and features is None and len(unmeasured) == len(self._groups):
+            return self._resting_batch(unmeasured, ran, none_is_error=none_is_error)
         if self._gradients and features is None:
             self._check_gradients(taps)
-        may_be_partial = only_trained or not none_is_error or any(tap.unmarked for tap in taps if tap.waiting)
+        may_be_partial = (
+            only_trained or bool(unmeasured) or not none_is_error or any(tap.unmarked for tap in taps if tap.waiting)
+        )
         per_tap = [tap.take(only_trained=only_trained) for tap in self.taps]
         others: OtherLayouts = {}
         for number, slot, tap in self._other_layouts:
@@ -134,7 +151,10 @@ class FeatureBuffer:
             plain.append(feature if feature is not None and feature.numel() else None)
         if kinds != self._checked or others:
             if features is None and not all(per_tap):
-                recorded_by_tap = [bool(each) or number in others for number, each in enumerate(per_tap)]
+                rests = [number in ran for number, group in enumerate(self._groups) for _ in group.taps]
+                recorded_by_tap = [
+                    bool(each) or number in others or rests[number] for number, each in enumerate(per_tap)
+                ]
                 nothing = missing_features(recorded_by_tap, self._readers, partial=may_be_partial)
                 if nothing is not None and none_is_error:
                     raise RuntimeError(nothing)
@@ -145,12 +165,37 @@ class FeatureBuffer:
         scale, self.gradient_scale = self.gradient_scale, None
         if scale is None and self.grad_scaler is not None and self._gradients:
             scale = scale_of(self.grad_scaler)  # no optimizer has stepped
-        batch = FeatureBatch(self._groups, per_tap, plain, others, nothing, scale)
+        batch = FeatureBatch(self._groups, per_tap, plain, others, nothing, scale, unmeasured, ran)
         if any(each is None for each in plain):  # None in plain would compare tensors
             batch.find_absent()
             if features is not None and batch.absent and not batch.empty:
                 name = self._groups[min(batch.absent)].name
                 raise ValueError(f"features of group {name!r} have no samples, but those of other groups have")
+        return batch
+
+    def _resting_groups(self) -> tuple[frozenset[int], frozenset[int]]:
+        """Numbers of the groups that this update does not measure, and of those of them that ran.
+
+        Of a group without gradients it cannot be seen whether a backward has run for it; if others have some, it has
+        not.
+        """
+        unmeasured = frozenset(n for n, group in enumerate(self._groups) if not group.state.measures_next)
+        if not unmeasured:
+            return unmeasured, unmeasured
+        numbers = [number for number, group in enumerate(self._groups) for _ in group.taps]
+        taps = [*zip(numbers, self.taps, strict=True), *((numbers[n], tap) for n, _, tap in self._other_layouts)]
+        ran = frozenset([n for n, tap in taps if n in unmeasured and tap.take_note()])
+        return unmeasured, frozenset(n for n in ran if _has_gradients(self._groups[n])) or ran
+
+    def _resting_batch(self, unmeasured: frozenset[int], ran: frozenset[int], *, none_is_error: bool) -> FeatureBatch:
+        """The batch of an update that measures no group."""
+        self.gradient_scale = None
+        per_tap: list[list[Tensor]] = [[] for _ in self.taps]
+        nothing = None if ran else missing_features([False] * len(per_tap), self._readers, partial=True)
+        if nothing is not None and none_is_error:
+            raise RuntimeError(nothing)
+        batch = FeatureBatch(self._groups, per_tap, [None] * len(per_tap), None, nothing, None, unmeasured, ran)
+        batch.absent = unmeasured - ran
         return batch
 
     def _check_gradients(self, taps: Sequence[TapFeatures]) -> None:
@@ -213,7 +258,13 @@ class FeatureBuffer:
 
     def rebound(self, groups: Sequence[UnitGroup]) -> FeatureBuffer:
         """A buffer of the same kind for other groups; this one is closed."""
-        other = FeatureBuffer(groups, record=self._record, gradients=self._gradients, grad_scaler=self.grad_scaler)
+        other = FeatureBuffer(
+            groups,
+            record=self._record,
+            gradients=self._gradients,
+            grad_scaler=self.grad_scaler,
+            may_rest=self._may_rest,
+        )
         other._only_trained = self._only_trained
         self.close()
         return other
@@ -258,6 +309,11 @@ class FeatureBuffer:
 def _remove(subscriptions: Sequence[Subscription]) -> None:
     for subscription in subscriptions:
         subscription.remove()
+
+
+def _has_gradients(group: UnitGroup) -> bool:
+    """True if a weight that reads or produces the units has a gradient."""
+    return any(slot.weight.grad is not None for slot in (*group.incoming, *group.outgoing))
 
 
 def _kind(features: Sequence[Any]) -> Any:

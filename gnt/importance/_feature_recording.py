@@ -49,9 +49,12 @@ def record(
         return None
     recomputed, differentiable = torch._C._current_graph_task_id() != -1, node.requires_grad
     value = mark = view = None
-    if gradients and differentiable:
+    if gradients and differentiable and any(tap.gradients and not tap.resting for tap in taps):
         node = view = node.view_as(node)
     for tap in taps:
+        if tap.resting:
+            tap.note_forward()
+            continue
         if recomputed:
             if tap.recorded_in_forward:
                 continue
@@ -60,7 +63,7 @@ def record(
         if differentiable and tap.several_consumers and tap.is_latest(feature, own, view):
             continue
         if mark is None and differentiable:
-            mark = BackwardMark(node, own, gradients)
+            mark = BackwardMark(node, own, view is not None)
         if value is None:
             value = feature.detach()
         tap.add(value, mark)

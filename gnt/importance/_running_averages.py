@@ -6,6 +6,8 @@ number of updates since. A step in which nothing happens therefore writes no age
 A group counts its own updates: a step in which it takes no part changes nothing of it. If a group takes part, but one
 of its taps has no features in the step, the mean features of this tap stay as they are, and the tap does not count the
 update (``missed``): f^ is the average over the updates in which the tap had features.
+
+With ``measure_every`` k > 1 only every k-th update of the group is measured, and has weight 1 - decay_rate^k.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ class AgedAverages:
     """Formulas that need only averages, ages and the decay rate. ``updates`` is a tensor if a step is traced."""
 
     decay_rate: float
+    measure_every: int
     utility: Tensor
     mean_features: Tensor
     born: Tensor
@@ -42,18 +45,31 @@ class AgedAverages:
         age: Tensor = self.updates - self.born
         return age
 
-    def correction(self, age: Tensor) -> Tensor:
+    @property
+    def measured_age(self) -> Tensor:
+        """Number of measured updates since each unit started, int64 (num_units,)."""
+        if self.measure_every == 1:
+            return self.age
+        number: Tensor = self.updates // self.measure_every - self.born // self.measure_every
+        return number
+
+    @property
+    def measured_decay(self) -> float:
+        """The decay rate from one measured update to the next."""
+        return self.decay_rate**self.measure_every
+
+    def correction(self, measured_age: Tensor) -> Tensor:
         """`age_correction` with the decay rate and dtype of these averages."""
-        return age_correction(age, self.decay_rate, self.utility.dtype)
+        return age_correction(measured_age, self.measured_decay, self.utility.dtype)
 
     def center(self, mean: Tensor) -> Tensor:
         """f^ after ``mean`` has entered the average, which mean-corrected measures subtract; (taps, num_units)."""
-        return torch.lerp(self.mean_features, mean, 1.0 - self.decay_rate) / self.correction(self.feature_age + 1)
+        return torch.lerp(self.mean_features, mean, 1.0 - self.measured_decay) / self.correction(self.feature_age + 1)
 
     @property
     def feature_age(self) -> Tensor:
         """Number of updates in each mean feature: (num_units,), or (taps, num_units) with several taps."""
-        return self.age if self.missed is None else self.age - self.missed
+        return self.measured_age if self.missed is None else self.measured_age - self.missed
 
 
 class RunningAverages(AgedAverages):
@@ -61,7 +77,8 @@ class RunningAverages(AgedAverages):
 
     Attributes:
         num_units: number of units.
-        decay_rate: of the running averages.
+        decay_rate: of the running averages, per update.
+        measure_every: k; the updates whose number is a multiple of k are measured.
         averaged: rank units by the running average of the measure, or else by its latest value.
         over_task: the running average is the mean over all updates since the unit started, which needs no correction;
             ``averaged`` is False.
@@ -71,8 +88,8 @@ class RunningAverages(AgedAverages):
             each different value of the unit that consumers read; most groups have one.
         born: the number of the update after which each unit started, int64 (num_units,).
         last_active: the number of the last update in which the unit's mean feature was not 0, int64 (num_units,).
-        missed: with several taps, the number of updates since each unit started in which the tap had no features, int64
-            (taps, num_units); None with one tap.
+        missed: with several taps, the number of measured updates since each unit started in which the tap had no
+            features, int64 (taps, num_units); None with one tap.
         nonfinite: number of updates left out because features or weights were not finite (0-d, on the device).
         updates: number of updates so far; ages count in updates.
         no_units: an empty index tensor.
@@ -90,9 +107,10 @@ class RunningAverages(AgedAverages):
         like: Tensor,
         taps: int = 1,
         over_task: bool = False,
+        measure_every: int = 1,
     ) -> None:
         self.num_units = num_units
-        self.decay_rate = decay_rate
+        self.decay_rate, self.measure_every = decay_rate, measure_every
         self.averaged, self.over_task = averaged, over_task
         self.corrected = averaged and corrected
         dtype = torch.promote_types(like.dtype, torch.float32)
@@ -109,9 +127,14 @@ class RunningAverages(AgedAverages):
     def corrected_utility(self) -> Tensor:
         """Utility that selection ranks by, (num_units,): utility / (1 - decay_rate^age) (arXiv 2306.13812, Eq. 8).
 
-        It is 0 at age 0, and the utility itself if the measure is not corrected for age.
+        It is 0 before the first measured update, and the utility itself if the measure is not corrected for age.
         """
-        return self.utility / self.correction(self.age) if self.corrected else self.utility
+        return self.utility / self.correction(self.measured_age) if self.corrected else self.utility
+
+    @property
+    def measures_next(self) -> bool:
+        """True if features and measure enter the averages in the next update."""
+        return (self.updates + 1) % self.measure_every == 0
 
     @property
     def mean_feature(self) -> Tensor:
@@ -186,7 +209,8 @@ class RunningAverages(AgedAverages):
         if self.missed is not None and "missed" not in saved:  # saved before taps could miss updates
             saved = {**saved, "missed": torch.zeros_like(self.missed)}
         checked = check_entries(saved, {"updates": updates, **kinds}, where)
-        age = checked["updates"] - checked["born"] - checked.get("missed", 0)
+        every = self.measure_every
+        age = checked["updates"] // every - checked["born"] // every - checked.get("missed", 0)
         if (age < 0).any():
             raise ValueError(f"state_dict has 'missed'{where} with more updates than the units' ages")
         if not torch.isfinite(checked["mean_feature"] / self.correction(age)).all():

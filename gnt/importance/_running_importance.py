@@ -33,6 +33,7 @@ class RunningImportance:
         record: record features by hooks.
         kernels: use the C kernels for networks on the CPU.
         grad_scaler: a GradScaler that scales the loss and does not call the optimizer's step.
+        measure_every: the states' setting: features are recorded for the updates that measure them.
 
     Attributes:
         measure: the measure.
@@ -52,12 +53,15 @@ class RunningImportance:
         record: bool,
         kernels: bool,
         grad_scaler: torch.amp.GradScaler | None = None,
+        measure_every: int = 1,
     ) -> None:
         self.groups, self.name, self.generator = groups, name, generator
         self.measure: Measure = find_measure(name)
         self.evaluator = Evaluator(groups, self.measure, name, kernels=kernels)
         gradients = name if self.measure.reads_feature_gradients else ""
-        self.feature_buffer = FeatureBuffer(groups, record=record, gradients=gradients, grad_scaler=grad_scaler)
+        self.feature_buffer = FeatureBuffer(
+            groups, record=record, gradients=gradients, grad_scaler=grad_scaler, may_rest=measure_every > 1
+        )
         self.absent: frozenset[int] = frozenset()
         self._kernels = kernels
         self._others = ReplacedByOthers()
@@ -128,8 +132,13 @@ class RunningImportance:
                 self._others.clear()
                 return False
         else:
-            signals = self.signals(features)
-            if not average_over_processes(signals, processes):
+            features.find_resting(processes)
+            if features.all_unmeasured:
+                takes_part = not features.empty
+            else:
+                signals = self.signals(features)
+                takes_part = average_over_processes(signals, processes) or bool(features.resting)
+            if not takes_part:
                 self._others.clear()
                 return False
         self.evaluate(features, signals)

@@ -44,7 +44,8 @@ class SharedState:
         self._num_units = sum(state.num_units for state in states)
         self._num_features = sum(state.mean_features.numel() for state in states)
         self._one_tap_each = all(len(state.mean_features) == 1 for state in states)
-        self._decay_rate, self._averaged = states[0].decay_rate, states[0].averaged
+        self._decay_rate, self._averaged = states[0].measured_decay, states[0].averaged
+        self._measure_every = states[0].measure_every
         self._corrected, self._over_task = states[0].corrected, states[0].over_task
         self.averages = torch.cat([*(s.mean_features.flatten() for s in states), *(s.utility for s in states)])
         self.measured = torch.zeros_like(self.averages)
@@ -114,7 +115,7 @@ class SharedState:
         if not self._one_tap_each:
             return [state.center(mean) for state, mean in zip(self.states, self.means, strict=True)]
         center = torch.lerp(self._average_features, self._measured_features, 1.0 - self._decay_rate)
-        center.div_(age_correction(self._unit_updates() + 1 - self.born, self._decay_rate, center.dtype))
+        center.div_(age_correction(self._measured_ages(further=1), self._decay_rate, center.dtype))
         return [each.unsqueeze(0) for each in torch.split(center, [state.num_units for state in self.states])]
 
     def follow_updates(self) -> None:
@@ -134,6 +135,12 @@ class SharedState:
         """Number of updates of each unit's group; an integer if it is the same for all."""
         first = self.states[0].updates
         return first if self._unit_lags is None else first - self._unit_lags
+
+    def _measured_ages(self, further: int = 0) -> Tensor:
+        """Number of measured updates since each unit started, when its group has had ``further`` more updates."""
+        updates, every = self._unit_updates() + further, self._measure_every
+        ages: Tensor = updates - self.born if every == 1 else updates // every - self.born // every
+        return ages
 
     def keep(self, absent: Collection[int], absent_taps: Mapping[int, Sequence[int]]) -> None:
         """Set the measured values of groups and taps that take no part to their averages, which then do not change.
@@ -241,7 +248,7 @@ class SharedState:
         groups = torch.zeros_like(self._nonfinite).index_add_(0, self._group_of, not_finite) > 0
         self._nonfinite += groups
         affected = groups.index_select(0, self._group_of)
-        age = (self._unit_updates() - self.born).index_select(0, self._unit_of)
+        age = self._measured_ages().index_select(0, self._unit_of)
         if not self._one_tap_each:
             age[: self._num_features] -= torch.cat([state.missed_by_feature().flatten() for state in self.states])
         corrected = self.averages / age_correction(age, self._decay_rate, self.averages.dtype)

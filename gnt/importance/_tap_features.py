@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -30,6 +30,7 @@ class TapFeatures:
     Args:
         group: name of the unit group, for messages.
         several_consumers, gradients: the attributes.
+        rests: tells whether the next update does not measure this tap; None: each update does.
 
     Attributes:
         several_consumers: several consumers read the values of this tap.
@@ -45,14 +46,36 @@ class TapFeatures:
     ([(2, 3), (1, 3)], False)
     """
 
-    def __init__(self, group: str, *, several_consumers: bool = False, gradients: bool = False) -> None:
-        self.group, self.gradients = group, gradients
+    def __init__(
+        self,
+        group: str,
+        *,
+        several_consumers: bool = False,
+        gradients: bool = False,
+        rests: Callable[[], bool] | None = None,
+    ) -> None:
+        self.group, self.gradients, self._rests = group, gradients, rests
+        self._noted = self._noted_settled = False  # forwards that are not recorded; whether a backward has run for one
         self.several_consumers = several_consumers
         self._settled: list[Entry] = []  # features of earlier backwards of this step
         self._pending: LinkedList = None
         self._latest: weakref.ref[Tensor] | None = None  # with several consumers: the tensor that was recorded last
         self.recorded_in_forward = self.compiled = False
         self._count = 0
+
+    @property
+    def resting(self) -> bool:
+        """True if the next update does not measure this tap: that a forward ran is noted, and nothing recorded."""
+        return self._rests is not None and self._rests()
+
+    def note_forward(self) -> None:
+        """Note that a forward ran, for an update that does not measure this tap."""
+        self._noted = True
+
+    def take_note(self) -> bool:
+        """True if a forward was noted, or recorded by compiled code; forgets all."""
+        noted = self._noted or self._noted_settled
+        return bool(self.take()) or noted
 
     def is_latest(self, feature: Tensor, own: OwnWeights, view: Tensor | None) -> bool:
         """True if another consumer has just read this value; its mark then shows the backward of both.
@@ -94,7 +117,7 @@ class TapFeatures:
         """
         pending, settled = self._pending, self._settled
         self._settled, self._pending, self._latest, self.recorded_in_forward, self._count = [], None, None, False, 0
-        self.compiled = False
+        self.compiled = self._noted = self._noted_settled = False
         # one forward, as in most steps
         if pending is None and len(settled) == 1:
             feature, mark = settled[0]
@@ -124,7 +147,7 @@ class TapFeatures:
     @property
     def waiting(self) -> bool:
         """True if at least one feature is waiting."""
-        return self._pending is not None or bool(self._settled)
+        return self._pending is not None or bool(self._settled) or self._noted or self._noted_settled
 
     @property
     def trained(self) -> bool:
@@ -134,12 +157,14 @@ class TapFeatures:
             _, mark, pending = pending
             if mark is not None and mark.trained:
                 return True
+        if self._noted_settled:
+            return True
         return bool(self._settled) and any(mark is not None for _, mark in self._settled)
 
     @property
     def unmarked(self) -> bool:
-        """True if a feature is waiting of which it cannot be seen whether a backward has reached it."""
-        return any(mark is None for _, mark in self._settled + _entries(self._pending))
+        """True if a feature (or a note) is waiting of which it cannot be seen whether a backward has reached it."""
+        return self._noted or any(mark is None for _, mark in self._settled + _entries(self._pending))
 
     def after_backward(self, *, restarted: bool) -> None:
         """Note that a backward has run for the pending features.
@@ -149,7 +174,9 @@ class TapFeatures:
                 to an abandoned step; they are forgotten.
         """
         if restarted:
-            self._settled = []
+            self._settled, self._noted_settled = [], False
+        if self._noted:
+            self._noted, self._noted_settled = False, True
         pending = self._pending
         if pending is None:
             return

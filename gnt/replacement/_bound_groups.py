@@ -73,6 +73,7 @@ class BoundGroups(ChangeableSettings):
             taps=len(group.taps),
             corrected=measure.corrected,
             strict=self.accumulate == "one",
+            measure_every=self.measure_every,
         )
 
     def bind(self, groups: tuple[UnitGroup, ...], optimizer_state: OptimizerStateReset | None) -> None:

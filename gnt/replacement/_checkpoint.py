@@ -34,11 +34,13 @@ def engine_state(
     generator: torch.Generator,
     host_generator: torch.Generator,
     slot_inits: Sequence[Sequence[SlotInit]],
+    measure_every: int,
 ) -> dict[str, Any]:
     """The state of an engine, in tensors and plain values."""
     return {
         "version": STATE_VERSION,
         "utility": utility,
+        "measure_every": measure_every,
         "updates": updates,
         "counted": counted,
         "generator": generator.get_state(),
@@ -55,6 +57,7 @@ def check_state(
     generator: torch.Generator,
     host_generator: torch.Generator,
     slot_inits: list[list[SlotInit]],
+    measure_every: int,
     *,
     load_weights: bool,
     load_biases: bool,
@@ -63,7 +66,7 @@ def check_state(
 
     Args:
         state_dict: the saved state.
-        groups, utility, generator, host_generator, slot_inits: those of the engine.
+        groups, utility, generator, host_generator, slot_inits, measure_every: those of the engine.
         load_weights, load_biases: take the saved initial distributions of weights, and of biases, in place of those in
             ``slot_inits``; states of earlier versions have none.
 
@@ -74,10 +77,17 @@ def check_state(
         raise ValueError("state_dict is not one of GnT.state_dict(): it has no 'version' and 'groups'")
     check_version(state_dict["version"], STATE_VERSION)
     own = check_entries(
-        state_dict,
+        {"measure_every": 1, **state_dict},  # states of earlier versions have none
         {
             "utility": equal_to(
                 utility, lambda saved: f"state_dict holds averages of utility {saved}, this engine measures {utility!r}"
+            ),
+            "measure_every": equal_to(
+                measure_every,
+                lambda saved: (
+                    f"state_dict holds averages over every {saved}. update (measure_every), this engine "
+                    f"measures every {measure_every}."
+                ),
             ),
             "updates": counter(),
             "counted": counter(),

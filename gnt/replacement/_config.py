@@ -42,6 +42,7 @@ class EngineSettings:
     bias_init: str = "zero"
     protect: Any = field(default=None, repr=False)
     grad_scaler: torch.amp.GradScaler | None = field(default=None, repr=False)
+    measure_every: int = field(default=1, repr=False)
 
     def __post_init__(self) -> None:
         # compared as the floats that they become: 1 - Fraction(1, 10**20) is a decay rate of 1.0
@@ -65,11 +66,19 @@ class EngineSettings:
             raise ValueError(f"bias_init must be one of {', '.join(BIAS_INITS)}, got {self.bias_init!r}")
         check_grad_scaler(self.grad_scaler)
         self.protect = checked_protect(self.protect)
+        every = self.measure_every
+        if not isinstance(every, Integral) or isinstance(every, bool) or not 1 <= every <= threshold + 1:
+            raise ValueError(
+                "measure_every must be an integer from 1 to maturity_threshold + 1, here "
+                f"{int(threshold) + 1}, so that each unit is measured before it can be replaced, got {every!r}"
+            )
         self.replacement_rate, self.maturity_threshold, self.decay_rate = rate, int(threshold), decay
+        self.measure_every = int(every)
 
     def describe(self) -> str:
         """The settings that the engine's repr shows, as they are written in a call."""
         names = [each.name for each in dataclasses.fields(EngineSettings) if each.repr]
+        names += ["measure_every"] if self.measure_every > 1 else []
         texts = {name: repr(getattr(self, name)) for name in names if name != "init"}
         texts["init"] = init_name(self.init)  # the repr of a function is another one in each process
         return ", ".join(f"{name}={texts[name]}" for name in names)

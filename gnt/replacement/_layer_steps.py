@@ -215,7 +215,10 @@ def _with_samples(work: list[Work]) -> list[Work]:
     """The entries that have samples; with several processes, means of all engines are exchanged together."""
     processes = [engine.join_processes() for engine, *_ in work]
     if processes and processes[0] is not None:
-        signals = [each for *_, signals in work for each in signals]
-        average_over_processes(signals, processes[0])
-        return [entry for entry in work if entry[2][0].takes_part]
+        for _, batch, _ in work:
+            batch.find_resting(processes[0])
+        signals = [each for _, batch, signals in work if not batch.unmeasured for each in signals]
+        if signals:
+            average_over_processes(signals, processes[0])
+        return [entry for entry in work if entry[1].resting or entry[2][0].takes_part]
     return [(engine, batch, signals) for engine, batch, signals in work if not batch.empty]

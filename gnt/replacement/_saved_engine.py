@@ -26,6 +26,7 @@ class SavedEngine(EngineCore):
             self.generator,
             self.host_generator,
             self.slot_inits,
+            self.measure_every,
         )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -37,8 +38,9 @@ class SavedEngine(EngineCore):
         because generators of different devices draw different numbers.
 
         Raises:
-            ValueError: saved by another version, with another measure of utility, or for other groups; or a damaged
-                state: an entry that is missing, of another kind, not finite or out of range. Nothing is changed.
+            ValueError: saved by another version, with another measure of utility or ``measure_every``, or for other
+                groups; or a damaged state: an entry that is missing, of another kind, not finite or out of range.
+                Nothing is changed.
         """
         self.load_checked_state(self.checked_state(state_dict))
 
@@ -52,6 +54,7 @@ class SavedEngine(EngineCore):
             self.generator,
             self.host_generator,
             self.slot_inits,
+            self.measure_every,
             load_weights=self.init == "auto",
             load_biases=self.bias_init == "initial",
         )

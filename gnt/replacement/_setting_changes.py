@@ -17,13 +17,14 @@ from gnt.units import UnitGroup
 READ_ONLY = {
     "utility": "its running averages are those of {old!r}; build a new GnT with utility={new!r}",
     "activation": "it is part of the unit groups; build a new GnT with activation={new!r}",
+    "measure_every": "its running averages count every {old!r}. update; build a new GnT with measure_every={new!r}",
 }
 
 
 class ChangeableSettings(EngineSettings):
     """The settings of an engine with groups: assigning one checks the value and carries the change out everywhere.
 
-    Changes of ``utility`` and ``activation`` are refused.
+    Changes of ``utility``, ``activation`` and ``measure_every`` are refused.
 
     Attributes:
         groups, members, slot_inits, importance, host_generator, protection, selected: those of `EngineCore`.
@@ -77,9 +78,9 @@ class ChangeableSettings(EngineSettings):
     def _change_decay_rate(self, decay_rate: float) -> None:
         """Corrected averages stay the same at the change."""
         for state in (group.state for group in self.groups):
-            before = state.correction(state.age)
+            before = state.correction(state.measured_age)
             vars(state)["decay_rate"] = decay_rate
-            scale = state.correction(state.age) / before
+            scale = state.correction(state.measured_age) / before
             state.mean_features.mul_(scale)
             if state.corrected:
                 state.utility.mul_(scale)

@@ -99,6 +99,7 @@ class EngineCore(BoundGroups):
             record=record,
             kernels=self.kernels,
             grad_scaler=settings.grad_scaler,
+            measure_every=self.measure_every,
         )
         self._followers = Followers()
         self._structure: StructureCheck | None = StructureCheck(groups)

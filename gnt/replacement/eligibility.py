@@ -21,7 +21,12 @@ from gnt.replacement._long_term_importance import LongTermImportance
 from gnt.replacement._setting_changes import set_by_engine
 
 
-@set_by_engine(decay_rate="decay_rate", maturity_threshold="maturity_threshold", strict="accumulate")
+@set_by_engine(
+    decay_rate="decay_rate",
+    maturity_threshold="maturity_threshold",
+    strict="accumulate",
+    measure_every="measure_every",
+)
 class UnitState(RunningAverages):
     """State of the units of one group: running averages, ages, eligibility and counters.
 
@@ -54,8 +59,17 @@ class UnitState(RunningAverages):
         taps: int = 1,
         corrected: bool = True,
         strict: bool = False,
+        measure_every: int = 1,
     ) -> None:
-        super().__init__(num_units, decay_rate=decay_rate, averaged=averaged, corrected=corrected, like=like, taps=taps)
+        super().__init__(
+            num_units,
+            decay_rate=decay_rate,
+            averaged=averaged,
+            corrected=corrected,
+            like=like,
+            taps=taps,
+            measure_every=measure_every,
+        )
         self.maturity_threshold = maturity_threshold
         self.strict = strict
         self.replaced = 0
@@ -101,7 +115,7 @@ class UnitState(RunningAverages):
     def dead(self) -> Tensor:
         """Units whose age exceeds the maturity threshold, and whose mean feature was exactly 0 for longer than it.
 
-        bool (num_units,); protected units are among them.
+        bool (num_units,); protected units are among them. The mean feature counts in the updates that measure it.
         """
         return self._old_enough & (self.last_active < self._latest_mature_birth)
 

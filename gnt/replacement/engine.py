@@ -79,6 +79,9 @@ class GnT(AttachedEngine, ExplainsOtherNames):
         grad_scaler: the ``torch.amp.GradScaler`` of a loop that calls ``scaler.unscale_(optimizer)`` and then
             ``optimizer.step()`` itself, for measures that read gradients of features, which are divided by its scale at
             the optimizer's step. A GradScaler whose ``step(optimizer)`` is called is found without this.
+        measure_every: k, an integer from 1 to ``maturity_threshold + 1``: features and utilities are measured in every
+            k-th update of a group only, and enter the averages with the decay rate d^k. Units age, are selected and
+            replaced in every update. In the updates between, features are not recorded.
 
     Attributes:
         groups: tuple of `UnitGroup`, in order; ``group.state`` holds ages, running averages and accumulator.
@@ -90,7 +93,7 @@ class GnT(AttachedEngine, ExplainsOtherNames):
         loaded: True after `load_state_dict` until the next update.
 
     The settings are attributes, too. A new value is checked as at construction and in force from the next step on; only
-    ``utility`` and ``activation`` cannot be changed.
+    ``utility``, ``activation`` and ``measure_every`` cannot be changed.
 
     Raises:
         ValueError: a setting outside its range, an unknown name, or layers that cannot be walked (`WalkError`).
@@ -133,6 +136,7 @@ class GnT(AttachedEngine, ExplainsOtherNames):
         follow: Sequence[Any] = (),
         protect: Protect = None,
         grad_scaler: torch.amp.GradScaler | None = None,
+        measure_every: int = EngineSettings.measure_every,
     ) -> None:
         settings = EngineSettings(
             replacement_rate,
@@ -149,6 +153,7 @@ class GnT(AttachedEngine, ExplainsOtherNames):
             bias_init,
             protect,
             grad_scaler,
+            measure_every,
         )
         check_flags(record=record)
         groups = groups_for_engine(layers, activation)
@@ -192,6 +197,10 @@ class GnT(AttachedEngine, ExplainsOtherNames):
 
         With d the decay rate, a the age after its increment, h the features and y the measure:
         f <- d f + (1 - d) mean h;  f^ = f / (1 - d^a);  u <- d u + (1 - d) y;  u^ = u / (1 - d^a).
+
+        With ``measure_every`` k > 1 this is so in the updates whose number is a multiple of k, with d^k in place of d,
+        and a the number of such updates since the unit started. In the others only ages increase. A group counts its
+        own updates. In the updates between, a group takes part if its consumers ran in training mode with grad enabled.
 
         Args:
             features: for each group what its consumer read *before* the optimizer's step, samples first: a tensor, or a

@@ -97,7 +97,7 @@ def test_pictures_and_markdown_are_made_from_a_record(measured, tmp_path, capsys
     assert "Denormal numbers" in shown
     rows = run(capsys, "--show", made_up, "--markdown").splitlines()
     assert [row.split(" | ")[0] for row in rows[2:4]] == ["| 20-5-1, batch 1", "| 784-2000x3-10, batch 1"]
-    assert {row.count("|") for row in rows if row.startswith("|")} == {10}
+    assert {row.count("|") for row in rows if row.startswith("|")} == {12}
 
 
 MISSING = object()

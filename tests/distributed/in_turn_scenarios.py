@@ -34,15 +34,17 @@ def in_turn(folder: Path) -> Any:
     return {
         "ddp": _in_turn("contribution", ddp=True),
         "averaged by hand": _in_turn("adaptable_contribution", ddp=False),
+        "measured in every third update": _in_turn("adaptable_contribution", ddp=False, measure_every=3),
     }
 
 
-def _in_turn(utility: str, *, ddp: bool) -> Any:
+def _in_turn(utility: str, *, ddp: bool, measure_every: int = 1) -> Any:
     rank, world = dist.get_rank(), dist.get_world_size()
     net, single_net = TasksInTurn(), TasksInTurn()
     model = DistributedDataParallel(net, find_unused_parameters=True) if ddp else net
     opt, single_opt = (worker.OPTIMIZERS["adam_gnt"](n) for n in (net, single_net))
     settings: dict[str, Any] = {"utility": utility, "seed": 7, "replacement_rate": 0.05}
+    settings["measure_every"] = measure_every
     engine = worker.engine(net.groups(ALL_TASKS), opt, **settings)
     single = worker.engine(single_net.groups(ALL_TASKS), single_opt, process_group=False, **settings)
     source, replaced_units = torch.Generator().manual_seed(3), []

@@ -14,7 +14,7 @@ def results(tmp_path_factory):
     return run_ranks("in_turn_scenarios.in_turn", tmp_path_factory.mktemp("results"))
 
 
-@pytest.mark.parametrize("how", ["ddp", "averaged by hand"])
+@pytest.mark.parametrize("how", ["ddp", "averaged by hand", "measured in every third update"])
 def test_ranks_that_run_different_layers_equal_one_process(results, how):
     first, second = (rank[how] for rank in results)
     assert torch.equal(first["params"], second["params"])
@@ -27,7 +27,7 @@ def test_ranks_that_run_different_layers_equal_one_process(results, how):
         torch.testing.assert_close(*rank["states"], rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("how", ["ddp", "averaged by hand"])
+@pytest.mark.parametrize("how", ["ddp", "averaged by hand", "measured in every third update"])
 def test_a_group_counts_the_steps_in_which_any_rank_ran_a_layer_that_reads_it(results, how):
     steps = schedule(100, 2, may_rest=how != "ddp")
     ran = [{task for tasks in step for task in tasks or ()} for step in steps]

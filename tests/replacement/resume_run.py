@@ -99,7 +99,10 @@ def build(seed: int) -> dict[str, LearnerRun | LoopRun]:
         "custom loop": LoopRun(torch.optim.RMSprop, utility="random"),
         "custom loop, adamgnt": LoopRun(gnt.AdamGnT, accumulate=False, bias_transfer=False),
         "custom loop, algorithm 1": LoopRun(torch.optim.SGD, **gnt.ALGORITHM_1),
-        "layers": LoopRun(torch.optim.Adam, layers=True),
+        "custom loop, measured in every third update": LoopRun(
+            torch.optim.SGD, utility="gradient_activation", measure_every=3
+        ),
+        "layers": LoopRun(torch.optim.Adam, layers=True, measure_every=2),
         "layers, stochastic counts": LoopRun(gnt.AdamGnT, layers=True, accumulate=False, utility="random"),
     }
 

@@ -24,7 +24,7 @@ LAYERS = ("shared", "hidden.0", "hidden.1", "out.0")  # one is frozen at a time
 class Pair:
     """Two copies of a network: one for the engine, one for the twin."""
 
-    def __init__(self, name: str, utility: str, seed: int, *, attached: bool, kernels: bool) -> None:
+    def __init__(self, name: str, utility: str, seed: int, *, attached: bool, kernels: bool, every: int) -> None:
         self.tasks, shared = NETS[name]
         self.net = TasksInTurn()
         self.twin_net = copy.deepcopy(self.net)
@@ -32,10 +32,12 @@ class Pair:
         self.opts = [torch.optim.SGD(net.parameters(), lr=0.05) for net in (self.net, self.twin_net)]
         groups, twin_groups = (net.groups(self.tasks)[not shared :] for net in (self.net, self.twin_net))
         generator = torch.Generator().manual_seed(seed)
-        self.engine = gnt.GnT(groups, self.opts[0], utility=utility, kernels=kernels, generator=generator, **SETTINGS)
+        self.engine = gnt.GnT(
+            groups, self.opts[0], utility=utility, kernels=kernels, generator=generator, measure_every=every, **SETTINGS
+        )
         if attached:
             self.engine.attach()
-        self.twin = InTurn([_twin_group(group) for group in twin_groups], *SETTINGS.values(), utility)
+        self.twin = InTurn([_twin_group(group) for group in twin_groups], *SETTINGS.values(), utility, every)
         self.data = torch.Generator().manual_seed(seed)
         self.frozen = ""
 
@@ -122,17 +124,25 @@ def copy_weights(pair: Pair, where: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:the weight of .* is frozen:UserWarning")
-@pytest.mark.parametrize(("attached", "kernels"), [(False, False), (True, True)])
 @pytest.mark.parametrize(
-    ("name", "utility"),
+    ("attached", "kernels", "every", "name", "utility"),
     [
-        ("several taps", "adaptable_contribution"), ("several taps", "weight"),
-        ("one tap", "contribution"), ("one tap", "feature_by_input"),
-        ("single consumers", "adaptable_contribution"), ("single consumers", "contribution"),
+        *(
+            (both, both, 1, name, utility)
+            for both in (False, True)
+            for name, utility in (
+                ("several taps", "adaptable_contribution"), ("several taps", "weight"),
+                ("one tap", "contribution"), ("one tap", "feature_by_input"),
+                ("single consumers", "adaptable_contribution"), ("single consumers", "contribution"),
+            )
+        ),
+        (True, False, 3, "several taps", "adaptable_contribution"),
+        (False, True, 4, "single consumers", "contribution"),
+        (True, True, 3, "single consumers", "adaptable_contribution"),
     ],
 )  # fmt: skip
-def test_the_engine_equals_the_twin_where_layers_run_in_turn(name, utility, attached, kernels):
-    pair = Pair(name, utility, seed=1, attached=attached, kernels=kernels)
+def test_the_engine_equals_the_twin_where_layers_run_in_turn(name, utility, attached, kernels, every):
+    pair = Pair(name, utility, seed=1, attached=attached, kernels=kernels, every=every)
     for t in range(60):
         where = f"step {t}"
         units, expected = pair.step(), pair.twin.select()

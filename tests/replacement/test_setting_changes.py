@@ -31,6 +31,8 @@ REFUSED = [
         "averages are those of 'contribution'; build a new GnT with utility=",
     ),
     ("activation", "tanh", AttributeError, "build a new GnT with activation='tanh'"),
+    ("measure_every", 2, AttributeError, "averages count every 1. update; build a new GnT with measure_every=2"),
+    ("measure_every", 0, AttributeError, "measure_every of an engine cannot be changed"),
 ]
 
 
@@ -48,7 +50,7 @@ def test_a_refused_value_changes_nothing(name, value, error, message):
     assert repr(engine) == text
 
 
-@pytest.mark.parametrize("name", ["decay_rate", "maturity_threshold", "strict"])
+@pytest.mark.parametrize("name", ["decay_rate", "maturity_threshold", "strict", "measure_every"])
 def test_states_of_groups_refuse_what_their_engine_sets(name):
     state = run()[2].groups[0].state
     with pytest.raises(AttributeError, match=f"{name} of a group's state is set by its engine: assign engine"):

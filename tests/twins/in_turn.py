@@ -4,6 +4,8 @@ A group takes part in a step if at least one layer that reads its units ran in i
 takes no part, nothing of it changes. If it does, its age counts the step, and the measure is that of the layers that
 ran. The mean feature of a tap (a value of the unit that some layers read) is the average over the steps in which one of
 these layers ran. All layers are linear.
+
+Only each k-th step in which the group takes part is measured, with the decay rate decay^k; in the others it only ages.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ class TwinGroup:
     accumulated: float = 0.0
     took_part: bool = False
     age: list[int] = field(init=False)
+    measured: list[int] = field(init=False)
     last_active: list[int] = field(init=False)
     utility: list[float] = field(init=False)
     mean_feature: dict[int, list[float]] = field(init=False)
@@ -48,6 +51,7 @@ class TwinGroup:
     def __post_init__(self) -> None:
         n, self.taps = len(self.producer.weight), list(dict.fromkeys(reader.tap for reader in self.readers))
         self.age, self.last_active, self.utility = [0] * n, [0] * n, [0.0] * n
+        self.measured = [0] * n
         self.mean_feature = {tap: [0.0] * n for tap in self.taps}
         self.missed = {tap: [0] * n for tap in self.taps}
 
@@ -68,11 +72,11 @@ class TwinGroup:
         return np.concatenate(list(forwards.values()))
 
     def corrected_mean(self, tap: int, i: int, decay: float) -> float:
-        steps = self.age[i] - self.missed[tap][i]
+        steps = self.measured[i] - self.missed[tap][i]
         return self.mean_feature[tap][i] / (1 - decay**steps) if steps else 0.0
 
     def corrected_utility(self, i: int, decay: float) -> float:
-        return self.utility[i] / (1 - decay ** self.age[i]) if self.age[i] else 0.0
+        return self.utility[i] / (1 - decay ** self.measured[i]) if self.measured[i] else 0.0
 
 
 Values = Mapping[int, Array]  # of one unit, by tap; only taps of layers that ran
@@ -113,8 +117,11 @@ MEASURES: dict[str, Callable[[TwinGroup, int, Values, Centers], float]] = {
 
 
 class InTurn:
-    def __init__(self, groups: Sequence[TwinGroup], rate: float, maturity: int, decay: float, utility: str) -> None:
-        self.groups, self.rate, self.maturity, self.decay = groups, rate, maturity, decay
+    def __init__(
+        self, groups: Sequence[TwinGroup], rate: float, maturity: int, decay: float, utility: str, every: int = 1
+    ) -> None:
+        self.groups, self.rate, self.maturity = groups, rate, maturity
+        self.every, self.decay = every, decay**every
         self.measure = MEASURES[utility]
 
     def update(self, seen: Seen) -> None:
@@ -125,10 +132,12 @@ class InTurn:
                 continue
             group.updates += 1
             for i in range(len(group.age)):
-                self.update_unit(group, i, {tap: group.values(seen, tap, i) for tap in ran})
+                group.age[i] += 1
+                if group.updates % self.every == 0:
+                    self.measure_unit(group, i, {tap: group.values(seen, tap, i) for tap in ran})
 
-    def update_unit(self, group: TwinGroup, i: int, h: Values) -> None:
-        group.age[i] += 1
+    def measure_unit(self, group: TwinGroup, i: int, h: Values) -> None:
+        group.measured[i] += 1
         for tap in group.taps:
             if tap not in h:
                 group.missed[tap][i] += 1
@@ -166,5 +175,6 @@ class InTurn:
                 group.producer.weight.detach().numpy()[i] = row
                 group.producer.bias.detach().numpy()[i] = 0
                 group.age[i], group.utility[i], group.last_active[i] = 0, 0.0, group.updates
+                group.measured[i] = 0
                 for tap in group.taps:
                     group.mean_feature[tap][i], group.missed[tap][i] = 0.0, 0

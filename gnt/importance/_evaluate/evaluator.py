@@ -37,6 +37,7 @@ class Evaluator:
 
     Attributes:
         absent: numbers of the groups that took no part in the latest evaluation.
+        resting: numbers of the groups that took part and were not measured.
     """
 
     def __init__(self, groups: Sequence[UnitGroup], measure: Measure, name: str, *, kernels: bool) -> None:
@@ -47,6 +48,8 @@ class Evaluator:
             self._first_taps.append(self._first_taps[-1] + len(group.taps))
         self.parts: list[_SharedPart] = []
         self.absent: frozenset[int] = frozenset()
+        self.resting: frozenset[int] = frozenset()
+        self._not_measured: frozenset[int] = frozenset()
         self._absent_taps: dict[int, list[int]] = {}
         self._weight_means: Mapping[int, WeightMeans] | None = None
         self.share_states()
@@ -114,7 +117,13 @@ class Evaluator:
         self.absent = (
             frozenset(i for i, each in enumerate(shared) if not each.takes_part) if shared else features.absent
         )
-        self._absent_taps = {}
+        self._absent_taps, self.resting = {}, features.resting
+        self._not_measured = self.absent
+        if features.unmeasured:
+            self.absent = (self.absent - features.unmeasured) | (features.absent & features.unmeasured)
+            self._not_measured = self.absent | self.resting
+            if features.all_unmeasured:
+                return
         if self._product:
             self._evaluate(features, make_signals, shared_signals)
             return
@@ -125,20 +134,20 @@ class Evaluator:
     def _evaluate(self, features: FeatureBatch, make_signals: MakeSignals, signals: Sequence[Signals] | None) -> None:
         for part in self.parts:
             part.shared.follow_updates()
-            simple = signals is None and part.evaluate_simple(features.plain, self.absent)
+            simple = signals is None and part.evaluate_simple(features.plain, self._not_measured)
             if simple and part.all_simple:
                 continue
             signals = make_signals(features) if signals is None else signals
             for i, number in enumerate(part.numbers):
-                if number not in self.absent and not (simple and i in part.simple):
+                if number not in self._not_measured and not (simple and i in part.simple):
                     if not all(present := signals[number].present):
                         self._absent_taps[number] = [tap for tap, had in enumerate(present) if not had]
                     mean, utility = compute_measure(self._measure, self._name, signals[number])
                     part.shared.means[i].copy_(mean, non_blocking=True)
                     part.shared.utilities[i].copy_(utility, non_blocking=True)
         for part in self.parts:
-            if self.absent:
-                part.shared.keep(*part.numbered(self.absent, self._absent_taps))
+            if self._not_measured:
+                part.shared.keep(*part.numbered(self._not_measured, self._absent_taps))
             if part.on_cpu and not part.shared.is_finite():
                 number = part.shared.first_nonfinite()
                 name = self._groups[part.numbers[number]].name
@@ -152,12 +161,15 @@ class Evaluator:
 
     def advance(self) -> None:
         """Make one update: ages increase by one, and the measured values enter the running averages."""
-        for part in self.parts:
-            if self.absent or self._absent_taps:
-                absent, absent_taps = part.numbered(self.absent, self._absent_taps)
-                part.shared.advance(checked=part.on_cpu, absent=absent, absent_taps=absent_taps)
-            else:
-                part.shared.advance(checked=part.on_cpu)
+        if len(self._not_measured) < len(self._groups):
+            for part in self.parts:
+                if self._not_measured or self._absent_taps:
+                    absent, absent_taps = part.numbered(self._not_measured, self._absent_taps)
+                    part.shared.advance(checked=part.on_cpu, absent=absent, absent_taps=absent_taps)
+                else:
+                    part.shared.advance(checked=part.on_cpu)
+        for number in self.resting:
+            self._groups[number].state.updates += 1
 
 
 class _SharedPart:
@@ -173,7 +185,9 @@ class _SharedPart:
         self.shared = SharedState([group.state for group in groups], kernels=self.uses_kernels)
         self._parameters = [group.incoming[0].module._parameters for group in groups]
         self.layout = MeansLayout(groups, first_taps, self.shared, measure.reads) if measure.product else None
-        evaluation = KernelEvaluation if self.uses_kernels else EagerEvaluation
+        # the kernel counts each update in f^
+        by_kernel = self.uses_kernels and (groups[0].state.measure_every == 1 or "deviation" not in measure.reads)
+        evaluation = KernelEvaluation if by_kernel else EagerEvaluation
         self._evaluation = evaluation(self.layout, self.shared, measure.reads) if self.layout else None
         self.simple = frozenset(group.number for group in self.layout.simple) if self.layout else frozenset()
         self.all_simple = len(self.simple) == len(groups)

@@ -60,11 +60,12 @@ class CompiledSteps:
             engine.check_structure()
             if engine.waiting or engine.frozen:
                 return None  # features of an earlier forward belong to this update too; frozen groups are left out
-        for kind in self._by_key.get(key := context.key(step, x, y), ()):
+        measured = () if context.update is None else context.update.measures_next
+        for kind in self._by_key.get(key := (context.key(step, x, y), measured), ()):
             if kind.python_state.is_current():
                 break
         else:
-            return self._run_first(step, context, x, y) if self._has_room(key) else None
+            return self._run_first(step, context, measured, x, y) if self._has_room(key) else None
         try:
             if isinstance(kind.step, EagerEffects):
                 kind.step = CompiledStep(step, context, kind.step, kind.python_state, x, y)
@@ -94,7 +95,9 @@ class CompiledSteps:
             )
         return self._num_kinds <= MAX_KINDS
 
-    def _run_first(self, step: TrainingStep, context: StepContext, x: Tensor, y: Tensor) -> Step:
+    def _run_first(
+        self, step: TrainingStep, context: StepContext, measured: tuple[bool, ...], x: Tensor, y: Tensor
+    ) -> Step:
         """The first step of a kind, run eagerly."""
         slots, update = context.slots, context.update
         check_compilable(step, slots.modules, update)
@@ -109,7 +112,7 @@ class CompiledSteps:
         )
         roots = [step.loss] if update is None else [step.loss, update.engine.measure.function]
         kind = _Kind(PythonState(code, roots, slots.modules, slots.tensors()), effects)
-        self._by_key.setdefault(context.key(step, x, y), []).append(kind)
+        self._by_key.setdefault((context.key(step, x, y), measured), []).append(kind)
         return result
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:

@@ -43,7 +43,8 @@ class TracedState(AgedAverages):
 
     def __init__(self, state: Any, tensors: Sequence[Tensor], updates: Tensor) -> None:
         self.num_units, self.decay_rate, self.averaged = state.num_units, state.decay_rate, state.averaged
-        self.corrected = state.corrected
+        self.corrected, self.measure_every = state.corrected, state.measure_every
+        self.measures_next: bool = state.measures_next
         self.utility, self.mean_features, self.born, self.last_active, self.nonfinite, *missed = tensors
         self.missed = missed[0] if missed else None
         self.updates = updates
@@ -69,9 +70,9 @@ class TracedState(AgedAverages):
             count_nonfinite: count an update that is not finite in ``nonfinite``.
             present: for each tap whether it had features. ``mean`` of others is the running average.
         """
-        amount = 1.0 - self.decay_rate
+        amount = 1.0 - self.measured_decay
         if count_nonfinite:
-            correction = self.correction(self.age)
+            correction = self.correction(self.measured_age)
             mean_correction = self.correction(self.feature_age)
             mean = torch.where(finite, mean, self.mean_features / mean_correction)
             measured = torch.where(finite, measured, self.utility / correction if self.corrected else self.utility)
@@ -124,6 +125,13 @@ class FunctionalUpdate:
         """The engine's settings that are built into a graph."""
         return self.engine.utility, self.engine.decay_rate
 
+    @property
+    def measures_next(self) -> tuple[bool, ...]:
+        """Which groups the next step measures; () if each step measures all."""
+        if self.engine.measure_every == 1:
+            return ()
+        return tuple(group.state.measures_next for group in self.engine.groups)
+
     def tensors(self) -> list[Tensor]:
         """The current state of all groups."""
         return [tensor for group in self.engine.groups for tensor in _state_tensors(group.state)]
@@ -138,7 +146,7 @@ class FunctionalUpdate:
             return []
         return [
             torch.zeros_like(each.group.state.utility)
-            if number in participation.absent
+            if number in participation.absent or not each.group.state.measures_next
             else self.engine.measure.function(each).to(each.group.state.utility.dtype)
             for number, each in enumerate(self.engine.signals(None))
         ]
@@ -178,10 +186,11 @@ class FunctionalUpdate:
                 a group that is not finite only keeps its own averages.
         """
         engine, absent = self.engine, features.absent
+        unmeasured = absent | features.unmeasured
         measurements: dict[int, tuple[Tensor, Tensor, Tensor, list[bool]]] = {}
         absent_taps: list[tuple[int, int]] = []
         for number, (group, statistics) in enumerate(zip(engine.groups, features.statistics, strict=True)):
-            if number in absent:
+            if number in unmeasured:
                 continue
             signals = TracedSignals(group, statistics, engine.generator, engine.measure.reads)
             mean = signals.mean
@@ -190,13 +199,13 @@ class FunctionalUpdate:
             measured = measured.to(mean.dtype)
             measurements[number] = mean, measured, torch.isfinite(mean + measured).all(), signals.present
             absent_taps += [(number, tap) for tap, had_features in enumerate(signals.present) if not had_features]
-        nothing_wrong = torch.ones_like(next(iter(measurements.values()))[2])
+        nothing_wrong = torch.ones((), dtype=torch.bool, device=self._states[0].utility.device)
         numbers = range(len(engine.groups))
         finite = torch.stack([measurements[n][2] if n in measurements else nothing_wrong for n in numbers])
         all_finite = None if finite_loss is None else finite.all() & finite_loss
         after: list[Tensor] = []
         for number, state in enumerate(self._states):
-            if number in absent:
+            if number in unmeasured:
                 after += _state_tensors(state)
                 continue
             mean, measured, own, present = measurements[number]

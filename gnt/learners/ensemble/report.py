@@ -84,6 +84,7 @@ def member_state(state: UnitState, number: int, members: int) -> UnitState:
         taps=taps,
         corrected=state.corrected,
         strict=state.strict,
+        measure_every=state.measure_every,
     )
     saved: dict[str, Any] = {
         key: _member_part(value, number, members) if isinstance(value, Tensor) and value.ndim else value
