@@ -38,7 +38,17 @@ from gnt.nn import VAE, CReLU, MultiHead, ProgressiveNet
 from gnt.optim import AdamGnT
 from gnt.protection import HAT, AdaHAT, FGAdaHAT, PackNet, TopUnits
 from gnt.regularization import EWC, L2, MAS, SI, L2Init, ShrinkAndPerturb
-from gnt.replacement import ALGORITHM_1, SWR, CBPConv, CBPLinear, GnT, ReDo, algorithm_1, register_state_reset
+from gnt.replacement import (
+    ALGORITHM_1,
+    SWR,
+    CBPConv,
+    CBPLinear,
+    GnT,
+    ReDo,
+    SoftReplacement,
+    algorithm_1,
+    register_state_reset,
+)
 from gnt.replay import AGEM, DER, GEM, ExperienceReplay, GenerativeReplay, LwF, ReplayBuffer
 from gnt.units import Groups, TraceError, UnitGroup, trace, walk
 
@@ -77,6 +87,7 @@ __all__ = [
     "ReDo",
     "ReplayBuffer",
     "ShrinkAndPerturb",
+    "SoftReplacement",
     "Step",
     "TopUnits",
     "TraceError",

@@ -11,6 +11,7 @@ optimizer_state             the optimizer's state of replaced units; _optimizer_
                             optimizers; _optimizer_checks, _state_structure, _state_kinds: what is refused
 _optimizer_hooks            an engine that steps after its optimizer (attach)
 _rebinding                  going on with a network that was changed (gnt.units.StructureCheck finds changes)
+_soft_replacement           (settings: _soft_settings) all units moved a little instead of a few replaced (soft)
 _setting_changes            settings assigned to a running engine
 _protection                 units that are never replaced, as told by the objects in ``protect``
 _top_units                  units that are held because of their importance (_long_term_importance), and learn more
@@ -31,6 +32,7 @@ from gnt.replacement._config import ENGINE_SETTINGS, EngineSettings
 from gnt.replacement._followers import Follower
 from gnt.replacement._optimizer_hooks import AttachableEngine, attached_engines
 from gnt.replacement._protection import Protector
+from gnt.replacement._soft_settings import SoftReplacement
 from gnt.replacement._top_units import TopUnits
 from gnt.replacement.eligibility import UnitState
 from gnt.replacement.engine import GnT
@@ -62,6 +64,7 @@ __all__ = [
     "Protector",
     "ReDo",
     "Report",
+    "SoftReplacement",
     "TopUnits",
     "UnitState",
     "algorithm_1",

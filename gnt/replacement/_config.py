@@ -14,6 +14,7 @@ from gnt._utils.validation import check_flags, to_float
 from gnt.importance import check_grad_scaler, find_measure
 from gnt.initialization import BIAS_INITS, Init, check_init, init_name
 from gnt.replacement._protection import checked_protect
+from gnt.replacement._soft_settings import checked_soft
 
 
 @dataclass(eq=False, repr=False)
@@ -43,6 +44,7 @@ class EngineSettings:
     protect: Any = field(default=None, repr=False)
     grad_scaler: torch.amp.GradScaler | None = field(default=None, repr=False)
     measure_every: int = field(default=1, repr=False)
+    soft: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         # compared as the floats that they become: 1 - Fraction(1, 10**20) is a decay rate of 1.0
@@ -72,6 +74,7 @@ class EngineSettings:
                 "measure_every must be an integer from 1 to maturity_threshold + 1, here "
                 f"{int(threshold) + 1}, so that each unit is measured before it can be replaced, got {every!r}"
             )
+        self.soft = checked_soft(self.soft)
         self.replacement_rate, self.maturity_threshold, self.decay_rate = rate, int(threshold), decay
         self.measure_every = int(every)
 
@@ -79,6 +82,7 @@ class EngineSettings:
         """The settings that the engine's repr shows, as they are written in a call."""
         names = [each.name for each in dataclasses.fields(EngineSettings) if each.repr]
         names += ["measure_every"] if self.measure_every > 1 else []
+        names += ["soft"] if self.soft is not None else []
         texts = {name: repr(getattr(self, name)) for name in names if name != "init"}
         texts["init"] = init_name(self.init)  # the repr of a function is another one in each process
         return ", ".join(f"{name}={texts[name]}" for name in names)

@@ -33,6 +33,7 @@ from gnt.replacement._bound_groups import BoundGroups
 from gnt.replacement._config import EngineSettings
 from gnt.replacement._followers import Followers
 from gnt.replacement._setting_changes import check_changes_of_settings
+from gnt.replacement._soft_replacement import check_not_sharded, move_towards_new, soft_shares
 from gnt.replacement.eligibility import UnitState
 from gnt.replacement.idle_warning import WARN_AFTER, first_check, warn_if_idle, warn_if_late
 from gnt.replacement.optimizer_state import OptimizerStateReset
@@ -152,6 +153,11 @@ class EngineCore(BoundGroups):
         return self._select_and_replace()
 
     def _select_and_replace(self) -> list[Tensor]:
+        if self.soft is not None:
+            if self.updates % self.soft.period == 0:
+                self._move_towards_new()
+            self.selected, self.replaced = [], self.no_units()
+            return self.replaced
         self.replaced = self.select_due()
         if any(map(Tensor.numel, self.replaced)):
             self.replace_units(self.replaced, [None] * len(self.groups), selected=True)
@@ -203,6 +209,9 @@ class EngineCore(BoundGroups):
 
     def _check_idle(self) -> None:
         """Warn, once, if no unit is replaced; the first check is early."""
+        if self.soft is not None:
+            self.next_idle_check = math.inf
+            return
         scheduled, self.next_idle_check = self.next_idle_check, WARN_AFTER
         if self.updates >= WARN_AFTER:
             self.next_idle_check = math.inf
@@ -219,6 +228,8 @@ class EngineCore(BoundGroups):
 
         Does not read the device.
         """
+        if self.soft is not None:
+            return None
         return first_due([group.state for group in self.groups], self.updates, self.replacement_rate)
 
     @property
@@ -290,6 +301,24 @@ class EngineCore(BoundGroups):
             reinit.regenerate(group, indices, weights, biases, mean_features, movable)
             group.state.replace(indices, all_eligible=selected)
         followers.follow(replaced, biases_before)
+
+    def _move_towards_new(self) -> None:
+        """Soft replacement: move the units of all groups that took part in the update, and are not frozen."""
+        self.follow_network()
+        left_out = self.frozen | self.importance.absent
+        work = [
+            (group, inits)
+            for number, (group, inits) in enumerate(zip(self.groups, self.slot_inits, strict=True))
+            if number not in left_out
+        ]
+        check_not_sharded([group for group, _ in work])
+        movable = self.protection.movable_biases([group for group, _ in work]) if self.bias_transfer else None
+        own_function = () if isinstance(self.init, str) else (self.generator,)
+        with restore_generators_on_error(own_function):
+            drawn = [self._draw(group, group.num_units, None, inits) for group, inits in work]
+        shares = [soft_shares(self.soft, group.state, self.members) for group, _ in work]
+        for (group, _), alpha, (weights, biases) in zip(work, shares, drawn, strict=True):
+            move_towards_new(group, alpha, weights, biases, self.members, movable)
 
     def _all_followers(self) -> Followers:
         """What is told of a replacement: the optimizer's state, then the followers."""

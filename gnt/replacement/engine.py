@@ -25,6 +25,7 @@ from gnt.replacement._config import EngineSettings
 from gnt.replacement._followers import Followers
 from gnt.replacement._optimizer_hooks import CopiedHooks, OptimizerHooks
 from gnt.replacement._protection import Protect
+from gnt.replacement._soft_settings import SoftReplacement
 from gnt.replacement._validation import (
     Selection,
     check_not_frozen,
@@ -82,6 +83,9 @@ class GnT(AttachedEngine, ExplainsOtherNames):
         measure_every: k, an integer from 1 to ``maturity_threshold + 1``: features and utilities are measured in every
             k-th update of a group only, and enter the averages with the decay rate d^k. Units age, are selected and
             replaced in every update. In the updates between, features are not recorded.
+        soft: move all units a little towards new ones at an interval, instead of replacing a few of them
+            (`gnt.SoftReplacement`; True: with its defaults). ``replacement_rate`` then has no effect. The optimizer's
+            state is kept, and followers are not told, since a unit goes on as the same one.
 
     Attributes:
         groups: tuple of `UnitGroup`, in order; ``group.state`` holds ages, running averages and accumulator.
@@ -137,6 +141,7 @@ class GnT(AttachedEngine, ExplainsOtherNames):
         protect: Protect = None,
         grad_scaler: torch.amp.GradScaler | None = None,
         measure_every: int = EngineSettings.measure_every,
+        soft: SoftReplacement | bool | None = EngineSettings.soft,
     ) -> None:
         settings = EngineSettings(
             replacement_rate,
@@ -154,6 +159,7 @@ class GnT(AttachedEngine, ExplainsOtherNames):
             protect,
             grad_scaler,
             measure_every,
+            soft,
         )
         check_flags(record=record)
         groups = groups_for_engine(layers, activation)

@@ -150,6 +150,8 @@ class EnsembleGnT(GnT):
 
     def first_due(self) -> int | None:
         """As `GnT.first_due`; the share of a member's units that is due is that of all units of one member."""
+        if self.soft is not None:
+            return None
         return first_due([group.state for group in self.groups], self.updates, self.replacement_rate / self.members)
 
     def select_in(self, group: UnitGroup) -> Tensor:
