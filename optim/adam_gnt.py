@@ -74,6 +74,7 @@ class AdamGnT(Optimizer):
         fused: as in torch.optim.Adam; the default for plain tensors on CPU and CUDA if ``foreach`` is not set either. A
             GradScaler unscales the gradients before the step, also with ``fused``.
         kernels: step by a C++ kernel, which the compiler of torch.compile builds at the first step.
+        capturable: keep step counts on the device, for steps that are captured in a CUDA graph.
 
     Raises:
         TypeError, ValueError: at construction, for an invalid option or parameter.
@@ -81,9 +82,11 @@ class AdamGnT(Optimizer):
             parameter, or for ``kernels`` without a working C++ compiler. Nothing is changed. Gradients of another real
             dtype are converted.
 
-    Not supported: ``capturable`` (step counts are on the host, so a step inside a CUDA graph capture is refused) and
-    ``differentiable``. A state_dict of torch.optim.Adam with these options can be loaded. torch.compile does not
-    compile the step; use ``kernels`` instead.
+    With ``capturable``, the step counts are on the parameters' devices, so that a step can be captured in a CUDA graph
+    after at least one step outside of the capture; replays then count. Units may be reset between replays.
+
+    Not supported: ``differentiable``. A state_dict of torch.optim.Adam with these options can be loaded. torch.compile
+    does not compile the step; use ``kernels`` instead.
 
     Sources: Kingma & Ba 2015, Algorithm 1; Loshchilov & Hutter 2019, Algorithm 2 (decoupled weight decay);
     Reddi, Kale & Kumar 2018, Algorithm 2 (amsgrad; with bias correction, as in torch).
@@ -125,9 +128,10 @@ class AdamGnT(Optimizer):
         foreach: bool | None = None,
         fused: bool | None = None,
         kernels: bool = False,
+        capturable: bool = False,
     ) -> None:
-        check_flags(kernels=kernels)
-        self.kernels = kernels
+        check_flags(kernels=kernels, capturable=capturable)
+        self.kernels, self.capturable = kernels, capturable
         self._plans: dict[int, StepPlan] = {}
         self._any_on_cuda = False
         self._options = ChangedOptions(ADAM_OPTIONS, self._check_options)
@@ -200,19 +204,33 @@ class AdamGnT(Optimizer):
             plan = plans.get(i)
             if plan is None or not plan.is_valid(params[i], group, self.state, weight_means):
                 changed.append(i)
+        on_cuda = self._any_on_cuda or any(param.is_cuda for i in changed for param in params[i])
+        capturing = on_cuda and torch.cuda.is_current_stream_capturing()
+        if capturing and not self.capturable:
+            raise RuntimeError(
+                "AdamGnT cannot step while a CUDA graph is being captured, because its step counts are on the host; "
+                "take the step outside of the capture, or construct the optimizer with capturable=True"
+            )
+        if capturing and changed:
+            raise RuntimeError(
+                "AdamGnT must have taken a step on the same parameters, outside of the capture, before a step is captured "
+                "in a CUDA graph: its state is created in that step"
+            )
         if changed:
             for i in changed:
                 GradientChecks(params[i]).checked(grads[i])
                 check_parameters(params[i], groups[i], self.state)
             with torch.no_grad():
                 for i in changed:
-                    plans[i] = StepPlan(params[i], groups[i], self.state, weight_means, kernels=self.kernels)
+                    plans[i] = StepPlan(
+                        params[i],
+                        groups[i],
+                        self.state,
+                        weight_means,
+                        kernels=self.kernels,
+                        capturable=self.capturable,
+                    )
             self._any_on_cuda = any(plan.on_cuda for plan in plans.values())
-        if self._any_on_cuda and torch.cuda.is_current_stream_capturing():
-            raise RuntimeError(
-                "AdamGnT cannot step while a CUDA graph is being captured, because its step counts are on the host; "
-                "take the step outside of the capture"
-            )
 
     def _weight_means(self) -> Mapping[int, WeightMeans]:
         """Where the kernel writes means of |w|, by the parameter's id. Overridden by subclasses with an engine."""
@@ -251,7 +269,8 @@ class AdamGnT(Optimizer):
         for key in MOMENTS:
             if key in state:
                 clear_slices(state[key], dim, units, groups)
-        restart(state, param.shape, size, dim, units, int(state["step"].tolist()))
+        step = state["step"]
+        restart(state, param.shape, size, dim, units, int(step.tolist()) if step.is_cpu else step)
 
     @torch.no_grad()
     def reset_elements(self, param: Tensor, chosen: Tensor) -> None:
@@ -292,11 +311,12 @@ class AdamGnT(Optimizer):
             super().load_state_dict(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "kernels": self.kernels}
+        return {**super().__getstate__(), "kernels": self.kernels, "capturable": self.capturable}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.__dict__.setdefault("kernels", self.__dict__.pop("compile", False))  # from an earlier version
+        self.__dict__.setdefault("capturable", False)
         self._plans, self._any_on_cuda = {}, False
         self._options = ChangedOptions(ADAM_OPTIONS, self._check_options)
         for group in self.param_groups:

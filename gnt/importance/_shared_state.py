@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from gnt._kernels import load
+from gnt.importance._device_counts import DeviceCounts
 from gnt.importance._running_averages import RunningAverages, age_correction
+from gnt.importance._triton_advance import TritonAdvance
 
 _UPDATES, _UTILITY = attrgetter("updates"), attrgetter("utility")
 _NOTHING: Mapping[int, Sequence[int]] = MappingProxyType({})
@@ -37,12 +39,13 @@ class SharedState:
         utilities: for each group its values of the measure in ``measured``, (num_units,).
         all_utilities: those of all groups, (units,).
         born, last_active: of all units, (units,).
+        num_features: number of mean features.
     """
 
-    def __init__(self, states: Sequence[RunningAverages], *, kernels: bool = False) -> None:
+    def __init__(self, states: Sequence[RunningAverages], *, kernels: bool = False, triton: bool = False) -> None:
         self.states = states
         self._num_units = sum(state.num_units for state in states)
-        self._num_features = sum(state.mean_features.numel() for state in states)
+        self.num_features = self._num_features = sum(state.mean_features.numel() for state in states)
         self._one_tap_each = all(len(state.mean_features) == 1 for state in states)
         self._decay_rate, self._averaged = states[0].measured_decay, states[0].averaged
         self._measure_every = states[0].measure_every
@@ -65,6 +68,10 @@ class SharedState:
             self._finite_arguments = self.measured.data_ptr(), self._is_finite.buffer_info()[0], self.measured.numel()
             if self._one_tap_each and self._averaged:
                 self._advance_kernel = load("running_averages", self.averages.dtype)
+        self._counts = DeviceCounts(states) if triton or self.born.is_cuda else None
+        self._advance_triton = None
+        if triton and self._one_tap_each and self._averaged:
+            self._advance_triton = TritonAdvance(states, self.averages.dtype)
         self.lags = [0] * len(states)
         self._unit_lags: Tensor | None = None  # of all units; None if all are 0
         self._first_units = [0, *itertools.accumulate(state.num_units for state in states)]
@@ -121,6 +128,8 @@ class SharedState:
     def follow_updates(self) -> None:
         """Find out which states have had fewer updates than the first; called before each update."""
         updates = [*map(_UPDATES, self.states)]
+        if self._counts is not None:
+            self._counts.follow(updates)
         first = updates[0]
         if self._unit_lags is None and updates.count(first) == len(updates):
             return
@@ -131,8 +140,20 @@ class SharedState:
             unit_lags = torch.cat([torch.full((state.num_units,), lag) for state, lag in by_state])
             self._unit_lags = unit_lags.to(self.born.device, non_blocking=True) if any(lags) else None
 
+    def follow_host(self) -> None:
+        """Set the numbers of updates on the device to the host's."""
+        if self._counts is not None:
+            self._counts.follow_host()
+
+    def count_replay(self, absent: Collection[int]) -> None:
+        """Note that a replay of a captured update has counted on the device; ``absent``: all states but these."""
+        if self._counts is not None:
+            self._counts.count_replay(absent)
+
     def _unit_updates(self) -> Any:
         """Number of updates of each unit's group; an integer if it is the same for all."""
+        if self._counts is not None and self._counts.capturing:
+            return self._counts.on_device.index_select(0, self._group_of[self._num_features :])
         first = self.states[0].updates
         return first if self._unit_lags is None else first - self._unit_lags
 
@@ -178,12 +199,23 @@ class SharedState:
             checked: all values are known to be finite. Otherwise groups with non-finite values keep their averages.
             absent, absent_taps: groups and taps that take no part, as in `keep`.
         """
+        if self._advance_triton is not None and not absent and self._counts is not None:
+            self._advance_triton(
+                self.averages, self.measured, self.born, self.last_active, self._nonfinite, self._counts.on_device,
+                self._num_features,
+            )  # fmt: skip
+            self._counts.advance(absent, counted=True)
+            return
         nonfinite = None if checked else self._replace_nonfinite()
         if absent or absent_taps:
             self.keep(absent, absent_taps)
-        for number, state in enumerate(self.states):
-            if number not in absent:
-                state.updates += 1
+        capturing = self._counts is not None and self._counts.capturing
+        if self._counts is not None:
+            self._counts.advance(absent, counted=False)
+        else:
+            for number, state in enumerate(self.states):
+                if number not in absent:
+                    state.updates += 1
         if self._advance_kernel is not None:
             self._write_segments(absent)
             self._advance_kernel(
@@ -205,7 +237,7 @@ class SharedState:
         active = self._measured_features != 0
         if nonfinite is not None:
             active &= ~nonfinite
-        if self._one_tap_each and not absent and self._unit_lags is None:
+        if self._one_tap_each and not absent and self._unit_lags is None and not capturing:
             self.last_active.masked_fill_(active, self.states[0].updates)
             return
         parts = torch.split(active, [mean.numel() for mean in self.means])
@@ -215,7 +247,10 @@ class SharedState:
                 for tap in absent_taps.get(number, ()):
                     by_tap[tap] = False
                     state.miss(tap)
-                state.last_active.masked_fill_(by_tap.any(0), state.updates)
+                if capturing and self._counts is not None:
+                    self._counts.mark(state.last_active, by_tap.any(0), number)
+                else:
+                    state.last_active.masked_fill_(by_tap.any(0), state.updates)
 
     def _lerp_means_over_task(self) -> None:
         """U <- u + (y - u) / a, with a the age of the unit including this update."""

@@ -165,6 +165,21 @@ class BiasCorrections:
         self._step_sizes.copy_(lr / bias1)
         self._roots.copy_(root2)
 
+    def compute_on_device(self, steps: Tensor, group: Group) -> None:
+        """`compute` for current steps that are on the device, (parameters,), without reading them."""
+        sizes = [size for *_, size in self._parts]
+        counts = torch.cat(
+            [steps[i] - start for (i, *_), start in zip(self._parts, self._starts.split(sizes), strict=True)]
+        ).double()
+        beta1, beta2 = beta_values(group)
+        first, second = (
+            -torch.expm1(counts * math.log(beta)) if beta else torch.ones_like(counts) for beta in (beta1, beta2)
+        )
+        lr = group["lr"]
+        rate = lr.to(first.dtype) if isinstance(lr, Tensor) else torch.full_like(first, float(lr))
+        self._step_sizes.copy_(rate / first)
+        self._roots.copy_(second.sqrt_())
+
     def of(self, i: int) -> tuple[RowColumn, RowColumn]:
         """Step sizes and roots of the i-th parameter."""
         step_sizes, roots = self._step_size_views[i], self._root_views[i]

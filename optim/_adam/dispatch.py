@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from gnt.optim._adam.per_unit_step import PerUnitStep, ShardedPerUnitStep
 from gnt.optim._adam.state import MOMENTS, Group, State, complete_state, is_plain_tensor
 from gnt.optim._adam.step_counts import START_KEYS
 from gnt.optim._adam.torch_step import TorchStep
+from gnt.optim._adam.triton_step import TritonStep, triton_can_step
 from gnt.optim._gradient_checks import GradientChecks
 
 _EXP_AVG, _EXP_AVG_SQ = MOMENTS[:2]
@@ -41,7 +43,8 @@ class StepPlan:
         group: the options.
         state_of: the optimizer state; missing entries are created.
         weight_means: where the kernel writes means of |w|, by the parameter's id.
-        kernels: step by the C kernel what it can step.
+        kernels: step by kernels what they can step.
+        capturable: keep the step counts on the devices.
     """
 
     def __init__(
@@ -52,15 +55,16 @@ class StepPlan:
         weight_means: Mapping[int, WeightMeans],
         *,
         kernels: bool,
+        capturable: bool = False,
     ) -> None:
         self._weight_means = weight_means
         self._amsgrad, self._fused = bool(group["amsgrad"]), group["fused"]
         states = [state_of[param] for param in params]
         for param, state in zip(params, states, strict=True):
-            complete_state(param, state, self._amsgrad)
+            complete_state(param, state, self._amsgrad, capturable=capturable)
         batches: dict[tuple[Any, ...], list[int]] = {}
         for i, (param, state) in enumerate(zip(params, states, strict=True)):
-            batches.setdefault(_stepper_key(param, state, kernels), []).append(i)
+            batches.setdefault(_stepper_key(param, state, kernels, capturable), []).append(i)
         self._steppers: list[tuple[Stepper, list[int] | None]] = []
         for (make, *_), chosen in batches.items():
             stepper = make([params[i] for i in chosen], [states[i] for i in chosen], group)
@@ -112,12 +116,19 @@ class StepPlan:
             stepper.step(grads if chosen is None else [grads[i] for i in chosen], group)
 
 
-def _stepper_key(param: Tensor, state: State, kernels: bool) -> tuple[Any, ...]:
-    """The class of the stepper for a parameter, then what all parameters of one stepper have in common."""
-    if kernels and kernel_can_step(param, state):
+def _stepper_key(param: Tensor, state: State, kernels: bool, capturable: bool) -> tuple[Any, ...]:
+    """What makes the stepper for a parameter, then what all parameters of one stepper have in common."""
+    never_reset = all(key not in state for key in START_KEYS)
+    if kernels and (not never_reset or not param.is_cuda) and triton_can_step(param, state):
+        return _CAPTURABLE_TRITON_STEP if capturable else _TRITON_STEP, param.device, param.dtype
+    if kernels and not capturable and kernel_can_step(param, state):
         return KernelStep, param.dtype
-    if all(key not in state for key in START_KEYS):
+    if never_reset:
         return TorchStep, is_plain_tensor(param), param.device, param.dtype
     if dtensor.is_dtensor(param):
         return (ShardedPerUnitStep,)
-    return PerUnitStep, param.device, param.dtype
+    return _CAPTURABLE_PER_UNIT_STEP if capturable else PerUnitStep, param.device, param.dtype
+
+
+_TRITON_STEP, _CAPTURABLE_TRITON_STEP = (partial(TritonStep, capturable=capturable) for capturable in (False, True))
+_CAPTURABLE_PER_UNIT_STEP = partial(PerUnitStep, capturable=True)

@@ -15,7 +15,15 @@ from gnt.optim._adam.bias_correction import (
     scalar_tensor,
     smaller_roots,
 )
-from gnt.optim._adam.state import Group, State, is_plain_tensor, local_parts, moment_lists, share_step_counts
+from gnt.optim._adam.state import (
+    Group,
+    State,
+    is_plain_tensor,
+    local_parts,
+    moment_lists,
+    share_step_counts,
+    step_counts_on_device,
+)
 from gnt.optim._adam.tiny_moments import FLUSH_INTERVAL, flush_subnormal, has_many_zeros, square_roots
 from gnt.optim._options import beta_values
 
@@ -27,12 +35,15 @@ TensorLists = Sequence[list[Tensor]]  # parameters, gradients, moments (2, or 3 
 
 
 class PerUnitStep:
-    """Steps parameters of one device and dtype together."""
+    """Steps parameters of one device and dtype together. With ``capturable`` the step counts are on their device."""
 
-    def __init__(self, params: Sequence[Tensor], states: Sequence[State], group: Group) -> None:
+    def __init__(
+        self, params: Sequence[Tensor], states: Sequence[State], group: Group, *, capturable: bool = False
+    ) -> None:
+        self._capturable = capturable
         self._params = list(params)
         self._layouts = layout_check(self._params) if all(map(is_plain_tensor, params)) else None
-        self._counts = share_step_counts(states)
+        self._counts = step_counts_on_device(states, params[0].device) if capturable else share_step_counts(states)
         self._moments = moment_lists(states, group["amsgrad"])
         self._corrections = BiasCorrections(params, states)
         self._corrections.share_starts(states)
@@ -52,8 +63,11 @@ class PerUnitStep:
     def step(self, grads: Sequence[Tensor], group: Group) -> None:
         """Take one step on each parameter. The gradients are in the same order."""
         self._counts.add_(1.0)
-        now = [int(count) for count in self._counts.tolist()]
-        self._corrections.compute(now, group)
+        now = [] if self._capturable else [int(count) for count in self._counts.tolist()]
+        if self._capturable:
+            self._corrections.compute_on_device(self._counts, group)
+        else:
+            self._corrections.compute(now, group)
         lists = [self._params, list(grads), *self._moments]
         if self._together:
             chosen = lists if not self._in_blocks else [[each[i] for i in self._together] for each in lists]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gnt.distributed import dtensor
-from gnt.optim._adam.step_counts import START_KEYS, row_dim
+from gnt.optim._adam.step_counts import START_KEYS, count_elements, row_dim, zero_starts
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")  # the third with amsgrad only
 
@@ -36,10 +36,19 @@ def host_step_count(step: Tensor | float) -> Tensor:
     return torch.tensor(float(step), dtype=torch.float64)
 
 
-def complete_state(param: Tensor, state: State, amsgrad: bool) -> None:
-    """Add the entries that a state lacks: all before the first step; the maximum of v if amsgrad is set later."""
+def complete_state(param: Tensor, state: State, amsgrad: bool, *, capturable: bool = False) -> None:
+    """Add the entries that a state lacks: all before the first step; the maximum of v if amsgrad is set later.
+
+    With ``capturable``, the step count is on the parameter's device, and the starts of rows and columns exist from the
+    first step on, so that a later reset adds no entry.
+    """
     if not state:
         state["step"] = host_step_count(0.0)
+    if capturable:
+        state["step"] = state["step"].to(param.device)
+        if all(key not in state for key in START_KEYS):
+            state.update(zero_starts(param))
+        count_elements(state, param.shape)
     for key in moment_keys(amsgrad):
         if key not in state:
             state[key] = torch.zeros_like(param, memory_format=torch.preserve_format)
@@ -48,6 +57,14 @@ def complete_state(param: Tensor, state: State, amsgrad: bool) -> None:
 def share_step_counts(states: Sequence[State]) -> Tensor:
     """Put the step counts of several states in one tensor, and make each state's count a view of it."""
     counts = torch.tensor([float(state["step"]) for state in states], dtype=torch.float64)
+    for state, count in zip(states, counts.unbind(), strict=True):
+        state["step"] = count
+    return counts
+
+
+def step_counts_on_device(states: Sequence[State], device: torch.device) -> Tensor:
+    """`share_step_counts` for counts that are on a device, without reading them."""
+    counts = torch.stack([state["step"].to(device, torch.float64) for state in states])
     for state, count in zip(states, counts.unbind(), strict=True):
         state["step"] = count
     return counts

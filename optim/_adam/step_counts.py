@@ -49,7 +49,7 @@ def row_dim(shape: Sequence[int], row_start: Tensor) -> int:
     return single if single is not None and row_start.numel() == shape[single] else 0
 
 
-def restart(state: dict[str, Any], shape: Sequence[int], size: int, dim: int, units: Tensor, now: int) -> None:
+def restart(state: dict[str, Any], shape: Sequence[int], size: int, dim: int, units: Tensor, now: int | Tensor) -> None:
     """Restart the counts of these rows (dim 0), columns (dim 1) or elements after step ``now``.
 
     Args:
@@ -57,7 +57,7 @@ def restart(state: dict[str, Any], shape: Sequence[int], size: int, dim: int, un
         shape: its shape.
         size: the number of rows, columns or elements.
         dim, units: which of them are restarted.
-        now: the current step.
+        now: the current step; a 0-d tensor for counts on a device.
     """
     single = single_dim(shape)
     if dim > 1:
@@ -68,7 +68,10 @@ def restart(state: dict[str, Any], shape: Sequence[int], size: int, dim: int, un
     key = START_KEYS[dim] if dim < len(START_KEYS) else START_KEYS[0]
     if key not in state:
         state[key] = torch.zeros(size, dtype=torch.int64, device=units.device)
-    state[key].index_fill_(0, units, now)
+    if isinstance(now, Tensor):  # index_fill_ would wait for the device
+        state[key].index_copy_(0, units, now.to(torch.int64).expand(len(units)))
+    else:
+        state[key].index_fill_(0, units, now)
 
 
 def count_elements(state: dict[str, Any], shape: Sequence[int]) -> None:

@@ -32,6 +32,10 @@ class EagerEvaluation:
         )
         self._buffer: Tensor | None = None
 
+    def accepts(self, feature: Tensor) -> bool:
+        """True for a feature of the state's dtype."""
+        return feature.dtype is self._shared.averages.dtype
+
     def evaluate(self, features: Sequence[Tensor | None]) -> None:
         """Compute mean feature and utility of each unit.
 

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from gnt._kernels import SCALARS
+from gnt._triton import can_run as triton_can_run
 from gnt.importance._evaluate.eager import EagerEvaluation
 from gnt.importance._evaluate.kernels import KernelEvaluation
 from gnt.importance._evaluate.means_layout import MeansLayout, WeightMeans
+from gnt.importance._evaluate.triton_kernels import TritonEvaluation
 from gnt.importance._feature_batch import FeatureBatch
 from gnt.importance._measure_registry import Measure, compute_measure, restore_generators_on_error
 from gnt.importance._shared_state import SharedState, group_by_device_and_dtype
@@ -171,6 +173,20 @@ class Evaluator:
         for number in self.resting:
             self._groups[number].state.updates += 1
 
+    def follow_host(self) -> None:
+        """Set the numbers of updates on the devices to the host's, after a state was loaded."""
+        for part in self.parts:
+            part.shared.follow_host()
+
+    def count_replay(self, absent: frozenset[int]) -> None:
+        """Note that a replay of a captured update has counted on the devices.
+
+        Args:
+            absent: numbers of the groups that took no part in the captured update.
+        """
+        for part in self.parts:
+            part.shared.count_replay(part.numbered(absent, {})[0])
+
 
 class _SharedPart:
     """Groups whose states have the same device and dtype; ``numbers`` are theirs among all groups."""
@@ -180,15 +196,19 @@ class _SharedPart:
     ) -> None:
         self._dtype, self._device = groups[0].state.utility.dtype, groups[0].state.utility.device
         self.on_cpu = self._device.type == "cpu"  # reading a value does not wait for a device
-        self.uses_kernels = kernels and self.on_cpu and self._dtype in SCALARS
+        triton = kernels and self._dtype in SCALARS and triton_can_run(self._device)
+        self.uses_kernels = kernels and self.on_cpu and self._dtype in SCALARS and not triton
         self.numbers = numbers
-        self.shared = SharedState([group.state for group in groups], kernels=self.uses_kernels)
+        self.shared = SharedState([group.state for group in groups], kernels=self.uses_kernels, triton=triton)
         self._parameters = [group.incoming[0].module._parameters for group in groups]
         self.layout = MeansLayout(groups, first_taps, self.shared, measure.reads) if measure.product else None
-        # the kernel counts each update in f^
+        # the C kernel counts each update in f^
         by_kernel = self.uses_kernels and (groups[0].state.measure_every == 1 or "deviation" not in measure.reads)
-        evaluation = KernelEvaluation if by_kernel else EagerEvaluation
-        self._evaluation = evaluation(self.layout, self.shared, measure.reads) if self.layout else None
+        self._evaluation: EagerEvaluation | None = None
+        if self.layout is not None and self.layout.simple:
+            by_triton = triton and TritonEvaluation.supports(measure.reads)
+            kind = TritonEvaluation if by_triton else KernelEvaluation if by_kernel else EagerEvaluation
+            self._evaluation = kind(self.layout, self.shared, measure.reads)
         self.simple = frozenset(group.number for group in self.layout.simple) if self.layout else frozenset()
         self.all_simple = len(self.simple) == len(groups)
 
@@ -225,7 +245,7 @@ class _SharedPart:
             if absent and self.numbers[group.number] in absent:
                 features.append(None)
                 continue
-            if feature is None or feature.dtype is not self._dtype or not feature.is_contiguous():
+            if feature is None or not self._evaluation.accepts(feature) or not feature.is_contiguous():
                 return False
             features.append(feature)
         self._evaluation.evaluate(features)

@@ -1,0 +1,282 @@
+"""Kernels of an engine's update: sums over features and weights, the measure from them, and the running averages.
+
+Three launches for all groups:
+
+    partial_sums    sum of x and of |x| over the samples of a feature, of |w| over the rows or columns of a weight
+    combine         mean feature and measure of each unit, from the partial sums
+    advance         the measured values enter the running averages; ages; groups with values that are not finite
+
+The sums have a fixed order, so all results are the same in every run. The equivalent in torch operations is
+`gnt.importance._evaluate.eager.EagerEvaluation` and `SharedState.advance`.
+
+A *task* is a sum over some elements for each of several positions. Element k of position p is at
+
+    address + (k // inner) * outer_stride + k % inner + p * position_stride        (k < size)
+
+which describes the samples of a feature, and rows and columns of a weight, of linear and convolutional layers.
+"""
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, import-untyped, import-not-found, misc"
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+TASK_FIELDS = 10  # address, kind, positions, size, inner, outer_stride, position_stride, chunk, slot, signed
+GROUP_FIELDS = 14
+# units, block, first, mean, takes part, size, and slot and chunks of: feature, outgoing, incoming; sizes of the last two
+
+# tile of a task whose positions are adjacent in memory, and of one whose elements are
+WIDE_ROWS, WIDE_POSITIONS = 16, 128
+LONG_POSITIONS, LONG_ELEMENTS = 8, 256
+
+
+def scalar_type(dtype: torch.dtype) -> Any:
+    """The type of the kernels' arithmetic for a state of this dtype."""
+    return tl.float64 if dtype is torch.float64 else tl.float32
+
+
+def element_type(dtype: torch.dtype) -> Any:
+    """The type of the elements of a tensor of this dtype."""
+    names = {torch.float64: tl.float64, torch.float32: tl.float32, torch.bfloat16: tl.bfloat16}
+    return names.get(dtype, tl.float16)
+
+
+@triton.jit
+def _read(address, kind, offsets, mask, scalar: tl.constexpr):
+    """Elements of a tensor of the state's dtype (kind 0), bfloat16 (1) or float16 (2)."""
+    if kind == 1:
+        x = tl.load(address.to(tl.pointer_type(tl.bfloat16)) + offsets, mask=mask, other=0.0).to(scalar)
+    elif kind == 2:
+        x = tl.load(address.to(tl.pointer_type(tl.float16)) + offsets, mask=mask, other=0.0).to(scalar)
+    else:
+        x = tl.load(address.to(tl.pointer_type(scalar)) + offsets, mask=mask, other=0.0)
+    return x
+
+
+@triton.jit
+def partial_sums(
+    weights,
+    features,
+    num_weights,
+    sums,
+    magnitudes,
+    scalar: tl.constexpr,
+    fields: tl.constexpr,
+    wide_rows: tl.constexpr,
+    wide_positions: tl.constexpr,
+    long_positions: tl.constexpr,
+    long_elements: tl.constexpr,
+):
+    """Sums of one task over one chunk of its elements, for a block of its positions.
+
+    Grid: (at least the number of position blocks * chunks of any task, tasks).
+    """
+    task = tl.program_id(1)
+    program = tl.program_id(0)
+    if task < num_weights:
+        row = weights + task * fields
+    else:
+        row = features + (task - num_weights) * fields
+    address = tl.load(row)
+    kind = tl.load(row + 1)
+    positions = tl.load(row + 2)
+    size = tl.load(row + 3).to(tl.int32)
+    inner = tl.load(row + 4).to(tl.int32)
+    outer_stride = tl.load(row + 5)
+    position_stride = tl.load(row + 6)
+    chunk = tl.load(row + 7).to(tl.int32)
+    slot = tl.load(row + 8)
+    signed = tl.load(row + 9)
+    chunks = (size + chunk - 1) // chunk  # sizes fit into int32, products with strides may not
+    is_wide = position_stride == 1
+    width = tl.where(is_wide, wide_positions, long_positions)
+    blocks = (positions + width - 1) // width
+    if program < blocks * chunks:
+        number = program // blocks
+        first = number * chunk
+        last = tl.minimum(first + chunk, size)
+        if is_wide:
+            at = (program % blocks) * wide_positions + tl.arange(0, wide_positions)
+            total = tl.zeros((wide_rows, wide_positions), dtype=scalar)
+            magnitude = tl.zeros((wide_rows, wide_positions), dtype=scalar)
+            for start in range(first, last, wide_rows):
+                k = start + tl.arange(0, wide_rows)
+                offsets = ((k // inner) * outer_stride + k % inner)[:, None] + at[None, :]
+                mask = (k < last)[:, None] & (at < positions)[None, :]
+                x = _read(address, kind, offsets, mask, scalar)
+                total += x
+                magnitude += tl.abs(x)
+            out = slot + number * positions + at
+            tl.store(magnitudes + out, tl.sum(magnitude, 0), mask=at < positions)
+            tl.store(sums + out, tl.sum(total, 0), mask=(at < positions) & (signed != 0))
+        else:
+            at = (program % blocks) * long_positions + tl.arange(0, long_positions)
+            total = tl.zeros((long_positions, long_elements), dtype=scalar)
+            magnitude = tl.zeros((long_positions, long_elements), dtype=scalar)
+            for start in range(first, last, long_elements):
+                k = start + tl.arange(0, long_elements)
+                offsets = at[:, None] * position_stride + ((k // inner) * outer_stride + k % inner)[None, :]
+                mask = (at < positions)[:, None] & (k < last)[None, :]
+                x = _read(address, kind, offsets, mask, scalar)
+                total += x
+                magnitude += tl.abs(x)
+            out = slot + number * positions + at
+            tl.store(magnitudes + out, tl.sum(magnitude, 1), mask=at < positions)
+            tl.store(sums + out, tl.sum(total, 1), mask=(at < positions) & (signed != 0))
+
+
+@triton.jit
+def _summed(values, slot, chunks, positions, at, mask, scalar: tl.constexpr, block: tl.constexpr):
+    """The sums over the chunks of a task."""
+    total = tl.zeros((block,), dtype=scalar)
+    for number in range(0, chunks):
+        total += tl.load(values + slot + number * positions + at, mask=mask, other=0.0)
+    return total
+
+
+@triton.jit
+def combine(
+    groups,
+    sums,
+    magnitudes,
+    measured,
+    num_features,
+    smallest: tl.constexpr,
+    scalar: tl.constexpr,
+    fields: tl.constexpr,
+    reads_feature: tl.constexpr,
+    reads_outgoing: tl.constexpr,
+    reads_incoming: tl.constexpr,
+    block: tl.constexpr,
+):
+    """Mean feature and measure of a block of units of one group. Grid: (blocks of the largest group, groups)."""
+    row = groups + tl.program_id(1) * fields
+    units = tl.load(row)
+    per_unit = tl.load(row + 1)
+    first = tl.load(row + 2)
+    mean_at = tl.load(row + 3)
+    takes_part = tl.load(row + 4)
+    size = tl.load(row + 5)
+    feature_slot = tl.load(row + 6)
+    feature_chunks = tl.load(row + 7)
+    outgoing_slot = tl.load(row + 8)
+    outgoing_chunks = tl.load(row + 9)
+    outgoing_size = tl.load(row + 10)
+    incoming_slot = tl.load(row + 11)
+    incoming_chunks = tl.load(row + 12)
+    incoming_size = tl.load(row + 13)
+    unit = tl.program_id(0) * block + tl.arange(0, block)
+    mask = unit < units
+    if (takes_part != 0) & (tl.program_id(0) * block < units):
+        positions = units * per_unit
+        mean = tl.zeros((block,), dtype=scalar)
+        value = tl.zeros((block,), dtype=scalar)
+        for i in range(0, per_unit):
+            at = unit * per_unit + i
+            mean += _summed(sums, feature_slot, feature_chunks, positions, at, mask, scalar, block)
+            product = tl.full((block,), 1.0, dtype=scalar)
+            if reads_feature:
+                total = _summed(magnitudes, feature_slot, feature_chunks, positions, at, mask, scalar, block)
+                product *= total / size.to(scalar)
+            if reads_outgoing:
+                total = _summed(magnitudes, outgoing_slot, outgoing_chunks, positions, at, mask, scalar, block)
+                product *= total / outgoing_size.to(scalar)
+            value += product
+        tl.store(measured + mean_at + unit, mean / (size * per_unit).to(scalar), mask=mask)
+        value = value / per_unit.to(scalar)
+        if reads_incoming:
+            total = _summed(magnitudes, incoming_slot, incoming_chunks, units, unit, mask, scalar, block)
+            value = value / tl.maximum(total / incoming_size.to(scalar), smallest)
+        tl.store(measured + num_features + first + unit, value, mask=mask)
+
+
+@triton.jit
+def _correction(age, decay: tl.constexpr, log_decay: tl.constexpr, tiny: tl.constexpr, scalar: tl.constexpr):
+    """1 - decay^age, at least the smallest positive number."""
+    age = age.to(tl.float64)
+    if decay == 0.0:
+        total = tl.minimum(age, 1.0)
+    else:
+        total = 1.0 - tl.exp(age * log_decay)
+    return tl.maximum(total.to(scalar), tiny)
+
+
+@triton.jit
+def _is_finite(x):
+    return tl.abs(x) < float("inf")  # False for NaN
+
+
+@triton.jit
+def _lerp(start, end, amount: tl.constexpr, scalar: tl.constexpr):
+    """As torch computes it."""
+    if amount < 0.5:
+        result = start + (end - start) * amount
+    else:
+        result = end - (end - start) * (1.0 - amount)
+    return result.to(scalar)
+
+
+@triton.jit
+def advance(
+    states,
+    averages,
+    measured,
+    born,
+    last_active,
+    nonfinite,
+    updates,
+    num_features,
+    decay: tl.constexpr,
+    log_decay: tl.constexpr,
+    tiny: tl.constexpr,
+    corrected: tl.constexpr,
+    scalar: tl.constexpr,
+    block: tl.constexpr,
+):
+    """One update of one group: the measured values enter the running averages. Grid: (groups,).
+
+    If a value of the group is not finite, its corrected averages do not change, and ``nonfinite`` counts.
+    """
+    group = tl.program_id(0)
+    first = tl.load(states + 2 * group)
+    units = tl.load(states + 2 * group + 1)
+    before = tl.load(updates + group)
+    now = before + 1
+    bad = tl.zeros((block,), dtype=tl.int32)
+    for start in range(0, units, block):
+        at = start + tl.arange(0, block)
+        mask = at < units
+        feature = tl.load(measured + first + at, mask=mask, other=0.0)
+        value = tl.load(measured + num_features + first + at, mask=mask, other=0.0)
+        bad += ((_is_finite(feature) & _is_finite(value)) == 0).to(tl.int32)
+    is_bad = tl.sum(bad, 0) > 0
+    for start in range(0, units, block):
+        at = start + tl.arange(0, block)
+        mask = at < units
+        feature_at = first + at
+        value_at = num_features + first + at
+        feature = tl.load(measured + feature_at, mask=mask, other=0.0)
+        value = tl.load(measured + value_at, mask=mask, other=0.0)
+        mean_feature = tl.load(averages + feature_at, mask=mask, other=0.0)
+        utility = tl.load(averages + value_at, mask=mask, other=0.0)
+        if is_bad:
+            age = before - tl.load(born + first + at, mask=mask, other=0)
+            correction = _correction(age, decay, log_decay, tiny, scalar)
+            feature = mean_feature / correction
+            if corrected:
+                value = utility / correction
+            else:
+                value = utility
+            tl.store(measured + feature_at, feature, mask=mask)
+            tl.store(measured + value_at, value, mask=mask)
+        else:
+            tl.store(last_active + first + at, tl.zeros((block,), dtype=tl.int64) + now, mask=mask & (feature != 0))
+        tl.store(averages + feature_at, _lerp(mean_feature, feature, 1.0 - decay, scalar), mask=mask)
+        tl.store(averages + value_at, _lerp(utility, value, 1.0 - decay, scalar), mask=mask)
+    tl.store(updates + group, now)
+    if is_bad:
+        tl.store(nonfinite + group, tl.load(nonfinite + group) + 1)
