@@ -83,7 +83,8 @@ class AdamGnT(Optimizer):
             dtype are converted.
 
     With ``capturable``, the step counts are on the parameters' devices, so that a step can be captured in a CUDA graph
-    after at least one step outside of the capture; replays then count. Units may be reset between replays.
+    after at least one step outside of the capture; replays then count. Units may be reset between replays, except input
+    channels of grouped convolutions.
 
     Not supported: ``differentiable``. A state_dict of torch.optim.Adam with these options can be loaded. torch.compile
     does not compile the step; use ``kernels`` instead.
@@ -213,8 +214,8 @@ class AdamGnT(Optimizer):
             )
         if capturing and changed:
             raise RuntimeError(
-                "AdamGnT must have taken a step on the same parameters, outside of the capture, before a step is captured "
-                "in a CUDA graph: its state is created in that step"
+                "AdamGnT must have taken a step on the same parameters, outside of the capture, before a step is "
+                "captured in a CUDA graph: its state is created in that step"
             )
         if changed:
             for i in changed:

@@ -7,6 +7,7 @@ An element's step count is the smaller one of its row's and its column's, so its
 and its root the smaller one. The equivalent in torch operations is `gnt.optim._adam.per_unit_step`.
 """
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, import-untyped, import-not-found, misc"
+# ruff: noqa: SIM108 (a conditional expression would be evaluated at run time)
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ A *task* is a sum over some elements for each of several positions. Element k of
 which describes the samples of a feature, and rows and columns of a weight, of linear and convolutional layers.
 """
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, import-untyped, import-not-found, misc"
+# ruff: noqa: SIM108 (a conditional expression would be evaluated at run time)
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ import triton.language as tl
 
 TASK_FIELDS = 10  # address, kind, positions, size, inner, outer_stride, position_stride, chunk, slot, signed
 GROUP_FIELDS = 14
-# units, block, first, mean, takes part, size, and slot and chunks of: feature, outgoing, incoming; sizes of the last two
+# units, positions of a unit, first unit, place of the means, takes part; size, slot and chunks of the feature; slot,
+# chunks and size of the outgoing weights, then of the incoming ones
 
 # tile of a task whose positions are adjacent in memory, and of one whose elements are
 WIDE_ROWS, WIDE_POSITIONS = 16, 128
@@ -133,7 +135,7 @@ def partial_sums(
 def _summed(values, slot, chunks, positions, at, mask, scalar: tl.constexpr, block: tl.constexpr):
     """The sums over the chunks of a task."""
     total = tl.zeros((block,), dtype=scalar)
-    for number in range(0, chunks):
+    for number in range(chunks):
         total += tl.load(values + slot + number * positions + at, mask=mask, other=0.0)
     return total
 
@@ -175,7 +177,7 @@ def combine(
         positions = units * per_unit
         mean = tl.zeros((block,), dtype=scalar)
         value = tl.zeros((block,), dtype=scalar)
-        for i in range(0, per_unit):
+        for i in range(per_unit):
             at = unit * per_unit + i
             mean += _summed(sums, feature_slot, feature_chunks, positions, at, mask, scalar, block)
             product = tl.full((block,), 1.0, dtype=scalar)

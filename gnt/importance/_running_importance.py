@@ -67,6 +67,11 @@ class RunningImportance:
         self._others = ReplacedByOthers()
 
     @property
+    def is_capturing(self) -> bool:
+        """True while a CUDA graph is captured on the groups' device."""
+        return self.evaluator.on_cuda and torch.cuda.is_current_stream_capturing()
+
+    @property
     def values(self) -> list[Tensor]:
         """The importance of each unit, (num_units,) for each group: the corrected running average of the measure.
 
@@ -125,7 +130,13 @@ class RunningImportance:
         ]
 
     def update_with(self, features: FeatureBatch, processes: Processes | None) -> bool:
-        """Update the running averages of the groups that take part; False if none does, which is no update."""
+        """Update the running averages of the groups that take part; False if none does, which is no update.
+
+        Raises:
+            RuntimeError: a CUDA graph is being captured.
+        """
+        if self.is_capturing:
+            raise RuntimeError("an update cannot be captured in a CUDA graph by itself: capture GnT.step")
         signals: list[Signals] | None = None
         if processes is None:
             if features.empty:

@@ -128,6 +128,7 @@ class AttachedEngine(FollowedEngine):
     def __getstate__(self) -> dict[str, Any]:
         own: dict[str, Any] = {
             "selected": [],
+            "captured_absent": None,
             "_selection": Selection([]),
             "_processes": None,
             "_structure": None,

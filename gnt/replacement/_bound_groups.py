@@ -104,6 +104,7 @@ class BoundGroups(ChangeableSettings):
         self.groups, self.slot_inits, self.optimizer_state = groups, slot_inits, optimizer_state
         self._structure = StructureCheck(groups)
         self.selected, self.replaced, self._processes = [], self.no_units(), None
+        self.captured_absent: frozenset[int] | None = None
         self.protection_changed()
 
     def no_units(self) -> list[Tensor]:

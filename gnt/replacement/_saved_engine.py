@@ -62,6 +62,7 @@ class SavedEngine(EngineCore):
     def load_checked_state(self, state: _checkpoint.CheckedState) -> None:
         """Load a checked state; this does not fail."""
         _checkpoint.load_units(state, self.groups)
+        self.importance.evaluator.follow_host()
         _checkpoint.load_generators(state, self.generator, self.host_generator)
         self.updates, self.counted = state.updates, state.counted
         self.slot_inits = state.slot_inits

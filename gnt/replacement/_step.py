@@ -62,6 +62,7 @@ class EngineCore(BoundGroups):
         counted: number of the update for which units were selected last.
         next_idle_check: number of the update after which `idle_warning` is asked; infinity after its warning.
         selected: units selected last, until they are replaced.
+        captured_absent: numbers of the groups that took no part in a captured step; None: none was captured.
         protection: what ``protect`` tells of the groups' units.
     """
 
@@ -110,11 +111,14 @@ class EngineCore(BoundGroups):
         self.counted = 0
         self.next_idle_check: float = first_check(0)
         self.selected: list[Tensor] = []
+        self.captured_absent: frozenset[int] | None = None
         self._processes: Processes | None = None
 
     @no_grad
     def step_with(self, features: FeatureBatch) -> list[Tensor]:
         """Update, select and replace -> indices of the replaced units for each group."""
+        if self.importance.is_capturing:
+            return self._capture_update(features)
         if self.updates == 0 and self.optimizer_state is not None:
             # the state exists now: report at once, not at the first replacement
             self.optimizer_state.check(self.groups)
@@ -125,6 +129,22 @@ class EngineCore(BoundGroups):
             self.selected = []
             return self.replaced
         return self._select_and_replace()
+
+    def _capture_update(self, features: FeatureBatch) -> list[Tensor]:
+        """Capture the update in a CUDA graph; `after_replay` does the rest of the step."""
+        if self.join_processes() is not None:
+            raise RuntimeError(
+                "a step over several processes cannot be captured in a CUDA graph: capture forward and backward, and "
+                "step the engine outside of the graph"
+            )
+        if self.updates == 0:
+            raise RuntimeError("take a step outside of the capture before one is captured in a CUDA graph")
+        if not features.empty:
+            self.importance.evaluate(features)
+            self.importance.evaluator.advance()
+        self.captured_absent = features.absent
+        self.replaced = self.no_units()
+        return self.replaced
 
     def step_recorded(self) -> bool:
         """A step with what was recorded; False if that is nothing, in all processes. For an attached engine.

@@ -198,6 +198,40 @@ class GnT(AttachedEngine, ExplainsOtherNames):
 
     @not_compiled
     @torch.no_grad()
+    def after_replay(self) -> list[Tensor]:
+        """Finish a step that the replay of a CUDA graph has begun: count it, select units and replace them.
+
+        A step that is captured (`step`, or the optimizer's step of an attached engine) contains the update alone, since
+        the number of units that are due is known on the host. Call this after each replay, outside of the graph:
+
+            with torch.cuda.graph(graph):
+                loss(net(x), y).backward()
+                optimizer.step()                    # AdamGnT and CBPAdam with capturable=True
+                engine.step()                       # not for an attached engine
+            for x_new, y_new in data:
+                x.copy_(x_new), y.copy_(y_new)
+                graph.replay()
+                engine.after_replay()
+
+        Before the capture, take a few steps outside of it, as for any CUDA graph. Steps outside of the graph are
+        allowed in between. Replays do not see settings that were changed after the capture, except those of selection
+        (``replacement_rate``, ``maturity_threshold``, ``accumulate``) and of new units.
+
+        Returns:
+            Indices of the replaced units for each group, which ``replaced`` also has.
+
+        Raises:
+            RuntimeError: no step of this engine was captured.
+        """
+        if self.captured_absent is None:
+            raise RuntimeError("after_replay finishes a step that was captured in a CUDA graph, and none was captured")
+        if self.protect is not None:
+            self.read_protection()
+        self.importance.evaluator.count_replay(self.captured_absent)
+        return self.after_traced_update(self.captured_absent)
+
+    @not_compiled
+    @torch.no_grad()
     def update(self, features: Features | None = None) -> None:
         """Increase ages by one, and update the running averages of mean feature and utility.
 

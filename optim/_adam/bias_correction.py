@@ -169,7 +169,7 @@ class BiasCorrections:
         """`compute` for current steps that are on the device, (parameters,), without reading them."""
         sizes = [size for *_, size in self._parts]
         counts = torch.cat(
-            [steps[i] - start for (i, *_), start in zip(self._parts, self._starts.split(sizes), strict=True)]
+            [steps[i] - start for (i, *_), start in zip(self._parts, torch.split(self._starts, sizes), strict=True)]
         ).double()
         beta1, beta2 = beta_values(group)
         first, second = (

@@ -18,7 +18,6 @@ from gnt.optim._adam.state import (
     Group,
     State,
     is_plain_tensor,
-
     moment_lists,
     share_step_counts,
     step_counts_on_device,
@@ -88,7 +87,9 @@ class TritonStep:
         kernels, count = self._kernels, len(states)
         parts: list[Tensor] = []
         places: list[tuple[State, str]] = []
-        owners, rows, blocks, at = list(range(count)), [], [], 0
+        owners, at = list(range(count)), 0
+        rows: list[list[int]] = []
+        blocks: list[int] = []
         for i, (param, state) in enumerate(zip(self._params, states, strict=True)):
             shape = param.shape
             rows_of, inner = shape[0] if shape else 1, shape[2:].numel() if len(shape) > 2 else 1
@@ -162,5 +163,3 @@ class TritonStep:
 
         table = self._option_tables.table(numbers, bits).view(torch.float64)
         return table, lr.detach() if on_this_device else table[self._kernels.OPTIONS :]
-
-

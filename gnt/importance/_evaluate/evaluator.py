@@ -40,6 +40,7 @@ class Evaluator:
     Attributes:
         absent: numbers of the groups that took no part in the latest evaluation.
         resting: numbers of the groups that took part and were not measured.
+        on_cuda: some groups are on a GPU.
     """
 
     def __init__(self, groups: Sequence[UnitGroup], measure: Measure, name: str, *, kernels: bool) -> None:
@@ -59,6 +60,7 @@ class Evaluator:
     def share_states(self) -> None:
         """Join the states of groups with the same device and dtype, as they are now."""
         self._weight_means = None
+        self.on_cuda = any(group.state.utility.is_cuda for group in self._groups)
         self.parts = [
             _SharedPart(
                 numbers,

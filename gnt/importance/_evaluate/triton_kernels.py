@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gnt._triton import DeviceTables, is_capturing, on_device
 from gnt.importance._evaluate.eager import EagerEvaluation
-from gnt.importance._evaluate.means_layout import GroupLayout, MeansLayout
+from gnt.importance._evaluate.means_layout import MeansLayout
 from gnt.importance._shared_state import SharedState
 
 KINDS = {torch.bfloat16: 1, torch.float16: 2}  # 0: the dtype of the state
@@ -143,9 +143,7 @@ class _Plan:
             chunk = -(-size // wanted)
             chunk = -(-chunk // step) * step
             chunks = -(-size // chunk)
-            self._tasks.append(
-                (number, (positions, size, inner, outer_stride, stride, chunk, self.num_slots, signed))
-            )
+            self._tasks.append((number, (positions, size, inner, outer_stride, stride, chunk, self.num_slots, signed)))
             found[id(what)] = self.num_slots, chunks, size
             self.num_slots += positions * chunks
             self.most_programs = max(self.most_programs, blocks * chunks)
@@ -154,15 +152,15 @@ class _Plan:
         for group in layout.simple:
             slot, chunks, size = found.get(id(group), nothing)
             outgoing, incoming = found.get(id(group.outgoing), nothing), found.get(id(group.incoming), nothing)
-            first = group.utility.storage_offset() - shared.num_features
-            rows += [group.utility.numel(), group.block, first, group.mean.storage_offset()]
+            first = int(group.utility.storage_offset()) - shared.num_features
+            rows += [group.utility.numel(), group.block, first, int(group.mean.storage_offset())]
             rows += [int(id(group) in found), size, slot, chunks, *outgoing, *incoming]
         self._groups = rows
         self.num_groups = len(layout.simple)
         self.most_units = -(-max(group.utility.numel() for group in layout.simple) // _UNITS)
         self._tables = [DeviceTables(shared.measured.device) for _ in range(3)]
 
-    def tables(self, features: Sequence[Tensor | None], weights: Sequence[Tensor]) -> list[Tensor]:
+    def tables(self, features: Sequence[Tensor | None], weights: Sequence[Any]) -> list[Tensor]:
         """The tables of weights, features and groups."""
         of_weights, of_features, of_groups = self._tables
         at_weights = tuple(weight.data_ptr() for weight in weights)
