@@ -33,14 +33,18 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of the checkout, with "+changes" if files differ from it; None outside a git checkout."""
+    """The commit of the checkout, with "+changes" if files differ from it.
+
+    Outside a git checkout the value of the environment variable BENCHMARKS_COMMIT, or None.
+    """
+    named = os.environ.get("BENCHMARKS_COMMIT") or None
     try:
         if Path(_git("rev-parse", "--show-toplevel")).resolve() != ROOT:
-            return None
+            return named
         head = _git("rev-parse", "HEAD")
         return head + ("+changes" if _git("status", "--porcelain") else "")
     except (OSError, subprocess.SubprocessError):
-        return None
+        return named
 
 
 def hardware() -> dict[str, Any]:

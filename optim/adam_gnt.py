@@ -229,6 +229,7 @@ class AdamGnT(Optimizer):
                         self.state,
                         weight_means,
                         kernels=self.kernels,
+                        triton=self.kernels is not False,
                         capturable=self.capturable,
                     )
             self._any_on_cuda = any(plan.on_cuda for plan in plans.values())

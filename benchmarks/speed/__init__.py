@@ -4,6 +4,7 @@ All variants of a workload do the same full training step, in one process and in
 machine down affects both sides of a ratio.
 
     workloads, variants         the two tables to add to: networks and data; ways to train
+    gpu_variants                ways to train on a GPU (--device cuda); gpu_markdown shows them
     step_runners, networks      build the variants; third_party: ccbp-pytorch
     selection                   which workloads and variants a command measures
     measurement, timing         measure them, in rounds; memory: bytes of state

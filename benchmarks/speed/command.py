@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.argument_parser import Parser
 from benchmarks.atomic_files import write_atomically, write_json
-from benchmarks.errors import STOPPED
+from benchmarks.errors import STOPPED, CannotRun
 from benchmarks.results_folder import inside
 from benchmarks.settings import OUT
 from benchmarks.speed import HELP, allocator, record_file
@@ -69,6 +69,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="NAME",
         help="wall; or cpu: processor time of this process, for machines with other load (with --threads 1)",
     )
+    parser.add(
+        "--device",
+        type=one_of("cpu", "cuda"),
+        default="cpu",
+        metavar="NAME",
+        help="cpu; or cuda: training steps on a GPU, launched one by one and as captured graphs",
+    )
     parser.add("--memory", action="store_true", help="measure bytes of optimizer and engine state instead of times")
     parser.add("--compare", type=Path, metavar="FILE", help="also show what changed since this older record")
     parser.add("--show", type=Path, metavar="FILE", help="show this record, without measuring")
@@ -88,6 +95,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error("--markdown needs --show FILE")
     if parsed.clock == "cpu" and parsed.threads != 1:
         parser.error("--clock cpu needs --threads 1, as with several threads it includes their waiting")
+    if parsed.device == "cuda" and (parsed.clock == "cpu" or parsed.memory):
+        parser.error("--device cuda measures wall time: leave out --clock cpu and --memory")
     return parsed
 
 
@@ -101,16 +110,18 @@ def _measure(parsed: argparse.Namespace, command_line: str, old: dict[str, Any] 
     from benchmarks.speed.memory import measure_memory
     from benchmarks.speed.selection import select_workloads
 
-    plans = [] if parsed.memory else select_workloads(parsed.only, quick=parsed.quick)
+    if parsed.device == "cuda" and not torch.cuda.is_available():
+        raise CannotRun("--device cuda: torch finds no CUDA device.")
+    plans = [] if parsed.memory else select_workloads(parsed.only, quick=parsed.quick, device=parsed.device)
     if parsed.threads:
         torch.set_num_threads(parsed.threads)
-    settings = {name: getattr(parsed, name) for name in ("only", "quick", "clock", "memory")}
+    settings = {name: getattr(parsed, name) for name in ("only", "quick", "clock", "memory", "device")}
     record = record_file.new_record(command_line, settings)
     stopped = False
     try:
         if plans:
             _time(plans, record, output, quiet=parsed.quiet)
-        if parsed.memory or not parsed.only:
+        if parsed.memory or not (parsed.only or parsed.device == "cuda"):
             record["memory"] = measure_memory()
         record["complete"] = True
     except KeyboardInterrupt:
@@ -126,7 +137,7 @@ def _time(plans: list[Any], record: dict[str, Any], output: Path, *, quiet: bool
     from benchmarks.progress import progress_view
     from benchmarks.speed.machine_load import LoadMonitor, measure_machine_load
     from benchmarks.speed.measurement import measure_all
-    from benchmarks.speed.timing import FULL, QUICK
+    from benchmarks.speed.timing import FULL, GPU, QUICK
 
     console = _console()
     before = measure_machine_load()
@@ -134,7 +145,10 @@ def _time(plans: list[Any], record: dict[str, Any], output: Path, *, quiet: bool
         message = f"This machine is busy: {'; '.join(before.reasons())}. The ratios may be inaccurate."
         console.print(message, style="yellow", highlight=False)
     monitor = LoadMonitor()
-    rounds = replace(QUICK if record["settings"]["quick"] else FULL, clock=record["settings"]["clock"])
+    if record["settings"]["device"] == "cuda":
+        rounds = GPU
+    else:
+        rounds = replace(QUICK if record["settings"]["quick"] else FULL, clock=record["settings"]["clock"])
 
     def keep(found: dict[str, Any]) -> None:
         record["workloads"].append(found)

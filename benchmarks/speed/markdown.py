@@ -25,6 +25,10 @@ HEAD = (
 
 def markdown(record: dict[str, Any]) -> str:
     """One row for each workload with full training steps, then one line for each ratio of the others."""
+    if record["settings"].get("device") == "cuda":
+        from benchmarks.speed.gpu_markdown import gpu_markdown
+
+        return gpu_markdown(record)
     rows: list[list[str]] = []
     others: list[str] = []
     for workload in record["workloads"]:

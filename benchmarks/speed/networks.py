@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.methods import with_seed
 from benchmarks.seeds import stream
-from benchmarks.speed.workloads import CONVNET, Workload
+from benchmarks.speed.workloads import CONVNET, GPT, RESNET, Workload
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": F.mse_loss, "cross_entropy": F.cross_entropy}
 POOL = 16  # number of different batches, which are repeated
@@ -20,13 +20,17 @@ POOL = 16  # number of different batches, which are repeated
 def make_net(workload: Workload) -> nn.Sequential:
     """The workload's network, with the same weights for every variant."""
     net: nn.Sequential = with_seed(0, lambda: fresh_net(workload.net))
-    return net
+    return net.to(workload.device)
 
 
 def fresh_net(sizes: tuple[int, ...] | str) -> nn.Sequential:
-    """A ReLU network with layers of these sizes, or the convolutional one, with torch's default initial weights."""
+    """A ReLU network with layers of these sizes, or the named one, with torch's default initial weights."""
     if sizes == CONVNET:
         return _convnet()
+    if sizes in (GPT, RESNET):
+        from benchmarks.speed.traced_networks import gpt_blocks, resnet18
+
+        return gpt_blocks() if sizes == GPT else resnet18()
     assert not isinstance(sizes, str)
     layers: list[nn.Module] = []
     for fan_in, fan_out in itertools.pairwise(sizes):
@@ -54,15 +58,19 @@ def batches(workload: Workload, lead: tuple[int, ...] = ()) -> Iterator[tuple[Te
     are slow. ``lead``: dimensions before the batch dimension, for an ensemble.
     """
     generator = stream(0, "speed")
-    conv = workload.net == CONVNET
-    sample = (3, 32, 32) if conv else (workload.net[0],)
-    outputs = 2 if conv else int(workload.net[-1])
+    images = {CONVNET: 2, RESNET: 10}
+    if workload.net == GPT:
+        sample: tuple[int, ...] = (512, 256)
+        shape: tuple[int, ...] = sample
+    else:
+        sample = (3, 32, 32) if workload.net in images else (int(workload.net[0]),)
+        shape = (images.get(workload.net) or int(workload.net[-1]),)
     pool = []
     for _ in range(POOL):
         x = torch.randn(*lead, workload.batch, *sample, generator=generator)
         if workload.loss == "mse":
-            y = torch.randn(*lead, workload.batch, outputs, generator=generator)
+            y = torch.randn(*lead, workload.batch, *shape, generator=generator)
         else:
-            y = torch.randint(outputs, (*lead, workload.batch), generator=generator)
-        pool.append((x, y))
+            y = torch.randint(shape[0], (*lead, workload.batch), generator=generator)
+        pool.append((x.to(workload.device), y.to(workload.device)))
     return itertools.cycle(pool)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.errors import CannotRun
 from benchmarks.speed.variants import VARIANTS, Variant, variants_of
-from benchmarks.speed.workloads import QUICK_MATURITY, WORKLOADS, Workload
+from benchmarks.speed.workloads import GPU, GPU_WORKLOADS, QUICK_MATURITY, WORKLOADS, Workload
 from benchmarks.value_checks import nearest
 
 
@@ -39,18 +39,19 @@ class WorkloadPlan:
     left_out: dict[str, str] = field(default_factory=dict)
 
 
-def select_workloads(only: Sequence[str], *, quick: bool) -> list[WorkloadPlan]:
-    """All workloads, or the parts whose names match one of the patterns ``only``.
+def select_workloads(only: Sequence[str], *, quick: bool, device: str = "cpu") -> list[WorkloadPlan]:
+    """All workloads of a device, or the parts whose names match one of the patterns ``only``.
 
     Raises:
         CannotRun: a pattern matches no workload and no variant.
     """
+    workloads = WORKLOADS if device == "cpu" else tuple(_gpu_version(one, device) for one in GPU_WORKLOADS)
     for pattern in only:
-        if not any(_is_selected(one, variant.name, [pattern]) for one in WORKLOADS for variant in variants_of(one)):
-            names = [*(one.name for one in WORKLOADS), *dict.fromkeys(one.name for one in VARIANTS)]
+        if not any(_is_selected(one, variant.name, [pattern]) for one in workloads for variant in variants_of(one)):
+            names = [*(one.name for one in workloads), *dict.fromkeys(one.name for one in VARIANTS)]
             raise CannotRun(f"--only: no workload and no variant matches {pattern!r}{nearest(pattern, names)}")
-    named = [one for one in WORKLOADS if not one.long or any(_matches(one.name, pattern) for pattern in only)]
-    asked = [_quick_version(one) for one in named] if quick else WORKLOADS
+    named = [one for one in workloads if not one.long or any(_matches(one.name, pattern) for pattern in only)]
+    asked = [_quick_version(one) for one in named] if quick else workloads
     plans = [_plan(one, only) for one in asked]
     return [plan for plan in plans if plan.ratios or plan.left_out]
 
@@ -79,6 +80,12 @@ def _is_selected(workload: Workload, variant: str, patterns: Sequence[str]) -> b
 
 def _matches(name: str, pattern: str) -> bool:
     return fnmatch.fnmatch(name.lower(), f"*{pattern.lower()}*")
+
+
+def _gpu_version(workload: Workload, device: str) -> Workload:
+    """The workload on a GPU, with a short warm-up."""
+    maturity = min(workload.maturity, QUICK_MATURITY)
+    return dataclasses.replace(workload, kind=GPU, device=device, maturity=maturity, graphs=False, brief=False)
 
 
 def _quick_version(workload: Workload) -> Workload:

@@ -46,7 +46,7 @@ class StepRunner:
     def force_replacement(self) -> None:
         """Replace one unit of each group, so that all state that replacement creates exists."""
         if self.engine is not None:
-            self.engine.replace([torch.tensor([0]) for _ in self.engine.groups])
+            self.engine.replace([torch.tensor([0], device=g.state.born.device) for g in self.engine.groups])
 
     def tensors(self) -> Iterator[Tensor]:
         """Weights, gradients and optimizer state."""

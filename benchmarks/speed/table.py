@@ -94,6 +94,8 @@ def notes(record: dict[str, Any]) -> list[str]:
         f"{hardware['processor']}, {about['threads']} of {hardware['cores']} cores, {hardware['instructions']}; "
         f"torch {about['versions']['torch']}; allocator: {about['allocator']}; commit {about['commit']}",
     ]
+    if about.get("gpu"):
+        lines.insert(0, f"{about['gpu']}. Times include the wait for the GPU.")
     if record["settings"]["clock"] == "cpu":
         lines.append("Times are processor time of this process (--clock cpu).")
     targets = [is_met(one) for workload in record["workloads"] for one in workload["figures"]]

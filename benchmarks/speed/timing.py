@@ -31,7 +31,7 @@ class Rounds:
         block: approximate seconds per block of steps.
         budget: approximate seconds for the rounds of a workload; with long blocks there are fewer rounds.
         most, least: bounds of the number of rounds.
-        clock: "wall", or "cpu" for the processor time of this process.
+        clock: "wall"; "cpu" for the processor time of this process; "cuda" for wall time that waits for the GPU.
     """
 
     block: float
@@ -41,9 +41,16 @@ class Rounds:
     clock: str = "wall"
 
 
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+def _after_synchronization() -> float:
+    """The time once the GPU has finished what was launched."""
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time, "cuda": _after_synchronization}
 FULL = Rounds(block=0.05, budget=40.0, most=25, least=5)
 QUICK = Rounds(block=0.025, budget=4.0, most=7, least=3)
+GPU = Rounds(block=0.02, budget=2.5, most=15, least=5, clock="cuda")
 
 
 @dataclass

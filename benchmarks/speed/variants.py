@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import gnt
-from benchmarks.speed import third_party
+from benchmarks.speed import gpu_variants, third_party
 from benchmarks.speed.step_runners import (
     STEP_SIZE,
     StepRunner,
@@ -27,7 +27,7 @@ from benchmarks.speed.step_runners import (
     masked,
     optimizer_alone,
 )
-from benchmarks.speed.workloads import LOOP, MANY, MASKS, STEP, Workload
+from benchmarks.speed.workloads import GPU, LOOP, MANY, MASKS, STEP, Workload
 from gnt.optim import CBPSGD, AdamGnT, CBPAdam
 
 Build = Callable[[Workload], StepRunner]
@@ -191,6 +191,8 @@ VARIANTS = (
     Variant(LEARN_ADAM, _learner(gnt.ContinualBackprop, "adam"), kind=MANY),
     Variant("Ensemble.learn, Adam", _ensemble("adam"), ((LEARN_ADAM, "ensemble"),), kind=MANY),
     Variant("Ensemble.learn, Adam, compiled", _ensemble("adam", compile=True), ((LEARN_ADAM, "ensemble"),), kind=MANY),
+    # on a GPU
+    *(Variant(name, build, against, kind=GPU) for name, build, against in gpu_variants.ROWS),
 )
 
 

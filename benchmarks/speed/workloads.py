@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-CONVNET = "convnet"
+CONVNET, GPT, RESNET = "convnet", "gpt", "resnet18"
 
 LOOP = "loop"  # full training steps
 STEP = "optimizer"  # the optimizer's step alone
 MANY = "ensemble"  # many networks
 MASKS = "masks"  # training steps with task masks
+GPU = "gpu"  # full training steps on a GPU, one by one and as a captured graph
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Workload:
 
     Attributes:
         name: as printed, and as matched by ``--only``.
-        net: sizes of the layers of a ReLU network, or ``CONVNET``.
+        net: sizes of the layers of a ReLU network, ``CONVNET``, ``GPT`` or ``RESNET``.
         batch: samples per step.
         loss: "mse" or "cross_entropy".
         targets: name of a target (see `variants.Variant.against`) -> target ratio.
@@ -33,6 +34,7 @@ class Workload:
         maturity: maturity threshold; the warm-up is longer than this.
         members: number of networks, for ensembles.
         picture: the panel it is drawn in, "width" or "batch".
+        device: where network and data are, "cpu" or "cuda".
     """
 
     name: str
@@ -47,6 +49,7 @@ class Workload:
     maturity: int = 100
     members: int = 1
     picture: str | None = None
+    device: str = "cpu"
 
     @property
     def width(self) -> int | None:
@@ -119,3 +122,9 @@ WORKLOADS = (
     ),
 )
 QUICK_MATURITY = 10
+
+GPU_WORKLOADS = (
+    *(one for one in WORKLOADS if one.kind == LOOP),
+    Workload("GPT-2-like blocks, 4 x 256, 512 tokens", GPT, 1, "mse", targets={"sgd": 1.02, "adam": 1.02}),
+    Workload("ResNet-18, 3x32x32, batch 32", RESNET, 32, targets={"sgd": 1.02, "adam": 1.02}),
+)

@@ -43,7 +43,8 @@ class StepPlan:
         group: the options.
         state_of: the optimizer state; missing entries are created.
         weight_means: where the kernel writes means of |w|, by the parameter's id.
-        kernels: step by kernels what they can step.
+        kernels: step by the C kernel what it can step.
+        triton: step by Triton kernels what they can step; on a GPU parameters of which units were reset.
         capturable: keep the step counts on the devices.
     """
 
@@ -55,6 +56,7 @@ class StepPlan:
         weight_means: Mapping[int, WeightMeans],
         *,
         kernels: bool,
+        triton: bool = False,
         capturable: bool = False,
     ) -> None:
         self._weight_means = weight_means
@@ -64,7 +66,7 @@ class StepPlan:
             complete_state(param, state, self._amsgrad, capturable=capturable)
         batches: dict[tuple[Any, ...], list[int]] = {}
         for i, (param, state) in enumerate(zip(params, states, strict=True)):
-            batches.setdefault(_stepper_key(param, state, kernels, capturable), []).append(i)
+            batches.setdefault(_stepper_key(param, state, kernels, triton, capturable), []).append(i)
         self._steppers: list[tuple[Stepper, list[int] | None]] = []
         for (make, *_), chosen in batches.items():
             stepper = make([params[i] for i in chosen], [states[i] for i in chosen], group)
@@ -116,10 +118,10 @@ class StepPlan:
             stepper.step(grads if chosen is None else [grads[i] for i in chosen], group)
 
 
-def _stepper_key(param: Tensor, state: State, kernels: bool, capturable: bool) -> tuple[Any, ...]:
+def _stepper_key(param: Tensor, state: State, kernels: bool, triton: bool, capturable: bool) -> tuple[Any, ...]:
     """What makes the stepper for a parameter, then what all parameters of one stepper have in common."""
     never_reset = all(key not in state for key in START_KEYS)
-    if kernels and (not never_reset or not param.is_cuda) and triton_can_step(param, state):
+    if triton and not (never_reset and param.is_cuda) and triton_can_step(param, state):
         return _CAPTURABLE_TRITON_STEP if capturable else _TRITON_STEP, param.device, param.dtype
     if kernels and not capturable and kernel_can_step(param, state):
         return KernelStep, param.dtype

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import warnings
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -15,32 +13,23 @@ import torch.nn.functional as F
 import gnt
 from gnt.importance import MEASURES
 from gnt.optim import CBPSGD, CBPAdam, CBPAdamW
+from tests.cuda.synchronization import no_synchronization
 from tests.helpers.small_runs import FREQUENT_REPLACEMENT, IMAGE_SHAPE, batch, conv_net, mlp, replaced, train
 
 NETS = pytest.mark.parametrize(("make", "shape"), [(mlp, (4,)), (conv_net, IMAGE_SHAPE)], ids=["mlp", "conv"])
-
-
-@contextlib.contextmanager
-def no_synchronization() -> Iterator[None]:
-    """An operation that waits for the device raises an error."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype feature")
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            yield
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+KERNELS = pytest.mark.parametrize("kernels", [False, True])
 
 
 @NETS
+@KERNELS
 @pytest.mark.parametrize("utility", [name for name in MEASURES if name != "random"])
-def test_utilities_and_selections_equal_those_of_the_cpu(make, shape, utility):
+def test_utilities_and_selections_equal_those_of_the_cpu(make, shape, utility, kernels):
     """Both replace the same units, whose new weights are given."""
     engines = []
     for device in ("cpu", "cuda"):
         net = make().double().to(device)
         optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
-        engine = gnt.GnT(net, optimizer, utility=utility, **FREQUENT_REPLACEMENT)
+        engine = gnt.GnT(net, optimizer, utility=utility, kernels=kernels, **FREQUENT_REPLACEMENT)
         chosen = []
         for t in range(20):
             x, y = (tensor.double().to(device) for tensor in batch(t, *shape))
@@ -68,11 +57,12 @@ def test_utilities_and_selections_equal_those_of_the_cpu(make, shape, utility):
 
 
 @NETS
+@KERNELS
 @pytest.mark.parametrize("utility", MEASURES)
-def test_steps_do_not_synchronize(make, shape, utility):
+def test_steps_do_not_synchronize(make, shape, utility, kernels):
     net = make().cuda()
     optimizer = torch.optim.Adam(net.parameters())
-    engine = gnt.GnT(net, optimizer, utility=utility, replacement_rate=0.1, maturity_threshold=2)
+    engine = gnt.GnT(net, optimizer, utility=utility, replacement_rate=0.1, maturity_threshold=2, kernels=kernels)
     train(net, optimizer, engine, range(4), *shape)
     counts = []
     for t in range(4, 24):
@@ -87,10 +77,11 @@ def test_steps_do_not_synchronize(make, shape, utility):
     assert sum(counts) > 3
 
 
+@KERNELS
 @pytest.mark.parametrize("kind", [CBPSGD, CBPAdam, CBPAdamW])
-def test_cbp_optimizers_do_not_synchronize(kind):
+def test_cbp_optimizers_do_not_synchronize(kind, kernels):
     net = mlp().cuda()
-    optimizer = kind(net, lr=0.01, **FREQUENT_REPLACEMENT)
+    optimizer = kind(net, lr=0.01, kernels=kernels, **FREQUENT_REPLACEMENT)
     for t in range(20):
         x, y = (tensor.cuda() for tensor in batch(t))
         with no_synchronization() if t > 3 else contextlib.nullcontext():

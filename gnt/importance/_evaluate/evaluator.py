@@ -198,7 +198,7 @@ class _SharedPart:
     ) -> None:
         self._dtype, self._device = groups[0].state.utility.dtype, groups[0].state.utility.device
         self.on_cpu = self._device.type == "cpu"  # reading a value does not wait for a device
-        triton = kernels and self._dtype in SCALARS and triton_can_run(self._device)
+        triton = kernels is not False and self._dtype in SCALARS and triton_can_run(self._device)
         self.uses_kernels = kernels and self.on_cpu and self._dtype in SCALARS and not triton
         self.numbers = numbers
         self.shared = SharedState([group.state for group in groups], kernels=self.uses_kernels, triton=triton)
