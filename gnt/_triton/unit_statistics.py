@@ -232,6 +232,7 @@ def advance(
     nonfinite,
     updates,
     num_features,
+    every: tl.constexpr,
     decay: tl.constexpr,
     log_decay: tl.constexpr,
     tiny: tl.constexpr,
@@ -240,6 +241,8 @@ def advance(
     block: tl.constexpr,
 ):
     """One update of one group: the measured values enter the running averages. Grid: (groups,).
+
+    ``decay`` is that of ``every`` updates, of which one is measured.
 
     If a value of the group is not finite, its corrected averages do not change, and ``nonfinite`` counts.
     """
@@ -266,7 +269,7 @@ def advance(
         mean_feature = tl.load(averages + feature_at, mask=mask, other=0.0)
         utility = tl.load(averages + value_at, mask=mask, other=0.0)
         if is_bad:
-            age = before - tl.load(born + first + at, mask=mask, other=0)
+            age = before // every - tl.load(born + first + at, mask=mask, other=0) // every
             correction = _correction(age, decay, log_decay, tiny, scalar)
             feature = mean_feature / correction
             if corrected:

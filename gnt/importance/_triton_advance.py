@@ -28,8 +28,9 @@ class TritonAdvance:
         rows = [[start, size] for start, size in zip([0, *accumulate(sizes)], sizes, strict=False)]
         self._device = first.born.device
         self._rows = upload(torch.tensor(rows), self._device)
-        decay = first.decay_rate
+        decay = first.measured_decay
         self._constants = (
+            first.measure_every,
             decay,
             math.log(decay) if decay else 0.0,
             torch.finfo(dtype).tiny,

@@ -137,12 +137,17 @@ class EngineCore(BoundGroups):
                 "a step over several processes cannot be captured in a CUDA graph: capture forward and backward, and "
                 "step the engine outside of the graph"
             )
+        if self.measure_every > 1:
+            raise RuntimeError(
+                f"measure_every must be 1 to capture a step in a CUDA graph, got {self.measure_every}: all replays do "
+                "the same"
+            )
         if self.updates == 0:
             raise RuntimeError("take a step outside of the capture before one is captured in a CUDA graph")
         if not features.empty:
             self.importance.evaluate(features)
             self.importance.evaluator.advance()
-        self.captured_absent = features.absent
+        self.captured_absent = features.absent if features.empty else self.importance.evaluator.absent
         self.replaced = self.no_units()
         return self.replaced
 
