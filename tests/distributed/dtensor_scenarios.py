@@ -93,17 +93,19 @@ def local_batch(plan: str, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor
 def sharded(folder: Path, *cases: str) -> Any:
     """Train sharded, and on each rank a single-process run on the global batch, case by case.
 
-    The anchors of an L2 Init, which is not part of the loss, follow each engine.
+    The anchors of an L2 Init, which is not part of the loss, follow each engine. "top" at the end of a case: some units
+    are held without tasks.
     """
     return [_sharded(*case.split(":")) for case in cases]
 
 
-def _sharded(plan: str, optimizer: str, utility: str, kind: str) -> Any:
+def _sharded(plan: str, optimizer: str, utility: str, kind: str, held: str = "") -> Any:
     net, single_net = NETWORKS[kind](), NETWORKS[kind]()
     model = PLANS[plan](net)
     opt, single_opt = (worker.OPTIMIZERS[optimizer](n) for n in (net, single_net))
-    engine = worker.engine(net, opt, utility=utility, seed=7)
-    single = worker.engine(single_net, single_opt, utility=utility, seed=7, process_group=False)
+    own = {"utility": utility, "seed": 7, "protect": gnt.TopUnits(0.3, slow=0.25, every=3) if held else None}
+    engine = worker.engine(net, opt, **own)
+    single = worker.engine(single_net, single_opt, process_group=False, **own)
     anchors = gnt.L2Init(net, 1.0), gnt.L2Init(single_net, 1.0)
     for each, reg in zip((engine, single), anchors, strict=True):
         each.follow(reg)
@@ -114,11 +116,12 @@ def _sharded(plan: str, optimizer: str, utility: str, kind: str) -> Any:
         replaced_units.append(([u.tolist() for u in engine.replaced], [u.tolist() for u in single.replaced]))
     kinds = [type(p).__name__ for p in net.parameters()]
     utility = [[g.state.utility for g in one.groups] for one in (engine, single)]
+    held_units = [[g.state.held.tolist() for g in one.groups] if held else [] for one in (engine, single)]
     params = {
         name: worker.flat_tensors([*each.parameters(), *reg.start])
         for name, each, reg in zip(("params", "single_params"), (net, single_net), anchors, strict=True)
     }
-    return {"replaced_units": replaced_units, "utility": utility, "kinds": kinds, **params}
+    return {"replaced_units": replaced_units, "utility": utility, "held": held_units, "kinds": kinds, **params}
 
 
 def refused(folder: Path) -> Any:

@@ -15,11 +15,11 @@ from tests.distributed.launch import run_ranks
             2,
             [
                 "fsdp:adam_gnt:adaptable_contribution:mlp",
-                "fsdp:adam:replacement_cost:conv",
+                "fsdp:adam:replacement_cost:conv:top",
                 "fsdp:sgd:gradient_activation:mlp",
-                "tensor_parallel:sgd:gradient:mlp",
+                "tensor_parallel:sgd:gradient:mlp:top",
                 "fsdp:adam_gnt:adaptable_contribution:transposed",
-                "hybrid:adam_gnt:contribution:mlp",
+                "hybrid:adam_gnt:contribution:mlp:top",
                 "tensor_parallel:adam_gnt:adaptable_contribution:mlp",
                 "copies:adam_gnt:adaptable_contribution:mlp",
                 "dtensor_features:adam_gnt:adaptable_contribution:odd_widths",
@@ -27,7 +27,7 @@ from tests.distributed.launch import run_ranks
         ),
         (
             3,
-            ["fsdp:sgd:contribution:conv", "tensor_parallel:sgd:contribution:mlp"],
+            ["fsdp:sgd:contribution:conv:top", "tensor_parallel:sgd:contribution:mlp"],
         ),  # 8 channels on 3 ranks: uneven shards
         (4, ["both:adam_gnt:adaptable_contribution:mlp"]),
     ],
@@ -39,6 +39,7 @@ def test_a_sharded_run_equals_a_single_process(tmp_path, ranks, cases):
             assert replaced_units == [single for _, single in case["replaced_units"]]
             assert sum(len(units) for step in replaced_units for units in step) > 20
             torch.testing.assert_close(case["params"], case["single_params"], rtol=0, atol=1e-9)
+            assert case["held"][0] == case["held"][1]
             torch.testing.assert_close(*case["utility"], rtol=1e-6, atol=1e-9)
             assert "DTensor" in case["kinds"]
 

@@ -71,7 +71,8 @@ class Ensemble(ContinualBackprop):
 
     Raises:
         ValueError: networks of different shapes, a layer that cannot be stacked, or a setting out of range.
-        TypeError: an optimizer that does not work element by element, or an unused setting.
+        TypeError: an optimizer that does not work element by element, an unused setting, or a method that takes the
+            first dimension of batches for samples (replay, DER, A-GEM, GEM, generative replay, LwF).
 
     >>> import torch, gnt
     >>> def make_net():
@@ -125,7 +126,9 @@ class Ensemble(ContinualBackprop):
             engine_settings.pop("activation", None)  # the groups have it
             engine = EnsembleGnT(groups, self.opt, seeds=self.seeds, generators=own, **engine_settings)
             net.keeps_gradients = engine.measure.reads_feature_gradients
+        methods = self._step.methods
         self._step = EnsembleTrainingStep(net, self.loss, self.opt, engine, self.seeds)
+        self._step.set_methods(methods)
         self._layers_checked = False
 
     def learn(self, x: Tensor, y: Tensor) -> Step:

@@ -13,11 +13,13 @@ from torch.optim import Optimizer
 
 from gnt.learners._evaluated import Evaluated
 from gnt.learners._loss_and_optimizer import Loss
+from gnt.learners._methods import Methods
 from gnt.learners._training_step import NoiseLayout, TrainingStep, after_optimizer_step_message, features_of_step
 from gnt.learners.ensemble.engine import EnsembleGnT, format_seeds
 from gnt.learners.ensemble.layers import MemberDropout
 from gnt.learners.ensemble.losses import losses_and_start, member_losses
 from gnt.learners.ensemble.stacked_net import StackedNet
+from gnt.learners.ensemble.validation import refuse_methods
 from gnt.replacement import AttachableEngine
 
 
@@ -35,6 +37,15 @@ class EnsembleTrainingStep(TrainingStep):
         self._seeds = seeds
         self._parameters = list(network.parameters())
         self._dropouts = [module for module in network.layers if isinstance(module, MemberDropout)]
+
+    def set_methods(self, methods: Methods) -> None:
+        """As `TrainingStep.set_methods`.
+
+        Raises:
+            TypeError: a method that does not work with members first. Nothing is changed.
+        """
+        refuse_methods(methods)
+        super().set_methods(methods)
 
     def _evaluate(self, x: Tensor, y: Tensor) -> Evaluated:
         """Outputs, losses and features, all checked."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from gnt.initialization import init_name
 from gnt.replacement import EngineSettings
+from gnt.replay import AGEM, DER, GEM, ExperienceReplay, GenerativeReplay, LwF
+
+_SAMPLES_FIRST = (ExperienceReplay, DER, AGEM, GEM, GenerativeReplay, LwF)
 
 
 def checked_engine_settings(settings: Mapping[str, Any]) -> EngineSettings:
@@ -40,6 +43,17 @@ def refuse_protect(protect: Any) -> None:
             f"protect must be None for an ensemble, got {protect!r}: protected units would differ between members, all "
             "of which replace equally many units in a step"
         )
+
+
+def refuse_methods(methods: Iterable[Any]) -> None:
+    """Raise TypeError for methods that take the first dimension of a batch for its samples, here the members."""
+    for each in methods:
+        if isinstance(each, _SAMPLES_FIRST):
+            raise TypeError(
+                f"methods of an ensemble must not have {type(each).__name__}: it takes the first dimension of batches "
+                "for samples, which here is that of the members, and would mix their data. Train one learner for each "
+                "seed in place of the ensemble"
+            )
 
 
 def engine_generators(given: Any, own: Sequence[torch.Generator | None]) -> list[torch.Generator]:

@@ -176,3 +176,34 @@ def test_the_engine_replaces_only_what_it_selected() -> None:
         ensemble.gnt.replace([torch.tensor([0])])
     with pytest.raises(ValueError, match="there is nothing to report"):
         gnt.Ensemble(NET, [1, 2], replacement_rate=0.0).report()
+
+
+@pytest.mark.parametrize("name", ["ExperienceReplay", "DER", "AGEM", "GEM", "GenerativeReplay", "LwF"])
+def test_methods_that_take_the_members_for_samples_are_refused_by_name(name: str) -> None:
+    ensemble, buffer, loss = gnt.Ensemble(NET, [1, 2]), gnt.ReplayBuffer(4), nn.functional.mse_loss
+    build: dict[str, Callable[[], Any]] = {
+        "ExperienceReplay": lambda: gnt.ExperienceReplay(buffer),
+        "DER": lambda: gnt.DER(ensemble.net, buffer),
+        "AGEM": lambda: gnt.AGEM(ensemble.net, buffer, loss),
+        "GEM": lambda: gnt.GEM(ensemble.net, loss, per_task=4),
+        "GenerativeReplay": lambda: gnt.GenerativeReplay(ensemble.net, gnt.VAE(4, [3], 2)),
+        "LwF": lambda: gnt.LwF(ensemble.net),
+    }
+    kept = ensemble.methods = (gnt.L2Init(ensemble.net, 0.1),)
+    with pytest.raises(TypeError, match=f"methods of an ensemble must not have {name}: it takes the first dimension"):
+        ensemble.methods = [build[name]()]
+    assert ensemble.methods == kept
+    with pytest.raises(TypeError, match=f"methods of an ensemble must not have {name}"):
+        gnt.Ensemble(NET, [1, 2], methods=[build[name]()])
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+def test_methods_given_at_construction_act_in_each_step(rate: float) -> None:
+    shapes: list[Any] = []
+
+    class Seen:
+        def before_batch(self, x: torch.Tensor, y: torch.Tensor) -> None:
+            shapes.append(x.shape)
+
+    gnt.Ensemble(NET, [1, 2], replacement_rate=rate, methods=[Seen()]).learn(x(2, 5, 4), x(2, 5, 2))
+    assert shapes == [(2, 5, 4)]
