@@ -24,14 +24,14 @@ Packages, each importing only those above it:
     optim             AdamGnT and the optimizers with an engine, CBPSGD, CBPAdam, CBPAdamW; UPGD
     learners          Backprop, ContinualBackprop, LaMAML, Ensemble
     metrics           dead units, ranks, online accuracy, Probe
-    diagnosis         plasticity_check: does a network still learn as a fresh one does
+    diagnosis         plasticity_check: does a network still learn as a fresh one does; suggest: settings
     integrations      callbacks for Lightning; imported only on request
 """
 
 from gnt import metrics
 from gnt._utils.other_names import CLASSES, advice
 from gnt._version import __version__
-from gnt.diagnosis import PlasticityCheck, plasticity_check
+from gnt.diagnosis import PlasticityCheck, Suggestion, plasticity_check, suggest
 from gnt.importance import register_utility
 from gnt.learners import Backprop, ContinualBackprop, Ensemble, LaMAML, Step
 from gnt.nn import VAE, CReLU, MultiHead, ProgressiveNet
@@ -89,6 +89,7 @@ __all__ = [
     "ShrinkAndPerturb",
     "SoftReplacement",
     "Step",
+    "Suggestion",
     "TopUnits",
     "TraceError",
     "UnitGroup",
@@ -98,6 +99,7 @@ __all__ = [
     "plasticity_check",
     "register_state_reset",
     "register_utility",
+    "suggest",
     "trace",
     "walk",
 ]

@@ -1,6 +1,7 @@
-"""Whether a network can still learn, and what helps.
+"""Whether a network can still learn, what helps, and which settings fit.
 
 plasticity_check    copies of a network learn something new, and are compared with fresh ones
+suggest             replacement rate, maturity threshold and decay rate, and what given ones mean
 """
 
 from gnt.diagnosis._advice import Advice, WorstLayer
@@ -9,15 +10,19 @@ from gnt.diagnosis._plasticity_check import plasticity_check
 from gnt.diagnosis._progress import Progress
 from gnt.diagnosis._result import PlasticityCheck
 from gnt.diagnosis._statistics import Estimate
+from gnt.diagnosis._suggest import GroupRenewal, Suggestion, suggest
 from gnt.diagnosis._verdict import Gaps
 
 __all__ = [
     "Advice",
     "Estimate",
     "Gaps",
+    "GroupRenewal",
     "LayerFigures",
     "PlasticityCheck",
     "Progress",
+    "Suggestion",
     "WorstLayer",
     "plasticity_check",
+    "suggest",
 ]

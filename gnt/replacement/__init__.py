@@ -32,6 +32,7 @@ from gnt.replacement._config import ENGINE_SETTINGS, EngineSettings
 from gnt.replacement._followers import Follower
 from gnt.replacement._optimizer_hooks import AttachableEngine, attached_engines
 from gnt.replacement._protection import Protector
+from gnt.replacement._renewal import describe_renewal, lifetime, replaced_per_update
 from gnt.replacement._soft_settings import SoftReplacement
 from gnt.replacement._top_units import TopUnits
 from gnt.replacement.eligibility import UnitState
@@ -70,9 +71,12 @@ __all__ = [
     "algorithm_1",
     "attached_engines",
     "describe_inits",
+    "describe_renewal",
     "find_state_resets",
     "first_due",
     "known_optimizers",
+    "lifetime",
     "register_state_reset",
+    "replaced_per_update",
     "unwrap_optimizer",
 ]

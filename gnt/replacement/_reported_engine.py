@@ -60,10 +60,16 @@ class ReportedEngine(SavedEngine):
         """Per group: units, protected, eligible, replaced so far, when the next is due, dead units, the initial
         distributions of new units, and what `trace` refused.
 
-        Prints as a table. Reads the device.
+        Prints as a table, with the pace at which units are renewed in the long run (`gnt.suggest`). Reads the device.
         """
         return Report.from_groups(
-            self.groups, self.updates, self.replacement_rate, self.slot_inits, self.left_out(), self.notes
+            self.groups,
+            self.updates,
+            self.replacement_rate,
+            self.slot_inits,
+            self.left_out(),
+            self.notes,
+            at_most_one=self.accumulate == "one",
         )
 
     def dry_run(self, most: int = 5) -> DryRun:

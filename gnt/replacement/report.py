@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from gnt._utils.tables import align_columns
 from gnt.initialization import USUAL_INIT, SlotInit
+from gnt.replacement._renewal import describe_renewal
 from gnt.replacement.eligibility import UnitState
 from gnt.units import UnitGroup
 
@@ -52,6 +53,7 @@ class Report:
         first_due: as long as no unit was replaced, the number of updates, since the first one, after which the first
             unit is due; otherwise, and if none ever is due, None.
         notes: parts of the network that `trace` could not examine.
+        at_most_one: a group replaces one unit at most in an update (``accumulate="one"``).
     """
 
     updates: int
@@ -61,6 +63,7 @@ class Report:
     maturity_threshold: int = 0
     first_due: int | None = None
     notes: tuple[str, ...] = ()
+    at_most_one: bool = False
 
     @classmethod
     def from_groups(
@@ -71,6 +74,7 @@ class Report:
         slot_inits: Sequence[Sequence[SlotInit]],
         refused: Sequence[object] = (),
         notes: Sequence[str] = (),
+        at_most_one: bool = False,
     ) -> Report:
         """Create a report from the groups' states; reads the device."""
         return cls(
@@ -94,6 +98,7 @@ class Report:
             groups[0].state.maturity_threshold,
             first_due([group.state for group in groups], updates, replacement_rate),
             tuple(notes),
+            at_most_one,
         )
 
     def __str__(self) -> str:
@@ -118,11 +123,16 @@ class Report:
         return ["new weights:", *(f"  {group.name}: {group.init}" for group in self.groups)]
 
     def _outlook(self) -> list[str]:
-        """When the first unit is due, as long as none was replaced."""
-        if self.first_due is None:
-            return []
-        settings = f"replacement_rate={self.replacement_rate:g} and maturity_threshold={self.maturity_threshold}"
-        return [f"none was replaced yet: at {settings} the first unit is due after {self.first_due} updates"]
+        """When the first unit is due, as long as none was replaced, and how fast units are renewed in the long run."""
+        rate, threshold = self.replacement_rate, self.maturity_threshold
+        units = (group.units - group.protected for group in self.groups)
+        pace = describe_renewal(units, rate, threshold, at_most_one=self.at_most_one)
+        lines = [pace] if pace else []
+        if self.first_due is not None:
+            settings = f"replacement_rate={rate:g} and maturity_threshold={threshold}"
+            due = f"none was replaced yet: at {settings} the first unit is due after {self.first_due} updates"
+            lines.insert(0, due)
+        return lines
 
 
 def describe_inits(group: UnitGroup, inits: Sequence[SlotInit]) -> str:

@@ -163,9 +163,9 @@ def test_the_quantile_is_that_of_published_tables():
 
 def training(checked):
     """A run with dropout, batch norm, an engine and drawing data; between forward and backward a check, or none."""
-    torch.manual_seed(0)
-    np.random.seed(0)
-    random.seed(0)
+    torch.manual_seed(7)
+    np.random.seed(7)
+    random.seed(7)
     layers = [nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 16), nn.ReLU()]
     net = nn.Sequential(*layers, nn.Linear(16, CLASSES))
     net[3].eval()

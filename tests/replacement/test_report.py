@@ -103,8 +103,12 @@ def test_report_prints_as_a_table():
     engine = make_engine(4, 12, 6, 2, replacement_rate=0.25, maturity_threshold=1)
     for _ in range(3):
         engine.step(positive_features(engine))
-    title, head, first, second = str(engine.report()).splitlines()
+    title, head, first, second, pace = str(engine.report()).splitlines()
     assert title == "after 3 updates"
+    assert pace == (  # 18 * 0.25 / 1.25
+        "in the long run 3.6 of 18 units are replaced in each update: a unit is renewed after about 5 updates, 1 of "
+        "which it is too young"
+    )
     assert head.split() == ["group", "units", "eligible", "replaced", "next", "due", "in", "dead", "non-finite"]
     report = engine.report().groups
     for line, row in zip((first, second), report, strict=True):
