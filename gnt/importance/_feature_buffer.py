@@ -15,7 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._dynamo.guards import TensorGuards
 
+from gnt._kernels import layout_check
 from gnt._utils.dynamo import watch_hooks
 from gnt.importance._feature_batch import FeatureBatch, Features, OtherLayouts
 from gnt.importance._feature_recording import Subscription, subscribe
@@ -26,7 +28,7 @@ from gnt.units import CONV_LAYERS, Slot, UnitGroup
 
 _KIND, _TRAINED = attrgetter("shape", "dtype", "device"), attrgetter("trained")
 _NONE: frozenset[int] = frozenset()
-_NOT_COPIED = ("taps", "_all_taps", "_other_layouts", "_subscriptions")
+_NOT_COPIED = ("taps", "_all_taps", "_other_layouts", "_subscriptions")  # made by _start
 
 
 class FeatureBuffer:
@@ -64,6 +66,7 @@ class FeatureBuffer:
         self._groups, self._record, self._gradients = groups, record, gradients
         self._readers = [(group, slot) for group in groups for slot in group.taps]
         self._checked: list[Any] = []  # shape, dtype and device of the features that were checked last
+        self._like_checked: TensorGuards | None = None  # recognizes features of the same layouts
         self._closed = False
         self._only_trained = bool(gradients)
         self.gradient_scale: Tensor | None = None
@@ -123,6 +126,10 @@ class FeatureBuffer:
         """
         if self._closed:
             self.check_open()
+        forward = self.only_forward() if features is None and self._like_checked is not None else None
+        if forward is not None and self._like_checked is not None and self._like_checked.check(*forward):
+            self.forget()
+            return FeatureBatch(self._groups, [[feature] for feature in forward], [*forward])
         taps = self._all_taps
         only_trained = features is None and (self._only_trained or any(map(_TRAINED, taps)))
         unmeasured, ran = self._resting_groups() if self._may_rest else (_NONE, _NONE)
@@ -162,6 +169,8 @@ class FeatureBuffer:
             for number, (slot, recorded) in [(n, each) for n, several in others.items() for each in several]:
                 check_features([recorded], [(self._readers[number][0], slot)], given=False)
             self._checked = kinds if None not in kinds else []
+        if features is None and not self._gradients:
+            self._like_checked = _recognize(plain)
         scale, self.gradient_scale = self.gradient_scale, None
         if scale is None and self.grad_scaler is not None and self._gradients:
             scale = scale_of(self.grad_scaler)  # no optimizer has stepped
@@ -198,6 +207,31 @@ class FeatureBuffer:
         batch.absent = unmeasured - ran
         return batch
 
+    def only_forward(self) -> list[Tensor] | None:
+        """The features of the only forward since the last update, as in most steps, if they count; otherwise None.
+
+        Nothing is forgotten, and the features are not checked.
+        """
+        if self._gradients or self._other_layouts or self._may_rest:
+            return None
+        features: list[Tensor] = []
+        for tap in self.taps:
+            if tap.pending is None:
+                if len(tap.settled) != 1:
+                    return None
+                features.append(tap.settled[0][0])
+            else:
+                feature, mark, before = tap.pending
+                if before is not None or tap.settled or not (mark is None or mark.trained):
+                    return None
+                features.append(feature)
+        return features
+
+    def forget(self) -> None:
+        """Forget the features that `only_forward` has returned."""
+        for tap in self.taps:
+            tap.forget()
+
     def _check_gradients(self, taps: Sequence[TapFeatures]) -> None:
         """Raise RuntimeError, and keep what was recorded, if there cannot be the gradients that the measure reads."""
         compiled = next((tap.group for tap in taps if tap.compiled), None)
@@ -225,7 +259,7 @@ class FeatureBuffer:
 
     def recheck(self) -> None:
         """Check the next features in full: the network has moved to another device or dtype."""
-        self._checked = []
+        self._checked, self._like_checked = [], None
 
     @property
     def waiting(self) -> bool:
@@ -245,7 +279,7 @@ class FeatureBuffer:
         """Forget what was recorded."""
         self.gradient_scale = None
         for tap in self._all_taps:
-            tap.take()
+            tap.forget()
 
     def require_backward(self) -> None:
         """From now on count only features that a training backward has reached, or of which this cannot be seen."""
@@ -299,7 +333,8 @@ class FeatureBuffer:
         self._closed = True
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in _NOT_COPIED}
+        own = {name: value for name, value in self.__dict__.items() if name not in _NOT_COPIED}
+        return {**own, "_like_checked": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -314,6 +349,12 @@ def _remove(subscriptions: Sequence[Subscription]) -> None:
 def _has_gradients(group: UnitGroup) -> bool:
     """True if a weight that reads or produces the units has a gradient."""
     return any(slot.weight.grad is not None for slot in (*group.incoming, *group.outgoing))
+
+
+def _recognize(plain: Sequence[Tensor | None]) -> TensorGuards | None:
+    """The check that recognizes features with the layouts of these; None if some are missing or not strided."""
+    features = [feature for feature in plain if feature is not None and feature.layout is torch.strided]
+    return layout_check(features) if len(features) == len(plain) else None
 
 
 def _kind(features: Sequence[Any]) -> Any:

@@ -20,6 +20,8 @@ from gnt.importance._signals import Signals
 from gnt.importance._statistics import GroupStatistics
 from gnt.units import UnitGroup
 
+_NO_GROUPS: frozenset[int] = frozenset()
+
 
 class RunningImportance:
     """Features of unit groups, a measure of the units, and running averages of it: what `GnT` and `Importance` share.
@@ -142,6 +144,10 @@ class RunningImportance:
             if features.empty:
                 self._others.clear()
                 return False
+            repeated = self.evaluator.repeated
+            if repeated is not None and not features.unmeasured and repeated.run(features.plain):
+                self.after_update(_NO_GROUPS)
+                return True
         else:
             features.find_resting(processes)
             if features.all_unmeasured:
@@ -154,6 +160,20 @@ class RunningImportance:
                 return False
         self.evaluate(features, signals)
         self.advance()
+        if processes is None:
+            self.evaluator.prepare_to_repeat(features)
+        return True
+
+    def repeat_update(self) -> bool:
+        """An update with the recorded features, if it is like the one before; otherwise False, and nothing is changed.
+
+        The network must be the one before, and this the only process.
+        """
+        repeated = self.evaluator.repeated
+        if repeated is None or (features := self.feature_buffer.only_forward()) is None or not repeated.run(features):
+            return False
+        self.feature_buffer.forget()
+        self.after_update(_NO_GROUPS)
         return True
 
     def evaluate(self, features: FeatureBatch, shared_signals: Sequence[Signals] | None = None) -> None:

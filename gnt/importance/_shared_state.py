@@ -10,7 +10,8 @@ from __future__ import annotations
 import itertools
 import math
 from array import array
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from operator import attrgetter, is_
 from types import MappingProxyType
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnt._kernels import load
+from gnt._kernels import Kernel, load
 from gnt.importance._device_counts import DeviceCounts
 from gnt.importance._running_averages import RunningAverages, age_correction
 from gnt.importance._triton_advance import TritonAdvance
@@ -61,11 +62,12 @@ class SharedState:
         self.utilities: list[Tensor] = []
         self._views: list[Tensor] = []  # to find out that a state's tensors were replaced
         self._share()
-        self._advance_kernel, self._finite_kernel = None, None
-        self._is_finite = array("q", [1])
+        self._advance_kernel: Kernel | None = None
+        self._find_nonfinite: Callable[[], None] | None = None
+        self._finite = array("q", [1])  # written by the kernel: 1 if all measured values are finite
         if kernels:
-            self._finite_kernel = load("finite", self.averages.dtype)
-            self._finite_arguments = self.measured.data_ptr(), self._is_finite.buffer_info()[0], self.measured.numel()
+            arguments = self.measured.data_ptr(), self._finite.buffer_info()[0], self.measured.numel()
+            self._find_nonfinite = partial(load("finite", self.averages.dtype), *arguments)
             if self._one_tap_each and self._averaged:
                 self._advance_kernel = load("running_averages", self.averages.dtype)
         self._counts = DeviceCounts(states) if triton or self.born.is_cuda else None
@@ -75,11 +77,10 @@ class SharedState:
         self.lags = [0] * len(states)
         self._unit_lags: Tensor | None = None  # of all units; None if all are 0
         self._first_units = [0, *itertools.accumulate(state.num_units for state in states)]
-        self._segments, self._num_segments = array("q", [0, self._num_units, 0]), 1
-        self._one_segment = True  # for all units
         self._new_weight = array("d", [1.0 - self._decay_rate])
-        self._advance_tensors = self.averages.data_ptr(), self.measured.data_ptr(), self.last_active.data_ptr()
         self._group_of, self._unit_of = self._group_and_unit()
+        self._one_segment = True  # for all units
+        self._set_segments([(0, self._num_units, 0)])
 
     def _split(self, tensor: Tensor) -> tuple[Tensor, Tensor]:
         """The parts of the mean features and of the utilities."""
@@ -179,9 +180,9 @@ class SharedState:
 
     def is_finite(self) -> bool:
         """True if all measured values are finite; reads the device."""
-        if self._finite_kernel is not None:
-            self._finite_kernel(*self._finite_arguments)
-            return self._is_finite[0] == 1
+        if self._find_nonfinite is not None:
+            self._find_nonfinite()
+            return self._finite[0] == 1
         # the sum is finite if all terms are, unless it overflows
         return math.isfinite(self.measured.sum().item()) or bool(self.measured.isfinite().all())
 
@@ -218,13 +219,7 @@ class SharedState:
                     state.updates += 1
         if self._advance_kernel is not None:
             self._write_segments(absent)
-            self._advance_kernel(
-                *self._advance_tensors,
-                self._new_weight.buffer_info()[0],
-                self._segments.buffer_info()[0],
-                self._num_units,
-                self._num_segments,
-            )
+            self._advance_by_kernel()
             return
         if self._averaged:
             self.averages.lerp_(self.measured, 1.0 - self._decay_rate)
@@ -252,6 +247,18 @@ class SharedState:
                 else:
                     state.last_active.masked_fill_(by_tap.any(0), state.updates)
 
+    @property
+    def can_advance_together(self) -> bool:
+        """True if `advance_together` makes the next update, in which all groups take part."""
+        return self._advance_kernel is not None and self._one_segment and self._unit_lags is None
+
+    def advance_together(self, now: int) -> None:
+        """Let the measured values of all groups, which are finite, enter the running averages in update ``now``."""
+        for state in self.states:
+            state.updates = now
+        self._segments[2] = now
+        self._advance_by_kernel()
+
     def _lerp_means_over_task(self) -> None:
         """U <- u + (y - u) / a, with a the age of the unit including this update."""
         self.follow_updates()
@@ -271,8 +278,17 @@ class SharedState:
         ]
         if together:
             segments = [(0, self._num_units, self.states[0].updates)]
+        self._one_segment = together
+        self._set_segments(segments)
+
+    def _set_segments(self, segments: Sequence[tuple[int, int, int]]) -> None:
+        """Give the kernel these (first unit, number of units, number of the update)."""
         self._segments = array("q", itertools.chain.from_iterable(segments))
-        self._num_segments, self._one_segment = len(segments), together
+        if self._advance_kernel is not None:
+            tensors = (tensor.data_ptr() for tensor in (self.averages, self.measured, self.last_active))
+            numbers = (each.buffer_info()[0] for each in (self._new_weight, self._segments))
+            counts = self._num_units, len(segments)
+            self._advance_by_kernel = partial(self._advance_kernel, *tensors, *numbers, *counts)
 
     def _replace_nonfinite(self) -> Tensor:
         """Replace the values of groups that have non-finite ones by their corrected averages, which then do not change.

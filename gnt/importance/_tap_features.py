@@ -37,6 +37,8 @@ class TapFeatures:
         gradients: the gradients of the features are kept; `take` stores them in ``feature.grad``.
         compiled: a forward was recorded by code that `torch.compile` has compiled, which records no gradients.
         recorded_in_forward: a forward was recorded while it ran, not while it was recomputed in a backward.
+        settled: features, with their marks, of earlier backwards of this step.
+        pending: features that no backward has reached so far, as a linked list.
 
     >>> import torch
     >>> features = TapFeatures("0")
@@ -57,8 +59,8 @@ class TapFeatures:
         self.group, self.gradients, self._rests = group, gradients, rests
         self._noted = self._noted_settled = False  # forwards that are not recorded; whether a backward has run for one
         self.several_consumers = several_consumers
-        self._settled: list[Entry] = []  # features of earlier backwards of this step
-        self._pending: LinkedList = None
+        self.settled: list[Entry] = []
+        self.pending: LinkedList = None
         self._latest: weakref.ref[Tensor] | None = None  # with several consumers: the tensor that was recorded last
         self.recorded_in_forward = self.compiled = False
         self._count = 0
@@ -85,16 +87,16 @@ class TapFeatures:
             own: the weights of this consumer and of the producers.
             view: the view of the value that this consumer reads, if some reader keeps gradients.
         """
-        if self._latest is not None and self._latest() is feature and self._pending is not None:
-            if self._pending[1] is not None:
-                self._pending[1].add_reader(own, view)
+        if self._latest is not None and self._latest() is feature and self.pending is not None:
+            if self.pending[1] is not None:
+                self.pending[1].add_reader(own, view)
             return True
         self._latest = weakref.ref(feature)
         return False
 
     def add(self, feature: Tensor, mark: BackwardMark | None = None) -> None:
         """Keep the detached feature of one forward, and its mark."""
-        self._pending = (feature, mark, self._pending)
+        self.pending = (feature, mark, self.pending)
         self._count += 1
         if self._count == MANY_FORWARDS:
             warnings.warn(
@@ -105,7 +107,7 @@ class TapFeatures:
 
     def add_compiled(self, feature: Tensor) -> None:
         """Keep the detached feature of a forward that `torch.compile` compiles."""
-        self._pending = (feature, None, self._pending)
+        self.pending = (feature, None, self.pending)
         self.recorded_in_forward = self.compiled = True
 
     def take(self, *, only_trained: bool = False) -> list[Tensor]:
@@ -115,9 +117,8 @@ class TapFeatures:
             only_trained: leave out features that no training backward has reached; otherwise only those that were
                 differentiated with respect to inputs only.
         """
-        pending, settled = self._pending, self._settled
-        self._settled, self._pending, self._latest, self.recorded_in_forward, self._count = [], None, None, False, 0
-        self.compiled = self._noted = self._noted_settled = False
+        pending, settled = self.pending, self.settled
+        self.forget()
         # one forward, as in most steps
         if pending is None and len(settled) == 1:
             feature, mark = settled[0]
@@ -138,33 +139,38 @@ class TapFeatures:
         features = [feature for feature, _ in entries]
         return _without_duplicates(features) if self.several_consumers else features
 
+    def forget(self) -> None:
+        """Forget all waiting features."""
+        self.settled, self.pending, self._latest, self._count = [], None, None, 0
+        self.recorded_in_forward = self.compiled = self._noted = self._noted_settled = False
+
     def recorded(self) -> list[Tensor]:
         """All waiting features, oldest first."""
-        if not self._settled and self._pending is not None and self._pending[2] is None:  # one forward
-            return [self._pending[0]]
-        return [feature for feature, _ in self._settled + _entries(self._pending)]
+        if not self.settled and self.pending is not None and self.pending[2] is None:  # one forward
+            return [self.pending[0]]
+        return [feature for feature, _ in self.settled + _entries(self.pending)]
 
     @property
     def waiting(self) -> bool:
         """True if at least one feature is waiting."""
-        return self._pending is not None or bool(self._settled) or self._noted or self._noted_settled
+        return self.pending is not None or bool(self.settled) or self._noted or self._noted_settled
 
     @property
     def trained(self) -> bool:
         """True if a training backward is known to have reached a waiting feature."""
-        pending = self._pending
+        pending = self.pending
         while pending is not None:
             _, mark, pending = pending
             if mark is not None and mark.trained:
                 return True
         if self._noted_settled:
             return True
-        return bool(self._settled) and any(mark is not None for _, mark in self._settled)
+        return bool(self.settled) and any(mark is not None for _, mark in self.settled)
 
     @property
     def unmarked(self) -> bool:
         """True if a feature (or a note) is waiting of which it cannot be seen whether a backward has reached it."""
-        return self._noted or any(mark is None for _, mark in self._settled + _entries(self._pending))
+        return self._noted or any(mark is None for _, mark in self.settled + _entries(self.pending))
 
     def after_backward(self, *, restarted: bool) -> None:
         """Note that a backward has run for the pending features.
@@ -174,24 +180,24 @@ class TapFeatures:
                 to an abandoned step; they are forgotten.
         """
         if restarted:
-            self._settled, self._noted_settled = [], False
+            self.settled, self._noted_settled = [], False
         if self._noted:
             self._noted, self._noted_settled = False, True
-        pending = self._pending
+        pending = self.pending
         if pending is None:
             return
         if pending[2] is None:  # one forward, as in most steps
             feature, mark, _ = pending
             if mark is None or mark.trained:
-                self._settled.append((feature, mark))
-                self._pending = None
+                self.settled.append((feature, mark))
+                self.pending = None
             return
-        entries, self._pending = _entries(self._pending), None
+        entries, self.pending = _entries(self.pending), None
         for feature, mark in entries:
             if mark is None or mark.trained:
-                self._settled.append((feature, mark))
+                self.settled.append((feature, mark))
             else:
-                self._pending = (feature, mark, self._pending)
+                self.pending = (feature, mark, self.pending)
 
 
 class GroupFeatures:
@@ -208,7 +214,7 @@ class GroupFeatures:
     def clear(self) -> None:
         """Forget what was recorded."""
         for tap in self.taps:
-            tap.take()
+            tap.forget()
 
 
 def _entries(pending: LinkedList) -> list[Entry]:

@@ -156,6 +156,8 @@ class EngineCore(BoundGroups):
 
         `check_structure` must have been called before the optimizer's step.
         """
+        if self.repeat_step():
+            return True
         features = self.take(none_is_error=False)
         if features.recorded_nothing is not None and not self.has_other_processes:
             self.replaced = self.no_units()
@@ -163,6 +165,20 @@ class EngineCore(BoundGroups):
         before = self.updates
         self.step_with(features)
         return self.updates != before or features.recorded_nothing is None
+
+    def repeat_step(self) -> bool:
+        """A step with what was recorded that is like the one before; False, and nothing is changed, if it is not.
+
+        `check_structure` must have been called.
+        """
+        importance = self.importance
+        if importance.evaluator.repeated is None or self.loaded or self.protect is not None or self.frozen:
+            return False
+        if self.has_other_processes or not importance.repeat_update():
+            return False
+        self.count_update()
+        self._select_and_replace()
+        return True
 
     def after_traced_update(self, absent: frozenset[int] = frozenset()) -> list[Tensor]:
         """The host's part of a step whose update was made by a compiled graph: count, select and replace.
@@ -299,6 +315,7 @@ class EngineCore(BoundGroups):
         count, state.accumulated = rule(state.accumulated, self.replacement_rate, eligible)
         return count
 
+    @no_grad
     def replace_units(self, units: list[Tensor], fresh: list[list[Tensor] | None], *, selected: bool) -> None:
         """Replace units in the network and reset what is kept of them.
 
@@ -327,6 +344,7 @@ class EngineCore(BoundGroups):
             group.state.replace(indices, all_eligible=selected)
         followers.follow(replaced, biases_before)
 
+    @no_grad
     def _move_towards_new(self) -> None:
         """Soft replacement: move the units of all groups that took part in the update, and are not frozen."""
         self.follow_network()

@@ -190,7 +190,10 @@ class GnT(AttachedEngine, ExplainsOtherNames):
         Returns:
             Indices of the replaced units, one int64 tensor for each group.
         """
-        batch, before = self.take_features(features), self.updates
+        self.check_structure()
+        if features is None and self.repeat_step():
+            return self.replaced
+        batch, before = self.take(features, none_is_error=not self.has_other_processes), self.updates
         replaced = self.step_with(batch)
         if self.updates == before:
             batch.check_recorded()

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gnt._kernels import layout_check
 from gnt._utils.stack_level import user_level
 from gnt.distributed import dtensor
 from gnt.units._group import UnitGroup
@@ -74,15 +75,21 @@ class StructureCheck:
             parameter for parameters, key, parameter in self._parameters if key == "weight" and parameter is not None
         ]
         self._described = [*map(_TRAINED_AND_SHAPE, self._weights)]
+        plain = all(type(weight) is nn.Parameter for weight in self._weights)
+        self._alike = layout_check(self._weights) if plain and self._weights else None  # recognizes them, in C++
 
     @property
     def is_current(self) -> bool:
         """True if nothing has changed since the latest call of `check`."""
         return (
             all(map(is_, map(dict.get, self._holders, self._names), self._held))
-            and [*map(_TRAINED_AND_SHAPE, self._weights)] == self._described
+            and ((self._alike is not None and self._alike.check(*self._weights)) or self._weights_unchanged())
             and [*map(list, map(_VALUES, self._children))] == self._expected_children
         )
+
+    def _weights_unchanged(self) -> bool:
+        """True if all weights have the same shape and ``requires_grad``; dtype and device do not matter."""
+        return [*map(_TRAINED_AND_SHAPE, self._weights)] == self._described
 
     def check(self, optimizer: Optimizer | None) -> None:
         """Find out what has changed; a parameter that the optimizer holds may take the place of another one.

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import gnt
@@ -112,6 +114,58 @@ def test_kernels_equal_torch_operations_after_a_change(change: Change) -> None:
         assert runs[0][2].groups[0].state.utility.dtype == torch.float64
     else:
         assert_equal_runs(*((net, engine) for net, _, engine in runs))
+
+
+def moved_weight(net: nn.Module, _: torch.optim.Optimizer) -> None:
+    net[2].weight.data = net[2].weight.data.clone()
+
+
+def another_parameter(net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    new = nn.Parameter(net[2].weight.detach() + 0.1)
+    params = optimizer.param_groups[0]["params"]
+    params[next(i for i, param in enumerate(params) if param is net[2].weight)] = new
+    net[2].weight = new
+
+
+def forward_in_eval_mode(net: nn.Module, _: torch.optim.Optimizer) -> None:
+    net.eval()(inputs(50))
+    net.train()
+
+
+def forward_without_backward(net: nn.Module, _: torch.optim.Optimizer) -> None:
+    net(inputs(50))
+
+
+CHANGES = [None, moved_weight, another_parameter, forward_in_eval_mode, forward_without_backward]
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([1, 3, 4]), st.sampled_from(CHANGES)), min_size=8, max_size=14))
+def test_steps_like_the_one_before_equal_full_steps_in_any_order(steps: list[tuple[int, Any]]) -> None:
+    runs = [build(kernels=True, maturity_threshold=2) for _ in range(2)]
+    for t, (size, change) in enumerate(steps):
+        for number, (net, optimizer, engine) in enumerate(runs):
+            if change is not None:
+                change(net, optimizer)
+            learn(net, optimizer, inputs(t, size))
+            if number == 0:
+                engine.importance.evaluator.repeated = None
+            engine.step()
+    (net, _, engine), (other_net, _, other) = runs
+    assert_same(engine.state_dict(), other.state_dict())
+    assert_same(net.state_dict(), other_net.state_dict())
+
+
+def test_a_step_like_the_one_before_with_values_that_are_not_finite_changes_nothing() -> None:
+    net, optimizer, engine = build(kernels=True)
+    for t in range(4):
+        learn(net, optimizer, inputs(t))
+        engine.step()
+    before = engine.state_dict()
+    net(inputs(4) * float("inf")).square().mean().backward()
+    with pytest.raises(FloatingPointError, match="group '0' are not finite"):
+        engine.step()
+    assert_same(engine.state_dict(), before)
 
 
 def test_features_in_half_precision_are_evaluated_in_float32() -> None:

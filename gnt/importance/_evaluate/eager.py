@@ -36,8 +36,8 @@ class EagerEvaluation:
         """True for a feature of the state's dtype."""
         return feature.dtype is self._shared.averages.dtype
 
-    def evaluate(self, features: Sequence[Tensor | None]) -> None:
-        """Compute mean feature and utility of each unit.
+    def evaluate(self, features: Sequence[Tensor | None]) -> bool:
+        """Compute mean feature and utility of each unit. Returns whether a C kernel did it.
 
         Args:
             features: those of the simple groups; None for a group that takes no part, whose values are undefined.
@@ -49,9 +49,10 @@ class EagerEvaluation:
         if self._layout.uniform:
             layout = self._layout
             self._combine(layout.feature, layout.outgoing, layout.incoming, 1, self._shared.all_utilities)
-            return
+            return False
         for group in self._layout.simple:
             self._combine(group.feature, group.outgoing, group.incoming, group.block, group.utility)
+        return False
 
     def _reduce_features(self, features: Sequence[Tensor | None]) -> None:
         """Mean features, and mean |h| (or, for mean-corrected measures, mean |h - f^|) of each position."""

@@ -16,6 +16,7 @@ from gnt._triton import can_run as triton_can_run
 from gnt.importance._evaluate.eager import EagerEvaluation
 from gnt.importance._evaluate.kernels import KernelEvaluation
 from gnt.importance._evaluate.means_layout import MeansLayout, WeightMeans
+from gnt.importance._evaluate.repeated import RepeatedUpdate
 from gnt.importance._evaluate.triton_kernels import TritonEvaluation
 from gnt.importance._feature_batch import FeatureBatch
 from gnt.importance._measure_registry import Measure, compute_measure, restore_generators_on_error
@@ -41,6 +42,8 @@ class Evaluator:
         absent: numbers of the groups that took no part in the latest evaluation.
         resting: numbers of the groups that took part and were not measured.
         on_cuda: some groups are on a GPU.
+        parts: the groups whose states share tensors.
+        repeated: makes an update like the one before; None if the next one must be a full one.
     """
 
     def __init__(self, groups: Sequence[UnitGroup], measure: Measure, name: str, *, kernels: bool) -> None:
@@ -55,11 +58,12 @@ class Evaluator:
         self._not_measured: frozenset[int] = frozenset()
         self._absent_taps: dict[int, list[int]] = {}
         self._weight_means: Mapping[int, WeightMeans] | None = None
+        self.repeated: RepeatedUpdate | None = None
         self.share_states()
 
     def share_states(self) -> None:
         """Join the states of groups with the same device and dtype, as they are now."""
-        self._weight_means = None
+        self._weight_means = self.repeated = None
         self.on_cuda = any(group.state.utility.is_cuda for group in self._groups)
         self.parts = [
             _SharedPart(
@@ -117,12 +121,10 @@ class Evaluator:
         Raises:
             FloatingPointError: features or weights that are not finite (checked on the CPU only).
         """
-        shared = shared_signals or ()
-        self.absent = (
-            frozenset(i for i, each in enumerate(shared) if not each.takes_part) if shared else features.absent
-        )
-        self._absent_taps, self.resting = {}, features.resting
-        self._not_measured = self.absent
+        self.absent, self._absent_taps, self.repeated = features.absent, {}, None
+        if shared_signals:
+            self.absent = frozenset(i for i, each in enumerate(shared_signals) if not each.takes_part)
+        self.resting, self._not_measured = features.resting, self.absent
         if features.unmeasured:
             self.absent = (self.absent - features.unmeasured) | (features.absent & features.unmeasured)
             self._not_measured = self.absent | self.resting
@@ -175,6 +177,12 @@ class Evaluator:
         for number in self.resting:
             self._groups[number].state.updates += 1
 
+    def prepare_to_repeat(self, features: FeatureBatch) -> None:
+        """Set ``repeated`` if the next update can be like the one that was just made with these features."""
+        plain = [feature for feature in features.plain if feature is not None]
+        if len(self.parts) == 1 and not self._not_measured and len(plain) == len(features.plain):
+            self.repeated = self.parts[0].repeated(plain)
+
     def follow_host(self) -> None:
         """Set the numbers of updates on the devices to the host's, after a state was loaded."""
         for part in self.parts:
@@ -213,6 +221,7 @@ class _SharedPart:
             self._evaluation = kind(self.layout, self.shared, measure.reads)
         self.simple = frozenset(group.number for group in self.layout.simple) if self.layout else frozenset()
         self.all_simple = len(self.simple) == len(groups)
+        self._by_kernel = False  # the latest evaluation
 
     def is_current(self) -> bool:
         """True if all weights have the device and dtype of this part, and the states are still views of it."""
@@ -224,6 +233,13 @@ class _SharedPart:
             if weight.dtype is not self._dtype and torch.promote_types(weight.dtype, torch.float32) != self._dtype:
                 return False
         return self.shared.is_shared
+
+    def repeated(self, features: Sequence[Tensor]) -> RepeatedUpdate | None:
+        """An update like the one just made with these features; None if that was not made by kernels alone."""
+        evaluation = self._evaluation
+        if not isinstance(evaluation, KernelEvaluation) or not self._by_kernel or not self.all_simple:
+            return None
+        return RepeatedUpdate(evaluation, self.shared, features) if self.shared.can_advance_together else None
 
     def numbered(
         self, absent: Collection[int], absent_taps: Mapping[int, Sequence[int]]
@@ -238,6 +254,7 @@ class _SharedPart:
 
         Groups that take no part need no feature.
         """
+        self._by_kernel = False
         if self.layout is None or not self.simple:
             return False
         assert self._evaluation is not None
@@ -250,7 +267,7 @@ class _SharedPart:
             if feature is None or not self._evaluation.accepts(feature) or not feature.is_contiguous():
                 return False
             features.append(feature)
-        self._evaluation.evaluate(features)
+        self._by_kernel = self._evaluation.evaluate(features)
         return True
 
 

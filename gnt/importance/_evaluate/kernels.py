@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -25,38 +26,49 @@ _CURRENT = 7  # index in a weight's record of whether its means are current
 
 
 class KernelEvaluation(EagerEvaluation):
-    """Evaluation by the kernel, for float32 or float64 tensors on the CPU."""
+    """Evaluation by the kernel, for float32 or float64 tensors on the CPU.
+
+    Attributes:
+        located: the weights whose addresses the kernel has, and where the means of each are stored; None: not known.
+    """
 
     def __init__(self, layout: MeansLayout, shared: SharedState, reads: frozenset[str]) -> None:
         super().__init__(layout, shared, reads)
         self._dtype = shared.averages.dtype
-        self._kernel = load("unit_statistics", self._dtype)
         decay_rate = shared.states[0].decay_rate
+        load("unit_statistics", self._dtype)  # raises the error of a kernel that cannot be loaded
         self._numbers = array("d", [decay_rate, math.log(decay_rate) if decay_rate else 0.0])
         self._reads = self._feature + 2 * self._outgoing + 4 * self._incoming + 8 * self._centered
         self._groups = array("q", [number for group in layout.simple for number in _group_record(group)])
         self._lags = shared.lags
         self._weights = array("q", [0] * (_WEIGHT * len(layout.weights)))
         self._scratch = layout.feature.new_empty(0)
-        self._arguments = *(numbers.buffer_info()[0] for numbers in (self._groups, self._weights, self._numbers)), 0
-        self._located: list[tuple[Tensor, WeightMeans, int]] | None = None  # weights, with their addresses
+        self.located: list[tuple[Tensor, WeightMeans]] | None = None
+        self._addresses: list[int] = []  # of these weights
+        self._call: Callable[[int, int], None]
 
-    def evaluate(self, features: Sequence[Tensor | None]) -> None:
-        """Compute mean feature and utility of each unit; ``features`` are those of the simple groups."""
+    def evaluate(self, features: Sequence[Tensor | None]) -> bool:
+        """Compute mean feature and utility of each unit; ``features`` are those of the simple groups.
+
+        Returns whether the kernel did it.
+        """
         if not self._locate(features):
-            super().evaluate(features)
-            return
-        assert self._located is not None
-        for i, (weight, means, _) in enumerate(self._located):
+            return super().evaluate(features)
+        self.evaluate_at((), self._shared.states[0].updates + 1)
+        return True
+
+    def evaluate_at(self, addresses: Iterable[int], now: int) -> None:
+        """`evaluate` with features that differ from those of the previous call in their addresses only.
+
+        Args:
+            addresses: those of the features of all groups; empty: the same as before.
+            now: number of the update.
+        """
+        for i, address in enumerate(addresses):
+            self._groups[i * _GROUP] = address
+        for i, (weight, means) in enumerate(self.located or ()):
             self._weights[i * _WEIGHT + _CURRENT] = means.weight is weight and means.version == weight._version
-        self._kernel(
-            *self._arguments,
-            len(features),
-            len(self._located),
-            self._reads,
-            self._shared.states[0].updates + 1,
-            torch.get_num_threads(),
-        )
+        self._call(now, torch.get_num_threads())
 
     def _locate(self, features: Sequence[Tensor | None]) -> bool:
         """Write the addresses of features and weights; return False if the kernel cannot read them."""
@@ -78,29 +90,36 @@ class KernelEvaluation(EagerEvaluation):
             self._groups[at] = feature.data_ptr()
             self._groups[at + _SAMPLES] = feature.numel() // (group.positions * sites)
             self._groups[at + _SAMPLES + 2] = sites
-        if self._located is None or not all(_is_at(*each, self._dtype) for each in self._located):
-            self._located = None
-            located: list[tuple[Tensor, WeightMeans, int]] = []
+        if self.located is None or not self._are_at_addresses(self.located):
+            self.located = None
+            located: list[tuple[Tensor, WeightMeans]] = []
             for i, means in enumerate(self._layout.weights):
                 weight = means.module.weight
                 if not isinstance(weight, nn.Parameter) or not _is_at(weight, means, weight.data_ptr(), self._dtype):
                     return False
                 self._weights[i * _WEIGHT : (i + 1) * _WEIGHT] = array("q", _weight_record(weight, means))
-                located.append((weight, means, weight.data_ptr()))
-            self._located = located
-            self._reserve_scratch()
+                located.append((weight, means))
+            self.located, self._addresses = located, [weight.data_ptr() for weight, _ in located]
+            self._prepare_call(located)
         return True
 
-    def _reserve_scratch(self) -> None:
-        """Reserve the memory that the kernel needs for intermediate results."""
+    def _are_at_addresses(self, located: Sequence[tuple[Tensor, WeightMeans]]) -> bool:
+        pairs = zip(located, self._addresses, strict=True)
+        return all(_is_at(weight, means, address, self._dtype) for (weight, means), address in pairs)
+
+    def _prepare_call(self, located: Sequence[tuple[Tensor, WeightMeans]]) -> None:
+        """Reserve the memory that the kernel needs for intermediate results, and prepare its arguments."""
         of_groups = [2 * group.positions for group in self._layout.simple]
         of_weights = [
             means.groups * -(-weight.shape[0] // means.groups // _CHUNK_ROWS) * weight.shape[1]
-            for weight, means, _ in self._located or ()
+            for weight, means in located
             if means.columns is not None
         ]
         self._scratch = self._scratch.new_empty(max([0, *of_groups, *of_weights]))
-        self._arguments = *self._arguments[:3], self._scratch.data_ptr()
+        numbers = (each.buffer_info()[0] for each in (self._groups, self._weights, self._numbers))
+        counts = len(self._layout.simple), len(located)
+        kernel = load("unit_statistics", self._dtype)
+        self._call = partial(kernel, *numbers, self._scratch.data_ptr(), *counts, self._reads)
 
 
 def _is_at(weight: Tensor, means: WeightMeans, address: int, dtype: torch.dtype) -> bool:

@@ -65,13 +65,12 @@ class TritonEvaluation(EagerEvaluation):
         """True for a dtype that the kernels read."""
         return feature.dtype is self._dtype or feature.dtype in KINDS
 
-    def evaluate(self, features: Sequence[Tensor | None]) -> None:
+    def evaluate(self, features: Sequence[Tensor | None]) -> bool:
         """Compute mean feature and measure of each unit; ``features`` are those of the simple groups."""
         weights = [means.module._parameters.get("weight") for means in self._layout.weights]
         plan = self._plan(features, weights)
         if plan is None:
-            super().evaluate([f if f is None or f.dtype is self._dtype else f.to(self._dtype) for f in features])
-            return
+            return super().evaluate([f if f is None or f.dtype is self._dtype else f.to(self._dtype) for f in features])
         kernels, shared = self._kernels, self._shared
         if self._sums.numel() < plan.num_slots:
             self._sums = torch.empty(plan.num_slots, dtype=self._dtype, device=self._device)
@@ -86,6 +85,7 @@ class TritonEvaluation(EagerEvaluation):
             kernels.combine[(plan.most_units, plan.num_groups)](
                 group_table, self._sums, self._magnitudes, shared.measured, shared.num_features, *self._flags
             )
+        return False
 
     def _plan(self, features: Sequence[Tensor | None], weights: Sequence[Any]) -> _Plan | None:
         """How the tensors are divided among programs; None if the kernels cannot read them."""

@@ -1,0 +1,58 @@
+"""RepeatedUpdate: an update like the one before, in one function, without checks whose outcome cannot have changed.
+
+What the checks of a full update look at is compared with that of the update before: layouts of features and weights,
+addresses of weights, the tensors that modules and states hold, and the numbers of updates. If anything differs, or a
+value is not finite, nothing is changed and a full update follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import repeat
+from operator import attrgetter, is_
+
+from torch import Tensor
+
+from gnt._kernels import layout_check
+from gnt.importance._evaluate.kernels import KernelEvaluation
+from gnt.importance._shared_state import SharedState
+
+_ADDRESS = Tensor.data_ptr
+_UPDATES, _UTILITY = attrgetter("updates"), attrgetter("utility")
+
+
+class RepeatedUpdate:
+    """Repeats an update in which all groups took part, each with one feature, and all were evaluated by the kernel.
+
+    Args:
+        evaluation: the evaluation, which has just made this update.
+        shared: the state of all groups.
+        features: the features of the update, for each group.
+    """
+
+    def __init__(self, evaluation: KernelEvaluation, shared: SharedState, features: Sequence[Tensor]) -> None:
+        self._evaluation, self._shared = evaluation, shared
+        self._states, self._utilities = shared.states, [state.utility for state in shared.states]
+        located = evaluation.located or ()
+        self._weights = [weight for weight, _ in located]
+        self._holders = [means.module._parameters for _, means in located]
+        self._addresses = [*map(_ADDRESS, self._weights)]
+        self._layouts = layout_check([*features, *self._weights])
+
+    def run(self, features: Sequence[Tensor | None]) -> bool:
+        """Make the update; False, and nothing is changed, if a full one is necessary."""
+        shared, states, weights = self._shared, self._states, self._weights
+        before = states[0].updates
+        if not (
+            self._layouts.check(*features, *weights)
+            and [*map(_ADDRESS, weights)] == self._addresses
+            and all(map(is_, map(dict.get, self._holders, repeat("weight")), weights))
+            and all(map(is_, map(_UTILITY, states), self._utilities))
+            and [*map(_UPDATES, states)].count(before) == len(states)
+        ):
+            return False
+        self._evaluation.evaluate_at(map(_ADDRESS, features), before + 1)  # type: ignore[arg-type]
+        if not shared.is_finite():
+            return False
+        shared.advance_together(before + 1)
+        return True
