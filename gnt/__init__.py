@@ -17,7 +17,7 @@ Packages, each importing only those above it:
     nn                pieces of networks: CReLU, MultiHead, ProgressiveNet, VAE
     units             unit groups: which tensors hold the units of a layer; walk and trace find them
     importance        the importance of a unit: features, measures of utility, running averages
-    replacement       GnT: selection, new weights, optimizer state, CBP layers; ReDo, SWR, algorithm_1
+    replacement       GnT: selection, new weights, optimizer state, CBP layers; ReDo, SNR, SWR, algorithm_1
     replay            ReplayBuffer, ExperienceReplay, DER, AGEM, GEM, GenerativeReplay, LwF
     protection        HAT, AdaHAT, FGAdaHAT, PackNet, TopUnits
     regularization    L2, L2Init, ShrinkAndPerturb; against forgetting: EWC, SI, MAS
@@ -40,6 +40,7 @@ from gnt.protection import HAT, AdaHAT, FGAdaHAT, PackNet, TopUnits
 from gnt.regularization import EWC, L2, MAS, SI, L2Init, ShrinkAndPerturb
 from gnt.replacement import (
     ALGORITHM_1,
+    SNR,
     SWR,
     CBPConv,
     CBPLinear,
@@ -62,6 +63,7 @@ __all__ = [
     "L2",
     "MAS",
     "SI",
+    "SNR",
     "SWR",
     "VAE",
     "AdaHAT",

@@ -21,7 +21,7 @@ report, dry_run, _figures   what an engine reports; idle_warning: nothing was ev
 layers                      CBPLinear and CBPConv
 _cbp_layer, _layer_steps    their base; the steps of all CBP layers of an optimizer
 _layer_use                  whether the network still runs the layers around a CBP layer
-_algorithm_1, redo          other rules of replacement
+_algorithm_1, redo, snr     other rules of replacement (_replacement_rule: base of redo and snr; _firing_times)
 swr                         selective weight reinitialization: single weights instead of units (_weight_utilities,
                             _weight_selection, _element_state, _swr_report)
 _process_agreement          what the engines of several processes must have in common
@@ -47,11 +47,13 @@ from gnt.replacement.optimizer_state import (
 )
 from gnt.replacement.redo import ReDo
 from gnt.replacement.report import GroupReport, Report, describe_inits, first_due
+from gnt.replacement.snr import SNR
 from gnt.replacement.swr import SWR
 
 __all__ = [
     "ALGORITHM_1",
     "ENGINE_SETTINGS",
+    "SNR",
     "SWR",
     "AttachableEngine",
     "CBPConv",

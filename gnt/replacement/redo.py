@@ -11,18 +11,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from gnt._utils.state_dicts import Kind, check_saved_state, counter, sequence
 from gnt._utils.tables import align_columns
 from gnt._utils.validation import check_positive, finite_number
-from gnt.importance import Features, Signals, average_over_processes
+from gnt.importance import Features, Signals
 from gnt.initialization import Init, init_name
 from gnt.replacement._config import EngineSettings
-from gnt.replacement._protection import Protector, checked_protect, protectors
-from gnt.replacement._top_units import TopUnits
-from gnt.replacement.engine import GnT
+from gnt.replacement._protection import Protector
+from gnt.replacement._replacement_rule import ReplacementRule
 from gnt.units import Layers, UnitGroup
 
 STATE_VERSION = 1
@@ -47,7 +46,7 @@ class ReDoReport:
         return "\n".join([f"after {self.steps} steps; the next check is in {self.next_check}", *align_columns(rows)])
 
 
-class ReDo:
+class ReDo(ReplacementRule):
     """ReDo: every ``period`` steps, replace the units that are tau-dormant on the latest batch.
 
     A unit i of a layer is tau-dormant if mean |h_i| <= tau * (mean over the layer's units k of mean |h_k|), with means
@@ -118,12 +117,9 @@ class ReDo:
         protect: Protector | Sequence[Protector] | None = None,
     ) -> None:
         self.tau, self.period = tau, period
-        _refuse_top_units(protect)
-        self._engine = GnT(
+        super().__init__(
             layers,
             optimizer,
-            replacement_rate=0.0,
-            bias_transfer=False,
             init=init,
             bias_init=bias_init,
             generator=generator,
@@ -132,9 +128,6 @@ class ReDo:
             follow=follow,
             protect=protect,
         )
-        self.groups = self._engine.groups
-        self.steps = 0
-        self.replaced = self._no_units()
         self._latest = [0] * len(self.groups)
 
     @property
@@ -190,37 +183,16 @@ class ReDo:
         self.steps += 1
         return self.replaced
 
-    def after_step(self) -> None:
-        """`step`, as the hook of a learner's method."""
-        self.step()
-
     def _dormant(self, features: Features | None) -> list[Tensor] | None:
         """Indices of the dormant units of each group, none in groups without samples; None if no group has any."""
-        batch = self._engine.take_features(features)
-        signals, processes = (
-            self._engine.signals(batch),
-            self._engine.join_processes(f", tau={self.tau!r}, period={self.period}"),
-        )
-        if batch.empty if processes is None else not average_over_processes(signals, processes):
-            batch.check_recorded()
+        found = self._signals(features, f", tau={self.tau!r}, period={self.period}")
+        if found is None:
             return None
-        if processes is not None:
-            absent = {number for number, each in enumerate(signals) if not each.takes_part}
-        else:
-            absent = set(batch.absent)
+        signals, absent = found
         return [
             each.group.state.no_units if number in absent else _dormant_in(each, self.tau)
             for number, each in enumerate(signals)
         ]
-
-    def _replaceable(self, group: UnitGroup, units: Tensor) -> Tensor:
-        """Those of the units that are not protected and may be replaced at present."""
-        protected, available = group.state.protected, self._engine.protection.available(group)
-        units = units if protected is None else units[~protected[units]]
-        return units if available is None else units[available[units]]
-
-    def _no_units(self) -> list[Tensor]:
-        return [group.state.no_units for group in self.groups]
 
     def rebind(self, layers: Layers | Iterable[UnitGroup]) -> ReDo:
         """Go on with a network that was changed on purpose, as `GnT.rebind`; returns this object."""
@@ -228,49 +200,6 @@ class ReDo:
         self.groups = self._engine.rebind(layers).groups
         self.replaced, self._latest = self._no_units(), [before.get(group.name, 0) for group in self.groups]
         return self
-
-    @property
-    def followers(self) -> tuple[Any, ...]:
-        """The objects that take part in each replacement, besides the optimizer."""
-        return self._engine.followers
-
-    def follow(self, follower: Any, *, network: nn.Module | None = None) -> ReDo:
-        """Let an object take part in each replacement, as `GnT.follow`; returns this object."""
-        self._engine.follow(follower, network=network)
-        return self
-
-    def unfollow(self, follower: Any) -> ReDo:
-        """Let an object take part in replacements no longer, as `GnT.unfollow`; returns this object."""
-        self._engine.unfollow(follower)
-        return self
-
-    def restart_units(self, group: UnitGroup, units: Tensor) -> None:
-        """Another engine, which this object follows, has replaced units: they are not judged by earlier features."""
-        self._engine.restart_units(group, units)
-
-    @property
-    def optimizer(self) -> Optimizer | None:
-        """The optimizer whose state is reset for replaced units."""
-        return self._engine.optimizer
-
-    @property
-    def protect(self) -> Any:
-        """The objects that protect units; a new value is in force from the next check on."""
-        return self._engine.protect
-
-    @protect.setter
-    def protect(self, protect: Protector | Sequence[Protector] | None) -> None:
-        _refuse_top_units(protect)
-        self._engine.protect = protect
-
-    @property
-    def generator(self) -> torch.Generator:
-        """Generator of the draws."""
-        return self._engine.generator
-
-    def discard(self) -> None:
-        """Discard the recorded features, if no step follows (a GradScaler skipped the optimizer step, for example)."""
-        self._engine.discard()
 
     def report(self) -> ReDoReport:
         """Return the units, dormant units and replaced units of each group, and the steps until the next check."""
@@ -308,10 +237,6 @@ class ReDo:
         self._engine.load_checked_state(checked["engine"])
         self.steps, self._latest, self.replaced = checked["steps"], checked["dormant"], self._no_units()
 
-    def close(self) -> None:
-        """Remove the hooks. Afterwards the object can be read and saved, but `step` raises RuntimeError."""
-        self._engine.close()
-
     def __repr__(self) -> str:
         units = sum(group.num_units for group in self.groups)
         settings = f"tau={self.tau:g}, period={self.period}, init={init_name(self._engine.init)}"
@@ -336,11 +261,3 @@ def _dormant_in(signals: Signals, tau: float) -> Tensor:
             "changed nothing, but a step that the optimizer took before is not undone"
         )
     return whole.nonzero().view(-1)
-
-
-def _refuse_top_units(protect: Any) -> None:
-    if any(isinstance(each, TopUnits) for each in protectors(checked_protect(protect))):
-        raise ValueError(
-            f"protect of ReDo must be objects with a method protected(group), got {protect!r}, which chooses units by "
-            "a running utility; ReDo keeps none"
-        )
