@@ -29,6 +29,7 @@ Packages, each importing only those above it:
 """
 
 from gnt import metrics
+from gnt._kernels import show_config
 from gnt._utils.other_names import CLASSES, advice
 from gnt._version import __version__
 from gnt.diagnosis import PlasticityCheck, Suggestion, plasticity_check, suggest
@@ -101,6 +102,7 @@ __all__ = [
     "plasticity_check",
     "register_state_reset",
     "register_utility",
+    "show_config",
     "suggest",
     "trace",
     "walk",

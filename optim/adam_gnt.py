@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
+from gnt._kernels import use_kernels
 from gnt._utils.dynamo import not_compiled
-from gnt._utils.validation import check_flags
+from gnt._utils.validation import check_flags, check_kernels
 from gnt.importance import WeightMeans
 from gnt.optim._adam.dispatch import StepPlan
 from gnt.optim._adam.load_state import exact_step_counts
@@ -42,6 +43,11 @@ class AdamGnT(Optimizer):
         v <- b2 * v + (1 - b2) * g^2                   amsgrad: v^ <- max(v^, v), used for v below
         p <- p - lr * (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
 
+    Contiguous float32 and float64 parameters on the CPU, reset or not, are stepped by a C kernel, in one pass over
+    memory (docs/kernels.md). It rounds differently than torch's implementations, and sets subnormal moments to zero in
+    each step. It is not used with ``kernels=False``, nor with ``foreach`` or ``fused`` unless ``kernels=True``. What
+    follows is about all other parameters.
+
     A parameter of which no unit was ever reset is stepped by torch's functional Adam: it equals torch.optim.Adam or
     AdamW with the same flags to the last bit. If neither ``foreach`` nor ``fused`` is set, plain tensors on CPU and
     CUDA use the fused implementation, which differs from torch's default by rounding. From its first reset on, a
@@ -53,10 +59,6 @@ class AdamGnT(Optimizer):
     that get no gradient, and computing with them is slow. From a parameter's first reset on they are set to zero in
     every eighth step, on the CPU and in all dtypes but float16, if eps is at least 1e-10. What they would have added to
     a step is below 1e-12 * lr. Before the first reset they remain, as in torch.optim.Adam.
-
-    With ``kernels``, all contiguous float32 and float64 parameters on the CPU, reset or not, are stepped by a C++
-    kernel: the same arithmetic up to rounding, in one pass over memory. The kernel sets subnormal moments to zero in
-    each step, under the same condition on eps. All other parameters are stepped as without ``kernels``.
 
     State: two values per element (three with amsgrad), a step count on the host and, from the first reset on, one int64
     per row and per column. Neither ``step`` nor ``reset_units`` synchronizes with the device.
@@ -73,21 +75,22 @@ class AdamGnT(Optimizer):
         foreach: which of torch's implementations to use, as in torch.optim.Adam.
         fused: as in torch.optim.Adam; the default for plain tensors on CPU and CUDA if ``foreach`` is not set either. A
             GradScaler unscales the gradients before the step, also with ``fused``.
-        kernels: step by a C++ kernel, which the compiler of torch.compile builds at the first step.
+        kernels: step by the C kernel what it can step. None: if there are kernels on this machine, and neither
+            ``foreach`` nor ``fused`` is set; True: always; False: never.
         capturable: keep step counts on the device, for steps that are captured in a CUDA graph.
 
     Raises:
         TypeError, ValueError: at construction, for an invalid option or parameter.
         RuntimeError: in ``step``, for gradients that are sparse, complex, or have another shape or device than their
-            parameter, or for ``kernels`` without a working C++ compiler. Nothing is changed. Gradients of another real
-            dtype are converted.
+            parameter. Nothing is changed. Gradients of another real dtype are converted. At construction, for
+            ``kernels=True`` if there are none, with the reason.
 
     With ``capturable``, the step counts are on the parameters' devices, so that a step can be captured in a CUDA graph
     after at least one step outside of the capture; replays then count. Units may be reset between replays, except input
     channels of grouped convolutions.
 
     Not supported: ``differentiable``. A state_dict of torch.optim.Adam with these options can be loaded. torch.compile
-    does not compile the step; use ``kernels`` instead.
+    does not compile the step.
 
     Sources: Kingma & Ba 2015, Algorithm 1; Loshchilov & Hutter 2019, Algorithm 2 (decoupled weight decay);
     Reddi, Kale & Kumar 2018, Algorithm 2 (amsgrad; with bias correction, as in torch).
@@ -128,10 +131,12 @@ class AdamGnT(Optimizer):
         decoupled_weight_decay: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
-        kernels: bool = False,
+        kernels: bool | None = None,
         capturable: bool = False,
     ) -> None:
-        check_flags(kernels=kernels, capturable=capturable)
+        check_kernels(kernels)
+        check_flags(capturable=capturable)
+        use_kernels(kernels, fit=False)
         self.kernels, self.capturable = kernels, capturable
         self._plans: dict[int, StepPlan] = {}
         self._any_on_cuda = False
@@ -228,11 +233,16 @@ class AdamGnT(Optimizer):
                         groups[i],
                         self.state,
                         weight_means,
-                        kernels=self.kernels,
+                        kernels=self._uses_kernels(groups[i]),
                         triton=self.kernels is not False,
                         capturable=self.capturable,
                     )
             self._any_on_cuda = any(plan.on_cuda for plan in plans.values())
+
+    def _uses_kernels(self, group: Mapping[str, Any]) -> bool:
+        """True if what the kernel can step is to be stepped by it."""
+        of_torch = group["foreach"] is not None or group["fused"] is not None
+        return use_kernels(self.kernels, fit=bool(self.kernels) or not of_torch)
 
     def _weight_means(self) -> Mapping[int, WeightMeans]:
         """Where the kernel writes means of |w|, by the parameter's id. Overridden by subclasses with an engine."""

@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
+from gnt._kernels import use_kernels
 from gnt._utils.dynamo import not_compiled
 from gnt._utils.validation import check_known_settings
 from gnt.importance import WeightMeans
@@ -191,7 +192,7 @@ class CBPSGD(_ContinualOptimizer, torch.optim.SGD):
 
     @wrap_step
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Take one step, then one of the engine. With ``kernels``, SGD without momentum runs as a C++ kernel.
+        """Take one step, then one of the engine. SGD without momentum runs as a C kernel, if there are kernels.
 
         Args:
             closure: reevaluates the model with gradients and returns the loss, which is then returned.
@@ -202,7 +203,7 @@ class CBPSGD(_ContinualOptimizer, torch.optim.SGD):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        by_kernel = self.gnt.kernels and not torch.compiler.is_compiling()
+        by_kernel = not torch.compiler.is_compiling() and use_kernels(self.gnt.kernels)
         self._check_before_step(gradients=not by_kernel)
         if by_kernel:
             if self._kernel is None:
@@ -222,7 +223,7 @@ class _ContinualAdam(_ContinualOptimizer, AdamGnT):
     _check_options: ClassVar[CheckOptions] = staticmethod(check_continual_adam_options)
 
     def _weight_means(self) -> Mapping[int, WeightMeans]:
-        return self.gnt.weight_means if self.kernels else super()._weight_means()
+        return self.gnt.weight_means if use_kernels(self.kernels) else super()._weight_means()
 
 
 class CBPAdam(_ContinualAdam):

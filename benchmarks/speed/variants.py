@@ -128,16 +128,16 @@ LEARN_SGD = "ContinualBackprop.learn, SGD, one after another"
 VARIANTS = (
     # a full training step with SGD
     Variant(SGD, lambda w: loop(w, _sgd), brief=True),
-    Variant("SGD + GnT", _gnt(), ((SGD, "sgd"),)),
+    Variant("SGD + GnT", _gnt(kernels=False), ((SGD, "sgd"),)),
     Variant("SGD + GnT, compiled", _gnt(kernels=True), ((SGD, "sgd"),)),
-    Variant("CBPSGD", _cbp(CBPSGD), ((SGD, "sgd"),), brief=True),
+    Variant("CBPSGD", _cbp(CBPSGD, kernels=False), ((SGD, "sgd"),), brief=True),
     Variant("CBPSGD, measured every 8", _cbp(CBPSGD, measure_every=8), ((SGD, "sgd"),)),
     Variant("CBPSGD, compiled", _cbp(CBPSGD, kernels=True), ((SGD, "sgd"),), brief=True),
     _third_party("SGD", _sgd, SGD),
     # a full training step with Adam
     Variant(ADAM, lambda w: loop(w, _adam)),
     Variant(FUSED, lambda w: loop(w, partial(_adam, fused=True)), ((ADAM, None),), brief=True),
-    Variant("CBPAdam, fused", _cbp(CBPAdam, fused=True), ((FUSED, "adam"),), brief=True),
+    Variant("CBPAdam, fused", _cbp(CBPAdam, fused=True, kernels=False), ((FUSED, "adam"),), brief=True),
     Variant("CBPAdam, fused, measured every 8", _cbp(CBPAdam, fused=True, measure_every=8), ((FUSED, "adam"),)),
     Variant("CBPAdam, fused, compiled", _cbp(CBPAdam, fused=True, kernels=True), ((FUSED, "adam"),), brief=True),
     _third_party(FUSED, partial(_adam, fused=True), FUSED),
@@ -155,8 +155,13 @@ VARIANTS = (
     # the optimizer's step alone
     Variant(ADAM, _alone(_adam), kind=STEP),
     Variant(FUSED, _alone(_adam, fused=True), ((ADAM, None),), kind=STEP),
-    Variant("AdamGnT, never reset", _alone(_adam_gnt), ((FUSED, "never reset"),), kind=STEP),
-    Variant("AdamGnT, after resets", _alone(_adam_gnt, resets=True), ((ADAM, "reset"), (FUSED, None)), kind=STEP),
+    Variant("AdamGnT, never reset", _alone(_adam_gnt, kernels=False), ((FUSED, "never reset"),), kind=STEP),
+    Variant(
+        "AdamGnT, after resets",
+        _alone(_adam_gnt, resets=True, kernels=False),
+        ((ADAM, "reset"), (FUSED, None)),
+        kind=STEP,
+    ),
     Variant("AdamGnT, never reset, compiled", _alone(_adam_gnt, kernels=True), ((FUSED, "never reset"),), kind=STEP),
     Variant(
         "AdamGnT, after resets, compiled",
@@ -180,7 +185,7 @@ VARIANTS = (
             ),
         )
     ),
-    _fine_grained("contribution"),
+    _fine_grained("contribution", kernels=False),
     _fine_grained("contribution", kernels=True),
     _fine_grained("incoming_fisher_activation"),
     *(_fine_grained(name, every=20) for name in ("gradient_activation", "deeplift", "internal_influence")),

@@ -82,11 +82,35 @@ def load(name: str, dtype: torch.dtype) -> Kernel:
     """
     found = loaded_library()
     if isinstance(found, str):
-        raise RuntimeError(
-            f"kernels=True requires gnt's C kernels, and there are none: {found}. Install a wheel of gnt for this "
-            "platform, or a C compiler, or use kernels=False"
-        )
+        raise _no_kernels(found)
     return found.kernels[f"{name}_{SCALARS[dtype]}"]
+
+
+def use_kernels(setting: bool | None, *, fit: bool = True) -> bool:
+    """True if kernels are to be used: not for False, nor for None if there are none.
+
+    Args:
+        setting: the setting ``kernels``.
+        fit: the tensors are such that kernels can be used.
+
+    Raises:
+        RuntimeError: the setting is True, and there are no kernels, with the reason.
+    """
+    if setting is False or (setting is None and not fit):
+        return False
+    found = loaded_library()
+    if isinstance(found, str):
+        if setting:
+            raise _no_kernels(found)
+        return False
+    return fit
+
+
+def _no_kernels(reason: str) -> RuntimeError:
+    return RuntimeError(
+        f"kernels=True requires gnt's C kernels, and there are none: {reason}. Install a wheel of gnt for this "
+        "platform, or a C compiler; kernels=None uses torch operations where there are no kernels"
+    )
 
 
 def _compiled(instructions: str) -> Path:

@@ -37,6 +37,12 @@ def check_flags(**values: Any) -> None:
             raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
+def check_kernels(kernels: Any) -> None:
+    """Raise TypeError for values of the setting ``kernels`` other than True, False and None."""
+    if kernels is not None and not isinstance(kernels, bool):
+        raise TypeError(f"kernels must be True, False or None, got {kernels!r}")
+
+
 def check_positive(**values: Any) -> None:
     """Raise ValueError for values that are not integers >= 1."""
     for name, value in values.items():

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from gnt._utils.dynamo import not_compiled
 from gnt._utils.generators import new_generator
 from gnt._utils.state_dicts import Kind, check_entries, check_saved_state, counter, equal_to, random_state, sequence
-from gnt._utils.validation import check_flags, to_float
+from gnt._utils.validation import check_flags, check_kernels, to_float
 from gnt.distributed.process_group import Processes, resolve_process_group
 from gnt.importance._across_processes import check_shards
 from gnt.importance._feature_batch import FeatureBatch, Features
@@ -87,7 +87,7 @@ class Importance(RunningImportance):
         generator: torch.Generator | None = None,
         record: bool = True,
         process_group: Any = None,
-        kernels: bool = False,
+        kernels: bool | None = None,
         grad_scaler: torch.amp.GradScaler | None = None,
     ) -> None:
         found = find_measure(measure, "measure")
@@ -97,7 +97,8 @@ class Importance(RunningImportance):
             raise ValueError(f"decay_rate must be a number in [0, 1), got {decay_rate!r}")
         if generator is not None and not isinstance(generator, torch.Generator):
             raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
-        check_flags(record=record, kernels=kernels)
+        check_flags(record=record)
+        check_kernels(kernels)
         check_grad_scaler(grad_scaler)
         self.average, self.decay_rate, self.process_group = average, float(decay_rate), process_group
         groups = groups_for_engine(layers, None)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from gnt._kernels import in_use
 from gnt.distributed.process_group import Processes
 from gnt.importance._across_processes import average_over_processes
 from gnt.importance._evaluate.evaluator import Evaluator
@@ -33,7 +34,7 @@ class RunningImportance:
         name: name of the measure.
         generator: generator for measures that draw random numbers.
         record: record features by hooks.
-        kernels: use the C kernels for networks on the CPU.
+        kernels: use the C kernels for networks on the CPU; None: where there are kernels.
         grad_scaler: a GradScaler that scales the loss and does not call the optimizer's step.
         measure_every: the states' setting: features are recorded for the updates that measure them.
 
@@ -53,7 +54,7 @@ class RunningImportance:
         generator: Any,
         *,
         record: bool,
-        kernels: bool,
+        kernels: bool | None,
         grad_scaler: torch.amp.GradScaler | None = None,
         measure_every: int = 1,
     ) -> None:
@@ -92,6 +93,12 @@ class RunningImportance:
         values = {number: v for part in parts for number, v in zip(part.numbers, part.shared.utilities, strict=True)}
         device, dtype = values[0].device, values[0].dtype
         return torch.cat([values[number].to(device, dtype) for number in range(len(self.groups))])
+
+    @property
+    def implementation(self) -> str:
+        """What evaluates the units: kernels, or torch operations with the reason."""
+        kinds = [group.state.utility for group in self.groups]
+        return "; ".join(dict.fromkeys(in_use(self._kernels, each.device, each.dtype) for each in kinds))
 
     @property
     def weight_means(self) -> Mapping[int, WeightMeans]:
@@ -221,9 +228,12 @@ class RunningImportance:
         self._others.clear()
         return kept
 
-    def rebuild(self, *, kernels: bool | None = None) -> None:
-        """Evaluate as the settings of the states are now, and from now on with or without kernels."""
-        kernels = self._kernels if kernels is None else kernels
+    def rebuild(self) -> None:
+        """Evaluate as the settings of the states are now."""
+        self.set_kernels(self._kernels)
+
+    def set_kernels(self, kernels: bool | None) -> None:
+        """Evaluate with or without kernels from now on."""
         self.evaluator = Evaluator(self.groups, self.measure, self.name, kernels=kernels)
         self._kernels = kernels
 

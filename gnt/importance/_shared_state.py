@@ -217,7 +217,7 @@ class SharedState:
             for number, state in enumerate(self.states):
                 if number not in absent:
                     state.updates += 1
-        if self._advance_kernel is not None:
+        if self._advance_kernel is not None and nonfinite is None:
             self._write_segments(absent)
             self._advance_by_kernel()
             return

@@ -80,10 +80,10 @@ class MeasureSource:
         groups: the units.
         name: name of the measure.
         process_group: the processes over whose samples means are taken.
-        kernels: use the C++ kernels on the CPU.
+        kernels: use the C kernels on the CPU; None: where there are kernels.
     """
 
-    def __init__(self, groups: Sequence[UnitGroup], name: str, process_group: Any, *, kernels: bool) -> None:
+    def __init__(self, groups: Sequence[UnitGroup], name: str, process_group: Any, *, kernels: bool | None) -> None:
         self.reads = MEASURES[name].reads
         generator = torch.Generator(groups[0].incoming[0].weight.device).manual_seed(torch.initial_seed() % 2**63)
         self._nonfinite_before = 0
@@ -252,7 +252,7 @@ def _loss(y: Tensor, output: Tensor) -> Tensor:
 
 
 def source_maker(
-    importance: Any, of: Any, settings: dict[str, Any], *, kernels: bool
+    importance: Any, of: Any, settings: dict[str, Any], *, kernels: bool | None
 ) -> Callable[[nn.Module, Sequence[UnitGroup], Any], MeasureSource | AttributionSource]:
     """Check the name and the settings of an importance; the result makes its source for a network.
 
@@ -277,6 +277,6 @@ def source_maker(
     if of == "loss" and importance in _NOT_OF_LOSS:
         raise ValueError(f"of must be 'target' for importance={importance!r}, which has no rule for a loss")
     if kernels:
-        raise ValueError(f"kernels must be False for importance={importance!r}, an attribution, which has none")
+        raise ValueError(f"kernels must be None or False for importance={importance!r}, an attribution, which has none")
     check_attribution(importance, **settings)
     return lambda model, groups, process_group: AttributionSource(model, groups, importance, of, process_group, given)

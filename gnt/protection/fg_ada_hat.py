@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gnt._utils.renamed_argument import renamed_argument
 from gnt._utils.state_dicts import Kind, check_entries, counter, equal_to, sequence, tensor
-from gnt._utils.validation import check_flags, check_positive, finite_number
+from gnt._utils.validation import check_flags, check_kernels, check_positive, finite_number
 from gnt.importance import GRADIENT_SIGNALS
 from gnt.protection._coverage import Aggregation
 from gnt.protection._fine_grained import FineGrained, Schedule
@@ -64,7 +64,7 @@ class FGAdaHAT(HAT):
         protect_quantile: `protected` keeps the units whose importance in earlier tasks is above this quantile of their
             group's, in [0, 1). Used units below it may be replaced, which changes the outputs of their tasks. None: as
             for `HAT`, units that more than ``protect_above`` tasks use.
-        kernels: for measures, as for `GnT`: use C++ kernels on the CPU, which torch's compiler builds at first use.
+        kernels: for measures, as for `GnT`: use C kernels on the CPU. None: if there are kernels on this machine.
         sparsity: factor of the sparsity term in the loss, >= 0.
         settings: those of `HAT`, except ``protection``.
 
@@ -122,7 +122,7 @@ class FGAdaHAT(HAT):
         rate: float | None = None,
         base: float | None = None,
         protect_quantile: float | None = None,
-        kernels: bool = False,
+        kernels: bool | None = None,
         sparsity: float = 0.1,
         **settings: Any,
     ) -> None:
@@ -132,7 +132,7 @@ class FGAdaHAT(HAT):
             alpha, schedule=schedule, aggregation=aggregation, base_sparsity=base_sparsity, base_linear=base_linear,
             filter_cumulative=filter_cumulative,
         )  # fmt: skip
-        check_flags(kernels=kernels)
+        check_kernels(kernels)
         strategy = Summing(summing, step=step, rate=rate, base=base)
         make_source = source_maker(
             importance, of, {"baselines": baselines, "n_steps": n_steps, "chunk": chunk}, kernels=kernels

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from gnt._utils.validation import check_flags, to_float
+from gnt._utils.validation import check_flags, check_kernels, to_float
 from gnt.importance import check_grad_scaler, find_measure
 from gnt.initialization import BIAS_INITS, Init, check_init, init_name
 from gnt.replacement._protection import checked_protect
@@ -39,7 +39,7 @@ class EngineSettings:
     generator: torch.Generator | None = field(default=None, repr=False)
     activation: str | None = field(default=None, repr=False)
     process_group: Any = field(default=None, repr=False)
-    kernels: bool = field(default=False, repr=False)
+    kernels: bool | None = field(default=None, repr=False)
     bias_init: str = "zero"
     protect: Any = field(default=None, repr=False)
     grad_scaler: torch.amp.GradScaler | None = field(default=None, repr=False)
@@ -60,7 +60,8 @@ class EngineSettings:
             raise TypeError(f"generator must be a torch.Generator or None, got {type(self.generator).__name__}")
         if not isinstance(self.accumulate, bool) and self.accumulate != "one":
             raise TypeError(f"accumulate must be True, False or 'one', got {self.accumulate!r}")
-        check_flags(bias_transfer=self.bias_transfer, kernels=self.kernels)
+        check_flags(bias_transfer=self.bias_transfer)
+        check_kernels(self.kernels)
         _check_process_group(self.process_group)
         find_measure(self.utility)
         check_init(self.init)

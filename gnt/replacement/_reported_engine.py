@@ -58,7 +58,7 @@ class ReportedEngine(SavedEngine):
 
     def report(self) -> Report:
         """Per group: units, protected, eligible, replaced so far, when the next is due, dead units, the initial
-        distributions of new units, and what `trace` refused.
+        distributions of new units, what `trace` refused, and whether kernels update the units.
 
         Prints as a table, with the pace at which units are renewed in the long run (`gnt.suggest`). Reads the device.
         """
@@ -70,6 +70,7 @@ class ReportedEngine(SavedEngine):
             self.left_out(),
             self.notes,
             at_most_one=self.accumulate == "one",
+            implementation=self.importance.implementation,
         )
 
     def dry_run(self, most: int = 5) -> DryRun:

@@ -100,8 +100,8 @@ class ChangeableSettings(EngineSettings):
             if accumulate != "one":  # what was carried over beyond one unit is dropped
                 group.state.accumulated = min(group.state.accumulated, 1.0)
 
-    def _change_kernels(self, kernels: bool) -> None:
-        self.importance.rebuild(kernels=kernels)
+    def _change_kernels(self, kernels: bool | None) -> None:
+        self.importance.set_kernels(kernels)
 
     def _change_generator(self, generator: torch.Generator | None) -> None:
         if generator is None or not isinstance(self.generator, torch.Generator):

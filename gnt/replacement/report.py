@@ -54,6 +54,7 @@ class Report:
             unit is due; otherwise, and if none ever is due, None.
         notes: parts of the network that `trace` could not examine.
         at_most_one: a group replaces one unit at most in an update (``accumulate="one"``).
+        implementation: what updates the units: kernels, or torch operations with the reason.
     """
 
     updates: int
@@ -64,6 +65,7 @@ class Report:
     first_due: int | None = None
     notes: tuple[str, ...] = ()
     at_most_one: bool = False
+    implementation: str = ""
 
     @classmethod
     def from_groups(
@@ -75,6 +77,7 @@ class Report:
         refused: Sequence[object] = (),
         notes: Sequence[str] = (),
         at_most_one: bool = False,
+        implementation: str = "",
     ) -> Report:
         """Create a report from the groups' states; reads the device."""
         return cls(
@@ -99,6 +102,7 @@ class Report:
             first_due([group.state for group in groups], updates, replacement_rate),
             tuple(notes),
             at_most_one,
+            implementation,
         )
 
     def __str__(self) -> str:
@@ -113,7 +117,8 @@ class Report:
             rows = [row[:-1] for row in rows]
         left_alone = ["refused:", *(f"  {one}" for one in self.refused)] if self.refused else []
         left_alone += [f"note: {note}" for note in self.notes]
-        body = [*align_columns(rows), *self._outlook(), *self._inits(), *left_alone]
+        updated_by = [f"units are updated by {self.implementation}"] if self.implementation else []
+        body = [*align_columns(rows), *self._outlook(), *self._inits(), *left_alone, *updated_by]
         return "\n".join([f"after {self.updates} updates", *body])
 
     def _inits(self) -> list[str]:

@@ -60,7 +60,7 @@ class StepPlan:
         capturable: bool = False,
     ) -> None:
         self._weight_means = weight_means
-        self._amsgrad, self._fused = bool(group["amsgrad"]), group["fused"]
+        self._amsgrad, self._fused, self._foreach = bool(group["amsgrad"]), group["fused"], group["foreach"]
         states = [state_of[param] for param in params]
         for param, state in zip(params, states, strict=True):
             complete_state(param, state, self._amsgrad, capturable=capturable)
@@ -91,7 +91,7 @@ class StepPlan:
         """True if the plan was made for these parameters and this state."""
         if len(params) != len(self._entries) or bool(group["amsgrad"]) is not self._amsgrad:
             return False
-        if group["fused"] is not self._fused:
+        if group["fused"] is not self._fused or group["foreach"] is not self._foreach:
             return False
         if weight_means is not self._weight_means:
             return False

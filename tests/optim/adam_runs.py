@@ -11,11 +11,11 @@ HALF = [torch.bfloat16, torch.float16]
 FULL = [torch.float32, torch.float64]
 
 
-def stepped(*shapes: tuple[int, ...], steps: int = 3, dtype: torch.dtype = torch.float32, **options):
-    """Random parameters of these shapes, and an AdamGnT that has taken some steps on them."""
+def stepped(*shapes: tuple[int, ...], steps: int = 3, dtype: torch.dtype = torch.float32, kernels=False, **options):
+    """Random parameters of these shapes, and an AdamGnT that took some steps on them, by default without kernels."""
     generator = torch.Generator().manual_seed(0)
     params = [nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for shape in shapes]
-    optimizer = AdamGnT(params, **options)
+    optimizer = AdamGnT(params, kernels=kernels, **options)
     for _ in range(steps):
         step(optimizer, generator)
     return params, optimizer

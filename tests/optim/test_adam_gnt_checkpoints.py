@@ -29,7 +29,7 @@ def saved_and_loaded(optimizer: AdamGnT, params: list[nn.Parameter]) -> AdamGnT:
     file = io.BytesIO()
     torch.save(optimizer.state_dict(), file)
     file.seek(0)
-    loaded = AdamGnT(params)
+    loaded = AdamGnT(params, kernels=optimizer.kernels)
     loaded.load_state_dict(torch.load(file, weights_only=True))
     return loaded
 

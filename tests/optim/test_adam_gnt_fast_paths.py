@@ -51,7 +51,7 @@ def test_parameters_may_have_any_memory_layout(options, layout):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-def test_the_default_implementation_is_fused(dtype):
+def test_the_default_implementation_without_kernels_is_fused(dtype):
     for options in ({}, {"weight_decay": 0.1, "amsgrad": True}, {"lr": torch.tensor(0.1), "maximize": True}):
         (param,), _ = stepped((64, 3), steps=20, dtype=dtype, **options)
         (same,), _ = stepped((64, 3), steps=20, dtype=dtype, fused=True, **options)
@@ -191,7 +191,7 @@ def test_steps_and_resets_do_not_synchronize(options):
             optimizer.reset_units(params[2], 1, index, groups=2)
 
 
-@pytest.mark.parametrize("options", [{}, {"kernels": True}, {"foreach": False}])
+@pytest.mark.parametrize("options", [{"kernels": False}, {"kernels": True}, {"foreach": False}])
 def test_steps_on_the_cpu_read_only_scalar_tensors(options):
     class NoTensorReads(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):

@@ -26,7 +26,7 @@ OPTIONS = st.fixed_dictionaries(
         "decoupled_weight_decay": st.booleans(),
     }
 )
-IMPLEMENTATIONS = st.sampled_from([{}, {"foreach": False}, {"foreach": True}, {"fused": True}])
+IMPLEMENTATIONS = st.sampled_from([{"kernels": False}, {"foreach": False}, {"foreach": True}, {"fused": True}])
 ALL_IMPLEMENTATIONS = IMPLEMENTATIONS | st.just({"kernels": True})
 
 
@@ -195,7 +195,8 @@ def test_without_a_reset_it_equals_torch_bit_for_bit(options, implementation, dt
     ours = AdamGnT(ours_params, **options, **implementation)
     torch_options = {k: v for k, v in options.items() if k != "decoupled_weight_decay"}
     torch_class = torch.optim.AdamW if options["decoupled_weight_decay"] else torch.optim.Adam
-    theirs = torch_class(torch_params, **torch_options, **(implementation or {"fused": True}))
+    flags = {"fused": True} if "kernels" in implementation else implementation
+    theirs = torch_class(torch_params, **torch_options, **flags)
     for step in range(8):
         for i, (mine, other) in enumerate(zip(ours_params, torch_params, strict=True)):
             grad = None if (step + i) % 4 == 3 else gradient(shapes[i], generator).to(dtype)

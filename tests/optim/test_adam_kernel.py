@@ -1,4 +1,4 @@
-"""AdamGnT(kernels=True): the C++ kernel compared with torch operations."""
+"""AdamGnT(kernels=True): the C kernel compared with torch operations."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from gnt._kernels import library
 from gnt.optim import AdamGnT
 from gnt.optim._adam.bias_correction import _table
 from tests.helpers.small_runs import assert_same
-from tests.optim.adam_runs import step
+from tests.optim.adam_runs import step, stepped
 from tests.optim.kernel_runs import assert_close, num_kernel_steps, pair
 
 
@@ -152,9 +153,40 @@ def test_the_setting_is_not_part_of_the_state_dict():
     torch.optim.Adam(params).load_state_dict(optimizer.state_dict())
 
 
-@pytest.mark.parametrize("value", [1, None, "yes"])
-def test_kernels_must_be_a_bool(value):
-    with pytest.raises(TypeError, match=f"kernels must be True or False, got {value!r}"):
+def test_the_default_is_the_kernel_unless_an_implementation_of_torch_is_chosen():
+    def steps_by_kernel(**options):
+        _, optimizer = stepped((3, 2), (4,), **{"kernels": None, **options})
+        return num_kernel_steps(optimizer)
+
+    assert steps_by_kernel() == steps_by_kernel(kernels=True) == steps_by_kernel(kernels=True, fused=True) == [2]
+    assert steps_by_kernel(dtype=torch.bfloat16) == steps_by_kernel(kernels=False) == [0]
+    for flag in ("fused", "foreach"):
+        assert steps_by_kernel(**{flag: True}) == steps_by_kernel(**{flag: False}) == [0]
+    _, optimizer = stepped((3, 2), kernels=None)
+    optimizer.param_groups[0]["foreach"] = True
+    step(optimizer, torch.Generator().manual_seed(1))
+    assert num_kernel_steps(optimizer) == [0]
+
+
+def test_without_kernels_the_default_steps_by_torch_operations(monkeypatch):
+    monkeypatch.setattr(library, "loaded_library", lambda: "there is no compiler")
+    (param,), optimizer = stepped((3, 2), kernels=None)
+    (same,), _ = stepped((3, 2), kernels=False)
+    assert num_kernel_steps(optimizer) == [0]
+    assert torch.equal(param, same)
+    with pytest.raises(RuntimeError, match="there are none: there is no compiler"):
+        stepped((3, 2), kernels=True)
+    optimizer.kernels = True  # as in a copy from another machine
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2, requires_grad=True))]})
+    before = param.detach().clone()
+    with pytest.raises(RuntimeError, match="there is no compiler"):
+        step(optimizer, torch.Generator().manual_seed(1))
+    assert torch.equal(param, before)
+
+
+@pytest.mark.parametrize("value", [1, "yes"])
+def test_kernels_must_be_a_bool_or_none(value):
+    with pytest.raises(TypeError, match=f"kernels must be True, False or None, got {value!r}"):
         AdamGnT([nn.Parameter(torch.ones(2))], kernels=value)
 
 

@@ -64,7 +64,7 @@ def test_it_equals_the_optimizer_with_a_separate_engine(name):
 
 @EACH
 def test_without_replacement_it_equals_torch(name):
-    net, optimizer = cbp(name, replacement_rate=0.0)
+    net, optimizer = cbp(name, replacement_rate=0.0, kernels=False)
     plain = mlp()
     kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
     other = kind(plain.parameters(), lr=0.01, **CLASSES[name][2], **({} if name == "sgd" else {"fused": True}))
@@ -76,7 +76,7 @@ def test_without_replacement_it_equals_torch(name):
 @pytest.mark.parametrize("name", ["adam", "adamw"])
 def test_kernels_applies_to_engine_and_optimizer(name):
     net, optimizer = cbp(name, kernels=True)
-    plain, other = cbp(name)
+    plain, other = cbp(name, kernels=False)
     assert optimizer.kernels
     assert optimizer.gnt.kernels
     assert not other.kernels

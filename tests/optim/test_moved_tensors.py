@@ -111,7 +111,7 @@ def test_gradients_on_another_device_are_refused():
         check_gradient(torch.ones(2, device="meta"), torch.ones(2))
 
 
-@pytest.mark.parametrize("options", [{}, {"kernels": True}, {"foreach": False}, {"fused": True}])
+@pytest.mark.parametrize("options", [{"kernels": False}, {"kernels": True}, {"foreach": False}, {"fused": True}])
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_gradients_of_another_dtype_are_converted(options, reset, dtype):

@@ -142,12 +142,14 @@ def test_counts_restart_after_more_steps_than_float32_can_count():
     assert int(optimizer.state[param]["step"]) - optimizer.state[param]["row_start"].tolist()[0] == 3
 
 
-@pytest.mark.parametrize("options", [{}, {"kernels": True}, {"foreach": True}, {"amsgrad": True, "weight_decay": 0.1}])
+@pytest.mark.parametrize(
+    "options", [{"kernels": False}, {"kernels": True}, {"foreach": True}, {"amsgrad": True, "weight_decay": 0.1}]
+)
 @pytest.mark.parametrize("shape", [(1, 1, 1, 5), (1, 1, 5)])
 def test_elements_along_a_single_dimension_are_reset_like_those_of_a_vector(options, shape):
     (param,), optimizer = stepped(shape, steps=0, lr=0.1, **options)
     vector = torch.nn.Parameter(param.detach().flatten().clone())
-    twin = type(optimizer)([vector], lr=0.1, **options)
+    twin = type(optimizer)([vector], lr=0.1, **{**options, "kernels": optimizer.kernels})
     generator, every = torch.Generator().manual_seed(1), list(range(5))
     resets = {2: (0, [0], every), 4: (1, [0], every), 6: (len(shape) - 1, [3, 1], [3, 1]), 8: (0, [0], every)}
     resets[7] = len(shape) - 1, [2], [2]

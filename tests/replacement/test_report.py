@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -103,7 +104,7 @@ def test_report_prints_as_a_table():
     engine = make_engine(4, 12, 6, 2, replacement_rate=0.25, maturity_threshold=1)
     for _ in range(3):
         engine.step(positive_features(engine))
-    title, head, first, second, pace = str(engine.report()).splitlines()
+    title, head, first, second, pace, updated_by = str(engine.report()).splitlines()
     assert title == "after 3 updates"
     assert pace == (  # 18 * 0.25 / 1.25
         "in the long run 3.6 of 18 units are replaced in each update: a unit is renewed after about 5 updates, 1 of "
@@ -116,8 +117,11 @@ def test_report_prints_as_a_table():
         assert line.split()[:4] == list(map(str, figures[:4]))
         assert line.split()[-2:] == list(map(str, figures[-2:]))
     assert len({len(line) for line in (head, first, second)}) == 1
+    assert re.fullmatch(r"units are updated by (C kernels \(.+\)|torch operations \(.+\))", updated_by)
     engine.replacement_rate = 0.0
     assert "never" in str(engine.report())
+    engine.kernels = False
+    assert str(engine.report()).endswith("\nunits are updated by torch operations (kernels=False)")
 
 
 def test_the_report_changes_nothing():

@@ -20,7 +20,7 @@ REFUSED = [
     ("init", "he", ValueError, "init must be one of .*, got 'he'"),
     ("accumulate", "two", TypeError, "accumulate must be True, False or 'one', got 'two'"),
     ("bias_transfer", 1, TypeError, "bias_transfer must be True or False, got 1"),
-    ("kernels", "yes", TypeError, "kernels must be True or False, got 'yes'"),
+    ("kernels", "yes", TypeError, "kernels must be True, False or None, got 'yes'"),
     ("generator", 0, TypeError, "generator must be a torch.Generator or None, got int"),
     ("generator", None, TypeError, "generator of a running engine must be a torch.Generator, got None"),
     ("process_group", 3, TypeError, "process_group must be a torch process group, None or False, got 3"),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from gnt._kernels import SCALARS
+from gnt._kernels import SCALARS, use_kernels
 from gnt._triton import can_run as triton_can_run
 from gnt.importance._evaluate.eager import EagerEvaluation
 from gnt.importance._evaluate.kernels import KernelEvaluation
@@ -36,7 +36,7 @@ class Evaluator:
         groups: the unit groups.
         measure: the measure.
         name: its name, for messages.
-        kernels: use the C kernels for networks on the CPU.
+        kernels: use the C kernels for networks on the CPU; None: where there are kernels.
 
     Attributes:
         absent: numbers of the groups that took no part in the latest evaluation.
@@ -46,7 +46,7 @@ class Evaluator:
         repeated: makes an update like the one before; None if the next one must be a full one.
     """
 
-    def __init__(self, groups: Sequence[UnitGroup], measure: Measure, name: str, *, kernels: bool) -> None:
+    def __init__(self, groups: Sequence[UnitGroup], measure: Measure, name: str, *, kernels: bool | None) -> None:
         self._groups, self._measure, self._name, self._kernels = groups, measure, name, kernels
         self._product = measure.product
         self._first_taps = [0]
@@ -202,12 +202,18 @@ class _SharedPart:
     """Groups whose states have the same device and dtype; ``numbers`` are theirs among all groups."""
 
     def __init__(
-        self, numbers: list[int], groups: list[UnitGroup], first_taps: list[int], measure: Measure, *, kernels: bool
+        self,
+        numbers: list[int],
+        groups: list[UnitGroup],
+        first_taps: list[int],
+        measure: Measure,
+        *,
+        kernels: bool | None,
     ) -> None:
         self._dtype, self._device = groups[0].state.utility.dtype, groups[0].state.utility.device
         self.on_cpu = self._device.type == "cpu"  # reading a value does not wait for a device
         triton = kernels is not False and self._dtype in SCALARS and triton_can_run(self._device)
-        self.uses_kernels = kernels and self.on_cpu and self._dtype in SCALARS and not triton
+        self.uses_kernels = not triton and use_kernels(kernels, fit=self.on_cpu and self._dtype in SCALARS)
         self.numbers = numbers
         self.shared = SharedState([group.state for group in groups], kernels=self.uses_kernels, triton=triton)
         self._parameters = [group.incoming[0].module._parameters for group in groups]
