@@ -1,10 +1,12 @@
 """Whether a network can still learn, what helps, and which settings fit.
 
 plasticity_check    copies of a network learn something new, and are compared with fresh ones
+run_command         python -m gnt check: the check of a script's network
 suggest             replacement rate, maturity threshold and decay rate, and what given ones mean
 """
 
 from gnt.diagnosis._advice import Advice, WorstLayer
+from gnt.diagnosis._command import run_command
 from gnt.diagnosis._layer_figures import LayerFigures
 from gnt.diagnosis._plasticity_check import plasticity_check
 from gnt.diagnosis._progress import Progress
@@ -24,5 +26,6 @@ __all__ = [
     "Suggestion",
     "WorstLayer",
     "plasticity_check",
+    "run_command",
     "suggest",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -75,9 +75,10 @@ def _items(data: Any) -> Generator[Any, None, None]:
     if not isinstance(data, DataLoader):
         yield from data
         return
-    drawing = [data, data.sampler, data.batch_sampler, getattr(data.batch_sampler, "sampler", None)]
-    generators = {id(g): g for each in drawing if isinstance(g := getattr(each, "generator", None), torch.Generator)}
-    with states_kept(list(generators.values())):
+    samplers = [data.sampler, data.batch_sampler, getattr(data.batch_sampler, "sampler", None)]
+    drawing = [getattr(each, "generator", None) for each in (data, *samplers)]
+    generators = {id(each): each for each in drawing if isinstance(each, torch.Generator)}
+    with states_kept(list(generators.values())), _attributes_kept(samplers):
         if isinstance(data.dataset, IterableDataset):
             yield from _of_iterable(data)
             return
@@ -89,6 +90,18 @@ def _items(data: Any) -> Generator[Any, None, None]:
         for indices in data.batch_sampler:
             many = getattr(data.dataset, "__getitems__", None)
             yield collate(many(indices) if many is not None else [data.dataset[index] for index in indices])
+
+
+@contextlib.contextmanager
+def _attributes_kept(objects: list[Any]) -> Iterator[None]:
+    """Give the attributes of these objects their present values on exit: a sampler may count its epochs."""
+    before = [(vars(each), dict(vars(each))) for each in objects if hasattr(each, "__dict__")]
+    try:
+        yield
+    finally:
+        for now, values in before:
+            now.clear()
+            now.update(values)
 
 
 def _of_iterable(data: DataLoader[Any]) -> Generator[Any, None, None]:

@@ -148,6 +148,8 @@ def suggest(
     if isinstance(model, GnT):
         if named := [name for name, value in given.items() if value is not None]:
             raise TypeError(f"{', '.join(named)} would be ignored: the engine has settings of its own")
+        if model.soft is not None:
+            raise ValueError("model must be an engine that replaces units, got one with soft replacement")
         given = {name: getattr(model, name) for name in given}
         at_most_one = model.accumulate == "one"
     missing = [name for name, value in given.items() if value is None]

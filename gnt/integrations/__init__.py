@@ -1,5 +1,6 @@
 """Adapters for trainers and for code written against other packages, each imported only on request.
 
+huggingface         a callback for the Trainer of transformers
 lightning           callbacks for PyTorch Lightning
 loss_of_plasticity  learners and layers of the loss-of-plasticity repository, with its arguments and defaults
 """

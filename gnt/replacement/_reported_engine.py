@@ -65,7 +65,7 @@ class ReportedEngine(SavedEngine):
         return Report.from_groups(
             self.groups,
             self.updates,
-            self.replacement_rate,
+            self.replacement_rate if self.soft is None else 0.0,  # soft replacement replaces no unit as a whole
             self.slot_inits,
             self.left_out(),
             self.notes,

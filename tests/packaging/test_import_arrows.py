@@ -36,7 +36,7 @@ ORDER = (
     ("metrics",),
     ("diagnosis",),
     ("gnt",),  # gnt/__init__.py
-    ("integrations", "benchmarks"),
+    ("integrations", "benchmarks", "__main__"),
 )
 CHECKOUT = Path(os.environ.get("GNT_CHECKOUT") or Path(__file__).parents[2])
 

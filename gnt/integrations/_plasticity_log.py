@@ -1,0 +1,46 @@
+"""What the callbacks that log plasticity have in common."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import nn
+
+from gnt._utils.validation import check_known_settings, check_positive
+from gnt.diagnosis import PlasticityCheck, plasticity_check
+
+_OWN = ("model", "make_optimizer", "data", "loss")
+DEFAULTS = {"fresh": "labels", "steps": 100, "seeds": 3, "progress": False}
+
+
+class PlasticityLog:
+    """Runs `gnt.plasticity_check` every so many steps, and keeps the results.
+
+    Attributes:
+        every: the interval, in optimizer steps.
+        settings: the settings of each check.
+        latest: the latest result; None before the first.
+        history: the figures of each check (`gnt.PlasticityCheck.to_dict`), by step.
+
+    Raises:
+        TypeError, ValueError: an interval or settings that are not allowed.
+    """
+
+    def __init__(self, every: int, settings: dict[str, Any]) -> None:
+        check_positive(every=every)
+        allowed = [name for name in inspect.signature(plasticity_check).parameters if name not in _OWN]
+        check_known_settings(settings, "LogPlasticity", ("every", "data", "loss"), allowed)
+        self.every, self.settings = every, {**DEFAULTS, **settings}
+        self.latest: PlasticityCheck | None = None
+        self.history: dict[int, dict[str, float]] = {}
+
+    def is_due(self, step: int) -> bool:
+        """True at every multiple of the interval, once."""
+        return step > 0 and step % self.every == 0 and step not in self.history
+
+    def check(self, step: int, model: nn.Module, optimizer: Any, data: Any, loss: Any) -> dict[str, float]:
+        """Check now, and return the figures."""
+        self.latest = plasticity_check(model, optimizer, data, loss, **self.settings)
+        self.history[step] = self.latest.to_dict()
+        return self.history[step]

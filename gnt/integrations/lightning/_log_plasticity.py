@@ -1,0 +1,80 @@
+"""LogPlasticity: a callback that checks the plasticity of a network at an interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+from gnt.integrations._plasticity_log import PlasticityLog
+from gnt.integrations.lightning._trainer import optimizer_of
+
+
+class LogPlasticity(Callback):
+    """Runs `gnt.plasticity_check` every so many optimizer steps, and logs its figures: ``Trainer(callbacks=[...])``.
+
+    The training is not changed: it goes on bit for bit as without the callback. With several processes, the first one
+    checks and the others wait. Values on labels in a random order, the default, are to be compared between steps:
+    ``lost`` rises as plasticity is lost.
+
+    Args:
+        every: the interval, in optimizer steps.
+        loss: a function (output, y) -> scalar, "cross_entropy" or "mse".
+        net: function of the LightningModule that returns the network; None: the module itself.
+        data: batches for the check, as for `gnt.plasticity_check`. None: the training loader of the fit.
+        optimizer: the number of the optimizer, if ``configure_optimizers`` returns several; new ones like it are used.
+        settings: further arguments of `gnt.plasticity_check`; by default ``fresh="labels"``, ``steps=100``,
+            ``seeds=3``, ``progress=False``.
+
+    Attributes:
+        latest: the result of the latest check; None before the first.
+        history: the figures of each check by step.
+
+    Raises:
+        TypeError, ValueError: settings that are not allowed; what the check raises.
+
+    >>> import lightning
+    >>> from gnt.integrations.lightning import LogPlasticity
+    >>> log = LogPlasticity(every=1000, loss="cross_entropy")
+    >>> log.latest is None
+    True
+    """
+
+    def __init__(
+        self,
+        *,
+        every: int,
+        loss: Any,
+        net: Callable[[LightningModule], nn.Module] | None = None,
+        data: Any = None,
+        optimizer: int = 0,
+        **settings: Any,
+    ) -> None:
+        self._log = PlasticityLog(every, settings)
+        self._loss, self._net, self._data, self._optimizer = loss, net, data, optimizer
+
+    @property
+    def latest(self) -> Any:
+        """The result of the latest check."""
+        return self._log.latest
+
+    @property
+    def history(self) -> dict[int, dict[str, float]]:
+        """The figures of each check by step."""
+        return self._log.history
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Check and log at the interval."""
+        step = trainer.global_step
+        if not self._log.is_due(step) or not trainer.is_global_zero:
+            return
+        net = pl_module if self._net is None else self._net(pl_module)
+        data = trainer.train_dataloader if self._data is None else self._data
+        optimizer = optimizer_of(trainer, self._optimizer, "LogPlasticity")
+        figures = self._log.check(step, net, optimizer, data, self._loss)
+        for logger in trainer.loggers:
+            logger.log_metrics(figures, step=step)
