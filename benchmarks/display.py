@@ -71,6 +71,10 @@ class Display:
         first, last: fractions of the rows that "first" and "last" in tables average over.
         smooth: window, in rows, of the moving average of the bold line in the main panel, for noisy rows.
         further: pictures beside that of the metrics over time.
+        pairs: methods whose differences from another method the report shows, over the same seeds.
+        compared: names of the metrics of which it shows these.
+        axes: metrics by which the report names the methods that no other one beats.
+        told_the_task: methods that know the task of what they are tested on, where others do not.
         families: whether the report shows similar problems together, with fewer metrics of each.
         plasticity: whether the main metric shows a loss of plasticity, which the headline of the picture then names.
     """
@@ -86,6 +90,10 @@ class Display:
     smooth: int = 1
     plasticity: bool = True
     further: tuple[FurtherPicture, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
+    compared: tuple[str, ...] = ()
+    axes: tuple[str, ...] = ()
+    told_the_task: tuple[str, ...] = ()
     families: bool = True
 
     def rows_text(self, rows: list[dict[str, float]]) -> str:

@@ -137,12 +137,16 @@ class MethodResults:
 
     def mean(self, metric: str, first: float = 0.0, last: float = 1.0) -> Estimate:
         """Mean over seeds of each seed's mean over the rows from fraction ``first`` to fraction ``last`` of the run."""
-        means = []
+        return estimate(list(self.mean_by_seed(metric, first, last).values()))
+
+    def mean_by_seed(self, metric: str, first: float = 0.0, last: float = 1.0) -> dict[int, float]:
+        """Each complete seed's mean over these rows."""
+        means = {}
         for seed in self.complete_seeds:
             found = [value for row in self.rows_by_seed[seed] if (value := _value(row, metric)) is not None]
             begin, end = _slice_bounds(len(found), first, last)
-            means.append(math.fsum(found[begin:end]) / (end - begin))
-        return estimate(means)
+            means[seed] = math.fsum(found[begin:end]) / (end - begin)
+        return means
 
 
 def _slice_bounds(count: int, first: float, last: float) -> tuple[int, int]:

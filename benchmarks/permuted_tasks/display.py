@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.display import DEAD_AT_START, OPTIMIZERS, Display, Metric
-from benchmarks.permuted_tasks.settings import SOURCES, Settings
+from benchmarks.permuted_tasks.settings import SOURCES, TOLD_THE_TASK, Settings
 from benchmarks.task_pictures import HEAT_MAPS, TWO_AXES
 
 
@@ -30,4 +30,20 @@ DISPLAY = Display(
     chance=0.1,
     plasticity=False,
     further=(TWO_AXES, HEAT_MAPS),
+    pairs=(
+        ("continual_backprop", "backprop"),
+        ("ewc_cbp", "ewc"),
+        ("ewc_cbp_protected", "ewc_cbp"),
+        ("l2_init_ewc", "ewc"),
+        ("er_cbp", "continual_backprop"),
+        ("cbp_top", "continual_backprop"),
+        ("hat_cbp", "hat"),
+        ("ada_hat", "hat"),
+        ("fg_ada_hat", "ada_hat"),
+        ("hat", "backprop_heads"),
+        ("ada_hat", "backprop_heads"),
+    ),
+    compared=("accuracy", "new_task", "old_tasks"),
+    axes=("new_task", "old_tasks"),
+    told_the_task=TOLD_THE_TASK,
 )

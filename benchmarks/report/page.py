@@ -15,6 +15,7 @@ from benchmarks.plot_layout import save
 from benchmarks.report.earlier_page import EarlierPage
 from benchmarks.report.family_picture import write_family_picture
 from benchmarks.report.overview import missing, overview
+from benchmarks.report.paired_differences import paired_differences
 from benchmarks.report.problems import Family, Problem, families, problems
 from benchmarks.report.provenance import provenance_lines, repeated_seeds
 from benchmarks.report.rerun_commands import default_command
@@ -110,6 +111,7 @@ class Page:
             lines += self._further(part)
         rows = family_table(part, sources) if isinstance(part, Family) else problem_table(part, sources)
         lines += ["", f"{display.main.title}:", "", *rows]
+        lines += paired_differences(part) if isinstance(part, Problem) else []
         lines += [f"\n{text}" for text in repeated_seeds(part.results)]
         lines += [
             f"\n{result.label}: diverged with seed {seed}: {result.run_by_seed[seed].diverged}."

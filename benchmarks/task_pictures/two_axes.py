@@ -28,6 +28,7 @@ def draw_two_axes(results: list[MethodResults], display: Display) -> Figure:
     words = [
         "Up: accuracy on all tasks but the last, at the end.",
         "To the right: accuracy on a task right after it was learned.",
+        *(["Squares: told the task."] if any(result.method in display.told_the_task for result in chosen) else []),
         *(["Small dots: seeds."] if any(len(result.complete_seeds) > 1 for result in chosen) else []),
     ]
     bars = [text.replace("Bands", "Bars") for text in seeds_in_words(chosen)]
@@ -45,11 +46,13 @@ def draw_two_axes(results: list[MethodResults], display: Display) -> Figure:
         axes.set_xlabel("accuracy on the newest task")
         if number == 0:
             axes.set_ylabel("accuracy on all old tasks, at the end")
-        _fill(axes, [result.method for result in chosen], newest, old)
+        _fill(axes, [result.method for result in chosen], newest, old, display.told_the_task)
     return figure
 
 
-def _fill(axes: Axes, methods: Sequence[str], xs: Sequence[Spread], ys: Sequence[Spread]) -> None:
+def _fill(
+    axes: Axes, methods: Sequence[str], xs: Sequence[Spread], ys: Sequence[Spread], squares: Sequence[str]
+) -> None:
     axes.grid(visible=True, axis="both")
     for method, x, y in zip(methods, xs, ys, strict=True):
         colour = COLOURS[method]
@@ -59,7 +62,7 @@ def _fill(axes: Axes, methods: Sequence[str], xs: Sequence[Spread], ys: Sequence
             100 * y.mean.mean,
             xerr=100 * (x.mean.half or 0.0),
             yerr=100 * (y.mean.half or 0.0),
-            fmt="o",
+            fmt="s" if method in squares else "o",
             color=colour,
             markersize=8,
             elinewidth=1.3,

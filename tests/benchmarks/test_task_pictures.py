@@ -66,6 +66,8 @@ def test_no_text_overlaps_or_is_cut_off(tmp_path, experiment, tasks, apart):
                 assert shown == {LABELS[result.method] for result in found}
                 seeds = [each for each in axes.collections if isinstance(each, PathCollection)]
                 assert all(len(each.get_offsets()) == 2 for each in seeds)
+                squares = [line for line in axes.lines if line.get_marker() == "s"]
+                assert len(squares) == sum(result.method in display.told_the_task for result in found)
         check(figure)
 
 
