@@ -14,13 +14,13 @@ mature units with newly initialised ones (generate and test). Ways to use it:
 Packages, each importing only those above it:
 
     distributed       process groups, sharded tensors
-    nn                pieces of networks: CReLU, MultiHead, ProgressiveNet, VAE
+    nn                pieces of networks: CReLU, InputNorm, MultiHead, ProgressiveNet, VAE
     units             unit groups: which tensors hold the units of a layer; walk and trace find them
     importance        the importance of a unit: features, measures of utility, running averages
     replacement       GnT: selection, new weights, optimizer state, CBP layers; ReDo, SNR, SWR, algorithm_1
     replay            ReplayBuffer, ExperienceReplay, DER, AGEM, GEM, GenerativeReplay, LwF
     protection        HAT, AdaHAT, FGAdaHAT, PackNet, TopUnits
-    regularization    L2, L2Init, ShrinkAndPerturb; against forgetting: EWC, SI, MAS
+    regularization    L2, L2Init, ShrinkAndPerturb, Spectral, Parseval, FIRE; against forgetting: EWC, SI, MAS
     optim             AdamGnT and the optimizers with an engine, CBPSGD, CBPAdam, CBPAdamW; UPGD
     learners          Backprop, ContinualBackprop, LaMAML, Ensemble
     metrics           dead units, ranks, online accuracy, Probe
@@ -35,10 +35,10 @@ from gnt._version import __version__
 from gnt.diagnosis import PlasticityCheck, Suggestion, plasticity_check, suggest
 from gnt.importance import register_utility
 from gnt.learners import Backprop, ContinualBackprop, Ensemble, LaMAML, Step
-from gnt.nn import VAE, CReLU, MultiHead, ProgressiveNet
+from gnt.nn import VAE, CReLU, InputNorm, MultiHead, ProgressiveNet
 from gnt.optim import AdamGnT
 from gnt.protection import HAT, AdaHAT, FGAdaHAT, PackNet, TopUnits
-from gnt.regularization import EWC, L2, MAS, SI, L2Init, ShrinkAndPerturb
+from gnt.regularization import EWC, FIRE, L2, MAS, SI, L2Init, Parseval, ShrinkAndPerturb, Spectral
 from gnt.replacement import (
     ALGORITHM_1,
     SNR,
@@ -59,6 +59,7 @@ __all__ = [
     "ALGORITHM_1",
     "DER",
     "EWC",
+    "FIRE",
     "GEM",
     "HAT",
     "L2",
@@ -80,17 +81,20 @@ __all__ = [
     "GenerativeReplay",
     "GnT",
     "Groups",
+    "InputNorm",
     "L2Init",
     "LaMAML",
     "LwF",
     "MultiHead",
     "PackNet",
+    "Parseval",
     "PlasticityCheck",
     "ProgressiveNet",
     "ReDo",
     "ReplayBuffer",
     "ShrinkAndPerturb",
     "SoftReplacement",
+    "Spectral",
     "Step",
     "Suggestion",
     "TopUnits",

@@ -29,6 +29,7 @@ _process_agreement          what the engines of several processes must have in c
 
 from gnt.replacement._algorithm_1 import ALGORITHM_1, algorithm_1
 from gnt.replacement._config import ENGINE_SETTINGS, EngineSettings
+from gnt.replacement._element_state import ElementStateReset
 from gnt.replacement._followers import Follower
 from gnt.replacement._optimizer_hooks import AttachableEngine, attached_engines
 from gnt.replacement._protection import Protector
@@ -59,6 +60,7 @@ __all__ = [
     "CBPConv",
     "CBPLayer",
     "CBPLinear",
+    "ElementStateReset",
     "EngineSettings",
     "Follower",
     "GnT",

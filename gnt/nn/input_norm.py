@@ -1,0 +1,93 @@
+"""InputNorm: normalization of inputs by running statistics that keep up with a changing stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gnt._utils.validation import check_positive, finite_number, to_float
+
+
+class InputNorm(nn.Module):
+    """Normalizes inputs by an exponential running mean and variance: (x - m) / sqrt(v + eps).
+
+    In training each batch enters the statistics first, with a = (1 - decay) / (1 - decay^t) in the t-th batch, its mean
+    b, its variance s and d = b - m::
+
+        m <- m + a d;     v <- (1 - a) (v + a d^2) + a s
+
+    which are mean and variance of all samples so far, weighted by decay^(age of their batch). In evaluation the
+    statistics stay. Unlike `torch.nn.BatchNorm1d` it works with batches of one sample, uses the same statistics in
+    training and evaluation, and has no parameters. Gradients do not flow through the statistics. Put it first in a
+    network, for a stream whose inputs change.
+
+    Args:
+        shape: shape of the statistics: the number of features of (batch, features), or a shape that is compared with
+            the last dimensions of the input; where it is 1, statistics are taken over that dimension, too:
+            (3, 1, 1) for images with three channels.
+        decay: decay rate of the statistics, in [0, 1).
+        eps: added to the variance, > 0.
+
+    Buffers: ``mean`` and ``var``, of ``shape`` in float32 or wider, and ``batches``, the number of batches.
+
+    Raises:
+        ValueError: a setting out of range; in a forward, an input that does not fit ``shape``.
+
+    Processes that train one network together have statistics of their own.
+
+    >>> import torch, gnt
+    >>> norm = gnt.nn.InputNorm(3)
+    >>> x = torch.tensor([[1.0, 2.0, 0.0], [3.0, 2.0, 4.0]])
+    >>> [[round(value, 2) for value in row] for row in norm(x).tolist()]
+    [[-1.0, 0.0, -1.0], [1.0, 0.0, 1.0]]
+    """
+
+    mean: Tensor
+    var: Tensor
+    batches: Tensor
+
+    def __init__(self, shape: int | Sequence[int], decay: float = 0.99, eps: float = 1e-5) -> None:
+        super().__init__()
+        sizes = list(shape) if isinstance(shape, Sequence) else [shape]
+        for size in sizes or [0]:
+            check_positive(shape=size)
+        if not 0.0 <= to_float(decay) < 1.0:
+            raise ValueError(f"decay must be a number in [0, 1), got {decay!r}")
+        self.shape, self.decay = tuple(sizes), float(decay)
+        self.eps = finite_number("eps", eps, exclusive=True)
+        self.register_buffer("mean", torch.zeros(self.shape))
+        self.register_buffer("var", torch.zeros(self.shape))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The normalized input, of its shape and dtype."""
+        self._check(x)
+        if self.training and x.numel():
+            self._update(x.detach())
+        return ((x - self.mean) / torch.sqrt(self.var + self.eps)).to(x.dtype)
+
+    def _check(self, x: Tensor) -> None:
+        own, last = self.shape, x.shape[1:][-len(self.shape) :]
+        if len(last) != len(own) or any(a not in (1, b) for a, b in zip(own, last, strict=True)):
+            raise ValueError(
+                f"InputNorm has statistics of shape {own}, which the last dimensions of the input must have (or any "
+                f"size where it is 1), after the samples; got an input of shape {tuple(x.shape)}"
+            )
+
+    @torch.no_grad()
+    def _update(self, x: Tensor) -> None:
+        x = x.to(self.mean.dtype)
+        start = x.ndim - len(self.shape)
+        dims = [*range(start), *(start + place for place, size in enumerate(self.shape) if size == 1)]
+        variance, mean = torch.var_mean(x, dims, correction=0)
+        self.batches += 1
+        weight = (1.0 - self.decay) / (1.0 - self.decay ** self.batches.to(self.mean.dtype))
+        change = mean.view(self.shape) - self.mean
+        self.mean += weight * change
+        self.var.copy_((1.0 - weight) * (self.var + weight * change.square()) + weight * variance.view(self.shape))
+
+    def extra_repr(self) -> str:
+        """Shape, decay and eps, for the repr."""
+        return f"{self.shape}, decay={self.decay:g}, eps={self.eps:g}"

@@ -1,0 +1,180 @@
+"""Spectral and Parseval regularization: penalties on the singular values of weight matrices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gnt._utils.generators import new_generator
+from gnt._utils.parameters import ModuleOrParameters, accumulation_dtype
+from gnt._utils.state_dicts import Kind, check_saved_state, sequence, tensor
+from gnt._utils.validation import finite_number
+from gnt.regularization._weight_matrices import as_matrices, select_matrices
+
+STATE_VERSION = 1
+
+
+class MatrixPenalty:
+    """strength * sum over weight matrices of a function; base class of `Spectral` and `Parseval`.
+
+    Attributes:
+        names, weights: the regularized weights.
+        members: number of networks whose weights each parameter holds one after the other; 1 except in an ensemble.
+    """
+
+    def __init__(self, params: ModuleOrParameters, strength: float) -> None:
+        self._strength = finite_number("strength", strength)
+        self.names, self.weights, self.members = select_matrices(params, type(self).__name__)
+
+    @property
+    def strength(self) -> float:
+        """Factor of the penalty; may be changed at any time."""
+        return self._strength
+
+    @strength.setter
+    def strength(self, strength: float) -> None:
+        self._strength = finite_number("strength", strength)
+
+    def penalty(self) -> Tensor:
+        """Return the penalty as a differentiable scalar, in float32 or wider, to be added to the loss."""
+        device, dtype = self.weights[0].device, accumulation_dtype(self.weights)
+        values = [
+            self._of(number, as_matrices(weight.to(dtype), self.members)).to(device)
+            for number, weight in enumerate(self.weights)
+        ]
+        return self._strength * torch.stack(values).sum()
+
+    def __call__(self) -> Tensor:
+        """Return `penalty()`."""
+        return self.penalty()
+
+    def backward(self) -> None:
+        """Add the gradient of the penalty to ``.grad`` of each weight, after the backward pass of the loss."""
+        with torch.enable_grad():
+            self.penalty().backward()  # type: ignore[no-untyped-call]
+
+    def _of(self, number: int, matrices: Tensor) -> Tensor:
+        """The function of one weight's matrices, (members, outputs, inputs), summed over members."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.weights)} weights, strength={self.strength:g})"
+
+
+class Spectral(MatrixPenalty):
+    """Spectral regularization: strength * sum over layers of (sigma^k - 1)^2, with sigma the largest singular value.
+
+    sigma of the weight of each linear and convolution layer, as a matrix (outputs, inputs * kernel), is found by power
+    iteration: one step per call, from the vectors of the call before. Biases and norms are left alone.
+
+    Args:
+        params: a module, or a list of weights.
+        strength: factor of the penalty, >= 0; may be changed later.
+        exponent: k, >= 1.
+        generator: generator of the first vectors; None creates one, seeded from torch's global generator.
+
+    Raises:
+        TypeError: ``params`` is neither a module nor a list of parameters, or sharded.
+        ValueError: a setting out of range; no weights; one that is frozen, lazy, repeated or not a matrix.
+
+    Source: Lewandowski et al., ICLR 2025 (arXiv 2406.06811).
+
+    >>> import torch, gnt
+    >>> net = torch.nn.Linear(4, 2)
+    >>> reg = gnt.Spectral(net, strength=1e-3)
+    >>> loss = net(torch.randn(8, 4)).square().mean() + reg()
+    >>> loss.backward()
+    """
+
+    def __init__(
+        self,
+        params: ModuleOrParameters,
+        strength: float,
+        *,
+        exponent: float = 2.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(params, strength)
+        self.exponent = finite_number("exponent", exponent, minimum=1.0)
+        if generator is None:
+            generator = new_generator(self.weights[0].device)
+        elif not isinstance(generator, torch.Generator):
+            raise TypeError(f"generator must be a torch.Generator or None, got {generator!r}")
+        self._vectors = []
+        for weight in self.weights:
+            inputs = weight[0].numel()
+            drawn = torch.randn(inputs, generator=generator, device=generator.device)
+            # the members of an ensemble begin as single networks would
+            vector = drawn.to(weight.device, accumulation_dtype(self.weights)).expand(self.members, inputs)
+            self._vectors.append(torch.nn.functional.normalize(vector, dim=1))
+
+    def _of(self, number: int, matrices: Tensor) -> Tensor:
+        with torch.no_grad():
+            right = self._vectors[number].to(matrices.device)[..., None]
+            left = torch.nn.functional.normalize(matrices @ right, dim=1)
+            right = torch.nn.functional.normalize(matrices.mT @ left, dim=1)
+            self._vectors[number] = right.squeeze(2)
+        largest = (left.mT @ matrices @ right).flatten()
+        return (largest.clamp_min(0.0) ** self.exponent - 1.0).square().sum()
+
+    def largest_singular_values(self) -> list[Tensor]:
+        """The present estimate of each weight's largest singular value, (members,)."""
+        with torch.no_grad():
+            found = []
+            for weight, vector in zip(self.weights, self._vectors, strict=True):
+                matrices = as_matrices(weight.to(vector.dtype), self.members)
+                product = matrices @ vector[..., None].to(weight.device)
+                found.append(torch.linalg.vector_norm(product, dim=(1, 2)))
+            return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the vectors of the power iteration."""
+        return {"version": STATE_VERSION, "vectors": [vector.clone() for vector in self._vectors]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the vectors of the power iteration.
+
+        Raises:
+            ValueError: not the result of `state_dict`, or of another network. Nothing is changed.
+        """
+        own: list[Kind] = [tensor(vector) for vector in self._vectors]
+        kinds: dict[str, Kind] = {"vectors": sequence(own, f"{len(own)} vectors, one for each weight")}
+        self._vectors = check_saved_state(state_dict, "Spectral.state_dict()", kinds, STATE_VERSION)["vectors"]
+
+
+class Parseval(MatrixPenalty):
+    """Parseval regularization: strength * sum over layers of ||W W^T - s I||^2, which keeps rows orthogonal.
+
+    W is the weight of a linear or convolution layer as a matrix (outputs, inputs * kernel). If there are more outputs
+    than inputs, the same value is computed from W^T W. Biases and norms are left alone.
+
+    Args:
+        params: a module, or a list of weights.
+        strength: factor of the penalty, >= 0; may be changed later.
+        scale: s, the squared length of rows, > 0.
+
+    Raises:
+        As `Spectral`.
+
+    A matrix product of each weight with itself: for batches that are small beside the layers it costs more than the
+    step. Source: Chung et al., NeurIPS 2024 (arXiv 2412.07224).
+
+    >>> import torch, gnt
+    >>> layer = torch.nn.Linear(4, 2)
+    >>> _ = torch.nn.init.orthogonal_(layer.weight)
+    >>> bool(gnt.Parseval(layer, strength=1e-3)() < 1e-9)
+    True
+    """
+
+    def __init__(self, params: ModuleOrParameters, strength: float, *, scale: float = 1.0) -> None:
+        super().__init__(params, strength)
+        self.scale = finite_number("scale", scale, exclusive=True)
+
+    def _of(self, number: int, matrices: Tensor) -> Tensor:
+        members, outputs, inputs = matrices.shape
+        gram = matrices @ matrices.mT if outputs <= inputs else matrices.mT @ matrices
+        identity = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+        zero_values = members * max(outputs - inputs, 0) * self.scale**2  # singular values that W^T W does not show
+        return (gram - self.scale * identity).square().sum() + zero_values

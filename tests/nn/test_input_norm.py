@@ -1,0 +1,60 @@
+"""`gnt.nn.InputNorm`: agreement with the literal twin, shapes, evaluation, engines, errors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import gnt
+from tests.twins.matrices import input_norm
+
+
+@pytest.mark.parametrize("sizes", [[1] * 6, [5, 2, 1, 3]], ids=str)
+def test_outputs_agree_with_the_twin(sizes: list[int]) -> None:
+    torch.manual_seed(0)
+    norm = gnt.nn.InputNorm(4, decay=0.9, eps=1e-3).double()
+    batches = [torch.randn(size, 4, dtype=torch.float64) * 3 + 50 * number for number, size in enumerate(sizes)]
+    for number, x in enumerate(batches):
+        expected = input_norm([each.numpy() for each in batches[: number + 1]], 0.9, 1e-3)
+        np.testing.assert_allclose(norm(x).numpy(), expected, rtol=1e-8, atol=1e-10)
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    assert torch.equal(norm.eval()(batches[-1]), norm.train(False)(batches[-1]))
+    for name, value in norm.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_statistics_over_channels_and_of_half_precision_inputs() -> None:
+    torch.manual_seed(0)
+    norm = gnt.nn.InputNorm((3, 1, 1))
+    out = norm((torch.randn(8, 3, 5, 5) * 4 + 7).to(torch.bfloat16))
+    assert out.dtype is torch.bfloat16
+    torch.testing.assert_close(out.float().mean((0, 2, 3)), torch.zeros(3), atol=0.02, rtol=0)
+    torch.testing.assert_close(out.float().std((0, 2, 3)), torch.ones(3), atol=0.02, rtol=0)
+    assert norm.mean.dtype is torch.float32
+
+
+def test_engines_take_a_network_that_begins_with_it() -> None:
+    net = nn.Sequential(gnt.nn.InputNorm(4), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+    before = net[0].mean.clone()
+    traced = gnt.trace(net, torch.randn(2, 4))
+    assert torch.equal(net[0].mean, before)
+    assert [group.num_units for group in traced] == [8]
+    assert [group.num_units for group in gnt.GnT(net).groups] == [8]
+
+
+def test_errors_name_the_argument_and_change_nothing() -> None:
+    for shape in (0, (3, 0), (), 2.5):
+        with pytest.raises((ValueError, TypeError), match="shape"):
+            gnt.nn.InputNorm(shape)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="decay must be a number in"):
+        gnt.nn.InputNorm(3, decay=1.0)
+    with pytest.raises(ValueError, match="eps must be a finite number > 0, got 0"):
+        gnt.nn.InputNorm(3, eps=0.0)
+    norm = gnt.nn.InputNorm(3)
+    with pytest.raises(ValueError, match=r"InputNorm has statistics of shape \(3,\).*got an input of shape \(2, 4\)"):
+        norm(torch.zeros(2, 4))
+    with pytest.raises(ValueError, match="after the samples"):
+        norm(torch.zeros(3))
+    assert norm.batches == 0

@@ -1,0 +1,132 @@
+"""`Spectral`, `Parseval` and `FIRE`: agreement with literal twins, gradients, ensembles, resume, errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import gnt
+from tests.helpers.ensembles import mlp
+from tests.twins import matrices as twin
+
+
+def make_net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(24, 5), nn.ReLU(), nn.Linear(5, 7)
+    ).double()
+
+
+def weights(net: nn.Sequential) -> list[np.ndarray]:
+    return [net[i].weight.detach().numpy().copy() for i in (0, 4, 6)]
+
+
+def test_parseval_agrees_with_the_twin_and_its_gradient_with_that_of_the_formula() -> None:
+    net = make_net()
+    reg = gnt.Parseval(net, strength=0.3, scale=0.7)
+    assert reg().item() == pytest.approx(twin.parseval_penalty(weights(net), 0.3, 0.7), rel=1e-12)
+    reg.backward()
+    rows = net[6].weight.detach()
+    expected = 4 * 0.3 * (rows @ rows.T - 0.7 * torch.eye(7, dtype=torch.float64)) @ rows
+    torch.testing.assert_close(net[6].weight.grad, expected)
+    assert net[1].weight.grad is None
+
+
+def test_spectral_agrees_with_the_twin_after_some_steps_of_power_iteration() -> None:
+    net = make_net()
+    reg = gnt.Spectral(net, strength=0.3, exponent=3.0)
+    for _ in range(60):
+        value = reg()
+    assert value.item() == pytest.approx(twin.spectral_penalty(weights(net), 0.3, 3.0), rel=1e-6)
+    value.backward()
+    u, s, v = torch.linalg.svd(net[4].weight.detach())
+    expected = 0.3 * 2 * (s[0] ** 3 - 1) * 3 * s[0] ** 2 * torch.outer(u[:, 0], v[0])
+    torch.testing.assert_close(net[4].weight.grad, expected, rtol=1e-4, atol=1e-6)
+    found = torch.cat(reg.largest_singular_values())
+    assert found[1].item() == pytest.approx(s[0].item(), rel=1e-6)
+
+
+def test_fire_agrees_with_the_twin_and_resets_the_optimizer_if_asked() -> None:
+    net = make_net()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    net(torch.randn(3, 2, 4, 4, dtype=torch.float64)).sum().backward()
+    optimizer.step()
+    expected = [twin.fire(weight, 4) for weight in weights(net)]
+    bias = net[4].bias.detach().clone()
+    fire = gnt.FIRE(net, optimizer, iterations=4, every=2)
+    assert not fire.step()
+    assert fire.step()
+    for found, wanted in zip(weights(net), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-13)
+    assert torch.equal(net[4].bias, bias)
+    assert not optimizer.state[net[4].weight]["momentum_buffer"].any()
+    assert optimizer.state[net[4].bias]["momentum_buffer"].any()
+    other = gnt.FIRE(net)
+    other.load_state_dict(fire.state_dict())
+    assert other.steps == 2
+
+
+def test_fire_treats_groups_and_transposed_convolutions_as_matrices_of_their_own_and_keeps_zeros() -> None:
+    torch.manual_seed(0)
+    grouped, transposed = nn.Conv1d(4, 6, 1, groups=2).double(), nn.ConvTranspose1d(6, 2, 1).double()
+    parts = grouped.weight.detach().chunk(2)
+    expected = np.concatenate([twin.fire(part.numpy(), 10) for part in parts])
+    turned = twin.fire(transposed.weight.detach().transpose(0, 1).numpy(), 10).swapaxes(0, 1)
+    zero = nn.Linear(2, 2)
+    nn.init.zeros_(zero.weight)
+    net = nn.ModuleList([grouped, transposed, zero])
+    learner = gnt.Backprop(nn.Sequential(nn.Linear(2, 2)), methods=[gnt.FIRE(net)])
+    learner.end_task()
+    np.testing.assert_allclose(grouped.weight.detach().numpy(), expected, rtol=1e-10)
+    np.testing.assert_allclose(transposed.weight.detach().numpy(), turned, rtol=1e-10)
+    assert not zero.weight.any()
+
+
+def test_members_of_an_ensemble_are_treated_as_networks_of_their_own() -> None:
+    seeds, build = [3, 14], mlp(4, 6, 2)
+    ensemble = gnt.Ensemble(build, seeds, replacement_rate=0.0)
+    alone = [ensemble.member(number) for number in range(2)]
+    values: list[list[float]] = [[], []]
+    for nets in ([ensemble.net], alone):
+        for net in nets:
+            spectral = gnt.Spectral(net, 1.0, generator=torch.Generator().manual_seed(0))
+            values[len(nets) - 1].append((spectral() + gnt.Parseval(net, 1.0)()).item())
+            gnt.FIRE(net).apply()
+    assert sum(values[0]) == pytest.approx(sum(values[1]), rel=1e-9)
+    for number, net in enumerate(alone):
+        for mine, theirs in zip(ensemble.member(number).parameters(), net.parameters(), strict=True):
+            torch.testing.assert_close(mine, theirs)
+
+
+def test_power_iteration_goes_on_after_loading() -> None:
+    net = make_net()
+    reg, other = gnt.Spectral(net, 1.0), gnt.Spectral(net, 1.0)
+    reg()
+    other.load_state_dict(reg.state_dict())
+    assert torch.equal(reg(), other())
+
+
+@pytest.mark.parametrize("method", [gnt.Spectral, gnt.Parseval])
+def test_errors_name_the_argument(method: Any) -> None:
+    net = make_net()
+    with pytest.raises(ValueError, match="strength must be a finite number >= 0, got -1"):
+        method(net, -1.0)
+    with pytest.raises(ValueError, match="takes weights with two dimensions or more, and 1 has fewer"):
+        method([net[0].weight, net[0].bias], 1.0)
+    with pytest.raises(ValueError, match="found no linear or convolution layer to be trained in ReLU"):
+        method(nn.ReLU(), 1.0)
+    with pytest.raises(TypeError, match="takes a module"):
+        gnt.FIRE([net[0].weight])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="iterations must be an integer >= 1, got 0"):
+        gnt.FIRE(net, iterations=0)
+    with pytest.raises(ValueError, match="exponent must be a finite number >= 1"):
+        gnt.Spectral(net, 1.0, exponent=0.5)
+    with pytest.raises(ValueError, match="scale must be a finite number > 0"):
+        gnt.Parseval(net, 1.0, scale=0.0)
+    reg = gnt.Spectral(net, 1.0)
+    with pytest.raises(ValueError, match="vectors"):
+        reg.load_state_dict({"version": 1, "vectors": []})
