@@ -60,6 +60,46 @@ def _read(address, kind, offsets, mask, scalar: tl.constexpr):
 
 
 @triton.jit
+def _sum_wide(
+    address, kind, positions, first, last, inner, outer_stride, position_block, out, signed, sums, magnitudes,
+    scalar: tl.constexpr, rows: tl.constexpr, width: tl.constexpr,
+):  # fmt: skip
+    """The sums over elements first to last of a block of positions that are adjacent in memory."""
+    at = position_block * width + tl.arange(0, width)
+    total = tl.zeros((rows, width), dtype=scalar)
+    magnitude = tl.zeros((rows, width), dtype=scalar)
+    for start in range(first, last, rows):
+        k = start + tl.arange(0, rows)
+        offsets = ((k // inner) * outer_stride + k % inner)[:, None] + at[None, :]
+        mask = (k < last)[:, None] & (at < positions)[None, :]
+        x = _read(address, kind, offsets, mask, scalar)
+        total += x
+        magnitude += tl.abs(x)
+    tl.store(magnitudes + out + at, tl.sum(magnitude, 0), mask=at < positions)
+    tl.store(sums + out + at, tl.sum(total, 0), mask=(at < positions) & (signed != 0))
+
+
+@triton.jit
+def _sum_long(
+    address, kind, positions, first, last, inner, outer_stride, position_stride, position_block, out, signed, sums,
+    magnitudes, scalar: tl.constexpr, width: tl.constexpr, length: tl.constexpr,
+):  # fmt: skip
+    """The sums over elements first to last, some of them adjacent in memory, of a block of positions."""
+    at = position_block * width + tl.arange(0, width)
+    total = tl.zeros((width, length), dtype=scalar)
+    magnitude = tl.zeros((width, length), dtype=scalar)
+    for start in range(first, last, length):
+        k = start + tl.arange(0, length)
+        offsets = at[:, None] * position_stride + ((k // inner) * outer_stride + k % inner)[None, :]
+        mask = (at < positions)[:, None] & (k < last)[None, :]
+        x = _read(address, kind, offsets, mask, scalar)
+        total += x
+        magnitude += tl.abs(x)
+    tl.store(magnitudes + out + at, tl.sum(magnitude, 1), mask=at < positions)
+    tl.store(sums + out + at, tl.sum(total, 1), mask=(at < positions) & (signed != 0))
+
+
+@triton.jit
 def partial_sums(
     weights,
     features,
@@ -102,33 +142,15 @@ def partial_sums(
         first = number * chunk
         last = tl.minimum(first + chunk, size)
         if is_wide:
-            at = (program % blocks) * wide_positions + tl.arange(0, wide_positions)
-            total = tl.zeros((wide_rows, wide_positions), dtype=scalar)
-            magnitude = tl.zeros((wide_rows, wide_positions), dtype=scalar)
-            for start in range(first, last, wide_rows):
-                k = start + tl.arange(0, wide_rows)
-                offsets = ((k // inner) * outer_stride + k % inner)[:, None] + at[None, :]
-                mask = (k < last)[:, None] & (at < positions)[None, :]
-                x = _read(address, kind, offsets, mask, scalar)
-                total += x
-                magnitude += tl.abs(x)
-            out = slot + number * positions + at
-            tl.store(magnitudes + out, tl.sum(magnitude, 0), mask=at < positions)
-            tl.store(sums + out, tl.sum(total, 0), mask=(at < positions) & (signed != 0))
+            _sum_wide(
+                address, kind, positions, first, last, inner, outer_stride, program % blocks,
+                slot + number * positions, signed, sums, magnitudes, scalar, wide_rows, wide_positions,
+            )  # fmt: skip
         else:
-            at = (program % blocks) * long_positions + tl.arange(0, long_positions)
-            total = tl.zeros((long_positions, long_elements), dtype=scalar)
-            magnitude = tl.zeros((long_positions, long_elements), dtype=scalar)
-            for start in range(first, last, long_elements):
-                k = start + tl.arange(0, long_elements)
-                offsets = at[:, None] * position_stride + ((k // inner) * outer_stride + k % inner)[None, :]
-                mask = (at < positions)[:, None] & (k < last)[None, :]
-                x = _read(address, kind, offsets, mask, scalar)
-                total += x
-                magnitude += tl.abs(x)
-            out = slot + number * positions + at
-            tl.store(magnitudes + out, tl.sum(magnitude, 1), mask=at < positions)
-            tl.store(sums + out, tl.sum(total, 1), mask=(at < positions) & (signed != 0))
+            _sum_long(
+                address, kind, positions, first, last, inner, outer_stride, position_stride, program % blocks,
+                slot + number * positions, signed, sums, magnitudes, scalar, long_positions, long_elements,
+            )  # fmt: skip
 
 
 @triton.jit
@@ -204,7 +226,7 @@ def _correction(age, decay: tl.constexpr, log_decay: tl.constexpr, tiny: tl.cons
         total = tl.minimum(age, 1.0)
     else:
         total = 1.0 - tl.exp(age * log_decay)
-    return tl.maximum(total.to(scalar), tiny)
+    return tl.maximum(total, tiny).to(scalar)
 
 
 @triton.jit
