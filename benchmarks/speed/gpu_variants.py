@@ -129,6 +129,11 @@ def captured(workload: Workload, build: Build) -> StepRunner:
     return StepRunner(step, [net], optimizer, engine)
 
 
+# those that are timed on workloads with `Workload.brief`
+BRIEF = (
+    *(SGD, "SGD + GnT", "SGD + GnT, none due", SGD_GRAPH, "SGD + GnT, captured", "SGD + GnT, captured, none due"),
+    *(FUSED, "CBPAdam", "CBPAdam, none due", FUSED_GRAPH, "CBPAdam, captured", "CBPAdam, captured, none due"),
+)
 ROWS: tuple[tuple[str, Callable[[Workload], StepRunner], tuple[tuple[str, str | None], ...]], ...] = (
     (SGD, lambda w: launched(w, plain(sgd)), ()),
     ("SGD + GnT", lambda w: launched(w, with_engine(w, sgd)), ((SGD, "sgd"),)),

@@ -125,14 +125,14 @@ def _step_block(
 
 @triton.jit
 def adam(
-    params, gradients, owners, settings, lr, step_sizes, roots, steps, num_params,
+    rows, gradients, owners, settings, lr, step_sizes, roots, steps, num_params,
     fields: tl.constexpr, dtype: tl.constexpr, scalar: tl.constexpr, aligned: tl.constexpr, amsgrad: tl.constexpr,
     maximize: tl.constexpr, decay: tl.constexpr, decoupled: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     """One step of one block of elements; the first block of each parameter counts the step. Grid: (blocks,)."""
     program = tl.program_id(0)
     owner = tl.load(owners + program)
-    row = params + owner * fields
+    row = rows + owner * fields
     gradient = tl.load(gradients + owner)
     size = tl.load(row + 4).to(tl.int32)
     start = (program - tl.load(row + 11).to(tl.int32)) * block

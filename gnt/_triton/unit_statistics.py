@@ -26,6 +26,7 @@ import torch
 import triton
 import triton.language as tl
 
+UNITS, CHUNKS = 64, 16  # that a program of `combine` reads at once
 TASK_FIELDS = 10  # address, kind, positions, size, inner, outer_stride, position_stride, chunk, slot, signed
 GROUP_FIELDS = 14
 # units, positions of a unit, first unit, place of the means, takes part; size, slot and chunks of the feature; slot,
@@ -154,12 +155,14 @@ def partial_sums(
 
 
 @triton.jit
-def _summed(values, slot, chunks, positions, at, mask, scalar: tl.constexpr, block: tl.constexpr):
-    """The sums over the chunks of a task."""
-    total = tl.zeros((block,), dtype=scalar)
-    for number in range(chunks):
-        total += tl.load(values + slot + number * positions + at, mask=mask, other=0.0)
-    return total
+def _summed(values, slot, chunks, positions, at, mask, scalar: tl.constexpr, block: tl.constexpr, rows: tl.constexpr):
+    """The sums over the chunks of a task; several chunks are read at once, as each read has to be waited for."""
+    total = tl.zeros((rows, block), dtype=scalar)
+    for start in range(0, chunks, rows):
+        number = start + tl.arange(0, rows)
+        offsets = slot + number[:, None] * positions + at[None, :]
+        total += tl.load(values + offsets, mask=(number < chunks)[:, None] & mask[None, :], other=0.0)
+    return tl.sum(total, 0)
 
 
 @triton.jit
@@ -176,6 +179,7 @@ def combine(
     reads_outgoing: tl.constexpr,
     reads_incoming: tl.constexpr,
     block: tl.constexpr,
+    rows: tl.constexpr,
 ):
     """Mean feature and measure of a block of units of one group. Grid: (blocks of the largest group, groups)."""
     row = groups + tl.program_id(1) * fields
@@ -201,19 +205,19 @@ def combine(
         value = tl.zeros((block,), dtype=scalar)
         for i in range(per_unit):
             at = unit * per_unit + i
-            mean += _summed(sums, feature_slot, feature_chunks, positions, at, mask, scalar, block)
+            mean += _summed(sums, feature_slot, feature_chunks, positions, at, mask, scalar, block, rows)
             product = tl.full((block,), 1.0, dtype=scalar)
             if reads_feature:
-                total = _summed(magnitudes, feature_slot, feature_chunks, positions, at, mask, scalar, block)
+                total = _summed(magnitudes, feature_slot, feature_chunks, positions, at, mask, scalar, block, rows)
                 product *= total / size.to(scalar)
             if reads_outgoing:
-                total = _summed(magnitudes, outgoing_slot, outgoing_chunks, positions, at, mask, scalar, block)
+                total = _summed(magnitudes, outgoing_slot, outgoing_chunks, positions, at, mask, scalar, block, rows)
                 product *= total / outgoing_size.to(scalar)
             value += product
         tl.store(measured + mean_at + unit, mean / (size * per_unit).to(scalar), mask=mask)
         value = value / per_unit.to(scalar)
         if reads_incoming:
-            total = _summed(magnitudes, incoming_slot, incoming_chunks, units, unit, mask, scalar, block)
+            total = _summed(magnitudes, incoming_slot, incoming_chunks, units, unit, mask, scalar, block, rows)
             value = value / tl.maximum(total / incoming_size.to(scalar), smallest)
         tl.store(measured + num_features + first + unit, value, mask=mask)
 
