@@ -52,7 +52,7 @@ def _after_synchronization() -> float:
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time, "cuda": _after_synchronization}
 FULL = Rounds(block=0.05, budget=40.0, most=25, least=5)
 QUICK = Rounds(block=0.025, budget=4.0, most=7, least=3)
-GPU = Rounds(block=0.004, budget=3.0, most=15, least=5, clock="cuda", stretch=2)
+GPU = Rounds(block=0.003, budget=2.0, most=9, least=4, clock="cuda", stretch=2)
 
 
 @dataclass
