@@ -13,9 +13,9 @@ def mlp(sizes: Sequence[int], method: str = "backprop", activation: Callable[[],
     """Linear layers of these sizes with activations between them and torch's default initial weights.
 
     The method "layer_norm" gets a LayerNorm before each activation. "crelu" gets CReLU activations and half as many
-    hidden units, so that each layer has as many inputs as without.
+    hidden units, so that each layer has as many inputs as without. "input_norm" begins with an InputNorm.
     """
-    layers: list[nn.Module] = []
+    layers: list[nn.Module] = [gnt.nn.InputNorm(sizes[0])] if method == "input_norm" else []
     inputs = sizes[0]
     for size in sizes[1:-1]:
         units = size // 2 if method == "crelu" else size
