@@ -33,7 +33,9 @@ PACKAGES = (
     "protection",
     "nn",
     "metrics",
+    "diagnosis",
     "initialization",
+    "integrations.huggingface",
     "integrations.lightning",
     "integrations.loss_of_plasticity",
 )

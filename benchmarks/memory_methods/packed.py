@@ -6,14 +6,15 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 import gnt
-from benchmarks.memory_methods.task_heads import TaskHeadsMethod
+from benchmarks.memory_methods.heads import HeadPerTask
+from benchmarks.memory_methods.method import MemoryMethod
 from benchmarks.saved_values import fields, integer
 
 
-class PackedMethod(TaskHeadsMethod):
+class PackedMethod(MemoryMethod):
     """`gnt.PackNet` on a network with a head for each task. A share of the steps of a task, the setting ``retrain``,
     comes after pruning.
     """
@@ -25,8 +26,12 @@ class PackedMethod(TaskHeadsMethod):
         self._prune_after = round((1 - self._settings.retrain) * self._steps)
         self._done = 0  # steps of this task
 
+    def _own_net(self, net: nn.Module) -> nn.Module:
+        return HeadPerTask(net, self._scenario)
+
     def begin_task(self, number: int) -> None:
         """Train the free weights from now on."""
+        self.learner.net.task = number
         self._done = 0
         super().begin_task(number)
 
@@ -40,15 +45,25 @@ class PackedMethod(TaskHeadsMethod):
 
     @contextlib.contextmanager
     def _evaluated(self, number: int) -> Iterator[None]:
-        with super()._evaluated(number), self._packnet.use(number):
-            yield
+        net = self.learner.net
+        trained = net.task
+        with self._packnet.use(number):
+            net.task = number
+            try:
+                yield
+            finally:
+                net.task = trained
+
+    def units(self, net: nn.Module, x: Tensor) -> Any:
+        """The unit groups, of the task that is trained."""
+        return gnt.trace(net, x[:2])
 
     def state_dict(self) -> dict[str, Any]:
-        """As `TaskHeadsMethod.state_dict`, with the number of the task's steps so far."""
-        return {**super().state_dict(), "done": self._done}
+        """As `MemoryMethod.state_dict`, with the task and the number of its steps so far."""
+        return {**super().state_dict(), "task": self.learner.net.task, "done": self._done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a saved state. Raises ValueError if a part is missing or is not of its kind."""
-        fields(done=integer(0, self._steps))("method", state)
+        fields(task=integer(0, self._scenario.tasks - 1), done=integer(0, self._steps))("method", state)
         super().load_state_dict(state)
-        self._done = state["done"]
+        self.learner.net.task, self._done = state["task"], state["done"]

@@ -19,7 +19,7 @@ RENEW = 0.5  # share of the units that a task renews
 USUAL_DECAY = 0.99
 SHORTEST, LONGEST = 100, 1000  # maturity thresholds, in updates
 HIGHEST_RATE = 0.01
-_OFTEN = 5.0  # renewals of each unit within a task that are too many
+_OFTEN = 10.0  # renewals of each unit within a task that are too many
 
 
 @dataclass(frozen=True)

@@ -80,8 +80,7 @@ def judge(gaps: Gaps) -> str:
 
     unclear    the fresh network makes no progress either (the interval of ``progress`` reaches 0), or the interval of
                ``lost`` reaches from 0 to a severe loss
-    some       the interval of ``lost`` lies above 0, and its mean is at least 0.1: less is within what the choice of
-               initial values makes, and seldom worth a remedy
+    some       the interval of ``lost`` lies above 0, and its mean is at least 0.1: less is seldom worth a remedy
     severe     so, and ``lost``, ``lost_at_end`` and ``lost_fresh_head`` are at least 0.5: the network makes less than
                half of a fresh one's progress, does not catch up, and the output layer is not the only reason
     none       otherwise
