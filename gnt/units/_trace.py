@@ -32,8 +32,8 @@ def trace(
     """Find all groups of hidden units in a model that can be replaced soundly.
 
     Args:
-        model: any module that torch.export can trace. Wrappers (torch.compile, DistributedDataParallel, Fabric) are
-            opened.
+        model: any module whose forward runs on fake tensors, or that torch.export can trace. Wrappers (torch.compile,
+            DistributedDataParallel, Fabric) are opened.
         args, kwargs: example inputs, as for ``model(*args, **kwargs)``. The forward must run with them in training and
             in evaluation mode: batch norm may need a batch of two, and auxiliary heads images of full size.
         include: keep only groups whose name matches this pattern, or one of several. The name of a group is the path of

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten_with_path, tree_leaves, tree_map
 
 
 class Example(NamedTuple):
@@ -75,3 +77,14 @@ def enlarge(example: Example, batch: int, space: int) -> tuple[Example, str]:
 
     args, kwargs = tree_map(repeat, tuple(example))
     return Example(args, kwargs), " and ".join(shapes)
+
+
+def leaf_names(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[int, str]:
+    """The name of each tensor among the inputs of a forward, by its id: its argument, with the path inside it."""
+    given = inspect.signature(model.forward).bind(*args, **kwargs).arguments
+    names: dict[int, str] = {}
+    for path, leaf in tree_flatten_with_path(dict(given))[0]:
+        if isinstance(leaf, Tensor):
+            keys = [str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", "")))) for key in path]
+            names.setdefault(id(leaf), re.sub(r"[^a-zA-Z0-9]", "_", "_".join(keys)).lower())
+    return names

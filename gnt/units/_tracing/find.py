@@ -11,11 +11,12 @@ from gnt.units._errors import TraceError
 from gnt.units._group import UnitGroup
 from gnt.units._layer_types import CONV_LAYERS, WEIGHT_LAYERS
 from gnt.units._trace_result import Refused
-from gnt.units._tracing.capture import Graph, capture
+from gnt.units._tracing.capture import Captures
 from gnt.units._tracing.errors import MANUAL_GROUPS_HINT, export_error, mode_error
 from gnt.units._tracing.examples import Example
+from gnt.units._tracing.graph import Graph
 from gnt.units._tracing.grouping import find_groups
-from gnt.units._tracing.isolation import Restore, preserve_model
+from gnt.units._tracing.isolation import preserve_model
 from gnt.units._tracing.ownership import ParameterOwners, unused_layers
 from gnt.units._tracing.propagation import propagate
 from gnt.units._tracing.train_eval import MODE_NAMES, GroupsAndRefused, merge_modes
@@ -35,8 +36,9 @@ def find_units(
     owners = ParameterOwners(model)
     attempts = []
     with preserve_model(model) as restore:
+        captures = Captures(model, restore)
         for example in examples:
-            attempts.append(_find_in_example(model, example, MODES[modes], owners, restore))
+            attempts.append(_find_in_example(captures, example, MODES[modes], owners))
             if attempts[-1].errors:
                 break
     if attempts[-1].errors:  # the model is restored, so that a forward of a copy shows whether the example fits it
@@ -66,19 +68,16 @@ class _Attempt(NamedTuple):
     ran: set[int]
 
 
-def _find_in_example(
-    model: nn.Module, example: Example, modes: Sequence[bool], owners: ParameterOwners, restore: Restore
-) -> _Attempt:
+def _find_in_example(captures: Captures, example: Example, modes: Sequence[bool], owners: ParameterOwners) -> _Attempt:
     attempt = _Attempt({}, {}, set())
     for training in modes:
         try:
-            graph = capture(model, example.args, example.kwargs, training=training)
+            graph = captures.capture(example.args, example.kwargs, training=training)
         except Exception as failure:
             attempt.errors[training] = failure
         else:
             attempt.results[training] = find_groups(propagate(graph, owners))
             attempt.ran.update(_modules_that_ran(graph, owners))
-        restore()  # what a forward keeps must not be read by the next one
     return attempt
 
 
@@ -88,7 +87,7 @@ def _raise_error(model: nn.Module, example: Example, attempt: _Attempt, modes: s
     def count_groups(module: nn.Module, inputs: Example) -> int:
         """Number of groups in a submodule; 0 if it cannot be traced."""
         with preserve_model(module) as restore:
-            tried = _find_in_example(module, inputs, MODES[modes], ParameterOwners(module), restore)
+            tried = _find_in_example(Captures(module, restore), inputs, MODES[modes], ParameterOwners(module))
         return 0 if tried.errors else len(merge_modes(tried.results)[0])
 
     training, error = list(attempt.errors.items())[-1]

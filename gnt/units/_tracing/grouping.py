@@ -17,7 +17,7 @@ from gnt.units._group import UnitGroup
 from gnt.units._slot import Slot
 from gnt.units._trace_result import Refused
 from gnt.units._tracing.bare_parameters import parameters_without_layer
-from gnt.units._tracing.capture import Node
+from gnt.units._tracing.graph import Node
 from gnt.units._tracing.labels import UNKNOWN_ACTIVATION, units_of
 from gnt.units._tracing.ops.producers_and_consumers import ABSORBED
 from gnt.units._tracing.state import Producer, PropagationState, Reader

@@ -86,6 +86,7 @@ class UnitTable:
         self.activation = torch.zeros(1, dtype=torch.int64)  # index into `activations`; 0 if none was seen
         self.reasons: list[str] = [""]
         self.activations: list[object] = [None]
+        self._ranked: tuple[Tensor, Tensor, int] | None = None  # `root`, and the ranks that were computed for it
 
     def new(self, count: int) -> Tensor:
         """Add ``count`` units and return their labels."""
@@ -118,11 +119,18 @@ class UnitTable:
 
     def value_numbers(self, labels: Tensor) -> Tensor:
         """Numbers that distinguish the values of one unit: its occurrences and its joined rows."""
-        grouped = torch.argsort(self.root, stable=True)
-        _, counts = torch.unique_consecutive(self.root[grouped], return_counts=True)
-        rank = torch.empty_like(self.root)
-        rank[grouped] = torch.arange(len(self.root)) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-        return occurrences_of(labels) * int(counts.max()) + rank[units_of(labels)]
+        rank, count = self._ranks()
+        return occurrences_of(labels) * count + rank[units_of(labels)]
+
+    def _ranks(self) -> tuple[Tensor, int]:
+        """The number of each unit among those that it is joined with, and the greatest number of joined units."""
+        if self._ranked is None or self._ranked[0] is not self.root:
+            grouped = torch.argsort(self.root, stable=True)
+            _, counts = torch.unique_consecutive(self.root[grouped], return_counts=True)
+            rank = torch.empty_like(self.root)
+            rank[grouped] = torch.arange(len(self.root)) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+            self._ranked = self.root, rank, int(counts.max())
+        return self._ranked[1:]
 
     def same_unit(self, a: Tensor, b: Tensor) -> Tensor:
         """True where two labels belong to the same joined unit, or both to none."""

@@ -41,6 +41,10 @@ class OutputCollector:
             restore()
         return returned + list(new.values())
 
+    def phrase(self, position: int) -> str:
+        """How the tensor at a position of the list leaves the forward."""
+        return "the model's output" if position < self.num_returned else "stored in an attribute of the model"
+
 
 def _attribute_tensors(model: nn.Module) -> Iterator[Tensor]:
     """Tensors in plain attributes of the modules, at any depth, and in other places where a forward may keep them."""

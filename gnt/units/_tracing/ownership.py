@@ -18,7 +18,7 @@ from gnt.units._layer_types import (
     weight_fault,
 )
 from gnt.units._trace_result import Refused
-from gnt.units._tracing.capture import Node
+from gnt.units._tracing.graph import Node
 from gnt.units._tracing.plain_forward import is_plain_forward
 from gnt.units._tracing.shared_memory import SharedMemory
 from gnt.units._tracing.stacked import stack_of_slice, stacked_weights

@@ -6,7 +6,7 @@ import inspect
 
 from torch import nn
 
-from gnt.units._tracing.capture import Node
+from gnt.units._tracing.graph import Node
 from gnt.units._tracing.weight_ops import CASTS, WeightOp
 
 _PADS = ("pad", "constant_pad_nd")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnt.units._tracing.capture import Graph, Node
+from gnt.units._tracing.graph import Graph, Node
 from gnt.units._tracing.labels import distinct_units, varies
 from gnt.units._tracing.ops.dispatch import ACTIVATION_PRODUCTS, SHAPE_OPS, propagate_labels
 from gnt.units._tracing.ops.producers_and_consumers import apply_weights

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from gnt.units._tracing.capture import Node
+from gnt.units._tracing.graph import Node
 from gnt.units._tracing.weight_ops import CASTS, TRANSPOSES
 
 _SLICES = (*CASTS, *TRANSPOSES, "select", "getitem", "unbind", "squeeze", "slice", "split", "chunk")

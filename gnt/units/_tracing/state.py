@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gnt.units._tracing.capture import Graph, Node
+from gnt.units._tracing.graph import Graph, Node
 from gnt.units._tracing.labels import Labels, UnitTable, distinct_units, units_of
 from gnt.units._tracing.ownership import ParameterOwners
 

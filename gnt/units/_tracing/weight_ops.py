@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gnt.units._tracing.capture import Node
+from gnt.units._tracing.graph import Node
 
 CASTS = ("_to_copy", "to", "alias")
 TRANSPOSES = ("t", "transpose", "permute", "numpy_T", "mT")

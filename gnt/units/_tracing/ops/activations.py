@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gnt.units._activations import GAINS, Activation, identify_activation, parse_activation
-from gnt.units._tracing.capture import Node
+from gnt.units._tracing.graph import Node
 from gnt.units._tracing.labels import UNKNOWN_ACTIVATION, Labels
 from gnt.units._tracing.ops.compositions import function_of_units
 from gnt.units._tracing.state import PropagationState

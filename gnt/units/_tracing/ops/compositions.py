@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gnt.units._activations import GAINS, Activation
-from gnt.units._tracing.capture import Node, substitute
+from gnt.units._tracing.graph import Node, substitute
 from gnt.units._tracing.ops.elementwise import is_elementwise
 from gnt.units._tracing.state import PropagationState
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnt.units._tracing.capture import CREATION_OPS, Node
+from gnt.units._tracing.graph import CREATION_OPS, Node
 from gnt.units._tracing.labels import Labels, compact, expand, varies
 from gnt.units._tracing.ops.activations import record_step
 from gnt.units._tracing.ops.movement import MOVES, move, pad

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from gnt.units._tracing.capture import Node
+from gnt.units._tracing.graph import Node
 
 # names of elementwise operations, some of which torch does not tag as such
 ELEMENTWISE = (

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gnt.units._tracing.capture import Node, substitute
+from gnt.units._tracing.graph import Node, substitute
 from gnt.units._tracing.labels import Labels, compact, distinct_units, expand, with_occurrence
 from gnt.units._tracing.ops.refusal import refuse_unknown
 from gnt.units._tracing.state import PropagationState

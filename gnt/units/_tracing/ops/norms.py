@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gnt.units._activations import parse_activation
-from gnt.units._tracing.capture import Node
+from gnt.units._tracing.graph import Node
 from gnt.units._tracing.labels import Labels, expand, varies
 from gnt.units._tracing.ops.refusal import describe_operation, refuse_mixing, refuse_operands, refuse_unknown
 from gnt.units._tracing.state import PropagationState

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gnt.units._tracing.capture import Node
+from gnt.units._tracing.graph import Node
 from gnt.units._tracing.state import PropagationState
 from gnt.units._tracing.weight_ops import WeightOp, weight_op
 

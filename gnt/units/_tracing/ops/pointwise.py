@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnt.units._tracing.capture import Node
+from gnt.units._tracing.graph import Node
 from gnt.units._tracing.labels import Labels, add_leading_dims, broadcast, compact, expand, units_of
 from gnt.units._tracing.ops.activations import record_activation
 from gnt.units._tracing.ops.elementwise import ELEMENTWISE

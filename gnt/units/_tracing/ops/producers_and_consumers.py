@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gnt.units._tracing.capture import Node
+from gnt.units._tracing.graph import Node
 from gnt.units._tracing.labels import Labels, compact, expand, occurrences_of, varies, with_occurrence
 from gnt.units._tracing.ownership import WeightLayer
 from gnt.units._tracing.state import PropagationState

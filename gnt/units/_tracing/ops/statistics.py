@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gnt.units._tracing.capture import Node
+from gnt.units._tracing.graph import Node
 from gnt.units._tracing.labels import Labels, distinct_units, expand
 from gnt.units._tracing.ops.elementwise import is_elementwise
 from gnt.units._tracing.ops.movement import MOVES

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from gnt.units._layer_types import is_weight_layer
-from gnt.units._tracing.capture import Node
+from gnt.units._tracing.graph import Node
 from gnt.units._tracing.labels import expand, varies
 from gnt.units._tracing.state import PropagationState
 

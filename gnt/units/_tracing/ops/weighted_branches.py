@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import Tensor
 
-from gnt.units._tracing.capture import Graph, Node
+from gnt.units._tracing.graph import Graph, Node
 from gnt.units._tracing.labels import Labels, broadcast, compact, expand, units_of
 from gnt.units._tracing.ops.movement import MOVES
 from gnt.units._tracing.ops.refusal import describe_operation, refuse_mixing
