@@ -94,7 +94,7 @@ class Run:
         return self.path("about.json")
 
     def about(self) -> dict[str, Any]:
-        """Versions, commit, hardware and seconds of a finished run."""
+        """Versions, commit, hardware and seconds of core time of a finished run."""
         about: dict[str, Any] = read_json(self._about, ABOUT)
         return about
 

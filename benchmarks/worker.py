@@ -59,7 +59,7 @@ def _train(run: Run, connection: Connection, checkpoint_seconds: float, tensorbo
     torch.set_num_threads(1)  # one core per run
     torch.set_flush_denormal(True)  # Adam's moments of dead units decay into denormal numbers, which are slow
     training = run.make_training()
-    started = time.monotonic() - run.load(training)
+    started = time.process_time() - run.load(training)  # core time, not what other processes take
     saved = time.monotonic()
     reported = 0.0
     with _tensorboard_writer(run, tensorboard) as write, _sigterm_received() as terminated:
@@ -67,7 +67,7 @@ def _train(run: Run, connection: Connection, checkpoint_seconds: float, tensorbo
             try:
                 rows = training.advance()
             except FloatingPointError as error:
-                run.finish(time.monotonic() - started, diverged=str(error))
+                run.finish(time.process_time() - started, diverged=str(error))
                 return ("diverged", str(error))
             now = time.monotonic()
             if rows:
@@ -78,13 +78,13 @@ def _train(run: Run, connection: Connection, checkpoint_seconds: float, tensorbo
                 _send(connection, "progress", training.done, training.total, training.latest)
                 reported = now
             if terminated or _stop_requested(connection):
-                run.save(training, now - started)
+                run.save(training, time.process_time() - started)
                 return ("stopped",)
             if now - saved > checkpoint_seconds:
-                run.save(training, now - started)
+                run.save(training, time.process_time() - started)
                 saved = time.monotonic()
     _send(connection, "progress", training.done, training.total, training.latest)
-    run.finish(time.monotonic() - started)
+    run.finish(time.process_time() - started)
     return ("finished",)
 
 
