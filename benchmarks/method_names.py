@@ -14,13 +14,24 @@ METHODS = (
     "redo",
     "continual_backprop",
     "algorithm_1",
+    "ccbp",
+    "snr",
+    "swr",
+    "upgd",
+    "spectral",
+    "parseval",
+    "fire",
+    "input_norm",
 )
 """The methods that `benchmarks.methods` trains, in the order of tables."""
+
+FURTHER_METHODS = METHODS[METHODS.index("ccbp") :]
+"""Those of `benchmarks.further_methods`, and input normalization."""
 
 MAIN_METHODS = ("backprop", "continual_backprop")
 """The methods that every experiment compares, and that tables and pictures emphasise."""
 
-_NOT_IN_ENSEMBLES = ("crelu", "redo", "algorithm_1")
+_NOT_IN_ENSEMBLES = ("crelu", "redo", "algorithm_1", "snr", "input_norm")
 
 
 def methods_except(*names: str) -> tuple[str, ...]:

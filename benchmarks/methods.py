@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import gnt
+from benchmarks.further_methods import further_remedy, own_optimizer, soft_replacement
 from benchmarks.graph_warmup import GraphWarmup
 from benchmarks.saved_values import anything, fields, mapping, sequence
 from benchmarks.seeds import stream
@@ -55,6 +56,10 @@ class Method:
             options["weight_decay"] = settings.weight_decay
         compile = settings.affecting(name).get("compile") == "yes"
         given = {"loss": loss, "opt": opt, "step_size": settings.lr, "compile": compile, **options}
+        generators = [stream(seed, f"{name} optimizer", device) for seed in self._seeds]
+        optimizer = own_optimizer(name, settings, opt, options, generators)
+        if optimizer is not None:
+            given = {"loss": loss, "opt": optimizer}
         self.learner: Any
         if len(self._seeds) > 1:
             self.learner = self._make_ensemble(name, make_net, **given)
@@ -67,24 +72,31 @@ class Method:
 
     def _make_ensemble(self, name: str, make_net: Callable[[str], nn.Module], **given: Any) -> gnt.Ensemble:
         own: dict[str, Any] = {"replacement_rate": 0.0}
-        if name == "continual_backprop":
-            own = {**{setting: getattr(self._settings, setting) for setting in _ENGINE_SETTINGS}, **self._init}
+        if name in ("continual_backprop", "ccbp"):
+            own = {**self._engine_settings(name), **self._init}
             own["generators"] = [stream(seed, "replacements", self._device) for seed in self._seeds]
         weights = [stream(seed, "weights").initial_seed() for seed in self._seeds]
         return gnt.Ensemble(lambda: make_net(name), weights, **given, **own)
 
     def _make_learner(self, name: str, net: nn.Module, **given: Any) -> gnt.Backprop:
-        if name != "continual_backprop":
+        if callable(given["opt"]):
+            given["opt"] = given["opt"](net.parameters())
+        if name not in ("continual_backprop", "ccbp"):
             return gnt.Backprop(net, **given)
-        own = {**{setting: getattr(self._settings, setting) for setting in _ENGINE_SETTINGS}, **self._init}
+        own = {**self._engine_settings(name), **self._init}
         if self._layers is not None:
             own["layers"] = self._layers(net)
         generator = stream(self._seeds[0], "replacements", self._device)
         return gnt.ContinualBackprop(net, **given, **own, generator=generator)
 
+    def _engine_settings(self, name: str) -> dict[str, Any]:
+        if name == "ccbp":
+            return soft_replacement(name, self._settings)
+        return {setting: getattr(self._settings, setting) for setting in _ENGINE_SETTINGS}
+
     def _make_remedy(self, name: str) -> Any:
-        """What is applied besides the learner: L2 Init, Shrink and Perturb, ReDo or Algorithm 1; None for other
-        methods.
+        """What is applied besides the learner: L2 Init, Shrink and Perturb, ReDo, Algorithm 1, or one of
+        `benchmarks.further_methods`; None for other methods.
         """
         settings, net, opt = self._settings, self.learner.net, self.learner.opt
         generators = [stream(seed, name, self._device) for seed in self._seeds]
@@ -103,7 +115,12 @@ class Method:
         if name == "algorithm_1":
             own = {**{setting: getattr(settings, setting) for setting in _ENGINE_SETTINGS[:3]}, **self._init}
             return gnt.algorithm_1(net, opt, **own, generator=generator)
-        return None
+        return further_remedy(name, settings, net, opt, generator)
+
+    def begin_task(self, number: int) -> None:
+        """Called before the first step of each task, numbered from 0, by experiments that have tasks."""
+        if number and hasattr(self._remedy, "end_task"):
+            self._remedy.end_task()
 
     def learn(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """One step of all seeds. Returns losses (seeds,) and outputs (seeds, batch, ...), both from before the
@@ -137,18 +154,18 @@ class Method:
         state = {"learner": self.learner.state_dict()}
         if self._graph_warmup is not None:
             state["kinds"] = self._graph_warmup.state_dict()
-        return state if self._remedy is None else {**state, "beside": self._remedy.state_dict()}
+        return state if not hasattr(self._remedy, "state_dict") else {**state, "beside": self._remedy.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a saved state. Raises ValueError if a part is missing or is not of its kind."""
         parts = {"learner": mapping(anything)}
         parts |= {} if self._graph_warmup is None else {"kinds": sequence(anything)}
-        parts |= {} if self._remedy is None else {"beside": anything}
+        parts |= {} if not hasattr(self._remedy, "state_dict") else {"beside": anything}
         fields(**parts)("method", state)
         if self._graph_warmup is not None:
             self._graph_warmup.warm_up(self.learner, state["kinds"])
         self.learner.load_state_dict(state["learner"])
-        if self._remedy is not None:
+        if hasattr(self._remedy, "state_dict"):
             self._remedy.load_state_dict(state["beside"])
 
 

@@ -28,7 +28,9 @@ def setting(default: Any, help: str, check: Check, methods: Iterable[str] = (), 
 
 _CBP = ("continual_backprop", "ewc_cbp", "ewc_cbp_protected", "er_cbp", "hat_cbp", "cbp_top")
 _ENGINES = (*_CBP, "algorithm_1")
-_STEP_BY_STEP = ("l2_init", "redo", "algorithm_1")  # they act between the learner's backward and the next step
+_STEP_BY_STEP = (  # they act between the learner's backward and the next step, or change buffers in the forward
+    *("l2_init", "redo", "algorithm_1", "ccbp", "snr", "swr", "upgd", "spectral", "parseval", "fire", "input_norm"),
+)
 
 
 def compiled(methods: Iterable[str]) -> Any:
@@ -68,6 +70,61 @@ def dormancy(default: float) -> Any:
 def period(default: int) -> Any:
     """The field ``period``."""
     return setting(default, "steps between two resets of dormant units", whole(1), ("redo",), tuning=True)
+
+
+def sigma(default: float) -> Any:
+    """The field ``sigma``."""
+    return setting(default, "standard deviation of UPGD's noise", NOT_NEGATIVE, ("upgd",), tuning=True)
+
+
+def utility_decay(default: float) -> Any:
+    """The field ``utility_decay``."""
+    return setting(default, "decay rate of UPGD's utilities", BELOW_ONE, ("upgd",), tuning=True)
+
+
+def swr_share(default: float) -> Any:
+    """The field ``swr_share``."""
+    return setting(default, "share of the weights that SWR reinitializes at once", SHARE, ("swr",), tuning=True)
+
+
+def swr_period(default: int) -> Any:
+    """The field ``swr_period``."""
+    return setting(default, "steps between two reinitializations of weights", whole(1), ("swr",), tuning=True)
+
+
+def eta(default: float) -> Any:
+    """The field ``eta``."""
+    help = "SNR: share of a unit's silent times beyond which it is reset"
+    return setting(default, help, SHARE, ("snr",), tuning=True)
+
+
+def estimate_every(default: int) -> Any:
+    """The field ``estimate_every``."""
+    return setting(default, "steps between estimates of SNR's thresholds", whole(1), ("snr",), tuning=True)
+
+
+def soft_rate(default: float) -> Any:
+    """The field ``soft_rate``."""
+    return setting(
+        default, "CCBP: largest share by which a unit moves towards a new one", SHARE, ("ccbp",), tuning=True
+    )
+
+
+def soft_period(default: int) -> Any:
+    """The field ``soft_period``."""
+    return setting(default, "steps between two moves of CCBP", whole(1), ("ccbp",), tuning=True)
+
+
+def spectral(default: float) -> Any:
+    """The field ``spectral``."""
+    help = "coefficient of the penalty on the distance of the largest singular values from 1"
+    return setting(default, help, NOT_NEGATIVE, ("spectral",), tuning=True)
+
+
+def parseval(default: float) -> Any:
+    """The field ``parseval``."""
+    help = "coefficient of the penalty on the distance of weights from orthogonal ones"
+    return setting(default, help, NOT_NEGATIVE, ("parseval",), tuning=True)
 
 
 def replacement_rate(default: float) -> Any:

@@ -77,6 +77,7 @@ class TaskTraining(Training):
 
     def before_task(self, number: int) -> None:
         """Called before the probe measures at the start of each task."""
+        self.method.begin_task(number)
 
     def task_metrics(self, number: int, seed: int, net: nn.Module) -> Row:
         """Further metrics of a seed at the end of a task."""

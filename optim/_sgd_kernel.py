@@ -9,16 +9,20 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from operator import is_, itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._dynamo.guards import TensorGuards
 from torch.autograd.graph import increment_version
 
-from gnt._kernels import SCALARS, PlacedTensors, ReadableGradients, load
+from gnt._kernels import SCALARS, PlacedTensors, ReadableGradients, layout_check, load
 from gnt.importance import WeightMeans
 from gnt.optim._adam.state import Group, is_plain_tensor
 
+_ADDRESS = Tensor.data_ptr
+_PLAIN_OPTIONS = itemgetter("momentum", "nesterov", "differentiable", "fused", "foreach", "weight_decay")
 _CHUNK_ROWS = 64  # number of rows that the kernel sums together
 
 
@@ -28,7 +32,6 @@ class SGDKernel:
     def __init__(self) -> None:
         self._plans: dict[int, SGDPlan] = {}
 
-    @torch.no_grad()
     def step(self, groups: Sequence[Group], weight_means: Mapping[int, WeightMeans]) -> bool:
         """Take a step. Returns False, with nothing changed, if some group needs torch's implementation.
 
@@ -42,15 +45,19 @@ class SGDKernel:
         for i, group in enumerate(groups):
             params = [param for param in group["params"] if param.grad is not None]
             grads: Sequence[Any] = [param.grad for param in params]
+            plan = self._plans.get(i)
+            if plan is not None and plan.is_repeated(params, grads, group, weight_means):
+                ready.append((plan, grads, group))
+                continue
             if not _is_plain_sgd(group) or any(grad.layout is not torch.strided for grad in grads):
                 return False
-            plan = self._plans.get(i)
-            if params and (plan is None or not plan.is_valid(params, weight_means)):
+            if not params:
+                continue
+            if plan is None or not plan.is_valid(params, weight_means):
                 if not _kernel_can_step(params):
                     return False
-                self._plans[i] = SGDPlan(params, weight_means)
-            if params:
-                ready.append((self._plans[i], self._plans[i].readable(grads), group))
+                plan = self._plans[i] = SGDPlan(params, weight_means)
+            ready.append((plan, plan.readable(grads, group), group))
         for plan, grads, group in ready:
             plan.step(grads, group)
         return True
@@ -88,6 +95,9 @@ class SGDPlan:
         self._params, self._weight_means = list(params), weight_means
         self._kernel = load("sgd", params[0].dtype)
         self._placed, self._gradients = PlacedTensors(params), ReadableGradients(params)
+        self._addresses = [param.data_ptr() for param in params]
+        self._layouts: TensorGuards | None = None  # recognizes parameters and gradients of the step before
+        self._plain: tuple[Any, ...] = ()  # the options of the step before that decide whether the kernel can step
         all_means = [weight_means.get(id(param)) for param in params]
         fitting = [m if m is not None and m.fit(p) else None for p, m in zip(params, all_means, strict=True)]
         self._with_means = [(p, means) for p, means in zip(params, fitting, strict=True) if means is not None]
@@ -110,9 +120,30 @@ class SGDPlan:
             and self._placed.unchanged()
         )
 
-    def readable(self, grads: Sequence[Tensor]) -> Sequence[Tensor]:
+    def is_repeated(
+        self,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        group: Group,
+        weight_means: Mapping[int, WeightMeans],
+    ) -> bool:
+        """True if this step is like one that the kernel has taken: the same parameters, layouts and options."""
+        return (
+            self._layouts is not None
+            and weight_means is self._weight_means
+            and len(params) == len(self._params)
+            and all(map(is_, params, self._params))
+            and all(map(is_, _PLAIN_OPTIONS(group), self._plain))
+            and self._layouts.check(*params, *grads)
+            and [*map(_ADDRESS, params)] == self._addresses
+        )
+
+    def readable(self, grads: Sequence[Tensor], group: Group) -> Sequence[Tensor]:
         """The gradients as `step` needs them. Raises RuntimeError for one that does not fit its parameter."""
-        return self._gradients.read(grads)
+        read, self._layouts = self._gradients.read(grads), None
+        if read is grads:
+            self._layouts, self._plain = layout_check([*self._params, *grads]), _PLAIN_OPTIONS(group)
+        return read
 
     def step(self, grads: Sequence[Tensor], group: Group) -> None:
         """Take one step on each parameter. The gradients are ``readable``, in the same order."""

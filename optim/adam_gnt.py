@@ -189,17 +189,24 @@ class AdamGnT(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._options.check(self.param_groups)
-        params = [[param for param in group["params"] if param.grad is not None] for group in self.param_groups]
-        grads = [[param.grad for param in each] for each in params]
-        for each in grads:
-            for grad in each:
-                if grad.layout is not torch.strided:
-                    raise layout_error(params, grads)
+        params: list[list[Tensor]] = []
+        grads: list[list[Tensor]] = []
+        strided = True
+        for group in self.param_groups:
+            params.append(with_gradient := [param for param in group["params"] if param.grad is not None])
+            grads.append(of_group := [])
+            for param in with_gradient:
+                grad = param.grad
+                of_group.append(grad)
+                strided = strided and grad.layout is torch.strided
+        if not strided:
+            raise layout_error(params, grads)
         self._update_plans(params, grads)
-        # those of all groups before any group is stepped
-        checked = [self._plans[i].checked_gradients(each) for i, each in enumerate(grads)]
-        for i, group in enumerate(self.param_groups):
-            self._plans[i].step(checked[i], group)
+        plans, steps = self._plans, []
+        for i, of_group in enumerate(grads):  # those of all groups before any group is stepped
+            steps.append((plans[i], plans[i].checked_gradients(of_group), self.param_groups[i]))
+        for plan, checked, group in steps:
+            plan.step(checked, group)
         return loss
 
     def _update_plans(self, params: list[list[Tensor]], grads: list[list[Tensor]]) -> None:
@@ -210,6 +217,8 @@ class AdamGnT(Optimizer):
             plan = plans.get(i)
             if plan is None or not plan.is_valid(params[i], group, self.state, weight_means):
                 changed.append(i)
+        if not changed and not self._any_on_cuda:
+            return
         on_cuda = self._any_on_cuda or any(param.is_cuda for i in changed for param in params[i])
         capturing = on_cuda and torch.cuda.is_current_stream_capturing()
         if capturing and not self.capturable:

@@ -176,18 +176,21 @@ class CBPSGD(_ContinualOptimizer, torch.optim.SGD):
         finally:
             hook.remove()
 
-    @not_compiled
-    def _check_before_step(self, gradients: bool) -> None:
-        if self._options is None:
-            self._options = ChangedOptions(SGD_OPTIONS, check_sgd_options)
+    def _step_by_kernel(self) -> bool:
+        """Take a step by the kernel, after checks; False, and nothing is changed, if that is not possible."""
+        if not use_kernels(self.gnt.kernels):
+            return False
+        if self._options is None or self._kernel is None:
+            self._options, self._kernel = ChangedOptions(SGD_OPTIONS, check_sgd_options), SGDKernel()
         self._options.check(self.param_groups)
-        if gradients:
-            self._check_gradients()
+        return self._kernel.step(self.param_groups, self.gnt.weight_means)
 
-    def _check_gradients(self) -> None:
-        """Raise RuntimeError for a gradient that torch would broadcast, or for which it would fail in mid-step."""
-        if self._gradients is None:
-            self._gradients = GroupGradientChecks()
+    @not_compiled
+    def _check_before_step(self) -> None:
+        """Raise an error for invalid options, and for a gradient that torch would broadcast or fail on in mid-step."""
+        if self._options is None or self._gradients is None:
+            self._options, self._gradients = ChangedOptions(SGD_OPTIONS, check_sgd_options), GroupGradientChecks()
+        self._options.check(self.param_groups)
         self._gradients.check(self.param_groups)
 
     @wrap_step
@@ -203,15 +206,9 @@ class CBPSGD(_ContinualOptimizer, torch.optim.SGD):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        by_kernel = not torch.compiler.is_compiling() and use_kernels(self.gnt.kernels)
-        self._check_before_step(gradients=not by_kernel)
-        if by_kernel:
-            if self._kernel is None:
-                self._kernel = SGDKernel()
-            if self._kernel.step(self.param_groups, self.gnt.weight_means):
-                return loss
-            self._check_gradients()
-        _sgd_step(self)
+        if torch.compiler.is_dynamo_compiling() or not self._step_by_kernel():
+            self._check_before_step()
+            _sgd_step(self)
         return loss
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from benchmarks import setting_fields, value_checks
-from benchmarks.method_names import methods_except
+from benchmarks.method_names import FURTHER_METHODS, methods_except
 from benchmarks.setting_fields import setting
 from benchmarks.settings import BaseSettings, Values
 
@@ -19,7 +19,7 @@ class Settings(BaseSettings):
 
     help: ClassVar[str] = "classify two classes of images, then two others, and so on (Continual ImageNet)"
     revision: ClassVar[int] = 1
-    methods: ClassVar[tuple[str, ...]] = methods_except("crelu", "algorithm_1")
+    methods: ClassVar[tuple[str, ...]] = methods_except("crelu", "algorithm_1", *FURTHER_METHODS)
     # With the authors' step size and batch size plasticity is lost within thousands of tasks. The quick size has three
     # times the step size and a fifth of the batch size, for every method, so that it can be lost within dozens.
     sizes: ClassVar[dict[Any, Values]] = {

@@ -6,15 +6,14 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 import gnt
-from benchmarks.memory_methods.heads import HeadPerTask
-from benchmarks.memory_methods.method import MemoryMethod
+from benchmarks.memory_methods.task_heads import TaskHeadsMethod
 from benchmarks.saved_values import fields, integer
 
 
-class PackedMethod(MemoryMethod):
+class PackedMethod(TaskHeadsMethod):
     """`gnt.PackNet` on a network with a head for each task. A share of the steps of a task, the setting ``retrain``,
     comes after pruning.
     """
@@ -26,12 +25,8 @@ class PackedMethod(MemoryMethod):
         self._prune_after = round((1 - self._settings.retrain) * self._steps)
         self._done = 0  # steps of this task
 
-    def _own_net(self, net: nn.Module) -> nn.Module:
-        return HeadPerTask(net, self._scenario)
-
     def begin_task(self, number: int) -> None:
         """Train the free weights from now on."""
-        self.learner.net.task = number
         self._done = 0
         super().begin_task(number)
 
@@ -45,25 +40,15 @@ class PackedMethod(MemoryMethod):
 
     @contextlib.contextmanager
     def _evaluated(self, number: int) -> Iterator[None]:
-        net = self.learner.net
-        trained = net.task
-        with self._packnet.use(number):
-            net.task = number
-            try:
-                yield
-            finally:
-                net.task = trained
-
-    def units(self, net: nn.Module, x: Tensor) -> Any:
-        """The unit groups, of the task that is trained."""
-        return gnt.trace(net, x[:2])
+        with super()._evaluated(number), self._packnet.use(number):
+            yield
 
     def state_dict(self) -> dict[str, Any]:
-        """As `MemoryMethod.state_dict`, with the task and the number of its steps so far."""
-        return {**super().state_dict(), "task": self.learner.net.task, "done": self._done}
+        """As `TaskHeadsMethod.state_dict`, with the number of the task's steps so far."""
+        return {**super().state_dict(), "done": self._done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a saved state. Raises ValueError if a part is missing or is not of its kind."""
-        fields(task=integer(0, self._scenario.tasks - 1), done=integer(0, self._steps))("method", state)
+        fields(done=integer(0, self._steps))("method", state)
         super().load_state_dict(state)
-        self.learner.net.task, self._done = state["task"], state["done"]
+        self._done = state["done"]

@@ -12,7 +12,7 @@ from benchmarks.settings import BaseSettings, Values
 
 ACTIVATIONS = ("sigmoid", "tanh", "elu", "relu", "leaky_relu", "swish", "linear")
 
-METHODS = methods_except("layer_norm", "crelu")
+METHODS = methods_except("layer_norm", "crelu", "fire", "input_norm")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     optimizer: str = setting("sgd", "sgd or adam", value_checks.one_of("sgd", "adam"))
     compile: str = setting_fields.compiled(METHODS)
     lr: float = setting_fields.lr(0.01)
-    weight_decay: float = setting_fields.weight_decay(1e-3)
+    weight_decay: float = setting_fields.weight_decay(1e-3, "upgd")
     noise: float = setting_fields.noise(1e-3)
     l2_init: float = setting_fields.l2_init(1e-3)
     dormancy: float = setting_fields.dormancy(0.1)
@@ -53,3 +53,13 @@ class Settings(BaseSettings):
     maturity_threshold: int = setting_fields.maturity_threshold(100)
     decay_rate: float = setting_fields.decay_rate(0.99)
     utility: str = setting_fields.utility("contribution")
+    sigma: float = setting_fields.sigma(1e-3)
+    utility_decay: float = setting_fields.utility_decay(0.999)
+    swr_share: float = setting_fields.swr_share(0.1)
+    swr_period: int = setting_fields.swr_period(2400)
+    eta: float = setting_fields.eta(0.02)
+    estimate_every: int = setting_fields.estimate_every(1000)
+    soft_rate: float = setting_fields.soft_rate(0.015)
+    soft_period: int = setting_fields.soft_period(1000)
+    spectral: float = setting_fields.spectral(1e-3)
+    parseval: float = setting_fields.parseval(1e-3)

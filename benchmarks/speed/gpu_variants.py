@@ -6,7 +6,6 @@ In the captured ones, `gnt.GnT.after_replay` follows each replay, which replaces
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 from collections.abc import Callable
 from functools import partial
@@ -70,16 +69,16 @@ def _settings(workload: Workload, due: bool) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=1)
-def _net_and_units(workload: Workload) -> tuple[nn.Module, Any]:
-    net = make_net(dataclasses.replace(workload, device="cpu"))
-    if workload.net not in (GPT, RESNET):
-        return net, gnt.walk(net)
-    return net, tuple(gnt.trace(net, next(batches(dataclasses.replace(workload, device="cpu")))[0]))
+def _net_and_units(net_name: tuple[int, ...] | str) -> tuple[nn.Module, Any]:
+    """A network on the CPU, with its units: those of a list of layers, or those that `gnt.trace` finds."""
+    workload = Workload("", net_name, 1, "mse")
+    net = make_net(workload)
+    return net, tuple(gnt.trace(net, next(batches(workload))[0]) if net_name in (GPT, RESNET) else gnt.walk(net))
 
 
 def _built(workload: Workload, build: Build) -> tuple[nn.Module, Any, Any]:
     """Network on the GPU, optimizer, engine."""
-    net, units = copy.deepcopy(_net_and_units(workload))
+    net, units = copy.deepcopy(_net_and_units(workload.net))
     net.to(workload.device)
     return (net, *build(net, units))
 
@@ -130,6 +129,11 @@ def captured(workload: Workload, build: Build) -> StepRunner:
     return StepRunner(step, [net], optimizer, engine)
 
 
+# those that are timed on workloads with `Workload.brief`
+BRIEF = (
+    *(SGD, "SGD + GnT", "SGD + GnT, none due", SGD_GRAPH, "SGD + GnT, captured", "SGD + GnT, captured, none due"),
+    *(FUSED, "CBPAdam", "CBPAdam, none due", FUSED_GRAPH, "CBPAdam, captured", "CBPAdam, captured, none due"),
+)
 ROWS: tuple[tuple[str, Callable[[Workload], StepRunner], tuple[tuple[str, str | None], ...]], ...] = (
     (SGD, lambda w: launched(w, plain(sgd)), ()),
     ("SGD + GnT", lambda w: launched(w, with_engine(w, sgd)), ((SGD, "sgd"),)),

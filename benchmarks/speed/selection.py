@@ -85,7 +85,7 @@ def _matches(name: str, pattern: str) -> bool:
 def _gpu_version(workload: Workload, device: str) -> Workload:
     """The workload on a GPU, with a short warm-up."""
     maturity = min(workload.maturity, QUICK_MATURITY)
-    return dataclasses.replace(workload, kind=GPU, device=device, maturity=maturity, graphs=False, brief=False)
+    return dataclasses.replace(workload, kind=GPU, device=device, maturity=maturity, graphs=False)
 
 
 def _quick_version(workload: Workload) -> Workload:

@@ -20,7 +20,7 @@ from benchmarks.speed.step_runners import REPLACEMENT_RATE, StepRunner
 from benchmarks.speed.workloads import MANY, Workload
 
 _QUARTERS = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
-STRETCH = 10  # factor by which a block may be longer so that it includes a replacement
+STRETCH = 10.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Rounds:
         budget: approximate seconds for the rounds of a workload; with long blocks there are fewer rounds.
         most, least: bounds of the number of rounds.
         clock: "wall"; "cpu" for the processor time of this process; "cuda" for wall time that waits for the GPU.
+        stretch: factor by which a block may be longer so that it includes a replacement.
     """
 
     block: float
@@ -39,6 +40,7 @@ class Rounds:
     most: int
     least: int
     clock: str = "wall"
+    stretch: float = STRETCH
 
 
 def _after_synchronization() -> float:
@@ -50,7 +52,7 @@ def _after_synchronization() -> float:
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time, "cuda": _after_synchronization}
 FULL = Rounds(block=0.05, budget=40.0, most=25, least=5)
 QUICK = Rounds(block=0.025, budget=4.0, most=7, least=3)
-GPU = Rounds(block=0.02, budget=2.5, most=15, least=5, clock="cuda")
+GPU = Rounds(block=0.003, budget=2.0, most=9, least=4, clock="cuda", stretch=2)
 
 
 @dataclass
@@ -99,7 +101,7 @@ def replacement_period(workload: Workload) -> float:
     return 1 / (REPLACEMENT_RATE * workload.width) if workload.width else 1.0
 
 
-def block_length(seconds_per_step: float, block: float, period: float) -> int:
+def block_length(seconds_per_step: float, block: float, period: float, stretch: float = STRETCH) -> int:
     """Number of steps in a block: enough for its duration, and to include a replacement if that does not take too long.
 
     >>> block_length(0.01, block=0.05, period=5.0), block_length(0.0001, block=0.05, period=2000.0)
@@ -108,7 +110,7 @@ def block_length(seconds_per_step: float, block: float, period: float) -> int:
     1
     """
     steps = math.ceil(block / seconds_per_step)
-    affordable = math.ceil(STRETCH * block / seconds_per_step)
+    affordable = math.ceil(stretch * block / seconds_per_step)
     return max(1, min(math.ceil(period), affordable), min(steps, affordable))
 
 
@@ -129,7 +131,7 @@ def measure(
     }
     once = {name: _seconds(timer.timeit(3), runners[name]) for name, timer in timers.items()}
     shortest = min(once[name] / runners[name].share for name in once)
-    steps = block_length(shortest, rounds.block, replacement_period(workload))
+    steps = block_length(shortest, rounds.block, replacement_period(workload), rounds.stretch)
     whole = sum(once[name] / runners[name].share for name in once) * (steps + max(steps // 100, 2))
     count = max(rounds.least, min(rounds.most, int(rounds.budget / whole)))
     before = {name: runner.replaced for name, runner in runners.items()}

@@ -197,7 +197,10 @@ VARIANTS = (
     Variant("Ensemble.learn, Adam", _ensemble("adam"), ((LEARN_ADAM, "ensemble"),), kind=MANY),
     Variant("Ensemble.learn, Adam, compiled", _ensemble("adam", compile=True), ((LEARN_ADAM, "ensemble"),), kind=MANY),
     # on a GPU
-    *(Variant(name, build, against, kind=GPU) for name, build, against in gpu_variants.ROWS),
+    *(
+        Variant(name, build, against, kind=GPU, brief=name in gpu_variants.BRIEF)
+        for name, build, against in gpu_variants.ROWS
+    ),
 )
 
 

@@ -4,6 +4,8 @@
 #define KERNELS(KERNEL) \
     KERNEL(adam, "iiiiiiiiiiii") \
     KERNEL(finite, "iii") \
+    KERNEL(path_integral, "iii") \
+    KERNEL(penalty_gradient, "iidii") \
     KERNEL(running_averages, "iiiiiii") \
     KERNEL(sgd, "iiiiiii") \
     KERNEL(unit_statistics, "iiiiiiiii")

@@ -18,12 +18,12 @@ FIELDS = 12
 # addresses of parameter and moments (4), elements, elements of a row, of a column in a row, columns, rows of one group
 # of a convolution, where the parameter's rows and columns begin among the starts (-1: it has none), first block
 BLOCK = 1024
-OPTIONS = 6  # b1, b2, log b1, log b2, eps, weight decay
+OPTIONS = 6  # settings: b1, b2, log b1, log b2, eps, weight decay
 
 
 @triton.jit
 def corrections(
-    steps, starts, owners, num_params, num_starts, options, lr, step_sizes, roots, block: tl.constexpr
+    steps, starts, owners, num_params, num_starts, settings, lr, step_sizes, roots, block: tl.constexpr
 ):  # fmt: skip
     """Step sizes and roots of all parameters, then of all rows and columns; ``steps`` do not count this step yet."""
     at = tl.program_id(0) * block + tl.arange(0, block)
@@ -32,8 +32,8 @@ def corrections(
     owner = tl.load(owners + at, mask=mask, other=0)
     start = tl.load(starts + at - num_params, mask=mask & is_start, other=0)
     count = tl.load(steps + owner, mask=mask, other=1.0).to(tl.float64) + 1.0 - start.to(tl.float64)
-    log_beta1 = tl.load(options + 2)
-    log_beta2 = tl.load(options + 3)
+    log_beta1 = tl.load(settings + 2)
+    log_beta2 = tl.load(settings + 3)
     rate = tl.load(lr).to(tl.float64)
     tl.store(step_sizes + at, rate / (1.0 - tl.exp(count * log_beta1)), mask=mask)
     tl.store(roots + at, tl.sqrt(1.0 - tl.exp(count * log_beta2)), mask=mask)
@@ -67,7 +67,7 @@ def _store(pointer, at, x, mask, masked: tl.constexpr):
 
 @triton.jit
 def _step_block(
-    row, gradient, owner, at, size, options, lr, step_sizes, roots, num_params,
+    row, gradient, owner, at, size, settings, lr, step_sizes, roots, num_params,
     dtype: tl.constexpr, scalar: tl.constexpr, aligned: tl.constexpr, amsgrad: tl.constexpr, maximize: tl.constexpr,
     decay: tl.constexpr, decoupled: tl.constexpr, masked: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
@@ -79,9 +79,9 @@ def _step_block(
     group_rows = tl.load(row + 8).to(tl.int32)
     first_row = tl.load(row + 9)
     first_column = tl.load(row + 10)
-    beta1 = tl.load(options)
-    beta2 = tl.load(options + 1)
-    eps = tl.load(options + 4).to(scalar)
+    beta1 = tl.load(settings)
+    beta2 = tl.load(settings + 1)
+    eps = tl.load(settings + 4).to(scalar)
     step_size = tl.zeros((block,), dtype=scalar) + tl.load(step_sizes + owner).to(scalar)
     root = tl.zeros((block,), dtype=scalar) + tl.load(roots + owner).to(scalar)
     number = at // row_length
@@ -104,7 +104,7 @@ def _step_block(
     if maximize:
         grad = -grad
     if decay:
-        weight_decay = tl.load(options + 5)
+        weight_decay = tl.load(settings + 5)
         if decoupled:
             param = param * (1.0 - tl.load(lr).to(tl.float64) * weight_decay).to(scalar)
         else:
@@ -125,26 +125,26 @@ def _step_block(
 
 @triton.jit
 def adam(
-    params, gradients, owners, options, lr, step_sizes, roots, steps, num_params,
+    rows, gradients, owners, settings, lr, step_sizes, roots, steps, num_params,
     fields: tl.constexpr, dtype: tl.constexpr, scalar: tl.constexpr, aligned: tl.constexpr, amsgrad: tl.constexpr,
     maximize: tl.constexpr, decay: tl.constexpr, decoupled: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     """One step of one block of elements; the first block of each parameter counts the step. Grid: (blocks,)."""
     program = tl.program_id(0)
     owner = tl.load(owners + program)
-    row = params + owner * fields
+    row = rows + owner * fields
     gradient = tl.load(gradients + owner)
     size = tl.load(row + 4).to(tl.int32)
     start = (program - tl.load(row + 11).to(tl.int32)) * block
     at = start + tl.arange(0, block)
     if start + block <= size:
         _step_block(
-            row, gradient, owner, at, size, options, lr, step_sizes, roots, num_params,
+            row, gradient, owner, at, size, settings, lr, step_sizes, roots, num_params,
             dtype, scalar, aligned, amsgrad, maximize, decay, decoupled, False, block,
         )  # fmt: skip
     else:
         _step_block(
-            row, gradient, owner, at, size, options, lr, step_sizes, roots, num_params,
+            row, gradient, owner, at, size, settings, lr, step_sizes, roots, num_params,
             dtype, scalar, aligned, amsgrad, maximize, decay, decoupled, True, block,
         )  # fmt: skip
     if start == 0:

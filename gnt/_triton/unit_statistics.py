@@ -26,6 +26,7 @@ import torch
 import triton
 import triton.language as tl
 
+UNITS, CHUNKS = 64, 16  # that a program of `combine` reads at once
 TASK_FIELDS = 10  # address, kind, positions, size, inner, outer_stride, position_stride, chunk, slot, signed
 GROUP_FIELDS = 14
 # units, positions of a unit, first unit, place of the means, takes part; size, slot and chunks of the feature; slot,
@@ -57,6 +58,46 @@ def _read(address, kind, offsets, mask, scalar: tl.constexpr):
     else:
         x = tl.load(address.to(tl.pointer_type(scalar)) + offsets, mask=mask, other=0.0)
     return x
+
+
+@triton.jit
+def _sum_wide(
+    address, kind, positions, first, last, inner, outer_stride, position_block, out, signed, sums, magnitudes,
+    scalar: tl.constexpr, rows: tl.constexpr, width: tl.constexpr,
+):  # fmt: skip
+    """The sums over elements first to last of a block of positions that are adjacent in memory."""
+    at = position_block * width + tl.arange(0, width)
+    total = tl.zeros((rows, width), dtype=scalar)
+    magnitude = tl.zeros((rows, width), dtype=scalar)
+    for start in range(first, last, rows):
+        k = start + tl.arange(0, rows)
+        offsets = ((k // inner) * outer_stride + k % inner)[:, None] + at[None, :]
+        mask = (k < last)[:, None] & (at < positions)[None, :]
+        x = _read(address, kind, offsets, mask, scalar)
+        total += x
+        magnitude += tl.abs(x)
+    tl.store(magnitudes + out + at, tl.sum(magnitude, 0), mask=at < positions)
+    tl.store(sums + out + at, tl.sum(total, 0), mask=(at < positions) & (signed != 0))
+
+
+@triton.jit
+def _sum_long(
+    address, kind, positions, first, last, inner, outer_stride, position_stride, position_block, out, signed, sums,
+    magnitudes, scalar: tl.constexpr, width: tl.constexpr, length: tl.constexpr,
+):  # fmt: skip
+    """The sums over elements first to last, some of them adjacent in memory, of a block of positions."""
+    at = position_block * width + tl.arange(0, width)
+    total = tl.zeros((width, length), dtype=scalar)
+    magnitude = tl.zeros((width, length), dtype=scalar)
+    for start in range(first, last, length):
+        k = start + tl.arange(0, length)
+        offsets = at[:, None] * position_stride + ((k // inner) * outer_stride + k % inner)[None, :]
+        mask = (at < positions)[:, None] & (k < last)[None, :]
+        x = _read(address, kind, offsets, mask, scalar)
+        total += x
+        magnitude += tl.abs(x)
+    tl.store(magnitudes + out + at, tl.sum(magnitude, 1), mask=at < positions)
+    tl.store(sums + out + at, tl.sum(total, 1), mask=(at < positions) & (signed != 0))
 
 
 @triton.jit
@@ -102,42 +143,26 @@ def partial_sums(
         first = number * chunk
         last = tl.minimum(first + chunk, size)
         if is_wide:
-            at = (program % blocks) * wide_positions + tl.arange(0, wide_positions)
-            total = tl.zeros((wide_rows, wide_positions), dtype=scalar)
-            magnitude = tl.zeros((wide_rows, wide_positions), dtype=scalar)
-            for start in range(first, last, wide_rows):
-                k = start + tl.arange(0, wide_rows)
-                offsets = ((k // inner) * outer_stride + k % inner)[:, None] + at[None, :]
-                mask = (k < last)[:, None] & (at < positions)[None, :]
-                x = _read(address, kind, offsets, mask, scalar)
-                total += x
-                magnitude += tl.abs(x)
-            out = slot + number * positions + at
-            tl.store(magnitudes + out, tl.sum(magnitude, 0), mask=at < positions)
-            tl.store(sums + out, tl.sum(total, 0), mask=(at < positions) & (signed != 0))
+            _sum_wide(
+                address, kind, positions, first, last, inner, outer_stride, program % blocks,
+                slot + number * positions, signed, sums, magnitudes, scalar, wide_rows, wide_positions,
+            )  # fmt: skip
         else:
-            at = (program % blocks) * long_positions + tl.arange(0, long_positions)
-            total = tl.zeros((long_positions, long_elements), dtype=scalar)
-            magnitude = tl.zeros((long_positions, long_elements), dtype=scalar)
-            for start in range(first, last, long_elements):
-                k = start + tl.arange(0, long_elements)
-                offsets = at[:, None] * position_stride + ((k // inner) * outer_stride + k % inner)[None, :]
-                mask = (at < positions)[:, None] & (k < last)[None, :]
-                x = _read(address, kind, offsets, mask, scalar)
-                total += x
-                magnitude += tl.abs(x)
-            out = slot + number * positions + at
-            tl.store(magnitudes + out, tl.sum(magnitude, 1), mask=at < positions)
-            tl.store(sums + out, tl.sum(total, 1), mask=(at < positions) & (signed != 0))
+            _sum_long(
+                address, kind, positions, first, last, inner, outer_stride, position_stride, program % blocks,
+                slot + number * positions, signed, sums, magnitudes, scalar, long_positions, long_elements,
+            )  # fmt: skip
 
 
 @triton.jit
-def _summed(values, slot, chunks, positions, at, mask, scalar: tl.constexpr, block: tl.constexpr):
-    """The sums over the chunks of a task."""
-    total = tl.zeros((block,), dtype=scalar)
-    for number in range(chunks):
-        total += tl.load(values + slot + number * positions + at, mask=mask, other=0.0)
-    return total
+def _summed(values, slot, chunks, positions, at, mask, scalar: tl.constexpr, block: tl.constexpr, rows: tl.constexpr):
+    """The sums over the chunks of a task; several chunks are read at once, as each read has to be waited for."""
+    total = tl.zeros((rows, block), dtype=scalar)
+    for start in range(0, chunks, rows):
+        number = start + tl.arange(0, rows)
+        offsets = slot + number[:, None] * positions + at[None, :]
+        total += tl.load(values + offsets, mask=(number < chunks)[:, None] & mask[None, :], other=0.0)
+    return tl.sum(total, 0)
 
 
 @triton.jit
@@ -154,6 +179,7 @@ def combine(
     reads_outgoing: tl.constexpr,
     reads_incoming: tl.constexpr,
     block: tl.constexpr,
+    rows: tl.constexpr,
 ):
     """Mean feature and measure of a block of units of one group. Grid: (blocks of the largest group, groups)."""
     row = groups + tl.program_id(1) * fields
@@ -179,19 +205,19 @@ def combine(
         value = tl.zeros((block,), dtype=scalar)
         for i in range(per_unit):
             at = unit * per_unit + i
-            mean += _summed(sums, feature_slot, feature_chunks, positions, at, mask, scalar, block)
+            mean += _summed(sums, feature_slot, feature_chunks, positions, at, mask, scalar, block, rows)
             product = tl.full((block,), 1.0, dtype=scalar)
             if reads_feature:
-                total = _summed(magnitudes, feature_slot, feature_chunks, positions, at, mask, scalar, block)
+                total = _summed(magnitudes, feature_slot, feature_chunks, positions, at, mask, scalar, block, rows)
                 product *= total / size.to(scalar)
             if reads_outgoing:
-                total = _summed(magnitudes, outgoing_slot, outgoing_chunks, positions, at, mask, scalar, block)
+                total = _summed(magnitudes, outgoing_slot, outgoing_chunks, positions, at, mask, scalar, block, rows)
                 product *= total / outgoing_size.to(scalar)
             value += product
         tl.store(measured + mean_at + unit, mean / (size * per_unit).to(scalar), mask=mask)
         value = value / per_unit.to(scalar)
         if reads_incoming:
-            total = _summed(magnitudes, incoming_slot, incoming_chunks, units, unit, mask, scalar, block)
+            total = _summed(magnitudes, incoming_slot, incoming_chunks, units, unit, mask, scalar, block, rows)
             value = value / tl.maximum(total / incoming_size.to(scalar), smallest)
         tl.store(measured + num_features + first + unit, value, mask=mask)
 
@@ -204,7 +230,7 @@ def _correction(age, decay: tl.constexpr, log_decay: tl.constexpr, tiny: tl.cons
         total = tl.minimum(age, 1.0)
     else:
         total = 1.0 - tl.exp(age * log_decay)
-    return tl.maximum(total.to(scalar), tiny)
+    return tl.maximum(total, tiny).to(scalar)
 
 
 @triton.jit

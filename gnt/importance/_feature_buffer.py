@@ -251,6 +251,11 @@ class FeatureBuffer:
     def check(self) -> None:
         """Raise the errors of `take` for what was recorded so far, without taking it; missing features are no error."""
         self.check_open()
+        if self._like_checked is not None and not self._other_layouts:
+            latest = [None if tap.pending is None else tap.pending[0] for tap in self.taps]
+            alone = all(tap.pending is not None and tap.pending[2] is None and not tap.settled for tap in self.taps)
+            if alone and self._like_checked.check(*latest):
+                return
         per_tap = [tap.recorded() for tap in self.taps]
         if [_kind(each) for each in per_tap] != self._checked:
             check_features(per_tap, self._readers, given=False)

@@ -52,7 +52,7 @@ def record(
     if gradients and differentiable and any(tap.gradients and not tap.resting for tap in taps):
         node = view = node.view_as(node)
     for tap in taps:
-        if tap.resting:
+        if tap.rests is not None and tap.rests():
             tap.note_forward()
             continue
         if recomputed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +12,6 @@ from gnt._kernels import in_use
 from gnt.distributed.process_group import Processes
 from gnt.importance._across_processes import average_over_processes
 from gnt.importance._evaluate.evaluator import Evaluator
-from gnt.importance._evaluate.means_layout import WeightMeans
 from gnt.importance._feature_batch import FeatureBatch, Features
 from gnt.importance._feature_buffer import FeatureBuffer
 from gnt.importance._measure_registry import Measure, find_measure
@@ -99,11 +98,6 @@ class RunningImportance:
         """What evaluates the units: kernels, or torch operations with the reason."""
         kinds = [group.state.utility for group in self.groups]
         return "; ".join(dict.fromkeys(in_use(self._kernels, each.device, each.dtype) for each in kinds))
-
-    @property
-    def weight_means(self) -> Mapping[int, WeightMeans]:
-        """Where an optimizer can store the means of |w| that it computes in its step, by the id of the weight."""
-        return self.evaluator.weight_means
 
     def take(self, features: Features | None = None, *, none_is_error: bool) -> FeatureBatch:
         """Check the recorded (or given) features and take them; `FeatureBuffer.take`."""

@@ -35,6 +35,7 @@ class TapFeatures:
     Attributes:
         several_consumers: several consumers read the values of this tap.
         gradients: the gradients of the features are kept; `take` stores them in ``feature.grad``.
+        rests: as given.
         compiled: a forward was recorded by code that `torch.compile` has compiled, which records no gradients.
         recorded_in_forward: a forward was recorded while it ran, not while it was recomputed in a backward.
         settled: features, with their marks, of earlier backwards of this step.
@@ -56,7 +57,7 @@ class TapFeatures:
         gradients: bool = False,
         rests: Callable[[], bool] | None = None,
     ) -> None:
-        self.group, self.gradients, self._rests = group, gradients, rests
+        self.group, self.gradients, self.rests = group, gradients, rests
         self._noted = self._noted_settled = False  # forwards that are not recorded; whether a backward has run for one
         self.several_consumers = several_consumers
         self.settled: list[Entry] = []
@@ -68,7 +69,7 @@ class TapFeatures:
     @property
     def resting(self) -> bool:
         """True if the next update does not measure this tap: that a forward ran is noted, and nothing recorded."""
-        return self._rests is not None and self._rests()
+        return self.rests is not None and self.rests()
 
     def note_forward(self) -> None:
         """Note that a forward ran, for an update that does not measure this tap."""

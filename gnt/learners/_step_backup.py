@@ -1,8 +1,8 @@
 """StepBackup: what a forward may change besides gradients, kept so that a step that fails leaves no trace.
 
-Kept are buffers (running statistics) and the states of random generators. A small buffer is copied before each step. A
-large one is copied before its first step, and later only if an earlier step changed its values; a buffer that the
-forward replaces by another tensor needs no copy.
+Kept are buffers (running statistics) and the states of random generators. A small buffer is copied before each step,
+and so is a large one that an earlier step has changed. Any other large buffer is copied only in the step that changes
+it, by torch, before it is written (copy on write).
 """
 
 from __future__ import annotations
@@ -20,23 +20,13 @@ Holder = dict[str, Tensor | None]  # the buffers of a module
 
 
 class _Kept(NamedTuple):
-    """A buffer before the step: its value, or None if only its version (-1: unknown) is kept."""
+    """A buffer before the step."""
 
     holder: Holder
     name: str
     tensor: Tensor | None
     value: Tensor | None
-    version: int
-
-    @property
-    def changed(self) -> bool:
-        """True if the tensor's values changed; a tensor without versions counts as changed."""
-        if self.tensor is None:
-            return False
-        if self.version < 0 or self.tensor._version != self.version:
-            return True
-        # batch norm does not increase the version of its running statistics
-        return self.value is not None and not torch.equal(self.tensor, self.value)
+    on_write: bool = False  # the value shares the tensor's memory until one of them is written
 
 
 class StepBackup:
@@ -49,14 +39,14 @@ class StepBackup:
     >>> backup = StepBackup([norm])
     >>> backup.save()
     >>> _ = norm(torch.randn(4, 2))
-    >>> backup.restore(), norm.running_mean, norm.num_batches_tracked
-    ([], tensor([0., 0.]), tensor(0))
+    >>> backup.restore()
+    >>> norm.running_mean, norm.num_batches_tracked
+    (tensor([0., 0.]), tensor(0))
     """
 
     def __init__(self, roots: Iterable[nn.Module]) -> None:
         self._roots = list(roots)
-        self._training: bool | None = None
-        self._large: dict[tuple[int, str], bool] = {}  # whether a step has changed it, once that is known
+        self._changing: set[tuple[int, str]] = set()  # large buffers that an earlier step has changed
         self._kept: list[_Kept] = []
         self._states: list[tuple[Any, Tensor]] = []
         self._find_modules()
@@ -80,53 +70,47 @@ class StepBackup:
         """Keep the present state."""
         if self._children != self._children_before:
             self._find_modules()
-        training = self._roots[0].training
-        if training is not self._training:  # the other mode may change other buffers
-            self._training = training
-            self._large = {key: True for key, changes in self._large.items() if changes}
         self._kept = kept = []
         for holder in filter(None, self._holders):
             kept += [self._keep(holder, name, tensor) for name, tensor in holder.items()]
         self._states = [(generator, generator.get_state()) for generator in self._generators]
 
     def _keep(self, holder: Holder, name: str, tensor: Tensor | None) -> _Kept:
-        if tensor is None or tensor.numel() <= SMALL:
-            return _Kept(holder, name, tensor, tensor if tensor is None else tensor.detach().clone(), -1)
-        if type(tensor) is not Tensor or tensor.is_inference() or tensor.layout is not torch.strided:
-            return _Kept(holder, name, tensor, tensor.detach().clone(), -1)
-        changes = self._large.get((id(holder), name), True)
-        return _Kept(holder, name, tensor, tensor.detach().clone() if changes else None, tensor._version)
+        if tensor is None:
+            return _Kept(holder, name, None, None)
+        if tensor.numel() > SMALL and type(tensor) is Tensor and (id(holder), name) not in self._changing:
+            try:
+                return _Kept(holder, name, tensor, torch._lazy_clone(tensor.detach()), on_write=True)
+            except RuntimeError:  # memory that torch has not allocated, such as that of a NumPy array
+                pass
+        return _Kept(holder, name, tensor, tensor.detach().clone())
 
     def accept(self) -> None:
         """Note after a step without an error which large buffers it changed."""
         for each in self._kept:
-            if each.version >= 0:
-                key = (id(each.holder), each.name)
-                self._large[key] = self._large.get(key, False) or each.changed
+            if each.on_write and each.tensor is not None and not _is_shared(each.tensor):
+                self._changing.add((id(each.holder), each.name))
         self._kept, self._states = [], []
 
-    def restore(self) -> list[str]:
-        """Restore the state that `save` kept. Returns the names of large buffers that changed for the first time."""
-        lost = []
+    def restore(self) -> None:
+        """Restore the state that `save` kept."""
         with torch.no_grad():
             for each in self._kept:
                 each.holder[each.name] = each.tensor
-                if each.tensor is None:
+                if each.tensor is None or each.value is None or (each.on_write and _is_shared(each.tensor)):
                     continue
-                if each.value is None:
-                    if each.changed:
-                        lost.append(each.name)
-                elif each.tensor.shape == each.value.shape and each.tensor.dtype == each.value.dtype:
+                if each.tensor.shape == each.value.shape and each.tensor.dtype == each.value.dtype:
                     each.tensor.copy_(each.value)
                 else:
                     each.tensor.data = each.value
         for generator, state in self._states:
             generator.set_state(state)
-        for each in self._kept:
-            if each.name in lost:
-                self._large[id(each.holder), each.name] = True
         self._kept, self._states = [], []
-        return lost
+
+
+def _is_shared(tensor: Tensor) -> bool:
+    """True if a tensor that is copied on write has not been written."""
+    return bool(torch._C._is_cow_tensor(tensor))  # type: ignore[attr-defined]
 
 
 class _DeviceGenerator:

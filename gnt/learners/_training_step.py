@@ -91,10 +91,11 @@ class TrainingStep:
             batches = self.after_backward(batches)
             if self.methods:
                 self.methods.after_backward()
-            others = [(engine, engine.updates) for engine in self.other_engines()]
+            engines = self.other_engines()
+            others = [(engine, engine.updates) for engine in engines] if engines else []
             self.optimizer.step()
-        except BaseException as error:
-            self.undo(backup, error)
+        except BaseException:
+            self.undo(backup)
             raise
         backup.accept()
         units = self.after_optimizer_step(batches)
@@ -123,13 +124,19 @@ class TrainingStep:
         if len(x) == 0:
             return Evaluated(output, output.new_zeros(()), BackwardStart(output), None)
         loss = self.compute_loss(output, y)
-        if loss.device.type == "cpu" and not math.isfinite(loss.item()):
+        if loss.is_cpu and not math.isfinite(loss.item()):
             raise FloatingPointError(self.nonfinite_loss_message(loss))
         return Evaluated(output, loss.detach(), BackwardStart(loss), self.take_features(features))
 
     def clear_gradients(self) -> None:
         """Clear the gradients of the step before."""
-        self.optimizer.zero_grad()
+        optimizer = self.optimizer
+        if type(optimizer).zero_grad is not Optimizer.zero_grad or "zero_grad" in vars(optimizer):
+            optimizer.zero_grad()
+            return
+        for group in optimizer.param_groups:  # as Optimizer.zero_grad, without its wrappers
+            for param in group["params"]:
+                param.grad = None
 
     def _current_backup(self) -> StepBackup:
         """What `run` keeps of network and loss."""
@@ -143,15 +150,17 @@ class TrainingStep:
 
     def other_engines(self) -> list[AttachableEngine]:
         """The engines that the optimizer's step runs: those attached to it, and those of CBP layers in the network."""
-        modules = self._current_backup().modules
+        modules, optimizer = self._current_backup().modules, self.optimizer
         if modules is not self._searched:
             self._searched = modules
             self._layers = [module for module in modules if isinstance(module, CBPLayer)]
-        return [*attached_engines(unwrap_optimizer(self.optimizer)), *(layer.engine for layer in self._layers)]
+        if not self._layers and getattr(optimizer, "_optimizer_step_post_hooks", True) == {}:
+            return []
+        return [*attached_engines(unwrap_optimizer(optimizer)), *(layer.engine for layer in self._layers)]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Sequence[Tensor] | None]:
         """The network's output, and its features if it has a method ``predict`` that returns them."""
-        if hasattr(self.network, "predict"):
+        if _has_predict(self.network):
             result = self.network.predict(x)  # type: ignore[operator]
             if not isinstance(result, tuple) or len(result) != 2:
                 raise TypeError(
@@ -209,26 +218,23 @@ class TrainingStep:
         """Inside this context forwards use the result of `draw_noise` and draw nothing."""
         return contextlib.nullcontext()
 
-    def undo(self, backup: StepBackup, error: BaseException | None = None) -> None:
-        """Undo a forward that no update follows: drop its features, restore buffers and random generators.
-
-        Raises:
-            RuntimeError: a large buffer is not restored. No earlier step had changed it, so it was not copied.
-        """
+    def undo(self, backup: StepBackup) -> None:
+        """Undo a forward that no update follows: drop its features, restore buffers and random generators."""
         self.discard()
-        lost = backup.restore()
-        if lost:
-            raise RuntimeError(
-                f"the step failed after its forward had changed {', '.join(map(repr, lost))}, which no step before had "
-                "changed: buffers as large as this are copied, to be restored, only once a step has changed them. All "
-                "else is as before"
-            ) from error
+        backup.restore()
 
     def discard(self) -> None:
         """Drop the features recorded in forwards that no update follows."""
         for engine in self.other_engines():
             engine.discard()
         self.methods.discard()
+
+
+def _has_predict(network: nn.Module) -> bool:
+    """``hasattr(network, "predict")``, without the error that a module formats for each missing attribute."""
+    if type(network).__getattr__ is not nn.Module.__getattr__:
+        return hasattr(network, "predict")
+    return hasattr(type(network), "predict") or "predict" in network.__dict__ or "predict" in network._modules
 
 
 def features_of_step(engine: GnT, features: Sequence[Tensor] | None, *, captured: bool) -> FeatureBatch:

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from gnt._utils.recording_switch import is_paused
 from gnt.protection._forward_hook import ForwardHook
 from gnt.protection._packed_parameter import PackedParameter, packed_parameters
 
@@ -138,7 +139,7 @@ class PackedNetwork:
                 module.register_forward_pre_hook(ForwardHook(self._before_forward))
 
     def _before_forward(self, module: nn.Module) -> None:
-        if self.watches and self._net.training and torch.is_grad_enabled():
+        if self.watches and self._net.training and torch.is_grad_enabled() and not is_paused():
             self._ran.add(module)
         if module in self._fixed_norms and module.training:
             module.training = False

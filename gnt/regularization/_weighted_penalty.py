@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gnt._utils.parameters import accumulation_dtype
+from gnt.regularization._kernel_calls import add_penalty_gradients, split_for_kernel
 from gnt.regularization._pieces import in_pieces
 
 Tensors = Sequence[Tensor]
@@ -33,7 +34,11 @@ def add_penalty_gradient(
     gradients: Tensors, parameters: Tensors, importance: Tensors, anchors: Tensors, factor: float, scale: Tensor | None
 ) -> None:
     """Add scale * 2 * factor * A (theta - mu) to the gradients."""
-    for grads, thetas, weights, mus in in_pieces(gradients, parameters, importance, anchors):
+    others: Sequence[Tensors] = [gradients, parameters, importance, anchors]
+    if scale is None:
+        taken, others = split_for_kernel(*others)
+        add_penalty_gradients(taken[0], taken[1], 2.0 * factor, taken[2], taken[3])
+    for grads, thetas, weights, mus in in_pieces(*others):
         differences = torch._foreach_mul(weights, torch._foreach_sub(thetas, mus))
         if scale is not None:
             torch._foreach_mul_(differences, scale.to(differences[0].device))

@@ -11,6 +11,7 @@ from torch import Tensor
 from gnt._utils.parameters import ModuleOrParameters
 from gnt._utils.state_dicts import Kind, tensors_like
 from gnt._utils.validation import finite_number
+from gnt.regularization._kernel_calls import add_path_integrals, add_penalty_gradients, split_for_kernel
 from gnt.regularization._memory import MemoryPenalty
 from gnt.regularization._pieces import in_pieces
 from gnt.regularization._quadratic import _dense_grad
@@ -135,9 +136,12 @@ class SI(MemoryPenalty):
         for chosen, acts in ((penalized.intersection(recorded), True), (set(recorded) - penalized, False)):
             own = [self._gradients, self._before, self.parameters, self._importance, self._anchors]
             lists = [[each[i] for i in sorted(chosen)] for each in own]
-            for copies, olds, thetas, weights, mus, grads in in_pieces(
-                *lists, [_dense_grad(each) for each in lists[2]]
-            ):
+            lists.append([_dense_grad(each) for each in lists[2]])
+            if scale is None:
+                (copies, olds, thetas, weights, mus, grads), lists = split_for_kernel(*lists)
+                penalty = {"importance": weights, "anchors": mus} if acts else {}
+                add_penalty_gradients(grads, thetas, 2.0 * self._factor, copies=(copies, olds), **penalty)
+            for copies, olds, thetas, weights, mus, grads in in_pieces(*lists):
                 torch._foreach_copy_(copies, grads)
                 torch._foreach_copy_(olds, thetas)
                 if scale is not None:
@@ -159,6 +163,8 @@ class SI(MemoryPenalty):
         recorded, self._recorded, self._in_loss = self._recorded, None, False
         self._refresh()
         lists = [[each[i] for i in recorded] for each in (self.parameters, self._before, self._gradients, self._path)]
+        taken, lists = split_for_kernel(*lists)
+        add_path_integrals(*taken)
         for thetas, olds, grads, paths in in_pieces(*lists):
             torch._foreach_sub_(olds, thetas)  # minus the step; the weights before it are not needed any more
             torch._foreach_addcmul_(paths, olds, grads) if paths[0].dtype == olds[0].dtype else (

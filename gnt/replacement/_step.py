@@ -276,7 +276,7 @@ class EngineCore(BoundGroups):
     @property
     def weight_means(self) -> Mapping[int, WeightMeans]:
         """Where an optimizer can store the means of |w| that it computes in its step, by the id of the weight."""
-        return self.importance.weight_means
+        return self.importance.evaluator.weight_means
 
     def select_due(self) -> list[Tensor]:
         """Indices of the units that are due, at most once for each update.

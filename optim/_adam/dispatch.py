@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from operator import is_
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -74,10 +75,11 @@ class StepPlan:
                 stepper.write_weight_means(weight_means)
             self._steppers.append((stepper, chosen if len(batches) > 1 else None))
         # after the steppers were made, because they replace the step counts in the states by views
-        self._entries = [
-            (param, state, state["step"], state[_EXP_AVG], state[_EXP_AVG_SQ], len(state))
-            for param, state in zip(params, states, strict=True)
-        ]
+        self._params, self._states, self._sizes = list(params), states, [*map(len, states)]
+        keys = ("step", _EXP_AVG, _EXP_AVG_SQ)
+        self._holders, self._keys = [state for state in states for _ in keys], [*keys] * len(states)
+        self._tensors = [state[key] for state in states for key in keys]
+        self._all_params, self._all_states = [*state_of], [*state_of.values()]
         self._gradients = GradientChecks(params)
         self.on_cuda = any(param.is_cuda for param in params)
 
@@ -89,21 +91,25 @@ class StepPlan:
         weight_means: Mapping[int, WeightMeans],
     ) -> bool:
         """True if the plan was made for these parameters and this state."""
-        if len(params) != len(self._entries) or bool(group["amsgrad"]) is not self._amsgrad:
+        if not (
+            len(params) == len(self._params)
+            and all(map(is_, params, self._params))
+            and bool(group["amsgrad"]) is self._amsgrad
+            and group["fused"] is self._fused
+            and group["foreach"] is self._foreach
+            and weight_means is self._weight_means
+            # entries that were added later are behind these; a look-up would call Tensor.__hash__, in Python
+            and len(state_of) >= len(self._all_states)
+            and all(map(is_, state_of, self._all_params))
+            and all(map(is_, state_of.values(), self._all_states))
+            and [*map(len, self._states)] == self._sizes
+            and all(map(is_, map(dict.get, self._holders, self._keys), self._tensors))
+        ):
             return False
-        if group["fused"] is not self._fused or group["foreach"] is not self._foreach:
-            return False
-        if weight_means is not self._weight_means:
-            return False
-        for param, (planned, planned_state, step, exp_avg, exp_avg_sq, size) in zip(params, self._entries, strict=True):
-            if param is not planned:
+        for stepper, _ in self._steppers:  # noqa: SIM110  # a generator takes longer
+            if not stepper.is_valid():
                 return False
-            state = state_of[param]
-            if state is not planned_state or len(state) != size:
-                return False
-            if state["step"] is not step or state[_EXP_AVG] is not exp_avg or state[_EXP_AVG_SQ] is not exp_avg_sq:
-                return False
-        return all(stepper.is_valid() for stepper, _ in self._steppers)
+        return True
 
     def checked_gradients(self, grads: Sequence[Tensor]) -> Sequence[Tensor]:
         """The gradients in the dtypes of their parameters. To be called before any step.

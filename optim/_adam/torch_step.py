@@ -64,17 +64,23 @@ class TorchStep:
             self._step_fused(grads, options, decoupled=group["decoupled_weight_decay"])
         else:
             if foreach is None and fused is None and self._fused_on_cuda:
-                fused = True
+                # as a tensor on the GPU, the fused implementation takes a step size in float32 only
+                fused = not (isinstance(lr, Tensor) and lr.is_cuda and lr.dtype is not torch.float32) or None
+            if fused and self._fused_on_cuda:
+                grads = self._aligned(grads)
             self._step_functional(grads, group, options, fused=None if self._forbid_fused else fused)
 
     def _step_fused(self, grads: Sequence[Tensor], options: dict[str, Any], *, decoupled: bool) -> None:
-        aligned = [
+        self._counts.add_(1.0)
+        function: Any = torch._fused_adamw_ if decoupled else torch._fused_adam_
+        function(self._params, self._aligned(grads), *self._moments, self._steps, **options)
+
+    def _aligned(self, grads: Sequence[Tensor]) -> list[Tensor]:
+        """The gradients in the memory layout of their parameter."""
+        return [
             grad if grad.stride() == strides else torch.empty_like(param).copy_(grad)
             for grad, param, strides in zip(grads, self._params, self._strides, strict=True)
         ]
-        self._counts.add_(1.0)
-        function: Any = torch._fused_adamw_ if decoupled else torch._fused_adam_
-        function(self._params, aligned, *self._moments, self._steps, **options)
 
     def _step_functional(
         self, grads: Sequence[Tensor], group: Group, options: dict[str, Any], *, fused: bool | None

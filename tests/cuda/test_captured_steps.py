@@ -11,7 +11,7 @@ from gnt.optim import CBPSGD, AdamGnT, CBPAdam
 from tests.cuda.synchronization import no_synchronization
 from tests.helpers.small_runs import FREQUENT_REPLACEMENT, IMAGE_SHAPE, batch, conv_net, mlp, replaced
 
-KERNELS = pytest.mark.parametrize("kernels", [True, False])
+KERNELS = pytest.mark.parametrize("kernels", [None, False])
 SETTINGS = {**FREQUENT_REPLACEMENT, "replacement_rate": 0.03}  # units are due in some steps only
 
 
@@ -147,7 +147,7 @@ def test_replays_launched_steps_and_loaded_states_may_be_mixed(kernels):
 
 def test_a_replay_without_replacement_does_not_synchronize():
     net = mlp().cuda()
-    optimizer, engine, _ = cbp_adam(net, True)
+    optimizer, engine, _ = cbp_adam(net, None)
     captured = Captured(net, optimizer, engine, (4,), attached=True)
     batches = [[tensor.cuda() for tensor in batch(t)] for t in range(20)]
     for x, y in batches[:8]:

@@ -48,7 +48,7 @@ def uses_triton(optimizer):
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_steps_after_resets_equal_those_of_torch_operations(options, capturable, device):
     runs = []
-    for kernels in (True, False):
+    for kernels in (None, False):
         params = parameters(torch.float64, device)
         optimizer = AdamGnT(params, lr=0.05, kernels=kernels, capturable=capturable, **options)
         train(params, optimizer, range(13))
@@ -69,7 +69,7 @@ def test_steps_after_resets_equal_those_of_torch_operations(options, capturable,
 def test_other_dtypes_are_equal_up_to_rounding(dtype, tolerance, device):
     params, exact = parameters(dtype, device), parameters(dtype, device)
     exact = [torch.nn.Parameter(param.detach().double()) for param in exact]
-    ours, theirs = AdamGnT(params, lr=0.05, kernels=True), AdamGnT(exact, lr=0.05)
+    ours, theirs = AdamGnT(params, lr=0.05, kernels=None), AdamGnT(exact, lr=0.05)
     for optimizer, each in ((ours, params), (theirs, exact)):
         train(each, optimizer, range(8))
     assert any(uses_triton(ours))
@@ -79,7 +79,7 @@ def test_other_dtypes_are_equal_up_to_rounding(dtype, tolerance, device):
 
 def test_a_changed_learning_rate_and_a_tensor_as_learning_rate_take_effect(device):
     runs = []
-    for kernels in (True, False):
+    for kernels in (None, False):
         params = parameters(torch.float64, device)
         lr = torch.tensor(0.05, dtype=torch.float64, device=device)
         optimizer = AdamGnT(params, lr=lr, kernels=kernels)
@@ -96,7 +96,7 @@ def test_a_changed_learning_rate_and_a_tensor_as_learning_rate_take_effect(devic
 @pytest.mark.parametrize("capturable", [False, True])
 def test_a_loaded_state_continues_bit_for_bit(capturable, device):
     params = parameters(torch.float32, device)[:2]
-    optimizer = AdamGnT(params, lr=0.05, kernels=True, capturable=capturable)
+    optimizer = AdamGnT(params, lr=0.05, kernels=None, capturable=capturable)
     steps = [(t, t % 3 == 1) for t in range(10)]
 
     def run(params, optimizer, steps):
@@ -111,7 +111,7 @@ def test_a_loaded_state_continues_bit_for_bit(capturable, device):
 
     run(params, optimizer, steps[:6])
     others = copy.deepcopy(params)
-    loaded = AdamGnT(others, lr=0.05, kernels=True, capturable=capturable)
+    loaded = AdamGnT(others, lr=0.05, kernels=None, capturable=capturable)
     loaded.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for each, opt in ((params, optimizer), (others, loaded)):
         run(each, opt, steps[6:])
@@ -122,7 +122,7 @@ def test_a_loaded_state_continues_bit_for_bit(capturable, device):
 
 def test_gradients_of_another_memory_layout_are_read_as_they_are(device):
     runs = []
-    for kernels in (True, False):
+    for kernels in (None, False):
         param = torch.nn.Parameter(torch.ones(20, 30, dtype=torch.float64, device=device))
         optimizer = AdamGnT([param], lr=0.05, kernels=kernels)
         for t in range(4):

@@ -35,7 +35,7 @@ def engine_and_optimizer(net, utility, **settings):
 def assert_same_update(make, shape, utility, device, dtype=torch.float64, tolerance=1e-9, steps=12, size=8, **settings):
     """Runs with and without kernels replace the same units and have the same averages."""
     runs = []
-    for kernels in (True, False):
+    for kernels in (None, False):
         net = make().to(device, dtype)
         engine, optimizer = engine_and_optimizer(net, utility, kernels=kernels, **settings)
         chosen = []
@@ -83,7 +83,7 @@ def test_grouped_convolutions_are_evaluated_by_torch_operations(device):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_features_are_summed_in_the_dtype_of_the_state(dtype, device):
     net = mlp(4, 32, 2).to(device)
-    engines = [gnt.GnT(net, record=False, kernels=kernels) for kernels in (True, False)]
+    engines = [gnt.GnT(net, record=False, kernels=kernels) for kernels in (None, False)]
     features = torch.randn(50, 32, device=device).to(dtype)
     engines[0].update([features])
     state = {name: getattr(engines[0].groups[0].state, name).clone() for name in ("utility", "mean_features")}

@@ -148,3 +148,42 @@ def test_a_parameter_made_smaller_under_its_gradient_is_refused_before_any_group
     with pytest.raises(RuntimeError, match=r"shape \(20, 8\) belongs to a parameter of shape \(3, 8\)"):
         optimizer.step()
     assert_same((net.state_dict(), optimizer.state_dict()["state"]), before)
+
+
+def move_weight(net, optimizer):
+    net[2].weight.data = net[2].weight.data.clone()
+
+
+def use_momentum(net, optimizer):
+    optimizer.param_groups[0]["momentum"] = 0.9
+
+
+def use_weight_decay(net, optimizer):
+    optimizer.param_groups[0].update(weight_decay=0.1, lr=0.02)
+
+
+def transpose_weight(net, optimizer):
+    net[2].weight.data = net[2].weight.data.t().contiguous().t()
+
+
+def freeze_bias(net, optimizer):
+    net[2].bias.requires_grad_(False)
+    net[2].bias.grad = None
+
+
+CHANGES = [move_weight, use_momentum, use_weight_decay, transpose_weight, freeze_bias]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_sgd_by_the_kernel_equals_torch_after_a_change_between_steps(change):
+    plain, own = mlp(), mlp()
+    runs = [
+        (plain, torch.optim.SGD(plain.parameters(), lr=0.01)),
+        (own, CBPSGD(own, lr=0.01, kernels=True, replacement_rate=0.0)),
+    ]
+    for t in range(8):
+        for net, optimizer in runs:
+            if t == 4:
+                change(net, optimizer)
+            train(net, optimizer, None, range(t, t + 1))
+    assert_same(runs[0][0].state_dict(), runs[1][0].state_dict())

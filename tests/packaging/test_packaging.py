@@ -1,32 +1,39 @@
-"""The wheel: its contents when built from the checkout, and its import when installed in a new environment.
+"""The wheel: its contents with and without a C compiler, and its import when installed in a new environment.
 
-The checkout is the folder above tests/, or GNT_CHECKOUT if the tests run from a copy (as in ./check).
+The checkout is the folder above tests/, or GNT_CHECKOUT if the tests run from a copy. The wheel is that in the folder
+GNT_DIST, or else built. ./check sets both.
 """
 
 import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from gnt._kernels import compiler
+from tests.packaging import elf
+
 CHECKOUT = Path(os.environ.get("GNT_CHECKOUT") or Path(__file__).parents[2])
-NEEDED = ("gnt", "optim", "pyproject.toml", "setup.cfg", "README.md", "LICENSE")
+NEEDED = ("gnt", "optim", "pyproject.toml", "setup.cfg", "setup.py", "README.md", "LICENSE")
+NO_COMPILER = {"CC": "/nowhere/cc"}
 
 
-def run(*command: str | Path, cwd: Path) -> str:
+def run(*command: str | Path, cwd: Path, **variables: str) -> str:
     """The output of a command that must succeed, run without this process's PYTHON* variables."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    env |= variables
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def build(source: Path, out: Path, *what: str) -> None:
-    run(sys.executable, "-m", "build", "--no-isolation", *what, "--outdir", out, ".", cwd=source)
+def build(source: Path, out: Path, *what: str, **variables: str) -> None:
+    run(sys.executable, "-m", "build", "--no-isolation", *what, "--outdir", out, ".", cwd=source, **variables)
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +53,17 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("wheel")
-    build(source, out, "--wheel")
+    out = Path(os.environ.get("GNT_DIST") or tmp_path_factory.mktemp("wheel"))
+    if "GNT_DIST" not in os.environ:
+        build(source, out, "--wheel")
+    return next(out.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def plain_wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel that was built from the source distribution without a C compiler."""
+    out = tmp_path_factory.mktemp("plain")
+    build(source, out, **NO_COMPILER)  # builds the source distribution, then the wheel from it
     return next(out.glob("*.whl"))
 
 
@@ -67,6 +83,9 @@ def new_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
+LIBRARIES = {f"gnt/_kernels/{compiler.library_name(each)}" for each in compiler.instruction_sets()}
+
+
 def contents(wheel: Path) -> list[str]:
     with zipfile.ZipFile(wheel) as archive:
         return sorted(archive.namelist())
@@ -82,14 +101,77 @@ def test_the_wheel_contains_the_library_and_nothing_else(wheel: Path, source: Pa
     }
     assert {"gnt/__init__.py", "gnt/units/__init__.py", "gnt/optim/adam_gnt.py", "gnt/_kernels/adam.c"} <= library
     shipped = {name for name in contents(wheel) if ".dist-info/" not in name}
-    shipped = {name for name in shipped if not name.startswith("gnt/_kernels/kernels-")}
-    assert shipped == library | {"gnt/py.typed"}  # no top-level optim, tests or benchmarks
+    assert shipped == library | LIBRARIES | {"gnt/py.typed"}  # no top-level optim, tests or benchmarks
 
 
-def test_a_wheel_built_from_the_source_distribution_is_the_same(wheel: Path, source: Path, tmp_path: Path) -> None:
-    build(source, tmp_path)  # builds the source distribution, then the wheel from it
-    (from_sdist,) = tmp_path.glob("*.whl")
-    assert contents(from_sdist) == contents(wheel)
+def test_a_wheel_with_kernels_is_for_any_python_on_this_platform(wheel: Path, plain_wheel: Path) -> None:
+    platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    assert wheel.name.endswith(f"-py3-none-{platform}.whl")
+    assert plain_wheel.name.endswith("-py3-none-any.whl")
+    for each, pure in ((wheel, "false"), (plain_wheel, "true")):
+        with zipfile.ZipFile(each) as archive:
+            (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/WHEEL"))
+            assert f"Root-Is-Purelib: {pure}" in archive.read(name).decode().splitlines()
+
+
+def test_a_source_distribution_without_a_compiler_gives_the_same_wheel_without_kernels(
+    wheel: Path, plain_wheel: Path
+) -> None:
+    assert set(contents(plain_wheel)) == set(contents(wheel)) - LIBRARIES
+
+
+USE_KERNELS = """
+import gnt, sys, torch
+from gnt._kernels.library import loaded_library
+net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
+optimizer = gnt.optim.CBPAdam(net, replacement_rate=0.5, maturity_threshold=1)
+for _ in range(4):
+    optimizer.zero_grad()
+    net(torch.randn(3, 4)).sum().backward()
+    optimizer.step()
+assert optimizer.gnt.report().groups[0].replaced
+print(getattr(loaded_library(), "path", loaded_library()))
+try:
+    gnt.optim.CBPAdam(net, kernels=True)
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_the_wheel_uses_its_kernels_and_one_without_uses_torch_operations(
+    new_python: Path, plain_wheel: Path, tmp_path: Path
+) -> None:
+    (library,) = run(new_python, "-c", USE_KERNELS, cwd=tmp_path, **NO_COMPILER).splitlines()
+    assert Path(library).name in {Path(name).name for name in LIBRARIES}
+    assert Path(library).is_relative_to(new_python.parents[1])
+    with zipfile.ZipFile(plain_wheel) as archive:
+        archive.extractall(tmp_path)  # found before the installed wheel
+    cache = {"GNT_CACHE": str(tmp_path / "cache")}
+    reason, error = run(sys.executable, "-c", USE_KERNELS, cwd=tmp_path, **NO_COMPILER, **cache).splitlines()
+    assert reason == "the C compiler that the environment variable CC names, '/nowhere/cc', was not found"
+    assert error.startswith(f"kernels=True requires gnt's C kernels, and there are none: {reason}")
+
+
+def test_an_editable_installation_compiles_nothing_and_uses_the_checkout(source: Path, tmp_path: Path) -> None:
+    options = ["--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--target", tmp_path]
+    run(sys.executable, "-m", "pip", "install", *options, "--editable", source, cwd=tmp_path)
+    assert not list((source / "gnt").rglob(f"kernels-*{compiler.SUFFIX}"))
+    find = "import importlib.util as util; print(util.find_spec('gnt').origin)"
+    activate = f"import site; site.addsitedir({str(tmp_path)!r}); {find}"
+    assert run(sys.executable, "-S", "-c", activate, cwd=tmp_path).strip() == str(source / "gnt" / "__init__.py")
+
+
+if sys.platform == "linux":
+
+    def test_the_libraries_need_nothing_but_the_c_library(wheel: Path) -> None:
+        with zipfile.ZipFile(wheel) as archive:
+            for name in LIBRARIES:
+                needs = elf.requirements(archive.read(name))
+                assert needs.libraries <= {"libc.so.6", "libm.so.6"}
+                assert needs.exported == {"gnt_initialize", "gnt_name", "gnt_function"}
+                versions = [version.removeprefix("GLIBC_") for version in needs.versions]
+                # pow and log of glibc 2.29 are the newest symbols, when linked against it
+                assert max(tuple(map(int, version.split("."))) for version in versions) <= (2, 29)
 
 
 def test_import_works_beside_a_users_own_optim(new_python: Path, tmp_path: Path) -> None:

@@ -205,6 +205,9 @@ def test_a_head_that_a_task_does_not_run_is_left_to_its_own_task():
     packnet.begin_task()
     optimizer = torch.optim.Adam(net.parameters(), lr=0.1)
     train(net, optimizer, range(4), after=packnet.after_step)
+    net.task = 1
+    gnt.trace(net, torch.zeros(2, 4))  # no training
+    net.task = 0
     packnet.end_task()
     assert_same(dict(net.heads[1].state_dict()), start)
     packnet.begin_task()

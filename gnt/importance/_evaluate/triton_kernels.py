@@ -17,7 +17,6 @@ KINDS = {torch.bfloat16: 1, torch.float16: 2}  # 0: the dtype of the state
 _PROGRAMS = 2048  # about how many programs share the sums of one launch
 _MOST_CHUNKS = 64
 _MOST_PLANS = 16
-_UNITS = 128  # of a program that combines sums
 
 
 class TritonEvaluation(EagerEvaluation):
@@ -49,7 +48,8 @@ class TritonEvaluation(EagerEvaluation):
             self._feature,
             self._outgoing,
             self._incoming,
-            _UNITS,
+            unit_statistics.UNITS,
+            unit_statistics.CHUNKS,
         )
         self._sums = torch.empty(0, dtype=self._dtype, device=self._device)
         self._magnitudes = torch.empty_like(self._sums)
@@ -157,7 +157,7 @@ class _Plan:
             rows += [int(id(group) in found), size, slot, chunks, *outgoing, *incoming]
         self._groups = rows
         self.num_groups = len(layout.simple)
-        self.most_units = -(-max(group.utility.numel() for group in layout.simple) // _UNITS)
+        self.most_units = -(-max(group.utility.numel() for group in layout.simple) // kernels.UNITS)
         self._tables = [DeviceTables(shared.measured.device) for _ in range(3)]
 
     def tables(self, features: Sequence[Tensor | None], weights: Sequence[Any]) -> list[Tensor]:

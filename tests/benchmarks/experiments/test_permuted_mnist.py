@@ -18,7 +18,9 @@ from benchmarks.permuted_mnist.training import Training
 from tests.benchmarks.resumed_training import rows_of, rows_with_interruptions
 
 SMALL = {"tasks": 2, "images": 24, "hidden": "12-8"}
-FASTER = {"replacement_rate": 0.05, "maturity_threshold": 3}
+FASTER = {
+    "replacement_rate": 0.05, "maturity_threshold": 3, "soft_period": 5, "swr_period": 5, "estimate_every": 5,
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

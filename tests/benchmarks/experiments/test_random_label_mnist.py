@@ -24,7 +24,10 @@ def settings(method: str) -> Settings:
     return made
 
 
-@pytest.mark.parametrize("method", Settings.methods)
+# those with other networks, records or task boundaries; Slowly-Changing Regression has the others
+@pytest.mark.parametrize(
+    "method", ["backprop", "continual_backprop", "layer_norm", "crelu", "redo", "fire", "input_norm"]
+)
 def test_training_resumed_after_every_piece_gives_the_same_rows(method: str, tmp_path: Path) -> None:
     run = Run("random_label_mnist", method, settings(method), (3,), tmp_path)
     rows = rows_resumed_after_every_piece(run)
