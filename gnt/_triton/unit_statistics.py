@@ -13,7 +13,8 @@ A *task* is a sum over some elements for each of several positions. Element k of
 
     address + (k // inner) * outer_stride + k % inner + p * position_stride        (k < size)
 
-which describes the samples of a feature, and rows and columns of a weight, of linear and convolutional layers.
+which describes the samples of a feature, and rows and columns of a weight, of linear and convolutional layers. Tensors
+have the dtype of the state (kind 0), or are bfloat16 (1) or float16 (2).
 """
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, import-untyped, import-not-found, misc"
 # ruff: noqa: SIM108 (a conditional expression would be evaluated at run time)
@@ -49,55 +50,67 @@ def element_type(dtype: torch.dtype) -> Any:
 
 
 @triton.jit
-def _read(address, kind, offsets, mask, scalar: tl.constexpr):
-    """Elements of a tensor of the state's dtype (kind 0), bfloat16 (1) or float16 (2)."""
-    if kind == 1:
-        x = tl.load(address.to(tl.pointer_type(tl.bfloat16)) + offsets, mask=mask, other=0.0).to(scalar)
-    elif kind == 2:
-        x = tl.load(address.to(tl.pointer_type(tl.float16)) + offsets, mask=mask, other=0.0).to(scalar)
-    else:
-        x = tl.load(address.to(tl.pointer_type(scalar)) + offsets, mask=mask, other=0.0)
-    return x
-
-
-@triton.jit
 def _sum_wide(
-    address, kind, positions, first, last, inner, outer_stride, position_block, out, signed, sums, magnitudes,
-    scalar: tl.constexpr, rows: tl.constexpr, width: tl.constexpr,
+    address, positions, first, last, stride, position_block, out, signed, sums, magnitudes,
+    dtype: tl.constexpr, scalar: tl.constexpr, rows: tl.constexpr, width: tl.constexpr,
 ):  # fmt: skip
-    """The sums over elements first to last of a block of positions that are adjacent in memory."""
+    """The sums over elements first to last, ``stride`` apart, of a block of positions that are adjacent in memory."""
     at = position_block * width + tl.arange(0, width)
+    row = tl.arange(0, rows)
+    offsets = row[:, None] * stride.to(tl.int32) + at[None, :]
+    pointer = address.to(tl.pointer_type(dtype)) + first.to(tl.int64) * stride
     total = tl.zeros((rows, width), dtype=scalar)
     magnitude = tl.zeros((rows, width), dtype=scalar)
     for start in range(first, last, rows):
-        k = start + tl.arange(0, rows)
-        offsets = ((k // inner) * outer_stride + k % inner)[:, None] + at[None, :]
-        mask = (k < last)[:, None] & (at < positions)[None, :]
-        x = _read(address, kind, offsets, mask, scalar)
+        mask = (row < last - start)[:, None] & (at < positions)[None, :]
+        x = tl.load(pointer + offsets, mask=mask, other=0.0).to(scalar)
         total += x
         magnitude += tl.abs(x)
+        pointer += rows * stride
     tl.store(magnitudes + out + at, tl.sum(magnitude, 0), mask=at < positions)
     tl.store(sums + out + at, tl.sum(total, 0), mask=(at < positions) & (signed != 0))
 
 
 @triton.jit
 def _sum_long(
-    address, kind, positions, first, last, inner, outer_stride, position_stride, position_block, out, signed, sums,
-    magnitudes, scalar: tl.constexpr, width: tl.constexpr, length: tl.constexpr,
+    address, positions, first, last, inner, outer_stride, position_stride, position_block, out, signed, sums, magnitudes,
+    dtype: tl.constexpr, scalar: tl.constexpr, width: tl.constexpr, length: tl.constexpr,
 ):  # fmt: skip
     """The sums over elements first to last, some of them adjacent in memory, of a block of positions."""
     at = position_block * width + tl.arange(0, width)
+    pointer = address.to(tl.pointer_type(dtype))
     total = tl.zeros((width, length), dtype=scalar)
     magnitude = tl.zeros((width, length), dtype=scalar)
     for start in range(first, last, length):
         k = start + tl.arange(0, length)
         offsets = at[:, None] * position_stride + ((k // inner) * outer_stride + k % inner)[None, :]
         mask = (at < positions)[:, None] & (k < last)[None, :]
-        x = _read(address, kind, offsets, mask, scalar)
+        x = tl.load(pointer + offsets, mask=mask, other=0.0).to(scalar)
         total += x
         magnitude += tl.abs(x)
     tl.store(magnitudes + out + at, tl.sum(magnitude, 1), mask=at < positions)
     tl.store(sums + out + at, tl.sum(total, 1), mask=(at < positions) & (signed != 0))
+
+
+@triton.jit
+def _sum_chunk(
+    row, address, positions, first, last, position_block, out, sums, magnitudes, is_wide,
+    dtype: tl.constexpr, scalar: tl.constexpr, wide_rows: tl.constexpr, wide_positions: tl.constexpr,
+    long_positions: tl.constexpr, long_elements: tl.constexpr,
+):  # fmt: skip
+    """The sums of one task over one chunk of its elements; ``dtype`` is that of its tensor."""
+    outer_stride = tl.load(row + 5)
+    signed = tl.load(row + 9)
+    if is_wide:
+        _sum_wide(
+            address, positions, first, last, outer_stride, position_block, out, signed, sums, magnitudes,
+            dtype, scalar, wide_rows, wide_positions,
+        )  # fmt: skip
+    else:
+        _sum_long(
+            address, positions, first, last, tl.load(row + 4).to(tl.int32), outer_stride, tl.load(row + 6),
+            position_block, out, signed, sums, magnitudes, dtype, scalar, long_positions, long_elements,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -126,31 +139,33 @@ def partial_sums(
         row = features + (task - num_weights) * fields
     address = tl.load(row)
     kind = tl.load(row + 1)
-    positions = tl.load(row + 2)
+    positions = tl.load(row + 2).to(tl.int32)
     size = tl.load(row + 3).to(tl.int32)
-    inner = tl.load(row + 4).to(tl.int32)
-    outer_stride = tl.load(row + 5)
-    position_stride = tl.load(row + 6)
     chunk = tl.load(row + 7).to(tl.int32)
-    slot = tl.load(row + 8)
-    signed = tl.load(row + 9)
+    is_wide = tl.load(row + 6) == 1  # then each element of a position is in another row
     chunks = (size + chunk - 1) // chunk  # sizes fit into int32, products with strides may not
-    is_wide = position_stride == 1
     width = tl.where(is_wide, wide_positions, long_positions)
     blocks = (positions + width - 1) // width
     if program < blocks * chunks:
         number = program // blocks
         first = number * chunk
         last = tl.minimum(first + chunk, size)
-        if is_wide:
-            _sum_wide(
-                address, kind, positions, first, last, inner, outer_stride, program % blocks,
-                slot + number * positions, signed, sums, magnitudes, scalar, wide_rows, wide_positions,
+        out = tl.load(row + 8) + number * positions
+        block = program % blocks
+        if kind == 1:
+            _sum_chunk(
+                row, address, positions, first, last, block, out, sums, magnitudes, is_wide,
+                tl.bfloat16, scalar, wide_rows, wide_positions, long_positions, long_elements,
+            )  # fmt: skip
+        elif kind == 2:
+            _sum_chunk(
+                row, address, positions, first, last, block, out, sums, magnitudes, is_wide,
+                tl.float16, scalar, wide_rows, wide_positions, long_positions, long_elements,
             )  # fmt: skip
         else:
-            _sum_long(
-                address, kind, positions, first, last, inner, outer_stride, position_stride, program % blocks,
-                slot + number * positions, signed, sums, magnitudes, scalar, long_positions, long_elements,
+            _sum_chunk(
+                row, address, positions, first, last, block, out, sums, magnitudes, is_wide,
+                scalar, scalar, wide_rows, wide_positions, long_positions, long_elements,
             )  # fmt: skip
 
 

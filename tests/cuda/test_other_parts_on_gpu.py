@@ -29,17 +29,13 @@ def assert_same_parameters(nets, **tolerance):
     ("kind", "settings"), [(gnt.HAT, {}), (gnt.AdaHAT, {"alpha": 0.1}), (gnt.FGAdaHAT, {"alpha": 0.1})]
 )
 def test_masks_train_two_tasks_as_on_the_cpu(kind, settings):
-    nets, embeddings = [], []
+    nets = []
     for device in DEVICES:
         net = mlp(4, 16, 12, 2).double().to(device)
-        hat = kind(net, gnt.walk(net), **settings)
+        hat = kind(net, gnt.walk(net), embedding=(0.2, 0.2), **settings)  # no random draws
         optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
         for task in (1, 2):
             hat.begin(task, optimizer, steps_per_epoch=5)
-            with torch.no_grad():
-                if len(embeddings) < task:
-                    embeddings.append(hat.embedding.detach().clone())
-                hat.embedding.copy_(embeddings[task - 1])
             for t in range(10 * task, 10 * task + 10):
                 if kind is gnt.FGAdaHAT:
                     hat.observe(*(tensor.double().to(device) for tensor in batch(t)))

@@ -14,7 +14,7 @@ from gnt.importance._evaluate.means_layout import MeansLayout
 from gnt.importance._shared_state import SharedState
 
 KINDS = {torch.bfloat16: 1, torch.float16: 2}  # 0: the dtype of the state
-_PROGRAMS = 2048  # about how many programs share the sums of one launch
+_PROGRAMS = 1056  # at most about so many programs share the sums of a tensor: 8 for each processor of an H100
 _MOST_CHUNKS = 64
 _MOST_PLANS = 16
 
@@ -139,7 +139,7 @@ class _Plan:
             width = kernels.WIDE_POSITIONS if wide else kernels.LONG_POSITIONS
             step = kernels.WIDE_ROWS if wide else kernels.LONG_ELEMENTS
             blocks = -(-positions // width)
-            wanted = max(1, min(_MOST_CHUNKS, _PROGRAMS // (len(shapes) * blocks), -(-size // (4 * step))))
+            wanted = max(1, min(_MOST_CHUNKS, _PROGRAMS // blocks, -(-size // (4 * step))))
             chunk = -(-size // wanted)
             chunk = -(-chunk // step) * step
             chunks = -(-size // chunk)
