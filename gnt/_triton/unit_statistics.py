@@ -73,8 +73,8 @@ def _sum_wide(
 
 @triton.jit
 def _sum_long(
-    address, positions, first, last, inner, outer_stride, position_stride, position_block, out, signed, sums, magnitudes,
-    dtype: tl.constexpr, scalar: tl.constexpr, width: tl.constexpr, length: tl.constexpr,
+    address, positions, first, last, inner, outer_stride, position_stride, position_block, out, signed, sums,
+    magnitudes, dtype: tl.constexpr, scalar: tl.constexpr, width: tl.constexpr, length: tl.constexpr,
 ):  # fmt: skip
     """The sums over elements first to last, some of them adjacent in memory, of a block of positions."""
     at = position_block * width + tl.arange(0, width)
