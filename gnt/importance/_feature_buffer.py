@@ -269,7 +269,10 @@ class FeatureBuffer:
     @property
     def waiting(self) -> bool:
         """True if any forward was recorded since the last update."""
-        return any(tap.waiting for tap in self._all_taps)
+        for tap in self._all_taps:  # noqa: SIM110  # a generator takes longer
+            if tap.waiting:
+                return True
+        return False
 
     @property
     def trained(self) -> bool:

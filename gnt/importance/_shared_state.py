@@ -40,6 +40,9 @@ class SharedState:
         utilities: for each group its values of the measure in ``measured``, (num_units,).
         all_utilities: those of all groups, (units,).
         born, last_active: of all units, (units,).
+        find_nonfinite: writes into ``finite[0]`` by a kernel whether all measured values are finite; None: no kernels.
+        advance_by_kernel: lets the measured values enter the averages of the units in ``segments``, which holds their
+            first unit, their number and the number of the update for each segment.
         num_features: number of mean features.
     """
 
@@ -63,11 +66,11 @@ class SharedState:
         self._views: list[Tensor] = []  # to find out that a state's tensors were replaced
         self._share()
         self._advance_kernel: Kernel | None = None
-        self._find_nonfinite: Callable[[], None] | None = None
-        self._finite = array("q", [1])  # written by the kernel: 1 if all measured values are finite
+        self.find_nonfinite: Callable[[], None] | None = None
+        self.finite = array("q", [1])  # written by the kernel: 1 if all measured values are finite
         if kernels:
-            arguments = self.measured.data_ptr(), self._finite.buffer_info()[0], self.measured.numel()
-            self._find_nonfinite = partial(load("finite", self.averages.dtype), *arguments)
+            arguments = self.measured.data_ptr(), self.finite.buffer_info()[0], self.measured.numel()
+            self.find_nonfinite = partial(load("finite", self.averages.dtype), *arguments)
             if self._one_tap_each and self._averaged:
                 self._advance_kernel = load("running_averages", self.averages.dtype)
         self._counts = DeviceCounts(states) if triton or self.born.is_cuda else None
@@ -180,9 +183,9 @@ class SharedState:
 
     def is_finite(self) -> bool:
         """True if all measured values are finite; reads the device."""
-        if self._find_nonfinite is not None:
-            self._find_nonfinite()
-            return self._finite[0] == 1
+        if self.find_nonfinite is not None:
+            self.find_nonfinite()
+            return self.finite[0] == 1
         # the sum is finite if all terms are, unless it overflows
         return math.isfinite(self.measured.sum().item()) or bool(self.measured.isfinite().all())
 
@@ -219,7 +222,7 @@ class SharedState:
                     state.updates += 1
         if self._advance_kernel is not None and nonfinite is None:
             self._write_segments(absent)
-            self._advance_by_kernel()
+            self.advance_by_kernel()
             return
         if self._averaged:
             self.averages.lerp_(self.measured, 1.0 - self._decay_rate)
@@ -249,15 +252,8 @@ class SharedState:
 
     @property
     def can_advance_together(self) -> bool:
-        """True if `advance_together` makes the next update, in which all groups take part."""
+        """True if one call of ``advance_by_kernel`` makes the next update, in which all groups take part."""
         return self._advance_kernel is not None and self._one_segment and self._unit_lags is None
-
-    def advance_together(self, now: int) -> None:
-        """Let the measured values of all groups, which are finite, enter the running averages in update ``now``."""
-        for state in self.states:
-            state.updates = now
-        self._segments[2] = now
-        self._advance_by_kernel()
 
     def _lerp_means_over_task(self) -> None:
         """U <- u + (y - u) / a, with a the age of the unit including this update."""
@@ -269,7 +265,7 @@ class SharedState:
         """Write for the kernel which units take part, and the number of their update."""
         together = not absent and self._unit_lags is None
         if together and self._one_segment:
-            self._segments[2] = self.states[0].updates
+            self.segments[2] = self.states[0].updates
             return
         segments = [
             (first, state.num_units, state.updates)
@@ -283,12 +279,12 @@ class SharedState:
 
     def _set_segments(self, segments: Sequence[tuple[int, int, int]]) -> None:
         """Give the kernel these (first unit, number of units, number of the update)."""
-        self._segments = array("q", itertools.chain.from_iterable(segments))
+        self.segments = array("q", itertools.chain.from_iterable(segments))
         if self._advance_kernel is not None:
             tensors = (tensor.data_ptr() for tensor in (self.averages, self.measured, self.last_active))
-            numbers = (each.buffer_info()[0] for each in (self._new_weight, self._segments))
+            numbers = (each.buffer_info()[0] for each in (self._new_weight, self.segments))
             counts = self._num_units, len(segments)
-            self._advance_by_kernel = partial(self._advance_kernel, *tensors, *numbers, *counts)
+            self.advance_by_kernel = partial(self._advance_kernel, *tensors, *numbers, *counts)
 
     def _replace_nonfinite(self) -> Tensor:
         """Replace the values of groups that have non-finite ones by their corrected averages, which then do not change.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -20,15 +20,18 @@ from gnt.importance._evaluate.means_layout import GroupLayout, MeansLayout, Weig
 from gnt.importance._shared_state import SharedState
 
 _CHUNK_ROWS = 64  # number of rows of a weight that the kernel sums together
-_GROUP, _WEIGHT = 13, 8  # number of integers in the kernel's record of a group, and of a weight
+GROUP, WEIGHT = 13, 8  # number of integers in the kernel's record of a group, and of a weight
 _SAMPLES, _LAG = 8, 12  # index in a group's record of the number of samples, and of the lag of its updates
-_CURRENT = 7  # index in a weight's record of whether its means are current
+CURRENT = 7  # index in a weight's record of whether its means are current
 
 
 class KernelEvaluation(EagerEvaluation):
     """Evaluation by the kernel, for float32 or float64 tensors on the CPU.
 
     Attributes:
+        groups: the kernel's record of each group, which begins with the address of its feature.
+        weights: the kernel's record of each weight.
+        call: the kernel with these records; takes the number of the update, and the number of threads.
         located: the weights whose addresses the kernel has, and where the means of each are stored; None: not known.
     """
 
@@ -39,13 +42,13 @@ class KernelEvaluation(EagerEvaluation):
         load("unit_statistics", self._dtype)  # raises the error of a kernel that cannot be loaded
         self._numbers = array("d", [decay_rate, math.log(decay_rate) if decay_rate else 0.0])
         self._reads = self._feature + 2 * self._outgoing + 4 * self._incoming + 8 * self._centered
-        self._groups = array("q", [number for group in layout.simple for number in _group_record(group)])
+        self.groups = array("q", [number for group in layout.simple for number in _group_record(group)])
         self._lags = shared.lags
-        self._weights = array("q", [0] * (_WEIGHT * len(layout.weights)))
+        self.weights = array("q", [0] * (WEIGHT * len(layout.weights)))
         self._scratch = layout.feature.new_empty(0)
         self.located: list[tuple[Tensor, WeightMeans]] | None = None
         self._addresses: list[int] = []  # of these weights
-        self._call: Callable[[int, int], None]
+        self.call: Callable[[int, int], None]
 
     def evaluate(self, features: Sequence[Tensor | None]) -> bool:
         """Compute mean feature and utility of each unit; ``features`` are those of the simple groups.
@@ -54,31 +57,20 @@ class KernelEvaluation(EagerEvaluation):
         """
         if not self._locate(features):
             return super().evaluate(features)
-        self.evaluate_at((), self._shared.states[0].updates + 1)
-        return True
-
-    def evaluate_at(self, addresses: Iterable[int], now: int) -> None:
-        """`evaluate` with features that differ from those of the previous call in their addresses only.
-
-        Args:
-            addresses: those of the features of all groups; empty: the same as before.
-            now: number of the update.
-        """
-        for i, address in enumerate(addresses):
-            self._groups[i * _GROUP] = address
         for i, (weight, means) in enumerate(self.located or ()):
-            self._weights[i * _WEIGHT + _CURRENT] = means.weight is weight and means.version == weight._version
-        self._call(now, torch.get_num_threads())
+            self.weights[i * WEIGHT + CURRENT] = means.weight is weight and means.version == weight._version
+        self.call(self._shared.states[0].updates + 1, torch.get_num_threads())
+        return True
 
     def _locate(self, features: Sequence[Tensor | None]) -> bool:
         """Write the addresses of features and weights; return False if the kernel cannot read them."""
         if self._shared.lags is not self._lags:
             self._lags = self._shared.lags
             for i, group in enumerate(self._layout.simple):
-                self._groups[i * _GROUP + _LAG] = self._lags[group.number]
+                self.groups[i * GROUP + _LAG] = self._lags[group.number]
         for i, (feature, group) in enumerate(zip(features, self._layout.simple, strict=True)):
             if feature is None:
-                self._groups[i * _GROUP + _SAMPLES] = 0
+                self.groups[i * GROUP + _SAMPLES] = 0
                 continue
             if feature.__class__ is not Tensor or feature.dtype is not self._dtype or not feature.is_contiguous():
                 return False
@@ -86,10 +78,10 @@ class KernelEvaluation(EagerEvaluation):
             if not feature.is_cpu or shape[-spatial - 1] != group.positions:
                 return False
             sites = 1 if spatial == 0 else shape[-spatial:].numel()
-            at = i * _GROUP
-            self._groups[at] = feature.data_ptr()
-            self._groups[at + _SAMPLES] = feature.numel() // (group.positions * sites)
-            self._groups[at + _SAMPLES + 2] = sites
+            at = i * GROUP
+            self.groups[at] = feature.data_ptr()
+            self.groups[at + _SAMPLES] = feature.numel() // (group.positions * sites)
+            self.groups[at + _SAMPLES + 2] = sites
         if self.located is None or not self._are_at_addresses(self.located):
             self.located = None
             located: list[tuple[Tensor, WeightMeans]] = []
@@ -97,7 +89,7 @@ class KernelEvaluation(EagerEvaluation):
                 weight = means.module.weight
                 if not isinstance(weight, nn.Parameter) or not _is_at(weight, means, weight.data_ptr(), self._dtype):
                     return False
-                self._weights[i * _WEIGHT : (i + 1) * _WEIGHT] = array("q", _weight_record(weight, means))
+                self.weights[i * WEIGHT : (i + 1) * WEIGHT] = array("q", _weight_record(weight, means))
                 located.append((weight, means))
             self.located, self._addresses = located, [weight.data_ptr() for weight, _ in located]
             self._prepare_call(located)
@@ -116,10 +108,10 @@ class KernelEvaluation(EagerEvaluation):
             if means.columns is not None
         ]
         self._scratch = self._scratch.new_empty(max([0, *of_groups, *of_weights]))
-        numbers = (each.buffer_info()[0] for each in (self._groups, self._weights, self._numbers))
+        numbers = (each.buffer_info()[0] for each in (self.groups, self.weights, self._numbers))
         counts = len(self._layout.simple), len(located)
         kernel = load("unit_statistics", self._dtype)
-        self._call = partial(kernel, *numbers, self._scratch.data_ptr(), *counts, self._reads)
+        self.call = partial(kernel, *numbers, self._scratch.data_ptr(), *counts, self._reads)
 
 
 def _is_at(weight: Tensor, means: WeightMeans, address: int, dtype: torch.dtype) -> bool:

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import repeat
 from operator import attrgetter, is_
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from gnt._kernels import layout_check
-from gnt.importance._evaluate.kernels import KernelEvaluation
+from gnt.importance._evaluate.kernels import CURRENT, GROUP, WEIGHT, KernelEvaluation
 from gnt.importance._shared_state import SharedState
 
 _ADDRESS = Tensor.data_ptr
@@ -31,17 +33,25 @@ class RepeatedUpdate:
     """
 
     def __init__(self, evaluation: KernelEvaluation, shared: SharedState, features: Sequence[Tensor]) -> None:
-        self._evaluation, self._shared = evaluation, shared
-        self._states, self._utilities = shared.states, [state.utility for state in shared.states]
+        self._shared, self._states = shared, shared.states
+        self._utilities = [state.utility for state in shared.states]
         located = evaluation.located or ()
         self._weights = [weight for weight, _ in located]
         self._holders = [means.module._parameters for _, means in located]
         self._addresses = [*map(_ADDRESS, self._weights)]
         self._layouts = layout_check([*features, *self._weights])
+        # the kernel's records, with the places that differ from update to update
+        self._groups, self._feature_places = evaluation.groups, range(0, GROUP * len(features), GROUP)
+        self._records, self._evaluate = evaluation.weights, evaluation.call
+        self._current = [(i * WEIGHT + CURRENT, weight, means) for i, (weight, means) in enumerate(located)]
 
-    def run(self, features: Sequence[Tensor | None]) -> bool:
-        """Make the update; False, and nothing is changed, if a full one is necessary."""
-        shared, states, weights = self._shared, self._states, self._weights
+    def run(self, features: Sequence[Any]) -> bool:
+        """Make the update; False, and nothing is changed, if a full one is necessary.
+
+        Args:
+            features: one for each group, or None for those without.
+        """
+        states, weights = self._states, self._weights
         before = states[0].updates
         if not (
             self._layouts.check(*features, *weights)
@@ -51,8 +61,18 @@ class RepeatedUpdate:
             and [*map(_UPDATES, states)].count(before) == len(states)
         ):
             return False
-        self._evaluation.evaluate_at(map(_ADDRESS, features), before + 1)  # type: ignore[arg-type]
-        if not shared.is_finite():
+        for place, feature in zip(self._feature_places, features, strict=True):
+            self._groups[place] = feature.data_ptr()
+        for place, weight, means in self._current:
+            self._records[place] = means.weight is weight and means.version == weight._version
+        self._evaluate(before + 1, torch.get_num_threads())
+        shared = self._shared
+        assert shared.find_nonfinite is not None
+        shared.find_nonfinite()
+        if not shared.finite[0]:
             return False
-        shared.advance_together(before + 1)
+        for state in states:
+            state.updates = before + 1
+        shared.segments[2] = before + 1
+        shared.advance_by_kernel()
         return True

@@ -45,6 +45,7 @@ class CompiledStep:
         if self._update is not None and not self._update.engine.measure.reads:
             self._generators.append(self._update.engine.generator)
         self._drawing_forward = step.noise_generators() if effects.noise_layouts else []
+        self._draws = bool(self._generators or effects.noise_layouts)  # before the graph runs
         states = self._generator_states()
         try:
             drawn = self._draw(step)
@@ -66,10 +67,11 @@ class CompiledStep:
             StaleInputsError: a tensor has another layout than the graph was compiled for. Nothing was changed.
             FloatingPointError: as in the eager step.
         """
-        if self._update is not None:
+        if self._update is not None and self._update.engine.protect is not None:
             self._update.read_protection()
-        states = self._generator_states()
-        inputs = self._inputs.collect(x, y, step.optimizer, self._draw(step))
+        states = self._generator_states() if self._generators or self._drawing_forward else []
+        drawn = self._draw(step) if self._draws else []
+        inputs = self._inputs.collect(x, y, step.optimizer, drawn)
         try:
             self._check_layouts(inputs)
         except StaleInputsError:
@@ -94,7 +96,7 @@ class CompiledStep:
         The layouts of x and y are part of the step's key, and those of drawn tensors are always the same.
         """
         lasting = inputs[2 : self._num_lasting]
-        found = [t.data_ptr() for t in lasting] + [t.numel() for t in lasting]
+        found = [*map(Tensor.data_ptr, lasting), *map(Tensor.numel, lasting)]
         if found != self._checked:
             for tensor, layout in zip(lasting, self._layouts, strict=True):
                 if (tensor.shape, tensor.stride(), tensor.dtype, tensor.device) != layout:

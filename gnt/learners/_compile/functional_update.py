@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +24,7 @@ from gnt.replacement import GnT
 from gnt.units import Slot
 
 _BLOCKWISE_ROWS = 64  # matrices with at least as many rows are summed in blocks of rows
+_STATE = attrgetter("state")
 _STATE_TENSORS = ("utility", "mean_features", "born", "last_active", "nonfinite")
 
 
@@ -111,6 +113,9 @@ class FunctionalUpdate:
     def __init__(self, engine: GnT) -> None:
         self.engine = engine
         self._states: list[TracedState] = []
+        self._known_states: list[Any] = []
+        self._holders: list[dict[str, Any]] = []  # of the tensors of these states
+        self._names: list[str] = []
 
     def check_one_process(self) -> None:
         """Refuse to compile where several processes train one network."""
@@ -134,7 +139,12 @@ class FunctionalUpdate:
 
     def tensors(self) -> list[Tensor]:
         """The current state of all groups."""
-        return [tensor for group in self.engine.groups for tensor in _state_tensors(group.state)]
+        states = [*map(_STATE, self.engine.groups)]
+        if states != self._known_states:
+            self._known_states = states
+            slots = [(state.__dict__, name) for state in states for name in _names_of_tensors(state)]
+            self._holders, self._names = [holder for holder, _ in slots], [name for _, name in slots]
+        return [*map(dict.__getitem__, self._holders, self._names)]
 
     def updates(self) -> list[int]:
         """The number of updates of each group."""
@@ -225,5 +235,8 @@ class FunctionalUpdate:
 
 
 def _state_tensors(state: Any) -> list[Tensor]:
-    tensors = [getattr(state, name) for name in _STATE_TENSORS]
-    return tensors if state.missed is None else [*tensors, state.missed]
+    return [getattr(state, name) for name in _names_of_tensors(state)]
+
+
+def _names_of_tensors(state: Any) -> tuple[str, ...]:
+    return _STATE_TENSORS if state.missed is None else (*_STATE_TENSORS, "missed")

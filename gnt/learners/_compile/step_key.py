@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gnt._kernels import layout_check
 from gnt.learners._compile.functional_optimizers import functional_optimizer
 from gnt.learners._compile.functional_update import FunctionalUpdate
 from gnt.learners._compile.guards import tensor_slots_of
 from gnt.learners._compile.tensor_slots import plain_attribute_slots
 from gnt.learners._training_step import TrainingStep
+
+_BACKWARD_HOOKS = attrgetter("_backward_hooks")
 
 
 class StepContext:
@@ -34,10 +39,12 @@ class StepContext:
         self._modules, self._types = modules, list(map(type, modules))
         self._attributes = [m.__dict__ for m in modules]
         self._num_attributes = list(map(len, self._attributes))
-        self._plain_attributes = plain_attribute_slots(modules)
+        plain = plain_attribute_slots(modules)
+        self._plain_holders, self._plain_names = [holder for holder, _ in plain], [name for _, name in plain]
         self._hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks)]
         self._hooks += [step.optimizer._optimizer_step_pre_hooks, step.optimizer._optimizer_step_post_hooks]
         self._parameters = [t for t in self.slots.tensors() if isinstance(t, nn.Parameter)]
+        self._latest: _LatestKey | None = None
 
     def is_current(self, step: TrainingStep) -> bool:
         """True if network, optimizer, loss and all submodules are the same objects, without new attributes."""
@@ -54,19 +61,40 @@ class StepContext:
 
     def key(self, step: TrainingStep, x: Tensor, y: Tensor) -> tuple[Any, ...]:
         """Everything that a step's graph depends on, apart from the values of tensors."""
+        own = self._own_key(step)
+        if self._latest is not None and self._latest.own == own and self._latest.fits(x, y, self._parameters):
+            return self._latest.key
         device = x.device.type
         autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        return (
+        key = (
             *(x.shape, x.stride(), x.dtype, x.device, y.shape, y.stride(), y.dtype, y.device, autocast),
-            torch.get_default_dtype(),
-            tuple([holder.get(name) for holder, name in self._plain_attributes]),
-            tuple(map(len, self._hooks)),
             tuple([p.requires_grad and p._backward_hooks is None for p in self._parameters]),
-            tuple(
-                [
-                    (len(group["params"]), self.functional_optimizer.flags(group))
-                    for group in step.optimizer.param_groups
-                ]
-            ),
+            *own,
+        )
+        self._latest = _LatestKey(key, own, x, y, self._parameters) if autocast is None else None
+        return key
+
+    def _own_key(self, step: TrainingStep) -> tuple[Any, ...]:
+        """The part of the key that does not depend on tensors."""
+        return (
+            torch.get_default_dtype(),
+            tuple(map(dict.get, self._plain_holders, self._plain_names)),
+            tuple(map(len, self._hooks)),
+            tuple([(len(g["params"]), self.functional_optimizer.flags(g)) for g in step.optimizer.param_groups]),
             self.update.constants if self.update is not None else None,
         )
+
+
+class _LatestKey:
+    """The key of the latest step, with what recognizes tensors for which it is the same."""
+
+    def __init__(
+        self, key: tuple[Any, ...], own: tuple[Any, ...], x: Tensor, y: Tensor, params: Sequence[Tensor]
+    ) -> None:
+        self.key, self.own = key, own
+        self._hooks = [*map(_BACKWARD_HOOKS, params)]
+        self._layouts = layout_check([x, y, *params])
+
+    def fits(self, x: Tensor, y: Tensor, params: Sequence[Tensor]) -> bool:
+        """True if x, y and the parameters have the layouts, and the parameters the hooks, of the latest step."""
+        return self._layouts.check(x, y, *params) and [*map(_BACKWARD_HOOKS, params)] == self._hooks

@@ -37,7 +37,7 @@ class TensorSlots:
 
     def current_values(self) -> list[Any]:
         """What the slots of `tensors` hold now, in the same order."""
-        return [holder.get(name) for holder, name in self._first_slots]
+        return [*map(dict.get, *self._first_slots)]
 
     def fill(self, tensors: Sequence[Tensor]) -> None:
         """Store other tensors in the slots of `tensors`, in the same order."""
@@ -46,8 +46,9 @@ class TensorSlots:
                 holder[name] = tensor
 
     @functools.cached_property
-    def _first_slots(self) -> list[TensorSlot]:
-        return [slots[0] for _, slots in self._by_tensor.values()]
+    def _first_slots(self) -> tuple[list[dict[str, Any]], list[str]]:
+        first = [slots[0] for _, slots in self._by_tensor.values()]
+        return [holder for holder, _ in first], [name for _, name in first]
 
     @contextlib.contextmanager
     def restored_afterwards(self) -> Iterator[None]:
