@@ -4,6 +4,7 @@
 #define KERNELS(KERNEL) \
     KERNEL(adam, "iiiiiiiiiiii") \
     KERNEL(finite, "iii") \
+    KERNEL(gram, "iiii") \
     KERNEL(path_integral, "iii") \
     KERNEL(penalty_gradient, "iidii") \
     KERNEL(running_averages, "iiiiiii") \

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gnt._utils.generators import new_generator
 from gnt._utils.state_dicts import Entry, check_saved_state, random_state
 from gnt._utils.validation import check_positive, finite_number
 from gnt.replay._arguments import checked_task, saved_task
+from gnt.replay._item_copies import ItemCopies
 from gnt.replay._nnls import nonnegative_least_squares
-from gnt.replay._projection import GradientProjection, product_of
-from gnt.replay._reference_gradients import Gradients, Loss
+from gnt.replay._products import products_of_all
+from gnt.replay._projection import GradientProjection
+from gnt.replay._reference_gradients import Loss
 from gnt.replay.buffer import ReplayBuffer
 
 STATE_VERSION = 1
-_COLUMNS = 2**13  # of the gradients that are multiplied at once: few enough for the cache
 
 
 class GEM(GradientProjection):
@@ -153,20 +153,19 @@ class GEM(GradientProjection):
         parameters = self._parameters()
         gradients = self._gradients(parameters)
         tasks = [task for task in self.memories if task != current]
+        copies = ItemCopies()
         memories = ((self.memories[task], task) for task in tasks)
-        rows = self._references(((each.items(), task) if len(each) else None for each, task in memories), parameters)
-        present = [row for row in rows if any(each is not None for each in row)]
-        if not present:
+        rows = self._references(((copies.of(each), task) if len(each) else None for each, task in memories), parameters)
+        if all(each is None for row in rows for each in row):
             return
-        allowed = torch.stack([product_of(row, gradients) for row in present])
-        if ((allowed >= 0) & allowed.isfinite()).all():
-            return
-        products = _products([*rows, gradients], parameters)
+        products = products_of_all([*rows, gradients], parameters)
         gram, linear = products[:-1, :-1], products[:-1, -1] / scale
+        if (linear >= 0).all() and np.isfinite(linear).all():
+            return
         for task, finite in zip(tasks, np.isfinite(np.diagonal(gram)), strict=True):
             if not finite:
                 raise FloatingPointError(f"the gradient on the memory of task {task} is not finite; .grad is unchanged")
-        if not np.isfinite(products).all() or (linear >= 0).all():
+        if not np.isfinite(products).all():
             return
         weights = self.margin + nonnegative_least_squares(gram, linear + self.margin * gram.sum(1))
         active = [(row, float(weight) * scale) for row, weight in zip(rows, weights, strict=True) if weight > 0]
@@ -224,34 +223,6 @@ class GEM(GradientProjection):
     def __repr__(self) -> str:
         number = f"{len(self.memories)} task{'s' * (len(self.memories) != 1)}"
         return f"GEM({number}, per_task={self.per_task}, margin={self.margin:g}, task={self.task})"
-
-
-def _products(rows: Sequence[Gradients], parameters: Sequence[Tensor]) -> NDArray[np.float64]:
-    """The products of all pairs of gradients, (rows, rows), summed in float64 where the device has it.
-
-    On a CPU the products of float32 gradients are summed in float32 over blocks of columns, and then in float64.
-    """
-    device = parameters[0].device
-    dtype = torch.float32 if device.type == "mps" else torch.float64
-    exact = device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
-    total = torch.zeros(len(rows), len(rows), dtype=dtype, device=device)
-    for parameter, *each in zip(parameters, *rows, strict=True):
-        present = [i for i, gradient in enumerate(each) if gradient is not None]
-        columns = [each[i].reshape(-1) for i in present]
-        if not present:
-            continue
-        index = torch.tensor(present, device=device) if len(present) < len(rows) else None
-        for start in range(0, parameter.numel(), _COLUMNS):
-            block = torch.stack([column[start : start + _COLUMNS] for column in columns]).to(
-                torch.promote_types(parameter.dtype, torch.float32) if exact else dtype
-            )
-            part = (block @ block.T).to(dtype)
-            if index is None:
-                total += part
-            else:
-                total[index[:, None], index] += part
-    result: NDArray[np.float64] = total.cpu().to(torch.float64).numpy()
-    return result
 
 
 def _saved_tasks(entry: Entry, value: Any) -> list[int]:
