@@ -34,8 +34,15 @@ void in_parallel(void (*body)(const void *context, int64_t first, int64_t last),
 #define DEFINE(name) void OF_TYPE(name, scalar)(const argument *a)
 
 #include <float.h>
+#include <math.h>
 #include <string.h>
-#include <tgmath.h>
+
+// functions of math.h for both types; tgmath.h of some compilers fails on Windows
+#define BY_TYPE(x, of_float, of_double) _Generic((x), float: of_float, double: of_double)
+#define fabs(x) BY_TYPE(x, fabsf, fabs)(x)
+#define sqrt(x) BY_TYPE(x, sqrtf, sqrt)(x)
+#define expm1(x) BY_TYPE(x, expm1f, expm1)(x)
+#define fma(x, y, z) BY_TYPE(x, fmaf, fma)(x, y, z)
 
 #define IS_FLOAT (sizeof(scalar) == sizeof(float))
 #define SMALLEST_NORMAL ((scalar)(IS_FLOAT ? FLT_MIN : DBL_MIN))
