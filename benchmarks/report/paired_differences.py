@@ -22,7 +22,7 @@ def paired_differences(problem: Problem) -> list[str]:
     rows = []
     for method, reference in display.pairs:
         for result in problem.results:
-            other = best_results(problem.results, display).get(reference)
+            other = _nearest(result, reference, problem.results, display)
             if result.method == method and other is not None:
                 rows += _row(result, other, metrics, display, problem)
     if not rows:
@@ -33,6 +33,19 @@ def paired_differences(problem: Problem) -> list[str]:
         "how many seeds the first method is higher. Not corrected for the number of comparisons."
     )
     return ["", text, "", *table(headings, rows), *_unbeaten(problem.results, display)]
+
+
+def _nearest(
+    result: MethodResults, reference: str, results: Sequence[MethodResults], display: Display
+) -> MethodResults | None:
+    """The reference with the most settings of the result; of several such, the one with the best mean."""
+    own, best = tuning(result), best_results(results, display).get(reference)
+    candidates = [each for each in results if each.method == reference and each.complete_seeds]
+
+    def rank(other: MethodResults) -> tuple[int, bool]:
+        return sum(own.get(name) == value for name, value in tuning(other).items()), other is best
+
+    return max(candidates, key=rank, default=None)
 
 
 def _row(

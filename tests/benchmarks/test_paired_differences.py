@@ -32,9 +32,11 @@ def write(run: Run) -> Run:
     return run
 
 
-def found(out: Path, seeds: dict[str, int]) -> list[str]:
+def found(out: Path, seeds: dict[str, int], **grid: list[float]) -> list[str]:
     runs = [
-        write(run) for method, n in seeds.items() for run in planned_runs(out, "permuted_tasks", method, n, tasks=10)
+        write(run)
+        for method, n in seeds.items()
+        for run in planned_runs(out, "permuted_tasks", method, n, grid=grid, tasks=10)
     ]
     (problem,) = problems(runs)
     return paired_differences(problem)
@@ -65,3 +67,10 @@ def test_only_seeds_that_both_have_are_compared_and_two_of_them_at_least(tmp_pat
 @pytest.mark.parametrize("seeds", [{"hat": 3}, {"hat": 3, "backprop": 3}])
 def test_without_pairs_nothing_is_said(tmp_path: Path, seeds: dict[str, int]) -> None:
     assert found(tmp_path, seeds) == []
+
+
+def test_several_settings_are_compared_with_the_same_ones_of_the_reference(tmp_path: Path) -> None:
+    lines = found(tmp_path, {"hat": 2, "hat_cbp": 2}, sparsity=[0.1, 0.5])
+    for value in ("0.1", "0.5"):
+        assert cells(lines, f"HAT + CBP (sparsity {value}) - HAT (sparsity {value})")
+    assert len([line for line in lines if line.startswith("| HAT + CBP")]) == 2
