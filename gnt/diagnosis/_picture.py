@@ -58,15 +58,8 @@ def _draw_curves(ax: Axes, check: Any) -> None:
         low, high = (mean - half).tolist(), (mean + half).tolist()
         ax.fill_between(steps, low, high, color=_COLORS[name], alpha=0.15, linewidth=0)
     ax.axhline(check.gaps.start, color="0.6", linewidth=0.8, linestyle=":")
-    ax.annotate(
-        "before learning",
-        (check.steps, check.gaps.start),
-        (0, 3),
-        textcoords="offset points",
-        ha="right",
-        color="0.5",
-        fontsize=8.5,
-    )
+    beside: dict[str, Any] = {"textcoords": "offset points", "va": "center", "color": "0.5", "fontsize": 8.5}
+    ax.annotate("before learning", (check.steps, check.gaps.start), (4, 0), annotation_clip=False, **beside)
     ax.set_xlim(0, check.steps)
     if check.measure == "error":
         ax.set_ylim(0.0, min(1.02, max(1.12 * check.gaps.start, float(check.curves[PRESENT].mean(0).max()))))
@@ -74,7 +67,7 @@ def _draw_curves(ax: Axes, check: Any) -> None:
     averaged = f", mean of {window} steps" if window > 1 else ""
     ax.set_ylabel(f"{check.measure}{averaged}")
     legend = ax.legend(
-        frameon=False, title="mean, 95% interval", fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0)
+        frameon=False, title="mean, 95% interval", fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.45)
     )
     legend.get_title().set_fontsize(9)
     ax.spines[["top", "right"]].set_visible(False)

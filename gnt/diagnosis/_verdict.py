@@ -23,7 +23,8 @@ class Gaps:
     """How far copies are behind the fresh one, from curves (seeds, steps) of loss or error.
 
     Attributes:
-        start: the fresh network's value before it has learned: the mean over its first steps (1% of them).
+        start: the fresh network's value before it has learned: the mean over its first three steps (1% of the
+            steps if these are more, a tenth if they are fewer).
         fresh, present, fresh_head: means over steps and seeds.
         gap, gap_at_end: present minus fresh, as a mean over all steps and over the last quarter.
         lost: the share of the fresh network's progress that the present one misses: the gap over all steps, over what
@@ -50,7 +51,7 @@ def find_gaps(curves: Mapping[str, Tensor]) -> Gaps:
     """The gaps between the curves of `COPIES`, paired over seeds; values that are not finite count as no progress."""
     fresh = curves[FRESH]
     steps = fresh.shape[1]
-    first = fresh[:, : max(1, steps // 100)]
+    first = fresh[:, : max(1, min(3, steps // 10), steps // 100)]
     start = float(first[first.isfinite()].mean()) if bool(first.isfinite().any()) else 0.0
     raw = {name: torch.where(curve.isfinite(), curve, start) for name, curve in curves.items()}
     capped = {name: curve.clamp(max=start) for name, curve in raw.items()}
