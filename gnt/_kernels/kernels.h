@@ -9,6 +9,7 @@
     KERNEL(penalty_gradient, "iidii") \
     KERNEL(running_averages, "iiiiiii") \
     KERNEL(sgd, "iiiiiii") \
+    KERNEL(slowed_step, "iiii") \
     KERNEL(unit_statistics, "iiiiiiiii")
 
 #include <stdint.h>

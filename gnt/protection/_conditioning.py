@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle, unserializable_hook
 
 from gnt.protection._coverage import CoveredParameter
-from gnt.protection._rates import Rates
+from gnt.protection._rates import Hyperbolic, Rates
+from gnt.protection._slowed_step import move_by_kernel
 
 Form = Literal["update", "gradient"]
 _PIECE = 1 << 16  # elements that are moved at a time
@@ -171,10 +172,21 @@ class Conditioning:
         elif self._form == "update":
             factors = self._factors() if self._rates.changes else None
             by_group = None if factors is None else factors.unbind()
+            done = self._moved_by_kernel(factors)
             for number, (each, before) in enumerate(zip(self.parameters, self._before, strict=True)):
+                if done[number]:
+                    continue
                 value, factor = each.parameter.detach(), each.factor(factors, by_group)
                 if factor is None or not self._move_in_pieces(number, value, before, factor):
                     torch.lerp(before, value, self.current()[number].expand_as(value), out=value)
+
+    def _moved_by_kernel(self, factors: Tensor | None) -> list[bool]:
+        """Move all parameters that a kernel can move -> which it has moved."""
+        rule = type(self._rates)
+        if factors is None or rule.rate is not Hyperbolic.rate or rule.rate_into is not Hyperbolic.rate_into:
+            return [False] * len(self.parameters)
+        pairs = zip(self.parameters, self._before, strict=True)
+        return move_by_kernel([(each.parameter, before, each.measure, each.group) for each, before in pairs], factors)
 
     def _move_in_pieces(self, number: int, value: Tensor, before: Tensor, factor: Tensor) -> bool:
         """Move a parameter in pieces that fit into the cache; False if that is not possible."""
