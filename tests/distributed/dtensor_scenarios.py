@@ -110,7 +110,7 @@ def _sharded(plan: str, optimizer: str, utility: str, kind: str, held: str = "")
     for each, reg in zip((engine, single), anchors, strict=True):
         each.follow(reg)
     replaced_units = []
-    for batch in worker.batches(net, 12, 100):
+    for batch in worker.batches(net, 12, 50):
         worker.learn(model, opt, *local_batch(plan, batch))
         worker.learn(single_net, single_opt, *batch)
         replaced_units.append(([u.tolist() for u in engine.replaced], [u.tolist() for u in single.replaced]))

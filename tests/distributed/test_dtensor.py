@@ -37,7 +37,7 @@ def test_a_sharded_run_equals_a_single_process(tmp_path, ranks, cases):
         for case in rank:
             replaced_units = [sharded for sharded, _ in case["replaced_units"]]
             assert replaced_units == [single for _, single in case["replaced_units"]]
-            assert sum(len(units) for step in replaced_units for units in step) > 20
+            assert sum(len(units) for step in replaced_units for units in step) > 10
             torch.testing.assert_close(case["params"], case["single_params"], rtol=0, atol=1e-9)
             assert case["held"][0] == case["held"][1]
             torch.testing.assert_close(*case["utility"], rtol=1e-6, atol=1e-9)

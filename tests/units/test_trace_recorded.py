@@ -129,7 +129,7 @@ RECORDED = {
     "another view of a weight": (lambda net, x: F.relu(F.linear(x, net.fc1.weight.data)), "read inside 'detach'"),
     "a function with its own gradient": (lambda net, x: Scaled.apply(F.relu(net.fc1(x))), FOUND),
     "a vmapped function": (lambda net, x: torch.vmap(lambda v: v * 2)(F.relu(net.fc1(x))), FOUND),
-    "a compiled function": (lambda net, x: torch.compile(F.relu)(net.fc1(x)), FOUND),
+    "a compiled function": (lambda net, x: torch.compile(lambda v: F.relu(v))(net.fc1(x)), FOUND),
     "autocast": (lambda net, x: torch.autocast("cpu", torch.bfloat16)(lambda: F.relu(net.fc1(x)))().float(), FOUND),
 }  # fmt: skip
 
