@@ -46,7 +46,8 @@ class AdamGnT(Optimizer):
     Contiguous float32 and float64 parameters on the CPU, reset or not, are stepped by a C kernel, in one pass over
     memory (docs/kernels.md). It rounds differently than torch's implementations, and sets subnormal moments to zero in
     each step. It is not used with ``kernels=False``, nor with ``foreach`` or ``fused`` unless ``kernels=True``. What
-    follows is about all other parameters.
+    follows is about all other parameters. On a GPU with Triton, contiguous parameters of which units were reset are
+    stepped by Triton kernels, unless ``kernels=False``.
 
     A parameter of which no unit was ever reset is stepped by torch's functional Adam: it equals torch.optim.Adam or
     AdamW with the same flags to the last bit. If neither ``foreach`` nor ``fused`` is set, plain tensors on CPU and
