@@ -46,15 +46,14 @@ class AdamGnT(Optimizer):
     Contiguous float32 and float64 parameters on the CPU, reset or not, are stepped by a C kernel, in one pass over
     memory (docs/kernels.md). It rounds differently than torch's implementations, and sets subnormal moments to zero in
     each step. It is not used with ``kernels=False``, nor with ``foreach`` or ``fused`` unless ``kernels=True``. What
-    follows is about all other parameters. On a GPU with Triton, contiguous parameters of which units were reset are
-    stepped by Triton kernels, unless ``kernels=False``.
+    follows is about all other parameters.
 
     A parameter of which no unit was ever reset is stepped by torch's functional Adam: it equals torch.optim.Adam or
     AdamW with the same flags to the last bit. If neither ``foreach`` nor ``fused`` is set, plain tensors on CPU and
     CUDA use the fused implementation, which differs from torch's default by rounding. From its first reset on, a
-    parameter is stepped by separate tensor operations, whatever ``foreach`` and ``fused`` are. Its units that were not
-    reset then follow torch's for-loop implementation (to the last bit in float32 and float64 on the CPU, up to rounding
-    elsewhere), except for subnormal moments.
+    parameter is stepped by separate tensor operations, whatever ``foreach`` and ``fused`` are, or on a GPU with Triton
+    by its kernels, unless ``kernels=False``. Its units that were not reset then follow torch's for-loop implementation
+    (to the last bit in float32 and float64 on the CPU, up to rounding elsewhere), except for subnormal moments.
 
     Subnormal moments, those below the smallest normal number (1e-38 in float32, bfloat16), remain for ever in weights
     that get no gradient, and computing with them is slow. From a parameter's first reset on they are set to zero in

@@ -68,8 +68,8 @@ class GnT(AttachedEngine, ExplainsOtherNames):
         process_group: the processes that train this network together: a torch process group; None is the default group
             if torch.distributed is initialised; False: this process alone.
         kernels: update the units of float32 and float64 networks by C kernels on the CPU and Triton kernels on a GPU,
-            several times as fast as by torch operations. None: if there are kernels on this machine; True: RuntimeError, with the reason, if there
-            are none; False: never. docs/kernels.md.
+            several times as fast as by torch operations. None: if there are kernels on this machine; True:
+            RuntimeError, with the reason, if there are none; False: never. docs/kernels.md.
         bias_init: "zero": the bias of a new unit is 0. "initial": it is drawn from the initial distribution of the
             layer's biases, which is found as for ``init="auto"``.
         follow: list of objects that take part in each replacement, as with `follow`.

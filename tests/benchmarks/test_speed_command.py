@@ -234,6 +234,7 @@ def test_a_stopped_measurement_keeps_its_results(tmp_path):
         (["--only", "ConfNet 32-64-128, batch 100"], "did you mean ConvNet 32-64-128, batch 100?"),
         (["--markdown"], "--markdown needs --show FILE"),
         (["--clock", "cpu"], "--clock cpu needs --threads 1"),
+        (["--device", "cuda", "--memory"], "--device cuda measures wall time"),
         (["--threads", "0"], "must be an integer of at least 1, got '0'"),
         (["--threads", str(2**40)], "must be an integer from 1 to 1024"),
         (["--malloc", "tund"], "did you mean tuned?"),

@@ -162,3 +162,20 @@ def test_amsgrad_can_be_set_between_steps(kernels):
     step(optimizer, torch.Generator().manual_seed(1))
     state = optimizer.state[param]
     assert torch.equal(state["max_exp_avg_sq"], state["exp_avg_sq"])
+
+
+@pytest.mark.parametrize("options", [{}, {"betas": (0.0, 0.99), "weight_decay": 0.1}], ids=str)
+def test_capturable_steps_count_on_the_device_and_equal_others(options):
+    """All starts exist from the first step on, so that a reset between replays changes no plan."""
+    runs = [
+        stepped((6, 4), (6,), dtype=torch.float64, capturable=capturable, **options) for capturable in (True, False)
+    ]
+    assert sorted(runs[0][1].state[runs[0][0][1]]) == ["exp_avg", "exp_avg_sq", "row_start", "step"]
+    for params, optimizer in runs:
+        generator = torch.Generator().manual_seed(1)
+        for t in range(4):
+            optimizer.reset_units(params[0], t % 2, [t])
+            step(optimizer, generator)
+    for ours, theirs in zip(*(params for params, _ in runs), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+        assert torch.equal(runs[0][1].state[ours]["step"], runs[1][1].state[theirs]["step"])

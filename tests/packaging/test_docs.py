@@ -82,3 +82,11 @@ def test_block_runs(page: str, block: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("page", "target"), LINKS)
 def test_linked_file_exists(page: str, target: str) -> None:
     assert (CHECKOUT / page).parent.joinpath(target).exists()
+
+
+def test_the_table_of_gpu_figures_is_that_of_the_record() -> None:
+    from benchmarks.speed import record_file
+    from benchmarks.speed.markdown import markdown
+
+    record = record_file.load(CHECKOUT / "docs" / "gpu.json")
+    assert markdown(record) in (CHECKOUT / "docs" / "performance.md").read_text(encoding="utf-8")

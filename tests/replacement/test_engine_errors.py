@@ -298,3 +298,10 @@ def test_predict_of_the_network_must_return_output_and_features():
     for learner in (gnt.Backprop(net), gnt.ContinualBackprop(net)):
         with pytest.raises(TypeError, match=r"predict of Net must return \(output, features\), got Tensor"):
             learner.learn(torch.randn(2, 4), torch.randn(2, 2))
+
+
+def test_a_replay_is_not_finished_if_no_step_was_captured():
+    engine = gnt.GnT(mlp())
+    with pytest.raises(RuntimeError, match="none was captured"):
+        engine.after_replay()
+    assert engine.updates == 0
