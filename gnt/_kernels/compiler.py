@@ -88,7 +88,7 @@ def compile_library(instructions: str, folder: Path) -> Path:
 
     Raises CompilerError.
     """
-    compiler = find_compiler()
+    compiler, folder = find_compiler(), folder.absolute()  # the compiler runs in another folder
     machine = () if instructions == BASELINE else (f"-march={instructions}",)
     sources = [str(path) for path in sorted(SOURCE.glob("*.c")) if path.name != "python_calls.c"]
     with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as work:

@@ -134,7 +134,7 @@ def _folder_of_this_process() -> tempfile.TemporaryDirectory[str]:
 def cache_folder() -> Path:
     """The folder for compiled libraries: the environment variable GNT_CACHE, or one for caches of this user."""
     if chosen := os.environ.get("GNT_CACHE"):
-        return Path(chosen)
+        return Path(chosen).absolute()
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "gnt"
     if sys.platform == "darwin":

@@ -46,6 +46,8 @@ def test_several_processes_may_compile_at_once_into_one_folder(new_cache):
 
 
 def test_a_library_is_compiled_once_and_anew_when_sources_flags_or_compiler_change(new_cache, monkeypatch):
+    monkeypatch.chdir(new_cache.parent)
+    monkeypatch.setenv("GNT_CACHE", new_cache.name)
     path = library._compiled(own_instructions())
     assert path.is_relative_to(new_cache)
     monkeypatch.setattr(compiler, "compile_library", None)
