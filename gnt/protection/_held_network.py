@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gnt._utils.stack_level import user_level
 from gnt.protection._conditioning import Conditioning, conditioned
 from gnt.protection._coverage import Coverage
 from gnt.protection._gated_network import GatedNetwork
@@ -124,33 +125,14 @@ class HeldNetwork(GatedNetwork):
         self._conditioning.next_step()
         self._refresh_gates()
 
-    def capacity(self) -> float:
-        """Network capacity: the mean rate in this step of the weights and biases of all layers with gated units.
-
-        Raises:
-            RuntimeError: no task is open.
-        """
-        total = [self._capacity_of(each) for each in self._gated_parameters()]
-        return sum(rate for rate, _ in total) / sum(size for _, size in total)
-
-    def capacity_by_group(self) -> dict[str, float]:
-        """`capacity` of the producers of each group."""
-        result = {}
-        for group in self.groups:
-            total = [self._capacity_of(each) for each in self._gated_parameters([group])]
-            result[group.name] = sum(rate for rate, _ in total) / sum(size for _, size in total)
-        return result
-
-    def _gated_parameters(self, groups: Sequence[UnitGroup] | None = None) -> list[Tensor]:
-        slots = [slot for group in groups or self.groups for slot in group.incoming]
-        found = [slot.module._parameters.get(key) for slot in slots for key in ("weight", "bias")]
-        return list({id(each): each for each in found if each is not None}.values())
-
-    def _capacity_of(self, parameter: Tensor) -> tuple[float, int]:
-        self._require_open("capacity")
-        assert self._conditioning is not None
-        rate = self._conditioning.mean_rate(parameter)
-        return rate * parameter.numel(), parameter.numel()
-
     def _after_step(self) -> None:
         """Called after each step that was made, when the weights are final and before the gates of the next step."""
+
+    def _warn_without_capacity(self, task: Any) -> None:
+        full = [name for name, part in self.layout.by_group(self.counts).items() if bool((part > 0).all())]
+        if full and self.settings.protection.freezes:
+            warnings.warn(
+                f"no capacity is left in group {', '.join(map(repr, full))}: task {task!r} can learn only through "
+                "weights of other groups and through layers that no earlier task has trained",
+                stacklevel=user_level(),
+            )

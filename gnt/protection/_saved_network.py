@@ -9,10 +9,10 @@ import torch
 
 from gnt._utils.state_dicts import Entry, random_state, tensor
 from gnt.protection._hat_state import STATE_VERSION, checked_state
-from gnt.protection._held_network import HeldNetwork
+from gnt.protection._reported_network import ReportedNetwork
 
 
-class SavedNetwork(HeldNetwork):
+class SavedNetwork(ReportedNetwork):
     """Base class of `HAT`: saving, loading and copying. Arguments and attributes are those of `HeldNetwork`."""
 
     def get_extra_state(self) -> dict[str, Any]:

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gnt._utils.renamed_argument import renamed_argument
-from gnt._utils.state_dicts import Kind, check_entries, counter, equal_to, sequence, tensor
 from gnt._utils.validation import check_flags, check_kernels, check_positive, finite_number
 from gnt.importance import GRADIENT_SIGNALS
 from gnt.protection._coverage import Aggregation
 from gnt.protection._fine_grained import FineGrained, Schedule
 from gnt.protection._hat_settings import check_quantile
 from gnt.protection._importance_source import AttributionSource, source_maker
+from gnt.protection._saved_importances import SavedImportances
 from gnt.protection._strategies import RangeScaling, Summing
-from gnt.protection.hat import HAT
 from gnt.units import ModelInputs, UnitGroup
 
 _EVERY_ATTRIBUTION = 20
 
 
-class FGAdaHAT(HAT):
+class FGAdaHAT(SavedImportances):
     """`AdaHAT` whose rates depend on how important units were in earlier tasks, not only on how many used them.
 
         rate = alpha / (C I_ij + alpha),   C = (R_l + base_sparsity) * (t + base_linear)
@@ -213,10 +212,6 @@ class FGAdaHAT(HAT):
         """What protects the units of each group in the next, or the open, task: (num_units,), by name."""
         return self.layout.by_group(self._unit_importance())
 
-    def _hang_source(self) -> None:
-        self._source = self._make_source(self.model, self.groups, self.process_group)
-        self._training_gates: Sequence[Tensor] | None = None
-
     def _is_due(self) -> bool:
         return self._open and self._step % self.every == 0
 
@@ -278,48 +273,3 @@ class FGAdaHAT(HAT):
 
     def _gates_in_force(self) -> Sequence[Tensor] | None:
         return super()._gates_in_force() if self._training_gates is None else self._training_gates
-
-    def _extra_state(self) -> dict[str, Any]:
-        return {
-            "importance": self.importance,
-            "summing": repr(self.summing),
-            "importances": self.importances.clone(),
-            "sum": self.importance_sum.clone(),
-            "measured": list(self._measured),
-            "source": self._source.state_dict(),
-        }
-
-    def _checked_extra_state(self, state: Mapping[str, Any]) -> Any:
-        tasks = state.get("importances")
-        number = len(tasks) if isinstance(tasks, Tensor) and tasks.ndim else 0
-        kinds: dict[str, Kind] = {
-            "importance": self._same("importance", self.importance),
-            "summing": self._same("summing", repr(self.summing)),
-            "importances": tensor(self.importance_sum.new_zeros(number, self.layout.total)),
-            "sum": tensor(self.importance_sum),
-            "measured": sequence([counter()] * len(self.groups), f"{len(self.groups)} counts"),
-            "source": lambda entry, value: self._source.checked_state(value),
-        }
-        return check_entries(state, kinds, " for FGAdaHAT")
-
-    @staticmethod
-    def _same(name: str, own: str) -> Kind:
-        return equal_to(own, lambda saved: f"state_dict is of {name} {saved}, this FGAdaHAT has {own!r}")
-
-    def _load_extra_state(self, state: Any) -> None:
-        self.importances, self.importance_sum = state["importances"], state["sum"]
-        self._measured = list(state["measured"])
-        self._source.load_checked(state["source"])
-
-    def __getstate__(self) -> dict[str, Any]:
-        dropped = ("_source", "_training_gates")
-        kept = {name: value for name, value in super().__getstate__().items() if name not in dropped}
-        return {**kept, "_source_state": self._source.state_dict()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        source = state.pop("_source_state")
-        super().__setstate__(state)
-        self._hang_source()
-        self._source.load_checked(self._source.checked_state(source))
-        if self._closed:
-            self._source.close()

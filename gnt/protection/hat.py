@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,23 +11,21 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gnt._utils.renamed_argument import renamed_argument
-from gnt._utils.stack_level import user_level
 from gnt._utils.validation import check_positive
 from gnt.protection._conditioning import Form
 from gnt.protection._gate_function import Compensation
 from gnt.protection._hat_optimizer import check_optimizer, reset_embedding_state
 from gnt.protection._hat_processes import copy_from_first_process
-from gnt.protection._hat_report import MaskReport, draw_masks, mask_report
 from gnt.protection._hat_settings import EmbeddingInit, HATSettings, check_groups, check_norms
+from gnt.protection._protecting_network import ProtectingNetwork
 from gnt.protection._rates import Hard, Rates
-from gnt.protection._saved_network import SavedNetwork
 from gnt.protection._saved_state import is_task_id
 from gnt.protection._sparsity import SparsityMode
 from gnt.replacement import unwrap_optimizer
 from gnt.units import UnitGroup
 
 
-class HAT(SavedNetwork):
+class HAT(ProtectingNetwork):
     """Hard attention to the task: each task learns which units it uses, and their weights are fixed for later tasks.
 
     Each unit has a number e for the task that is trained, and what its consumers read is multiplied by its gate
@@ -287,72 +284,6 @@ class HAT(SavedNetwork):
         self._penalty_seen = True
         return self._sparsity.penalty(self._gates.values)
 
-    def report(self) -> MaskReport:
-        """Return the figures of each group: units, how many tasks use them, free units, open gates, rate; a table."""
-        on = self.embedding.detach() > 0 if self._open else None
-        rates = self.capacity_by_group() if self._open else None
-        return mask_report(self.layout, self.tasks, self.counts, on, rates)
-
-    def plot(self, axes: Any = None) -> Any:
-        """Draw how much the masks of tasks overlap, and how many units each task uses in each group.
-
-        Args:
-            axes: two axes of matplotlib; None: those of a new figure.
-
-        Returns:
-            The axes.
-
-        Raises:
-            RuntimeError: no task has ended.
-        """
-        if not self.tasks:
-            raise RuntimeError("plot: no task has ended, so that there are no masks")
-        return draw_masks(self.layout, self.tasks, self.masks_by_task, axes)
-
-    def protected(self, group: UnitGroup) -> Tensor | None:
-        """For ``GnT(protect=hat)``: True for units that more than ``protect_above`` tasks use.
-
-        Args:
-            group: a group with the units of one of this object's; None is returned for others.
-        """
-        return self._protection.protected(group, self.counts, self.settings.protect_above)
-
-    def available(self, group: UnitGroup) -> Tensor | None:
-        """For ``GnT(protect=hat)``: True for units whose gates are on in the task that is trained; None: all.
-
-        Units whose gates are off do not learn, and what their consumers read is 0, so that measures of features would
-        always rank them lowest. They are not replaced, except with ``idle=True`` and while no task is open.
-
-        Args:
-            group: a group with the units of one of this object's; None is returned for others.
-        """
-        return self._protection.gated_on(group, self.embedding) if self._open and not self.settings.idle else None
-
-    def movable_bias(self, bias: Tensor) -> Tensor | None:
-        """For ``GnT(protect=hat)``: True for entries that belong to no unit that tasks use.
-
-        The bias of an output layer counts as used by the tasks that have trained it.
-
-        Args:
-            bias: a parameter of the network; None is returned for others.
-        """
-        return self._protection.movable(bias, self._coverage, self._earlier())
-
-    @torch.no_grad()
-    def reset_units(self, param: Tensor, dim: int, index: Tensor, groups: int = 1) -> None:
-        """For an engine that this object follows: reset the optimizer's state for e of replaced units; e is kept.
-
-        Args:
-            param, dim, index, groups: as for `gnt.replacement.Follower`.
-        """
-        if self._open and self._optimizers:
-            self._protection.reset_embedding(self._optimizers[-1].optimizer, self.embedding, param, dim, index)
-
-    @property
-    def followed_parameters(self) -> list[Tensor]:
-        """The parameters of the groups, whose replacement this object follows."""
-        return [parameter for group in self.groups for _, parameter, _ in group.slices()]
-
     def begin_task(self, task: Any, optimizer: Optimizer, steps_per_epoch: int) -> None:
         """Hook of learners: `begin`."""
         self.begin(task, optimizer, steps_per_epoch=steps_per_epoch)
@@ -374,12 +305,3 @@ class HAT(SavedNetwork):
             if not self._trained.ran(group):
                 self.layout.part(mask, number).fill_(False)
         return mask
-
-    def _warn_without_capacity(self, task: Any) -> None:
-        full = [name for name, part in self.layout.by_group(self.counts).items() if bool((part > 0).all())]
-        if full and self.settings.protection.freezes:
-            warnings.warn(
-                f"no capacity is left in group {', '.join(map(repr, full))}: task {task!r} can learn only through "
-                "weights of other groups and through layers that no earlier task has trained",
-                stacklevel=user_level(),
-            )
