@@ -1,4 +1,4 @@
-"""The update of running averages by the Triton kernel ``advance`` of ``gnt/_triton/unit_statistics.py``."""
+"""The update of running averages by the Triton kernel of ``gnt/_triton/running_averages.py``."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class TritonAdvance:
     """One launch for all states of a shared state, each with one tap."""
 
     def __init__(self, states: Sequence[RunningAverages], dtype: torch.dtype) -> None:
-        from gnt._triton import unit_statistics
+        from gnt._triton import running_averages, unit_statistics
 
-        self._kernel: Any = unit_statistics.advance
+        self._kernel: Any = running_averages.advance
         first = states[0]
         sizes = [state.num_units for state in states]
         rows = [[start, size] for start, size in zip([0, *accumulate(sizes)], sizes, strict=False)]
