@@ -4,4 +4,5 @@ means_layout shared tensors for the means of features and weights of simple grou
 eager        simple groups by torch operations
 kernels      simple groups by one call of a C kernel
 evaluator    chooses for each group how it is evaluated; all other groups are evaluated one by one
+repeated     an update like the one before, in one function
 """
