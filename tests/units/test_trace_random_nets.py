@@ -23,7 +23,7 @@ def found_in(subject: ModelUnderTest) -> gnt.Groups | tuple[()]:
         return ()
 
 
-@settings(max_examples=settings.default.max_examples // 2)  # most of the time is spent in torch.export
+@settings(max_examples=settings.default.max_examples // 2)  # each runs its network many times
 @given(random_nets())
 def test_groups_are_right_and_no_separate_unit_is_missed(example):
     net, x = example

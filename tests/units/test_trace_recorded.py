@@ -89,16 +89,6 @@ def test_recorded_forwards_of_random_networks_give_the_groups_of_exported_ones(e
     assert found == by_export
 
 
-class Scaled(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        return x * 2
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient * 2
-
-
 def _masked(net: Net, x: Tensor) -> Tensor:
     mask = torch.zeros(6)
     mask[2:] = 1
@@ -127,9 +117,7 @@ RECORDED = {
     "a view written as a whole": (lambda net, x: F.relu_(net.fc1(x).view(3, 2, 3)).flatten(1), FOUND),
     "a list of constants": (lambda net, x: F.relu(net.fc1(x))[:, [5, 4, 3, 2, 1, 0]], "6 relu: fc1 > fc2~"),
     "another view of a weight": (lambda net, x: F.relu(F.linear(x, net.fc1.weight.data)), "read inside 'detach'"),
-    "a function with its own gradient": (lambda net, x: Scaled.apply(F.relu(net.fc1(x))), FOUND),
     "a vmapped function": (lambda net, x: torch.vmap(lambda v: v * 2)(F.relu(net.fc1(x))), FOUND),
-    "a compiled function": (lambda net, x: torch.compile(lambda v: F.relu(v))(net.fc1(x)), FOUND),
     "autocast": (lambda net, x: torch.autocast("cpu", torch.bfloat16)(lambda: F.relu(net.fc1(x)))().float(), FOUND),
 }  # fmt: skip
 
@@ -183,6 +171,27 @@ def test_values_that_nobody_reads_refuse_no_units_but_layers_that_run_are_consum
     groups = gnt.trace(net, X)
     assert summary(groups)["fc1"] == "6 relu: fc1 > unread fc2"
     assert_complete(net, groups, X)
+
+
+class Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight):
+        return x @ weight.t()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise NotImplementedError
+
+
+class OwnLinear(nn.Linear):
+    def forward(self, x):
+        return Product.apply(x, self.weight)
+
+
+def test_a_layer_with_its_own_gradient_is_a_consumer():
+    """Inside an autograd function torch turns gradients off, but features are recorded at the module."""
+    net = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), OwnLinear(6, 6, bias=False), nn.ReLU(), nn.Linear(6, 2))
+    assert summary(gnt.trace(net, X)) == {"0": "6 relu: 0 > 2", "2": "6 relu: 2 > 4"}
 
 
 def test_recording_leaves_the_network_as_it_was():
