@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnt._utils.state_dicts import Kind, tensor
+from gnt._utils.state_dicts import MAX_COUNT, Kind, tensor
 
 
 class FiringTimes:
@@ -80,8 +80,8 @@ class FiringTimes:
         """The kinds of the entries of `state_dict`."""
         longest = self.counts.shape[1]
         return {
-            "silent": tensor(self.silent, 0),
-            "counts": tensor(self.counts, 0),
+            "silent": tensor(self.silent, 0, MAX_COUNT),
+            "counts": tensor(self.counts, 0, 2**30),
             "threshold": tensor(self.threshold, 1, longest),
         }
 

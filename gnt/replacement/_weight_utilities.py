@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gnt._utils.state_dicts import Kind, counter, sequence, tensor
 
+MAX_AGE = 2**30  # of a saved state; ages are int32
 UTILITIES = ("gradient", "magnitude", "random")
 
 
@@ -160,7 +161,7 @@ class WeightUtilities:
         return {
             "updates": sequence([counter()] * len(self._parameters), count),
             "last": sequence([counter()] * len(self._parameters), count),
-            "born": sequence([tensor(each, 0) for each in self._born], f"{len(self._born)} tensors of ages"),
+            "born": sequence([tensor(each, 0, MAX_AGE) for each in self._born], f"{len(self._born)} tensors of ages"),
             "averages": sequence([tensor(each) for each in self._averages], f"{len(self._averages)} averages"),
         }
 

@@ -243,7 +243,7 @@ class SWR:
         kinds: dict[str, Kind] = {
             "steps": counter(),
             "carried": sequence([kind_of.number(0, 1)] * len(self.parameters), "a number for each parameter"),
-            "counts": tensor(self._counts, 0),
+            "counts": tensor(self._counts, 0, kind_of.MAX_COUNT),
             "generators": sequence(states, f"{len(states)} states of generators"),
             **self._utilities.kinds(),
         }

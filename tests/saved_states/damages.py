@@ -78,5 +78,5 @@ def _damaged_tensors(value: Tensor) -> dict[str, Any]:
 def _with_first(value: Tensor, number: float) -> Tensor:
     """A copy of the tensor with another first element."""
     result = value.clone()
-    result.view(-1)[0] = number
+    result.view(-1)[0] = number if value.is_floating_point() else min(number, torch.iinfo(value.dtype).max)
     return result

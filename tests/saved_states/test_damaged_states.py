@@ -87,12 +87,12 @@ def ensemble_case(part: str) -> Case:
     return Case(learner.state_dict, learner.load_state_dict, lambda: learner.learn(x, y), part=(part,) if part else ())
 
 
-def redo_case() -> Case:
+def rule_case(kind: Any, **settings: Any) -> Case:
     net = mlp(*WIDTHS)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    redo = gnt.ReDo(net, optimizer, tau=0.5, period=2)
-    train(net, optimizer, redo, range(5))
-    return Case(redo.state_dict, redo.load_state_dict, lambda: train(net, optimizer, redo, range(5, 8)))
+    rule = kind(net, optimizer, **settings)
+    train(net, optimizer, rule, range(5))
+    return Case(rule.state_dict, rule.load_state_dict, lambda: train(net, optimizer, rule, range(5, 8)))
 
 
 def regularizer_case(method: Any) -> Case:
@@ -116,12 +116,15 @@ CASES: dict[str, Callable[[], Case]] = {
     "Ensemble": lambda: ensemble_case("gnt"),
     "dropout of an ensemble": lambda: ensemble_case("dropout"),
     "seeds of an ensemble": lambda: ensemble_case("seeds"),
-    "ReDo": redo_case,
+    "ReDo": lambda: rule_case(gnt.ReDo, tau=0.5, period=2),
+    "SNR": lambda: rule_case(gnt.SNR, longest=4, estimate_every=2),
+    "SWR": lambda: rule_case(gnt.SWR, period=2, maturity=1, decay_rate=0.5),
+    "Spectral": lambda: regularizer_case(gnt.Spectral(mlp(*WIDTHS), strength=0.1)),
     "L2Init": lambda: regularizer_case(gnt.L2Init(mlp(*WIDTHS), strength=0.1)),
     "ShrinkAndPerturb": lambda: regularizer_case(gnt.ShrinkAndPerturb(mlp(*WIDTHS), shrink=0.9, noise=0.1)),
     "Probe": probe_case,
 }
-ENGINES = {"GnT", "algorithm_1", "CBPSGD", "CBPAdam", "CBPLinear", "ContinualBackprop", "Ensemble", "ReDo"}
+ENGINES = {"GnT", "algorithm_1", "CBPSGD", "CBPAdam", "CBPLinear", "ContinualBackprop", "Ensemble", "ReDo", "SNR"}
 # damages after which no state is sound
 ALWAYS_REFUSED = {"None", "text", "missing", "an object", "NaN", "inf", "-inf", "negative", "fractional", "complex"}
 ALWAYS_REFUSED |= {"very huge", "huge", "on meta", "one more dimension", "cut", "100 bytes", "longer", "shorter"}
