@@ -22,7 +22,7 @@ DISPLAY = Display(
     others=(
         Metric("new_task", "Accuracy on the newest task", percent=True),
         Metric("old_tasks", "Accuracy on all earlier tasks", percent=True),
-        Metric("online_accuracy", "Accuracy before the update, on the current task", percent=True),
+        Metric("online_accuracy", "Accuracy before each update", percent=True),
         Metric("backward_transfer", "Backward transfer", percent=True),
         Metric("one_step_backward_transfer", "Backward transfer in one step", percent=True),
         DEAD_AT_START,

@@ -25,7 +25,7 @@ DISPLAY = Display(
     about=_about,
     others=(
         Metric("forgetting", "Forgetting", percent=True),
-        Metric("online_accuracy", "Accuracy before the update, on the current task", percent=True),
+        Metric("online_accuracy", "Accuracy before each update", percent=True),
         WEIGHTS,
     ),
     last=0.2,
