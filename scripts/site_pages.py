@@ -39,6 +39,7 @@ PACKAGES = (
     "integrations.lightning",
     "integrations.loss_of_plasticity",
 )
+FUNCTIONS = ("show_config",)  # public names of gnt that no package has
 _LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
 
 
@@ -46,7 +47,7 @@ def on_config(config: Any) -> Any:
     """Add the pages of reference to the navigation."""
     for entry in config["nav"]:
         if "Reference" in entry:
-            entry["Reference"] = [{f"gnt.{name}": f"reference/{name}.md"} for name in PACKAGES]
+            entry["Reference"] = [{f"gnt.{name}": f"reference/{name}.md"} for name in (*PACKAGES, *FUNCTIONS)]
     return config
 
 
@@ -59,6 +60,9 @@ def on_files(files: Files, config: Any) -> Files:
         files.append(File.generated(config, f"results/{picture.name}", content=picture.read_bytes()))
     for name in PACKAGES:
         files.append(File.generated(config, f"reference/{name}.md", content=_reference(name)))
+    for name in FUNCTIONS:
+        text = f"# gnt.{name}\n\n::: gnt.{name}\n"
+        files.append(File.generated(config, f"reference/{name}.md", content=text))
     return files
 
 

@@ -129,7 +129,7 @@ def main() -> None:
     data = activations()
     if given.save:
         torch.save(data, given.save)
-    print("| arm | variance unexplained | dead features | largest rise of the error | resampled |")
+    print("| variant | variance unexplained | dead features | largest rise of the error | resampled |")
     print("|---|---|---|---|---|")
     for arm in ARMS:
         runs = [train(arm, data, given.steps, seed) for seed in range(given.seeds)]

@@ -80,10 +80,10 @@ def plasticity_check(
             Face models that are given the labels.
         steps: number of steps of each copy.
         fresh: what is learned. "data": the data as given, which should be new to the network, such as those of the next
-            task: then the verdict is about what you need. "labels": the same inputs with their targets in a random
-            order, another one for each seed; a hard test that data seen before allow. A network that has learned one
-            task well is behind in it already, so compare its value between checkpoints. "permutation": entries of the
-            inputs in a random order, for networks without spatial structure.
+            task: then the verdict is about the data that you train on next. "labels": the same inputs with their
+            targets in a random order, another one for each seed: a hard test, for which data seen before will do. A
+            network that has learned one task well is behind in it already, so compare its value between checkpoints.
+            "permutation": entries of the inputs in a random order, for networks without spatial structure.
         seeds: number of seeds (0, 1, ...), or the seeds, at least two. They determine new initial values, fresh labels,
             the order of batches, dropout.
         batches: number of batches of ``data`` to learn, over and over. None: for "labels", which have no rule and must

@@ -107,8 +107,8 @@ def suggest(
         decay rate = 0.99; below m = 100: 1 - 1/m, so that the average is not longer than the time to maturity
 
     They follow published settings: 0.9 renewals of a unit per task in Continual ImageNet, 1 in Slowly-Changing
-    Regression and 0.06 in Online Permuted MNIST (Dohare et al., Nature 632, 2024), m of 100, 1,000 and 10,000.
-    docs/diagnosis.md lists them. They are a start for a search by factors of 10, not an optimum.
+    Regression and 0.06 in Online Permuted MNIST (Dohare et al., Nature 632, 2024), and maturity thresholds from 10 to
+    10,000. docs/diagnosis.md lists them. They are a start for a search by factors of 10, not an optimum.
 
     Args:
         model: an engine, whose settings are checked; layers or unit groups as for `gnt.GnT`: `gnt.trace(model, x)`.

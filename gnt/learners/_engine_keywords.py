@@ -15,7 +15,7 @@ F = TypeVar("F", bound=Callable[..., None])
 
 _GNT_PARAMETERS = inspect.signature(GnT).parameters
 
-# learners compile the whole step (compile=), so the engine's kernels are not used, and do not scale losses
+# learners use kernels where they can, unless compile=True, and do not scale losses
 CONTINUAL_BACKPROP_SETTINGS = (*(name for name in ENGINE_SETTINGS if name not in ("kernels", "grad_scaler")), "follow")
 # an ensemble has a list of generators, and trains in one process; what follows it needs the network that it stacks; all
 # members replace equally many units, so that units of single ones cannot be protected
