@@ -66,6 +66,11 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Let links of docs/ that lead out of it lead to the pages made here."""
+    return markdown if "/" in page.file.src_uri else _with_links_of_site(markdown, f"docs/{page.file.src_uri}")
+
+
 def on_page_content(html: str, **_: Any) -> str:
     """Show the double colon before a code block of a docstring as one."""
     return html.replace("::</p>", ":</p>")
