@@ -13,9 +13,11 @@ from torch.optim.optimizer import ParamsT
 
 from gnt._utils.dynamo import not_compiled
 from gnt._utils.generators import member_generators
-from gnt._utils.state_dicts import Entry, random_state, sequence
+from gnt._utils.state_dicts import Entry, counter, random_state, sequence
 from gnt._utils.validation import check_flags, finite_number, to_float
 from gnt.distributed.dtensor import is_dtensor
+from gnt.optim._pieces import change_in_pieces, fits_pieces
+from gnt.optim._saved_state import check_entries, check_saved_options, saved_entries
 from gnt.replacement import register_state_reset
 
 _TINY = torch.finfo(torch.float32).tiny
@@ -54,7 +56,9 @@ class UPGD(Optimizer):
 
     The maximum is taken of corrected averages and is at least 1e-38: the authors' code divides corrected averages by a
     maximum that is not corrected, and changes all signs if it is negative. Averages are kept in float32 or wider, and
-    the state_dict contains the states of the generators. Units that `gnt.GnT` replaces get utility and moments 0.
+    the state_dict contains the states of the generators. Units that `gnt.GnT` replaces get utility and moments 0. A
+    gradient with NaN makes the maximum NaN, and with it all weights. On a CPU the noise takes a large part of a step's
+    time; with ``sigma=0`` none is drawn.
 
     Raises:
         ValueError, TypeError: an invalid option or parameter.
@@ -128,7 +132,7 @@ class UPGD(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        groups = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
+        groups = [[p for p in group["params"] if p.grad is not None and p.numel()] for group in self.param_groups]
         for param in chain.from_iterable(groups):
             if param.grad.layout is not torch.strided:
                 raise RuntimeError(f"UPGD requires dense gradients, got {param.grad.layout} for {tuple(param.shape)}")
@@ -137,7 +141,7 @@ class UPGD(Optimizer):
         if taking_part:
             largest = self._largest(taking_part, corrections)
             for (group, own), each in zip(taking_part, corrections, strict=True):
-                self._change(group, own, self._free_shares(group, own, each, largest))
+                self._change(group, own, each, largest)
         return loss
 
     def _update_averages(self, group: Mapping[str, Any], params: list[Tensor]) -> list[float]:
@@ -166,7 +170,7 @@ class UPGD(Optimizer):
         """The largest corrected utility of each member, (members,), on the device of the first parameter."""
         params = chain.from_iterable(own for _, own in taking_part)
         pairs = zip(params, chain.from_iterable(corrections), strict=True)
-        largest = [self._by_member(self.state[p]["avg_utility"]).amax(1) / correction for p, correction in pairs]
+        largest = [self._by_member(self.state[p]["avg_utility"]).amax(1) / c for p, c in pairs]
         device, dtype = largest[0].device, max((each.dtype for each in largest), key=lambda dtype: dtype.itemsize)
         return torch.stack([each.to(device, dtype) for each in largest]).amax(0).clamp_(min=_TINY)
 
@@ -181,8 +185,7 @@ class UPGD(Optimizer):
         if group["scaling"] == "local":
             shares = [self._local(each / -c) for each, c in zip(utilities, corrections, strict=True)]
         elif self.members == 1:
-            divisors = [-c * largest[0].to(each.device) for each, c in zip(utilities, corrections, strict=True)]
-            shares = list(torch._foreach_div(utilities, divisors))
+            shares = list(torch._foreach_div(utilities, _divisors(utilities, corrections, largest)))
         else:
             shares = [
                 (self._by_member(each) / (-c * largest[:, None].to(each.device))).reshape(each.shape)
@@ -196,21 +199,25 @@ class UPGD(Optimizer):
         normalized = torch.nn.functional.normalize(members if members.ndim else members[None], dim=-1)
         return normalized.reshape(utility.shape)
 
-    def _change(self, group: Mapping[str, Any], params: list[Tensor], shares: list[Tensor]) -> None:
+    def _change(
+        self, group: Mapping[str, Any], params: list[Tensor], corrections: list[float], largest: Tensor
+    ) -> None:
         """Change the parameters of one group."""
-        steps = self._directions(group, params)
-        if not group["protecting"]:
-            if group["sigma"]:
-                noise = self._noise(group["sigma"], params)
+        steps, utilities = self._directions(group, params), [self.state[p]["avg_utility"] for p in params]
+        if self.members == 1 and group["scaling"] == "global" and fits_pieces(params, steps, utilities):
+            divisors = _divisors(utilities, corrections, largest)
+            change_in_pieces(group, params, steps, utilities, divisors, self.generators[0])
+            return
+        shares = self._free_shares(group, params, corrections, largest)
+        if group["sigma"]:
+            noise = self._noise(group["sigma"], params)
+            if not group["protecting"]:
                 torch._foreach_mul_(noise, shares)
-                torch._foreach_add_(noise, steps)
-                steps = noise
-        else:
-            if group["sigma"]:
-                noise = self._noise(group["sigma"], params)
-                torch._foreach_add_(noise, steps)
-                steps = noise
-            steps = list(torch._foreach_mul(steps, shares))
+            torch._foreach_add_(noise, steps)
+            steps = noise
+        if group["protecting"]:
+            torch._foreach_mul_(shares, steps)
+            steps = shares
         if group["weight_decay"]:
             torch._foreach_mul_(params, 1.0 - group["lr"] * group["weight_decay"])
         narrow = [step.to(p.dtype) for step, p in zip(steps, params, strict=True)]
@@ -247,15 +254,20 @@ class UPGD(Optimizer):
         """Load a saved state.
 
         Raises:
-            ValueError: not the result of `state_dict`, or of another optimizer or number of members. Nothing is
-                changed.
+            ValueError: not the result of `state_dict`, or of another optimizer or number of members, or damaged.
+                Nothing is changed.
         """
-        if "generators" not in state_dict:
-            raise ValueError(f"state_dict is not one of UPGD: it lacks 'generators', got {', '.join(state_dict)}")
+        lacking = [name for name in ("state", "param_groups", "generators") if name not in (state_dict or ())]
+        if lacking:
+            got = ", ".join(state_dict) if isinstance(state_dict, dict) else type(state_dict).__name__
+            raise ValueError(f"state_dict is not one of UPGD: it lacks {', '.join(map(repr, lacking))}, got {got}")
         kinds = [random_state(each) for each in self.generators]
         states = sequence(kinds, f"{len(kinds)} states of generators")(Entry("generators"), state_dict["generators"])
-        for group in state_dict["param_groups"]:
-            _check_options({**self.defaults, **group})
+        check_saved_options(self, state_dict, tuple(self.defaults), _check_options)
+        for param, saved, _ in saved_entries(self, state_dict):
+            check_entries(self, param, saved, _AVERAGES[:1], ("step", *_AVERAGES[1:]))
+            check_entries(self, param, saved, _AVERAGES, ("step",), required=False)
+            counter()(Entry("step"), saved.get("step"))
         super().load_state_dict(state_dict)
         ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
         for param, number in zip(self._params(), ids, strict=True):
@@ -270,6 +282,11 @@ class UPGD(Optimizer):
 
     def _params(self) -> chain[Tensor]:
         return chain.from_iterable(group["params"] for group in self.param_groups)
+
+
+def _divisors(utilities: Sequence[Tensor], corrections: Sequence[float], largest: Tensor) -> list[Tensor]:
+    """What the utilities of one network are divided by: minus its largest corrected utility, times their correction."""
+    return [-c * largest[0].to(each.device) for each, c in zip(utilities, corrections, strict=True)]
 
 
 def _wide(tensor: Tensor) -> torch.dtype:

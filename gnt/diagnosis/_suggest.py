@@ -164,7 +164,7 @@ def suggest(
     )
     total = sum(units for _, units in names_and_units)
     replaced = [0.0 if math.isinf(group.updates_between) else 1.0 / group.updates_between for group in groups]
-    renewed = None if steps_per_task is None else steps_per_task * math.fsum(replaced) / total
+    renewed = None if steps_per_task is None else steps_per_task * math.fsum(replaced) / max(total, 1)
     reasons += _meaning(lives, threshold, renewed, steps_per_task, batch_size, to_float(settings["decay_rate"]))
     return Suggestion(
         replacement_rate=rate,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,8 @@ class InputNorm(nn.Module):
         decay: decay rate of the statistics, in [0, 1).
         eps: added to the variance, > 0.
 
-    Buffers: ``mean`` and ``var``, of ``shape`` in float32 or wider, and ``batches``, the number of batches.
+    Buffers: ``mean`` and ``var``, of ``shape`` in float32 or wider, also after ``half()``; before the first batch 0 and
+    1. ``batches``, the number of batches.
 
     Raises:
         ValueError: a setting out of range; in a forward, an input that does not fit ``shape``.
@@ -58,15 +60,25 @@ class InputNorm(nn.Module):
         self.shape, self.decay = tuple(sizes), float(decay)
         self.eps = finite_number("eps", eps, exclusive=True)
         self.register_buffer("mean", torch.zeros(self.shape))
-        self.register_buffer("var", torch.zeros(self.shape))
+        self.register_buffer("var", torch.ones(self.shape))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The normalized input, of its shape and dtype."""
+        """The normalized input, of its shape, and of its dtype if that is floating point."""
         self._check(x)
         if self.training and x.numel():
             self._update(x.detach())
-        return ((x - self.mean) / torch.sqrt(self.var + self.eps)).to(x.dtype)
+        normalized = (x - self.mean) / torch.sqrt(self.var + self.eps)
+        return normalized.to(x.dtype) if x.is_floating_point() else normalized
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> InputNorm:
+        """As in all modules, for `to` and `half`; but the statistics stay in float32 or wider."""
+        before = {name: getattr(self, name) for name in ("mean", "var")}
+        super()._apply(fn, recurse)
+        for name, value in before.items():
+            if (new := getattr(self, name)).dtype in (torch.float16, torch.bfloat16):
+                setattr(self, name, value.to(new.device))
+        return self
 
     def _check(self, x: Tensor) -> None:
         own, last = self.shape, x.shape[1:][-len(self.shape) :]
@@ -83,7 +95,10 @@ class InputNorm(nn.Module):
         dims = [*range(start), *(start + place for place, size in enumerate(self.shape) if size == 1)]
         variance, mean = torch.var_mean(x, dims, correction=0)
         self.batches += 1
-        weight = (1.0 - self.decay) / (1.0 - self.decay ** self.batches.to(self.mean.dtype))
+        # the weight of the first batch is exactly 1: a variance must not become negative by rounding
+        rate = math.log(self.decay) if self.decay else -math.inf
+        weight = (self.decay - 1.0) / torch.expm1(rate * self.batches.to(self.mean.dtype))
+        weight = torch.where(self.batches == 1, 1.0, weight.clamp(max=1.0))
         change = mean.view(self.shape) - self.mean
         self.mean += weight * change
         self.var.copy_((1.0 - weight) * (self.var + weight * change.square()) + weight * variance.view(self.shape))

@@ -124,8 +124,9 @@ def newton_schulz(matrices: Tensor, iterations: int) -> Tensor:
     """The orthogonal factors of matrices (..., rows, columns), approached by Newton-Schulz steps."""
     wide = matrices.shape[-1] > matrices.shape[-2]
     x = matrices.mT if wide else matrices
-    length = torch.linalg.matrix_norm(x, keepdim=True)
-    x = x / length.clamp_min(torch.finfo(x.dtype).tiny)
+    tiny = torch.finfo(x.dtype).tiny
+    x = x / x.abs().amax((-2, -1), keepdim=True).clamp_min(tiny)  # squares of very small or large weights are 0 or inf
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp_min(tiny)
     for _ in range(iterations):
         x = 1.5 * x - 0.5 * x @ (x.mT @ x)
     factors: Tensor = x.mT if wide else x

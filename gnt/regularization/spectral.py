@@ -112,9 +112,11 @@ class Spectral(MatrixPenalty):
 
     def _of(self, number: int, matrices: Tensor) -> Tensor:
         with torch.no_grad():
-            right = self._vectors[number].to(matrices.device)[..., None]
-            left = torch.nn.functional.normalize(matrices @ right, dim=1)
+            before = self._vectors[number].to(matrices.device)[..., None]
+            left = torch.nn.functional.normalize(matrices @ before, dim=1)
             right = torch.nn.functional.normalize(matrices.mT @ left, dim=1)
+            # after matrices of zeros, or with NaN, the iteration goes on from the vector before them
+            right = torch.where(torch.linalg.vector_norm(right, dim=1, keepdim=True) > 0.5, right, before)
             self._vectors[number] = right.squeeze(2)
         largest = (left.mT @ matrices @ right).flatten()
         return (largest.clamp_min(0.0) ** self.exponent - 1.0).square().sum()

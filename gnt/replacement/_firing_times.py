@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnt._utils.state_dicts import MAX_COUNT, Kind, tensor
+from gnt._utils.state_dicts import MAX_COUNT, Kind, counter, tensor
 
 
 class FiringTimes:
@@ -23,15 +23,18 @@ class FiringTimes:
         counts: how often each unit was silent for 1, ..., ``longest`` steps since the thresholds were set, int32
             (num_units, longest).
         threshold: a unit is reset when it was silent for so many steps, int64 (num_units,).
+        updates: number of steps since the thresholds were set.
     """
 
     def __init__(self, num_units: int, longest: int, device: torch.device) -> None:
         self.silent = torch.zeros(num_units, dtype=torch.int64, device=device)
         self.counts = torch.zeros(num_units, longest, dtype=torch.int32, device=device)
         self.threshold = torch.full_like(self.silent, max(1, longest // 2))
+        self.updates = 0
 
     def update(self, fired: Tensor) -> None:
         """Count a step in which the units where ``fired`` is True have fired: their silent times end."""
+        self.updates += 1
         self._count(fired & (self.silent > 0))
         self.silent += 1
         self.silent.masked_fill_(fired, 0)
@@ -56,13 +59,19 @@ class FiringTimes:
     def set_thresholds(self, eta: float) -> None:
         """Set each threshold to the (1 - eta) quantile of the unit's silent times, and begin to count anew.
 
-        If that is not below the present one, which has cut times off, the threshold is doubled. It is at least 1.
+        If that is not below the present one, which has cut times off, the threshold is doubled. It is at least 1, and
+        stays if no time has ended because the unit was silent throughout, or there were no steps.
         """
+        if not self.updates:
+            return
+        self.updates = 0
         cumulative = self.counts.cumsum(1)
         enough = cumulative >= (1.0 - eta) * cumulative[:, -1:]
         quantile = enough.int().argmax(1) + 1
         longer = (2 * self.threshold).clamp_max(self.counts.shape[1])
-        self.threshold = torch.where(quantile < self.threshold, quantile, longer)
+        threshold = torch.where(quantile < self.threshold, quantile, longer)
+        unknown = (cumulative[:, -1] == 0) & (self.silent > 0)
+        self.threshold = torch.where(unknown, self.threshold, threshold)
         self.counts.zero_()
 
     def move_to(self, device: torch.device) -> None:
@@ -73,8 +82,9 @@ class FiringTimes:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Copies of all tensors."""
-        return {name: getattr(self, name).clone() for name in ("silent", "counts", "threshold")}
+        """The number of updates, and copies of all tensors."""
+        tensors = {name: getattr(self, name).clone() for name in ("silent", "counts", "threshold")}
+        return {**tensors, "updates": self.updates}
 
     def kinds(self) -> dict[str, Kind]:
         """The kinds of the entries of `state_dict`."""
@@ -83,8 +93,10 @@ class FiringTimes:
             "silent": tensor(self.silent, 0, MAX_COUNT),
             "counts": tensor(self.counts, 0, 2**30),
             "threshold": tensor(self.threshold, 1, longest),
+            "updates": counter(),
         }
 
     def load_checked(self, checked: dict[str, Any]) -> None:
         """Load checked entries."""
         self.silent, self.counts, self.threshold = checked["silent"], checked["counts"], checked["threshold"]
+        self.updates = checked["updates"]

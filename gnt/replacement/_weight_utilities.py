@@ -108,7 +108,13 @@ class WeightUtilities:
                     f"the utility of {self._names[number]} must be a tensor of shape {tuple(parameter.shape)} or None, "
                     f"got {got}; nothing was changed"
                 )
-            utility = utility.detach().to(values.device)
+            if utility.is_complex():
+                raise ValueError(
+                    f"the utility of {self._names[number]} must be real numbers, got {utility.dtype}; nothing was "
+                    "changed"
+                )
+            wanted = utility.dtype if utility.is_floating_point() else torch.float32
+            utility = utility.detach().to(values.device, wanted)
         return torch.as_tensor(utility).reshape(len(self._generators), -1)
 
     def _random(self, values: Tensor) -> Tensor:

@@ -55,7 +55,8 @@ class SNR(ReplacementRule):
         threshold <- quantile                          if it is below the threshold
         threshold <- min(2 * threshold, longest)       otherwise: the threshold has cut times off
 
-    It is longest / 2 before the first estimate, and 1 for a unit that fired in each step. A replaced unit gets incoming
+    It is longest / 2 before the first estimate, and 1 for a unit that fired in each step. It stays if no silent time
+    ended because the unit was silent throughout, or its layer was not used. A replaced unit gets incoming
     weights from the initial distribution, bias 0 (see ``bias_init``), outgoing weights 0, initial values in norms, and
     its slices of the optimizer's state are reset.
 

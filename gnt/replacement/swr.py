@@ -110,7 +110,7 @@ class SWR:
         decay_rate: float = 0.0,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
     ) -> None:
-        if select not in DEFAULT_FACTORS:
+        if not isinstance(select, str) or select not in DEFAULT_FACTORS:
             raise ValueError(f"select must be 'threshold' or 'proportional', got {select!r}")
         if value not in ("resample", "mean"):
             raise ValueError(f"value must be 'resample' or 'mean', got {value!r}")

@@ -116,3 +116,13 @@ def test_protected_units_do_not_count():
 def test_errors_name_the_argument(arguments, settings, error, message):
     with pytest.raises(error, match=message):
         gnt.suggest(*arguments, **settings)
+
+
+def test_an_engine_whose_units_are_all_protected_renews_none():
+    class Everything:
+        def protected(self, group):
+            return torch.ones(group.num_units)
+
+    found = gnt.suggest(gnt.GnT(net(), protect=Everything()), steps_per_task=100)
+    assert found.renewed == 0.0
+    assert "all are protected" in found.warnings[0]

@@ -144,3 +144,10 @@ def test_other_unknown_names_get_pythons_own_errors() -> None:
     with pytest.raises(AttributeError, match="'GnT' object has no attribute 'nothing'"):
         _ = gnt.GnT(NET).nothing
     assert "replacement_rate" in inspect.signature(gnt.GnT).parameters
+
+
+def test_errors_name_the_published_arguments() -> None:
+    with pytest.raises(TypeError, match=r"net must be a torch\.nn\.Module, got int"):
+        lop.Backprop(3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="perturb_scale must be a finite number >= 0, got -1"):
+        lop.Backprop(Net(), to_perturb=True, perturb_scale=-1)

@@ -58,3 +58,29 @@ def test_errors_name_the_argument_and_change_nothing() -> None:
     with pytest.raises(ValueError, match="after the samples"):
         norm(torch.zeros(3))
     assert norm.batches == 0
+
+
+def test_a_constant_input_becomes_zero_however_large_it_is() -> None:
+    for value in (255.0, 6e4):
+        norm = gnt.nn.InputNorm(2)
+        for _ in range(3):
+            out = norm(torch.full((4, 2), value))
+            assert bool((norm.var >= 0).all())
+            assert bool((out.abs() < 1e-2).all())
+
+
+def test_integers_become_floating_point_and_statistics_stay_wide_in_half_precision() -> None:
+    x = torch.randint(9, (16, 3), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(gnt.nn.InputNorm(3)(x), gnt.nn.InputNorm(3)(x.float()))
+    half, full = gnt.nn.InputNorm(3).bfloat16(), gnt.nn.InputNorm(3)
+    for _ in range(3):
+        assert half(x.bfloat16()).dtype is torch.bfloat16
+        full(x.float())
+    assert torch.equal(half.mean, full.mean)
+    assert torch.equal(half.var, full.var)
+    assert gnt.nn.InputNorm(3).double().var.dtype is torch.float64
+
+
+def test_inputs_are_left_alone_before_the_first_batch() -> None:
+    x = torch.randn(4, 3)
+    torch.testing.assert_close(gnt.nn.InputNorm(3).eval()(x), x)

@@ -135,3 +135,53 @@ def test_errors_name_the_option_and_change_nothing() -> None:
         with pytest.raises(ValueError, match="generators"):
             optimizer.load_state_dict(damaged)
     assert torch.equal(optimizer.state_dict()["generators"][0], before["generators"][0])
+
+
+@pytest.mark.parametrize("protecting", [True, False])
+@pytest.mark.parametrize("sigma", [0.0, 0.1])
+def test_large_parameters_change_in_pieces_as_whole_tensors_would(
+    monkeypatch: pytest.MonkeyPatch, protecting: bool, sigma: float
+) -> None:
+    results = []
+    for piece in (2**20, 64):
+        monkeypatch.setattr("gnt.optim._pieces.PIECE", piece)
+        torch.manual_seed(0)
+        params = [nn.Parameter(torch.randn(shape)) for shape in [(40, 7), (3,), (0, 2), (100, 5), (21,)]]
+        generator = torch.Generator().manual_seed(1)
+        optimizer = UPGD(params, sigma=sigma, protecting=protecting, weight_decay=0.1, generator=generator)
+        for _ in range(3):
+            for param in params:
+                param.grad = torch.randn(param.shape)
+            version = params[0]._version
+            optimizer.step()
+            assert params[0]._version > version
+        results.append(torch.cat([param.detach().flatten() for param in params]))
+    assert torch.equal(*results)
+
+
+def test_damaged_states_of_parameters_are_refused() -> None:
+    net = make_net()
+    optimizer = UPGD(net.parameters())
+    backward(net, 0)
+    optimizer.step()
+    before = optimizer.state_dict()
+    own = before["state"][0]
+    for wrong, message in [
+        (None, "is not one of UPGD: it lacks 'state', 'param_groups', 'generators', got NoneType"),
+        ({"generators": before["generators"]}, "it lacks 'state', 'param_groups'"),
+        ({**before, "state": {0: {**own, "avg_utility": torch.zeros(2)}}}, "avg_utility must have the shape"),
+        ({**before, "state": {0: {**own, "exp_avg": torch.zeros(2)}}}, "exp_avg must have the shape"),
+        ({**before, "state": {0: {"step": 1}}}, "lacks avg_utility"),
+        ({**before, "state": {0: {**own, "step": "x"}}}, "step 'x', which must be an integer"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            optimizer.load_state_dict(wrong)  # type: ignore[arg-type]
+    assert optimizer.state[next(net.parameters())]["step"] == 1
+
+
+def test_a_parameter_without_weights_takes_part() -> None:
+    empty, other = nn.Parameter(torch.zeros(0, 3)), nn.Parameter(torch.ones(2))
+    optimizer = UPGD([empty, other], lr=0.5, sigma=0.0)
+    empty.grad, other.grad = torch.zeros(0, 3), torch.ones(2)
+    optimizer.step()
+    assert bool((other.detach() < 1.0).all())

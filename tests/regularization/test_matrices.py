@@ -130,3 +130,27 @@ def test_errors_name_the_argument(method: Any) -> None:
     reg = gnt.Spectral(net, 1.0)
     with pytest.raises(ValueError, match="vectors"):
         reg.load_state_dict({"version": 1, "vectors": []})
+
+
+def test_the_power_iteration_goes_on_after_weights_of_zeros_or_nan() -> None:
+    for bad in (0.0, torch.nan):
+        layer = nn.Linear(3, 4)
+        kept = layer.weight.detach().clone()
+        reg = gnt.Spectral(layer, 1.0)
+        with torch.no_grad():
+            layer.weight.fill_(bad)
+            reg()
+            layer.weight.copy_(kept)
+        for _ in range(200):
+            value = reg()
+        largest = torch.linalg.matrix_norm(kept, 2)
+        torch.testing.assert_close(value.detach(), (largest.square() - 1).square(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_fire_makes_very_small_and_very_large_weights_orthogonal(size: float) -> None:
+    layer = nn.Linear(4, 4)
+    with torch.no_grad():
+        layer.weight.mul_(size)
+    gnt.FIRE(layer, iterations=40).apply()
+    torch.testing.assert_close(layer.weight @ layer.weight.T, torch.eye(4), rtol=0, atol=1e-4)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import gnt
+from gnt.replacement._firing_times import FiringTimes
 from tests.twins.snr import SilentUnit
 
 
@@ -137,3 +138,20 @@ def test_errors_name_the_argument_and_change_nothing() -> None:
         snr.step()
     assert snr.steps == 0
     assert not snr._times[0].silent.any()
+
+
+def test_a_threshold_stays_while_no_silent_time_is_known() -> None:
+    """A unit that was silent for a whole interval is not replaced at its end, nor is one of an unused layer later."""
+    net = make_net()
+    snr = gnt.SNR(net, estimate_every=5, longest=40)
+    for step in range(20):
+        silent = torch.ones(2, 12).double()
+        silent[:, 3] = -1.0
+        replaced = snr.step([silent, torch.ones(2, 8).double()])
+        assert replaced[0].tolist() == ([3] if step == 19 else [])
+    times = FiringTimes(2, 40, torch.device("cpu"))
+    times.set_thresholds(0.1)
+    assert times.threshold.tolist() == [20, 20]
+    times.update(torch.tensor([True, False]))
+    times.set_thresholds(0.1)
+    assert times.threshold.tolist() == [1, 20]

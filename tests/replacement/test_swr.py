@@ -239,3 +239,18 @@ def test_new_weights_are_from_the_distribution_that_the_network_was_drawn_from()
     swr.step()
     assert 0.98 * bound < net[0].weight.abs().max() <= bound
     assert not net[0].bias.any()
+
+
+def test_a_utility_function_may_return_integers_or_flags_and_nothing_complex() -> None:
+    for utility in (lambda p: p > 0, lambda p: (10 * p).int().abs(), lambda p: p.abs().half()):
+        for select in ("threshold", "proportional"):
+            net = norm_net()
+            swr = gnt.SWR(net, utility=utility, select=select, factor=0.5, period=1)  # type: ignore[arg-type]
+            assert swr.step()
+            assert swr.report().parameters[0].chosen > 0
+    swr = gnt.SWR(norm_net(), utility=lambda p: p * 1j, period=1)
+    with pytest.raises(ValueError, match=r"the utility of 0\.weight must be real numbers, got torch\.complex"):
+        swr.step()
+    assert swr.steps == 0
+    with pytest.raises(ValueError, match="select must be 'threshold' or 'proportional', got \\['threshold'\\]"):
+        gnt.SWR(norm_net(), select=["threshold"])  # type: ignore[arg-type]

@@ -31,6 +31,8 @@ class SilentUnit:
     def estimate(self) -> None:
         """The smallest time that a share 1 - eta of the ended times does not exceed."""
         times = sorted(self.ended)
+        if not times and self.silent:  # silent throughout: nothing is known
+            return
         needed = (1 - self.eta) * len(times)
         quantile = 1 if not times else times[max(math.ceil(needed), 1) - 1]
         self.threshold = quantile if quantile < self.threshold else min(2 * self.threshold, self.longest)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import gnt
+from gnt._utils.validation import finite_number
 from gnt.replacement import GnT
 
 _LOSSES = ("nll", "mse")
@@ -22,6 +23,8 @@ def _check(loss: str, opt: str, optimizers: tuple[str, ...], device: str | torch
     for name, value, allowed in (("loss", loss, _LOSSES), ("opt", opt, optimizers)):
         if value not in allowed:
             raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"net must be a torch.nn.Module, got {type(net).__name__}")
     expected = torch.device(device).type
     found = {param.device.type for param in net.parameters()}
     if found != {expected}:
@@ -97,6 +100,7 @@ class Backprop(_Learner):
         momentum: float = 0,
     ) -> None:
         _check(loss, opt, ("sgd", "adam", "adamW"), device, net)
+        finite_number("perturb_scale", perturb_scale)
         methods = []
         if to_perturb:
             methods.append(gnt.ShrinkAndPerturb(net, shrink=1.0, noise=perturb_scale, distribution="normal"))
