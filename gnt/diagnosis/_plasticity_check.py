@@ -116,7 +116,31 @@ def plasticity_check(
     >>> check.verdict
     'none'
     """
-    numbers = _checked_seeds(seeds)
+    check_settings(loss, steps, fresh, seeds, batches, batch_size, reinitialize, progress=progress)
+    numbers, function = _checked_seeds(seeds), None if loss is None else find_loss(loss)
+    model = _checked_model(model)
+    with generators_kept():
+        pool = read_batches(data, batches or pool_size(fresh, steps), batch_size)
+        run = _Run(model, make_optimizer, function, pool, steps, fresh, numbers, reinitialize, head)
+        return run.result(progress)
+
+
+def check_settings(
+    loss: Any = None,
+    steps: Any = 1,
+    fresh: Any = "data",
+    seeds: Any = 2,
+    batches: Any = None,
+    batch_size: Any = 1,
+    reinitialize: Any = None,
+    head: Any = None,
+    progress: Any = True,
+) -> None:
+    """Raise TypeError or ValueError for arguments of `plasticity_check` that are wrong for any model.
+
+    ``head`` is checked with the model.
+    """
+    _checked_seeds(seeds)
     check_positive(steps=steps, batch_size=batch_size)
     if batches is not None:
         check_positive(batches=batches)
@@ -126,12 +150,8 @@ def plasticity_check(
         raise TypeError(f"progress must be True, False or a function, got {progress!r}")
     if reinitialize is not None and not callable(reinitialize):
         raise TypeError(f"reinitialize must be a function or None, got {type(reinitialize).__name__}")
-    function = None if loss is None else find_loss(loss)
-    model = _checked_model(model)
-    with generators_kept():
-        pool = read_batches(data, batches or pool_size(fresh, steps), batch_size)
-        run = _Run(model, make_optimizer, function, pool, steps, fresh, numbers, reinitialize, head)
-        return run.result(progress)
+    if loss is not None:
+        find_loss(loss)
 
 
 class _Run:

@@ -107,4 +107,12 @@ def test_settings_that_are_not_those_of_the_check_are_refused():
         LogPlasticity(every=3, loss="mse", step=3)
     with pytest.raises(ValueError, match="every must be an integer >= 1, got 0"):
         LogPlasticity(every=0, loss="mse")
+    for wrong, message in [
+        ({"loss": "l3"}, "loss must be one of mse, cross_entropy, nll"),
+        ({"steps": 0}, "steps must be an integer >= 1, got 0"),
+        ({"seeds": 1}, "seeds must be at least two"),
+        ({"fresh": "label"}, "fresh must be one of"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            LogPlasticity(**{"every": 3, "loss": "mse", **wrong})
     assert gnt.plasticity_check.__name__ == "plasticity_check"

@@ -35,7 +35,7 @@ class LogPlasticity(TrainerCallback):  # type: ignore[misc,unused-ignore]
     """
 
     def __init__(self, trainer: Trainer, *, every: int, data: Any = None, loss: Any = None, **settings: Any) -> None:
-        self._log = PlasticityLog(every, settings)
+        self._log = PlasticityLog(every, settings, loss)
         self._trainer, self._data, self._loss = trainer, data, loss
 
     @property

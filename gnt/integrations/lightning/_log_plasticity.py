@@ -52,7 +52,7 @@ class LogPlasticity(Callback):
         optimizer: int = 0,
         **settings: Any,
     ) -> None:
-        self._log = PlasticityLog(every, settings)
+        self._log = PlasticityLog(every, settings, loss)
         self._loss, self._net, self._data, self._optimizer = loss, net, data, optimizer
 
     @property
