@@ -35,7 +35,7 @@ class InputNorm(nn.Module):
     1. ``batches``, the number of batches.
 
     Raises:
-        ValueError: a setting out of range; in a forward, an input that does not fit ``shape``.
+        ValueError: a setting out of range; in a forward, an input that is complex or does not fit ``shape``.
 
     Processes that train one network together have statistics of their own.
 
@@ -57,7 +57,7 @@ class InputNorm(nn.Module):
             check_positive(shape=size)
         if not 0.0 <= to_float(decay) < 1.0:
             raise ValueError(f"decay must be a number in [0, 1), got {decay!r}")
-        self.shape, self.decay = tuple(sizes), float(decay)
+        self.shape, self.decay = tuple(map(int, sizes)), float(decay)
         self.eps = finite_number("eps", eps, exclusive=True)
         self.register_buffer("mean", torch.zeros(self.shape))
         self.register_buffer("var", torch.ones(self.shape))
@@ -68,8 +68,9 @@ class InputNorm(nn.Module):
         self._check(x)
         if self.training and x.numel():
             self._update(x.detach())
-        normalized = (x - self.mean) / torch.sqrt(self.var + self.eps)
-        return normalized.to(x.dtype) if x.is_floating_point() else normalized
+        wide = x if x.is_floating_point() else x.to(self.mean.dtype)
+        normalized = (wide - self.mean) / torch.sqrt(self.var + self.eps)
+        return normalized.to(wide.dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> InputNorm:
         """As in all modules, for `to` and `half`; but the statistics stay in float32 or wider."""
@@ -81,6 +82,8 @@ class InputNorm(nn.Module):
         return self
 
     def _check(self, x: Tensor) -> None:
+        if x.is_complex():
+            raise ValueError(f"InputNorm takes real numbers, got an input of {x.dtype}")
         own, last = self.shape, x.shape[1:][-len(self.shape) :]
         if len(last) != len(own) or any(a not in (1, b) for a, b in zip(own, last, strict=True)):
             raise ValueError(

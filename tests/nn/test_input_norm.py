@@ -71,7 +71,10 @@ def test_a_constant_input_becomes_zero_however_large_it_is() -> None:
 
 def test_integers_become_floating_point_and_statistics_stay_wide_in_half_precision() -> None:
     x = torch.randint(9, (16, 3), generator=torch.Generator().manual_seed(0))
-    assert torch.equal(gnt.nn.InputNorm(3)(x), gnt.nn.InputNorm(3)(x.float()))
+    for other in (x, x > 4):
+        assert torch.equal(gnt.nn.InputNorm(3)(other), gnt.nn.InputNorm(3)(other.float()))
+    with pytest.raises(ValueError, match=r"real numbers, got an input of torch\.complex64"):
+        gnt.nn.InputNorm(3)(x.to(torch.complex64))
     half, full = gnt.nn.InputNorm(3).bfloat16(), gnt.nn.InputNorm(3)
     for _ in range(3):
         assert half(x.bfloat16()).dtype is torch.bfloat16
