@@ -75,7 +75,7 @@ class InputNorm(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> InputNorm:
         """As in all modules, for `to` and `half`; but the statistics stay in float32 or wider."""
         before = {name: getattr(self, name) for name in ("mean", "var")}
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, value in before.items():
             if (new := getattr(self, name)).dtype in (torch.float16, torch.bfloat16):
                 setattr(self, name, value.to(new.device))
