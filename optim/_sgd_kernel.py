@@ -99,7 +99,7 @@ class SGDPlan:
         self._layouts: TensorGuards | None = None  # recognizes parameters and gradients of the step before
         self._plain: tuple[Any, ...] = ()  # the options of the step before that decide whether the kernel can step
         all_means = [weight_means.get(id(param)) for param in params]
-        fitting = [m if m is not None and m.fit(p) else None for p, m in zip(params, all_means, strict=True)]
+        fitting = [m if m is not None and m.can_hold(p) else None for p, m in zip(params, all_means, strict=True)]
         self._with_means = [(p, means) for p, means in zip(params, fitting, strict=True) if means is not None]
         fields = [_layout(param, means) for param, means in zip(params, fitting, strict=True)]
         self._layout = array("q", chain.from_iterable(fields))

@@ -9,7 +9,7 @@ placed_tensors   checks that tensors are where they were when a kernel was given
 
 from gnt._kernels.configuration import in_use, show_config
 from gnt._kernels.library import SCALARS, Kernel, load, use_kernels
-from gnt._kernels.placed_tensors import PlacedTensors, ReadableGradients, check_gradient, layout_check
+from gnt._kernels.placed_tensors import PlacedTensors, ReadableGradients, check_gradient, is_readable, layout_check
 
 __all__ = [
     "SCALARS",
@@ -18,6 +18,7 @@ __all__ = [
     "ReadableGradients",
     "check_gradient",
     "in_use",
+    "is_readable",
     "layout_check",
     "load",
     "show_config",

@@ -121,9 +121,9 @@ def _compiled(instructions: str) -> Path:
         return path
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        return compile_library(instructions, folder)
     except OSError:  # a home that cannot be written to
         return compile_library(instructions, Path(_folder_of_this_process().name))
-    return compile_library(instructions, folder)
 
 
 @functools.cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch._C._dynamo.guards import TensorGuards
 
@@ -33,6 +34,11 @@ def layout_check(tensors: Sequence[Tensor]) -> TensorGuards:
     sizes: Any = [list(tensor.shape) for tensor in tensors]
     strides: Any = [list(tensor.stride()) for tensor in tensors]
     return TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
+
+
+def is_readable(tensor: Tensor, dtype: torch.dtype) -> bool:
+    """True if the memory of a tensor is its values in order, on the CPU, with this dtype."""
+    return tensor.dtype is dtype and tensor.is_cpu and tensor.is_contiguous() and not tensor.is_neg()
 
 
 def check_gradient(grad: Tensor, param: Tensor) -> None:
@@ -70,7 +76,7 @@ class ReadableGradients:
             return grads
         for grad, param in zip(grads, self._params, strict=True):
             check_gradient(grad, param)
-        if all(grad.dtype is self._dtype and grad.is_cpu and grad.is_contiguous() for grad in grads):
+        if all(is_readable(grad, self._dtype) for grad in grads):
             self._check = layout_check(grads)
             return grads
-        return [grad.to("cpu", self._dtype).contiguous() for grad in grads]
+        return [grad.to("cpu", self._dtype).contiguous().resolve_neg() for grad in grads]

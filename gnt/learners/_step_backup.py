@@ -1,8 +1,8 @@
 """StepBackup: what a forward may change besides gradients, kept so that a step that fails leaves no trace.
 
 Kept are buffers (running statistics) and the states of random generators. A small buffer is copied before each step,
-and so is a large one that an earlier step has changed. Any other large buffer is copied only in the step that changes
-it, by torch, before it is written (copy on write).
+and so is a large one that an earlier step has changed, or whose memory others may have the address of. Any other large
+buffer is copied only in the step that changes it, by torch, before it is written (copy on write).
 """
 
 from __future__ import annotations
@@ -78,10 +78,10 @@ class StepBackup:
     def _keep(self, holder: Holder, name: str, tensor: Tensor | None) -> _Kept:
         if tensor is None:
             return _Kept(holder, name, None, None)
-        if tensor.numel() > SMALL and type(tensor) is Tensor and (id(holder), name) not in self._changing:
+        if tensor.numel() > SMALL and (id(holder), name) not in self._changing and _may_move(tensor):
             try:
                 return _Kept(holder, name, tensor, torch._lazy_clone(tensor.detach()), on_write=True)
-            except RuntimeError:  # memory that torch has not allocated, such as that of a NumPy array
+            except RuntimeError:  # memory that torch has not allocated
                 pass
         return _Kept(holder, name, tensor, tensor.detach().clone())
 
@@ -106,6 +106,17 @@ class StepBackup:
         for generator, state in self._states:
             generator.set_state(state)
         self._kept, self._states = [], []
+
+
+def _may_move(tensor: Tensor) -> bool:
+    """True if nothing but this tensor is known to have its memory, which moves when the tensor is copied on write.
+
+    Others are views, NumPy arrays (of whose memory torch does not change the size), DLPack and, on a GPU, CUDA graphs.
+    """
+    if type(tensor) is not Tensor or not tensor.is_cpu or tensor._use_count() != 1:  # type: ignore[attr-defined]
+        return False
+    storage = tensor.untyped_storage()  # the second reference
+    return storage.resizable() and torch._C._storage_Use_Count(storage._cdata) == 2
 
 
 def _is_shared(tensor: Tensor) -> bool:

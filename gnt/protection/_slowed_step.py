@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
-from gnt._kernels import SCALARS, load, use_kernels
+from gnt._kernels import SCALARS, is_readable, load, use_kernels
 
 
 def move_by_kernel(parts: Sequence[tuple[Tensor, Tensor, Tensor, Tensor | int]], factors: Tensor) -> list[bool]:
@@ -52,4 +52,4 @@ def _layout(
 
 def _is_readable(tensor: Tensor, dtype: torch.dtype) -> bool:
     plain = type(tensor) is Tensor or type(tensor) is nn.Parameter
-    return plain and tensor.dtype is dtype and tensor.is_cpu and tensor.is_contiguous()
+    return plain and is_readable(tensor, dtype)

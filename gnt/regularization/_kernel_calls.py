@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
-from gnt._kernels import SCALARS, load, use_kernels
+from gnt._kernels import SCALARS, is_readable, load, use_kernels
 
 Tensors = Sequence[Tensor]
 
@@ -42,7 +42,7 @@ def split_for_kernel(*lists: Tensors) -> tuple[list[list[Tensor]], list[list[Ten
 
 def _is_readable(tensor: Tensor, dtype: torch.dtype) -> bool:
     plain = type(tensor) is Tensor or type(tensor) is nn.Parameter
-    return plain and tensor.dtype is dtype and tensor.is_cpu and tensor.is_contiguous()
+    return plain and is_readable(tensor, dtype)
 
 
 def add_penalty_gradients(

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gnt._kernels import SCALARS, load, use_kernels
+from gnt._kernels import SCALARS, is_readable, load, use_kernels
 from gnt.replay._reference_gradients import Gradients
 
 _COLUMNS = 2**13  # of the gradients that are multiplied at once: few enough for the cache
@@ -46,7 +46,7 @@ def _fit_kernel(rows: Sequence[Gradients], parameters: Sequence[Tensor]) -> bool
 
 def _is_readable(tensor: Tensor, dtype: torch.dtype) -> bool:
     plain = type(tensor) is Tensor or type(tensor) is nn.Parameter
-    return plain and tensor.dtype is dtype and tensor.is_cpu and tensor.is_contiguous()
+    return plain and is_readable(tensor, dtype)
 
 
 def _by_torch_operations(rows: Sequence[Gradients], parameters: Sequence[Tensor]) -> NDArray[np.float64]:

@@ -72,7 +72,7 @@ class KernelStep:
         """Let the kernel write means of |p| to these tensors, by the parameter's id."""
         for i, param in enumerate(self._params):
             means = weight_means.get(id(param))
-            if means is not None and means.fit(param):
+            if means is not None and means.can_hold(param):
                 addresses = [0 if m is None else m.data_ptr() for m in (means.rows, means.columns)]
                 self._layout[(i + 1) * _FIELDS - 2 : (i + 1) * _FIELDS] = array("q", addresses)
                 self._with_means.append((param, means))

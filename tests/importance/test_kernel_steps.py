@@ -71,6 +71,40 @@ def test_attached_engines_with_kernels_replace_the_same_units(kind: type) -> Non
     assert_equal_runs(*((net, optimizer.gnt) for net, optimizer in runs))
 
 
+@pytest.mark.parametrize("kind", [CBPSGD, CBPAdam])
+def test_a_weight_without_a_gradient_that_was_changed_through_its_data_is_measured(kind: type) -> None:
+    utilities = []
+    for kernels in (True, False):
+        net = mlp(5, 9, 7, 2).double()
+        optimizer = kind(net, kernels=kernels, replacement_rate=0.0)
+        for t in range(4):
+            learn(net, optimizer, inputs(t))
+        net[4].weight.data.mul_(3.0)
+        net(inputs(4)).square().mean().backward()
+        net[4].weight.grad = None
+        optimizer.step()
+        utilities.append(optimizer.gnt.groups[1].state.utility)
+    torch.testing.assert_close(*utilities)
+
+
+@pytest.mark.parametrize("kind", [CBPSGD, CBPAdam])
+def test_a_step_of_a_network_in_another_dtype_writes_no_means_into_the_memory_for_those_of_the_dtype_before(
+    kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = mlp(5, 9, 7, 2).double()
+    optimizer = kind(net, kernels=True, replacement_rate=0.0)
+    for t in range(3):
+        learn(net, optimizer, inputs(t))
+    means = [means.rows if means.columns is None else means.columns for means in optimizer.gnt.weight_means.values()]
+    before = [each.clone() for each in means]
+    net.float()
+    for state in optimizer.state.values():
+        state.update({key: state[key].float() for key in ("exp_avg", "exp_avg_sq")})
+    monkeypatch.setattr(optimizer.gnt, "step_recorded", lambda: True)
+    learn(net, optimizer, inputs(3, dtype=torch.float32))
+    assert_same(means, before)
+
+
 def two_forwards(net: nn.Module, _: gnt.GnT) -> None:
     net(inputs(100, dtype=next(net.parameters()).dtype))
 

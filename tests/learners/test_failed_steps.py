@@ -132,6 +132,20 @@ def test_a_large_buffer_that_begins_to_change_in_a_failing_step_is_restored(step
     assert net[-1].large[0] == 3
 
 
+@pytest.mark.parametrize("share", [Tensor.numpy, np.from_dlpack, Tensor.detach], ids=["numpy", "dlpack", "view"])
+@pytest.mark.parametrize("steps", [0, 2])
+def test_arrays_and_views_of_a_large_buffer_have_its_values_after_a_step_that_changes_it(share, steps):
+    net = stateful_net()
+    net[-1].forward = lambda x: x
+    learner = gnt.Backprop(net)
+    for t in range(steps):
+        learner.learn(*batch(t))
+    shared = share(net[-1].large)
+    net[-1].forward = lambda x: (net[-1].large.add_(1), x)[1]
+    learner.learn(*batch(steps))
+    assert net[-1].large[0] == shared[0] == 1
+
+
 def test_large_buffers_in_the_memory_of_an_array_are_restored():
     net, array = stateful_net(), np.zeros(SMALL + 1, dtype=np.float32)
     net[-1].large = torch.from_numpy(array)

@@ -242,3 +242,15 @@ def test_corrections_with_and_without_tables_are_the_same(betas, count):
         optimizer.step()
         results.append(param.detach())
     assert torch.equal(*results)
+
+
+def test_gradients_whose_memory_is_negated_are_read_with_their_sign():
+    params = []
+    for kernels in (True, False):
+        real, imag = (nn.Parameter(torch.ones(1)) for _ in range(2))
+        optimizer = AdamGnT([real, imag], lr=0.1, kernels=kernels)
+        (torch.complex(real, imag).conj() * (2 + 3j)).imag.sum().backward()
+        assert imag.grad.is_neg()
+        optimizer.step()
+        params.append([real, imag])
+    torch.testing.assert_close(*params)

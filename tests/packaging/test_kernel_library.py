@@ -64,6 +64,16 @@ def test_a_cache_folder_that_cannot_be_made_is_replaced_by_one_of_this_process(n
     assert not path.is_relative_to(new_cache)
 
 
+def test_a_cache_folder_that_cannot_be_written_is_replaced_by_one_of_this_process(new_cache, monkeypatch):
+    def compile_library(instructions: str, folder: Path) -> Path:
+        if folder.is_relative_to(new_cache):
+            raise PermissionError(folder)
+        return folder
+
+    monkeypatch.setattr(library, "compile_library", compile_library)
+    assert library._compiled(own_instructions()).exists()
+
+
 def test_a_compiler_that_fails_is_named_with_its_message(monkeypatch, tmp_path):
     monkeypatch.setenv("CC", f"{sys.executable} -c 'import sys; sys.exit(\"no such flag\")'")
     with pytest.raises(compiler.CompilerError, match=r"the C compiler .* failed with: no such flag"):

@@ -58,7 +58,7 @@ class KernelEvaluation(EagerEvaluation):
         if not self._locate(features):
             return super().evaluate(features)
         for i, (weight, means) in enumerate(self.located or ()):
-            self.weights[i * WEIGHT + CURRENT] = means.weight is weight and means.version == weight._version
+            self.weights[i * WEIGHT + CURRENT] = means.take_current(weight)
         self.call(self._shared.states[0].updates + 1, torch.get_num_threads())
         return True
 

@@ -52,13 +52,14 @@ class GroupLayout:
 class WeightMeans:
     """Where the means of |w| over the rows and columns of one weight are stored.
 
-    An optimizer that has just computed them, while the weight was in the cache, calls `mark_current`.
+    An optimizer that has just computed them, while the weight was in the cache, calls `mark_current`. They serve one
+    update.
 
     Attributes:
         module: the module that has the weight.
         groups: those of a grouped convolution, whose columns are counted group by group.
         rows, columns: the tensors for the means, or None if they are not read.
-        weight, version: the weight, and its version counter, whose means are stored at present.
+        weight, version: the weight, and its version counter, whose means the next update need not compute.
         shape: a shape of the weight for which the tensors for the means are known to fit.
     """
 
@@ -77,9 +78,26 @@ class WeightMeans:
             columns is None or columns.numel() == weight.shape[1] * self.groups
         )
 
+    def can_hold(self, weight: Tensor) -> bool:
+        """True if a kernel that steps a weight can write its means: they fit, with its dtype and on its device.
+
+        They have the dtype and device of the latest update, and the network may have been moved since.
+        """
+        tensors = [each for each in (self.rows, self.columns) if each is not None]
+        return self.fit(weight) and all(t.dtype is weight.dtype and t.device == weight.device for t in tensors)
+
     def mark_current(self, weight: Tensor) -> None:
         """Note that the stored means are those of ``weight`` as it is now."""
         self.weight, self.version = weight, weight._version
+
+    def take_current(self, weight: Tensor) -> bool:
+        """True if the stored means are those of ``weight`` as it is now; once, as ``weight.data`` counts no versions.
+
+        In an update without an optimizer's step of this weight before, it may have been changed so.
+        """
+        current = self.weight is weight and self.version == weight._version
+        self.weight = None
+        return current
 
 
 class MeansLayout:

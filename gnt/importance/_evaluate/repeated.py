@@ -64,7 +64,7 @@ class RepeatedUpdate:
         for place, feature in zip(self._feature_places, features, strict=True):
             self._groups[place] = feature.data_ptr()
         for place, weight, means in self._current:
-            self._records[place] = means.weight is weight and means.version == weight._version
+            self._records[place] = means.take_current(weight)
         self._evaluate(before + 1, torch.get_num_threads())
         shared = self._shared
         assert shared.find_nonfinite is not None
