@@ -99,7 +99,7 @@ class TwinWithRecordedDraws(ArxivEquations):
 
 
 class KernelEngineReplay(EngineReplay):
-    """The engine with C++ kernels."""
+    """The engine with C kernels."""
 
     kernels = True
 

@@ -1,4 +1,4 @@
-"""AdamGnT with and without the C++ kernel on the same parameters, for the tests of ``kernels=True``."""
+"""AdamGnT with and without the C kernel on the same parameters, for the tests of ``kernels=True``."""
 
 from __future__ import annotations
 
