@@ -21,6 +21,7 @@ ALWAYS = ("tests/packaging/test_import_arrows.py", "tests/golden")
 # folders and files without a mirror in tests/
 ELSEWHERE = {
     "gnt/_kernels": ("tests/importance", "tests/optim"),
+    "gnt/_triton": ("tests/cuda", "tests/importance"),
     "gnt/_utils": ("tests/replacement",),
     "scripts": ("tests/packaging/test_nearby_tests.py",),
     "docs": ("tests/packaging/test_docs.py",),
