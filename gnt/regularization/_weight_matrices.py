@@ -26,7 +26,7 @@ def layers_with_matrices(net: nn.Module, method: str) -> list[tuple[str, nn.Modu
         weight = module._parameters.get("weight")
         if isinstance(weight, UninitializedParameter):
             check_parameter(f"{name}.weight", weight, method)
-        if weight is None or not weight.requires_grad or weight.ndim < 2:
+        if weight is None or not weight.requires_grad or weight.ndim < 2 or not weight.numel():
             continue
         distribution = init_distribution(module, "weight")
         if distribution is not None and (distribution.kind == "uniform" or is_transposed_linear(module)):
@@ -51,6 +51,9 @@ def select_matrices(given: ModuleOrParameters, method: str) -> tuple[list[str], 
     flat = [name for name, weight in zip(names, weights, strict=True) if weight.ndim < 2]
     if flat:
         raise ValueError(f"{method} takes weights with two dimensions or more, and {', '.join(flat)} has fewer")
+    empty = [name for name, weight in zip(names, weights, strict=True) if not weight.numel()]
+    if empty:
+        raise ValueError(f"{method} takes weights with at least one element, and {', '.join(empty)} has none")
     if any(map(is_dtensor, weights)):
         raise TypeError(f"{method} cannot act on weights that are sharded over processes")
     members = getattr(given, "members", 1)

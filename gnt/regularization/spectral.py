@@ -53,7 +53,9 @@ class MatrixPenalty:
     def backward(self) -> None:
         """Add the gradient of the penalty to ``.grad`` of each weight, after the backward pass of the loss."""
         with torch.enable_grad():
-            self.penalty().backward()  # type: ignore[no-untyped-call]
+            penalty = self.penalty()
+            if penalty.requires_grad:  # else all weights were frozen later
+                penalty.backward()  # type: ignore[no-untyped-call]
 
     def _of(self, number: int, matrices: Tensor) -> Tensor:
         """The function of one weight's matrices, (members, outputs, inputs), summed over members."""
@@ -143,7 +145,11 @@ class Spectral(MatrixPenalty):
         """
         own: list[Kind] = [tensor(vector) for vector in self._vectors]
         kinds: dict[str, Kind] = {"vectors": sequence(own, f"{len(own)} vectors, one for each weight")}
-        self._vectors = check_saved_state(state_dict, "Spectral.state_dict()", kinds, STATE_VERSION)["vectors"]
+        vectors = check_saved_state(state_dict, "Spectral.state_dict()", kinds, STATE_VERSION)["vectors"]
+        lengths = [float(length) for vector in vectors for length in torch.linalg.vector_norm(vector, dim=1)]
+        if any(abs(length - 1.0) > 0.1 for length in lengths):
+            raise ValueError(f"state_dict has vectors of lengths {min(lengths):g} to {max(lengths):g}, which must be 1")
+        self._vectors = vectors
 
 
 class Parseval(MatrixPenalty):

@@ -80,7 +80,11 @@ class WeightUtilities:
         return present if due else []
 
     def _has_part(self, parameter: Tensor) -> bool:
-        return parameter.requires_grad and (self._utility != "gradient" or parameter.grad is not None)
+        return (
+            parameter.requires_grad
+            and parameter.numel() > 0
+            and (self._utility != "gradient" or parameter.grad is not None)
+        )
 
     def _present(self, number: int) -> Tensor | None:
         parameter = self._parameters[number]

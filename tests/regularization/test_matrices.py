@@ -154,3 +154,27 @@ def test_fire_makes_very_small_and_very_large_weights_orthogonal(size: float) ->
         layer.weight.mul_(size)
     gnt.FIRE(layer, iterations=40).apply()
     torch.testing.assert_close(layer.weight @ layer.weight.T, torch.eye(4), rtol=0, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_layers_without_units_are_left_out_and_weights_may_be_frozen_later() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 0), nn.Linear(0, 2))
+    for reg in (gnt.Spectral(net, 1.0), gnt.Parseval(net, 1.0)):
+        assert reg.names == ["0.weight"]
+        net.requires_grad_(False)
+        reg.backward()
+        assert net[0].weight.grad is None
+        net.requires_grad_(True)
+    assert gnt.FIRE(net).names == ["0.weight"]
+    with pytest.raises(ValueError, match="takes weights with at least one element, and 0 has none"):
+        gnt.Parseval([net[1].weight], 1.0)
+    swr = gnt.SWR(net, utility="magnitude", period=1)
+    assert swr.step()
+
+
+def test_vectors_of_another_length_are_refused() -> None:
+    reg = gnt.Spectral(nn.Linear(3, 4), 1.0)
+    kept = reg.state_dict()
+    with pytest.raises(ValueError, match="vectors of lengths 0 to 0, which must be 1"):
+        reg.load_state_dict({**kept, "vectors": [torch.zeros(1, 3)]})
+    assert torch.equal(reg.state_dict()["vectors"][0], kept["vectors"][0])
