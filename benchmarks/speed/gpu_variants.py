@@ -17,7 +17,7 @@ from torch import nn
 import gnt
 from benchmarks.speed.networks import LOSSES, batches, make_net
 from benchmarks.speed.step_runners import STEP_SIZE, StepRunner, engine_settings
-from benchmarks.speed.workloads import GPT, RESNET, Workload
+from benchmarks.speed.workloads import TRACED, Workload
 from gnt.optim import CBPSGD, CBPAdam
 
 Make = Callable[[nn.Module], Any]  # network -> optimizer
@@ -73,7 +73,7 @@ def _net_and_units(net_name: tuple[int, ...] | str) -> tuple[nn.Module, Any]:
     """A network on the CPU, with its units: those of a list of layers, or those that `gnt.trace` finds."""
     workload = Workload("", net_name, 1, "mse")
     net = make_net(workload)
-    return net, tuple(gnt.trace(net, next(batches(workload))[0]) if net_name in (GPT, RESNET) else gnt.walk(net))
+    return net, tuple(gnt.trace(net, next(batches(workload))[0]) if net_name in TRACED else gnt.walk(net))
 
 
 def _built(workload: Workload, build: Build) -> tuple[nn.Module, Any, Any]:

@@ -17,8 +17,8 @@ from gnt.optim import AdamGnT
 
 NETWORKS = ("784-2000x3-10, batch 1", "20-5-1, batch 1", "ConvNet 32-64-128, batch 100")
 MODES: dict[str, dict[str, Any]] = {
-    "": {"kernels": False},
-    ", compiled": {"kernels": True},
+    "": {},
+    ", torch operations": {"kernels": False},
 }  # suffix of the name -> options
 
 

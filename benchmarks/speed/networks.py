@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.methods import with_seed
 from benchmarks.seeds import stream
-from benchmarks.speed.workloads import CONVNET, GPT, RESNET, Workload
+from benchmarks.speed.workloads import CONVNET, GPT, RESNET, TRACED, Workload
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": F.mse_loss, "cross_entropy": F.cross_entropy}
 POOL = 16  # number of different batches, which are repeated
@@ -27,7 +27,7 @@ def fresh_net(sizes: tuple[int, ...] | str) -> nn.Sequential:
     """A ReLU network with layers of these sizes, or the named one, with torch's default initial weights."""
     if sizes == CONVNET:
         return _convnet()
-    if sizes in (GPT, RESNET):
+    if sizes in TRACED:
         from benchmarks.speed.traced_networks import gpt_blocks, resnet18
 
         return gpt_blocks() if sizes == GPT else resnet18()

@@ -16,8 +16,8 @@ PANELS = {
     "width": ("784-n-n-10, batch 64", "width n of the hidden layers"),
     "batch": ("784-2000-2000-2000-10", "batch size"),
 }
-SERIES = {"cbp_sgd": ("CBPSGD", "SGD"), "cbp_adam": ("CBPAdam, fused", "Adam, fused")}
-MODES = {"": "eager", ", compiled": "compiled"}
+SERIES = {"cbp_sgd": ("CBPSGD", "SGD"), "cbp_adam": ("CBPAdam", "Adam, fused")}
+MODES = {"": "kernels", ", torch operations": "torch operations"}
 TALL = 3.0  # ratio above which the axis is logarithmic
 _DASHES: Any = (0, (2.2, 1.6))
 
@@ -30,8 +30,9 @@ def has_series(record: dict[str, Any]) -> bool:
 
 
 def draw(record: dict[str, Any], file: IO[bytes]) -> None:
-    """Write the picture as PNG: a line for each optimizer, eager (dashed) and compiled; bands: quartiles; short bars:
-    targets.
+    """Write the picture as PNG: a line for each optimizer, by kernels, and by torch operations (dashed).
+
+    Bands: quartiles; short bars: targets.
     """
     panels = _panels(record)
     figure, all_axes = canvas(headline(record), _explanation(record), panels=len(panels))
@@ -44,8 +45,8 @@ def draw(record: dict[str, Any], file: IO[bytes]) -> None:
 
 
 def headline(record: dict[str, Any]) -> str:
-    """The range of the drawn ratios in one sentence; of the compiled ones if there are any."""
-    for suffix, way in reversed(MODES.items()):
+    """The range of the drawn ratios in one sentence; of those by kernels if there are any."""
+    for suffix, way in MODES.items():
         ratios = [
             one["ratio"]
             for panel in _panels(record)
@@ -54,7 +55,7 @@ def headline(record: dict[str, Any]) -> str:
         ]
         if ratios:
             least, most = ratio_text(min(ratios)), ratio_text(max(ratios))
-            return f"{way.capitalize()}, a CBP step takes {least} to {most} times as long"
+            return f"With {way}, a CBP step takes {least} to {most} times as long"
     return ""
 
 
@@ -108,7 +109,7 @@ def _draw_lines(record: dict[str, Any], panel: str, axes: Axes) -> list[float]:
     xs: set[int] = set()
     for key, way, points in _lines(record, panel):
         x, y = [at for at, _ in points], [one["ratio"] for _, one in points]
-        style: Any = {"linestyle": _DASHES, "linewidth": 1.8} if way == "eager" else {}
+        style: Any = {"linestyle": _DASHES, "linewidth": 1.8} if way == "torch operations" else {}
         axes.plot(x, y, color=COLOURS[key], marker="o", markersize=4.5, zorder=3, **style)
         lows, highs = [one["low"] for _, one in points], [one["high"] for _, one in points]
         axes.fill_between(x, lows, highs, color=COLOURS[key], alpha=0.13, linewidth=0)

@@ -17,6 +17,7 @@ from torch import nn
 
 import gnt
 from benchmarks.speed import gpu_variants, third_party
+from benchmarks.speed.networks import batches
 from benchmarks.speed.step_runners import (
     STEP_SIZE,
     StepRunner,
@@ -27,7 +28,7 @@ from benchmarks.speed.step_runners import (
     masked,
     optimizer_alone,
 )
-from benchmarks.speed.workloads import GPU, LOOP, MANY, MASKS, STEP, Workload
+from benchmarks.speed.workloads import GPU, LOOP, MANY, MASKS, STEP, TRACED, Workload
 from gnt.optim import CBPSGD, AdamGnT, CBPAdam
 
 Build = Callable[[Workload], StepRunner]
@@ -71,16 +72,26 @@ def _adam(net: nn.Module, **options: Any) -> Any:
 
 
 def _adam_gnt(net: nn.Module, **options: Any) -> Any:
-    return AdamGnT(net.parameters(), lr=STEP_SIZE, fused=True, **options)
+    return AdamGnT(net.parameters(), lr=STEP_SIZE, **options)
+
+
+def _units(workload: Workload, net: nn.Module) -> Any:
+    """What an engine takes: the network, or the units that `gnt.trace` finds in it."""
+    return gnt.trace(net, next(batches(workload))[0]) if workload.net in TRACED else net
 
 
 def _gnt(**options: Any) -> Build:
-    return lambda w: loop(w, _sgd, lambda net, opt: gnt.GnT(net, opt, **engine_settings(w), **options))
+    return lambda w: loop(w, _sgd, lambda net, opt: gnt.GnT(_units(w, net), opt, **engine_settings(w), **options))
 
 
 def _cbp(optimizer: Any, **options: Any) -> Build:
     steps = options.get("measure_every", 1)
-    return lambda w: loop(w, lambda net: optimizer(net, lr=STEP_SIZE, **engine_settings(w), **options), steps=steps)
+
+    def make(workload: Workload, net: nn.Module) -> Any:
+        units = {"layers": _units(workload, net)} if workload.net in TRACED else {}
+        return optimizer(net, lr=STEP_SIZE, **units, **engine_settings(workload), **options)
+
+    return lambda w: loop(w, partial(make, w), steps=steps)
 
 
 def _learner(cls: Any, opt: str, **options: Any) -> Build:
@@ -106,7 +117,7 @@ def _fine_grained(importance: str, *, every: int = 1, **settings: Any) -> Varian
     )
     name = f"{ADAM} + FG-AdaHAT, {importance}{f' every {every}' if every > 1 else ''}"
     target = "FG-AdaHAT" if every == 1 else "FG-AdaHAT, attribution"
-    suffix = ", kernels" if settings.get("kernels") else ""
+    suffix = "" if settings.get("kernels", True) else TORCH
     return Variant(f"{name}{suffix}", build, ((f"{ADAM} + AdaHAT, third task", target),), kind=MASKS)
 
 
@@ -120,6 +131,7 @@ def _third_party(suffix: str, make_optimizer: Callable[[nn.Module], Any], agains
 
 
 SGD, ADAM, FUSED = "SGD", "Adam", "Adam, fused"
+TORCH = ", torch operations"  # the end of the name of variants without gnt's kernels
 GRAPH = "SGD, torch.compile(net)"
 LEARN, LEARN_GRAPH = "Backprop.learn", "Backprop.learn, compiled"
 LEARN_ADAM = "ContinualBackprop.learn, Adam, one after another"
@@ -128,18 +140,18 @@ LEARN_SGD = "ContinualBackprop.learn, SGD, one after another"
 VARIANTS = (
     # a full training step with SGD
     Variant(SGD, lambda w: loop(w, _sgd), brief=True),
-    Variant("SGD + GnT", _gnt(kernels=False), ((SGD, "sgd"),)),
-    Variant("SGD + GnT, compiled", _gnt(kernels=True), ((SGD, "sgd"),)),
-    Variant("CBPSGD", _cbp(CBPSGD, kernels=False), ((SGD, "sgd"),), brief=True),
+    Variant("SGD + GnT", _gnt(), ((SGD, "sgd"),)),
+    Variant(f"SGD + GnT{TORCH}", _gnt(kernels=False), ((SGD, None),)),
+    Variant("CBPSGD", _cbp(CBPSGD), ((SGD, "sgd"),), brief=True),
     Variant("CBPSGD, measured every 8", _cbp(CBPSGD, measure_every=8), ((SGD, "sgd"),)),
-    Variant("CBPSGD, compiled", _cbp(CBPSGD, kernels=True), ((SGD, "sgd"),), brief=True),
+    Variant(f"CBPSGD{TORCH}", _cbp(CBPSGD, kernels=False), ((SGD, None),), brief=True),
     _third_party("SGD", _sgd, SGD),
     # a full training step with Adam
     Variant(ADAM, lambda w: loop(w, _adam)),
     Variant(FUSED, lambda w: loop(w, partial(_adam, fused=True)), ((ADAM, None),), brief=True),
-    Variant("CBPAdam, fused", _cbp(CBPAdam, fused=True, kernels=False), ((FUSED, "adam"),), brief=True),
-    Variant("CBPAdam, fused, measured every 8", _cbp(CBPAdam, fused=True, measure_every=8), ((FUSED, "adam"),)),
-    Variant("CBPAdam, fused, compiled", _cbp(CBPAdam, fused=True, kernels=True), ((FUSED, "adam"),), brief=True),
+    Variant("CBPAdam", _cbp(CBPAdam), ((FUSED, "adam"),), brief=True),
+    Variant("CBPAdam, measured every 8", _cbp(CBPAdam, measure_every=8), ((FUSED, "adam"),)),
+    Variant(f"CBPAdam{TORCH}", _cbp(CBPAdam, fused=True, kernels=False), ((FUSED, None),), brief=True),
     _third_party(FUSED, partial(_adam, fused=True), FUSED),
     # learners
     Variant(LEARN, _learner(gnt.Backprop, "sgd"), ((SGD, None),)),
@@ -155,18 +167,13 @@ VARIANTS = (
     # the optimizer's step alone
     Variant(ADAM, _alone(_adam), kind=STEP),
     Variant(FUSED, _alone(_adam, fused=True), ((ADAM, None),), kind=STEP),
-    Variant("AdamGnT, never reset", _alone(_adam_gnt, kernels=False), ((FUSED, "never reset"),), kind=STEP),
+    Variant("AdamGnT, never reset", _alone(_adam_gnt), ((FUSED, "never reset"),), kind=STEP),
+    Variant("AdamGnT, after resets", _alone(_adam_gnt, resets=True), ((FUSED, "reset"),), kind=STEP),
+    Variant(f"AdamGnT, never reset{TORCH}", _alone(_adam_gnt, fused=True, kernels=False), ((FUSED, None),), kind=STEP),
     Variant(
-        "AdamGnT, after resets",
-        _alone(_adam_gnt, resets=True, kernels=False),
-        ((ADAM, "reset"), (FUSED, None)),
-        kind=STEP,
-    ),
-    Variant("AdamGnT, never reset, compiled", _alone(_adam_gnt, kernels=True), ((FUSED, "never reset"),), kind=STEP),
-    Variant(
-        "AdamGnT, after resets, compiled",
-        _alone(_adam_gnt, resets=True, kernels=True),
-        ((FUSED, "reset, compiled"),),
+        f"AdamGnT, after resets{TORCH}",
+        _alone(_adam_gnt, resets=True, fused=True, kernels=False),
+        ((ADAM, "reset, torch operations"), (FUSED, None)),
         kind=STEP,
     ),
     # task masks
@@ -185,8 +192,8 @@ VARIANTS = (
             ),
         )
     ),
+    _fine_grained("contribution"),
     _fine_grained("contribution", kernels=False),
-    _fine_grained("contribution", kernels=True),
     _fine_grained("incoming_fisher_activation"),
     *(_fine_grained(name, every=20) for name in ("gradient_activation", "deeplift", "internal_influence")),
     # many networks

@@ -79,10 +79,10 @@ def test_pictures_and_markdown_are_made_from_a_record(measured, tmp_path, capsys
     assert "not drawn" in nothing
     assert not (tmp_path / "none.png").exists()
     small = record["workloads"][0]["figures"][0]
-    for way in ("", ", compiled"):
+    for way in ("", ", torch operations"):
         for one in WORKLOADS:
             if one.picture:
-                names = {"CBPSGD": "SGD", "CBPAdam, fused": "Adam, fused"}
+                names = {"CBPSGD": "SGD", "CBPAdam": "Adam, fused"}
                 figures = [{**small, "entrant": name + way, "against": peer} for name, peer in names.items()]
                 entrants = {figure["entrant"]: {"seconds": 1.0, "replaced": 0, "denormals": 0.2} for figure in figures}
                 size = {"width": one.width, "batch": one.batch, "picture": one.picture}
