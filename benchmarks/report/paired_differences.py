@@ -85,5 +85,7 @@ def _unbeaten(results: Sequence[MethodResults], display: Display) -> list[str]:
         for result, point in zip(complete, points, strict=True)
         if not any(other != point and all(a >= b for a, b in zip(other, point, strict=True)) for other in points)
     ]
+    if not best:  # no seed is complete
+        return []
     axes = join_names([known[name].title[0].lower() + known[name].title[1:] for name in display.axes])
     return ["", f"By the means of {axes}, last {display.last:.0%}, no other row beats: {join_names(best)}."]

@@ -42,8 +42,8 @@ class InputNorm(nn.Module):
     >>> import torch, gnt
     >>> norm = gnt.nn.InputNorm(3)
     >>> x = torch.tensor([[1.0, 2.0, 0.0], [3.0, 2.0, 4.0]])
-    >>> [[round(value, 2) for value in row] for row in norm(x).tolist()]
-    [[-1.0, 0.0, -1.0], [1.0, 0.0, 1.0]]
+    >>> [[round(value) for value in row] for row in norm(x).tolist()]
+    [[-1, 0, -1], [1, 0, 1]]
     """
 
     mean: Tensor

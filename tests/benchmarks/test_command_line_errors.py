@@ -83,7 +83,7 @@ def test_help_lists_experiments_and_defaults(capsys) -> None:
     assert "for shrink_and_perturb; default: 0.001" in text
     assert "quick: about three minutes" in text
     assert "--size NAME quick published one_bit (default: quick)" in text
-    assert "algorithm_1 all (default: backprop continual_backprop)" in text
+    assert "algorithm_1 ccbp snr swr upgd spectral parseval all (default: backprop continual_backprop)" in text
     with pytest.raises(SystemExit):
         main(["class_pairs", "--help"])
     text = " ".join(capsys.readouterr().out.split())

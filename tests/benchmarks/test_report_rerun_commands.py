@@ -57,7 +57,7 @@ NEEDED = {("split_digits", method): {"scenario": "task"} for method in ("packnet
 def test_commands_of_all_methods_and_sizes_are_minimal(experiment: str, tmp_path: Path) -> None:
     cls = experiments.settings_class(experiment)
     for size in cls.size_names():
-        for method in cls.methods:
+        for method in cls.methods if size == cls.size_names()[0] else cls.methods[:2]:
             needed = NEEDED.get((experiment, method), {})
             runs = planned_runs(tmp_path, experiment, method, seeds=2, size=size, **needed)
             (command,) = rerun_commands.commands(runs)

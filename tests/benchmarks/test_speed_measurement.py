@@ -50,7 +50,10 @@ def test_workloads_and_variants_are_consistent():
         assert {name for ratio in chosen.ratios for name in (ratio.variant, ratio.against)} == names
 
 
-@pytest.mark.parametrize("workload", [one for one in WORKLOADS if (one.width or 0) < 300], ids=lambda one: one.name)
+SMALL = ("20-5-1, batch 1", "ConvNet", "GPT-2-like blocks", "Task masks, 784-256", "10 networks", "Adam's step")
+
+
+@pytest.mark.parametrize("workload", [one for one in WORKLOADS if one.name.startswith(SMALL)], ids=lambda one: one.name)
 def test_every_available_variant_updates_the_weights(workload):
     for one in variants_of(workload):
         if one.missing() is None and not one.graph:
@@ -87,8 +90,8 @@ def test_patterns_select_workloads_and_variants():
         one.workload.name for one in selection.select_workloads(["cbpsgd"], quick=True)
     }
     assert len(selection.select_workloads(["8192"], quick=True)) == 1
-    with pytest.raises(CannotRun, match=r"did you mean CBPAdam, fused\?"):
-        selection.select_workloads(["CPBAdam, fused"], quick=True)
+    with pytest.raises(CannotRun, match=r"did you mean CBPAdam\?"):
+        selection.select_workloads(["CPBAdam"], quick=True)
 
 
 def test_a_workloads_results_contain_ratios_replacements_and_reasons():
@@ -162,7 +165,7 @@ def test_bytes_of_state_follow_from_shapes():
         assert adam["bytes"] == 8 * parameters + 4 * tensors
         for row in (adam, never, after):
             assert row["bytes_per_parameter"] == 8.0
-        assert never["bytes_per_unit"] * units <= 16 * tensors
+        assert never["bytes_per_unit"] * units <= 16 * tensors + 8  # and a number of steps
         assert after["bytes_per_unit"] <= 16 * (units + 784) / units * 2 + 16 * tensors
         assert engine["bytes_per_parameter"] == 0.0
         assert engine["bytes"] == pytest.approx(engine["bytes_per_unit"] * units)

@@ -14,6 +14,7 @@ import schedulefree
 import torch
 import torch.nn.functional as F
 import transformers
+from accelerate.state import AcceleratorState, GradientState
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import gnt
@@ -190,6 +191,8 @@ def test_a_registered_optimizer(monkeypatch):
 
 def accelerated(when, optimizer, steps=1):
     """A setup with `Accelerator` and gradient accumulation; the engine is built before or after ``prepare``."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # shared by all accelerators of a process
+    GradientState._reset_state()
     accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=steps)
     net = mlp()
     if optimizer == "CBPAdam":
