@@ -17,7 +17,7 @@ PANELS = {
     "batch": ("784-2000-2000-2000-10", "batch size"),
 }
 SERIES = {"cbp_sgd": ("CBPSGD", "SGD"), "cbp_adam": ("CBPAdam", "Adam, fused")}
-MODES = {"": "kernels", ", torch operations": "torch operations"}
+MODES = {"": "kernels", ", torch operations": "no kernels"}
 TALL = 3.0  # ratio above which the axis is logarithmic
 _DASHES: Any = (0, (2.2, 1.6))
 
@@ -109,7 +109,7 @@ def _draw_lines(record: dict[str, Any], panel: str, axes: Axes) -> list[float]:
     xs: set[int] = set()
     for key, way, points in _lines(record, panel):
         x, y = [at for at, _ in points], [one["ratio"] for _, one in points]
-        style: Any = {"linestyle": _DASHES, "linewidth": 1.8} if way == "torch operations" else {}
+        style: Any = {"linestyle": _DASHES, "linewidth": 1.8} if way == "no kernels" else {}
         axes.plot(x, y, color=COLOURS[key], marker="o", markersize=4.5, zorder=3, **style)
         lows, highs = [one["low"] for _, one in points], [one["high"] for _, one in points]
         axes.fill_between(x, lows, highs, color=COLOURS[key], alpha=0.13, linewidth=0)

@@ -84,9 +84,11 @@ def test_linked_file_exists(page: str, target: str) -> None:
     assert (CHECKOUT / page).parent.joinpath(target).exists()
 
 
-def test_the_table_of_gpu_figures_is_that_of_the_record() -> None:
+@pytest.mark.parametrize("name", ["speed", "gpu"])
+def test_the_tables_of_the_performance_page_are_those_of_the_records(name: str) -> None:
     from benchmarks.speed import record_file
     from benchmarks.speed.markdown import markdown
 
-    record = record_file.load(CHECKOUT / "docs" / "gpu.json")
-    assert markdown(record) in (CHECKOUT / "docs" / "performance.md").read_text(encoding="utf-8")
+    table, *_ = markdown(record_file.load(CHECKOUT / "docs" / f"{name}.json")).split("\n\n")
+    assert table.startswith("| workload |")
+    assert table in (CHECKOUT / "docs" / "performance.md").read_text(encoding="utf-8")
