@@ -23,7 +23,7 @@ def fresh_optimizer(make: MakeOptimizer, net: nn.Module, model: nn.Module) -> Op
         model: the network that was copied.
 
     Raises:
-        TypeError: not a function or an optimizer; an optimizer that cannot be made anew, or that needs a closure.
+        TypeError: not a function or an optimizer; an optimizer that cannot be rebuilt, or that needs a closure.
         ValueError: it holds no parameter of the network.
     """
     if isinstance(make, Optimizer):

@@ -45,3 +45,19 @@ class PlasticityLog:
         self.latest = plasticity_check(model, optimizer, data, loss, **self.settings)
         self.history[step] = self.latest.to_dict()
         return self.history[step]
+
+
+class PlasticityLogResults:
+    """Base of the callbacks: the results of their ``_log``."""
+
+    _log: PlasticityLog
+
+    @property
+    def latest(self) -> PlasticityCheck | None:
+        """The result of the latest check; None before the first."""
+        return self._log.latest
+
+    @property
+    def history(self) -> dict[int, dict[str, float]]:
+        """The figures of each check by step."""
+        return self._log.history

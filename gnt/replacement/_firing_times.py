@@ -57,7 +57,7 @@ class FiringTimes:
         self.counts.scatter_add_(1, place[:, None], units[:, None].to(self.counts.dtype))
 
     def set_thresholds(self, eta: float) -> None:
-        """Set each threshold to the (1 - eta) quantile of the unit's silent times, and begin to count anew.
+        """Set each threshold to the (1 - eta) quantile of the unit's silent times, and restart the counts.
 
         If that is not below the present one, which has cut times off, the threshold is doubled. It is at least 1, and
         stays if no time has ended because the unit was silent throughout, or there were no steps.

@@ -157,7 +157,7 @@ def test_what_cannot_be_recorded_is_left_to_torch_export(case, monkeypatch):
     assert summary(groups).get("fc1") == expected
 
 
-def test_values_that_nobody_reads_refuse_no_units_but_layers_that_run_are_consumers():
+def test_values_that_are_not_read_refuse_no_units_but_layers_that_run_are_consumers():
     net = Net(lambda net, x: F.relu(net.fc1(x)))
     net.unread = nn.Linear(6, 3)
 

@@ -8,10 +8,10 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from gnt.integrations._plasticity_log import PlasticityLog
+from gnt.integrations._plasticity_log import PlasticityLog, PlasticityLogResults
 
 
-class LogPlasticity(TrainerCallback):  # type: ignore[misc,unused-ignore]
+class LogPlasticity(PlasticityLogResults, TrainerCallback):  # type: ignore[misc,unused-ignore]
     """Runs `gnt.plasticity_check` every so many optimizer steps, and logs its figures with the trainer's reporters.
 
     ``trainer.add_callback(LogPlasticity(trainer, every=1000))``. The training is not changed: it goes on bit for bit as
@@ -37,16 +37,6 @@ class LogPlasticity(TrainerCallback):  # type: ignore[misc,unused-ignore]
     def __init__(self, trainer: Trainer, *, every: int, data: Any = None, loss: Any = None, **settings: Any) -> None:
         self._log = PlasticityLog(every, settings, loss)
         self._trainer, self._data, self._loss = trainer, data, loss
-
-    @property
-    def latest(self) -> Any:
-        """The result of the latest check."""
-        return self._log.latest
-
-    @property
-    def history(self) -> dict[int, dict[str, float]]:
-        """The figures of each check by step."""
-        return self._log.history
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Check and log at the interval."""

@@ -8,11 +8,11 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
-from gnt.integrations._plasticity_log import PlasticityLog
+from gnt.integrations._plasticity_log import PlasticityLog, PlasticityLogResults
 from gnt.integrations.lightning._trainer import optimizer_of
 
 
-class LogPlasticity(Callback):
+class LogPlasticity(PlasticityLogResults, Callback):
     """Runs `gnt.plasticity_check` every so many optimizer steps, and logs its figures: ``Trainer(callbacks=[...])``.
 
     The training is not changed: it goes on bit for bit as without the callback. With several processes, the first one
@@ -54,16 +54,6 @@ class LogPlasticity(Callback):
     ) -> None:
         self._log = PlasticityLog(every, settings, loss)
         self._loss, self._net, self._data, self._optimizer = loss, net, data, optimizer
-
-    @property
-    def latest(self) -> Any:
-        """The result of the latest check."""
-        return self._log.latest
-
-    @property
-    def history(self) -> dict[int, dict[str, float]]:
-        """The figures of each check by step."""
-        return self._log.history
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

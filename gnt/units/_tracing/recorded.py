@@ -278,7 +278,7 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _needed(nodes: list[Node], outputs: list[tuple[Node, str]]) -> list[Node]:
-    """The nodes without operations whose results nobody reads; layers are kept, since they run."""
+    """The nodes without operations whose results are not read; layers are kept, since they run."""
     needed = {node for node, _ in outputs}
     for node in reversed(nodes):
         if node in needed or node.kind != "op" or node.name in node.sources:
