@@ -1,7 +1,7 @@
 """EngineCore: one step of generate and test over unit groups.
 
-The order of a step: all groups are evaluated before any running average changes, units are selected in all groups
-before any is replaced, and optimizer state is reset after the network has been changed.
+All groups are evaluated before any running average changes; then units are selected and replaced
+(_unit_replacement.py).
 """
 
 from __future__ import annotations
@@ -24,17 +24,11 @@ from gnt.importance import (
     Signals,
     WeightMeans,
     find_measure,
-    restore_generators_on_error,
 )
-from gnt.initialization import SlotInit, draw_biases, draw_weights
-from gnt.replacement import reinitialization as reinit
-from gnt.replacement import selection
-from gnt.replacement._bound_groups import BoundGroups
 from gnt.replacement._config import EngineSettings
 from gnt.replacement._followers import Followers
 from gnt.replacement._setting_changes import check_changes_of_settings
-from gnt.replacement._soft_replacement import check_not_sharded, move_towards_new, soft_shares
-from gnt.replacement.eligibility import UnitState
+from gnt.replacement._unit_replacement import UnitReplacement
 from gnt.replacement.idle_warning import WARN_AFTER, first_check, warn_if_idle, warn_if_late
 from gnt.replacement.optimizer_state import OptimizerStateReset
 from gnt.replacement.report import first_due
@@ -42,8 +36,8 @@ from gnt.units import StructureCheck, UnitGroup
 
 
 @check_changes_of_settings
-class EngineCore(BoundGroups):
-    """The groups of an engine with their states: update, selection and replacement.
+class EngineCore(UnitReplacement):
+    """The groups of an engine with their states: update, then selection and replacement.
 
     The methods here are for the other packages of gnt; `GnT` has the public interface. The settings are attributes, and
     a new value is checked and takes effect at once.
@@ -56,18 +50,12 @@ class EngineCore(BoundGroups):
 
     Attributes:
         importance: the measure of utility, its running averages, and the recorded features.
-        members: number of networks whose units a group holds one after the other; 1 except in an ensemble.
         slot_inits: for each group and slot that is drawn, the initial distributions of new units.
-        host_generator: for draws of counts, on the host so that no draw waits for the device.
-        counted: number of the update for which units were selected last.
         next_idle_check: number of the update after which `idle_warning` is asked; infinity after its warning.
-        selected: units selected last, until they are replaced.
         captured_absent: numbers of the groups that took no part in a captured step; None: none was captured.
         protection: what ``protect`` tells of the groups' units.
     """
 
-    generator: torch.Generator
-    members = 1
     importance_type: ClassVar[type[RunningImportance]] = RunningImportance
 
     def __init__(
@@ -128,7 +116,7 @@ class EngineCore(BoundGroups):
             self.replaced = self.no_units()
             self.selected = []
             return self.replaced
-        return self._select_and_replace()
+        return self.select_and_replace()
 
     def _capture_update(self, features: FeatureBatch) -> list[Tensor]:
         """Capture the update in a CUDA graph; `after_replay` does the rest of the step."""
@@ -177,7 +165,7 @@ class EngineCore(BoundGroups):
         if self.has_other_processes or not importance.repeat_update():
             return False
         self.count_update()
-        self._select_and_replace()
+        self.select_and_replace()
         return True
 
     def after_traced_update(self, absent: frozenset[int] = frozenset()) -> list[Tensor]:
@@ -191,20 +179,7 @@ class EngineCore(BoundGroups):
                 group.state.updates += 1
         self.importance.after_update(absent)
         self.count_update()
-        return self._select_and_replace()
-
-    def _select_and_replace(self) -> list[Tensor]:
-        if self.soft is not None:
-            if self.updates % self.soft.period == 0:
-                self._move_towards_new()
-            self.selected, self.replaced = [], self.no_units()
-            return self.replaced
-        self.replaced = self.select_due()
-        if any(map(Tensor.numel, self.replaced)):
-            self.replace_units(self.replaced, [None] * len(self.groups), selected=True)
-        else:
-            self.selected = []
-        return self.replaced
+        return self.select_and_replace()
 
     def update_with(self, features: FeatureBatch) -> bool:
         """Update ages and running averages of the groups that take part; False if none does, which is no update."""
@@ -277,129 +252,6 @@ class EngineCore(BoundGroups):
     def weight_means(self) -> Mapping[int, WeightMeans]:
         """Where an optimizer can store the means of |w| that it computes in its step, by the id of the weight."""
         return self.importance.evaluator.weight_means
-
-    def select_due(self) -> list[Tensor]:
-        """Indices of the units that are due, at most once for each update.
-
-        None in groups that took no part in the update, or with a frozen weight.
-        """
-        new, self.counted = self.counted != self.updates, self.updates
-        left_out, selected = self.frozen | self.importance.absent, []
-        if new and self.protection.top_units is not None:
-            self.protection.after_update(left_out)
-        for number, group in enumerate(self.groups):
-            selected.append(self.select_in(group) if new and number not in left_out else group.state.no_units)
-        self.selected = selected
-        return [*selected]
-
-    def select_in(self, group: UnitGroup) -> Tensor:
-        """Indices of the units of one group that are due."""
-        state: UnitState = group.state
-        eligible = state.counted_eligible if state.updates < state.next_maturity else state.eligible
-        if not eligible:
-            return state.no_units
-        count = self.count_due(state, eligible)
-        if not count:
-            return state.no_units
-        mature, available = state.mature, self.protection.available(group)
-        if available is not None:
-            mature = mature & available
-            count = min(count, int(mature.sum()))
-        return selection.lowest(state.ranked_utility, mature, count) if count else state.no_units
-
-    def count_due(self, state: UnitState, eligible: int) -> int:
-        """Number of units that are due among the eligible ones; updates the accumulator."""
-        if not self.accumulate:
-            return selection.draw_count(self.replacement_rate, eligible, self._uniform)
-        rule = selection.accumulate_one if self.accumulate == "one" else selection.accumulate
-        count, state.accumulated = rule(state.accumulated, self.replacement_rate, eligible)
-        return count
-
-    @no_grad
-    def replace_units(self, units: list[Tensor], fresh: list[list[Tensor] | None], *, selected: bool) -> None:
-        """Replace units in the network and reset what is kept of them.
-
-        Args:
-            units: indices for each group.
-            fresh: incoming weights for each group and slot that is drawn; None: draw them.
-            selected: the units are those of the last selection.
-        """
-        self.selected = []
-        work = [item for item in zip(self.groups, units, fresh, self.slot_inits, strict=True) if len(item[1])]
-        if not work:
-            return
-        self.follow_network()
-        followers = self._all_followers()
-        followers.check(self.groups)
-        movable = self.protection.movable_biases([item[0] for item in work]) if self.bias_transfer else {}
-        # a function that fails has changed nothing: all is drawn before any unit is replaced
-        own_function = () if isinstance(self.init, str) else (self.generator,)
-        with restore_generators_on_error(own_function):
-            drawn = [self._draw(group, len(indices), given, inits) for group, indices, given, inits in work]
-        replaced = [(group, indices) for group, indices, *_ in work]
-        biases_before = followers.consumer_biases(replaced) if self.bias_transfer else []
-        for (group, indices, *_), (weights, biases) in zip(work, drawn, strict=True):
-            mean_features = group.state.corrected_mean_features.index_select(1, indices) if self.bias_transfer else None
-            reinit.regenerate(group, indices, weights, biases, mean_features, movable)
-            group.state.replace(indices, all_eligible=selected)
-        followers.follow(replaced, biases_before)
-
-    @no_grad
-    def _move_towards_new(self) -> None:
-        """Soft replacement: move the units of all groups that took part in the update, and are not frozen."""
-        self.follow_network()
-        left_out = self.frozen | self.importance.absent
-        work = [
-            (group, inits)
-            for number, (group, inits) in enumerate(zip(self.groups, self.slot_inits, strict=True))
-            if number not in left_out
-        ]
-        check_not_sharded([group for group, _ in work])
-        movable = self.protection.movable_biases([group for group, _ in work]) if self.bias_transfer else None
-        own_function = () if isinstance(self.init, str) else (self.generator,)
-        with restore_generators_on_error(own_function):
-            drawn = [self._draw(group, group.num_units, None, inits) for group, inits in work]
-        shares = [soft_shares(self.soft, group.state, self.members) for group, _ in work]
-        for (group, _), alpha, (weights, biases) in zip(work, shares, drawn, strict=True):
-            move_towards_new(group, alpha, weights, biases, self.members, movable)
-
-    def _all_followers(self) -> Followers:
-        """What is told of a replacement: the optimizer's state, then the followers."""
-        if self.optimizer_state is None:
-            return self._followers
-        return Followers((self.optimizer_state, *self._followers.adapters))
-
-    def restart_units(self, group: UnitGroup, units: Tensor) -> None:
-        """Set ages and averages of units to those of new units: another engine, which this one follows, replaced them.
-
-        If features of the next update were recorded before, these units begin after that update.
-        """
-        self.importance.restart_units(group, units)
-        self.selected = []
-
-    def without_replaced_by_others(self, units: Sequence[Tensor]) -> list[Tensor]:
-        """Those of the units of each group that no other engine has replaced since their features were recorded.
-
-        To be called once for these features, if no update is made with them.
-        """
-        return self.importance.without_replaced_by_others(units)
-
-    def _draw(
-        self, group: UnitGroup, count: int, given: list[Tensor] | None, inits: Sequence[SlotInit]
-    ) -> tuple[list[Tensor], list[Tensor | None]]:
-        """New weights (those given, if any) and biases of ``count`` units, for each slot that is drawn."""
-        pairs = list(zip(group.drawn, inits, strict=True))
-        generators = self.draw_generators()
-        count //= len(generators)
-        weights = [draw_weights(slot, init, count, generators) for slot, init in pairs] if given is None else given
-        return weights, [draw_biases(slot, init, count, generators) for slot, init in pairs]
-
-    def draw_generators(self) -> Sequence[torch.Generator]:
-        """The generators of new weights, one for each member."""
-        return (self.generator,)
-
-    def _uniform(self) -> float:
-        return torch.rand((), dtype=torch.float64, generator=self.host_generator).item()
 
     def __repr__(self) -> str:
         num_units = sum(group.num_units for group in self.groups)
