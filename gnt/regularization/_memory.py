@@ -13,6 +13,7 @@ from gnt._utils.optimizer_attachment import OptimizerAttachment, require_paramet
 from gnt._utils.parameters import ModuleOrParameters, accumulation_dtype
 from gnt._utils.validation import finite_number
 from gnt.regularization._quadratic import _dense_grad
+from gnt.regularization._strength import WithStrength
 from gnt.regularization._unit_costs import UnitCosts
 from gnt.regularization._weight_memory import WeightMemory
 from gnt.regularization._weighted_penalty import add_penalty_gradient, weighted_penalty
@@ -21,7 +22,7 @@ from gnt.units import UnitGroup
 Self = TypeVar("Self", bound="MemoryPenalty")
 
 
-class MemoryPenalty(WeightMemory):
+class MemoryPenalty(WithStrength, WeightMemory):
     """factor * sum of A (theta - mu)^2 over all elements of all parameters; base class of `EWC`, `SI` and `MAS`.
 
     Importance A and anchor mu are two numbers for each weight, for any number of tasks. Both are changed at the end of
@@ -38,20 +39,11 @@ class MemoryPenalty(WeightMemory):
     _half = 1.0  # 0.5 for a penalty with a factor 1/2
 
     def __init__(self, params: ModuleOrParameters, strength: float) -> None:
-        self._strength = finite_number("strength", strength)
+        self.strength = strength
         super().__init__(params)
         self._unit_costs = UnitCosts()
         self._attachment: OptimizerAttachment | None = None
         self._in_loss = False  # a backward pass has gone through the penalty since the last step
-
-    @property
-    def strength(self) -> float:
-        """Factor of the penalty."""
-        return self._strength
-
-    @strength.setter
-    def strength(self, strength: float) -> None:
-        self._strength = finite_number("strength", strength)
 
     @property
     def protection(self) -> float:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from gnt._utils.parameters import ModuleOrParameters, accumulation_dtype, select_parameters
-from gnt._utils.validation import finite_number
+from gnt.regularization._strength import WithStrength
 
 
-class QuadraticPenalty:
+class QuadraticPenalty(WithStrength):
     """strength * sum of (theta - target)^2 over all elements of all parameters; base class of `L2` and `L2Init`.
 
     Attributes:
@@ -25,17 +25,8 @@ class QuadraticPenalty:
     """
 
     def __init__(self, params: ModuleOrParameters, strength: float) -> None:
-        self._strength = finite_number("strength", strength)
+        self.strength = strength
         self.names, self.parameters = select_parameters(params, type(self).__name__)
-
-    @property
-    def strength(self) -> float:
-        """Factor of the squared distance."""
-        return self._strength
-
-    @strength.setter
-    def strength(self, strength: float) -> None:
-        self._strength = finite_number("strength", strength)
 
     def penalty(self) -> Tensor:
         """Return the penalty as a differentiable scalar, in float32 or wider, to be added to the loss.

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from gnt._utils.state_dicts import check_saved_state, counter
 from gnt._utils.validation import check_counts, check_positive
+from gnt.regularization._every_nth_step import EveryNthStep
 from gnt.regularization._weight_matrices import layers_with_matrices, select_matrices
 from gnt.replacement import ElementStateReset
 from gnt.units import is_transposed_linear
@@ -18,7 +19,7 @@ from gnt.units import is_transposed_linear
 STATE_VERSION = 1
 
 
-class FIRE:
+class FIRE(EveryNthStep):
     """Replaces each weight matrix by the nearest orthogonal one, scaled, at the end of a task.
 
     For each linear and convolution layer, at each position of the kernel and in each group of a grouped convolution::
@@ -86,18 +87,6 @@ class FIRE:
         scale = math.sqrt(outputs / inputs) / positions
         made = newton_schulz(matrices, self.iterations) * scale
         return made.permute(0, 2, 3, 1).reshape(weight.shape).to(weight.dtype)
-
-    def step(self) -> bool:
-        """Count one step and `apply` at every ``every``-th call; returns whether the weights were changed."""
-        self.steps += 1
-        if self.every == 0 or self.steps % self.every:
-            return False
-        self.apply()
-        return True
-
-    def after_step(self) -> None:
-        """`step`, as the hook of a learner's method."""
-        self.step()
 
     def end_task(self) -> None:
         """`apply`, as the hook of a learner's method, unless it acts by ``every``."""

@@ -14,13 +14,14 @@ from gnt._utils.parameters import ModuleOrParameters, accumulation_dtype, select
 from gnt._utils.state_dicts import check_saved_state, counter, random_state, sequence
 from gnt._utils.validation import check_positive, finite_number
 from gnt.initialization import Distribution, parameter_distributions
+from gnt.regularization._every_nth_step import EveryNthStep
 
 STATE_VERSION = 1
 
 Generators = torch.Generator | Sequence[torch.Generator]
 
 
-class ShrinkAndPerturb:
+class ShrinkAndPerturb(EveryNthStep):
     """Shrink and perturb: theta <- shrink * theta + noise * p for all parameters, with a new draw of p each time.
 
     With ``distribution="init"`` p is drawn from the parameter's initial distribution in torch: uniform in
@@ -84,22 +85,6 @@ class ShrinkAndPerturb:
         self._distributions = self._find_distributions(params)
         self.generators = member_generators(generator, self.parameters, self.names, params)
         self.steps = 0
-
-    def step(self) -> bool:
-        """Count one step and `apply` at every ``every``-th call. Call it after each optimizer step.
-
-        Returns:
-            Whether the parameters were changed.
-        """
-        self.steps += 1
-        if self.every == 0 or self.steps % self.every:
-            return False
-        self.apply()
-        return True
-
-    def after_step(self) -> None:
-        """`step`, as the hook of a learner's method."""
-        self.step()
 
     @torch.no_grad()
     def apply(self) -> None:

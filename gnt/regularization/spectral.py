@@ -11,12 +11,13 @@ from gnt._utils.generators import new_generator
 from gnt._utils.parameters import ModuleOrParameters, accumulation_dtype
 from gnt._utils.state_dicts import Kind, check_saved_state, sequence, tensor
 from gnt._utils.validation import finite_number
+from gnt.regularization._strength import WithStrength
 from gnt.regularization._weight_matrices import as_matrices, select_matrices
 
 STATE_VERSION = 1
 
 
-class MatrixPenalty:
+class MatrixPenalty(WithStrength):
     """strength * sum over weight matrices of a function; base class of `Spectral` and `Parseval`.
 
     Attributes:
@@ -25,17 +26,8 @@ class MatrixPenalty:
     """
 
     def __init__(self, params: ModuleOrParameters, strength: float) -> None:
-        self._strength = finite_number("strength", strength)
+        self.strength = strength
         self.names, self.weights, self.members = select_matrices(params, type(self).__name__)
-
-    @property
-    def strength(self) -> float:
-        """Factor of the penalty; may be changed at any time."""
-        return self._strength
-
-    @strength.setter
-    def strength(self, strength: float) -> None:
-        self._strength = finite_number("strength", strength)
 
     def penalty(self) -> Tensor:
         """Return the penalty as a differentiable scalar, in float32 or wider, to be added to the loss."""
