@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks.cli import main
+from .cli import main
 
 # Worker processes import this file under another name; they must not run the command again.
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from benchmarks.value_checks import nearest
+from .value_checks import nearest
 
 
 class Parser(argparse.ArgumentParser):

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from benchmarks.errors import START_OVER_HINT, CannotRun
-from benchmarks.saved_values import Kind, anything, parse_json
+from .errors import START_OVER_HINT, CannotRun
+from .saved_values import Kind, anything, parse_json
 
 
 def write_atomically(file: Path, write: Callable[[IO[bytes]], object]) -> None:

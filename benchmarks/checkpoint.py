@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.errors import START_OVER_HINT, CannotRun
-from benchmarks.saved_values import anything, fields, integer, mapping, number, text
+from .errors import START_OVER_HINT, CannotRun
+from .saved_values import anything, fields, integer, mapping, number, text
 
 _CONTENT = fields(versions=mapping(text), seconds=number(0), record=integer(1), job=mapping(anything))
 

@@ -8,10 +8,10 @@ import shlex
 import sys
 from collections.abc import Callable
 
-from benchmarks import experiments, launching
-from benchmarks.errors import STOPPED, CannotRun
-from benchmarks.experiment_options import parse_plan
-from benchmarks.value_checks import nearest
+from . import experiments, launching
+from .errors import STOPPED, CannotRun
+from .experiment_options import parse_plan
+from .value_checks import nearest
 
 PACKAGES = ("rich", "matplotlib", "scipy")
 INSTALL = 'pip install "torch-gnt[demo]"'
@@ -46,13 +46,13 @@ def main(arguments: list[str]) -> int:
 
 
 def _speed(arguments: list[str]) -> int:
-    from benchmarks.speed import command
+    from .speed import command
 
     return command.main(arguments)
 
 
 def _report(arguments: list[str]) -> int:
-    from benchmarks.report import command
+    from .report import command
 
     return command.main(arguments)
 
@@ -62,7 +62,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {"report": _report, "speed": _
 
 
 def _overview() -> str:
-    from benchmarks import report, speed
+    from . import report, speed
 
     lines = ["usage: python -m benchmarks EXPERIMENT [settings]", ""]
     lines += [f"  {name:28} {experiments.settings_class(name).help}" for name in experiments.NAMES]
@@ -76,7 +76,7 @@ def _check_requirements(parsed: argparse.Namespace) -> None:
         if importlib.util.find_spec(package) is None:
             raise ModuleNotFoundError(name=package)
     if parsed.tensorboard:
-        from benchmarks.tensorboard import summary_writer
+        from .tensorboard import summary_writer
 
         summary_writer()
     if parsed.picture is not None and parsed.picture.is_dir():
@@ -84,7 +84,7 @@ def _check_requirements(parsed: argparse.Namespace) -> None:
 
 
 def _run(experiment: str, arguments: list[str]) -> int:
-    from benchmarks.comparison import Comparison
+    from .comparison import Comparison
 
     plan, parsed = parse_plan(experiment, arguments)
     _check_requirements(parsed)
@@ -95,7 +95,7 @@ def _run(experiment: str, arguments: list[str]) -> int:
     )
     status = comparison.execute(launcher, fresh=parsed.fresh, quiet=parsed.quiet, picture=parsed.picture)
     if parsed.tensorboard:
-        from benchmarks.tensorboard import write_missing
+        from .tensorboard import write_missing
 
         write_missing(comparison.runs)
     return status

@@ -7,20 +7,20 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import experiments
-from benchmarks.atomic_files import write_atomically
-from benchmarks.comparison_table import comparison_table
-from benchmarks.errors import STOPPED
-from benchmarks.launching import Launcher
-from benchmarks.progress import Title, progress_view
-from benchmarks.results_folder import inside
-from benchmarks.run import Run
-from benchmarks.run_plan import RunPlan
-from benchmarks.scheduler import run_all
-from benchmarks.settings import settings_text
-from benchmarks.summary import MethodResults, results_of, run_labels
-from benchmarks.task_pictures import ACCURACIES
-from benchmarks.worker import LOCK_SECONDS
+from . import experiments
+from .atomic_files import write_atomically
+from .comparison_table import comparison_table
+from .errors import STOPPED
+from .launching import Launcher
+from .progress import Title, progress_view
+from .results_folder import inside
+from .run import Run
+from .run_plan import RunPlan
+from .scheduler import run_all
+from .settings import settings_text
+from .summary import MethodResults, results_of, run_labels
+from .task_pictures import ACCURACIES
+from .worker import LOCK_SECONDS
 
 
 class Comparison:
@@ -84,7 +84,7 @@ class Comparison:
         return "\n".join(texts)
 
     def _show(self, console: Console, pictures: list[Path]) -> None:
-        from benchmarks.comparison_picture import write_picture
+        from .comparison_picture import write_picture
 
         found = results_of(self.runs)
         console.print(comparison_table(found, self.display))
@@ -99,7 +99,7 @@ class Comparison:
 
     def _further_pictures(self, found: list[MethodResults]) -> list[Path]:
         """Write the further pictures of the experiment beside the main one."""
-        from benchmarks.plot_layout import save
+        from .plot_layout import save
 
         files = []
         shown = [result for result in found if result.has(ACCURACIES)]

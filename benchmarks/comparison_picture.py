@@ -8,13 +8,13 @@ from typing import IO
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.display import Display, Metric
-from benchmarks.line_labels import LineEnd, label_ends, labels_height, labels_width, wrap_label
-from benchmarks.method_names import MAIN_METHODS
-from benchmarks.method_styles import COLOURS, shade
-from benchmarks.picture_headline import headline
-from benchmarks.plot_layout import LEFT, WIDTH, add_panel, new_figure, save, short_number
-from benchmarks.summary import MethodResults
+from .display import Display, Metric
+from .line_labels import LineEnd, label_ends, labels_height, labels_width, wrap_label
+from .method_names import MAIN_METHODS
+from .method_styles import COLOURS, shade
+from .picture_headline import headline
+from .plot_layout import LEFT, WIDTH, add_panel, new_figure, save, short_number
+from .summary import MethodResults
 
 STYLES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 1, 1, 1, 1, 1)))
 MAX_DISTINCT_BANDS = 4  # number of overlapping bands that can still be told apart

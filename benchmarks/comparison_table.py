@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from benchmarks.display import Display, Metric
-from benchmarks.method_styles import COLOURS
-from benchmarks.summary import Estimate, MethodResults, first_and_last
+from .display import Display, Metric
+from .method_styles import COLOURS
+from .summary import Estimate, MethodResults, first_and_last
 
 
 def comparison_table(results: list[MethodResults], display: Display) -> Table:

@@ -6,12 +6,12 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from benchmarks import experiments, launching
-from benchmarks.argument_parser import Parser
-from benchmarks.errors import CannotRun
-from benchmarks.run_plan import RunPlan, read_grid
-from benchmarks.settings import OUT, flag
-from benchmarks.value_checks import MAX_SEED, MAX_SEEDS, NOT_NEGATIVE, one_of, whole
+from . import experiments, launching
+from .argument_parser import Parser
+from .errors import CannotRun
+from .run_plan import RunPlan, read_grid
+from .settings import OUT, flag
+from .value_checks import MAX_SEED, MAX_SEEDS, NOT_NEGATIVE, one_of, whole
 
 
 def _parser(experiment: str) -> Parser:

@@ -19,16 +19,16 @@ NAMES = (
 
 def settings_class(experiment: str) -> Any:
     """An experiment's ``Settings``, a subclass of `benchmarks.settings.BaseSettings`. Does not import torch."""
-    return importlib.import_module(f"benchmarks.{experiment}.settings").Settings
+    return importlib.import_module(f".{experiment}.settings", __package__).Settings
 
 
 def training_class(experiment: str) -> Any:
     """An experiment's ``Training``, a subclass of `benchmarks.training.Training`; called with settings, method and
     seeds.
     """
-    return importlib.import_module(f"benchmarks.{experiment}.training").Training
+    return importlib.import_module(f".{experiment}.training", __package__).Training
 
 
 def display(experiment: str) -> Any:
     """An experiment's `benchmarks.display.Display`."""
-    return importlib.import_module(f"benchmarks.{experiment}.display").DISPLAY
+    return importlib.import_module(f".{experiment}.display", __package__).DISPLAY

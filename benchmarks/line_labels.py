@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
-from benchmarks.plot_layout import text_width
+from .plot_layout import text_width
 
 _SPACING = 1.22  # a line's height, in font sizes
 _APART = 0.35  # between labels, in font sizes

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 import gnt
-from benchmarks.further_methods import further_remedy, own_optimizer, soft_replacement
-from benchmarks.graph_warmup import GraphWarmup
-from benchmarks.saved_values import anything, fields, mapping, sequence
-from benchmarks.seeds import stream
+
+from .further_methods import further_remedy, own_optimizer, soft_replacement
+from .graph_warmup import GraphWarmup
+from .saved_values import anything, fields, mapping, sequence
+from .seeds import stream
 
 _ENGINE_SETTINGS = ("replacement_rate", "maturity_threshold", "decay_rate", "utility")
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.display import Display
-from benchmarks.method_styles import LABELS
-from benchmarks.summary import MethodResults, best_results, first_and_last
+from .display import Display
+from .method_styles import LABELS
+from .summary import MethodResults, best_results, first_and_last
 
 LOST, KEPT = 0.2, 0.1  # relative loss from which a method counts as worse, and below which it does not
 MOST_NAMED = 4  # methods that a headline without a statement names

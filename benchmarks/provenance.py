@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from benchmarks.saved_values import all_of, anything, fields, integer, known_fields, mapping, number, optional, text
+from .saved_values import all_of, anything, fields, integer, known_fields, mapping, number, optional, text
 
 ABOUT = fields(
     seconds=number(0),

@@ -21,11 +21,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks import experiments
-from benchmarks.atomic_files import read_json
-from benchmarks.display import Metric
-from benchmarks.errors import CannotRun
-from benchmarks.saved_values import (
+from . import experiments
+from .atomic_files import read_json
+from .display import Metric
+from .errors import CannotRun
+from .saved_values import (
     Kind,
     any_of,
     anything,
@@ -39,8 +39,8 @@ from benchmarks.saved_values import (
     shown,
     text,
 )
-from benchmarks.settings import BaseSettings, Values
-from benchmarks.value_checks import nearest
+from .settings import BaseSettings, Values
+from .value_checks import nearest
 
 FILE = Path(__file__).with_name("published.json")
 TAGS = {

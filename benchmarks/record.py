@@ -14,9 +14,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.errors import START_OVER_HINT, CannotRun
-from benchmarks.saved_values import parse_json, shown
-from benchmarks.training import Row
+from .errors import START_OVER_HINT, CannotRun
+from .saved_values import parse_json, shown
+from .training import Row
 
 
 class Record:

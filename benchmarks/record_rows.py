@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.display import Display
-from benchmarks.errors import START_OVER_HINT, CannotRun
-from benchmarks.saved_values import all_of, fields, integer, known_fields, mapping, number, shown, text
+from .display import Display
+from .errors import START_OVER_HINT, CannotRun
+from .saved_values import all_of, fields, integer, known_fields, mapping, number, shown, text
 
 MAX_X = 2**53  # tasks or steps; TensorBoard and pictures hold them exactly
 

@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from benchmarks.errors import CannotRun
+from .errors import CannotRun
 
 
 def inside(folder: Path, file: Path, option: str = "--out") -> Path:

@@ -16,17 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import checkpoint, experiments, provenance
-from benchmarks.atomic_files import read_json, write_atomically, write_json
-from benchmarks.errors import START_OVER_HINT, CannotRun
-from benchmarks.method_styles import COLOURS
-from benchmarks.provenance import ABOUT
-from benchmarks.record import Record
-from benchmarks.record_rows import check_end, check_rows, check_same_rows, damaged
-from benchmarks.results_folder import inside
-from benchmarks.saved_values import shown
-from benchmarks.settings import BaseSettings
-from benchmarks.training import Row, Training
+from . import checkpoint, experiments, provenance
+from .atomic_files import read_json, write_atomically, write_json
+from .errors import START_OVER_HINT, CannotRun
+from .method_styles import COLOURS
+from .provenance import ABOUT
+from .record import Record
+from .record_rows import check_end, check_rows, check_same_rows, damaged
+from .results_folder import inside
+from .saved_values import shown
+from .settings import BaseSettings
+from .training import Row, Training
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import experiments
-from benchmarks.errors import CannotRun
-from benchmarks.run import Run
-from benchmarks.settings import Values, flag
+from . import experiments
+from .errors import CannotRun
+from .run import Run
+from .settings import Values, flag
 
 
 @dataclass(frozen=True)

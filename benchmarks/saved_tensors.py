@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.saved_values import Kind, WrongValue, mapping, shown
+from .saved_values import Kind, WrongValue, mapping, shown
 
 
 def tensor(

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.value_checks import MAX_INTEGER
+from .value_checks import MAX_INTEGER
 
 Kind = Callable[[str, Any], None]
 

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from benchmarks.errors import CannotRun
-from benchmarks.launching import Launcher
-from benchmarks.progress import ProgressView, Title
-from benchmarks.run import Run
-from benchmarks.training import Row
-from benchmarks.worker import FINAL_MESSAGES
+from .errors import CannotRun
+from .launching import Launcher
+from .progress import ProgressView, Title
+from .run import Run
+from .training import Row
+from .worker import FINAL_MESSAGES
 
 STOP_SECONDS = 10.0
 _POLL_SECONDS = 0.2

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
-from benchmarks.value_checks import BELOW_ONE, NOT_NEGATIVE, POSITIVE, SHARE, Check, one_of, utility_name, whole
+from .value_checks import BELOW_ONE, NOT_NEGATIVE, POSITIVE, SHARE, Check, one_of, utility_name, whole
 
 
 def setting(default: Any, help: str, check: Check, methods: Iterable[str] = (), *, tuning: bool = False) -> Any:

@@ -12,8 +12,8 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar
 
-from benchmarks.errors import CannotRun
-from benchmarks.value_checks import nearest
+from .errors import CannotRun
+from .value_checks import nearest
 
 OUT = Path("results")
 

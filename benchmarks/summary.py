@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
-from benchmarks import experiments
-from benchmarks.display import Display
-from benchmarks.errors import START_OVER_HINT, CannotRun
-from benchmarks.method_styles import LABELS
-from benchmarks.record_rows import row_shapes
-from benchmarks.run import Run
-from benchmarks.settings import BaseSettings, Values, settings_text
-from benchmarks.training import Row
+from . import experiments
+from .display import Display
+from .errors import START_OVER_HINT, CannotRun
+from .method_styles import LABELS
+from .record_rows import row_shapes
+from .run import Run
+from .settings import BaseSettings, Values, settings_text
+from .training import Row
 
 
 @dataclass(frozen=True)

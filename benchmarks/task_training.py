@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 import gnt
-from benchmarks.methods import Method
-from benchmarks.saved_tensors import random_state, tensor
-from benchmarks.saved_values import Kind, anything, fields, integer, mapping, number, sequence, text
-from benchmarks.seeds import stream
-from benchmarks.training import Row, Training
+
+from .methods import Method
+from .saved_tensors import random_state, tensor
+from .saved_values import Kind, anything, fields, integer, mapping, number, sequence, text
+from .seeds import stream
+from .training import Row, Training
 
 
 class Images(Protocol):

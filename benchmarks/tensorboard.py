@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks import experiments
-from benchmarks.errors import CannotRun
-from benchmarks.run import Run
-from benchmarks.training import Row
+from . import experiments
+from .errors import CannotRun
+from .run import Run
+from .training import Row
 
 INSTALL = '--tensorboard needs the package tensorboard: pip install "torch-gnt[tensorboard]"'
 

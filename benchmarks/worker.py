@@ -15,8 +15,8 @@ import traceback
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from benchmarks.errors import CannotRun
-from benchmarks.run import Run
+from .errors import CannotRun
+from .run import Run
 
 FINAL_MESSAGES = ("finished", "diverged", "stopped", "refused", "failed", "died")
 REPORT_SECONDS = 0.2
@@ -110,7 +110,7 @@ def _tensorboard_writer(run: Run, tensorboard: bool) -> Any:
     if not tensorboard:
         yield lambda rows: None
         return
-    from benchmarks.tensorboard import writer
+    from .tensorboard import writer
 
     with writer(run) as write:
         yield write

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks.class_pairs.settings import Settings
-from benchmarks.datasets import ClassFolder, InMemoryClasses, fashion_mnist, idx_folder
-from benchmarks.datasets.classes import ClassSource
-from benchmarks.errors import CannotRun
+from ..datasets import ClassFolder, InMemoryClasses, fashion_mnist, idx_folder
+from ..datasets.classes import ClassSource
+from ..errors import CannotRun
+from .settings import Settings
 
 
 def load_classes(settings: Settings) -> ClassSource:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.class_pairs.settings import Settings
-from benchmarks.display import Display, Metric
+from ..display import Display, Metric
+from .settings import Settings
 
 _NAMES = {"fashion": "Fashion-MNIST", "imagenet": "ImageNet"}
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.datasets.classes import ClassSource, sample_images
-from benchmarks.errors import CannotRun
-from benchmarks.seeds import stream
+from ..datasets.classes import ClassSource, sample_images
+from ..errors import CannotRun
+from ..seeds import stream
 
 
 def draw_pairs(tasks: int, classes: int, seed: int) -> Tensor:

@@ -7,16 +7,16 @@ from typing import Final
 import torch
 from torch import nn
 
-from benchmarks.accuracy import accuracy
-from benchmarks.class_pairs.data import load_classes
-from benchmarks.class_pairs.net import SMALLEST, make_net, zero_head
-from benchmarks.class_pairs.pairs import Pair, draw_pairs, make_pair
-from benchmarks.class_pairs.settings import Settings
-from benchmarks.errors import CannotRun
-from benchmarks.methods import Method
-from benchmarks.seeds import stream
-from benchmarks.task_training import Task, TaskTraining
-from benchmarks.training import Row
+from ..accuracy import accuracy
+from ..errors import CannotRun
+from ..methods import Method
+from ..seeds import stream
+from ..task_training import Task, TaskTraining
+from ..training import Row
+from .data import load_classes
+from .net import SMALLEST, make_net, zero_head
+from .pairs import Pair, draw_pairs, make_pair
+from .settings import Settings
 
 BATCHES_PER_PIECE: Final = 5
 PROBE: Final = 100  # images per class

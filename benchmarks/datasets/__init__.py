@@ -8,14 +8,14 @@ multilayer perceptrons.
 Data that take long to read are prepared once and cached (`benchmarks.datasets.cache`).
 """
 
-from benchmarks.datasets.cifar import cifar100
-from benchmarks.datasets.class_folder import ClassFolder
-from benchmarks.datasets.classes import InMemoryClasses
-from benchmarks.datasets.digits import fixed_digits, mnist_digits, mnist_images, small_digits
-from benchmarks.datasets.idx_files import fashion_mnist, idx_folder
-from benchmarks.datasets.labelled_images import LabelledImages, Splits
-from benchmarks.datasets.mnist_sources import mnist_or_fashion
-from benchmarks.datasets.torchvision_loader import torchvision_images
+from .cifar import cifar100
+from .class_folder import ClassFolder
+from .classes import InMemoryClasses
+from .digits import fixed_digits, mnist_digits, mnist_images, small_digits
+from .idx_files import fashion_mnist, idx_folder
+from .labelled_images import LabelledImages, Splits
+from .mnist_sources import mnist_or_fashion
+from .torchvision_loader import torchvision_images
 
 __all__ = [
     "ClassFolder",

@@ -25,8 +25,8 @@ import torch
 from filelock import FileLock  # a dependency of torch
 from torch import Tensor
 
-from benchmarks.atomic_files import write_atomically
-from benchmarks.errors import CannotRun
+from ..atomic_files import write_atomically
+from ..errors import CannotRun
 
 VARIABLE: Final = "GNT_DATA_CACHE"
 _FORM: Final = 1  # increase when the preparation changes, so that older files are not read

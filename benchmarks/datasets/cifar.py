@@ -13,9 +13,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from benchmarks.datasets.cache import cached_tensors, file_stamps
-from benchmarks.datasets.labelled_images import LabelledImages, Splits
-from benchmarks.errors import CannotRun
+from ..errors import CannotRun
+from .cache import cached_tensors, file_stamps
+from .labelled_images import LabelledImages, Splits
 
 PUBLISHED: Final = {"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"}
 """MD5 of the files in cifar-100-python.tar.gz, as torchvision checks them."""

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.datasets.labelled_images import LabelledImages, Splits
-from benchmarks.errors import CannotRun
+from ..errors import CannotRun
+from .labelled_images import LabelledImages, Splits
 
 CHECKSUMS: Final = "SHA256SUMS"
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 
-from benchmarks.datasets.labelled_images import LabelledImages, Splits
+from .labelled_images import LabelledImages, Splits
 
 
 class ClassSource(Protocol):

@@ -8,9 +8,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from benchmarks.datasets.cache import cached_tensors
-from benchmarks.datasets.labelled_images import LabelledImages
-from benchmarks.errors import CannotRun
+from ..errors import CannotRun
+from .cache import cached_tensors
+from .labelled_images import LabelledImages
 
 IMAGES_PER_DIGIT: Final = 120
 _CHOICE_SEED: Final = 1200  # fixed: the images are the same for all seeds of a run

@@ -18,9 +18,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from benchmarks.datasets.cache import cached_tensors, file_stamps
-from benchmarks.datasets.labelled_images import LabelledImages, Splits
-from benchmarks.errors import CannotRun
+from ..errors import CannotRun
+from .cache import cached_tensors, file_stamps
+from .labelled_images import LabelledImages, Splits
 
 DEBIAN: Final = Path("/usr/share/datasets/fashion-mnist")
 NAMES: Final = (

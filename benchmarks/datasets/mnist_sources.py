@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.datasets.idx_files import fashion_mnist, idx_folder
-from benchmarks.datasets.labelled_images import Splits
-from benchmarks.datasets.torchvision_loader import torchvision_images
-from benchmarks.errors import CannotRun
+from ..errors import CannotRun
+from .idx_files import fashion_mnist, idx_folder
+from .labelled_images import Splits
+from .torchvision_loader import torchvision_images
 
 
 def mnist_or_fashion(source: str, folder: str) -> Splits:

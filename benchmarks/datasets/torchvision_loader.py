@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import torch
 
-from benchmarks.datasets.labelled_images import LabelledImages, Splits
-from benchmarks.errors import CannotRun
+from ..errors import CannotRun
+from .labelled_images import LabelledImages, Splits
 
 NAMES: Final = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100")
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from benchmarks.datasets import Splits, cifar100, fashion_mnist, idx_folder
-from benchmarks.errors import CannotRun
-from benchmarks.incremental_cifar.images import ImageSplits, split
-from benchmarks.incremental_cifar.schedule import class_order
-from benchmarks.incremental_cifar.settings import Settings
+from ..datasets import Splits, cifar100, fashion_mnist, idx_folder
+from ..errors import CannotRun
+from .images import ImageSplits, split
+from .schedule import class_order
+from .settings import Settings
 
 
 def load_images(settings: Settings, seed: int) -> ImageSplits:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.display import DEAD, DORMANT, RANK, WEIGHTS, Display, Metric
-from benchmarks.incremental_cifar.settings import Settings
+from ..display import DEAD, DORMANT, RANK, WEIGHTS, Display, Metric
+from .settings import Settings
 
 _NAMES = {"fashion": "Fashion-MNIST", "cifar100": "CIFAR-100"}
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from benchmarks.saved_tensors import weights
-from benchmarks.saved_values import Kind, fields, number
+from ..saved_tensors import weights
+from ..saved_values import Kind, fields, number
 
 
 class BestNetwork:

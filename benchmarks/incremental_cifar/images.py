@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.datasets.labelled_images import LabelledImages, Splits
-from benchmarks.errors import CannotRun
+from ..datasets.labelled_images import LabelledImages, Splits
+from ..errors import CannotRun
 
 
 class ImageSet(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from benchmarks.seeds import stream
+from ..seeds import stream
 
 MILESTONES = (0.3, 0.6, 0.8)
 """Fractions of a stage after which the learning rate is reduced: epochs 60, 120 and 160 of 200."""

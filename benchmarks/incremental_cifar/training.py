@@ -8,27 +8,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import benchmarks.training
 import gnt
-from benchmarks.accuracy import accuracy
-from benchmarks.errors import CannotRun
-from benchmarks.incremental_cifar import schedule
-from benchmarks.incremental_cifar.augmentation import AugmentationDraws, augment, draw_augmentation
-from benchmarks.incremental_cifar.data import load_images
-from benchmarks.incremental_cifar.early_stopping import BestNetwork
-from benchmarks.incremental_cifar.net import ResNet18, reset
-from benchmarks.incremental_cifar.settings import Settings
-from benchmarks.incremental_cifar.stages import Piece, Stages
-from benchmarks.methods import Method
-from benchmarks.saved_values import anything, fields, integer, mapping, number, text
-from benchmarks.seeds import stream
-from benchmarks.training import Row
+
+from ..accuracy import accuracy
+from ..errors import CannotRun
+from ..methods import Method
+from ..saved_values import anything, fields, integer, mapping, number, text
+from ..seeds import stream
+from ..training import Row
+from ..training import Training as BaseTraining
+from . import schedule
+from .augmentation import AugmentationDraws, augment, draw_augmentation
+from .data import load_images
+from .early_stopping import BestNetwork
+from .net import ResNet18, reset
+from .settings import Settings
+from .stages import Piece, Stages
 
 BATCHES_PER_PIECE: Final = 4
 PROBE: Final = 200  # number of images of a stage's new classes
 
 
-class Training(benchmarks.training.Training):
+class Training(BaseTraining):
     """Trains one method on all stages. Order of classes, initial weights, batches and augmentation are the same for
     every method.
 

@@ -6,7 +6,7 @@ ray_launcher        tasks of a Ray cluster; ray_nodes checks its nodes, ray_task
 choice              launchers by name
 """
 
-from benchmarks.launching.choice import NAMES, make_launcher
-from benchmarks.launching.launcher import Launcher
+from .choice import NAMES, make_launcher
+from .launcher import Launcher
 
 __all__ = ["NAMES", "Launcher", "make_launcher"]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.launching.launcher import Launcher
-from benchmarks.launching.local_launcher import LocalLauncher
-from benchmarks.launching.ray_launcher import RayLauncher
+from .launcher import Launcher
+from .local_launcher import LocalLauncher
+from .ray_launcher import RayLauncher
 
 NAMES = ("local", "ray")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from benchmarks.run import Run
+from ..run import Run
 
 
 class Launcher(Protocol):

@@ -9,8 +9,8 @@ from contextlib import suppress
 from multiprocessing.connection import wait
 from typing import Any
 
-from benchmarks.run import Run
-from benchmarks.worker import FINAL_MESSAGES, run_worker
+from ..run import Run
+from ..worker import FINAL_MESSAGES, run_worker
 
 
 class LocalLauncher:

@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.errors import CannotRun
-from benchmarks.launching.ray_nodes import check_nodes
-from benchmarks.launching.ray_tasks import Mailbox, execute_run
-from benchmarks.run import Run
-from benchmarks.worker import FINAL_MESSAGES
+from ..errors import CannotRun
+from ..run import Run
+from ..worker import FINAL_MESSAGES
+from .ray_nodes import check_nodes
+from .ray_tasks import Mailbox, execute_run
 
 INSTALL = '--launcher ray needs the package ray: pip install "torch-gnt[ray]"'
 _PACKAGE = Path(__file__).resolve().parent.parent

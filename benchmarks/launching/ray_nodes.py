@@ -8,8 +8,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from benchmarks import provenance
-from benchmarks.errors import CannotRun
+from .. import provenance
+from ..errors import CannotRun
 
 TIMEOUT = 120  # seconds; a node may import torch for the first time
 

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from typing import Any
 
-from benchmarks.run import Run
+from ..run import Run
 
 POLL_SECONDS = 0.3
 
@@ -79,7 +79,7 @@ def execute_run(run: Run, mailbox: Any, name: str, checkpoint_seconds: float, te
     """Execute the run on this node."""
     import ray
 
-    from benchmarks.worker import run_worker
+    from ..worker import run_worker
 
     os.environ["BENCHMARKS_NODE"] = ray.get_runtime_context().get_node_id()
     run_worker(run, MailboxConnection(mailbox, name), checkpoint_seconds, tensorboard)

@@ -14,11 +14,11 @@ heads               a network with an output layer for each task, for scenarios 
 
 from __future__ import annotations
 
-from benchmarks.memory_methods.method import MemoryMethod
-from benchmarks.memory_methods.packed import PackedMethod
-from benchmarks.memory_methods.progressive import ProgressiveMethod
-from benchmarks.memory_methods.recipes import memory_method
-from benchmarks.memory_methods.scenario import Scenario
-from benchmarks.memory_methods.training import MemoryTraining
+from .method import MemoryMethod
+from .packed import PackedMethod
+from .progressive import ProgressiveMethod
+from .recipes import memory_method
+from .scenario import Scenario
+from .training import MemoryTraining
 
 __all__ = ["MemoryMethod", "MemoryTraining", "PackedMethod", "ProgressiveMethod", "Scenario", "memory_method"]

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import gnt
-from benchmarks.memory_methods.scenario import Scenario
+
+from .scenario import Scenario
 
 
 class TaskHeads(nn.Module):

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import gnt
-from benchmarks.memory_methods.task_heads import TaskHeadsMethod
+
+from .task_heads import TaskHeadsMethod
 
 
 class MaskedMethod(TaskHeadsMethod):

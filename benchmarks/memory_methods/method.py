@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 import gnt
-from benchmarks.memory_methods.parts import MEASURED_AT_THE_END, PARTS, Given
-from benchmarks.memory_methods.scenario import Scenario
-from benchmarks.methods import with_seed
-from benchmarks.saved_values import anything, fields, mapping
-from benchmarks.seeds import stream
+
+from ..methods import with_seed
+from ..saved_values import anything, fields, mapping
+from ..seeds import stream
+from .parts import MEASURED_AT_THE_END, PARTS, Given
+from .scenario import Scenario
 
 _ENGINE_SETTINGS = ("replacement_rate", "maturity_threshold", "decay_rate", "utility")
 

@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 import gnt
-from benchmarks.memory_methods.task_heads import TaskHeadsMethod
-from benchmarks.saved_values import fields, integer
+
+from ..saved_values import fields, integer
+from .task_heads import TaskHeadsMethod
 
 
 class PackedMethod(TaskHeadsMethod):

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import gnt
-from benchmarks.memory_methods.scenario import Scenario
-from benchmarks.methods import with_seed
-from benchmarks.seeds import stream
+
+from ..methods import with_seed
+from ..seeds import stream
+from .scenario import Scenario
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ from typing import Any
 from torch import Tensor, nn
 
 import gnt
-from benchmarks.memory_methods.heads import in_place, outputs_of
-from benchmarks.memory_methods.method import MemoryMethod
-from benchmarks.memory_methods.scenario import Scenario
-from benchmarks.methods import with_seed
-from benchmarks.saved_values import fields, integer
-from benchmarks.seeds import stream
+
+from ..methods import with_seed
+from ..saved_values import fields, integer
+from ..seeds import stream
+from .heads import in_place, outputs_of
+from .method import MemoryMethod
+from .scenario import Scenario
 
 
 class Columns(nn.Module):

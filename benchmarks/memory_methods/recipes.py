@@ -7,13 +7,13 @@ from typing import Any, Final
 
 from torch import nn
 
-from benchmarks.memory_methods.masked import MaskedMethod
-from benchmarks.memory_methods.method import MemoryMethod, Recipe
-from benchmarks.memory_methods.packed import PackedMethod
-from benchmarks.memory_methods.parts import PARTS
-from benchmarks.memory_methods.progressive import ProgressiveMethod
-from benchmarks.memory_methods.scenario import Scenario
-from benchmarks.memory_methods.task_heads import TaskHeadsMethod
+from .masked import MaskedMethod
+from .method import MemoryMethod, Recipe
+from .packed import PackedMethod
+from .parts import PARTS
+from .progressive import ProgressiveMethod
+from .scenario import Scenario
+from .task_heads import TaskHeadsMethod
 
 RECIPES: Final[dict[str, Recipe]] = {
     "backprop": Recipe(),

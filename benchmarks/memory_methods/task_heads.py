@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from benchmarks.memory_methods.heads import TaskHeads, outputs_of
-from benchmarks.memory_methods.method import MemoryMethod
-from benchmarks.saved_values import fields, integer
+from ..saved_values import fields, integer
+from .heads import TaskHeads, outputs_of
+from .method import MemoryMethod
 
 
 class TaskHeadsMethod(MemoryMethod):

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 import gnt
-from benchmarks.memory_methods.method import MemoryMethod
-from benchmarks.saved_tensors import tensor
-from benchmarks.saved_values import fields
-from benchmarks.task_training import TaskTraining
-from benchmarks.training import Row
+
+from ..saved_tensors import tensor
+from ..saved_values import fields
+from ..task_training import TaskTraining
+from ..training import Row
+from .method import MemoryMethod
 
 
 class MemoryTraining(TaskTraining):

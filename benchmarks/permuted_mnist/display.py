@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.display import DEAD_AT_START, OPTIMIZERS, RANK, WEIGHTS, Display, Metric
-from benchmarks.permuted_mnist.settings import SOURCES, Settings
+from ..display import DEAD_AT_START, OPTIMIZERS, RANK, WEIGHTS, Display, Metric
+from .settings import SOURCES, Settings
 
 
 def _about(settings: Settings) -> str:

@@ -7,7 +7,7 @@ from typing import Final
 
 from torch import nn
 
-from benchmarks.nets import mlp
+from ..nets import mlp
 
 PIXELS: Final = 784
 CLASSES: Final = 10

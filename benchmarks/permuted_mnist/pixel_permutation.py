@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmarks.seeds import stream
+from ..seeds import stream
 
 
 def permutation(number: int, seed: int, pixels: int) -> Tensor:

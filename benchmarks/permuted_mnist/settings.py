@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
-from benchmarks import setting_fields, value_checks
-from benchmarks.method_names import methods_except, trained_together
-from benchmarks.setting_fields import setting
-from benchmarks.settings import BaseSettings, Values
+from .. import setting_fields, value_checks
+from ..method_names import methods_except, trained_together
+from ..setting_fields import setting
+from ..settings import BaseSettings, Values
 
 # without ReDo: it scores units on the latest batch, which is a single image here
 METHODS: Final = methods_except("redo")

@@ -6,13 +6,13 @@ from typing import Any, Final
 
 import torch
 
-from benchmarks.errors import CannotRun
-from benchmarks.methods import Method
-from benchmarks.permuted_mnist.data import load_images
-from benchmarks.permuted_mnist.net import PIXELS, network_factory
-from benchmarks.permuted_mnist.pixel_permutation import PermutedImages, permutation
-from benchmarks.permuted_mnist.settings import Settings
-from benchmarks.task_training import Task, TaskTraining
+from ..errors import CannotRun
+from ..methods import Method
+from ..task_training import Task, TaskTraining
+from .data import load_images
+from .net import PIXELS, network_factory
+from .pixel_permutation import PermutedImages, permutation
+from .settings import Settings
 
 BATCHES_PER_PIECE: Final = 250
 PROBED: Final = 1000

@@ -7,8 +7,8 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.datasets import LabelledImages, mnist_images, mnist_or_fashion
-from benchmarks.errors import CannotRun
+from ..datasets import LabelledImages, mnist_images, mnist_or_fashion
+from ..errors import CannotRun
 
 _CHOICE_SEED: Final = 20  # fixed: the images are the same for all seeds of a run
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.display import DEAD_AT_START, OPTIMIZERS, Display, Metric
-from benchmarks.permuted_tasks.settings import SOURCES, TOLD_THE_TASK, Settings
-from benchmarks.task_pictures import HEAT_MAPS, TWO_AXES
+from ..display import DEAD_AT_START, OPTIMIZERS, Display, Metric
+from ..task_pictures import HEAT_MAPS, TWO_AXES
+from .settings import SOURCES, TOLD_THE_TASK, Settings
 
 
 def _about(settings: Settings) -> str:

@@ -8,13 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import gnt
-from benchmarks.memory_methods import MemoryTraining, memory_method
-from benchmarks.nets import mlp
-from benchmarks.permuted_mnist.pixel_permutation import permutation
-from benchmarks.permuted_tasks.data import load_images
-from benchmarks.permuted_tasks.settings import Settings
-from benchmarks.task_training import Task
-from benchmarks.training import Row
+
+from ..memory_methods import MemoryTraining, memory_method
+from ..nets import mlp
+from ..permuted_mnist.pixel_permutation import permutation
+from ..task_training import Task
+from ..training import Row
+from .data import load_images
+from .settings import Settings
 
 BATCHES_PER_PIECE: Final = 100
 PROBED: Final = 500

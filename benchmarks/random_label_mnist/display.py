@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.display import DEAD_AT_START, RANK, WEIGHTS, Display, Metric
-from benchmarks.random_label_mnist.settings import Settings
+from ..display import DEAD_AT_START, RANK, WEIGHTS, Display, Metric
+from .settings import Settings
 
 
 def _about(settings: Settings) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from benchmarks import setting_fields, value_checks
-from benchmarks.method_names import METHODS, trained_together
-from benchmarks.setting_fields import setting
-from benchmarks.settings import BaseSettings, Values
+from .. import setting_fields, value_checks
+from ..method_names import METHODS, trained_together
+from ..setting_fields import setting
+from ..settings import BaseSettings, Values
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from typing import Final
 
 import torch
 
-from benchmarks.datasets import fixed_digits
-from benchmarks.methods import Method
-from benchmarks.nets import mlp
-from benchmarks.random_label_mnist.settings import Settings
-from benchmarks.seeds import stream
-from benchmarks.task_training import Task, TaskTraining
+from ..datasets import fixed_digits
+from ..methods import Method
+from ..nets import mlp
+from ..seeds import stream
+from ..task_training import Task, TaskTraining
+from .settings import Settings
 
 CLASSES: Final = 10
 BATCH: Final = 16

@@ -8,14 +8,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import experiments
-from benchmarks.argument_parser import Parser
-from benchmarks.atomic_files import write_atomically
-from benchmarks.errors import CannotRun
-from benchmarks.report import HELP
-from benchmarks.report.run_finder import FoundRuns, find_runs
-from benchmarks.results_folder import inside
-from benchmarks.settings import OUT
+from .. import experiments
+from ..argument_parser import Parser
+from ..atomic_files import write_atomically
+from ..errors import CannotRun
+from ..results_folder import inside
+from ..settings import OUT
+from . import HELP
+from .run_finder import FoundRuns, find_runs
 
 TO = Path("benchmarks")
 NAME = "RESULTS.md"
@@ -41,9 +41,9 @@ def main(arguments: Sequence[str]) -> int:
 def _write(found: FoundRuns, to: Path, *, keep: bool, quiet: bool) -> int:
     from rich.console import Console
 
-    from benchmarks.progress import Title, progress_view
-    from benchmarks.report.earlier_page import read_page
-    from benchmarks.report.page import PICTURES, Page
+    from ..progress import Title, progress_view
+    from .earlier_page import read_page
+    from .page import PICTURES, Page
 
     console = Console()
     page = Page(found, read_page(inside(to, to / NAME, "--to"), experiments.NAMES) if keep else None)
@@ -71,7 +71,7 @@ def _write(found: FoundRuns, to: Path, *, keep: bool, quiet: bool) -> int:
 
 def _pictures_of(to: Path) -> set[Path]:
     """The pictures that the existing page shows."""
-    from benchmarks.report.page import PICTURES
+    from .page import PICTURES
 
     try:
         text = (to / NAME).read_text()

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.report.overview import FIRST_HEADINGS
+from .overview import FIRST_HEADINGS
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,16 @@ from typing import IO
 
 from matplotlib.figure import Figure
 
-from benchmarks import experiments
-from benchmarks.comparison_picture import Curve, draw_curve, scale_axes, seeds_in_words, show_chance
-from benchmarks.display import Display
-from benchmarks.line_labels import LineEnd, label_ends
-from benchmarks.method_styles import COLOURS, LABELS
-from benchmarks.plot_layout import LEFT, WIDTH, add_panel, new_figure, save, text_width
-from benchmarks.report.problems import Family
-from benchmarks.report.result_tables import tuning, varying
-from benchmarks.settings import settings_text
-from benchmarks.summary import MethodResults, best_results
+from .. import experiments
+from ..comparison_picture import Curve, draw_curve, scale_axes, seeds_in_words, show_chance
+from ..display import Display
+from ..line_labels import LineEnd, label_ends
+from ..method_styles import COLOURS, LABELS
+from ..plot_layout import LEFT, WIDTH, add_panel, new_figure, save, text_width
+from ..settings import settings_text
+from ..summary import MethodResults, best_results
+from .problems import Family
+from .result_tables import tuning, varying
 
 _MOST = 7  # panels in a row
 _TITLE, _GAP, _EDGE, _KEYS = 0.5, 0.16, 0.1, 0.42

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from benchmarks import experiments
-from benchmarks.comparison_table import interval_text
-from benchmarks.method_names import MAIN_METHODS
-from benchmarks.method_styles import LABELS
-from benchmarks.published import nearest_to
-from benchmarks.report.markdown import join_names, table
-from benchmarks.report.problems import Problem
-from benchmarks.report.rerun_commands import default_command
-from benchmarks.report.result_tables import at_end, of_experiment
-from benchmarks.settings import settings_text
-from benchmarks.summary import MethodResults, best_results
+from .. import experiments
+from ..comparison_table import interval_text
+from ..method_names import MAIN_METHODS
+from ..method_styles import LABELS
+from ..published import nearest_to
+from ..settings import settings_text
+from ..summary import MethodResults, best_results
+from .markdown import join_names, table
+from .problems import Problem
+from .rerun_commands import default_command
+from .result_tables import at_end, of_experiment
 
 FIRST_HEADINGS: Final = ("experiment", "metric, last")
 

@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from functools import partial
 from typing import IO
 
-from benchmarks import experiments
-from benchmarks.comparison_picture import write_picture
-from benchmarks.display import Display, FurtherPicture
-from benchmarks.plot_layout import save
-from benchmarks.report.earlier_page import EarlierPage
-from benchmarks.report.family_picture import write_family_picture
-from benchmarks.report.overview import missing, overview
-from benchmarks.report.paired_differences import paired_differences
-from benchmarks.report.problems import Family, Problem, families, problems
-from benchmarks.report.provenance import provenance_lines, repeated_seeds
-from benchmarks.report.rerun_commands import default_command
-from benchmarks.report.result_tables import Sources, family_table, of_experiment, problem_table
-from benchmarks.report.run_finder import FoundRuns
-from benchmarks.settings import settings_text
-from benchmarks.summary import MethodResults, best_results
-from benchmarks.task_pictures import ACCURACIES
+from .. import experiments
+from ..comparison_picture import write_picture
+from ..display import Display, FurtherPicture
+from ..plot_layout import save
+from ..settings import settings_text
+from ..summary import MethodResults, best_results
+from ..task_pictures import ACCURACIES
+from .earlier_page import EarlierPage
+from .family_picture import write_family_picture
+from .overview import missing, overview
+from .paired_differences import paired_differences
+from .problems import Family, Problem, families, problems
+from .provenance import provenance_lines, repeated_seeds
+from .rerun_commands import default_command
+from .result_tables import Sources, family_table, of_experiment, problem_table
+from .run_finder import FoundRuns
 
 PICTURES = "results"  # the folder beside the page
 CROWDED = 8  # curves in a picture; with more, only the best of each method are shown

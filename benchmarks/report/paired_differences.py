@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks import experiments
-from benchmarks.comparison_table import interval_text
-from benchmarks.display import Display, Metric
-from benchmarks.method_styles import LABELS
-from benchmarks.report.markdown import join_names, table
-from benchmarks.report.problems import Problem
-from benchmarks.report.result_tables import at_end, tuning
-from benchmarks.settings import settings_text
-from benchmarks.summary import MethodResults, best_results, estimate
+from .. import experiments
+from ..comparison_table import interval_text
+from ..display import Display, Metric
+from ..method_styles import LABELS
+from ..settings import settings_text
+from ..summary import MethodResults, best_results, estimate
+from .markdown import join_names, table
+from .problems import Problem
+from .result_tables import at_end, tuning
 
 
 def paired_differences(problem: Problem) -> list[str]:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks import experiments
-from benchmarks.report.markdown import join_names
-from benchmarks.run import Run
-from benchmarks.settings import Values, settings_text
-from benchmarks.summary import MethodResults, results_of
+from .. import experiments
+from ..run import Run
+from ..settings import Values, settings_text
+from ..summary import MethodResults, results_of
+from .markdown import join_names
 
 FAMILY = 3  # number of similar problems from which they are shown together
 

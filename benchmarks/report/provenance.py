@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.method_styles import LABELS
-from benchmarks.report.markdown import collapsible
-from benchmarks.report.problems import Family, Problem
-from benchmarks.report.rerun_commands import NONE, commands, one_command
-from benchmarks.run import Run
-from benchmarks.summary import MethodResults
+from ..method_styles import LABELS
+from ..run import Run
+from ..summary import MethodResults
+from .markdown import collapsible
+from .problems import Family, Problem
+from .rerun_commands import NONE, commands, one_command
 
 
 def provenance_lines(part: Problem | Family) -> list[str]:

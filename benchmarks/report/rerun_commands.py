@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.errors import CannotRun
-from benchmarks.experiment_options import parse_plan
-from benchmarks.run import Run
-from benchmarks.settings import Values, flag
+from ..errors import CannotRun
+from ..experiment_options import parse_plan
+from ..run import Run
+from ..settings import Values, flag
 
 NONE = "no command of this version reproduces exactly this run"
 

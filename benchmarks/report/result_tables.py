@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks import experiments
-from benchmarks.comparison_table import interval_text
-from benchmarks.display import Display, Metric
-from benchmarks.method_styles import LABELS
-from benchmarks.published import TAGS, Entry, entries, nearest_to
-from benchmarks.report.markdown import table
-from benchmarks.report.problems import Family, Problem, shared
-from benchmarks.settings import Values, settings_text
-from benchmarks.summary import Estimate, MethodResults, best_results, first_and_last
+from .. import experiments
+from ..comparison_table import interval_text
+from ..display import Display, Metric
+from ..method_styles import LABELS
+from ..published import TAGS, Entry, entries, nearest_to
+from ..settings import Values, settings_text
+from ..summary import Estimate, MethodResults, best_results, first_and_last
+from .markdown import table
+from .problems import Family, Problem, shared
 
 UNUSED_VALUES = ("", "no")  # values that mean that something is not used
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import experiments
-from benchmarks.errors import CannotRun
-from benchmarks.record import Record
-from benchmarks.results_folder import inside
-from benchmarks.run import Run
-from benchmarks.saved_values import fields, integer, mapping, scalar, sequence, shown, text
-from benchmarks.value_checks import MAX_SEED, nearest
+from .. import experiments
+from ..errors import CannotRun
+from ..record import Record
+from ..results_folder import inside
+from ..run import Run
+from ..saved_values import fields, integer, mapping, scalar, sequence, shown, text
+from ..value_checks import MAX_SEED, nearest
 
 _HEAD = fields(
     experiment=text,

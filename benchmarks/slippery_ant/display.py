@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.display import Display, Metric
-from benchmarks.slippery_ant.settings import Settings
+from ..display import Display, Metric
+from .settings import Settings
 
 
 def _about(settings: Settings) -> str:

@@ -16,8 +16,8 @@ import torch
 from gymnasium.envs.mujoco.ant_v5 import AntEnv
 from numpy.typing import NDArray
 
-from benchmarks.saved_tensors import like
-from benchmarks.saved_values import anything, fields, integer, mapping, number, sequence
+from ..saved_tensors import like
+from ..saved_values import anything, fields, integer, mapping, number, sequence
 
 EPISODE_STEPS = 1000  # gymnasium's time limit for Ant
 _PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION

@@ -7,7 +7,7 @@ from typing import Final
 
 import torch
 
-from benchmarks.seeds import stream
+from ..seeds import stream
 
 LOWEST: Final = 0.02
 HIGHEST: Final = 2.0

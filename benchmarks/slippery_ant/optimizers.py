@@ -13,9 +13,10 @@ from typing import Any, Final
 from torch import nn
 from torch.optim import Optimizer
 
-from benchmarks.seeds import stream
 from gnt import AdamGnT, UnitGroup
 from gnt.optim import CBPAdam, CBPAdamW
+
+from ..seeds import stream
 
 STANDARD: Final = (0.9, 0.999)
 PROPER: Final = (0.99, 0.99)  # the paper's "proper" Adam: v follows sudden changes of the gradient as fast as m

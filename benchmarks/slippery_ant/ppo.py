@@ -20,13 +20,13 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor, nn
 
-from benchmarks.saved_tensors import tensor
-from benchmarks.saved_values import anything, fields, integer, mapping, optional
-from benchmarks.seeds import stream
-from benchmarks.slippery_ant import networks, optimizers
-from benchmarks.slippery_ant.environment import SlipperyAnt
-from benchmarks.slippery_ant.private_random_state import PrivateRandomState
-from benchmarks.slippery_ant.settings import MINIBATCHES
+from ..saved_tensors import tensor
+from ..saved_values import anything, fields, integer, mapping, optional
+from ..seeds import stream
+from . import networks, optimizers
+from .environment import SlipperyAnt
+from .private_random_state import PrivateRandomState
+from .settings import MINIBATCHES
 
 
 class NormalisedRollout(RolloutBuffer):

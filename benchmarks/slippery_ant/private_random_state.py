@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.saved_tensors import random_state, tensor
-from benchmarks.saved_values import fields, integer
-from benchmarks.seeds import stream
+from ..saved_tensors import random_state, tensor
+from ..saved_values import fields, integer
+from ..seeds import stream
 
 
 class PrivateRandomState:

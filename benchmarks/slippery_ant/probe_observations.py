@@ -7,10 +7,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from benchmarks.seeds import stream
-from benchmarks.slippery_ant.environment import SlipperyAnt
-from benchmarks.slippery_ant.ppo import Agent
 from gnt.metrics import Probe
+
+from ..seeds import stream
+from .environment import SlipperyAnt
+from .ppo import Agent
 
 
 class PolicyAndValue(nn.Module):

@@ -6,7 +6,7 @@ import importlib
 import importlib.metadata
 from typing import Final
 
-from benchmarks.errors import CannotRun
+from ..errors import CannotRun
 
 # imageio: imported by gymnasium's MuJoCo environments, although nothing is rendered here
 PACKAGES: Final = ("gymnasium", "mujoco", "imageio", "stable_baselines3")

@@ -6,9 +6,9 @@ import argparse
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
-from benchmarks import setting_fields, value_checks
-from benchmarks.setting_fields import setting
-from benchmarks.settings import BaseSettings, Values
+from .. import setting_fields, value_checks
+from ..setting_fields import setting
+from ..settings import BaseSettings, Values
 
 ENV_STEPS: Final = 20_000_000
 CHANGE_EVERY: Final = 2_000_000

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import benchmarks.training
-from benchmarks.errors import START_OVER_HINT, CannotRun
-from benchmarks.saved_values import anything, fields, integer, mapping, number, optional, text
-from benchmarks.seeds import stream
-from benchmarks.slippery_ant import requirements
-from benchmarks.slippery_ant.friction import ORDINARY, frictions
-from benchmarks.slippery_ant.settings import FRICTIONS, Settings
-from benchmarks.training import Row
+from ..errors import START_OVER_HINT, CannotRun
+from ..saved_values import anything, fields, integer, mapping, number, optional, text
+from ..seeds import stream
+from ..training import Row
+from ..training import Training as BaseTraining
+from . import requirements
+from .friction import ORDINARY, frictions
+from .settings import FRICTIONS, Settings
 
 if TYPE_CHECKING:
-    from benchmarks.slippery_ant.environment import SlipperyAnt
+    from .environment import SlipperyAnt
 
 
-class Training(benchmarks.training.Training):
+class Training(BaseTraining):
     """Trains one method on the ant of one seed. Frictions, initial weights and initial states of episodes are the same
     for all methods.
 
@@ -30,8 +30,8 @@ class Training(benchmarks.training.Training):
 
     def __init__(self, settings: Settings, method: str, seeds: list[int]) -> None:
         requirements.check_installed()
-        from benchmarks.slippery_ant.ppo import Agent  # imported here because it needs the optional packages
-        from benchmarks.slippery_ant.probe_observations import make_probe
+        from .ppo import Agent  # imported here because it needs the optional packages
+        from .probe_observations import make_probe
 
         (self._seed,) = seeds
         self._settings = settings
@@ -99,7 +99,7 @@ class Training(benchmarks.training.Training):
 
 
 def _ant(settings: Settings, seed: int, purpose: str) -> SlipperyAnt:
-    from benchmarks.slippery_ant.environment import SlipperyAnt
+    from .environment import SlipperyAnt
 
     changing = frictions(seed, FRICTIONS) if settings.friction == "changing" and purpose != "probe" else [ORDINARY]
     episode_seed = stream(seed, purpose).initial_seed()

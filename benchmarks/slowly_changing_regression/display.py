@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.display import OPTIMIZERS, Display, Metric
-from benchmarks.slowly_changing_regression.settings import Settings
+from ..display import OPTIMIZERS, Display, Metric
+from .settings import Settings
 
 
 def _about(settings: Settings) -> str:

@@ -7,9 +7,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from benchmarks.saved_tensors import like, random_state
-from benchmarks.saved_values import fields, integer
-from benchmarks.seeds import stream
+from ..saved_tensors import like, random_state
+from ..saved_values import fields, integer
+from ..seeds import stream
 
 BITS: Final = 20
 SLOW: Final = 15

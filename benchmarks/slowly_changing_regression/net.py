@@ -7,7 +7,7 @@ from typing import Final
 
 from torch import nn
 
-from benchmarks.slowly_changing_regression.inputs import BITS
+from .inputs import BITS
 
 HIDDEN: Final = 5
 

@@ -7,8 +7,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from benchmarks.seeds import stream
-from benchmarks.slowly_changing_regression.inputs import BITS
+from ..seeds import stream
+from .inputs import BITS
 
 UNITS: Final = 100
 BETA: Final = 0.7

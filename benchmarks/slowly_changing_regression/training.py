@@ -6,20 +6,20 @@ from typing import Any, Final
 
 import torch
 
-import benchmarks.training
-from benchmarks.methods import Method
-from benchmarks.saved_tensors import tensor
-from benchmarks.saved_values import any_of, anything, fields, integer, mapping, sequence, text
-from benchmarks.slowly_changing_regression.inputs import Inputs
-from benchmarks.slowly_changing_regression.net import network_factory
-from benchmarks.slowly_changing_regression.settings import Settings
-from benchmarks.slowly_changing_regression.target import Target
-from benchmarks.training import Row
+from ..methods import Method
+from ..saved_tensors import tensor
+from ..saved_values import any_of, anything, fields, integer, mapping, sequence, text
+from ..training import Row
+from ..training import Training as BaseTraining
+from .inputs import Inputs
+from .net import network_factory
+from .settings import Settings
+from .target import Target
 
 PIECE: Final = 250
 
 
-class Training(benchmarks.training.Training):
+class Training(BaseTraining):
     """Trains one method on the stream, one example per step. Target, inputs and initial weights are the same for every
     method. Seeds that are trained together each have the stream that they have alone.
 

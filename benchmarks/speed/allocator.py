@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from benchmarks.errors import CannotRun
+from ..errors import CannotRun
 
 CHOICES = ("default", "tuned")
 # 32 MiB is the largest threshold of glibc; without mappings larger tensors stay in the heap as well.

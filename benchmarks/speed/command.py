@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.argument_parser import Parser
-from benchmarks.atomic_files import write_atomically, write_json
-from benchmarks.errors import STOPPED, CannotRun
-from benchmarks.results_folder import inside
-from benchmarks.settings import OUT
-from benchmarks.speed import HELP, allocator, record_file
-from benchmarks.value_checks import one_of, whole
+from ..argument_parser import Parser
+from ..atomic_files import write_atomically, write_json
+from ..errors import STOPPED, CannotRun
+from ..results_folder import inside
+from ..settings import OUT
+from ..value_checks import one_of, whole
+from . import HELP, allocator, record_file
 
 FAILED = 1  # exit status if a variant raised an error
 WIDTH = 128  # of tables if the output is not a terminal
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     if parsed.show:
         record = record_file.load(parsed.show)
         if parsed.markdown:
-            from benchmarks.speed.markdown import markdown
+            from .markdown import markdown
 
             print(markdown(record))
             return 0
@@ -107,8 +107,8 @@ def _measure(parsed: argparse.Namespace, command_line: str, old: dict[str, Any] 
 
     import torch
 
-    from benchmarks.speed.memory import measure_memory
-    from benchmarks.speed.selection import select_workloads
+    from .memory import measure_memory
+    from .selection import select_workloads
 
     if parsed.device == "cuda" and not torch.cuda.is_available():
         raise CannotRun("--device cuda: torch finds no CUDA device.")
@@ -134,10 +134,10 @@ def _measure(parsed: argparse.Namespace, command_line: str, old: dict[str, Any] 
 
 def _time(plans: list[Any], record: dict[str, Any], output: Path, *, quiet: bool) -> None:
     """Fill the record's workloads, and write it after each."""
-    from benchmarks.progress import progress_view
-    from benchmarks.speed.machine_load import LoadMonitor, measure_machine_load
-    from benchmarks.speed.measurement import measure_all
-    from benchmarks.speed.timing import FULL, GPU, QUICK
+    from ..progress import progress_view
+    from .machine_load import LoadMonitor, measure_machine_load
+    from .measurement import measure_all
+    from .timing import FULL, GPU, QUICK
 
     console = _console()
     before = measure_machine_load()
@@ -160,8 +160,8 @@ def _time(plans: list[Any], record: dict[str, Any], output: Path, *, quiet: bool
 
 
 def _show(record: dict[str, Any], old: dict[str, Any] | None, picture: Path | None, beside: Path | None = None) -> int:
-    from benchmarks.speed import compare, table
-    from benchmarks.speed.picture import draw, has_series
+    from . import compare, table
+    from .picture import draw, has_series
 
     console = _console()
     for shown in table.tables(record):

@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks.speed.table import MET, MISSED, ratio_text
+from .table import MET, MISSED, ratio_text
 
 SMALLEST = 0.02  # relative change that always counts as noise
 ERRORS = 3.0  # multiple of the difference's standard error that counts as noise

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.speed.gpu_variants import FUSED, FUSED_GRAPH, SGD, SGD_GRAPH
-from benchmarks.speed.table import ratio_text, time_text
+from .gpu_variants import FUSED, FUSED_GRAPH, SGD, SGD_GRAPH
+from .table import ratio_text, time_text
 
 PARTS = (
     (SGD, (("SGD + GnT", SGD), ("SGD + GnT, none due", SGD))),

@@ -15,10 +15,11 @@ import torch
 from torch import nn
 
 import gnt
-from benchmarks.speed.networks import LOSSES, batches, make_net
-from benchmarks.speed.step_runners import STEP_SIZE, StepRunner, engine_settings
-from benchmarks.speed.workloads import TRACED, Workload
 from gnt.optim import CBPSGD, CBPAdam
+
+from .networks import LOSSES, batches, make_net
+from .step_runners import STEP_SIZE, StepRunner, engine_settings
+from .workloads import TRACED, Workload
 
 Make = Callable[[nn.Module], Any]  # network -> optimizer
 Build = Callable[[nn.Module, Any], Any]  # network, its units -> optimizer, or optimizer and engine

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.utils.benchmark import Timer
 
-from benchmarks.speed.cpu_counters import CpuCounters
+from .cpu_counters import CpuCounters
 
 LOAD = 0.3  # load average per core before the start
 OTHERS = 0.1  # cores used by other processes during the measurement

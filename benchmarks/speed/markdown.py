@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.speed.table import ratio_text
-from benchmarks.speed.third_party import PACKAGE
+from .table import ratio_text
+from .third_party import PACKAGE
 
 PARTS = {
     "SGD": ("CBPSGD", "CBPSGD, measured every 8", "CBPSGD, torch operations", f"{PACKAGE}, SGD"),
@@ -18,7 +18,7 @@ HEAD = ("workload", "CBPSGD / SGD", *_COLUMNS, "CBPAdam / fused Adam", *_COLUMNS
 def markdown(record: dict[str, Any]) -> str:
     """One row for each workload with full training steps, then one line for each ratio of the others."""
     if record["settings"].get("device") == "cuda":
-        from benchmarks.speed.gpu_markdown import gpu_markdown
+        from .gpu_markdown import gpu_markdown
 
         return gpu_markdown(record)
     rows: list[list[str]] = []

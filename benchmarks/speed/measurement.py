@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.progress import ProgressView, Title
-from benchmarks.speed.machine_load import LoadMonitor
-from benchmarks.speed.selection import WorkloadPlan
-from benchmarks.speed.step_runners import StepRunner
-from benchmarks.speed.timing import Rounds, Timings, measure, quartiles, warm_up
+from ..progress import ProgressView, Title
+from .machine_load import LoadMonitor
+from .selection import WorkloadPlan
+from .step_runners import StepRunner
+from .timing import Rounds, Timings, measure, quartiles, warm_up
 
 NAME = Title("speed", "#0072B2")  # of the progress bar
 PARTS = 100  # of the progress bar per workload; building and warm-up are the first 20

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import gnt
-from benchmarks.speed.step_runners import STEP_SIZE, StepRunner, loop
-from benchmarks.speed.workloads import WORKLOADS, Workload
 from gnt.optim import AdamGnT
+
+from .step_runners import STEP_SIZE, StepRunner, loop
+from .workloads import WORKLOADS, Workload
 
 NETWORKS = ("784-2000x3-10, batch 1", "20-5-1, batch 1", "ConvNet 32-64-128, batch 100")
 MODES: dict[str, dict[str, Any]] = {

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.methods import with_seed
-from benchmarks.seeds import stream
-from benchmarks.speed.workloads import CONVNET, GPT, RESNET, TRACED, Workload
+from ..methods import with_seed
+from ..seeds import stream
+from .workloads import CONVNET, GPT, RESNET, TRACED, Workload
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": F.mse_loss, "cross_entropy": F.cross_entropy}
 POOL = 16  # number of different batches, which are repeated
@@ -28,7 +28,7 @@ def fresh_net(sizes: tuple[int, ...] | str) -> nn.Sequential:
     if sizes == CONVNET:
         return _convnet()
     if sizes in TRACED:
-        from benchmarks.speed.traced_networks import gpt_blocks, resnet18
+        from .traced_networks import gpt_blocks, resnet18
 
         return gpt_blocks() if sizes == GPT else resnet18()
     assert not isinstance(sizes, str)

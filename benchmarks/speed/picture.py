@@ -8,9 +8,9 @@ from typing import IO, Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from benchmarks.method_styles import COLOURS, LABELS
-from benchmarks.plot_layout import canvas, save
-from benchmarks.speed.table import ratio_text
+from ..method_styles import COLOURS, LABELS
+from ..plot_layout import canvas, save
+from .table import ratio_text
 
 PANELS = {
     "width": ("784-n-n-10, batch 64", "width n of the hidden layers"),

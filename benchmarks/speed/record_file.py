@@ -7,11 +7,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks import provenance
-from benchmarks.errors import CannotRun
-from benchmarks.saved_values import fields, one_of, parse_json, shown
-from benchmarks.speed.allocator import describe
-from benchmarks.speed.record_kind import RECORD
+from .. import provenance
+from ..errors import CannotRun
+from ..saved_values import fields, one_of, parse_json, shown
+from .allocator import describe
+from .record_kind import RECORD
 
 FORMAT, VERSION = "gnt speed", 1
 

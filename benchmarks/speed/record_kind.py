@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.saved_values import (
+from ..saved_values import (
     Kind,
     all_of,
     boolean,

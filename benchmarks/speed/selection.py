@@ -7,10 +7,10 @@ import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.errors import CannotRun
-from benchmarks.speed.variants import VARIANTS, Variant, variants_of
-from benchmarks.speed.workloads import GPU, GPU_WORKLOADS, QUICK_MATURITY, WORKLOADS, Workload
-from benchmarks.value_checks import nearest
+from ..errors import CannotRun
+from ..value_checks import nearest
+from .variants import VARIANTS, Variant, variants_of
+from .workloads import GPU, GPU_WORKLOADS, QUICK_MATURITY, WORKLOADS, Workload
 
 
 @dataclass(frozen=True)

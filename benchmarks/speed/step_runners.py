@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import gnt
-from benchmarks.seeds import stream
-from benchmarks.speed.networks import LOSSES, batches, fresh_net, make_net
-from benchmarks.speed.workloads import Workload
+
+from ..seeds import stream
+from .networks import LOSSES, batches, fresh_net, make_net
+from .workloads import Workload
 
 REPLACEMENT_RATE = 1e-4
 # So small that units do not die or revive during the measurement: all steps cost the same.

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.speed.step_runners import REPLACEMENT_RATE, StepRunner, loop
-from benchmarks.speed.workloads import Workload
+from .step_runners import REPLACEMENT_RATE, StepRunner, loop
+from .workloads import Workload
 
 MODULE, PACKAGE = "ccbp_pytorch", "ccbp-pytorch"
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch.utils.benchmark import Measurement, Timer
 
-from benchmarks.speed.machine_load import LoadMonitor
-from benchmarks.speed.step_runners import REPLACEMENT_RATE, StepRunner
-from benchmarks.speed.workloads import MANY, Workload
+from .machine_load import LoadMonitor
+from .step_runners import REPLACEMENT_RATE, StepRunner
+from .workloads import MANY, Workload
 
 _QUARTERS = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
 STRETCH = 10.0

@@ -16,9 +16,11 @@ import torch
 from torch import nn
 
 import gnt
-from benchmarks.speed import gpu_variants, third_party
-from benchmarks.speed.networks import batches
-from benchmarks.speed.step_runners import (
+from gnt.optim import CBPSGD, AdamGnT, CBPAdam
+
+from . import gpu_variants, third_party
+from .networks import batches
+from .step_runners import (
     STEP_SIZE,
     StepRunner,
     engine_settings,
@@ -28,8 +30,7 @@ from benchmarks.speed.step_runners import (
     masked,
     optimizer_alone,
 )
-from benchmarks.speed.workloads import GPU, LOOP, MANY, MASKS, STEP, TRACED, Workload
-from gnt.optim import CBPSGD, AdamGnT, CBPAdam
+from .workloads import GPU, LOOP, MANY, MASKS, STEP, TRACED, Workload
 
 Build = Callable[[Workload], StepRunner]
 

@@ -7,10 +7,10 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.datasets import LabelledImages, mnist_images, mnist_or_fashion
-from benchmarks.errors import CannotRun
-from benchmarks.seeds import stream
-from benchmarks.split_digits.scenarios import CLASSES, PER_TASK
+from ..datasets import LabelledImages, mnist_images, mnist_or_fashion
+from ..errors import CannotRun
+from ..seeds import stream
+from .scenarios import CLASSES, PER_TASK
 
 _CHOICE_SEED: Final = 10  # fixed: the images are the same for all seeds of a run
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.display import WEIGHTS, Display, Metric
-from benchmarks.split_digits.settings import SOURCES, Settings
-from benchmarks.task_pictures import HEAT_MAPS
+from ..display import WEIGHTS, Display, Metric
+from ..task_pictures import HEAT_MAPS
+from .settings import SOURCES, Settings
 
 _ASKED = {
     "task": "the task is known and one of its two classes is asked for",

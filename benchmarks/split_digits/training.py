@@ -7,13 +7,13 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from benchmarks.memory_methods import MemoryTraining, memory_method
-from benchmarks.nets import mlp
-from benchmarks.seeds import stream
-from benchmarks.split_digits.data import class_order, load_images
-from benchmarks.split_digits.scenarios import PER_TASK, TASKS, SplitScenario
-from benchmarks.split_digits.settings import Settings
-from benchmarks.task_training import Task
+from ..memory_methods import MemoryTraining, memory_method
+from ..nets import mlp
+from ..seeds import stream
+from ..task_training import Task
+from .data import class_order, load_images
+from .scenarios import PER_TASK, TASKS, SplitScenario
+from .settings import Settings
 
 BATCHES_PER_PIECE: Final = 25
 PROBED: Final = 500

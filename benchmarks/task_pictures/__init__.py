@@ -10,20 +10,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.display import Display, FurtherPicture
+from ..display import Display, FurtherPicture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def _heat_maps(results: list[Any], display: Display) -> Figure:
-    from benchmarks.task_pictures.heat_maps import draw_heat_maps
+    from .heat_maps import draw_heat_maps
 
     return draw_heat_maps(results, display)
 
 
 def _two_axes(results: list[Any], display: Display) -> Figure:
-    from benchmarks.task_pictures.two_axes import draw_two_axes
+    from .two_axes import draw_two_axes
 
     return draw_two_axes(results, display)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.comparison_picture import seeds_in_words
-from benchmarks.display import Display
-from benchmarks.method_styles import COLOURS, LABELS
-from benchmarks.plot_layout import LEFT, WIDTH, add_panel, new_figure
-from benchmarks.summary import MethodResults
-from benchmarks.task_pictures.matrices import best_of_each, mean_matrix
+from ..comparison_picture import seeds_in_words
+from ..display import Display
+from ..method_styles import COLOURS, LABELS
+from ..plot_layout import LEFT, WIDTH, add_panel, new_figure
+from ..summary import MethodResults
+from .matrices import best_of_each, mean_matrix
 
 _COLUMNS = 5
 _GAP, _ABOVE, _BAR = 0.35, 0.52, 0.9  # inches between columns, above a panel, and for the colour bar

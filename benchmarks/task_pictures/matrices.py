@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from benchmarks.display import Display
-from benchmarks.summary import Estimate, MethodResults, best_results, estimate
-from benchmarks.training import Row
+from ..display import Display
+from ..summary import Estimate, MethodResults, best_results, estimate
+from ..training import Row
 
 Matrix = list[list[float]]
 

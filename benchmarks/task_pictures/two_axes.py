@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.comparison_picture import seeds_in_words
-from benchmarks.display import Display
-from benchmarks.method_styles import COLOURS, LABELS
-from benchmarks.plot_layout import LEFT, WIDTH, add_panel, new_figure, text_width
-from benchmarks.summary import MethodResults
-from benchmarks.task_pictures.matrices import Spread, best_of_each, newest_task, old_tasks
-from benchmarks.task_pictures.point_labels import Box, place_labels
+from ..comparison_picture import seeds_in_words
+from ..display import Display
+from ..method_styles import COLOURS, LABELS
+from ..plot_layout import LEFT, WIDTH, add_panel, new_figure, text_width
+from ..summary import MethodResults
+from .matrices import Spread, best_of_each, newest_task, old_tasks
+from .point_labels import Box, place_labels
 
 _HIGH, _GAP, _EDGE = 4.8, 0.55, 0.3
 _SIZE = 10.0  # of labels

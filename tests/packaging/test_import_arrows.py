@@ -1,17 +1,18 @@
 """The order of packages: imports go one way, without circles, and not into other packages' private modules.
 
-Checked are the imported gnt (in ./check the installed wheel) and benchmarks. CONTRIBUTING.md explains the layout.
+Checked is the imported gnt (in ./check the installed wheel), which includes optim/ and benchmarks/. CONTRIBUTING.md
+explains the layout.
 """
 
 from __future__ import annotations
 
 import configparser
 import os
+import re
 from pathlib import Path
 
 import pytest
 
-import benchmarks
 import gnt
 from tests.packaging.import_graph import (
     Import,
@@ -38,15 +39,13 @@ ORDER = (
     ("gnt",),  # gnt/__init__.py
     ("integrations", "benchmarks", "__main__"),
 )
+LINKED = ("benchmarks", "optim")  # folders of the checkout that are packages of gnt
 CHECKOUT = Path(os.environ.get("GNT_CHECKOUT") or Path(__file__).parents[2])
 
 
 @pytest.fixture(scope="module")
 def sources() -> dict[str, str]:
-    return {
-        **read_package(Path(gnt.__file__).parent),
-        **read_package(Path(benchmarks.__file__).parent),
-    }
+    return read_package(Path(gnt.__file__).parent)
 
 
 @pytest.fixture(scope="module")
@@ -75,17 +74,27 @@ def test_no_package_hides_one_of_its_modules(sources: dict[str, str]) -> None:
     fail_if_any(hidden_modules(sources))
 
 
+def test_benchmarks_import_each_other_by_relative_imports(sources: dict[str, str]) -> None:
+    # an installed gnt has no top-level package benchmarks
+    lines = [
+        f"{name}:{number}: {line.strip()}"
+        for name, text in sources.items()
+        for number, line in enumerate(text.splitlines(), 1)
+        if re.match(r" *(from|import) (gnt\.)?benchmarks\b", line)
+    ]
+    fail_if_any(lines)
+
+
 def test_every_folder_with_files_is_a_package_of_setup_cfg() -> None:
     config = configparser.ConfigParser()
     config.read(CHECKOUT / "setup.cfg", encoding="utf-8")
     declared = set(config["options"]["packages"].split())
     folders = {
         ".".join(path.parent.relative_to(CHECKOUT).parts)
-        for name in ("gnt", "optim")
-        for path in (CHECKOUT / name).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        for name in ("gnt", *LINKED)
+        for path in (CHECKOUT / name).rglob("*.py")
     }
-    packages = {f"gnt.{folder}" if folder.split(".")[0] == "optim" else folder for folder in folders}
+    packages = {f"gnt.{folder}" if folder.split(".")[0] in LINKED else folder for folder in folders}
     assert packages == declared
 
 

@@ -19,7 +19,8 @@ from gnt._kernels import compiler
 from tests.packaging import elf
 
 CHECKOUT = Path(os.environ.get("GNT_CHECKOUT") or Path(__file__).parents[2])
-NEEDED = ("gnt", "optim", "pyproject.toml", "setup.cfg", "setup.py", "README.md", "LICENSE")
+FOLDERS = ("gnt", "optim", "benchmarks")
+NEEDED = (*FOLDERS, "pyproject.toml", "setup.cfg", "setup.py", "README.md", "LICENSE")
 NO_COMPILER = {"CC": "/nowhere/cc"}
 
 
@@ -43,8 +44,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if missing:
         pytest.fail(f"{CHECKOUT} is not a checkout of gnt: it has no {', '.join(missing)}. Set GNT_CHECKOUT to one.")
     copy = tmp_path_factory.mktemp("source")
-    for folder in ("gnt", "optim"):
-        skip = shutil.ignore_patterns("__pycache__")
+    for folder in FOLDERS:
+        skip = shutil.ignore_patterns("__pycache__", "*.png")
         shutil.copytree(CHECKOUT / folder, copy / folder, symlinks=True, ignore=skip)
     for file in filter(Path.is_file, CHECKOUT.iterdir()):
         shutil.copy(file, copy)
@@ -92,7 +93,8 @@ def contents(wheel: Path) -> list[str]:
 
 
 def test_the_wheel_contains_the_library_and_nothing_else(wheel: Path, source: Path) -> None:
-    folders = {"gnt": source / "gnt", "gnt/optim": source / "optim"}  # rglob does not follow the link gnt/optim
+    # rglob does not follow the links gnt/optim and gnt/benchmarks
+    folders = {"gnt": source / "gnt", **{f"gnt/{name}": source / name for name in FOLDERS[1:]}}
     library = {
         f"{name}/{path.relative_to(folder).as_posix()}"
         for name, folder in folders.items()
@@ -101,7 +103,7 @@ def test_the_wheel_contains_the_library_and_nothing_else(wheel: Path, source: Pa
     }
     assert {"gnt/__init__.py", "gnt/units/__init__.py", "gnt/optim/adam_gnt.py", "gnt/_kernels/adam.c"} <= library
     shipped = {name for name in contents(wheel) if ".dist-info/" not in name}
-    assert shipped == library | LIBRARIES | {"gnt/py.typed"}  # no top-level optim, tests or benchmarks
+    assert shipped == library | LIBRARIES | {"gnt/py.typed", "gnt/benchmarks/published.json"}  # nothing beside gnt
 
 
 def test_a_wheel_with_kernels_is_for_any_python_on_this_platform(wheel: Path, plain_wheel: Path) -> None:
