@@ -14,6 +14,7 @@ NAMES = (
     "slippery_ant",
     "split_digits",
     "permuted_tasks",
+    "nightly",
 )
 
 
