@@ -7,10 +7,10 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.datasets import LabelledImages, fashion_mnist, idx_folder, mnist_images
-from benchmarks.errors import CannotRun
-from benchmarks.nightly.settings import Settings
-from benchmarks.seeds import stream
+from ..datasets import LabelledImages, fashion_mnist, idx_folder, mnist_images
+from ..errors import CannotRun
+from ..seeds import stream
+from .settings import Settings
 
 _TEST_SEED: Final = 1910  # fixed: the digits to test on are the same for all seeds
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.display import DEAD, RANK, Display, Metric
-from benchmarks.nightly.settings import SOURCES, Settings
+from ..display import DEAD, RANK, Display, Metric
+from .settings import SOURCES, Settings
 
 
 def _about(settings: Settings) -> str:

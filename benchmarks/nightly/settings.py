@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
-from benchmarks import setting_fields, value_checks
-from benchmarks.setting_fields import setting
-from benchmarks.settings import BaseSettings, Values
+from .. import setting_fields, value_checks
+from ..setting_fields import setting
+from ..settings import BaseSettings, Values
 
 METHODS: Final = (
     "cold",

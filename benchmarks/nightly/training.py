@@ -7,24 +7,25 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-import benchmarks.training
 import gnt
-from benchmarks.accuracy import accuracy
-from benchmarks.methods import Method
-from benchmarks.nets import mlp
-from benchmarks.nightly.data import load_nights
-from benchmarks.nightly.settings import Settings
-from benchmarks.saved_tensors import random_state
-from benchmarks.saved_values import anything, fields, integer, mapping, text
-from benchmarks.seeds import stream
-from benchmarks.training import Row
+
+from ..accuracy import accuracy
+from ..methods import Method
+from ..nets import mlp
+from ..saved_tensors import random_state
+from ..saved_values import anything, fields, integer, mapping, text
+from ..seeds import stream
+from ..training import Row
+from ..training import Training as BaseTraining
+from .data import load_nights
+from .settings import Settings
 
 PROBED: Final = 500
 PIXELS: Final = 784
 CLASSES: Final = 10
 
 
-class Training(benchmarks.training.Training):
+class Training(BaseTraining):
     """Trains one method, with one seed, on the images of all nights. Images, the order of their arrival, and initial
     weights are the same for every method.
 
