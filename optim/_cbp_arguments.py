@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -27,10 +28,15 @@ def parameters(net: Any, params: ParamsT | None, layers: Any, kind: str) -> Para
     if isinstance(net, nn.Module):
         return net.parameters() if params is None else params
     if layers is None:
+        in_a_policy = (
+            f"; in Stable-Baselines3 pass optimizer_class=gnt.integrations.stable_baselines3.{kind}, which finds them"
+            if "stable_baselines3" in sys.modules
+            else ""
+        )
         raise TypeError(
             f"{kind} takes the network first, got {type(net).__name__}. Use {kind}(net, lr=...), with params=[{{...}}, "
             f"...] for parameter groups; or {kind}(parameters, lr=..., layers=...), with the layers or unit groups "
-            "of these parameters"
+            f"of these parameters{in_a_policy}"
         )
     if params is not None:
         raise TypeError(

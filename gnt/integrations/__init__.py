@@ -3,4 +3,5 @@
 huggingface         a callback for the Trainer of transformers
 lightning           callbacks for PyTorch Lightning
 loss_of_plasticity  learners and layers of the loss-of-plasticity repository, with its arguments and defaults
+stable_baselines3   optimizers that policies construct, and a callback
 """

@@ -13,9 +13,10 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 import gnt
+from gnt.integrations import stable_baselines3 as adapters
 from gnt.optim import CBPAdam
 from tests.helpers.small_runs import assert_same, replaced
-from tests.integrations.sb3_helpers import SETTINGS, engine_of, example_input
+from tests.integrations.sb3_helpers import SETTINGS, engine_of, found_by_the_policy
 
 TASKS = ("CartPole-v1", "Pendulum-v1")  # discrete and continuous actions
 EACH = pytest.mark.parametrize("task", TASKS)
@@ -33,14 +34,6 @@ class ContinualPolicy(ActorCriticPolicy):
     def _build(self, lr_schedule):
         super()._build(lr_schedule)
         self.optimizer = CBPAdam(self, lr=lr_schedule(1), layers=actor_and_critic(self), **SETTINGS)
-
-
-class TracedPolicy(ActorCriticPolicy):
-    """PPO's policy with an optimizer that finds the units of any networks by tracing."""
-
-    def _build(self, lr_schedule):
-        super()._build(lr_schedule)
-        self.optimizer = CBPAdam(self, lr_schedule(1), example_inputs=example_input(self.observation_space), **SETTINGS)
 
 
 class Trunk(BaseFeaturesExtractor):
@@ -90,8 +83,10 @@ def test_ages_are_optimizer_steps_and_units_are_replaced(task):
     assert not engine.waiting
 
 
-def test_traced_units_equal_listed_ones():
-    traced, listed = (state(ppo("Pendulum-v1", policy).learn(128)) for policy in (TracedPolicy, ContinualPolicy))
+def test_units_that_the_optimizer_finds_equal_listed_ones():
+    kwargs = found_by_the_policy(net_arch=[16, 16])
+    traced = state(ppo("Pendulum-v1", "MlpPolicy", policy_kwargs=kwargs).learn(128))
+    listed = state(ppo("Pendulum-v1").learn(128))
     names = ["mlp_extractor.policy_net.0", "mlp_extractor.policy_net.2"]
     assert [group.pop("name") for group in traced[1]["gnt"]["groups"]][:2] == names
     assert [group.pop("name") for group in listed[1]["gnt"]["groups"]][:2] == ["0", "2"]
@@ -99,8 +94,9 @@ def test_traced_units_equal_listed_ones():
 
 
 def test_a_shared_layer_has_two_consumers(tmp_path):
-    kwargs = {"net_arch": {"pi": [8], "vf": [10]}, "features_extractor_class": Trunk}
-    model = ppo("CartPole-v1", TracedPolicy, policy_kwargs=kwargs).learn(128)
+    kwargs = found_by_the_policy(net_arch={"pi": [8], "vf": [10]}, features_extractor_class=Trunk)
+    model = ppo("CartPole-v1", "MlpPolicy", policy_kwargs=kwargs).learn(128)
+    assert type(model.policy.optimizer) is adapters.CBPAdam
     groups = {group.name: [slot.name for slot in group.outgoing] for group in engine_of(model).groups}
     consumers = ["mlp_extractor.policy_net.0", "mlp_extractor.value_net.0"]
     assert groups["features_extractor.fc"] in (consumers, consumers[::-1])

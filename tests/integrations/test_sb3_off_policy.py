@@ -6,42 +6,22 @@ import copy
 
 import torch
 from stable_baselines3 import DQN, SAC
-from stable_baselines3.dqn.policies import DQNPolicy
-from stable_baselines3.sac.policies import SACPolicy
 
-from gnt.optim import CBPAdam
 from tests.helpers.small_runs import assert_same, replaced
-from tests.integrations.sb3_helpers import SETTINGS, engine_of, example_input
+from tests.integrations.sb3_helpers import SETTINGS, engine_of, found_by_the_policy
 
 
-class ContinualQ(DQNPolicy):
-    """DQN's policy with an optimizer that replaces units of the online network."""
-
-    def _build(self, lr_schedule):
-        super()._build(lr_schedule)
-        self.optimizer = CBPAdam(self.q_net, lr=lr_schedule(1), layers=self.q_net.q_net, **SETTINGS)
-
-
-class ContinualSAC(SACPolicy):
-    """SAC's policy with optimizers that replace units of the actor and of both critics."""
-
-    def _build(self, lr_schedule):
-        super()._build(lr_schedule)
-        observation, action = example_input(self.observation_space), example_input(self.action_space)
-        lr = lr_schedule(1)
-        self.actor.optimizer = CBPAdam(self.actor, lr, example_inputs=observation, **SETTINGS)
-        self.critic.optimizer = CBPAdam(self.critic, lr, example_inputs=(observation, action), **SETTINGS)
-
-
-def sac(**settings):
+def sac(optimizer_settings=SETTINGS, **settings):
     """SAC with a training step after each step of the environment except the first 20."""
-    small = {"policy_kwargs": {"net_arch": [16]}, "learning_starts": 20, "batch_size": 8, "device": "cpu", "seed": 0}
-    return SAC(ContinualSAC, "Pendulum-v1", **small, **settings)
+    kwargs = found_by_the_policy(settings=optimizer_settings, net_arch=[16])
+    small = {"policy_kwargs": kwargs, "learning_starts": 20, "batch_size": 8, "device": "cpu", "seed": 0}
+    return SAC("MlpPolicy", "Pendulum-v1", **small, **settings)
 
 
 def test_units_of_the_online_network_are_replaced_and_the_target_is_unchanged(tmp_path):
     often = {"learning_starts": 20, "train_freq": 2, "target_update_interval": 10_000, "buffer_size": 500}
-    model = DQN(ContinualQ, "CartPole-v1", policy_kwargs={"net_arch": [16, 16]}, device="cpu", seed=0, **often)
+    kwargs = found_by_the_policy(net_arch=[16, 16])
+    model = DQN("MlpPolicy", "CartPole-v1", policy_kwargs=kwargs, device="cpu", seed=0, **often)
     before = copy.deepcopy(dict(model.q_net_target.state_dict()))
     model.learn(120)
     engine = engine_of(model)
@@ -54,12 +34,11 @@ def test_units_of_the_online_network_are_replaced_and_the_target_is_unchanged(tm
     assert_same(loaded.policy.optimizer.state_dict(), model.policy.optimizer.state_dict())
 
 
-def test_the_critics_forwards_for_the_actors_loss_are_not_recorded(monkeypatch):
+def test_the_critics_forwards_for_the_actors_loss_are_not_recorded():
     """SAC runs its critics twice in a training step: for their own loss, and for the actor's, whose gradients of the
     critics are discarded.
     """
-    monkeypatch.setitem(SETTINGS, "replacement_rate", 0.0)
-    model = sac()
+    model = sac({**SETTINGS, "replacement_rate": 0.0})
     optimizer, (_, group) = model.policy.critic.optimizer, model.policy.critic.optimizer.gnt.groups
     (consumer,), read, expected = group.consumers, [], torch.zeros(16)
     consumer.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].detach().mean(0)))
