@@ -30,7 +30,7 @@ Packages, each importing only those above it:
 
 from gnt import metrics
 from gnt._kernels import show_config
-from gnt._utils.other_names import CLASSES, advice
+from gnt._utils.other_names import missing_name
 from gnt._version import __version__
 from gnt.diagnosis import PlasticityCheck, Suggestion, plasticity_check, suggest
 from gnt.importance import register_utility
@@ -115,4 +115,4 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """Say what replaces a class of other implementations of continual backpropagation."""
-    raise AttributeError(f"module 'gnt' has no attribute {name!r}{advice([name], CLASSES)}")
+    raise missing_name(__name__, name)

@@ -91,7 +91,7 @@ def advise(verdict: str, gaps: Gaps, worst: Sequence[WorstLayer]) -> tuple[Advic
             Advice(
                 "a fresh output layer when the task changes",
                 f"with one, {gaps.lost_fresh_head.mean:.0%} is lost instead of {gaps.lost.mean:.0%}",
-                "docs/remedies.md#which-remedy",
+                "docs/which_remedy.md",
             )
         )
     names = {sign: [layer.name for layer in worst if sign in layer.signs] for sign in ("dead", "dormant", "weights")}
@@ -102,7 +102,7 @@ def advise(verdict: str, gaps: Gaps, worst: Sequence[WorstLayer]) -> tuple[Advic
                 "continual backpropagation, gnt.GnT(gnt.trace(model, x), optimizer).attach()",
                 f"{'dead' if names['dead'] else 'dormant'} units in {', '.join(idle)} carry no gradient, and "
                 "only a new start brings them back; gnt.suggest gives a rate",
-                "docs/remedies.md#which-remedy",
+                "docs/which_remedy.md",
             )
         )
     if names["weights"]:
@@ -118,7 +118,7 @@ def advise(verdict: str, gaps: Gaps, worst: Sequence[WorstLayer]) -> tuple[Advic
             Advice(
                 "gnt.L2Init, or torch.nn.LayerNorm before the activations",
                 "ranks or gradients are small without idle units, which replacing units alone may not cure",
-                "docs/remedies.md#which-remedy",
+                "docs/which_remedy.md",
             )
         )
     if not found:

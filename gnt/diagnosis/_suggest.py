@@ -108,7 +108,7 @@ def suggest(
 
     They follow published settings: 0.9 renewals of a unit per task in Continual ImageNet, 1 in Slowly-Changing
     Regression and 0.06 in Online Permuted MNIST (Dohare et al., Nature 632, 2024), and maturity thresholds from 10 to
-    10,000. docs/diagnosis.md lists them. They are a start for a search by factors of 10, not an optimum.
+    10,000. docs/choosing_settings.md lists them. They are a start for a search by factors of 10, not an optimum.
 
     Args:
         model: an engine, whose settings are checked; layers or unit groups as for `gnt.GnT`: `gnt.trace(model, x)`.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gnt._utils.caller_instruction import number_of_targets
 from gnt.importance import ENGINE_UNCHANGED, FeatureBatch
 from gnt.learners._evaluated import BackwardStart, Evaluated, check_loss
 from gnt.learners._loss_and_optimizer import Loss
@@ -34,6 +36,9 @@ OPTIMIZER_HAS_STEPPED = (
 )
 
 
+_UNPACKED = "loss, output, replaced = learn(x, y), for every loss; see docs/from_loss_of_plasticity.md"
+
+
 class Step(NamedTuple):
     """Result of one call of `learn`.
 
@@ -48,6 +53,15 @@ class Step(NamedTuple):
     loss: Tensor
     output: Tensor
     replaced: list[Tensor]
+
+    def __iter__(self) -> Iterator[Any]:
+        if number_of_targets(sys._getframe(1)) == 2:
+            raise ValueError(f"learn returns three values, {_UNPACKED}")
+        return tuple.__iter__(self)
+
+    def __getattr__(self, name: str) -> Any:
+        of_tensors = f": learn returns {_UNPACKED}" if not name.startswith("_") and hasattr(Tensor, name) else ""
+        raise AttributeError(f"Step has no attribute {name}{of_tensors}")
 
 
 class TrainingStep:

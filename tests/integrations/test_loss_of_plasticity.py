@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -127,13 +129,48 @@ NET = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
         (lambda: gnt.CBPLinear(NET[0], NET[2], act_type="relu"), "activation="),
         (lambda: gnt.CBPConv(NET[0], NET[2], num_last_filter_outputs=4), "shapes of the layers"),
         (lambda: gnt.optim.CBPAdam(NET, utility_ema_decay=0.9), "decay_rate="),
+        (lambda: gnt.optim.CBPAdam(NET, reset_interval=100), "SoftReplacement.*see docs/from_ccbp_pytorch.md"),
+        (lambda: gnt.GnT(NET, "relu", None), r"GnT takes 2 arguments without a name, got 3: it is GnT\(layers, optimizer"),
         (lambda: gnt.ConvGnT, "ConvGnT of other implementations is here: gnt.GnT"),
+        (lambda: lop.ResGnT, "gnt.trace"),
         (lambda: gnt.GnT(NET).gen_and_test, r"step\(\), after"),
+        (lambda: gnt.ContinualBackprop(NET).learn(X, Y).item(), "Step has no attribute item: learn returns loss, output"),
     ],
 )
 def test_names_of_other_implementations_are_refused_with_those_of_gnt(make: object, words: str) -> None:
     with pytest.raises((TypeError, AttributeError), match=words):
         make()  # type: ignore[operator]
+
+
+def test_classes_of_other_implementations_are_not_imported_but_explained() -> None:
+    with pytest.raises(ImportError, match=r"cannot import name 'ConvGnT' from 'gnt'; .*gnt.GnT, which handles"):
+        from gnt import ConvGnT  # noqa: F401
+    with pytest.raises(ImportError, match=r"cannot import name 'GnT' .*gnt\.GnT\(net\.layers, optimizer\)"):
+        from gnt.integrations.loss_of_plasticity import GnT  # noqa: F401
+    with pytest.raises(ImportError, match=r"cannot import name 'Nothing' from 'gnt' \("):
+        from gnt import Nothing  # noqa: F401
+    assert not hasattr(gnt, "ConvGnT")
+
+
+def test_two_names_for_the_result_of_a_step_get_advice() -> None:
+    step = gnt.Backprop(NET).learn(X, Y)
+    with pytest.raises(ValueError, match="learn returns three values, loss, output, replaced = learn"):
+        _loss, _output = step
+    loss, *rest = step
+    assert [loss, *rest] == list(step) == [step.loss, step.output, step.replaced]
+    with pytest.raises(ValueError, match="not enough values to unpack"):
+        _1, _2, _3, _4 = step
+    assert not hasattr(step, "item")
+    assert step._replace(loss=None).output is step.output
+
+
+def test_pages_that_errors_name_exist() -> None:
+    from gnt._utils import other_names as names
+
+    tables = (names.ARGUMENTS, names.CLASSES, names.PUBLISHED_ENGINE, names.ENGINE_ATTRIBUTES)
+    pages = {page for table in tables for _, page in table.values()}
+    checkout = Path(os.environ.get("GNT_CHECKOUT") or Path(__file__).parents[2])
+    assert [page for page in sorted(pages) if not (checkout / page).exists()] == []
 
 
 def test_other_unknown_names_get_pythons_own_errors() -> None:
