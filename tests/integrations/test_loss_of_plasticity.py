@@ -130,11 +130,17 @@ NET = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
         (lambda: gnt.CBPConv(NET[0], NET[2], num_last_filter_outputs=4), "shapes of the layers"),
         (lambda: gnt.optim.CBPAdam(NET, utility_ema_decay=0.9), "decay_rate="),
         (lambda: gnt.optim.CBPAdam(NET, reset_interval=100), "SoftReplacement.*see docs/from_ccbp_pytorch.md"),
-        (lambda: gnt.GnT(NET, "relu", None), r"GnT takes 2 arguments without a name, got 3: it is GnT\(layers, optimizer"),
+        (
+            lambda: gnt.GnT(NET, "relu", None),
+            r"GnT takes 2 arguments without a name, got 3: it is GnT\(layers, optimizer",
+        ),
         (lambda: gnt.ConvGnT, "ConvGnT of other implementations is here: gnt.GnT"),
         (lambda: lop.ResGnT, "gnt.trace"),
         (lambda: gnt.GnT(NET).gen_and_test, r"step\(\), after"),
-        (lambda: gnt.ContinualBackprop(NET).learn(X, Y).item(), "Step has no attribute item: learn returns loss, output"),
+        (
+            lambda: gnt.ContinualBackprop(NET).learn(X, Y).item(),
+            "Step has no attribute item: learn returns loss, output",
+        ),
     ],
 )
 def test_names_of_other_implementations_are_refused_with_those_of_gnt(make: object, words: str) -> None:

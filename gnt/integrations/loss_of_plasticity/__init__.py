@@ -1,8 +1,8 @@
 """The learners and layers of the loss-of-plasticity repository, with its argument names, defaults and return values.
 
 For scripts written against that code (github.com/shibhansh/loss-of-plasticity): change the imports, and run them with
-gnt. New code is better served by `gnt.ContinualBackprop`, `gnt.GnT` and `gnt.CBPLinear`; docs/from_loss_of_plasticity.md
-lists the names and defaults side by side.
+gnt. New code is better served by `gnt.ContinualBackprop`, `gnt.GnT` and `gnt.CBPLinear`:
+docs/from_loss_of_plasticity.md has names and defaults side by side.
 
     from gnt.integrations.loss_of_plasticity import Backprop, ContinualBackprop      # in place of lop.algos.bp, .cbp
     from gnt.integrations.loss_of_plasticity import ConvCBP, CBPLinear, CBPConv      # .convCBP, .cbp_linear, .cbp_conv
