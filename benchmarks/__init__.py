@@ -1,10 +1,11 @@
-"""Experiments of the continual-learning literature, trained with gnt: ``python -m benchmarks <experiment>``.
+"""Experiments of the continual-learning literature, trained with gnt: ``python -m benchmarks <experiment>``
+in a checkout; installed as gnt.benchmarks, ``gnt run <experiment>``.
 
 Each experiment is a package with at least three modules: ``settings`` (what can be set; does not import torch, so
 that invalid settings are reported at once), ``training`` (the training loop, in pieces between which it can be saved)
 and ``display`` (what its table and picture show). The other modules are shared:
 
-    cli, argument_parser, experiment_options        the command line
+    cli, argument_parser, experiment_options        the command line; command_name: how the user starts it
     experiments, errors, atomic_files               the names of the experiments; errors for the user; writing files
     settings, setting_fields, value_checks          how settings are declared and checked
     method_names, methods, nets, seeds              what is trained: a method on the networks of one or several seeds
@@ -25,5 +26,6 @@ and ``display`` (what its table and picture show). The other modules are shared:
     published, report                               published values; all results as one page, RESULTS.md
     speed                                           ``python -m benchmarks speed``: what a training step costs
 
-docs/running.md is the user's guide.
+Modules import each other by relative imports, so that the package works under both names. docs/running.md is the
+user's guide.
 """

@@ -31,5 +31,5 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the error and exit with status 2."""
-        print(f"error: {message}\nAll settings: {self.prog} --help", file=sys.stderr)
+        print(f"error: {message} (all settings: {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)

@@ -1,34 +1,49 @@
-"""The command line: dispatches to an experiment, ``report`` or ``speed``."""
+"""The command line: dispatches to an experiment, ``report`` or ``speed``.
+
+In a checkout it is ``python -m benchmarks``, called with `main`. In an installed gnt it is ``gnt``, which calls
+`run_experiment` for ``gnt run``, and `main` for ``gnt report`` and ``gnt speed``.
+"""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import shlex
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from . import experiments, launching
+from .command_name import command_text
 from .errors import STOPPED, CannotRun
 from .experiment_options import parse_plan
+from .settings import OUT
 from .value_checks import nearest
 
 PACKAGES = ("rich", "matplotlib", "scipy")
-INSTALL = 'pip install "torch-gnt[demo]"'
+INSTALL = 'pip install "torch-gnt[benchmarks]"'
+Commands = Mapping[str, Callable[[list[str]], int]]
+READER_GONE = 141  # exit status if what reads the output has ended, as of a command that SIGPIPE ends
 
 
 def main(arguments: list[str]) -> int:
-    """Run a command. Returns its exit status."""
+    """Run an experiment or another command. Returns its exit status."""
+    return _handling_errors(arguments, COMMANDS)
+
+
+def run_experiment(arguments: list[str]) -> int:
+    """Run an experiment; without arguments, list the experiments. Returns its exit status."""
+    return _handling_errors(arguments or ["--help"], {})
+
+
+def _handling_errors(arguments: list[str], commands: Commands) -> int:
     try:
-        if not arguments or arguments[0] in ("-h", "--help"):
-            print(_overview())
-            return 0 if arguments else 2
-        name, rest = arguments[0], arguments[1:]
-        if name in COMMANDS:
-            return COMMANDS[name](rest)
-        if name not in experiments.NAMES:
-            raise CannotRun(f"unknown experiment {name!r}{nearest(name, [*experiments.NAMES, *COMMANDS])}")
-        return _run(name, rest)
+        status = _dispatch(arguments, commands)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # what reads the output has ended, as head does
+        # Python flushes the output once more when it ends, and would report the error again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_GONE
     except CannotRun as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -45,6 +60,18 @@ def main(arguments: list[str]) -> int:
         return STOPPED
 
 
+def _dispatch(arguments: list[str], commands: Commands) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview(commands))
+        return 0 if arguments else 2
+    name, rest = arguments[0], arguments[1:]
+    if name in commands:
+        return commands[name](rest)
+    if name not in experiments.NAMES:
+        raise CannotRun(f"unknown experiment {name!r}{nearest(name, [*experiments.NAMES, *commands])}")
+    return _run(name, rest)
+
+
 def _speed(arguments: list[str]) -> int:
     from .speed import command
 
@@ -57,17 +84,19 @@ def _report(arguments: list[str]) -> int:
     return command.main(arguments)
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"report": _report, "speed": _speed}
+COMMANDS: Commands = {"report": _report, "speed": _speed}
 """Commands that are not experiments."""
 
 
-def _overview() -> str:
+def _overview(commands: Commands) -> str:
     from . import report, speed
 
-    lines = ["usage: python -m benchmarks EXPERIMENT [settings]", ""]
+    lines = [f"usage: {command_text('EXPERIMENT')} [settings]", ""]
     lines += [f"  {name:28} {experiments.settings_class(name).help}" for name in experiments.NAMES]
-    lines += [f"  {name:28} {module.HELP}" for name, module in (("report", report), ("speed", speed))]
-    return "\n".join([*lines, "", "Settings of an experiment: python -m benchmarks EXPERIMENT --help"])
+    others = (("report", report), ("speed", speed))
+    lines += [f"  {name:28} {module.HELP}" for name, module in others if name in commands]
+    lines += ["", f"Settings of an experiment: {command_text('EXPERIMENT', '--help')}"]
+    return "\n".join([*lines, f"Results go to the folder {OUT} in the current directory, or to that of --out."])
 
 
 def _check_requirements(parsed: argparse.Namespace) -> None:
@@ -89,7 +118,7 @@ def _run(experiment: str, arguments: list[str]) -> int:
     plan, parsed = parse_plan(experiment, arguments)
     _check_requirements(parsed)
     repeated = [each for each in arguments if each != "--fresh"]
-    comparison = Comparison(plan, parsed.out, shlex.join(["python", "-m", "benchmarks", experiment, *repeated]))
+    comparison = Comparison(plan, parsed.out, command_text(experiment, *repeated))
     launcher = launching.make_launcher(
         parsed.launcher, parsed.workers, parsed.checkpoint_every, tensorboard=parsed.tensorboard
     )

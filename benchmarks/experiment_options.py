@@ -8,6 +8,7 @@ from pathlib import Path
 
 from . import experiments, launching
 from .argument_parser import Parser
+from .command_name import command_text
 from .errors import CannotRun
 from .run_plan import RunPlan, read_grid
 from .settings import OUT, flag
@@ -18,7 +19,7 @@ def _parser(experiment: str) -> Parser:
     cls = experiments.settings_class(experiment)
     sizes = "; ".join(f"{size}: {cls.durations[size]}" for size in cls.size_names() if size in cls.durations)
     parser = Parser(
-        prog=f"python -m benchmarks {experiment}",
+        prog=command_text(experiment),
         description=f"{experiment}: {cls.help}. {sizes}. Ctrl-C stops; the same command continues.",
     )
     methods, names = one_of(*cls.methods, "all"), " ".join([*cls.methods, "all"])
@@ -54,7 +55,8 @@ def _parser(experiment: str) -> Parser:
     parser.add(
         "--workers", type=whole(1), metavar="N", help="number of runs executed at the same time (default: one per core)"
     )
-    parser.add("--out", type=Path, default=OUT, metavar="DIR", help=f"folder for results (default: {OUT})")
+    where = f"folder for results (default: {OUT}, in the current directory)"
+    parser.add("--out", type=Path, default=OUT, metavar="DIR", help=where)
     parser.add("--picture", type=Path, metavar="FILE", help="also write the picture (PNG) to this file")
     parser.add(
         "--tensorboard", action="store_true", help="also write TensorBoard event files, in the folder of each run"

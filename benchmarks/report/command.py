@@ -11,19 +11,20 @@ from pathlib import Path
 from .. import experiments
 from ..argument_parser import Parser
 from ..atomic_files import write_atomically
+from ..command_name import INSTALLED, command_text
 from ..errors import CannotRun
 from ..results_folder import inside
 from ..settings import OUT
 from . import HELP
 from .run_finder import FoundRuns, find_runs
 
-TO = Path("benchmarks")
+TO = Path("report" if INSTALLED else "benchmarks")
 NAME = "RESULTS.md"
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command. Returns its exit status."""
-    parser = Parser("python -m benchmarks report", f"{HELP}. Published values: benchmarks/published.json.")
+    parser = Parser(command_text("report"), HELP)
     parser.add("--out", type=Path, default=OUT, metavar="DIR", help=f"folder of results to read (default: {OUT})")
     parser.add("--to", type=Path, default=TO, metavar="DIR", help=f"folder to write {NAME} to (default: {TO})")
     parser.add(

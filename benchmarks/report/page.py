@@ -9,6 +9,7 @@ from functools import partial
 from typing import IO
 
 from .. import experiments
+from ..command_name import command_text
 from ..comparison_picture import write_picture
 from ..display import Display, FurtherPicture
 from ..plot_layout import save
@@ -38,9 +39,9 @@ remedies; and methods against forgetting what earlier tasks have taught. Each va
 confidence interval (Student's t), next to the published value if there is one. Below each table are the commands that
 reproduce it."""
 
-_RERUN = """\
-`python -m benchmarks report` wrote this page and its pictures from the records of finished runs; nothing in it is
-edited by hand. `python -m benchmarks EXPERIMENT --help` lists the settings. "first", "last" and "mean" are means over
+_RERUN = f"""\
+`{command_text("report")}` wrote this page and its pictures from the records of finished runs; nothing in it is
+edited by hand. `{command_text("EXPERIMENT", "--help")}` lists the settings. "first", "last" and "mean" are means over
 these parts of a run's rows. Published values are those with the nearest settings; "with" lists the settings in which
 they differ from these runs. Their "start" and "end" are the first and the last published point, while ours are means.
 If several settings of a method were tried, the overview shows those with the best mean over the whole run."""

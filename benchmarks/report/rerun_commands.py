@@ -7,11 +7,11 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..command_name import command_text
 from ..errors import CannotRun
 from ..experiment_options import parse_plan
 from ..run import Run
@@ -81,7 +81,7 @@ def _of_size(runs: list[Run], size: str) -> tuple[int, str] | None:
         fewer = [other for other in flags if other is not each]
         if makes(_all(words, fewer), runs):
             flags = fewer
-    return len(flags), shlex.join(["python", "-m", "benchmarks", *_all(words, flags)])
+    return len(flags), command_text(*_all(words, flags))
 
 
 def _all(words: list[str], flags: list[list[str]]) -> list[str]:
@@ -100,7 +100,7 @@ def _grid(runs: list[Run]) -> dict[str, list[Any]]:
 
 
 def makes(arguments: list[str], runs: Sequence[Run]) -> bool:
-    """Whether ``python -m benchmarks ARGUMENTS`` yields exactly these runs."""
+    """Whether a command with these arguments yields exactly these runs."""
     out: Path = runs[0].out
     try:
         with contextlib.redirect_stderr(io.StringIO()):
@@ -113,4 +113,4 @@ def makes(arguments: list[str], runs: Sequence[Run]) -> bool:
 
 def default_command(experiment: str) -> str:
     """The command that runs an experiment's default comparison."""
-    return f"python -m benchmarks {experiment} --seeds 5"
+    return command_text(experiment, "--seeds", "5")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import experiments
+from ..command_name import command_text
 from ..errors import CannotRun
 from ..record import Record
 from ..results_folder import inside
@@ -66,7 +67,7 @@ def find_runs(out: Path) -> FoundRuns:
 
 
 def _example_command(out: Path) -> str:
-    return f"To create some: python -m benchmarks {experiments.NAMES[0]} --seeds 5 --out {out}"
+    return f"To create some: {command_text(experiments.NAMES[0], '--seeds', '5', '--out', str(out))}"
 
 
 def _take(file: Path, out: Path, found: FoundRuns) -> None:

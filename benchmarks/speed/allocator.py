@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from ..command_name import PACKAGE
 from ..errors import CannotRun
 
 CHOICES = ("default", "tuned")
@@ -38,7 +39,7 @@ def restart_with_tuned_allocator(arguments: Sequence[str]) -> int:
     """
     if platform.libc_ver()[0] != "glibc":
         raise CannotRun("--malloc tuned needs glibc's allocator, but this system has another C library.")
-    child = subprocess.Popen([sys.executable, "-m", "benchmarks", "speed", *arguments], env=os.environ | TUNED)
+    child = subprocess.Popen([sys.executable, "-m", PACKAGE, "speed", *arguments], env=os.environ | TUNED)
     while True:
         try:
             return child.wait()

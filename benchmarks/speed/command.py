@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from ..argument_parser import Parser
 from ..atomic_files import write_atomically, write_json
+from ..command_name import command_text
 from ..errors import STOPPED, CannotRun
 from ..results_folder import inside
 from ..settings import OUT
@@ -35,12 +35,12 @@ def main(arguments: Sequence[str]) -> int:
         return _show(record, old, parsed.picture)
     if not allocator.is_active(parsed.malloc):
         return allocator.restart_with_tuned_allocator(arguments)
-    return _measure(parsed, shlex.join(["python", "-m", "benchmarks", "speed", *arguments]), old)
+    return _measure(parsed, command_text("speed", *arguments), old)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(
-        "python -m benchmarks speed",
+        command_text("speed"),
         f"{HELP}, as ratios of times (medians over rounds), measured in alternation in one process. It takes up to "
         "20 minutes, about three with --quick. Ctrl-C stops and keeps what has been measured.",
     )

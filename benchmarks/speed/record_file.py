@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import provenance
+from ..command_name import command_text
 from ..errors import CannotRun
 from ..saved_values import fields, one_of, parse_json, shown
 from .allocator import describe
@@ -53,7 +54,7 @@ def load(file: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CannotRun(f"{file} does not exist.") from None
     except (OSError, ValueError) as error:
-        raise CannotRun(f"{file} is not a record of python -m benchmarks speed: {error}.") from error
+        raise CannotRun(f"{file} is not a record of {command_text('speed')}: {error}.") from error
     if type(record.get("version")) is not int or record["version"] != VERSION:
         version = shown(record.get("version"))
         raise CannotRun(f"{file} is a record of version {version}; this command reads version {VERSION}.")

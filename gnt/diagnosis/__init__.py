@@ -1,7 +1,7 @@
 """Whether a network can still learn, what helps, and which settings fit.
 
 plasticity_check    copies of a network learn something new, and are compared with fresh ones
-run_command         python -m gnt check: the check of a script's network
+run_command         gnt check: the check of a script's network
 suggest             replacement rate, maturity threshold and decay rate, and what given ones mean
 """
 

@@ -1,4 +1,4 @@
-"""`python -m gnt check`: the plasticity check of a script's network, from the command line."""
+"""`gnt check`: the plasticity check of a script's network, from the command line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from gnt.diagnosis._fresh import FRESH
 from gnt.diagnosis._plasticity_check import plasticity_check
 from gnt.diagnosis._result import PlasticityCheck
 
+FAILED = 2  # exit status after an error
 STOPPED = 130  # exit status after Ctrl-C, as in shells
 _NEEDED = ("model", "optimizer", "data")
 _INSIDE = ("state_dict", "model_state_dict", "model")  # where checkpoints keep the network's state
@@ -35,7 +36,7 @@ and, if model() loads trained weights,
 
     def reinitialize(net): ...    gives a network new initial values; otherwise fresh networks are those of model()
 
-Example: python -m gnt check train.py --checkpoint last.pt --picture check.png
+Example: gnt check train.py --checkpoint last.pt --picture check.png
 """
 
 
@@ -43,8 +44,17 @@ class _CannotRun(Exception):
     """A problem that the user can solve, in one line."""
 
 
+class _Parser(argparse.ArgumentParser):
+    """Argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error and exit with status 2."""
+        print(f"{self.prog}: {message} (all arguments: {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(FAILED)
+
+
 def run_command(arguments: Sequence[str]) -> int:
-    """Run ``python -m gnt`` with these arguments, and return the exit status."""
+    """Run ``gnt check`` with the arguments ["check", ...], and return the exit status."""
     parser = _parser()
     given = parser.parse_args(arguments)
     if given.command is None:
@@ -62,13 +72,13 @@ def run_command(arguments: Sequence[str]) -> int:
             raise
         kind = "" if isinstance(error, (_CannotRun, ModuleNotFoundError)) else f"{type(error).__name__}: "
         print(f"gnt check: {kind}{' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+        return FAILED
     print(json.dumps(_as_json(result), indent=2) if given.json else result)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m gnt", description="Tools of gnt for trained networks.")
+    parser = _Parser(prog="gnt", description="Tools of gnt for trained networks.")
     commands = parser.add_subparsers(dest="command", metavar="command")
     check = commands.add_parser(
         "check",

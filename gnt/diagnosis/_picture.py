@@ -32,7 +32,7 @@ def draw_check(check: Any) -> FigureType:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError('the picture needs matplotlib: pip install "torch-gnt[demo]"') from error
+        raise ModuleNotFoundError('the picture needs matplotlib: pip install "torch-gnt[benchmarks]"') from error
     layers = min(len(check.present), _MOST_LAYERS)
     figure = Figure(figsize=(11.0, 4.6 + 0.34 * layers + 0.6), layout="constrained")
     rows = figure.add_gridspec(2, len(_BARS), height_ratios=[3.4, 0.34 * layers + 1.0])

@@ -1,4 +1,4 @@
-"""`python -m gnt check` prints the check of a script's network, and errors in one line."""
+"""`gnt check` prints the check of a script's network, and errors in one line."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_the_report_is_printed(script, capsys):
 def test_errors_take_one_line(script, capsys, change, arguments, message):
     script.write_text(script.read_text().replace(*change))
     arguments = [str(script) if each == "SCRIPT" else each for each in arguments]
-    assert run_command(["check", str(script), "--quiet", *arguments]) == 1
+    assert run_command(["check", str(script), "--quiet", *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("gnt check: ")
     assert message in line
@@ -101,7 +101,7 @@ def test_errors_take_one_line(script, capsys, change, arguments, message):
 
 def test_a_checkpoint_of_another_network_is_refused(script, capsys, tmp_path):
     torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "other.pt")
-    assert run_command(["check", str(script), "--checkpoint", str(tmp_path / "other.pt")]) == 1
+    assert run_command(["check", str(script), "--checkpoint", str(tmp_path / "other.pt")]) == 2
     assert "other.pt is of another network than model()" in capsys.readouterr().err
 
 

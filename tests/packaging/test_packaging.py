@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.packaging import elf
 
 CHECKOUT = Path(os.environ.get("GNT_CHECKOUT") or Path(__file__).parents[2])
 FOLDERS = ("gnt", "optim", "benchmarks")
+OTHERS = ("docs", "scripts", "tests", ".ci", ".github")  # also in the source distribution
 NEEDED = (*FOLDERS, "pyproject.toml", "setup.cfg", "setup.py", "README.md", "LICENSE")
 NO_COMPILER = {"CC": "/nowhere/cc"}
 
@@ -44,8 +46,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if missing:
         pytest.fail(f"{CHECKOUT} is not a checkout of gnt: it has no {', '.join(missing)}. Set GNT_CHECKOUT to one.")
     copy = tmp_path_factory.mktemp("source")
-    for folder in FOLDERS:
-        skip = shutil.ignore_patterns("__pycache__", "*.png")
+    for folder in filter(lambda name: (CHECKOUT / name).exists(), (*FOLDERS, *OTHERS)):
+        skip = shutil.ignore_patterns("__pycache__")
         shutil.copytree(CHECKOUT / folder, copy / folder, symlinks=True, ignore=skip)
     for file in filter(Path.is_file, CHECKOUT.iterdir()):
         shutil.copy(file, copy)
@@ -58,6 +60,12 @@ def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if "GNT_DIST" not in os.environ:
         build(source, out, "--wheel")
     return next(out.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def sdist(plain_wheel: Path) -> Path:
+    """The source distribution that `plain_wheel` was built from."""
+    return next(plain_wheel.parent.glob("*.tar.gz"))
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +90,23 @@ def new_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folders = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     Path(site, "torch_of_the_test_run.pth").write_text("\n".join(folders))
     return python
+
+
+def test_the_command_trains_and_reports_in_the_current_directory(new_python: Path, tmp_path: Path) -> None:
+    gnt = new_python.with_name("gnt")
+    environment = {"OMP_NUM_THREADS": "1"}
+    first, second, *_ = run(gnt, "config", cwd=tmp_path).splitlines()
+    assert first.startswith("gnt ")
+    assert str(new_python.parents[1]) in second  # the kernels of the wheel
+    experiment = ["run", "slowly_changing_regression", "--methods", "backprop", "--steps", "500", "--bin", "250"]
+    out = run(gnt, *experiment, "--quiet", cwd=tmp_path, **environment)
+    assert out.splitlines()[-1].endswith("Records: results/slowly_changing_regression")
+    (record,) = tmp_path.rglob("record.jsonl")
+    assert record.relative_to(tmp_path).parts[:2] == ("results", "slowly_changing_regression")
+    run(gnt, "report", "--quiet", cwd=tmp_path, **environment)
+    page = (tmp_path / "report" / "RESULTS.md").read_text(encoding="utf-8")
+    assert "`gnt run slowly_changing_regression --methods backprop --seeds 1 --steps 500 --bin 250`" in page
+    assert "`gnt report` wrote this page" in page
 
 
 LIBRARIES = {f"gnt/_kernels/{compiler.library_name(each)}" for each in compiler.instruction_sets()}
@@ -120,6 +145,15 @@ def test_a_source_distribution_without_a_compiler_gives_the_same_wheel_without_k
     wheel: Path, plain_wheel: Path
 ) -> None:
     assert set(contents(plain_wheel)) == set(contents(wheel)) - LIBRARIES
+
+
+def test_the_source_distribution_holds_the_checkout(sdist: Path, source: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    files = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
+    assert "tests/conftest.py" in files
+    generated = (".egg-info/", ".so")
+    assert {name for name in files - held if not any(each in name for each in generated)} <= {".gitignore"}
 
 
 USE_KERNELS = """

