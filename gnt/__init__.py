@@ -26,9 +26,24 @@ Packages, each importing only those above it:
     metrics           dead units, ranks, online accuracy, Probe
     diagnosis         plasticity_check: does a network still learn as a fresh one does; suggest: settings
     integrations      callbacks for Lightning; imported only on request
+
+The names that arguments take, such as those of measures, are types in gnt.names.
 """
 
+from gnt import diagnosis as diagnosis
+from gnt import distributed as distributed
+from gnt import importance as importance
+from gnt import initialization as initialization
+from gnt import learners as learners
 from gnt import metrics
+from gnt import names as names
+from gnt import nn as nn
+from gnt import optim as optim
+from gnt import protection as protection
+from gnt import regularization as regularization
+from gnt import replacement as replacement
+from gnt import replay as replay
+from gnt import units as units
 from gnt._kernels import show_config
 from gnt._utils.other_names import missing_name
 from gnt._version import __version__

@@ -6,20 +6,22 @@ Schedulers, gradient scalers, gradient clipping and trainers work unchanged. ``s
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from gnt._kernels import use_kernels
 from gnt._utils.dynamo import not_compiled
-from gnt._utils.validation import check_known_settings
+from gnt._utils.other_names import explains_unknown_settings
 from gnt.importance import WeightMeans
+from gnt.initialization import Init
+from gnt.names import Accumulate, ActivationName, BiasInit, TraceModes, Utility
 from gnt.optim import _cbp_arguments as cbp_arguments
+from gnt.optim._continual_optimizer import ContinualOptimizer
 from gnt.optim._gradient_checks import GroupGradientChecks
 from gnt.optim._options import (
     SGD_OPTIONS,
@@ -32,80 +34,10 @@ from gnt.optim._saved_state import check_entries, check_saved_options, saved_ent
 from gnt.optim._sgd_kernel import SGDKernel
 from gnt.optim._step_wrapper import unwrap_step, wrap_step
 from gnt.optim.adam_gnt import AdamGnT
-from gnt.replacement import ENGINE_SETTINGS, GnT
-from gnt.units import WalkError
+from gnt.replacement import EngineSettings, Protect, SoftReplacement
 
 
-class _ContinualOptimizer(Optimizer):
-    """Base class: separates the settings of optimizer and engine, and attaches the engine, also in copies.
-
-    Attributes:
-        gnt: the engine. ``gnt.replaced`` holds the units that the latest step replaced; ``gnt.report()`` summarizes.
-    """
-
-    gnt: GnT
-    _base: ClassVar[type[Optimizer]]
-    _check_options: ClassVar[CheckOptions]
-    _preset: ClassVar[dict[str, Any]] = {}
-    _fixed: ClassVar[dict[str, Any]] = {}
-
-    def __init__(
-        self,
-        net: nn.Module | ParamsT,
-        lr: float = 1e-3,
-        *,
-        layers: Any = None,
-        params: ParamsT | None = None,
-        example_inputs: Any = None,
-        examples: Sequence[Any] | None = None,
-        modes: str | None = None,
-        include: cbp_arguments.Patterns = None,
-        exclude: cbp_arguments.Patterns = None,
-        **settings: Any,
-    ) -> None:
-        kind = type(self).__name__
-        parameters = cbp_arguments.parameters(net, params, layers, kind)
-        allowed = [n for n in inspect.signature(self._base).parameters if n not in ("params", "lr", *self._fixed)]
-        engine_arguments = (*ENGINE_SETTINGS, "follow")
-        check_known_settings(settings, kind, allowed, engine_arguments)
-        engine = {name: settings.pop(name) for name in engine_arguments if name in settings}
-        if "kernels" in engine and "kernels" in inspect.signature(self._base).parameters:
-            settings["kernels"] = engine["kernels"]
-        options: dict[str, Any] = {"lr": lr, **self._preset, **settings, **self._fixed}
-        self._check_options({**self._base_defaults(), **options})
-        trace_options = {"include": include, "exclude": exclude, "modes": modes}
-        is_traced = example_inputs is not None or examples is not None
-        if is_traced:
-            trace_options["activation"] = engine.pop("activation", None)
-        units = cbp_arguments.units(net, layers, example_inputs, examples, trace_options)
-        super().__init__(parameters, **options)
-        try:
-            self.gnt = GnT(units, self, **engine).attach()
-        except WalkError as error:
-            if layers is not None or is_traced:
-                raise
-            raise WalkError(f"{error}. {cbp_arguments.WALK_ADVICE}") from None
-
-    @classmethod
-    def _base_defaults(cls) -> dict[str, Any]:
-        """The defaults of the optimizer's options."""
-        return {name: parameter.default for name, parameter in inspect.signature(cls._base).parameters.items()}
-
-    def __repr__(self) -> str:
-        engine = self.__dict__.get("gnt")
-        notes = engine.notes if engine is not None else ()
-        return "\n".join([super().__repr__(), *(f"note: {note}" for note in notes)])
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "gnt": self.gnt}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if "gnt" in state:  # called for a copy, not by load_state_dict
-            self.gnt.reattach()
-
-
-class CBPSGD(_ContinualOptimizer, torch.optim.SGD):
+class CBPSGD(ContinualOptimizer, torch.optim.SGD):
     """``torch.optim.SGD`` with continual backpropagation. Replaces the line that constructs the optimizer.
 
     Args:
@@ -122,9 +54,11 @@ class CBPSGD(_ContinualOptimizer, torch.optim.SGD):
             and do not match ``exclude`` are used.
         layers: a list of layers, or unit groups, for the engine; by default ``net`` itself is walked.
         params: parameter groups; ``net.parameters()`` by default.
-        settings: settings of `GnT` (``replacement_rate``, ``maturity_threshold``, ``decay_rate``, ``utility``,
-            ``init``, ``accumulate``, ``bias_transfer``, ``generator``, ``activation``, ``protect``,
-            ``follow``) and of the optimizer (``momentum``, ``weight_decay``, ...). ``kernels`` applies to both.
+        momentum, dampening, weight_decay, nesterov, maximize, foreach, differentiable, fused: as for torch.optim.SGD.
+            Groups may have their own, and schedules may change them.
+        replacement_rate, maturity_threshold, decay_rate, utility, init, accumulate, bias_transfer, generator,
+        activation, process_group, kernels, bias_init, follow, protect, grad_scaler, measure_every, soft: as for `GnT`.
+            They may be changed later, as attributes of ``optimizer.gnt``. ``kernels`` applies to the optimizer, too.
 
     Raises:
         TypeError: parameters in place of the network without ``layers``, or a setting that would not be used.
@@ -149,6 +83,47 @@ class CBPSGD(_ContinualOptimizer, torch.optim.SGD):
     _kernel: SGDKernel | None = None
     _options: ChangedOptions | None = None
     _gradients: GroupGradientChecks | None = None
+
+    @explains_unknown_settings
+    def __init__(
+        self,
+        net: nn.Module | ParamsT,
+        lr: float | Tensor = 1e-3,
+        *,
+        layers: Any = None,
+        params: ParamsT | None = None,
+        example_inputs: Any = None,
+        examples: Sequence[Any] | None = None,
+        modes: TraceModes | None = None,
+        include: cbp_arguments.Patterns = None,
+        exclude: cbp_arguments.Patterns = None,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float | Tensor = 0,
+        nesterov: bool = False,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        replacement_rate: float = EngineSettings.replacement_rate,
+        maturity_threshold: int = EngineSettings.maturity_threshold,
+        decay_rate: float = EngineSettings.decay_rate,
+        utility: Utility = EngineSettings.utility,
+        init: Init = EngineSettings.init,
+        accumulate: Accumulate = EngineSettings.accumulate,
+        bias_transfer: bool = EngineSettings.bias_transfer,
+        generator: torch.Generator | None = None,
+        activation: ActivationName | None = None,
+        process_group: Any = None,
+        kernels: bool | None = EngineSettings.kernels,
+        bias_init: BiasInit = EngineSettings.bias_init,
+        follow: Sequence[Any] = (),
+        protect: Protect = None,
+        grad_scaler: torch.amp.GradScaler | None = None,
+        measure_every: int = EngineSettings.measure_every,
+        soft: SoftReplacement | bool | None = EngineSettings.soft,
+    ) -> None:
+        self._construct(locals())
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with their own options. Options that are not set are those of the constructor.
@@ -215,7 +190,7 @@ class CBPSGD(_ContinualOptimizer, torch.optim.SGD):
 _sgd_step = unwrap_step(torch.optim.SGD.step)
 
 
-class _ContinualAdam(_ContinualOptimizer, AdamGnT):
+class _ContinualAdam(ContinualOptimizer, AdamGnT):
     _base = AdamGnT
     _check_options: ClassVar[CheckOptions] = staticmethod(check_continual_adam_options)
 
@@ -224,7 +199,7 @@ class _ContinualAdam(_ContinualOptimizer, AdamGnT):
 
 
 class CBPAdam(_ContinualAdam):
-    """`AdamGnT` with continual backpropagation. Arguments and errors are those of `CBPSGD`.
+    """`AdamGnT` with continual backpropagation. Options are those of `AdamGnT`; the rest is as for `CBPSGD`.
 
     >>> import torch
     >>> from gnt.optim import CBPAdam
@@ -232,11 +207,53 @@ class CBPAdam(_ContinualAdam):
     >>> optimizer = CBPAdam(net, lr=1e-3, betas=(0.9, 0.99), replacement_rate=1e-4)
     """
 
+    @explains_unknown_settings
+    def __init__(
+        self,
+        net: nn.Module | ParamsT,
+        lr: float | Tensor = 1e-3,
+        *,
+        layers: Any = None,
+        params: ParamsT | None = None,
+        example_inputs: Any = None,
+        examples: Sequence[Any] | None = None,
+        modes: TraceModes | None = None,
+        include: cbp_arguments.Patterns = None,
+        exclude: cbp_arguments.Patterns = None,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        maximize: bool = False,
+        decoupled_weight_decay: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
+        replacement_rate: float = EngineSettings.replacement_rate,
+        maturity_threshold: int = EngineSettings.maturity_threshold,
+        decay_rate: float = EngineSettings.decay_rate,
+        utility: Utility = EngineSettings.utility,
+        init: Init = EngineSettings.init,
+        accumulate: Accumulate = EngineSettings.accumulate,
+        bias_transfer: bool = EngineSettings.bias_transfer,
+        generator: torch.Generator | None = None,
+        activation: ActivationName | None = None,
+        process_group: Any = None,
+        kernels: bool | None = EngineSettings.kernels,
+        bias_init: BiasInit = EngineSettings.bias_init,
+        follow: Sequence[Any] = (),
+        protect: Protect = None,
+        grad_scaler: torch.amp.GradScaler | None = None,
+        measure_every: int = EngineSettings.measure_every,
+        soft: SoftReplacement | bool | None = EngineSettings.soft,
+    ) -> None:
+        self._construct(locals())
+
 
 class CBPAdamW(_ContinualAdam):
     """`AdamGnT` with AdamW's decoupled weight decay (0.01 by default) and continual backpropagation.
 
-    Arguments and errors are those of `CBPSGD`.
+    Options are those of `AdamGnT`; the rest is as for `CBPSGD`.
 
     >>> import torch
     >>> from gnt.optim import CBPAdamW
@@ -244,5 +261,45 @@ class CBPAdamW(_ContinualAdam):
     >>> optimizer = CBPAdamW(net, lr=1e-3, weight_decay=0.1, replacement_rate=1e-4)
     """
 
-    _preset: ClassVar[dict[str, Any]] = {"weight_decay": 1e-2}
     _fixed: ClassVar[dict[str, Any]] = {"decoupled_weight_decay": True}
+
+    @explains_unknown_settings
+    def __init__(
+        self,
+        net: nn.Module | ParamsT,
+        lr: float | Tensor = 1e-3,
+        *,
+        layers: Any = None,
+        params: ParamsT | None = None,
+        example_inputs: Any = None,
+        examples: Sequence[Any] | None = None,
+        modes: TraceModes | None = None,
+        include: cbp_arguments.Patterns = None,
+        exclude: cbp_arguments.Patterns = None,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
+        replacement_rate: float = EngineSettings.replacement_rate,
+        maturity_threshold: int = EngineSettings.maturity_threshold,
+        decay_rate: float = EngineSettings.decay_rate,
+        utility: Utility = EngineSettings.utility,
+        init: Init = EngineSettings.init,
+        accumulate: Accumulate = EngineSettings.accumulate,
+        bias_transfer: bool = EngineSettings.bias_transfer,
+        generator: torch.Generator | None = None,
+        activation: ActivationName | None = None,
+        process_group: Any = None,
+        kernels: bool | None = EngineSettings.kernels,
+        bias_init: BiasInit = EngineSettings.bias_init,
+        follow: Sequence[Any] = (),
+        protect: Protect = None,
+        grad_scaler: torch.amp.GradScaler | None = None,
+        measure_every: int = EngineSettings.measure_every,
+        soft: SoftReplacement | bool | None = EngineSettings.soft,
+    ) -> None:
+        self._construct(locals())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from gnt._utils.generators import member_generators
 from gnt._utils.state_dicts import Entry, counter, random_state, sequence
 from gnt._utils.validation import check_flags, finite_number, to_float
 from gnt.distributed.dtensor import is_dtensor
+from gnt.names import UtilityScaling
 from gnt.optim._pieces import change_in_pieces, fits_pieces
 from gnt.optim._saved_state import check_entries, check_saved_options, saved_entries
 from gnt.replacement import register_state_reset
@@ -84,7 +85,7 @@ class UPGD(Optimizer):
         weight_decay: float = 0.0,
         factor: float = 2.0,
         protecting: bool = True,
-        scaling: Literal["global", "local"] = "global",
+        scaling: UtilityScaling = "global",
         betas: tuple[float, float] | None = None,
         eps: float = 1e-8,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,

@@ -6,10 +6,11 @@ implementations are the repository loss-of-plasticity, the package ccbp-pytorch 
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, ParamSpec, TypeVar
 
 from gnt._utils.caller_instruction import imports_from
@@ -133,19 +134,16 @@ def missing_name(module: str, name: str, table: dict[str, tuple[str, str]] = CLA
     return AttributeError(f"module {module!r} has no attribute {name!r}{advice([name], table)}")
 
 
-def explains_other_names(init: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a function so that unknown keyword arguments of other implementations get a TypeError with advice."""
+def explains_published_positions(init: Callable[P, R]) -> Callable[P, R]:
+    """Decorate the ``__init__`` of `GnT` so that the arguments of loss-of-plasticity's, in its order, get advice."""
     accepted = inspect.signature(init).parameters
     names = [name for name, each in accepted.items() if each.kind is each.POSITIONAL_OR_KEYWORD and name != "self"]
     positional = len(names)
 
     @functools.wraps(init)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        unknown = [name for name in kwargs if name in ARGUMENTS and name not in accepted]
-        owner = init.__qualname__.split(".")[0]
-        if unknown:
-            raise TypeError(f"{owner} has no argument {', '.join(unknown)}{advice(unknown)}")
         if len(args) > 1 + positional:
+            owner = init.__qualname__.split(".")[0]
             raise TypeError(
                 f"{owner} takes {positional} arguments without a name, got {len(args) - 1}: it is "
                 f"{owner}({', '.join(names)}, replacement_rate=...), and finds the activation itself "
@@ -154,6 +152,50 @@ def explains_other_names(init: Callable[P, R]) -> Callable[P, R]:
         return init(*args, **kwargs)
 
     return call
+
+
+def explains_unknown_settings(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a function so that a TypeError for unknown keyword arguments lists the known ones, with advice.
+
+    >>> @explains_unknown_settings
+    ... def walk(net, *, include=None, exclude=None): ...
+    >>> walk(1, exlude="fc*")
+    Traceback (most recent call last):
+    TypeError: unknown setting exlude: walk takes include, exclude; did you mean exclude?
+    """
+    parameters = inspect.signature(function).parameters
+    settings = [name for name, each in parameters.items() if each.kind is inspect.Parameter.KEYWORD_ONLY]
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        unknown = [name for name in kwargs if name not in parameters]
+        if unknown:
+            is_init = function.__name__ == "__init__" and bool(args)
+            receiver = type(args[0]).__name__ if is_init else function.__name__
+            raise TypeError(unknown_settings_message(unknown, receiver, settings))
+        return function(*args, **kwargs)
+
+    return call
+
+
+def unknown_settings_message(unknown: Sequence[str], receiver: str, own: Iterable[str], further: str = "") -> str:
+    """The message of a TypeError for unknown settings.
+
+    Args:
+        unknown: their names.
+        receiver: name of the function or class.
+        own: the names of its settings.
+        further: more about the allowed ones.
+    """
+    known = list(own)
+    near = [
+        match
+        for name in unknown
+        if name not in ARGUMENTS
+        for match in difflib.get_close_matches(name, known, 1, cutoff=0.75)
+    ]
+    hint = f"; did you mean {', '.join(near)}?" if near else ""
+    return f"unknown setting {', '.join(unknown)}: {receiver} takes {', '.join(known)}{further}{hint}{advice(unknown)}"
 
 
 class ExplainsOtherNames:

@@ -1,10 +1,10 @@
-"""Arguments that have got another name."""
+"""Arguments that have got another name, or that a class does not take although its base does."""
 
 from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from gnt._utils.stack_level import user_level
@@ -30,3 +30,19 @@ def renamed_argument(old: str, new: str) -> Callable[[_Function], _Function]:
         return accepting  # type: ignore[return-value]
 
     return decorator
+
+
+def refused_arguments(names: Iterable[str], reason: str) -> Callable[[_Function], _Function]:
+    """Decorator of a function that raises TypeError for some unknown arguments; ``{}`` in the reason: those given."""
+    refused = tuple(names)
+
+    def decorate(function: _Function) -> _Function:
+        @functools.wraps(function)
+        def call(*arguments: Any, **named: Any) -> Any:
+            if given := [name for name in refused if name in named]:
+                raise TypeError(reason.format(", ".join(given)))
+            return function(*arguments, **named)
+
+        return call  # type: ignore[return-value]
+
+    return decorate

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
-from gnt._utils.other_names import advice
+from gnt._utils.other_names import unknown_settings_message
 
 
 def check_known_settings(
@@ -25,9 +25,7 @@ def check_known_settings(
     unknown = [name for name in given if name not in own and name not in engine]
     if unknown:
         of_engine = f"; the engine takes {', '.join(engine)}" if engine else ""
-        raise TypeError(
-            f"unknown setting {', '.join(unknown)}: {receiver} takes {', '.join(own)}{of_engine}{advice(unknown)}"
-        )
+        raise TypeError(unknown_settings_message(unknown, receiver, own, of_engine))
 
 
 def check_flags(**values: Any) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from gnt.diagnosis._batches import Batch
+from gnt.names import FreshTask
 
-FRESH = ("data", "labels", "permutation")
+FRESH = get_args(FreshTask)
 PASSES = 50  # over the samples, for labels that can only be learned by heart
 
 

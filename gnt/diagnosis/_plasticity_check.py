@@ -29,6 +29,7 @@ from gnt.diagnosis._verdict import FRESH as FRESH_COPY
 from gnt.diagnosis._verdict import FRESH_HEAD as HEAD_COPY
 from gnt.distributed import dtensor
 from gnt.learners import find_loss
+from gnt.names import FreshTask, LossName
 from gnt.units import unwrap
 
 
@@ -39,10 +40,10 @@ def plasticity_check(
     model: nn.Module,
     make_optimizer: MakeOptimizer,
     data: Any,
-    loss: str | LossFunction | None = None,
+    loss: LossName | LossFunction | None = None,
     *,
     steps: int = 300,
-    fresh: str = "data",
+    fresh: FreshTask = "data",
     seeds: int | Sequence[int] = 5,
     batches: int | None = None,
     batch_size: int = 32,

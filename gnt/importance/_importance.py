@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch.optim import Optimizer
@@ -20,9 +20,10 @@ from gnt.importance._measure_registry import find_measure
 from gnt.importance._optimizer_step import AfterOptimizerStep
 from gnt.importance._running_averages import RunningAverages
 from gnt.importance._running_importance import RunningImportance
+from gnt.names import Average, Utility
 from gnt.units import Layers, StructureCheck, UnitGroup, groups_for_engine
 
-AVERAGES = ("ema", "task_mean", "latest")
+AVERAGES = get_args(Average)
 STATE_VERSION = 1
 
 _REMEDY = "build a new Importance with the layers as they are now"
@@ -80,9 +81,9 @@ class Importance(RunningImportance):
     def __init__(
         self,
         layers: Layers | Iterable[UnitGroup],
-        measure: str = "contribution",
+        measure: Utility = "contribution",
         *,
-        average: str = "ema",
+        average: Average = "ema",
         decay_rate: float = 0.99,
         generator: torch.Generator | None = None,
         record: bool = True,

@@ -20,21 +20,22 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from gnt.initialization._distribution import SMALL_STD, Distribution
+from gnt.names import BiasInit, InitName
 from gnt.units import Activation, Slot, activation_gain, activation_names, input_groups
 
 Fill = Callable[[Tensor, Slot, torch.Generator], Any]
-Init = str | Fill
+Init = InitName | Fill
 
 UNIFORM = ("default", "xavier", "lecun", "kaiming")
 NORMAL = ("xavier_normal", "lecun_normal", "kaiming_normal")
 INITS = (*UNIFORM, *NORMAL, "normal", "truncated_normal", "orthogonal")
-BIAS_INITS = ("zero", "initial")
+BIAS_INITS = get_args(BiasInit)
 
 SELU: Activation = ("selu", None)
 

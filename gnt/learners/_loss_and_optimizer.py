@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gnt._utils.validation import check_known_settings, finite_number
+from gnt.names import LossName
 from gnt.optim import AdamGnT
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -33,7 +34,7 @@ UNIT_OPTIMIZERS: OptimizerFactories = {"sgd": torch.optim.SGD, "adam": AdamGnT, 
 _NOT_OPTIONS = ("params", "lr", "decoupled_weight_decay", "kernels")  # arguments that a learner sets, or does not offer
 
 
-def find_loss(loss: str | Loss) -> Loss:
+def find_loss(loss: LossName | Loss) -> Loss:
     """The loss function of a name, or the callable itself.
 
     Raises:

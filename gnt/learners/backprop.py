@@ -9,12 +9,15 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from typing_extensions import Unpack
 
 from gnt._utils.validation import check_flags
 from gnt.learners._compile import CompiledSteps
 from gnt.learners._loss_and_optimizer import OPTIMIZERS, Loss, check_needs_no_closure, find_loss, find_optimizer
 from gnt.learners._methods import Methods
+from gnt.learners._optimizer_options import OptimizerOptions
 from gnt.learners._training_step import Step, TrainingStep
+from gnt.names import LossName, OptimizerName
 
 
 def step_attribute(name: str) -> Any:
@@ -70,19 +73,19 @@ class Backprop:
         self,
         net: nn.Module,
         *,
-        loss: str | Loss = "mse",
-        opt: str | Optimizer = "sgd",
+        loss: LossName | Loss = "mse",
+        opt: OptimizerName | Optimizer = "sgd",
         step_size: float | None = None,
         compile: bool = False,
         methods: Sequence[Any] = (),
-        **options: Any,
+        **options: Unpack[OptimizerOptions],
     ) -> None:
         check_flags(compile=compile)
         checked_methods = Methods.checked(methods)
         if not isinstance(net, nn.Module):
             raise TypeError(f"net must be a torch.nn.Module, got {type(net).__name__}")
         loss_function = find_loss(loss)
-        optimizer = find_optimizer(net, opt, step_size, options, self._optimizers, self._engine_settings)
+        optimizer = find_optimizer(net, opt, step_size, dict(options), self._optimizers, self._engine_settings)
         if compile:
             checked_methods.check_compilable()
         self._step = TrainingStep(net, loss_function, optimizer)

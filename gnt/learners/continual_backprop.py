@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
+from typing_extensions import Unpack
 
-from gnt.learners._engine_keywords import CONTINUAL_BACKPROP_SETTINGS, accepts_engine_settings, split_settings
+from gnt.initialization import Init
+from gnt.learners._engine_keywords import CONTINUAL_BACKPROP_SETTINGS
 from gnt.learners._loss_and_optimizer import UNIT_OPTIMIZERS, Loss
+from gnt.learners._optimizer_options import OptimizerOptions
 from gnt.learners._training_step import EngineTrainingStep
 from gnt.learners.backprop import Backprop, step_attribute
-from gnt.replacement import GnT
+from gnt.names import Accumulate, ActivationName, BiasInit, LossName, OptimizerName, Utility
+from gnt.replacement import EngineSettings, GnT, Protect, SoftReplacement
 
 
 class ContinualBackprop(Backprop):
@@ -27,10 +32,10 @@ class ContinualBackprop(Backprop):
         compile: as for `Backprop`; the engine's update is part of the graph.
         methods: as for `Backprop`. Those that keep numbers per weight of the engine's units (`gnt.L2Init`) follow it.
         layers: the layers of the engine if they are not those of ``net``: a list of layers or unit groups.
-        settings: settings of the engine, with the meaning and the defaults of `GnT` (``replacement_rate``,
-            ``maturity_threshold``, ``decay_rate``, ``utility``, ``init``, ``accumulate``, ``bias_transfer``,
-            ``generator``, ``activation``, ``process_group``, ``protect``, ``follow``), and further options of an
-            optimizer given by name.
+        replacement_rate, maturity_threshold, decay_rate, utility, init, accumulate, bias_transfer, generator,
+        activation, process_group, bias_init, follow, protect, measure_every, soft: as for `GnT`. They may be changed
+            later, as attributes of ``learner.gnt``.
+        options: further options of an optimizer given by name, as for `Backprop`.
 
     Attributes:
         net: the network.
@@ -59,25 +64,57 @@ class ContinualBackprop(Backprop):
     _optimizers = UNIT_OPTIMIZERS
     _engine_settings = CONTINUAL_BACKPROP_SETTINGS
 
-    @accepts_engine_settings(CONTINUAL_BACKPROP_SETTINGS)
     def __init__(
         self,
         net: nn.Module,
         *,
-        loss: str | Loss = "mse",
-        opt: str | Optimizer = "sgd",
+        loss: LossName | Loss = "mse",
+        opt: OptimizerName | Optimizer = "sgd",
         step_size: float | None = None,
         compile: bool = False,
         layers: Any = None,
         methods: Sequence[Any] = (),
-        **settings: Any,
+        replacement_rate: float = EngineSettings.replacement_rate,
+        maturity_threshold: int = EngineSettings.maturity_threshold,
+        decay_rate: float = EngineSettings.decay_rate,
+        utility: Utility = EngineSettings.utility,
+        init: Init = EngineSettings.init,
+        accumulate: Accumulate = EngineSettings.accumulate,
+        bias_transfer: bool = EngineSettings.bias_transfer,
+        generator: torch.Generator | None = None,
+        activation: ActivationName | None = None,
+        process_group: Any = None,
+        bias_init: BiasInit = EngineSettings.bias_init,
+        follow: Sequence[Any] = (),
+        protect: Protect = None,
+        measure_every: int = EngineSettings.measure_every,
+        soft: SoftReplacement | bool | None = EngineSettings.soft,
+        **options: Unpack[OptimizerOptions],
     ) -> None:
         if hasattr(opt, "gnt"):
             raise ValueError(f"{type(opt).__name__} has its own engine: pass it to Backprop")
-        engine_settings, options = split_settings(settings, CONTINUAL_BACKPROP_SETTINGS)
         super().__init__(net, loss=loss, opt=opt, step_size=step_size, compile=compile, methods=methods, **options)
         record = not hasattr(net, "predict")
-        engine = GnT(net if layers is None else layers, self.opt, record=record, **engine_settings)
+        engine = GnT(
+            net if layers is None else layers,
+            self.opt,
+            replacement_rate=replacement_rate,
+            maturity_threshold=maturity_threshold,
+            decay_rate=decay_rate,
+            utility=utility,
+            init=init,
+            accumulate=accumulate,
+            bias_transfer=bias_transfer,
+            generator=generator,
+            activation=activation,
+            record=record,
+            process_group=process_group,
+            bias_init=bias_init,
+            follow=follow,
+            protect=protect,
+            measure_every=measure_every,
+            soft=soft,
+        )
         own, self._step = self._step.methods, EngineTrainingStep(net, self.loss, self.opt, engine)
         self._step.set_methods(own)
 

@@ -17,6 +17,7 @@ from gnt.learners._loss_and_optimizer import Loss, find_loss
 from gnt.learners._methods import Methods
 from gnt.learners._training_step import Step, TrainingStep
 from gnt.learners.backprop import Backprop
+from gnt.names import LossName
 from gnt.replay import ReplayBuffer
 from gnt.units import unwrap
 
@@ -94,7 +95,7 @@ class LaMAML(Backprop):
         net: nn.Module,
         buffer: ReplayBuffer,
         *,
-        loss: str | Loss = "mse",
+        loss: LossName | Loss = "mse",
         step_size: float = 0.1,
         rate_step: float = 0.1,
         inner_steps: int | None = None,

@@ -13,6 +13,7 @@ from gnt.learners import Loss, find_loss
 from gnt.metrics._validation import check_finite
 from gnt.metrics.online import online_accuracy
 from gnt.metrics.parameters import euclidean_norm
+from gnt.names import LossName
 from gnt.units import ModelInputs, loss_gradients
 
 
@@ -47,7 +48,7 @@ class ProbeBatch(NamedTuple):
             raise TypeError(f"y must be a torch.Tensor, got {type(y).__name__}")
         if isinstance(x, Tensor) and (not y.ndim or len(y) != len(x)):
             raise ValueError(f"y must hold a target for each of the {len(x)} samples of x, got shape {tuple(y.shape)}")
-        default_loss = "mse" if y.is_floating_point() else "cross_entropy"
+        default_loss: LossName = "mse" if y.is_floating_point() else "cross_entropy"
         return cls(_map_tensors(x, _copy), _copy(y), find_loss(default_loss if loss is None else loss))
 
     def to(self, device: torch.device) -> ProbeBatch:

@@ -20,6 +20,7 @@ from gnt.metrics._validation import checked_number
 from gnt.metrics.dormancy import DORMANT_TAU, active_units, dead_share, dormant_share, relative_magnitudes
 from gnt.metrics.parameters import UpdateSize, weight_magnitude
 from gnt.metrics.spectral import approximate_rank_from, effective_rank_from, nature_rank_from, singular_values
+from gnt.names import LossName
 from gnt.units import ModelInputs, UnitGroup, call_model, isolated
 
 STATE_VERSION = 1
@@ -89,7 +90,7 @@ class Probe:
         x: ModelInputs,
         *,
         y: Tensor | None = None,
-        loss: str | Loss | None = None,
+        loss: LossName | Loss | None = None,
         every: int = 1,
         tau: float = DORMANT_TAU,
         ranks: bool = True,

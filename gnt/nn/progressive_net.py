@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from gnt._utils.validation import check_positive
+from gnt.names import Adapter
 
-ADAPTERS = ("linear", "nonlinear")
+ADAPTERS = get_args(Adapter)
 
 
 class ProgressiveNet(nn.Module):
@@ -59,7 +61,7 @@ class ProgressiveNet(nn.Module):
         hidden: Sequence[int],
         *,
         activation: Callable[[], nn.Module] = nn.ReLU,
-        adapter: str = "linear",
+        adapter: Adapter = "linear",
     ) -> None:
         super().__init__()
         if isinstance(hidden, str) or not isinstance(hidden, Sequence) or not hidden:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gnt._utils.validation import check_positive, finite_number
+from gnt.names import VAELikelihood
 
-LIKELIHOODS = ("bernoulli", "gaussian")
+LIKELIHOODS = get_args(VAELikelihood)
 
 
 class VAE(nn.Module):
@@ -55,7 +57,7 @@ class VAE(nn.Module):
         hidden: Sequence[int] = (400, 400),
         latent: int = 100,
         *,
-        likelihood: str = "bernoulli",
+        likelihood: VAELikelihood = "bernoulli",
         scale: float = 1.0,
         activation: type[nn.Module] = nn.ReLU,
     ) -> None:

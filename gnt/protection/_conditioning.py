@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle, unserializable_hook
 
+from gnt.names import Form
 from gnt.protection._coverage import CoveredParameter
 from gnt.protection._rates import Hyperbolic, Rates
 from gnt.protection._slowed_step import move_by_kernel
 
-Form = Literal["update", "gradient"]
 _PIECE = 1 << 16  # elements that are moved at a time
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 

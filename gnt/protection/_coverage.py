@@ -9,15 +9,13 @@ part in the training of earlier tasks, such as the output layer of a new task, i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from gnt.names import Aggregation
 from gnt.protection._unit_layout import UnitLayout
 from gnt.units import Slot
-
-Aggregation = Literal["min", "max", "mean"]
 
 
 class ParameterUse:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import get_args
 
 from torch import Tensor
 
 from gnt._utils.validation import check_flags, finite_number
-from gnt.protection._coverage import Aggregation, Coverage
+from gnt.names import Aggregation, Schedule
+from gnt.protection._coverage import Coverage
 from gnt.protection._rates import EarlierTasks, Hyperbolic
 
-Schedule = Literal["linear_sparsity", "sparsity", "summative_mask_sparsity"]
-SCHEDULES = ("linear_sparsity", "sparsity", "summative_mask_sparsity")
-AGGREGATIONS = ("min", "max", "mean")
+SCHEDULES, AGGREGATIONS = get_args(Schedule), get_args(Aggregation)
 _LARGEST = 1e30  # of C I / alpha, so that rates are above 0
 
 

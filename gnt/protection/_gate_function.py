@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-Compensation = Literal["published", "exact", "none"]
+from gnt.names import Compensation
+
 _LARGE = 40.0  # exp of minus this is below the precision of float64
 _SMALL = 8.0  # up to this e, 1 - sigmoid(e) has three digits in float32
 

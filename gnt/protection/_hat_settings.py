@@ -5,23 +5,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from gnt._utils.validation import check_flags, finite_number, to_float
-from gnt.protection._conditioning import Form
+from gnt.names import Compensation, EmbeddingName, Form, Norms, SparsityMode, Uncovered
 from gnt.protection._coverage import CoveredParameter
-from gnt.protection._gate_function import Compensation
 from gnt.protection._rates import Rates
-from gnt.protection._sparsity import SPARSITY_MODES, SparsityMode
+from gnt.protection._sparsity import SPARSITY_MODES
 from gnt.units import Slot, UnitGroup
 
-EmbeddingInit = str | tuple[float, float]
-COMPENSATIONS = ("published", "exact", "none")
-FORMS = ("update", "gradient")
+EmbeddingInit = EmbeddingName | tuple[float, float]
+COMPENSATIONS, FORMS, EMBEDDINGS = get_args(Compensation), get_args(Form), get_args(EmbeddingName)
 
 
 @dataclass(frozen=True)
@@ -37,8 +35,8 @@ class HATSettings:
     gradient_clip: float
     protection: Rates
     apply: Form
-    uncovered: str
-    norms: str
+    uncovered: Uncovered
+    norms: Norms
     min_free: int
     idle: bool
     protect_above: int
@@ -56,8 +54,8 @@ class HATSettings:
         _one_of("sparsity_mode", given["sparsity_mode"], SPARSITY_MODES)
         _one_of("compensation", given["compensation"], COMPENSATIONS)
         _one_of("apply", given["apply"], FORMS)
-        _one_of("uncovered", given["uncovered"], ("freeze", "refuse"))
-        _one_of("norms", given["norms"], ("per_task", "shared"))
+        _one_of("uncovered", given["uncovered"], get_args(Uncovered))
+        _one_of("norms", given["norms"], get_args(Norms))
         given["embedding"] = _embedding_init(given["embedding"])
         if not isinstance(given["protection"], Rates):
             raise TypeError(
@@ -112,8 +110,8 @@ def _embedding_init(value: Any) -> EmbeddingInit:
         if -float("inf") < low <= high < float("inf"):
             return low, high
     elif isinstance(value, str):
-        _one_of("embedding", value, ("normal", "last"))
-        return value
+        _one_of("embedding", value, EMBEDDINGS)
+        return cast(EmbeddingName, value)
     raise ValueError(
         f"embedding must be 'normal', 'last' or a pair (low, high) of a uniform distribution, got {value!r}"
     )

@@ -6,7 +6,7 @@ import contextlib
 import difflib
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from gnt._utils.state_dicts import Entry, random_state
 from gnt.distributed.process_group import Processes, resolve_process_group
 from gnt.importance import ATTRIBUTIONS, MEASURES, Importance, attribute, check_attribution
+from gnt.names import AttributionName, AttributionOf
 from gnt.units import ModelInputs, UnitGroup
 
-OF = ("target", "loss")
+OF = get_args(AttributionOf)
 _OF_LOSS = "gradient_activation"  # a measure under this name is that of the loss
 _NOT_OF_LOSS = ("deeplift", "deeplift_shap", "lrp")  # their rules would have to go through the loss
 
@@ -214,7 +215,9 @@ class AttributionSource:
     def _attribute(self, x: Any, y: Any) -> list[Tensor]:
         target = y if self._of == "target" else partial(_loss, y)
         settings = {**self._settings, "generator": self._generator}
-        return attribute(self._model[0], self._groups, x, target, method=self._method, **settings)
+        return attribute(
+            self._model[0], self._groups, x, target, method=cast(AttributionName, self._method), **settings
+        )
 
     def skip(self) -> None:
         """Drop the batches of the step."""

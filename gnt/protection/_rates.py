@@ -12,16 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from gnt._utils.validation import finite_number, to_float
+from gnt.names import Variant
 from gnt.protection._coverage import Coverage
 
-Variant = Literal["adahat", "no_sum", "no_reg"]
-VARIANTS = ("adahat", "no_sum", "no_reg")
+VARIANTS = get_args(Variant)
 
 
 @dataclass(frozen=True)

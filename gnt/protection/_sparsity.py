@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import get_args
 
 import torch
 from torch import Tensor
 
+from gnt.names import SparsityMode
 from gnt.protection._unit_layout import UnitLayout
 
-SparsityMode = Literal["original", "cross"]
-SPARSITY_MODES = ("original", "cross")
+SPARSITY_MODES = get_args(SparsityMode)
 
 
 class SparsityTerm:

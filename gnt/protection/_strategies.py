@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from gnt._utils.validation import to_float
+from gnt.names import SummingName
 
 
 class _Strategy(NamedTuple):
@@ -70,7 +71,7 @@ class Summing:
         ValueError: an unknown name; an argument that the strategy does not take, lacks, or that is out of range.
     """
 
-    def __init__(self, name: str, **arguments: float | None) -> None:
+    def __init__(self, name: SummingName, **arguments: float | None) -> None:
         if not isinstance(name, str) or name not in _STRATEGIES:
             near = difflib.get_close_matches(str(name), SUMMING, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
-from gnt._utils.renamed_argument import renamed_argument
-from gnt.protection._rates import Adaptive, Variant
+from gnt._utils.other_names import explains_unknown_settings
+from gnt._utils.renamed_argument import refused_arguments, renamed_argument
+from gnt.names import Compensation, Form, Norms, SparsityMode, Uncovered, Variant
+from gnt.protection._hat_settings import EmbeddingInit
+from gnt.protection._rates import Adaptive
 from gnt.protection.hat import HAT
 from gnt.units import UnitGroup
 
@@ -32,7 +36,8 @@ class AdaHAT(HAT):
         epsilon: > 0.
         variant: "adahat"; "no_sum": the number of earlier tasks in place of M_ij, for all weights; "no_reg": R_l is 0.
         sparsity: factor of the sparsity term, >= 0.
-        settings: those of `HAT`, except ``protection``.
+        s_max, sparsity_mode, embedding, embedding_clamp, compensation, gradient_clip, apply, uncovered, norms,
+        min_free, idle, protect_above, generator, process_group: as for `HAT`.
 
     Raises:
         TypeError, ValueError: as `HAT`.
@@ -48,7 +53,9 @@ class AdaHAT(HAT):
     1.0
     """
 
+    @refused_arguments(["protection"], "AdaHAT takes alpha, epsilon and variant in place of protection")
     @renamed_argument("model", "net")
+    @explains_unknown_settings
     def __init__(
         self,
         net: nn.Module,
@@ -57,9 +64,39 @@ class AdaHAT(HAT):
         alpha: float,
         epsilon: float = 0.1,
         variant: Variant = "adahat",
+        s_max: float = 400.0,
         sparsity: float = 0.1,
-        **settings: Any,
+        sparsity_mode: SparsityMode = "original",
+        embedding: EmbeddingInit = "normal",
+        embedding_clamp: float = 6.0,
+        compensation: Compensation = "published",
+        gradient_clip: float = 50.0,
+        apply: Form = "update",
+        uncovered: Uncovered = "freeze",
+        norms: Norms = "per_task",
+        min_free: int = 0,
+        idle: bool = False,
+        protect_above: int = 0,
+        generator: torch.Generator | None = None,
+        process_group: Any = None,
     ) -> None:
-        if "protection" in settings:
-            raise TypeError("AdaHAT takes alpha, epsilon and variant in place of protection")
-        super().__init__(net, groups, protection=Adaptive(alpha, epsilon, variant), sparsity=sparsity, **settings)
+        super().__init__(
+            net,
+            groups,
+            s_max=s_max,
+            sparsity=sparsity,
+            sparsity_mode=sparsity_mode,
+            embedding=embedding,
+            embedding_clamp=embedding_clamp,
+            compensation=compensation,
+            gradient_clip=gradient_clip,
+            protection=Adaptive(alpha, epsilon, variant),
+            apply=apply,
+            uncovered=uncovered,
+            norms=norms,
+            min_free=min_free,
+            idle=idle,
+            protect_above=protect_above,
+            generator=generator,
+            process_group=process_group,
+        )

@@ -9,12 +9,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gnt._utils.renamed_argument import renamed_argument
+from gnt._utils.other_names import explains_unknown_settings
+from gnt._utils.renamed_argument import refused_arguments, renamed_argument
 from gnt._utils.validation import check_flags, check_kernels, check_positive, finite_number
 from gnt.importance import GRADIENT_SIGNALS
-from gnt.protection._coverage import Aggregation
-from gnt.protection._fine_grained import FineGrained, Schedule
-from gnt.protection._hat_settings import check_quantile
+from gnt.names import (
+    Aggregation,
+    AttributionName,
+    AttributionOf,
+    Compensation,
+    Form,
+    Norms,
+    Schedule,
+    SparsityMode,
+    SummingName,
+    Uncovered,
+    Utility,
+)
+from gnt.protection._fine_grained import FineGrained
+from gnt.protection._hat_settings import EmbeddingInit, check_quantile
 from gnt.protection._importance_source import AttributionSource, source_maker
 from gnt.protection._saved_importances import SavedImportances
 from gnt.protection._strategies import RangeScaling, Summing
@@ -65,7 +78,8 @@ class FGAdaHAT(SavedImportances):
             for `HAT`, units that more than ``protect_above`` tasks use.
         kernels: for measures, as for `GnT`: use C kernels on the CPU. None: if there are kernels on this machine.
         sparsity: factor of the sparsity term in the loss, >= 0.
-        settings: those of `HAT`, except ``protection``.
+        s_max, sparsity_mode, embedding, embedding_clamp, compensation, gradient_clip, apply, uncovered, norms,
+        min_free, idle, protect_above, generator, process_group: as for `HAT`.
 
     Attributes:
         importances: the importance of each unit in each task that has ended, (tasks, units).
@@ -95,15 +109,17 @@ class FGAdaHAT(SavedImportances):
     importances: Tensor
     importance_sum: Tensor
 
+    @refused_arguments(["protection"], "FGAdaHAT takes alpha, importance, schedule and others in place of protection")
     @renamed_argument("model", "net")
+    @explains_unknown_settings
     def __init__(
         self,
         net: nn.Module,
         groups: Sequence[UnitGroup],
         *,
         alpha: float,
-        importance: str = "contribution",
-        summing: str = "add_all",
+        importance: Utility | AttributionName = "contribution",
+        summing: SummingName = "add_all",
         schedule: Schedule = "linear_sparsity",
         aggregation: Aggregation = "min",
         base_importance: float = 1e-8,
@@ -113,7 +129,7 @@ class FGAdaHAT(SavedImportances):
         filter_unused: bool = False,
         weigh_by_gate: bool = True,
         every: int | None = None,
-        of: str = "target",
+        of: AttributionOf = "target",
         baselines: ModelInputs | None = None,
         n_steps: int | None = None,
         chunk: int | None = None,
@@ -122,11 +138,22 @@ class FGAdaHAT(SavedImportances):
         base: float | None = None,
         protect_quantile: float | None = None,
         kernels: bool | None = None,
+        s_max: float = 400.0,
         sparsity: float = 0.1,
-        **settings: Any,
+        sparsity_mode: SparsityMode = "original",
+        embedding: EmbeddingInit = "normal",
+        embedding_clamp: float = 6.0,
+        compensation: Compensation = "published",
+        gradient_clip: float = 50.0,
+        apply: Form = "update",
+        uncovered: Uncovered = "freeze",
+        norms: Norms = "per_task",
+        min_free: int = 0,
+        idle: bool = False,
+        protect_above: int = 0,
+        generator: torch.Generator | None = None,
+        process_group: Any = None,
     ) -> None:
-        if "protection" in settings:
-            raise TypeError("FGAdaHAT takes alpha, importance, schedule and others in place of protection")
         rates = FineGrained(
             alpha, schedule=schedule, aggregation=aggregation, base_sparsity=base_sparsity, base_linear=base_linear,
             filter_cumulative=filter_cumulative,
@@ -140,8 +167,27 @@ class FGAdaHAT(SavedImportances):
         if every is not None:
             check_positive(every=every)
         base_importance = finite_number("base_importance", base_importance)
-        check_quantile(protect_quantile, settings.get("protect_above", 0))
-        super().__init__(net, groups, protection=rates, sparsity=sparsity, **settings)
+        check_quantile(protect_quantile, protect_above)
+        super().__init__(
+            net,
+            groups,
+            s_max=s_max,
+            sparsity=sparsity,
+            sparsity_mode=sparsity_mode,
+            embedding=embedding,
+            embedding_clamp=embedding_clamp,
+            compensation=compensation,
+            gradient_clip=gradient_clip,
+            protection=rates,
+            apply=apply,
+            uncovered=uncovered,
+            norms=norms,
+            min_free=min_free,
+            idle=idle,
+            protect_above=protect_above,
+            generator=generator,
+            process_group=process_group,
+        )
         self.importance, self.summing, self.base_importance = importance, strategy, base_importance
         self.filter_unused, self.weigh_by_gate = filter_unused, weigh_by_gate
         self.protect_quantile = protect_quantile

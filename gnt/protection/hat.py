@@ -10,17 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gnt._utils.other_names import explains_unknown_settings
 from gnt._utils.renamed_argument import renamed_argument
 from gnt._utils.validation import check_positive
-from gnt.protection._conditioning import Form
-from gnt.protection._gate_function import Compensation
+from gnt.names import Compensation, Form, Norms, SparsityMode, Uncovered
 from gnt.protection._hat_optimizer import check_optimizer, reset_embedding_state
 from gnt.protection._hat_processes import copy_from_first_process
 from gnt.protection._hat_settings import EmbeddingInit, HATSettings, check_groups, check_norms
 from gnt.protection._protecting_network import ProtectingNetwork
 from gnt.protection._rates import Hard, Rates
 from gnt.protection._saved_state import is_task_id
-from gnt.protection._sparsity import SparsityMode
 from gnt.replacement import unwrap_optimizer
 from gnt.units import UnitGroup
 
@@ -111,6 +110,7 @@ class HAT(ProtectingNetwork):
     """
 
     @renamed_argument("model", "net")
+    @explains_unknown_settings
     def __init__(
         self,
         net: nn.Module,
@@ -125,8 +125,8 @@ class HAT(ProtectingNetwork):
         gradient_clip: float = 50.0,
         protection: Rates | None = None,
         apply: Form = "update",
-        uncovered: str = "freeze",
-        norms: str = "per_task",
+        uncovered: Uncovered = "freeze",
+        norms: Norms = "per_task",
         min_free: int = 0,
         idle: bool = False,
         protect_above: int = 0,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-Fisher = Literal["exact", "sample", "empirical"]
-Likelihood = Literal["categorical", "bernoulli", "gaussian"]
-FISHERS, LIKELIHOODS = get_args(Fisher), get_args(Likelihood)
+from gnt.names import FisherName, LikelihoodName
+
+FISHERS, LIKELIHOODS = get_args(FisherName), get_args(LikelihoodName)
 
 
 class FisherDirections:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -11,10 +11,11 @@ from gnt._utils.generators import new_generator
 from gnt._utils.parameters import ModuleOrParameters
 from gnt._utils.state_dicts import Kind, random_state
 from gnt._utils.validation import check_flags, finite_number
-from gnt.regularization._likelihoods import FISHERS, LIKELIHOODS, Fisher, FisherDirections, Likelihood
+from gnt.names import AnchorMode, FisherName, LikelihoodName
+from gnt.regularization._likelihoods import FISHERS, LIKELIHOODS, FisherDirections
 from gnt.regularization._measured import MeasuredPenalty
 
-MODES = ("separate", "online")
+MODES = get_args(AnchorMode)
 
 
 class EWC(MeasuredPenalty):
@@ -70,10 +71,10 @@ class EWC(MeasuredPenalty):
         params: ModuleOrParameters,
         strength: float,
         *,
-        mode: Literal["separate", "online"] = "separate",
+        mode: AnchorMode = "separate",
         decay: float = 1.0,
-        fisher: Fisher = "exact",
-        likelihood: Likelihood = "categorical",
+        fisher: FisherName = "exact",
+        likelihood: LikelihoodName = "categorical",
         samples: int | None = None,
         normalize: bool = False,
         chunk: int = 256,

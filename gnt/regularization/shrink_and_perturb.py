@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from gnt._utils.parameters import ModuleOrParameters, accumulation_dtype, select
 from gnt._utils.state_dicts import check_saved_state, counter, random_state, sequence
 from gnt._utils.validation import check_positive, finite_number
 from gnt.initialization import Distribution, parameter_distributions
+from gnt.names import NoiseDistribution
 from gnt.regularization._every_nth_step import EveryNthStep
 
 STATE_VERSION = 1
@@ -69,7 +70,7 @@ class ShrinkAndPerturb(EveryNthStep):
         *,
         shrink: float,
         noise: float,
-        distribution: Literal["init", "normal"] = "init",
+        distribution: NoiseDistribution = "init",
         every: int = 1,
         generator: Generators | None = None,
     ) -> None:

@@ -32,7 +32,7 @@ from gnt.replacement._config import ENGINE_SETTINGS, EngineSettings
 from gnt.replacement._element_state import ElementStateReset
 from gnt.replacement._followers import Follower
 from gnt.replacement._optimizer_hooks import AttachableEngine, attached_engines
-from gnt.replacement._protection import Protector
+from gnt.replacement._protection import Protect, Protector
 from gnt.replacement._renewal import describe_renewal, lifetime, replaced_per_update
 from gnt.replacement._soft_settings import SoftReplacement
 from gnt.replacement._top_units import TopUnits
@@ -66,6 +66,7 @@ __all__ = [
     "GnT",
     "GroupReport",
     "OptimizerStateReset",
+    "Protect",
     "Protector",
     "ReDo",
     "Report",

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
-from gnt._utils.validation import check_known_settings
+from gnt._utils.other_names import explains_unknown_settings
+from gnt._utils.renamed_argument import refused_arguments
 from gnt.initialization import Init
-from gnt.replacement._config import ENGINE_SETTINGS, EngineSettings
+from gnt.names import ActivationName, BiasInit
+from gnt.replacement._config import EngineSettings
+from gnt.replacement._protection import Protect
+from gnt.replacement._soft_settings import SoftReplacement
 from gnt.replacement.engine import GnT
 from gnt.units import Layers, UnitGroup
 
@@ -20,6 +24,8 @@ ALGORITHM_1: Mapping[str, Any] = MappingProxyType(
 )
 
 
+@refused_arguments(ALGORITHM_1, "{} cannot be chosen here, Algorithm 1 fixes it; gnt.GnT takes any")
+@explains_unknown_settings
 def algorithm_1(
     layers: Layers | Iterable[UnitGroup],
     optimizer: Optimizer | None = None,
@@ -29,7 +35,16 @@ def algorithm_1(
     decay_rate: float = EngineSettings.decay_rate,
     init: Init = EngineSettings.init,
     generator: torch.Generator | None = None,
-    **settings: Any,
+    activation: ActivationName | None = None,
+    record: bool = True,
+    process_group: Any = None,
+    kernels: bool | None = EngineSettings.kernels,
+    bias_init: BiasInit = EngineSettings.bias_init,
+    follow: Sequence[Any] = (),
+    protect: Protect = None,
+    grad_scaler: torch.amp.GradScaler | None = None,
+    measure_every: int = EngineSettings.measure_every,
+    soft: SoftReplacement | bool | None = EngineSettings.soft,
 ) -> GnT:
     """Return a `GnT` engine that follows Algorithm 1 of Dohare et al. (Nature, 2024) exactly as printed.
 
@@ -53,9 +68,8 @@ def algorithm_1(
     its value until one is.
 
     Args:
-        layers, optimizer, replacement_rate, maturity_threshold, decay_rate, init, generator: same as for `GnT`.
-        settings: further settings of `GnT`: activation, record, process_group, kernels, bias_init, protect,
-            grad_scaler.
+        layers, optimizer, replacement_rate, maturity_threshold, decay_rate, init, generator, activation, record,
+        process_group, kernels, bias_init, follow, protect, grad_scaler, measure_every, soft: same as for `GnT`.
 
     Raises:
         TypeError: a setting that the algorithm fixes (utility, accumulate, bias_transfer), or an unknown setting.
@@ -75,11 +89,6 @@ def algorithm_1(
     >>> engine.groups[0].state.replaced
     2
     """
-    fixed = [name for name in ALGORITHM_1 if name in settings]
-    if fixed:
-        raise TypeError(f"{', '.join(fixed)} cannot be chosen here, Algorithm 1 fixes it; gnt.GnT takes any")
-    allowed = [name for name in (*ENGINE_SETTINGS, "record") if name not in ALGORITHM_1]
-    check_known_settings(settings, "algorithm_1", allowed)
     return GnT(
         layers,
         optimizer,
@@ -88,6 +97,15 @@ def algorithm_1(
         decay_rate=decay_rate,
         init=init,
         generator=generator,
+        activation=activation,
+        record=record,
+        process_group=process_group,
+        kernels=kernels,
+        bias_init=bias_init,
+        follow=follow,
+        protect=protect,
+        grad_scaler=grad_scaler,
+        measure_every=measure_every,
+        soft=soft,
         **ALGORITHM_1,
-        **settings,
     )

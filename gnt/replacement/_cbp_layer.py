@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gnt._utils.validation import check_known_settings
+from gnt._utils.other_names import explains_unknown_settings
 from gnt.importance import (
     BackwardWatch,
     FeatureBatch,
@@ -20,13 +20,15 @@ from gnt.importance import (
     record,
     record_compiled,
 )
-from gnt.replacement._config import ENGINE_SETTINGS
+from gnt.initialization import Init
+from gnt.names import Accumulate, ActivationName, BiasInit, Utility
+from gnt.replacement._config import EngineSettings
 from gnt.replacement._layer_steps import look_up_again, numbers, register
 from gnt.replacement._layer_use import LayerUse, unused_message
+from gnt.replacement._protection import Protect
+from gnt.replacement._soft_settings import SoftReplacement
 from gnt.replacement.engine import GnT
 from gnt.units import CONV_LAYERS, UnitGroup, walk
-
-_SETTINGS = tuple(name for name in ENGINE_SETTINGS if name != "activation")  # named by the layer itself
 
 
 class CBPLayer(nn.Module):
@@ -36,21 +38,53 @@ class CBPLayer(nn.Module):
     _producers: tuple[type[nn.Module], ...] = ()
     _consumers: tuple[type[nn.Module], ...] = ()
 
+    @explains_unknown_settings
     def __init__(
         self,
         in_layer: nn.Module,
         out_layer: nn.Module,
         *,
         norms: nn.Module | Sequence[nn.Module] = (),
-        activation: str = "relu",
-        **settings: Any,
+        activation: ActivationName = "relu",
+        replacement_rate: float = EngineSettings.replacement_rate,
+        maturity_threshold: int = EngineSettings.maturity_threshold,
+        decay_rate: float = EngineSettings.decay_rate,
+        utility: Utility = EngineSettings.utility,
+        init: Init = EngineSettings.init,
+        accumulate: Accumulate = EngineSettings.accumulate,
+        bias_transfer: bool = EngineSettings.bias_transfer,
+        generator: torch.Generator | None = None,
+        process_group: Any = None,
+        kernels: bool | None = EngineSettings.kernels,
+        bias_init: BiasInit = EngineSettings.bias_init,
+        protect: Protect = None,
+        grad_scaler: torch.amp.GradScaler | None = None,
+        measure_every: int = EngineSettings.measure_every,
+        soft: SoftReplacement | bool | None = EngineSettings.soft,
     ) -> None:
         super().__init__()
-        check_known_settings(settings, type(self).__name__, _SETTINGS)
         self._activation = activation
         self._norms = (norms,) if isinstance(norms, nn.Module) else tuple(norms)
         # the engine is not a module: the two layers are submodules of the network, not of this layer
-        self.engine = GnT([self._find_group(in_layer, self._norms, out_layer)], record=False, **settings)
+        self.engine = GnT(
+            [self._find_group(in_layer, self._norms, out_layer)],
+            replacement_rate=replacement_rate,
+            maturity_threshold=maturity_threshold,
+            decay_rate=decay_rate,
+            utility=utility,
+            init=init,
+            accumulate=accumulate,
+            bias_transfer=bias_transfer,
+            generator=generator,
+            record=False,
+            process_group=process_group,
+            kernels=kernels,
+            bias_init=bias_init,
+            protect=protect,
+            grad_scaler=grad_scaler,
+            measure_every=measure_every,
+            soft=soft,
+        )
         self.engine.feature_buffer.require_backward()
         self._own_weights: OwnWeights | None = None
         self.number = self.order = next(numbers)  # number of its construction, and of its latest forward

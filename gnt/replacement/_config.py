@@ -13,6 +13,7 @@ import torch.distributed as dist
 from gnt._utils.validation import check_flags, check_kernels, to_float
 from gnt.importance import check_grad_scaler, find_measure
 from gnt.initialization import BIAS_INITS, Init, check_init, init_name
+from gnt.names import Accumulate, ActivationName, BiasInit, Utility
 from gnt.replacement._protection import checked_protect
 from gnt.replacement._soft_settings import checked_soft
 
@@ -32,15 +33,15 @@ class EngineSettings:
     replacement_rate: float = 1e-4
     maturity_threshold: int = 100
     decay_rate: float = 0.99
-    utility: str = "contribution"
+    utility: Utility = "contribution"
     init: Init = "auto"
-    accumulate: bool | str = True
+    accumulate: Accumulate = True
     bias_transfer: bool = True
     generator: torch.Generator | None = field(default=None, repr=False)
-    activation: str | None = field(default=None, repr=False)
+    activation: ActivationName | None = field(default=None, repr=False)
     process_group: Any = field(default=None, repr=False)
     kernels: bool | None = field(default=None, repr=False)
-    bias_init: str = "zero"
+    bias_init: BiasInit = "zero"
     protect: Any = field(default=None, repr=False)
     grad_scaler: torch.amp.GradScaler | None = field(default=None, repr=False)
     measure_every: int = field(default=1, repr=False)

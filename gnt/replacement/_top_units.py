@@ -8,17 +8,17 @@ only computes which units are held.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from gnt._utils.validation import check_positive, finite_number, to_float
 from gnt.importance import Importance
+from gnt.names import HeldOutgoing, LongTermAverage
 from gnt.units import UnitGroup
 
-AVERAGES = ("ema", "max")
-OUTGOING = ("all", "outputs")
+AVERAGES, OUTGOING = get_args(LongTermAverage), get_args(HeldOutgoing)
 _PREFIX = "top:"
 
 
@@ -88,8 +88,8 @@ class TopUnits:
     decay_rate: float = 0.9999
     every: int = 10
     margin: float = 0.1
-    average: str = "ema"
-    outgoing: str = "all"
+    average: LongTermAverage = "ema"
+    outgoing: HeldOutgoing = "all"
     importance: Any = None
 
     def __post_init__(self) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from gnt._utils.state_dicts import Kind, counter, sequence, tensor
+from gnt.names import WeightUtility
 
 MAX_AGE = 2**30  # of a saved state; ages are int32
-UTILITIES = ("gradient", "magnitude", "random")
+UTILITIES = get_args(WeightUtility)
 
 
 class WeightUtilities:

@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gnt._utils.dynamo import not_compiled
-from gnt._utils.other_names import ExplainsOtherNames, explains_other_names
+from gnt._utils.other_names import ExplainsOtherNames, explains_published_positions, explains_unknown_settings
 from gnt._utils.validation import check_flags
 from gnt.importance import Features
 from gnt.initialization import Init
+from gnt.names import Accumulate, ActivationName, BiasInit, Utility
 from gnt.replacement._attached_engine import AttachedEngine
 from gnt.replacement._config import EngineSettings
 from gnt.replacement._followers import Followers
@@ -119,7 +120,8 @@ class GnT(AttachedEngine, ExplainsOtherNames):
     2
     """
 
-    @explains_other_names
+    @explains_published_positions
+    @explains_unknown_settings
     def __init__(
         self,
         layers: Layers | Iterable[UnitGroup],
@@ -128,16 +130,16 @@ class GnT(AttachedEngine, ExplainsOtherNames):
         replacement_rate: float = EngineSettings.replacement_rate,
         maturity_threshold: int = EngineSettings.maturity_threshold,
         decay_rate: float = EngineSettings.decay_rate,
-        utility: str = EngineSettings.utility,
+        utility: Utility = EngineSettings.utility,
         init: Init = EngineSettings.init,
-        accumulate: bool | str = EngineSettings.accumulate,
+        accumulate: Accumulate = EngineSettings.accumulate,
         bias_transfer: bool = EngineSettings.bias_transfer,
         generator: torch.Generator | None = None,
-        activation: str | None = None,
+        activation: ActivationName | None = None,
         record: bool = True,
         process_group: Any = None,
         kernels: bool | None = EngineSettings.kernels,
-        bias_init: str = EngineSettings.bias_init,
+        bias_init: BiasInit = EngineSettings.bias_init,
         follow: Sequence[Any] = (),
         protect: Protect = None,
         grad_scaler: torch.amp.GradScaler | None = None,

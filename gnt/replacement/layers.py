@@ -27,8 +27,9 @@ class CBPLinear(CBPLayer):
         out_layer: the ``nn.Linear`` that reads them.
         norms: norm or norms between the two, whose per-unit parts are reset too.
         activation: name of the activation, for the gain of new weights.
-        settings: those of `GnT`: replacement_rate, maturity_threshold, decay_rate, utility, init, accumulate,
-            bias_transfer, generator, protect.
+        replacement_rate, maturity_threshold, decay_rate, utility, init, accumulate, bias_transfer, generator,
+        process_group, kernels, bias_init, protect, grad_scaler, measure_every, soft: as for `GnT`. They may be changed
+            later, as attributes of ``layer.engine``.
 
     The layer acts after ``optimizer.step()`` of the optimizer that has ``in_layer.weight``, and resets its state. It
     changes nothing in eval mode, without grad, or after a step without a forward before it. Other objects that keep
@@ -69,7 +70,7 @@ class CBPConv(CBPLayer):
         in_layer: the ``nn.Conv1d``, ``Conv2d`` or ``Conv3d`` whose output channels are the units.
         out_layer: the convolution of the same kind, or the ``nn.Linear``, that reads them. For a linear layer each
             channel owns its block of columns; the CBP layer may be before or after the flatten.
-        norms, activation, settings: see `CBPLinear`.
+        norms, activation, and the settings of `GnT`: see `CBPLinear`.
 
     >>> import torch, gnt
     >>> from torch import nn

@@ -19,6 +19,7 @@ from gnt._utils.tables import align_columns
 from gnt._utils.validation import check_positive, finite_number
 from gnt.importance import Features, Signals
 from gnt.initialization import Init, init_name
+from gnt.names import ActivationName, BiasInit
 from gnt.replacement._config import EngineSettings
 from gnt.replacement._protection import Protector
 from gnt.replacement._replacement_rule import ReplacementRule
@@ -109,9 +110,9 @@ class ReDo(ReplacementRule):
         tau: float = 0.1,
         period: int = 1000,
         init: Init = EngineSettings.init,
-        bias_init: str = EngineSettings.bias_init,
+        bias_init: BiasInit = EngineSettings.bias_init,
         generator: torch.Generator | None = None,
-        activation: str | None = None,
+        activation: ActivationName | None = None,
         process_group: Any = None,
         follow: Sequence[Any] = (),
         protect: Protector | Sequence[Protector] | None = None,

@@ -15,6 +15,7 @@ from gnt._utils.tables import align_columns
 from gnt._utils.validation import check_positive, to_float
 from gnt.importance import Features, Signals
 from gnt.initialization import Init, init_name
+from gnt.names import ActivationName, BiasInit
 from gnt.replacement._config import EngineSettings
 from gnt.replacement._firing_times import FiringTimes
 from gnt.replacement._protection import Protector
@@ -117,9 +118,9 @@ class SNR(ReplacementRule):
         estimate_every: int = 1000,
         longest: int = 1000,
         init: Init = EngineSettings.init,
-        bias_init: str = EngineSettings.bias_init,
+        bias_init: BiasInit = EngineSettings.bias_init,
         generator: torch.Generator | None = None,
-        activation: str | None = None,
+        activation: ActivationName | None = None,
         process_group: Any = None,
         follow: Sequence[Any] = (),
         protect: Protector | Sequence[Protector] | None = None,

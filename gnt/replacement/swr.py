@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from gnt._utils.state_dicts import Kind, check_saved_state, counter, random_stat
 from gnt._utils.validation import check_counts, check_positive, finite_number, to_float
 from gnt.distributed.dtensor import is_dtensor
 from gnt.initialization import fitting_distributions
+from gnt.names import NewValue, WeightSelection, WeightUtility
 from gnt.replacement._element_state import ElementStateReset
 from gnt.replacement._swr_report import COUNTS, SWRReport, swr_report
 from gnt.replacement._weight_selection import below_threshold, lowest_share
@@ -25,7 +26,7 @@ from gnt.units import fill_slices
 STATE_VERSION = 1
 DEFAULT_FACTORS = {"threshold": 1e-5, "proportional": 0.4}
 
-Utility = Literal["gradient", "magnitude", "random"] | Callable[[Tensor], Tensor | None]
+Utility = WeightUtility | Callable[[Tensor], Tensor | None]
 
 
 class SWR:
@@ -102,10 +103,10 @@ class SWR:
         optimizer: Optimizer | None = None,
         *,
         utility: Utility = "gradient",
-        select: Literal["threshold", "proportional"] = "threshold",
+        select: WeightSelection = "threshold",
         factor: float | None = None,
         period: int = 2048,
-        value: Literal["resample", "mean"] = "resample",
+        value: NewValue = "resample",
         maturity: int = 0,
         decay_rate: float = 0.0,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,

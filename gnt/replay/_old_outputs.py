@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor
 
+from gnt.names import TargetName
+
 Loss = Callable[[Tensor, Tensor], Tensor]
-TARGETS = ("hard", "soft")
+TARGETS = get_args(TargetName)
 
 
 def soft_cross_entropy(output: Tensor, old: Tensor, temperature: float) -> Tensor:
@@ -23,15 +25,15 @@ def soft_cross_entropy(output: Tensor, old: Tensor, temperature: float) -> Tenso
     return -((old / temperature).softmax(1) * log_probability).sum(1).mean()
 
 
-def checked_targets(targets: Any) -> str | Loss:
+def checked_targets(targets: Any) -> TargetName | Loss:
     """Return ``targets``, or raise ValueError unless it is "hard", "soft" or a function."""
-    known: str | Loss = targets
+    known: TargetName | Loss = targets
     if callable(targets) or (isinstance(targets, str) and targets in TARGETS):
         return known
     raise ValueError(f"targets must be 'hard', 'soft' or a function (output, old output) -> scalar, got {targets!r}")
 
 
-def loss_on_old(output: Tensor, old: Tensor, targets: str | Loss, temperature: float, loss: Loss) -> Tensor:
+def loss_on_old(output: Tensor, old: Tensor, targets: TargetName | Loss, temperature: float, loss: Loss) -> Tensor:
     """Return the loss of outputs for which the earlier ones are known.
 
     Raises:

@@ -12,6 +12,7 @@ from torch import Tensor
 from gnt._utils.generators import new_generator
 from gnt._utils.state_dicts import Entry, check_saved_state, counter, equal_to, random_state
 from gnt._utils.validation import check_positive
+from gnt.names import Balance
 
 BALANCES = (None, "class", "task")
 STATE_VERSION = 1
@@ -70,7 +71,7 @@ class ReplayBuffer:
         self,
         size: int,
         *,
-        balance: str | None = None,
+        balance: Balance | None = None,
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
     ) -> None:

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from gnt._utils.state_dicts import Entry, check_entries, check_saved_state, counter
 from gnt._utils.validation import check_positive, finite_number
+from gnt.names import TargetName
 from gnt.replay._arguments import checked_batch_size, checked_task, saved_number, saved_task
 from gnt.replay._frozen_copy import FrozenCopy, saved_copy
 from gnt.replay._model_training import ModelTraining
@@ -104,7 +105,7 @@ class GenerativeReplay:
         model: nn.Module,
         *,
         loss: Loss = F.cross_entropy,
-        targets: str | Loss = "hard",
+        targets: TargetName | Loss = "hard",
         temperature: float = 2.0,
         weight: float | None = None,
         batch_size: int | None = None,

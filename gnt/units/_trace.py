@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from gnt.names import ActivationName, TraceModes
 from gnt.units._activations import activation_gain, parse_activation
 from gnt.units._containers import ModelContainers
 from gnt.units._errors import TraceError
@@ -24,9 +25,9 @@ def trace(
     *args: Any,
     include: str | Sequence[str] | None = None,
     exclude: str | Sequence[str] | None = None,
-    activation: str | None = None,
+    activation: ActivationName | None = None,
     examples: Sequence[Any] | None = None,
-    modes: str = "both",
+    modes: TraceModes = "both",
     **kwargs: Any,
 ) -> Groups:
     """Find all groups of hidden units in a model that can be replaced soundly.

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
+from gnt.names import ActivationName
 from gnt.units._activations import Activation, activation_gain, parse_activation
 from gnt.units._containers import opened_containers
 from gnt.units._errors import WalkError
@@ -29,7 +30,7 @@ Layer = nn.Module | Callable[..., Any]
 Layers = nn.Module | Iterable[Layer]
 
 
-def walk(layers: Layers, *, activation: str | None = None) -> tuple[UnitGroup, ...]:
+def walk(layers: Layers, *, activation: ActivationName | None = None) -> tuple[UnitGroup, ...]:
     """Find the unit groups of a list of layers given in the order of computation.
 
     Args:
@@ -86,7 +87,7 @@ def walk(layers: Layers, *, activation: str | None = None) -> tuple[UnitGroup, .
     return tuple(dataclasses.replace(group, containers=containers) for group in groups)
 
 
-def groups_for_engine(layers: Layers | Iterable[UnitGroup], activation: str | None) -> tuple[UnitGroup, ...]:
+def groups_for_engine(layers: Layers | Iterable[UnitGroup], activation: ActivationName | None) -> tuple[UnitGroup, ...]:
     """The unit groups for an engine: copies of given groups, or the groups of a list of layers.
 
     Given groups are copied because an engine writes its state into its groups.

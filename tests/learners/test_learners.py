@@ -260,20 +260,6 @@ def test_loading_a_state_that_does_not_fit_changes_nothing(build, message):
     assert_same(snapshot(learner), before)
 
 
-def test_the_signature_lists_the_engine_settings_with_the_defaults_of_gnt():
-    signature = inspect.signature(ContinualBackprop).parameters
-    ensemble = inspect.signature(gnt.Ensemble).parameters
-    engine = inspect.signature(gnt.GnT).parameters
-    passed_on = set(engine) - {"layers", "optimizer", "record", "kernels", "grad_scaler"}
-    assert passed_on < set(signature)
-    assert passed_on - {"generator", "process_group", "follow", "protect"} < set(ensemble)
-    assert not {"record", "kernels", "optimizer", "grad_scaler"} & {*signature, *ensemble}
-    assert not {"generator", "process_group", "follow", "protect"} & set(ensemble)
-    for name in passed_on:
-        assert signature[name].default == engine[name].default
-        assert signature[name].kind is inspect.Parameter.KEYWORD_ONLY
-
-
 @BOTH_LEARNERS
 def test_loss_network_and_optimizer_can_be_exchanged(learner_class):
     learner = learner_class(mlp(), step_size=0.1)

@@ -26,7 +26,7 @@ from tests.packaging.import_graph import (
 
 # A package may import packages of earlier rows and its own modules. Packages of the first row may import each other.
 ORDER = (
-    ("_version", "_utils", "_kernels", "_triton", "distributed", "nn"),
+    ("_version", "_utils", "_kernels", "_triton", "distributed", "names", "nn"),
     ("units",),
     ("initialization",),
     ("importance",),

@@ -271,7 +271,11 @@ def test_a_misplaced_layer_is_refused_in_the_forward():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"replacement_rat": 1}, TypeError, "unknown setting replacement_rat: CBPLinear takes replacement_rate"),
+        (
+            {"replacement_rat": 1},
+            TypeError,
+            "replacement_rat: CBPLinear takes norms, activation, replacement_rate",
+        ),
         ({"record": True}, TypeError, "unknown setting record"),
         ({"norms": [nn.Linear(6, 6)]}, ValueError, "norms of CBPLinear must be norms, got"),
     ],

@@ -15,6 +15,7 @@ from gnt.importance.attribution import _ablation, _deeplift, _gradients, _paths
 from gnt.importance.attribution._baselines import Baselines
 from gnt.importance.attribution._evaluation import Evaluation, Target
 from gnt.importance.attribution._reads import unit_means
+from gnt.names import AttributionName
 from gnt.units import ModelInputs, UnitGroup
 
 
@@ -66,7 +67,7 @@ def attribute(
     x: ModelInputs,
     target: Target = None,
     *,
-    method: str = "gradient_activation",
+    method: AttributionName = "gradient_activation",
     n_steps: int | None = None,
     baselines: ModelInputs | None = None,
     chunk: int = 1024,

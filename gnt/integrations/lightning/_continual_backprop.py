@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
-from gnt._utils.validation import check_flags, check_known_settings
+from gnt._utils.other_names import explains_unknown_settings
+from gnt._utils.validation import check_flags
+from gnt.initialization import Init
 from gnt.integrations.lightning._trainer import optimizer_of
-from gnt.replacement import ENGINE_SETTINGS, EngineSettings, GnT
+from gnt.names import Accumulate, ActivationName, BiasInit, Utility
+from gnt.replacement import EngineSettings, GnT, Protect, SoftReplacement
 from gnt.units import trace, unwrap
 
 Patterns = str | Sequence[str] | None
@@ -36,9 +40,10 @@ class ContinualBackprop(Callback):
         optimizer: the number of the optimizer, if ``configure_optimizers`` returns several.
         log: log `GnT.figures` every ``trainer.log_every_n_steps`` optimizer steps, as "gnt/<layer>/<figure>".
         follow: as for `GnT`.
-        settings: settings of `GnT`: ``replacement_rate``, ``maturity_threshold``, ``decay_rate``, ``utility``, ... They
-            are checked at once, logged as hyperparameters and saved in checkpoints; a checkpoint with other settings
-            gives a warning.
+        replacement_rate, maturity_threshold, decay_rate, utility, init, accumulate, bias_transfer, generator,
+        activation, process_group, kernels, bias_init, protect, grad_scaler, measure_every, soft: as for `GnT`. They are
+            checked at once, logged as hyperparameters and saved in checkpoints; a checkpoint with other settings gives
+            a warning.
 
     Attributes:
         engine: the engine of the latest fit; None before the first one. ``engine.report()`` summarizes.
@@ -54,6 +59,7 @@ class ContinualBackprop(Callback):
     0.001
     """
 
+    @explains_unknown_settings
     def __init__(
         self,
         *,
@@ -64,11 +70,42 @@ class ContinualBackprop(Callback):
         optimizer: int = 0,
         log: bool = True,
         follow: Sequence[Any] = (),
-        **settings: Any,
+        replacement_rate: float = EngineSettings.replacement_rate,
+        maturity_threshold: int = EngineSettings.maturity_threshold,
+        decay_rate: float = EngineSettings.decay_rate,
+        utility: Utility = EngineSettings.utility,
+        init: Init = EngineSettings.init,
+        accumulate: Accumulate = EngineSettings.accumulate,
+        bias_transfer: bool = EngineSettings.bias_transfer,
+        generator: torch.Generator | None = None,
+        activation: ActivationName | None = None,
+        process_group: Any = None,
+        kernels: bool | None = EngineSettings.kernels,
+        bias_init: BiasInit = EngineSettings.bias_init,
+        protect: Protect = None,
+        grad_scaler: torch.amp.GradScaler | None = None,
+        measure_every: int = EngineSettings.measure_every,
+        soft: SoftReplacement | bool | None = EngineSettings.soft,
     ) -> None:
-        own = ("layers", "example_inputs", "include", "exclude", "optimizer", "log", "follow")
-        check_known_settings(settings, "ContinualBackprop", own, ENGINE_SETTINGS)
         check_flags(log=log)
+        settings: dict[str, Any] = {
+            "replacement_rate": replacement_rate,
+            "maturity_threshold": maturity_threshold,
+            "decay_rate": decay_rate,
+            "utility": utility,
+            "init": init,
+            "accumulate": accumulate,
+            "bias_transfer": bias_transfer,
+            "generator": generator,
+            "activation": activation,
+            "process_group": process_group,
+            "kernels": kernels,
+            "bias_init": bias_init,
+            "protect": protect,
+            "grad_scaler": grad_scaler,
+            "measure_every": measure_every,
+            "soft": soft,
+        }
         EngineSettings(**settings)
         unused = {"example_inputs": example_inputs, "include": include, "exclude": exclude}
         if layers is not None and (given := [name for name, value in unused.items() if value is not None]):

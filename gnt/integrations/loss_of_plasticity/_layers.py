@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 import gnt
+from gnt.names import ActivationName, InitName, Utility
 
 
 def _norms(*layers: nn.Module | None) -> list[nn.Module]:
@@ -36,9 +37,9 @@ class CBPLinear(gnt.CBPLinear):
         bn_layer: nn.Module | None = None,
         replacement_rate: float = 1e-4,
         maturity_threshold: int = 100,
-        init: str = "kaiming",
-        act_type: str = "relu",
-        util_type: str = "contribution",
+        init: InitName = "kaiming",
+        act_type: ActivationName = "relu",
+        util_type: Utility = "contribution",
         decay_rate: float = 0,
         bias_transfer: bool = False,
     ) -> None:
@@ -78,9 +79,9 @@ class CBPConv(gnt.CBPConv):
         num_last_filter_outputs: int = 1,
         replacement_rate: float = 1e-5,
         maturity_threshold: int = 1000,
-        init: str = "kaiming",
-        act_type: str = "relu",
-        util_type: str = "contribution",
+        init: InitName = "kaiming",
+        act_type: ActivationName = "relu",
+        util_type: Utility = "contribution",
         decay_rate: float = 0,
         bias_transfer: bool = False,
     ) -> None:

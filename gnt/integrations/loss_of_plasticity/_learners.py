@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 import gnt
 from gnt._utils.validation import finite_number
+from gnt.names import InitName, LossName, OptimizerName, Utility
 from gnt.replacement import GnT
 
 _LOSSES = ("nll", "mse")
@@ -34,7 +35,7 @@ def _check(loss: str, opt: str, optimizers: tuple[str, ...], device: str | torch
 class _Learner:
     """What the learners have in common: ``net``, ``opt`` and ``learn(x, target)``."""
 
-    def __init__(self, learner: gnt.Backprop, loss: str) -> None:
+    def __init__(self, learner: gnt.Backprop, loss: LossName) -> None:
         self.learner, self.loss = learner, loss
 
     @property
@@ -89,8 +90,8 @@ class Backprop(_Learner):
         self,
         net: nn.Module,
         step_size: float = 0.001,
-        loss: str = "mse",
-        opt: str = "sgd",
+        loss: LossName = "mse",
+        opt: Literal["sgd", "adam", "adamW"] = "sgd",
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         weight_decay: float = 0.0,
@@ -106,7 +107,10 @@ class Backprop(_Learner):
             methods.append(gnt.ShrinkAndPerturb(net, shrink=1.0, noise=perturb_scale, distribution="normal"))
         options = _options(opt, momentum, (beta_1, beta_2), weight_decay)
         super().__init__(
-            gnt.Backprop(net, loss=loss, opt=opt.lower(), step_size=step_size, methods=methods, **options), loss
+            gnt.Backprop(
+                net, loss=loss, opt=cast(OptimizerName, opt.lower()), step_size=step_size, methods=methods, **options
+            ),
+            loss,
         )
 
 
@@ -157,16 +161,16 @@ class ContinualBackprop(_Learner):
         self,
         net: nn.Module,
         step_size: float = 0.001,
-        loss: str = "mse",
-        opt: str = "sgd",
+        loss: LossName = "mse",
+        opt: OptimizerName = "sgd",
         beta: float = 0.9,
         beta_2: float = 0.999,
         replacement_rate: float = 0.001,
         decay_rate: float = 0.9,
         device: str | torch.device = "cpu",
         maturity_threshold: int = 100,
-        util_type: str = "contribution",
-        init: str = "kaiming",
+        util_type: Utility = "contribution",
+        init: InitName = "kaiming",
         accumulate: bool = False,
         momentum: float = 0,
         outgoing_random: bool = False,
@@ -217,14 +221,14 @@ class ConvCBP(ContinualBackprop):
         self,
         net: nn.Module,
         step_size: float = 0.001,
-        loss: str = "mse",
-        opt: str = "sgd",
+        loss: LossName = "mse",
+        opt: OptimizerName = "sgd",
         beta: float = 0.9,
         beta_2: float = 0.999,
         replacement_rate: float = 0.0001,
         decay_rate: float = 0.9,
-        init: str = "kaiming",
-        util_type: str = "contribution",
+        init: InitName = "kaiming",
+        util_type: Utility = "contribution",
         maturity_threshold: int = 100,
         device: str | torch.device = "cpu",
         momentum: float = 0,

@@ -14,10 +14,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gnt._utils.generators import fitting_state
+from gnt._utils.other_names import explains_unknown_settings
 from gnt.importance import FeatureBatch, RunningImportance, Signals
+from gnt.initialization import Init
 from gnt.learners.ensemble.report import EnsembleReport
 from gnt.learners.ensemble.validation import refuse_protect
-from gnt.replacement import GnT, UnitState, first_due, selection
+from gnt.names import Accumulate, BiasInit, Utility
+from gnt.replacement import EngineSettings, GnT, SoftReplacement, UnitState, first_due, selection
 from gnt.units import UnitGroup
 
 
@@ -98,6 +101,7 @@ class EnsembleGnT(GnT):
     importance: MemberImportance
     importance_type = MemberImportance
 
+    @explains_unknown_settings
     def __init__(
         self,
         groups: Sequence[UnitGroup],
@@ -105,10 +109,35 @@ class EnsembleGnT(GnT):
         *,
         seeds: Sequence[int],
         generators: Sequence[torch.Generator],
-        **settings: Any,
+        replacement_rate: float = EngineSettings.replacement_rate,
+        maturity_threshold: int = EngineSettings.maturity_threshold,
+        decay_rate: float = EngineSettings.decay_rate,
+        utility: Utility = EngineSettings.utility,
+        init: Init = EngineSettings.init,
+        accumulate: Accumulate = EngineSettings.accumulate,
+        bias_transfer: bool = EngineSettings.bias_transfer,
+        bias_init: BiasInit = EngineSettings.bias_init,
+        measure_every: int = EngineSettings.measure_every,
+        soft: SoftReplacement | bool | None = EngineSettings.soft,
     ) -> None:
         self.seeds, self.members, self.generators = list(seeds), len(seeds), list(generators)
-        super().__init__(groups, optimizer, generator=generators[0], record=False, process_group=False, **settings)
+        super().__init__(
+            groups,
+            optimizer,
+            replacement_rate=replacement_rate,
+            maturity_threshold=maturity_threshold,
+            decay_rate=decay_rate,
+            utility=utility,
+            init=init,
+            accumulate=accumulate,
+            bias_transfer=bias_transfer,
+            generator=generators[0],
+            record=False,
+            process_group=False,
+            bias_init=bias_init,
+            measure_every=measure_every,
+            soft=soft,
+        )
         vars(self)["generator"] = self.host_generator = MemberGenerators(self.generators)  # type: ignore[assignment]
         self.importance.generator, self.importance.seeds = self.host_generator, self.seeds
         # the index of each member's first unit in each group: (members, 1)

@@ -8,11 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from typing_extensions import Unpack
 
 from gnt._utils.state_dicts import Kind, check_entries, equal_to, random_state, sequence
 from gnt._utils.validation import check_flags
-from gnt.learners._engine_keywords import ENSEMBLE_SETTINGS, accepts_engine_settings, split_settings
+from gnt.initialization import Init
+from gnt.learners._engine_keywords import ENSEMBLE_SETTINGS
 from gnt.learners._loss_and_optimizer import Loss
+from gnt.learners._optimizer_options import OptimizerOptions
 from gnt.learners._training_step import Step
 from gnt.learners.backprop import Backprop
 from gnt.learners.continual_backprop import ContinualBackprop
@@ -27,7 +30,10 @@ from gnt.learners.ensemble.validation import (
     check_same_function,
     checked_engine_settings,
     engine_generators,
+    refuse_protect,
 )
+from gnt.names import Accumulate, ActivationName, BiasInit, LossName, OptimizerName, Utility
+from gnt.replacement import EngineSettings, SoftReplacement
 
 
 class Ensemble(ContinualBackprop):
@@ -54,12 +60,12 @@ class Ensemble(ContinualBackprop):
         step_size: learning rate of an optimizer given by name; 1e-3 by default.
         compile: as for `Backprop`: the whole step of all members as one compiled graph.
         generators: a generator for the draws of each member's engine; None: seeded as in a single run.
-        settings: settings of the engine, with the meaning and the defaults of `GnT` (``replacement_rate``,
-            ``maturity_threshold``, ``decay_rate``, ``utility``, ``init``, ``accumulate``, ``bias_transfer``,
-            ``activation``), and further options of an optimizer given by name. With ``replacement_rate=0`` there is no
-            engine: members learn as with `Backprop`. ``accumulate`` must not be False, because drawn counts would
-            differ between members. A registered measure gets the units of all members and must rate each unit by
-            itself, or by means over the units of its member's layer (``signals.layer_mean``).
+        replacement_rate, maturity_threshold, decay_rate, utility, init, accumulate, bias_transfer, activation,
+        bias_init, measure_every, soft: as for `GnT`. With ``replacement_rate=0`` there is no engine: members learn as
+            with `Backprop`. ``accumulate`` must not be False, because drawn counts would differ between members. A
+            registered measure gets the units of all members and must rate each unit by itself, or by means over the
+            units of its member's layer (``signals.layer_mean``).
+        options: further options of an optimizer given by name, as for `Backprop`.
 
     Attributes:
         seeds: the members' seeds.
@@ -95,21 +101,43 @@ class Ensemble(ContinualBackprop):
 
     _engine_settings = ENSEMBLE_SETTINGS
 
-    @accepts_engine_settings(ENSEMBLE_SETTINGS)
     def __init__(
         self,
         make_net: Callable[[], nn.Module],
         seeds: Iterable[int],
         *,
-        loss: str | Loss = "mse",
-        opt: str | Callable[[Any], Optimizer] = "sgd",
+        loss: LossName | Loss = "mse",
+        opt: OptimizerName | Callable[[Any], Optimizer] = "sgd",
         step_size: float | None = None,
         compile: bool = False,
         generators: Sequence[torch.Generator] | None = None,
-        **settings: Any,
+        replacement_rate: float = EngineSettings.replacement_rate,
+        maturity_threshold: int = EngineSettings.maturity_threshold,
+        decay_rate: float = EngineSettings.decay_rate,
+        utility: Utility = EngineSettings.utility,
+        init: Init = EngineSettings.init,
+        accumulate: Accumulate = EngineSettings.accumulate,
+        bias_transfer: bool = EngineSettings.bias_transfer,
+        activation: ActivationName | None = None,
+        bias_init: BiasInit = EngineSettings.bias_init,
+        measure_every: int = EngineSettings.measure_every,
+        soft: SoftReplacement | bool | None = EngineSettings.soft,
+        **options: Unpack[OptimizerOptions],
     ) -> None:
-        engine_settings, options = split_settings(settings, (*ENSEMBLE_SETTINGS, "protect"))
-        checked = checked_engine_settings(engine_settings)
+        refuse_protect(options.pop("protect", None))  # type: ignore[typeddict-item]
+        settings: dict[str, Any] = {
+            "replacement_rate": replacement_rate,
+            "maturity_threshold": maturity_threshold,
+            "decay_rate": decay_rate,
+            "utility": utility,
+            "init": init,
+            "accumulate": accumulate,
+            "bias_transfer": bias_transfer,
+            "bias_init": bias_init,
+            "measure_every": measure_every,
+            "soft": soft,
+        }
+        checked = checked_engine_settings(EngineSettings(activation=activation, **settings))
         check_flags(compile=compile)
         replaces = checked.replacement_rate > 0.0
         members = make_members(make_net, seeds, with_engine=replaces)
@@ -123,8 +151,7 @@ class Ensemble(ContinualBackprop):
         engine = None
         if groups:
             own = engine_generators(generators, [member.generator for member in members])
-            engine_settings.pop("activation", None)  # the groups have it
-            engine = EnsembleGnT(groups, self.opt, seeds=self.seeds, generators=own, **engine_settings)
+            engine = EnsembleGnT(groups, self.opt, seeds=self.seeds, generators=own, **settings)
             net.keeps_gradients = engine.measure.reads_feature_gradients
         methods = self._step.methods
         self._step = EnsembleTrainingStep(net, self.loss, self.opt, engine, self.seeds)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gnt.learners.ensemble.layers import MemberLinear
 from gnt.learners.ensemble.members import Member
 from gnt.learners.ensemble.stackable import Layer, LayerStack
+from gnt.names import ActivationName
 from gnt.units import Slot, UnitGroup, flatten_layers, walk
 
 FeatureReader = Callable[[Tensor], Tensor]  # the input of a layer -> features, samples first
@@ -41,7 +42,7 @@ class StackedNet(nn.Module):
         self._stacked = [layer for layer, original in stack.layers if original is not None]  # by layer of the template
         self.layers = nn.ModuleList(layer for layer, _ in stack.layers if isinstance(layer, nn.Module))
 
-    def groups(self, activation: str | None) -> tuple[UnitGroup, ...]:
+    def groups(self, activation: ActivationName | None) -> tuple[UnitGroup, ...]:
         """The unit groups: those of one member, with all members' units. From now on `predict` returns features."""
         pairs = zip(flatten_layers(self._template[0]), self._stacked, strict=True)
         stacked = {id(layer): all_members for (_, layer), all_members in pairs}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,14 +15,12 @@ from gnt.replay import AGEM, DER, GEM, ExperienceReplay, GenerativeReplay, LwF
 _SAMPLES_FIRST = (ExperienceReplay, DER, AGEM, GEM, GenerativeReplay, LwF)
 
 
-def checked_engine_settings(settings: Mapping[str, Any]) -> EngineSettings:
-    """The settings with defaults; refused if out of range, even where they are not used because nothing is replaced.
+def checked_engine_settings(checked: EngineSettings) -> EngineSettings:
+    """The settings; refused if an ensemble does not take them, even where they are not used.
 
     Raises:
-        ValueError, TypeError: as for `GnT`, ``accumulate=False``, a function as ``init``, or ``protect``.
+        ValueError, TypeError: ``accumulate=False``, or a function as ``init``.
     """
-    refuse_protect(settings.get("protect"))
-    checked = EngineSettings(**settings)
     if not checked.accumulate:
         raise ValueError(
             f"accumulate must be True or 'one' for an ensemble, got {checked.accumulate!r}: drawn counts would differ "
