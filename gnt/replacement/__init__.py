@@ -7,8 +7,9 @@ eligibility                 ages, and which units are old enough to be replaced
 selection                   how many units are due, and which
 reinitialization            new weights, transfer of mean contributions, norms
 _followers                  what else takes part in each replacement (follow)
-optimizer_state             the optimizer's state of replaced units; _optimizer_registry, _optimizer_reset_table: which
-                            optimizers; _optimizer_checks, _state_structure, _state_kinds: what is refused
+optimizer_state             the optimizer's state of replaced units; _optimizer_registry, _optimizer_reset_table,
+                            _third_party_reset_table: which optimizers; _optimizer_checks, _state_structure,
+                            _state_kinds: what is refused
 _optimizer_hooks            an engine that steps after its optimizer (attach)
 _rebinding                  going on with a network that was changed (gnt.units.StructureCheck finds changes)
 _soft_replacement           (settings: _soft_settings) all units moved a little instead of a few replaced (soft)
@@ -45,6 +46,7 @@ from gnt.replacement.optimizer_state import (
     known_optimizers,
     register_state_reset,
     unwrap_optimizer,
+    works_elementwise,
 )
 from gnt.replacement.redo import ReDo
 from gnt.replacement.report import GroupReport, Report, describe_inits, first_due
@@ -84,4 +86,5 @@ __all__ = [
     "register_state_reset",
     "replaced_per_update",
     "unwrap_optimizer",
+    "works_elementwise",
 ]

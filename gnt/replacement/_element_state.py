@@ -17,7 +17,7 @@ from gnt.replacement._optimizer_checks import check_options
 from gnt.replacement._optimizer_parts import OptimizerPart, optimizer_parts
 from gnt.replacement._optimizer_registry import WHAT_TO_DO, unwrap_optimizer
 from gnt.replacement._optimizer_reset_table import PARAMETER
-from gnt.replacement._state_structure import find_entry, path_name, walk_state
+from gnt.replacement._state_structure import path_name, walk_state
 
 
 class ElementStateReset:
@@ -54,10 +54,7 @@ class ElementStateReset:
                 continue
             for name, parameter in zip(names, parameters, strict=True):
                 for path, value in walk_state(part.state.get(parameter)):
-                    if isinstance(value, Tensor) and (value.ndim == 0 or value is parameter):
-                        continue
-                    known = isinstance(value, Tensor) and find_entry(path, part.table) is not None
-                    if not known or value.shape != parameter.shape:
+                    if not isinstance(value, Tensor) or part.views(parameter, path, value) is None:
                         raise TypeError(
                             f"{part.name} keeps state {path_name(path)!r} for {name}, which gnt does not know how to "
                             f"reset for single weights; {WHAT_TO_DO}"
@@ -69,6 +66,7 @@ class ElementStateReset:
             if part.table is None:
                 cast(Any, part.optimizers[0]).reset_elements(parameter, chosen)
                 continue
+            part.expand_copies(parameter)
             for path, value in part.tensors(parameter):
                 initial = part.initial(parameter, path)
                 if initial is PARAMETER:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gnt.replacement._optimizer_registry import WHAT_TO_DO, resets_of
+from gnt.replacement._optimizer_registry import WHAT_TO_DO, resets_of, takes_eps_zero
 from gnt.replacement._state_structure import tensors_outside_state
 from gnt.units import Slot
 
@@ -17,7 +17,7 @@ def check_options(optimizer: Optimizer) -> None:
     name = type(optimizer).__name__
     for options in optimizer.param_groups:
         eps = options.get("eps")
-        if isinstance(eps, (int, float)) and eps == 0:
+        if isinstance(eps, (int, float)) and eps == 0 and not takes_eps_zero(optimizer):
             raise ValueError(
                 f"{name} has eps={eps!r}; it must be greater than 0: the state of a replaced unit is 0, and without "
                 "eps its first step is 0 / 0"

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gnt._utils.dynamo import not_compiled
-from gnt._utils.optimizer_hooks import register_hooks, unused_key
+from gnt._utils.optimizer_hooks import register_hooks, require_hooks, unused_key
 from gnt.importance import FeatureBuffer, GroupWatches, step_was_skipped
 from gnt.replacement._checkpoint import CheckedState
 from gnt.replacement._followers import shared_units
@@ -91,6 +91,7 @@ class OptimizerHooks:
     key: str
 
     def __init__(self, engine: AttachableEngine, optimizer: Optimizer, copied: CopiedHooks | None = None) -> None:
+        require_hooks(optimizer)
         earlier = _earlier_engines(engine, engine.groups)
         self.engine = engine
         self.key, self.number = copied or CopiedHooks(

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gnt.replacement._optimizer_registry import resets_of
-from gnt.replacement._optimizer_reset_table import InitialValue
-from gnt.replacement._state_structure import Path, find_entry, inner_optimizers, walk_state
+from gnt.replacement._optimizer_reset_table import PARAMETER, SHARED, InitialValue
+from gnt.replacement._state_structure import Path, find_entry, inner_optimizers, views_like, walk_state
 
 
 class OptimizerPart(NamedTuple):
@@ -25,24 +25,38 @@ class OptimizerPart(NamedTuple):
         return type(self.optimizers[0]).__name__
 
     def initial(self, param: Tensor, path: Path) -> InitialValue:
-        """The initial value of a tensor of the state: a number or PARAMETER."""
+        """The initial value of a tensor of the state: a number, PARAMETER or SHARED."""
         initial = cast(Mapping[str, InitialValue], self.table)[find_entry(path, self.table or {})]
         if not isinstance(initial, str):
             return initial
         groups = (g for optimizer in self.optimizers for g in optimizer.param_groups if initial in g)
         return float(next(g for g in groups if any(p is param for p in g["params"]))[initial])
 
+    def views(self, param: Tensor, path: Path, value: Tensor) -> list[Tensor] | None:
+        """A tensor of the state as tensors of the parameter's shape that share its memory.
+
+        An empty list: it has no part per unit. None: it is not known how the parts of the units are reset.
+        """
+        if value.ndim == 0 or value is param:
+            return []
+        entry = find_entry(path, self.table or {})
+        if entry is None:
+            return None
+        return [] if self.initial(param, path) is SHARED else views_like(value, param) or None
+
     def tensors(self, param: Tensor) -> Iterator[tuple[Path, Tensor]]:
-        """The tensors of the state that are listed in the table and shaped like the parameter."""
+        """The state that is listed in the table, as tensors of the parameter's shape."""
         for path, value in walk_state(self.state.get(param)):
-            if (
-                isinstance(value, Tensor)
-                and value.ndim
-                and value is not param
-                and value.shape == param.shape
-                and find_entry(path, self.table or {}) is not None
-            ):
-                yield path, value
+            if isinstance(value, Tensor):
+                yield from ((path, view) for view in self.views(param, path, value) or ())
+
+    def expand_copies(self, param: Tensor) -> None:
+        """Give copies of the parameter that are kept as one number (prodigyopt, for zeros) one for each element."""
+        state = self.state.get(param)
+        if isinstance(state, dict):
+            for key, value in state.items():
+                if (self.table or {}).get(key) is PARAMETER and isinstance(value, Tensor) and value.ndim == 0:
+                    state[key] = value.expand(param.numel()).clone()
 
 
 def optimizer_parts(optimizer: Optimizer, own_method: str) -> list[OptimizerPart]:

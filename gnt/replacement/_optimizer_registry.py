@@ -7,13 +7,13 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from gnt.replacement._optimizer_reset_table import (
-    PARAMETER,
+from gnt.replacement._optimizer_reset_table import PARAMETER, STATE_RESETS, InitialValue
+from gnt.replacement._third_party_reset_table import (
+    ELEMENTWISE,
     REASONS_NOT_RESETTABLE,
-    STATE_RESETS,
     THIRD_PARTY_STATE_RESETS,
+    WITHOUT_EPS,
     WRAPPERS,
-    InitialValue,
 )
 
 WHAT_TO_DO = (
@@ -54,12 +54,28 @@ def resets_of(optimizer: Optimizer) -> Mapping[str, InitialValue]:
     resets = find_state_resets(optimizer)
     if resets is not None:
         return resets
-    name = type(optimizer).__name__
-    why = REASONS_NOT_RESETTABLE.get(name, "gnt does not know its state")
+    packages = sorted({package for package, _ in THIRD_PARTY_STATE_RESETS})
     raise TypeError(
-        f"the state of {name} cannot be reset per unit: {why}. Known are AdamGnT, {', '.join(known_optimizers())}; or "
-        f"{WHAT_TO_DO}"
+        f"the state of {type(optimizer).__name__} cannot be reset per unit: {_why_not(optimizer)}. Known are AdamGnT, "
+        f"{', '.join(known_optimizers('torch'))}, and optimizers of {', '.join(packages)} "
+        f"(gnt.replacement.known_optimizers() lists them); or {WHAT_TO_DO}"
     )
+
+
+def _why_not(optimizer: Optimizer) -> str:
+    """The reason why an optimizer, or the nearest base class that has one, cannot be reset."""
+    for kind in type(optimizer).__mro__:
+        package, name = _package(kind), kind.__name__
+        for key in ((package, name), ("*", name)):
+            if key in REASONS_NOT_RESETTABLE:
+                return REASONS_NOT_RESETTABLE[key]
+    kind = type(optimizer)
+    same = sorted(package for package, name in THIRD_PARTY_STATE_RESETS if name == kind.__name__)
+    if same:
+        return (
+            f"gnt does not know its state, but that of {kind.__name__} of {', '.join(same)}; this is {kind.__module__}"
+        )
+    return "gnt does not know its state"
 
 
 def unwrap_optimizer(optimizer: Any) -> Any:
@@ -72,15 +88,47 @@ def unwrap_optimizer(optimizer: Any) -> Any:
 def find_state_resets(optimizer: Optimizer) -> Mapping[str, InitialValue] | None:
     """The table entry of an optimizer, or of the nearest base class that has one; None if there is none."""
     for kind in type(optimizer).__mro__:
-        resets = STATE_RESETS.get(kind, THIRD_PARTY_STATE_RESETS.get((_package(kind), kind.__name__)))
-        if resets is not None:
-            return resets
+        key = (_package(kind), kind.__name__)
+        if kind in STATE_RESETS:
+            return STATE_RESETS[kind]
+        if key in THIRD_PARTY_STATE_RESETS:
+            return THIRD_PARTY_STATE_RESETS[key]
+        if key in REASONS_NOT_RESETTABLE:
+            return None
     return None
 
 
-def known_optimizers() -> list[str]:
-    """The names of all optimizers in the tables."""
-    return sorted({kind.__name__ for kind in STATE_RESETS} | {name for _, name in THIRD_PARTY_STATE_RESETS})
+def known_optimizers(package: str | None = None) -> list[str]:
+    """The names of the optimizers in the tables.
+
+    Args:
+        package: only those of this package, such as ``"timm"``; None: all.
+
+    >>> import gnt.replacement
+    >>> gnt.replacement.known_optimizers("schedulefree")[-1]
+    'SGDScheduleFreeClosure'
+    """
+    torchs = {kind.__name__ for kind in STATE_RESETS} if package in (None, "torch") else set()
+    return sorted(torchs | {name for of, name in THIRD_PARTY_STATE_RESETS if package in (None, of)})
+
+
+def takes_eps_zero(optimizer: Optimizer) -> bool:
+    """True if the optimizer divides by no state that is 0 after a reset, whatever its eps."""
+    return any((_package(kind), kind.__name__) in WITHOUT_EPS for kind in type(optimizer).__mro__)
+
+
+def works_elementwise(optimizer: Optimizer) -> bool:
+    """True if the nearest entry of an optimizer is not that of one that mixes the elements of a parameter.
+
+    Optimizers of torch and registered ones count as elementwise here.
+    """
+    for kind in type(optimizer).__mro__:
+        if kind in STATE_RESETS:
+            return True
+        key = (_package(kind), kind.__name__)
+        if key in THIRD_PARTY_STATE_RESETS:
+            return key in ELEMENTWISE
+    return False
 
 
 def _package(kind: type) -> str:

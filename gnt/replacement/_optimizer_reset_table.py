@@ -1,8 +1,8 @@
-"""Tables of the per-element state of optimizers: state key -> initial value.
+"""Table of the per-element state of torch's optimizers: state key -> initial value.
 
-Optimizers of torch are listed by class, those of other packages by name, since they are not imported. Each entry was
-written from the optimizer's source and is tested with the real optimizer. An optimizer without an entry is refused:
-state with the shape of the parameter could be anything, and a wrong guess would corrupt it.
+Those of other packages are in `_third_party_reset_table`. Each entry was written from the optimizer's source and is
+tested with the real optimizer. An optimizer without an entry is refused: state with the shape of the parameter could be
+anything, and a wrong guess would corrupt it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import torch
 from torch.optim import Optimizer
 
 PARAMETER = object()  # initial value: the parameter itself
-InitialValue = Any  # a number, the name of an entry of the parameter group, or PARAMETER
+SHARED = object()  # one value, or a few, for the whole parameter: not changed when a unit is replaced
+InitialValue = Any  # a number, the name of an entry of the parameter group, PARAMETER or SHARED
 
 _ADAM = {"exp_avg": 0.0, "exp_avg_sq": 0.0, "max_exp_avg_sq": 0.0}
 
@@ -33,26 +34,3 @@ STATE_RESETS: dict[type[Optimizer], Mapping[str, InitialValue]] = {
 }
 if hasattr(torch.optim, "Muon"):  # torch 2.9
     STATE_RESETS[torch.optim.Muon] = {"momentum_buffer": 0.0}
-
-REASONS_NOT_RESETTABLE = {
-    "LBFGS": "its history mixes all parameters into flat vectors",
-    "Adafactor": "its factored second moment is shared by whole rows and columns",
-    "SparseAdam": "it takes sparse gradients only",
-}
-
-_SCHEDULE_FREE = {"z": PARAMETER, "exp_avg_sq": 0.0}
-
-# by package and class name
-THIRD_PARTY_STATE_RESETS: dict[tuple[str, str], Mapping[str, InitialValue]] = {
-    ("schedulefree", "SGDScheduleFree"): _SCHEDULE_FREE,
-    ("schedulefree", "AdamWScheduleFree"): _SCHEDULE_FREE,
-    ("schedulefree", "RAdamScheduleFree"): _SCHEDULE_FREE,
-    ("lion_pytorch", "Lion"): {"exp_avg": 0.0},
-    ("pytorch_optimizer", "Lion"): {"exp_avg": 0.0},
-    ("pytorch_optimizer", "AdaBelief"): {"exp_avg": 0.0, "exp_avg_var": 0.0, "max_exp_avg_var": 0.0},
-    ("muon", "SingleDeviceMuon"): {"momentum_buffer": 0.0},
-    ("muon", "SingleDeviceMuonWithAuxAdam"): {"momentum_buffer": 0.0, "exp_avg": 0.0, "exp_avg_sq": 0.0},
-}
-
-# wrappers without state of their own: package -> the attribute with the optimizer
-WRAPPERS = {"accelerate": "optimizer", "lightning": "optimizer", "pytorch_lightning": "optimizer"}

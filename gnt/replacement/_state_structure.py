@@ -42,6 +42,20 @@ def find_entry(path: Path, table: Mapping[str, Any]) -> Any:
     return None
 
 
+def views_like(value: Tensor, param: Tensor) -> list[Tensor]:
+    """A tensor of the state as views of the parameter's shape: itself, flattened, or several of them stacked.
+
+    Empty if it has another shape. Writing to the views changes ``value``.
+    """
+    if value.shape == param.shape:
+        return [value]
+    if value.layout is not torch.strided or not value.is_contiguous():
+        return []
+    if value.shape == (param.numel(),):
+        return [value.view(param.shape)]
+    return [value[i] for i in range(len(value))] if value.shape[1:] == param.shape else []
+
+
 def walk_state(value: Any, path: Path = (), seen: set[int] | None = None) -> Iterator[tuple[Path, Any]]:
     """Tensors in a state of any structure, and the objects that cannot be searched, each with its path."""
     if isinstance(value, Tensor):

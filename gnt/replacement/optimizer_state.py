@@ -1,10 +1,11 @@
 """Reset of the optimizer's state for replaced units.
 
-An optimizer with a method ``reset_units(param, dim, index, groups)`` resets its own state. For others, the tables of
-`gnt.replacement._optimizer_reset_table` list the per-element state of each optimizer with its initial value. Counts
-shared by the whole tensor (``step``) are kept, since they belong to the other units too. An optimizer that is not
-listed, or that keeps state without a part per unit, is refused by name. State is searched to any depth; the state of
-an optimizer inside a registered wrapper is reset by its own entry.
+An optimizer with a method ``reset_units(param, dim, index, groups)`` resets its own state. For others, the tables
+(`_optimizer_reset_table`, `_third_party_reset_table`) list the per-element state of each optimizer with its initial
+value. Counts shared by the whole tensor (``step``) are kept, since they belong to the other units too. An optimizer
+that is not listed, or that keeps state without a part per unit, is refused by name. State is searched to any depth, and
+may be shaped like the parameter, flattened, or several such tensors stacked; the state of an optimizer inside a
+registered wrapper is reset by its own entry.
 """
 
 from __future__ import annotations
@@ -26,15 +27,11 @@ from gnt.replacement._optimizer_registry import (
     known_optimizers,
     register_state_reset,
     unwrap_optimizer,
+    works_elementwise,
 )
 from gnt.replacement._optimizer_reset_table import PARAMETER, STATE_RESETS, InitialValue
 from gnt.replacement._state_kinds import WritableKinds, is_plain
-from gnt.replacement._state_structure import (
-    Path,
-    find_entry,
-    path_name,
-    walk_state,
-)
+from gnt.replacement._state_structure import Path, path_name, walk_state
 from gnt.units import Slot, UnitGroup
 
 __all__ = [
@@ -45,6 +42,7 @@ __all__ = [
     "register_state_reset",
     "state_of_further_optimizer",
     "unwrap_optimizer",
+    "works_elementwise",
 ]
 
 
@@ -124,9 +122,8 @@ class OptimizerStateReset:
             if not isinstance(value, Tensor):
                 what = f"({type(value).__name__}), in which gnt cannot look for tensors,"
                 raise TypeError(f"{part.name} keeps state {path_name(path)!r} {what} for {name}; {WHAT_TO_DO}")
-            if value.ndim == 0 or value is param:
-                continue
-            if value.shape != param.shape or find_entry(path, part.table or {}) is None:
+            views = part.views(param, path, value)
+            if views is None:
                 what = f"{path_name(path)!r} of shape {tuple(value.shape)}"
                 if len(path) > 1:
                     first = state[path[0]] if isinstance(state, Mapping) else getattr(state, str(path[0]), state)
@@ -135,11 +132,11 @@ class OptimizerStateReset:
                     f"{part.name} keeps state {what} for {name}, which gnt does not know how to reset for a unit; "
                     f"{WHAT_TO_DO}"
                 )
-            if is_plain(value):
+            if not views or is_plain(views[0]):
                 continue
             initial, unit = part.initial(param, path), torch.zeros(1, dtype=torch.int64, device=param.device)
             problem = self._kinds.problem(
-                value,
+                views[0],
                 f"copy {slot.groups > 1}" if initial is PARAMETER else f"fill {slot.groups > 1}",
                 partial(_write, slot, param=param, units=unit, initial=initial),
             )
@@ -174,6 +171,7 @@ class OptimizerStateReset:
         assert bias is not None
         for part in self._parts():
             if part.table is not None:
+                part.expand_copies(bias)
                 for path, value in part.tensors(bias):
                     if part.initial(bias, path) is PARAMETER:
                         _add(value, change)
@@ -188,6 +186,7 @@ class OptimizerStateReset:
                     optimizer = cast(Follower, part.optimizers[0])
                     optimizer.reset_units(param, slot.dim_of(param), slot.index(units), **groups)
                 else:
+                    part.expand_copies(param)
                     for path, value in part.tensors(param):
                         _write(slot, value, param, units, part.initial(param, path))
 

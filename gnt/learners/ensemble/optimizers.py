@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gnt.optim import UPGD, AdamGnT
-from gnt.replacement import find_state_resets, known_optimizers, unwrap_optimizer
+from gnt.replacement import known_optimizers, unwrap_optimizer, works_elementwise
 
 _NOT_ELEMENTWISE = {
     "Muon": "it orthogonalises whole matrices",
@@ -37,9 +37,12 @@ def build_optimizer(factory: Callable[[Any], Optimizer], net: nn.Module) -> Opti
     if not isinstance(inner, Optimizer):
         raise TypeError(f"opt must return a torch.optim.Optimizer, got {type(optimizer).__name__}")
     why = _NOT_ELEMENTWISE.get(type(inner).__name__)
-    if why is None and not isinstance(inner, AdamGnT) and find_state_resets(inner) is None:
-        names = ", ".join(name for name in known_optimizers() if name not in _NOT_ELEMENTWISE)
-        why = f"gnt does not know it; known are AdamGnT, {names}, and those described to gnt.register_state_reset"
+    if why is None and not isinstance(inner, AdamGnT) and not works_elementwise(inner):
+        names = ", ".join(name for name in known_optimizers("torch") if name not in _NOT_ELEMENTWISE)
+        why = (
+            f"gnt does not know that it works element by element; known are AdamGnT, {names}, those of schedulefree "
+            "and lion_pytorch, Lion and AdaBelief of pytorch_optimizer, and those described to gnt.register_state_reset"
+        )
     members = getattr(net, "members", 1)
     if isinstance(inner, UPGD) and inner.members != members:
         why = f"give it a list of {members} generators, one for each member; it has {inner.members}"
