@@ -19,15 +19,28 @@ def comparison_table(results: list[MethodResults], display: Display) -> Table:
     columns = [f"first {display.first:.0%}", f"last {display.last:.0%}", "mean"]
     for heading in [*columns, *(metric.name.replace("_", " ") for metric in others)]:
         shown.add_column(heading, justify="right")
+    further = further_columns(complete, display)
+    for heading in further:
+        shown.add_column(heading, justify="right")
     for result in results:
-        shown.add_row(result.label, *_cells(result, display, others), style=COLOURS[result.method])
+        cells = [*_cells(result, display, others), *(own.get(result.label, "") for own in further.values())]
+        shown.add_row(result.label, *cells, style=COLOURS[result.method])
     return shown
+
+
+def further_columns(results: list[MethodResults], display: Display) -> dict[str, dict[str, str]]:
+    """Heading -> label -> cell: the core time of a seed, where the display asks for it, and the verdict of the
+    plasticity check, where there is one.
+    """
+    found = {"core seconds": {result.label: f"{result.core_seconds:.0f}" for result in results if display.seconds}}
+    found["plasticity check"] = {result.label: result.plasticity for result in results if result.plasticity}
+    return {heading: cells for heading, cells in found.items() if cells}
 
 
 def _cells(result: MethodResults, display: Display, others: list[Metric]) -> list[str]:
     diverged = f" ({len(result.diverged_seeds)} diverged)" if result.diverged_seeds else ""
     if not result.complete_seeds:
-        return [f"0{diverged}"]
+        return [f"0{diverged}", "", "", "", *("" for _ in others)]
     first, last = first_and_last(result, display)
     main = [interval_text(each, display.main) for each in (first, last, result.mean(display.main.name))]
     further = [

@@ -15,6 +15,7 @@ NAMES = (
     "split_digits",
     "permuted_tasks",
     "nightly",
+    "flights",
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,9 +13,11 @@ import gnt
 
 from .further_methods import further_remedy, own_optimizer, soft_replacement
 from .graph_warmup import GraphWarmup
+from .plasticity import Check, Verdicts, of_seeds, verdict_of
 from .saved_values import anything, fields, mapping, sequence
 from .seeds import stream
 
+_OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 _ENGINE_SETTINGS = ("replacement_rate", "maturity_threshold", "decay_rate", "utility")
 
 
@@ -49,6 +52,8 @@ class Method:
         device: str = "cpu",
         **options: Any,
     ) -> None:
+        self._name, self._make_net, self._loss = name, make_net, loss
+        self._plain = partial(_OPTIMIZERS[opt], lr=settings.lr, **options)
         self._layers = layers
         self._settings, self._seeds = settings, list(seeds)
         self._init = {"init": init or ("default" if name == "redo" else "kaiming")}
@@ -141,6 +146,22 @@ class Method:
         if len(self._seeds) == 1:
             return [self.learner.net]
         return [self.learner.member(i) for i in range(len(self._seeds))]
+
+    def plasticity(self, data: Sequence[Any], check: Check) -> Verdicts:
+        """What the plasticity check says of the network of each seed.
+
+        Args:
+            data: for each seed, inputs and targets that its network has not learned.
+            check: how it is checked.
+        """
+        make_net = partial(self._make_net, self._name)
+
+        def build() -> nn.Module:
+            return make_net()
+
+        pairs = zip(self.nets(), data, strict=True)
+        found = [verdict_of(net, build, self._plain, own, self._loss, check) for net, own in pairs]
+        return of_seeds(self._seeds, found)
 
     def units(self, net: nn.Module, x: Tensor) -> Any:
         """The unit groups of one of `nets`, for `gnt.metrics.Probe`."""

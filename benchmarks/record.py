@@ -18,6 +18,8 @@ from .errors import START_OVER_HINT, CannotRun
 from .saved_values import parse_json, shown
 from .training import Row
 
+_LAST = 2**16  # bytes at the end of a file that the last line is within
+
 
 class Record:
     """A run's file of rows."""
@@ -34,9 +36,11 @@ class Record:
         """Append rows: all of them or, if that fails, none."""
         self._append(rows)
 
-    def end(self, **reason: str) -> None:
-        """Write the last line. ``reason``: why the run ended early."""
-        self._append([{"end": len(self.lines()) - 1, **reason}])
+    def end(self, **more: Any) -> None:
+        """Write the last line. ``more``: "diverged", why the run ended early; "plasticity", what the plasticity check
+        says.
+        """
+        self._append([{"end": len(self.lines()) - 1, **more}])
 
     @property
     def size(self) -> int:
@@ -107,7 +111,7 @@ class Record:
         """Whether the last line is an end."""
         try:
             with self.file.open("rb") as stream:
-                stream.seek(max(0, self.size - 4096))
+                stream.seek(max(0, self.size - _LAST))
                 last = stream.read().splitlines(keepends=True)[-1:]
         except (FileNotFoundError, NotADirectoryError):
             return False

@@ -20,6 +20,7 @@ from . import checkpoint, experiments, provenance
 from .atomic_files import read_json, write_atomically, write_json
 from .errors import START_OVER_HINT, CannotRun
 from .method_styles import COLOURS
+from .plasticity import Verdicts
 from .provenance import ABOUT
 from .record import Record
 from .record_rows import check_end, check_rows, check_same_rows, damaged
@@ -166,8 +167,8 @@ class Run:
         self.record.cut(content["record"])
         return float(content["seconds"])
 
-    def finish(self, seconds: float, **reason: str) -> None:
-        """Write about.json and the end of the record, and delete the checkpoint."""
+    def finish(self, seconds: float, **more: Any) -> None:
+        """Write about.json and the end of the record, with ``more`` (see `Record.end`), and delete the checkpoint."""
         about = {
             "seconds": round(seconds, 1),
             "versions": provenance.versions(),
@@ -175,7 +176,7 @@ class Run:
             "hardware": provenance.hardware(),
         }
         write_json(self._about, about)
-        self.record.end(**reason)
+        self.record.end(**more)
         self._checkpoint.unlink(missing_ok=True)
 
     def rows(self) -> list[Row]:
@@ -206,6 +207,14 @@ class Run:
         with damaged(self.record.file):
             check_end(end)
         return end.get("diverged")  # type: ignore[no-any-return]
+
+    @property
+    def plasticity(self) -> Verdicts:
+        """What the plasticity check said of each seed of a finished run; empty if it was not checked."""
+        end = self.record.lines()[-1]
+        with damaged(self.record.file):
+            check_end(end)
+        return end.get("plasticity", {})  # type: ignore[no-any-return]
 
     def check_record(self) -> None:
         """Raise `CannotRun` if the record belongs to another run or to other settings, or if a file of the run is a

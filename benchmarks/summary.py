@@ -12,6 +12,7 @@ from . import experiments
 from .display import Display
 from .errors import START_OVER_HINT, CannotRun
 from .method_styles import LABELS
+from .plasticity import verdicts_text
 from .record_rows import row_shapes
 from .run import Run
 from .settings import BaseSettings, Values, settings_text
@@ -121,6 +122,20 @@ class MethodResults:
     def complete_seeds(self) -> list[int]:
         """Seeds with all rows. Only these are averaged."""
         return [seed for seed in self.seeds if seed not in self.diverged_seeds]
+
+    @property
+    def core_seconds(self) -> float:
+        """The mean core time of a seed."""
+        return sum(run.about()["seconds"] for run in self.counted_runs) / len(self.run_by_seed)
+
+    @property
+    def plasticity(self) -> str:
+        """What the plasticity check said of the complete seeds, as short text; "" if none was checked."""
+        found = [verdict for seed in self.complete_seeds if (verdict := self._verdict(seed))]
+        return verdicts_text(found)
+
+    def _verdict(self, seed: int) -> dict[str, Any] | None:
+        return self.run_by_seed[seed].plasticity.get(str(seed))
 
     def has(self, metric: str) -> bool:
         """Whether the rows have the metric."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import gnt
 
 from .methods import Method
+from .plasticity import SHORTEST, Check, Verdicts
 from .saved_tensors import random_state, tensor
 from .saved_values import Kind, anything, fields, integer, mapping, number, sequence, text
 from .seeds import stream
@@ -47,7 +48,12 @@ class TaskTraining(Training):
         batch: number of images in a batch.
         piece: number of batches in a piece of work; their images are in memory at once.
         device: the device of tasks and networks.
+
+    Attributes:
+        check: how networks are checked for plasticity at the end; None: they are not.
     """
+
+    check: ClassVar[Check | None] = None
 
     def __init__(
         self,
@@ -138,6 +144,15 @@ class TaskTraining(Training):
             row: Row = {"seed": seed, "task": number + 1, "online_accuracy": accuracy[i]}
             rows.append({**row, **self.task_metrics(number, seed, net), **self._rows[i]})
         return rows
+
+    def plasticity(self) -> Verdicts:
+        """The check learns the task after the last one."""
+        if self.check is None or self.tasks * self.epochs * self.batches < SHORTEST:
+            return {}
+        every = torch.arange(self.images, device=self.device)
+        tasks = [self.task(self.tasks, seed) for seed in self.seeds]
+        found: Verdicts = self.method.plasticity([(task.x[every], task.y) for task in tasks], self.check)
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """The complete state, from which training continues bit for bit."""

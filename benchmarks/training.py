@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+from .plasticity import Verdicts
+
 Row = dict[str, float]
 
 
@@ -30,6 +32,10 @@ class Training(ABC):
         A row is flat: ``{"seed": 0, "task": 3, "online_accuracy": 0.93, "dead_units/0": 0.1}``; the keys of metrics of
         a layer are "name/layer". Rows must be equal in two executions of the same run, so they contain no times.
         """
+
+    def plasticity(self) -> Verdicts:
+        """What the plasticity check says of each seed's network, after the last piece; empty: it is not checked."""
+        return {}
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:

@@ -84,7 +84,9 @@ def _train(run: Run, connection: Connection, checkpoint_seconds: float, tensorbo
                 run.save(training, time.process_time() - started)
                 saved = time.monotonic()
     _send(connection, "progress", training.done, training.total, training.latest)
-    run.finish(time.process_time() - started)
+    seconds = time.process_time() - started
+    verdicts = training.plasticity()
+    run.finish(seconds, **({"plasticity": verdicts} if verdicts else {}))
     return ("finished",)
 
 

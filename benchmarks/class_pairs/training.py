@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import ClassVar, Final
 
 import torch
 from torch import nn
@@ -10,6 +10,7 @@ from torch import nn
 from ..accuracy import accuracy
 from ..errors import CannotRun
 from ..methods import Method
+from ..plasticity import Check
 from ..seeds import stream
 from ..task_training import Task, TaskTraining
 from ..training import Row
@@ -29,10 +30,12 @@ class Training(TaskTraining):
     training images of each class, before the task is learned.
     """
 
+    check: ClassVar[Check | None] = Check(steps=100, batch=20)
+
     def __init__(self, settings: Settings, method: str, seeds: list[int]) -> None:
         self.settings = settings
         self._classes = load_classes(settings)
-        self._pairs = {seed: draw_pairs(settings.tasks, len(self._classes), seed) for seed in seeds}
+        self._pairs = {seed: draw_pairs(settings.tasks + 1, len(self._classes), seed) for seed in seeds}
         self._current: dict[int, tuple[int, Pair]] = {}  # seed -> number and images of its current task
         super().__init__(
             seeds,

@@ -19,5 +19,6 @@ DISPLAY = Display(
     about=_about,
     x="night",
     others=(Metric("passes", "Passes over the images"), DEAD, RANK),
+    seconds=True,
     plasticity=False,
 )

@@ -12,6 +12,7 @@ import gnt
 from ..accuracy import accuracy
 from ..methods import Method
 from ..nets import mlp
+from ..plasticity import SHORTEST, Check, Verdicts, of_seeds
 from ..saved_tensors import random_state
 from ..saved_values import anything, fields, integer, mapping, text
 from ..seeds import stream
@@ -20,6 +21,7 @@ from ..training import Training as BaseTraining
 from .data import load_nights
 from .settings import Settings
 
+CHECK: Final = Check()
 PROBED: Final = 500
 PIXELS: Final = 784
 CLASSES: Final = 10
@@ -102,6 +104,14 @@ class Training(BaseTraining):
         row["test_accuracy"] = accuracy(self.net, self.data.test_x, self.data.test_y)
         row["passes"] = passes
         return {**row, **gnt.metrics.Probe(self.net, self.method.units(self.net, probed), probed).measure()}
+
+    def plasticity(self) -> Verdicts:
+        """The check learns the images of a further night."""
+        last = self.settings.nights * self.settings.images // self.settings.batch
+        if last * self.settings.nights < SHORTEST:
+            return {}
+        verdicts = self.method.plasticity([(self.data.later_x, self.data.later_y)], CHECK)
+        return of_seeds([self.seed], verdicts.values())
 
     def state_dict(self) -> dict[str, Any]:
         """The complete state, from which training continues bit for bit."""

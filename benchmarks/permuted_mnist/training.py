@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import torch
 
 from ..errors import CannotRun
 from ..methods import Method
+from ..plasticity import Check
 from ..task_training import Task, TaskTraining
 from .data import load_images
 from .net import PIXELS, network_factory
@@ -22,6 +23,8 @@ class Training(TaskTraining):
     """Trains one method on all tasks, one image per step. Images, initial weights, permutations and the order of images
     are the same for every method.
     """
+
+    check: ClassVar[Check | None] = Check(batch=16)
 
     def __init__(self, settings: Settings, method: str, seeds: list[int]) -> None:
         self._settings = settings

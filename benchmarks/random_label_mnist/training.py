@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Final
+from typing import ClassVar, Final
 
 import torch
 
 from ..datasets import fixed_digits
 from ..methods import Method
 from ..nets import mlp
+from ..plasticity import Check
 from ..seeds import stream
 from ..task_training import Task, TaskTraining
 from .settings import Settings
@@ -24,6 +25,8 @@ class Training(TaskTraining):
     """Trains one method on all tasks. Images, initial weights, labels and the order of images are the same for every
     method.
     """
+
+    check: ClassVar[Check | None] = Check(batch=BATCH, fresh="labels")  # so few that they can be learned by heart
 
     def __init__(self, settings: Settings, method: str, seeds: list[int]) -> None:
         self._images = fixed_digits()

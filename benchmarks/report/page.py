@@ -44,7 +44,10 @@ _RERUN = f"""\
 edited by hand. `{command_text("EXPERIMENT", "--help")}` lists the settings. "first", "last" and "mean" are means over
 these parts of a run's rows. Published values are those with the nearest settings; "with" lists the settings in which
 they differ from these runs. Their "start" and "end" are the first and the last published point, while ours are means.
-If several settings of a method were tried, the overview shows those with the best mean over the whole run."""
+If several settings of a method were tried, the overview shows those with the best mean over the whole run.
+"plasticity check" is what `gnt.plasticity_check` says of the networks at the end of a run, when they and fresh ones
+learn what comes next: the verdict, with the number of seeds if they differ, and the share of a fresh network's progress
+that is lost. "core seconds" is the time of one core for a seed."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .. import experiments
-from ..comparison_table import interval_text
+from ..comparison_table import further_columns, interval_text
 from ..display import Display, Metric
 from ..method_styles import LABELS
 from ..published import TAGS, Entry, entries, nearest_to
@@ -54,7 +54,8 @@ def problem_table(problem: Problem, sources: Sources) -> list[str]:
     display = experiments.display(problem.experiment)
     others = [metric for metric in display.others if any(result.has(metric.name) for result in problem.results)]
     ends = [f"{metric.name.replace('_', ' ')}, last" for metric in others]
-    headings = ["method", "settings", "seeds", *columns(display), *ends, "published"]
+    more = further_columns([result for result in problem.results if result.complete_seeds], display)
+    headings = ["method", "settings", "seeds", *columns(display), *ends, *more, "published"]
     common = in_common(problem.results)
     chosen = best_results(problem.results, display)
     rows = []
@@ -63,6 +64,7 @@ def problem_table(problem: Problem, sources: Sources) -> list[str]:
         several = sum(other.method == result.method for other in problem.results) > 1
         main = main_cells(result, display, bold=several and chosen.get(result.method) is result)
         further = [_last_cell(result, display, metric) for metric in others]
+        further += [cells.get(result.label, "") for cells in more.values()]
         beside = published(result, display, sources)
         rows.append([LABELS[result.method], settings_text(own), seeds(result), *main, *further, beside])
     texts = [f"All with {settings_text(common)}.", ""] if common else []

@@ -7,6 +7,7 @@ from typing import Any, Final
 import torch
 
 from ..methods import Method
+from ..plasticity import SHORTEST, Check, Verdicts
 from ..saved_tensors import tensor
 from ..saved_values import any_of, anything, fields, integer, mapping, sequence, text
 from ..training import Row
@@ -17,6 +18,7 @@ from .settings import Settings
 from .target import Target
 
 PIECE: Final = 250
+CHECK: Final = Check(batch=16)
 
 
 class Training(BaseTraining):
@@ -63,6 +65,14 @@ class Training(BaseTraining):
         return [
             {"seed": seed, "step": step, "squared_error": error} for seed, error in zip(self.seeds, errors, strict=True)
         ]
+
+    def plasticity(self) -> Verdicts:
+        """The check learns the next examples of each seed's stream."""
+        if self.settings.steps < SHORTEST:
+            return {}
+        inputs = [inputs.take(CHECK.steps * CHECK.batch) for inputs in self._inputs]
+        data = [(own, target(own)) for own, target in zip(inputs, self._targets, strict=True)]
+        return self.method.plasticity(data, CHECK)
 
     def state_dict(self) -> dict[str, Any]:
         """The complete state, from which training continues bit for bit."""
