@@ -4,9 +4,12 @@
 #define KERNELS(KERNEL) \
     KERNEL(adam, "iiiiiiiiiiii") \
     KERNEL(finite, "iii") \
+    KERNEL(gate_gradient, "iiiiiiii") \
+    KERNEL(gates, "iiiiiiiiddddd") \
     KERNEL(gram, "iiii") \
     KERNEL(path_integral, "iii") \
     KERNEL(penalty_gradient, "iidii") \
+    KERNEL(restore, "iii") \
     KERNEL(running_averages, "iiiiiii") \
     KERNEL(sgd, "iiiiiii") \
     KERNEL(slowed_step, "iiii") \
@@ -42,6 +45,7 @@ void in_parallel(void (*body)(const void *context, int64_t first, int64_t last),
 #define BY_TYPE(x, of_float, of_double) _Generic((x), float: of_float, double: of_double)
 #define fabs(x) BY_TYPE(x, fabsf, fabs)(x)
 #define sqrt(x) BY_TYPE(x, sqrtf, sqrt)(x)
+#define exp(x) BY_TYPE(x, expf, exp)(x)
 #define expm1(x) BY_TYPE(x, expm1f, expm1)(x)
 #define fma(x, y, z) BY_TYPE(x, fmaf, fma)(x, y, z)
 

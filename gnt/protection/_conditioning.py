@@ -12,11 +12,11 @@ from torch.utils.hooks import RemovableHandle, unserializable_hook
 
 from gnt.names import Form
 from gnt.protection._coverage import CoveredParameter
+from gnt.protection._frozen_entries import FrozenEntries, RestoredParameters
 from gnt.protection._rates import Hyperbolic, Rates
-from gnt.protection._slowed_step import move_by_kernel
+from gnt.protection._slowed_step import SlowedStep
 
 _PIECE = 1 << 16  # elements that are moved at a time
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class ConditionedParameter:
@@ -30,6 +30,7 @@ class ConditionedParameter:
 
     def __init__(self, covered: CoveredParameter, measure: Tensor, group: Tensor | int) -> None:
         self.name, self.covered, self.parameter = covered.name, covered, covered.parameter
+        self.owner = covered.module._parameters
         self.measure, self.group = measure.to(self.parameter.device), group
 
     def factor(self, factors: Tensor | None, by_group: Sequence[Tensor] | None = None) -> Tensor | None:
@@ -67,7 +68,9 @@ class Conditioning:
         self._factors, self._generator = factors, generator
         self._current: list[Tensor] | None = None
         self._before: list[Tensor] = []
-        self._frozen: list[_FrozenEntries] | None = None
+        self._frozen: list[FrozenEntries] | None = None
+        self._restored: RestoredParameters | None = None
+        self._slowed: SlowedStep | None = None
         self._stepped = False
         self._handles: list[RemovableHandle] = []
         for number in range(len(self.parameters)):
@@ -118,27 +121,28 @@ class Conditioning:
     def hold(self) -> None:
         """Copy the values of frozen weights, unless there is a copy of this dtype and device."""
         if self._rates.freezes:
-            known: Sequence[_FrozenEntries | None] = self._frozen or [None] * len(self.parameters)
+            known: Sequence[FrozenEntries | None] = self._frozen or [None] * len(self.parameters)
             self._frozen = [
                 frozen
                 if frozen is not None and frozen.fits(each.parameter)
-                else _FrozenEntries(each.parameter.detach(), each.measure.to(each.parameter.device) == 1)
+                else FrozenEntries(each.parameter.detach(), each.measure.to(each.parameter.device) == 1)
                 for frozen, each in zip(known, self.parameters, strict=True)
             ]
+            self._restored = None
 
+    @torch.no_grad()
     def _add_trained(self) -> None:
         """Add parameters that the task trains from now on: ``requires_grad`` was False until after the last step."""
         for each in [each for each in self._not_trained if each.parameter.requires_grad]:
             self._not_trained.remove(each)
             self.parameters.append(each)
-            self._current, self._before = None, []
+            self._current, self._before, self._restored = None, [], None
             if self._frozen is not None:
-                self._frozen.append(_FrozenEntries(each.parameter.detach(), each.measure == 1))
+                self._frozen.append(FrozenEntries(each.parameter.detach(), each.measure == 1))
             self._hang_gradient_hook(len(self.parameters) - 1)
             if self._form == "gradient" and each.parameter.grad is not None:
                 each.parameter.grad.mul_(self.current()[-1])
 
-    @torch.no_grad()
     def before_step(self) -> None:
         """Keep what the step must not change.
 
@@ -146,47 +150,61 @@ class Conditioning:
             RuntimeError: a parameter of the network has been replaced.
         """
         for each in self.parameters:
-            if each.covered.module._parameters.get(each.covered.key) is not each.parameter:
+            if each.owner.get(each.covered.key) is not each.parameter:
                 raise RuntimeError(
                     f"parameter {each.name} is another tensor than when the task began: end the task before the "
                     "network is changed"
                 )
-        self._add_trained()
-        values = [each.parameter.detach() for each in self.parameters]
+        if self._not_trained:
+            self._add_trained()
         if self._rates.freezes:
             if self._frozen is None or not self._stepped:
                 self.hold()
             self._stepped = True
-        elif self._form == "update" and values:
-            if [each.data_ptr() for each in self._before] != [] and self._before[0].device != values[0].device:
-                self._before = []
-            if not self._before:
-                self._before = [torch.empty_like(value) for value in values]
-            torch._foreach_copy_(self._before, values)
+        elif self._form == "update" and self.parameters:
+            self._copy_values()
 
     @torch.no_grad()
+    def _copy_values(self) -> None:
+        """Copy all values, from which the step is measured."""
+        values: list[Tensor] = [each.parameter for each in self.parameters]
+        if self._before and self._before[0].device != values[0].device:
+            self._before = []
+        if not self._before:
+            self._before = [torch.empty_like(value) for value in values]
+            pairs = zip(self.parameters, self._before, strict=True)
+            self._slowed = SlowedStep([(each.parameter, old, each.measure, each.group) for each, old in pairs])
+        torch._foreach_copy_(self._before, values)
+
     def after_step(self) -> None:
         """Move each weight by its share of the optimizer's change, or give it its value back."""
         if self._rates.freezes:
             self.restore()
         elif self._form == "update":
-            factors = self._factors() if self._rates.changes else None
-            by_group = None if factors is None else factors.unbind()
-            done = self._moved_by_kernel(factors)
-            for number, (each, before) in enumerate(zip(self.parameters, self._before, strict=True)):
-                if done[number]:
-                    continue
-                value, factor = each.parameter.detach(), each.factor(factors, by_group)
-                if factor is None or not self._move_in_pieces(number, value, before, factor):
-                    torch.lerp(before, value, self.current()[number].expand_as(value), out=value)
+            self._move()
+
+    @torch.no_grad()
+    def _move(self) -> None:
+        """Move each weight by its share of the optimizer's change."""
+        factors = self._factors() if self._rates.changes else None
+        done = self._moved_by_kernel(factors)
+        if all(done):
+            return
+        by_group = None if factors is None else factors.unbind()
+        for number, (each, before) in enumerate(zip(self.parameters, self._before, strict=True)):
+            if done[number]:
+                continue
+            value, factor = each.parameter.detach(), each.factor(factors, by_group)
+            if factor is None or not self._move_in_pieces(number, value, before, factor):
+                torch.lerp(before, value, self.current()[number].expand_as(value), out=value)
 
     def _moved_by_kernel(self, factors: Tensor | None) -> list[bool]:
         """Move all parameters that a kernel can move -> which it has moved."""
         rule = type(self._rates)
-        if factors is None or rule.rate is not Hyperbolic.rate or rule.rate_into is not Hyperbolic.rate_into:
+        hyperbolic = rule.rate is Hyperbolic.rate and rule.rate_into is Hyperbolic.rate_into
+        if factors is None or self._slowed is None or not hyperbolic:
             return [False] * len(self.parameters)
-        pairs = zip(self.parameters, self._before, strict=True)
-        return move_by_kernel([(each.parameter, before, each.measure, each.group) for each, before in pairs], factors)
+        return self._slowed.move(factors)
 
     def _move_in_pieces(self, number: int, value: Tensor, before: Tensor, factor: Tensor) -> bool:
         """Move a parameter in pieces that fit into the cache; False if that is not possible."""
@@ -209,11 +227,12 @@ class Conditioning:
             torch.lerp(old, part, rate, out=part)
         return True
 
-    @torch.no_grad()
     def restore(self) -> None:
         """Give frozen weights their values back."""
-        for each, frozen in zip(self.parameters, self._frozen or (), strict=bool(self._frozen)):
-            frozen.restore(each.parameter.detach())
+        if self._frozen is not None:
+            if self._restored is None:
+                self._restored = RestoredParameters([each.parameter for each in self.parameters], self._frozen)
+            self._restored.restore()
 
     def mean_rate(self, parameter: Tensor) -> float:
         """The mean rate of a parameter in this step."""
@@ -226,44 +245,6 @@ class Conditioning:
         """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
-
-
-class _FrozenEntries:
-    """Values of some entries of a tensor, which are written back bit by bit.
-
-    Args:
-        value: the tensor with its present values.
-        frozen: which entries, broadcastable to it.
-    """
-
-    def __init__(self, value: Tensor, frozen: Tensor) -> None:
-        self._kind = value.dtype, value.device
-        self._rows: Tensor | None = None
-        self._whole = value.clone() if frozen.numel() == 1 else None
-        if self._whole is not None:
-            return
-        if frozen.ndim > 1 and frozen.numel() == len(value) and frozen.shape[0] == len(value):
-            self._rows = frozen.flatten().nonzero().squeeze(1)
-            self._held = value[self._rows]
-            return
-        integers = _INTEGERS[value.element_size()]
-        self._kept = torch.where(frozen, 0, -1).to(integers)  # bits that the optimizer's value keeps
-        self._held = torch.where(frozen, value.contiguous().view(integers), 0).to(integers)
-
-    def fits(self, value: Tensor) -> bool:
-        """True if the tensor has the dtype and device with which the values were kept."""
-        return (value.dtype, value.device) == self._kind
-
-    def restore(self, value: Tensor) -> None:
-        """Write them into the tensor."""
-        if self._whole is not None:
-            value.copy_(self._whole)
-            return
-        if self._rows is not None:
-            value.index_copy_(0, self._rows, self._held)
-            return
-        # integer operations: exact for any value, and several times as fast as torch.where on the CPU
-        value.view(self._held.dtype).bitwise_and_(self._kept).bitwise_or_(self._held)
 
 
 def conditioned(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 
 from gnt._utils.dynamo import watch_hooks
 from gnt._utils.recording_switch import is_paused
 from gnt.protection._gate_function import annealed_scale, gate
+from gnt.protection._gate_kernel import GateKernel
 from gnt.protection._gate_places import gate_places
 from gnt.protection._gates import Gates
 from gnt.protection._hat_settings import HATSettings
@@ -19,6 +23,21 @@ from gnt.protection._saved_state import is_task_id
 from gnt.protection._task_buffers import TaskBuffers
 from gnt.protection._unit_layout import UnitLayout
 from gnt.units import UnitGroup
+
+
+@dataclass
+class Progress:
+    """Where the open task is. Not attributes of the module itself, which takes microseconds to set one.
+
+    Attributes:
+        step: number of optimizer steps that were made.
+        steps_per_epoch: steps in which s grows.
+        penalty_seen: the penalty was used.
+    """
+
+    step: int = 0
+    steps_per_epoch: int = 0
+    penalty_seen: bool = False
 
 
 class GatedNetwork(nn.Module):
@@ -53,11 +72,12 @@ class GatedNetwork(nn.Module):
         self.tasks: list[Any] = []
         self.task: Any = None
         self._open = self._closed = False
-        self._step = self._steps_per_epoch = 0
+        self._progress = Progress()
         self._selected: int | None = None  # the task in force, by its number; None: no gates
         self._in_force = "nothing"  # what this means for forwards, and the mask of an ended task
         self._mask: Tensor | None = None
         self._binary: tuple[int | None, list[Tensor]] | None = None
+        self._gate_kernel: GateKernel | None = None
         self._task_buffers = TaskBuffers(model, self)
 
     @property
@@ -81,8 +101,10 @@ class GatedNetwork(nn.Module):
     @property
     def scale(self) -> float:
         """The scale s of the present step."""
-        batch = self._step % self._steps_per_epoch + 1 if self._open else 1
-        return annealed_scale(batch, self._steps_per_epoch, self.settings.s_max) if self._open else self.settings.s_max
+        if not self._open:
+            return self.settings.s_max
+        batches = self._progress.steps_per_epoch
+        return annealed_scale(self._progress.step % batches + 1, batches, self.settings.s_max)
 
     @property
     def gates(self) -> Tensor:
@@ -117,24 +139,29 @@ class GatedNetwork(nn.Module):
         self._set_in_force()
         watch_hooks()
 
-    def _refresh_gates(self) -> None:
-        """Compute the gates of the present step."""
+    def _refresh_gates(self, *, clamp: bool = False) -> None:
+        """Compute the gates of the present step.
+
+        Args:
+            clamp: e is clamped before.
+        """
         if (
             torch.is_inference_mode_enabled() or not torch.is_grad_enabled()
         ):  # entering a context takes longer than this
             with torch.inference_mode(False), torch.enable_grad():
-                self._refresh_gates()
+                self._refresh_gates(clamp=clamp)
             return
-        settings = self.settings
-        values = gate(
-            self.embedding,
-            self.scale,
-            settings.s_max,
-            settings.compensation,
-            settings.gradient_clip,
-            settings.embedding_clamp,
-        )
-        self._gates.set_values(values)
+        settings, embedding, kernel = self.settings, self.embedding, self._gate_kernel
+        bound = settings.embedding_clamp
+        if kernel is not None and kernel.fits(embedding):
+            if clamp:
+                increment_version(embedding)
+            self._gates.set_all(*kernel(embedding, self.scale, bound if clamp else math.inf))
+            return
+        if clamp:
+            embedding.detach().clamp_(-bound, bound)
+        compensation, clip = settings.compensation, settings.gradient_clip
+        self._gates.set_values(gate(embedding, self.scale, settings.s_max, compensation, clip, bound))
 
     def _gates_in_force(self) -> Sequence[Tensor] | None:
         """The gates of each place in this forward, or None.
@@ -147,6 +174,8 @@ class GatedNetwork(nn.Module):
         in_force = self._in_force
         if in_force == "nothing":
             return None
+        if in_force == "open task" and self._model[0].training and not is_paused():
+            return self._gates.parts
         if torch.compiler.is_compiling() and is_paused() and not torch.compiler.is_dynamo_compiling():
             return None  # gnt.trace, which looks for the units that gates act on
         if self.model.training and not (is_paused() and in_force == "ended task"):

@@ -31,10 +31,12 @@ class Gates:
     Attributes:
         values: the gates of all units in the present step of a task.
         parts: those of each place.
+        penalty: the sparsity penalty, if it was computed with them.
     """
 
     values: Tensor
     parts: list[Tensor]
+    penalty: Tensor | None
 
     def __init__(self, places: Sequence[GatePlace], layout: UnitLayout, in_force: InForce) -> None:
         self._places, self._layout = places, layout
@@ -51,7 +53,11 @@ class Gates:
 
     def set_values(self, values: Tensor) -> None:
         """Set the gates of the present step."""
-        self.values, self.parts = values, self.split(values)
+        self.set_all(values, None, self.split(values))
+
+    def set_all(self, values: Tensor, penalty: Tensor | None, parts: list[Tensor]) -> None:
+        """Set them together with what was computed from them."""
+        self.values, self.penalty, self.parts = values, penalty, parts
 
     def split(self, values: Tensor) -> list[Tensor]:
         """The gates of each place, shaped to be multiplied with its value, from the gates of all units."""

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from gnt._utils.stack_level import user_level
 from gnt.protection._conditioning import Conditioning, conditioned
 from gnt.protection._coverage import Coverage
+from gnt.protection._gate_kernel import GateKernel
 from gnt.protection._gated_network import GatedNetwork
 from gnt.protection._hat_optimizer import HATOptimizer, add_embedding
 from gnt.protection._hat_processes import average_gradient
@@ -52,7 +53,6 @@ class HeldNetwork(GatedNetwork):
         zeros = self.embedding.detach().clone()
         self.register_buffer("cumulative", zeros, persistent=False)
         self.register_buffer("counts", zeros.clone(), persistent=False)
-        self._penalty_seen = False
         self._optimizers: list[HATOptimizer] = []
         self._conditioning: Conditioning | None = None
         self._coverage = self._find_coverage()
@@ -95,6 +95,7 @@ class HeldNetwork(GatedNetwork):
             self.generator,
         )
         self._protection.forget()
+        self._gate_kernel = GateKernel(self._places, self.settings, self._sparsity)
         self._refresh_gates()
 
     def _hang_on_optimizer(self, optimizer: Optimizer) -> None:
@@ -107,7 +108,7 @@ class HeldNetwork(GatedNetwork):
 
     def _before_optimizer_step(self, has_closure: bool) -> None:
         assert self._conditioning is not None
-        if self.settings.sparsity and not self._penalty_seen and not has_closure:
+        if self.settings.sparsity and not self._progress.penalty_seen and not has_closure:
             raise RuntimeError(
                 f"no step of task {self.task!r} has used penalty(): add hat.penalty() to the loss, or set sparsity=0"
             )
@@ -117,13 +118,11 @@ class HeldNetwork(GatedNetwork):
     def _after_optimizer_step(self) -> None:
         assert self._conditioning is not None
         self._conditioning.after_step()
-        clamp = self.settings.embedding_clamp
-        self.embedding.detach().clamp_(-clamp, clamp)
         self._trained.note_gradients()
         self._after_step()
-        self._step += 1
+        self._progress.step += 1
         self._conditioning.next_step()
-        self._refresh_gates()
+        self._refresh_gates(clamp=True)
 
     def _after_step(self) -> None:
         """Called after each step that was made, when the weights are final and before the gates of the next step."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from gnt._utils.state_dicts import Entry, random_state, tensor
+from gnt.protection._gated_network import Progress
 from gnt.protection._hat_state import STATE_VERSION, checked_state
 from gnt.protection._reported_network import ReportedNetwork
 
@@ -24,9 +25,9 @@ class SavedNetwork(ReportedNetwork):
             "groups": [[group.name, group.num_units] for group in self.groups],
             "settings": self.settings.saved(),
             "tasks": list(self.tasks),
-            "open": [self.task, self._penalty_seen] if self._open else [],
-            "step": self._step,
-            "steps_per_epoch": self._steps_per_epoch,
+            "open": [self.task, self._progress.penalty_seen] if self._open else [],
+            "step": self._progress.step,
+            "steps_per_epoch": self._progress.steps_per_epoch,
             "selected": [] if self._selected is None else [self._selected],
             "masks": self.masks_by_task.to(torch.uint8),
             "earlier": self._trained.names(self._trained.earlier),
@@ -75,8 +76,8 @@ class SavedNetwork(ReportedNetwork):
         self.counts = masks.to(self.counts.dtype).sum(0)
         self.cumulative = (self.counts > 0).to(self.cumulative.dtype)
         self._open = bool(checked["open"])
-        self.task, self._penalty_seen = checked["open"] or (None, False)
-        self._step, self._steps_per_epoch = checked["step"], checked["steps_per_epoch"]
+        self.task, penalty_seen = checked["open"] or (None, False)
+        self._progress = Progress(checked["step"], checked["steps_per_epoch"], penalty_seen)
         self._selected = next(iter(checked["selected"]), None)
         self._coverage = self._find_coverage()
         self._trained.follow(self._coverage.parameters, new=False)
@@ -119,7 +120,7 @@ class SavedNetwork(ReportedNetwork):
 
     def __getstate__(self) -> dict[str, Any]:
         optimizers = [each.optimizer for each in self._optimizers if each.active]
-        dropped = dict.fromkeys(("_gates", "_binary", "_conditioning", "_sparsity"))
+        dropped = dict.fromkeys(("_gates", "_binary", "_conditioning", "_sparsity", "_gate_kernel"))
         state = {name: value for name, value in self.__dict__.items() if name not in dropped}
         return {**state, "_optimizers": optimizers}
 
@@ -127,7 +128,7 @@ class SavedNetwork(ReportedNetwork):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         optimizers: Any = self._optimizers
         self._optimizers = []
-        self._conditioning = None
+        self._conditioning = self._gate_kernel = None
         if self._closed:
             return
         self._hang()

@@ -9,28 +9,45 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
-from gnt._kernels import SCALARS, is_readable, load, use_kernels
+from gnt._kernels import SCALARS, PlacedTensors, is_readable, load, use_kernels
 
 
-def move_by_kernel(parts: Sequence[tuple[Tensor, Tensor, Tensor, Tensor | int]], factors: Tensor) -> list[bool]:
-    """Move parameters from ``before`` by their share of the step -> for each whether that was done.
+class SlowedStep:
+    """Moves parameters from ``before`` by their share of the step.
 
     Args:
-        parts: parameters, values before the step, measures, and numbers in ``factors``; one that has several factors is
+        parts: parameters, values before the step, measures, and numbers in the factors; one that has several factors is
             not moved.
-        factors: the factors.
     """
-    dtype = factors.dtype
-    layouts = [_layout(*part, dtype) for part in parts]
-    fit = dtype in SCALARS and factors.is_cpu and factors.is_contiguous() and any(layouts)
-    if torch.compiler.is_compiling() or not use_kernels(None, fit=fit):
-        return [False] * len(parts)
-    chosen = [layout for layout in layouts if layout is not None]
-    numbers = array("q", [number for layout in chosen for number in layout])
-    kernel = load("slowed_step", dtype)
-    kernel(numbers.buffer_info()[0], len(chosen), factors.data_ptr(), torch.get_num_threads())
-    increment_version([part[0] for part, layout in zip(parts, layouts, strict=True) if layout is not None])
-    return [layout is not None for layout in layouts]
+
+    def __init__(self, parts: Sequence[tuple[Tensor, Tensor, Tensor, Tensor | int]]) -> None:
+        self._parts = parts
+        self._placed: PlacedTensors | None = None
+        self._dtype: torch.dtype | None = None
+
+    def move(self, factors: Tensor) -> list[bool]:
+        """Move those that the kernel can move -> for each whether that was done."""
+        dtype = factors.dtype
+        known = dtype is self._dtype and self._placed is not None
+        if not known or (self._moved and self._placed is not None and not self._placed.unchanged()):
+            self._prepare(dtype)
+        fit = bool(self._moved) and is_readable(factors, dtype)
+        if torch.compiler.is_compiling() or not use_kernels(None, fit=fit):
+            return [False] * len(self._parts)
+        kernel = load("slowed_step", dtype)
+        kernel(self._address, len(self._moved), factors.data_ptr(), torch.get_num_threads())
+        increment_version(self._moved)
+        return self._done
+
+    def _prepare(self, dtype: torch.dtype) -> None:
+        """Find the layout of the parameters that the kernel can move."""
+        layouts = [_layout(*part, dtype) if dtype in SCALARS else None for part in self._parts]
+        numbers = array("q", [number for layout in layouts if layout is not None for number in layout])
+        self._done = [layout is not None for layout in layouts]
+        self._moved = [part[0] for part, done in zip(self._parts, self._done, strict=True) if done]
+        self._numbers, self._address, self._dtype = numbers, numbers.buffer_info()[0], dtype
+        pairs = zip(self._parts, self._done, strict=True)
+        self._placed = PlacedTensors([tensor for part, done in pairs if done for tensor in part[:3]])
 
 
 def _layout(

@@ -27,6 +27,9 @@ class SparsityTerm:
         mode: "original" or "cross".
         min_free: see above.
         strength: factor of the whole network's term in `penalty`.
+
+    Attributes:
+        penalty_weights, penalty_constant: `penalty` is the sum of weight * gate, plus the constant.
     """
 
     def __init__(
@@ -41,19 +44,16 @@ class SparsityTerm:
             weights = (weights - overlap) / 2
             constant = overlap.any(1).to(constant.dtype) / 2
         self._weights, self._constant = weights, constant
-        self._penalty = strength * weights[-1]
-        self._penalty_constant: Tensor | None = None
-        if mode == "cross":
-            self._penalty_constant = strength * constant[-1]
+        self.penalty_weights, self.penalty_constant = strength * weights[-1], strength * float(constant[-1])
 
     def penalty(self, gates: Tensor) -> Tensor:
         """Strength times R of the whole network, differentiable."""
-        penalty = torch.dot(gates, self._penalty)
-        return penalty if self._penalty_constant is None else penalty + self._penalty_constant
+        penalty = torch.dot(gates, self.penalty_weights)
+        return penalty + self.penalty_constant if self.penalty_constant else penalty
 
     def by_group(self, gates: Tensor) -> Tensor:
         """R of each group, and last that of the whole network."""
-        return torch.mv(self._weights, gates) + self._constant
+        return torch.addmv(self._constant, self._weights, gates)
 
 
 def _shares(parts: Tensor, min_free: int) -> Tensor:

@@ -259,7 +259,7 @@ class FGAdaHAT(SavedImportances):
         return self.layout.by_group(self._unit_importance())
 
     def _is_due(self) -> bool:
-        return self._open and self._step % self.every == 0
+        return self._open and self._progress.step % self.every == 0
 
     def _unit_importance(self) -> Tensor:
         if not len(self.importances):

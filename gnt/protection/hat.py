@@ -14,6 +14,7 @@ from gnt._utils.other_names import explains_unknown_settings
 from gnt._utils.renamed_argument import renamed_argument
 from gnt._utils.validation import check_positive
 from gnt.names import Compensation, Form, Norms, SparsityMode, Uncovered
+from gnt.protection._gated_network import Progress
 from gnt.protection._hat_optimizer import check_optimizer, reset_embedding_state
 from gnt.protection._hat_processes import copy_from_first_process
 from gnt.protection._hat_settings import EmbeddingInit, HATSettings, check_groups, check_norms
@@ -179,7 +180,7 @@ class HAT(ProtectingNetwork):
             copy_from_first_process(self.embedding, self.process_group)
         self.embedding.grad = None
         self.task, self._open, self._selected = task, True, len(self.tasks)
-        self._step, self._steps_per_epoch, self._penalty_seen = 0, int(steps_per_epoch), False
+        self._progress = Progress(steps_per_epoch=int(steps_per_epoch))
         self._trained.begin()
         self._hang_on_optimizer(optimizer)
         self._set_in_force()
@@ -205,7 +206,7 @@ class HAT(ProtectingNetwork):
         self._require_open("end")
         if refresh is not None and not (hasattr(refresh, "groups") and callable(getattr(refresh, "replace", None))):
             raise TypeError(f"refresh must be an engine such as gnt.GnT, or None, got {refresh!r:.80}")
-        if not self._step:
+        if not self._progress.step:
             raise RuntimeError(f"task {self.task!r} is empty: no optimizer step was made since begin()")
         if not bool(torch.isfinite(self.embedding).all()):
             raise ValueError(f"the embedding of task {self.task!r} is not finite, so that it has no mask")
@@ -281,8 +282,9 @@ class HAT(ProtectingNetwork):
             RuntimeError: no task is open.
         """
         self._require_open("penalty")
-        self._penalty_seen = True
-        return self._sparsity.penalty(self._gates.values)
+        self._progress.penalty_seen = True
+        found = self._gates.penalty  # a copy, because the other micro-batches of the step get the same
+        return self._sparsity.penalty(self._gates.values) if found is None else found.clone()
 
     def begin_task(self, task: Any, optimizer: Optimizer, steps_per_epoch: int) -> None:
         """Hook of learners: `begin`."""

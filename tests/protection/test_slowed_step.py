@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import gnt
-from gnt.protection import _conditioning, _slowed_step
+from gnt.protection import _slowed_step
 from tests.helpers.small_runs import assert_same, batch, conv_net
 
 SHAPES = [  # of a parameter and its measure
@@ -35,7 +35,7 @@ def test_parameters_move_by_the_rates_share_of_the_step(dtype):
     expected = [torch.lerp(old, p, rate.expand_as(p)) for (p, old, _, _), rate in zip(parts, rates, strict=True)]
     unchanged, versions = [p.clone() for p, *_ in odd], [p._version for p, *_ in parts]
     originals = [p.clone() for p, *_ in parts]
-    assert _slowed_step.move_by_kernel([*parts, *odd], factors) == [True] * len(parts) + [False] * len(odd)
+    assert _slowed_step.SlowedStep([*parts, *odd]).move(factors) == [True] * len(parts) + [False] * len(odd)
     torch.testing.assert_close([p for p, *_ in parts], expected)
     for (p, _, measure, _), original in zip(parts, originals, strict=True):
         full = (measure == 0).expand_as(p)
@@ -64,9 +64,9 @@ def test_runs_by_the_kernel_equal_those_by_torch_operations(monkeypatch, kind):
         return [each.detach() for each in net.parameters()]
 
     calls = []
-    move = _slowed_step.move_by_kernel
-    monkeypatch.setattr(_conditioning, "move_by_kernel", lambda *given: calls.append(move(*given)) or calls[-1])
+    move = _slowed_step.SlowedStep.move
+    monkeypatch.setattr(_slowed_step.SlowedStep, "move", lambda *given: calls.append(move(*given)) or calls[-1])
     by_kernel = run()
     assert any(all(done) for done in calls if done)
-    monkeypatch.setattr(_conditioning, "move_by_kernel", lambda parts, factors: [False] * len(parts))
+    monkeypatch.setattr(_slowed_step.SlowedStep, "move", lambda self, factors: [False] * len(self._parts))
     torch.testing.assert_close(by_kernel, run())
