@@ -5,6 +5,7 @@ GNT_DIST, or else built. ./check sets both.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+import gnt
 from gnt._kernels import compiler
 from tests.packaging import elf
 
@@ -93,17 +95,17 @@ def new_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_command_trains_and_reports_in_the_current_directory(new_python: Path, tmp_path: Path) -> None:
-    gnt = new_python.with_name("gnt")
+    command = new_python.with_name("gnt")
     environment = {"OMP_NUM_THREADS": "1"}
-    first, second, *_ = run(gnt, "config", cwd=tmp_path).splitlines()
+    first, second, *_ = run(command, "config", cwd=tmp_path).splitlines()
     assert first.startswith("gnt ")
     assert str(new_python.parents[1]) in second  # the kernels of the wheel
     experiment = ["run", "slowly_changing_regression", "--methods", "backprop", "--steps", "500", "--bin", "250"]
-    out = run(gnt, *experiment, "--quiet", cwd=tmp_path, **environment)
+    out = run(command, *experiment, "--quiet", cwd=tmp_path, **environment)
     assert out.splitlines()[-1].endswith("Records: results/slowly_changing_regression")
     (record,) = tmp_path.rglob("record.jsonl")
     assert record.relative_to(tmp_path).parts[:2] == ("results", "slowly_changing_regression")
-    run(gnt, "report", "--quiet", cwd=tmp_path, **environment)
+    run(command, "report", "--quiet", cwd=tmp_path, **environment)
     page = (tmp_path / "report" / "RESULTS.md").read_text(encoding="utf-8")
     assert "`gnt run slowly_changing_regression --methods backprop --seeds 1 --steps 500 --bin 250`" in page
     assert "`gnt report` wrote this page" in page
@@ -152,8 +154,19 @@ def test_the_source_distribution_holds_the_checkout(sdist: Path, source: Path) -
         held = {name.partition("/")[2] for name in archive.getnames()}
     files = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
     assert "tests/conftest.py" in files
-    generated = (".egg-info/", ".so")
-    assert {name for name in files - held if not any(each in name for each in generated)} <= {".gitignore"}
+    built = ("build/", "torch_gnt.egg-info/")  # by the builds themselves
+    assert {name for name in files - held if not name.startswith(built)} <= {".gitignore"}
+
+
+def test_all_files_name_the_same_version() -> None:
+    version = re.search(r'"(.+)"', (CHECKOUT / "gnt" / "_version.py").read_text(encoding="utf-8").splitlines()[-1])
+    assert version is not None
+    heading = re.search(r"(?m)^## \[(.+)\] - (\S+)$", (CHECKOUT / "CHANGELOG.md").read_text(encoding="utf-8"))
+    citation = (CHECKOUT / "CITATION.cff").read_text(encoding="utf-8").splitlines()
+    assert heading is not None
+    assert heading[1] == version[1] == gnt.__version__
+    assert f"version: {version[1]}" in citation
+    assert f'date-released: "{heading[2]}"' in citation
 
 
 USE_KERNELS = """
