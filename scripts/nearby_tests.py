@@ -23,6 +23,7 @@ ELSEWHERE = {
     "gnt/_kernels": ("tests/importance", "tests/optim"),
     "gnt/_triton": ("tests/cuda", "tests/importance"),
     "gnt/_utils": ("tests/replacement",),
+    "examples": ("tests/packaging/test_examples.py",),
     "scripts": ("tests/packaging/test_nearby_tests.py",),
     "docs": ("tests/packaging/test_docs.py",),
     "README.md": ("tests/packaging/test_docs.py",),

@@ -23,7 +23,7 @@ from tests.packaging import elf
 
 CHECKOUT = Path(os.environ.get("GNT_CHECKOUT") or Path(__file__).parents[2])
 FOLDERS = ("gnt", "optim", "benchmarks")
-OTHERS = ("docs", "scripts", "tests", ".ci", ".github")  # also in the source distribution
+OTHERS = ("docs", "examples", "scripts", "tests", ".ci", ".github")  # also in the source distribution
 NEEDED = (*FOLDERS, "pyproject.toml", "setup.cfg", "setup.py", "README.md", "LICENSE")
 NO_COMPILER = {"CC": "/nowhere/cc"}
 
