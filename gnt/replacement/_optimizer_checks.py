@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gnt.replacement._optimizer_registry import WHAT_TO_DO, resets_of, takes_eps_zero
-from gnt.replacement._state_structure import tensors_outside_state
+from gnt.replacement._state_structure import inner_optimizers, tensors_outside_state, walk_state
 from gnt.units import Slot
 
 
@@ -40,10 +40,18 @@ def check_outside_state(optimizer: Optimizer, slices: Sequence[tuple[str, Tensor
     for where, value in tensors_outside_state(optimizer):
         if value.ndim == 0 or value.shape not in names:
             continue
-        held = held or {id(p) for options in optimizer.param_groups for p in options["params"]}
+        held = held or _held_tensors(optimizer)
         if id(value) not in held:
             raise TypeError(
                 f"{type(optimizer).__name__} keeps a tensor of shape {tuple(value.shape)}, that of "
                 f"{names[value.shape]}, in its {where} and not in its state of a parameter, so gnt cannot reset it "
                 f"for a unit; {WHAT_TO_DO}"
             )
+
+
+def _held_tensors(optimizer: Optimizer) -> set[int]:
+    """Ids of an optimizer's parameters and of the tensors of their state, there and in optimizers inside it."""
+    parameters = {id(p) for options in optimizer.param_groups for p in options["params"]}
+    states = [each.state for each in (optimizer, *inner_optimizers(optimizer))]
+    entries = (entry for state in states for key, entry in state.items() if isinstance(key, Tensor))
+    return parameters | {id(value) for entry in entries for _, value in walk_state(entry) if isinstance(value, Tensor)}

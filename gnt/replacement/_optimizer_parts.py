@@ -81,6 +81,7 @@ def optimizer_parts(optimizer: Optimizer, own_method: str) -> list[OptimizerPart
             if part.state is inner.state and part.table is not None and table is not None:
                 parts[i] = OptimizerPart([*part.optimizers, inner], part.state, {**table, **part.table})
                 break
-        else:
-            parts.append(OptimizerPart([inner], inner.state, table))
+        else:  # a wrapper may keep some of its state there (timm's Lookahead)
+            outer = parts[0].table or {}
+            parts.append(OptimizerPart([inner], inner.state, None if table is None else {**outer, **table}))
     return parts

@@ -54,10 +54,11 @@ def resets_of(optimizer: Optimizer) -> Mapping[str, InitialValue]:
     resets = find_state_resets(optimizer)
     if resets is not None:
         return resets
+    names = sorted({"AdamGnT", *(kind.__name__ for kind in STATE_RESETS)})
     packages = sorted({package for package, _ in THIRD_PARTY_STATE_RESETS})
     raise TypeError(
-        f"the state of {type(optimizer).__name__} cannot be reset per unit: {_why_not(optimizer)}. Known are AdamGnT, "
-        f"{', '.join(known_optimizers('torch'))}, and optimizers of {', '.join(packages)} "
+        f"the state of {type(optimizer).__name__} cannot be reset per unit: {_why_not(optimizer)}. Known are "
+        f"{', '.join(names)}, and optimizers of {', '.join(packages)} "
         f"(gnt.replacement.known_optimizers() lists them); or {WHAT_TO_DO}"
     )
 
@@ -108,8 +109,8 @@ def known_optimizers(package: str | None = None) -> list[str]:
     >>> gnt.replacement.known_optimizers("schedulefree")[-1]
     'SGDScheduleFreeClosure'
     """
-    torchs = {kind.__name__ for kind in STATE_RESETS} if package in (None, "torch") else set()
-    return sorted(torchs | {name for of, name in THIRD_PARTY_STATE_RESETS if package in (None, of)})
+    own = {kind.__name__ for kind in STATE_RESETS if package in (None, _package(kind))}
+    return sorted(own | {name for of, name in THIRD_PARTY_STATE_RESETS if package in (None, of)})
 
 
 def takes_eps_zero(optimizer: Optimizer) -> bool:

@@ -83,7 +83,6 @@ _PYTORCH_OPTIMIZER: _Rows = {
     "LookSAM": {"old_p": PARAMETER, "old_grad_p": 0.0, "gv": 0.0},
     "WSAM": {"e_w": 0.0, "grad": 0.0, "sharpness": 0.0},
     "SpectralSphere": {"momentum_buffer": 0.0},
-    "DeMo": {"delta": 0.0},
     "SCION": {"d": 0.0},
     "ScheduleFreeAdamW ScheduleFreeRAdam ScheduleFreeSGD": _SCHEDULE_FREE,
     "VSGD": {"mug": 0.0, "bg": "pbg2", "bhg": "pbhg2"},
@@ -112,7 +111,7 @@ _BITS = tuple(
     f"{paged}{name}{{bits}}"
     for names, paging in (
         (("Adagrad", "LAMB", "LARS", "RMSprop", "SGD"), ("",)),
-        (("Adam", "AdamW", "AdEMAMix", "Lion"), ("", "Paged")),
+        (("Adam", "AdamW", "Lion"), ("", "Paged")),
     )
     for name in names
     for paged in paging
@@ -126,14 +125,18 @@ def _with_bits(*bits: str) -> str:
 _PACKAGES: Mapping[str, _Rows] = {
     "adabelief_pytorch": {"AdaBelief": _MOMENTS},
     "adan_pytorch": {"Adan": {"m": 0.0, "v": 0.0, "n": 0.0, "prev_grad": 0.0}},
-    "bitsandbytes": {_with_bits("", "32bit"): _BITSANDBYTES, "PytorchLARS": _MOMENTS},
+    "bitsandbytes": {
+        _with_bits("", "32bit"): _BITSANDBYTES,
+        "AdEMAMix PagedAdEMAMix": _BITSANDBYTES,
+        "PytorchLARS": _MOMENTS,
+    },
     "dadaptation": {
         "DAdaptAdam DAdaptAdan DAdaptLion": {**_D_ADAPTATION, "pre_grad": 0.0},
         "DAdaptAdaGrad": {**_D_ADAPTATION_ADAGRAD, "alphak": 1e-6},
         "DAdaptSGD": _D_ADAPTATION_SGD,
     },
     "lion_pytorch": {"Lion": {"exp_avg": 0.0}},
-    "muon": {"SingleDeviceMuon SingleDeviceMuonWithAuxAdam": _MOMENTS},
+    "muon": {"Muon MuonWithAuxAdam SingleDeviceMuon SingleDeviceMuonWithAuxAdam": _MOMENTS},
     "prodigyopt": {"Prodigy": _PRODIGY},
     "pytorch_optimizer": _PYTORCH_OPTIMIZER,
     "pytorch_ranger": {"Ranger RangerQH RangerVA": _SLOW_WEIGHTS},
@@ -170,12 +173,16 @@ _REASONS: Mapping[str, Mapping[str, str]] = {
         "AdamMini Nero NorMuon": _ONE_PER_BLOCK,
         "FTRL": _WEIGHTS_FROM_STATE,
         "LOMO AdaLOMO": _FUSED,
+        "DeMo": "it keeps what a transform of the gradient, which mixes the units, leaves out",
         "SPAM SaRA": "it keeps moments for a changing selection of the weights",
         "TRAC ScheduleFreeWrapper": "it keeps copies of the weights beside the state of each parameter",
         "Gravity": "its velocity starts at random numbers",
         "FOCUS SRMM": "its average of the weights begins at 0 and is corrected by the age of the whole parameter",
     },
-    "bitsandbytes": {_with_bits("8bit"): _QUANTISED},
+    "bitsandbytes": {
+        _with_bits("8bit") + " AdEMAMix8bit PagedAdEMAMix8bit": _QUANTISED,
+        "AdEMAMix32bit PagedAdEMAMix32bit": "it allocates one moment where it uses two (take AdEMAMix)",
+    },
 }
 
 

@@ -76,7 +76,7 @@ _WITH_MUON_GROUPS = (
 )
 _CLOSURE = ("AliG", "BSAM", "FriendlySAM", "LBFGS", "LookSAM", "SAM", "WSAM")
 _CREATE_GRAPH = ("AdaHessian", "Adahessian", "SophiaH")
-_MATRICES = ("SpectralSphere", "SingleDeviceMuon", "torch.Muon")
+_MATRICES = ("SpectralSphere", "SingleDeviceMuon", "muon.Muon", "torch.Muon")
 
 
 def package_optimizers(module: str) -> Iterator[PackageOptimizer]:
@@ -111,7 +111,7 @@ def _build(package: str, kind: type[Optimizer], net: nn.Module) -> Optimizer:
         return kind(net, parameters, **options) if name in _OF_A_MODEL else kind(parameters, **options)
     if name in _OF_A_MODEL:
         return kind(net)
-    if name in _WITH_MUON_GROUPS and package in ("pytorch_optimizer", "muon"):
+    if name in _WITH_MUON_GROUPS and f"{package}.{name}" not in _MATRICES and package in ("pytorch_optimizer", "muon"):
         others = [p for p in parameters if p.ndim != 2]
         return kind([{"params": matrices, "use_muon": True}, {"params": others, "use_muon": False}])
     options = _OPTIONS.get(f"{package}.{name}")

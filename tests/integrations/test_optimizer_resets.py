@@ -152,8 +152,8 @@ def test_a_subclass_with_further_state_is_refused_when_the_state_appears():
             for param in self.param_groups[0]["params"]:
                 self.state[param]["extra"] = torch.ones_like(param)
 
-    _, engine = stepped(More, mlp())
-    with pytest.raises(TypeError, match="More keeps state 'extra' of shape"):
+    with pytest.raises(TypeError, match="More keeps state 'extra' of shape"):  # noqa: PT012
+        _, engine = stepped(More, mlp())  # here, unless Lamb.step runs the hooks before the state is there
         engine.replace(UNIT)
 
 
@@ -172,3 +172,38 @@ def test_wrappers_without_hooks_are_not_attached_to():
 def test_an_ensemble_takes_no_optimizer_that_mixes_elements():
     with pytest.raises(TypeError, match=r"Lamb cannot train an ensemble.*element by element"):
         gnt.Ensemble(mlp, [1, 2], opt=lambda parameters: pytorch_optimizer.Lamb(parameters))
+
+
+def test_state_that_a_wrapper_keeps_in_that_of_its_optimizer_is_reset():
+    """As timm's Lookahead does."""
+
+    def lookahead(self, inner) -> None:
+        self.inner, self.param_groups, self.defaults, self.state = inner, inner.param_groups, inner.defaults, {}
+
+    kind = type("Lookahead", (Optimizer,), {"__module__": "timm.optim.lookahead", "__init__": lookahead})
+    net = mlp()
+    inner = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    engine = gnt.GnT(net, kind(inner))
+    for param in net.parameters():
+        inner.state[param] = {"lookahead_slow_buff": param.detach() + 1, "momentum_buffer": torch.ones_like(param)}
+    engine.replace(UNIT)
+    state = inner.state[net[0].weight]
+    assert torch.equal(state["lookahead_slow_buff"][3], net[0].weight[3])
+    assert torch.equal(state["lookahead_slow_buff"][2], net[0].weight[2] + 1)
+    assert not state["momentum_buffer"][3].any()
+    assert torch.equal(state["momentum_buffer"][2], torch.ones(4))
+
+
+def test_a_wrapper_may_refer_to_the_state_of_its_optimizer():
+    """As torch_optimizer's Lookahead does; any other tensor in an attribute is refused."""
+    net = mlp()
+    inner = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    optimizer = pytorch_optimizer.Lookahead(inner)
+    optimizer.fast_state = inner.state
+    for param in net.parameters():
+        inner.state[param]["momentum_buffer"] = torch.ones_like(param)
+    gnt.GnT(net, optimizer).replace(UNIT)
+    assert not inner.state[net[0].weight]["momentum_buffer"][3].any()
+    optimizer.other = [torch.ones(8, 4)]
+    with pytest.raises(TypeError, match=r"Lookahead keeps a tensor of shape \(8, 4\), .*'other\.0'"):
+        gnt.GnT(net, optimizer)

@@ -75,7 +75,7 @@ REFUSED_OPTIMIZERS = {
     "unknown": (
         lambda net: Sign(net.parameters()),
         TypeError,
-        f"state of Sign .*does not know.*Known are AdamGnT, ASGD, Adadelta, .*bitsandbytes, .*{REMEDIES}",
+        f"state of Sign .*does not know.*Known are ASGD, .*AdamGnT, .*bitsandbytes, .*{REMEDIES}",
     ),
     "string": (lambda net: "adam", TypeError, r"optimizer must be a torch\.optim\.Optimizer or None, got str"),
     "class": (lambda net: torch.optim.Adam, TypeError, r"must be a torch\.optim\.Optimizer or None, got type"),

@@ -40,8 +40,9 @@ def build_optimizer(factory: Callable[[Any], Optimizer], net: nn.Module) -> Opti
     if why is None and not isinstance(inner, AdamGnT) and not works_elementwise(inner):
         names = ", ".join(name for name in known_optimizers("torch") if name not in _NOT_ELEMENTWISE)
         why = (
-            f"gnt does not know that it works element by element; known are AdamGnT, {names}, those of schedulefree "
-            "and lion_pytorch, Lion and AdaBelief of pytorch_optimizer, and those described to gnt.register_state_reset"
+            "gnt does not know that it works element by element; known are AdamGnT, UPGD, "
+            f"{names}, those of schedulefree and lion_pytorch, Lion and AdaBelief of pytorch_optimizer, and those "
+            "described to gnt.register_state_reset"
         )
     members = getattr(net, "members", 1)
     if isinstance(inner, UPGD) and inner.members != members:
