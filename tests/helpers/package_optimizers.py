@@ -27,7 +27,6 @@ PACKAGES = {
     "adabelief_pytorch": "adabelief-pytorch",
     "adan_pytorch": "adan-pytorch",
     "muon": "muon-optimizer",
-    "transformers": "transformers",
 }
 
 
@@ -72,6 +71,7 @@ _WITH_MUON_GROUPS = (
     "Muon",
     "MuonClip",
     "NorMuon",
+    "MuonWithAuxAdam",
     "SingleDeviceMuonWithAuxAdam",
 )
 _CLOSURE = ("AliG", "BSAM", "FriendlySAM", "LBFGS", "LookSAM", "SAM", "WSAM")
