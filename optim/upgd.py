@@ -17,11 +17,13 @@ from gnt._utils.state_dicts import Entry, counter, random_state, sequence
 from gnt._utils.validation import check_flags, finite_number, to_float
 from gnt.distributed.dtensor import is_dtensor
 from gnt.names import UtilityScaling
+from gnt.optim._options import ChangedOptions
 from gnt.optim._pieces import change_in_pieces, fits_pieces
 from gnt.optim._saved_state import check_entries, check_saved_options, saved_entries
 from gnt.replacement import register_state_reset
 
 _TINY = torch.finfo(torch.float32).tiny
+_OPTIONS = ("lr", "decay_rate", "sigma", "weight_decay", "factor", "protecting", "scaling", "betas", "eps")
 _AVERAGES = ("avg_utility", "exp_avg", "exp_avg_sq")
 
 
@@ -74,6 +76,8 @@ class UPGD(Optimizer):
     >>> net(torch.randn(8, 4)).square().mean().backward()
     >>> optimizer.step()
     """
+
+    _changed_options: ChangedOptions | None = None
 
     def __init__(
         self,
@@ -133,6 +137,9 @@ class UPGD(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self._changed_options is None:
+            self._changed_options = ChangedOptions(_OPTIONS, _check_options)
+        self._changed_options.check(self.param_groups)
         groups = [[p for p in group["params"] if p.grad is not None and p.numel()] for group in self.param_groups]
         for param in chain.from_iterable(groups):
             if param.grad.layout is not torch.strided:
@@ -298,7 +305,7 @@ def _widened(tensors: Sequence[Any]) -> list[Tensor]:
     return [each.to(_wide(each)) for each in tensors]
 
 
-def _check_options(options: Mapping[str, Any]) -> None:
+def _check_options(options: Mapping[str, Any], *, read_devices: bool = True) -> None:
     """Raise TypeError or ValueError for options of a parameter group that are not valid."""
     for name in ("lr", "sigma", "weight_decay", "factor", "eps"):
         finite_number(name, options[name])

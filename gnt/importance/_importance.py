@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from gnt._utils.dynamo import not_compiled
 from gnt._utils.generators import new_generator
+from gnt._utils.settings import checked_settings
 from gnt._utils.state_dicts import Kind, check_entries, check_saved_state, counter, equal_to, random_state, sequence
 from gnt._utils.validation import check_flags, check_kernels, to_float
 from gnt.distributed.process_group import Processes, resolve_process_group
@@ -34,6 +35,7 @@ _ADVICE = {
 }
 
 
+@checked_settings(fixed=("average", "decay_rate"))
 class Importance(RunningImportance):
     """A running estimate of the importance of each unit of some groups.
 

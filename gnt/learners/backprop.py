@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -20,9 +20,15 @@ from gnt.learners._training_step import Step, TrainingStep
 from gnt.names import LossName, OptimizerName
 
 
-def step_attribute(name: str) -> Any:
-    """A learner's property that reads and sets an attribute of its training step."""
-    return property(attrgetter(f"_step.{name}"), lambda learner, value: setattr(learner._step, name, value))
+def step_attribute(name: str, checked: Callable[[Any], Any]) -> Any:
+    """A learner's property that reads and sets an attribute of its training step, a new value after a check."""
+    return property(attrgetter(f"_step.{name}"), lambda learner, value: setattr(learner._step, name, checked(value)))
+
+
+def _checked_network(net: Any) -> Any:
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"net must be a torch.nn.Module, got {type(net).__name__}")
+    return net
 
 
 class Backprop:
@@ -63,8 +69,8 @@ class Backprop:
     (torch.Size([8, 1]), [])
     """
 
-    net: nn.Module = step_attribute("network")
-    loss: Loss = step_attribute("loss")
+    net: nn.Module = step_attribute("network", _checked_network)
+    loss: Loss = step_attribute("loss", find_loss)
 
     _optimizers = OPTIMIZERS
     _engine_settings: tuple[str, ...] = ()
@@ -82,8 +88,7 @@ class Backprop:
     ) -> None:
         check_flags(compile=compile)
         checked_methods = Methods.checked(methods)
-        if not isinstance(net, nn.Module):
-            raise TypeError(f"net must be a torch.nn.Module, got {type(net).__name__}")
+        _checked_network(net)
         loss_function = find_loss(loss)
         optimizer = find_optimizer(net, opt, step_size, dict(options), self._optimizers, self._engine_settings)
         if compile:
@@ -99,6 +104,8 @@ class Backprop:
 
     @opt.setter
     def opt(self, optimizer: Optimizer) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"opt of a learner must be a torch.optim.Optimizer, got {optimizer!r:.80}")
         check_needs_no_closure(optimizer)
         self._step.optimizer = optimizer
 

@@ -20,6 +20,12 @@ from gnt.names import Accumulate, ActivationName, BiasInit, LossName, OptimizerN
 from gnt.replacement import EngineSettings, GnT, Protect, SoftReplacement
 
 
+def _checked_engine(engine: Any) -> Any:
+    if not isinstance(engine, GnT):
+        raise TypeError(f"gnt of a learner must be a gnt.GnT, got {engine!r:.80}")
+    return engine
+
+
 class ContinualBackprop(Backprop):
     """Continual backpropagation: backpropagation, then generate and test, one update for each call of `learn`.
 
@@ -59,7 +65,7 @@ class ContinualBackprop(Backprop):
     [0]
     """
 
-    gnt: GnT = step_attribute("engine")
+    gnt: GnT = step_attribute("engine", _checked_engine)
 
     _optimizers = UNIT_OPTIMIZERS
     _engine_settings = CONTINUAL_BACKPROP_SETTINGS

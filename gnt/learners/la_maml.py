@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gnt._utils.settings import checked_settings, flag, optional, positive
 from gnt._utils.validation import check_flags, check_positive, finite_number
 from gnt.learners._evaluated import BackwardStart, Evaluated
 from gnt.learners._learned_rates import LearnedRates
@@ -22,6 +23,7 @@ from gnt.replay import ReplayBuffer
 from gnt.units import unwrap
 
 
+@checked_settings(inner_steps=optional(positive), batch_size=optional(positive), first_order=flag, after_each=flag)
 class LaMAML(Backprop):
     """Look-ahead MAML: a meta-learner that learns online, with a learned rate for each weight.
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gnt._utils.dynamo import not_compiled
+from gnt._utils.settings import checked_settings, positive
 from gnt._utils.state_dicts import check_entries, check_version, counter
 from gnt._utils.validation import check_flags, check_positive
 from gnt.distributed import dtensor
@@ -26,6 +27,7 @@ from gnt.units import ModelInputs, UnitGroup, call_model, isolated
 STATE_VERSION = 1
 
 
+@checked_settings(every=positive)
 class Probe:
     """Measures a model's units and weights on one fixed batch, so that values change only if the model changes.
 

@@ -126,6 +126,11 @@ def check_groups(net: Any, groups: Any) -> tuple[UnitGroup, ...]:
     """
     if not isinstance(net, nn.Module):
         raise TypeError(f"net must be a torch.nn.Module, got {type(net).__name__}")
+    if isinstance(getattr(net, "members", None), int) and callable(getattr(net, "parameters_of", None)):
+        raise TypeError(
+            f"net must be one network, got that of an ensemble of {net.members}, each of which would need gates and "
+            "masks of its own: train one learner for each seed in place of the ensemble"
+        )
     found = tuple(groups) if isinstance(groups, (list, tuple)) else ()
     if not found or not all(isinstance(group, UnitGroup) for group in found):
         raise TypeError(f"groups must be the unit groups of gnt.trace or gnt.walk, got {groups!r:.80}")

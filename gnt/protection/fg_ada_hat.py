@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gnt._utils.other_names import explains_unknown_settings
 from gnt._utils.renamed_argument import refused_arguments, renamed_argument
+from gnt._utils.settings import checked_settings, flag, non_negative, positive
 from gnt._utils.validation import check_flags, check_kernels, check_positive, finite_number
 from gnt.importance import GRADIENT_SIGNALS
 from gnt.names import (
@@ -36,6 +37,13 @@ from gnt.units import ModelInputs, UnitGroup
 _EVERY_ATTRIBUTION = 20
 
 
+@checked_settings(
+    base_importance=non_negative,
+    filter_unused=flag,
+    weigh_by_gate=flag,
+    every=positive,
+    fixed=("importance", "summing"),
+)
 class FGAdaHAT(SavedImportances):
     """`AdaHAT` whose rates depend on how important units were in earlier tasks, not only on how many used them.
 
@@ -166,7 +174,7 @@ class FGAdaHAT(SavedImportances):
         check_flags(filter_unused=filter_unused, weigh_by_gate=weigh_by_gate)
         if every is not None:
             check_positive(every=every)
-        base_importance = finite_number("base_importance", base_importance)
+        finite_number("base_importance", base_importance)
         check_quantile(protect_quantile, protect_above)
         super().__init__(
             net,
@@ -189,8 +197,8 @@ class FGAdaHAT(SavedImportances):
             process_group=process_group,
         )
         self.importance, self.summing, self.base_importance = importance, strategy, base_importance
+        self._protect_quantile = protect_quantile
         self.filter_unused, self.weigh_by_gate = filter_unused, weigh_by_gate
-        self.protect_quantile = protect_quantile
         self._make_source = make_source
         try:
             self._hang_source()
@@ -205,6 +213,22 @@ class FGAdaHAT(SavedImportances):
         self._measured = [0] * len(self.groups)
         self._scaling = RangeScaling(self.layout.sizes)
         self._important: tuple[Tensor, Tensor] | None = None  # the importances that it was found for, and the units
+
+    @property
+    def protect_quantile(self) -> float | None:
+        """The quantile above which units are kept; a new value is checked and in force at once."""
+        return self._protect_quantile
+
+    @protect_quantile.setter
+    def protect_quantile(self, quantile: float | None) -> None:
+        check_quantile(quantile, self.settings.protect_above)
+        self._protect_quantile, self._important = quantile, None
+
+    def change_setting(self, name: str, value: Any) -> None:
+        """As for `HAT`; ``protect_above`` is 0 with a ``protect_quantile``."""
+        if name == "protect_above":
+            check_quantile(self.protect_quantile, value)
+        super().change_setting(name, value)
 
     def observe(self, x: ModelInputs, y: Tensor) -> None:
         """Give inputs and targets of a batch of the coming step; several micro-batches one after the other.

@@ -14,6 +14,7 @@ from gnt._utils.other_names import explains_unknown_settings
 from gnt._utils.renamed_argument import renamed_argument
 from gnt._utils.validation import check_positive
 from gnt.names import Compensation, Form, Norms, SparsityMode, Uncovered
+from gnt.protection._changed_settings import changed_settings, settings_of_hat
 from gnt.protection._gated_network import Progress
 from gnt.protection._hat_optimizer import check_optimizer, reset_embedding_state
 from gnt.protection._hat_processes import copy_from_first_process
@@ -25,6 +26,7 @@ from gnt.replacement import unwrap_optimizer
 from gnt.units import UnitGroup
 
 
+@settings_of_hat
 class HAT(ProtectingNetwork):
     """Hard attention to the task: each task learns which units it uses, and their weights are fixed for later tasks.
 
@@ -143,6 +145,16 @@ class HAT(ProtectingNetwork):
         checked = check_groups(net, groups)
         check_norms(net)
         super().__init__(net, checked, settings, generator, process_group)
+
+    def change_setting(self, name: str, value: Any) -> None:
+        """Assign a setting, as ``hat.sparsity = 0.5`` does.
+
+        Raises:
+            AttributeError: a setting that cannot be changed: s_max, norms, protection.
+            RuntimeError: a task is open. Only ``idle`` and ``protect_above`` may be changed then.
+            TypeError, ValueError: as at construction. Nothing is changed.
+        """
+        self.settings = changed_settings(self.settings, name, value, open_task=self.task if self._open else None)
 
     def begin(self, task: Any, optimizer: Optimizer, *, steps_per_epoch: int) -> None:
         """Begin a task: draw e, reset its running statistics, and hold what earlier tasks need.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gnt._utils.settings import checked_settings, share
 from gnt._utils.state_dicts import check_saved_state
 from gnt._utils.validation import to_float
 from gnt.protection._owned_units import OwnedUnits
@@ -21,6 +22,7 @@ from gnt.units import UnitGroup, unwrap
 STATE_VERSION = 1
 
 
+@checked_settings(share=share)
 class PackNet:
     """Prune, retrain, freeze: after each task the smallest free weights become 0, and the rest is fixed for ever.
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from gnt._utils.generators import new_generator
 from gnt._utils.parameters import ModuleOrParameters
+from gnt._utils.settings import checked_settings, flag, share
 from gnt._utils.state_dicts import Kind, random_state
-from gnt._utils.validation import check_flags, finite_number
 from gnt.names import AnchorMode, FisherName, LikelihoodName
 from gnt.regularization._likelihoods import FISHERS, LIKELIHOODS, FisherDirections
 from gnt.regularization._measured import MeasuredPenalty
@@ -18,6 +18,7 @@ from gnt.regularization._measured import MeasuredPenalty
 MODES = get_args(AnchorMode)
 
 
+@checked_settings(normalize=flag, fixed=("mode", "fisher", "likelihood"))
 class EWC(MeasuredPenalty):
     """Elastic weight consolidation: strength/2 * sum of A (theta - mu)^2, with A the diagonal Fisher information.
 
@@ -87,20 +88,26 @@ class EWC(MeasuredPenalty):
         ):
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
-        check_flags(normalize=normalize)
-        decay = finite_number("decay", decay)
-        if decay > 1:
-            raise ValueError(f"decay must be in [0, 1], got {decay:g}")
-        if mode == "separate" and decay != 1:
-            raise ValueError(f"decay needs mode='online', got decay={decay:g} with mode='separate'")
+        self.mode, self.decay, self.normalize = mode, decay, normalize
         if generator is not None and not isinstance(generator, torch.Generator):
             raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
         super().__init__(params, strength, samples, chunk)
-        self.mode, self.decay, self.normalize = mode, decay, normalize
         self.fisher, self.likelihood = fisher, likelihood
         if generator is None and fisher == "sample":
             generator = new_generator(self.parameters[0].device)
         self.generator = generator
+
+    @property
+    def decay(self) -> float:
+        """Factor of the importance of earlier tasks with ``mode="online"``; a new value holds from the next task on."""
+        return self._decay
+
+    @decay.setter
+    def decay(self, decay: float) -> None:
+        decay = share("decay", decay)
+        if self.mode == "separate" and decay != 1:
+            raise ValueError(f"decay needs mode='online', got decay={decay:g} with mode='separate'")
+        self._decay = decay
 
     def _directions(self) -> FisherDirections:
         return FisherDirections(self.fisher, self.likelihood, self.generator)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gnt._utils.settings import checked_settings, count, positive
 from gnt._utils.state_dicts import check_saved_state, counter
-from gnt._utils.validation import check_counts, check_positive
 from gnt.regularization._every_nth_step import EveryNthStep
 from gnt.regularization._weight_matrices import layers_with_matrices, select_matrices
 from gnt.replacement import ElementStateReset
@@ -19,6 +19,7 @@ from gnt.units import is_transposed_linear
 STATE_VERSION = 1
 
 
+@checked_settings(iterations=positive, every=count)
 class FIRE(EveryNthStep):
     """Replaces each weight matrix by the nearest orthogonal one, scaled, at the end of a task.
 
@@ -56,11 +57,9 @@ class FIRE(EveryNthStep):
     def __init__(
         self, net: nn.Module, optimizer: Optimizer | None = None, *, iterations: int = 10, every: int = 0
     ) -> None:
-        check_positive(iterations=iterations)
-        check_counts(every=every)
+        self.iterations, self.every, self.steps = iterations, every, 0
         if not isinstance(net, nn.Module):
             raise TypeError(f"FIRE takes a module, got {type(net).__name__}")
-        self.iterations, self.every, self.steps = int(iterations), int(every), 0
         self.names, self.weights, self._members = select_matrices(net, "FIRE")
         self._layers = [layer for _, layer, _ in layers_with_matrices(net, "FIRE")]
         self._optimizer_state = None if optimizer is None else ElementStateReset(optimizer, self.names, self.weights)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -11,8 +10,8 @@ from torch import nn
 
 from gnt._utils.generators import member_generators
 from gnt._utils.parameters import ModuleOrParameters, accumulation_dtype, select_parameters
+from gnt._utils.settings import checked_settings, count, non_negative, share
 from gnt._utils.state_dicts import check_saved_state, counter, random_state, sequence
-from gnt._utils.validation import check_positive, finite_number
 from gnt.initialization import Distribution, parameter_distributions
 from gnt.names import NoiseDistribution
 from gnt.regularization._every_nth_step import EveryNthStep
@@ -22,6 +21,7 @@ STATE_VERSION = 1
 Generators = torch.Generator | Sequence[torch.Generator]
 
 
+@checked_settings(shrink=share, noise=non_negative, every=count, fixed=("distribution",))
 class ShrinkAndPerturb(EveryNthStep):
     """Shrink and perturb: theta <- shrink * theta + noise * p for all parameters, with a new draw of p each time.
 
@@ -74,14 +74,10 @@ class ShrinkAndPerturb(EveryNthStep):
         every: int = 1,
         generator: Generators | None = None,
     ) -> None:
-        self.shrink, self.noise = finite_number("shrink", shrink), finite_number("noise", noise)
-        if self.shrink > 1.0:
-            raise ValueError(f"shrink must be in [0, 1], got {shrink!r}")
+        self.shrink, self.noise, self.every = shrink, noise, every
         if distribution not in ("init", "normal"):
             raise ValueError(f"distribution must be 'init' or 'normal', got {distribution!r}")
-        if not isinstance(every, Integral) or isinstance(every, bool) or every != 0:
-            check_positive(every=every)
-        self.distribution, self.every = distribution, int(every)
+        self.distribution = distribution
         self.names, self.parameters = select_parameters(params, "ShrinkAndPerturb")
         self._distributions = self._find_distributions(params)
         self.generators = member_generators(generator, self.parameters, self.names, params)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from gnt._utils.parameters import ModuleOrParameters
+from gnt._utils.settings import above_zero, checked_settings
 from gnt._utils.state_dicts import Kind, tensors_like
-from gnt._utils.validation import finite_number
 from gnt.regularization._kernel_calls import add_path_integrals, add_penalty_gradients, split_for_kernel
 from gnt.regularization._memory import MemoryPenalty
 from gnt.regularization._pieces import in_pieces
@@ -20,6 +20,7 @@ from gnt.regularization._weighted_penalty import add_penalty_gradient
 from gnt.units import copy_slices, fill_slices
 
 
+@checked_settings(damping=above_zero)
 class SI(MemoryPenalty):
     """Synaptic intelligence: strength * sum of A (theta - mu)^2, with A from the path that the weights have taken.
 
@@ -65,9 +66,8 @@ class SI(MemoryPenalty):
     records_gradient = True  # learners let other methods add to the gradient before
 
     def __init__(self, params: ModuleOrParameters, strength: float, *, damping: float = 0.1) -> None:
-        damping = finite_number("damping", damping, exclusive=True)
-        super().__init__(params, strength)
         self.damping = damping
+        super().__init__(params, strength)
         self._path = [_zeros(parameter) for parameter in self.parameters]
         self._gradients: list[Tensor] = []  # of the task, and weights, from before the step
         self._before: list[Tensor] = []

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from gnt._utils.generators import new_generator
 from gnt._utils.parameters import ModuleOrParameters, accumulation_dtype
+from gnt._utils.settings import above_zero, at_least, checked_settings
 from gnt._utils.state_dicts import Kind, check_saved_state, sequence, tensor
-from gnt._utils.validation import finite_number
 from gnt.regularization._strength import WithStrength
 from gnt.regularization._weight_matrices import as_matrices, select_matrices
 
@@ -57,6 +57,7 @@ class MatrixPenalty(WithStrength):
         return f"{type(self).__name__}({len(self.weights)} weights, strength={self.strength:g})"
 
 
+@checked_settings(exponent=at_least(1.0))
 class Spectral(MatrixPenalty):
     """Spectral regularization: strength * sum over layers of (sigma^k - 1)^2, with sigma the largest singular value.
 
@@ -91,7 +92,7 @@ class Spectral(MatrixPenalty):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(params, strength)
-        self.exponent = finite_number("exponent", exponent, minimum=1.0)
+        self.exponent = exponent
         if generator is None:
             generator = new_generator(self.weights[0].device)
         elif not isinstance(generator, torch.Generator):
@@ -144,6 +145,7 @@ class Spectral(MatrixPenalty):
         self._vectors = vectors
 
 
+@checked_settings(scale=above_zero)
 class Parseval(MatrixPenalty):
     """Parseval regularization: strength * sum over layers of ||W W^T - s I||^2, which keeps rows orthogonal.
 
@@ -170,7 +172,7 @@ class Parseval(MatrixPenalty):
 
     def __init__(self, params: ModuleOrParameters, strength: float, *, scale: float = 1.0) -> None:
         super().__init__(params, strength)
-        self.scale = finite_number("scale", scale, exclusive=True)
+        self.scale = scale
 
     def _of(self, number: int, matrices: Tensor) -> Tensor:
         members, outputs, inputs = matrices.shape

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,9 @@ from torch.optim import Optimizer
 from gnt._utils import state_dicts as kind_of
 from gnt._utils.generators import member_generators
 from gnt._utils.parameters import select_parameters
+from gnt._utils.settings import checked_settings, count, decay, one_of, positive
 from gnt._utils.state_dicts import Kind, check_saved_state, counter, random_state, sequence, tensor
-from gnt._utils.validation import check_counts, check_positive, finite_number, to_float
+from gnt._utils.validation import finite_number
 from gnt.distributed.dtensor import is_dtensor
 from gnt.initialization import fitting_distributions
 from gnt.names import NewValue, WeightSelection, WeightUtility
@@ -29,6 +30,7 @@ DEFAULT_FACTORS = {"threshold": 1e-5, "proportional": 0.4}
 Utility = WeightUtility | Callable[[Tensor], Tensor | None]
 
 
+@checked_settings(period=positive, value=one_of(*get_args(NewValue)), maturity=count, fixed=("select", "decay_rate"))
 class SWR:
     """Selective weight reinitialization: every ``period`` steps, reinitialize the least useful weights of each tensor.
 
@@ -113,19 +115,16 @@ class SWR:
     ) -> None:
         if not isinstance(select, str) or select not in DEFAULT_FACTORS:
             raise ValueError(f"select must be 'threshold' or 'proportional', got {select!r}")
-        if value not in ("resample", "mean"):
-            raise ValueError(f"value must be 'resample' or 'mean', got {value!r}")
-        self.factor = DEFAULT_FACTORS[select] if factor is None else finite_number("factor", factor)
-        if select == "proportional" and self.factor > 1.0:
-            raise ValueError(f"factor must be in [0, 1] for select='proportional', got {factor!r}")
-        check_positive(period=period)
-        check_counts(maturity=maturity)
-        if not 0.0 <= to_float(decay_rate) < 1.0:
-            raise ValueError(f"decay_rate must be a number in [0, 1), got {decay_rate!r}")
+        self.select = select
+        self.factor = DEFAULT_FACTORS[select] if factor is None else factor
+        self.period, self.value, self.maturity, self.decay_rate = (
+            period,
+            value,
+            maturity,
+            decay("decay_rate", decay_rate),
+        )
         if not isinstance(net, nn.Module):
             raise TypeError(f"SWR takes a module, whose layers determine the distributions, got {type(net).__name__}")
-        self.select, self.period, self.value = select, int(period), value
-        self.maturity, self.decay_rate = int(maturity), float(decay_rate)
         self.names, self.parameters = select_parameters(net, "SWR")
         sharded = [name for name, each in zip(self.names, self.parameters, strict=True) if is_dtensor(each)]
         if sharded:
@@ -140,6 +139,18 @@ class SWR:
         self._carried = [0.0] * len(self.parameters)
         self._counts = torch.zeros(len(self.parameters), COUNTS, dtype=torch.int64, device=self.parameters[0].device)
         self.steps = 0
+
+    @property
+    def factor(self) -> float:
+        """Share of weights, or threshold; a new value is checked and holds from the next selection on."""
+        return self._factor
+
+    @factor.setter
+    def factor(self, factor: float) -> None:
+        number = finite_number("factor", factor)
+        if self.select == "proportional" and number > 1.0:
+            raise ValueError(f"factor must be in [0, 1] for select='proportional', got {factor!r}")
+        self._factor = number
 
     @torch.no_grad()
     def step(self) -> bool:

@@ -24,6 +24,11 @@ def checked_batch_size(batch_size: Any) -> int | None:
     return int(batch_size)
 
 
+def batch_size_setting(name: str, value: Any) -> int | None:
+    """`checked_batch_size` as the rule of a setting."""
+    return checked_batch_size(value)
+
+
 def checked_task(task: Any) -> int | None:
     """Return ``task``, or raise TypeError if it is neither an integer nor None."""
     if task is not None and (isinstance(task, bool) or not isinstance(task, int)):

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gnt._utils.settings import checked_settings, positive
 from gnt._utils.state_dicts import Entry, check_saved_state
-from gnt._utils.validation import check_positive
 from gnt.replay._arguments import checked_buffer, checked_task, saved_task
 from gnt.replay._projection import GradientProjection, product_of
 from gnt.replay._reference_gradients import Loss
@@ -19,6 +19,7 @@ from gnt.replay.buffer import ReplayBuffer, Samples
 STATE_VERSION = 1
 
 
+@checked_settings(batch_size=positive)
 class AGEM(GradientProjection):
     """Averaged gradient episodic memory: removes from the gradient what would raise the loss on stored items.
 
@@ -81,10 +82,10 @@ class AGEM(GradientProjection):
         forward: Callable[[Tensor, Tensor | None], Tensor] | None = None,
         process_group: Any = None,
     ) -> None:
-        check_positive(batch_size=batch_size)
+        self.batch_size = batch_size
         self.buffer = checked_buffer(buffer)
         super().__init__(net, loss, forward, process_group)
-        self.batch_size, self.task = int(batch_size), checked_task(task)
+        self.task = checked_task(task)
         self._drawn: tuple[Samples | None] | None = None  # what the next projection uses, drawn before the batch came
         self._before_draw: Tensor | None = None  # the generator's state, if a GradScaler may skip the step
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gnt._utils.generators import new_generator
+from gnt._utils.settings import checked_settings
 from gnt._utils.state_dicts import Entry, check_saved_state, counter, equal_to, random_state
 from gnt._utils.validation import check_positive
 from gnt.names import Balance
@@ -33,6 +34,7 @@ class Samples(NamedTuple):
     more: dict[str, Tensor]
 
 
+@checked_settings(fixed=("size", "balance"))
 class ReplayBuffer:
     """A uniform random sample, of fixed size, of all items that were added (reservoir sampling).
 

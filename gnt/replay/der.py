@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gnt._utils.validation import finite_number
-from gnt.replay._arguments import checked_batch_size, checked_buffer
+from gnt._utils.settings import checked_settings, non_negative
+from gnt.replay._arguments import batch_size_setting, checked_buffer
 from gnt.replay.buffer import ReplayBuffer, Samples
 
 
+@checked_settings(alpha=non_negative, beta=non_negative, batch_size=batch_size_setting)
 class DER:
     """Dark experience replay: keeps the network's outputs on stored items near those of the time of storage.
 
@@ -70,8 +71,8 @@ class DER:
         if not callable(loss):
             raise TypeError(f"loss must be a function (output, target) -> scalar, got {type(loss).__name__}")
         self.net, self.buffer, self.loss = net, checked_buffer(buffer), loss
-        self.alpha, self.beta = finite_number("alpha", alpha), finite_number("beta", beta)
-        self.batch_size = checked_batch_size(batch_size)
+        self.alpha, self.beta = alpha, beta
+        self.batch_size = batch_size
 
     def penalty(self, x: Tensor, y: Tensor, output: Tensor) -> Tensor:
         """The penalty for drawn items, a differentiable scalar; afterwards adds the current batch to the buffer.

@@ -7,13 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gnt._utils.settings import checked_settings
 from gnt._utils.state_dicts import Kind, check_saved_state
-from gnt.replay._arguments import checked_batch_size, checked_buffer, saved_task
+from gnt.replay._arguments import batch_size_setting, checked_buffer, saved_task
 from gnt.replay.buffer import ReplayBuffer
 
 STATE_VERSION = 1
 
 
+@checked_settings(batch_size=batch_size_setting)
 class ExperienceReplay:
     """Experience replay: learn from the current batch joined with items drawn from a buffer.
 
@@ -48,7 +50,7 @@ class ExperienceReplay:
     """
 
     def __init__(self, buffer: ReplayBuffer, batch_size: int | None = None, *, task: int | None = None) -> None:
-        self.buffer, self.batch_size = checked_buffer(buffer), checked_batch_size(batch_size)
+        self.buffer, self.batch_size = checked_buffer(buffer), batch_size
         self.task = task
 
     def begin_task(self, task: int | None = None) -> None:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from gnt._utils.generators import new_generator
+from gnt._utils.settings import checked_settings, non_negative
 from gnt._utils.state_dicts import Entry, check_saved_state, random_state
-from gnt._utils.validation import check_positive, finite_number
+from gnt._utils.validation import check_positive
 from gnt.replay._arguments import checked_task, saved_task
 from gnt.replay._item_copies import ItemCopies
 from gnt.replay._nnls import nonnegative_least_squares
@@ -23,6 +24,7 @@ from gnt.replay.buffer import ReplayBuffer
 STATE_VERSION = 1
 
 
+@checked_settings(margin=non_negative, fixed=("per_task",))
 class GEM(GradientProjection):
     """Gradient episodic memory: the nearest gradient along which no earlier task's loss on its memory rises.
 
@@ -91,7 +93,7 @@ class GEM(GradientProjection):
         process_group: Any = None,
     ) -> None:
         check_positive(per_task=per_task)
-        self.per_task, self.margin = int(per_task), finite_number("margin", margin)
+        self.per_task, self.margin = int(per_task), margin
         super().__init__(net, loss, forward, process_group)
         self.generator = new_generator(torch.device("cpu")) if generator is None else generator
         ReplayBuffer(self.per_task, generator=self.generator)  # refuses a generator that is not one on the CPU

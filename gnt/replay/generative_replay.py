@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gnt._utils.settings import above_zero, checked_settings, optional, share
 from gnt._utils.state_dicts import Entry, check_entries, check_saved_state, counter
-from gnt._utils.validation import check_positive, finite_number
+from gnt._utils.validation import check_positive
 from gnt.names import TargetName
-from gnt.replay._arguments import checked_batch_size, checked_task, saved_number, saved_task
+from gnt.replay._arguments import batch_size_setting, checked_task, saved_number, saved_task
 from gnt.replay._frozen_copy import FrozenCopy, saved_copy
 from gnt.replay._model_training import ModelTraining
 from gnt.replay._old_outputs import Loss, checked_targets, first_outputs, loss_on_old, number_of_outputs
@@ -30,6 +31,12 @@ class _Past(NamedTuple):
     outputs: int | None
 
 
+@checked_settings(
+    targets=lambda _, value: checked_targets(value),
+    temperature=above_zero,
+    weight=optional(share),
+    batch_size=batch_size_setting,
+)
 class GenerativeReplay:
     """Generative replay: learn from the current batch and from generated inputs, labelled by a copy of the old network.
 
@@ -118,12 +125,10 @@ class GenerativeReplay:
             raise TypeError(f"loss must be a function (output, target) -> scalar, got {type(loss).__name__}")
         if forward is not None and not callable(forward):
             raise TypeError(f"forward must be a function x -> output or None, got {type(forward).__name__}")
-        self.loss, self.forward, self.targets = loss, forward, checked_targets(targets)
-        self.temperature = finite_number("temperature", temperature, exclusive=True)
-        self.weight = None if weight is None else finite_number("weight", weight)
-        if self.weight is not None and self.weight > 1:
-            raise ValueError(f"weight must be in [0, 1] or None, got {weight!r}")
-        self.batch_size = checked_batch_size(batch_size)
+        self.loss, self.forward, self.targets = loss, forward, targets
+        self.temperature = temperature
+        self.weight = weight
+        self.batch_size = batch_size
         self.task: int | None = None
         self.tasks = self.steps = 0
         self._outputs: int | None = None  # of the network, in the latest step

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gnt._utils.settings import above_zero, checked_settings, non_negative
 from gnt._utils.state_dicts import Entry, check_saved_state, counter
-from gnt._utils.validation import finite_number
 from gnt.replay._arguments import saved_number
 from gnt.replay._frozen_copy import FrozenCopy, saved_copy
 from gnt.replay._old_outputs import first_outputs, number_of_outputs, soft_cross_entropy
@@ -19,6 +19,7 @@ STATE_VERSION = 1
 Outputs = Tensor | Sequence[Tensor]
 
 
+@checked_settings(strength=non_negative, temperature=above_zero)
 class LwF:
     """Learning without forgetting: distillation of the network of earlier tasks, on the inputs of the current one.
 
@@ -81,8 +82,8 @@ class LwF:
         if forward is not None and not callable(forward):
             raise TypeError(f"forward must be a function x -> output or None, got {type(forward).__name__}")
         self.net, self.forward = net, forward
-        self.strength = finite_number("strength", strength)
-        self.temperature = finite_number("temperature", temperature, exclusive=True)
+        self.strength = strength
+        self.temperature = temperature
         self.tasks = 0
         self._outputs: int | None = None  # of the network, in the latest step
         self._past: tuple[FrozenCopy, int | None] | None = None  # the network, and its number of outputs

@@ -203,7 +203,7 @@ def test_errors_name_the_argument_and_change_nothing() -> None:
         ({"factor": -0.1}, "factor must be a finite number >= 0, got -0.1"),
         ({"factor": 2.0, "select": "proportional"}, "factor must be in"),
         ({"period": 0}, "period must be an integer >= 1, got 0"),
-        ({"value": "zero"}, "value must be 'resample' or 'mean', got 'zero'"),
+        ({"value": "zero"}, "value must be one of 'resample', 'mean', got 'zero'"),
         ({"maturity": -1}, "maturity must be an integer >= 0"),
         ({"decay_rate": 1.0}, "decay_rate must be a number in"),
     ]:

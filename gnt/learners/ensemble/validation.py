@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from gnt.initialization import init_name
+from gnt.protection import HAT
 from gnt.replacement import EngineSettings
 from gnt.replay import AGEM, DER, GEM, ExperienceReplay, GenerativeReplay, LwF
 
+_ONE_EACH = "Train one learner for each seed in place of the ensemble"
 _SAMPLES_FIRST = (ExperienceReplay, DER, AGEM, GEM, GenerativeReplay, LwF)
 
 
@@ -38,19 +40,23 @@ def refuse_protect(protect: Any) -> None:
     """Raise TypeError for anything but None."""
     if protect is not None:
         raise TypeError(
-            f"protect must be None for an ensemble, got {protect!r}: protected units would differ between members, all "
-            "of which replace equally many units in a step"
+            f"protect must be None for an ensemble, got {protect!r:.80}: protected units would differ between members, "
+            f"all of which replace equally many units in a step. {_ONE_EACH}"
         )
 
 
 def refuse_methods(methods: Iterable[Any]) -> None:
-    """Raise TypeError for methods that take the first dimension of a batch for its samples, here the members."""
+    """Raise TypeError for methods of one network or that take the first dimension of a batch for its samples."""
     for each in methods:
+        if isinstance(each, HAT):
+            raise TypeError(
+                f"methods of an ensemble must not have {type(each).__name__}: its gates and masks belong to the units "
+                f"of one network, and each member would need its own. {_ONE_EACH}"
+            )
         if isinstance(each, _SAMPLES_FIRST):
             raise TypeError(
                 f"methods of an ensemble must not have {type(each).__name__}: it takes the first dimension of batches "
-                "for samples, which here is that of the members, and would mix their data. Train one learner for each "
-                "seed in place of the ensemble"
+                f"for samples, which here is that of the members, and would mix their data. {_ONE_EACH}"
             )
 
 
