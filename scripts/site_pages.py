@@ -35,9 +35,12 @@ PACKAGES = (
     "metrics",
     "diagnosis",
     "initialization",
+    "integrations.avalanche",
     "integrations.huggingface",
     "integrations.lightning",
     "integrations.loss_of_plasticity",
+    "integrations.stable_baselines3",
+    "integrations.torchrl",
 )
 FUNCTIONS = ("show_config",)  # public names of gnt that no package has
 _LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")

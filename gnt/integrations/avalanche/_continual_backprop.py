@@ -1,0 +1,124 @@
+"""ContinualBackprop: a plugin for Avalanche's strategies that attaches a `gnt.GnT` and follows growing heads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from avalanche.core import SupervisedPlugin  # type: ignore[import-not-found,unused-ignore]
+from avalanche.evaluation.metric_results import MetricValue  # type: ignore[import-not-found,unused-ignore]
+from avalanche.models.utils import is_multi_task_module  # type: ignore[import-not-found,unused-ignore]
+from torch import Tensor, nn
+
+from gnt._utils.validation import check_flags, check_known_settings
+from gnt.replacement import ENGINE_SETTINGS, EngineSettings, GnT
+from gnt.units import trace, unwrap
+
+Patterns = str | Sequence[str] | None
+
+
+class ContinualBackprop(SupervisedPlugin):  # type: ignore[misc,unused-ignore]
+    """Continual backpropagation in Avalanche: ``Naive(..., plugins=[ContinualBackprop(replacement_rate=1e-3)])``.
+
+    Before the first experience it finds the hidden units by a forward of two samples of it, and attaches a `gnt.GnT` to
+    the strategy's optimizer. Whenever the model has changed, by an `IncrementalClassifier` that has grown or a new head
+    of a `MultiHeadClassifier`, it finds the units again and rebinds the engine (`GnT.rebind`): units keep their ages
+    and utilities. An optimizer that has an engine (`gnt.optim.CBPAdam`) gets no other one: its engine is rebound.
+    The strategy's checkpoints contain the engine.
+
+    Args:
+        layers: the layers or unit groups of the engine, or a function of the model that returns them, which is called
+            whenever the model has changed. None: the model's forward is traced (`gnt.trace`), with all heads.
+        include, exclude: names of layers or patterns, as for `gnt.trace`: only units of layers that match ``include``
+            and do not match ``exclude`` may be replaced.
+        follow: as for `gnt.GnT`.
+        log: publish "gnt/replaced" and "gnt/dead", the sums over all layers, as metric values after each experience.
+        settings: settings of `gnt.GnT`: ``replacement_rate``, ``maturity_threshold``, ``utility``, ...
+
+    Attributes:
+        engine: the engine; None before the first experience. ``engine.report()`` summarizes.
+
+    Raises:
+        TypeError, ValueError: settings that `gnt.GnT` refuses; before training, settings beside an optimizer that has
+            an engine, and units that cannot be found.
+
+    >>> from gnt.integrations.avalanche import ContinualBackprop
+    >>> plugin = ContinualBackprop(replacement_rate=1e-3, maturity_threshold=100)
+    >>> plugin.engine is None
+    True
+    """
+
+    def __init__(
+        self,
+        *,
+        layers: Any = None,
+        include: Patterns = None,
+        exclude: Patterns = None,
+        follow: Sequence[Any] = (),
+        log: bool = True,
+        **settings: Any,
+    ) -> None:
+        super().__init__()
+        own = ("layers", "include", "exclude", "follow", "log")
+        check_known_settings(settings, "ContinualBackprop", own, ENGINE_SETTINGS)
+        check_flags(log=log)
+        EngineSettings(**settings)
+        if layers is not None and (include is not None or exclude is not None):
+            raise TypeError("include and exclude would be ignored: layers already selects the units")
+        if layers is not None and (isinstance(layers, nn.Module) or not callable(layers)):
+            given = layers
+            layers = lambda model: given  # noqa: E731
+        self._layers, self._follow, self._log, self._settings = layers, tuple(follow), log, settings
+        self._patterns: dict[str, Any] = {"include": include, "exclude": exclude}
+        self._bound: list[Tensor] = []  # the parameters when the units were found
+        self.engine: GnT | None = None
+
+    def before_training(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Check that the settings are used."""
+        if hasattr(strategy.optimizer, "gnt") and (self._settings or self._follow):
+            raise ValueError(
+                f"{type(strategy.optimizer).__name__} has an engine of its own: settings of ContinualBackprop would be "
+                "ignored"
+            )
+
+    def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Attach the engine, or rebind it if the model has changed; the optimizer has the new parameters already."""
+        optimizer = strategy.optimizer
+        own: GnT | None = getattr(optimizer, "gnt", None)
+        if own is not None:
+            self.engine = own
+        elif self.engine is not None and self.engine.optimizer is not optimizer:
+            self.engine.close()
+            self.engine = None
+        parameters = list(strategy.model.parameters())
+        if self.engine is None:
+            units = self._units(strategy)
+            self.engine = GnT(units, optimizer, follow=self._follow, **self._settings).attach()
+        elif not _same(parameters, self._bound):
+            self.engine.rebind(self._units(strategy))
+        self._bound = parameters
+
+    def _units(self, strategy: Any) -> Any:
+        model = unwrap(strategy.model)
+        if self._layers is not None:
+            return self._layers(model)
+        data = strategy.experience.dataset
+        with torch.random.fork_rng(devices=[]):
+            x = torch.stack([torch.as_tensor(data[i][0]) for i in range(min(2, len(data)))]).to(strategy.device)
+        heads = (None,) if is_multi_task_module(model) else ()  # no task label: the outputs of all heads
+        return trace(model, x, *heads, **self._patterns)
+
+    def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Publish the number of replaced and of dead units."""
+        if not self._log or self.engine is None:
+            return
+        figures, names = self.engine.figures(), [group.name for group in self.engine.groups]
+        for figure in ("replaced", "dead"):
+            value = sum(figures[f"{name}/{figure}"] for name in names)
+            metric = MetricValue(self, f"gnt/{figure}", value, strategy.clock.train_iterations)
+            strategy.evaluator.publish_metric_value(metric)
+
+
+def _same(parameters: list[Tensor], others: list[Tensor]) -> bool:
+    return len(parameters) == len(others) and all(a is b for a, b in zip(parameters, others, strict=True))

@@ -1,0 +1,14 @@
+"""Tests with frameworks that are too large for the test extra: ``scripts/frameworks`` installs them and runs these.
+
+A file is collected only where its framework is installed, and ``test_page.py`` where one of them is.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+ALL = ("avalanche", "fastai", "ignite", "optuna", "skorch", "torchrl")
+INSTALLED = [name for name in ALL if importlib.util.find_spec(name) is not None]
+collect_ignore = [f"test_{name}.py" for name in ALL if name not in INSTALLED]
+if not INSTALLED:
+    collect_ignore.append("test_page.py")
