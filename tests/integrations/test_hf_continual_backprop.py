@@ -137,5 +137,7 @@ def test_wrong_settings_are_errors_before_an_optimizer_is_made(tmp_path):
     run.optimizer = torch.optim.SGD(run.model.parameters())
     with pytest.raises(ValueError, match="the trainer has another optimizer than when ContinualBackprop was made"):
         run.train()
-    with pytest.raises(TypeError, match="continual_backprop"):
+    with pytest.raises(TypeError, match="missing 1 required keyword-only argument: 'continual_backprop'"):
         trainer(tmp_path, kind=ContinualTrainer)
+    with pytest.raises(TypeError, match="continual_backprop must be a dict of settings, got NoneType"):
+        trainer(tmp_path, kind=ContinualTrainer, continual_backprop=None)

@@ -99,6 +99,8 @@ class ContinualBackpropMixin:
     """
 
     def __init__(self, *args: Any, continual_backprop: Mapping[str, Any], **kwargs: Any) -> None:
+        if not isinstance(continual_backprop, Mapping):
+            raise TypeError(f"continual_backprop must be a dict of settings, got {type(continual_backprop).__name__}")
         self._continual_backprop = EngineMaker("ContinualBackpropMixin", **continual_backprop)
         super().__init__(*args, **kwargs)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from tensordict.nn import TensorDictModuleBase  # type: ignore[import-not-found,unused-ignore]
 from torch import nn
+from torchrl.modules import MLP  # type: ignore[import-not-found,unused-ignore]
 from torchrl.objectives import LossModule  # type: ignore[import-not-found,unused-ignore]
 
 from gnt.units import WEIGHT_LAYERS, UnitGroup, walk
@@ -65,9 +66,10 @@ def units(loss: LossModule, networks: Sequence[str] | None = None) -> list[UnitG
     groups: list[UnitGroup] = []
     seen: set[int] = set()
     for name in chosen:
-        for layers in _lists_of_layers(name, getattr(loss, name)):
-            if id(layers) not in seen:
-                seen.add(id(layers))
+        for inner in _lists_of_layers(name, getattr(loss, name)):
+            if id(inner) not in seen:
+                seen.add(id(inner))
+                layers = [layer for child in inner for layer in (child if isinstance(child, MLP) else [child])]
                 groups += (dataclasses.replace(group, name=f"{name}.{group.name}") for group in walk(layers))
     if not groups:
         raise ValueError(f"{', '.join(chosen) or kind} has no hidden layer")

@@ -17,7 +17,7 @@ from gnt.integrations.avalanche import ContinualBackprop
 from tests.helpers.small_runs import assert_same
 
 SETTINGS = {"replacement_rate": 0.1, "maturity_threshold": 2, "decay_rate": 0.9}
-pytestmark = pytest.mark.filterwarnings("ignore")  # of Avalanche, about torch and about loggers
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 
 
 class Growing(torch.nn.Module):
