@@ -9,7 +9,7 @@ import torch
 from avalanche.core import SupervisedPlugin  # type: ignore[import-not-found,unused-ignore]
 from avalanche.evaluation.metric_results import MetricValue  # type: ignore[import-not-found,unused-ignore]
 from avalanche.models.utils import is_multi_task_module  # type: ignore[import-not-found,unused-ignore]
-from torch import Tensor, nn
+from torch import nn
 
 from gnt._utils.validation import check_flags, check_known_settings
 from gnt.replacement import ENGINE_SETTINGS, EngineSettings, GnT
@@ -22,14 +22,15 @@ class ContinualBackprop(SupervisedPlugin):  # type: ignore[misc,unused-ignore]
     """Continual backpropagation in Avalanche: ``Naive(..., plugins=[ContinualBackprop(replacement_rate=1e-3)])``.
 
     Before the first experience it finds the hidden units by a forward of two samples of it, and attaches a `gnt.GnT` to
-    the strategy's optimizer. Whenever the model has changed, by an `IncrementalClassifier` that has grown or a new head
-    of a `MultiHeadClassifier`, it finds the units again and rebinds the engine (`GnT.rebind`): units keep their ages
-    and utilities. An optimizer that has an engine (`gnt.optim.CBPAdam`) gets no other one: its engine is rebound.
-    The strategy's checkpoints contain the engine.
+    the strategy's optimizer. Before each further one it finds the units again and rebinds the engine (`GnT.rebind`),
+    because an `IncrementalClassifier` has grown, or a `MultiHeadClassifier` has a new head: units keep their ages and
+    utilities. An optimizer that has an engine (`gnt.optim.CBPAdam`) gets no other one: its engine is rebound. The
+    engine is part of copies and checkpoints of the strategy.
 
     Args:
         layers: the layers or unit groups of the engine, or a function of the model that returns them, which is called
-            whenever the model has changed. None: the model's forward is traced (`gnt.trace`), with all heads.
+            before each experience. None: the model's forward is traced (`gnt.trace`), with the heads of all tasks that
+            were trained.
         include, exclude: names of layers or patterns, as for `gnt.trace`: only units of layers that match ``include``
             and do not match ``exclude`` may be replaced.
         follow: as for `gnt.GnT`.
@@ -66,12 +67,8 @@ class ContinualBackprop(SupervisedPlugin):  # type: ignore[misc,unused-ignore]
         EngineSettings(**settings)
         if layers is not None and (include is not None or exclude is not None):
             raise TypeError("include and exclude would be ignored: layers already selects the units")
-        if layers is not None and (isinstance(layers, nn.Module) or not callable(layers)):
-            given = layers
-            layers = lambda model: given  # noqa: E731
         self._layers, self._follow, self._log, self._settings = layers, tuple(follow), log, settings
         self._patterns: dict[str, Any] = {"include": include, "exclude": exclude}
-        self._bound: list[Tensor] = []  # the parameters when the units were found
         self.engine: GnT | None = None
 
     def before_training(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
@@ -83,7 +80,7 @@ class ContinualBackprop(SupervisedPlugin):  # type: ignore[misc,unused-ignore]
             )
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        """Attach the engine, or rebind it if the model has changed; the optimizer has the new parameters already."""
+        """Attach the engine, or rebind it; model and optimizer have been adapted to the experience."""
         optimizer = strategy.optimizer
         own: GnT | None = getattr(optimizer, "gnt", None)
         if own is not None:
@@ -91,18 +88,18 @@ class ContinualBackprop(SupervisedPlugin):  # type: ignore[misc,unused-ignore]
         elif self.engine is not None and self.engine.optimizer is not optimizer:
             self.engine.close()
             self.engine = None
-        parameters = list(strategy.model.parameters())
+        units = self._units(strategy)
         if self.engine is None:
-            units = self._units(strategy)
             self.engine = GnT(units, optimizer, follow=self._follow, **self._settings).attach()
-        elif not _same(parameters, self._bound):
-            self.engine.rebind(self._units(strategy))
-        self._bound = parameters
+        else:
+            self.engine.rebind(units)
 
     def _units(self, strategy: Any) -> Any:
         model = unwrap(strategy.model)
-        if self._layers is not None:
+        if callable(self._layers) and not isinstance(self._layers, nn.Module):
             return self._layers(model)
+        if self._layers is not None:
+            return self._layers
         data = strategy.experience.dataset
         with torch.random.fork_rng(devices=[]):
             x = torch.stack([torch.as_tensor(data[i][0]) for i in range(min(2, len(data)))]).to(strategy.device)
@@ -118,7 +115,3 @@ class ContinualBackprop(SupervisedPlugin):  # type: ignore[misc,unused-ignore]
             value = sum(figures[f"{name}/{figure}"] for name in names)
             metric = MetricValue(self, f"gnt/{figure}", value, strategy.clock.train_iterations)
             strategy.evaluator.publish_metric_value(metric)
-
-
-def _same(parameters: list[Tensor], others: list[Tensor]) -> bool:
-    return len(parameters) == len(others) and all(a is b for a, b in zip(parameters, others, strict=True))

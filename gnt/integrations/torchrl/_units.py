@@ -70,6 +70,8 @@ def units(loss: LossModule, networks: Sequence[str] | None = None) -> list[UnitG
             if id(inner) not in seen:
                 seen.add(id(inner))
                 layers = [layer for child in inner for layer in (child if isinstance(child, MLP) else [child])]
+                last = max(number for number, layer in enumerate(layers) if isinstance(layer, WEIGHT_LAYERS))
+                layers = layers[: last + 1]  # without what computes mean and deviation of the outputs
                 groups += (dataclasses.replace(group, name=f"{name}.{group.name}") for group in walk(layers))
     if not groups:
         raise ValueError(f"{', '.join(chosen) or kind} has no hidden layer")
@@ -82,7 +84,7 @@ def _lists_of_layers(name: str, network: nn.Module) -> Iterator[Any]:
         inner = getattr(module, "module", None) if isinstance(module, TensorDictModuleBase) else None
         if inner is None or isinstance(inner, (TensorDictModuleBase, nn.ModuleList)):
             continue
-        if sum(isinstance(each, WEIGHT_LAYERS) for each in inner.modules()) < 2:
+        if sum(isinstance(each, WEIGHT_LAYERS) for each in inner.modules()) < 2:  # no hidden layer
             continue
         if not isinstance(inner, nn.Sequential):
             raise TypeError(

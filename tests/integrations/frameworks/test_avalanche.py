@@ -61,13 +61,12 @@ def test_the_engine_follows_heads_that_grow(kind):
     run = strategy(kind(), plugins=[plugin])
     for number, experience in enumerate(tasks.train_stream, 1):
         run.train(experience)
-        run.eval(tasks.test_stream)  # grows the head further
         (group,) = plugin.engine.groups
         assert group.state.age.max() == plugin.engine.updates == 4 * number
         heads = {slot.module for slot in group.outgoing}
         assert heads <= set(run.model.modules())
-        if kind is Heads:
-            assert len(heads) == number
+        assert len(heads) == (number if kind is Heads else 1)
+        run.eval(tasks.test_stream)  # makes the heads of classes and tasks that are not trained yet
     assert plugin.engine.groups[0].state.replaced > 8
     values = run.evaluator.get_last_metrics()
     assert values["gnt/replaced"] == plugin.engine.groups[0].state.replaced
