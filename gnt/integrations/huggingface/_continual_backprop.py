@@ -53,7 +53,7 @@ class ContinualBackprop(TrainerCallback):  # type: ignore[misc,unused-ignore]
                 "a trainer with model_init makes a new optimizer for each run: use ContinualBackpropMixin, "
                 "class ContinualTrainer(ContinualBackpropMixin, Trainer)"
             )
-        self._trainer = trainer
+        self._trainer: Any = trainer
         self._maker.create_optimizer(trainer, trainer.create_optimizer)
 
     @property

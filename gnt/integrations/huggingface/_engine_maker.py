@@ -103,7 +103,8 @@ class EngineMaker:
             trainer.optimizer_cls_and_kwargs = None
 
     def _units(self, trainer: Trainer) -> Any:
-        model: Any = unwrap(trainer.model)
+        whole: Any = trainer.model
+        model = unwrap(whole)
         if callable(self._layers) and not isinstance(self._layers, nn.Module):
             return self._layers(model)
         if self._layers is not None:
@@ -127,7 +128,8 @@ class EngineMaker:
 def without_wrapper(optimizer: Any) -> Optimizer:
     """The optimizer that Accelerate has wrapped, or the optimizer itself."""
     inner = getattr(optimizer, "optimizer", optimizer)
-    return inner if isinstance(inner, Optimizer) else optimizer  # type: ignore[no-any-return]
+    plain: Optimizer = inner if isinstance(inner, Optimizer) else optimizer
+    return plain
 
 
 def _sample(trainer: Trainer, receiver: str) -> Mapping[str, Any]:
@@ -138,6 +140,6 @@ def _sample(trainer: Trainer, receiver: str) -> Mapping[str, Any]:
     collator = trainer._get_collator_with_removed_columns(trainer.data_collator, description="training")
     with torch.random.fork_rng(devices=[]):
         batch = next(iter(DataLoader(data, 2, collate_fn=collator, generator=torch.Generator().manual_seed(0))))
-    if getattr(trainer.model.config, "is_encoder_decoder", False):  # decodes from the labels
+    if getattr(getattr(trainer.model, "config", None), "is_encoder_decoder", False):  # decodes from the labels
         return dict(batch)
     return {name: value for name, value in batch.items() if name not in trainer.label_names}
