@@ -19,7 +19,7 @@ import gnt
 from gnt import names
 from gnt.importance.attribution import ATTRIBUTIONS
 from gnt.initialization import INITS
-from gnt.integrations import lightning
+from gnt.integrations import huggingface, lightning
 from gnt.learners._loss_and_optimizer import LOSSES, OPTIMIZERS, UNIT_OPTIMIZERS
 from gnt.learners._optimizer_options import OptimizerOptions
 from gnt.optim import CBPSGD, AdamGnT, CBPAdam, CBPAdamW
@@ -38,13 +38,18 @@ ANY_NAME = {
     *(f"{kind}.options" for kind in ("Backprop", "ContinualBackprop", "Ensemble")),
     "LogPlasticity.settings",  # of gnt.plasticity_check
     "LogPlasticity.on_step_end.kwargs",  # of transformers
+    "ContinualBackprop.on_step_end.kwargs",
+    "ContinualBackprop.on_train_begin.kwargs",
+    "ContinualBackpropMixin.kwargs",
+    "ContinualBackpropMixin.log.kwargs",
 }
 
 
 def public_functions() -> Iterator[tuple[str, Callable[..., Any]]]:
     """Functions, classes and methods that gnt and its packages export, by name."""
-    # the optimizers for Stable-Baselines3 get their arguments as a dict of its policies
-    others = ("gnt.__main__", "gnt.benchmarks", "gnt.integrations.stable_baselines3")
+    # the optimizers for Stable-Baselines3 get their arguments as a dict of its policies; the others need not be there
+    adapters = ("gnt.integrations.stable_baselines3", "gnt.integrations.avalanche", "gnt.integrations.torchrl")
+    others = ("gnt.__main__", "gnt.benchmarks", *adapters)
     packages = ("gnt", "gnt.importance", "gnt.integrations")
     found = [
         each.name for name in packages for each in iter_modules(importlib.import_module(name).__path__, f"{name}.")
@@ -92,6 +97,7 @@ PASSED_ON: dict[Any, set[str]] = {  # with the arguments of `GnT` that each does
     gnt.Ensemble: {"layers", "optimizer", "generator", "process_group", "follow", "protect", *LEARNER},
     gnt.algorithm_1: set(gnt.ALGORITHM_1),
     lightning.ContinualBackprop: {"record"},
+    huggingface.ContinualBackprop: {"optimizer", "record"},
 }
 OTHER_MEANING = {"layers", "optimizer"}
 

@@ -11,8 +11,12 @@ from avalanche.evaluation.metric_results import MetricValue  # type: ignore[impo
 from avalanche.models.utils import is_multi_task_module  # type: ignore[import-not-found,unused-ignore]
 from torch import nn
 
-from gnt._utils.validation import check_flags, check_known_settings
-from gnt.replacement import ENGINE_SETTINGS, EngineSettings, GnT
+from gnt._utils.other_names import explains_unknown_settings
+from gnt._utils.validation import check_flags
+from gnt.initialization import Init
+from gnt.integrations._given_settings import given_settings
+from gnt.names import Accumulate, ActivationName, BiasInit, Utility
+from gnt.replacement import EngineSettings, GnT, Protect, SoftReplacement
 from gnt.units import trace, unwrap
 
 Patterns = str | Sequence[str] | None
@@ -35,7 +39,8 @@ class ContinualBackprop(SupervisedPlugin):  # type: ignore[misc,unused-ignore]
             and do not match ``exclude`` may be replaced.
         follow: as for `gnt.GnT`.
         log: publish "gnt/replaced" and "gnt/dead", the sums over all layers, as metric values after each experience.
-        settings: settings of `gnt.GnT`: ``replacement_rate``, ``maturity_threshold``, ``utility``, ...
+        replacement_rate, maturity_threshold, decay_rate, utility, init, accumulate, bias_transfer, generator,
+        activation, process_group, kernels, bias_init, protect, grad_scaler, measure_every, soft: as for `gnt.GnT`.
 
     Attributes:
         engine: the engine; None before the first experience. ``engine.report()`` summarizes.
@@ -50,6 +55,7 @@ class ContinualBackprop(SupervisedPlugin):  # type: ignore[misc,unused-ignore]
     True
     """
 
+    @explains_unknown_settings
     def __init__(
         self,
         *,
@@ -58,16 +64,46 @@ class ContinualBackprop(SupervisedPlugin):  # type: ignore[misc,unused-ignore]
         exclude: Patterns = None,
         follow: Sequence[Any] = (),
         log: bool = True,
-        **settings: Any,
+        replacement_rate: float = EngineSettings.replacement_rate,
+        maturity_threshold: int = EngineSettings.maturity_threshold,
+        decay_rate: float = EngineSettings.decay_rate,
+        utility: Utility = EngineSettings.utility,
+        init: Init = EngineSettings.init,
+        accumulate: Accumulate = EngineSettings.accumulate,
+        bias_transfer: bool = EngineSettings.bias_transfer,
+        generator: torch.Generator | None = None,
+        activation: ActivationName | None = None,
+        process_group: Any = None,
+        kernels: bool | None = EngineSettings.kernels,
+        bias_init: BiasInit = EngineSettings.bias_init,
+        protect: Protect = None,
+        grad_scaler: torch.amp.GradScaler | None = None,
+        measure_every: int = EngineSettings.measure_every,
+        soft: SoftReplacement | bool | None = EngineSettings.soft,
     ) -> None:
         super().__init__()
-        own = ("layers", "include", "exclude", "follow", "log")
-        check_known_settings(settings, "ContinualBackprop", own, ENGINE_SETTINGS)
         check_flags(log=log)
-        EngineSettings(**settings)
+        settings: dict[str, Any] = {
+            "replacement_rate": replacement_rate,
+            "maturity_threshold": maturity_threshold,
+            "decay_rate": decay_rate,
+            "utility": utility,
+            "init": init,
+            "accumulate": accumulate,
+            "bias_transfer": bias_transfer,
+            "generator": generator,
+            "activation": activation,
+            "process_group": process_group,
+            "kernels": kernels,
+            "bias_init": bias_init,
+            "protect": protect,
+            "grad_scaler": grad_scaler,
+            "measure_every": measure_every,
+            "soft": soft,
+        }
         if layers is not None and (include is not None or exclude is not None):
             raise TypeError("include and exclude would be ignored: layers already selects the units")
-        self._layers, self._follow, self._log, self._settings = layers, tuple(follow), log, settings
+        self._layers, self._follow, self._log, self._settings = layers, tuple(follow), log, given_settings(settings)
         self._patterns: dict[str, Any] = {"include": include, "exclude": exclude}
         self.engine: GnT | None = None
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from gnt.integrations.huggingface._engine_maker import EngineMaker, without_wrapper
-from gnt.replacement import GnT
+from gnt._utils.other_names import explains_unknown_settings
+from gnt.initialization import Init
+from gnt.integrations._given_settings import given_settings
+from gnt.integrations.huggingface._engine_maker import EngineMaker, Patterns, without_wrapper
+from gnt.names import Accumulate, ActivationName, BiasInit, Utility
+from gnt.replacement import EngineSettings, GnT, Protect, SoftReplacement
 
 
 class ContinualBackprop(TrainerCallback):  # type: ignore[misc,unused-ignore]
@@ -36,7 +41,8 @@ class ContinualBackprop(TrainerCallback):  # type: ignore[misc,unused-ignore]
             kept.
         log: log the sums.
         log_layers: log the figures of each layer (`GnT.figures`), too, as "gnt/<layer>/<figure>".
-        settings: settings of `gnt.GnT`: ``replacement_rate``, ``maturity_threshold``, ``utility``, ...
+        replacement_rate, maturity_threshold, decay_rate, utility, init, accumulate, bias_transfer, generator,
+        activation, process_group, kernels, bias_init, protect, grad_scaler, measure_every, soft: as for `gnt.GnT`.
 
     Attributes:
         engine: the engine; ``engine.report()`` summarizes.
@@ -46,8 +52,66 @@ class ContinualBackprop(TrainerCallback):  # type: ignore[misc,unused-ignore]
             which Trainer makes another optimizer. When training begins: another optimizer than at construction.
     """
 
-    def __init__(self, trainer: Trainer, **settings: Any) -> None:
-        self._maker = EngineMaker("ContinualBackprop", **settings)
+    @explains_unknown_settings
+    def __init__(
+        self,
+        trainer: Trainer,
+        *,
+        layers: Any = None,
+        example_inputs: Mapping[str, Any] | None = None,
+        include: Patterns = None,
+        exclude: Patterns = None,
+        follow: Sequence[Any] = (),
+        adam_gnt: bool = True,
+        log: bool = True,
+        log_layers: bool = False,
+        replacement_rate: float = EngineSettings.replacement_rate,
+        maturity_threshold: int = EngineSettings.maturity_threshold,
+        decay_rate: float = EngineSettings.decay_rate,
+        utility: Utility = EngineSettings.utility,
+        init: Init = EngineSettings.init,
+        accumulate: Accumulate = EngineSettings.accumulate,
+        bias_transfer: bool = EngineSettings.bias_transfer,
+        generator: torch.Generator | None = None,
+        activation: ActivationName | None = None,
+        process_group: Any = None,
+        kernels: bool | None = EngineSettings.kernels,
+        bias_init: BiasInit = EngineSettings.bias_init,
+        protect: Protect = None,
+        grad_scaler: torch.amp.GradScaler | None = None,
+        measure_every: int = EngineSettings.measure_every,
+        soft: SoftReplacement | bool | None = EngineSettings.soft,
+    ) -> None:
+        settings: dict[str, Any] = {
+            "replacement_rate": replacement_rate,
+            "maturity_threshold": maturity_threshold,
+            "decay_rate": decay_rate,
+            "utility": utility,
+            "init": init,
+            "accumulate": accumulate,
+            "bias_transfer": bias_transfer,
+            "generator": generator,
+            "activation": activation,
+            "process_group": process_group,
+            "kernels": kernels,
+            "bias_init": bias_init,
+            "protect": protect,
+            "grad_scaler": grad_scaler,
+            "measure_every": measure_every,
+            "soft": soft,
+        }
+        self._maker = EngineMaker(
+            "ContinualBackprop",
+            layers=layers,
+            example_inputs=example_inputs,
+            include=include,
+            exclude=exclude,
+            follow=follow,
+            adam_gnt=adam_gnt,
+            log=log,
+            log_layers=log_layers,
+            **given_settings(settings),
+        )
         if trainer.model_init is not None:
             raise ValueError(
                 "a trainer with model_init makes a new optimizer for each run: use ContinualBackpropMixin, "
