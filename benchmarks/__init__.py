@@ -7,6 +7,7 @@ and ``display`` (what its table and picture show). The other modules are shared:
 
     cli, argument_parser, experiment_options        the command line; command_name: how the user starts it
     experiments, errors, atomic_files               the names of the experiments; errors for the user; writing files
+    needed_packages                                 the packages that commands need beside gnt
     settings, setting_fields, value_checks          how settings are declared and checked
     method_names, methods, nets, seeds              what is trained: a method on the networks of one or several seeds
     training, task_training                         the interface of a training loop; a loop over tasks of images

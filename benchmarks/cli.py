@@ -7,7 +7,6 @@ In a checkout it is ``python -m benchmarks``, called with `main`. In an installe
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -16,11 +15,10 @@ from . import experiments, launching
 from .command_name import command_text
 from .errors import STOPPED, CannotRun
 from .experiment_options import parse_plan
+from .needed_packages import INSTALL, PACKAGES, check_installed
 from .settings import OUT
 from .value_checks import nearest
 
-PACKAGES = ("rich", "matplotlib", "scipy")
-INSTALL = 'pip install "torch-gnt[benchmarks]"'
 Commands = Mapping[str, Callable[[list[str]], int]]
 READER_GONE = 141  # exit status if what reads the output has ended, as of a command that SIGPIPE ends
 
@@ -101,9 +99,7 @@ def _overview(commands: Commands) -> str:
 
 def _check_requirements(parsed: argparse.Namespace) -> None:
     """Check before training what is needed after it: packages, TensorBoard, the file of the picture."""
-    for package in PACKAGES:
-        if importlib.util.find_spec(package) is None:
-            raise ModuleNotFoundError(name=package)
+    check_installed()
     if parsed.tensorboard:
         from .tensorboard import summary_writer
 
@@ -113,10 +109,10 @@ def _check_requirements(parsed: argparse.Namespace) -> None:
 
 
 def _run(experiment: str, arguments: list[str]) -> int:
-    from .comparison import Comparison
-
     plan, parsed = parse_plan(experiment, arguments)
     _check_requirements(parsed)
+    from .comparison import Comparison  # imports rich
+
     repeated = [each for each in arguments if each != "--fresh"]
     comparison = Comparison(plan, parsed.out, command_text(experiment, *repeated))
     launcher = launching.make_launcher(

@@ -13,6 +13,7 @@ from ..argument_parser import Parser
 from ..atomic_files import write_atomically
 from ..command_name import INSTALLED, command_text
 from ..errors import CannotRun
+from ..needed_packages import check_installed
 from ..results_folder import inside
 from ..settings import OUT
 from . import HELP
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add("--quiet", action="store_true", help="no progress bar, for logs")
     parsed = parser.parse(arguments)
+    check_installed()
     found = find_runs(parsed.out)
     _check_writable(parsed.to)
     return _write(found, parsed.to, keep=parsed.keep, quiet=parsed.quiet)

@@ -12,6 +12,7 @@ from ..argument_parser import Parser
 from ..atomic_files import write_atomically, write_json
 from ..command_name import command_text
 from ..errors import STOPPED, CannotRun
+from ..needed_packages import check_installed
 from ..results_folder import inside
 from ..settings import OUT
 from ..value_checks import one_of, whole
@@ -24,6 +25,7 @@ WIDTH = 128  # of tables if the output is not a terminal
 def main(arguments: Sequence[str]) -> int:
     """Run the command. Returns its exit status."""
     parsed = _parse(arguments)
+    check_installed()
     old = record_file.load(parsed.compare) if parsed.compare else None
     if parsed.show:
         record = record_file.load(parsed.show)
@@ -101,10 +103,6 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _measure(parsed: argparse.Namespace, command_line: str, old: dict[str, Any] | None) -> int:
-    output = parsed.output or inside(OUT, record_file.default_file(OUT))
-    for file in filter(None, (output, parsed.picture)):
-        record_file.check_writable(file)
-
     import torch
 
     from .memory import measure_memory
@@ -113,6 +111,9 @@ def _measure(parsed: argparse.Namespace, command_line: str, old: dict[str, Any] 
     if parsed.device == "cuda" and not torch.cuda.is_available():
         raise CannotRun("--device cuda: torch finds no CUDA device.")
     plans = [] if parsed.memory else select_workloads(parsed.only, quick=parsed.quick, device=parsed.device)
+    output = parsed.output or inside(OUT, record_file.default_file(OUT))
+    for file in filter(None, (output, parsed.picture)):
+        record_file.check_writable(file)
     if parsed.threads:
         torch.set_num_threads(parsed.threads)
     settings = {name: getattr(parsed, name) for name in ("only", "quick", "clock", "memory", "device")}

@@ -66,10 +66,13 @@ def load(file: Path) -> dict[str, Any]:
 
 
 def default_file(out: Path) -> Path:
-    """The default file of a record, named by commit and time."""
-    commit = provenance.commit() or "no-commit"
-    short = commit[:8] + ("+" if commit.endswith("+changes") else "")
-    return out / "speed" / f"{short}_{datetime.datetime.now():%Y%m%d-%H%M%S}.json"
+    """The default file of a record, named by commit, or outside a checkout by version, and by time."""
+    commit = provenance.commit()
+    if commit is None:
+        code = f"gnt-{provenance.versions()['gnt']}"
+    else:
+        code = commit[:8] + ("+" if commit.endswith("+changes") else "")
+    return out / "speed" / f"{code}_{datetime.datetime.now():%Y%m%d-%H%M%S}.json"
 
 
 def check_writable(file: Path) -> None:

@@ -7,13 +7,20 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from benchmarks.cli import main
+from benchmarks.errors import CannotRun
+from benchmarks.launching.ray_nodes import check_nodes
 from tests.helpers.commands import ROOT, TIMEOUT, finish, records, run, start, until
 
+ray = pytest.importorskip("ray")
+Status = tuple[bool, dict[str, str]]
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 COMMAND = ["slowly_changing_regression", "--methods", "l2", "--steps", 2500, "--bin", 250, "--grid", "lr=.01,.003"]
 
@@ -63,44 +70,67 @@ def test_runs_resumed_on_two_nodes_have_the_same_records_as_local_ones(cluster: 
     assert len(nodes) == len(set(nodes)) == 2
 
 
-ELSEWHERE = """
-import sys
-from pathlib import Path
-import ray
-from benchmarks.errors import CannotRun
-from benchmarks.launching.ray_nodes import check_nodes
+class InlineRay:
+    """Stands for the module ray: two nodes whose tasks run in this process, with ``changed`` results."""
 
-class LocalDisk(type(Path())):
-    def write_text(self, text):
-        return len(text)  # not visible to other nodes
+    exceptions = ray.exceptions
 
-ray.init(address="auto", log_to_driver=False, logging_level="error")
-check_nodes(ray, Path(sys.argv[1]))
-try:
-    check_nodes(ray, LocalDisk(sys.argv[1]))
-except CannotRun as error:
-    print(error)
-"""
+    def __init__(self, changed: Callable[[Status], Status]) -> None:
+        self.changed = changed
+
+    def nodes(self) -> list[dict[str, object]]:
+        alive = [{"Alive": True, "NodeID": "0" * 56, "NodeManagerAddress": f"10.0.0.{number}"} for number in (1, 2)]
+        return [*alive, {"Alive": False, "NodeID": "1" * 56, "NodeManagerAddress": "10.0.0.3"}]
+
+    def remote(self, function: Callable[[Path], Status]) -> SimpleNamespace:
+        return SimpleNamespace(options=lambda **options: SimpleNamespace(remote=partial(partial, function)))
+
+    def get(self, task: Callable[[], Status], timeout: float) -> Status:
+        return self.changed(task())
 
 
-def test_a_folder_that_nodes_do_not_see_is_refused(cluster: dict[str, str], tmp_path: Path) -> None:
-    script = [sys.executable, "-c", ELSEWHERE, str(tmp_path)]
-    done = subprocess.run(
-        script, cwd=ROOT, env={**os.environ, **cluster}, capture_output=True, text=True, timeout=TIMEOUT, check=True
-    )
-    assert done.stdout.startswith("The Ray node ")
-    assert f"does not see {tmp_path}: give --out a folder on a file system that all nodes share" in done.stdout
+class LocalDisk(type(Path())):  # type: ignore[misc]
+    """A folder that other nodes do not see: what is written there does not appear."""
+
+    def write_text(self, text: str, *options: object, **named: object) -> int:
+        return len(text)
+
+
+def other_torch(status: Status) -> Status:
+    return status[0], {**status[1], "torch": "1.0"}
+
+
+def unreachable(status: Status) -> Status:
+    raise ray.exceptions.RaySystemError("no answer")
+
+
+@pytest.mark.parametrize(
+    ("folder", "changed", "message"),
+    [
+        (
+            LocalDisk,
+            lambda status: status,
+            "10.0.0.1 does not see {}: give --out a folder on a file system",
+        ),
+        (Path, other_torch, "10.0.0.1 has gnt .*, torch 1.0, python .*; here is gnt .*. Install the same versions."),
+        (Path, unreachable, "10.0.0.1 does not answer .RaySystemError: .*no answer"),
+    ],
+    ids=["other folder", "other versions", "no answer"],
+)
+def test_unsuitable_nodes_are_refused(folder, changed, message: str, tmp_path: Path) -> None:
+    check_nodes(InlineRay(lambda status: status), tmp_path)
+    with pytest.raises(CannotRun, match=f"The Ray node {message.format(tmp_path)}"):
+        check_nodes(InlineRay(changed), folder(tmp_path))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_missing_cluster_is_reported(tmp_path: Path) -> None:
-    nowhere = {"RAY_ADDRESS": "127.0.0.1:1", **QUIET}
-    _, errors = run(*COMMAND, "--launcher", "ray", "--out", tmp_path, status=2, environment=nowhere)
-    assert "There is no Ray cluster at RAY_ADDRESS=127.0.0.1:1" in errors
+def test_a_missing_cluster_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    assert main([*map(str, COMMAND), "--launcher", "ray", "--out", str(tmp_path)]) == 2
+    assert "There is no Ray cluster at RAY_ADDRESS=127.0.0.1:1" in capsys.readouterr().err
 
 
-def test_the_missing_package_is_reported(tmp_path: Path) -> None:
-    (tmp_path / "ray.py").write_text("raise ModuleNotFoundError('not here', name='ray')\n")
-    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
-    _, errors = run(*COMMAND, "--launcher", "ray", "--out", tmp_path, status=2, environment={"PYTHONPATH": path})
-    assert errors == 'error: --launcher ray needs the package ray: pip install "torch-gnt[ray]"\n'
+def test_the_missing_package_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main([*map(str, COMMAND), "--launcher", "ray", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == 'error: --launcher ray needs the package ray: pip install "torch-gnt[ray]"\n'

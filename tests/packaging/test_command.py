@@ -43,6 +43,7 @@ def test_the_configuration_is_that_of_show_config(capsys: pytest.CaptureFixture[
         (["run", "random_label_mnist", "--epoch", "3"], "(all settings: gnt run random_label_mnist --help)"),
         (["report", "--out", "nowhere"], "To create some: gnt run slowly_changing_regression --seeds 5"),
         (["speed", "--shw"], "unknown setting --shw; did you mean --show?"),
+        (["speed", "--only", "nothing"], "error: --only: no workload and no variant matches 'nothing'."),
         (["check"], "gnt check: the following arguments are required: script (all arguments: gnt check --help)"),
         (["check", "nowhere.py"], "gnt check: nowhere.py is not a file"),
     ],
@@ -59,6 +60,17 @@ def test_errors_are_one_line_with_status_2(
     assert (status, printed.out) == (2, "")
     (line,) = printed.err.splitlines()
     assert message in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("arguments", [["run", "slowly_changing_regression"], ["report"], ["speed"]])
+def test_a_missing_package_is_reported_before_anything_is_written(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "rich", None)
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == 'error: the package rich is missing. pip install "torch-gnt[benchmarks]"\n'
     assert not list(tmp_path.iterdir())
 
 
