@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ def parameters(net: Any, params: ParamsT | None, layers: Any, kind: str) -> Para
     ``kind``: the class name, for errors.
     """
     if isinstance(net, nn.Module):
+        if params is not None and not isinstance(params, Iterable):
+            raise TypeError(f"params must be parameters or parameter groups of net, got {params!r:.60}")
         return net.parameters() if params is None else params
     if layers is None:
         in_a_policy = (

@@ -28,6 +28,18 @@ def is_initialized() -> bool:
     return _world_values["_default_pg"] is not None
 
 
+def check_process_group(value: TorchProcessGroup) -> None:
+    """Raise TypeError for anything but a process group, None or False.
+
+    `torch.distributed.new_group` gives processes outside of the group a placeholder, which is accepted too.
+    """
+    if value is None or value is False:
+        return
+    known = dist.is_available() and (isinstance(value, dist.ProcessGroup) or value is dist.GroupMember.NON_GROUP_MEMBER)
+    if not known:
+        raise TypeError(f"process_group must be a torch process group, None or False, got {value!r}")
+
+
 def resolve_process_group(setting: TorchProcessGroup) -> TorchProcessGroup:
     """The process group for a ``process_group`` setting; None if there is only one process.
 

@@ -13,7 +13,7 @@ from gnt._utils.generators import new_generator
 from gnt._utils.settings import checked_settings
 from gnt._utils.state_dicts import Kind, check_entries, check_saved_state, counter, equal_to, random_state, sequence
 from gnt._utils.validation import check_flags, check_kernels, to_float
-from gnt.distributed.process_group import Processes, resolve_process_group
+from gnt.distributed.process_group import Processes, check_process_group, resolve_process_group
 from gnt.importance._across_processes import check_shards
 from gnt.importance._feature_batch import FeatureBatch, Features
 from gnt.importance._gradient_scale import check_grad_scaler
@@ -101,6 +101,7 @@ class Importance(RunningImportance):
         if generator is not None and not isinstance(generator, torch.Generator):
             raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
         check_flags(record=record)
+        check_process_group(process_group)
         check_kernels(kernels)
         check_grad_scaler(grad_scaler)
         self.average, self.decay_rate, self.process_group = average, float(decay_rate), process_group

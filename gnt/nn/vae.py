@@ -65,6 +65,8 @@ class VAE(nn.Module):
         sizes = tuple(shape) if isinstance(shape, Sequence) and not isinstance(shape, str) else (shape,)
         if isinstance(hidden, str) or not isinstance(hidden, Sequence):
             raise ValueError(f"hidden must be a list with the number of units of each hidden layer, got {hidden!r}")
+        if not callable(activation):
+            raise TypeError(f"activation must be a class of modules, got {activation!r:.60}")
         check_positive(**{f"shape[{i}]": size for i, size in enumerate(sizes)}, latent=latent)
         check_positive(**{f"hidden[{i}]": width for i, width in enumerate(hidden)})
         if likelihood not in LIKELIHOODS:

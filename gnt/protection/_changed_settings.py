@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, TypeVar
 
+import torch
+
 from gnt.protection._hat_settings import HATSettings
 
 # read whenever they are needed; the others that can be changed are read when a task begins
@@ -25,6 +27,12 @@ FIXED = {
 }
 
 Kind = TypeVar("Kind", bound=type[Any])
+
+
+def check_generator(generator: Any) -> None:
+    """Raise TypeError for anything but a generator or None."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator or None, got {generator!r:.60}")
 
 
 class SettingOfHAT:

@@ -13,8 +13,9 @@ from torch.optim import Optimizer
 from gnt._utils.other_names import explains_unknown_settings
 from gnt._utils.renamed_argument import renamed_argument
 from gnt._utils.validation import check_positive
+from gnt.distributed.process_group import check_process_group
 from gnt.names import Compensation, Form, Norms, SparsityMode, Uncovered
-from gnt.protection._changed_settings import changed_settings, settings_of_hat
+from gnt.protection._changed_settings import changed_settings, check_generator, settings_of_hat
 from gnt.protection._gated_network import Progress
 from gnt.protection._hat_optimizer import check_optimizer, reset_embedding_state
 from gnt.protection._hat_processes import copy_from_first_process
@@ -89,6 +90,10 @@ class HAT(ProtectingNetwork):
         counts: M, the number of tasks that use each unit, (units,).
         net, groups: the arguments.
 
+    The settings are attributes, too. A new value is checked as at construction. ``idle`` and ``protect_above`` may be
+    changed at any time; ``sparsity``, ``sparsity_mode``, ``embedding_clamp``, ``compensation``, ``gradient_clip``,
+    ``uncovered`` and ``min_free`` between tasks; ``s_max``, ``norms`` and ``protection`` not at all.
+
     Raises:
         TypeError, ValueError: a setting out of range; groups that are not the network's; units that another HAT gates;
             a norm over several units before which gates cannot act; BatchNorm with momentum=None.
@@ -111,6 +116,19 @@ class HAT(ProtectingNetwork):
     >>> torch.equal(*outputs)
     True
     """
+
+    s_max: float
+    sparsity: float
+    sparsity_mode: SparsityMode
+    embedding_clamp: float
+    compensation: Compensation
+    gradient_clip: float
+    protection: Rates
+    uncovered: Uncovered
+    norms: Norms
+    min_free: int
+    idle: bool
+    protect_above: int
 
     @renamed_argument("model", "net")
     @explains_unknown_settings
@@ -142,6 +160,8 @@ class HAT(ProtectingNetwork):
             protection=Hard() if protection is None else protection, apply=apply, uncovered=uncovered, norms=norms,
             min_free=min_free, idle=idle, protect_above=protect_above,
         )  # fmt: skip
+        check_generator(generator)
+        check_process_group(process_group)
         checked = check_groups(net, groups)
         check_norms(net)
         super().__init__(net, checked, settings, generator, process_group)

@@ -64,6 +64,8 @@ class CBPLayer(nn.Module):
     ) -> None:
         super().__init__()
         self._activation = activation
+        if not isinstance(norms, (nn.Module, list, tuple)):
+            raise TypeError(f"norms must be a norm or a list of norms, got {norms!r:.60}")
         self._norms = (norms,) if isinstance(norms, nn.Module) else tuple(norms)
         # the engine is not a module: the two layers are submodules of the network, not of this layer
         self.engine = GnT(

@@ -8,9 +8,9 @@ from numbers import Integral
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from gnt._utils.validation import check_flags, check_kernels, to_float
+from gnt.distributed.process_group import check_process_group
 from gnt.importance import check_grad_scaler, find_measure
 from gnt.initialization import BIAS_INITS, Init, check_init, init_name
 from gnt.names import Accumulate, ActivationName, BiasInit, Utility
@@ -63,7 +63,7 @@ class EngineSettings:
             raise TypeError(f"accumulate must be True, False or 'one', got {self.accumulate!r}")
         check_flags(bias_transfer=self.bias_transfer)
         check_kernels(self.kernels)
-        _check_process_group(self.process_group)
+        check_process_group(self.process_group)
         find_measure(self.utility)
         check_init(self.init)
         if self.bias_init not in BIAS_INITS:
@@ -102,15 +102,3 @@ def _plain(name: str, value: Any) -> Any:
 
 
 ENGINE_SETTINGS = tuple(each.name for each in dataclasses.fields(EngineSettings))
-
-
-def _check_process_group(value: Any) -> None:
-    """Raise TypeError for anything but a process group, None or False.
-
-    `torch.distributed.new_group` gives processes outside of the group a placeholder, which is accepted too.
-    """
-    if value is None or value is False:
-        return
-    known = dist.is_available() and (isinstance(value, dist.ProcessGroup) or value is dist.GroupMember.NON_GROUP_MEMBER)
-    if not known:
-        raise TypeError(f"process_group must be a torch process group, None or False, got {value!r}")

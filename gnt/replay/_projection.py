@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from gnt._utils.optimizer_attachment import OptimizerAttachment, require_parameters
 from gnt.distributed.dtensor import is_dtensor
-from gnt.distributed.process_group import resolve_process_group
+from gnt.distributed.process_group import check_process_group, resolve_process_group
 from gnt.replay._reference_gradients import Gradients, Loss, reference_gradients, unlearned
 from gnt.replay.buffer import Samples
 from gnt.units import unwrap
@@ -30,6 +30,7 @@ class GradientProjection:
             raise TypeError(f"loss must be a function (output, target) -> scalar, got {type(loss).__name__}")
         if forward is not None and not callable(forward):
             raise TypeError(f"forward must be a function (x, task) -> output or None, got {type(forward).__name__}")
+        check_process_group(process_group)
         self.net, self.loss, self.forward, self.process_group = net, loss, forward, process_group
         self._parameters()
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gnt._utils.settings import checked_settings
 from gnt._utils.state_dicts import Kind, check_saved_state
-from gnt.replay._arguments import batch_size_setting, checked_buffer, saved_task
+from gnt.replay._arguments import batch_size_setting, checked_buffer, checked_task, saved_task
 from gnt.replay.buffer import ReplayBuffer
 
 STATE_VERSION = 1
@@ -31,7 +31,7 @@ class ExperienceReplay:
         task: the task of the batches that are added, if the buffer stores tasks; `begin_task` changes it.
 
     Raises:
-        TypeError: not a `ReplayBuffer`.
+        TypeError: not a `ReplayBuffer`, or a ``task`` that is not an integer.
         ValueError: ``batch_size`` is not a positive integer.
 
     The output of `Step` then is that of the joined batch, the current samples first. Normalization statistics are those
@@ -51,11 +51,11 @@ class ExperienceReplay:
 
     def __init__(self, buffer: ReplayBuffer, batch_size: int | None = None, *, task: int | None = None) -> None:
         self.buffer, self.batch_size = checked_buffer(buffer), batch_size
-        self.task = task
+        self.task = checked_task(task)
 
     def begin_task(self, task: int | None = None) -> None:
         """Store the next batches as those of a task."""
-        self.task = self.task if task is None else task
+        self.task = self.task if task is None else checked_task(task)
 
     def before_batch(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The current batch joined with drawn items; adds the current batch to the buffer.

@@ -131,20 +131,20 @@ def test_settings_of_masks_that_a_task_has_taken_up_are_changed_between_tasks_on
         masks.protect_quantile = 0.5
     with masks.learning(0, optimizer, steps_per_epoch=1):
         with pytest.raises(RuntimeError, match=r"sparsity cannot be changed to 0\.5 while task 0 is open"):
-            masks.sparsity = 0.5  # type: ignore[attr-defined]
-        masks.protect_above = 0  # type: ignore[attr-defined]
+            masks.sparsity = 0.5
+        masks.protect_above = 0
         (masks.net(torch.randn(3, 4)).square().mean() + masks.penalty()).backward()
         optimizer.step()
-    masks.sparsity = 0.5  # type: ignore[attr-defined]
+    masks.sparsity = 0.5
     assert masks.settings.sparsity == 0.5
     group = masks.groups[0]
     kept = []
     for quantile in (0.0, 0.9):
         masks.protect_quantile = quantile
-        kept.append(int(masks.protected(group).sum()))  # type: ignore[union-attr]
+        kept.append(int(masks.protected(group).sum()))
     assert kept[0] > kept[1]
     with pytest.raises(ValueError, match="protect_above must be 0 with protect_quantile, got 2"):
-        masks.protect_above = 2  # type: ignore[attr-defined]
+        masks.protect_above = 2
 
 
 @pytest.mark.parametrize(
@@ -169,6 +169,29 @@ def test_options_of_upgd_are_checked_in_the_step_before_anything_changes(name: s
     saved = optimizer.state_dict()["state"]
     assert all(torch.equal(state[i]["avg_utility"], saved[i]["avg_utility"]) for i in state)
     assert all(state[i]["step"] == saved[i]["step"] for i in state)
+
+
+NO_GROUP = "process_group must be a torch process group, None or False, got 3"
+NO_GENERATOR = "generator must be a torch.Generator or None, got 'g'"
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: fg(process_group=3), NO_GROUP),
+        (lambda: fg(generator="g"), NO_GENERATOR),
+        (lambda: gnt.GEM(mlp(), nn.functional.mse_loss, per_task=3, process_group=3), NO_GROUP),
+        (lambda: Importance(gnt.walk(mlp()), process_group=3), NO_GROUP),
+        (lambda: gnt.ExperienceReplay(buffer(), task=NAN), "task must be an integer or None, got nan"),
+        (lambda: gnt.ExperienceReplay(buffer()).begin_task(task=NAN), "task must be an integer or None, got nan"),  # type: ignore[arg-type]
+        (lambda: gnt.CBPLinear(mlp()[0], mlp()[2], norms=NAN), "norms must be a norm or a list of norms, got nan"),
+        (lambda: gnt.optim.CBPSGD(mlp(), params=NAN), "params must be parameters or parameter groups of net, got nan"),
+        (lambda: gnt.VAE(4, activation=NAN), "activation must be a class of modules, got nan"),
+    ],
+)
+def test_arguments_of_other_types_are_refused_at_construction(make: Callable[[], Any], words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        make()
 
 
 def test_masks_of_one_network_are_refused_by_an_ensemble() -> None:
