@@ -76,6 +76,7 @@ class Display:
         axes: metrics by which the report names the methods that no other one beats.
         told_the_task: methods that know the task of what they are tested on, where others do not.
         families: whether the report shows similar problems together, with fewer metrics of each.
+        notes: sentences about the results, which the report shows in the experiment's section.
         seconds: whether tables show the core time of a seed.
         plasticity: whether the main metric shows a loss of plasticity, which the headline of the picture then names.
     """
@@ -89,6 +90,7 @@ class Display:
     first: float = 0.1
     last: float = 0.2
     smooth: int = 1
+    notes: tuple[str, ...] = ()
     seconds: bool = False
     plasticity: bool = True
     further: tuple[FurtherPicture, ...] = ()

@@ -92,6 +92,8 @@ class Page:
     def _experiment(self, name: str, own: list[Problem]) -> list[str]:
         cls, sources = experiments.settings_class(name), Sources()
         lines = [f"## {name}", "", f"{cls.help[0].upper()}{cls.help[1:]}. To run it: `{default_command(name)}`."]
+        for note in experiments.display(name).notes:
+            lines += ["", note]
         parts = families(own)
         for part in parts:
             lines += ["", f"### {part.title}", "", *self._part(part, sources)]

@@ -164,6 +164,8 @@ def test_every_experiment_has_a_section_with_published_values(tmp_path: Path) ->
         for entry in entries():
             if entry.experiment == name and entry.other:
                 assert f"- {entry.other}: " in section
+        for note in experiments.display(name).notes:
+            assert note in section
     assert "mean 16% [1], with tasks 50, epochs 400" in text
     assert re.search(r"end 90\.5% \[\d\], with source imagenet, .*tasks 5000", text)
     assert "- [1] Kumar, Marklund and Van Roy, arXiv 2308.11958: quoted by a secondary source." in text
