@@ -38,7 +38,7 @@ def check_outside_state(optimizer: Optimizer, slices: Sequence[tuple[str, Tensor
     names = {param.shape: name for name, param, _ in slices}
     held: set[int] = set()
     for where, value in tensors_outside_state(optimizer):
-        if value.ndim == 0 or value.shape not in names:
+        if value.numel() <= 1 or value.shape not in names:
             continue
         held = held or _held_tensors(optimizer)
         if id(value) not in held:

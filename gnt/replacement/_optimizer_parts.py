@@ -42,7 +42,7 @@ class OptimizerPart(NamedTuple):
         entry = find_entry(path, self.table or {})
         if entry is None:
             return None
-        return [] if self.initial(param, path) is SHARED else views_like(value, param) or None
+        return [] if (self.table or {})[entry] is SHARED else views_like(value, param) or None
 
     def tensors(self, param: Tensor) -> Iterator[tuple[Path, Tensor]]:
         """The state that is listed in the table, as tensors of the parameter's shape."""

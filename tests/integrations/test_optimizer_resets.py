@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 import gnt
 from gnt.replacement import known_optimizers
-from gnt.replacement._optimizer_reset_table import SHARED
+from gnt.replacement._optimizer_reset_table import SHARED, STATE_RESETS
 from tests.helpers.package_optimizers import PackageOptimizer, package_optimizers
 from tests.helpers.reset_proof import prove_reset, resumes
 from tests.helpers.small_runs import batch, mlp
@@ -34,7 +34,7 @@ def test_training_with_replacements_resumes_bit_for_bit(name):
 def test_a_wrong_initial_value_is_found(monkeypatch):
     """The proof itself: it does not read the table."""
     for wrong in ({"exp_avg": 0.0, "exp_avg_sq": 1e-3}, {"exp_avg": 0.0, "exp_avg_sq": SHARED}):
-        monkeypatch.setitem(gnt.replacement.optimizer_state.STATE_RESETS, pytorch_optimizer.ADOPT, wrong)
+        monkeypatch.setitem(STATE_RESETS, pytorch_optimizer.ADOPT, wrong)
         with pytest.raises(AssertionError, match="exp_avg_sq"):
             prove_reset(PUBLIC["ADOPT"].build)
 
@@ -121,6 +121,12 @@ def zeros(p: Tensor) -> dict[str, Tensor]:
 
 REFUSED = {
     "8 bits": (stand_in("bitsandbytes.optim.adam", "PagedAdam8bit", zeros), "quantised in blocks"),
+    "8 bits, of a class that is reset": (
+        type(
+            "AdEMAMix8bit", (stand_in("bitsandbytes.optim", "AdEMAMix", zeros),), {"__module__": "bitsandbytes.optim"}
+        ),
+        "quantised in blocks",
+    ),
     "base class": (type("Mine", (pytorch_optimizer.CAME,), {}), r"state of Mine cannot .*second moment is factored"),
     "same name": (
         stand_in("mine.adopt", "ADOPT", zeros),
@@ -207,3 +213,17 @@ def test_a_wrapper_may_refer_to_the_state_of_its_optimizer():
     optimizer.other = [torch.ones(8, 4)]
     with pytest.raises(TypeError, match=r"Lookahead keeps a tensor of shape \(8, 4\), .*'other\.0'"):
         gnt.GnT(net, optimizer)
+
+
+def test_numbers_in_options_are_not_taken_for_state_of_a_layer_with_one_unit():
+    net = mlp(4, 1, 2)
+    optimizer = pytorch_optimizer.Prodigy(net.parameters())
+    optimizer.param_groups[0]["d_numerator"] = torch.ones(1)  # as in its first step
+    gnt.GnT(net, optimizer)
+
+
+def test_the_new_weights_survive_the_next_step(monkeypatch):
+    """FTRL computes the weights from its state, so that a reset would undo them."""
+    monkeypatch.setitem(STATE_RESETS, pytorch_optimizer.FTRL, {"z": 0.0, "n": 0.0})
+    with pytest.raises(AssertionError, match="did not survive"):
+        prove_reset(PUBLIC["FTRL"].build)
