@@ -61,3 +61,9 @@ class Settings(BaseSettings):
     maturity_threshold: int = setting_fields.maturity_threshold(100)
     decay_rate: float = setting_fields.decay_rate(0.99)
     utility: str = setting_fields.utility("adaptable_contribution")
+
+    @property
+    def most_steps(self) -> int:
+        """The number of training steps if no night ends early."""
+        passes = self.epochs * self.nights * (self.nights + 1) // 2
+        return passes * self.images // self.batch

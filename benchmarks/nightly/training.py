@@ -107,8 +107,7 @@ class Training(BaseTraining):
 
     def plasticity(self) -> Verdicts:
         """The check learns the images of a further night."""
-        last = self.settings.nights * self.settings.images // self.settings.batch
-        if last * self.settings.nights < SHORTEST:
+        if self.settings.most_steps < SHORTEST:
             return {}
         verdicts = self.method.plasticity([(self.data.later_x, self.data.later_y)], CHECK)
         return of_seeds([self.seed], verdicts.values())

