@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from gnt._utils.validation import check_positive
+from gnt._utils.validation import check_flags, check_positive
 
 Task = int | str
 
@@ -60,6 +60,7 @@ class MultiHead(nn.Module):
     ) -> None:
         super().__init__()
         check_positive(in_features=in_features)
+        check_flags(bias=bias)
         self.in_features, self.bias = in_features, bias
         self.heads = nn.ModuleDict()
         if isinstance(outputs, Mapping):

@@ -186,6 +186,8 @@ NO_GENERATOR = "generator must be a torch.Generator or None, got 'g'"
         (lambda: gnt.ExperienceReplay(buffer()).begin_task(task=NAN), "task must be an integer or None, got nan"),  # type: ignore[arg-type]
         (lambda: gnt.CBPLinear(mlp()[0], mlp()[2], norms=NAN), "norms must be a norm or a list of norms, got nan"),
         (lambda: gnt.optim.CBPSGD(mlp(), params=NAN), "params must be parameters or parameter groups of net, got nan"),
+        (lambda: gnt.MultiHead(4, bias="yes"), "bias must be True or False, got 'yes'"),
+        (lambda: gnt.ProgressiveNet(4, [3], activation="relu"), "activation must be a function that makes a module"),
         (lambda: gnt.VAE(4, activation=NAN), "activation must be a class of modules, got nan"),
     ],
 )
