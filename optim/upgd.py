@@ -11,15 +11,17 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
+from gnt._kernels import use_kernels
 from gnt._utils.dynamo import not_compiled
 from gnt._utils.generators import member_generators
 from gnt._utils.state_dicts import Entry, counter, random_state, sequence
-from gnt._utils.validation import check_flags, finite_number, to_float
+from gnt._utils.validation import check_flags, check_kernels, finite_number, to_float
 from gnt.distributed.dtensor import is_dtensor
 from gnt.names import UtilityScaling
 from gnt.optim._options import ChangedOptions
 from gnt.optim._pieces import change_in_pieces, fits_pieces
 from gnt.optim._saved_state import check_entries, check_saved_options, saved_entries
+from gnt.optim._upgd_kernel import change_by_kernel, fits_kernel, update_utilities
 from gnt.replacement import register_state_reset
 
 _TINY = torch.finfo(torch.float32).tiny
@@ -56,6 +58,8 @@ class UPGD(Optimizer):
         generator: generator of the noise; None creates one, seeded from torch's global generator. For the network of a
             `gnt.Ensemble` a list of generators, one for each member: each has its own maximum and noise, as if it were
             trained alone, with ``opt=lambda params: UPGD(params, generator=generators)``.
+        kernels: step by C kernels where they can be used (contiguous float32 and float64 parameters on the CPU); with
+            ``scaling="local"`` for the utility only. None: if there are any; True: required; False: torch operations.
 
     The maximum is taken of corrected averages and is at least 1e-38: the authors' code divides corrected averages by a
     maximum that is not corrected, and changes all signs if it is negative. Averages are kept in float32 or wider, and
@@ -63,9 +67,12 @@ class UPGD(Optimizer):
     gradient with NaN makes the maximum NaN, and with it all weights. On a CPU the noise takes a large part of a step's
     time; with ``sigma=0`` none is drawn.
 
+    Kernels and torch operations draw different noise. That of kernels is computed from one number that is drawn in each
+    step (Philox4x32-10 and the transform of Box and Muller), and does not depend on the number of threads.
+
     Raises:
         ValueError, TypeError: an invalid option or parameter.
-        RuntimeError: in ``step``, for sparse gradients. Nothing is changed.
+        RuntimeError: ``kernels=True`` and there are none; in ``step``, for sparse gradients. Nothing is changed.
 
     Source: Elsayed & Mahmood, ICLR 2024 (arXiv 2404.00781), Algorithm 1 and the authors' code. Their second-order
     utility needs the Hessian's diagonal and is not included.
@@ -77,6 +84,7 @@ class UPGD(Optimizer):
     >>> optimizer.step()
     """
 
+    kernels: bool | None = None
     _changed_options: ChangedOptions | None = None
 
     def __init__(
@@ -93,7 +101,10 @@ class UPGD(Optimizer):
         betas: tuple[float, float] | None = None,
         eps: float = 1e-8,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        kernels: bool | None = None,
     ) -> None:
+        check_kernels(kernels)
+        use_kernels(kernels)
         defaults = {
             "lr": lr,
             "decay_rate": decay_rate,
@@ -107,6 +118,7 @@ class UPGD(Optimizer):
         }
         _check_options(defaults)
         super().__init__(params, defaults)
+        self.kernels = kernels
         own = list(self._params())
         self.generators = member_generators(generator, own, [str(i) for i in range(len(own))], None)
 
@@ -145,15 +157,16 @@ class UPGD(Optimizer):
             if param.grad.layout is not torch.strided:
                 raise RuntimeError(f"UPGD requires dense gradients, got {param.grad.layout} for {tuple(param.shape)}")
         taking_part = [(group, own) for group, own in zip(self.param_groups, groups, strict=True) if own]
-        corrections = [self._update_averages(group, own) for group, own in taking_part]
         if taking_part:
-            largest = self._largest(taking_part, corrections)
+            updated = [self._update_averages(group, own) for group, own in taking_part]
+            corrections = [each for each, _ in updated]
+            largest = self._largest([each for _, own in updated for each in own], corrections)
             for (group, own), each in zip(taking_part, corrections, strict=True):
                 self._change(group, own, each, largest)
         return loss
 
-    def _update_averages(self, group: Mapping[str, Any], params: list[Tensor]) -> list[float]:
-        """Update utilities and moments -> the correction 1 - decay_rate^k of each parameter."""
+    def _update_averages(self, group: Mapping[str, Any], params: list[Tensor]) -> tuple[list[float], list[Tensor]]:
+        """Update utilities and moments -> for each parameter 1 - decay_rate^k, and each member's largest utility."""
         corrections = []
         for param in params:
             state = self.state[param]
@@ -164,21 +177,25 @@ class UPGD(Optimizer):
             corrections.append(1.0 - group["decay_rate"] ** state["step"])
         grads, weights = _widened([p.grad for p in params]), _widened(params)
         utilities = [self.state[p]["avg_utility"] for p in params]
-        torch._foreach_mul_(utilities, group["decay_rate"])
-        torch._foreach_addcmul_(utilities, grads, weights, value=group["decay_rate"] - 1.0)
+        if fits_kernel(self.kernels, params, grads, utilities):
+            of_members = update_utilities(utilities, grads, weights, group["decay_rate"], self.members)
+            largest = list(of_members.unbind(1))
+        else:
+            torch._foreach_mul_(utilities, group["decay_rate"])
+            torch._foreach_addcmul_(utilities, grads, weights, value=group["decay_rate"] - 1.0)
+            largest = [self._by_member(each).amax(1) for each in utilities]
         if group["betas"] is not None:
             first, second = group["betas"]
             torch._foreach_lerp_([self.state[p]["exp_avg"] for p in params], grads, 1.0 - first)
             squares = [self.state[p]["exp_avg_sq"] for p in params]
             torch._foreach_mul_(squares, second)
             torch._foreach_addcmul_(squares, grads, grads, value=1.0 - second)
-        return corrections
+        return corrections, largest
 
-    def _largest(self, taking_part: Sequence[tuple[Any, list[Tensor]]], corrections: list[list[float]]) -> Tensor:
+    def _largest(self, utilities: list[Tensor], corrections: list[list[float]]) -> Tensor:
         """The largest corrected utility of each member, (members,), on the device of the first parameter."""
-        params = chain.from_iterable(own for _, own in taking_part)
-        pairs = zip(params, chain.from_iterable(corrections), strict=True)
-        largest = [self._by_member(self.state[p]["avg_utility"]).amax(1) / c for p, c in pairs]
+        pairs = zip(utilities, chain.from_iterable(corrections), strict=True)
+        largest = [each / c for each, c in pairs]
         device, dtype = largest[0].device, max((each.dtype for each in largest), key=lambda dtype: dtype.itemsize)
         return torch.stack([each.to(device, dtype) for each in largest]).amax(0).clamp_(min=_TINY)
 
@@ -212,6 +229,10 @@ class UPGD(Optimizer):
     ) -> None:
         """Change the parameters of one group."""
         steps, utilities = self._directions(group, params), [self.state[p]["avg_utility"] for p in params]
+        if group["scaling"] == "global" and fits_kernel(self.kernels, params, steps, utilities):
+            own = largest.to(utilities[0])[:, None] * torch.tensor(corrections, dtype=utilities[0].dtype).neg_()
+            change_by_kernel(group, params, steps, utilities, own, self.generators)
+            return
         if self.members == 1 and group["scaling"] == "global" and fits_pieces(params, steps, utilities):
             divisors = _divisors(utilities, corrections, largest)
             change_in_pieces(group, params, steps, utilities, divisors, self.generators[0])
@@ -286,7 +307,7 @@ class UPGD(Optimizer):
             generator.set_state(state)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "generators": self.generators}
+        return {**super().__getstate__(), "generators": self.generators, "kernels": self.kernels}
 
     def _params(self) -> chain[Tensor]:
         return chain.from_iterable(group["params"] for group in self.param_groups)

@@ -13,7 +13,9 @@
     KERNEL(running_averages, "iiiiiii") \
     KERNEL(sgd, "iiiiiii") \
     KERNEL(slowed_step, "iiii") \
-    KERNEL(unit_statistics, "iiiiiiiii")
+    KERNEL(unit_statistics, "iiiiiiiii") \
+    KERNEL(upgd_step, "iiidddii") \
+    KERNEL(upgd_utility, "iidiii")
 
 #include <stdint.h>
 

@@ -42,7 +42,7 @@ def test_steps_agree_with_the_twin(changed: dict[str, Any]) -> None:
     options = {**OPTIONS, **changed}
     net = make_net()
     parameters = list(net.parameters())
-    optimizer = UPGD(parameters, **options, generator=torch.Generator().manual_seed(1))
+    optimizer = UPGD(parameters, **options, kernels=False, generator=torch.Generator().manual_seed(1))
     twin = TwinUPGD([p.detach().numpy() for p in parameters], **options)
     generator = torch.Generator().manual_seed(1)
     for step in range(5):
@@ -148,7 +148,9 @@ def test_large_parameters_change_in_pieces_as_whole_tensors_would(
         torch.manual_seed(0)
         params = [nn.Parameter(torch.randn(shape)) for shape in [(40, 7), (3,), (0, 2), (100, 5), (21,)]]
         generator = torch.Generator().manual_seed(1)
-        optimizer = UPGD(params, sigma=sigma, protecting=protecting, weight_decay=0.1, generator=generator)
+        optimizer = UPGD(
+            params, sigma=sigma, protecting=protecting, weight_decay=0.1, generator=generator, kernels=False
+        )
         for _ in range(3):
             for param in params:
                 param.grad = torch.randn(param.shape)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 Array = np.ndarray
 
@@ -54,3 +55,40 @@ class TwinUPGD:
         v[i] = second * v[i] + (1 - second) * gradient**2
         root = math.sqrt(v[i] / (1 - second**self.steps))
         return m[i] / (1 - first**self.steps) / (root + self.options["eps"])
+
+
+def philox_normal(count: int, key: int, stream: int, dtype: torch.dtype) -> Array:
+    """The noise of gnt's kernel for one parameter: Philox4x32-10 and the transform of Box and Muller.
+
+    Args:
+        count: number of weights.
+        key: the number that was drawn from the generator.
+        stream: position of the parameter.
+        dtype: float32 takes 24 of 32 random bits.
+    """
+    out = np.empty((-(-count // 1024), 4, 256))
+    for tile in range(len(out)):
+        for lane in range(256):
+            words = philox((tile * 256 + lane) & 0xFFFFFFFF, 0, stream, 0, key)
+            for pair in range(2):
+                first, second = words[2 * pair : 2 * pair + 2]
+                if dtype is torch.float32:
+                    first, second = (first >> 8) * 256 + 255, (second >> 8) * 256
+                radius, angle = math.sqrt(-2 * math.log((first + 1) / 2**32)), 2 * math.pi * second / 2**32
+                out[tile, 2 * pair, lane] = radius * math.cos(angle)
+                out[tile, 2 * pair + 1, lane] = radius * math.sin(angle)
+    return out.reshape(-1)[:count]
+
+
+def philox(a: int, b: int, c: int, d: int, key: int) -> tuple[int, int, int, int]:
+    """Philox4x32-10 (Salmon et al., SC 2011).
+
+    >>> [f"{word:08x}" for word in philox(0, 0, 0, 0, 0)]  # the authors' known answer
+    ['6627e8d5', 'e169c58d', 'bc57ac4c', '9b00dbd8']
+    """
+    k, m = key & 0xFFFFFFFF, key >> 32
+    for _ in range(10):
+        p, r = 0xD2511F53 * a, 0xCD9E8D57 * c
+        a, b, c, d = (r >> 32) ^ b ^ k, r & 0xFFFFFFFF, (p >> 32) ^ d ^ m, p & 0xFFFFFFFF
+        k, m = (k + 0x9E3779B9) & 0xFFFFFFFF, (m + 0xBB67AE85) & 0xFFFFFFFF
+    return a, b, c, d
