@@ -34,8 +34,12 @@ class FrozenEntries:
             self._rows = frozen.flatten().nonzero().squeeze(1)
             self._held = value[self._rows]
             return
+        self._hold_bits(value, frozen)
+
+    def _hold_bits(self, value: Tensor, frozen: Tensor) -> None:
+        """Hold the bits of the entries, and the bits of the tensor that stay."""
         integers = _INTEGERS[value.element_size()]
-        self._kept = torch.where(frozen, 0, -1).to(integers)  # bits that the optimizer's value keeps
+        self._kept = torch.where(frozen, 0, -1).to(integers).contiguous()  # bits that the optimizer's value keeps
         self._held = torch.where(frozen, value.contiguous().view(integers), 0).to(integers)
         if frozen.ndim > 1 and frozen.is_cpu:
             self._some = frozen.flatten(1).any(1).nonzero().squeeze(1)  # rows with such entries
@@ -44,8 +48,22 @@ class FrozenEntries:
         """True if the tensor has the dtype and device with which the values were kept."""
         return (value.dtype, value.device) == self._kind
 
+    def follow(self, value: Tensor) -> None:
+        """Convert the values as the tensor was converted, if its dtype or device is another one."""
+        if self.fits(value):
+            return
+        dtype, device = value.dtype, value.device
+        if self._kept is not None:
+            held = self._held.view(self._kind[0]).to(device, dtype)
+            self._hold_bits(held, (self._kept == 0).to(device))
+        else:
+            self._held = self._held.to(device, dtype)
+            self._rows = None if self._rows is None else self._rows.to(device)
+        self._kind = dtype, device
+
     def restore(self, value: Tensor) -> None:
         """Write them into the tensor."""
+        self.follow(value)
         if self._kept is not None:
             # integer operations: exact for any value, and several times as fast as torch.where on the CPU
             value.view(self._held.dtype).bitwise_and_(self._kept).bitwise_or_(self._held)
@@ -104,6 +122,7 @@ class RestoredParameters:
         for parameter, frozen in self._pairs:
             plain = type(parameter) is nn.Parameter or type(parameter) is Tensor
             fit = plain and is_readable(parameter, dtype) and use_kernels(None)
+            frozen.follow(parameter.detach())
             layout = frozen.layout(parameter.detach()) if fit else None
             if layout is None:
                 self._others.append((parameter, frozen))

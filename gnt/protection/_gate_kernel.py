@@ -69,7 +69,7 @@ class GateKernel:
     ) -> Tensor:
         """The gradient of e from those of the results; None: zeros."""
         result = torch.empty_like(slopes)
-        held = [None if each is None else each.contiguous() for each in (values, penalty, *parts)]
+        held = [None if each is None else each.contiguous().resolve_neg() for each in (values, penalty, *parts)]
         addresses = [0 if each is None else each.data_ptr() for each in held]
         pairs = zip(addresses[2:], self._of_indices, strict=True)
         layout = array("q", [number for address, own in pairs for number in (address, *own)])
@@ -108,6 +108,14 @@ class _Gates(torch.autograd.Function):
     def backward(
         ctx: Any, values: Tensor | None, penalty: Tensor | None, *parts: Tensor | None
     ) -> tuple[Tensor, None, None, None]:
-        again = torch.is_grad_enabled()  # the gradient itself is differentiated
-        function = ctx.kernel.differentiable_gradient if again else ctx.kernel.gradient
+        # the gradient itself is differentiated, or it is one of many in a batch, without memory of its own
+        given = [each for each in (values, penalty, *parts) if each is not None]
+        by_torch = torch.is_grad_enabled() or any(map(_is_batched, given))
+        function = ctx.kernel.differentiable_gradient if by_torch else ctx.kernel.gradient
         return function(ctx.slopes, values, penalty, parts), None, None, None
+
+
+def _is_batched(tensor: Tensor) -> bool:
+    """True inside `torch.func.vmap` and in a backward with ``is_grads_batched``."""
+    functions = torch._C._functorch
+    return functions.is_functorch_wrapped_tensor(tensor) or functions.is_legacy_batchedtensor(tensor)

@@ -142,3 +142,43 @@ def test_a_run_by_kernels_equals_one_by_torch_operations_and_keeps_old_outputs(m
     for module in (_frozen_entries, _gate_kernel):
         monkeypatch.setattr(module, "use_kernels", lambda setting, fit=True: False)
     torch.testing.assert_close(by_kernel, run(), rtol=1e-3, atol=1e-5)
+
+
+def test_a_batch_of_gradients_equals_single_ones():
+    hat = gated(conv_net())
+    directions = torch.eye(len(hat.embedding))
+    for found in (hat.gates, hat._gates.parts[0].flatten()):
+        chosen = directions[: len(found), : len(found)]
+        (batch,) = torch.autograd.grad(found, hat.embedding, chosen, retain_graph=True, is_grads_batched=True)
+        single = [torch.autograd.grad(found, hat.embedding, each, retain_graph=True)[0] for each in chosen]
+        assert_same(batch, torch.stack(single))
+
+
+def test_a_gradient_with_a_negative_bit_is_read_as_negative():
+    hat = gated(conv_net())
+    one = torch.ones(len(hat.embedding))
+    negative, positive = (
+        torch.autograd.grad(hat.gates, hat.embedding, each, retain_graph=True)[0]
+        for each in (torch._neg_view(one), one)
+    )
+    assert_same(negative, -positive)
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_fixed_entries_are_converted_with_their_parameter(monkeypatch, kernels, dtype):
+    monkeypatch.setattr(_frozen_entries, "use_kernels", lambda setting: kernels)
+    parameters = [nn.Parameter(torch.randn(shape)) for shape in ((5, 7), (5, 7), (9,), (3, 4))]
+    masks = [torch.rand(shape) < 0.5 for shape in ((5, 7), (5, 1), (9,))] + [torch.ones(1, 1, dtype=torch.bool)]
+    before = [p.detach().clone() for p in parameters]
+    restored = RestoredParameters(
+        parameters, [FrozenEntries(p.detach(), mask) for p, mask in zip(parameters, masks, strict=True)]
+    )
+    for kind in (torch.float32, dtype, torch.float32):
+        for p in parameters:
+            p.data = torch.randn(p.shape).to(kind)
+        moved = [p.detach().clone() for p in parameters]
+        restored.restore()
+        before = [old.to(kind) for old in before]
+        for p, old, new, mask in zip(parameters, before, moved, masks, strict=True):
+            assert_same(p.detach(), torch.where(mask, old, new))
