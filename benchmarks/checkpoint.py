@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from .errors import START_OVER_HINT, CannotRun
-from .saved_values import anything, fields, integer, mapping, number, text
+from .saved_values import all_of, anything, fields, integer, known_fields, mapping, number, text
 
-_CONTENT = fields(versions=mapping(text), seconds=number(0), record=integer(1), job=mapping(anything))
+_CONTENT = all_of(
+    fields(versions=mapping(text), seconds=number(0), record=integer(1), job=mapping(anything)),
+    known_fields(wall_seconds=number(0)),
+)
 
 
 def read(file: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import time
 from pathlib import Path
 
 from rich.console import Console
@@ -12,7 +12,9 @@ from .atomic_files import write_atomically
 from .comparison_table import comparison_table
 from .errors import STOPPED
 from .launching import Launcher
+from .picture_name import picture_name
 from .progress import Title, progress_view
+from .provenance import time_text
 from .results_folder import inside
 from .run import Run
 from .run_plan import RunPlan
@@ -36,6 +38,7 @@ class Comparison:
         """Execute the runs that are not finished, then print the table and write the picture. Returns the exit
         status.
         """
+        began = time.monotonic()
         console = Console(width=None if Console().is_terminal else 110)
         own_picture = self._picture
         if fresh:
@@ -54,7 +57,7 @@ class Comparison:
                 return STOPPED
         else:
             console.print("All runs were already finished (--fresh runs them again).", highlight=False)
-        self._show(console, [own_picture, *([picture] if picture else [])])
+        self._show(console, [own_picture, *([picture] if picture else [])], began)
         return 0
 
     def _delete_results(self) -> None:
@@ -83,18 +86,19 @@ class Comparison:
         texts.append("Ctrl-C stops; the same command continues.")
         return "\n".join(texts)
 
-    def _show(self, console: Console, pictures: list[Path]) -> None:
+    def _show(self, console: Console, pictures: list[Path], began: float) -> None:
         from .comparison_picture import write_picture
 
         found = results_of(self.runs)
-        console.print(comparison_table(found, self.display))
+        console.print(comparison_table(found, self.display, console.width))
         texts = [f"{run.record.file.parent}: diverged: {run.diverged}" for run in self.runs if run.diverged]
         if any(result.complete_seeds for result in found):
             for file in pictures:
                 write_atomically(file, lambda stream: write_picture(found, self.display, stream))
             texts += [*map(str, pictures), *map(str, self._further_pictures(found))]
-        seconds = sum(run.about()["seconds"] for run in self.runs)
-        texts.append(f"Total time: {_duration(seconds)}. Records: {self.out / self.plan.experiment}")
+        core, wall = sum(run.about()["seconds"] for run in self.runs), time.monotonic() - began
+        times = f"{time_text(core)} of one core for all runs; {time_text(wall)} of wall time for this command"
+        texts.append(f"Time: {times}. Records: {self.out / self.plan.experiment}")
         console.print("\n".join(texts), highlight=False, soft_wrap=True, markup=False)
 
     def _further_pictures(self, found: list[MethodResults]) -> list[Path]:
@@ -112,10 +116,4 @@ class Comparison:
 
     @property
     def _picture(self) -> Path:
-        folders = sorted(str(run.folder.relative_to(self.out)) for run in self.runs)
-        name = hashlib.sha256("\n".join(folders).encode()).hexdigest()[:8]
-        return inside(self.out, self.out / self.plan.experiment / "pictures" / f"{name}.png")
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+        return inside(self.out, self.out / self.plan.experiment / "pictures" / f"{picture_name(self.plan)}.png")

@@ -8,6 +8,7 @@ from typing import IO
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .axis_limits import Points, band_limits, value_limits
 from .display import Display, Metric
 from .line_labels import LineEnd, label_ends, labels_height, labels_width, wrap_label
 from .method_names import MAIN_METHODS
@@ -34,6 +35,11 @@ class Curve:
     raw: list[float]
     mean: list[float]
     half: list[float]
+
+    @property
+    def points(self) -> Points:
+        """Its means and half-widths of intervals, then the unsmoothed means."""
+        return [*zip(self.mean, self.half, strict=True), *((value, 0.0) for value in self.raw)]
 
     def label(self, metric: Metric, scale: float, characters: int) -> str:
         """The label at its right end."""
@@ -146,27 +152,46 @@ def _fill_panel(
     axes: Axes, curves: list[Curve], labels: list[str], display: Display, metric: Metric, size: float, xlabel: str
 ) -> None:
     main = metric is display.main
+    points = [point for curve in curves for point in curve.points]
+    bounds = band_limits(points, metric)
     for order, curve in enumerate(curves):
         draw_curve(
             axes,
             curve,
+            bounds,
             thin=not main or len(curves) > MAX_DISTINCT_BANDS,
             order=order,
             crowded=len(curves) > MAX_DISTINCT_BANDS,
         )
     axes.set_xlabel(xlabel)
     axes.tick_params(labelsize=size if size == _SMALL else 10.5)
-    scale_axes(axes, metric)
+    chance = display.chance if main else None
+    scale_axes(axes, metric, points, chance, unbounded=main and display.higher_is_better)
     if main and display.chance is not None:
         show_chance(axes, display)
     if curves:
         right = max(curve.xs[-1] for curve in curves)
-        ends = [LineEnd(curve.mean[-1], text, curve.colour) for curve, text in zip(curves, labels, strict=True)]
+        low, high = axes.get_ylim()
+        ends = [
+            LineEnd(min(max(curve.mean[-1], low), high), text, curve.colour)  # a diverged run ends outside of the panel
+            for curve, text in zip(curves, labels, strict=True)
+        ]
         label_ends(axes, right, ends, size)
 
 
-def draw_curve(axes: Axes, curve: Curve, *, thin: bool, order: int, crowded: bool, marked: bool = True) -> None:
-    """Draw the mean with its band and, if it is smoothed, the unsmoothed mean faintly behind it."""
+def draw_curve(
+    axes: Axes,
+    curve: Curve,
+    bounds: tuple[float, float],
+    *,
+    thin: bool,
+    order: int,
+    crowded: bool,
+    marked: bool = True,
+) -> None:
+    """Draw the mean with its band, cut off at ``bounds``, and, if it is smoothed, the unsmoothed mean faintly behind
+    it.
+    """
     above = 3.0 + order / 100 + (curve.result.method in MAIN_METHODS)
     few = marked and len(curve.xs) <= 20
     if curve.raw != curve.mean and not crowded:  # noise that all methods share would hide the trend
@@ -181,18 +206,21 @@ def draw_curve(axes: Axes, curve: Curve, *, thin: bool, order: int, crowded: boo
         markersize=3 if thin else 4.5,
         zorder=above,
     )
-    low = [a - b for a, b in zip(curve.mean, curve.half, strict=True)]
-    high = [a + b for a, b in zip(curve.mean, curve.half, strict=True)]
+    low = [max(a - b, bounds[0]) for a, b in zip(curve.mean, curve.half, strict=True)]
+    high = [min(a + b, bounds[1]) for a, b in zip(curve.mean, curve.half, strict=True)]
     axes.fill_between(curve.xs, low, high, color=curve.colour, alpha=0.09 if crowded else 0.15, lw=0, zorder=1.5)
 
 
-def scale_axes(axes: Axes, metric: Metric) -> None:
-    """Percentages from 0 to 100, other metrics from 0 unless negative; large numbers shortened."""
+def scale_axes(
+    axes: Axes, metric: Metric, points: Points, chance: float | None = None, *, unbounded: bool = False
+) -> None:
+    """Set the limits of the vertical axis (see `value_limits`; ``chance`` as in a display) and the numbers of both."""
     if metric.percent:
-        axes.set_ylim(-2, 102)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0f}%")
-    elif axes.dataLim.y0 >= 0:  # a return may be negative
-        axes.set_ylim(bottom=0)
+    at = None if chance is None else chance * (100.0 if metric.percent else 1.0)
+    limits = value_limits(points, metric, chance=at, unbounded=unbounded)
+    if limits is not None:
+        axes.set_ylim(*limits)
     axes.xaxis.set_major_formatter(lambda value, _: short_number(value))
     axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[attr-defined]
 

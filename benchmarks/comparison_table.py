@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from .display import Display, Metric
 from .method_styles import COLOURS
 from .summary import Estimate, MethodResults, first_and_last
 
+NARROW = 80  # columns of a terminal below which a table that does not fit becomes a list
 
-def comparison_table(results: list[MethodResults], display: Display) -> Table:
-    """First, last and mean of the main metric, and the last of the others."""
+
+def comparison_table(results: list[MethodResults], display: Display, width: int | None = None) -> Table:
+    """First, last and mean of the main metric, and the last of the others.
+
+    Args:
+        results: the methods.
+        display: what to show.
+        width: columns of the terminal. If the table does not fit into fewer than 80, it has a line for each figure.
+    """
     complete = [result for result in results if result.complete_seeds]
     others = [metric for metric in display.others if any(result.has(metric.name) for result in complete)]
     shown = Table(title=f"{display.main.title}: mean over seeds, 95% interval")
@@ -25,7 +35,24 @@ def comparison_table(results: list[MethodResults], display: Display) -> Table:
     for result in results:
         cells = [*_cells(result, display, others), *(own.get(result.label, "") for own in further.values())]
         shown.add_row(result.label, *cells, style=COLOURS[result.method])
-    return shown
+    if width is None or width >= NARROW or Console(width=1000).measure(shown).maximum <= width:
+        return shown
+    return _one_figure_a_line(shown)
+
+
+def _one_figure_a_line(wide: Table) -> Table:
+    """The figures of each row of a table below one another, with the headings beside them."""
+    narrow = Table.grid(padding=(0, 2, 0, 0))
+    narrow.title, narrow.title_justify = wide.title, "left"
+    narrow.add_column()
+    narrow.add_column(overflow="fold")
+    names, *columns = (list(column.cells) for column in wide.columns)
+    for number, (name, row) in enumerate(zip(names, wide.rows, strict=True)):
+        narrow.add_row(f"[bold]{escape(str(name))}[/bold]", style=row.style)
+        for column, cells in zip(wide.columns[1:], columns, strict=True):
+            if cells[number] != "":
+                narrow.add_row(f"  {column.header}", cells[number], style=row.style)
+    return narrow
 
 
 def further_columns(results: list[MethodResults], display: Display) -> dict[str, dict[str, str]]:

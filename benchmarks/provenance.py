@@ -10,15 +10,29 @@ from typing import Any
 
 from .saved_values import all_of, anything, fields, integer, known_fields, mapping, number, optional, text
 
-ABOUT = fields(
-    seconds=number(0),
-    versions=mapping(text),
-    hardware=all_of(mapping(anything), known_fields(processor=text, cores=optional(integer(1)))),
-    commit=optional(text),
+ABOUT = all_of(
+    fields(
+        seconds=number(0),
+        versions=mapping(text),
+        hardware=all_of(mapping(anything), known_fields(processor=text, cores=optional(integer(1)))),
+        commit=optional(text),
+    ),
+    known_fields(wall_seconds=number(0)),  # runs of earlier versions have none
 )
 """The content of about.json, as a kind of `benchmarks.saved_values`."""
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def time_text(seconds: float) -> str:
+    """A time as text.
+
+    >>> time_text(12.4), time_text(400), time_text(9000)
+    ('12 s', '6.7 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def versions() -> dict[str, str]:

@@ -95,7 +95,7 @@ class Run:
         return self.path("about.json")
 
     def about(self) -> dict[str, Any]:
-        """Versions, commit, hardware and seconds of core time of a finished run."""
+        """Versions, commit, hardware, and seconds of core time and wall time of a finished run."""
         about: dict[str, Any] = read_json(self._about, ABOUT)
         return about
 
@@ -135,26 +135,27 @@ class Run:
         training: Training = experiments.training_class(self.experiment)(self.settings, self.method, list(self.seeds))
         return training
 
-    def save(self, training: Training, seconds: float) -> None:
+    def save(self, training: Training, seconds: float, wall_seconds: float) -> None:
         """Write a checkpoint, which includes the size of the record at this point."""
         import torch
 
         content = {
             "versions": provenance.versions(),
             "seconds": seconds,
+            "wall_seconds": wall_seconds,
             "record": self.record.size,
             "job": training.state_dict(),
         }
         write_atomically(self._checkpoint, lambda stream: torch.save(content, stream))
 
-    def load(self, training: Training) -> float:
+    def load(self, training: Training) -> tuple[float, float]:
         """Restore ``training`` and the record to the checkpoint, or to the start if there is none. Returns the seconds
-        spent until then.
+        of core time and of wall time spent until then.
         """
         self.check_record()
         if not self._checkpoint.exists():
             self.record.begin(self.head)
-            return 0.0
+            return 0.0, 0.0
         content = checkpoint.read(self._checkpoint)
         begun, now = content["versions"], provenance.versions()
         differing = [name for name in {**now, **begun} if begun.get(name) != now.get(name)]
@@ -165,12 +166,13 @@ class Run:
         with checkpoint.reading(self._checkpoint):
             training.load_state_dict(content["job"])
         self.record.cut(content["record"])
-        return float(content["seconds"])
+        return float(content["seconds"]), float(content.get("wall_seconds", content["seconds"]))
 
-    def finish(self, seconds: float, **more: Any) -> None:
+    def finish(self, seconds: float, wall_seconds: float | None = None, **more: Any) -> None:
         """Write about.json and the end of the record, with ``more`` (see `Record.end`), and delete the checkpoint."""
         about = {
             "seconds": round(seconds, 1),
+            **({} if wall_seconds is None else {"wall_seconds": round(wall_seconds, 1)}),
             "versions": provenance.versions(),
             "commit": provenance.commit(),
             "hardware": provenance.hardware(),

@@ -59,7 +59,13 @@ def _train(run: Run, connection: Connection, checkpoint_seconds: float, tensorbo
     torch.set_num_threads(1)  # one core per run
     torch.set_flush_denormal(True)  # Adam's moments of dead units decay into denormal numbers, which are slow
     training = run.make_training()
-    started = time.process_time() - run.load(training)  # core time, not what other processes take
+    before = run.load(training)
+    began = time.process_time(), time.monotonic()
+
+    def times() -> tuple[float, float]:
+        """Core time, which is not what other processes take, and wall time."""
+        return before[0] + time.process_time() - began[0], before[1] + time.monotonic() - began[1]
+
     saved = time.monotonic()
     reported = 0.0
     with _tensorboard_writer(run, tensorboard) as write, _sigterm_received() as terminated:
@@ -67,7 +73,7 @@ def _train(run: Run, connection: Connection, checkpoint_seconds: float, tensorbo
             try:
                 rows = training.advance()
             except FloatingPointError as error:
-                run.finish(time.process_time() - started, diverged=str(error))
+                run.finish(*times(), diverged=str(error))
                 return ("diverged", str(error))
             now = time.monotonic()
             if rows:
@@ -78,15 +84,15 @@ def _train(run: Run, connection: Connection, checkpoint_seconds: float, tensorbo
                 _send(connection, "progress", training.done, training.total, training.latest)
                 reported = now
             if terminated or _stop_requested(connection):
-                run.save(training, time.process_time() - started)
+                run.save(training, *times())
                 return ("stopped",)
             if now - saved > checkpoint_seconds:
-                run.save(training, time.process_time() - started)
+                run.save(training, *times())
                 saved = time.monotonic()
     _send(connection, "progress", training.done, training.total, training.latest)
-    seconds = time.process_time() - started
+    spent = times()
     verdicts = training.plasticity()
-    run.finish(seconds, **({"plasticity": verdicts} if verdicts else {}))
+    run.finish(*spent, **({"plasticity": verdicts} if verdicts else {}))
     return ("finished",)
 
 

@@ -50,7 +50,7 @@ def resnet():
 
 # %% [markdown]
 # What is found: the channels inside each block. Those that the shortcuts add up are read by several blocks at once and
-# are refused, with the reason.
+# are skipped, with the reason.
 
 # %%
 print(gnt.trace(resnet(), images[:2]))

@@ -8,6 +8,7 @@ from typing import IO
 from matplotlib.figure import Figure
 
 from .. import experiments
+from ..axis_limits import band_limits
 from ..comparison_picture import Curve, draw_curve, scale_axes, seeds_in_words, show_chance
 from ..display import Display
 from ..line_labels import LineEnd, label_ends
@@ -49,7 +50,8 @@ def draw_family(family: Family) -> Figure:
     shown = sum(len(curves) for curves in cells.values())
     note = ["For each method the best of the settings tried."] if shown < len(results) else []
     figure, height = new_figure(headline, [f"{family.about}.", *seeds_in_words(results), *note], body)
-    limits = _limits([curve for curves in cells.values() for curve in curves])
+    every = [curve for curves in cells.values() for curve in curves]
+    points = [point for curve in every for point in curve.points]
     _keys(figure, results, height, body)
     for (problem, values), curves in cells.items():
         band, column = divmod(problem, columns)
@@ -59,12 +61,20 @@ def draw_family(family: Family) -> Figure:
         title += f", {settings_text(dict(zip(names, values, strict=True)))}" if names else ""
         axes = add_panel(figure, *place, wide, high, title, 9.5 if columns > 4 else 11)
         for order, curve in enumerate(curves):
-            draw_curve(axes, curve, thin=True, order=order, crowded=len(curves) > 4, marked=False)
-        scale_axes(axes, display.main)
+            draw_curve(
+                axes,
+                curve,
+                band_limits(points, display.main),
+                thin=True,
+                order=order,
+                crowded=len(curves) > 4,
+                marked=False,
+            )
+        scale_axes(axes, display.main, points, display.chance)
         if display.chance is not None:
             show_chance(axes, display, labelled=False)
         if not display.main.percent:
-            axes.set_ylim(*limits)
+            axes.set_ylim(*_limits(every))
         axes.tick_params(labelsize=8.5, labelleft=column == 0)
         axes.xaxis.get_major_locator().set_params(nbins=2, integer=True)  # type: ignore[attr-defined]
         if not _below(problem, values, columns, tunings, cells):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..method_styles import LABELS
+from ..provenance import time_text
 from ..run import Run
 from ..summary import MethodResults
 from .markdown import collapsible
@@ -61,13 +62,15 @@ def seed_list(seeds: Sequence[int]) -> str:
 
 
 def run_provenance(runs: Sequence[Run]) -> list[str]:
-    """Commit, hardware, versions and core time of the runs."""
+    """Commit, hardware, versions, core time of all runs, and wall time of the longest one if it was measured."""
     every = [run.about() for run in runs]
     commits = dict.fromkeys(_commit(about["commit"]) for about in every)
     machines = dict.fromkeys(_machine(about["hardware"]) for about in every)
     versions = dict.fromkeys(_versions(about["versions"]) for about in every)
     seconds = sum(float(about["seconds"]) for about in every)
-    return [f"commit {', '.join(commits)}", ", ".join(machines), ", ".join(versions), duration(seconds)]
+    walls = [float(about["wall_seconds"]) for about in every if "wall_seconds" in about]
+    longest = f" in sum, at most {time_text(max(walls))} of wall time a run" if len(walls) == len(every) else ""
+    return [f"commit {', '.join(commits)}", ", ".join(machines), ", ".join(versions), duration(seconds) + longest]
 
 
 def _commit(commit: str | None) -> str:
@@ -92,9 +95,7 @@ def duration(seconds: float) -> str:
     >>> duration(12.4), duration(400), duration(9000)
     ('12 s of one core', '6.7 min of one core', '2.5 h of one core')
     """
-    if seconds < 100:
-        return f"{seconds:.0f} s of one core"
-    return f"{seconds / 60:.1f} min of one core" if seconds < 7200 else f"{seconds / 3600:.1f} h of one core"
+    return f"{time_text(seconds)} of one core"
 
 
 def repeated_seeds(results: Sequence[MethodResults]) -> list[str]:

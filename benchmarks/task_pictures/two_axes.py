@@ -60,8 +60,8 @@ def _fill(
         axes.errorbar(
             100 * x.mean.mean,
             100 * y.mean.mean,
-            xerr=100 * (x.mean.half or 0.0),
-            yerr=100 * (y.mean.half or 0.0),
+            xerr=_bars(x),
+            yerr=_bars(y),
             fmt="s" if method in squares else "o",
             color=colour,
             markersize=8,
@@ -77,11 +77,17 @@ def _fill(
     _label(axes, methods, xs, ys)
 
 
+def _bars(spread: Spread) -> tuple[tuple[float], tuple[float]]:
+    """Lengths of the interval's bars below and above the mean, in percent, within 0 to 100%."""
+    mean, half = spread.mean.mean, spread.mean.half or 0.0
+    return (100 * min(half, mean),), (100 * min(half, 1.0 - mean),)
+
+
 def _limits(spreads: Sequence[Spread]) -> tuple[float, float]:
     """A range that includes all seeds and intervals, with a margin for labels."""
-    reach = [(each.mean.mean - (each.mean.half or 0), each.mean.mean + (each.mean.half or 0)) for each in spreads]
-    low = 100 * min(*(low for low, _ in reach), *(value for each in spreads for value in each.values))
-    high = 100 * max(*(high for _, high in reach), *(value for each in spreads for value in each.values))
+    bars = [(100 * each.mean.mean, _bars(each)) for each in spreads]
+    low = min(*(mean - below for mean, ((below,), _) in bars), *(100 * v for each in spreads for v in each.values))
+    high = max(*(mean + above for mean, (_, (above,)) in bars), *(100 * v for each in spreads for v in each.values))
     margin = _MARGIN * max(high - low, 2.0)
     return low - margin, high + margin
 

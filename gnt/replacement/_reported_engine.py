@@ -51,16 +51,24 @@ class ReportedEngine(SavedEngine):
         return find_group(self.groups, name)
 
     def left_out(self) -> tuple[Any, ...]:
-        """What `trace` refused, and the groups that are frozen now."""
+        """What `trace` skipped, and the groups that are frozen now."""
         frozen = ((group, frozen_layers(group)) for group in self.groups)
         reasons = [(group, f"frozen (requires_grad=False): {', '.join(layers)}") for group, layers in frozen if layers]
         return (*self.refused, *(Refused(group.name, group.num_units, reason) for group, reason in reasons))
 
-    def report(self) -> Report:
+    @property
+    def skipped(self) -> tuple[Any, ...]:
+        """The same as ``refused``."""
+        return self.refused
+
+    def report(self, *, skipped: bool = False) -> Report:
         """Per group: units, protected, eligible, replaced so far, when the next is due, dead units, the initial
-        distributions of new units, what `trace` refused, and whether kernels update the units.
+        distributions of new units, what `trace` skipped, and whether kernels update the units.
 
         Prints as a table, with the pace at which units are renewed in the long run (`gnt.suggest`). Reads the device.
+
+        Args:
+            skipped: whether to print each skipped layer with the reason. Without it, more than ten are only counted.
         """
         return Report.from_groups(
             self.groups,
@@ -71,6 +79,7 @@ class ReportedEngine(SavedEngine):
             self.notes,
             at_most_one=self.accumulate == "one",
             implementation=self.importance.implementation,
+            list_skipped=skipped,
         )
 
     def dry_run(self, most: int = 5) -> DryRun:

@@ -92,7 +92,7 @@ class GnT(AttachedEngine, ExplainsOtherNames):
     Attributes:
         groups: tuple of `UnitGroup`, in order; ``group.state`` holds ages, running averages and accumulator.
         followers: tuple of the objects that take part in each replacement, besides the optimizer.
-        refused: what `trace` found and refused, with the reasons; empty for a list of layers.
+        refused: what `trace` found and skipped, with the reasons; empty for a list of layers. Also ``skipped``.
         notes: parts of the network that `trace` could not examine; empty for a list of layers.
         updates: number of updates so far.
         replaced: what the latest `step` replaced, indices for each group.

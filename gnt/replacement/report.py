@@ -11,6 +11,8 @@ from gnt.replacement._renewal import describe_renewal
 from gnt.replacement.eligibility import UnitState
 from gnt.units import UnitGroup
 
+FEW = 10  # skipped layers that a report always lists
+
 
 @dataclass(frozen=True)
 class GroupReport:
@@ -43,18 +45,19 @@ class GroupReport:
 
 @dataclass(frozen=True)
 class Report:
-    """The figures of all groups after ``updates`` updates, and what `trace` refused; prints as a table.
+    """The figures of all groups after ``updates`` updates, and what `trace` skipped; prints as a table.
 
     Attributes:
         updates: number of updates so far.
         groups: the figures of each group.
-        refused: what `trace` refused, with the reasons.
+        refused: what `trace` skipped, with the reasons; also called `skipped`.
         replacement_rate, maturity_threshold: the engine's settings.
         first_due: as long as no unit was replaced, the number of updates, since the first one, after which the first
             unit is due; otherwise, and if none ever is due, None.
         notes: parts of the network that `trace` could not examine.
         at_most_one: a group replaces one unit at most in an update (``accumulate="one"``).
         implementation: what updates the units: kernels, or torch operations with the reason.
+        list_skipped: whether more than ten skipped layers are printed too, instead of their number.
     """
 
     updates: int
@@ -66,6 +69,12 @@ class Report:
     notes: tuple[str, ...] = ()
     at_most_one: bool = False
     implementation: str = ""
+    list_skipped: bool = False
+
+    @property
+    def skipped(self) -> tuple[object, ...]:
+        """The same as ``refused``."""
+        return self.refused
 
     @classmethod
     def from_groups(
@@ -78,6 +87,7 @@ class Report:
         notes: Sequence[str] = (),
         at_most_one: bool = False,
         implementation: str = "",
+        list_skipped: bool = False,
     ) -> Report:
         """Create a report from the groups' states; reads the device."""
         return cls(
@@ -103,6 +113,7 @@ class Report:
             tuple(notes),
             at_most_one,
             implementation,
+            list_skipped,
         )
 
     def __str__(self) -> str:
@@ -115,11 +126,20 @@ class Report:
             rows.append((g.name, *map(str, figures)))
         if not any(g.protected for g in self.groups):
             rows = [row[:-1] for row in rows]
-        left_alone = ["refused:", *(f"  {one}" for one in self.refused)] if self.refused else []
+        left_alone = self._skipped_lines()
         left_alone += [f"note: {note}" for note in self.notes]
         updated_by = [f"units are updated by {self.implementation}"] if self.implementation else []
         body = [*align_columns(rows), *self._outlook(), *self._inits(), *left_alone, *updated_by]
         return "\n".join([f"after {self.updates} updates", *body])
+
+    def _skipped_lines(self) -> list[str]:
+        """What was skipped, with the reasons; only how much it is if that is too long."""
+        if not self.refused:
+            return []
+        if self.list_skipped or len(self.refused) <= FEW:
+            return ["skipped:", *(f"  {one}" for one in self.refused)]
+        units = sum(getattr(one, "num_units", None) or 0 for one in self.refused)
+        return [f"skipped: {len(self.refused)} layers with {units:,} units; report(skipped=True) lists them"]
 
     def _inits(self) -> list[str]:
         """The distributions of new weights, unless all are the layers' own in torch, and so the expected ones."""

@@ -78,7 +78,7 @@ def trace(
       producer  fc Linear (rows)
       consumer  actor Linear (columns)
       consumer  critic Linear (columns)
-    refused:
+    skipped:
       actor   4 units  output units: they are the model's output
       critic   1 units  output units: they are the model's output
     """
@@ -143,7 +143,7 @@ def _select(
         raise TraceError(
             f"no group is left with include={_as_given(include)}, exclude={_as_given(exclude)}; groups are "
             + ", ".join(names)
-            + ("; refused are:" + "".join(reasons) if reasons else "")
+            + ("; skipped are:" + "".join(reasons) if reasons else "")
         )
     return kept
 

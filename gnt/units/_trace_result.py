@@ -1,4 +1,4 @@
-"""The result of `trace`: the unit groups found, and the units that were refused."""
+"""The result of `trace`: the unit groups found, and the units that were skipped."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Refused:
 
 
 class Groups(tuple[UnitGroup, ...]):
-    """Tuple of the unit groups that `trace` found; printing it also shows what was refused.
+    """Tuple of the unit groups that `trace` found; printing it also shows what was skipped.
 
     Attributes:
-        refused: units that were found and cannot be replaced soundly, with the reasons.
+        refused: units that were found and cannot be replaced soundly, with the reasons; also called `skipped`.
         notes: parts of the model that trace could not examine.
     """
 
@@ -49,7 +49,7 @@ class Groups(tuple[UnitGroup, ...]):
     notes: tuple[str, ...] = ()
 
     def __new__(cls, groups: Iterable[UnitGroup] = ()) -> Groups:
-        """Create a tuple of unit groups with nothing refused.
+        """Create a tuple of unit groups with nothing skipped.
 
         Raises:
             TypeError: an item that is not a `UnitGroup`.
@@ -62,27 +62,32 @@ class Groups(tuple[UnitGroup, ...]):
 
     @classmethod
     def of(cls, groups: Iterable[UnitGroup], refused: Iterable[Refused], notes: Iterable[str] = ()) -> Groups:
-        """Create a tuple of unit groups with what was refused and noted."""
+        """Create a tuple of unit groups with what was skipped and noted."""
         result = cls(groups)
         result.refused, result.notes = tuple(refused), tuple(notes)
         return result
+
+    @property
+    def skipped(self) -> tuple[Refused, ...]:
+        """The same as ``refused``."""
+        return self.refused
 
     def __str__(self) -> str:
         lines = [str(group) for group in self]
         if self.refused:
             names = max(len(item.display_name) for item in self.refused)
             sizes = max(len(item.size) for item in self.refused)
-            lines.append("refused:")
+            lines.append("skipped:")
             lines += [f"  {item.display_name:<{names}}  {item.size:>{sizes}}  {item.reason}" for item in self.refused]
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
 
     def __repr__(self) -> str:
         units = sum(group.num_units for group in self)
-        return f"Groups({len(self)} groups, {units} units, {len(self.refused)} refused)"
+        return f"Groups({len(self)} groups, {units} units, {len(self.refused)} skipped)"
 
     def __getitem__(self, key: Any) -> Any:
-        """A single group, or for a slice the groups together with everything that was refused."""
+        """A single group, or for a slice the groups together with everything that was skipped."""
         chosen = super().__getitem__(key)
         return Groups.of(chosen, self.refused, self.notes) if isinstance(key, slice) else chosen
 

@@ -34,8 +34,12 @@ def test_a_repeated_command_shows_the_finished_runs(tmp_path: Path) -> None:
         assert about["versions"]["torch"] == torch.__version__
         assert about["hardware"]["cores"]
         assert about["seconds"] > 0
+        assert about["wall_seconds"] > 0
     (picture,) = out.rglob("pictures/*.png")
+    assert picture.name == "quick_bin-500_steps-1000_backprop+continual-backprop_seeds-0-to-1.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
+    assert " of one core for all runs; " in output
+    assert " of wall time for this command. Records: " in output
     assert (tmp_path / "copy.png").read_bytes() == picture.read_bytes()
     assert not list(out.rglob("checkpoint.pt"))
     assert output.count("step 1,000: squared error") == 2

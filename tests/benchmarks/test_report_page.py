@@ -131,7 +131,11 @@ def test_a_seed_in_two_runs_counts_once(tmp_path: Path) -> None:
     text = report(tmp_path, tmp_path / "to")
     assert table_rows(text, "L2")[-1][2] == "4"
     assert "`python -m benchmarks random_label_mnist --methods l2 --seeds 1 --first-seed 3`" in text
-    assert duration(120) in text  # of the two runs that are counted
+    assert f"{duration(120)}\n" in text  # of the two runs that are counted; their wall time was not measured
+    for run in (ensemble, further):
+        run.record.cut(run.record.size - len('{"end": 10}\n'))
+        run.finish(60.0, 90.0)
+    assert f"{duration(120)} in sum, at most 90 s of wall time a run" in report(tmp_path, tmp_path / "to")
 
 
 def test_similar_problems_are_shown_as_a_family(tmp_path: Path) -> None:

@@ -94,9 +94,9 @@ def test_diverged_seeds_are_listed_but_not_averaged(tmp_path: Path) -> None:
     assert "2 (1 diverged)" in text_of([result])
 
 
-def text_of(found: list[MethodResults]) -> str:
-    console = Console(width=200, file=io.StringIO())
-    console.print(comparison_table(found, DISPLAY))
+def text_of(found: list[MethodResults], width: int = 200) -> str:
+    console = Console(width=width, file=io.StringIO())
+    console.print(comparison_table(found, DISPLAY, width))
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -108,6 +108,17 @@ def test_the_table_shows_means_and_intervals(found: list[MethodResults]) -> None
         assert f"{own[:, 0].mean():.1%} ± " in row
         assert f"{own.mean():.1%} ± {mean:.1%}" in row
         assert "30.0% ± " in row
+
+
+@pytest.mark.parametrize("width", [60, 40])
+def test_the_table_has_a_line_for_each_figure_in_a_narrow_terminal(found: list[MethodResults], width: int) -> None:
+    wide, narrow = text_of(found), text_of(found, width)
+    cells = [cell.strip() for line in wide.splitlines() if line.startswith("│") for cell in line.strip("│").split("│")]
+    lines = [line.strip() for line in narrow.splitlines()]
+    assert max(map(len, lines)) <= width
+    assert len(cells) == 2 * 6
+    for cell in cells:
+        assert any(line.endswith(cell) for line in lines), cell
 
 
 def test_pictures_need_only_one_result(found: list[MethodResults]) -> None:
@@ -133,3 +144,29 @@ def test_the_headline_follows_from_the_values(found: list[MethodResults], tmp_pa
                 run.record.add([{"seed": 7, "task": task + 1, "online_accuracy": kept}])
             run.record.end()
         assert headline(results_of(runs), DISPLAY) == f"{expected} Continual backprop keeps learning."
+
+
+def headline_of(folder: Path, ends: dict[str, float], start: float = 0.9) -> str:
+    """The headline for methods that start at the same accuracy."""
+    runs = RunPlan("random_label_mnist", tuple(ends), None, {}, {}, (0,)).runs(folder)
+    for run in runs:
+        run.record.begin(run.head)
+        run.record.add([{"seed": 0, "task": 1, "online_accuracy": start}])
+        run.record.add([{"seed": 0, "task": 2, "online_accuracy": ends[run.method]}])
+        run.record.end()
+    return headline(results_of(runs), DISPLAY)
+
+
+def test_the_headline_names_all_methods_that_end_as_well(tmp_path: Path) -> None:
+    main = {"backprop": 0.1, "continual_backprop": 0.88}
+    also = {"layer_norm": 0.9, "shrink_and_perturb": 0.89, "l2": 0.6}
+    text = headline_of(tmp_path / "a", main | also)
+    assert text == "Backprop stops learning. Layer norm, Shrink and Perturb and continual backprop keep learning."
+    many = {"l2_init": 0.92, "redo": 0.91, "l2": 0.93, "layer_norm": 0.9, "shrink_and_perturb": 0.89}
+    text = headline_of(tmp_path / "b", main | many)
+    assert text.endswith("L2, L2 Init, ReDo, continual backprop and 2 others keep learning.")
+
+
+def test_the_headline_has_the_best_last_values_if_continual_backprop_gets_worse_too(tmp_path: Path) -> None:
+    text = headline_of(tmp_path, {"backprop": 0.5, "continual_backprop": 0.8, "l2": 0.85, "redo": 0.6})
+    assert text == "In the end: L2 85.0%, continual backprop 80.0%, ReDo 60.0%, backprop 50.0%"

@@ -157,3 +157,15 @@ def test_figures_and_settings_are_plain_values_that_agree_with_the_report():
     settings = json.loads(json.dumps(engine.settings))
     assert settings["protect"].startswith("TopUnits(fraction=0.3")
     assert set(settings) == set(gnt.replacement.ENGINE_SETTINGS) - {"generator", "process_group"}
+
+
+def test_many_skipped_layers_are_counted_and_listed_on_request():
+    net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 3))
+    groups = gnt.trace(net, torch.randn(2, 2))
+    (output,) = groups.skipped
+    engine = gnt.GnT(gnt.Groups.of(groups, [output] * 11), record=False)
+    assert "skipped: 11 layers with 33 units; report(skipped=True) lists them" in str(engine.report())
+    listed = engine.report(skipped=True)
+    assert str(listed).count(f"  {output}") == 11
+    assert listed.skipped == listed.refused == engine.skipped == engine.refused
+    assert f"skipped:\n  {output}" in str(gnt.GnT(groups, record=False).report())

@@ -45,10 +45,10 @@ def test_groups_are_a_tuple_and_print_the_refused_units():
         "0: 8 units, relu\n"
         "  producer  0 Linear (rows)\n"
         "  consumer  2 Linear (columns)\n"
-        "refused:\n"
+        "skipped:\n"
         "  2  2 units  output units: they are the model's output"
     )
-    assert repr(groups) == "Groups(1 groups, 8 units, 1 refused)"
+    assert repr(groups) == "Groups(1 groups, 8 units, 1 skipped)"
     assert str(groups.refused[0]) == "2: 2 units, output units: they are the model's output"
 
 

@@ -173,8 +173,8 @@ class EnsembleGnT(GnT):
             raise ValueError("the engine of an ensemble replaces what its select() returned, and nothing else")
         super().replace(units, incoming)
 
-    def report(self) -> EnsembleReport:
-        """As `GnT.report`, with dead units by member."""
+    def report(self, *, skipped: bool = False) -> EnsembleReport:
+        """As `GnT.report`, with dead units by member. Members are lists of layers, of which none is skipped."""
         return EnsembleReport.read(self.groups, self.updates, self.replacement_rate, self.members, self.slot_inits)
 
     def first_due(self) -> int | None:

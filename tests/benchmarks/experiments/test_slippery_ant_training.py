@@ -157,6 +157,6 @@ def test_a_killed_command_continues_to_the_same_record(uninterrupted, tmp_path):
 def test_pictures_show_negative_returns():
     axes = Figure().subplots()
     axes.plot([0, 1], [-104.0, -100.0])
-    scale_axes(axes, DISPLAY.main)
+    scale_axes(axes, DISPLAY.main, [(-104.0, 0.0), (-100.0, 0.0)])
     low, high = axes.get_ylim()
     assert low < -104 < -100 < high
