@@ -44,7 +44,8 @@ class HAT(ProtectingNetwork):
         R = sum of a (1 - c) / sum of (1 - c) over all units, with a the gates
 
     Fixed weights get their values back after each optimizer step, whatever the optimizer does with momentum and weight
-    decay: the outputs of a task under `use` stay equal bit for bit. Running statistics are kept for each task.
+    decay: the outputs of a task under `use` stay equal bit for bit, except that an output of exactly zero may change
+    its sign. Running statistics are kept for each task.
 
         hat = gnt.HAT(net, gnt.trace(net, x))
         for task, loader in enumerate(tasks):

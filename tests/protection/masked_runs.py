@@ -49,7 +49,8 @@ def outputs(hat: gnt.HAT, x: Tensor) -> dict[Any, Tensor]:
     found = {}
     for task in hat.tasks:
         with hat.use(task):
-            found[task] = hat.model(x)
+            # -0 becomes 0: a free unit contributes 0 times a weight of either sign
+            found[task] = hat.model(x) + 0.0
     hat.model.train(training)
     return found
 
