@@ -33,7 +33,9 @@ def register_state_reset(optimizer_class: type[Optimizer], resets: Mapping[str, 
             a shorter name (``"blocks"``) holds for all tensors below it.
 
     Raises:
-        TypeError: not a subclass of torch.optim.Optimizer, or a value that is neither a number nor a name.
+        TypeError: not a subclass of torch.optim.Optimizer, a key that is no name, or a value that is neither a number
+            nor a name.
+        ValueError: an initial value that is NaN. Nothing is registered.
 
     >>> import torch, gnt
     >>> class Signum(torch.optim.SGD): ...
@@ -44,8 +46,12 @@ def register_state_reset(optimizer_class: type[Optimizer], resets: Mapping[str, 
     if not isinstance(resets, Mapping):
         raise TypeError(f"resets must be a mapping of state keys to initial values, got {type(resets).__name__}")
     for key, value in resets.items():
+        if not isinstance(key, str):
+            raise TypeError(f"the keys of resets must be names of state keys, got {key!r}")
         if not isinstance(value, (int, float, str)) and value is not PARAMETER:
             raise TypeError(f"the initial value of {key!r} must be a number or the name of an option, got {value!r}")
+        if value != value:
+            raise ValueError(f"the initial value of {key!r} must be a number or the name of an option, got {value!r}")
     STATE_RESETS[optimizer_class] = dict(resets)
 
 

@@ -132,6 +132,8 @@ def test_wrong_settings_are_errors_before_an_optimizer_is_made(tmp_path):
         with pytest.raises(error, match=message):
             ContinualBackprop(run, **wrong)
         assert run.optimizer is None
+    with pytest.raises(TypeError, match=r"trainer must be a transformers\.Trainer, got Linear"):
+        ContinualBackprop(torch.nn.Linear(2, 2))
     callback = ContinualBackprop(run, include=LAYERS)
     run.add_callback(callback)
     run.optimizer = torch.optim.SGD(run.model.parameters())

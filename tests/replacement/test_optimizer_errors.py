@@ -199,11 +199,13 @@ def test_resets_registered_for_a_subclass_override_its_parents():
         (Sign, {"average": torch.zeros(2)}, "initial value of 'average'"),
         (nn.Linear, {}, "must be a subclass of torch.optim.Optimizer, got <class .*Linear"),
         ("Sign", {}, "must be a subclass of torch.optim.Optimizer, got 'Sign'"),
+        (Sign, {"average": float("nan")}, "initial value of 'average' must be a number .* got nan"),
+        (Sign, {0: 1.0}, "keys of resets must be names of state keys, got 0"),
     ],
 )
 def test_invalid_registrations_are_refused_and_change_nothing(optimizer, resets, message):
     known = dict(STATE_RESETS)
-    with pytest.raises(TypeError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         register_state_reset(optimizer, resets)
     assert known == STATE_RESETS
 

@@ -112,6 +112,8 @@ class ContinualBackprop(TrainerCallback):  # type: ignore[misc,unused-ignore]
             log_layers=log_layers,
             **given_settings(settings),
         )
+        if not isinstance(trainer, Trainer):
+            raise TypeError(f"trainer must be a transformers.Trainer, got {type(trainer).__name__}")
         if trainer.model_init is not None:
             raise ValueError(
                 "a trainer with model_init makes a new optimizer for each run: use ContinualBackpropMixin, "
