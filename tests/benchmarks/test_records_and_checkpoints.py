@@ -157,7 +157,7 @@ def unfinished(tmp_path: Path) -> Run:
     training = run.make_training()
     run.load(training)
     run.record.add(training.advance())
-    run.save(training, seconds=1.5)
+    run.save(training, seconds=1.5, wall_seconds=2.5)
     run.record.add(training.advance())
     return run
 
@@ -166,7 +166,7 @@ def test_rows_after_the_checkpoint_are_written_again_from_any_byte(unfinished: R
     record = unfinished.record
     rows = record.file.read_bytes()
     training = unfinished.make_training()
-    assert unfinished.load(training) == 1.5
+    assert unfinished.load(training) == (1.5, 2.5)
     saved = record.size
     assert training.done == 1
     assert len(rows) > saved + 100
@@ -183,7 +183,7 @@ def test_a_checkpoint_of_other_versions_or_unreadable_is_refused(unfinished: Run
     unfinished.load(training)
     with monkeypatch.context() as other:
         other.setattr(torch, "__version__", "0.4")
-        unfinished.save(training, 1.0)
+        unfinished.save(training, seconds=1.0, wall_seconds=1.0)
     with pytest.raises(CannotRun, match=r"was started with torch 0\.4; this is torch 2.*--fresh"):
         unfinished.load(training)
     (checkpoint,) = unfinished.out.rglob("checkpoint.pt")
