@@ -317,7 +317,7 @@ def test_the_report_is_text_numbers_and_a_picture(severe, tmp_path, monkeypatch)
     severe.draw(tmp_path / "check.png")
     assert (tmp_path / "check.png").stat().st_size > 10_000
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install .torch-gnt\[demo\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install .torch-gnt\[benchmarks\]"):
         severe.plot()
 
 
