@@ -1,7 +1,7 @@
 """Settings of every test run: one thread, the number of hypothesis examples, a time budget.
 
-    pytest                                                       the default: 40 examples for each property test
-    pytest tests -k properties --hypothesis-profile=thorough     thirty times as many, after a change to the engine
+    pytest                                                       the default: 25 examples for each property test
+    pytest tests -k properties --hypothesis-profile=thorough     about fifty times as many, after a change to the engine
     pytest --hypothesis-profile=quick --time-budget=80           what ./check --quick runs
 
 In continuous integration the examples are the same on every run, so that a failure is caused by the change.
@@ -22,7 +22,7 @@ torch.set_num_threads(1)
 settings.register_profile(
     "default",
     deadline=None,  # nothing is timed
-    max_examples=40,
+    max_examples=25,
     derandomize=bool(os.environ.get("CI")),
     suppress_health_check=[HealthCheck.too_slow],
 )
