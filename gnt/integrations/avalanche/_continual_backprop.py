@@ -14,7 +14,7 @@ from torch import nn
 from gnt._utils.other_names import explains_unknown_settings
 from gnt._utils.validation import check_flags
 from gnt.initialization import Init
-from gnt.integrations._given_settings import given_settings
+from gnt.integrations._engine_settings import engine_settings, given_settings
 from gnt.names import Accumulate, ActivationName, BiasInit, Utility
 from gnt.replacement import EngineSettings, GnT, Protect, SoftReplacement
 from gnt.units import trace, unwrap
@@ -83,24 +83,7 @@ class ContinualBackprop(SupervisedPlugin):  # type: ignore[misc,unused-ignore]
     ) -> None:
         super().__init__()
         check_flags(log=log)
-        settings: dict[str, Any] = {
-            "replacement_rate": replacement_rate,
-            "maturity_threshold": maturity_threshold,
-            "decay_rate": decay_rate,
-            "utility": utility,
-            "init": init,
-            "accumulate": accumulate,
-            "bias_transfer": bias_transfer,
-            "generator": generator,
-            "activation": activation,
-            "process_group": process_group,
-            "kernels": kernels,
-            "bias_init": bias_init,
-            "protect": protect,
-            "grad_scaler": grad_scaler,
-            "measure_every": measure_every,
-            "soft": soft,
-        }
+        settings = engine_settings(locals())
         if layers is not None and (include is not None or exclude is not None):
             raise TypeError("include and exclude would be ignored: layers already selects the units")
         self._layers, self._follow, self._log, self._settings = layers, tuple(follow), log, given_settings(settings)

@@ -11,7 +11,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from gnt._utils.other_names import explains_unknown_settings
 from gnt.initialization import Init
-from gnt.integrations._given_settings import given_settings
+from gnt.integrations._engine_settings import engine_settings, given_settings
 from gnt.integrations.huggingface._engine_maker import EngineMaker, Patterns, without_wrapper
 from gnt.names import Accumulate, ActivationName, BiasInit, Utility
 from gnt.replacement import EngineSettings, GnT, Protect, SoftReplacement
@@ -82,24 +82,7 @@ class ContinualBackprop(TrainerCallback):  # type: ignore[misc,unused-ignore]
         measure_every: int = EngineSettings.measure_every,
         soft: SoftReplacement | bool | None = EngineSettings.soft,
     ) -> None:
-        settings: dict[str, Any] = {
-            "replacement_rate": replacement_rate,
-            "maturity_threshold": maturity_threshold,
-            "decay_rate": decay_rate,
-            "utility": utility,
-            "init": init,
-            "accumulate": accumulate,
-            "bias_transfer": bias_transfer,
-            "generator": generator,
-            "activation": activation,
-            "process_group": process_group,
-            "kernels": kernels,
-            "bias_init": bias_init,
-            "protect": protect,
-            "grad_scaler": grad_scaler,
-            "measure_every": measure_every,
-            "soft": soft,
-        }
+        settings = engine_settings(locals())
         self._maker = EngineMaker(
             "ContinualBackprop",
             layers=layers,

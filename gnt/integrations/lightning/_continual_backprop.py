@@ -14,6 +14,7 @@ from torch import nn
 from gnt._utils.other_names import explains_unknown_settings
 from gnt._utils.validation import check_flags
 from gnt.initialization import Init
+from gnt.integrations._engine_settings import engine_settings
 from gnt.integrations.lightning._trainer import optimizer_of
 from gnt.names import Accumulate, ActivationName, BiasInit, Utility
 from gnt.replacement import EngineSettings, GnT, Protect, SoftReplacement
@@ -88,24 +89,7 @@ class ContinualBackprop(Callback):
         soft: SoftReplacement | bool | None = EngineSettings.soft,
     ) -> None:
         check_flags(log=log)
-        settings: dict[str, Any] = {
-            "replacement_rate": replacement_rate,
-            "maturity_threshold": maturity_threshold,
-            "decay_rate": decay_rate,
-            "utility": utility,
-            "init": init,
-            "accumulate": accumulate,
-            "bias_transfer": bias_transfer,
-            "generator": generator,
-            "activation": activation,
-            "process_group": process_group,
-            "kernels": kernels,
-            "bias_init": bias_init,
-            "protect": protect,
-            "grad_scaler": grad_scaler,
-            "measure_every": measure_every,
-            "soft": soft,
-        }
+        settings = engine_settings(locals())
         EngineSettings(**settings)
         unused = {"example_inputs": example_inputs, "include": include, "exclude": exclude}
         if layers is not None and (given := [name for name, value in unused.items() if value is not None]):
