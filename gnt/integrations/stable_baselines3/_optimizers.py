@@ -14,28 +14,8 @@ from gnt.integrations.stable_baselines3._policy_units import Patterns, network_o
 _EPS = 1e-5  # which Stable-Baselines3 passes to torch.optim.Adam in PPO and A2C
 
 
-def _arguments(
-    kind: str, params: ParamsT, layers: Any, include: Patterns, exclude: Patterns, adam: dict[str, Any] | None = None
-) -> tuple[list[Any], Any]:
-    """The parameters as a list, and the units of their network.
-
-    ``adam``: settings of Adam, which get the epsilon of PPO and A2C if they have none.
-    """
-    given: list[Any] = list(params)
-    policy, network = network_of(given, kind)
-    if layers is None:
-        layers = units_of(policy, network, include, exclude)
-    elif include is not None or exclude is not None:
-        raise TypeError("include and exclude would be ignored: layers already selects the units")
-    elif callable(layers) and not isinstance(layers, nn.Module):
-        layers = layers(network)
-    if adam is not None and isinstance(policy, ActorCriticPolicy):
-        adam.setdefault("eps", _EPS)
-    return given, layers
-
-
-class CBPSGD(optim.CBPSGD):
-    """`gnt.optim.CBPSGD` for the policies of Stable-Baselines3. Arguments are those of `CBPAdam`."""
+class _PolicyOptimizer:
+    """Gives an optimizer that is constructed by a policy the units of the policy's network."""
 
     def __init__(
         self,
@@ -47,11 +27,24 @@ class CBPSGD(optim.CBPSGD):
         exclude: Patterns = None,
         **settings: Any,
     ) -> None:
-        given, units = _arguments("CBPSGD", params, layers, include, exclude)
-        super().__init__(given, lr, layers=units, **settings)
+        given: list[Any] = list(params)
+        policy, network = network_of(given, type(self).__name__)
+        if layers is None:
+            layers = units_of(policy, network, include, exclude)
+        elif include is not None or exclude is not None:
+            raise TypeError("include and exclude would be ignored: layers already selects the units")
+        elif callable(layers) and not isinstance(layers, nn.Module):
+            layers = layers(network)
+        if isinstance(self, optim.CBPAdam | optim.CBPAdamW) and isinstance(policy, ActorCriticPolicy):
+            settings.setdefault("eps", _EPS)
+        super().__init__(given, lr, layers=layers, **settings)  # type: ignore[call-arg]
 
 
-class CBPAdam(optim.CBPAdam):
+class CBPSGD(_PolicyOptimizer, optim.CBPSGD):
+    """`gnt.optim.CBPSGD` for the policies of Stable-Baselines3. Arguments are those of `CBPAdam`."""
+
+
+class CBPAdam(_PolicyOptimizer, optim.CBPAdam):
     """`gnt.optim.CBPAdam` for the policies of Stable-Baselines3: ``policy_kwargs=dict(optimizer_class=CBPAdam)``.
 
     The policy constructs it with its parameters. It traces a forward of the network that these belong to
@@ -80,32 +73,6 @@ class CBPAdam(optim.CBPAdam):
     ['mlp_extractor.policy_net.0', 'mlp_extractor.policy_net.2']
     """
 
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: float = 1e-3,
-        *,
-        layers: Any = None,
-        include: Patterns = None,
-        exclude: Patterns = None,
-        **settings: Any,
-    ) -> None:
-        given, units = _arguments("CBPAdam", params, layers, include, exclude, settings)
-        super().__init__(given, lr, layers=units, **settings)
 
-
-class CBPAdamW(optim.CBPAdamW):
+class CBPAdamW(_PolicyOptimizer, optim.CBPAdamW):
     """`gnt.optim.CBPAdamW` for the policies of Stable-Baselines3. Arguments are those of `CBPAdam`."""
-
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: float = 1e-3,
-        *,
-        layers: Any = None,
-        include: Patterns = None,
-        exclude: Patterns = None,
-        **settings: Any,
-    ) -> None:
-        given, units = _arguments("CBPAdamW", params, layers, include, exclude, settings)
-        super().__init__(given, lr, layers=units, **settings)
