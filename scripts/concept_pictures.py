@@ -91,7 +91,7 @@ def draw_replacement() -> None:
     captions = (
         "utility of each unit:\nmean |feature| x mean |outgoing weight|",
         "the least useful unit\nthat is old enough",
-        "incoming weights drawn anew, outgoing 0;\nits mean contribution b moves to the next biases",
+        "new incoming weights, outgoing 0;\nits mean contribution b moves to the next biases",
     )
     for ax, caption in zip(axes, captions, strict=True):
         ax.text(1.5, -0.3, caption, ha="center", va="top", fontsize=10)
