@@ -24,7 +24,7 @@ from gnt.importance import WeightMeans
 from gnt.optim._adam.dispatch import StepPlan
 from gnt.optim._adam.load_state import exact_step_counts
 from gnt.optim._adam.state import MOMENTS, clear_slices
-from gnt.optim._adam.step_counts import START_KEYS, count_elements, restart, zero_starts
+from gnt.optim._adam.step_counts import START_KEYS, count_elements, restart, single_dim, zero_starts
 from gnt.optim._gradient_checks import GradientChecks
 from gnt.optim._options import ADAM_OPTIONS, ChangedOptions, CheckOptions, check_adam_options
 from gnt.optim._step_wrapper import wrap_uncompiled_step
@@ -292,6 +292,21 @@ class AdamGnT(Optimizer):
                 clear_slices(state[key], dim, units, groups)
         step = state["step"]
         restart(state, param.shape, size, dim, units, int(step.tolist()) if step.is_cpu else step)
+
+    def unit_state(self, param: Tensor, dim: int) -> list[tuple[Tensor, float | Tensor]] | None:
+        """The tensors that `reset_units` changes for units along ``dim``, each with the value of a new unit.
+
+        For kernels of an engine, which write them in place of `reset_units`. None if it does more: the first reset adds
+        step counts, and some parameters have one for each element. Input channels of grouped convolutions are not
+        meant.
+        """
+        state = self.state.get(param)
+        if not state:
+            return []
+        if dim > 1 or single_dim(param.shape) is not None or START_KEYS[dim] not in state:
+            return None
+        moments: list[tuple[Tensor, float | Tensor]] = [(state[key], 0.0) for key in MOMENTS if key in state]
+        return [*moments, (state[START_KEYS[dim]], state["step"])]
 
     @torch.no_grad()
     def reset_elements(self, param: Tensor, chosen: Tensor) -> None:

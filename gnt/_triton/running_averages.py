@@ -12,7 +12,7 @@ import triton.language as tl
 
 
 @triton.jit
-def _correction(age, decay: tl.constexpr, log_decay: tl.constexpr, tiny: tl.constexpr, scalar: tl.constexpr):
+def age_correction(age, decay: tl.constexpr, log_decay: tl.constexpr, tiny: tl.constexpr, scalar: tl.constexpr):
     """1 - decay^age, at least the smallest positive number."""
     age = age.to(tl.float64)
     if decay == 0.0:
@@ -85,7 +85,7 @@ def advance(
         utility = tl.load(averages + value_at, mask=mask, other=0.0)
         if is_bad:
             age = before // every - tl.load(born + first + at, mask=mask, other=0) // every
-            correction = _correction(age, decay, log_decay, tiny, scalar)
+            correction = age_correction(age, decay, log_decay, tiny, scalar)
             feature = mean_feature / correction
             if corrected:
                 value = utility / correction

@@ -33,6 +33,7 @@ from gnt.importance._measure_registry import (
 )
 from gnt.importance._running_averages import AgedAverages, RunningAverages, age_correction
 from gnt.importance._running_importance import RunningImportance
+from gnt.importance._shared_state import SharedState
 from gnt.importance._signals import Signals
 from gnt.importance._statistics import GroupStatistics, TapStatistics
 from gnt.importance._tap_features import TapFeatures
@@ -57,6 +58,7 @@ __all__ = [
     "OwnWeights",
     "RunningAverages",
     "RunningImportance",
+    "SharedState",
     "Signals",
     "TapFeatures",
     "TapStatistics",

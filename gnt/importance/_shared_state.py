@@ -44,6 +44,7 @@ class SharedState:
         advance_by_kernel: lets the measured values enter the averages of the units in ``segments``, which holds their
             first unit, their number and the number of the update for each segment.
         num_features: number of mean features.
+        triton: Triton kernels can read and write the tensors.
     """
 
     def __init__(self, states: Sequence[RunningAverages], *, kernels: bool = False, triton: bool = False) -> None:
@@ -73,6 +74,7 @@ class SharedState:
             self.find_nonfinite = partial(load("finite", self.averages.dtype), *arguments)
             if self._one_tap_each and self._averaged:
                 self._advance_kernel = load("running_averages", self.averages.dtype)
+        self.triton = triton
         self._counts = DeviceCounts(states) if triton or self.born.is_cuda else None
         self._advance_triton = None
         if triton and self._one_tap_each and self._averaged:
@@ -143,6 +145,11 @@ class SharedState:
             by_state = zip(self.states, lags, strict=True)
             unit_lags = torch.cat([torch.full((state.num_units,), lag) for state, lag in by_state])
             self._unit_lags = unit_lags.to(self.born.device, non_blocking=True) if any(lags) else None
+
+    @property
+    def updates_on_device(self) -> Tensor | None:
+        """The states' numbers of updates on a GPU, int64 (states,), as of the latest `follow_host`; None on the CPU."""
+        return None if self._counts is None else self._counts.on_device
 
     def follow_host(self) -> None:
         """Set the numbers of updates on the device to the host's."""

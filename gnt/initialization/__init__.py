@@ -14,7 +14,16 @@ from gnt.initialization._layer_defaults import SUPPORTED_LAYERS, init_distributi
 from gnt.initialization._names import BIAS_INITS, INITS, Fill, Init, check_init, fans, init_name, uniform_bound
 from gnt.initialization._parameter_distributions import fitting_distributions, parameter_distributions
 from gnt.initialization._saved import loaded_inits, saved_inits
-from gnt.initialization._slot_init import USUAL_INIT, SlotInit, draw_biases, draw_weights, find_slot_init
+from gnt.initialization._slot_init import (
+    USUAL_INIT,
+    SlotInit,
+    draw_biases,
+    draw_weights,
+    draws_biases,
+    fill_biases,
+    fill_weights,
+    find_slot_init,
+)
 
 __all__ = [
     "BIAS_INITS",
@@ -28,7 +37,10 @@ __all__ = [
     "check_init",
     "draw_biases",
     "draw_weights",
+    "draws_biases",
     "fans",
+    "fill_biases",
+    "fill_weights",
     "find_slot_init",
     "fitting_distributions",
     "init_distribution",

@@ -118,31 +118,52 @@ def draw_weights(slot: Slot, init: SlotInit, count: int, generators: Sequence[to
     """New weights for ``count`` units of each member, from its generator: (members * count * block, *shape of a unit).
 
     Raises:
+        ValueError: as `fill_weights`.
+    """
+    weight = slot.weight
+    shape = (len(generators), count * slot.block, *slot.rest)
+    drawn = torch.empty(shape, dtype=_wide(weight.dtype), device=generators[0].device)
+    fill_weights(drawn, slot, init, generators)
+    return drawn.flatten(0, 1).to(weight.device, weight.dtype, non_blocking=True)
+
+
+def fill_weights(drawn: Tensor, slot: Slot, init: SlotInit, generators: Sequence[torch.Generator]) -> None:
+    """Fill ``drawn`` with new weights, (members, units * block, *shape of a unit), on the generators' device.
+
+    Raises:
         ValueError: a function did not fill its tensor, changed its shape, made it require a gradient, or (seen on the
             CPU only) left values that are not finite.
     """
     weight = slot.weight
-    stored = weight.dtype
-    shape = (len(generators), count * slot.block, *slot.rest)
-    drawn = torch.empty(shape, dtype=_wide(stored), device=generators[0].device)
     layer_rows = weight.shape[slot.dim] // len(generators)
     for rows, generator, distribution in zip(drawn, generators, init.weights, strict=True):
         if isinstance(distribution, Distribution):
-            distribution.fill_(rows, generator, stored=stored, layer_rows=layer_rows)
+            distribution.fill_(rows, generator, stored=weight.dtype, layer_rows=layer_rows)
         else:
             _fill_by_function(distribution, rows, slot, generator)
-    return drawn.flatten(0, 1).to(weight.device, stored, non_blocking=True)
 
 
 def draw_biases(slot: Slot, init: SlotInit, count: int, generators: Sequence[torch.Generator]) -> Tensor | None:
     """New biases for ``count`` units of each member: (members * count * block,); None: all 0."""
-    if slot.bias is None or init.biases == (ZERO,) * len(init.biases):
+    if not draws_biases(slot, init):
         return None
+    assert slot.bias is not None
     stored = slot.bias.dtype
     drawn = torch.empty(len(generators), count * slot.block, dtype=_wide(stored), device=generators[0].device)
-    for values, generator, distribution in zip(drawn, generators, init.biases, strict=True):
-        distribution.fill_(values, generator, stored=stored, layer_rows=len(values))
+    fill_biases(drawn, slot, init, generators)
     return drawn.flatten().to(slot.bias.device, stored, non_blocking=True)
+
+
+def draws_biases(slot: Slot, init: SlotInit) -> bool:
+    """True if the biases of new units are drawn; otherwise they are 0."""
+    return slot.bias is not None and init.biases != (ZERO,) * len(init.biases)
+
+
+def fill_biases(drawn: Tensor, slot: Slot, init: SlotInit, generators: Sequence[torch.Generator]) -> None:
+    """Fill ``drawn`` with new biases, (members, units * block), on the generators' device."""
+    assert slot.bias is not None
+    for values, generator, distribution in zip(drawn, generators, init.biases, strict=True):
+        distribution.fill_(values, generator, stored=slot.bias.dtype, layer_rows=len(values))
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -6,7 +6,7 @@ optimizer's state is reset after that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ from gnt.replacement import selection
 from gnt.replacement._bound_groups import BoundGroups
 from gnt.replacement._followers import Followers
 from gnt.replacement._soft_replacement import check_not_sharded, move_towards_new, soft_shares
+from gnt.replacement._triton_plan import Plan
+from gnt.replacement._triton_replacement import TritonReplacement
 from gnt.replacement.eligibility import UnitState
 from gnt.units import UnitGroup
 
@@ -61,6 +63,11 @@ class UnitReplacement(BoundGroups):
         left_out, selected = self.frozen | self.importance.absent, []
         if new and self.protection.top_units is not None:
             self.protection.after_update(left_out)
+        if new and self.importance.evaluator.triton_state is not None and self.protect is None:
+            triton = self._triton()
+            if triton is not None:
+                self.selected = self._select_by(triton, left_out)
+                return [*self.selected]
         for number, group in enumerate(self.groups):
             selected.append(self.select_in(group) if new and number not in left_out else group.state.no_units)
         self.selected = selected
@@ -73,8 +80,28 @@ class UnitReplacement(BoundGroups):
         if not eligible:
             return state.no_units
         count = self.count_due(state, eligible)
-        if not count:
-            return state.no_units
+        return self._lowest(group, count) if count else state.no_units
+
+    def _select_by(self, triton: TritonReplacement, left_out: Collection[int]) -> list[Tensor]:
+        """Indices of the units of all groups that are due, when no object protects units."""
+        states: list[UnitState] = [group.state for group in self.groups]
+        counts = [
+            self.count_due(state, eligible) if number not in left_out and (eligible := state.eligible) else 0
+            for number, state in enumerate(states)
+        ]
+        if not any(counts):
+            return self.no_units()
+        selected = triton.select(counts, self.maturity_threshold)
+        if selected is not None:
+            return selected
+        return [
+            self._lowest(group, count) if count else group.state.no_units
+            for group, count in zip(self.groups, counts, strict=True)
+        ]
+
+    def _lowest(self, group: UnitGroup, count: int) -> Tensor:
+        """Indices of ``count`` eligible units of lowest utility, or of as many as may be replaced at present."""
+        state: UnitState = group.state
         mature, available = state.mature, self.protection.available(group)
         if available is not None:
             mature = mature & available
@@ -103,14 +130,24 @@ class UnitReplacement(BoundGroups):
         if not work:
             return
         self.follow_network()
-        followers = self._all_followers()
+        triton, plan = self._triton_plan(units, fresh)
+        followers = self._followers if plan is not None and plan.resets_optimizer else self._all_followers()
         followers.check(self.groups)
         movable = self.protection.movable_biases([item[0] for item in work]) if self.bias_transfer else {}
         # a function that fails has changed nothing: all is drawn before any unit is replaced
         own_function = () if isinstance(self.init, str) else (self.generator,)
+        replaced = [(group, indices) for group, indices, *_ in work]
+        if triton is not None and plan is not None:
+            with restore_generators_on_error(own_function):
+                new = triton.draw(plan, units, self.slot_inits, self.draw_generators())
+            biases_before = followers.consumer_biases(replaced) if self.bias_transfer else []
+            triton.replace(plan, units, new, transfer=self.bias_transfer)
+            for group, indices in replaced:
+                group.state.replace(indices, all_eligible=selected, restarted=True)
+            followers.follow(replaced, biases_before)
+            return
         with restore_generators_on_error(own_function):
             drawn = [self._draw(group, len(indices), given, inits) for group, indices, given, inits in work]
-        replaced = [(group, indices) for group, indices, *_ in work]
         biases_before = followers.consumer_biases(replaced) if self.bias_transfer else []
         for (group, indices, *_), (weights, biases) in zip(work, drawn, strict=True):
             mean_features = group.state.corrected_mean_features.index_select(1, indices) if self.bias_transfer else None
@@ -136,6 +173,25 @@ class UnitReplacement(BoundGroups):
         shares = [soft_shares(self.soft, group.state, self.members) for group, _ in work]
         for (group, _), alpha, (weights, biases) in zip(work, shares, drawn, strict=True):
             move_towards_new(group, alpha, weights, biases, self.members, movable)
+
+    def _triton(self) -> TritonReplacement | None:
+        """What selects and replaces units by Triton kernels; None: torch operations do."""
+        evaluator = self.importance.evaluator
+        if evaluator.triton_state is None or self.members > 1:
+            return None
+        if evaluator.prepared is None:
+            evaluator.prepared = TritonReplacement(self.groups, evaluator.triton_state)
+        found: TritonReplacement = evaluator.prepared
+        return found
+
+    def _triton_plan(
+        self, units: Sequence[Tensor], fresh: Sequence[list[Tensor] | None]
+    ) -> tuple[TritonReplacement | None, Plan | None]:
+        """How Triton kernels replace units; None if torch operations do, as if weights are given or biases held."""
+        triton = self._triton() if self.protect is None else None
+        if triton is None or any(each is not None for each in fresh):
+            return None, None
+        return triton, triton.plan(units, self.slot_inits, self.optimizer_state)
 
     def _all_followers(self) -> Followers:
         """What is told of a replacement: the optimizer's state, then the followers."""

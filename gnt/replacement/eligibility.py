@@ -173,15 +173,17 @@ class UnitState(RunningAverages):
             protected = protected.index_fill(0, self.held, True)
         self.protected = protected
 
-    def replace(self, units: Tensor, *, all_eligible: bool) -> None:
+    def replace(self, units: Tensor, *, all_eligible: bool, restarted: bool = False) -> None:
         """Restart ``units`` at age 0 and count them as replaced.
 
         Args:
             units: indices.
             all_eligible: the units were selected among the eligible ones, so the device need not be read.
+            restarted: a kernel has set their ages and averages.
         """
         eligible = self.eligible
-        self._restart(units)
+        if not restarted:
+            self._restart(units)
         self.replaced += len(units)
         if all_eligible:
             self._maturing.append((self.updates + self.maturity_threshold + 1, len(units)))

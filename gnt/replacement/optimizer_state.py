@@ -190,6 +190,41 @@ class OptimizerStateReset:
                     for path, value in part.tensors(param):
                         _write(slot, value, param, units, part.initial(param, path))
 
+    def check_options(self) -> None:
+        """The part of `check` about options: raise ValueError for eps = 0."""
+        check_options(self.optimizer)
+
+    def unit_state(self, param: Tensor, dim: int) -> list[tuple[Tensor, float | Tensor]] | None:
+        """The tensors in which `reset` writes for units along a dimension of a parameter, with what it writes.
+
+        Each is shaped like the parameter, or has one number for each position along the dimension. What is written is a
+        number, or a tensor of one element. The state must have passed `check`, and consist of tensors and numbers.
+
+        Returns:
+            None if `reset` does more, or if it is not known what would change the result later.
+        """
+        part, *others = self._parts()
+        if others or len(part.optimizers) > 1 or not all(map(_is_known, type(part.optimizers[0]).__mro__)):
+            return None
+        if part.table is None:
+            own = getattr(part.optimizers[0], "unit_state", None)
+            return None if own is None else cast("list[tuple[Tensor, float | Tensor]] | None", own(param, dim))
+        state = part.state.get(param, {})
+        if not isinstance(state, dict) or any(isinstance(each, (Mapping, Sequence)) for each in state.values()):
+            return None
+        found: list[tuple[Tensor, float | Tensor]] = []
+        for path, value in part.tensors(param):
+            initial = part.initial(param, path)
+            if not isinstance(initial, (int, float)) or value.shape != param.shape:
+                return None
+            found.append((value, float(initial)))
+        return found
+
+
+def _is_known(kind: type) -> bool:
+    """True for a class of torch or gnt."""
+    return kind is object or kind.__module__.partition(".")[0] in ("torch", "gnt")
+
 
 def state_of_further_optimizer(
     optimizer: Optimizer, groups: Sequence[UnitGroup], own: Optimizer | None

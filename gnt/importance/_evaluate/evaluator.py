@@ -7,6 +7,7 @@ batch is evaluated group by group. The results are kept in one tensor of all gro
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,6 +45,8 @@ class Evaluator:
         on_cuda: some groups are on a GPU.
         parts: the groups whose states share tensors.
         repeated: makes an update like the one before; None if the next one must be a full one.
+        triton_state: the tensors of all groups, for Triton kernels; None if these cannot read them, or not together.
+        prepared: what the owner of the groups has made for these tensors; None again when they are replaced.
     """
 
     def __init__(self, groups: Sequence[UnitGroup], measure: Measure, name: str, *, kernels: bool | None) -> None:
@@ -59,6 +62,8 @@ class Evaluator:
         self._absent_taps: dict[int, list[int]] = {}
         self._weight_means: Mapping[int, WeightMeans] | None = None
         self.repeated: RepeatedUpdate | None = None
+        self.triton_state: SharedState | None = None
+        self.prepared: Any = None
         self.share_states()
 
     def share_states(self) -> None:
@@ -75,6 +80,9 @@ class Evaluator:
             )
             for numbers in group_by_device_and_dtype([group.state for group in self._groups])
         ]
+        shared = self.parts[0].shared
+        self.triton_state = shared if shared.triton and len(self.parts) == 1 else None
+        self.prepared = None
 
     def follow_network(self) -> bool:
         """Move the states to the device and dtype of their weights; True if states were moved or joined again."""
