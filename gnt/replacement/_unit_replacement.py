@@ -177,7 +177,7 @@ class UnitReplacement(BoundGroups):
     def _triton(self) -> TritonReplacement | None:
         """What selects and replaces units by Triton kernels; None: torch operations do."""
         evaluator = self.importance.evaluator
-        if evaluator.triton_state is None or self.members > 1:
+        if evaluator.triton_state is None or self.members > 1 or not evaluator.triton_state.is_shared:
             return None
         if evaluator.prepared is None:
             evaluator.prepared = TritonReplacement(self.groups, evaluator.triton_state)

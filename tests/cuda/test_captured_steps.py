@@ -145,17 +145,22 @@ def test_replays_launched_steps_and_loaded_states_may_be_mixed(kernels):
         assert torch.equal(a.state.last_active, b.state.last_active)
 
 
-def test_a_replay_without_replacement_does_not_synchronize():
+@KERNELS
+@pytest.mark.parametrize("make", [sgd, cbp_adam])
+def test_replays_with_and_without_replacements_do_not_synchronize(make, kernels):
     net = mlp().cuda()
-    optimizer, engine, _ = cbp_adam(net, None)
-    captured = Captured(net, optimizer, engine, (4,), attached=True)
-    batches = [[tensor.cuda() for tensor in batch(t)] for t in range(20)]
+    optimizer, engine, attached = make(net, kernels)
+    captured = Captured(net, optimizer, engine, (4,), attached=attached)
+    batches = [[tensor.cuda() for tensor in batch(t)] for t in range(24)]
     for x, y in batches[:8]:
         captured(x, y)
+    counts = []
     for x, y in batches[8:]:
         with no_synchronization():
-            captured(x, y)
-    assert engine.updates == 20
+            counts.append(sum(map(len, captured(x, y))))
+    assert engine.updates == 24
+    assert 0 in counts
+    assert sum(counts) > 2
 
 
 def test_a_capture_needs_a_step_before_it():
