@@ -8,12 +8,19 @@ from typing import Any, ClassVar
 
 from torch.optim import Optimizer
 
+from gnt._utils.known_attributes import known_attributes
 from gnt.optim import _cbp_arguments as cbp_arguments
-from gnt.optim._options import CheckOptions
+from gnt.optim._options import ADAM_OPTIONS, SGD_OPTIONS, CheckOptions
 from gnt.replacement import ENGINE_SETTINGS, GnT
 from gnt.units import WalkError
 
+_ELSEWHERE = {
+    **{name: f'param_groups[0]["{name}"]' for name in (*SGD_OPTIONS, *ADAM_OPTIONS)},
+    **{name: f"gnt.{name}" for name in ENGINE_SETTINGS if name != "grad_scaler"},  # GradScaler sets grad_scale
+}
 
+
+@known_attributes(elsewhere=_ELSEWHERE, others_allowed=True)
 class ContinualOptimizer(Optimizer):
     """Base class: separates the settings of optimizer and engine, and attaches the engine, also in copies.
 

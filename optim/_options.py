@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gnt._utils.known_attributes import nearly_same
+from gnt.replacement import ENGINE_SETTINGS
+
 CheckOptions = Callable[..., None]
 
 ADAM_OPTIONS = (
@@ -47,14 +50,20 @@ class ChangedOptions:
 
     def __init__(self, names: Sequence[str], check: CheckOptions) -> None:
         self._values_of, self._check = itemgetter(*names), check
+        self._names = names
         self._checked: list[tuple[Any, ...]] = []
+        self._sizes: list[int] = []
 
     def check(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """Raise TypeError or ValueError for options that are not valid."""
-        checked = self._checked
+        checked, sizes = self._checked, self._sizes
         if len(groups) != len(checked):
-            checked = self._checked = [() for _ in groups]
+            checked, sizes = [() for _ in groups], [0 for _ in groups]
+            self._checked, self._sizes = checked, sizes
         for i, group in enumerate(groups):
+            if len(group) != sizes[i]:
+                check_option_names(group, self._names, f"parameter group {i}")
+                sizes[i] = len(group)
             try:
                 values = self._values_of(group)
             except KeyError as missing:
@@ -66,6 +75,26 @@ class ChangedOptions:
             if not (before and type(lr) is float and 0.0 <= lr < math.inf and all(map(is_, values[1:], before[1:]))):
                 self._check(group, read_devices=False)  # more than the step size has changed
             checked[i] = () if any(map(can_change, values)) else values
+
+
+def check_option_names(group: Mapping[str, Any], options: Sequence[str], owner: str = "a parameter group") -> None:
+    """Raise ValueError for a key that is nearly an option, or a setting of an engine; schedulers and users add others.
+
+    Args:
+        group: a parameter group.
+        options: the options of the optimizer.
+        owner: the group, for the error.
+    """
+    for name in group:
+        if name in options or not isinstance(name, str):
+            continue
+        if setting := nearly_same(name, ENGINE_SETTINGS):
+            raise ValueError(
+                f"{owner} has {name!r}: {setting} is a setting of the engine, for all parameter groups: pass it to "
+                f"gnt.GnT or CBPSGD, CBPAdam, CBPAdamW; later assign engine.{setting} or optimizer.gnt.{setting}"
+            )
+        if near := nearly_same(name, options):
+            raise ValueError(f"{owner} has the unknown option {name!r}; did you mean {near!r}?")
 
 
 def can_change(value: Any) -> bool:

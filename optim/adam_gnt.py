@@ -26,7 +26,7 @@ from gnt.optim._adam.load_state import exact_step_counts
 from gnt.optim._adam.state import MOMENTS, clear_slices
 from gnt.optim._adam.step_counts import START_KEYS, count_elements, restart, single_dim, zero_starts
 from gnt.optim._gradient_checks import GradientChecks
-from gnt.optim._options import ADAM_OPTIONS, ChangedOptions, CheckOptions, check_adam_options
+from gnt.optim._options import ADAM_OPTIONS, ChangedOptions, CheckOptions, check_adam_options, check_option_names
 from gnt.optim._step_wrapper import wrap_uncompiled_step
 from gnt.optim._validation import check_parameters, checked_size, checked_units, layout_error
 
@@ -161,6 +161,7 @@ class AdamGnT(Optimizer):
         Raises TypeError or ValueError for an invalid option or a complex parameter.
         """
         if isinstance(param_group, dict):
+            check_option_names(param_group, ADAM_OPTIONS)
             self._check_options({**self.defaults, **param_group})
         super().add_param_group(param_group)
         for param in self.param_groups[-1]["params"]:

@@ -28,6 +28,7 @@ from gnt.optim._options import (
     ChangedOptions,
     CheckOptions,
     check_continual_adam_options,
+    check_option_names,
     check_sgd_options,
 )
 from gnt.optim._saved_state import check_entries, check_saved_options, saved_entries
@@ -131,6 +132,7 @@ class CBPSGD(ContinualOptimizer, torch.optim.SGD):
         Raises TypeError or ValueError for an invalid option.
         """
         if isinstance(param_group, dict):
+            check_option_names(param_group, SGD_OPTIONS)
             check_sgd_options({**self.defaults, **param_group})
         super().add_param_group(param_group)
 

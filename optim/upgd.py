@@ -18,7 +18,7 @@ from gnt._utils.state_dicts import Entry, counter, random_state, sequence
 from gnt._utils.validation import check_flags, check_kernels, finite_number, to_float
 from gnt.distributed.dtensor import is_dtensor
 from gnt.names import UtilityScaling
-from gnt.optim._options import ChangedOptions
+from gnt.optim._options import ChangedOptions, check_option_names
 from gnt.optim._pieces import change_in_pieces, fits_pieces
 from gnt.optim._saved_state import check_entries, check_saved_options, saved_entries
 from gnt.optim._upgd_kernel import change_by_kernel, fits_kernel, update_utilities
@@ -130,6 +130,7 @@ class UPGD(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with their own options. Options that are not set are those of the constructor."""
         if isinstance(param_group, dict):
+            check_option_names(param_group, _OPTIONS)
             _check_options({**self.defaults, **param_group})
         super().add_param_group(param_group)
         for param in self.param_groups[-1]["params"]:

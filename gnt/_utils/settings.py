@@ -4,7 +4,7 @@
     class ShrinkAndPerturb: ...
 
 A rule takes the name and the value, and returns the value to keep or raises TypeError or ValueError, before anything
-has changed. Settings that are fixed can be assigned once.
+has changed. Settings that are fixed can be assigned once. Assigning a name that is no attribute is an error, too.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from gnt._utils.known_attributes import known_attributes
 from gnt._utils.validation import check_counts, check_flags, check_positive, finite_number, to_float
 
 Rule = Callable[[str, Any], Any]
@@ -49,7 +50,7 @@ def _equal(value: Any, present: Any) -> bool:
 
 
 def checked_settings(*, fixed: Iterable[str] = (), **rules: Rule) -> Callable[[Kind], Kind]:
-    """Decorate a class so that its settings are checked when they are assigned.
+    """Decorate a class so that its settings are checked when they are assigned, and unknown ones are refused.
 
     Args:
         fixed: attributes that can be assigned only once.
@@ -59,7 +60,7 @@ def checked_settings(*, fixed: Iterable[str] = (), **rules: Rule) -> Callable[[K
     def decorate(kind: Kind) -> Kind:
         for name, rule in (*rules.items(), *((name, None) for name in fixed)):
             setattr(kind, name, Setting(name, rule))
-        return kind
+        return kind if hasattr(kind.__setattr__, "unchecked") else known_attributes()(kind)
 
     return decorate
 

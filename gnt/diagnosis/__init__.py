@@ -6,6 +6,7 @@ suggest             replacement rate, maturity threshold and decay rate, and wha
 """
 
 from gnt.diagnosis._advice import Advice, WorstLayer
+from gnt.diagnosis._batches import check_data
 from gnt.diagnosis._command import run_command
 from gnt.diagnosis._layer_figures import LayerFigures
 from gnt.diagnosis._plasticity_check import check_settings, plasticity_check
@@ -25,6 +26,7 @@ __all__ = [
     "Progress",
     "Suggestion",
     "WorstLayer",
+    "check_data",
     "check_settings",
     "plasticity_check",
     "run_command",

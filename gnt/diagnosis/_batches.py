@@ -37,6 +37,7 @@ def read_batches(data: Any, count: int, batch_size: int) -> list[Batch]:
     Raises:
         TypeError, ValueError: data of another kind, or without a batch.
     """
+    check_data(data)
     if isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
         x, y = data
         if not x.ndim or not y.ndim or len(x) != len(y) or not len(x):
@@ -48,16 +49,20 @@ def read_batches(data: Any, count: int, batch_size: int) -> list[Batch]:
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
         order = torch.Generator().manual_seed(0)
         data = DataLoader(data, batch_size, shuffle=True, generator=order)
-    if isinstance(data, (Tensor, str, bytes, Mapping)) or not isinstance(data, Iterable):
-        raise TypeError(
-            "data must be a DataLoader, a data set, tensors (x, y), or an iterable of batches (x, y), got "
-            f"{type(data).__name__}"
-        )
     with contextlib.closing(_items(data)) as items:
         batches = [_checked(batch, number) for number, batch in enumerate(islice(items, count))]
     if not batches:
         raise ValueError("data must have at least one batch, got none")
     return batches
+
+
+def check_data(data: Any) -> None:
+    """Raise TypeError for what `read_batches` cannot read batches from."""
+    if isinstance(data, (Tensor, str, bytes, Mapping)) or not isinstance(data, (Iterable, Dataset)):
+        raise TypeError(
+            "data must be a DataLoader, a data set, tensors (x, y), or an iterable of batches (x, y), got "
+            f"{type(data).__name__}"
+        )
 
 
 def map_tensors(inputs: Any, function: Callable[[Tensor], Tensor]) -> Any:

@@ -21,3 +21,9 @@ def given_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     EngineSettings(**settings)
     return {name: value for name, value in settings.items() if value != getattr(EngineSettings, name, None)}
+
+
+def check_follow(follow: Any) -> None:
+    """Raise TypeError for anything but a list of objects, as `gnt.GnT` does, which is built later."""
+    if not isinstance(follow, (list, tuple)):
+        raise TypeError(f"follow must be a list of objects, got {type(follow).__name__}")

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from gnt._utils.validation import check_known_settings, check_positive
-from gnt.diagnosis import PlasticityCheck, check_settings, plasticity_check
+from gnt.diagnosis import PlasticityCheck, check_data, check_settings, plasticity_check
 
 _OWN = ("model", "make_optimizer", "data", "loss")
 DEFAULTS = {"fresh": "labels", "steps": 100, "seeds": 3, "progress": False}
@@ -24,11 +24,13 @@ class PlasticityLog:
         history: the figures of each check (`gnt.PlasticityCheck.to_dict`), by step.
 
     Raises:
-        TypeError, ValueError: an interval, settings or a loss that are not allowed.
+        TypeError, ValueError: an interval, settings, a loss or data that are not allowed.
     """
 
-    def __init__(self, every: int, settings: dict[str, Any], loss: Any) -> None:
+    def __init__(self, every: int, settings: dict[str, Any], loss: Any, data: Any) -> None:
         check_positive(every=every)
+        if data is not None:
+            check_data(data)
         allowed = [name for name in inspect.signature(plasticity_check).parameters if name not in _OWN]
         check_known_settings(settings, "LogPlasticity", ("every", "data", "loss"), allowed)
         check_settings(loss, **settings)  # now, not at the first check

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import Unpack
 
+from gnt._utils.known_attributes import known_attributes
 from gnt._utils.validation import check_flags
 from gnt.learners._compile import CompiledSteps
 from gnt.learners._loss_and_optimizer import OPTIMIZERS, Loss, check_needs_no_closure, find_loss, find_optimizer
@@ -18,6 +19,11 @@ from gnt.learners._methods import Methods
 from gnt.learners._optimizer_options import OptimizerOptions
 from gnt.learners._training_step import Step, TrainingStep
 from gnt.names import LossName, OptimizerName
+
+_OPTIONS = ("lr", *OptimizerOptions.__annotations__)
+# where options of the optimizer are assigned
+IN_OPTIMIZER = {name: f'opt.param_groups[0]["{name}"]' for name in _OPTIONS}
+IN_OPTIMIZER["step_size"] = IN_OPTIMIZER["lr"]
 
 
 def step_attribute(name: str, checked: Callable[[Any], Any]) -> Any:
@@ -31,6 +37,7 @@ def _checked_network(net: Any) -> Any:
     return net
 
 
+@known_attributes(elsewhere=IN_OPTIMIZER)
 class Backprop:
     """The baseline: backpropagation with any torch optimizer, one update for each call of `learn`.
 

@@ -10,14 +10,15 @@ from torch import nn
 from torch.optim import Optimizer
 from typing_extensions import Unpack
 
+from gnt._utils.known_attributes import known_attributes
 from gnt.initialization import Init
 from gnt.learners._engine_keywords import CONTINUAL_BACKPROP_SETTINGS
 from gnt.learners._loss_and_optimizer import UNIT_OPTIMIZERS, Loss
 from gnt.learners._optimizer_options import OptimizerOptions
 from gnt.learners._training_step import EngineTrainingStep
-from gnt.learners.backprop import Backprop, step_attribute
+from gnt.learners.backprop import IN_OPTIMIZER, Backprop, step_attribute
 from gnt.names import Accumulate, ActivationName, BiasInit, LossName, OptimizerName, Utility
-from gnt.replacement import EngineSettings, GnT, Protect, SoftReplacement
+from gnt.replacement import ENGINE_SETTINGS, EngineSettings, GnT, Protect, SoftReplacement
 
 
 def _checked_engine(engine: Any) -> Any:
@@ -26,6 +27,7 @@ def _checked_engine(engine: Any) -> Any:
     return engine
 
 
+@known_attributes(elsewhere={**IN_OPTIMIZER, **{name: f"gnt.{name}" for name in ENGINE_SETTINGS}})
 class ContinualBackprop(Backprop):
     """Continual backpropagation: backpropagation, then generate and test, one update for each call of `learn`.
 

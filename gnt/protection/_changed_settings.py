@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from gnt._utils.known_attributes import known_attributes
 from gnt.protection._hat_settings import HATSettings
 
 # read whenever they are needed; the others that can be changed are read when a task begins
@@ -49,10 +50,10 @@ class SettingOfHAT:
 
 
 def settings_of_hat(kind: Kind) -> Kind:
-    """Decorate the class `HAT`, so that its settings are attributes."""
+    """Decorate the class `HAT`, so that its settings are attributes, and names that are nearly the same are refused."""
     for name in (*AT_ANY_TIME, *BETWEEN_TASKS, *FIXED):
         setattr(kind, name, SettingOfHAT(name))
-    return kind
+    return known_attributes(others_allowed=True)(kind)
 
 
 def changed_settings(settings: HATSettings, name: str, value: Any, *, open_task: Any) -> HATSettings:

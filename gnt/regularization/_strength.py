@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from gnt._utils.known_attributes import known_attributes
 from gnt._utils.validation import finite_number
 
 
+@known_attributes()
 class WithStrength:
     """Base of the penalties; ``strength`` is checked whenever it is set."""
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gnt._utils.known_attributes import known_attributes
 from gnt._utils.other_names import explains_unknown_settings
 from gnt.importance import (
     BackwardWatch,
@@ -22,7 +23,7 @@ from gnt.importance import (
 )
 from gnt.initialization import Init
 from gnt.names import Accumulate, ActivationName, BiasInit, Utility
-from gnt.replacement._config import EngineSettings
+from gnt.replacement._config import ENGINE_SETTINGS, EngineSettings
 from gnt.replacement._layer_steps import look_up_again, numbers, register
 from gnt.replacement._layer_use import LayerUse, unused_message
 from gnt.replacement._protection import Protect
@@ -31,6 +32,7 @@ from gnt.replacement.engine import GnT
 from gnt.units import CONV_LAYERS, UnitGroup, walk
 
 
+@known_attributes(elsewhere={name: f"engine.{name}" for name in ENGINE_SETTINGS}, others_allowed=True)
 class CBPLayer(nn.Module):
     """Base of the two layers: the identity, with an engine for the group of units between two layers."""
 

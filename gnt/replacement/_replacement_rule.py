@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gnt._utils.known_attributes import known_attributes
 from gnt.importance import Features, Signals, average_over_processes
 from gnt.replacement._protection import Protector, checked_protect, protectors
 from gnt.replacement._top_units import TopUnits
@@ -18,6 +19,7 @@ from gnt.units import Layers, UnitGroup
 Rule = TypeVar("Rule", bound="ReplacementRule")
 
 
+@known_attributes()
 class ReplacementRule:
     """A rule of replacement on a `GnT` engine that selects no unit itself.
 

@@ -218,9 +218,10 @@ class EngineCore(UnitReplacement):
 
     def count_update(self) -> None:
         """Count an update on the host."""
-        self.updates += 1
-        self.loaded = False
-        if self.updates >= self.next_idle_check:
+        own = self.__dict__  # assigning attributes, whose names are checked, takes longer
+        own["updates"] = updates = own["updates"] + 1
+        own["loaded"] = False
+        if updates >= own["next_idle_check"]:
             self._check_idle()
 
     def _check_idle(self) -> None:

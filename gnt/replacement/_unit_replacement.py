@@ -47,20 +47,23 @@ class UnitReplacement(BoundGroups):
                 self._move_towards_new()
             self.selected, self.replaced = [], self.no_units()
             return self.replaced
-        self.replaced = self.select_due()
-        if any(map(Tensor.numel, self.replaced)):
-            self.replace_units(self.replaced, [None] * len(self.groups), selected=True)
+        own = self.__dict__  # assigning attributes, whose names are checked, takes longer
+        own["replaced"] = replaced = self.select_due()
+        if any(map(Tensor.numel, replaced)):
+            self.replace_units(replaced, [None] * len(self.groups), selected=True)
         else:
-            self.selected = []
-        return self.replaced
+            own["selected"] = []
+        return replaced
 
     def select_due(self) -> list[Tensor]:
         """Indices of the units that are due, at most once for each update.
 
         None in groups that took no part in the update, or with a frozen weight.
         """
-        new, self.counted = self.counted != self.updates, self.updates
-        left_out, selected = self.frozen | self.importance.absent, []
+        own = self.__dict__  # assigning attributes, whose names are checked, takes longer
+        updates, selected = own["updates"], []
+        new, own["counted"] = own["counted"] != updates, updates
+        left_out = self.frozen | self.importance.absent
         if new and self.protection.top_units is not None:
             self.protection.after_update(left_out)
         if new and self.importance.evaluator.triton_state is not None and self.protect is None:
@@ -70,7 +73,7 @@ class UnitReplacement(BoundGroups):
                 return [*self.selected]
         for number, group in enumerate(self.groups):
             selected.append(self.select_in(group) if new and number not in left_out else group.state.no_units)
-        self.selected = selected
+        own["selected"] = selected
         return [*selected]
 
     def select_in(self, group: UnitGroup) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gnt._utils.dynamo import not_compiled
+from gnt._utils.known_attributes import known_attributes
 from gnt._utils.other_names import ExplainsOtherNames, explains_published_positions, explains_unknown_settings
 from gnt._utils.validation import check_flags
 from gnt.importance import Features
@@ -38,6 +39,7 @@ from gnt.replacement.optimizer_state import OptimizerStateReset, state_of_furthe
 from gnt.units import Layers, UnitGroup, groups_for_engine
 
 
+@known_attributes()
 class GnT(AttachedEngine, ExplainsOtherNames):
     """Generate and test over the hidden units of a network, beside any torch optimizer.
 
@@ -99,7 +101,8 @@ class GnT(AttachedEngine, ExplainsOtherNames):
         loaded: True after `load_state_dict` until the next update.
 
     The settings are attributes, too. A new value is checked as at construction and in force from the next step on; only
-    ``utility``, ``activation`` and ``measure_every`` cannot be changed.
+    ``utility``, ``activation`` and ``measure_every`` cannot be changed. Assigning an attribute that is no setting, such
+    as a misspelled one, raises AttributeError; methods of subclasses may add attributes.
 
     Raises:
         ValueError: a setting outside its range, an unknown name, or layers that cannot be walked (`WalkError`).

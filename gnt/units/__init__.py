@@ -18,7 +18,7 @@ from gnt.units._layer_types import CONV_LAYERS, WEIGHT_LAYERS, has_torch_forward
 from gnt.units._slices import copy_slices, fill_slices, read_slices, write_slices
 from gnt.units._slot import Slot
 from gnt.units._structure_check import StructureCheck, frozen_layers
-from gnt.units._trace import trace
+from gnt.units._trace import checked_patterns, trace
 from gnt.units._trace_result import Groups, Refused
 from gnt.units._tracing.isolation import preserve_model
 from gnt.units._unwrap import unwrap
@@ -41,6 +41,7 @@ __all__ = [
     "activation_gain",
     "activation_names",
     "call_model",
+    "checked_patterns",
     "copy_slices",
     "fill_slices",
     "flatten_layers",

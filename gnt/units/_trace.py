@@ -85,7 +85,7 @@ def trace(
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     given = parse_activation(activation) if activation is not None else None
-    patterns = {"include": _patterns("include", include), "exclude": _patterns("exclude", exclude)}
+    patterns = {name: checked_patterns(name, given) for name, given in (("include", include), ("exclude", exclude))}
     if not isinstance(modes, str) or modes not in MODES:
         raise ValueError(f"modes must be one of {', '.join(map(repr, MODES))}, got {modes!r}")
     inputs = given_examples(args, kwargs, examples)
@@ -106,8 +106,13 @@ def trace(
     return Groups.of(groups, refused, notes)
 
 
-def _patterns(name: str, given: str | Sequence[str] | None) -> list[str] | None:
-    """Check the argument ``include`` or ``exclude`` and return it as a list."""
+def checked_patterns(name: str, given: str | Sequence[str] | None) -> list[str] | None:
+    """Check the argument ``include`` or ``exclude`` of `trace` and return it as a list.
+
+    Raises:
+        TypeError: neither None, a pattern nor a list of patterns.
+        ValueError: an empty list as ``include``.
+    """
     if given is None:
         return None
     patterns = [given] if isinstance(given, str) else given

@@ -127,6 +127,8 @@ def test_wrong_settings_are_errors_before_an_optimizer_is_made(tmp_path):
         ({"log": 1}, TypeError, "log must be True or False, got 1"),
         ({"example_inputs": torch.ones(1)}, TypeError, "example_inputs of ContinualBackprop must be a dict"),
         ({"layers": [], "include": "a"}, TypeError, "include would be ignored"),
+        ({"include": 3}, TypeError, "include must be a pattern or a list of patterns, got 3"),
+        ({"follow": 3}, TypeError, "follow must be a list of objects, got int"),
         ({"include": "decoder"}, ValueError, "include pattern 'decoder' matches nothing"),
     ]:
         with pytest.raises(error, match=message):

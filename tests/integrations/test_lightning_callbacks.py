@@ -270,6 +270,10 @@ REFUSED = [
     (lambda: ContinualBackprop(replacement_rate=2), ValueError, "replacement_rate must be a number"),
     (lambda: ContinualBackprop(rate=2), TypeError, "unknown setting rate: ContinualBackprop takes layers"),
     (lambda: ContinualBackprop(layers=[], include="a"), TypeError, "include would be ignored: layers already selects"),
+    (lambda: ContinualBackprop(include=3), TypeError, "include must be a pattern or a list of patterns, got 3"),
+    (lambda: ContinualBackprop(follow=3), TypeError, "follow must be a list of objects, got int"),
+    (lambda: ContinualBackprop(optimizer="a"), ValueError, "optimizer must be an integer >= 0, got 'a'"),
+    (lambda: TaskBoundaries(gnt.L2(Regression(), 0.1), net=3), TypeError, "net must be a function of the Lightning"),
     (lambda: TaskBoundaries(), ValueError, "TaskBoundaries needs at least one method"),
     (lambda: TaskBoundaries(3), TypeError, r"methods\[0\] must have one of before_batch"),
 ]

@@ -115,4 +115,13 @@ def test_settings_that_are_not_those_of_the_check_are_refused():
     ]:
         with pytest.raises(ValueError, match=message):
             LogPlasticity(**{"every": 3, "loss": "mse", **wrong})
+    for wrong, error, message in [
+        ({"data": 3}, TypeError, "data must be a DataLoader, a data set, tensors"),
+        ({"net": mlp()}, TypeError, "net must be a function of the LightningModule, or None, got Sequential"),
+        ({"optimizer": "first"}, ValueError, "optimizer must be an integer >= 0, got 'first'"),
+    ]:
+        with pytest.raises(error, match=message):
+            LogPlasticity(**{"every": 3, "loss": "mse", **wrong})
+    with pytest.raises(TypeError, match=r"trainer must be a transformers\.Trainer, got int"):
+        TrainerLog(3, every=3)
     assert gnt.plasticity_check.__name__ == "plasticity_check"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -122,6 +123,129 @@ def test_a_setting_is_checked_when_it_is_assigned(kind: str, name: str, allowed:
         setattr(made, name, allowed)
         assert getattr(made, name) == allowed or callable(getattr(made, name))
         assert getattr(copy.deepcopy(made), name) == allowed or callable(getattr(made, name))
+
+
+def layer() -> gnt.CBPLinear:
+    net = mlp()
+    return gnt.CBPLinear(net[0], net[2])
+
+
+def probe() -> gnt.metrics.Probe:
+    net = mlp()
+    return gnt.metrics.Probe(net, gnt.walk(net), torch.ones(1, 4))
+
+
+OTHERS: dict[str, Callable[[], Any]] = {
+    "GnT": lambda: gnt.GnT(mlp()),
+    "Ensemble": lambda: gnt.Ensemble(mlp, [0, 1], replacement_rate=0.1),
+    "EnsembleGnT": lambda: gnt.Ensemble(mlp, [0, 1], replacement_rate=0.1).gnt,
+    "CBPSGD": lambda: gnt.optim.CBPSGD(mlp()),
+    "CBPAdam": lambda: gnt.optim.CBPAdam(mlp()),
+    "CBPLinear": layer,
+    "L2Init": lambda: gnt.L2Init(mlp(), 0.1),
+    "MAS": lambda: gnt.MAS(mlp(), 0.1),
+    "Probe": lambda: probe(),
+}
+UNKNOWN: list[tuple[str, str, str]] = [
+    ("GnT", "replacment_rate", "unknown setting replacment_rate of GnT; did you mean replacement_rate"),
+    ("GnT", "util_type", "unknown setting util_type: GnT has accumulate, .*util_type of other .* is here: utility="),
+    ("GnT", "history", "unknown setting history: GnT has .*attributes of your own need a subclass, or a name that"),
+    ("EnsembleGnT", "decay", "unknown setting decay: EnsembleGnT has accumulate, .*decay_rate"),
+    ("CBPSGD", "replacement_rate", "replacement_rate is not an attribute of CBPSGD: assign gnt.replacement_rate"),
+    ("CBPAdam", "maturity_treshold", "did you mean gnt.maturity_threshold"),
+    ("CBPAdam", "lr", r'lr is not an attribute of CBPAdam: assign param_groups\[0\]\["lr"\]'),
+    ("CBPLinear", "replacement_rate", "replacement_rate is not .*: assign engine.replacement_rate"),
+    ("Backprop", "step_size", r'step_size is not .* Backprop: assign opt.param_groups\[0\]\["lr"\]'),
+    ("Backprop", "replacement_rate", "unknown setting replacement_rate: Backprop has loss, methods, net, opt"),
+    ("ContinualBackprop", "replacement_rate", "assign gnt.replacement_rate"),
+    ("ContinualBackprop", "replacment_rate", "did you mean gnt.replacement_rate"),
+    ("Ensemble", "method", "unknown setting method of Ensemble; did you mean methods"),
+    ("LaMAML", "inner_step", "did you mean inner_steps"),
+    ("ReDo", "taus", "unknown setting taus of ReDo; did you mean tau"),
+    ("L2Init", "strenght", "did you mean strength"),
+    ("MAS", "strenght", "did you mean strength"),
+    ("ShrinkAndPerturb", "nois", "did you mean noise"),
+    ("ReplayBuffer", "capacity", "unknown setting capacity: ReplayBuffer has balance, size"),
+    ("Probe", "evry", "did you mean every"),
+    ("HAT", "sparsty", "unknown setting sparsty of HAT; did you mean sparsity"),
+    ("FGAdaHAT", "evry", "did you mean every"),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "words"), UNKNOWN)
+def test_an_unknown_setting_is_not_assigned(kind: str, name: str, words: str) -> None:
+    made = {**MAKE, **OTHERS}[kind]()
+
+    def assign(engine: Any) -> None:
+        setattr(engine, name, 0.5)
+
+    with pytest.raises(AttributeError, match=words):
+        assign(made)
+    assert name not in vars(made)
+    for own in (copy.deepcopy(made), made):
+        own._note = 0.5
+        assert own._note == 0.5
+
+
+class OwnEngine(gnt.GnT):
+    declared: Any
+    default: Any = None
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        self.before = 1
+        super().__init__(*args, **settings)
+        self.after = [setattr(self, name, 1) for name in ("first", "second")]  # type: ignore[func-returns-value]
+
+    def step(self, *args: Any) -> list[Any]:
+        self.latest = super().step(*args)
+        return self.latest
+
+
+def test_subclasses_have_attributes_of_their_own_and_are_copied_and_pickled() -> None:
+    net = mlp()
+    engine = OwnEngine(net, replacement_rate=0.5)
+    engine.declared = engine.default = 2
+    engine.step([torch.ones(3, group.num_units) for group in engine.groups])
+    for each in (engine, copy.copy(engine), copy.deepcopy(engine), pickle.loads(pickle.dumps(engine))):
+        assert (each.before, each.first, each.declared, len(each.latest)) == (1, 1, 2, len(engine.groups))
+        with pytest.raises(AttributeError, match="did you mean replacement_rate"):
+            each.replacement_rat = 0.5
+        each.replacement_rate = 0.25
+    assert (engine.updates, engine.loaded, engine.replaced) == (1, False, engine.latest)
+
+
+def test_optimizers_take_attributes_of_trainers() -> None:
+    optimizer = gnt.optim.CBPAdam(mlp())
+    optimizer.grad_scale = optimizer.found_inf = optimizer.trainer = None
+    optimizer.step = optimizer.step  # as schedulers do
+
+
+@pytest.mark.parametrize("kind", [gnt.optim.CBPSGD, gnt.optim.CBPAdam, gnt.AdamGnT, gnt.optim.UPGD])
+def test_misspelled_options_of_parameter_groups_are_refused_before_anything_changes(kind: Any) -> None:
+    net = mlp()
+    layers = {"layers": net} if kind in (gnt.optim.CBPSGD, gnt.optim.CBPAdam) else {}
+    for name, words in (
+        ("weight_dacay", "has the unknown option 'weight_dacay'; did you mean 'weight_decay'"),
+        (
+            "replacment_rate",
+            "has 'replacment_rate': replacement_rate is a setting of the engine, .* optimizer.gnt.replacement_rate",
+        ),
+    ):
+        with pytest.raises(ValueError, match=words):
+            kind([{"params": net.parameters(), name: 0.5}], **layers)
+        optimizer = kind([{"params": net.parameters(), "lr_scale": 2.0}], **layers)
+        torch.optim.lr_scheduler.LinearLR(optimizer)  # adds "initial_lr"
+        optimizer.param_groups[0] |= {"max_momentum": 0.9, "name": "all"}
+        for lacks in (False, True):
+            net(torch.randn(3, 4)).square().mean().backward()
+            if lacks:
+                optimizer.param_groups[0][name] = 0.5
+                before = copy.deepcopy(net.state_dict())
+                with pytest.raises(ValueError, match=f"parameter group 0 {words}"):
+                    optimizer.step()
+                assert all(torch.equal(before[key], each) for key, each in net.state_dict().items())
+            else:
+                optimizer.step()
 
 
 def test_settings_of_masks_that_a_task_has_taken_up_are_changed_between_tasks_only() -> None:

@@ -271,10 +271,10 @@ def test_a_learner_resumes_exactly_with_a_model_of_the_user():
     for each in (one, other):
         torch.manual_seed(0)
         each.begin_task(task=1)
-        each.steps = [tuple(each.learn(x, y)) for x, y in stream(5)]
+        each._steps = [tuple(each.learn(x, y)) for x, y in stream(5)]
         each.begin_task(task=2)
-        each.steps += [tuple(each.learn(x, y)) for x, y in stream(2)]
-    assert_same(one.steps, other.steps)
+        each._steps += [tuple(each.learn(x, y)) for x, y in stream(2)]
+    assert_same(one._steps, other._steps)
     assert_same(one.state_dict(), other.state_dict())
     assert sum(group.state.replaced for group in one.gnt.groups) > 0
 

@@ -104,9 +104,9 @@ def test_a_learner_resumes_exactly():
     one.learn(*stream(1)[0])
     other.load_state_dict(copy.deepcopy(one.state_dict()))
     for each in (one, other):
-        each.steps = [tuple(each.learn(x, y)) for x, y in stream(1)]
+        each._steps = [tuple(each.learn(x, y)) for x, y in stream(1)]
         each.end_task()
-    assert_same(one.steps, other.steps)
+    assert_same(one._steps, other._steps)
     assert_same(one.state_dict(), other.state_dict())
 
 

@@ -14,10 +14,10 @@ from torch import nn
 from gnt._utils.other_names import explains_unknown_settings
 from gnt._utils.validation import check_flags
 from gnt.initialization import Init
-from gnt.integrations._engine_settings import engine_settings, given_settings
+from gnt.integrations._engine_settings import check_follow, engine_settings, given_settings
 from gnt.names import Accumulate, ActivationName, BiasInit, Utility
 from gnt.replacement import EngineSettings, GnT, Protect, SoftReplacement
-from gnt.units import trace, unwrap
+from gnt.units import checked_patterns, trace, unwrap
 
 Patterns = str | Sequence[str] | None
 
@@ -83,11 +83,13 @@ class ContinualBackprop(SupervisedPlugin):  # type: ignore[misc,unused-ignore]
     ) -> None:
         super().__init__()
         check_flags(log=log)
+        check_follow(follow)
         settings = engine_settings(locals())
         if layers is not None and (include is not None or exclude is not None):
             raise TypeError("include and exclude would be ignored: layers already selects the units")
         self._layers, self._follow, self._log, self._settings = layers, tuple(follow), log, given_settings(settings)
-        self._patterns: dict[str, Any] = {"include": include, "exclude": exclude}
+        patterns = {"include": include, "exclude": exclude}
+        self._patterns: dict[str, Any] = {name: checked_patterns(name, given) for name, given in patterns.items()}
         self.engine: GnT | None = None
 
     def before_training(self, strategy: Any, *args: Any, **kwargs: Any) -> None:

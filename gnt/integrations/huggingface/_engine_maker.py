@@ -13,9 +13,10 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from gnt._utils.validation import check_flags, check_known_settings
+from gnt.integrations._engine_settings import check_follow
 from gnt.optim import AdamGnT
 from gnt.replacement import ENGINE_SETTINGS, EngineSettings, GnT
-from gnt.units import trace, unwrap
+from gnt.units import checked_patterns, trace, unwrap
 
 Patterns = str | Sequence[str] | None
 OWN = ("layers", "example_inputs", "include", "exclude", "follow", "adam_gnt", "log", "log_layers")
@@ -47,6 +48,7 @@ class EngineMaker:
         check_known_settings(settings, receiver, OWN, ENGINE_SETTINGS)
         check_flags(adam_gnt=adam_gnt, log=log, log_layers=log_layers)
         EngineSettings(**settings)
+        check_follow(follow)
         if example_inputs is not None and not isinstance(example_inputs, Mapping):
             raise TypeError(
                 f"example_inputs of {receiver} must be a dict of the model's arguments, got "
@@ -56,7 +58,8 @@ class EngineMaker:
         if layers is not None and (given := [name for name, value in unused.items() if value is not None]):
             raise TypeError(f"{', '.join(given)} would be ignored: layers already selects the units")
         self._receiver, self._layers, self._inputs, self._follow = receiver, layers, example_inputs, follow
-        self._patterns: dict[str, Any] = {"include": include, "exclude": exclude}
+        patterns = {"include": include, "exclude": exclude}
+        self._patterns: dict[str, Any] = {name: checked_patterns(name, given) for name, given in patterns.items()}
         self._adam_gnt, self.log, self._log_layers, self._settings = adam_gnt, log, log_layers, settings
         self.engine: GnT | None = None
 

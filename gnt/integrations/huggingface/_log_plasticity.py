@@ -35,7 +35,9 @@ class LogPlasticity(PlasticityLogResults, TrainerCallback):  # type: ignore[misc
     """
 
     def __init__(self, trainer: Trainer, *, every: int, data: Any = None, loss: Any = None, **settings: Any) -> None:
-        self._log = PlasticityLog(every, settings, loss)
+        if not isinstance(trainer, Trainer):
+            raise TypeError(f"trainer must be a transformers.Trainer, got {type(trainer).__name__}")
+        self._log = PlasticityLog(every, settings, loss, data)
         self._trainer, self._data, self._loss = trainer, data, loss
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

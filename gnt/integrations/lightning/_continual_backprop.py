@@ -12,13 +12,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from gnt._utils.other_names import explains_unknown_settings
-from gnt._utils.validation import check_flags
+from gnt._utils.validation import check_counts, check_flags
 from gnt.initialization import Init
-from gnt.integrations._engine_settings import engine_settings
+from gnt.integrations._engine_settings import check_follow, engine_settings
 from gnt.integrations.lightning._trainer import optimizer_of
 from gnt.names import Accumulate, ActivationName, BiasInit, Utility
 from gnt.replacement import EngineSettings, GnT, Protect, SoftReplacement
-from gnt.units import trace, unwrap
+from gnt.units import checked_patterns, trace, unwrap
 
 Patterns = str | Sequence[str] | None
 
@@ -89,13 +89,16 @@ class ContinualBackprop(Callback):
         soft: SoftReplacement | bool | None = EngineSettings.soft,
     ) -> None:
         check_flags(log=log)
+        check_counts(optimizer=optimizer)
+        check_follow(follow)
         settings = engine_settings(locals())
         EngineSettings(**settings)
         unused = {"example_inputs": example_inputs, "include": include, "exclude": exclude}
         if layers is not None and (given := [name for name, value in unused.items() if value is not None]):
             raise TypeError(f"{', '.join(given)} would be ignored: layers already selects the units")
         self._layers, self._example_inputs = layers, example_inputs
-        self._patterns: dict[str, Any] = {"include": include, "exclude": exclude}
+        patterns = {"include": include, "exclude": exclude}
+        self._patterns: dict[str, Any] = {name: checked_patterns(name, given) for name, given in patterns.items()}
         self._optimizer, self._log, self._follow, self._settings = optimizer, log, follow, settings
         self._logged_step = 0
         self._saved_settings: dict[str, Any] | None = None

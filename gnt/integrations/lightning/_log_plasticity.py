@@ -8,8 +8,9 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
+from gnt._utils.validation import check_counts
 from gnt.integrations._plasticity_log import PlasticityLog, PlasticityLogResults
-from gnt.integrations.lightning._trainer import optimizer_of
+from gnt.integrations.lightning._trainer import check_network_function, optimizer_of
 
 
 class LogPlasticity(PlasticityLogResults, Callback):
@@ -52,7 +53,9 @@ class LogPlasticity(PlasticityLogResults, Callback):
         optimizer: int = 0,
         **settings: Any,
     ) -> None:
-        self._log = PlasticityLog(every, settings, loss)
+        check_counts(optimizer=optimizer)
+        check_network_function(net)
+        self._log = PlasticityLog(every, settings, loss, data)
         self._loss, self._net, self._data, self._optimizer = loss, net, data, optimizer
 
     def on_train_batch_end(

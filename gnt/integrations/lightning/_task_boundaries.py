@@ -9,9 +9,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 from torch.optim import Optimizer
 
+from gnt._utils.validation import check_counts
 from gnt.importance import step_was_skipped
 from gnt.integrations.lightning._penalty_calls import PenaltyCalls
-from gnt.integrations.lightning._trainer import optimizer_of, steps_per_epoch
+from gnt.integrations.lightning._trainer import check_network_function, optimizer_of, steps_per_epoch
 from gnt.learners import Methods
 
 
@@ -67,6 +68,8 @@ class TaskBoundaries(Callback):
         self._methods = Methods.checked(methods)
         if not methods:
             raise ValueError("TaskBoundaries needs at least one method")
+        check_counts(optimizer=optimizer)
+        check_network_function(net)
         self._net, self._data, self._optimizer = net, data, optimizer
         self._open, self.ended, self.task = False, 0, None
         self._detach: list[Callable[[], Any]] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from torch import nn
 from torch.optim import Optimizer
 
 
@@ -21,6 +22,12 @@ def optimizer_of(trainer: Any, number: int, callback: str) -> Optimizer:
             f"configure_optimizers returns, got {number}"
         )
     return optimizers[number]
+
+
+def check_network_function(net: Any) -> None:
+    """Raise TypeError for a ``net`` that is neither None nor a function of the LightningModule."""
+    if net is not None and (not callable(net) or isinstance(net, nn.Module)):
+        raise TypeError(f"net must be a function of the LightningModule, or None, got {type(net).__name__}")
 
 
 def steps_per_epoch(trainer: Any) -> int | None:

@@ -120,6 +120,8 @@ def test_wrong_use_is_an_error_before_training():
         ContinualBackprop(rate=0.1)
     with pytest.raises(TypeError, match="include and exclude would be ignored"):
         ContinualBackprop(layers=[], include="a")
+    with pytest.raises(TypeError, match="exclude must be a pattern or a list of patterns, got 3"):
+        ContinualBackprop(exclude=3)
     net = Growing()
     optimizer = gnt.optim.CBPAdam(net, example_inputs=torch.zeros(2, 6))
     run = strategy(net, optimizer, [ContinualBackprop(replacement_rate=0.1)])
