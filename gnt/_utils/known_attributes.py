@@ -51,7 +51,7 @@ def known_attributes(
             assign(self, name, value)
 
         set_attribute.unchecked = assign  # type: ignore[attr-defined]
-        kind.__setattr__ = set_attribute
+        kind.__setattr__ = set_attribute  # type: ignore[assignment]
         return kind
 
     return decorate
