@@ -117,6 +117,7 @@ class AdamGnT(Optimizer):
     """State keys, by dimension: the steps after which the step counts of a parameter's rows (columns) started."""
 
     _check_options: ClassVar[CheckOptions] = staticmethod(check_adam_options)
+    _given_weight_means = _NO_WEIGHT_MEANS
 
     def __init__(
         self,
@@ -256,7 +257,15 @@ class AdamGnT(Optimizer):
 
     def _weight_means(self) -> Mapping[int, WeightMeans]:
         """Where the kernel writes means of |w|, by the parameter's id. Overridden by subclasses with an engine."""
-        return _NO_WEIGHT_MEANS
+        return self._given_weight_means
+
+    def write_weight_means(self, weight_means: Mapping[int, WeightMeans] | None) -> None:
+        """Let the kernel write means of |w|, from the next step on, for an engine that is stepped after this optimizer.
+
+        Args:
+            weight_means: where to write them, by the parameter's id; None: nowhere.
+        """
+        self._given_weight_means = _NO_WEIGHT_MEANS if weight_means is None else weight_means
 
     @not_compiled
     @torch.no_grad()

@@ -3,14 +3,15 @@
 //
 //   0   address of the layout, FIELDS numbers per parameter: the addresses of the parameter, the moments m and v, the maximum of v
 //       (or 0), row_start and column_start (or 0); number of rows, elements per row, elements per column in a row, columns of all
-//       groups, rows per group; for a matrix, the addresses for the means of |p| over each row and each column (or 0)
+//       groups, rows per group; for a matrix, the addresses for the means of |p| over each row and each column (or 0), and the number
+//       of rows over which columns are averaged: all, or those of each of several groups
 //   1   address of the addresses of the gradients
 //   2   address of the number of steps of each parameter before this one, doubles; incremented here
 //   3   address of the options, doubles: lr, b1, b2, eps, weight decay
 //   4   address of 1 - b1^k for k = 0, 1, ..., doubles; larger counts are computed
 //   5   address of sqrt(1 - b2^k)
 //   6   address of scratch memory: for the largest parameter 2 * columns * elements per column scalars with column_start, and
-//       elements per row * ceil(rows / CHUNK_ROWS) with means over columns
+//       elements per row * ceil(rows / CHUNK_ROWS), for each group of rows, with means over columns
 //   7   number of entries at 4
 //   8   number of entries at 5
 //   9   number of parameters
@@ -18,7 +19,7 @@
 //   11  number of threads
 #include "kernels.h"
 
-enum { FIELDS = 13, CHUNK_ROWS = 64, BLOCK = 1 << 14 };
+enum { FIELDS = 14, CHUNK_ROWS = 64, BLOCK = 1 << 14 };
 
 typedef struct {  // 1 - b^k or its square root, for one decay rate b; from the table if it is long enough
     const double *table;
@@ -99,7 +100,8 @@ typedef struct {  // the step of one parameter
     scalar *p, *m, *v, *u, *row_means, *partial, *column_size, *column_root;
     const scalar *g;
     const int64_t *row_start;
-    int64_t now, rows, elements, total, height, per_group;
+    int64_t now, rows, elements, total, per_group;
+    int64_t averaged, height, chunks;  // number of rows over which columns are averaged, of a chunk, and number of chunks in them
     scalar unreset_size, unreset_root;
     double lr;
     const correction *first, *second;
@@ -115,9 +117,10 @@ static void update_chunks(const void *context, int64_t first_chunk, int64_t last
     const work *w = context;
     const int64_t elements = w->elements;
     for (int64_t chunk = first_chunk; chunk < last_chunk; chunk++) {
+        const int64_t averaged = chunk / w->chunks * w->averaged, first = averaged + chunk % w->chunks * w->height;
         scalar *sums = w->partial ? w->partial + chunk * elements : 0;
         if (sums) memset(sums, 0, elements * sizeof(scalar));
-        for (int64_t i = chunk * w->height; i < smaller((chunk + 1) * w->height, w->rows); i++) {
+        for (int64_t i = first; i < smaller(first + w->height, averaged + w->averaged); i++) {
             const int64_t at = i * elements, start = w->row_start ? w->row_start[i] : 0;
             const int64_t beside = w->column_size ? i / w->per_group * elements : 0;
             const row r = {
@@ -187,14 +190,19 @@ DEFINE(adam) {
             w.elements = BLOCK, w.rows = (total + BLOCK - 1) / BLOCK;
         // column sums are computed for CHUNK_ROWS rows at a time and added in a fixed order, so that they do not depend on the
         // number of threads
-        w.height = column_means ? CHUNK_ROWS : 1;
+        w.averaged = column_means ? field[13] : w.rows, w.height = column_means ? CHUNK_ROWS : 1;
+        w.chunks = (w.averaged + w.height - 1) / w.height;
         w.partial = column_means ? scratch + (column_start ? 2 * columns * inner : 0) : 0;
         w.update = UPDATERS[column_start != 0][decayed][amsgrad][column_means != 0];
-        const int64_t chunks = (w.rows + w.height - 1) / w.height;
-        in_parallel(update_chunks, &w, chunks, total, threads);
-        for (int64_t chunk = 0; column_means && chunk < chunks; chunk++)
-            for (int64_t c = 0; c < w.elements; c++)
-                column_means[c] = chunk ? column_means[c] + w.partial[chunk * w.elements + c] : w.partial[c];
-        for (int64_t c = 0; column_means && c < w.elements; c++) column_means[c] /= w.rows;
+        const int64_t groups = w.rows / w.averaged;
+        in_parallel(update_chunks, &w, groups * w.chunks, total, threads);
+        for (int64_t group = 0; column_means && group < groups; group++) {
+            const scalar *sums = w.partial + group * w.chunks * w.elements;
+            scalar *means = column_means + group * w.elements;
+            for (int64_t chunk = 0; chunk < w.chunks; chunk++)
+                for (int64_t c = 0; c < w.elements; c++)
+                    means[c] = chunk ? means[c] + sums[chunk * w.elements + c] : sums[c];
+            for (int64_t c = 0; c < w.elements; c++) means[c] /= w.averaged;
+        }
     }
 }

@@ -14,8 +14,10 @@
     KERNEL(sgd, "iiiiiii") \
     KERNEL(slowed_step, "iiii") \
     KERNEL(unit_statistics, "iiiiiiiii") \
+    KERNEL(unit_update, "iiiii") \
     KERNEL(upgd_step, "iiidddii") \
-    KERNEL(upgd_utility, "iidiii")
+    KERNEL(upgd_utility, "iidiii") \
+    KERNEL(weight_utility, "iiiidi")
 
 #include <stdint.h>
 

@@ -1,11 +1,12 @@
 // One step of plain gradient descent on several parameters and, in the same pass over memory, the means of |p| over the rows and
 // columns of those that are asked for.
 //
-//   0  address of the layout: FIELDS numbers per parameter, which are its address, rows, columns, and the addresses for the means of
-//      its rows and columns (or 0)
+//   0  address of the layout: FIELDS numbers per parameter, which are its address, rows, columns, the addresses for the means of its
+//      rows and columns (or 0), and the number of rows over which columns are averaged: all, or those of each of several groups
 //   1  address of the addresses of the gradients
 //   2  address of the options, doubles: lr, weight decay
-//   3  address of scratch memory: for the largest matrix with means of columns, columns * ceil(rows / CHUNK_ROWS) scalars
+//   3  address of scratch memory: for the largest matrix with means of columns, columns * ceil(rows / CHUNK_ROWS) scalars for each
+//      group of rows
 //   4  number of parameters
 //   5  flags; 4: maximize
 //   6  number of threads
@@ -13,12 +14,12 @@
 // Rows are processed in chunks of a fixed height, so that the sums do not depend on the number of threads.
 #include "kernels.h"
 
-enum { FIELDS = 5, CHUNK_ROWS = 64 };
+enum { FIELDS = 6, CHUNK_ROWS = 64 };
 
 typedef struct {
     scalar *p, *partial, *row_means;
     const scalar *g;
-    int64_t rows, columns;
+    int64_t averaged, columns, chunks;  // number of rows over which columns are averaged, and of chunks in them
     scalar rate, decay, sign;
 } work;
 
@@ -40,9 +41,10 @@ static void step_chunks(const void *context, int64_t first, int64_t last) {
     const work *w = context;
     const int64_t columns = w->columns;
     for (int64_t chunk = first; chunk < last; chunk++) {
+        const int64_t start = chunk / w->chunks * w->averaged, first_row = start + chunk % w->chunks * CHUNK_ROWS;
         scalar *sums = w->partial + chunk * columns;
         if (w->partial) memset(sums, 0, columns * sizeof(scalar));
-        for (int64_t row = chunk * CHUNK_ROWS; row < smaller((chunk + 1) * CHUNK_ROWS, w->rows); row++) {
+        for (int64_t row = first_row; row < smaller(first_row + CHUNK_ROWS, start + w->averaged); row++) {
             scalar *p = w->p + row * columns;
             const scalar *g = w->g + row * columns;
             const scalar total = w->partial ? step_row(p, g, sums, columns, w, 1) : step_row(p, g, 0, columns, w, 0);
@@ -59,16 +61,19 @@ DEFINE(sgd) {
     work w = {.rate = (scalar)-options[0], .decay = (scalar)options[1], .sign = flags & 4 ? -1 : 1};
 
     for (int64_t i = 0; i < parameters; i++) {
-        const int64_t *field = layout + i * FIELDS, columns = field[2];
+        const int64_t *field = layout + i * FIELDS, rows = field[1], columns = field[2];
         scalar *column_means = ADDRESS(scalar, field[4]);
         w.p = ADDRESS(scalar, field[0]), w.g = ADDRESS(const scalar, grads[i]);
-        w.rows = field[1], w.columns = columns;
+        w.averaged = field[5], w.columns = columns, w.chunks = (w.averaged + CHUNK_ROWS - 1) / CHUNK_ROWS;
         w.row_means = ADDRESS(scalar, field[3]), w.partial = column_means ? scratch : 0;
-        const int64_t chunks = (w.rows + CHUNK_ROWS - 1) / CHUNK_ROWS;
-        in_parallel(step_chunks, &w, chunks, w.rows * columns, threads);
-        for (int64_t chunk = 0; column_means && chunk < chunks; chunk++)
-            for (int64_t j = 0; j < columns; j++)
-                column_means[j] = chunk ? column_means[j] + scratch[chunk * columns + j] : scratch[j];
-        for (int64_t j = 0; column_means && j < columns; j++) column_means[j] /= w.rows;
+        const int64_t groups = rows / larger(w.averaged, 1);
+        in_parallel(step_chunks, &w, groups * w.chunks, rows * columns, threads);
+        for (int64_t group = 0; column_means && group < groups; group++) {
+            const scalar *sums = scratch + group * w.chunks * columns;
+            scalar *means = column_means + group * columns;
+            for (int64_t chunk = 0; chunk < w.chunks; chunk++)
+                for (int64_t j = 0; j < columns; j++) means[j] = chunk ? means[j] + sums[chunk * columns + j] : sums[j];
+            for (int64_t j = 0; j < columns; j++) means[j] /= w.averaged;
+        }
     }
 }

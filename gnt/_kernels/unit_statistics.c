@@ -9,7 +9,7 @@
 //      rows and over columns (or 0); then groups, rows, columns, inner (the size of a convolution's kernel), and whether the means
 //      are up to date already
 //   2  address of two doubles: decay rate, log(decay rate)
-//   3  address of scratch memory: for the largest group 2 * positions scalars, and for the largest weight with means over columns
+//   3  address of scratch memory: for the largest group 3 * positions scalars, and for the largest weight with means over columns
 //      groups * ceil(rows / CHUNK_ROWS) * columns
 //   4  number of groups
 //   5  number of weights
@@ -19,10 +19,13 @@
 //   8  number of threads
 //
 // All sums are computed in parts of fixed sizes that are added in a fixed order: they do not depend on the number of threads.
+//
+// Weights are read from the last one to the first: the last ones are those that an optimizer has just written, so that they may
+// still be in the cache, and the next forward begins with the first ones.
 #include "kernels.h"
 
 enum { GROUP = 13, WEIGHT = 8, CHUNK_ROWS = 64, RUN_SAMPLES = 64 };
-enum { PLAIN, MAGNITUDE, DISTANCE };  // h, |h|, |h - center|
+enum { PLAIN, DISTANCE };  // h, |h - center|
 
 typedef struct {
     const int64_t *group;
@@ -32,7 +35,7 @@ typedef struct {
 } feature_work;
 
 INLINED scalar term(scalar h, const scalar *center, int64_t p, const int kind) {
-    return kind == PLAIN ? h : kind == MAGNITUDE ? fabs(h) : fabs(h - center[p]);
+    return kind == PLAIN ? h : fabs(h - center[p]);
 }
 
 // Sums over samples and sites, for the positions first..last. Samples are summed in runs, so that the rounding error grows with the
@@ -61,33 +64,54 @@ INLINED void sums(const scalar *restrict h, int64_t samples, int64_t positions, 
     }
 }
 
-static void sums_of_kind(const int64_t *g, int64_t first, int64_t last, scalar *run, const scalar *center, int kind) {
-    const scalar *h = ADDRESS(const scalar, g[0]);
-    scalar *out = ADDRESS(scalar, g[3]);
-    if (kind == PLAIN) sums(h, g[8], g[9], g[10], first, last, out, run, 0, PLAIN);
-    if (kind == MAGNITUDE) sums(h, g[8], g[9], g[10], first, last, out, run, 0, MAGNITUDE);
-    if (kind == DISTANCE) sums(h, g[8], g[9], g[10], first, last, out, run, center, DISTANCE);
+// Sums of h and of |h| in one pass, each added in the same order as by `sums`.
+static void both_sums(const scalar *restrict h, int64_t samples, int64_t positions, int64_t sites, int64_t first, int64_t last,
+                      scalar *restrict plain, scalar *restrict out, scalar *restrict plain_run, scalar *restrict run) {
+    for (int64_t p = first; p < last; p++) plain[p] = out[p] = 0;
+    for (int64_t begin = 0; begin < samples; begin += RUN_SAMPLES) {
+        for (int64_t p = first; p < last; p++) plain_run[p] = run[p] = 0;
+        for (int64_t s = begin; s < smaller(begin + RUN_SAMPLES, samples); s++) {
+            const scalar *restrict line = h + s * positions * sites;
+            if (sites == 1) {
+#pragma omp simd
+                for (int64_t p = first; p < last; p++) plain_run[p] += line[p], run[p] += fabs(line[p]);
+            } else {
+                for (int64_t p = first; p < last; p++) {
+                    scalar sum = 0, magnitudes = 0;
+#pragma omp simd reduction(+ : sum, magnitudes)
+                    for (int64_t q = 0; q < sites; q++) sum += line[p * sites + q], magnitudes += fabs(line[p * sites + q]);
+                    plain_run[p] += sum, run[p] += magnitudes;
+                }
+            }
+        }
+#pragma omp simd
+        for (int64_t p = first; p < last; p++) plain[p] += plain_run[p], out[p] += run[p];
+    }
+}
+
+static void means_of_units(scalar *means, const scalar *sums_of_positions, int64_t from, int64_t to, int64_t block, scalar count) {
+    for (int64_t unit = from; unit < to; unit++) {
+        scalar mean = 0;
+        for (int64_t p = unit * block; p < (unit + 1) * block; p++) mean += sums_of_positions[p] / count;
+        means[unit] = mean / block;
+    }
 }
 
 static void feature_pieces(const void *context, int64_t first_piece, int64_t last_piece) {
     const feature_work *w = context;
     const int64_t *g = w->group;
+    const scalar *h = ADDRESS(const scalar, g[0]);
     scalar *means = ADDRESS(scalar, g[1]), *out = ADDRESS(scalar, g[3]);
     const scalar *average = ADDRESS(const scalar, g[4]);
     const int64_t *born = ADDRESS(const int64_t, g[5]);
     const int64_t positions = g[9], block = g[11], units = positions / block;
     const scalar count = (scalar)(g[8] * g[10]), weight = (scalar)(1 - w->numbers[0]);
-    scalar *run = w->scratch, *center = run + positions;
+    scalar *run = w->scratch, *center = run + positions, *plain = center + positions;
     for (int64_t piece = first_piece; piece < last_piece; piece++) {
         const int64_t from = piece * w->width, to = smaller(from + w->width, units), first = from * block, last = to * block;
-        sums_of_kind(g, first, last, run, 0, PLAIN);
-        for (int64_t unit = from; unit < to; unit++) {
-            scalar mean = 0;
-            for (int64_t p = unit * block; p < (unit + 1) * block; p++) mean += out[p] / count;
-            means[unit] = mean / block;
-        }
-        if (!(w->reads & 1)) continue;
         if (w->reads & 8) {
+            sums(h, g[8], g[9], g[10], first, last, plain, run, 0, PLAIN);
+            means_of_units(means, plain, from, to, block, count);
             for (int64_t unit = from; unit < to; unit++) {
                 const scalar age = (scalar)(w->now - g[12] - born[unit]);
                 const scalar correction =
@@ -96,9 +120,15 @@ static void feature_pieces(const void *context, int64_t first_piece, int64_t las
                 for (int64_t p = unit * block; p < (unit + 1) * block; p++)
                     center[p] = next / (correction < SMALLEST_NORMAL ? SMALLEST_NORMAL : correction);
             }
+            sums(h, g[8], g[9], g[10], first, last, out, run, center, DISTANCE);
+        } else if (w->reads & 1) {
+            both_sums(h, g[8], g[9], g[10], first, last, plain, out, center, run);
+            means_of_units(means, plain, from, to, block, count);
+        } else {
+            sums(h, g[8], g[9], g[10], first, last, plain, run, 0, PLAIN);
+            means_of_units(means, plain, from, to, block, count);
         }
-        sums_of_kind(g, first, last, run, center, w->reads & 8 ? DISTANCE : MAGNITUDE);
-        for (int64_t p = first; p < last; p++) out[p] /= count;
+        for (int64_t p = first; w->reads & 1 && p < last; p++) out[p] /= count;
     }
 }
 
@@ -131,7 +161,7 @@ static void weight_chunks(const void *context, int64_t first_item, int64_t last_
     const scalar *weight = ADDRESS(const scalar, w->field[0]);
     scalar *row_means = ADDRESS(scalar, w->field[1]);
     const int64_t rows = w->field[4], columns = w->field[5], inner = w->field[6];
-    for (int64_t item = first_item; item < last_item; item++) {
+    for (int64_t item = last_item - 1; item >= first_item; item--) {
         const int64_t group = item / w->chunks, first = item % w->chunks * CHUNK_ROWS, last = smaller(first + CHUNK_ROWS, rows);
         scalar *column_sums = w->partial ? w->partial + item * columns : 0;
         if (column_sums) memset(column_sums, 0, columns * sizeof(scalar));
@@ -197,7 +227,7 @@ DEFINE(unit_statistics) {
     const int64_t num_groups = a[4].i, num_weights = a[5].i, reads = a[6].i, now = a[7].i, threads = a[8].i;
     for (int64_t i = 0; i < num_groups; i++)
         if (groups[i * GROUP + 8]) feature_statistics(groups + i * GROUP, numbers, scratch, reads, now, threads);
-    for (int64_t i = 0; i < num_weights; i++)
+    for (int64_t i = num_weights - 1; i >= 0; i--)
         if (!weights[i * WEIGHT + 7]) weight_means(weights + i * WEIGHT, scratch, threads);
     for (int64_t i = 0; i < num_groups; i++)
         if (groups[i * GROUP + 8]) compute_utilities(groups + i * GROUP, reads);

@@ -51,6 +51,7 @@ class FeatureBuffer:
         taps: the features of each tap; a group has one tap for each different value that its consumers read.
         gradient_scale: the scale of a GradScaler by which the waiting gradients are larger than those of the loss.
         grad_scaler: a GradScaler that has scaled the loss, also if it does not call the optimizer's step.
+        is_simple: each tap has one layout, and its features are recorded without gradients, in each forward.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class FeatureBuffer:
         # consumers of a tap whose input holds the units at other positions than that of its first consumer
         self._other_layouts: list[tuple[int, Slot, TapFeatures]] = []
         self._all_taps = self.taps
+        self.is_simple = not (self._gradients or self._may_rest)
         if self._closed or not self._record:
             return
         for number, ((group, first), slots) in enumerate(zip(self._readers, consumers, strict=True)):
@@ -99,6 +101,7 @@ class FeatureBuffer:
                     self._subscriptions += subscribe(tap, [slot.module], producers)
         if self._other_layouts:
             self._all_taps = [*self.taps, *(tap for *_, tap in self._other_layouts)]
+            self.is_simple = False
         watch_hooks()
         weakref.finalize(self, _remove, self._subscriptions)
 
@@ -126,9 +129,10 @@ class FeatureBuffer:
         """
         if self._closed:
             self.check_open()
-        forward = self.only_forward() if features is None and self._like_checked is not None else None
-        if forward is not None and self._like_checked is not None and self._like_checked.check(*forward):
-            self.forget()
+        forward = self._like_before() if features is None else None
+        if forward is not None:
+            for tap in self.taps:
+                tap.forget()
             return FeatureBatch(self._groups, [[feature] for feature in forward], [*forward])
         taps = self._all_taps
         only_trained = features is None and (self._only_trained or any(map(_TRAINED, taps)))
@@ -207,30 +211,12 @@ class FeatureBuffer:
         batch.absent = unmeasured - ran
         return batch
 
-    def only_forward(self) -> list[Tensor] | None:
-        """The features of the only forward since the last update, as in most steps, if they count; otherwise None.
-
-        Nothing is forgotten, and the features are not checked.
-        """
-        if self._gradients or self._other_layouts or self._may_rest:
+    def _like_before(self) -> list[Tensor] | None:
+        """The features of the only forward since the last update if they count and are like those checked last."""
+        if self._like_checked is None or not self.is_simple:
             return None
-        features: list[Tensor] = []
-        for tap in self.taps:
-            if tap.pending is None:
-                if len(tap.settled) != 1:
-                    return None
-                features.append(tap.settled[0][0])
-            else:
-                feature, mark, before = tap.pending
-                if before is not None or tap.settled or not (mark is None or mark.trained):
-                    return None
-                features.append(feature)
-        return features
-
-    def forget(self) -> None:
-        """Forget the features that `only_forward` has returned."""
-        for tap in self.taps:
-            tap.forget()
+        features = [tap.only_forward() for tap in self.taps]
+        return features if self._like_checked.check(*features) else None  # type: ignore[return-value]
 
     def _check_gradients(self, taps: Sequence[TapFeatures]) -> None:
         """Raise RuntimeError, and keep what was recorded, if there cannot be the gradients that the measure reads."""

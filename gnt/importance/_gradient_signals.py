@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gnt.importance._group_signals import GroupSignals
+from gnt.importance._mean_magnitudes import mean_magnitude
 from gnt.units import Slot
 
 FEATURE_GRADIENTS = frozenset(
@@ -136,7 +137,9 @@ class GradientSignals(GroupSignals):
         return [
             torch.zeros(slot.num_units, slot.block, dtype=self.group.state.utility.dtype, device=slot.weight.device)
             if gradient is None
-            else slot.mean_magnitude(gradient, squared=squared)
+            else slot.mean_magnitude(gradient, squared=True)
+            if squared
+            else mean_magnitude(slot, gradient, kernels=self.kernels)
             for slot, gradient in zip(slots, gradients, strict=True)
         ]
 

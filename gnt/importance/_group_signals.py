@@ -13,7 +13,13 @@ from gnt.units import Slot, UnitGroup
 
 
 class GroupSignals:
-    """One group in one update; the attributes are those of `Signals`."""
+    """One group in one update; the attributes are those of `Signals`.
+
+    Attributes:
+        kernels: means of weights and of their gradients are computed by C kernels where these can read them.
+    """
+
+    kernels = False
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gnt._kernels import in_use
+from gnt._kernels import in_use, use_kernels
 from gnt.distributed.process_group import Processes
 from gnt.importance._across_processes import average_over_processes
 from gnt.importance._evaluate.evaluator import Evaluator
@@ -126,11 +126,14 @@ class RunningImportance:
     def signals(self, features: FeatureBatch | None) -> list[Signals]:
         """What the measure may read, for each group; without features for a measure that only draws random numbers."""
         statistics = [GroupStatistics() for _ in self.groups] if features is None else features.statistics
-        reads = self.measure.reads
-        return [
+        reads, kernels = self.measure.reads, use_kernels(self._kernels)
+        signals = [
             self.signals_type(group, each, self.generator, reads)
             for group, each in zip(self.groups, statistics, strict=True)
         ]
+        for each in signals:
+            each.kernels = kernels
+        return signals
 
     def update_with(self, features: FeatureBatch, processes: Processes | None) -> bool:
         """Update the running averages of the groups that take part; False if none does, which is no update.
@@ -170,11 +173,12 @@ class RunningImportance:
 
         The network must be the one before, and this the only process.
         """
-        repeated = self.evaluator.repeated
-        if repeated is None or (features := self.feature_buffer.only_forward()) is None or not repeated.run(features):
+        repeated, buffer, others = self.evaluator.repeated, self.feature_buffer, self._others
+        if repeated is None or not buffer.is_simple or not repeated.run_recorded(buffer.taps):
             return False
-        self.feature_buffer.forget()
-        self.after_update(_NO_GROUPS)
+        self.absent, others.features_taken = _NO_GROUPS, False
+        if others.units:
+            others.restart()
         return True
 
     def evaluate(self, features: FeatureBatch, shared_signals: Sequence[Signals] | None = None) -> None:

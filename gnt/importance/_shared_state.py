@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from array import array
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from operator import attrgetter, is_
 from types import MappingProxyType
@@ -67,7 +67,7 @@ class SharedState:
         self._views: list[Tensor] = []  # to find out that a state's tensors were replaced
         self._share()
         self._advance_kernel: Kernel | None = None
-        self.find_nonfinite: Callable[[], None] | None = None
+        self.find_nonfinite: partial[None] | None = None
         self.finite = array("q", [1])  # written by the kernel: 1 if all measured values are finite
         if kernels:
             arguments = self.measured.data_ptr(), self.finite.buffer_info()[0], self.measured.numel()
@@ -291,7 +291,7 @@ class SharedState:
             tensors = (tensor.data_ptr() for tensor in (self.averages, self.measured, self.last_active))
             numbers = (each.buffer_info()[0] for each in (self._new_weight, self.segments))
             counts = self._num_units, len(segments)
-            self.advance_by_kernel = partial(self._advance_kernel, *tensors, *numbers, *counts)
+            self.advance_by_kernel: partial[None] = partial(self._advance_kernel, *tensors, *numbers, *counts)
 
     def _replace_nonfinite(self) -> Tensor:
         """Replace the values of groups that have non-finite ones by their corrected averages, which then do not change.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gnt.importance._gradient_signals import GradientSignals
+from gnt.importance._mean_magnitudes import mean_magnitude
 from gnt.importance._statistics import GroupStatistics
 from gnt.units import UnitGroup
 
@@ -87,9 +88,9 @@ class Signals(GradientSignals):
     @cached_property
     def outgoing_magnitudes(self) -> list[Tensor]:
         """Mean |w| of each consumer's columns, (num_units, block)."""
-        return [slot.mean_magnitude() for slot in self.group.outgoing]
+        return [mean_magnitude(slot, slot.weight, kernels=self.kernels) for slot in self.group.outgoing]
 
     @cached_property
     def incoming_magnitudes(self) -> list[Tensor]:
         """Mean |w| of each producer's rows, (num_units, block)."""
-        return [slot.mean_magnitude() for slot in self.group.incoming]
+        return [mean_magnitude(slot, slot.weight, kernels=self.kernels) for slot in self.group.incoming]

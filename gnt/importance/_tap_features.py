@@ -140,6 +140,16 @@ class TapFeatures:
         features = [feature for feature, _ in entries]
         return _without_duplicates(features) if self.several_consumers else features
 
+    def only_forward(self) -> Tensor | None:
+        """The feature of the only forward that is waiting, if it counts; otherwise None. Nothing is forgotten."""
+        pending, settled = self.pending, self.settled
+        if pending is None:
+            return settled[0][0] if len(settled) == 1 else None
+        feature: Tensor
+        mark: BackwardMark | None
+        feature, mark, before = pending
+        return feature if before is None and not settled and (mark is None or mark.trained) else None
+
     def forget(self) -> None:
         """Forget all waiting features."""
         self.settled, self.pending, self._latest, self._count = [], None, None, 0

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim import optimizer as torch_optimizer
 
 from gnt._utils.caller_instruction import number_of_targets
 from gnt.importance import ENGINE_UNCHANGED, FeatureBatch
@@ -23,11 +24,12 @@ from gnt.learners._evaluated import BackwardStart, Evaluated, check_loss
 from gnt.learners._loss_and_optimizer import Loss
 from gnt.learners._methods import Methods
 from gnt.learners._step_backup import StepBackup
+from gnt.optim import AdamGnT, LearnerSGD
 from gnt.replacement import AttachableEngine, CBPLayer, GnT, attached_engines, unwrap_optimizer
 
 NoiseLayout = tuple[torch.Size, torch.dtype, torch.device]
 
-_NOT_COPIED = ("_backup", "_searched", "_layers")
+_NOT_COPIED = ("_backup", "_searched", "_layers", "_sgd")
 
 # in the message of an error that the engine raises after the optimizer's step
 OPTIMIZER_HAS_STEPPED = (
@@ -82,6 +84,7 @@ class TrainingStep:
     _backup: StepBackup | None = None
     _searched: list[nn.Module] | None = None  # the modules among which `_layers` were found
     _layers: Sequence[CBPLayer] = ()
+    _sgd: LearnerSGD | None = None
 
     def __init__(self, network: nn.Module, loss: Loss, optimizer: Optimizer) -> None:
         self.network, self.loss, self.optimizer = network, loss, optimizer
@@ -107,7 +110,7 @@ class TrainingStep:
                 self.methods.after_backward()
             engines = self.other_engines()
             others = [(engine, engine.updates) for engine in engines] if engines else []
-            self.optimizer.step()
+            self._step_optimizer()
         except BaseException:
             self.undo(backup)
             raise
@@ -116,6 +119,22 @@ class TrainingStep:
         for engine, updates in others:
             units = units + (engine.replaced if engine.updates > updates else engine.no_units())
         return Step(losses, output.detach(), units)
+
+    def _step_optimizer(self) -> None:
+        """The optimizer's step: of SGD and `AdamGnT` by a kernel, which writes the means of |w| that the engine reads.
+
+        Not if there are hooks after the step, which may change weights before the engine reads them.
+        """
+        optimizer, engine = self.optimizer, self.engine
+        if engine is not None:
+            if isinstance(optimizer, AdamGnT):
+                alone = not (optimizer._optimizer_step_post_hooks or torch_optimizer._global_optimizer_post_hooks)
+                optimizer.write_weight_means(engine.weight_means if alone else None)
+            else:
+                self._sgd = self._sgd or LearnerSGD()
+                if self._sgd.step(optimizer, engine.weight_means):
+                    return
+        optimizer.step()
 
     def set_methods(self, methods: Methods) -> None:
         """Use other methods; those that can follow the engine do, and the earlier ones no longer."""

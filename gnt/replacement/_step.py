@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gnt._utils.generators import new_generator
 from gnt._utils.no_grad import no_grad
-from gnt.distributed.process_group import Processes
+from gnt.distributed.process_group import Processes, is_initialized
 from gnt.importance import (
     FeatureBatch,
     FeatureBuffer,
@@ -159,13 +159,41 @@ class EngineCore(UnitReplacement):
 
         `check_structure` must have been called.
         """
-        importance = self.importance
-        if importance.evaluator.repeated is None or self.loaded or self.protect is not None or self.frozen:
+        structure = self._structure
+        if (
+            self.loaded
+            or self.protect is not None
+            or structure is None
+            or structure.frozen
+            or (self.process_group is not False and is_initialized())
+            or not self.importance.repeat_update()
+        ):
             return False
-        if self.has_other_processes or not importance.repeat_update():
+        self.updates += 1
+        if self.updates >= self.next_idle_check:
+            self._check_idle()
+        if not self._none_is_due():
+            self.select_and_replace()
+        return True
+
+    def _none_is_due(self) -> bool:
+        """Select no unit after an update of all groups; False, with nothing changed, if some may be due.
+
+        It does the same as `select_and_replace` would.
+        """
+        if not self.accumulate or self.soft is not None or self.members > 1 or self.protection.top_units is not None:
             return False
-        self.count_update()
-        self.select_and_replace()
+        rate, states = self.replacement_rate, [group.state for group in self.groups]
+        sums = []
+        for state in states:
+            total = state.accumulated + rate * state.counted_eligible
+            if total >= 1.0 or state.updates >= state.next_maturity:
+                return False
+            sums.append(total)
+        for state, total in zip(states, sums, strict=True):
+            state.accumulated = total
+        self.counted, self.selected = self.updates, []
+        self.replaced = [state.no_units for state in states]
         return True
 
     def after_traced_update(self, absent: frozenset[int] = frozenset()) -> list[Tensor]:

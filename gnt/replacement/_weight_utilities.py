@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from gnt._kernels import SCALARS, is_readable, load, use_kernels
 from gnt._utils.state_dicts import Kind, counter, sequence, tensor
 from gnt.names import WeightUtility
 
@@ -65,20 +66,55 @@ class WeightUtilities:
         """
         self._follow_network()
         wanted = due or bool(self._decay_rate)
-        present: list[Tensor | None] = [self._present(number) if wanted else None for number in range(len(self._names))]
-        takes_part = [each is not None for each in present] if wanted else [self._has_part(p) for p in self._parameters]
+        numbers = range(len(self._names))
+        by_kernel = [bool(self._decay_rate) and self._kernel_can_read(number) for number in numbers]
+        present = [
+            self._present(n) if wanted and not kernel else None for n, kernel in zip(numbers, by_kernel, strict=True)
+        ]
+        if wanted:
+            takes_part = [kernel or each is not None for kernel, each in zip(by_kernel, present, strict=True)]
+        else:
+            takes_part = [self._has_part(parameter) for parameter in self._parameters]
         if self._utility == "gradient" and not any(takes_part):
             raise RuntimeError(
                 "SWR needs gradients, and no parameter has one: call step() after optimizer.step() and before "
                 "optimizer.zero_grad()"
             )
-        for number, (utility, part) in enumerate(zip(present, takes_part, strict=True)):
-            if part:
-                self._updates[number] += 1
-                if self._decay_rate and utility is not None:
-                    self._averages[number].lerp_(utility.to(self._averages[number].dtype), 1.0 - self._decay_rate)
-                    present[number] = self._corrected(number) if due else None
+        for number in reversed(numbers):  # an optimizer has just written the last ones, which may be in the cache
+            if not takes_part[number]:
+                continue
+            self._updates[number] += 1
+            utility = present[number]
+            if by_kernel[number]:
+                self._average_by_kernel(number)
+            elif self._decay_rate and utility is not None:
+                self._averages[number].lerp_(utility.to(self._averages[number].dtype), 1.0 - self._decay_rate)
+            if self._decay_rate:
+                present[number] = self._corrected(number) if due else None
         return present if due else []
+
+    def _kernel_can_read(self, number: int) -> bool:
+        """True if the kernel can compute the utilities of a parameter, which takes part, and average them."""
+        parameter, average = self._parameters[number], self._averages[number]
+        if self._utility not in ("gradient", "magnitude") or not self._has_part(parameter):
+            return False
+        gradient = parameter.grad if self._utility == "gradient" else parameter
+        return gradient is not None and use_kernels(
+            None,
+            fit=average.dtype in SCALARS
+            and all(type(each) in (Tensor, nn.Parameter) for each in (parameter, gradient))
+            and all(is_readable(each, average.dtype) for each in (parameter, gradient, average))
+            and parameter.numel() == gradient.numel() == average.numel(),
+        )
+
+    def _average_by_kernel(self, number: int) -> None:
+        """U <- d u + (1 - d) U, in one pass over memory."""
+        average, parameter = self._averages[number], self._parameters[number]
+        gradient = parameter.grad if self._utility == "gradient" else None
+        load("weight_utility", average.dtype)(
+            average.data_ptr(), 0 if gradient is None else gradient.data_ptr(), parameter.data_ptr(),
+            parameter.numel(), 1.0 - self._decay_rate, torch.get_num_threads(),
+        )  # fmt: skip
 
     def _has_part(self, parameter: Tensor) -> bool:
         return (

@@ -196,7 +196,9 @@ class GnT(AttachedEngine, ExplainsOtherNames):
         Returns:
             Indices of the replaced units, one int64 tensor for each group.
         """
-        self.check_structure()
+        structure = self._structure
+        if structure is None or not structure.is_current:
+            self.check_structure()
         if features is None and self.repeat_step():
             return self.replaced
         batch, before = self.take(features, none_is_error=not self.has_other_processes), self.updates

@@ -25,7 +25,7 @@ from gnt.optim._options import beta_values, can_change
 _OPTIONS = itemgetter("lr", "betas", "eps", "weight_decay", "decoupled_weight_decay", "maximize")
 _NO_TABLE = torch.empty(0, dtype=torch.float64)
 _CHUNK_ROWS = 64  # number of rows that the kernel sums together
-_FIELDS = 13  # number of integers in the kernel's record of a parameter
+_FIELDS = 14  # number of integers in the kernel's record of a parameter
 _TABLE_LENGTH = 1 << 17  # larger counts are rare: the kernel computes their corrections itself
 
 
@@ -74,7 +74,8 @@ class KernelStep:
             means = weight_means.get(id(param))
             if means is not None and means.can_hold(param):
                 addresses = [0 if m is None else m.data_ptr() for m in (means.rows, means.columns)]
-                self._layout[(i + 1) * _FIELDS - 2 : (i + 1) * _FIELDS] = array("q", addresses)
+                fields = array("q", [*addresses, param.shape[0] // means.groups])
+                self._layout[(i + 1) * _FIELDS - len(fields) : (i + 1) * _FIELDS] = fields
                 self._with_means.append((param, means))
         self._reserve_scratch()
 
@@ -82,9 +83,10 @@ class KernelStep:
         """Reserve the memory that the kernel needs for intermediate results."""
         sizes = [0]
         for i in range(len(self._params)):
-            (*_, column_start, rows, elements, inner, columns, _, _, column_means) = self._fields(i)
+            (*_, column_start, rows, elements, inner, columns, _, _, column_means, averaged) = self._fields(i)
             factors = 2 * columns * inner if column_start else 0
-            sizes.append(factors + (-(-rows // _CHUNK_ROWS) * elements if column_means else 0))
+            sums = rows // averaged * -(-averaged // _CHUNK_ROWS) * elements if column_means else 0
+            sizes.append(factors + sums)
         self._scratch = self._params[0].new_empty(max(sizes))
 
     def _fields(self, i: int) -> array[int]:
@@ -141,9 +143,9 @@ def _layout(param: Tensor, state: State, keys: Sequence[str]) -> list[int]:
     tensors = [param.data_ptr(), *moments, *([0] if len(keys) == 2 else [])]
     size = param.numel()
     if param.dim() < 2 or (row and row_dim(param.shape, state[START_KEYS[0]])):  # one row, each element is a unit
-        return [*tensors, 0, row, 1, size, 1, size, 1, 0, 0]
+        return [*tensors, 0, row, 1, size, 1, size, 1, 0, 0, 1]
     rows, per_row = param.shape[0], size // max(param.shape[0], 1)
     columns = state[START_KEYS[1]].numel() if column else param.shape[1]
     groups = columns // max(param.shape[1], 1)
     inner = per_row // max(param.shape[1], 1)
-    return [*tensors, row, column, rows, per_row, inner, columns, rows // max(groups, 1), 0, 0]
+    return [*tensors, row, column, rows, per_row, inner, columns, rows // max(groups, 1), 0, 0, rows]

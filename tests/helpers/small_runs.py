@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from itertools import pairwise
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import optimizer as torch_optimizer
 
 import gnt
 
@@ -60,6 +63,12 @@ def make_run(net: nn.Module, opt: str = "sgd", **settings: Any) -> tuple[nn.Modu
     optimizer = make[opt](net.parameters())
     generator = torch.Generator().manual_seed(5)
     return net, optimizer, gnt.GnT(net, optimizer, **{**FREQUENT_REPLACEMENT, "generator": generator, **settings})
+
+
+def without_global_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove, during a test, the hooks on all optimizers that CBP layers of other tests have registered."""
+    for kind in ("pre", "post"):
+        monkeypatch.setattr(torch_optimizer, f"_global_optimizer_{kind}_hooks", OrderedDict())
 
 
 def replaced(engine: gnt.GnT) -> list[int]:

@@ -12,7 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 import gnt
 from gnt.importance import MEASURES, Importance
-from gnt.units import UnitGroup
+from gnt.importance._mean_magnitudes import mean_magnitude
+from gnt.units import Slot, UnitGroup
 from tests.helpers.small_runs import batch, mlp
 from tests.twins import gradients as twins
 
@@ -356,3 +357,23 @@ def test_the_named_grad_scaler_also_counts_if_no_optimizer_steps():
         (loss if named is None else scaler.scale(loss)).backward()
         engines[-1].update()
     torch.testing.assert_close(*(engine.groups[0].state.utility for engine in engines))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_mean_magnitudes_by_the_kernel_equal_those_by_torch_operations(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    modules = [nn.Linear(70, 130), nn.Conv2d(6, 70, 3), nn.Conv1d(4, 70, 3, groups=2), nn.Linear(5, 1)]
+    for module in (each.to(dtype) for each in modules):
+        weight, groups = module.weight, getattr(module, "groups", 1)
+        rows = Slot("rows", module, len(weight))
+        columns = Slot("columns", module, weight.shape[1] * groups, dim=1, groups=groups)
+        part = Slot("part", module, 2, dim=1, offset=1) if groups == 1 else columns
+        for slot in (rows, columns, part):
+            for tensor in (
+                weight,
+                torch.randn_like(weight),
+                weight.detach().transpose(0, 1).contiguous().transpose(0, 1),
+            ):
+                expected = slot.mean_magnitude(tensor)
+                torch.testing.assert_close(mean_magnitude(slot, tensor, kernels=True), expected)
+                assert torch.equal(mean_magnitude(slot, tensor, kernels=False), expected)

@@ -14,8 +14,18 @@ from torch import Tensor, nn
 
 import gnt
 from gnt import Backprop, ContinualBackprop
+from gnt.importance import WeightMeans
 from gnt.optim import CBPSGD
-from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, batch, conv_net, full_state, mlp, train
+from tests.helpers.small_runs import (
+    FREQUENT_REPLACEMENT,
+    assert_same,
+    batch,
+    conv_net,
+    full_state,
+    mlp,
+    train,
+    without_global_hooks,
+)
 
 BOTH_LEARNERS = pytest.mark.parametrize("learner_class", [Backprop, ContinualBackprop])
 TORCH_OPTIMIZERS = {
@@ -321,3 +331,40 @@ def test_an_optimizer_that_needs_a_closure_is_refused(learner_class):
     with pytest.raises(TypeError, match="step of LBFGS needs a closure"):
         learner.opt = torch.optim.LBFGS(net.parameters())
     assert learner.opt is before
+
+
+@pytest.mark.parametrize("opt", ["sgd", "adam"])
+@pytest.mark.parametrize("utility", ["contribution", "adaptable_contribution"])
+def test_the_engine_takes_the_means_of_weights_that_the_step_of_the_optimizer_has_computed(
+    opt: str, utility: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_global_hooks(monkeypatch)
+    taken: list[bool] = []
+    take_current = WeightMeans.take_current
+    monkeypatch.setattr(WeightMeans, "take_current", lambda *of: taken.append(take_current(*of)) or taken[-1])
+    learners = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        learner = ContinualBackprop(mlp(4, 70, 65, 2), opt=opt, step_size=0.01, utility=utility, **FREQUENT_REPLACEMENT)
+        if not fused:  # a hook after the step may change weights
+            learner.opt.register_step_post_hook(lambda *_: None)
+        taken.clear()
+        learn(learner, range(12))
+        assert any(taken) == fused
+        assert not fused or all(taken)
+        learners.append(learner)
+    first, second = learners
+    assert first.gnt.groups[0].state.replaced > 3
+    for group, other in zip(first.gnt.groups, second.gnt.groups, strict=True):
+        assert torch.equal(group.state.age, other.state.age)
+        torch.testing.assert_close(group.state.utility, other.state.utility)
+    torch.testing.assert_close(list(first.net.parameters()), list(second.net.parameters()))
+
+
+def test_of_a_step_that_is_replaced_the_learner_calls_the_replacement() -> None:
+    learner = ContinualBackprop(mlp(), opt="sgd", step_size=0.01)
+    learn(learner, range(2))
+    calls: list[int] = []
+    learner.opt.step = lambda: calls.append(1)  # as a scheduler replaces it
+    learn(learner, range(2))
+    assert calls == [1, 1]

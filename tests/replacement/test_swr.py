@@ -86,6 +86,26 @@ def test_steps_agree_with_the_twin(
     assert sum(row.replaced for row in swr.report().parameters) == total
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("utility", ["gradient", "magnitude"])
+def test_averages_by_the_kernel_equal_those_by_torch_operations(
+    utility: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(7, 300), nn.ReLU(), nn.Linear(300, 9), nn.Linear(9, 2)).to(dtype)
+    swrs = [gnt.SWR(net, utility=utility, decay_rate=decay, period=9) for decay in (0.9, 0.9)]
+    for step in range(4):
+        backward(net, step, (5, 7))
+        net[3].weight.grad = net[3].weight.grad.t().contiguous().t()  # the kernel cannot read it
+        swrs[0].step()
+        with monkeypatch.context() as without:
+            without.setattr("gnt.replacement._weight_utilities.use_kernels", lambda *_, **__: False)
+            swrs[1].step()
+    by_kernel, by_torch = (swr.state_dict() for swr in swrs)
+    assert by_kernel["updates"] == by_torch["updates"] == [4] * 6
+    torch.testing.assert_close(by_kernel["averages"], by_torch["averages"])
+
+
 def test_without_utility_nothing_is_chosen_and_repetitions_are_counted() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 3, bias=False), nn.ReLU(), nn.Linear(3, 1, bias=False))

@@ -110,7 +110,7 @@ class Evaluator:
                 id(weight): means
                 for layout in layouts
                 for means in layout.weights
-                if means.groups == 1 and isinstance(weight := means.module.weight, Tensor) and weight.ndim == 2
+                if isinstance(weight := means.module.weight, Tensor) and weight.ndim == 2
             }
         return self._weight_means
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -48,7 +48,7 @@ class KernelEvaluation(EagerEvaluation):
         self._scratch = layout.feature.new_empty(0)
         self.located: list[tuple[Tensor, WeightMeans]] | None = None
         self._addresses: list[int] = []  # of these weights
-        self.call: Callable[[int, int], None]
+        self.call: partial[None]
 
     def evaluate(self, features: Sequence[Tensor | None]) -> bool:
         """Compute mean feature and utility of each unit; ``features`` are those of the simple groups.
@@ -101,7 +101,7 @@ class KernelEvaluation(EagerEvaluation):
 
     def _prepare_call(self, located: Sequence[tuple[Tensor, WeightMeans]]) -> None:
         """Reserve the memory that the kernel needs for intermediate results, and prepare its arguments."""
-        of_groups = [2 * group.positions for group in self._layout.simple]
+        of_groups = [3 * group.positions for group in self._layout.simple]
         of_weights = [
             means.groups * -(-weight.shape[0] // means.groups // _CHUNK_ROWS) * weight.shape[1]
             for weight, means in located

@@ -1,4 +1,4 @@
-"""RepeatedUpdate: an update like the one before, in one function, without checks whose outcome cannot have changed.
+"""RepeatedUpdate: an update like the one before, by one call of a kernel, without checks that cannot have changed.
 
 What the checks of a full update look at is compared with that of the update before: layouts of features and weights,
 addresses of weights, the tensors that modules and states hold, and the numbers of updates. If anything differs, or a
@@ -7,7 +7,9 @@ value is not finite, nothing is changed and a full update follows.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
+from functools import partial
 from itertools import repeat
 from operator import attrgetter, is_
 from typing import Any
@@ -15,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnt._kernels import layout_check
+from gnt._kernels import layout_check, load
 from gnt.importance._evaluate.kernels import CURRENT, GROUP, WEIGHT, KernelEvaluation
 from gnt.importance._shared_state import SharedState
+from gnt.importance._tap_features import TapFeatures
 
 _ADDRESS = Tensor.data_ptr
 _UPDATES, _UTILITY = attrgetter("updates"), attrgetter("utility")
@@ -33,7 +36,7 @@ class RepeatedUpdate:
     """
 
     def __init__(self, evaluation: KernelEvaluation, shared: SharedState, features: Sequence[Tensor]) -> None:
-        self._shared, self._states = shared, shared.states
+        self._states = shared.states
         self._utilities = [state.utility for state in shared.states]
         located = evaluation.located or ()
         self._weights = [weight for weight, _ in located]
@@ -42,8 +45,17 @@ class RepeatedUpdate:
         self._layouts = layout_check([*features, *self._weights])
         # the kernel's records, with the places that differ from update to update
         self._groups, self._feature_places = evaluation.groups, range(0, GROUP * len(features), GROUP)
-        self._records, self._evaluate = evaluation.weights, evaluation.call
+        self._records = evaluation.weights
         self._current = [(i * WEIGHT + CURRENT, weight, means) for i, (weight, means) in enumerate(located)]
+        assert shared.find_nonfinite is not None
+        later = [0, 0]  # the number of the update and the number of threads, which the kernel writes
+        self._arguments = [
+            array("q", each)
+            for each in ([*evaluation.call.args, *later], shared.find_nonfinite.args, shared.advance_by_kernel.args)
+        ]
+        addresses = [arguments.buffer_info()[0] for arguments in self._arguments]
+        self._update = partial(load("unit_update", shared.averages.dtype), *addresses)
+        self._finite = shared.finite
 
     def run(self, features: Sequence[Any]) -> bool:
         """Make the update; False, and nothing is changed, if a full one is necessary.
@@ -52,7 +64,7 @@ class RepeatedUpdate:
             features: one for each group, or None for those without.
         """
         states, weights = self._states, self._weights
-        before = states[0].updates
+        before: int = states[0].updates
         if not (
             self._layouts.check(*features, *weights)
             and [*map(_ADDRESS, weights)] == self._addresses
@@ -64,15 +76,18 @@ class RepeatedUpdate:
         for place, feature in zip(self._feature_places, features, strict=True):
             self._groups[place] = feature.data_ptr()
         for place, weight, means in self._current:
-            self._records[place] = means.take_current(weight)
-        self._evaluate(before + 1, torch.get_num_threads())
-        shared = self._shared
-        assert shared.find_nonfinite is not None
-        shared.find_nonfinite()
-        if not shared.finite[0]:
+            self._records[place] = means.weight is not None and means.take_current(weight)
+        self._update(before + 1, torch.get_num_threads())
+        if not self._finite[0]:
             return False
         for state in states:
             state.updates = before + 1
-        shared.segments[2] = before + 1
-        shared.advance_by_kernel()
+        return True
+
+    def run_recorded(self, taps: Sequence[TapFeatures]) -> bool:
+        """`run` with the features of the only forward since the update before, which are then forgotten."""
+        if not self.run([tap.only_forward() for tap in taps]):
+            return False
+        for tap in taps:
+            tap.forget()
         return True

@@ -10,7 +10,7 @@ from torch import nn
 import gnt
 from gnt.learners import MemberLinear
 from tests.helpers.ensembles import FREQUENT_REPLACEMENT, conv_net, member_batches, mlp, single_run
-from tests.helpers.small_runs import assert_same
+from tests.helpers.small_runs import assert_same, without_global_hooks
 
 NET = mlp(4, 6, 5, 2)
 
@@ -203,6 +203,28 @@ def test_an_optimizer_built_by_a_function() -> None:
         ensemble.learn(x, y)
         run.learn(x[1], y[1])
     torch.testing.assert_close(dict(ensemble.member(1).state_dict()), dict(net.state_dict()), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("opt", ["sgd", "adam"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_step_of_the_optimizer_computes_the_means_of_each_members_weights(
+    opt: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_global_hooks(monkeypatch)
+    ensemble = gnt.Ensemble(mlp(4, 70, 65, 2, dtype=dtype), [1, 2, 3], opt=opt, utility="adaptable_contribution")
+    for t in range(3):
+        ensemble.learn(*(each.to(dtype) for each in batch(t)))
+    all_means = ensemble.gnt.weight_means
+    assert len(all_means) == 3
+    for weight in ensemble.net.parameters():
+        if (means := all_means.get(id(weight))) is None:
+            continue
+        assert means.version == weight._version
+        by_member = weight.detach().abs().view(3, -1, weight.shape[1])
+        if means.rows is not None:
+            torch.testing.assert_close(means.rows, by_member.mean(2).flatten())
+        if means.columns is not None:
+            torch.testing.assert_close(means.columns, by_member.mean(1).flatten())
 
 
 def test_the_loss_leaves_out_ignored_targets() -> None:
