@@ -8,6 +8,7 @@ from rich.table import Table
 
 from .display import Display, Metric
 from .method_styles import COLOURS
+from .plasticity import NOT_MEASURED
 from .summary import Estimate, MethodResults, first_and_last
 
 NARROW = 80  # columns of a terminal below which a table that does not fit becomes a list
@@ -57,10 +58,12 @@ def _one_figure_a_line(wide: Table) -> Table:
 
 def further_columns(results: list[MethodResults], display: Display) -> dict[str, dict[str, str]]:
     """Heading -> label -> cell: the core time of a seed, where the display asks for it, and the verdict of the
-    plasticity check, where there is one.
+    plasticity check, where any result has one.
     """
     found = {"core seconds": {result.label: f"{result.core_seconds:.0f}" for result in results if display.seconds}}
-    found["plasticity check"] = {result.label: result.plasticity for result in results if result.plasticity}
+    verdicts = {result.label: result.plasticity for result in results if result.complete_seeds}
+    if any(verdicts.values()):
+        found["plasticity check"] = {label: verdict or NOT_MEASURED for label, verdict in verdicts.items()}
     return {heading: cells for heading, cells in found.items() if cells}
 
 

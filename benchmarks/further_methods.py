@@ -21,13 +21,13 @@ def own_optimizer(
     Args:
         name: name of the method.
         settings: the experiment's settings.
-        opt: "sgd" or "adam": UPGD's form.
+        opt: "sgd", "adam" or "adamw": UPGD's form, without Adam's step or with it.
         options: options of torch's optimizer.
         generators: one for each seed.
     """
     if name != "upgd":
         return None
-    betas = options.get("betas", (0.9, 0.999)) if opt == "adam" else None
+    betas = None if opt == "sgd" else options.get("betas", (0.9, 0.999))
     own = {"lr": settings.lr, "weight_decay": settings.weight_decay, "sigma": settings.sigma, "betas": betas}
     return lambda params: UPGD(params, **own, decay_rate=settings.utility_decay, generator=list(generators))
 

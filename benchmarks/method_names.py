@@ -31,7 +31,7 @@ FURTHER_METHODS = METHODS[METHODS.index("ccbp") :]
 MAIN_METHODS = ("backprop", "continual_backprop")
 """The methods that every experiment compares, and that tables and pictures emphasise."""
 
-_NOT_IN_ENSEMBLES = ("crelu", "redo", "algorithm_1", "snr", "input_norm")
+_NOT_IN_ENSEMBLES = ("crelu", "redo", "algorithm_1")
 
 
 def methods_except(*names: str) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from .plasticity import Check, Verdicts, of_seeds, verdict_of
 from .saved_values import anything, fields, mapping, sequence
 from .seeds import stream
 
-_OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 _ENGINE_SETTINGS = ("replacement_rate", "maturity_threshold", "decay_rate", "utility")
 
 
@@ -53,7 +53,7 @@ class Method:
         **options: Any,
     ) -> None:
         self._name, self._make_net, self._loss = name, make_net, loss
-        self._plain = partial(_OPTIMIZERS[opt], lr=settings.lr, **options)
+        self._plain = partial(OPTIMIZERS[opt], lr=settings.lr, **options)
         self._layers = layers
         self._settings, self._seeds = settings, list(seeds)
         self._init = {"init": init or ("default" if name == "redo" else "kaiming")}

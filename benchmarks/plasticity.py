@@ -16,6 +16,7 @@ from typing import Any, Final
 from .saved_values import fields, integer, mapping, number, one_of, optional
 
 VERDICTS: Final = ("severe", "some", "none", "unclear")
+NOT_MEASURED: Final = "not measured"
 SHORTEST: Final = 2_000
 """Runs of fewer training steps are not checked: the check would take longer than they do."""
 SEEDS: Final = 3
@@ -39,11 +40,13 @@ class Check:
         steps: number of steps of each copy.
         batch: number of samples in a batch.
         fresh: what is learned, as in `gnt.plasticity_check`.
+        shortest: runs of fewer training steps are not checked.
     """
 
     steps: int = 300
     batch: int = 32
     fresh: str = "data"
+    shortest: int = SHORTEST
 
 
 def verdict_of(

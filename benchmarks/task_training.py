@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import gnt
 
 from .methods import Method
-from .plasticity import SHORTEST, Check, Verdicts
+from .plasticity import Check, Verdicts
 from .saved_tensors import random_state, tensor
 from .saved_values import Kind, anything, fields, integer, mapping, number, sequence, text
 from .seeds import stream
@@ -145,13 +145,18 @@ class TaskTraining(Training):
             rows.append({**row, **self.task_metrics(number, seed, net), **self._rows[i]})
         return rows
 
+    def further_task(self, seed: int) -> Task:
+        """What the plasticity check learns: the task after the last one."""
+        return self.task(self.tasks, seed)
+
     def plasticity(self) -> Verdicts:
-        """The check learns the task after the last one."""
-        if self.check is None or self.tasks * self.epochs * self.batches < SHORTEST:
+        """The check learns `further_task`."""
+        if self.check is None or self.tasks * self.epochs * self.batches < self.check.shortest:
             return {}
-        every = torch.arange(self.images, device=self.device)
-        tasks = [self.task(self.tasks, seed) for seed in self.seeds]
-        found: Verdicts = self.method.plasticity([(task.x[every], task.y) for task in tasks], self.check)
+        tasks = [self.further_task(seed) for seed in self.seeds]
+        every = [torch.arange(len(task.y), device=self.device) for task in tasks]
+        data = [(task.x[own], task.y) for task, own in zip(tasks, every, strict=True)]
+        found: Verdicts = self.method.plasticity(data, self.check)
         return found
 
     def state_dict(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import gnt
 from ..accuracy import accuracy
 from ..errors import CannotRun
 from ..methods import Method
+from ..plasticity import Check, Verdicts, of_seeds
 from ..saved_values import anything, fields, integer, mapping, number, text
 from ..seeds import stream
 from ..training import Row
@@ -27,6 +28,7 @@ from .stages import Piece, Stages
 
 BATCHES_PER_PIECE: Final = 4
 PROBE: Final = 200  # number of images of a stage's new classes
+CHECK: Final = Check(steps=100, batch=32, fresh="labels")  # so few images that they can be learned by heart
 
 
 class Training(BaseTraining):
@@ -158,6 +160,17 @@ class Training(BaseTraining):
             "online_accuracy": self._right / self._seen,
         }
         return {**row, **self._figures}
+
+    def plasticity(self) -> Verdicts:
+        """The check learns random labels of training images, as all classes have been learned."""
+        steps = self.settings.epochs * sum(
+            -(-self.settings.train * n // self.settings.batch) for n in self.stages.classes
+        )
+        if steps < CHECK.shortest:
+            return {}
+        self._classes = self.stages.classes[-1]
+        verdicts = self.method.plasticity([(self._images.x, self._images.y)], CHECK)
+        return of_seeds([self.seed], verdicts.values())
 
     def state_dict(self) -> dict[str, Any]:
         """The complete state, from which training continues bit for bit."""

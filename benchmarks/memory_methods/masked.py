@@ -40,6 +40,9 @@ class MaskedMethod(TaskHeadsMethod):
             warnings.filterwarnings("ignore", "no capacity is left")  # what the experiment measures
             super().begin_task(number)
 
+    def _plain_net(self) -> None:
+        """None: the masks, not the weights, decide what a further task can learn."""
+
     @contextlib.contextmanager
     def _evaluated(self, number: int) -> Iterator[None]:
         with super()._evaluated(number), self._hat.use(number):

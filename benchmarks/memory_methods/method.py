@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 import gnt
 
-from ..methods import with_seed
+from ..methods import OPTIMIZERS, with_seed
+from ..plasticity import Check, Verdicts, of_seeds, verdict_of
 from ..saved_values import anything, fields, mapping
 from ..seeds import stream
 from .parts import MEASURED_AT_THE_END, PARTS, Given
@@ -57,6 +59,7 @@ class MemoryMethod:
         steps: int,
     ) -> None:
         self._recipe, self._scenario, self._settings, self._seed, self._steps = recipe, scenario, settings, seed, steps
+        self._make_net = make_net
         net = with_seed(seed, lambda: self._own_net(make_net()))
         given = Given(net, settings, scenario, seed)
         parts = {name: PARTS[name](given) for name in recipe.parts}
@@ -122,6 +125,24 @@ class MemoryMethod:
     def nets(self) -> list[nn.Module]:
         """The network, in a list."""
         return [self.learner.net]
+
+    def plasticity(self, data: Sequence[Any], check: Check) -> Verdicts:
+        """What the plasticity check says of the network; empty if it is not measured.
+
+        Args:
+            data: in a list, inputs and targets that the network has not learned; the targets are outputs.
+            check: how it is checked.
+        """
+        net = self._plain_net()
+        if net is None:
+            return {}
+        optimizer = partial(OPTIMIZERS[self._optimizer], lr=self._settings.lr)
+        found = [verdict_of(net, self._make_net, optimizer, own, "cross_entropy", check) for own in data]
+        return of_seeds([self._seed], found)
+
+    def _plain_net(self) -> nn.Module | None:
+        """A network like those of ``make_net`` with the weights at present; None if there is none that learns alone."""
+        return self.learner.net
 
     def units(self, net: nn.Module, x: Tensor) -> Any:
         """The unit groups of the network, for `gnt.metrics.Probe`."""

@@ -39,6 +39,9 @@ class PackedMethod(TaskHeadsMethod):
             self._packnet.prune()
         return result
 
+    def _plain_net(self) -> None:
+        """None: a further task trains the free weights only."""
+
     @contextlib.contextmanager
     def _evaluated(self, number: int) -> Iterator[None]:
         with super()._evaluated(number), self._packnet.use(number):

@@ -67,6 +67,9 @@ class ProgressiveMethod(MemoryMethod):
     def _evaluated(self, number: int) -> contextlib.AbstractContextManager[None]:
         return outputs_of(self.learner.net, number)
 
+    def _plain_net(self) -> None:
+        """None: a further task has a new column."""
+
     def units(self, net: nn.Module, x: Tensor) -> Any:
         """The unit groups of the newest column."""
         return gnt.trace(net, x[:2], include=f"net.{net.net.newest}")

@@ -29,6 +29,11 @@ class TaskHeadsMethod(MemoryMethod):
     def _evaluated(self, number: int) -> contextlib.AbstractContextManager[None]:
         return outputs_of(self.learner.net, number)
 
+    def _plain_net(self) -> nn.Module | None:
+        """The hidden layers, with the output layer of the present task."""
+        net: Any = self.learner.net
+        return nn.Sequential(*net.hidden, *net.heads.heads[f"task_{net.task}"])
+
     def units(self, net: nn.Module, x: Tensor) -> Any:
         """The unit groups, which all tasks share."""
         return net.groups()  # type: ignore[operator]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ..display import DEAD_AT_START, OPTIMIZERS, RANK, WEIGHTS, Display, Metric
+from ..display import DEAD_AT_START, RANK, WEIGHTS, Display, Metric
 from .settings import SOURCES, Settings
 
 
 def _about(settings: Settings) -> str:
     return (
         f"{settings.images:,} {SOURCES[settings.source]}, one at a time and each once, with a new permutation of the "
-        f"pixels in every task (784-{settings.hidden}-10, {OPTIMIZERS[settings.optimizer]})"
+        f"pixels in every task (784-{settings.hidden}-10)"
     )
 
 

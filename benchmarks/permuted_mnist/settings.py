@@ -24,7 +24,10 @@ _AUTHORS: Final[Values] = {
     "replacement_rate": 1e-6,
 }
 _UPGD_SGD: Final[Values] = {"lr": 1e-3, "weight_decay": 1e-3}
+# UPGD-W of its paper: lr 0.01, weight decay 0.01, and a step without the factor 2 of `gnt.optim.UPGD`
+_UPGD_W: Final[Values] = {"lr": 0.005, "weight_decay": 0.02, "sigma": 0.1, "utility_decay": 0.9999}
 _UPGD_ADAM: Final[Values] = {"lr": 1e-4, "beta1": 0.0, "beta2": 0.99, "weight_decay": 1e-3}
+_ADAMS: Final = ("adam", "adamw")
 _KINGMA: Final[Values] = {"beta1": 0.9, "beta2": 0.999}  # torch's defaults, which the authors use
 
 
@@ -45,9 +48,10 @@ class Settings(BaseSettings):
     durations: ClassVar[dict[str, str]] = {"quick": "about five minutes on two cores"}
     by_optimizer: ClassVar[dict[Any, Values]] = {
         **{(size, "sgd"): _UPGD_SGD for size in ("quick", "upgd")},
-        **{(size, "adam"): _UPGD_ADAM for size in ("quick", "upgd")},
+        **{(size, "sgd", "upgd"): _UPGD_W for size in ("quick", "upgd")},
+        **{(size, adam): _UPGD_ADAM for size in ("quick", "upgd") for adam in _ADAMS},
         **{(size, "sgd"): {"lr": 0.003} for size in ("width_100", "published")},
-        **{(size, "adam"): {"lr": 1e-4, **_KINGMA} for size in ("width_100", "published")},
+        **{(size, adam): {"lr": 1e-4, **_KINGMA} for size in ("width_100", "published") for adam in _ADAMS},
     }
     """Defaults for (size, optimizer), and for (size, optimizer, method), which take precedence."""
 
@@ -68,7 +72,12 @@ class Settings(BaseSettings):
     init: str = setting(
         "default", "initial weights: default (torch's) or kaiming", value_checks.one_of("default", "kaiming")
     )
-    optimizer: str = setting("adam", "sgd or adam", value_checks.one_of("sgd", "adam"))
+    optimizer: str = setting(
+        "adam",
+        "sgd, adam or adamw (with torch's weight decay of 0.01); UPGD takes the place of SGD, or of Adam with its step",
+        value_checks.one_of("sgd", *_ADAMS),
+        tuning=True,
+    )
     compile: str = setting_fields.compiled(METHODS)
     device: str = setting("cpu", "cpu or cuda", value_checks.one_of("cpu", "cuda"))
     lr: float = setting_fields.lr(1e-4)

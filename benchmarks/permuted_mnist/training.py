@@ -41,7 +41,7 @@ class Training(TaskTraining):
             device=device,
         )
         options: dict[str, Any] = {}
-        if settings.optimizer == "adam":
+        if settings.optimizer != "sgd":
             options["betas"] = (settings.beta1, settings.beta2)
         self.method = Method(
             method,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import ClassVar, Final
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,6 +12,7 @@ import gnt
 from ..memory_methods import MemoryTraining, memory_method
 from ..nets import mlp
 from ..permuted_mnist.pixel_permutation import permutation
+from ..plasticity import Check
 from ..task_training import Task
 from ..training import Row
 from .data import load_images
@@ -50,6 +51,8 @@ class Training(MemoryTraining):
     Rows are those of `MemoryTraining`, with ``new_task``, the accuracy on the task just learned; and from the second
     task on ``old_tasks``, the mean accuracy on all earlier ones, and ``one_step_backward_transfer``.
     """
+
+    check: ClassVar[Check | None] = Check(steps=100)
 
     def __init__(self, settings: Settings, method: str, seeds: list[int]) -> None:
         self._seed = seeds[0]

@@ -47,7 +47,7 @@ they differ from these runs. Their "start" and "end" are the first and the last 
 If several settings of a method were tried, the overview shows those with the best mean over the whole run.
 "plasticity check" is what `gnt.plasticity_check` says of the networks at the end of a run, when they and fresh ones
 learn what comes next: the verdict, with the number of seeds if they differ, and the share of a fresh network's progress
-that is lost. "core seconds" is the time of one core for a seed."""
+that is lost; "not measured" where the check was not made. "core seconds" is the time of one core for a seed."""
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor
 
 from ..memory_methods import MemoryTraining, memory_method
 from ..nets import mlp
+from ..permuted_mnist.pixel_permutation import permutation
+from ..plasticity import Check
 from ..seeds import stream
 from ..task_training import Task
 from .data import class_order, load_images
@@ -23,6 +25,8 @@ class Training(MemoryTraining):
     """Trains one method on all tasks. Tasks and initial weights are the same for every method. The method "joint" takes
     as many steps as the others, on images of all classes.
     """
+
+    check: ClassVar[Check | None] = Check(steps=50, shortest=1_000)
 
     def __init__(self, settings: Settings, method: str, seeds: list[int]) -> None:
         settings.check(method)
@@ -51,6 +55,12 @@ class Training(MemoryTraining):
             chosen = torch.randperm(len(all_x), generator=stream(seed, f"joint images of task {number}"))[: len(x)]
             return Task(all_x[chosen], all_y[chosen], x[:: max(1, len(x) // PROBED)])
         return Task(x, y, x[:: max(1, len(x) // PROBED)])
+
+    def further_task(self, seed: int) -> Task:
+        """The images of all classes, as there are no others, with a permutation of the pixels; all outputs compete."""
+        every = [self._pair(self._data.train, number) for number in range(TASKS)]
+        x, y = (torch.cat(parts) for parts in zip(*every, strict=True))
+        return Task(x[:, permutation(TASKS, seed, x.shape[1])], y, x[:PROBED])
 
     def learned(self, number: int) -> Tensor:
         """The training images of two classes."""

@@ -84,12 +84,19 @@ class Recorder:
     Args:
         own: the weights of the module and of the producers.
         consumers: those of all modules that read the same value.
+        samples_first: the function of the module that brings what it reads to the layout of features, if it reads them
+            in another one.
     """
 
     handle: RemovableHandle
 
-    def __init__(self, own: OwnWeights, consumers: Sequence[OwnWeights]) -> None:
-        self._own, self._consumers = own, consumers
+    def __init__(
+        self,
+        own: OwnWeights,
+        consumers: Sequence[OwnWeights],
+        samples_first: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self._own, self._consumers, self._samples_first = own, consumers, samples_first
         self._taps: tuple[TapFeatures, ...] = ()  # replaced as a whole: a forward may run in another thread
         self._gradients = False
 
@@ -97,6 +104,9 @@ class Recorder:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if not module.training or not torch.is_grad_enabled():
+            return None
+        if self._samples_first is not None:
+            record(self._taps, self._samples_first(args[0]), self._own, args[0])
             return None
         if not self._gradients:
             record(self._taps, args[0] if args else next(iter(kwargs.values())), self._own)
@@ -172,7 +182,7 @@ def _recorder_of(module: nn.Module, own: OwnWeights, consumers: Sequence[OwnWeig
     for key in [key for key, hook in hooks.items() if hook is _inactive_hook]:
         del hooks[key]
         module._forward_pre_hooks_with_kwargs.pop(key, None)
-    recorder = Recorder(own, consumers)
+    recorder = Recorder(own, consumers, getattr(type(module), "samples_first", None))
     recorder.handle = module.register_forward_pre_hook(recorder, with_kwargs=True)
     return recorder
 

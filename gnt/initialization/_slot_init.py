@@ -114,21 +114,23 @@ def _samples(parameter: Tensor, dim: int, members: int) -> list[Sample | None]:
     ]
 
 
-def draw_weights(slot: Slot, init: SlotInit, count: int, generators: Sequence[torch.Generator]) -> Tensor:
-    """New weights for ``count`` units of each member, from its generator: (members * count * block, *shape of a unit).
+def draw_weights(slot: Slot, init: SlotInit, counts: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
+    """New weights for as many units of each member, from its generator: (sum of counts * block, *shape of a unit).
 
     Raises:
         ValueError: as `fill_weights`.
     """
     weight = slot.weight
-    shape = (len(generators), count * slot.block, *slot.rest)
+    shape = (sum(counts) * slot.block, *slot.rest)
     drawn = torch.empty(shape, dtype=_wide(weight.dtype), device=generators[0].device)
-    fill_weights(drawn, slot, init, generators)
-    return drawn.flatten(0, 1).to(weight.device, weight.dtype, non_blocking=True)
+    fill_weights(drawn.split([count * slot.block for count in counts]), slot, init, generators)
+    return drawn.to(weight.device, weight.dtype, non_blocking=True)
 
 
-def fill_weights(drawn: Tensor, slot: Slot, init: SlotInit, generators: Sequence[torch.Generator]) -> None:
-    """Fill ``drawn`` with new weights, (members, units * block, *shape of a unit), on the generators' device.
+def fill_weights(
+    drawn: Tensor | Sequence[Tensor], slot: Slot, init: SlotInit, generators: Sequence[torch.Generator]
+) -> None:
+    """Fill ``drawn`` with new weights, for each member (units * block, *shape of a unit), on the generators' device.
 
     Raises:
         ValueError: a function did not fill its tensor, changed its shape, made it require a gradient, or (seen on the
@@ -137,21 +139,25 @@ def fill_weights(drawn: Tensor, slot: Slot, init: SlotInit, generators: Sequence
     weight = slot.weight
     layer_rows = weight.shape[slot.dim] // len(generators)
     for rows, generator, distribution in zip(drawn, generators, init.weights, strict=True):
+        if not len(rows):
+            continue
         if isinstance(distribution, Distribution):
             distribution.fill_(rows, generator, stored=weight.dtype, layer_rows=layer_rows)
         else:
             _fill_by_function(distribution, rows, slot, generator)
 
 
-def draw_biases(slot: Slot, init: SlotInit, count: int, generators: Sequence[torch.Generator]) -> Tensor | None:
-    """New biases for ``count`` units of each member: (members * count * block,); None: all 0."""
+def draw_biases(
+    slot: Slot, init: SlotInit, counts: Sequence[int], generators: Sequence[torch.Generator]
+) -> Tensor | None:
+    """New biases for as many units of each member: (sum of counts * block,); None: all 0."""
     if not draws_biases(slot, init):
         return None
     assert slot.bias is not None
     stored = slot.bias.dtype
-    drawn = torch.empty(len(generators), count * slot.block, dtype=_wide(stored), device=generators[0].device)
-    fill_biases(drawn, slot, init, generators)
-    return drawn.flatten().to(slot.bias.device, stored, non_blocking=True)
+    drawn = torch.empty(sum(counts) * slot.block, dtype=_wide(stored), device=generators[0].device)
+    fill_biases(drawn.split([count * slot.block for count in counts]), slot, init, generators)
+    return drawn.to(slot.bias.device, stored, non_blocking=True)
 
 
 def draws_biases(slot: Slot, init: SlotInit) -> bool:
@@ -159,11 +165,14 @@ def draws_biases(slot: Slot, init: SlotInit) -> bool:
     return slot.bias is not None and init.biases != (ZERO,) * len(init.biases)
 
 
-def fill_biases(drawn: Tensor, slot: Slot, init: SlotInit, generators: Sequence[torch.Generator]) -> None:
-    """Fill ``drawn`` with new biases, (members, units * block), on the generators' device."""
+def fill_biases(
+    drawn: Tensor | Sequence[Tensor], slot: Slot, init: SlotInit, generators: Sequence[torch.Generator]
+) -> None:
+    """Fill ``drawn`` with new biases, for each member (units * block,), on the generators' device."""
     assert slot.bias is not None
     for values, generator, distribution in zip(drawn, generators, init.biases, strict=True):
-        distribution.fill_(values, generator, stored=slot.bias.dtype, layer_rows=len(values))
+        if len(values):
+            distribution.fill_(values, generator, stored=slot.bias.dtype, layer_rows=len(values))
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

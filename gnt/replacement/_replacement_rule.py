@@ -34,10 +34,17 @@ class ReplacementRule:
 
     def __init__(self, layers: Layers | Iterable[UnitGroup], optimizer: Optimizer | None, **settings: Any) -> None:
         self._refuse_top_units(settings["protect"])
-        self._engine = GnT(layers, optimizer, replacement_rate=0.0, bias_transfer=False, **settings)
+        self._engine = self._make_engine(
+            layers, optimizer, {**settings, "replacement_rate": 0.0, "bias_transfer": False}
+        )
         self.groups = self._engine.groups
         self.steps = 0
         self.replaced = self._no_units()
+
+    def _make_engine(
+        self, layers: Layers | Iterable[UnitGroup], optimizer: Optimizer | None, settings: dict[str, Any]
+    ) -> GnT:
+        return GnT(layers, optimizer, **settings)
 
     def step(self, features: Features | None = None) -> list[Tensor]:
         """Count one step and replace units; see the subclass."""

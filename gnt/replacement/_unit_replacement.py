@@ -150,7 +150,10 @@ class UnitReplacement(BoundGroups):
             followers.follow(replaced, biases_before)
             return
         with restore_generators_on_error(own_function):
-            drawn = [self._draw(group, len(indices), given, inits) for group, indices, given, inits in work]
+            drawn = [
+                self._draw(group, self.counts_by_member(group, indices), given, inits)
+                for group, indices, given, inits in work
+            ]
         biases_before = followers.consumer_biases(replaced) if self.bias_transfer else []
         for (group, indices, *_), (weights, biases) in zip(work, drawn, strict=True):
             mean_features = group.state.corrected_mean_features.index_select(1, indices) if self.bias_transfer else None
@@ -172,7 +175,10 @@ class UnitReplacement(BoundGroups):
         movable = self.protection.movable_biases([group for group, _ in work]) if self.bias_transfer else None
         own_function = () if isinstance(self.init, str) else (self.generator,)
         with restore_generators_on_error(own_function):
-            drawn = [self._draw(group, group.num_units, None, inits) for group, inits in work]
+            drawn = [
+                self._draw(group, [group.num_units // self.members] * self.members, None, inits)
+                for group, inits in work
+            ]
         shares = [soft_shares(self.soft, group.state, self.members) for group, _ in work]
         for (group, _), alpha, (weights, biases) in zip(work, shares, drawn, strict=True):
             move_towards_new(group, alpha, weights, biases, self.members, movable)
@@ -218,14 +224,17 @@ class UnitReplacement(BoundGroups):
         return self.importance.without_replaced_by_others(units)
 
     def _draw(
-        self, group: UnitGroup, count: int, given: list[Tensor] | None, inits: Sequence[SlotInit]
+        self, group: UnitGroup, counts: Sequence[int], given: list[Tensor] | None, inits: Sequence[SlotInit]
     ) -> tuple[list[Tensor], list[Tensor | None]]:
-        """New weights (those given, if any) and biases of ``count`` units, for each slot that is drawn."""
+        """New weights (those given, if any) and biases of so many units of each member, for each slot that is drawn."""
         pairs = list(zip(group.drawn, inits, strict=True))
         generators = self.draw_generators()
-        count //= len(generators)
-        weights = [draw_weights(slot, init, count, generators) for slot, init in pairs] if given is None else given
-        return weights, [draw_biases(slot, init, count, generators) for slot, init in pairs]
+        weights = [draw_weights(slot, init, counts, generators) for slot, init in pairs] if given is None else given
+        return weights, [draw_biases(slot, init, counts, generators) for slot, init in pairs]
+
+    def counts_by_member(self, group: UnitGroup, units: Tensor) -> Sequence[int]:
+        """How many of these units each member has: equally many, unless a subclass says otherwise."""
+        return [len(units) // self.members] * self.members
 
     def draw_generators(self) -> Sequence[torch.Generator]:
         """The generators of new weights, one for each member."""

@@ -18,8 +18,10 @@ from gnt.initialization import Init, init_name
 from gnt.names import ActivationName, BiasInit
 from gnt.replacement._config import EngineSettings
 from gnt.replacement._firing_times import FiringTimes
+from gnt.replacement._member_engine import engine_of_members
 from gnt.replacement._protection import Protector
 from gnt.replacement._replacement_rule import ReplacementRule
+from gnt.replacement.engine import GnT
 from gnt.units import Layers, UnitGroup
 
 STATE_VERSION = 1
@@ -66,13 +68,16 @@ class SNR(ReplacementRule):
     Args:
         layers: a Sequential, a list of layers, a model with ``.layers``, or unit groups such as those of `gnt.trace`;
             same as for `GnT`. Only activations that are positive exactly for positive inputs show whether a unit fires:
-            ReLU and its relatives, tanh; units behind a sigmoid always fire and are never replaced.
+            ReLU and its relatives, tanh; units behind a sigmoid always fire and are never replaced. Or ``net`` of a
+            `gnt.Ensemble`: each member's units are replaced as if it were trained alone; ``groups`` and ``replaced``
+            are then those of all members, one after the other.
         optimizer: its state is reset for replaced units; None resets no optimizer state.
         eta: share of its silent times beyond which a unit counts as inactive, in (0, 1).
         estimate_every: number of steps between estimates of the thresholds, >= 1.
         longest: largest threshold, in steps; it bounds the memory, an int32 per unit and step.
         init, bias_init: initial distributions of new weights and biases; same as for `GnT`.
-        generator: generator of the draws; None creates one, seeded from torch's global generator.
+        generator: generator of the draws; None creates one, seeded from torch's global generator. For the network of
+            an ensemble a list of generators, one for each member.
         activation: name of the activation, if ``init`` needs it; same as for `GnT`.
         process_group: processes that train this network together: a unit fires if it does in one of them. Same as for
             `GnT`.
@@ -86,7 +91,8 @@ class SNR(ReplacementRule):
 
     Raises:
         ValueError: a setting out of range, or layers that cannot be walked.
-        TypeError: an optimizer whose state cannot be reset per unit.
+        TypeError: an optimizer whose state cannot be reset per unit; for the network of an ensemble, generators that do
+            not fit, a function as ``init``, a process group, or an engine of the ensemble as follower.
 
     With single samples as batches most units are silent in most steps, and silent times say little. A replacement reads
     the device, so on a GPU each step waits for it.
@@ -119,7 +125,7 @@ class SNR(ReplacementRule):
         longest: int = 1000,
         init: Init = EngineSettings.init,
         bias_init: BiasInit = EngineSettings.bias_init,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
         activation: ActivationName | None = None,
         process_group: Any = None,
         follow: Sequence[Any] = (),
@@ -140,6 +146,13 @@ class SNR(ReplacementRule):
             protect=protect,
         )
         self._times = [self._new_times(group) for group in self.groups]
+
+    def _make_engine(
+        self, layers: Layers | Iterable[UnitGroup], optimizer: Optimizer | None, settings: dict[str, Any]
+    ) -> GnT:
+        if hasattr(layers, "stacked_groups"):
+            return engine_of_members(layers, optimizer, settings)
+        return super()._make_engine(layers, optimizer, settings)
 
     @property
     def eta(self) -> float:

@@ -14,19 +14,26 @@ from torch import nn
 from benchmarks import experiments, plasticity
 from benchmarks.comparison_table import comparison_table
 from benchmarks.errors import CannotRun
+from benchmarks.incremental_cifar import training as incremental
+from benchmarks.incremental_cifar.settings import Settings as IncrementalSettings
 from benchmarks.permuted_mnist import training as permuted
 from benchmarks.permuted_mnist.settings import Settings
+from benchmarks.permuted_tasks import training as permuted_tasks
+from benchmarks.permuted_tasks.settings import Settings as TasksSettings
 from benchmarks.plasticity import Check, verdict_of
 from benchmarks.report.problems import problems
 from benchmarks.report.result_tables import Sources, problem_table
 from benchmarks.run import Run
 from benchmarks.slowly_changing_regression import training as regression
+from benchmarks.split_digits import training as split
+from benchmarks.split_digits.settings import Settings as SplitSettings
 from benchmarks.summary import results_of
 from benchmarks.worker import run_worker
+from tests.benchmarks.datasets.raw_files import write_idx_folder
 from tests.helpers.finished_runs import planned_runs, write_record
 
 FOUND = {"verdict": "some", "steps": 300, "lost": 0.25, "low": 0.2, "high": 0.3, "fresh_head": None}
-CHECK = Check(steps=12, batch=8)
+CHECK = Check(steps=12, batch=8, shortest=10)
 
 
 def make_net() -> nn.Sequential:
@@ -59,7 +66,6 @@ def test_networks_of_methods_are_checked_on_the_task_after_the_last(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(permuted.Training, "check", CHECK)
-    monkeypatch.setattr("benchmarks.task_training.SHORTEST", 10)
     seeds = [3, 4] if method in Settings.ensemble_methods else [3]
     given: dict[str, Any] = {"tasks": 1, "images": 16, "hidden": "12-8"}
     training = permuted.Training(Settings.of(method, **given), method, seeds)
@@ -78,6 +84,90 @@ def test_networks_of_methods_are_checked_on_the_task_after_the_last(
     assert asked == [1] * len(seeds)
     assert training.plasticity() == found
     plasticity.VERDICTS_KIND("", found)
+
+
+def finished(training: Any) -> Any:
+    while training.done < training.total:
+        training.advance()
+    return training
+
+
+def weights_of(training: Any) -> list[torch.Tensor]:
+    return [each.clone() for net in training.method.nets() for each in net.state_dict().values()]
+
+
+def kill_hidden_units(training: Any) -> None:
+    """All hidden units are off for every input, so that only biases of the output layer can learn."""
+    for module in training.method.nets()[0].modules():
+        if isinstance(module, nn.Linear) and module.in_features > 700:
+            module.bias.data.fill_(-100.0)
+
+
+@pytest.mark.parametrize(
+    ("method", "scenario"),
+    [("er", "class"), ("backprop", "domain"), ("ewc", "task"), ("packnet", "task"), ("progressive", "task")],
+)
+def test_networks_of_split_digits_are_checked_on_new_permutations_of_all_classes(
+    method: str, scenario: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(split.Training, "check", Check(steps=30, batch=16, shortest=10))
+    own = {name: 20 for name in ("memory",) if SplitSettings.affects(name, method)}
+    given: dict[str, Any] = {"train": 40, "test": 10, "epochs": 1, "batch": 8, "hidden": "24", "lr": 1e-2, **own}
+    training = finished(split.Training(SplitSettings.of(method, scenario=scenario, **given), method, [3]))
+    before, state = weights_of(training), torch.get_rng_state()
+    found = training.plasticity()
+    assert all(map(torch.equal, before, weights_of(training)))
+    assert torch.equal(torch.get_rng_state(), state)
+    if method in ("packnet", "progressive"):
+        assert found == {}
+        return
+    task = training.further_task(3)
+    assert len(task.y) == 200
+    assert len(task.y.unique()) == (2 if scenario == "domain" else 10)
+    assert not torch.equal(task.x[:20], training.task(0, 3).x[:20])
+    kill_hidden_units(training)
+    dead = training.plasticity()["3"]
+    assert dead["verdict"] == "severe"
+    assert found["3"]["lost"] < dead["lost"]
+
+
+@pytest.mark.parametrize("method", ["continual_backprop", "backprop_heads", "hat", "hat_cbp", "ada_hat"])
+def test_networks_of_permuted_tasks_are_checked_unless_masks_decide_what_can_be_learned(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(permuted_tasks.Training, "check", Check(steps=30, batch=16, shortest=10))
+    given: dict[str, Any] = {"tasks": 2, "train": 160, "test": 10, "epochs": 1, "batch": 16, "hidden": "24", "lr": 1e-2}
+    training = finished(permuted_tasks.Training(TasksSettings.of(method, **given), method, [3]))
+    before = weights_of(training)
+    found = training.plasticity()
+    assert all(map(torch.equal, before, weights_of(training)))
+    if "hat" in method:
+        assert found == {}
+        return
+    assert found["3"]["lost"] < 0.5
+    kill_hidden_units(training)
+    assert training.plasticity()["3"]["verdict"] == "severe"
+
+
+def test_networks_of_incremental_cifar_are_checked_on_random_labels_also_after_loading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_idx_folder(tmp_path, train=30, test=10)
+    given: dict[str, Any] = {
+        "step": 5, "epochs": 1, "train": 8, "validation": 4, "test": 5, "width": 2, "batch": 12, "data": str(tmp_path),
+    }  # fmt: skip
+
+    def make() -> Any:
+        return incremental.Training(IncrementalSettings.of("backprop", **given), "backprop", [3])
+
+    training = finished(make())
+    assert training.plasticity() == {}  # too short
+    loaded = make()
+    loaded.load_state_dict(training.state_dict())
+    monkeypatch.setattr(incremental, "CHECK", Check(steps=2, batch=8, fresh="labels", shortest=10))
+    before = weights_of(loaded)
+    plasticity.VERDICTS_KIND("", loaded.plasticity())
+    assert all(map(torch.equal, before, weights_of(loaded)))
 
 
 def test_short_runs_are_not_checked() -> None:
@@ -131,7 +221,7 @@ def test_tables_show_the_verdicts(tmp_path: Path) -> None:
     display = experiments.display("class_pairs")
     table = comparison_table(results_of(runs), display)
     assert table.columns[-1].header == "plasticity check"
-    assert list(table.columns[-1].cells) == ["some; lost 25%", ""]
+    assert list(table.columns[-1].cells) == ["some; lost 25%", "not measured"]
     (problem,) = problems(runs)
     lines = problem_table(problem, Sources())
     assert sum("some; lost 25%" in line for line in lines) == 1

@@ -87,3 +87,54 @@ def test_integers_become_floating_point_and_statistics_stay_wide_in_half_precisi
 def test_inputs_are_left_alone_before_the_first_batch() -> None:
     x = torch.randn(4, 3)
     torch.testing.assert_close(gnt.nn.InputNorm(3).eval()(x), x)
+
+
+@pytest.mark.parametrize(
+    ("shape", "inputs"), [(3, (3,)), ((1,), (3,)), ((1, 2, 2), (1, 2, 2)), ((1, 1, 1), (1, 2, 2))], ids=str
+)
+def test_members_of_an_ensemble_have_the_statistics_of_networks_trained_alone(shape: object, inputs: object) -> None:
+    sizes: tuple[int, ...] = inputs  # type: ignore[assignment]
+
+    def make() -> nn.Sequential:
+        first = nn.Linear(sizes[0], 5) if len(sizes) == 1 else nn.Sequential(nn.Conv2d(1, 5, 2), nn.Flatten())
+        layers = [gnt.nn.InputNorm(shape, decay=0.8), *(first if len(sizes) > 1 else [first])]  # type: ignore[arg-type]
+        return nn.Sequential(*layers, nn.ReLU(), nn.Linear(5, 2)).double()
+
+    seeds, decayed = [4, 9, 2], {"step_size": 0.05, "replacement_rate": 0.05, "maturity_threshold": 3}
+    ensemble, alone = gnt.Ensemble(make, seeds, **decayed), []
+    for seed in seeds:
+        torch.manual_seed(seed)
+        alone.append(gnt.ContinualBackprop(make(), **decayed))
+    generator = torch.Generator().manual_seed(0)
+    offsets = torch.tensor([5.0, -30.0, 0.0], dtype=torch.float64).view(3, *[1] * (1 + len(sizes)))
+    for step in range(12):
+        x = torch.randn(3, 1 + step % 3, *sizes, generator=generator, dtype=torch.float64) * 2 + offsets
+        y = x.flatten(2)[..., :2].sin()
+        together = ensemble.learn(x, y)
+        for number, learner in enumerate(alone):
+            torch.testing.assert_close(together.output[number], learner.learn(x[number], y[number]).output)
+    for number, learner in enumerate(alone):
+        member, single = ensemble.member(number).state_dict(), learner.net.state_dict()
+        assert member.keys() == single.keys()
+        for name, value in single.items():
+            torch.testing.assert_close(member[name], value, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(ensemble.predict(x)[number], learner.net.eval()(x[number]))
+    assert int(ensemble.net.layers[0].batches) == 12
+    resumed = gnt.Ensemble(make, seeds, **decayed)
+    resumed.net.load_state_dict(ensemble.net.state_dict())
+    resumed.load_state_dict(ensemble.state_dict())
+    for each in (resumed, ensemble):
+        each.learn(x, y)
+    for mine, theirs in zip(resumed.net.state_dict().values(), ensemble.net.state_dict().values(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_an_ensemble_refuses_inputs_that_do_not_fit_and_changes_nothing() -> None:
+    ensemble = gnt.Ensemble(
+        lambda: nn.Sequential(gnt.nn.InputNorm(3), nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1)), [1, 2]
+    )
+    with pytest.raises(
+        ValueError, match=r"the member of seed 1 cannot take x.*InputNorm has statistics of shape \(3,\)"
+    ):
+        ensemble.learn(torch.zeros(2, 5, 4), torch.zeros(2, 5, 1))
+    assert ensemble.net.layers[0].batches == 0

@@ -155,3 +155,105 @@ def test_a_threshold_stays_while_no_silent_time_is_known() -> None:
     times.update(torch.tensor([True, False]))
     times.set_thresholds(0.1)
     assert times.threshold.tolist() == [1, 20]
+
+
+SETTINGS: dict[str, Any] = {"eta": 0.2, "estimate_every": 15, "longest": 12}
+
+
+def member_net() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(3, 12), nn.ReLU(), nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 2)).double()
+
+
+def member_conv_net() -> nn.Sequential:
+    layers = [nn.Conv2d(1, 6, 2), nn.ReLU(), nn.Flatten(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2)]
+    return nn.Sequential(*layers).double()
+
+
+def generators(count: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(number) for number in range(count)]
+
+
+def member_batch(step: int, members: int, shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Batches of one task of many; each member has another one."""
+    x = torch.randn(members, 2, *shape, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+    return x, 3 * (-1) ** (step // 20) * x.flatten(2)[..., :2]
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"), [(member_net, (3,)), (member_conv_net, (1, 2, 2))], ids=["linear", "convolution"]
+)
+def test_members_of_an_ensemble_equal_networks_trained_alone(make: Any, shape: tuple[int, ...]) -> None:
+    seeds = [3, 14, 5]
+    ensemble = gnt.Ensemble(make, seeds, opt="adam", step_size=0.02, replacement_rate=0.0)
+    ensemble.methods = [gnt.SNR(ensemble.net, ensemble.opt, generator=generators(3), **SETTINGS)]
+    alone = []
+    for seed, generator in zip(seeds, generators(3), strict=True):
+        torch.manual_seed(seed)
+        learner = gnt.Backprop(make(), opt="adam", step_size=0.02)
+        learner.methods = [gnt.SNR(learner.net, learner.opt, generator=generator, **SETTINGS)]
+        alone.append(learner)
+    total = unequal = 0
+    for step in range(70):
+        x, y = member_batch(step, 3, shape)
+        together = ensemble.learn(x, y).replaced
+        each = [learner.learn(x[number], y[number]).replaced for number, learner in enumerate(alone)]
+        for number, group in enumerate(ensemble.methods[0].groups):
+            size = group.num_units // 3
+            own = [units[number] + member * size for member, units in enumerate(each)]
+            assert together[number].tolist() == torch.cat(own).tolist(), f"step {step}"
+            total += len(together[number])
+            unequal += len({len(units) for units in own}) > 1
+    assert total > 20
+    assert unequal > 5
+    for number, learner in enumerate(alone):
+        for mine, theirs in zip(ensemble.member(number).parameters(), learner.net.parameters(), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-10)
+        own = ensemble.methods[0].generator.generators[number]
+        assert torch.equal(own.get_state(), learner.methods[0].generator.get_state())
+
+
+def test_an_ensemble_resumes_bit_for_bit_beside_an_engine_whose_replacements_restart_silent_times() -> None:
+    def build() -> gnt.Ensemble:
+        made = gnt.Ensemble(member_net, [1, 2], opt="adam", step_size=0.02, replacement_rate=0.02, maturity_threshold=5)
+        made.methods = [gnt.SNR(made.net, made.opt, generator=generators(2), bias_init="initial", **SETTINGS)]
+        assert made.gnt is not None
+        made.gnt.follow(made.methods[0])
+        return made
+
+    whole, other = build(), build()
+    shapes = set()
+    for step in range(40):
+        x, y = member_batch(step, 2, (3,))
+        replaced = whole.learn(x, y).replaced
+        shapes.update(each.ndim for each in replaced[:2])
+        assert [each.ndim for each in replaced[2:]] == [1, 1]
+        if step == 19:
+            other.load_state_dict(copy.deepcopy(whole.state_dict()))
+            other.net.load_state_dict(whole.net.state_dict())
+        elif step > 19:
+            other.learn(x, y)
+    assert shapes == {2}
+    for mine, theirs in zip(other.net.parameters(), whole.net.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    assert sum(row[5] for row in whole.methods[0].report().groups) > 3
+
+
+def test_settings_that_an_ensemble_cannot_have_are_refused() -> None:
+    ensemble = gnt.Ensemble(member_net, [1, 2], replacement_rate=0.01)
+    one = torch.Generator()
+    for wrong, error, message in [
+        ({"generator": None}, TypeError, "generator must be a list of 2 torch.Generators.*got None"),
+        ({"generator": generators(3)}, TypeError, "one for each member, got 3 objects"),
+        ({"generator": [one, one]}, ValueError, "generator holds a generator twice"),
+        ({"init": lambda tensor, slot, generator: tensor.zero_()}, TypeError, "init must be a name.*<lambda>"),
+        ({"process_group": object()}, TypeError, "process_group must be None"),
+        ({"follow": [ensemble.gnt]}, TypeError, "EnsembleGnT cannot follow a rule on the network of an ensemble"),
+    ]:
+        with pytest.raises(error, match=message):
+            gnt.SNR(ensemble.net, ensemble.opt, **{"generator": generators(2), **wrong})  # type: ignore[arg-type]
+    snr = gnt.SNR(ensemble.net, ensemble.opt, generator=generators(2))
+    with pytest.raises(TypeError, match="EnsembleGnT cannot follow"):
+        snr.follow(ensemble.gnt)
+    assert snr.followers == ()
+    with pytest.raises(RuntimeError, match="build a new Ensemble"):
+        snr.rebind(ensemble.net)

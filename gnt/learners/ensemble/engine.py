@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gnt._utils.generators import fitting_state
+from gnt._utils.generators import MemberGenerators
 from gnt._utils.other_names import explains_unknown_settings
 from gnt.importance import FeatureBatch, RunningImportance, Signals
 from gnt.initialization import Init
@@ -22,35 +22,6 @@ from gnt.learners.ensemble.validation import refuse_protect
 from gnt.names import Accumulate, BiasInit, Utility
 from gnt.replacement import EngineSettings, GnT, SoftReplacement, UnitState, first_due, selection
 from gnt.units import UnitGroup
-
-
-class MemberGenerators:
-    """The members' generators behind the interface of one: `get_state`, `set_state` and ``device``."""
-
-    def __init__(self, generators: Sequence[torch.Generator]) -> None:
-        self.generators = list(generators)
-        self.device = self.generators[0].device
-
-    def get_state(self) -> Tensor:
-        """The states, a row for each member."""
-        return torch.stack([each.get_state() for each in self.generators])
-
-    def fitting_state(self, saved: Any) -> Tensor:
-        """Saved states in the form that `set_state` takes; each member's may be of another type of device.
-
-        Raises:
-            ValueError: not the result of `get_state`, or of another number of members.
-        """
-        members = len(self.generators)
-        if not isinstance(saved, Tensor) or saved.ndim != 2 or len(saved) != members:
-            got = f"a tensor of shape {tuple(saved.shape)}" if isinstance(saved, Tensor) else type(saved).__name__
-            raise ValueError(f"{members} generators need a state for each of {members} members, got {got}")
-        return torch.stack([fitting_state(row, own) for row, own in zip(saved, self.generators, strict=True)])
-
-    def set_state(self, state: Tensor) -> None:
-        """Restore the result of `get_state`."""
-        for generator, row in zip(self.generators, state, strict=True):
-            generator.set_state(row.clone())  # torch reads a view of a larger tensor from the wrong address
 
 
 class MemberSignals(Signals):

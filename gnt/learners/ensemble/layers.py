@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gnt.initialization import register_init_distribution
+from gnt.nn import InputNorm
 
 
 class MemberLinear(nn.Module):
@@ -42,6 +43,11 @@ class MemberLinear(nn.Module):
         if self.bias is None:
             return torch.bmm(weight, x)
         return torch.baddbmm(self.bias.view(self._bias_shape), weight, x)
+
+    @staticmethod
+    def samples_first(x: Tensor) -> Tensor:
+        """What the layer reads, (members, features, batch), in the layout of features: (batch, members * features)."""
+        return x.detach().reshape(-1, x.shape[2]).t().contiguous()
 
     def extra_repr(self) -> str:
         """Sizes, as torch's Linear shows them."""
@@ -84,6 +90,26 @@ class MemberNorm(nn.Module):
         if self.bias is not None:
             y = y + self.bias.view(wide)
         return y.flatten(1, 2) if self._channels else y
+
+
+class MemberInputNorm(InputNorm):
+    """`InputNorm` of each member, with the member's own statistics: (members, batch, ...) -> (members, batch, ...).
+
+    ``mean`` and ``var`` are (members, *shape); ``batches``, which all members have in common, is 0-d.
+    """
+
+    def __init__(self, norms: Sequence[InputNorm]) -> None:
+        first = norms[0]
+        super().__init__((len(norms), *first.shape), first.decay, first.eps)
+        self.mean, self.var = (torch.stack([getattr(norm, name) for norm in norms]) for name in ("mean", "var"))
+        self.batches = first.batches.clone()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The normalized input: the members are a dimension of the statistics, which none is taken over."""
+        place = x.ndim - len(self.shape)
+        if place < 0:
+            self._check(x)
+        return super().forward(x.movedim(0, place)).movedim(place, 0)
 
 
 register_init_distribution(MemberLinear, like=nn.Linear)

@@ -52,7 +52,7 @@ class Ensemble(ContinualBackprop):
     Args:
         make_net: builds a network with its initial weights: a Sequential or a module with ``.layers`` that computes
             exactly what it lists. Supported are Linear, Conv1d/2d/3d, BatchNorm, InstanceNorm, GroupNorm, LayerNorm,
-            RMSNorm, Dropout, Flatten, poolings and paddings, and activations without parameters.
+            RMSNorm, `gnt.nn.InputNorm`, Dropout, Flatten, poolings and paddings, and activations without parameters.
         seeds: an integer for each member.
         loss: "mse", "cross_entropy" (on logits; "nll" is the same), or a callable (output, target) -> scalar, which is
             called for each member.
@@ -168,7 +168,8 @@ class Ensemble(ContinualBackprop):
 
         Returns:
             `Step`: losses (S,) and outputs (S, batch, ...) from before the update, detached, and the units replaced
-            after it: for each group int64 (S, k), a row for each member, with indices within that member's layer.
+            after it: for each group int64 (S, k), a row for each member, with indices within that member's layer; then
+            those that methods replaced (`SNR`), int64 (k,), with indices among the units of all members.
 
         Raises:
             ValueError: shapes that do not fit.
@@ -179,7 +180,11 @@ class Ensemble(ContinualBackprop):
         if not self._layers_checked:
             self._check_layers(x)
         step = super().learn(x, y)
-        return step if self.gnt is None else step._replace(replaced=self.gnt.by_member(step.replaced))
+        if self.gnt is None:
+            return step
+        count = len(self.gnt.groups)
+        by_member = self.gnt.by_member(step.replaced[:count])
+        return step._replace(replaced=[*by_member, *step.replaced[count:]])
 
     def _check_layers(self, x: Tensor) -> None:
         """Compare the first and the last member, alone, with the stacked network: a wrong order of members shows."""

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from gnt.learners.ensemble.layers import (
     FlattenRows,
     MemberDropout,
+    MemberInputNorm,
     MemberLinear,
     MemberNorm,
     SwapBatch,
     ToChannels,
     ToRows,
 )
+from gnt.nn import InputNorm
 from gnt.units import has_torch_forward, identify_activation
 
 Layer = Callable[..., Any]  # a module or a plain function
@@ -35,8 +37,8 @@ _POOLS = (
     nn.ReplicationPad3d,
 )  # fmt: skip
 _ALLOWED = (
-    "Linear, Conv1d/2d/3d, BatchNorm, InstanceNorm, GroupNorm, LayerNorm, RMSNorm, Dropout, Flatten, poolings and "
-    "paddings, and activations without parameters"
+    "Linear, Conv1d/2d/3d, BatchNorm, InstanceNorm, GroupNorm, LayerNorm, RMSNorm, InputNorm, Dropout, Flatten, "
+    "poolings and paddings, and activations without parameters"
 )
 
 
@@ -68,7 +70,8 @@ class LayerStack:
             self.layers.append((layer, layer))
             return
         self._check(f"{name!r} ({kind})", layer)
-        stacked = self._stack(layer, layers) if has_torch_forward(layer) else None
+        known = has_torch_forward(layer) or type(layer) is InputNorm
+        stacked = self._stack(layer, layers) if known else None
         if stacked is None:
             raise ValueError(f"{name!r} ({kind}) cannot be stacked for an ensemble; allowed are {_ALLOWED}")
         stacked.train(layer.training)
@@ -104,6 +107,9 @@ class LayerStack:
             self._change_layout("rows")
             self._has_pixels = False
             return FlattenRows()
+        if isinstance(layer, InputNorm):
+            self._change_layout("rows")
+            return MemberInputNorm(layers)
         if self._layout == "columns" and (isinstance(layer, (nn.LayerNorm, nn.RMSNorm)) or type(layer) is nn.Dropout):
             self._change_layout("rows")
         if isinstance(layer, (nn.LayerNorm, nn.RMSNorm)):

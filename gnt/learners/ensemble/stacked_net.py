@@ -43,12 +43,16 @@ class StackedNet(nn.Module):
         self.layers = nn.ModuleList(layer for layer, _ in stack.layers if isinstance(layer, nn.Module))
 
     def groups(self, activation: ActivationName | None) -> tuple[UnitGroup, ...]:
-        """The unit groups: those of one member, with all members' units. From now on `predict` returns features."""
-        pairs = zip(flatten_layers(self._template[0]), self._stacked, strict=True)
-        stacked = {id(layer): all_members for (_, layer), all_members in pairs}
-        groups = tuple(self._stacked_group(group, stacked) for group in walk(self._template[0], activation=activation))
+        """The unit groups, as `stacked_groups`. From now on `predict` returns features."""
+        groups = self.stacked_groups(activation)
         self._read_inputs_of([group.outgoing[0].module for group in groups])
         return groups
+
+    def stacked_groups(self, activation: ActivationName | None) -> tuple[UnitGroup, ...]:
+        """The unit groups: those of one member, with all members' units."""
+        pairs = zip(flatten_layers(self._template[0]), self._stacked, strict=True)
+        stacked = {id(layer): all_members for (_, layer), all_members in pairs}
+        return tuple(self._stacked_group(group, stacked) for group in walk(self._template[0], activation=activation))
 
     def _stacked_group(self, group: UnitGroup, stacked: dict[int, Any]) -> UnitGroup:
         def stacked_slots(own: Sequence[Slot], *, outgoing: bool = False) -> tuple[Slot, ...]:
@@ -110,7 +114,7 @@ class StackedNet(nn.Module):
                     if tensor is not None:
                         whole = getattr(stacked, key)
                         part = whole.unflatten(0, (self.members, -1))[number] if tensor.ndim else whole
-                        tensor.data = part.detach().clone()
+                        tensor.data = part.detach().reshape(tensor.shape).clone()
         return net
 
     def parameters_of(self, member: nn.Module) -> list[tuple[nn.Parameter, str]]:
@@ -137,9 +141,4 @@ class _GradientOf:
 
 
 def _feature_reader(layer: Layer) -> FeatureReader:
-    return _samples_first if isinstance(layer, MemberLinear) else Tensor.detach
-
-
-def _samples_first(x: Tensor) -> Tensor:
-    """(members, features, batch) -> (batch, members * features)."""
-    return x.detach().reshape(-1, x.shape[2]).t().contiguous()
+    return MemberLinear.samples_first if isinstance(layer, MemberLinear) else Tensor.detach

@@ -91,7 +91,11 @@ def test_each_task_shows_each_image_once_in_a_new_order(monkeypatch):
 
 @pytest.mark.parametrize(
     ("method", "optimizer"),
-    [*((method, "adam") for method in Settings.methods), ("backprop", "sgd"), ("continual_backprop", "sgd")],
+    [
+        *((method, "adam") for method in Settings.methods),
+        *((method, "sgd") for method in ("backprop", "continual_backprop", "upgd")),
+        *((method, "adamw") for method in ("l2", "continual_backprop")),
+    ],
 )
 def test_training_resumed_after_every_piece_gives_the_same_rows(method, optimizer):
     given = {"optimizer": optimizer, "tasks": 3, "lr": 0.01}  # the last task's probe shows the effect of all others
@@ -116,6 +120,17 @@ def test_methods_train_differently():
     methods = [method for method in Settings.methods if method != "crelu"]  # CReLU has other shapes
     ends = {method: rows_of(make(method))[-1]["weight_magnitude"] for method in methods}
     assert len(set(ends.values())) == len(ends)
+
+
+def test_adamw_decays_weights_and_seeds_trained_together_equal_seeds_trained_alone():
+    plain, decayed = (make("l2", optimizer="adamw", weight_decay=value) for value in (0.0, 100.0))
+    ends = [rows_of(each)[-1]["weight_magnitude"] for each in (plain, decayed)]
+    assert ends[1] < 0.99 * ends[0]
+    assert make(optimizer="adamw").method.learner.opt.param_groups[0]["weight_decay"] == 0.01
+    together = rows_of(make("continual_backprop", (3, 4), optimizer="adamw"))
+    alone = [row for seed in (3, 4) for row in rows_of(make("continual_backprop", (seed,), optimizer="adamw"))]
+    for one, other in zip(together, sorted(alone, key=lambda row: (row["task"], row["seed"])), strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
 
 
 def test_accuracy_is_measured_before_each_update():
@@ -154,6 +169,12 @@ def test_defaults_depend_on_the_optimizer_and_given_values_take_precedence():
     upgd = Settings.of("backprop", "upgd", optimizer="adam")
     assert (upgd.lr, upgd.beta1, upgd.beta2) == (1e-4, 0.0, 0.99)
     assert Settings.of("l2", "upgd", optimizer="sgd").weight_decay == 1e-3
+    upgd_w = Settings.of("upgd", "upgd", optimizer="sgd")  # with the factor 2 of gnt's UPGD
+    assert (2 * upgd_w.lr, upgd_w.weight_decay / 2, upgd_w.sigma, upgd_w.utility_decay) == (0.01, 0.01, 0.1, 0.9999)
+    names = ("lr", "beta1", "beta2")
+    for size in Settings.size_names():
+        own = [Settings.of("backprop", size, optimizer=optimizer) for optimizer in ("adam", "adamw")]
+        assert len({tuple(getattr(each, name) for name in names) for each in own}) == 1
 
 
 def test_initial_weights_have_the_specified_bounds():
