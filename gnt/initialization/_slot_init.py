@@ -123,7 +123,7 @@ def draw_weights(slot: Slot, init: SlotInit, counts: Sequence[int], generators: 
     weight = slot.weight
     shape = (sum(counts) * slot.block, *slot.rest)
     drawn = torch.empty(shape, dtype=_wide(weight.dtype), device=generators[0].device)
-    fill_weights(drawn.split([count * slot.block for count in counts]), slot, init, generators)
+    fill_weights(torch.split(drawn, [count * slot.block for count in counts]), slot, init, generators)
     return drawn.to(weight.device, weight.dtype, non_blocking=True)
 
 
@@ -156,7 +156,7 @@ def draw_biases(
     assert slot.bias is not None
     stored = slot.bias.dtype
     drawn = torch.empty(sum(counts) * slot.block, dtype=_wide(stored), device=generators[0].device)
-    fill_biases(drawn.split([count * slot.block for count in counts]), slot, init, generators)
+    fill_biases(torch.split(drawn, [count * slot.block for count in counts]), slot, init, generators)
     return drawn.to(slot.bias.device, stored, non_blocking=True)
 
 
