@@ -53,6 +53,8 @@ def value_limits(
     (-2.0, 102.0)
     >>> value_limits([(0.1, 0.0), (0.2, 0.0), (3e25, 9e25)], Metric("", ""))  # doctest: +ELLIPSIS
     (0.0, 0.21...)
+    >>> value_limits([(0.7, 0.0), (0.8, 0.0)], Metric("", ""), chance=0.5)  # doctest: +ELLIPSIS
+    (0.4..., 0.84...)
     """
     points = [(mean, half) for mean, half in points if math.isfinite(mean + half)]
     if metric.percent:
@@ -63,7 +65,8 @@ def value_limits(
         bottom = 0.0 if -2.0 < least < 0 else bottom  # within the margin
         margin = 0.02 * (100.0 - bottom)
         return round(bottom - margin, 6), round(100.0 + margin, 6)
-    shown = points if unbounded else _without_diverged(points)
+    shown = list(points if unbounded else _without_diverged(points))
+    shown += [(chance, 0.0)] if chance is not None and shown else []
     if not shown:
         return None
     low, high = min(mean - half for mean, half in shown), max(mean + half for mean, half in shown)

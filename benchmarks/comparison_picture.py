@@ -39,7 +39,12 @@ class Curve:
     @property
     def points(self) -> Points:
         """Its means and half-widths of intervals, then the unsmoothed means."""
-        return [*zip(self.mean, self.half, strict=True), *((value, 0.0) for value in self.raw)]
+        return [*self.band, *((value, 0.0) for value in self.raw)]
+
+    @property
+    def band(self) -> Points:
+        """Its means and half-widths of intervals."""
+        return list(zip(self.mean, self.half, strict=True))
 
     def label(self, metric: Metric, scale: float, characters: int) -> str:
         """The label at its right end."""
@@ -95,13 +100,12 @@ def _seeds(seeds: list[int]) -> str:
 def _curves(results: list[MethodResults], display: Display, metric: Metric) -> list[Curve]:
     """The curves of a panel. Variants of one method share a hue and differ in shade and dash."""
     scale = 100.0 if metric.percent else 1.0
-    smooth = display.smooth if metric is display.main else 1
     curves = []
     for method in dict.fromkeys(result.method for result in results):
         variants = [result for result in results if result.method == method]
         for number, result in enumerate(variants):
             if result.has(metric.name):
-                xs, values = result.curve(metric.name, display.x, smooth)
+                xs, values = result.curve(metric.name, display.x, display.smooth)
                 _, raw = result.curve(metric.name, display.x)
                 means = [[scale * value.mean for value in each] for each in (raw, values)]
                 halves = [scale * (value.half or 0.0) for value in values]
@@ -152,16 +156,17 @@ def _fill_panel(
     axes: Axes, curves: list[Curve], labels: list[str], display: Display, metric: Metric, size: float, xlabel: str
 ) -> None:
     main = metric is display.main
-    points = [point for curve in curves for point in curve.points]
+    crowded = len(curves) > MAX_DISTINCT_BANDS  # then unsmoothed means are not drawn
+    points = [point for curve in curves for point in (curve.band if crowded else curve.points)]
     bounds = band_limits(points, metric)
     for order, curve in enumerate(curves):
         draw_curve(
             axes,
             curve,
             bounds,
-            thin=not main or len(curves) > MAX_DISTINCT_BANDS,
+            thin=not main or crowded,
             order=order,
-            crowded=len(curves) > MAX_DISTINCT_BANDS,
+            crowded=crowded,
         )
     axes.set_xlabel(xlabel)
     axes.tick_params(labelsize=size if size == _SMALL else 10.5)
@@ -216,7 +221,7 @@ def scale_axes(
 ) -> None:
     """Set the limits of the vertical axis (see `value_limits`; ``chance`` as in a display) and the numbers of both."""
     if metric.percent:
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0f}%")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{round(value, 6):g}%")
     at = None if chance is None else chance * (100.0 if metric.percent else 1.0)
     limits = value_limits(points, metric, chance=at, unbounded=unbounded)
     if limits is not None:

@@ -69,11 +69,13 @@ class Display:
         others: further metrics, a panel each; those missing in the rows are left out.
         chance: value of the main metric that guessing reaches, if there is one.
         first, last: fractions of the rows that "first" and "last" in tables average over.
-        smooth: window, in rows, of the moving average of the bold line in the main panel, for noisy rows.
+        smooth: window, in rows, of the moving average of the bold lines, for noisy rows.
         further: pictures beside that of the metrics over time.
         pairs: methods whose differences from another method the report shows, over the same seeds.
         compared: names of the metrics of which it shows these.
         axes: metrics by which the report names the methods that no other one beats.
+        asked: what the experiment asks, in a short sentence for the table at the top of the report.
+        references: methods that are shown for reference and do not compete, because they are given more.
         told_the_task: methods that know the task of what they are tested on, where others do not.
         families: whether the report shows similar problems together, with fewer metrics of each.
         notes: sentences about the results, which the report shows in the experiment's section.
@@ -97,6 +99,8 @@ class Display:
     pairs: tuple[tuple[str, str], ...] = ()
     compared: tuple[str, ...] = ()
     axes: tuple[str, ...] = ()
+    asked: str = ""
+    references: tuple[str, ...] = ()
     told_the_task: tuple[str, ...] = ()
     families: bool = True
 

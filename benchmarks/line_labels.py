@@ -30,6 +30,8 @@ def wrap_label(text: str, characters: int) -> str:
     ('continual\nbackprop 86.1%', 'L2 12.0%')
     >>> wrap_label("backprop, lr 0.001: 0.925", 22)
     'backprop,\nlr 0.001: 0.925'
+    >>> wrap_label("HAT, importance gradient_activation 73.0%", 22)
+    'HAT, importance\ngradient_activation 73.0%'
     """
     *words, value = text.split(" ")
     glued = " ".join([*words[:-1], f"{words[-1]}\u00a0{value}"]) if words else text
@@ -38,7 +40,8 @@ def wrap_label(text: str, characters: int) -> str:
         if lines and len(lines[-1]) + 1 + len(part) <= characters:
             lines[-1] += f" {part}"
         else:
-            lines += textwrap.wrap(part, characters, break_on_hyphens=False)
+            broken = max(map(len, part.split(" ")), default=0) > 2 * characters  # other words stay whole
+            lines += textwrap.wrap(part, characters, break_on_hyphens=False, break_long_words=broken)
     return "\n".join(lines).replace("\u00a0", " ")
 
 

@@ -33,6 +33,7 @@ class BaseSettings:
         sizes: size -> values of settings. The first is the default, for minutes on two cores; "published" is the
             paper's. A key (size, method) holds values for that method only.
         durations: size -> how long the default methods take, as text.
+        needs: size -> what it needs that not every machine has, as text.
         method_defaults: method -> defaults that differ for it.
     """
 
@@ -43,6 +44,7 @@ class BaseSettings:
     ensemble_methods: ClassVar[tuple[str, ...]] = ()
     sizes: ClassVar[dict[Any, Values]]
     durations: ClassVar[dict[str, str]] = {}
+    needs: ClassVar[dict[str, str]] = {}
     method_defaults: ClassVar[dict[str, Values]] = {}
 
     @classmethod

@@ -31,6 +31,7 @@ class Settings(BaseSettings):
         "quick": "about two minutes per run",
         "fashion": "about two hours per run",
     }
+    needs: ClassVar[dict[str, str]] = {"published": "images of ImageNet in a folder"}
     method_defaults: ClassVar[dict[str, Values]] = {
         "l2": {"lr": 0.03, "weight_decay": 3e-6},
         "shrink_and_perturb": {"weight_decay": 1e-5},

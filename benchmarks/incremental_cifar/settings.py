@@ -36,6 +36,7 @@ class Settings(BaseSettings):
         },
     }
     durations: ClassVar[dict[str, str]] = {"quick": "about four minutes on two cores"}
+    needs: ClassVar[dict[str, str]] = {"published": "CIFAR-100 in a folder and a GPU"}
 
     source: str = setting(
         "fashion",

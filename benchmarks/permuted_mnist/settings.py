@@ -45,7 +45,11 @@ class Settings(BaseSettings):
         "width_100": {**_AUTHORS, "source": "fashion", "tasks": 30, "hidden": "100-100-100"},
         "published": {**_AUTHORS, "source": "mnist", "tasks": 800, "hidden": "2000-2000-2000", "device": "cuda"},
     }
-    durations: ClassVar[dict[str, str]] = {"quick": "about five minutes on two cores"}
+    durations: ClassVar[dict[str, str]] = {
+        "quick": "about five minutes on two cores",
+        "upgd": "one to two hours of one core for five seeds of a method, as one compiled ensemble",
+    }
+    needs: ClassVar[dict[str, str]] = {"published": "MNIST in a folder and a GPU"}
     by_optimizer: ClassVar[dict[Any, Values]] = {
         **{(size, "sgd"): _UPGD_SGD for size in ("quick", "upgd")},
         **{(size, "sgd", "upgd"): _UPGD_W for size in ("quick", "upgd")},

@@ -56,6 +56,7 @@ class Settings(BaseSettings):
     }
     method_defaults: ClassVar[dict[str, Values]] = {"fg_ada_hat": {"alpha": 0.5}}
     durations: ClassVar[dict[str, str]] = {"quick": "about two minutes on two cores"}
+    needs: ClassVar[dict[str, str]] = dict.fromkeys(("published", "adahat"), "MNIST in a folder")
 
     source: str = setting(
         "digits",

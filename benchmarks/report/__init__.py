@@ -7,7 +7,11 @@ rerun_commands      the commands that reproduce runs
 result_tables       the tables of results
 family_picture      the picture of a family
 provenance          command, commit, seeds, hardware and time of each row
-overview            the table of all experiments, and what is missing
+section_summary     what the table at the top and the list of missing runs say of an experiment, as data
+overview            the table at the top of the page
+missing_runs        what was run, and what is missing
+paired_tests        paired t-tests over seeds, with Holm's correction
+paired_differences  the differences between methods in a section
 earlier_page        what an existing page says about experiments that have no runs here
 page, markdown      the page
 """

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .. import experiments
 from ..argument_parser import Parser
-from ..atomic_files import write_atomically
+from ..atomic_files import write_atomically, write_json
 from ..command_name import INSTALLED, command_text
 from ..errors import CannotRun
 from ..needed_packages import check_installed
@@ -21,6 +21,7 @@ from .run_finder import FoundRuns, find_runs
 
 TO = Path("report" if INSTALLED else "benchmarks")
 NAME = "RESULTS.md"
+SUMMARIES = "RESULTS.json"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -47,9 +48,11 @@ def _write(found: FoundRuns, to: Path, *, keep: bool, quiet: bool) -> int:
     from ..progress import Title, progress_view
     from .earlier_page import read_page
     from .page import PICTURES, Page
+    from .section_summary import as_json
 
     console = Console()
-    page = Page(found, read_page(inside(to, to / NAME, "--to"), experiments.NAMES) if keep else None)
+    files = (to / NAME, inside(to, to / SUMMARIES, "--to"))
+    page = Page(found, read_page(*files, experiments.NAMES) if keep else None)
     drawn: dict[Path, bytes] = {}
     title = Title("pictures", "#0072B2")
     with progress_view(console, 1, quiet=quiet) as view:
@@ -63,6 +66,7 @@ def _write(found: FoundRuns, to: Path, *, keep: bool, quiet: bool) -> int:
     old = _pictures_of(to) - kept  # read before the page is overwritten
     for file, content in [*drawn.items(), (to / NAME, page.text.encode())]:
         write_atomically(file, lambda stream, content=content: stream.write(content))  # type: ignore[misc]
+    write_json(to / SUMMARIES, as_json(page.summaries))
     for file in old - drawn.keys():
         file.unlink(missing_ok=True)
     texts = [f"{len(found.runs)} runs, {len(drawn)} pictures."]

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .overview import FIRST_HEADINGS
+from .section_summary import Summaries, read_summaries
 
 
 @dataclass(frozen=True)
@@ -15,18 +15,17 @@ class EarlierPage:
 
     Attributes:
         sections: the lines of its section, from the heading on.
-        overview: the cells of its row in the table of all experiments, by heading.
-        missing: the line that says what was run.
+        summaries: its summary, from the file beside the page. Missing for pages that were written without one.
     """
 
     sections: dict[str, list[str]] = field(default_factory=dict)
-    overview: dict[str, dict[str, str]] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
+    summaries: Summaries = field(default_factory=dict)
 
     def without(self, names: set[str]) -> EarlierPage:
         """The parts about other experiments than these."""
         return EarlierPage(
-            *({name: part for name, part in parts.items() if name not in names} for parts in vars(self).values())
+            {name: lines for name, lines in self.sections.items() if name not in names},
+            {name: parts for name, parts in self.summaries.items() if name not in names},
         )
 
     def pictures(self, folder: str) -> set[str]:
@@ -35,30 +34,29 @@ class EarlierPage:
         return set(re.findall(rf"\]\({folder}/([\w.-]+\.png)\)", text))
 
 
-def read_page(file: Path, names: tuple[str, ...]) -> EarlierPage:
-    """The parts of a page about the experiments with these names; empty if there is no page."""
+def read_page(file: Path, summaries: Path, names: tuple[str, ...]) -> EarlierPage:
+    """The parts of a page about the experiments with these names; empty if there is no page.
+
+    Args:
+        file: the page.
+        summaries: the file beside it.
+        names: the experiments.
+
+    Raises:
+        CannotRun: ``summaries`` cannot be read.
+    """
     try:
         lines = file.read_text().splitlines()
     except (OSError, ValueError):
         return EarlierPage()
-    page, current, headings = EarlierPage(), "", []
+    sections: dict[str, list[str]] = {}
+    current = ""
     for line in lines:
         if line.startswith("## "):
             current = line.removeprefix("## ")
         if current in names:
-            page.sections.setdefault(current, []).append(line)
-            continue
-        if line.startswith("| "):
-            cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-            found = re.match(r"\[(\w+)\]\(#\1\)$", cells[0])
-            if found and found[1] in names:
-                page.overview[found[1]] = dict(zip(headings, cells, strict=False))
-            elif not headings:
-                headings = [*FIRST_HEADINGS, *cells[2:]]  # older pages have other words there
-        begun = re.match(r"- \*\*(\w+)\*\*: ", line)
-        if begun and begun[1] in names:
-            page.missing[begun[1]] = line
-    for section in page.sections.values():
+            sections.setdefault(current, []).append(line)
+    for section in sections.values():
         while not section[-1].strip():
             section.pop()
-    return page
+    return EarlierPage(sections, read_summaries(summaries, tuple(sections)))

@@ -1,125 +1,129 @@
-"""The table of all experiments, and what is missing."""
+"""The table at the top of the page: what each experiment asked, and what came out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from .. import experiments
 from ..comparison_table import interval_text
+from ..display import Display
 from ..method_names import MAIN_METHODS
 from ..method_styles import LABELS
-from ..published import nearest_to
 from ..settings import settings_text
-from ..summary import MethodResults, best_results
-from .markdown import join_names, table
-from .problems import Problem
-from .rerun_commands import default_command
-from .result_tables import at_end, of_experiment
+from ..summary import Estimate
+from .markdown import table
+from .paired_tests import LOSES, TIES, WINS, Tested, against_others, signed_text
+from .section_summary import MethodSummary, PartSummary, ProblemSummary, Summaries, shown_at_the_top
 
-FIRST_HEADINGS: Final = ("experiment", "metric, last")
-
-
-def overview(found: dict[str, list[Problem]], earlier: dict[str, dict[str, str]]) -> list[str]:
-    """A row for each experiment: the last values on the problem that is nearest to the published one.
-
-    Args:
-        found: the problems of each experiment.
-        earlier: the rows of other experiments on an existing page, as cells by heading.
-    """
-    headings = [*FIRST_HEADINGS, "size", "backprop", "best other", "continual backprop", "published"]
-    rows = {name: _row(name, representative(own)) for name, own in found.items()}
-    rows |= {name: [cells.get(heading, "") for heading in headings] for name, cells in earlier.items()}
-    return table(headings, [rows[name] for name in experiments.NAMES if name in rows], words=(0, 1, 2, 6))
+BACKPROP, CBP = MAIN_METHODS
+HEADINGS: Final = (
+    *("experiment", "what was asked", "best", "CBP"),
+    *("CBP against backprop", "CBP against the best other", "published", "plasticity check"),
+)
+NOTES: Final = f"""\
+Means over the last part of each run (20%) and over seeds, ± half of the 95% interval (Student's t), for each method
+with the best of the settings tried. CBP is continual backpropagation. *{WINS}*, *{TIES}* and *{LOSES}* come from the
+differences of runs with the same seed, in the same part: a paired t-test at 5%, corrected (Holm) for the number of
+methods that CBP, or the best method, is compared with in the row, but not for the number of rows; the interval is that
+of one comparison. *{TIES}* means that no difference was shown, not that there is none."""
 
 
-def representative(problems: Sequence[Problem]) -> Problem:
-    """The first problem with both backprop and continual backprop; otherwise the first."""
-    return next((problem for problem in problems if set(MAIN_METHODS) <= set(problem.methods)), problems[0])
+def overview(summaries: Summaries) -> list[str]:
+    """A row for each problem, or family of problems, with both backprop and continual backprop."""
+    rows = []
+    for name in experiments.NAMES:
+        for number, part in enumerate(shown_at_the_top(summaries.get(name, []))):
+            rows.append(_row(name, part, experiments.display(name).asked if number == 0 else ""))
+    return table(HEADINGS, rows, words=range(len(HEADINGS)))
 
 
-def _row(experiment: str, problem: Problem) -> list[str]:
+def _row(experiment: str, part: PartSummary, asked: str) -> list[str]:
     display = experiments.display(experiment)
-    chosen = best_results(problem.results, display)
-    ends = {method: at_end(line, display, display.main) for method, line in chosen.items()}
-
-    def cell(method: str) -> str:
-        own = chosen[method].label.partition(", ")[2]  # settings, if several were tried
-        texts = ", ".join(filter(None, ["" if method in MAIN_METHODS else LABELS[method], own]))
-        return interval_text(ends[method], display.main) + (f" ({texts})" if texts else "")
-
-    sign = 1.0 if display.higher_is_better else -1.0
-    others = [method for method in ends if method not in MAIN_METHODS]
-    other = max(others, key=lambda method: sign * ends[method].mean, default=None)
+    problem = part.problems[0]
+    competing = {name: each for name, each in problem.complete.items() if name not in display.references}
+    others = [name for name in competing if name not in MAIN_METHODS]
+    best, best_other = _best(list(competing), problem, display), _best(others, problem, display)
+    tests = _tests(CBP, competing)
     return [
-        f"[{experiment}](#{experiment})",
-        display.main.title,
-        problem.title.removeprefix("Size "),
-        cell("backprop") if "backprop" in ends else "",
-        cell(other) if other else "",
-        cell("continual_backprop") if "continual_backprop" in ends else "",
-        "; ".join(
-            _published(chosen[method]) for method in MAIN_METHODS if method in chosen and _published(chosen[method])
-        ),
+        f"[{experiment}](#{experiment}): {_title(part)}",
+        asked,
+        _winner(best, competing, display) if best else "",
+        _interval(competing[CBP], display) if CBP in competing else "",
+        _against(BACKPROP, competing, tests, display) + _family(part, display),
+        f"{_label(best_other, display)}: {_against(best_other, competing, tests, display)}" if best_other else "",
+        _both({name: competing[name].published for name in MAIN_METHODS if name in competing}),
+        _both({name: competing[name].plasticity for name in MAIN_METHODS if name in competing}),
     ]
 
 
-def _published(line: MethodResults) -> str:
-    """The published main metric with the nearest settings, as short text."""
-    display = experiments.display(line.runs[0].experiment)
-    found = nearest_to(of_experiment(line.runs[0].experiment), line.settings, line.method)
-    main = [(entry, differing) for entry, differing in found if entry.figure == display.main.name]
-    if not main:
+def _title(part: PartSummary) -> str:
+    problem = part.problems[0]
+    own = {name: value for name, value in problem.differing.items() if name != part.by}
+    return ", ".join(filter(None, [problem.size, settings_text(own), problem.value]))
+
+
+def _tests(method: str, competing: dict[str, MethodSummary]) -> dict[str, Tested]:
+    return against_others(method, {name: each.by_seed for name, each in competing.items()})
+
+
+def _best(names: list[str], problem: ProblemSummary, display: Display) -> str | None:
+    sign = 1.0 if display.higher_is_better else -1.0
+    return max(names, key=lambda name: sign * (problem.complete[name].mean or 0.0), default=None)
+
+
+def _winner(best: str, competing: dict[str, MethodSummary], display: Display) -> str:
+    """The best method, with the number of others that the tests cannot tell it from."""
+    text = f"{_label(best, display)} {_interval(competing[best], display)}"
+    verdicts = [each.verdict(higher_is_better=display.higher_is_better) for each in _tests(best, competing).values()]
+    return text + (f"; ties with {verdicts.count(TIES)} of {len(verdicts)}" if TIES in verdicts else "")
+
+
+def _against(other: str, competing: dict[str, MethodSummary], tests: dict[str, Tested], display: Display) -> str:
+    """Verdict and difference of continual backprop against another method."""
+    if other in tests:
+        tested = tests[other]
+        verdict = tested.verdict(higher_is_better=display.higher_is_better)
+        return f"**{verdict}** {signed_text(tested.difference.estimate, display.main)}"
+    if CBP not in competing or other not in competing:
         return ""
-    entry, differing = main[0]
-    return f"{LABELS[line.method]} {entry.text(display.main)}" + (" (other settings)" if differing else "")
+    mean = (competing[CBP].mean or 0.0) - (competing[other].mean or 0.0)
+    return f"{signed_text(Estimate(mean, None), display.main)}, not tested"
 
 
-def missing(found: dict[str, list[Problem]], earlier: dict[str, str]) -> list[str]:
-    """What was run of each experiment, and what was not. ``earlier``: the lines of others on an existing page."""
-    lines = []
-    for name in experiments.NAMES:
-        if name in found:
-            lines.append(f"- **{name}**: {_run(found[name])}. {_not_run(name, found[name])}")
-        elif name in earlier:
-            lines.append(earlier[name])
-        else:
-            lines.append(f"- **{name}**: nothing finished. To run it: `{default_command(name)}`.")
-    return [line.rstrip() for line in lines]
+def _family(part: PartSummary, display: Display) -> str:
+    """In how many problems of a family continual backprop wins, ties and loses against backprop."""
+    verdicts = [
+        tests[BACKPROP].verdict(higher_is_better=display.higher_is_better)
+        for problem in part.problems
+        if BACKPROP in (tests := _tests(CBP, problem.complete))
+    ]
+    if len(verdicts) < 2:
+        return ""
+    counts = ", ".join(f"{word} {verdicts.count(word)}" for word in (WINS, TIES, LOSES) if word in verdicts)
+    return f"; each {part.by.replace('_', ' ')}: {counts}"
 
 
-def _run(problems: Sequence[Problem]) -> str:
-    texts = []
-    for title in dict.fromkeys(_size_text(problem) for problem in problems):
-        own = [problem for problem in problems if _size_text(problem) == title]
-        methods = {method for problem in own for method in problem.methods}
-        counts = [len(line.complete_seeds) for problem in own for line in problem.results]
-        seeds = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-        many = f"{len(own)} problems, " if len(own) > 1 else ""
-        plural = "s" if len(methods) > 1 else ""
-        texts.append(f"{title} ({many}{len(methods)} method{plural}, {seeds} seed{'' if seeds == '1' else 's'} each)")
-    return "; ".join(texts)
+def _interval(summary: MethodSummary, display: Display) -> str:
+    return interval_text(summary.end or Estimate(0.0, None), display.main)
 
 
-def _size_text(problem: Problem) -> str:
-    """The problem's size, and whether it differs from that size."""
-    size, differing = problem.size
-    numbers = {name: value for name, value in differing.items() if not isinstance(value, str)}
-    if not differing:
-        return f"size {size}"
-    return f"size {size}, but {settings_text(numbers)}" if numbers else f"size {size} with other settings"
+def _label(method: str, display: Display) -> str:
+    return LABELS[method] + (" (told the task)" if method in display.told_the_task else "")
 
 
-def _not_run(experiment: str, problems: Sequence[Problem]) -> str:
-    cls = experiments.settings_class(experiment)
-    done = {problem.size[0] for problem in problems if not problem.size[1]}
-    sizes = [size for size in cls.size_names() if size not in done]
-    methods = [LABELS[name] for name in cls.methods if not any(name in problem.methods for problem in problems)]
-    texts = []
-    if sizes:
-        texts.append(
-            f"size{'s' if len(sizes) > 1 else ''} {join_names(sizes)} as {'they are' if len(sizes) > 1 else 'it is'}"
-        )
-    if methods:
-        texts.append(join_names(methods))
-    return f"Not run: {'; '.join(texts)}." if texts else ""
+def _both(texts: dict[str, str]) -> str:
+    """The texts of the methods that have one, with their names; what is in brackets at the end of all only once.
+
+    >>> _both({"backprop": "16% (other settings)", "continual_backprop": "92% (other settings)"})
+    'backprop 16%, CBP 92% (other settings)'
+    >>> _both({"backprop": "none; lost 1%", "continual_backprop": ""})
+    'backprop none; lost 1%'
+    """
+    parts = {name: text.partition(" (") for name, text in texts.items() if text}
+    if not parts:
+        return ""
+    ends = {end for _, _, end in parts.values()}
+    names = {name: "CBP" if name == CBP else LABELS[name] for name in parts}
+    if len(ends) == 1 and ends != {""}:
+        return f"{', '.join(f'{names[name]} {start}' for name, (start, *_) in parts.items())} ({ends.pop()}"
+    return "; ".join(f"{names[name]} {texts[name]}" for name in parts)

@@ -18,13 +18,15 @@ from ..summary import MethodResults, best_results
 from ..task_pictures import ACCURACIES
 from .earlier_page import EarlierPage
 from .family_picture import write_family_picture
-from .overview import missing, overview
+from .missing_runs import missing_runs
+from .overview import NOTES, overview
 from .paired_differences import paired_differences
 from .problems import Family, Problem, families, problems
 from .provenance import provenance_lines, repeated_seeds
 from .rerun_commands import default_command
 from .result_tables import Sources, family_table, of_experiment, problem_table
 from .run_finder import FoundRuns
+from .section_summary import Summaries, summary_of
 
 PICTURES = "results"  # the folder beside the page
 CROWDED = 8  # curves in a picture; with more, only the best of each method are shown
@@ -32,22 +34,20 @@ CROWDED = 8  # curves in a picture; with more, only the best of each method are 
 _INTRODUCTION = """\
 # Results
 
-Networks that are trained on a long sequence of tasks lose plasticity: units die, features become similar, and in the
-end the network learns no better than a linear model. These are experiments of the literature on this, run with this
-library: backpropagation, continual backpropagation, which replaces the least useful units step by step, and other
-remedies; and methods against forgetting what earlier tasks have taught. Each value is a mean over seeds with its 95%
-confidence interval (Student's t), next to the published value if there is one. Below each table are the commands that
-reproduce it."""
+Experiments of the literature on loss of plasticity and on forgetting, run with this library: backpropagation, continual
+backpropagation (CBP), which replaces the least useful units step by step, and other methods."""
 
 _RERUN = f"""\
+Each experiment has a section below: tables, pictures, and for each row command, commit, seeds, hardware and time.
 `{command_text("report")}` wrote this page and its pictures from the records of finished runs; nothing in it is
 edited by hand. `{command_text("EXPERIMENT", "--help")}` lists the settings. "first", "last" and "mean" are means over
 these parts of a run's rows. Published values are those with the nearest settings; "with" lists the settings in which
-they differ from these runs. Their "start" and "end" are the first and the last published point, while ours are means.
-If several settings of a method were tried, the overview shows those with the best mean over the whole run.
-"plasticity check" is what `gnt.plasticity_check` says of the networks at the end of a run, when they and fresh ones
-learn what comes next: the verdict, with the number of seeds if they differ, and the share of a fresh network's progress
-that is lost; "not measured" where the check was not made. "core seconds" is the time of one core for a seed."""
+they differ from these runs, and "other settings" says that some do. Their "start" and "end" are the first and the last
+published point, while ours are means. "Best of the settings tried" is by the mean over the whole run, with the seeds
+that are shown. "plasticity check" is what `gnt.plasticity_check` says of the networks at the end of a run, when they
+and fresh ones learn what comes next: the verdict, with the number of seeds if they differ, and the share of a fresh
+network's progress that is lost; "not measured" where the check was not made. "core seconds" is the time of one core for
+a seed."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Picture:
 
 
 class Page:
-    """The page of all results: ``text`` and ``pictures``.
+    """The page of all results: ``text``, ``pictures``, and ``summaries``, the data of the table at its top.
 
     Args:
         found: the runs.
@@ -75,14 +75,18 @@ class Page:
         }
         self.earlier = (earlier or EarlierPage()).without(set(by_experiment))
         sections = {name: self._experiment(name, own) for name, own in by_experiment.items()} | self.earlier.sections
+        known: Summaries = {name: [summary_of(part) for part in families(own)] for name, own in by_experiment.items()}
+        known |= self.earlier.summaries
+        self.summaries = {name: known[name] for name in experiments.NAMES if name in known}
         parts = [
             _INTRODUCTION.splitlines(),
-            overview(by_experiment, self.earlier.overview),
+            overview(self.summaries),
+            NOTES.splitlines(),
             _RERUN.splitlines(),
             [
                 "## What was run, and what is missing",
                 "",
-                *missing(by_experiment, self.earlier.missing),
+                *missing_runs(self.summaries, tuple(sections)),
                 *_not_shown(found),
             ],
             *(sections[name] for name in experiments.NAMES if name in sections),
@@ -117,7 +121,7 @@ class Page:
             lines += self._further(part)
         rows = family_table(part, sources) if isinstance(part, Family) else problem_table(part, sources)
         lines += ["", f"{display.main.title}:", "", *rows]
-        lines += paired_differences(part) if isinstance(part, Problem) else []
+        lines += paired_differences(part)
         lines += [f"\n{text}" for text in repeated_seeds(part.results)]
         lines += [
             f"\n{result.label}: diverged with seed {seed}: {result.run_by_seed[seed].diverged}."

@@ -49,6 +49,17 @@ def in_common(results: Sequence[MethodResults]) -> Values:
     return {k: v for k, v in every[0].items() if len(every) > 1 and all(each.get(k) == v for each in every)}
 
 
+def alike_where_used(results: Sequence[MethodResults]) -> Values:
+    """The tuning that several methods but not all have, with the same value in all results that have it."""
+    every = [(result.method, tuning(result)) for result in results]
+    found: Values = {}
+    for name, value in {name: value for _, own in every for name, value in own.items()}.items():
+        users = {method for method, own in every if name in own}
+        if len(users) > 1 and all(own.get(name, value) == value for _, own in every):
+            found[name] = value
+    return {name: value for name, value in found.items() if name not in in_common(results)}
+
+
 def problem_table(problem: Problem, sources: Sources) -> list[str]:
     """The table of a problem. If several tunings of a method were tried, its best mean is bold."""
     display = experiments.display(problem.experiment)
@@ -56,19 +67,21 @@ def problem_table(problem: Problem, sources: Sources) -> list[str]:
     ends = [f"{metric.name.replace('_', ' ')}, last" for metric in others]
     more = further_columns([result for result in problem.results if result.complete_seeds], display)
     headings = ["method", "settings", "seeds", *columns(display), *ends, *more, "published"]
-    common = in_common(problem.results)
+    common, alike = in_common(problem.results), alike_where_used(problem.results)
     chosen = best_results(problem.results, display)
     rows = []
     for result in problem.results:
-        own = {name: value for name, value in tuning(result).items() if name not in common}
+        own = {name: value for name, value in tuning(result).items() if name not in common | alike}
         several = sum(other.method == result.method for other in problem.results) > 1
         main = main_cells(result, display, bold=several and chosen.get(result.method) is result)
         further = [_last_cell(result, display, metric) for metric in others]
         further += [cells.get(result.label, "") for cells in more.values()]
         beside = published(result, display, sources)
         rows.append([LABELS[result.method], settings_text(own), seeds(result), *main, *further, beside])
-    texts = [f"All with {settings_text(common)}.", ""] if common else []
-    return [*texts, *table(headings, rows, words=(0, 1, len(headings) - 1))]
+    texts = [f"All with {settings_text(common)}."] if common else []
+    texts += [f"Those that have these settings, with {settings_text(alike)}."] if alike else []
+    above = [" ".join(texts), ""] if texts else []
+    return [*above, *table(headings, rows, words=(0, 1, len(headings) - 1))]
 
 
 def columns(display: Display) -> list[str]:

@@ -44,6 +44,7 @@ class Settings(BaseSettings):
         "quick": "about six minutes on two cores; shows that everything works, says nothing about plasticity",
         "published": "about seven hours per method and seed on one core",
     }
+    needs: ClassVar[dict[str, str]] = dict.fromkeys(("quick", "published"), "the rl extra")
     method_defaults: ClassVar[dict[str, Values]] = {"continual_backprop": {"weight_decay": 1e-4}}
 
     scale: float = setting(

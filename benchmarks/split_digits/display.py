@@ -23,6 +23,7 @@ def _about(settings: Settings) -> str:
 DISPLAY = Display(
     main=Metric("accuracy", "Mean accuracy on all tasks so far", percent=True),
     about=_about,
+    asked="Are earlier classes remembered?",
     others=(
         Metric("forgetting", "Forgetting", percent=True),
         Metric("online_accuracy", "Accuracy before each update", percent=True),
@@ -47,5 +48,6 @@ DISPLAY = Display(
         ("er", "joint"),
     ),
     compared=("accuracy", "forgetting"),
+    references=("joint",),
     families=False,
 )

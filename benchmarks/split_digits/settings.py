@@ -56,6 +56,7 @@ class Settings(BaseSettings):
         },
     }
     durations: ClassVar[dict[str, str]] = {"quick": "about three minutes on two cores"}
+    needs: ClassVar[dict[str, str]] = {"published": "MNIST in a folder"}
     by_scenario: ClassVar[dict[Any, Values]] = {
         ("published", "ewc", "task"): {"strength": 1e5},
         ("published", "ewc", "domain"): {"strength": 1e10},

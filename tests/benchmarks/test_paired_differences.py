@@ -47,15 +47,20 @@ def cells(lines: list[str], start: str) -> list[str]:
     return [cell.strip() for cell in row.split("|")[2:-1]]
 
 
+def unbeaten(lines: list[str]) -> list[str]:
+    return [line for line in lines if "no other row beats: " in line]
+
+
 def test_differences_are_taken_seed_by_seed_over_the_last_part(tmp_path: Path) -> None:
     lines = found(tmp_path, dict.fromkeys(VALUES, 3))
     half = scipy.stats.sem([2.0, 3.0, -1.0]) * scipy.stats.t.ppf(0.975, 2)
     count, _, new, old = cells(lines, "HAT + CBP - HAT")
     assert (count, new) == ("3", f"+1.3% ± {half:.1f}% (2 of 3)")
     assert old.startswith("+1.0% ± 2.5% (2 of 3)")
-    assert cells(lines, "continual backprop - backprop")[2] == "+10.0% ± 0.0% (3 of 3)"
+    assert cells(lines, "continual backprop - backprop")[2] == "**+10.0% ± 0.0%** (3 of 3)"
     assert cells(lines, "continual backprop - backprop")[3].endswith("(1 of 3)")
-    assert lines[-1].endswith("no other row beats: continual backprop and HAT + CBP.")
+    assert unbeaten(lines)[0].endswith("no other row beats: continual backprop and HAT + CBP.")
+    assert cells(lines, "HAT |")[0] == "3"  # continual backprop against each other method
 
 
 def test_only_seeds_that_both_have_are_compared_and_two_of_them_at_least(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_a_linked_record_is_left_out_of_the_report(run: Run, tmp_path: Path, cap
     assert f"Left out: `{run.folder.relative_to(run.out)}`: {run.folder} is a symbolic link" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("place", ["RESULTS.md", "results"])
+@pytest.mark.parametrize("place", ["RESULTS.md", "RESULTS.json", "results"])
 def test_a_linked_page_is_refused(place: str, run: Run, tmp_path: Path, capsys) -> None:
     link = tmp_path / "page" / place
     move_and_link(link, tmp_path / "outside" / "target")

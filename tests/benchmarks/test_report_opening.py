@@ -1,0 +1,146 @@
+"""The table at the top of the report's page, from records and from the file beside the page, and what is missing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.cli import main
+from tests.helpers.finished_runs import planned_runs, write_record
+
+DIGITS, SPLIT = "random_label_mnist", "split_digits"
+ENDS = {  # of seeds 0 to 4
+    "backprop": [0.10, 0.12, 0.11, 0.13, 0.12],
+    "l2": [0.80, 0.84, 0.79, 0.84, 0.80],
+    "layer_norm": [0.90, 0.92, 0.91, 0.92, 0.90],
+    "continual_backprop": [0.80, 0.82, 0.82, 0.81, 0.83],
+}
+
+
+def write(
+    out: Path, methods: dict[str, list[float]], experiment: str = DIGITS, metric: str = "online_accuracy"
+) -> None:
+    """Records in which a seed's main metric is constant."""
+    for method, values in methods.items():
+        for run in planned_runs(out, experiment, method, seeds=len(values)):
+            run.record.begin(run.head)
+            run.record.add(
+                {"seed": seed, "task": task, metric: values[seed]} for task in range(1, 11) for seed in run.seeds
+            )
+            run.finish(1.0)
+
+
+def report(out: Path, to: Path, *more: str) -> str:
+    assert main(["report", "--out", str(out), "--to", str(to), "--quiet", *more]) == 0
+    return (to / "RESULTS.md").read_text()
+
+
+def opening(text: str, experiment: str = DIGITS) -> list[list[str]]:
+    """The cells of an experiment's rows at the top, without the first."""
+    lines = [line for line in text.splitlines() if line.startswith(f"| [{experiment}](#{experiment})")]
+    return [[cell.strip() for cell in line.split("|")[2:-1]] for line in lines]
+
+
+def test_the_page_opens_with_who_wins_and_where_continual_backprop_stands(tmp_path: Path) -> None:
+    write(tmp_path, ENDS)
+    text = report(tmp_path, tmp_path / "to")
+    ((asked, best, own, against, other, published),) = opening(text)
+    assert asked == "Are new random labels still memorised in late tasks?"
+    assert best == "layer norm 91.0% ± 1.2%"
+    assert own == "81.6% ± 1.4%"
+    assert against == "**wins** +70.0% ± 1.2%"
+    assert other == "layer norm: **loses** -9.4% ± 2.2%"
+    assert published == "backprop mean 16%, CBP mean 92% (other settings)"
+    assert text.index(f"| [{DIGITS}]") < 1000
+    section = text.partition(f"\n## {DIGITS}\n")[2]
+    assert (
+        "corrected for 3 comparisons: better than backprop; no difference shown from L2; worse than layer norm."
+        in section
+    )
+    (row,) = (line for line in section.splitlines() if line.startswith("| layer norm | 5 | -9.4% ± 2.2% | 0 of 5 |"))
+    assert row.endswith("| loses |")
+
+
+def test_a_winner_that_ties_with_others_says_so_and_references_do_not_compete(tmp_path: Path) -> None:
+    rows = {name: ENDS[name] for name in ("backprop", "continual_backprop")}
+    write(tmp_path, {**rows, "joint": [0.99] * 5, "er": ENDS["l2"]}, SPLIT, "accuracy")
+    ((_, best, _, _, other, *_),) = opening(report(tmp_path, tmp_path / "to"), SPLIT)
+    assert best == "continual backprop 81.6% ± 1.4%; ties with 1 of 2"
+    assert other.startswith("experience replay: **ties** +0.2%")
+
+
+def test_kept_rows_are_those_of_the_records(tmp_path: Path) -> None:
+    write(tmp_path / "one", ENDS)
+    before = report(tmp_path / "one", tmp_path / "to")
+    write_record(planned_runs(tmp_path / "two", "permuted_mnist", "l2", seeds=2)[0])
+    after = report(tmp_path / "two", tmp_path / "to", "--keep")
+    assert opening(after) == opening(before)
+    missing = [
+        next(line for line in text.splitlines() if line.startswith(f"- **{DIGITS}**")) for text in (before, after)
+    ]
+    assert missing[0] == missing[1]
+    assert list(json.loads((tmp_path / "to" / "RESULTS.json").read_text())) == [DIGITS, "permuted_mnist"]
+    report(tmp_path / "two", tmp_path / "to")
+    assert list(json.loads((tmp_path / "to" / "RESULTS.json").read_text())) == ["permuted_mnist"]
+
+
+def test_means_without_values_of_seeds_are_not_tested(tmp_path: Path) -> None:
+    write(tmp_path / "one", ENDS)
+    report(tmp_path / "one", tmp_path / "to")
+    file = tmp_path / "to" / "RESULTS.json"
+    content = json.loads(file.read_text())
+    for method in content[DIGITS][0]["problems"][0]["methods"]:
+        method["last"] = {}
+    file.write_text(json.dumps(content))
+    write_record(planned_runs(tmp_path / "two", "permuted_mnist", "l2")[0])
+    ((_, best, own, against, other, _),) = opening(report(tmp_path / "two", tmp_path / "to", "--keep"))
+    assert (best, own) == ("layer norm 91.0% ± 1.2%", "81.6% ± 1.4%")
+    assert (against, other) == ("+70.0%, not tested", "layer norm: -9.4%, not tested")
+
+
+def test_a_kept_section_without_data_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "one", ENDS)
+    report(tmp_path / "one", tmp_path / "to")
+    (tmp_path / "to" / "RESULTS.json").unlink()
+    write_record(planned_runs(tmp_path / "two", "permuted_mnist", "l2")[0])
+    text = report(tmp_path / "two", tmp_path / "to", "--keep")
+    assert opening(text) == []
+    assert f"- **{DIGITS}**: only its section is kept; its values are not in the table above." in text
+    assert f"\n## {DIGITS}\n" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("{", "Cannot read"), ('{"random_label_mnist": [{"by": 1}]}', "must be a text, got 1")]
+)
+def test_a_damaged_file_of_summaries_is_refused(
+    content: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, {"backprop": ENDS["backprop"]})
+    before = report(tmp_path, tmp_path / "to")
+    (tmp_path / "to" / "RESULTS.json").write_text(content)
+    assert main(["report", "--out", str(tmp_path), "--to", str(tmp_path / "to"), "--quiet", "--keep"]) == 2
+    line = capsys.readouterr().err
+    assert message in line
+    assert "leave out --keep" in line
+    assert (tmp_path / "to" / "RESULTS.md").read_text() == before
+    assert (tmp_path / "to" / "RESULTS.json").read_text() == content
+
+
+def test_lengths_that_were_not_run_are_listed_with_what_they_take(tmp_path: Path) -> None:
+    write(tmp_path, ENDS)
+    lines = report(tmp_path, tmp_path / "to").splitlines()
+    (line,) = (line for line in lines if line.startswith(f"- **{DIGITS}**"))
+    assert (
+        "size quick (backprop, L2, layer norm and continual backprop, 5 seeds each). Not run: size published, the "
+        in line
+    )
+    assert "published length (tasks 50, epochs 400, about 80 minutes of one core " in line
+    assert line.endswith("and input normalization.")
+    (line,) = (line for line in lines if line.startswith("- **class_pairs**"))
+    assert (
+        "nothing finished. To run it: `python -m benchmarks class_pairs --seeds 5`. Not run: size quick (about " in line
+    )
+    assert "size published, the published length (source imagenet, " in line
+    assert "images of ImageNet in a folder" in line
