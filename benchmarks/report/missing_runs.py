@@ -9,6 +9,7 @@ from .. import experiments
 from ..method_styles import LABELS
 from ..settings import settings_text
 from .markdown import join_names
+from .problems import shared
 from .rerun_commands import default_command
 from .section_summary import ProblemSummary, Summaries
 
@@ -68,8 +69,10 @@ def _not_run(experiment: str, problems: Sequence[ProblemSummary]) -> str:
 
 
 def _size(cls: Any, size: str) -> str:
-    """A size that was not run as it is: its settings, and what it takes."""
-    own = settings_text(cls.sizes[size]) if size == "published" else ""
-    texts = ", ".join(filter(None, [own, cls.needs.get(size, ""), cls.durations.get(size, "")]))
-    name = f"size {size}" + (", the published length" if size == "published" else "")
-    return name + (f" ({texts})" if texts else "")
+    """A size that was not run as it is: what is published about it, and what it takes."""
+    first, this = (cls.of(cls.methods[0], name) for name in (cls.size_names()[0], size))
+    own = {name: value for name in shared(cls) if (value := getattr(this, name)) != getattr(first, name)}
+    published = size == "published"
+    takes = [settings_text(own) if published else "", cls.needs.get(size, ""), cls.durations.get(size, "")]
+    texts = "; ".join(filter(None, takes))
+    return f"size {size}" + (", the published length" if published else "") + (f" ({texts})" if texts else "")

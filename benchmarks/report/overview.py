@@ -23,9 +23,10 @@ HEADINGS: Final = (
 NOTES: Final = f"""\
 Means over the last part of each run (20%) and over seeds, ± half of the 95% interval (Student's t), for each method
 with the best of the settings tried. CBP is continual backpropagation. *{WINS}*, *{TIES}* and *{LOSES}* come from the
-differences of runs with the same seed, in the same part: a paired t-test at 5%, corrected (Holm) for the number of
-methods that CBP, or the best method, is compared with in the row, but not for the number of rows; the interval is that
-of one comparison. *{TIES}* means that no difference was shown, not that there is none."""
+differences of runs with the same seed, in the same part: a paired t-test at 5%. CBP against backprop is one planned
+comparison; the others are corrected (Holm) for the number of methods that CBP, or the best method, is compared with
+in the row. Nothing is corrected for the number of rows, and each interval is that of one comparison. *{TIES}* means
+that no difference was shown, not that there is none. *not tested*: the values of the seeds are not known any more."""
 
 
 def overview(summaries: Summaries) -> list[str]:
@@ -43,7 +44,7 @@ def _row(experiment: str, part: PartSummary, asked: str) -> list[str]:
     competing = {name: each for name, each in problem.complete.items() if name not in display.references}
     others = [name for name in competing if name not in MAIN_METHODS]
     best, best_other = _best(list(competing), problem, display), _best(others, problem, display)
-    tests = _tests(CBP, competing)
+    tests = _tests(CBP, competing, planned=BACKPROP)
     return [
         f"[{experiment}](#{experiment}): {_title(part)}",
         asked,
@@ -62,8 +63,8 @@ def _title(part: PartSummary) -> str:
     return ", ".join(filter(None, [problem.size, settings_text(own), problem.value]))
 
 
-def _tests(method: str, competing: dict[str, MethodSummary]) -> dict[str, Tested]:
-    return against_others(method, {name: each.by_seed for name, each in competing.items()})
+def _tests(method: str, competing: dict[str, MethodSummary], planned: str = "") -> dict[str, Tested]:
+    return against_others(method, {name: each.by_seed for name, each in competing.items()}, planned)
 
 
 def _best(names: list[str], problem: ProblemSummary, display: Display) -> str | None:
@@ -95,7 +96,7 @@ def _family(part: PartSummary, display: Display) -> str:
     verdicts = [
         tests[BACKPROP].verdict(higher_is_better=display.higher_is_better)
         for problem in part.problems
-        if BACKPROP in (tests := _tests(CBP, problem.complete))
+        if BACKPROP in (tests := _tests(CBP, problem.complete, planned=BACKPROP))
     ]
     if len(verdicts) < 2:
         return ""
@@ -108,22 +109,24 @@ def _interval(summary: MethodSummary, display: Display) -> str:
 
 
 def _label(method: str, display: Display) -> str:
-    return LABELS[method] + (" (told the task)" if method in display.told_the_task else "")
+    return _short(method) + (" (told the task)" if method in display.told_the_task else "")
+
+
+def _short(method: str) -> str:
+    return "CBP" if method == CBP else LABELS[method]
 
 
 def _both(texts: dict[str, str]) -> str:
     """The texts of the methods that have one, with their names; what is in brackets at the end of all only once.
 
     >>> _both({"backprop": "16% (other settings)", "continual_backprop": "92% (other settings)"})
-    'backprop 16%, CBP 92% (other settings)'
+    'backprop: 16%; CBP: 92% (other settings)'
     >>> _both({"backprop": "none; lost 1%", "continual_backprop": ""})
-    'backprop none; lost 1%'
+    'backprop: none, lost 1%'
     """
-    parts = {name: text.partition(" (") for name, text in texts.items() if text}
-    if not parts:
-        return ""
+    texts = {_short(name): text.replace("; ", ", ") for name, text in texts.items() if text}
+    parts = {name: text.partition(" (") for name, text in texts.items()}
     ends = {end for _, _, end in parts.values()}
-    names = {name: "CBP" if name == CBP else LABELS[name] for name in parts}
     if len(ends) == 1 and ends != {""}:
-        return f"{', '.join(f'{names[name]} {start}' for name, (start, *_) in parts.items())} ({ends.pop()}"
-    return "; ".join(f"{names[name]} {texts[name]}" for name in parts)
+        return f"{'; '.join(f'{name}: {start}' for name, (start, *_) in parts.items())} ({ends.pop()}"
+    return "; ".join(f"{name}: {text}" for name, text in texts.items())

@@ -15,7 +15,7 @@ from .paired_tests import LEVEL, LOSES, TIES, WINS, Difference, Tested, against_
 from .problems import Family, Problem
 from .result_tables import at_end, tuning
 
-_CBP = MAIN_METHODS[1]
+_BACKPROP, _CBP = MAIN_METHODS
 _TITLE = "Differences between methods over the same seeds: paired t-tests"
 _SENTENCES = {WINS: "better than", TIES: "no difference shown from", LOSES: "worse than"}
 
@@ -42,7 +42,7 @@ def _continual_backprop(problem: Problem, display: Display) -> dict[str, Tested]
     chosen = best_results(problem.results, display)
     part = (display.main.name, 1.0 - display.last, 1.0)
     last = {name: each.mean_by_seed(*part) for name, each in chosen.items() if name not in display.references}
-    return against_others(_CBP, last)
+    return against_others(_CBP, last, planned=_BACKPROP)
 
 
 def _sentence(tests: dict[str, Tested], display: Display) -> list[str]:
@@ -52,8 +52,10 @@ def _sentence(tests: dict[str, Tested], display: Display) -> list[str]:
         for verdict, words in _SENTENCES.items()
         if (names := [LABELS[name] for name, own in verdicts.items() if own == verdict])
     ]
-    start = f"Continual backprop, last {display.last:.0%}, over the same seeds and corrected for {len(tests)}"
-    return ["", f"{start} comparison{'s' if len(tests) > 1 else ''}: {'; '.join(texts)}."] if texts else []
+    others = len(tests.keys() - {_BACKPROP})
+    end = f", corrected for {others} comparisons (without backprop)" if others > 1 else ""
+    start = f"Continual backprop, last {display.last:.0%}, by paired t-tests over the same seeds{end}"
+    return ["", f"{start}: {'; '.join(texts)}."] if texts else []
 
 
 def _against_others(part: Problem | Family, tests: Sequence[dict[str, Tested]], display: Display) -> list[str]:
@@ -74,8 +76,8 @@ def _against_others(part: Problem | Family, tests: Sequence[dict[str, Tested]], 
     text = (
         f"Continual backprop minus each other method, each with the best of its settings: {title}, last "
         f"{display.last:.0%}; mean and 95% interval over seeds; for how many of them continual backprop is higher; the "
-        f"p-value of the paired t-test, alone and corrected (Holm) for the number of methods{same}; the verdict at "
-        f"{LEVEL:.0%}."
+        f"p-value of the paired t-test, alone and corrected (Holm) for the number of methods{same}, without backprop, "
+        f"whose comparison was planned; the verdict at {LEVEL:.0%}."
     )
     headings = ["continual backprop minus", "seeds", "difference", "higher", "p", "p, corrected", "verdict"]
     return ["", text, "", *table(headings, rows, words=(0, len(headings) - 1))]

@@ -70,7 +70,7 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Tested:
-    """A difference, and its p-value corrected for the number of differences that were tested with it."""
+    """A difference, and its p-value, corrected for the number of differences that were tested with it."""
 
     difference: Difference
     p: float
@@ -82,18 +82,20 @@ class Tested:
         return WINS if (self.difference.estimate.mean > 0) == higher_is_better else LOSES
 
 
-def against_others(method: str, last: Mapping[str, BySeed]) -> dict[str, Tested]:
+def against_others(method: str, last: Mapping[str, BySeed], planned: str = "") -> dict[str, Tested]:
     """A method against every other one that has two seeds in common with it, corrected for their number.
 
     Args:
         method: the method; without values in ``last`` nothing is tested.
         last: method -> its values by seed.
+        planned: a method whose comparison was planned before there were results: it is not corrected, and not counted.
     """
     own = last.get(method, {})
     found = {other: difference(own, its) for other, its in last.items() if other != method}
     kept = {other: each for other, each in found.items() if each is not None}
-    corrected = holm([each.p for each in kept.values()])
-    return {other: Tested(each, p) for (other, each), p in zip(kept.items(), corrected, strict=True)}
+    counted = {other: each.p for other, each in kept.items() if other != planned}
+    corrected = dict(zip(counted, holm(list(counted.values())), strict=True))
+    return {other: Tested(each, corrected.get(other, each.p)) for other, each in kept.items()}
 
 
 def signed_text(value: Estimate, metric: Metric) -> str:

@@ -79,7 +79,7 @@ def problem_table(problem: Problem, sources: Sources) -> list[str]:
         beside = published(result, display, sources)
         rows.append([LABELS[result.method], settings_text(own), seeds(result), *main, *further, beside])
     texts = [f"All with {settings_text(common)}."] if common else []
-    texts += [f"Those that have these settings, with {settings_text(alike)}."] if alike else []
+    texts += [f"Where a method has them: {settings_text(alike)}."] if alike else []
     above = [" ".join(texts), ""] if texts else []
     return [*above, *table(headings, rows, words=(0, 1, len(headings) - 1))]
 

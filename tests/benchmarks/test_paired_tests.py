@@ -34,8 +34,9 @@ def test_equal_differences_and_few_seeds() -> None:
 
 
 @settings(max_examples=20)
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=6), st.floats(0.001, 0.5))
-def test_holm_rejects_what_the_step_down_procedure_rejects(ps: list[float], level: float) -> None:
+@given(st.lists(st.sampled_from([0.0, 0.001, 0.009, 0.02, 0.03, 0.04, 0.2, 1.0]), min_size=1, max_size=6))
+def test_holm_rejects_what_the_step_down_procedure_rejects(ps: list[float]) -> None:
+    level = 0.05
     rejected: set[int] = set()
     for rank, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):  # Holm 1979, as published
         if ps[i] * (len(ps) - rank) >= level:
@@ -63,3 +64,8 @@ def test_a_method_is_tested_against_all_others_together() -> None:
     assert found["alike"].p == found["alike"].difference.p  # the largest
     assert [found[name].p for name in last if name in found] == holm([each.difference.p for each in found.values()])
     assert against_others("missing", last) == {}
+    planned = against_others("cbp", last, planned="worse")
+    assert planned["worse"].p == found["worse"].difference.p
+    assert [planned[name].p for name in ("alike", "better")] == holm(
+        [found[name].difference.p for name in ("alike", "better")]
+    )
