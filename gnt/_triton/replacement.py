@@ -14,7 +14,7 @@ A *write* is one tensor. Unit i owns ``outer`` runs of ``width`` elements, which
 ``address + i * width + o * outer_stride``; a run consists of positions of ``inner`` elements each.
 """
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, import-untyped, import-not-found, misc"
-# ruff: noqa: SIM108, SIM102 (a conditional expression would be evaluated at run time, and so would `and`)
+# ruff: noqa: SIM102 (a conditional expression would be evaluated at run time, and so would `and`)
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ WRITE_FIELDS = 10  # address, kind, outer, outer_stride, width, inner, source, v
 
 # kinds of tensors: 0 has the dtype of the state
 BFLOAT16, FLOAT16, INT64 = 1, 2, 3
-# sources of what is written: the number ``value`` (bits of a float64), the new weights from ``value`` on, the number of
-# updates of group ``value``, the argument ``step``, the float64 at the address ``value``
+# sources of what is written: the number ``value`` (bits of a float64), the new weights from ``value`` on; into int64
+# tensors the number of updates of group ``value``, the argument ``step``, the float64 at the address ``value``
 CONSTANT, FRESH, UPDATES, STEP, POINTER = range(5)
 
 SELECT_BLOCK, MOVE_OUTPUTS, MOVE_INNER, WRITE_BLOCK = 1024, 64, 8, 512
@@ -171,17 +171,6 @@ def move_contributions(
 
 
 @triton.jit
-def _number(row, source, dtype: tl.constexpr):
-    """The float64 that is written, as ``dtype``."""
-    value = tl.load(row + 7)
-    if source == 4:
-        number = tl.load(value.to(tl.pointer_type(tl.float64)))
-    else:
-        number = value.to(tl.float64, bitcast=True)
-    return number.to(dtype)
-
-
-@triton.jit
 def _write_floats(
     row, offsets, fresh_at, mask, fresh, source, dtype: tl.constexpr, scalar: tl.constexpr, block: tl.constexpr
 ):
@@ -190,8 +179,8 @@ def _write_floats(
         value = tl.load(fresh + tl.load(row + 7) + fresh_at, mask=mask, other=0.0)
         tl.store(pointer, value.to(dtype), mask=mask)
     else:
-        value = tl.zeros((block,), dtype=scalar) + _number(row, source, scalar)
-        tl.store(pointer, value.to(dtype), mask=mask)
+        number = tl.load(row + 7).to(tl.float64, bitcast=True).to(scalar)
+        tl.store(pointer, (tl.zeros((block,), dtype=scalar) + number).to(dtype), mask=mask)
 
 
 @triton.jit(do_not_specialize=["step"])
@@ -222,8 +211,8 @@ def write_slices(writes, units, fresh, updates, step, scalar: tl.constexpr, fiel
                 value += tl.load(updates + tl.load(row + 7))
             elif source == 3:
                 value += step.to(tl.int64)
-            else:
-                value += _number(row, source, tl.int64)
+            else:  # not one branch of two that yield the address or what is there: Triton 3.6 then reads address 0
+                value += tl.load(tl.load(row + 7).to(tl.pointer_type(tl.float64))).to(tl.int64)
             tl.store(pointer, value, mask=mask)
         elif kind == 1:
             _write_floats(row, offsets, fresh_at, mask, fresh, source, tl.bfloat16, scalar, block)

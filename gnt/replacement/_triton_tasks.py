@@ -172,7 +172,7 @@ class GroupTasks:
     def _written(self, dim: int, offset: int, block: int, tensor: Tensor, source: int, value: int) -> Write:
         """The row for the units' part of a tensor, in which each has ``block`` positions along ``dim``."""
         kind, shape = self._kind(tensor), tensor.shape
-        if source in ((FRESH,) if kind == _KINDS[torch.int64] else (UPDATES, STEP, POINTER)):
+        if (kind == _KINDS[torch.int64]) != (source in (UPDATES, STEP, POINTER)):
             raise Unsupported
         inner, outer = shape[dim + 1 :].numel(), shape[:dim].numel()
         address = tensor.data_ptr() + offset * inner * tensor.element_size()
