@@ -67,8 +67,7 @@ class ContinualOptimizer(Optimizer):
 
     def __repr__(self) -> str:
         engine = self.__dict__.get("gnt")
-        notes = engine.notes if engine is not None else ()
-        return "\n".join([super().__repr__(), *(f"note: {note}" for note in notes)])
+        return super().__repr__() if engine is None else f"{super().__repr__()}\n{engine!r}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "gnt": self.gnt}

@@ -21,7 +21,7 @@ from gnt.diagnosis._result import PlasticityCheck
 FAILED = 2  # exit status after an error
 STOPPED = 130  # exit status after Ctrl-C, as in shells
 _NEEDED = ("model", "optimizer", "data")
-_INSIDE = ("state_dict", "model_state_dict", "model")  # where checkpoints keep the network's state
+_INSIDE = ("state_dict", "model_state_dict", "model", "net")  # where checkpoints keep the network's state
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 
 _SCRIPT = """\
@@ -88,7 +88,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     check.add_argument("script", type=Path, help="a Python file, see below")
-    check.add_argument("--checkpoint", type=Path, help="file with the network's state_dict, by torch.save")
+    check.add_argument(
+        "--checkpoint",
+        type=Path,
+        help="file of torch.save: the network's state_dict, or a dict with it (see docs/diagnosis.md)",
+    )
     check.add_argument("--fresh", choices=FRESH, default="data", help="what is learned (default: data)")
     check.add_argument("--steps", type=int, default=300, help="steps of each copy (default: 300)")
     check.add_argument("--seeds", type=int, default=5, help="number of seeds (default: 5)")

@@ -71,8 +71,9 @@ def test_the_check_of_a_checkpoint_equals_that_of_the_function(script, capsys, t
     assert picture.stat().st_size > 10_000
 
 
-def test_the_report_is_printed(script, capsys):
-    assert run_command(["check", str(script), "--quiet", *SHORT]) == 0
+def test_the_report_on_a_checkpoint_of_a_learner_is_printed(script, capsys, tmp_path):
+    torch.save(gnt.ContinualBackprop(runpy.run_path(str(script))["model"]()).state_dict(), tmp_path / "learner.pt")
+    assert run_command(["check", str(script), "--quiet", "--checkpoint", str(tmp_path / "learner.pt"), *SHORT]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert "layers before learning, present / fresh" in out

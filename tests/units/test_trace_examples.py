@@ -215,6 +215,7 @@ def test_an_example_that_does_not_run_in_training_is_an_error_that_says_which_wo
     note = "note: training mode was not traced (modes='eval'): layers that run only in that mode were not seen"
     for text in (str(groups), repr(optimizer), repr(optimizer.gnt), str(optimizer.gnt.report())):
         assert note in text
+    assert repr(optimizer.gnt) in repr(optimizer)
 
 
 def test_a_batch_of_two_is_proposed_for_a_batch_norm():
