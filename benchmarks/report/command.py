@@ -32,7 +32,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add(
         "--keep",
         action="store_true",
-        help=f"keep what the existing {NAME} says about experiments without finished runs in the folder of results",
+        help=f"keep what the existing {NAME} says about experiments, and sizes of them, without finished runs in the "
+        "folder of results",
     )
     parser.add("--quiet", action="store_true", help="no progress bar, for logs")
     parsed = parser.parse(arguments)

@@ -1,8 +1,9 @@
-"""What an existing page says about experiments without a finished run in the folder of results."""
+"""What an existing page says about experiments, and parts of them, without a finished run in the folder of results."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,11 +22,22 @@ class EarlierPage:
     sections: dict[str, list[str]] = field(default_factory=dict)
     summaries: Summaries = field(default_factory=dict)
 
-    def without(self, names: set[str]) -> EarlierPage:
-        """The parts about other experiments than these."""
+    def without(self, made: Mapping[str, Collection[str]]) -> EarlierPage:
+        """What is not made again.
+
+        Args:
+            made: experiment -> the titles of the parts that are made. Of its section, the other parts remain.
+        """
+        sections = {
+            name: _other_parts(lines, made[name]) if name in made else lines for name, lines in self.sections.items()
+        }
+        summaries = {
+            name: [part for part in parts if part.title not in made.get(name, ())]
+            for name, parts in self.summaries.items()
+        }
         return EarlierPage(
-            {name: lines for name, lines in self.sections.items() if name not in names},
-            {name: parts for name, parts in self.summaries.items() if name not in names},
+            {name: lines for name, lines in sections.items() if lines},
+            {name: parts for name, parts in summaries.items() if parts},
         )
 
     def pictures(self, folder: str) -> set[str]:
@@ -60,3 +72,26 @@ def read_page(file: Path, summaries: Path, names: tuple[str, ...]) -> EarlierPag
         while not section[-1].strip():
             section.pop()
     return EarlierPage(sections, read_summaries(summaries, tuple(sections)))
+
+
+_CITED = "Published values of these rows:"
+
+
+def _other_parts(section: list[str], made: Collection[str]) -> list[str]:
+    """The parts of a section with other titles, each with the sources that it cites."""
+    starts = [number for number, line in enumerate(section) if line.startswith("### ")]
+    kept: list[str] = []
+    for start, end in zip(starts, [*starts[1:], len(section)], strict=True):
+        part = section[start:end]
+        if part[0].removeprefix("### ") in made or "</details>" not in part:
+            continue
+        after = len(part) - part[::-1].index("</details>")  # what follows is about the whole section
+        known = part[after:] if _CITED in part[after : after + 2] else section
+        sources: dict[str, str] = {}
+        for line in known:
+            if found := re.match(r"- \[(\d+)\] ", line):
+                sources.setdefault(found[1], line)
+        numbers = dict.fromkeys(re.findall(r"\[(\d+)\]", "\n".join(part[:after])))
+        cited = [sources[number] for number in numbers if number in sources]
+        kept += ["", *part[:after], *(["", _CITED, "", *cited] if cited else [])]
+    return kept

@@ -73,11 +73,17 @@ class Page:
             for name in experiments.NAMES
             if (runs := [run for run in found.runs if run.experiment == name])
         }
-        self.earlier = (earlier or EarlierPage()).without(set(by_experiment))
-        sections = {name: self._experiment(name, own) for name, own in by_experiment.items()} | self.earlier.sections
-        known: Summaries = {name: [summary_of(part) for part in families(own)] for name, own in by_experiment.items()}
-        known |= self.earlier.summaries
-        self.summaries = {name: known[name] for name in experiments.NAMES if name in known}
+        made = {name: families(own) for name, own in by_experiment.items()}
+        titles = {name: {part.title for part in parts} for name, parts in made.items()}
+        self.earlier = (earlier or EarlierPage()).without(titles)
+        sections = self.earlier.sections | {
+            name: self._experiment(name, parts, self.earlier.sections.get(name, [])) for name, parts in made.items()
+        }
+        known: Summaries = {
+            name: [*map(summary_of, made.get(name, [])), *self.earlier.summaries.get(name, [])]
+            for name in experiments.NAMES
+        }
+        self.summaries = {name: parts for name, parts in known.items() if parts}
         parts = [
             _INTRODUCTION.splitlines(),
             overview(self.summaries),
@@ -93,14 +99,14 @@ class Page:
         ]
         self.text = "\n\n".join("\n".join(lines) for lines in parts) + "\n"
 
-    def _experiment(self, name: str, own: list[Problem]) -> list[str]:
+    def _experiment(self, name: str, parts: list[Problem | Family], kept: list[str]) -> list[str]:
         cls, sources = experiments.settings_class(name), Sources()
         lines = [f"## {name}", "", f"{cls.help[0].upper()}{cls.help[1:]}. To run it: `{default_command(name)}`."]
         for note in experiments.display(name).notes:
             lines += ["", note]
-        parts = families(own)
         for part in parts:
             lines += ["", f"### {part.title}", "", *self._part(part, sources)]
+        lines += kept
         others = _others(name, sources)
         known = sources.lines()
         lines += ["", *others] if others else []

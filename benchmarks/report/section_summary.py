@@ -30,7 +30,7 @@ from ..saved_values import (
     sequence,
     text,
 )
-from ..settings import Values
+from ..settings import Values, settings_text
 from ..summary import Estimate, MethodResults, best_results, estimate
 from .problems import Family, Problem
 from .result_tables import of_experiment
@@ -99,6 +99,17 @@ class PartSummary:
 
     by: str
     problems: tuple[ProblemSummary, ...]
+
+    @property
+    def title(self) -> str:
+        """The title of the part, as in the section."""
+        first = self.problems[0]
+        own = {name: value for name, value in first.differing.items() if name != self.by}
+        return (
+            f"Size {first.size}"
+            + (f", but {settings_text(own)}" if own else "")
+            + (f", each {self.by.replace('_', ' ')}" if self.by else "")
+        )
 
 
 def summary_of(part: Problem | Family) -> PartSummary:

@@ -100,6 +100,28 @@ def test_kept_rows_are_those_of_the_records(tmp_path: Path) -> None:
     assert list(json.loads((tmp_path / "to" / "RESULTS.json").read_text())) == ["permuted_mnist"]
 
 
+def test_sizes_without_records_are_kept_with_their_sources_and_pictures(tmp_path: Path) -> None:
+    write(tmp_path / "one", ENDS)
+    for run in planned_runs(tmp_path / "one", DIGITS, "backprop continual_backprop", size="published", tasks=20):
+        write_record(run)
+    before = report(tmp_path / "one", tmp_path / "to")
+    write(tmp_path / "two", {name: ENDS[name] for name in ("backprop", "l2", "continual_backprop")})
+    for _ in range(2):
+        after = report(tmp_path / "two", tmp_path / "to", "--keep")
+        parts = [
+            text.partition("\n### Size published, but tasks 20\n")[2].rpartition("</details>")
+            for text in (before, after)
+        ]
+        assert parts[0][0]
+        assert parts[0][0] == parts[1][0]
+        assert after.count("\n### ") == 2
+        assert parts[1][2].startswith("\n\nPublished values of these rows:\n\n- [1] Kumar, Marklund and Van Roy")
+        assert len(opening(after)) == 2
+        assert opening(after)[1] == opening(before)[1]
+        assert opening(after)[0] != opening(before)[0]
+    assert len(list((tmp_path / "to" / "results").iterdir())) == 2
+
+
 def test_means_without_values_of_seeds_are_not_tested(tmp_path: Path) -> None:
     write(tmp_path / "one", ENDS)
     report(tmp_path / "one", tmp_path / "to")
