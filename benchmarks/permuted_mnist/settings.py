@@ -53,6 +53,8 @@ class Settings(BaseSettings):
     by_optimizer: ClassVar[dict[Any, Values]] = {
         **{(size, "sgd"): _UPGD_SGD for size in ("quick", "upgd")},
         **{(size, "sgd", "upgd"): _UPGD_W for size in ("quick", "upgd")},
+        # of 0.001, 0.003 and 0.01 on seed 100
+        **{(size, "sgd", "input_norm"): {"lr": 0.01} for size in ("quick", "upgd")},
         **{(size, adam): _UPGD_ADAM for size in ("quick", "upgd") for adam in _ADAMS},
         **{(size, "sgd"): {"lr": 0.003} for size in ("width_100", "published")},
         **{(size, adam): {"lr": 1e-4, **_KINGMA} for size in ("width_100", "published") for adam in _ADAMS},

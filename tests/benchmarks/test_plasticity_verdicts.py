@@ -105,7 +105,7 @@ def kill_hidden_units(training: Any) -> None:
 
 @pytest.mark.parametrize(
     ("method", "scenario"),
-    [("er", "class"), ("backprop", "domain"), ("ewc", "task"), ("packnet", "task"), ("progressive", "task")],
+    [("er", "class"), ("backprop", "domain"), ("packnet", "task"), ("progressive", "task")],
 )
 def test_networks_of_split_digits_are_checked_on_new_permutations_of_all_classes(
     method: str, scenario: str, monkeypatch: pytest.MonkeyPatch

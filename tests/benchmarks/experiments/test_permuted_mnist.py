@@ -171,6 +171,7 @@ def test_defaults_depend_on_the_optimizer_and_given_values_take_precedence():
     assert Settings.of("l2", "upgd", optimizer="sgd").weight_decay == 1e-3
     upgd_w = Settings.of("upgd", "upgd", optimizer="sgd")  # with the factor 2 of gnt's UPGD
     assert (2 * upgd_w.lr, upgd_w.weight_decay / 2, upgd_w.sigma, upgd_w.utility_decay) == (0.01, 0.01, 0.1, 0.9999)
+    assert (Settings.of("input_norm", "upgd", optimizer="sgd").lr, Settings.of("backprop", "upgd").lr) == (0.01, 1e-4)
     names = ("lr", "beta1", "beta2")
     for size in Settings.size_names():
         own = [Settings.of("backprop", size, optimizer=optimizer) for optimizer in ("adam", "adamw")]
