@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from functools import cache
 from pathlib import Path
 
 from . import experiments, launching
@@ -15,6 +16,7 @@ from .settings import OUT, flag
 from .value_checks import MAX_SEED, MAX_SEEDS, NOT_NEGATIVE, one_of, whole
 
 
+@cache
 def _parser(experiment: str) -> Parser:
     cls = experiments.settings_class(experiment)
     sizes = "; ".join(f"{size}: {cls.durations[size]}" for size in cls.size_names() if size in cls.durations)

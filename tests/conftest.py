@@ -45,7 +45,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests, and all tests of the files, that slow_tests.txt lists: they take several seconds."""
+    """Mark the tests, and all tests of the files, that slow_tests.txt lists: they take several seconds.
+
+    Their files come first, so that no long test is left at the end, when only one process has work.
+    """
+    files = set()
     for item in items:
         if item.nodeid.partition("[")[0] in SLOW or item.nodeid.partition("::")[0] in SLOW:
             item.add_marker("slow")
+            files.add(item.path)
+    items.sort(key=lambda item: item.path not in files)

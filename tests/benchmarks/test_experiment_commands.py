@@ -3,16 +3,25 @@
 import json
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
-import pytest
 import torch
 
 from benchmarks.run import Run
 from benchmarks.slowly_changing_regression.settings import Settings
-from tests.helpers.commands import finish, records, run, start, table, until
+from tests.helpers.commands import finish, records, run, run_here, start, table, until
+from tests.helpers.finished_runs import planned_runs, train
 
 REGRESSION = ["slowly_changing_regression", "--methods", "l2", "--steps", 1500, "--bin", 250]
+
+
+def trained(out: Path, bin: int = 250) -> tuple[str, bytes]:
+    """Path and content of the record of `REGRESSION`, trained in this process."""
+    (run,) = planned_runs(out, "slowly_changing_regression", "l2", seeds=1, steps=1500, bin=bin)
+    train(run)
+    ((name, content),) = records(out).items()
+    return name, content
 
 
 def rows(record: bytes) -> list[dict[str, float]]:
@@ -44,7 +53,7 @@ def test_a_repeated_command_shows_the_finished_runs(tmp_path: Path) -> None:
     assert not list(out.rglob("checkpoint.pt"))
     assert output.count("step 1,000: squared error") == 2
 
-    again, errors = run(*command)
+    again, errors = run_here(*command)
     assert errors == ""
     assert "All runs were already finished" in again
     assert table(again) == table(output)
@@ -64,7 +73,7 @@ def test_diverged_and_failed_runs_do_not_affect_the_others(tmp_path: Path) -> No
     assert rows(diverged) == []
     assert len(rows(finished)) == 6
 
-    shown, _ = run(*REGRESSION, "--grid", "lr=.01,1e10", "--out", tmp_path)
+    shown, _ = run_here(*REGRESSION, "--grid", "lr=.01,1e10", "--out", tmp_path)
     assert "All runs were already finished" in shown
     assert "0 (1 diverged)" in shown
     assert "diverged: the loss is" in shown
@@ -72,14 +81,14 @@ def test_diverged_and_failed_runs_do_not_affect_the_others(tmp_path: Path) -> No
 
 
 def test_a_killed_worker_is_reported_and_the_others_continue(tmp_path: Path) -> None:
-    command = ["slowly_changing_regression", "--steps", 5000, "--bin", 250, "--workers", 2, "--out", tmp_path]
+    command = ["slowly_changing_regression", "--steps", 1900, "--bin", 250, "--workers", 2, "--out", tmp_path]
     with start(*command, "--checkpoint-every", 0) as process:
-        until(lambda: len(list(tmp_path.rglob("checkpoint.pt"))) == 2, process)
+        until(lambda: any(tmp_path.rglob("continual_backprop*/**/checkpoint.pt")), process)  # of the second worker
         os.kill(youngest_child(process.pid), signal.SIGKILL)
         _, errors = finish(process, status=2)
     assert "was killed (exit code -9). Run the same command again to continue from the last checkpoint." in errors
     assert sum(b'{"end"' in record for record in records(tmp_path).values()) == 1
-    run(*command)
+    run_here(*command)
     assert sum(b'{"end"' in record for record in records(tmp_path).values()) == 2
 
 
@@ -90,24 +99,23 @@ def youngest_child(pid: int) -> int:
 
 
 def test_results_of_another_revision_of_the_settings_are_refused(tmp_path: Path) -> None:
-    run(*REGRESSION, "--out", tmp_path)
-    ((name, record),) = records(tmp_path).items()
+    name, record = trained(tmp_path)
     head, rest = record.split(b"\n", 1)
     older = json.dumps(json.loads(head) | {"revision": 1}).encode() + b"\n" + rest
     (tmp_path / name).write_bytes(older)
     for also in ([], ["--methods", "backprop", "l2"]):  # before anything is executed
-        output, errors = run(*REGRESSION, *also, "--out", tmp_path, status=2)
+        output, errors = run_here(*REGRESSION, *also, "--out", tmp_path, status=2)
         assert "has revision 1, but this run has" in errors
         assert "written by another version of the settings. Move it away, or use --fresh" in errors
         assert output == ""
         assert records(tmp_path) == {name: older}
-    run(*REGRESSION, "--fresh", "--out", tmp_path)
+    run_here(*REGRESSION, "--fresh", "--out", tmp_path)
     assert records(tmp_path) == {name: record}
 
 
 def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("content")
-    _, errors = run(*REGRESSION, "--out", tmp_path / "file", status=2)
+    _, errors = run_here(*REGRESSION, "--out", tmp_path / "file", status=2)
     assert errors.startswith("error: Cannot write to ")
     assert "Traceback" not in errors
     assert (tmp_path / "file").read_text() == "content"
@@ -125,36 +133,27 @@ def test_different_settings_never_share_a_folder(tmp_path: Path) -> None:
     assert "steps=3" in folder("backprop", steps=3).parent.name
 
 
-DETAILED = ["slowly_changing_regression", "--methods", "l2", "--steps", 1500, "--bin", 2]
-
-
-@pytest.fixture(scope="module")
-def detailed_record(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, bytes]:
-    """Path and content of the record of `DETAILED`, which has many rows."""
-    out = tmp_path_factory.mktemp("detailed")
-    run(*DETAILED, "--out", out)
-    ((name, content),) = records(out).items()
-    return name, content
-
-
-@pytest.mark.parametrize("bytes_allowed", [900, 40_000])
-def test_a_full_disk_loses_no_results(bytes_allowed: int, detailed_record: tuple[str, bytes], tmp_path: Path) -> None:
+def test_a_full_disk_loses_no_results(tmp_path: Path) -> None:
     """The kernel limits the size of files: with few bytes the checkpoint fails, with more the record, within a line."""
     import resource
 
-    def limited() -> None:
+    def limit(bytes_allowed: int) -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_allowed, bytes_allowed))
 
-    name, expected = detailed_record
-    command = [*DETAILED, "--out", tmp_path, "--checkpoint-every", 0]
-    # bytecode that the limit cuts off would be read by later processes
-    _, errors = run(*command, status=2, preexec_fn=limited, environment={"PYTHONDONTWRITEBYTECODE": "1"})
-    assert errors.startswith("error: Cannot write ")
-    assert "File too large. Existing" in errors.replace("'", "")
-    record = (tmp_path / name).read_bytes()
-    assert expected.startswith(record)
-    assert record.endswith(b"\n")
-    assert (bytes_allowed > 1000) == any(tmp_path.rglob("checkpoint.pt"))
-    run(*command)
-    assert records(tmp_path) == {name: expected}
+    name, expected = trained(tmp_path / "whole", bin=2)  # many rows
+    out = tmp_path / "out"
+    command = [*REGRESSION[:-1], 2, "--out", out]
+    for bytes_allowed in (900, 40_000):
+        options = {"preexec_fn": partial(limit, bytes_allowed)}
+        # bytecode that the limit cuts off would be read by later processes
+        options |= {"environment": {"PYTHONDONTWRITEBYTECODE": "1"}}
+        _, errors = run(*command, "--checkpoint-every", 0, status=2, **options)
+        assert errors.startswith("error: Cannot write ")
+        assert "File too large. Existing" in errors.replace("'", "")
+        record = (out / name).read_bytes()
+        assert expected.startswith(record)
+        assert record.endswith(b"\n")
+        assert (bytes_allowed > 1000) == any(out.rglob("checkpoint.pt"))
+    run_here(*command)
+    assert records(out) == {name: expected}

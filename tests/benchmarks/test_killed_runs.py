@@ -4,74 +4,67 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
+import torch
 
-from tests.helpers.commands import checkpoints, finish, kill, records, run, start, table, until
+from benchmarks.experiment_options import parse_plan
+from tests.helpers.commands import checkpoints, finish, kill, records, run, run_here, start, table, until
+from tests.helpers.finished_runs import train
 
-SHORT = ["--steps", 4000, "--bin", 250, "--flip-every", 600, "--replacement-rate", 0.01, "--maturity-threshold", 20]
-CBP = ["slowly_changing_regression", "--methods", "continual_backprop", *SHORT]
-ALONE = [*CBP, "--optimizer", "adam"]
-COMMANDS = {
-    "one seed": ALONE,
-    "ensembles on two workers": [*CBP, "--seeds", 2, "--grid", "lr=.01,.003", "--workers", 2],
-}
-
-
-class Uninterrupted(NamedTuple):
-    """A command that was not interrupted."""
-
-    output: str
-    records: dict[str, bytes]
-    seconds: float
+FREQUENT = ["--bin", 250, "--flip-every", 600, "--replacement-rate", 0.01, "--maturity-threshold", 20]
+CBP = ["slowly_changing_regression", "--methods", "continual_backprop", *FREQUENT]
+ALONE = [*CBP, "--steps", 3000, "--optimizer", "adam"]  # long enough for a plasticity check at the end
+ENSEMBLES = [*CBP, "--steps", 1900, "--seeds", 2, "--grid", "lr=.01,.003", "--workers", 2]
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Uninterrupted]:
-    """Runs a command of `COMMANDS` without interruption, once for all tests."""
-
-    @cache
-    def run_once(name: str) -> Uninterrupted:
-        out = tmp_path_factory.mktemp("uninterrupted")
-        started = time.monotonic()
-        output, _ = run(*COMMANDS[name], "--out", out)
-        return Uninterrupted(output, records(out), time.monotonic() - started)
-
-    return run_once
+def uninterrupted(command: list[object], out: Path) -> dict[str, bytes]:
+    """The records of a command's runs, trained to the end in this process."""
+    plan, _ = parse_plan(str(command[0]), [*map(str, command[1:])])
+    torch.set_flush_denormal(True)  # as workers do
+    try:
+        for each in plan.runs(out):
+            train(each)
+    finally:
+        torch.set_flush_denormal(False)
+    return records(out)
 
 
-def test_runs_killed_at_random_moments_give_the_same_records(uninterrupted: Any, tmp_path: Path) -> None:
+def test_runs_killed_at_random_moments_give_the_same_records(tmp_path: Path) -> None:
     moments = random.Random(0)
-    expected = uninterrupted("ensembles on two workers")
-    command = [*COMMANDS["ensembles on two workers"], "--out", tmp_path, "--checkpoint-every", 0]
+    expected = uninterrupted(ENSEMBLES, tmp_path / "whole")
+    out = tmp_path / "killed"
+    command = [*ENSEMBLES, "--out", out, "--checkpoint-every", 0]
     cut_short = 0
+    seconds = 0.0
     for number in range(2):
+        started = time.monotonic()
         process = start(*command)
         if number == 0:  # during training
-            before = checkpoints(tmp_path)
-            until(lambda before=before: any(before.get(f) != t for f, t in checkpoints(tmp_path).items()), process)  # type: ignore[misc]
+            before = checkpoints(out)
+            until(lambda before=before: any(before.get(f) != t for f, t in checkpoints(out).items()), process)  # type: ignore[misc]
             time.sleep(moments.uniform(0, 0.2))
+            seconds = time.monotonic() - started
         else:  # at any moment, including the start
-            time.sleep(moments.uniform(0, expected.seconds))
+            time.sleep(moments.uniform(0, 1.5 * seconds))
         kill(process)
-        cut_short += bool(checkpoints(tmp_path))
+        cut_short += bool(checkpoints(out))
     assert cut_short, "the kills came too late"
     output, errors = run(*command)
     assert errors == ""
-    assert records(tmp_path) == expected.records
-    assert table(output) == table(expected.output)
-    assert not checkpoints(tmp_path)
+    assert records(out) == expected
+    shown, _ = run_here(*ENSEMBLES, "--out", tmp_path / "whole")
+    assert table(output) == table(shown)
+    assert not checkpoints(out)
 
 
-def test_rows_after_the_checkpoint_are_written_again(uninterrupted: Any, tmp_path: Path) -> None:
+def test_rows_after_the_checkpoint_are_written_again(tmp_path: Path) -> None:
     """Rows after the last checkpoint are removed and written again, even if the last line is torn."""
-    ((name, expected),) = uninterrupted("one seed").records.items()
-    record = tmp_path / name
-    command = [*ALONE, "--out", tmp_path, "--checkpoint-every", 1000]  # only when it is stopped
+    ((name, expected),) = uninterrupted(ALONE, tmp_path / "whole").items()
+    out = tmp_path / "stopped"
+    record = out / name
+    command = [*ALONE, "--out", out, "--checkpoint-every", 1000]  # only when it is stopped
 
     with start(*command) as process:
         until(lambda: record.exists() and record.read_bytes().count(b"\n") >= 3, process)
@@ -91,13 +84,13 @@ def test_rows_after_the_checkpoint_are_written_again(uninterrupted: Any, tmp_pat
 
     with start(*command) as process:  # only the command is killed: its worker notices, saves and ends
         until(lambda: record.read_bytes()[:-1].count(b"\n") >= 5 and record.stat().st_size > saved + 100, process)
-        saved_before = checkpoints(tmp_path)
+        saved_before = checkpoints(out)
         process.kill()
         process.wait()
-        until(lambda: checkpoints(tmp_path) != saved_before)
+        until(lambda: checkpoints(out) != saved_before)
     assert record.read_bytes() != expected
     assert expected.startswith(record.read_bytes())
-    run(*command)
+    run_here(*command)
     assert record.read_bytes() == expected
 
 
@@ -117,14 +110,15 @@ def test_sigterm_to_all_processes_saves_the_run(rows: int, tmp_path: Path) -> No
     assert checkpoints(tmp_path) or not rows
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:Warning")  # torch's compiler uses a deprecated function
 def test_a_killed_compiled_run_gives_the_same_record(tmp_path: Path) -> None:
     """The resumed learner executes compiled steps from the start (`benchmarks.graph_warmup`)."""
     compiled = [*ALONE, "--compile", "yes"]
-    run(*compiled, "--out", tmp_path / "whole")
+    expected = uninterrupted(compiled, tmp_path / "whole")
     command = [*compiled, "--out", tmp_path / "broken", "--checkpoint-every", 0]
     process = start(*command)
     until(lambda: bool(checkpoints(tmp_path / "broken")), process)
     kill(process)
     assert checkpoints(tmp_path / "broken")
     run(*command)
-    assert records(tmp_path / "broken") == records(tmp_path / "whole")
+    assert records(tmp_path / "broken") == expected

@@ -3,10 +3,10 @@
 import re
 from pathlib import Path
 
-from tests.helpers.commands import run
+from tests.helpers.commands import run_here
 from tests.helpers.terminal import watch
 
-COMMAND = ["slowly_changing_regression", "--methods", "l2", "--steps", 2500, "--bin", 500, "--workers", 2]
+COMMAND = ["slowly_changing_regression", "--methods", "l2", "--steps", 1900, "--bin", 380, "--workers", 2]
 SWEEP = [*COMMAND, "--grid", "lr=.01,.003,.001"]
 BAR = re.compile(r"^\S (\S.*?) +[━╸╺]*[━╸╺ ]* +(\d+)% (-:--:--|\d:\d\d:\d\d) ?(.*)$")
 
@@ -40,7 +40,7 @@ def test_a_terminal_shows_a_bar_per_active_run_and_one_for_all(tmp_path: Path) -
     assert (name, percent, count) == ("all", 100, "3 of 3 runs")
     for once in ("slowly_changing_regression: steps", "Ctrl-C stops", "Squared error before each update", "Records:"):
         assert sum(once in line for line in last) == 1, last
-    assert not any("step 500: squared error" in line for line in last)
+    assert not any("step 380: squared error" in line for line in last)
 
 
 def test_a_narrow_terminal_shows_one_bar_for_a_single_run(tmp_path: Path) -> None:
@@ -57,8 +57,8 @@ def test_quiet_mode_and_logs_have_lines_instead_of_bars(tmp_path: Path) -> None:
     status, screens = watch(*COMMAND, "--out", tmp_path / "terminal", "--quiet")
     assert status == 0
     assert not any(bars(screen) for screen in screens)
-    output, _ = run(*COMMAND, "--out", tmp_path / "log")
+    output, _ = run_here(*COMMAND, "--out", tmp_path / "log")
     assert "\x1b" not in output
     for lines in (screens[-1], output.splitlines()):
         shown = [line for line in lines if line.startswith("L2, seed 0: step")]
-        assert [line.split(":")[1] for line in shown] == [f" step {step:,}" for step in range(500, 3000, 500)]
+        assert [line.split(":")[1] for line in shown] == [f" step {step:,}" for step in range(380, 1901, 380)]

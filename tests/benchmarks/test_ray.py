@@ -18,6 +18,7 @@ from benchmarks.cli import main
 from benchmarks.errors import CannotRun
 from benchmarks.launching.ray_nodes import check_nodes
 from tests.helpers.commands import ROOT, TIMEOUT, finish, records, run, start, until
+from tests.helpers.finished_runs import planned_runs, train
 
 ray = pytest.importorskip("ray")
 Status = tuple[bool, dict[str, str]]
@@ -63,7 +64,9 @@ def test_runs_resumed_on_two_nodes_have_the_same_records_as_local_ones(cluster: 
 
     output, errors = run(*command, environment=cluster)
     assert errors == ""
-    run(*COMMAND, "--out", tmp_path / "local")
+    grid = {"lr": [0.01, 0.003]}
+    for each in planned_runs(tmp_path / "local", "slowly_changing_regression", "l2", 1, grid=grid, steps=2500, bin=250):
+        train(each)
     assert records(out) == records(tmp_path / "local")
     assert not list(out.glob(".*"))
     nodes = [json.loads(file.read_text())["hardware"]["node"] for file in out.rglob("about.json")]

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.cli import main
 from benchmarks.errors import CannotRun
-from benchmarks.speed import allocator, command, record_file
+from benchmarks.speed import allocator, command, record_file, timing
 from benchmarks.speed.workloads import WORKLOADS
 from tests.helpers.commands import finish, start, until
 
@@ -24,9 +24,11 @@ def run(capsys, *arguments, status=0):
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """A measurement on the smallest network: the file of its record, and the record."""
+    """A measurement on the smallest network, in short rounds: the file of its record, and the record."""
     file = tmp_path_factory.mktemp("speed") / "new" / "tiny.json"
-    assert command.main(["--only", "20-5-1, batch 1: CBPSGD", *SHORT, "--output", str(file)]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "QUICK", timing.Rounds(block=0.01, budget=0.2, most=3, least=3))
+        assert command.main(["--only", "20-5-1, batch 1: CBPSGD", *SHORT, "--output", str(file)]) == 0
     return file, json.loads(file.read_text())
 
 
@@ -190,24 +192,48 @@ def test_names_in_a_record_are_not_markup(measured, tmp_path, capsys):
     assert "a [/bold] name" in run(capsys, "--show", file, "--compare", file)
 
 
-def test_memory_is_measured_without_times(tmp_path, capsys):
-    file = tmp_path / "memory.json"
-    shown = run(capsys, "--memory", "--output", file)
-    assert "per hidden unit" in shown
-    record = json.loads(file.read_text())
-    assert record["workloads"] == []
-    assert {row["bytes_per_parameter"] for row in record["memory"]} == {0.0, 8.0}
-
-
-def test_the_tuned_allocator_is_in_the_record(tmp_path, monkeypatch):
-    for name in allocator.TUNED:
-        monkeypatch.delenv(name, raising=False)
-    file = tmp_path / "tuned.json"
+@pytest.fixture(scope="module")
+def memory(tmp_path_factory):
+    """What ``speed --memory`` prints, and its record; with the tuned allocator where there is one."""
+    file = tmp_path_factory.mktemp("memory") / "memory.json"
     glibc = platform.libc_ver()[0] == "glibc"
-    _, errors = finish(start("speed", "--malloc", "tuned", "--memory", "--output", file), 0 if glibc else 2)
-    if glibc:
-        assert "MALLOC_TRIM_THRESHOLD_=" in json.loads(file.read_text())["about"]["allocator"]
+    tuned = ["--malloc", "tuned"] if glibc else []
+    with pytest.MonkeyPatch.context() as patch:
+        for name in allocator.TUNED:
+            patch.delenv(name, raising=False)
+        shown, _ = finish(start("speed", *tuned, "--memory", "--output", file))
+    return shown, json.loads(file.read_text())
+
+
+def test_memory_is_measured_without_times(memory):
+    shown, record = memory
+    assert "per hidden unit" in shown
+    assert record["workloads"] == []
+
+
+def test_bytes_of_state_follow_from_shapes(memory):
+    rows = {(row["network"], row["state"]): row for row in memory[1]["memory"]}
+    sizes = {"20-5-1": (111, 4, 5), "784-2000x3-10": (784 * 2000 + 2 * 2000**2 + 20000 + 6010, 8, 6000)}
+    for network, (parameters, tensors, units) in sizes.items():
+        adam, never, after, engine = (
+            rows[network, state] for state in ("torch Adam", "AdamGnT, never reset", "AdamGnT, after resets", "engine")
+        )
+        assert adam["bytes"] == 8 * parameters + 4 * tensors
+        for row in (adam, never, after):
+            assert row["bytes_per_parameter"] == 8.0
+        assert never["bytes_per_unit"] * units <= 16 * tensors + 8  # and a number of steps
+        assert after["bytes_per_unit"] <= 16 * (units + 784) / units * 2 + 16 * tensors
+        assert engine["bytes_per_parameter"] == 0.0
+        assert engine["bytes"] == pytest.approx(engine["bytes_per_unit"] * units)
+        assert engine["bytes_per_unit"] >= 4 + 4 + 8  # utility, mean feature, birth
+    assert {row["bytes_per_parameter"] for row in rows.values()} == {0.0, 8.0}
+
+
+def test_the_tuned_allocator_is_in_the_record(memory, tmp_path):
+    if platform.libc_ver()[0] == "glibc":
+        assert "MALLOC_TRIM_THRESHOLD_=" in memory[1]["about"]["allocator"]
     else:
+        _, errors = finish(start("speed", "--malloc", "tuned", "--memory", "--output", tmp_path / "tuned.json"), 2)
         assert "another C library" in errors
 
 

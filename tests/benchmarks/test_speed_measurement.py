@@ -155,23 +155,6 @@ def test_members_trained_one_after_another_count_separately():
     assert alone.build(workload).share == 30
 
 
-def test_bytes_of_state_follow_from_shapes():
-    rows = {(row["network"], row["state"]): row for row in memory.measure_memory()}
-    sizes = {"20-5-1": (111, 4, 5), "784-2000x3-10": (784 * 2000 + 2 * 2000**2 + 20000 + 6010, 8, 6000)}
-    for network, (parameters, tensors, units) in sizes.items():
-        adam, never, after, engine = (
-            rows[network, state] for state in ("torch Adam", "AdamGnT, never reset", "AdamGnT, after resets", "engine")
-        )
-        assert adam["bytes"] == 8 * parameters + 4 * tensors
-        for row in (adam, never, after):
-            assert row["bytes_per_parameter"] == 8.0
-        assert never["bytes_per_unit"] * units <= 16 * tensors + 8  # and a number of steps
-        assert after["bytes_per_unit"] <= 16 * (units + 784) / units * 2 + 16 * tensors
-        assert engine["bytes_per_parameter"] == 0.0
-        assert engine["bytes"] == pytest.approx(engine["bytes_per_unit"] * units)
-        assert engine["bytes_per_unit"] >= 4 + 4 + 8  # utility, mean feature, birth
-
-
 def test_shared_memory_is_counted_once():
     whole = torch.zeros(10)
     assert memory.held_bytes([whole[:5], whole[5:], torch.zeros(3, dtype=torch.int64)]) == 40 + 24

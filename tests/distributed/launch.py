@@ -9,7 +9,9 @@ import secrets
 import socket
 import sys
 import traceback
+from collections.abc import Sequence
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +29,21 @@ def run_ranks(scenario: str, folder: Path, *args: Any, ranks: int = 2, dies: boo
     are errors in the processes. If a rank fails or hangs, all are killed. With ``dies`` a rank must fail.
     """
     module, name = scenario.split(".")
-    variables = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(ranks)}
+    arguments = [name, str(folder), *map(str, args)]
     processes = [
-        fork_server().Process(
-            target=_run_rank,
-            args=(module, [name, str(folder), *map(str, args)], {**variables, "RANK": str(r), "LOCAL_RANK": str(r)}),
-        )
-        for r in range(ranks)
+        fork_server().Process(target=_run_rank, args=(module, arguments, variables))
+        for variables in rank_variables(ranks)
     ]
+    failed = fails(processes)
+    errors = "\n".join(file.read_text() for file in sorted(folder.glob("errors-*.txt")))
+    assert failed == dies, f"{scenario}: exit codes {[process.exitcode for process in processes]}\n{errors}"
+    names = [] if dies else name.split("+")
+    results = {each: [torch.load(folder / f"{each}-{rank}.pt") for rank in range(ranks)] for each in names}
+    return results if len(results) != 1 else results[name]
+
+
+def fails(processes: Sequence[BaseProcess]) -> bool:
+    """Start the processes and wait for them. Whether one fails or hangs; all are killed then."""
     for process in processes:
         process.start()
     running = {process.sentinel: process for process in processes}
@@ -45,11 +54,14 @@ def run_ranks(scenario: str, folder: Path, *args: Any, ranks: int = 2, dies: boo
     for process in processes:
         process.kill()
         process.join()
-    errors = "\n".join(file.read_text() for file in sorted(folder.glob("errors-*.txt")))
-    assert failed == dies, f"{scenario}: exit codes {[process.exitcode for process in processes]}\n{errors}"
-    names = [] if dies else name.split("+")
-    results = {each: [torch.load(folder / f"{each}-{rank}.pt") for rank in range(ranks)] for each in names}
-    return results if len(results) != 1 else results[name]
+    return failed
+
+
+def rank_variables(ranks: int) -> list[dict[str, str]]:
+    """For each rank the environment variables that torchrun sets."""
+    common = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(ranks)}
+    quiet = {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    return [{**common, **quiet, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
 
 
 def _free_port() -> int:
@@ -63,7 +75,7 @@ def _free_port() -> int:
 
 def _run_rank(module: str, arguments: list[str], variables: dict[str, str]) -> None:
     """Run a scenario module as the main module of this process."""
-    os.environ.update({**variables, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"})
+    os.environ.update(variables)
     sys.argv[1:] = arguments
     with Path(arguments[1], f"errors-{variables['RANK']}.txt").open("w") as errors:
         sys.stderr = errors

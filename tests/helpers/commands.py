@@ -1,7 +1,9 @@
-"""Runs ``python -m benchmarks`` in real processes, which tests can interrupt and kill."""
+"""Runs ``python -m benchmarks`` in processes that tests can interrupt and kill, or in this one."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -10,6 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from benchmarks.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT = 240  # seconds; generous, for machines with other load
@@ -61,6 +65,18 @@ def finish(process: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:
 def run(*arguments: object, status: int = 0, **options: Any) -> tuple[str, str]:
     """Run the command to its end. Returns its output and its errors."""
     return finish(start(*arguments, **options), status)
+
+
+def run_here(*arguments: object, status: int = 0) -> tuple[str, str]:
+    """Run the command in this process, which saves the imports of a new one; its workers are processes of their own.
+
+    Returns its output and its errors.
+    """
+    output, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        actual = main([*map(str, arguments)])
+    assert actual == status, (actual, output.getvalue(), errors.getvalue())
+    return output.getvalue(), errors.getvalue()
 
 
 def kill(process: subprocess.Popen[str]) -> None:

@@ -20,7 +20,8 @@ def train(run: Run) -> Run:
     run.record.begin(run.head)
     while training.done < training.total:
         run.record.add(training.advance())
-    run.finish(1.5)
+    verdicts = training.plasticity()
+    run.finish(1.5, **({"plasticity": verdicts} if verdicts else {}))
     return run
 
 

@@ -4,7 +4,6 @@ import builtins
 import os
 import re
 import runpy
-import subprocess
 import sys
 import traceback
 import warnings
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.distributed.launch import fails, rank_variables
 from tests.helpers.fork_server import fork_server
 
 CHECKOUT = Path(os.environ.get("GNT_CHECKOUT") or Path(__file__).parents[2])
@@ -46,9 +46,10 @@ def test_readme_shows_every_entry_point() -> None:
     assert list(dict.fromkeys(found)) == list(names)
 
 
-def run_block(script: Path, ignored: list[str], errors: Path) -> None:
+def run_block(script: Path, ignored: list[str], errors: Path, variables: dict[str, str]) -> None:
     """Run a block as the main module of this process, with warnings as errors."""
     os.chdir(script.parent)
+    os.environ.update(variables)
     sys.stderr = errors.open("w")
     warnings.simplefilter("error")
     for category in ignored:
@@ -67,19 +68,13 @@ def test_block_runs(page: str, block: str, tmp_path: Path) -> None:
     ignored = [each for library, categories in IGNORED_WARNINGS.items() if library in block for each in categories]
     script = tmp_path / "block.py"
     script.write_text(block)
-    errors = tmp_path / "errors.txt"
-    if "torch.distributed" not in block:
-        process = fork_server().Process(target=run_block, args=(script, ignored, errors))
-        process.start()
-        process.join()
-        assert process.exitcode == 0, errors.read_text()
-        return
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    root = Path(__file__).parents[2]
-    path = {"PYTHONPATH": str(root)} if (root / "gnt").is_dir() else {}  # empty if gnt is an installed wheel
-    env = {**os.environ, "OMP_NUM_THREADS": "1", **path}
-    done = subprocess.run(launch, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    processes = rank_variables(2) if "torch.distributed" in block else [{}]  # as torchrun starts them
+    files = [tmp_path / f"errors-{number}.txt" for number in range(len(processes))]
+    running = [
+        fork_server().Process(target=run_block, args=(script, ignored, errors, variables))
+        for errors, variables in zip(files, processes, strict=True)
+    ]
+    assert not fails(running), [errors.read_text() for errors in files if errors.exists()]
 
 
 @pytest.mark.parametrize(("page", "target"), LINKS)

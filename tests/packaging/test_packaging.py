@@ -97,9 +97,6 @@ def new_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_command_trains_and_reports_in_the_current_directory(new_python: Path, tmp_path: Path) -> None:
     command = new_python.with_name("gnt")
     environment = {"OMP_NUM_THREADS": "1"}
-    first, second, *_ = run(command, "config", cwd=tmp_path).splitlines()
-    assert first.startswith("gnt ")
-    assert str(new_python.parents[1]) in second  # the kernels of the wheel
     experiment = ["run", "slowly_changing_regression", "--methods", "backprop", "--steps", "500", "--bin", "250"]
     out = run(command, *experiment, "--quiet", cwd=tmp_path, **environment)
     assert out.splitlines()[-1].endswith("Records: results/slowly_changing_regression")
@@ -189,12 +186,30 @@ except RuntimeError as error:
 """
 
 
-def test_the_wheel_uses_its_kernels_and_one_without_uses_torch_operations(
-    new_python: Path, plain_wheel: Path, tmp_path: Path
+WHERE = """
+import gnt, gnt.optim, importlib.metadata as metadata
+from gnt.optim import AdamGnT
+assert AdamGnT is gnt.AdamGnT
+print(gnt.__file__, gnt.optim.__file__, gnt.__version__, metadata.version("torch-gnt"), sep="\\n")
+"""
+
+
+def test_the_installed_wheel_uses_its_kernels_and_optim_beside_a_users_own_optim(
+    new_python: Path, tmp_path: Path
 ) -> None:
-    (library,) = run(new_python, "-c", USE_KERNELS, cwd=tmp_path, **NO_COMPILER).splitlines()
+    (tmp_path / "optim.py").write_text("raise RuntimeError('the user\\'s own optim.py was imported')\n")
+    with pytest.raises(AssertionError, match="the user's own"):  # the module is found first
+        run(new_python, "-c", "import optim", cwd=tmp_path)
+    printed = run(new_python, "-c", WHERE + USE_KERNELS, cwd=tmp_path, **NO_COMPILER).splitlines()
+    package, optim, version, of_metadata, library = printed
+    assert Path(package).is_relative_to(new_python.parents[1])
+    assert Path(optim) == Path(package).parent / "optim" / "__init__.py"
+    assert version == of_metadata
     assert Path(library).name in {Path(name).name for name in LIBRARIES}
     assert Path(library).is_relative_to(new_python.parents[1])
+
+
+def test_a_wheel_without_kernels_uses_torch_operations(plain_wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(plain_wheel) as archive:
         archive.extractall(tmp_path)  # found before the installed wheel
     cache = {"GNT_CACHE": str(tmp_path / "cache")}
@@ -223,19 +238,3 @@ if sys.platform == "linux":
                 versions = [version.removeprefix("GLIBC_") for version in needs.versions]
                 # pow and log of glibc 2.29 are the newest symbols, when linked against it
                 assert max(tuple(map(int, version.split("."))) for version in versions) <= (2, 29)
-
-
-def test_import_works_beside_a_users_own_optim(new_python: Path, tmp_path: Path) -> None:
-    (tmp_path / "optim.py").write_text("raise RuntimeError('the user\\'s own optim.py was imported')\n")
-    with pytest.raises(AssertionError, match="the user's own"):  # the module is found first
-        run(new_python, "-c", "import optim", cwd=tmp_path)
-    program = (
-        "import gnt, gnt.optim, importlib.metadata as metadata\n"
-        "from gnt.optim import AdamGnT\n"
-        "assert AdamGnT is gnt.AdamGnT\n"
-        "print(gnt.__file__, gnt.optim.__file__, gnt.__version__, metadata.version('torch-gnt'), sep='\\n')\n"
-    )
-    library, optim, version, of_metadata = run(new_python, "-c", program, cwd=tmp_path).splitlines()
-    assert Path(library).is_relative_to(new_python.parents[1])
-    assert Path(optim) == Path(library).parent / "optim" / "__init__.py"
-    assert version == of_metadata

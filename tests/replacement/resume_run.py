@@ -1,18 +1,18 @@
-"""Training runs for the test of resuming: ``python -m tests.replacement.resume_run MODE FOLDER``.
+"""Training runs for the test of resuming, of which `main` executes one in a process of its own:
 
-    start FOLDER           train and save a checkpoint every few steps, until the process is killed
-    resume FOLDER          build everything with another seed, load the last checkpoint, and train to the last step
-    uninterrupted FOLDER   train from the first step to the last
+    start           train and save a checkpoint every few steps, until the process is killed
+    resume          build everything with another seed, load the last checkpoint, and train to the last step
+    uninterrupted   train from the first step to the last
 
-The last two write the final state to FOLDER/resume.pt and FOLDER/uninterrupted.pt.
+The last two write the final state to the files resume.pt and uninterrupted.pt.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from itertools import count
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,8 @@ def save(path: Path, content: Any) -> None:
     os.replace(path.with_suffix(".new"), path)
 
 
-def main(mode: str, folder: Path) -> None:
+def main(mode: str, folder: Path, steps: Connection) -> None:
+    """Execute a run; after each step its number is sent to ``steps``."""
     torch.set_num_threads(1)
     runs = build(seed=7 if mode == "resume" else 0)
     first = 0
@@ -127,9 +128,5 @@ def main(mode: str, folder: Path) -> None:
         done = t + 1
         if mode == "start" and done % SAVE_EVERY == 0 and done < STEPS:
             save(folder / "checkpoint.pt", {"steps": done, **{name: run.state_dict() for name, run in runs.items()}})
-        print(done, flush=True)
+        steps.send(done)
     save(folder / f"{mode}.pt", {name: run.state_dict() for name, run in runs.items()})
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))

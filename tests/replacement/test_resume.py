@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tests.helpers.fork_server import fork_server
 from tests.helpers.small_runs import assert_same
-from tests.replacement.resume_run import SAVE_EVERY, STEPS, build
+from tests.replacement.resume_run import SAVE_EVERY, STEPS, build, main
 
-ROOT = Path(__file__).parents[2]
 FILES = ("checkpoint", "uninterrupted", "resume")
 
 
-def launch(mode: str, folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.replacement.resume_run", mode, str(folder)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+def launch(mode: str, folder: Path) -> tuple[BaseProcess, Connection]:
+    """The process of a run, and the connection that its steps are read from."""
+    steps, sender = fork_server().Pipe(duplex=False)
+    process = fork_server().Process(target=main, args=(mode, folder, sender))
+    process.start()
+    sender.close()
+    return process, steps
 
 
-def kill_after(steps: int, run: subprocess.Popen[str]) -> None:
-    """Kill the run after at least ``steps`` steps."""
-    assert run.stdout is not None
-    for line in run.stdout:
-        if int(line) == steps:
-            break
-    run.send_signal(signal.SIGKILL)
-    run.communicate()
-    assert run.returncode == -signal.SIGKILL
+def kill_after(count: int, process: BaseProcess, steps: Connection) -> None:
+    """Kill the run after at least ``count`` steps."""
+    while steps.recv() < count:
+        pass
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 def engine_states(saved: dict[str, Any]) -> list[dict[str, Any]]:
@@ -41,11 +43,11 @@ def engine_states(saved: dict[str, Any]) -> list[dict[str, Any]]:
 
 def test_resumed_runs_equal_uninterrupted_runs(tmp_path):
     uninterrupted, start = launch("uninterrupted", tmp_path), launch("start", tmp_path)
-    kill_after(2 * SAVE_EVERY + 1, start)
+    kill_after(2 * SAVE_EVERY + 1, *start)
     resumed = launch("resume", tmp_path)
-    for run in (uninterrupted, resumed):
-        run.communicate()
-        assert run.returncode == 0
+    for process, _ in (uninterrupted, resumed):
+        process.join()
+        assert process.exitcode == 0
     checkpoint, expected, actual = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in FILES)
     assert 2 * SAVE_EVERY <= checkpoint["steps"] < STEPS
     for name in build(0):

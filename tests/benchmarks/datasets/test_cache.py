@@ -1,8 +1,7 @@
 """The data cache: data are made once, verified, and made again if the file is damaged."""
 
 import os
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ import torch
 from benchmarks.datasets import cache
 from benchmarks.datasets.cache import cached_tensors
 from benchmarks.errors import CannotRun
+from tests.helpers.fork_server import fork_server
 
 
 class Maker:
@@ -101,29 +101,22 @@ def test_the_cache_folder_follows_the_environment(monkeypatch):
     assert cache.folder() == Path.home() / ".cache" / "gnt"
 
 
-PROGRAM = """
-import sys, time
-import torch
-from pathlib import Path
-from benchmarks.datasets.cache import cached_tensors
+def read_shared(folder: Path, log: Path) -> None:
+    def make() -> dict[str, torch.Tensor]:
+        with log.open("a") as file:
+            file.write("made\n")
+        time.sleep(0.5)
+        return {"x": torch.ones(100_000)}
 
-def make():
-    with Path(sys.argv[1]).open("a") as log:
-        log.write("made\\n")
-    time.sleep(0.5)
-    return {"x": torch.ones(100_000)}
-
-print(cached_tensors("shared", 1, make)["x"].sum().item())
-"""
+    os.environ["GNT_DATA_CACHE"] = str(folder)
+    assert cached_tensors("shared", 1, make)["x"].sum() == 100_000
 
 
-def test_concurrent_processes_make_the_data_once(tmp_path):
-    root = str(Path(__file__).resolve().parents[3])
-    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "log")]
-    running = [
-        subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    assert [process.communicate(timeout=60)[0] for process in running] == ["100000.0\n"] * 2
+def test_concurrent_processes_make_the_data_once(own_cache, tmp_path):
+    running = [fork_server().Process(target=read_shared, args=(own_cache, tmp_path / "log")) for _ in range(2)]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join()
+    assert [process.exitcode for process in running] == [0, 0]
     assert (tmp_path / "log").read_text() == "made\n"

