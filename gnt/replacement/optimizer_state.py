@@ -209,6 +209,8 @@ class OptimizerStateReset:
         if part.table is None:
             own = getattr(part.optimizers[0], "unit_state", None)
             return None if own is None else cast("list[tuple[Tensor, float | Tensor]] | None", own(param, dim))
+        if any(isinstance(each, str) for each in part.table.values()):  # initial values that are options may change
+            return None
         state = part.state.get(param, {})
         if not isinstance(state, dict) or any(isinstance(each, (Mapping, Sequence)) for each in state.values()):
             return None

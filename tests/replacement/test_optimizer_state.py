@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from gnt import GnT
+from gnt import AdamGnT, GnT
+from gnt.replacement.optimizer_state import OptimizerStateReset
+from gnt.units import fill_slices, walk
 from tests.helpers.training_run import TrainingRun, differences, same_bits
 from tests.replacement.optimizer_cases import CASES, PARAMETER_VALUE, OptimizerCase
 
@@ -135,3 +137,47 @@ def test_an_engine_without_an_optimizer_changes_no_optimizer_state():
     optimizer.step()
     GnT(net, None).replace([torch.arange(5)])
     assert all(torch.all(state["momentum_buffer"] == 1.0) for state in optimizer.state.values())
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adadelta, torch.optim.Adam, AdamGnT])
+def test_the_state_that_kernels_write_is_what_a_reset_changes(kind):
+    net = linear()
+    options = {"momentum": 0.9} if kind is torch.optim.SGD else {}
+    optimizer = kind(net.parameters(), lr=0.1, **options)
+    groups = walk(net)
+    reset = OptimizerStateReset(optimizer, groups)
+    for units in ([0], [1, 3]):
+        for _ in range(2):
+            optimizer.zero_grad()
+            net(torch.randn(8, 3)).square().mean().backward()
+            optimizer.step()
+        found = [
+            (slot, reset.unit_state(param, slot.dim_of(param))) for group in groups for _, param, slot in group.slices()
+        ]
+        if units == [0]:  # the first reset, for which AdamGnT adds step counts
+            assert any(entries is None for _, entries in found) == (kind is AdamGnT)
+        else:
+            written = {id(tensor): (tensor, tensor.clone()) for _, entries in found for tensor, _ in entries}
+            for slot, entries in found:
+                for tensor, value in entries:
+                    copy = written[id(tensor)][1]
+                    fill_slices(copy, slot.dim_of(copy), slot.index(torch.tensor(units)), float(value))
+        for group in groups:
+            reset.reset(group, torch.tensor(units))
+    assert all(torch.equal(tensor, copy) for tensor, copy in written.values())
+    owned = {param for group in groups for _, param, _ in group.slices()}
+    kept = [value for param in owned for value in optimizer.state[param].values() if value.ndim]
+    assert {id(value) for value in kept} == set(written)
+
+
+def test_state_that_only_a_reset_knows_is_left_to_it():
+    class Own(torch.optim.SGD):
+        pass
+
+    net = linear()
+    groups = walk(net)
+    for kind in (Own, torch.optim.Rprop):  # a class of others; an initial value that may change
+        optimizer = kind(net.parameters(), lr=0.1)
+        net(torch.randn(8, 3)).square().mean().backward()
+        optimizer.step()
+        assert OptimizerStateReset(optimizer, groups).unit_state(net[0].weight, 0) is None
