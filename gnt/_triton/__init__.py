@@ -1,6 +1,8 @@
 """Triton kernels for the element-wise work of a step on a GPU, compiled at first use.
 
-``unit_statistics`` and ``running_averages`` have the kernels of an engine's update, ``adam`` those of AdamGnT's step.
+``unit_statistics`` and ``running_averages`` have the kernels of an engine's update, ``replacement`` those of selection
+and replacement, ``adam`` those of AdamGnT's step.
+
 Importing this package does not import triton. For each kernel there is an equivalent in torch operations, which is used
 wherever triton is not available.
 
