@@ -30,7 +30,7 @@ _DIVERGENCE = (
 DISPLAY = Display(
     main=Metric("test_accuracy", "Accuracy on test images at the end of the task", percent=True),
     about=_about,
-    asked="Are two new classes still told apart in late tasks?",
+    asked="Are new pairs still learned?",
     chance=0.5,
     notes=(_DIVERGENCE,),
     smooth=5,  # some pairs are harder than others

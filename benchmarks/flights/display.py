@@ -17,7 +17,7 @@ def _about(settings: Settings) -> str:
 DISPLAY = Display(
     main=Metric("auc", "Area under the ROC curve of the day, before it is learned"),
     about=_about,
-    asked="Does a network keep learning from a stream that changes slowly?",
+    asked="Is a slowly changing stream still learned?",
     x="day",
     others=(Metric("log_loss", "Log loss of the day, before it is learned"), DEAD, RANK),
     chance=0.5,

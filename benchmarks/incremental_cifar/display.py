@@ -19,6 +19,6 @@ def _about(settings: Settings) -> str:
 DISPLAY = Display(
     main=Metric("test_accuracy", "Accuracy on test images of all classes so far", percent=True),
     about=_about,
-    asked="Are more and more classes still learned?",
+    asked="Are more classes still learned?",
     others=(DEAD, DORMANT, RANK, WEIGHTS),
 )

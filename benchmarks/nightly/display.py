@@ -17,7 +17,7 @@ def _about(settings: Settings) -> str:
 DISPLAY = Display(
     main=Metric("test_accuracy", "Accuracy on test images after the night", percent=True),
     about=_about,
-    asked="Is a network that is trained every night as good as a new one?",
+    asked="Is last night's network as good as a new one?",
     x="night",
     others=(Metric("passes", "Passes over the images"), DEAD, RANK),
     seconds=True,

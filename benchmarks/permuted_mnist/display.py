@@ -16,7 +16,7 @@ def _about(settings: Settings) -> str:
 DISPLAY = Display(
     main=Metric("online_accuracy", "Accuracy before the update on the image", percent=True),
     about=_about,
-    asked="Is a stream of images still learned after many permutations?",
+    asked="Is the stream still learned?",
     others=(DEAD_AT_START, RANK, WEIGHTS),
     chance=0.1,
     smooth=5,

@@ -19,7 +19,7 @@ def _about(settings: Settings) -> str:
 DISPLAY = Display(
     main=Metric("accuracy", "Mean accuracy on all tasks so far", percent=True),
     about=_about,
-    asked="Are new permutations learned and old ones remembered?",
+    asked="Are tasks learned and remembered?",
     others=(
         Metric("new_task", "Accuracy on the newest task", percent=True),
         Metric("old_tasks", "Accuracy on all earlier tasks", percent=True),

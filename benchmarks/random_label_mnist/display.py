@@ -16,7 +16,7 @@ def _about(settings: Settings) -> str:
 DISPLAY = Display(
     main=Metric("online_accuracy", "Accuracy while learning the task", percent=True),
     about=_about,
-    asked="Are new random labels still memorised in late tasks?",
+    asked="Are new labels still memorised?",
     others=(DEAD_AT_START, RANK, WEIGHTS),
     chance=0.1,
 )

@@ -13,7 +13,7 @@ from ..settings import settings_text
 from ..summary import Estimate
 from .markdown import table
 from .paired_tests import LOSES, TIES, WINS, Tested, against_others, signed_text
-from .section_summary import MethodSummary, PartSummary, ProblemSummary, Summaries, shown_at_the_top
+from .section_summary import OTHER_SETTINGS, MethodSummary, PartSummary, ProblemSummary, Summaries, shown_at_the_top
 
 BACKPROP, CBP = MAIN_METHODS
 HEADINGS: Final = (
@@ -26,7 +26,8 @@ with the best of the settings tried. CBP is continual backpropagation. *{WINS}*,
 differences of runs with the same seed, in the same part: a paired t-test at 5%. CBP against backprop is one planned
 comparison; the others are corrected (Holm) for the number of methods that CBP, or the best method, is compared with
 in the row. Nothing is corrected for the number of rows, and each interval is that of one comparison. *{TIES}* means
-that no difference was shown, not that there is none. *not tested*: the values of the seeds are not known any more."""
+that no difference was shown, not that there is none. *not tested*: the values of the seeds are not known any more.
+{OTHER_SETTINGS}: published with other settings than those of the row."""
 
 
 def overview(summaries: Summaries) -> list[str]:
@@ -34,7 +35,8 @@ def overview(summaries: Summaries) -> list[str]:
     rows = []
     for name in experiments.NAMES:
         for number, part in enumerate(shown_at_the_top(summaries.get(name, []))):
-            rows.append(_row(name, part, experiments.display(name).asked if number == 0 else ""))
+            cells = _row(name, part, experiments.display(name).asked if number == 0 else "")
+            rows.append([cell.replace(" ± ", "\u00a0±\u00a0") for cell in cells])
     return table(HEADINGS, rows, words=range(len(HEADINGS)))
 
 
@@ -117,16 +119,9 @@ def _short(method: str) -> str:
 
 
 def _both(texts: dict[str, str]) -> str:
-    """The texts of the methods that have one, with their names; what is in brackets at the end of all only once.
+    """The texts of the methods that have one, with their names.
 
-    >>> _both({"backprop": "16% (other settings)", "continual_backprop": "92% (other settings)"})
-    'backprop: 16%; CBP: 92% (other settings)'
-    >>> _both({"backprop": "none; lost 1%", "continual_backprop": ""})
-    'backprop: none, lost 1%'
+    >>> _both({"backprop": "none; lost 1%", "continual_backprop": "none"}), _both({"backprop": ""})
+    ('backprop: none, lost 1%; CBP: none', '')
     """
-    texts = {_short(name): text.replace("; ", ", ") for name, text in texts.items() if text}
-    parts = {name: text.partition(" (") for name, text in texts.items()}
-    ends = {end for _, _, end in parts.values()}
-    if len(ends) == 1 and ends != {""}:
-        return f"{'; '.join(f'{name}: {start}' for name, (start, *_) in parts.items())} ({ends.pop()}"
-    return "; ".join(f"{name}: {text}" for name, text in texts.items())
+    return "; ".join(f"{_short(name)}: {text.replace('; ', ', ')}" for name, text in texts.items() if text)

@@ -42,7 +42,7 @@ Each experiment has a section below: tables, pictures, and for each row command,
 `{command_text("report")}` wrote this page and its pictures from the records of finished runs; nothing in it is
 edited by hand. `{command_text("EXPERIMENT", "--help")}` lists the settings. "first", "last" and "mean" are means over
 these parts of a run's rows. Published values are those with the nearest settings; "with" lists the settings in which
-they differ from these runs, and "other settings" says that some do. Their "start" and "end" are the first and the last
+they differ from these runs. Their "start" and "end" are the first and the last
 published point, while ours are means. "Best of the settings tried" is by the mean over the whole run, with the seeds
 that are shown. "plasticity check" is what `gnt.plasticity_check` says of the networks at the end of a run, when they
 and fresh ones learn what comes next: the verdict, with the number of seeds if they differ, and the share of a fresh

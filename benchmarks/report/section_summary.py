@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from .. import experiments
 from ..atomic_files import read_json
@@ -34,6 +34,9 @@ from ..settings import Values, settings_text
 from ..summary import Estimate, MethodResults, best_results, estimate
 from .problems import Family, Problem
 from .result_tables import of_experiment
+
+OTHER_SETTINGS: Final = "†"
+"""Mark of a published value with other settings than ours."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,7 @@ def _published(line: MethodResults) -> str:
     if not main:
         return ""
     entry, differing = main[0]
-    return entry.text(display.main) + (" (other settings)" if differing else "")
+    return entry.text(display.main) + (OTHER_SETTINGS if differing else "")
 
 
 Summaries = dict[str, list[PartSummary]]

@@ -20,7 +20,7 @@ DISPLAY = Display(
     main=Metric("squared_error", "Squared error before each update"),
     higher_is_better=False,
     about=_about,
-    asked="Does the error grow while the target changes?",
+    asked="Does the error grow?",
     others=(),
     smooth=5,
 )

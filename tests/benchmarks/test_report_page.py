@@ -64,7 +64,7 @@ def test_the_page_shows_provenance_and_what_is_missing(real: tuple[list[Run], st
         "size published, the published length (steps 1000000); size one_bit; L2, L2 Init, Shrink and Perturb, " in text
     )
     assert "Published: steps 1000000, flip every 10000, bin 20000." in text
-    assert "backprop: start 0.62, end 1.2 to 1.3 (other settings)" in text
+    assert "backprop: start 0.62, end 1.2 to 1.3†" in text
     assert "start 0.62, end 1.2 to 1.3 [1], with steps 1000000, flip every 10000, bin 20000" in text
     assert "[1] Dohare et al., arXiv 2108.06325" in text
 
