@@ -34,7 +34,7 @@ INSTALLED = [
 def test_block_runs(name: str, block: str, tmp_path: Path) -> None:
     script = tmp_path / "block.py"
     script.write_text(block)
-    env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    env = {**os.environ, "PYTHONPATH": str(CHECKOUT), "RAY_raylet_start_wait_time_s": "300"}  # on a busy machine
     done = subprocess.run(
         [sys.executable, str(script)], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
     )
