@@ -18,11 +18,15 @@ from gnt.replacement import reinitialization as reinit
 from gnt.replacement import selection
 from gnt.replacement._bound_groups import BoundGroups
 from gnt.replacement._followers import Followers
+from gnt.replacement._kernel_replacement import KernelReplacement
 from gnt.replacement._soft_replacement import check_not_sharded, move_towards_new, soft_shares
 from gnt.replacement._triton_plan import Plan
 from gnt.replacement._triton_replacement import TritonReplacement
 from gnt.replacement.eligibility import UnitState
 from gnt.units import UnitGroup
+
+# a group, units that are replaced in it, given weights, and the initial distributions of those that are drawn
+Work = tuple[UnitGroup, Tensor, list[Tensor] | None, list[SlotInit]]
 
 
 class UnitReplacement(BoundGroups):
@@ -133,6 +137,8 @@ class UnitReplacement(BoundGroups):
         if not work:
             return
         self.follow_network()
+        if self._replace_by_kernel(work, selected=selected):
+            return
         triton, plan = self._triton_plan(units, fresh)
         followers = self._followers if plan is not None and plan.resets_optimizer else self._all_followers()
         followers.check(self.groups)
@@ -160,6 +166,36 @@ class UnitReplacement(BoundGroups):
             reinit.regenerate(group, indices, weights, biases, mean_features, movable)
             group.state.replace(indices, all_eligible=selected)
         followers.follow(replaced, biases_before)
+
+    def _replace_by_kernel(self, work: Sequence[Work], *, selected: bool) -> bool:
+        """Replace one unit in each of some groups by a C kernel; False, and nothing is changed, if it cannot."""
+        evaluator = self.importance.evaluator
+        if not evaluator.uses_kernels or self.members > 1 or self.protect is not None or not isinstance(self.init, str):
+            return False
+        if any(len(indices) > 1 or given is not None for _, indices, given, _ in work):
+            return False
+        if evaluator.prepared is None:
+            evaluator.prepared = KernelReplacement(self.groups)
+        all_tasks = evaluator.prepared.tasks([(group, inits) for group, _, _, inits in work], self.optimizer_state)
+        if all_tasks is None:
+            return False
+        resets_optimizer = all(tasks.resets_optimizer for tasks in all_tasks)
+        followers = self._followers if resets_optimizer else self._all_followers()
+        if resets_optimizer and self.optimizer_state is not None:
+            self.optimizer_state.check_options()
+        followers.check(self.groups)
+        generators, replaced = self.draw_generators(), [(group, indices) for group, indices, *_ in work]
+        drawn = [
+            [draw_weights(slot, init, [1], generators) for slot, init in zip(group.drawn, inits, strict=True)]
+            for group, _, _, inits in work
+        ]
+        biases_before = followers.consumer_biases(replaced) if self.bias_transfer else []
+        for (group, indices), tasks, weights in zip(replaced, all_tasks, drawn, strict=True):
+            mean = group.state.corrected_mean_features.index_select(1, indices).item() if self.bias_transfer else None
+            tasks.replace(int(indices), weights, mean, group.state.updates, resets_optimizer=resets_optimizer)
+            group.state.replace(indices, all_eligible=selected, restarted=True)
+        followers.follow(replaced, biases_before)
+        return True
 
     @no_grad
     def _move_towards_new(self) -> None:

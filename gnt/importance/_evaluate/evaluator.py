@@ -99,6 +99,11 @@ class Evaluator:
         return True
 
     @property
+    def uses_kernels(self) -> bool:
+        """True if the states of all groups share tensors, on the CPU, and C kernels are used."""
+        return len(self.parts) == 1 and self.parts[0].uses_kernels
+
+    @property
     def weight_means(self) -> Mapping[int, WeightMeans]:
         """Where the means of |w| of weight matrices are stored, by the id of the matrix, for an optimizer's kernel.
 

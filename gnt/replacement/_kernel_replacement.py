@@ -1,0 +1,137 @@
+"""Replacement of single units on the CPU by the C kernel ``gnt/_kernels/replace_unit.c``.
+
+At the usual replacement rates one unit of a group is replaced at a time. The kernel does it with one call, and the
+result is the same to the last bit as by torch operations (`UnitReplacement`). These replace several units of a group at
+once, and units of layers that the kernel does not know.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from gnt._kernels import load
+from gnt.initialization import SlotInit, draws_biases
+from gnt.replacement._triton_tasks import CONSTANT, FRESH, STEP, UPDATES, GroupTasks, Move, Unsupported, Write
+from gnt.replacement.optimizer_state import OptimizerStateReset
+from gnt.units import UnitGroup
+
+_WRITE, _VALUE = 7, 6  # number of integers in the kernel's record of a tensor that is written, and index of the value
+_SCALAR, _INT64 = 0, 3  # of `GroupTasks`
+
+
+class KernelTasks:
+    """What the kernel does for one group.
+
+    Args:
+        tasks: the tasks.
+        dtype: that of the group's weights and state.
+
+    Attributes:
+        tasks: the tasks.
+        resets_optimizer: the state of the optimizer is among what is written.
+
+    Raises:
+        Unsupported: the kernel cannot replace units of this group with the same result as torch operations.
+    """
+
+    def __init__(self, tasks: GroupTasks, dtype: torch.dtype) -> None:
+        self.tasks = tasks
+        self._moves = array("q", [number for move in tasks.moves for number in _move_record(move)])
+        new = [*(weight for weight, _ in tasks.new), *(bias for _, bias in tasks.new if bias is not None)]
+        own = [*new, *tasks.writes]
+        steps = {float(step) for step in tasks.steps}
+        self.resets_optimizer = tasks.optimizer_writes is not None and len(steps) < 2
+        of_optimizer = (tasks.optimizer_writes or []) if self.resets_optimizer else []
+        self._writes = array("q", [number for write in (*own, *of_optimizer) for number in _write_record(write)])
+        self._counts = len(own), len(own) + len(of_optimizer)
+        self._kernel = load("replace_unit", dtype)
+
+    def replace(
+        self, unit: int, fresh: Sequence[Tensor], mean: float | None, updates: int, *, resets_optimizer: bool
+    ) -> None:
+        """Write all that changes when the unit is replaced, but counters on the host.
+
+        Args:
+            unit: its index.
+            fresh: new weights for each slot that is drawn.
+            mean: its mean feature; None: the mean contribution is not moved.
+            updates: the number of updates of its group.
+            resets_optimizer: write into the state of the optimizer, too.
+        """
+        for number, weights in enumerate(fresh):
+            self._writes[number * _WRITE + _VALUE] = weights.data_ptr()
+        step = int(self.tasks.steps[0]) if resets_optimizer and self.tasks.steps else 0
+        self._kernel(
+            self._moves.buffer_info()[0], len(self.tasks.moves), self._writes.buffer_info()[0],
+            self._counts[resets_optimizer], unit, mean or 0.0, mean is not None, updates, step,
+        )  # fmt: skip
+        increment_version(self.tasks.params)
+
+
+class KernelReplacement:
+    """The kernel's tasks for the groups of an engine.
+
+    Args:
+        groups: all groups of the engine.
+    """
+
+    def __init__(self, groups: tuple[UnitGroup, ...]) -> None:
+        self._groups = groups
+        self._reset: OptimizerStateReset | None = None
+        self._tasks: dict[int, KernelTasks | None] = {}  # by the id of the group; None: it is not supported
+
+    def tasks(
+        self, groups: Sequence[tuple[UnitGroup, Sequence[SlotInit]]], reset: OptimizerStateReset | None
+    ) -> list[KernelTasks] | None:
+        """The tasks of some groups, made again if they are not current; None if one of them is not supported.
+
+        Args:
+            groups: the groups, with the initial distributions of each slot that is drawn.
+            reset: resets the optimizer's state; None: it is left alone.
+
+        Raises:
+            TypeError, ValueError: the state of the optimizer cannot be reset.
+        """
+        if reset is not self._reset:  # the engine was given another optimizer
+            self._reset, self._tasks = reset, {}
+        found = []
+        for group, inits in groups:
+            known = self._tasks.get(id(group))
+            if known is None and id(group) in self._tasks:
+                return None
+            if known is None or not known.tasks.is_current(reset):
+                if reset is not None:
+                    reset.check(self._groups)
+                known = self._tasks[id(group)] = _new_tasks(group, reset)
+            if known is None or any(map(draws_biases, group.drawn, inits)):
+                return None
+            found.append(known)
+        return found
+
+
+def _new_tasks(group: UnitGroup, reset: OptimizerStateReset | None) -> KernelTasks | None:
+    try:
+        return KernelTasks(GroupTasks(group, 0, reset), group.state.utility.dtype)
+    except Unsupported:
+        return None
+
+
+def _move_record(move: Move) -> list[int]:
+    weight, kind, outputs, output_distance, unit_distance, inner, _, bias, bias_kind = move.fields
+    if inner != 1 or kind != _SCALAR or bias_kind != _SCALAR:  # the order of a sum of several products is torch's
+        raise Unsupported
+    return [weight, outputs, output_distance, unit_distance, bias]
+
+
+def _write_record(write: Write) -> list[int]:
+    address, kind, runs, distance, length, _ = write.fields
+    if kind not in (_SCALAR, _INT64) or write.source not in (CONSTANT, FRESH, UPDATES, STEP):
+        raise Unsupported
+    if write.source == FRESH and runs != 1:  # weights that are stored as (in, out)
+        raise Unsupported
+    return [address, int(kind == _INT64), runs, distance, length, write.source, write.value]
