@@ -169,8 +169,9 @@ class EngineCore(UnitReplacement):
             or not self.importance.repeat_update()
         ):
             return False
-        self.updates += 1
-        if self.updates >= self.next_idle_check:
+        own = self.__dict__  # assigning attributes, whose names are checked, takes longer
+        own["updates"] = updates = own["updates"] + 1
+        if updates >= self.next_idle_check:
             self._check_idle()
         if not self._none_is_due():
             self.select_and_replace()
@@ -192,8 +193,9 @@ class EngineCore(UnitReplacement):
             sums.append(total)
         for state, total in zip(states, sums, strict=True):
             state.accumulated = total
-        self.counted, self.selected = self.updates, []
-        self.replaced = [state.no_units for state in states]
+        own = self.__dict__
+        own["counted"], own["selected"] = own["updates"], []
+        own["replaced"] = [state.no_units for state in states]
         return True
 
     def after_traced_update(self, absent: frozenset[int] = frozenset()) -> list[Tensor]:
