@@ -31,7 +31,7 @@ def wrap_label(text: str, characters: int) -> str:
     >>> wrap_label("backprop, lr 0.001: 0.925", 22)
     'backprop,\nlr 0.001: 0.925'
     >>> wrap_label("HAT, importance gradient_activation 73.0%", 22)
-    'HAT, importance\ngradient_activation 73.0%'
+    'HAT,\nimportance\ngradient_activation 73.0%'
     """
     *words, value = text.split(" ")
     glued = " ".join([*words[:-1], f"{words[-1]}\u00a0{value}"]) if words else text

@@ -130,14 +130,16 @@ def _run_cell(text: str, space: dict[str, Any], name: str) -> tuple[list[str], l
         tree.body.pop()
     value = None
     printed = io.StringIO()
+    earlier = set(plt.get_fignums())
     with contextlib.redirect_stdout(printed):
         exec(compile(tree, f"examples/{name}.py", "exec"), space)
         if isinstance(last, ast.Expr):
             value = eval(compile(ast.Expression(last.value), f"examples/{name}.py", "eval"), space)
         if value is not None and not isinstance(value, Figure):
             print(repr(value))
-    figures = [plt.figure(number) for number in plt.get_fignums()]
-    plt.close("all")
+    figures = [plt.figure(number) for number in plt.get_fignums() if number not in earlier]
+    for figure in figures:
+        plt.close(figure)
     if isinstance(value, Figure) and value not in figures:
         figures.append(value)
     lines = "\n".join(line.rstrip() for line in printed.getvalue().strip("\n").splitlines())

@@ -16,7 +16,7 @@ from torch.autograd.graph import increment_version
 
 from gnt._kernels import load
 from gnt.initialization import SlotInit, draws_biases
-from gnt.replacement._triton_tasks import CONSTANT, FRESH, STEP, UPDATES, GroupTasks, Move, Unsupported, Write
+from gnt.replacement._replacement_tasks import CONSTANT, FRESH, STEP, UPDATES, GroupTasks, Move, Unsupported, Write
 from gnt.replacement.optimizer_state import OptimizerStateReset
 from gnt.units import UnitGroup
 

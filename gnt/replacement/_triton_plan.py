@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gnt._triton import upload
-from gnt.replacement._triton_tasks import FRESH, GroupTasks, Unsupported, Write
+from gnt.replacement._replacement_tasks import FRESH, GroupTasks, Unsupported, Write
 from gnt.units import UnitGroup
 
 _MOST_ELEMENTS = (1 << 31) - (1 << 16)

@@ -17,8 +17,8 @@ from torch.autograd.graph import increment_version
 from gnt._triton import is_capturing, on_device, upload
 from gnt.importance import SharedState
 from gnt.initialization import SlotInit, draws_biases, fill_biases, fill_weights
+from gnt.replacement._replacement_tasks import GroupTasks, Unsupported
 from gnt.replacement._triton_plan import Plan, make_plan
-from gnt.replacement._triton_tasks import GroupTasks, Unsupported
 from gnt.replacement.optimizer_state import OptimizerStateReset
 from gnt.units import UnitGroup
 

@@ -134,7 +134,7 @@ before = runtimes()
 from gnt._kernels import load
 from gnt._kernels.library import loaded_library
 p, g = numpy.ones((4096, 256)), numpy.ones((4096, 256))
-arrays = array("q", [p.ctypes.data, 4096, 256, 0, 0]), array("q", [g.ctypes.data]), array("d", [0.5, 0.0])
+arrays = array("q", [p.ctypes.data, 4096, 256, 0, 0, 4096]), array("q", [g.ctypes.data]), array("d", [0.5, 0.0])
 step = load("sgd", torch.float64)
 threads = lambda: len(os.listdir("/proc/self/task"))
 start = threads()

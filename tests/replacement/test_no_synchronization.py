@@ -56,7 +56,10 @@ def test_engine_steps_do_not_synchronize(utility: str, kind: type, make: Any, sh
     net = make()
     optimizer = kind(net.parameters(), lr=1e-3)
     followers = [gnt.L2Init(net, 0.1), AveragedModel(net)]
-    engine = gnt.GnT(net, optimizer, utility=utility, replacement_rate=0.1, maturity_threshold=2, follow=followers)
+    settings: Any = {"replacement_rate": 0.1, "maturity_threshold": 2, "follow": followers}
+    engine = gnt.GnT(
+        net, optimizer, utility=utility, kernels=False, **settings
+    )  # kernels for the CPU read values of units
     (part,) = engine.importance.evaluator.parts
     part.on_cpu = False
     engine.replace([[0] for _ in engine.groups])  # the first replacement rounds the bounds on the host

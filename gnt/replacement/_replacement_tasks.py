@@ -1,4 +1,4 @@
-"""What the kernels of ``gnt/_triton/replacement.py`` do for the units of one group, as rows of their tables.
+"""What kernels write for the units of one group, as rows of the tables of ``gnt/_triton/replacement.py``.
 
 Rows hold addresses, so that they are valid only as long as the tensors stay where they are (`GroupTasks.is_current`).
 """
