@@ -5,7 +5,7 @@
 utility-based perturbed gradient descent.
 """
 
-from gnt.optim._sgd_kernel import LearnerSGD as LearnerSGD  # for gnt.learners
+from gnt.optim._learner_step import LearnerStep as LearnerStep  # for gnt.learners
 from gnt.optim.adam_gnt import AdamGnT
 from gnt.optim.cbp import CBPSGD, CBPAdam, CBPAdamW
 from gnt.optim.upgd import UPGD

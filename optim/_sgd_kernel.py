@@ -16,13 +16,10 @@ import torch
 from torch import Tensor
 from torch._C._dynamo.guards import TensorGuards
 from torch.autograd.graph import increment_version
-from torch.optim import Optimizer
-from torch.optim import optimizer as torch_optimizer
 
 from gnt._kernels import SCALARS, PlacedTensors, ReadableGradients, layout_check, load
 from gnt.importance import WeightMeans
 from gnt.optim._adam.state import Group, is_plain_tensor
-from gnt.optim._step_wrapper import unwrap_step
 
 _ADDRESS = Tensor.data_ptr
 _PLAIN_OPTIONS = itemgetter("momentum", "nesterov", "differentiable", "fused", "foreach", "weight_decay")
@@ -64,40 +61,6 @@ class SGDKernel:
         for plan, grads, group in ready:
             plan.step(grads, group)
         return True
-
-
-class LearnerSGD:
-    """Steps of a learner's ``torch.optim.SGD`` by the kernel, which writes the means of |w| that its engine reads."""
-
-    def __init__(self) -> None:
-        self._kernel = SGDKernel()
-
-    def step(self, optimizer: Optimizer, weight_means: Mapping[int, WeightMeans]) -> bool:
-        """Do what ``optimizer.step()`` would; False, with nothing changed, if the kernel cannot.
-
-        That is so for other optimizers, for one whose step was replaced or that has hooks, and for options that
-        `SGDKernel` does not take.
-
-        Raises RuntimeError, with nothing changed, for a gradient that does not fit its parameter.
-
-        Args:
-            optimizer: the optimizer.
-            weight_means: where the kernel writes means of |w|, by the parameter's id; none: the kernel is not used.
-        """
-        if type(optimizer) is not torch.optim.SGD or not weight_means:
-            return False
-        hooks: Any = (
-            optimizer._optimizer_step_pre_hooks,
-            optimizer._optimizer_step_post_hooks,
-            torch_optimizer._global_optimizer_pre_hooks,
-            torch_optimizer._global_optimizer_post_hooks,
-        )
-        if any(hooks) or "step" in vars(optimizer) or unwrap_step(torch.optim.SGD.step) is not _torch_step:
-            return False
-        return self._kernel.step(optimizer.param_groups, weight_means)
-
-
-_torch_step = unwrap_step(torch.optim.SGD.step)
 
 
 def _is_plain_sgd(group: Group) -> bool:

@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim import optimizer as torch_optimizer
 
 from gnt._utils.caller_instruction import number_of_targets
 from gnt.importance import ENGINE_UNCHANGED, FeatureBatch
@@ -24,12 +23,12 @@ from gnt.learners._evaluated import BackwardStart, Evaluated, check_loss
 from gnt.learners._loss_and_optimizer import Loss
 from gnt.learners._methods import Methods
 from gnt.learners._step_backup import StepBackup
-from gnt.optim import AdamGnT, LearnerSGD
+from gnt.optim import LearnerStep
 from gnt.replacement import AttachableEngine, CBPLayer, GnT, attached_engines, unwrap_optimizer
 
 NoiseLayout = tuple[torch.Size, torch.dtype, torch.device]
 
-_NOT_COPIED = ("_backup", "_searched", "_layers", "_sgd")
+_NOT_COPIED = ("_backup", "_searched", "_layers", "_own_step")
 
 # in the message of an error that the engine raises after the optimizer's step
 OPTIMIZER_HAS_STEPPED = (
@@ -84,7 +83,7 @@ class TrainingStep:
     _backup: StepBackup | None = None
     _searched: list[nn.Module] | None = None  # the modules among which `_layers` were found
     _layers: Sequence[CBPLayer] = ()
-    _sgd: LearnerSGD | None = None
+    _own_step: LearnerStep | None = None
 
     def __init__(self, network: nn.Module, loss: Loss, optimizer: Optimizer) -> None:
         self.network, self.loss, self.optimizer = network, loss, optimizer
@@ -121,20 +120,12 @@ class TrainingStep:
         return Step(losses, output.detach(), units)
 
     def _step_optimizer(self) -> None:
-        """The optimizer's step: of SGD and `AdamGnT` by a kernel, which writes the means of |w| that the engine reads.
-
-        Not if there are hooks after the step, which may change weights before the engine reads them.
-        """
-        optimizer, engine = self.optimizer, self.engine
-        if engine is not None:
-            if isinstance(optimizer, AdamGnT):
-                alone = not (optimizer._optimizer_step_post_hooks or torch_optimizer._global_optimizer_post_hooks)
-                optimizer.write_weight_means(engine.weight_means if alone else None)
-            else:
-                self._sgd = self._sgd or LearnerSGD()
-                if self._sgd.step(optimizer, engine.weight_means):
-                    return
-        optimizer.step()
+        """The optimizer's step, which writes what the engine reads after it."""
+        if self.engine is None:
+            self.optimizer.step()
+        else:
+            self._own_step = self._own_step or LearnerStep()
+            self._own_step.step(self.optimizer, self.engine.weight_means)
 
     def set_methods(self, methods: Methods) -> None:
         """Use other methods; those that can follow the engine do, and the earlier ones no longer."""

@@ -12,7 +12,9 @@ optimizer_state             the optimizer's state of replaced units; _optimizer_
                             _state_kinds: what is refused
 _optimizer_hooks            an engine that steps after its optimizer (attach)
 _rebinding                  going on with a network that was changed (gnt.units.StructureCheck finds changes)
-_triton_replacement         (_triton_plan, _replacement_tasks) selection and replacement by Triton kernels on a GPU
+_kernel_replacement, _triton_replacement
+                            selection and replacement by kernels, in C on the CPU and in Triton on a GPU
+                            (_replacement_tasks: what they write; _triton_plan)
 _soft_replacement           (settings: _soft_settings) all units moved a little instead of a few replaced (soft)
 _setting_changes            settings assigned to a running engine
 _protection                 units that are never replaced, as told by the objects in ``protect``

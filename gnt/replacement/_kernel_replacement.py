@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from gnt._kernels import load
-from gnt.initialization import SlotInit, draws_biases
+from gnt.initialization import SlotInit, draw_weights, draws_biases
 from gnt.replacement._replacement_tasks import CONSTANT, FRESH, STEP, UPDATES, GroupTasks, Move, Unsupported, Write
 from gnt.replacement.optimizer_state import OptimizerStateReset
 from gnt.units import UnitGroup
@@ -73,6 +73,42 @@ class KernelTasks:
         increment_version(self.tasks.params)
 
 
+class PreparedUnits:
+    """The replacement of one unit in each of some groups. Nothing is changed before `write`.
+
+    Args:
+        due: the groups, each with the index of its unit and the initial distributions of each slot that is drawn.
+        tasks: for each group.
+
+    Attributes:
+        resets_optimizer: the state of the optimizer is among what is written.
+    """
+
+    def __init__(
+        self, due: Sequence[tuple[UnitGroup, Tensor, Sequence[SlotInit]]], tasks: Sequence[KernelTasks]
+    ) -> None:
+        self._due, self._tasks = due, tasks
+        self._drawn: list[list[Tensor]] = []
+        self.resets_optimizer = all(each.resets_optimizer for each in tasks)
+
+    def draw(self, generators: Sequence[torch.Generator]) -> None:
+        """Draw the new weights."""
+        self._drawn = [
+            [draw_weights(slot, init, [1], generators) for slot, init in zip(group.drawn, inits, strict=True)]
+            for group, _, inits in self._due
+        ]
+
+    def write(self, *, transfer: bool) -> None:
+        """Write all that changes, but counters on the host.
+
+        Args:
+            transfer: move mean contributions into the consumers' biases.
+        """
+        for (group, unit, _), tasks, weights in zip(self._due, self._tasks, self._drawn, strict=True):
+            mean = group.state.corrected_mean_features.index_select(1, unit).item() if transfer else None
+            tasks.replace(int(unit), weights, mean, group.state.updates, resets_optimizer=self.resets_optimizer)
+
+
 class KernelReplacement:
     """The kernel's tasks for the groups of an engine.
 
@@ -85,18 +121,34 @@ class KernelReplacement:
         self._reset: OptimizerStateReset | None = None
         self._tasks: dict[int, KernelTasks | None] = {}  # by the id of the group; None: it is not supported
 
-    def tasks(
-        self, groups: Sequence[tuple[UnitGroup, Sequence[SlotInit]]], reset: OptimizerStateReset | None
-    ) -> list[KernelTasks] | None:
-        """The tasks of some groups, made again if they are not current; None if one of them is not supported.
+    def prepare(
+        self, units: Sequence[Tensor], inits: Sequence[Sequence[SlotInit]], reset: OptimizerStateReset | None
+    ) -> PreparedUnits | None:
+        """The replacement of units; None if torch operations must do it. Changes nothing.
 
         Args:
-            groups: the groups, with the initial distributions of each slot that is drawn.
+            units: indices for each group.
+            inits: for each group the initial distributions of each slot that is drawn.
             reset: resets the optimizer's state; None: it is left alone.
 
         Raises:
             TypeError, ValueError: the state of the optimizer cannot be reset.
         """
+        due = [each for each in zip(self._groups, units, inits, strict=True) if len(each[1])]
+        if any(len(indices) > 1 for _, indices, _ in due):
+            return None
+        tasks = self._current_tasks([(group, inits) for group, _, inits in due], reset)
+        if tasks is None:
+            return None
+        prepared = PreparedUnits(due, tasks)
+        if prepared.resets_optimizer and reset is not None:
+            reset.check_options()
+        return prepared
+
+    def _current_tasks(
+        self, groups: Sequence[tuple[UnitGroup, Sequence[SlotInit]]], reset: OptimizerStateReset | None
+    ) -> list[KernelTasks] | None:
+        """The tasks of groups, made again if they are not current; None if one of them is not supported."""
         if reset is not self._reset:  # the engine was given another optimizer
             self._reset, self._tasks = reset, {}
         found = []

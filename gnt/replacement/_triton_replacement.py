@@ -87,10 +87,10 @@ class TritonReplacement:
         self._selected = [each for each in selected if len(each)], chosen
         return selected
 
-    def plan(
+    def prepare(
         self, units: Sequence[Tensor], inits: Sequence[Sequence[SlotInit]], reset: OptimizerStateReset | None
-    ) -> Plan | None:
-        """How to replace units; None if that is left to torch operations. Changes nothing.
+    ) -> PreparedPlan | None:
+        """The replacement of units; None if torch operations must do it. Changes nothing.
 
         Args:
             units: indices for each group.
@@ -100,6 +100,13 @@ class TritonReplacement:
         Raises:
             TypeError, ValueError: the state of the optimizer cannot be reset.
         """
+        plan = self._plan(units, inits, reset)
+        return None if plan is None else PreparedPlan(self, plan, units, inits)
+
+    def _plan(
+        self, units: Sequence[Tensor], inits: Sequence[Sequence[SlotInit]], reset: OptimizerStateReset | None
+    ) -> Plan | None:
+        """The tables for these units, as `prepare`."""
         if is_capturing(self._device):
             return None
         if reset is not self._reset:  # the engine was given another optimizer
@@ -176,7 +183,9 @@ class TritonReplacement:
         """Write all that changes when units are replaced, but counters on the host.
 
         Args:
-            plan, units, fresh: as `plan` and `draw` had and returned them.
+            plan: the plan.
+            units: indices for each group.
+            fresh: what `draw` returned.
             transfer: move mean contributions into the consumers' biases.
         """
         kernels, shared, scalar = self._kernels, self._shared, self._scalar
@@ -202,6 +211,42 @@ class TritonReplacement:
         if len(units) == len(selected) and all(a is b for a, b in zip(units, selected, strict=True)):
             return joined
         return torch.cat(list(units))
+
+
+class PreparedPlan:
+    """The replacement of certain units. Nothing is changed before `write`.
+
+    Args:
+        kernels: what replaces them.
+        plan: the plan for them.
+        units: indices for each group.
+        inits: for each group the initial distributions of each slot that is drawn.
+
+    Attributes:
+        resets_optimizer: the state of the optimizer is among what is written.
+    """
+
+    def __init__(
+        self,
+        kernels: TritonReplacement,
+        plan: Plan,
+        units: Sequence[Tensor],
+        inits: Sequence[Sequence[SlotInit]],
+    ) -> None:
+        self._kernels, self._plan, self._units, self._inits = kernels, plan, units, inits
+        self.resets_optimizer = plan.resets_optimizer
+
+    def draw(self, generators: Sequence[torch.Generator]) -> None:
+        """Draw the new weights and biases."""
+        self._fresh = self._kernels.draw(self._plan, self._units, self._inits, generators)
+
+    def write(self, *, transfer: bool) -> None:
+        """Write all that changes, but counters on the host.
+
+        Args:
+            transfer: move mean contributions into the consumers' biases.
+        """
+        self._kernels.replace(self._plan, self._units, self._fresh, transfer=transfer)
 
 
 def _keep(kept: dict[Any, Any], key: Any, value: Any) -> Any:

@@ -20,13 +20,9 @@ from gnt.replacement._bound_groups import BoundGroups
 from gnt.replacement._followers import Followers
 from gnt.replacement._kernel_replacement import KernelReplacement
 from gnt.replacement._soft_replacement import check_not_sharded, move_towards_new, soft_shares
-from gnt.replacement._triton_plan import Plan
 from gnt.replacement._triton_replacement import TritonReplacement
 from gnt.replacement.eligibility import UnitState
 from gnt.units import UnitGroup
-
-# a group, units that are replaced in it, given weights, and the initial distributions of those that are drawn
-Work = tuple[UnitGroup, Tensor, list[Tensor] | None, list[SlotInit]]
 
 
 class UnitReplacement(BoundGroups):
@@ -70,11 +66,10 @@ class UnitReplacement(BoundGroups):
         left_out = self.frozen | self.importance.absent
         if new and self.protection.top_units is not None:
             self.protection.after_update(left_out)
-        if new and self.importance.evaluator.triton_state is not None and self.protect is None:
-            triton = self._triton()
-            if triton is not None:
-                self.selected = self._select_by(triton, left_out)
-                return [*self.selected]
+        triton = self._triton() if new else None
+        if triton is not None:
+            self.selected = self._select_by(triton, left_out)
+            return [*self.selected]
         for number, group in enumerate(self.groups):
             selected.append(self.select_in(group) if new and number not in left_out else group.state.no_units)
         own["selected"] = selected
@@ -82,20 +77,18 @@ class UnitReplacement(BoundGroups):
 
     def select_in(self, group: UnitGroup) -> Tensor:
         """Indices of the units of one group that are due."""
+        count = self._count_due_in(group)
+        return self._lowest(group, count) if count else group.state.no_units
+
+    def _count_due_in(self, group: UnitGroup) -> int:
+        """Number of units of one group that are due; updates the accumulator."""
         state: UnitState = group.state
         eligible = state.counted_eligible if state.updates < state.next_maturity else state.eligible
-        if not eligible:
-            return state.no_units
-        count = self.count_due(state, eligible)
-        return self._lowest(group, count) if count else state.no_units
+        return self.count_due(state, eligible) if eligible else 0
 
     def _select_by(self, triton: TritonReplacement, left_out: Collection[int]) -> list[Tensor]:
         """Indices of the units of all groups that are due, when no object protects units."""
-        states: list[UnitState] = [group.state for group in self.groups]
-        counts = [
-            self.count_due(state, eligible) if number not in left_out and (eligible := state.eligible) else 0
-            for number, state in enumerate(states)
-        ]
+        counts = [0 if number in left_out else self._count_due_in(group) for number, group in enumerate(self.groups)]
         if not any(counts):
             return self.no_units()
         selected = triton.select(counts, self.maturity_threshold)
@@ -137,65 +130,33 @@ class UnitReplacement(BoundGroups):
         if not work:
             return
         self.follow_network()
-        if self._replace_by_kernel(work, selected=selected):
-            return
-        triton, plan = self._triton_plan(units, fresh)
-        followers = self._followers if plan is not None and plan.resets_optimizer else self._all_followers()
+        kernels = self._kernels() if all(each is None for each in fresh) else None
+        prepared = None if kernels is None else kernels.prepare(units, self.slot_inits, self.optimizer_state)
+        followers = self._followers if prepared is not None and prepared.resets_optimizer else self._all_followers()
         followers.check(self.groups)
         movable = self.protection.movable_biases([item[0] for item in work]) if self.bias_transfer else {}
         # a function that fails has changed nothing: all is drawn before any unit is replaced
         own_function = () if isinstance(self.init, str) else (self.generator,)
-        replaced = [(group, indices) for group, indices, *_ in work]
-        if triton is not None and plan is not None:
-            with restore_generators_on_error(own_function):
-                new = triton.draw(plan, units, self.slot_inits, self.draw_generators())
-            biases_before = followers.consumer_biases(replaced) if self.bias_transfer else []
-            triton.replace(plan, units, new, transfer=self.bias_transfer)
-            for group, indices in replaced:
-                group.state.replace(indices, all_eligible=selected, restarted=True)
-            followers.follow(replaced, biases_before)
-            return
+        drawn: list[tuple[list[Tensor], list[Tensor | None]]] = []
         with restore_generators_on_error(own_function):
-            drawn = [
-                self._draw(group, self.counts_by_member(group, indices), given, inits)
-                for group, indices, given, inits in work
-            ]
+            if prepared is not None:
+                prepared.draw(self.draw_generators())
+            else:
+                drawn += [
+                    self._draw(group, self.counts_by_member(group, indices), given, inits)
+                    for group, indices, given, inits in work
+                ]
+        replaced = [(group, indices) for group, indices, *_ in work]
         biases_before = followers.consumer_biases(replaced) if self.bias_transfer else []
-        for (group, indices, *_), (weights, biases) in zip(work, drawn, strict=True):
-            mean_features = group.state.corrected_mean_features.index_select(1, indices) if self.bias_transfer else None
-            reinit.regenerate(group, indices, weights, biases, mean_features, movable)
-            group.state.replace(indices, all_eligible=selected)
+        if prepared is not None:
+            prepared.write(transfer=self.bias_transfer)
+        else:
+            for (group, indices), (weights, biases) in zip(replaced, drawn, strict=True):
+                means = group.state.corrected_mean_features.index_select(1, indices) if self.bias_transfer else None
+                reinit.regenerate(group, indices, weights, biases, means, movable)
+        for group, indices in replaced:
+            group.state.replace(indices, all_eligible=selected, restarted=prepared is not None)
         followers.follow(replaced, biases_before)
-
-    def _replace_by_kernel(self, work: Sequence[Work], *, selected: bool) -> bool:
-        """Replace one unit in each of some groups by a C kernel; False, and nothing is changed, if it cannot."""
-        evaluator = self.importance.evaluator
-        if not evaluator.uses_kernels or self.members > 1 or self.protect is not None or not isinstance(self.init, str):
-            return False
-        if any(len(indices) > 1 or given is not None for _, indices, given, _ in work):
-            return False
-        if evaluator.prepared is None:
-            evaluator.prepared = KernelReplacement(self.groups)
-        all_tasks = evaluator.prepared.tasks([(group, inits) for group, _, _, inits in work], self.optimizer_state)
-        if all_tasks is None:
-            return False
-        resets_optimizer = all(tasks.resets_optimizer for tasks in all_tasks)
-        followers = self._followers if resets_optimizer else self._all_followers()
-        if resets_optimizer and self.optimizer_state is not None:
-            self.optimizer_state.check_options()
-        followers.check(self.groups)
-        generators, replaced = self.draw_generators(), [(group, indices) for group, indices, *_ in work]
-        drawn = [
-            [draw_weights(slot, init, [1], generators) for slot, init in zip(group.drawn, inits, strict=True)]
-            for group, _, _, inits in work
-        ]
-        biases_before = followers.consumer_biases(replaced) if self.bias_transfer else []
-        for (group, indices), tasks, weights in zip(replaced, all_tasks, drawn, strict=True):
-            mean = group.state.corrected_mean_features.index_select(1, indices).item() if self.bias_transfer else None
-            tasks.replace(int(indices), weights, mean, group.state.updates, resets_optimizer=resets_optimizer)
-            group.state.replace(indices, all_eligible=selected, restarted=True)
-        followers.follow(replaced, biases_before)
-        return True
 
     @no_grad
     def _move_towards_new(self) -> None:
@@ -219,24 +180,24 @@ class UnitReplacement(BoundGroups):
         for (group, _), alpha, (weights, biases) in zip(work, shares, drawn, strict=True):
             move_towards_new(group, alpha, weights, biases, self.members, movable)
 
-    def _triton(self) -> TritonReplacement | None:
-        """What selects and replaces units by Triton kernels; None: torch operations do."""
+    def _kernels(self) -> KernelReplacement | TritonReplacement | None:
+        """What replaces units by kernels, in C on the CPU or in Triton on a GPU; None: only torch operations do."""
         evaluator = self.importance.evaluator
-        if evaluator.triton_state is None or self.members > 1 or not evaluator.triton_state.is_shared:
+        shared = evaluator.triton_state
+        usable = evaluator.uses_kernels if shared is None else shared.is_shared
+        if not usable or self.members > 1 or self.protect is not None:
             return None
         if evaluator.prepared is None:
-            evaluator.prepared = TritonReplacement(self.groups, evaluator.triton_state)
-        found: TritonReplacement = evaluator.prepared
+            evaluator.prepared = (
+                KernelReplacement(self.groups) if shared is None else TritonReplacement(self.groups, shared)
+            )
+        found: KernelReplacement | TritonReplacement = evaluator.prepared
         return found
 
-    def _triton_plan(
-        self, units: Sequence[Tensor], fresh: Sequence[list[Tensor] | None]
-    ) -> tuple[TritonReplacement | None, Plan | None]:
-        """How Triton kernels replace units; None if torch operations do, as if weights are given or biases held."""
-        triton = self._triton() if self.protect is None else None
-        if triton is None or any(each is not None for each in fresh):
-            return None, None
-        return triton, triton.plan(units, self.slot_inits, self.optimizer_state)
+    def _triton(self) -> TritonReplacement | None:
+        """What selects units by a Triton kernel; None: torch operations do."""
+        kernels = None if self.importance.evaluator.triton_state is None else self._kernels()
+        return kernels if isinstance(kernels, TritonReplacement) else None
 
     def _all_followers(self) -> Followers:
         """What is told of a replacement: the optimizer's state, then the followers."""
