@@ -14,7 +14,7 @@ from .line_labels import LineEnd, label_ends, labels_height, labels_width, wrap_
 from .method_names import MAIN_METHODS
 from .method_styles import COLOURS, shade
 from .picture_headline import headline
-from .plot_layout import LEFT, WIDTH, add_panel, new_figure, save, short_number
+from .plot_layout import LEFT, WIDTH, add_panel, choose_ticks, new_figure, save, short_number
 from .summary import MethodResults
 
 STYLES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 1, 1, 1, 1, 1)))
@@ -227,7 +227,7 @@ def scale_axes(
     if limits is not None:
         axes.set_ylim(*limits)
     axes.xaxis.set_major_formatter(lambda value, _: short_number(value))
-    axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[attr-defined]
+    choose_ticks(axes.xaxis, integer=True)
 
 
 def show_chance(axes: Axes, display: Display, *, labelled: bool = True) -> None:

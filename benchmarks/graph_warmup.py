@@ -42,7 +42,9 @@ class GraphWarmup:
         generator = torch.Generator().manual_seed(0)
         with torch.random.fork_rng(devices=[]):  # dropout draws from torch's global generator
             for layout in state:
-                batch = [_dummy_tensor(*each, generator) for each in layout]
+                batch = [
+                    _dummy_tensor(shape, stride, dtype, device, generator) for shape, stride, dtype, device in layout
+                ]
                 for _ in ("eager", "compiled"):
                     learner.learn(*batch)
                 self.record(*batch)

@@ -117,10 +117,10 @@ class Method:
             return gnt.ShrinkAndPerturb(net, **noise, generator=generator)
         if name == "redo":
             own = {"tau": settings.dormancy, "period": settings.period, **self._init}
-            return gnt.ReDo(net, opt, **own, generator=generator)
+            return gnt.ReDo(net, opt, **own, generator=_of_one_seed(generators))
         if name == "algorithm_1":
             own = {**{setting: getattr(settings, setting) for setting in _ENGINE_SETTINGS[:3]}, **self._init}
-            return gnt.algorithm_1(net, opt, **own, generator=generator)
+            return gnt.algorithm_1(net, opt, **own, generator=_of_one_seed(generators))
         return further_remedy(name, settings, net, opt, generator)
 
     def begin_task(self, number: int) -> None:
@@ -196,3 +196,9 @@ def with_seed(seed: int, build: Any) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, "weights").initial_seed())
         return build()
+
+
+def _of_one_seed(generators: Sequence[torch.Generator]) -> torch.Generator:
+    """The generator of a method whose seeds are not trained together."""
+    (generator,) = generators
+    return generator

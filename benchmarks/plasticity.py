@@ -11,9 +11,12 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from .saved_values import fields, integer, mapping, number, one_of, optional
+
+if TYPE_CHECKING:
+    from gnt.names import FreshTask
 
 VERDICTS: Final = ("severe", "some", "none", "unclear")
 NOT_MEASURED: Final = "not measured"
@@ -45,7 +48,7 @@ class Check:
 
     steps: int = 300
     batch: int = 32
-    fresh: str = "data"
+    fresh: FreshTask = "data"
     shortest: int = SHORTEST
 
 

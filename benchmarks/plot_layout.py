@@ -11,9 +11,11 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
+from matplotlib.ticker import MaxNLocator
 
 WIDTH = 13.5  # inches, like all lengths here
 LEFT = 0.8
@@ -68,8 +70,8 @@ def new_figure(headline: str, explanation: list[str], body: float) -> tuple[Figu
     size = min(19.0, 19.0 * room / text_width(headline, 19.0, bold=True))
     style: dict[str, Any] = {"va": "top", "x": LEFT / WIDTH}
     figure.text(y=1 - _HEADLINE / height, s=headline, fontsize=size, fontweight="bold", color="#111111", **style)
-    words = {"fontsize": _EXPLANATION_SIZE, "color": "#555555", "linespacing": 1.4}
-    figure.text(y=1 - _EXPLANATION / height, s="\n".join(lines), **words, **style)
+    style |= {"fontsize": _EXPLANATION_SIZE, "color": "#555555", "linespacing": 1.4}
+    figure.text(y=1 - _EXPLANATION / height, s="\n".join(lines), **style)
     return figure, height
 
 
@@ -79,6 +81,13 @@ def add_panel(figure: Figure, left: float, bottom: float, wide: float, high: flo
     axes = figure.add_axes((left / WIDTH, (_BOTTOM + bottom) / height, wide / WIDTH, high / height))
     axes.set_title(title, fontsize=size, pad=0.8 * size)
     return axes
+
+
+def choose_ticks(axis: Axis, **options: Any) -> None:
+    """Set options of the `matplotlib.ticker.MaxNLocator` that chooses the numbers of an axis."""
+    locator = axis.get_major_locator()
+    assert isinstance(locator, MaxNLocator)
+    locator.set_params(**options)
 
 
 def text_width(text: str, size: float, *, bold: bool = False) -> float:

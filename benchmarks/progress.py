@@ -104,7 +104,13 @@ class ProgressBars:
             tasks = {task.id: task for task in self._progress.tasks}
             running = sum(tasks[each].completed / (tasks[each].total or 1) for each in self._tasks.values())
             if not tasks[self._all].started:
-                self._progress.reset(self._all, start=True, total=self._runs, completed=running, latest="")
+                self._progress.reset(
+                    self._all,
+                    start=True,
+                    total=self._runs,
+                    completed=running,  # type: ignore[arg-type,unused-ignore]  # a float, as of other methods of rich
+                    latest="",
+                )
             count = f"{self._ended} of {self._runs} runs"
             self._progress.update(self._all, completed=self._ended + running, latest=count)
         if not self._by_itself:

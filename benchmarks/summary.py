@@ -44,7 +44,7 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 @cache
 def _t_quantile(degrees_of_freedom: int) -> float:
-    from scipy.stats import t  # type: ignore[import-untyped]
+    from scipy.stats import t
 
     return float(t.ppf(0.975, degrees_of_freedom))
 
@@ -126,7 +126,8 @@ class MethodResults:
     @property
     def core_seconds(self) -> float:
         """The mean core time of a seed."""
-        return sum(run.about()["seconds"] for run in self.counted_runs) / len(self.run_by_seed)
+        seconds: float = sum(run.about()["seconds"] for run in self.counted_runs)
+        return seconds / len(self.run_by_seed)
 
     @property
     def plasticity(self) -> str:

@@ -92,7 +92,10 @@ def _train(run: Run, connection: Connection, checkpoint_seconds: float, tensorbo
     _send(connection, "progress", training.done, training.total, training.latest)
     spent = times()
     verdicts = training.plasticity()
-    run.finish(*spent, **({"plasticity": verdicts} if verdicts else {}))
+    if verdicts:
+        run.finish(*spent, plasticity=verdicts)
+    else:
+        run.finish(*spent)
     return ("finished",)
 
 

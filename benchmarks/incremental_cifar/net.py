@@ -46,7 +46,8 @@ class ResNet18(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits of (N, classes)."""
         h = self.blocks(F.relu(self.bn(self.conv(x))))
-        return self.head(h.mean((2, 3)))
+        logits: Tensor = self.head(h.mean((2, 3)))
+        return logits
 
 
 def reset(module: nn.Module) -> None:

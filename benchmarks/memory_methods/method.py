@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import gnt
+from gnt.names import OptimizerName
 
 from ..methods import OPTIMIZERS, with_seed
 from ..plasticity import Check, Verdicts, of_seeds, verdict_of
@@ -74,8 +75,9 @@ class MemoryMethod:
         self.learner = kind(net, loss=scenario.loss, opt=self._optimizer, step_size=settings.lr, **own)
 
     @property
-    def _optimizer(self) -> str:
-        return getattr(self._settings, "optimizer", "adam")
+    def _optimizer(self) -> OptimizerName:
+        name: OptimizerName = getattr(self._settings, "optimizer", "adam")
+        return name
 
     def _own_net(self, net: nn.Module) -> nn.Module:
         """The network that is trained in place of ``net``."""
@@ -117,10 +119,9 @@ class MemoryMethod:
         net.train()
         return float((predicted == targets).double().mean())
 
-    @contextlib.contextmanager
-    def _evaluated(self, number: int) -> Iterator[None]:
+    def _evaluated(self, number: int) -> contextlib.AbstractContextManager[None]:
         """Inside, the network is the one for a task."""
-        yield
+        return contextlib.nullcontext()
 
     def nets(self) -> list[nn.Module]:
         """The network, in a list."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 import gnt
 
@@ -50,37 +52,47 @@ class ProgressiveMethod(MemoryMethod):
     def _own_net(self, net: nn.Module) -> nn.Module:
         return Columns(net, self._scenario)
 
+    @property
+    def _net(self) -> Columns:
+        return _columns(self.learner.net)
+
     def begin_task(self, number: int) -> None:
         """Train a new column from now on."""
         self._add_columns(number + 1)
         super().begin_task(number)
 
     def _add_columns(self, count: int) -> None:
-        net = self.learner.net
+        net = self._net
+        make_optimizer: Callable[..., Optimizer] = type(self.learner.opt)
         while len(net.net.columns) < count:
             number = len(net.net.columns)
             seed = stream(self._seed, f"column of task {number}").initial_seed()
             column = with_seed(seed, net.add_column)
-            self.learner.opt = type(self.learner.opt)(column.parameters(), lr=self._settings.lr)
+            self.learner.opt = make_optimizer(column.parameters(), lr=self._settings.lr)
         net.task = count - 1
 
     def _evaluated(self, number: int) -> contextlib.AbstractContextManager[None]:
-        return outputs_of(self.learner.net, number)
+        return outputs_of(self._net, number)
 
     def _plain_net(self) -> None:
         """None: a further task has a new column."""
 
     def units(self, net: nn.Module, x: Tensor) -> Any:
         """The unit groups of the newest column."""
-        return gnt.trace(net, x[:2], include=f"net.{net.net.newest}")
+        return gnt.trace(net, x[:2], include=f"net.{_columns(net).net.newest}")
 
     def state_dict(self) -> dict[str, Any]:
         """As `MemoryMethod.state_dict`, with the number of columns."""
-        return {**super().state_dict(), "columns": len(self.learner.net.net.columns)}
+        return {**super().state_dict(), "columns": len(self._net.net.columns)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a saved state. Raises ValueError if a part is missing or is not of its kind."""
-        least = len(self.learner.net.net.columns)
+        least = len(self._net.net.columns)
         fields(columns=integer(least, self._scenario.tasks))("method", state)
         self._add_columns(state["columns"])
         super().load_state_dict(state)
+
+
+def _columns(net: nn.Module) -> Columns:
+    assert isinstance(net, Columns)
+    return net

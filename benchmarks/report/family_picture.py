@@ -13,7 +13,7 @@ from ..comparison_picture import Curve, draw_curve, scale_axes, seeds_in_words, 
 from ..display import Display
 from ..line_labels import LineEnd, label_ends
 from ..method_styles import COLOURS, LABELS
-from ..plot_layout import LEFT, WIDTH, add_panel, new_figure, save, text_width
+from ..plot_layout import LEFT, WIDTH, add_panel, choose_ticks, new_figure, save, text_width
 from ..settings import settings_text
 from ..summary import MethodResults, best_results
 from .problems import Family
@@ -76,7 +76,7 @@ def draw_family(family: Family) -> Figure:
         if not display.main.percent:
             axes.set_ylim(*_limits(every))
         axes.tick_params(labelsize=8.5, labelleft=column == 0)
-        axes.xaxis.get_major_locator().set_params(nbins=2, integer=True)  # type: ignore[attr-defined]
+        choose_ticks(axes.xaxis, nbins=2, integer=True)
         if not _below(problem, values, columns, tunings, cells):
             axes.set_xlabel(display.x, fontsize=9.5)
         else:

@@ -34,7 +34,7 @@ class Difference:
     @cached_property
     def p(self) -> float:
         """The two-sided p-value of the paired t-test; 1 if all differences are 0."""
-        from scipy.stats import t  # type: ignore[import-untyped]
+        from scipy.stats import t
 
         mean, half = self.estimate.mean, self.estimate.half
         if not half:

@@ -75,7 +75,8 @@ class SlipperyAnt(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         """Start an episode, with the friction that is due."""
         self._set_friction(min(self.steps // self._change_every, len(self._frictions) - 1))
         self._return, self._length = 0.0, 0
-        return self._ant.reset(seed=seed, options=options)
+        first: tuple[NDArray[np.float64], dict[str, Any]] = self._ant.reset(seed=seed, options=options)
+        return first
 
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
         """One step of the environment, which is five of MuJoCo's."""

@@ -11,7 +11,7 @@ from torch import nn
 from gnt import UnitGroup, walk
 
 
-def named_layers(name: str, body: nn.Sequential, head: nn.Linear) -> nn.Sequential:
+def named_layers(name: str, body: nn.Sequential, head: nn.Module) -> nn.Sequential:
     """The layers of one network. Hidden layers, and so their unit groups, are named ``<name>_1``, ``<name>_2``, ..."""
     named: list[tuple[str, nn.Module]] = []
     for layer in body:

@@ -81,7 +81,7 @@ class Agent:
         """
         try:
             with self._draws:
-                self._ppo.learn(self._ppo.n_steps, log_interval=None, reset_num_timesteps=False)
+                self._ppo.learn(self._ppo.n_steps, log_interval=2, reset_num_timesteps=False)  # 2: not logged
         except ValueError as error:
             if "found invalid values" not in str(error):  # raised by torch.distributions
                 raise
@@ -106,7 +106,9 @@ class Agent:
         """Restore a saved state. Raises ValueError if a value is missing or is not of its kind."""
         ppo = self._ppo
         parts = dict.fromkeys(("parameters", "optimizer", "draws"), mapping(anything))
-        parts["seen"] = tensor(torch.float64, 1, *ppo.observation_space.shape, finite=False)
+        shape = ppo.observation_space.shape
+        assert shape is not None  # it is that of an array
+        parts["seen"] = tensor(torch.float64, 1, *shape, finite=False)
         parts["begins"] = tensor(torch.bool, 1)
         if state.get("steps") == 0:  # before the first rollout both are None
             parts |= {name: optional(parts[name]) for name in ("seen", "begins")}

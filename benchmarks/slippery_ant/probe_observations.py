@@ -33,7 +33,9 @@ def make_probe(agent: Agent, ant: SlipperyAnt, seed: int, steps: int) -> Probe:
 
 def random_policy_observations(ant: SlipperyAnt, seed: int, steps: int) -> Tensor:
     """Observations of a policy with uniform actions: (steps, numbers)."""
-    actions = 2 * torch.rand(steps, *ant.action_space.shape, generator=stream(seed, "random policy")) - 1
+    shape = ant.action_space.shape
+    assert shape is not None  # it is that of an array
+    actions = 2 * torch.rand(steps, *shape, generator=stream(seed, "random policy")) - 1
     observations = [ant.reset()[0]]
     for action in actions[1:]:
         observation, _, fallen, out_of_time, _ = ant.step(action.numpy())

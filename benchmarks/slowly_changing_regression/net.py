@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal
 
 from torch import nn
 
@@ -11,8 +11,10 @@ from .inputs import BITS
 
 HIDDEN: Final = 5
 
+Nonlinearity = Literal["sigmoid", "tanh", "relu", "leaky_relu", "linear"]  # of `torch.nn.init.calculate_gain`
+
 # activation -> module, and the nonlinearity whose gain the authors use for the Kaiming-uniform distribution
-ACTIVATIONS: dict[str, tuple[Callable[[], nn.Module], str]] = {
+ACTIVATIONS: dict[str, tuple[Callable[[], nn.Module], Nonlinearity]] = {
     "sigmoid": (nn.Sigmoid, "sigmoid"),
     "tanh": (nn.Tanh, "tanh"),
     "elu": (nn.ELU, "relu"),

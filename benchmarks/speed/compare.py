@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from rich.markup import escape
@@ -93,7 +94,7 @@ def _commit(record: dict[str, Any]) -> str:
     return str(record["about"]["commit"] or "no commit")[:8]
 
 
-_CIRCUMSTANCES = {
+_CIRCUMSTANCES: dict[str, Callable[[dict[str, Any]], object]] = {
     "lengths of the rounds": lambda record: "quick" if record["settings"]["quick"] else "full",
     "clocks": lambda record: record["settings"]["clock"],
     "processors": lambda record: record["about"]["hardware"]["processor"],

@@ -58,7 +58,7 @@ def batches(workload: Workload, lead: tuple[int, ...] = ()) -> Iterator[tuple[Te
     are slow. ``lead``: dimensions before the batch dimension, for an ensemble.
     """
     generator = stream(0, "speed")
-    images = {CONVNET: 2, RESNET: 10}
+    images: dict[tuple[int, ...] | str, int] = {CONVNET: 2, RESNET: 10}
     if workload.net == GPT:
         sample: tuple[int, ...] = (512, 256)
         shape: tuple[int, ...] = sample

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import gnt
+from gnt.names import OptimizerName
 
 from ..seeds import stream
 from .networks import LOSSES, batches, fresh_net, make_net
@@ -159,7 +160,7 @@ def masked(
     return StepRunner(step if steps == 1 else several, [net], optimizer, share=1 / steps)
 
 
-def learner(workload: Workload, cls: Any, opt: str, **settings: Any) -> StepRunner:
+def learner(workload: Workload, cls: Any, opt: OptimizerName, **settings: Any) -> StepRunner:
     """A learner's `learn`. For a workload with several members, that of one of them."""
     net, data = make_net(workload), batches(workload)
     if cls is gnt.ContinualBackprop:
@@ -168,7 +169,7 @@ def learner(workload: Workload, cls: Any, opt: str, **settings: Any) -> StepRunn
     return StepRunner(lambda: one.learn(*next(data)), [net], one.opt, getattr(one, "gnt", None), share=workload.members)
 
 
-def ensemble(workload: Workload, opt: str, **options: Any) -> StepRunner:
+def ensemble(workload: Workload, opt: OptimizerName, **options: Any) -> StepRunner:
     """An ensemble of all members."""
     settings = {name: value for name, value in engine_settings(workload).items() if name != "generator"}
     data = batches(workload, lead=(workload.members,))

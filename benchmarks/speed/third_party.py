@@ -21,7 +21,7 @@ MODULE, PACKAGE = "ccbp_pytorch", "ccbp-pytorch"
 
 def runner(workload: Workload, make_optimizer: Callable[[nn.Module], Any]) -> StepRunner:
     """A plain training loop with a wrapped optimizer."""
-    from ccbp_pytorch import CCBP, find_neuron_configs  # type: ignore[import-not-found]
+    from ccbp_pytorch import CCBP, find_neuron_configs
 
     def wrapped(net: nn.Module) -> Any:
         return CCBP(

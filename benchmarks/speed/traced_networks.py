@@ -23,7 +23,8 @@ class Block(nn.Module):
         query, key, value = (part.view(batch, length, self.heads, -1).transpose(1, 2) for part in parts)
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         x = x + self.project(mixed.transpose(1, 2).reshape(batch, length, width))
-        return x + self.shrink(F.gelu(self.grow(self.norm2(x))))
+        learned: Tensor = self.shrink(F.gelu(self.grow(self.norm2(x))))
+        return x + learned
 
 
 def gpt_blocks(layers: int = 4, width: int = 256) -> nn.Sequential:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 import gnt
+from gnt.names import OptimizerName
 from gnt.optim import CBPSGD, AdamGnT, CBPAdam
 
 from . import gpu_variants, third_party
@@ -95,11 +96,11 @@ def _cbp(optimizer: Any, **options: Any) -> Build:
     return lambda w: loop(w, partial(make, w), steps=steps)
 
 
-def _learner(cls: Any, opt: str, **options: Any) -> Build:
+def _learner(cls: Any, opt: OptimizerName, **options: Any) -> Build:
     return lambda w: learner(w, cls, opt, **options)
 
 
-def _ensemble(opt: str, **options: Any) -> Build:
+def _ensemble(opt: OptimizerName, **options: Any) -> Build:
     return lambda w: ensemble(w, opt, **options)
 
 
@@ -182,7 +183,7 @@ VARIANTS = (
         variant
         for name, make in ((SGD, _sgd), (ADAM, _adam))
         for variant in (
-            Variant(name, lambda w, make=make: loop(w, make), kind=MASKS),
+            Variant(name, partial(loop, make_optimizer=make), kind=MASKS),
             Variant(f"{name} + HAT, first task", _masked(make, gnt.HAT, tasks=1), ((name, "first task"),), kind=MASKS),
             Variant(f"{name} + HAT, third task", _masked(make, gnt.HAT, tasks=3), ((name, "HAT"),), kind=MASKS),
             Variant(

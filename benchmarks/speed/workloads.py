@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gnt.names import LossName
 
 CONVNET, GPT, RESNET = "convnet", "gpt", "resnet18"
 TRACED = (GPT, RESNET)  # their units are found by gnt.trace
@@ -41,7 +45,7 @@ class Workload:
     name: str
     net: tuple[int, ...] | str
     batch: int
-    loss: str = "cross_entropy"
+    loss: LossName = "cross_entropy"
     targets: Mapping[str, float] = field(default_factory=dict)
     kind: str = LOOP
     brief: bool = False
@@ -88,7 +92,7 @@ def _wide(width: int) -> Workload:
     )
 
 
-def _traced(name: str, net: str, batch: int, loss: str) -> Workload:
+def _traced(name: str, net: str, batch: int, loss: LossName) -> Workload:
     targets = {"sgd": 1.02, "adam": 1.02}
     return Workload(name, net, batch, loss, targets=targets, brief=True, maturity=10)
 

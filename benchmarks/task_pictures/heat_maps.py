@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from ..comparison_picture import seeds_in_words
 from ..display import Display
@@ -44,7 +45,7 @@ def draw_heat_maps(results: list[MethodResults], display: Display) -> Figure:
     return figure
 
 
-def _fill(axes: Axes, matrix: list[list[float]], *, first: bool, lowest: bool) -> object:
+def _fill(axes: Axes, matrix: list[list[float]], *, first: bool, lowest: bool) -> AxesImage:
     percent = [[100 * value for value in row] for row in matrix]
     tasks = len(percent)
     axes.grid(visible=False)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from ..comparison_picture import seeds_in_words
 from ..display import Display
 from ..method_styles import COLOURS, LABELS
-from ..plot_layout import LEFT, WIDTH, add_panel, new_figure, text_width
+from ..plot_layout import LEFT, WIDTH, add_panel, choose_ticks, new_figure, text_width
 from ..summary import MethodResults
 from .matrices import Spread, best_of_each, newest_task, old_tasks
 from .point_labels import Box, place_labels
@@ -72,7 +72,7 @@ def _fill(
     axes.set_ylim(*_limits(ys))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:g}%")
-        axis.get_major_locator().set_params(nbins=7)  # type: ignore[attr-defined]
+        choose_ticks(axis, nbins=7)
     axes.tick_params(labelsize=10)
     _label(axes, methods, xs, ys)
 
@@ -108,15 +108,15 @@ def _label(axes: Axes, methods: Sequence[str], xs: Sequence[Spread], ys: Sequenc
         obstacles.append(Box(at[0] - 1.5, at[1] - high, at[0] + 1.5, at[1] + high))
     sizes = [(72 * text_width(LABELS[method], _SIZE, bold=True) + 2, 1.25 * _SIZE) for method in methods]
     whole = Box(3.0, 3.0, 72 * box.width - 3.0, 72 * box.height - 3.0)
-    for method, (x, y), (low_x, low_y, high_x, high_y) in zip(
+    for method, (point_x, point_y), (low_x, low_y, high_x, high_y) in zip(
         methods, points, place_labels(points, sizes, obstacles, whole), strict=True
     ):
         centre = ((low_x + high_x) / 2, (low_y + high_y) / 2)
-        nearest = (min(max(x, low_x), high_x), min(max(y, low_y), high_y))
-        if abs(nearest[0] - x) + abs(nearest[1] - y) > _FAR:
+        nearest = (min(max(point_x, low_x), high_x), min(max(point_y, low_y), high_y))
+        if abs(nearest[0] - point_x) + abs(nearest[1] - point_y) > _FAR:
             axes.plot(
-                [left + x / across, left + nearest[0] / across],
-                [bottom + y / up, bottom + nearest[1] / up],
+                [left + point_x / across, left + nearest[0] / across],
+                [bottom + point_y / up, bottom + nearest[1] / up],
                 color=COLOURS[method],
                 linewidth=0.8,
                 alpha=0.55,

@@ -77,7 +77,7 @@ class LayerReader:
         for parameter in net.parameters():
             parameter.grad = None
         with torch.inference_mode(mode=False), torch.enable_grad():
-            loss_of(net, batch, self._loss)[0].backward()  # type: ignore[no-untyped-call]
+            loss_of(net, batch, self._loss)[0].backward()
         result = []
         for name, weights, size in self._layers:
             total, count = sum(float(w.detach().double().abs().sum()) for w in weights), sum(w.numel() for w in weights)

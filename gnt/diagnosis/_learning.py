@@ -61,7 +61,7 @@ def learn(
         batch = each.to(device)
         optimizer.zero_grad(set_to_none=True)
         value, output = loss_of(net, batch, loss)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         optimizer.step()
         losses.append(value.detach())
         wrong = _share_wrong(output, batch.y)

@@ -81,7 +81,7 @@ class BackwardWatch:
         reference = weakref.ref(param)
         register: Callable[..., RemovableHandle] = param.register_hook
         # the network is saved and copied without this hook, and without a warning about it
-        hook: Any = unserializable_hook(lambda _: self._before_backward(reference()))  # type: ignore[no-untyped-call]
+        hook: Any = unserializable_hook(lambda _: self._before_backward(reference()))
         self._handles.append(register(hook))
 
     def _before_backward(self, param: Tensor | None) -> None:

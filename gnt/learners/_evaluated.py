@@ -22,7 +22,7 @@ class BackwardStart(NamedTuple):
     def backward(self, penalty: Tensor | None = None) -> None:
         """Compute the gradients, with those of a penalty that is added to the loss."""
         if penalty is None or not penalty.requires_grad:
-            self.tensor.backward(self.gradient)  # type: ignore[no-untyped-call]
+            self.tensor.backward(self.gradient)
         else:
             torch.autograd.backward([self.tensor, penalty], [self.gradient, None])
 

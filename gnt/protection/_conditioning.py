@@ -78,7 +78,7 @@ class Conditioning:
 
     def _hang_gradient_hook(self, number: int) -> None:
         if self._form == "gradient":
-            hook: Any = unserializable_hook(self._gradient_hook(number))  # type: ignore[no-untyped-call]
+            hook: Any = unserializable_hook(self._gradient_hook(number))
             register: Callable[..., RemovableHandle] = self.parameters[number].parameter.register_hook
             self._handles.append(register(hook))
 

@@ -47,7 +47,7 @@ class MatrixPenalty(WithStrength):
         with torch.enable_grad():
             penalty = self.penalty()
             if penalty.requires_grad:  # else all weights were frozen later
-                penalty.backward()  # type: ignore[no-untyped-call]
+                penalty.backward()
 
     def _of(self, number: int, matrices: Tensor) -> Tensor:
         """The function of one weight's matrices, (members, outputs, inputs), summed over members."""

@@ -50,7 +50,7 @@ def make_members(make_net: Callable[[], nn.Module], seeds: Iterable[int], *, wit
         raise TypeError(f"seeds must be a list of integers, one for each member, got {wrong[0] if wrong else seeds!r}")
     if not numbers:
         raise ValueError("seeds must hold an integer for at least one member, got none")
-    accelerators = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    accelerators = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=accelerators):
         members = [_make_member(make_net, int(seed), with_engine) for seed in numbers]
     owners: dict[int, Member] = {}

@@ -92,7 +92,7 @@ class StackedNet(nn.Module):
             if read is not None:
                 features.append(read(x))
                 if self.keeps_gradients and x.requires_grad:
-                    x.register_hook(_GradientOf(features[-1], read))  # type: ignore[no-untyped-call]
+                    x.register_hook(_GradientOf(features[-1], read))
             x = layer(x)
         return x, features
 

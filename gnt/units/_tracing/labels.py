@@ -63,7 +63,7 @@ def add_leading_dims(labels: Tensor, ndim: int) -> Tensor:
 
 def broadcast(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Two label tensors broadcast to one shape."""
-    a, b = torch.broadcast_tensors(a, b)  # type: ignore[no-untyped-call]
+    a, b = torch.broadcast_tensors(a, b)
     return a, b
 
 

@@ -115,7 +115,7 @@ class _Gradients(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Recording(TorchDispatchMode):
     """Notes the operators that are called, as nodes; they run on fake tensors."""
 
     def __init__(self, recorder: Recorder) -> None:
