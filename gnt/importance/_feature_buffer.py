@@ -51,7 +51,8 @@ class FeatureBuffer:
         taps: the features of each tap; a group has one tap for each different value that its consumers read.
         gradient_scale: the scale of a GradScaler by which the waiting gradients are larger than those of the loss.
         grad_scaler: a GradScaler that has scaled the loss, also if it does not call the optimizer's step.
-        is_simple: each tap has one layout, and its features are recorded without gradients, in each forward.
+        is_simple: each tap has one layout, and its features are recorded without gradients.
+        may_rest: as given.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class FeatureBuffer:
         grad_scaler: torch.amp.GradScaler | None = None,
         may_rest: bool = False,
     ) -> None:
-        self._may_rest = may_rest
+        self.may_rest = may_rest
         self._groups, self._record, self._gradients = groups, record, gradients
         self._readers = [(group, slot) for group in groups for slot in group.taps]
         self._checked: list[Any] = []  # shape, dtype and device of the features that were checked last
@@ -87,7 +88,7 @@ class FeatureBuffer:
         # consumers of a tap whose input holds the units at other positions than that of its first consumer
         self._other_layouts: list[tuple[int, Slot, TapFeatures]] = []
         self._all_taps = self.taps
-        self.is_simple = not (self._gradients or self._may_rest)
+        self.is_simple = not self._gradients
         if self._closed or not self._record:
             return
         for number, ((group, first), slots) in enumerate(zip(self._readers, consumers, strict=True)):
@@ -110,7 +111,7 @@ class FeatureBuffer:
             group.name,
             several_consumers=several_consumers,
             gradients=bool(self._gradients),
-            rests=(lambda: not group.state.measures_next) if self._may_rest else None,
+            rests=(lambda: not group.state.measures_next) if self.may_rest else None,
         )
 
     def take(self, features: Features | None = None, *, none_is_error: bool = True) -> FeatureBatch:
@@ -136,7 +137,7 @@ class FeatureBuffer:
             return FeatureBatch(self._groups, [[feature] for feature in forward], [*forward])
         taps = self._all_taps
         only_trained = features is None and (self._only_trained or any(map(_TRAINED, taps)))
-        unmeasured, ran = self._resting_groups() if self._may_rest else (_NONE, _NONE)
+        unmeasured, ran = self._resting_groups() if self.may_rest else (_NONE, _NONE)
         if unmeasured and features is None and len(unmeasured) == len(self._groups):
             return self._resting_batch(unmeasured, ran, none_is_error=none_is_error)
         if self._gradients and features is None:
@@ -213,7 +214,7 @@ class FeatureBuffer:
 
     def _like_before(self) -> list[Tensor] | None:
         """The features of the only forward since the last update if they count and are like those checked last."""
-        if self._like_checked is None or not self.is_simple:
+        if self._like_checked is None or not self.is_simple or self.may_rest:
             return None
         features = [tap.only_forward() for tap in self.taps]
         return features if self._like_checked.check(*features) else None  # type: ignore[return-value]
@@ -291,7 +292,7 @@ class FeatureBuffer:
             record=self._record,
             gradients=self._gradients,
             grad_scaler=self.grad_scaler,
-            may_rest=self._may_rest,
+            may_rest=self.may_rest,
         )
         other._only_trained = self._only_trained
         self.close()

@@ -174,7 +174,12 @@ class RunningImportance:
         The network must be the one before, and this the only process.
         """
         repeated, buffer, others = self.evaluator.repeated, self.feature_buffer, self._others
-        if repeated is None or not buffer.is_simple or not repeated.run_recorded(buffer.taps):
+        if repeated is None or not buffer.is_simple:
+            return False
+        if buffer.may_rest and not repeated.is_measured:
+            if not repeated.rest_noted(buffer.taps):
+                return False
+        elif not repeated.run_recorded(buffer.taps):
             return False
         self.absent, others.features_taken = _NO_GROUPS, False
         if others.units:

@@ -75,6 +75,11 @@ class TapFeatures:
         """Note that a forward ran, for an update that does not measure this tap."""
         self._noted = True
 
+    @property
+    def only_noted(self) -> bool:
+        """True if a forward was noted, and none recorded."""
+        return (self._noted_settled or self._noted) and self.pending is None and not self.settled
+
     def take_note(self) -> bool:
         """True if a forward was noted, or recorded by compiled code; forgets all."""
         noted = self._noted or self._noted_settled

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import gnt
+from gnt.importance import FeatureBuffer
 from gnt.optim import CBPSGD, CBPAdam
 from tests.helpers.small_runs import assert_same, mlp, replaced
 
@@ -170,13 +171,23 @@ def forward_without_backward(net: nn.Module, _: torch.optim.Optimizer) -> None:
     net(inputs(50))
 
 
-CHANGES = [None, moved_weight, another_parameter, forward_in_eval_mode, forward_without_backward]
+def backward_of_the_first_group_only(net: nn.Module, _: torch.optim.Optimizer) -> None:
+    net[:3](inputs(50)).square().mean().backward()
 
 
-@settings(max_examples=10, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from([1, 3, 4]), st.sampled_from(CHANGES)), min_size=8, max_size=14))
-def test_steps_like_the_one_before_equal_full_steps_in_any_order(steps: list[tuple[int, Any]]) -> None:
-    runs = [build(kernels=True, maturity_threshold=2) for _ in range(2)]
+CHANGES = [
+    *(None, moved_weight, another_parameter, forward_in_eval_mode, forward_without_backward),
+    backward_of_the_first_group_only,
+]
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from([1, 3, 4]), st.sampled_from(CHANGES)), min_size=8, max_size=14),
+    st.sampled_from([1, 2, 3]),
+)
+def test_steps_like_the_one_before_equal_full_steps_in_any_order(steps: list[tuple[int, Any]], every: int) -> None:
+    runs = [build(kernels=True, maturity_threshold=2, measure_every=every) for _ in range(2)]
     for t, (size, change) in enumerate(steps):
         for number, (net, optimizer, engine) in enumerate(runs):
             if change is not None:
@@ -188,6 +199,33 @@ def test_steps_like_the_one_before_equal_full_steps_in_any_order(steps: list[tup
     (net, _, engine), (other_net, _, other) = runs
     assert_same(engine.state_dict(), other.state_dict())
     assert_same(net.state_dict(), other_net.state_dict())
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_steps_like_the_one_before_take_no_features_one_by_one(every: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, optimizer, engine = build(kernels=True, replacement_rate=0.0, measure_every=every)
+    full_steps = []
+    take = FeatureBuffer.take
+    monkeypatch.setattr(FeatureBuffer, "take", lambda *args, **given: full_steps.append(t) or take(*args, **given))
+    for t in range(1, 13):
+        learn(net, optimizer, inputs(t))
+        engine.step()
+    assert full_steps == [*range(1, every + 1)]
+    assert engine.groups[1].state.age.unique().tolist() == [12]
+
+
+@pytest.mark.parametrize("stop", ["backward", "forward"])
+def test_a_group_that_took_no_part_does_not_age_between_measured_updates(stop: str) -> None:
+    net, optimizer, engine = build(kernels=True, replacement_rate=0.0, measure_every=3)
+    for t in range(1, 7):
+        learn(net, optimizer, inputs(t))
+        engine.step()
+    optimizer.zero_grad()
+    (net[:3] if stop == "forward" else net)(inputs(7)).square().mean().backward()
+    if stop == "backward":
+        net[2].weight.grad = net[4].weight.grad = None
+    engine.step()
+    assert [group.state.age.unique().tolist() for group in engine.groups] == [[7], [6]]
 
 
 def test_a_step_like_the_one_before_with_values_that_are_not_finite_changes_nothing() -> None:

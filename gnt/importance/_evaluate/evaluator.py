@@ -134,7 +134,7 @@ class Evaluator:
         Raises:
             FloatingPointError: features or weights that are not finite (checked on the CPU only).
         """
-        self.absent, self._absent_taps, self.repeated = features.absent, {}, None
+        self.absent, self._absent_taps = features.absent, {}
         if shared_signals:
             self.absent = frozenset(i for i, each in enumerate(shared_signals) if not each.takes_part)
         self.resting, self._not_measured = features.resting, self.absent
@@ -143,6 +143,7 @@ class Evaluator:
             self._not_measured = self.absent | self.resting
             if features.all_unmeasured:
                 return
+        self.repeated = None
         if self._product:
             self._evaluate(features, make_signals, shared_signals)
             return

@@ -1,5 +1,8 @@
 """RepeatedUpdate: an update like the one before, by one call of a kernel, without checks that cannot have changed.
 
+With ``measure_every`` > 1, the update before is the last one that was measured. The updates in between, in which units
+only age, are repeated in the same way.
+
 What the checks of a full update look at is compared with that of the update before: layouts of features and weights,
 addresses of weights, the tensors that modules and states hold, and the numbers of updates. If anything differs, or a
 value is not finite, nothing is changed and a full update follows.
@@ -11,7 +14,7 @@ from array import array
 from collections.abc import Sequence
 from functools import partial
 from itertools import repeat
-from operator import attrgetter, is_
+from operator import attrgetter, is_, is_not
 from typing import Any
 
 import torch
@@ -24,6 +27,7 @@ from gnt.importance._tap_features import TapFeatures
 
 _ADDRESS = Tensor.data_ptr
 _UPDATES, _UTILITY = attrgetter("updates"), attrgetter("utility")
+_GRADIENT, _ONLY_NOTED = attrgetter("grad"), attrgetter("only_noted")
 
 
 class RepeatedUpdate:
@@ -43,6 +47,7 @@ class RepeatedUpdate:
         self._holders = [means.module._parameters for _, means in located]
         self._addresses = [*map(_ADDRESS, self._weights)]
         self._layouts = layout_check([*features, *self._weights])
+        self._weight_layouts = layout_check(self._weights)
         # the kernel's records, with the places that differ from update to update
         self._groups, self._feature_places = evaluation.groups, range(0, GROUP * len(features), GROUP)
         self._records = evaluation.weights
@@ -63,15 +68,8 @@ class RepeatedUpdate:
         Args:
             features: one for each group, or None for those without.
         """
-        states, weights = self._states, self._weights
-        before: int = states[0].updates
-        if not (
-            self._layouts.check(*features, *weights)
-            and [*map(_ADDRESS, weights)] == self._addresses
-            and all(map(is_, map(dict.get, self._holders, repeat("weight")), weights))
-            and all(map(is_, map(_UTILITY, states), self._utilities))
-            and [*map(_UPDATES, states)].count(before) == len(states)
-        ):
+        states, before = self._states, self._states[0].updates
+        if not (self._layouts.check(*features, *self._weights) and self._is_the_same_network(before)):
             return False
         for place, feature in zip(self._feature_places, features, strict=True):
             self._groups[place] = feature.data_ptr()
@@ -81,6 +79,42 @@ class RepeatedUpdate:
         if not self._finite[0]:
             return False
         for state in states:
+            state.updates = before + 1
+        return True
+
+    def _is_the_same_network(self, updates: int) -> bool:
+        """True if weights and states are the same tensors in the same places, and the states have made ``updates``."""
+        states, weights = self._states, self._weights
+        return (
+            [*map(_ADDRESS, weights)] == self._addresses
+            and all(map(is_, map(dict.get, self._holders, repeat("weight")), weights))
+            and all(map(is_, map(_UTILITY, states), self._utilities))
+            and [*map(_UPDATES, states)].count(updates) == len(states)
+        )
+
+    @property
+    def is_measured(self) -> bool:
+        """True if the next update is measured."""
+        return self._states[0].measures_next
+
+    def rest_noted(self, taps: Sequence[TapFeatures]) -> bool:
+        """Make an update that is not measured; False, and nothing is changed, if a full one is necessary.
+
+        It is necessary unless a forward was noted for each tap, and all weights have gradients: otherwise some groups
+        may take no part.
+        """
+        weights, before = self._weights, self._states[0].updates
+        if not (
+            weights
+            and all(map(_ONLY_NOTED, taps))
+            and all(map(is_not, map(_GRADIENT, weights), repeat(None)))
+            and self._weight_layouts.check(*weights)
+            and self._is_the_same_network(before)
+        ):
+            return False
+        for tap in taps:
+            tap.forget()
+        for state in self._states:
             state.updates = before + 1
         return True
 
