@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from gnt._utils.dynamo import not_compiled
 from gnt._utils.optimizer_hooks import register_hooks, require_hooks, unused_key
-from gnt.importance import FeatureBuffer, GroupWatches, step_was_skipped
+from gnt.importance import FeatureBuffer, GroupWatches, WeightMeans, step_was_skipped
 from gnt.replacement._checkpoint import CheckedState
 from gnt.replacement._followers import shared_units
 from gnt.replacement.no_features_warning import WARN_AFTER, warn_without_features
@@ -41,6 +41,10 @@ class AttachableEngine(Protocol):
     @property
     def optimizer(self) -> Optimizer | None:
         """The engine's optimizer."""
+
+    @property
+    def weight_means(self) -> Mapping[int, WeightMeans]:
+        """Where an optimizer can store the means of |w|, by the id of the weight."""
 
     def is_followed_by(self, other: object) -> bool:
         """True if the other takes part in the replacements of this engine."""
@@ -101,6 +105,8 @@ class OptimizerHooks:
         self._watches: GroupWatches | None = None
         self._steps_without_features = 0
         self._checked = False  # the structure, before the step that is running
+        # of an AdamGnT, whose kernel can compute the means of |w| for the engine while w is in the cache
+        self._write_means: Callable[..., None] | None = getattr(optimizer, "write_weight_means", None)
         self.watch_backward()  # first, so that no hook of the optimizer is left behind if it fails
         self._handles = register_hooks(
             optimizer,
@@ -168,6 +174,8 @@ class OptimizerHooks:
             handle.remove()
         if self._watches is not None:
             self._watches.remove()
+        if self._write_means is not None:
+            self._write_means(None)
         _active_hooks.discard(self)
 
     def stop(self, group: str, successor: str) -> None:
@@ -193,6 +201,12 @@ class OptimizerHooks:
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self.engine.check_structure()
         self._checked = True
+        if self._write_means is not None and self._is_first_after_step(optimizer):
+            self._write_means(self.engine.weight_means)
+
+    def _is_first_after_step(self, optimizer: Optimizer) -> bool:
+        """True if no other hook can change weights between the optimizer's step and the engine's."""
+        return _owner(next(iter(optimizer._optimizer_step_post_hooks.values()))) is self
 
     @not_compiled
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gnt.optim import CBPSGD, CBPAdam, CBPAdamW
+from gnt import GnT
+from gnt.optim import CBPSGD, AdamGnT, CBPAdam, CBPAdamW
 from tests.helpers.small_runs import mlp
 
 WIDTHS = (20, 70, 130, 67, 3)  # more rows than one chunk, and not a multiple of the vector length
@@ -66,6 +67,40 @@ def test_fused_means_equal_the_means_of_the_weights(
                     torch.testing.assert_close(actual, expected)
     assert compared > 10
     assert sum(group.state.replaced for group in optimizer.gnt.groups) > 10
+
+
+def test_adam_gnt_computes_the_means_of_an_attached_engine_until_it_is_closed() -> None:
+    runs = []
+    for attached in (True, False):
+        net = mlp(*WIDTHS)
+        optimizer = AdamGnT(net.parameters(), lr=0.01, kernels=True)
+        engine = GnT(net, optimizer, kernels=True, replacement_rate=0.0)
+        runs.append((net, optimizer, engine.attach() if attached else engine))
+    for t in range(5):
+        for net, optimizer, engine in runs:
+            train(optimizer, net, range(t, t + 1))
+            if engine is runs[1][2]:
+                engine.step()
+    for group, other in zip(runs[0][2].groups, runs[1][2].groups, strict=True):
+        torch.testing.assert_close(group.state.utility, other.state.utility)
+    net, optimizer, engine = runs[0]
+    versions = [means.version for means in engine.weight_means.values()]
+    assert versions == [means.module.weight._version for means in engine.weight_means.values()]
+    engine.close()
+    train(optimizer, net, range(5, 6))
+    assert [means.version for means in engine.weight_means.values()] == versions
+
+
+def test_adam_gnt_computes_no_means_if_a_hook_before_the_engine_may_change_weights() -> None:
+    net = mlp(4, 6, 2)
+    optimizer = AdamGnT(net.parameters(), lr=0.01, kernels=True)
+    optimizer.register_step_post_hook(lambda *_: net[2].weight.data.mul_(2))
+    engine = GnT(net, optimizer, kernels=True, utility="weight", replacement_rate=0.0, decay_rate=0.0).attach()
+    for t in range(3):
+        net.zero_grad()
+        net(torch.randn(8, 4, generator=torch.Generator().manual_seed(t))).square().mean().backward()
+        optimizer.step()
+        torch.testing.assert_close(engine.groups[0].state.utility, mean_magnitudes(net[2].weight)[1])
 
 
 @pytest.mark.parametrize("kind", [CBPSGD, CBPAdam])
