@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gnt.importance._tap_features import TapFeatures
 from gnt.units import CONV_LAYERS, Slot, UnitGroup
 
 Readers = Sequence[tuple[UnitGroup, Slot]]
@@ -87,6 +88,23 @@ def check_feature(value: Any, group: UnitGroup, slot: Slot) -> None:
         )
     if value.device != weight.device:
         raise ValueError(f"features of group {name!r} must be on {weight.device}, got {value.device}")
+
+
+def check_gradients(taps: Sequence[TapFeatures], measure: str) -> None:
+    """Raise RuntimeError, and keep what was recorded, if there cannot be the gradients that the measure reads."""
+    compiled = next((tap.group for tap in taps if tap.compiled), None)
+    if compiled is not None:
+        raise RuntimeError(
+            f"{measure!r} reads gradients of features, and code compiled by torch.compile records none, as that of the "
+            f"consumer of group {compiled!r}: do not compile this network, or choose a measure that reads no gradients "
+            "of features"
+        )
+    waiting = [tap for tap in taps if tap.waiting]
+    if waiting and not any(tap.trained or tap.unmarked for tap in waiting):
+        raise RuntimeError(
+            f"{measure!r} reads gradients of features, and no backward of a loss has reached the features of group "
+            f"{waiting[0].group!r}: run the backward before the update"
+        )
 
 
 def check_measured(value: Any, group: UnitGroup, utility: str) -> None:
