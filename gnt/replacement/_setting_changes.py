@@ -78,12 +78,11 @@ class ChangeableSettings(EngineSettings):
     def _change_decay_rate(self, decay_rate: float) -> None:
         """Corrected averages stay the same at the change."""
         for state in (group.state for group in self.groups):
-            before = state.correction(state.measured_age)
+            before, features_before = state.correction(state.measured_age), state.correction(state.feature_age)
             vars(state)["decay_rate"] = decay_rate
-            scale = state.correction(state.measured_age) / before
-            state.mean_features.mul_(scale)
+            state.mean_features.mul_(state.correction(state.feature_age) / features_before)
             if state.corrected:
-                state.utility.mul_(scale)
+                state.utility.mul_(state.correction(state.measured_age) / before)
         self.importance.rebuild()
 
     def choose_inits(self, init: Init, bias_init: str) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 import gnt
 from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, make_run, mlp, train
+from tests.helpers.tasks_in_turn import TasksInTurn
 
 RUNNING = {"replacement_rate": 0.2, "maturity_threshold": 3, "decay_rate": 0.9, "init": "kaiming", "accumulate": True}
 REFUSED = [
@@ -88,6 +89,23 @@ def test_a_new_decay_rate_keeps_the_corrected_averages_and_then_acts(utility):
     feature = torch.rand(4, 8)
     engine.update([feature, torch.rand(4, 6)])
     torch.testing.assert_close(state.mean_feature, feature.mean(0))  # the latest value is all that is left
+
+
+def test_a_new_decay_rate_keeps_the_corrected_means_of_a_tap_that_missed_updates():
+    net = TasksInTurn()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    engine = gnt.GnT(net.groups((0, 3)), optimizer, **{**RUNNING, "replacement_rate": 0.0})
+    for t in range(6):
+        optimizer.zero_grad()
+        net(torch.randn(8, 4, dtype=torch.float64), (0, 3) if t % 3 == 0 else (0,)).square().mean().backward()
+        optimizer.step()
+        engine.step()
+    state = engine.groups[0].state
+    assert state.missed is not None
+    assert state.missed.tolist() == [[0] * 7, [4] * 7, [4] * 7]
+    before = state.corrected_utility.clone(), state.corrected_mean_features.clone()
+    engine.decay_rate = 0.5
+    torch.testing.assert_close((state.corrected_utility, state.corrected_mean_features), before)
 
 
 def test_a_new_generator_makes_all_draws():
