@@ -102,6 +102,8 @@ def compile_library(instructions: str, folder: Path) -> Path:
         target = Path(work, library_name(instructions))
         calls = [*FLAGS, str(SOURCE / "python_calls.c")]
         _run(Path(work), [*compiler, *calls, *objects, *LINK, "-o", str(target)])
+        with target.open("r+b") as written:
+            os.fsync(written.fileno())  # otherwise a crash of the machine may leave a part of it under the final name
         return target.replace(folder / target.name)
 
 

@@ -45,6 +45,19 @@ def test_several_processes_may_compile_at_once_into_one_folder(new_cache):
     assert "sgd_double" in library._load(made[0], own_instructions()).kernels
 
 
+def test_a_library_is_on_the_disk_before_it_gets_its_name(new_cache, monkeypatch):
+    new_cache.mkdir()
+    fsync, written = os.fsync, []
+
+    def record(descriptor: int) -> None:
+        fsync(descriptor)
+        written.append((os.fstat(descriptor).st_ino, [*new_cache.glob("kernels*")]))
+
+    monkeypatch.setattr(os, "fsync", record)
+    made = compiler.compile_library(own_instructions(), new_cache)
+    assert written == [(made.stat().st_ino, [])]
+
+
 def test_a_library_is_compiled_once_and_anew_when_sources_flags_or_compiler_change(new_cache, monkeypatch):
     monkeypatch.chdir(new_cache.parent)
     monkeypatch.setenv("GNT_CACHE", new_cache.name)
