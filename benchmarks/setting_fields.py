@@ -12,7 +12,15 @@ from typing import Any
 from .value_checks import BELOW_ONE, NOT_NEGATIVE, POSITIVE, SHARE, Check, one_of, utility_name, whole
 
 
-def setting(default: Any, help: str, check: Check, methods: Iterable[str] = (), *, tuning: bool = False) -> Any:
+def setting(
+    default: Any,
+    help: str,
+    check: Check,
+    methods: Iterable[str] = (),
+    *,
+    tuning: bool = False,
+    only_speed: bool = False,
+) -> Any:
     """A field of a settings dataclass.
 
     Args:
@@ -21,8 +29,15 @@ def setting(default: Any, help: str, check: Check, methods: Iterable[str] = (), 
         check: text -> value; raises argparse.ArgumentTypeError that says what is allowed.
         methods: methods that it affects; empty: all.
         tuning: whether it belongs to the tuning of a method, as opposed to the problem that all methods are given.
+        only_speed: whether it changes how results are computed and not what they are, up to rounding.
     """
-    metadata = {"help": help, "check": check, "methods": tuple(methods), "tuning": tuning}
+    metadata = {
+        "help": help,
+        "check": check,
+        "methods": tuple(methods),
+        "tuning": tuning,
+        "only_speed": only_speed,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -36,7 +51,8 @@ _STEP_BY_STEP = (  # they act between the learner's backward and the next step, 
 def compiled(methods: Iterable[str]) -> Any:
     """The field ``compile``, for those of the ``methods`` whose whole step can be compiled."""
     methods = [method for method in methods if method not in _STEP_BY_STEP]
-    return setting("no", "run each step as one compiled graph: yes or no", one_of("yes", "no"), methods, tuning=True)
+    help = "run each step as one compiled graph: yes or no"
+    return setting("no", help, one_of("yes", "no"), methods, tuning=True, only_speed=True)
 
 
 def lr(default: float) -> Any:

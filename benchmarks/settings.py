@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -105,6 +106,21 @@ class BaseSettings:
             for field in dataclasses.fields(self)
             if self.affects(field.name, method) and tuning in (None, field.metadata["tuning"])
         }
+
+    @classmethod
+    def distinguishing(cls, own: Values, others: Iterable[Values]) -> Values:
+        """The settings of ``own`` that differ in any of ``others``, for a label.
+
+        A setting that only changes the speed is named only where no other setting tells two of them apart.
+
+        Args:
+            own: settings of a method, as `affecting` returns them.
+            others: further settings of this method; those that equal ``own`` do not count.
+        """
+        differing = [{name for name in own if other.get(name) != own[name]} for other in others]
+        only_speed = {name for name in own if cls.field(name).metadata["only_speed"]}
+        named = {name for names in differing for name in (names - only_speed or names)}
+        return {name: value for name, value in own.items() if name in named}
 
     def non_default(self, method: str) -> Values:
         """Those of `affecting` that differ from the defaults of the default size."""

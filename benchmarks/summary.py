@@ -203,8 +203,7 @@ def run_labels(runs: Sequence[Run]) -> dict[Run, str]:
         seen.setdefault(run.method, []).append(run.settings.affecting(run.method))
     found = {}
     for run in runs:
-        own, others = run.settings.affecting(run.method), seen[run.method]
-        differing = {name: value for name, value in own.items() if any(other[name] != value for other in others)}
+        differing = run.settings.distinguishing(run.settings.affecting(run.method), seen[run.method])
         found[run] = ", ".join(filter(None, [LABELS[run.method], settings_text(differing)]))
     return found
 

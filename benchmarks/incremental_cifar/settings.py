@@ -58,7 +58,7 @@ class Settings(BaseSettings):
         "what is reset at the start of each stage: nothing, the head, or the network (training from scratch)",
         value_checks.one_of(*RESETS),
     )
-    device: str = setting("cpu", "cpu or cuda", value_checks.one_of("cpu", "cuda"))
+    device: str = setting("cpu", "cpu or cuda", value_checks.one_of("cpu", "cuda"), only_speed=True)
     lr: float = setting_fields.lr(0.1)
     momentum: float = setting(0.9, "momentum of SGD", value_checks.BELOW_ONE)
     weight_decay: float = setting_fields.weight_decay(5e-4, "backprop", "continual_backprop")

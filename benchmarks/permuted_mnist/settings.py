@@ -85,7 +85,7 @@ class Settings(BaseSettings):
         tuning=True,
     )
     compile: str = setting_fields.compiled(METHODS)
-    device: str = setting("cpu", "cpu or cuda", value_checks.one_of("cpu", "cuda"))
+    device: str = setting("cpu", "cpu or cuda", value_checks.one_of("cpu", "cuda"), only_speed=True)
     lr: float = setting_fields.lr(1e-4)
     beta1: float = setting(0.0, "Adam's decay rate of the mean gradient", value_checks.BELOW_ONE, tuning=True)
     beta2: float = setting(0.99, "Adam's decay rate of the mean squared gradient", value_checks.BELOW_ONE, tuning=True)

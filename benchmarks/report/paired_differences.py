@@ -143,7 +143,7 @@ def _cell(own: Difference, p: float, metric: Metric) -> str:
 def _name(result: MethodResults, results: Sequence[MethodResults]) -> str:
     """The method, with the settings in which results of this method differ."""
     others = [tuning(other) for other in results if other.method == result.method]
-    own = {k: v for k, v in tuning(result).items() if any(other.get(k) != v for other in others)}
+    own = result.settings.distinguishing(tuning(result), others)
     return LABELS[result.method] + (f" ({settings_text(own)})" if own else "")
 
 

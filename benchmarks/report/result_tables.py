@@ -189,7 +189,7 @@ def _from_to(result: MethodResults, here: Sequence[MethodResults], display: Disp
         return "diverged"
     first, last = first_and_last(result, display)
     others = [tuning(other) for other in here if other.method == result.method]
-    own = {k: v for k, v in tuning(result).items() if any(other.get(k) != v for other in others)}
+    own = result.settings.distinguishing(tuning(result), others)
     label = f"{settings_text(own)}: " if own else ""
     end = interval_text(last, display.main)
     return f"{label}{display.main.text(first.mean)} → {f'**{end}**' if bold else end}"

@@ -13,7 +13,7 @@ from benchmarks.comparison_table import comparison_table
 from benchmarks.display import DEAD, Display, Metric
 from benchmarks.picture_headline import headline
 from benchmarks.run_plan import RunPlan
-from benchmarks.summary import MethodResults, estimate, first_and_last, results_of
+from benchmarks.summary import MethodResults, estimate, first_and_last, results_of, run_labels
 
 DISPLAY = Display(
     x="task",
@@ -48,6 +48,28 @@ def found(tmp_path: Path) -> list[MethodResults]:
             )
         run.record.end()
     return results_of(runs)
+
+
+def labels_of(folder: Path, **settings: tuple[str, str]) -> list[str]:
+    """The labels of runs with the first values and with the second."""
+    runs = [
+        run
+        for values in zip(*settings.values(), strict=True)
+        for run in RunPlan(
+            "random_label_mnist", ("continual_backprop",), None, dict(zip(settings, values, strict=True)), {}, (0,)
+        ).runs(folder)
+    ]
+    labels = run_labels(runs)
+    return [labels[run] for run in runs]
+
+
+def test_labels_name_what_only_changes_the_speed_only_where_nothing_else_differs(tmp_path: Path) -> None:
+    both = labels_of(tmp_path, compile=("yes", "no"), utility=("contribution", "gradient"))
+    assert both == ["continual backprop, utility contribution", "continual backprop, utility gradient"]
+    assert labels_of(tmp_path, compile=("yes", "no")) == [
+        "continual backprop, compile yes",
+        "continual backprop, compile no",
+    ]
 
 
 @pytest.mark.parametrize("n", [2, 3, 10, 30])
