@@ -69,8 +69,10 @@ class ProgressiveNet(nn.Module):
         check_positive(in_features=in_features, **{f"hidden[{i}]": width for i, width in enumerate(hidden)})
         if adapter not in ADAPTERS:
             raise ValueError(f"adapter must be one of {', '.join(ADAPTERS)}, got {adapter!r}")
-        if not callable(activation):
-            raise TypeError(f"activation must be a function that makes a module, got {activation!r:.60}")
+        if isinstance(activation, nn.Module) or not callable(activation):
+            raise TypeError(
+                f"activation must be a function that makes a module, such as torch.nn.ReLU, got {activation!r:.60}"
+            )
         self.widths, self.activation, self.adapter = (in_features, *hidden), activation, adapter
         self.columns = nn.ModuleList()
 

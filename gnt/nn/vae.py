@@ -38,6 +38,7 @@ class VAE(nn.Module):
         activation: makes the module after each hidden layer.
 
     Raises:
+        TypeError: an activation that is no class of modules.
         ValueError: a number that is not an integer >= 1, an unknown likelihood, or a scale out of range.
 
     Shape:
@@ -65,8 +66,8 @@ class VAE(nn.Module):
         sizes = tuple(shape) if isinstance(shape, Sequence) and not isinstance(shape, str) else (shape,)
         if isinstance(hidden, str) or not isinstance(hidden, Sequence):
             raise ValueError(f"hidden must be a list with the number of units of each hidden layer, got {hidden!r}")
-        if not callable(activation):
-            raise TypeError(f"activation must be a class of modules, got {activation!r:.60}")
+        if isinstance(activation, nn.Module) or not callable(activation):
+            raise TypeError(f"activation must be a class of modules, such as torch.nn.ReLU, got {activation!r:.60}")
         check_positive(**{f"shape[{i}]": size for i, size in enumerate(sizes)}, latent=latent)
         check_positive(**{f"hidden[{i}]": width for i, width in enumerate(hidden)})
         if likelihood not in LIKELIHOODS:
@@ -130,9 +131,13 @@ class VAE(nn.Module):
         """Return ``decode(z)`` for n draws of z from the prior, (n, *shape); the Gaussian's noise is not added.
 
         Args:
-            n: number of samples.
+            n: number of samples, >= 1.
             generator: for the draws, on the module's device; None: torch's global generator.
+
+        Raises:
+            ValueError: ``n`` is not an integer >= 1.
         """
+        check_positive(n=n)
         like = self.moments.weight
         return self.decode(torch.randn(n, self.latent, generator=generator, device=like.device, dtype=like.dtype))
 

@@ -225,7 +225,7 @@ class GatedNetwork(nn.Module):
     def _number(self, task: Any) -> int:
         known = [*self.tasks, *([self.task] if self._open else [])]
         if not is_task_id(task) or task not in known:
-            raise ValueError(f"task must be one of {known} or None, got {task!r}")
+            raise ValueError(f"task must be one that has begun ({known}) or None, got {task!r}")
         return known.index(task)
 
     def _is_training(self) -> bool:

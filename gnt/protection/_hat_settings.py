@@ -133,7 +133,8 @@ def check_groups(net: Any, groups: Any) -> tuple[UnitGroup, ...]:
         )
     found = tuple(groups) if isinstance(groups, (list, tuple)) else ()
     if not found or not all(isinstance(group, UnitGroup) for group in found):
-        raise TypeError(f"groups must be the unit groups of gnt.trace or gnt.walk, got {groups!r:.80}")
+        given = type(groups).__name__ if isinstance(groups, nn.Module) else f"{groups!r:.80}"
+        raise TypeError(f"groups must be the unit groups of gnt.trace or gnt.walk, got {given}")
     modules = set(net.modules())
     for number, group in enumerate(found):
         missing = [slot.name for slot in group.slots if slot.module not in modules]

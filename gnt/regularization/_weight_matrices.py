@@ -50,7 +50,10 @@ def select_matrices(given: ModuleOrParameters, method: str) -> tuple[list[str], 
         names, weights = select_parameters(given if isinstance(given, (Tensor, Iterable)) else [given], method)
     flat = [name for name, weight in zip(names, weights, strict=True) if weight.ndim < 2]
     if flat:
-        raise ValueError(f"{method} takes weights with two dimensions or more, and {', '.join(flat)} has fewer")
+        raise ValueError(
+            f"{method} takes a network, or a list of weights with two dimensions or more; "
+            f"fewer has item {', '.join(flat)}"
+        )
     empty = [name for name, weight in zip(names, weights, strict=True) if not weight.numel()]
     if empty:
         raise ValueError(f"{method} takes weights with at least one element, and {', '.join(empty)} has none")

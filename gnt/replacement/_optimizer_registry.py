@@ -42,7 +42,9 @@ def register_state_reset(optimizer_class: type[Optimizer], resets: Mapping[str, 
     >>> gnt.register_state_reset(Signum, {"momentum_buffer": 0.0})
     """
     if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, Optimizer)):
-        raise TypeError(f"optimizer_class must be a subclass of torch.optim.Optimizer, got {optimizer_class!r}")
+        given = type(optimizer_class).__name__ if isinstance(optimizer_class, Optimizer) else f"{optimizer_class!r:.80}"
+        instance = ", an optimizer; pass its class" if isinstance(optimizer_class, Optimizer) else ""
+        raise TypeError(f"optimizer_class must be a subclass of torch.optim.Optimizer, got {given}{instance}")
     if not isinstance(resets, Mapping):
         raise TypeError(f"resets must be a mapping of state keys to initial values, got {type(resets).__name__}")
     for key, value in resets.items():

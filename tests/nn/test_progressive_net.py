@@ -103,12 +103,16 @@ def test_a_new_column_has_the_device_and_dtype_of_the_others():
         (lambda net: gnt.ProgressiveNet(4, []), "hidden must be a list"),
         (lambda net: gnt.ProgressiveNet(4, [3, 0]), r"hidden\[1\] must be an integer >= 1, got 0"),
         (lambda net: gnt.ProgressiveNet(4, [3], adapter="x"), "adapter must be one of linear, nonlinear, got 'x'"),
+        (
+            lambda net: gnt.ProgressiveNet(4, [3], activation=nn.ReLU()),
+            r"function that makes a module, .* got ReLU\(\)",
+        ),
     ],
 )
 def test_errors_change_nothing(call, message):
     net = build(2)
     before = copy.deepcopy(dict(net.state_dict()))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         call(net)
     assert_same(dict(net.state_dict()), before)
     assert all(parameter.requires_grad for parameter in net.columns[1].parameters())

@@ -68,7 +68,11 @@ def test_wrong_settings_and_inputs_are_refused():
     ]:
         with pytest.raises(ValueError, match=message):
             gnt.VAE(*arguments, **settings)
+    with pytest.raises(TypeError, match=r"activation must be a class of modules, such as torch.nn.ReLU, got ReLU\(\)"):
+        gnt.VAE(4, activation=nn.ReLU())
     vae = gnt.VAE(4, [8], 2, activation=nn.Tanh)
+    with pytest.raises(ValueError, match="n must be an integer >= 1, got -1"):
+        vae.sample(-1)
     assert isinstance(vae.encoder[1], nn.Tanh)
     with pytest.raises(ValueError, match=r"x must have the shape \(batch, 4\), got \(3, 5\)"):
         vae.loss(torch.rand(3, 5))

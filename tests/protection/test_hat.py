@@ -639,6 +639,7 @@ def test_a_learner_begins_and_ends_tasks():
         ({"embedding_clamp": 0}, "embedding_clamp must be a finite number > 0"),
         ({"protection": "hard"}, "protection must be Hard"),
         ({"groups": []}, "groups must be the unit groups"),
+        ({"groups": mlp()}, "of gnt.trace or gnt.walk, got Sequential$"),
         ({"groups": gnt.walk(mlp())}, "is not of this model"),
         ({"idle": 1}, "idle must be True or False"),
     ],

@@ -115,8 +115,10 @@ def test_errors_name_the_argument(method: Any) -> None:
     net = make_net()
     with pytest.raises(ValueError, match="strength must be a finite number >= 0, got -1"):
         method(net, -1.0)
-    with pytest.raises(ValueError, match="takes weights with two dimensions or more, and 1 has fewer"):
+    with pytest.raises(ValueError, match="or a list of weights with two dimensions or more; fewer has item 1"):
         method([net[0].weight, net[0].bias], 1.0)
+    with pytest.raises(ValueError, match=r"takes a network, or a list .*; fewer has item 1, 2, 3, 5, 7"):
+        method(net.parameters(), 1.0)
     with pytest.raises(ValueError, match="found no linear or convolution layer to be trained in ReLU"):
         method(nn.ReLU(), 1.0)
     with pytest.raises(TypeError, match="takes a module"):

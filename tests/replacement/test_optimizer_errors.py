@@ -199,6 +199,7 @@ def test_resets_registered_for_a_subclass_override_its_parents():
         (Sign, {"average": torch.zeros(2)}, "initial value of 'average'"),
         (nn.Linear, {}, "must be a subclass of torch.optim.Optimizer, got <class .*Linear"),
         ("Sign", {}, "must be a subclass of torch.optim.Optimizer, got 'Sign'"),
+        (torch.optim.SGD([torch.ones(1)]), {}, "of torch.optim.Optimizer, got SGD, an optimizer; pass its class"),
         (Sign, {"average": float("nan")}, "initial value of 'average' must be a number .* got nan"),
         (Sign, {0: 1.0}, "keys of resets must be names of state keys, got 0"),
     ],
