@@ -10,7 +10,7 @@ With ``compile=True`` the whole step of a learner is one compiled graph.
 
 from gnt.learners._loss_and_optimizer import Loss, find_loss
 from gnt.learners._methods import Methods
-from gnt.learners._training_step import Step
+from gnt.learners._step_result import Step
 from gnt.learners.backprop import Backprop
 from gnt.learners.continual_backprop import ContinualBackprop
 from gnt.learners.ensemble import Ensemble, EnsembleGnT, MemberLinear, MemberNorm, StackedNet

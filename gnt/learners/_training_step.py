@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import math
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gnt._utils.caller_instruction import number_of_targets
 from gnt.importance import ENGINE_UNCHANGED, FeatureBatch
 from gnt.learners._evaluated import BackwardStart, Evaluated, check_loss
 from gnt.learners._loss_and_optimizer import Loss
 from gnt.learners._methods import Methods
 from gnt.learners._step_backup import StepBackup
+from gnt.learners._step_result import Step
 from gnt.optim import LearnerStep
 from gnt.replacement import AttachableEngine, CBPLayer, GnT, attached_engines, unwrap_optimizer
 
@@ -35,34 +34,6 @@ OPTIMIZER_HAS_STEPPED = (
     "the optimizer has stepped, so weights, running statistics and optimizer state are new; ages and utilities are "
     "unchanged. Load an earlier state, and look at the step size"
 )
-
-
-_UNPACKED = "loss, output, replaced = learn(x, y), for every loss; see docs/from_loss_of_plasticity.md"
-
-
-class Step(NamedTuple):
-    """Result of one call of `learn`.
-
-    Attributes:
-        loss: the loss before the update, 0-d and detached, without the penalties of methods.
-        output: the network's output before the update, detached.
-        replaced: indices of the units replaced after the update, one int64 tensor for each unit group: of the learner's
-            engine, then of engines attached to the optimizer (`CBPSGD`, `GnT.attach`), then of `CBPLinear` and
-            `CBPConv` layers, then of methods that replace units (`ReDo`).
-    """
-
-    loss: Tensor
-    output: Tensor
-    replaced: list[Tensor]
-
-    def __iter__(self) -> Iterator[Any]:
-        if number_of_targets(sys._getframe(1)) == 2:
-            raise ValueError(f"learn returns three values, {_UNPACKED}")
-        return tuple.__iter__(self)
-
-    def __getattr__(self, name: str) -> Any:
-        of_tensors = f": learn returns {_UNPACKED}" if not name.startswith("_") and hasattr(Tensor, name) else ""
-        raise AttributeError(f"Step has no attribute {name}{of_tensors}")
 
 
 class TrainingStep:

@@ -17,7 +17,8 @@ from gnt.learners._compile import CompiledSteps
 from gnt.learners._loss_and_optimizer import OPTIMIZERS, Loss, check_needs_no_closure, find_loss, find_optimizer
 from gnt.learners._methods import Methods
 from gnt.learners._optimizer_options import OptimizerOptions
-from gnt.learners._training_step import Step, TrainingStep
+from gnt.learners._step_result import Step
+from gnt.learners._training_step import TrainingStep
 from gnt.names import LossName, OptimizerName
 
 _OPTIONS = ("lr", *OptimizerOptions.__annotations__)

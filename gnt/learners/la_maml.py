@@ -16,7 +16,8 @@ from gnt.learners._learned_rates import LearnedRates
 from gnt.learners._look_ahead import look_ahead_loss
 from gnt.learners._loss_and_optimizer import Loss, find_loss
 from gnt.learners._methods import Methods
-from gnt.learners._training_step import Step, TrainingStep
+from gnt.learners._step_result import Step
+from gnt.learners._training_step import TrainingStep
 from gnt.learners.backprop import Backprop
 from gnt.names import LossName
 from gnt.replay import ReplayBuffer

@@ -17,6 +17,7 @@ _kernel_replacement, _triton_replacement
                             (_replacement_tasks: what they write; _triton_plan)
 _soft_replacement           (settings: _soft_settings) all units moved a little instead of a few replaced (soft)
 _setting_changes            settings assigned to a running engine
+_protect_setting            what ``protect`` accepts
 _protection                 units that are never replaced, as told by the objects in ``protect``
 _top_units                  units that are held because of their importance (_long_term_importance), and learn more
                             slowly (_slowed_learning)
@@ -36,7 +37,7 @@ from gnt.replacement._config import ENGINE_SETTINGS, EngineSettings
 from gnt.replacement._element_state import ElementStateReset
 from gnt.replacement._followers import Follower
 from gnt.replacement._optimizer_hooks import AttachableEngine, attached_engines
-from gnt.replacement._protection import Protect, Protector
+from gnt.replacement._protect_setting import Protect, Protector
 from gnt.replacement._renewal import describe_renewal, lifetime, replaced_per_update
 from gnt.replacement._soft_settings import SoftReplacement
 from gnt.replacement._top_units import TopUnits

@@ -14,7 +14,7 @@ from gnt._utils.renamed_argument import refused_arguments
 from gnt.initialization import Init
 from gnt.names import ActivationName, BiasInit
 from gnt.replacement._config import EngineSettings
-from gnt.replacement._protection import Protect
+from gnt.replacement._protect_setting import Protect
 from gnt.replacement._soft_settings import SoftReplacement
 from gnt.replacement.engine import GnT
 from gnt.units import Layers, UnitGroup

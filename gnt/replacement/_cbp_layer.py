@@ -26,7 +26,7 @@ from gnt.names import Accumulate, ActivationName, BiasInit, Utility
 from gnt.replacement._config import ENGINE_SETTINGS, EngineSettings
 from gnt.replacement._layer_steps import look_up_again, numbers, register
 from gnt.replacement._layer_use import LayerUse, unused_message
-from gnt.replacement._protection import Protect
+from gnt.replacement._protect_setting import Protect
 from gnt.replacement._soft_settings import SoftReplacement
 from gnt.replacement.engine import GnT
 from gnt.units import CONV_LAYERS, UnitGroup, walk

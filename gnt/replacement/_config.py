@@ -14,7 +14,7 @@ from gnt.distributed.process_group import check_process_group
 from gnt.importance import check_grad_scaler, find_measure
 from gnt.initialization import BIAS_INITS, Init, check_init, init_name
 from gnt.names import Accumulate, ActivationName, BiasInit, Utility
-from gnt.replacement._protection import checked_protect
+from gnt.replacement._protect_setting import checked_protect
 from gnt.replacement._soft_settings import checked_soft
 
 

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from gnt._utils.known_attributes import known_attributes
 from gnt.importance import Features, Signals, average_over_processes
-from gnt.replacement._protection import Protector, checked_protect, protectors
+from gnt.replacement._protect_setting import Protector, checked_protect, protectors
 from gnt.replacement._top_units import TopUnits
 from gnt.replacement.engine import GnT
 from gnt.units import Layers, UnitGroup

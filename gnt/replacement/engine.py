@@ -26,7 +26,7 @@ from gnt.replacement._attached_engine import AttachedEngine
 from gnt.replacement._config import EngineSettings
 from gnt.replacement._followers import Followers
 from gnt.replacement._optimizer_hooks import CopiedHooks, OptimizerHooks
-from gnt.replacement._protection import Protect
+from gnt.replacement._protect_setting import Protect
 from gnt.replacement._soft_settings import SoftReplacement
 from gnt.replacement._validation import (
     Selection,

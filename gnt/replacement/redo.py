@@ -21,7 +21,7 @@ from gnt.importance import Features, Signals
 from gnt.initialization import Init, init_name
 from gnt.names import ActivationName, BiasInit
 from gnt.replacement._config import EngineSettings
-from gnt.replacement._protection import Protector
+from gnt.replacement._protect_setting import Protector
 from gnt.replacement._replacement_rule import ReplacementRule
 from gnt.units import Layers, UnitGroup
 

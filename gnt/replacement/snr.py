@@ -19,7 +19,7 @@ from gnt.names import ActivationName, BiasInit
 from gnt.replacement._config import EngineSettings
 from gnt.replacement._firing_times import FiringTimes
 from gnt.replacement._member_engine import engine_of_members
-from gnt.replacement._protection import Protector
+from gnt.replacement._protect_setting import Protector
 from gnt.replacement._replacement_rule import ReplacementRule
 from gnt.replacement.engine import GnT
 from gnt.units import Layers, UnitGroup

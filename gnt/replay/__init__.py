@@ -1,6 +1,7 @@
 """Replay: methods against forgetting that keep a part of the past.
 
 buffer              ReplayBuffer: a uniform random sample of all items seen
+_batch_checks       what a batch must have that is added to it
 experience_replay   ExperienceReplay: each step learns from the current batch and from stored items
 der                 DER and DER++: outputs on stored items stay near those of the time of storage
 agem                A-GEM: no step raises the loss on stored items

@@ -14,6 +14,7 @@ from gnt._utils.settings import checked_settings
 from gnt._utils.state_dicts import Entry, check_saved_state, counter, equal_to, random_state
 from gnt._utils.validation import check_positive
 from gnt.names import Balance
+from gnt.replay._batch_checks import checked_batch, labels_of
 
 BALANCES = (None, "class", "task")
 STATE_VERSION = 1
@@ -213,8 +214,8 @@ class ReplayBuffer:
         self, x: Tensor, y: Tensor, task: Any, more: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], NDArray[np.int64], NDArray[np.int64]]:
         """The checked tensors of a batch by name, their labels, and all labels seen so far."""
-        fields = self._checked(x, y, task, more)
-        labels = self._labels_of(fields)
+        fields = checked_batch(x, y, task, more, self._stored)
+        labels = labels_of(fields, self.balance)
         classes = np.union1d(self._labels, labels)
         if self.balance is not None and len(classes) > self.size:
             raise ValueError(
@@ -222,51 +223,6 @@ class ReplayBuffer:
                 f"{self.size}"
             )
         return fields, labels, classes
-
-    def _checked(self, x: Any, y: Any, task: Any, more: dict[str, Any]) -> dict[str, Tensor]:
-        for name, value in (("x", x), ("y", y), *more.items()):
-            if not isinstance(value, Tensor):
-                raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
-            if not value.ndim:
-                raise ValueError(f"{name} must have samples first, got a tensor without dimensions")
-        fields: dict[str, Tensor] = {"x": x, "y": y, **more}
-        if task is not None:
-            of_batch = isinstance(task, int) and not isinstance(task, bool)
-            fields["task"] = torch.full((len(x),), task) if of_batch else task
-            if (
-                not isinstance(fields["task"], Tensor)
-                or fields["task"].dtype != torch.int64
-                or fields["task"].ndim != 1
-            ):
-                raise TypeError(f"task must be an integer, an int64 tensor (batch,) or None, got {task!r:.60}")
-        for name, value in fields.items():
-            if len(value) != len(x):
-                raise ValueError(f"{name} has {len(value)} samples, and x has {len(x)}")
-        if self._stored:
-            if set(fields) != set(self._stored):
-                named = ", ".join(sorted(self._stored))
-                raise ValueError(f"each batch must have what the first had, {named}; got {', '.join(sorted(fields))}")
-            for name, value in fields.items():
-                held = self._stored[name]
-                if value.shape[1:] != held.shape[1:] or value.dtype != held.dtype:
-                    raise ValueError(
-                        f"{name} of the first batch had items of shape {tuple(held.shape[1:])}, {held.dtype}; got "
-                        f"{tuple(value.shape[1:])}, {value.dtype}"
-                    )
-        return fields
-
-    def _labels_of(self, fields: dict[str, Tensor]) -> NDArray[np.int64]:
-        if self.balance is None:
-            return np.zeros(len(fields["x"]), dtype=np.int64)
-        labels = fields.get("y" if self.balance == "class" else "task")
-        if labels is None:
-            raise ValueError("balance='task' needs the task: add(x, y, task)")
-        if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-            raise ValueError(
-                f"balance='class' needs class indices (batch,) as y, got {labels.dtype} of shape {tuple(labels.shape)}"
-            )
-        numbers: NDArray[np.int64] = labels.cpu().to(torch.int64).numpy()
-        return numbers
 
     def state_dict(self) -> dict[str, Any]:
         """Items, counts and the generator; loads with ``torch.load(weights_only=True)``."""

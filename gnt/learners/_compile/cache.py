@@ -17,7 +17,8 @@ from gnt.learners._compile.guards import check_compilable
 from gnt.learners._compile.inputs import EagerEffects, StaleInputsError
 from gnt.learners._compile.python_state import PythonState
 from gnt.learners._compile.step_key import StepContext
-from gnt.learners._training_step import Step, TrainingStep
+from gnt.learners._step_result import Step
+from gnt.learners._training_step import TrainingStep
 
 MAX_KINDS = 16  # steps of further kinds run eagerly
 

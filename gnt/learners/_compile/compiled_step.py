@@ -17,7 +17,8 @@ from gnt.learners._compile.inputs import (
 )
 from gnt.learners._compile.python_state import PythonState
 from gnt.learners._compile.step_key import StepContext
-from gnt.learners._training_step import OPTIMIZER_HAS_STEPPED, Step, TrainingStep
+from gnt.learners._step_result import Step
+from gnt.learners._training_step import OPTIMIZER_HAS_STEPPED, TrainingStep
 
 
 class CompiledStep:

@@ -16,7 +16,7 @@ from gnt.initialization import Init
 from gnt.learners._engine_keywords import ENSEMBLE_SETTINGS
 from gnt.learners._loss_and_optimizer import Loss
 from gnt.learners._optimizer_options import OptimizerOptions
-from gnt.learners._training_step import Step
+from gnt.learners._step_result import Step
 from gnt.learners.backprop import Backprop
 from gnt.learners.continual_backprop import ContinualBackprop
 from gnt.learners.ensemble.engine import EnsembleGnT
