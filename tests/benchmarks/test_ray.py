@@ -17,7 +17,7 @@ import pytest
 from benchmarks.cli import main
 from benchmarks.errors import CannotRun
 from benchmarks.launching.ray_nodes import check_nodes
-from tests.helpers.commands import ROOT, TIMEOUT, finish, records, run, start, until
+from tests.helpers.commands import ROOT, TIMEOUT, command_environment, finish, records, run, start, until
 from tests.helpers.finished_runs import planned_runs, train
 
 ray = pytest.importorskip("ray")
@@ -33,7 +33,7 @@ def cluster() -> Iterator[dict[str, str]]:
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.helpers.ray_cluster"],
         cwd=ROOT,
-        env={**os.environ, **QUIET, "RAY_TMPDIR": folder, "RAY_raylet_start_wait_time_s": str(TIMEOUT)},
+        env={**command_environment(), **QUIET, "RAY_TMPDIR": folder, "RAY_raylet_start_wait_time_s": str(TIMEOUT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -6,12 +6,11 @@ A file is collected only where its framework is installed, and ``test_page.py`` 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import warnings
 
-ALL = ("avalanche", "fastai", "ignite", "optuna", "skorch", "torchrl")
-INSTALLED = [name for name in ALL if importlib.util.find_spec(name) is not None]
-collect_ignore = [f"test_{name}.py" for name in ALL if name not in INSTALLED]
+from tests.integrations.frameworks.installed import FRAMEWORKS, INSTALLED
+
+collect_ignore = [f"test_{name}.py" for name in FRAMEWORKS if name not in INSTALLED]
 if not INSTALLED:
     collect_ignore.append("test_page.py")
 

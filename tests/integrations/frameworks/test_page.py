@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -11,26 +10,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.integrations.frameworks.installed import INSTALLED
+
 CHECKOUT = Path(os.environ.get("GNT_CHECKOUT") or Path(__file__).parents[3])
 BLOCKS = re.findall(r"```python\n(.*?)```", (CHECKOUT / "docs" / "trainers.md").read_text(encoding="utf-8"), re.DOTALL)
 
 
-def is_installed(name: str) -> bool:
-    """True if the framework can be imported; for Ray, Ray Tune with what it needs."""
-    return importlib.util.find_spec(name) is not None and (
-        name != "ray" or importlib.util.find_spec("pyarrow") is not None
-    )
-
-
-INSTALLED = [
+OF_FRAMEWORKS = [
     (name, block)
-    for name in ("avalanche", "fastai", "ignite", "optuna", "ray", "skorch", "torchrl")
+    for name in INSTALLED
     for block in BLOCKS
-    if re.search(rf"^(from|import) {name}\b", block, re.MULTILINE) and is_installed(name)
+    if re.search(rf"^(from|import) {name}\b", block, re.MULTILINE)
 ]
 
 
-@pytest.mark.parametrize(("name", "block"), INSTALLED, ids=[name for name, _ in INSTALLED])
+@pytest.mark.parametrize(("name", "block"), OF_FRAMEWORKS, ids=[name for name, _ in OF_FRAMEWORKS])
 def test_block_runs(name: str, block: str, tmp_path: Path) -> None:
     script = tmp_path / "block.py"
     script.write_text(block)
