@@ -24,7 +24,7 @@ ELSEWHERE = {
     "gnt/_triton": ("tests/cuda", "tests/importance"),
     "gnt/_utils": ("tests/replacement",),
     "examples": ("tests/packaging/test_examples.py",),
-    "scripts": ("tests/packaging/test_nearby_tests.py",),
+    "scripts": ("tests/packaging/test_nearby_tests.py", "tests/packaging/test_step_path.py"),
     "docs": ("tests/packaging/test_docs.py",),
     "README.md": ("tests/packaging/test_docs.py",),
 }
