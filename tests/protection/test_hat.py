@@ -682,7 +682,7 @@ def test_other_refusals_leave_everything_as_it_was():
         (lambda: hat.begin(0, optimizer, steps_per_epoch=0), "steps_per_epoch must be an integer >= 1"),
         (lambda: hat.begin(0, net, steps_per_epoch=1), "optimizer must be a torch.optim.Optimizer"),
         (lambda: hat.begin(0, torch.optim.SGD(net[0].parameters()), steps_per_epoch=1), "does not hold 2.weight"),
-        (lambda: hat.use(0), "task must be one of"),
+        (lambda: hat.use(0), r"task must be one that has begun \(\[\]\) or None, got 0"),
         (lambda: hat.end(), "no task is open"),
         (lambda: hat.penalty(), "no task is open"),
         (lambda: hat.resume(optimizer), "no task is open"),
