@@ -7,6 +7,9 @@
 A step is profiled with `sys.setprofile` after five warm-up steps of a three-layer MLP. Counted are calls of Python
 functions defined in gnt. A switch is a pair of consecutive calls whose functions are defined in different files.
 gnt/optim is a link to optim/, so files are compared by their resolved paths.
+
+The limits are what a step takes now. The goals, which are not reached, are 16 files for a step that replaces units, and
+12 files and 35 switches for one of a learner.
 """
 
 from __future__ import annotations

@@ -177,7 +177,7 @@ class RunningImportance:
         if repeated is None or not buffer.is_simple:
             return False
         if buffer.may_rest and not repeated.is_measured:
-            if not repeated.rest_noted(buffer.taps):
+            if not repeated.run_unmeasured(buffer.taps):
                 return False
         elif not repeated.run_recorded(buffer.taps):
             return False

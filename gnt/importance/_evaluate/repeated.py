@@ -97,7 +97,7 @@ class RepeatedUpdate:
         """True if the next update is measured."""
         return self._states[0].measures_next
 
-    def rest_noted(self, taps: Sequence[TapFeatures]) -> bool:
+    def run_unmeasured(self, taps: Sequence[TapFeatures]) -> bool:
         """Make an update that is not measured; False, and nothing is changed, if a full one is necessary.
 
         It is necessary unless a forward was noted for each tap, and all weights have gradients: otherwise some groups
