@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gnt._utils.validation import check_known_settings, finite_number
+from gnt.distributed.dtensor import is_dtensor
 from gnt.names import LossName
 from gnt.optim import AdamGnT
 
@@ -30,6 +31,9 @@ def _unit_adamw(params: Any, lr: float, weight_decay: float = 1e-2, **options: A
 
 # for networks whose units are replaced
 UNIT_OPTIMIZERS: OptimizerFactories = {"sgd": torch.optim.SGD, "adam": AdamGnT, "adamw": _unit_adamw}
+
+# torch's optimizers that take one operation for all parameters if asked, instead of several for each
+_FUSED = (torch.optim.Adam, torch.optim.AdamW)
 
 _NOT_OPTIONS = ("params", "lr", "decoupled_weight_decay", "kernels")  # arguments that a learner sets, or does not offer
 
@@ -102,4 +106,14 @@ def find_optimizer(
     factory = AdamGnT if factories[opt] is _unit_adamw else factories[opt]
     allowed = [name for name in inspect.signature(factory).parameters if name not in _NOT_OPTIONS]
     check_known_settings(options, opt, allowed, engine_settings)
-    return factories[opt](net.parameters(), lr=step_size, **options)
+    params = list(net.parameters())
+    if factory in _FUSED and _can_be_fused(params, options):
+        options = {**options, "fused": True}
+    return factories[opt](params, lr=step_size, **options)
+
+
+def _can_be_fused(params: Sequence[Tensor], options: Mapping[str, Any]) -> bool:
+    """True if the caller has not chosen an implementation, and torch has a fused one for the parameters."""
+    if options.get("fused") is not None or options.get("foreach") is not None or options.get("differentiable"):
+        return False
+    return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() and not is_dtensor(p) for p in params)

@@ -45,7 +45,9 @@ class Backprop:
     Args:
         net: a module; called as ``net(x)``, or as ``net.predict(x) -> (output, features)`` if it has that method.
         loss: "mse", "cross_entropy" (on logits; "nll" is the same), or a callable (output, target) -> scalar.
-        opt: "sgd", "adam", "adamw", or an optimizer that holds the parameters of ``net``.
+        opt: "sgd", "adam", "adamw", or an optimizer that holds the parameters of ``net``. The names stand for torch's
+            classes, with ``fused=True`` for Adam and AdamW on CPU and CUDA unless ``fused``, ``foreach`` or
+            ``differentiable`` is given.
         step_size: learning rate of an optimizer given by name; 1e-3 by default.
         compile: run the whole of `learn` as one compiled graph, from the second step with inputs of the same shape on
             (docs/compiling.md lists the requirements on network and optimizer). Results are the same up to rounding,

@@ -61,9 +61,9 @@ def test_without_replacement_results_equal_a_training_loop_bit_for_bit(learner_c
     make, options = torch_optimizer
     learner = learner_class(conv_net(), opt=opt, step_size=0.01, **options, **rate)
     net = conv_net()
-    fused = {}
     if isinstance(learner.opt, gnt.AdamGnT):
-        learner.opt.kernels, fused = False, {"fused": True}  # the default without kernels
+        learner.opt.kernels = False
+    fused = {} if opt == "sgd" else {"fused": True}  # the default of learners, and of AdamGnT without kernels
     plain = make(net.parameters(), lr=0.01, **options, **fused)
     for t in range(8):
         x, y = batch(t, 1, 8, 8)
@@ -77,6 +77,19 @@ def test_without_replacement_results_equal_a_training_loop_bit_for_bit(learner_c
         assert not any(map(len, step.replaced))
     assert_same(dict(learner.net.state_dict()), dict(net.state_dict()))
     assert_same([p.grad for p in learner.net.parameters()], [p.grad for p in net.parameters()])
+
+
+@pytest.mark.parametrize("opt", ["adam", "adamw"])
+@pytest.mark.parametrize(
+    ("options", "dtype", "fused"),
+    [({}, torch.float32, True), ({}, torch.bfloat16, True), ({"fused": False}, torch.float32, False),
+     ({"foreach": True}, torch.float32, None), ({"foreach": False}, torch.float64, None),
+     ({"differentiable": True}, torch.float32, None), ({}, torch.float64, True)],
+)  # fmt: skip
+def test_torchs_adam_by_name_is_fused_unless_asked_otherwise(opt, options, dtype, fused):
+    learner = Backprop(nn.Linear(2, 1).to(dtype), opt=opt, **options)
+    assert learner.opt.defaults["fused"] is fused
+    assert learner.opt.defaults["foreach"] is options.get("foreach")
 
 
 @pytest.mark.parametrize("opt", TORCH_OPTIMIZERS)

@@ -56,7 +56,7 @@ class Ensemble(ContinualBackprop):
         seeds: an integer for each member.
         loss: "mse", "cross_entropy" (on logits; "nll" is the same), or a callable (output, target) -> scalar, which is
             called for each member.
-        opt: "sgd", "adam", "adamw", or a function (parameters) -> optimizer, which must work element by element.
+        opt: a name, as for `Backprop`, or a function (parameters) -> optimizer, which must work element by element.
         step_size: learning rate of an optimizer given by name; 1e-3 by default.
         compile: as for `Backprop`: the whole step of all members as one compiled graph.
         generators: a generator for the draws of each member's engine; None: seeded as in a single run.
