@@ -37,7 +37,8 @@ class InputNorm(nn.Module):
     Raises:
         ValueError: a setting out of range; in a forward, an input that is complex or does not fit ``shape``.
 
-    Processes that train one network together have statistics of their own.
+    Processes that train one network together have statistics of their own. An input that is not finite makes the
+    statistics of its feature NaN for good: check inputs first where they may be.
 
     >>> import torch, gnt
     >>> norm = gnt.nn.InputNorm(3)

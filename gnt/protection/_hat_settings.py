@@ -48,7 +48,8 @@ class HATSettings:
         Raises:
             TypeError, ValueError: see `HAT`.
         """
-        for name in ("s_max", "embedding_clamp", "gradient_clip"):
+        given["s_max"] = finite_number("s_max", given["s_max"], minimum=1.0)
+        for name in ("embedding_clamp", "gradient_clip"):
             given[name] = finite_number(name, given[name], exclusive=True)
         given["sparsity"] = finite_number("sparsity", given["sparsity"])
         _one_of("sparsity_mode", given["sparsity_mode"], SPARSITY_MODES)

@@ -62,7 +62,7 @@ class HAT(ProtectingNetwork):
     Args:
         net: the network.
         groups: its units, of `gnt.trace` or `gnt.walk`.
-        s_max: the largest s, > 0.
+        s_max: the largest s, >= 1.
         sparsity: factor of R in `penalty`, >= 0.
         sparsity_mode: "original"; "cross": (R + 1 - sum of a c / sum of c) / 2, which also rewards used units.
         embedding: how e is drawn for a task: "normal" (0, 1), "last" (those of the task before), or a pair (low, high)

@@ -478,7 +478,7 @@ def test_values_that_are_not_finite_are_refused_with_the_group():
         ),
         ({"protect_quantile": 1.0}, ValueError, r"protect_quantile must be a number in \[0, 1\) or None, got 1.0"),
         ({"protect_quantile": 0.5, "protect_above": 1}, ValueError, "protect_above must be 0 with protect_quantile"),
-        ({"s_max": 0.0}, ValueError, "s_max must be a finite number > 0"),
+        ({"s_max": 0.5}, ValueError, "s_max must be a finite number >= 1"),
     ],
 )
 def test_wrong_settings_are_refused_and_leave_the_network_alone(settings, kind, message):

@@ -624,8 +624,8 @@ def test_a_learner_begins_and_ends_tasks():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"s_max": 0}, "s_max must be a finite number > 0, got 0"),
-        ({"s_max": math.inf}, "s_max must be a finite number > 0, got inf"),
+        ({"s_max": 0.5}, "s_max must be a finite number >= 1, got 0.5"),
+        ({"s_max": math.inf}, "s_max must be a finite number >= 1, got inf"),
         ({"sparsity": -0.1}, "sparsity must be a finite number >= 0, got -0.1"),
         ({"sparsity_mode": "crosss"}, "got 'crosss'; did you mean 'cross'"),
         ({"embedding": "last_task"}, "embedding must be one of 'normal', 'last', got 'last_task'; did you mean 'last'"),
