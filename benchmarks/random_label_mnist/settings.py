@@ -25,7 +25,7 @@ class Settings(BaseSettings):
     }
     durations: ClassVar[dict[str, str]] = {
         "quick": "about three minutes on two cores",
-        "published": "about 80 minutes of one core for five seeds of a method, as one compiled ensemble",
+        "published": "30 to 90 minutes of one core for five seeds of a method, as one ensemble",
     }
 
     tasks: int = setting(10, "number of tasks, each with new labels", value_checks.whole(1))

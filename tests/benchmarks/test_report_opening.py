@@ -172,7 +172,7 @@ def test_lengths_that_were_not_run_are_listed_with_what_they_take(tmp_path: Path
         "size quick (backprop, L2, layer norm and continual backprop, 5 seeds each). Not run: size published, the "
         in line
     )
-    assert "published length (tasks 50, epochs 400; about 80 minutes of one core " in line
+    assert "published length (tasks 50, epochs 400; 30 to 90 minutes of one core " in line
     assert line.endswith("and input normalization.")
     (line,) = (line for line in lines if line.startswith("- **class_pairs**"))
     assert (
