@@ -32,7 +32,7 @@ def _unit_adamw(params: Any, lr: float, weight_decay: float = 1e-2, **options: A
 # for networks whose units are replaced
 UNIT_OPTIMIZERS: OptimizerFactories = {"sgd": torch.optim.SGD, "adam": AdamGnT, "adamw": _unit_adamw}
 
-# torch's optimizers that take one operation for all parameters if asked, instead of several for each
+# torch's optimizers whose fused implementation steps all parameters in one operation
 _FUSED = (torch.optim.Adam, torch.optim.AdamW)
 
 _NOT_OPTIONS = ("params", "lr", "decoupled_weight_decay", "kernels")  # arguments that a learner sets, or does not offer

@@ -1,8 +1,8 @@
 """Replacement of single units on the CPU by the C kernel ``gnt/_kernels/replace_unit.c``.
 
-At the usual replacement rates one unit of a group is replaced at a time. The kernel does it with one call, and the
-result is the same to the last bit as by torch operations (`UnitReplacement`). These replace several units of a group at
-once, and units of layers that the kernel does not know.
+At the usual replacement rates one unit of a group is replaced at a time. The kernel does it with one call. From the
+same averages the result is the same to the last bit as by torch operations (`UnitReplacement`). These replace several
+units of a group at once, and units of layers that the kernel does not know.
 """
 
 from __future__ import annotations

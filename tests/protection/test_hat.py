@@ -624,6 +624,7 @@ def test_a_learner_begins_and_ends_tasks():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ({"s_max": 0}, "s_max must be a finite number >= 1, got 0"),
         ({"s_max": 0.5}, "s_max must be a finite number >= 1, got 0.5"),
         ({"s_max": math.inf}, "s_max must be a finite number >= 1, got inf"),
         ({"sparsity": -0.1}, "sparsity must be a finite number >= 0, got -0.1"),
