@@ -88,7 +88,7 @@ COLOURS = {
     "ewc_cbp_protected": "#CC79A7",
     "l2_init_ewc": "#E69F00",
     "er_cbp": "#009E73",
-    "cbp_top": "#E3127E",
+    "cbp_top": "#6699CC",
     "backprop_heads": "#7F7F7F",
     "hat": "#222222",
     "hat_cbp": "#8C6D31",

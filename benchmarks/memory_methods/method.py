@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import gnt
 from gnt.names import OptimizerName
 
+from ..further_methods import own_optimizer
 from ..methods import OPTIMIZERS, with_seed
 from ..plasticity import Check, Verdicts, of_seeds, verdict_of
 from ..saved_values import anything, fields, mapping
@@ -33,11 +34,13 @@ class Recipe:
         engine: whether units are replaced (continual backprop).
         protect: the part that tells the engine which units to keep; "top": none, the share ``held`` of the units, those
             of highest utility; "" for none.
+        optimizer: the method of `benchmarks.further_methods` whose optimizer takes the place of torch's; "" for none.
     """
 
     parts: tuple[str, ...] = ()
     engine: bool = False
     protect: str = ""
+    optimizer: str = ""
 
 
 class MemoryMethod:
@@ -64,7 +67,7 @@ class MemoryMethod:
         net = with_seed(seed, lambda: self._own_net(make_net()))
         given = Given(net, settings, scenario, seed)
         parts = {name: PARTS[name](given) for name in recipe.parts}
-        own: dict[str, Any] = {"methods": list(parts.values())}
+        own: dict[str, Any] = {"methods": list(parts.values()), **self._optimizer_of(net)}
         if recipe.engine:
             own |= {each: getattr(settings, each) for each in _ENGINE_SETTINGS}
             own["generator"] = stream(seed, "replacements")
@@ -72,12 +75,20 @@ class MemoryMethod:
             parts_and_top = {**parts, "top": f"top:{getattr(settings, 'held', 0)}", "": None}
             own["protect"] = parts_and_top[recipe.protect]
         kind = gnt.ContinualBackprop if recipe.engine else gnt.Backprop
-        self.learner = kind(net, loss=scenario.loss, opt=self._optimizer, step_size=settings.lr, **own)
+        self.learner = kind(net, loss=scenario.loss, **own)
 
     @property
     def _optimizer(self) -> OptimizerName:
         name: OptimizerName = getattr(self._settings, "optimizer", "adam")
         return name
+
+    def _optimizer_of(self, net: nn.Module) -> dict[str, Any]:
+        """The learner's arguments for its optimizer."""
+        generators = [stream(self._seed, "optimizer")]
+        build = own_optimizer(self._recipe.optimizer, self._settings, self._optimizer, {}, generators)
+        if build is None:
+            return {"opt": self._optimizer, "step_size": self._settings.lr}
+        return {"opt": build(net.parameters())}
 
     def _own_net(self, net: nn.Module) -> nn.Module:
         """The network that is trained in place of ``net``."""

@@ -26,6 +26,7 @@ RECIPES: Final[dict[str, Recipe]] = {
     "er_cbp": Recipe(("er",), engine=True),
     "hat_cbp": Recipe(("hat",), engine=True, protect="hat"),
     "cbp_top": Recipe(engine=True, protect="top"),
+    "upgd": Recipe(optimizer="upgd"),
 }
 
 _CLASSES: Final[dict[str, type[MemoryMethod]]] = {

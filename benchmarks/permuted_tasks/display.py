@@ -38,6 +38,8 @@ DISPLAY = Display(
         ("l2_init_ewc", "ewc"),
         ("er_cbp", "continual_backprop"),
         ("cbp_top", "continual_backprop"),
+        ("upgd", "backprop"),
+        ("upgd", "continual_backprop"),
         ("hat_cbp", "hat"),
         ("ada_hat", "hat"),
         ("fg_ada_hat", "ada_hat"),

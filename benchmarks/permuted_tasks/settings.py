@@ -12,6 +12,7 @@ from ..settings import BaseSettings, Values
 SOURCES: Final = {"digits": "MNIST digits", "fashion": "images of Fashion-MNIST", "mnist": "MNIST digits"}
 METHODS: Final = (
     *("backprop", "continual_backprop", "ewc", "ewc_cbp", "ewc_cbp_protected", "l2_init_ewc", "er_cbp", "cbp_top"),
+    "upgd",
     *("backprop_heads", "hat", "hat_cbp", "ada_hat", "fg_ada_hat"),
 )
 TOLD_THE_TASK: Final = ("backprop_heads", "hat", "hat_cbp", "ada_hat", "fg_ada_hat")
@@ -54,7 +55,7 @@ class Settings(BaseSettings):
         },
         ("adahat", "fg_ada_hat"): {"alpha": 1.5e-7},
     }
-    method_defaults: ClassVar[dict[str, Values]] = {"fg_ada_hat": {"alpha": 0.5}}
+    method_defaults: ClassVar[dict[str, Values]] = {"fg_ada_hat": {"alpha": 0.5}, "upgd": {"lr": 5e-4}}
     durations: ClassVar[dict[str, str]] = {"quick": "about two minutes on two cores"}
     needs: ClassVar[dict[str, str]] = dict.fromkeys(("published", "adahat"), "MNIST in a folder")
 
@@ -85,6 +86,11 @@ class Settings(BaseSettings):
     held: float = setting(
         0.2, "share of the units that is held without tasks", value_checks.SHARE, ("cbp_top",), tuning=True
     )
+    weight_decay: float = setting(
+        0.0, "weight decay, decoupled from the gradient", value_checks.NOT_NEGATIVE, ("upgd",), tuning=True
+    )
+    sigma: float = setting_fields.sigma(1.0)
+    utility_decay: float = setting_fields.utility_decay(0.9999)
     s_max: float = setting(400.0, "largest steepness of the gates", value_checks.POSITIVE, _MASKS, tuning=True)
     sparsity: float = setting(
         0.1, "factor of the term that keeps units free", value_checks.NOT_NEGATIVE, _MASKS, tuning=True

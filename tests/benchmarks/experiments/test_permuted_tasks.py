@@ -93,6 +93,16 @@ def test_masked_methods_have_a_mask_for_each_task_and_hat_forgets_nothing():
     assert top == gnt.protection.TopUnits(0.2)
 
 
+@pytest.mark.parametrize(("name", "betas"), [("adam", (0.9, 0.999)), ("sgd", None)])
+def test_upgd_takes_the_place_of_the_optimizer(name, betas):
+    training = make("upgd", optimizer=name, sigma=0.5, weight_decay=0.25)
+    opt = training.method.learner.opt
+    assert isinstance(opt, gnt.optim.UPGD)
+    assert opt.param_groups[0]["params"] == list(training.method.learner.net.parameters())
+    used = {"lr": 5e-4, "sigma": 0.5, "weight_decay": 0.25, "decay_rate": 0.9999, "betas": betas}
+    assert {option: opt.param_groups[0][option] for option in used} == used
+
+
 def test_the_size_adahat_has_the_published_settings():
     chosen = Settings.of("ada_hat", "adahat")
     published = {"alpha": 1e-6, "epsilon": 0.1, "s_max": 400.0, "sparsity": 0.1, "form": "gradient", "lr": 1e-3}
