@@ -17,7 +17,12 @@ from .plasticity import Check, Verdicts, of_seeds, verdict_of
 from .saved_values import anything, fields, mapping, sequence
 from .seeds import stream
 
-OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": partial(torch.optim.Adam, fused=True),  # as in the learners; several times faster
+    "adamw": partial(torch.optim.AdamW, fused=True),
+}
+"""The optimizers of the plasticity check."""
 _ENGINE_SETTINGS = ("replacement_rate", "maturity_threshold", "decay_rate", "utility")
 
 
