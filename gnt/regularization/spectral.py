@@ -15,6 +15,7 @@ from gnt.regularization._strength import WithStrength
 from gnt.regularization._weight_matrices import as_matrices, select_matrices
 
 STATE_VERSION = 1
+_SHORTEST = 1e-12  # of the products that the power iteration goes on from
 
 
 class MatrixPenalty(WithStrength):
@@ -106,14 +107,17 @@ class Spectral(MatrixPenalty):
             self._vectors.append(torch.nn.functional.normalize(vector, dim=1))
 
     def _of(self, number: int, matrices: Tensor) -> Tensor:
+        # vectors are rows: on a CPU products of several matrices with columns take ten times as long
+        before = self._vectors[number].to(matrices.device)[:, None]
         with torch.no_grad():
-            before = self._vectors[number].to(matrices.device)[..., None]
-            left = torch.nn.functional.normalize(matrices @ before, dim=1)
-            right = torch.nn.functional.normalize(matrices.mT @ left, dim=1)
-            # after matrices of zeros, or with NaN, the iteration goes on from the vector before them
-            right = torch.where(torch.linalg.vector_norm(right, dim=1, keepdim=True) > 0.5, right, before)
-            self._vectors[number] = right.squeeze(2)
-        largest = (left.mT @ matrices @ right).flatten()
+            left = torch.nn.functional.normalize(before @ matrices.mT, dim=2)
+        product = left @ matrices
+        with torch.no_grad():
+            length = torch.linalg.vector_norm(product, dim=2, keepdim=True)
+            # after matrices of zeros, or with values that are not finite, it goes on from the vector before them
+            right = torch.where((length > _SHORTEST) & length.isfinite(), product / length, before)
+            self._vectors[number] = right.squeeze(1)
+        largest = (product * right).sum((1, 2))
         return (largest.clamp_min(0.0) ** self.exponent - 1.0).square().sum()
 
     def largest_singular_values(self) -> list[Tensor]:
@@ -122,7 +126,7 @@ class Spectral(MatrixPenalty):
             found = []
             for weight, vector in zip(self.weights, self._vectors, strict=True):
                 matrices = as_matrices(weight.to(vector.dtype), self.members)
-                product = matrices @ vector[..., None].to(weight.device)
+                product = vector.to(weight.device)[:, None] @ matrices.mT
                 found.append(torch.linalg.vector_norm(product, dim=(1, 2)))
             return found
 
@@ -176,7 +180,37 @@ class Parseval(MatrixPenalty):
 
     def _of(self, number: int, matrices: Tensor) -> Tensor:
         members, outputs, inputs = matrices.shape
-        gram = matrices @ matrices.mT if outputs <= inputs else matrices.mT @ matrices
-        identity = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
         zero_values = members * max(outputs - inputs, 0) * self.scale**2  # singular values that W^T W does not show
-        return (gram - self.scale * identity).square().sum() + zero_values
+        distance: Tensor = _SquaredDistance.apply(matrices, self.scale)  # type: ignore[no-untyped-call]
+        return distance + zero_values
+
+
+class _SquaredDistance(torch.autograd.Function):
+    """The sum of squares of D = W W^T - s I, or of W^T W - s I if W has more rows than columns.
+
+    The gradient, 4 D W or 4 W D, takes one product. Autograd, which does not know that D is symmetric, takes two.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, matrices: Tensor, scale: float) -> Tensor:
+        ctx.scale, ctx.difference = scale, _difference(matrices, scale)
+        ctx.save_for_backward(matrices)
+        total: Tensor = ctx.difference.square().sum()
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (matrices,) = ctx.saved_tensors
+        # for gradients of gradients the difference is part of the graph
+        difference = _difference(matrices, ctx.scale) if torch.is_grad_enabled() else ctx.difference
+        difference = 4.0 * gradient * difference
+        wide = matrices.shape[1] <= matrices.shape[2]
+        return difference @ matrices if wide else matrices @ difference, None
+
+
+def _difference(matrices: Tensor, scale: float) -> Tensor:
+    """W W^T - scale * I for each matrix, or W^T W - scale * I if it has more rows than columns."""
+    wide = matrices.shape[1] <= matrices.shape[2]
+    gram = matrices @ matrices.mT if wide else matrices.mT @ matrices
+    gram.diagonal(dim1=1, dim2=2).sub_(scale)
+    return gram

@@ -36,6 +36,15 @@ def test_parseval_agrees_with_the_twin_and_its_gradient_with_that_of_the_formula
     assert net[1].weight.grad is None
 
 
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3), (4, 4)])
+def test_the_gradient_of_parsevals_gradient_is_that_of_the_formula(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(shape, dtype=torch.float64))
+    reg = gnt.Parseval([weight], 0.7, scale=0.3)
+    assert torch.autograd.gradcheck(lambda _: reg(), weight)
+    assert torch.autograd.gradgradcheck(lambda _: reg(), weight)
+
+
 def test_spectral_agrees_with_the_twin_after_some_steps_of_power_iteration() -> None:
     net = make_net()
     reg = gnt.Spectral(net, strength=0.3, exponent=3.0)
@@ -135,7 +144,7 @@ def test_errors_name_the_argument(method: Any) -> None:
 
 
 def test_the_power_iteration_goes_on_after_weights_of_zeros_or_nan() -> None:
-    for bad in (0.0, torch.nan):
+    for bad in (0.0, torch.nan, torch.inf, 3e38):
         layer = nn.Linear(3, 4)
         kept = layer.weight.detach().clone()
         reg = gnt.Spectral(layer, 1.0)
