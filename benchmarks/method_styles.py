@@ -87,7 +87,7 @@ COLOURS = {
     "ewc_cbp": "#332288",
     "ewc_cbp_protected": "#CC79A7",
     "l2_init_ewc": "#E69F00",
-    "er_cbp": "#009E73",
+    "er_cbp": "#117733",
     "cbp_top": "#6699CC",
     "backprop_heads": "#7F7F7F",
     "hat": "#222222",

@@ -37,6 +37,7 @@ DISPLAY = Display(
         ("ewc_cbp_protected", "ewc_cbp"),
         ("l2_init_ewc", "ewc"),
         ("er_cbp", "continual_backprop"),
+        ("er_cbp", "er"),
         ("cbp_top", "continual_backprop"),
         ("upgd", "backprop"),
         ("upgd", "continual_backprop"),

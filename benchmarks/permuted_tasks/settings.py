@@ -11,13 +11,14 @@ from ..settings import BaseSettings, Values
 
 SOURCES: Final = {"digits": "MNIST digits", "fashion": "images of Fashion-MNIST", "mnist": "MNIST digits"}
 METHODS: Final = (
-    *("backprop", "continual_backprop", "ewc", "ewc_cbp", "ewc_cbp_protected", "l2_init_ewc", "er_cbp", "cbp_top"),
-    "upgd",
+    *("backprop", "continual_backprop", "ewc", "ewc_cbp", "ewc_cbp_protected", "l2_init_ewc", "er", "er_cbp"),
+    *("cbp_top", "upgd"),
     *("backprop_heads", "hat", "hat_cbp", "ada_hat", "fg_ada_hat"),
 )
 TOLD_THE_TASK: Final = ("backprop_heads", "hat", "hat_cbp", "ada_hat", "fg_ada_hat")
 """Methods with an output layer for each task, which are told when tested which task it is."""
 
+_REPLAY: Final = ("er", "er_cbp")
 _EWC: Final = ("ewc", "ewc_cbp", "ewc_cbp_protected", "l2_init_ewc")
 _MASKS: Final = ("hat", "hat_cbp", "ada_hat", "fg_ada_hat")
 _ADAPTIVE: Final = ("ada_hat", "fg_ada_hat")
@@ -74,7 +75,7 @@ class Settings(BaseSettings):
     batch: int = setting(32, "images in a batch", value_checks.whole(1))
     hidden: str = setting("100-100", "sizes of the hidden layers", value_checks.layer_sizes)
     optimizer: str = setting("adam", "sgd or adam", value_checks.one_of("sgd", "adam"))
-    memory: int = setting(500, "number of images that are stored, of all tasks", value_checks.whole(1), ("er_cbp",))
+    memory: int = setting(500, "number of images that are stored, of all tasks", value_checks.whole(1), _REPLAY)
     samples: int = setting(500, "images that importances are measured on, of each task", value_checks.whole(1), _EWC)
     lr: float = setting_fields.lr(1e-3)
     strength: float = setting(30.0, "factor of EWC's penalty", value_checks.NOT_NEGATIVE, _EWC, tuning=True)
