@@ -67,7 +67,7 @@ class MemoryMethod:
         net = with_seed(seed, lambda: self._own_net(make_net()))
         given = Given(net, settings, scenario, seed)
         parts = {name: PARTS[name](given) for name in recipe.parts}
-        own: dict[str, Any] = {"methods": list(parts.values()), **self._optimizer_of(net)}
+        own: dict[str, Any] = {"methods": list(parts.values()), **self._optimizer_arguments(net)}
         if recipe.engine:
             own |= {each: getattr(settings, each) for each in _ENGINE_SETTINGS}
             own["generator"] = stream(seed, "replacements")
@@ -78,16 +78,16 @@ class MemoryMethod:
         self.learner = kind(net, loss=scenario.loss, **own)
 
     @property
-    def _optimizer(self) -> OptimizerName:
+    def _optimizer_name(self) -> OptimizerName:
         name: OptimizerName = getattr(self._settings, "optimizer", "adam")
         return name
 
-    def _optimizer_of(self, net: nn.Module) -> dict[str, Any]:
+    def _optimizer_arguments(self, net: nn.Module) -> dict[str, Any]:
         """The learner's arguments for its optimizer."""
         generators = [stream(self._seed, "optimizer")]
-        build = own_optimizer(self._recipe.optimizer, self._settings, self._optimizer, {}, generators)
+        build = own_optimizer(self._recipe.optimizer, self._settings, self._optimizer_name, {}, generators)
         if build is None:
-            return {"opt": self._optimizer, "step_size": self._settings.lr}
+            return {"opt": self._optimizer_name, "step_size": self._settings.lr}
         return {"opt": build(net.parameters())}
 
     def _own_net(self, net: nn.Module) -> nn.Module:
@@ -148,7 +148,7 @@ class MemoryMethod:
         net = self._plain_net()
         if net is None:
             return {}
-        optimizer = partial(OPTIMIZERS[self._optimizer], lr=self._settings.lr)
+        optimizer = partial(OPTIMIZERS[self._optimizer_name], lr=self._settings.lr)
         found = [verdict_of(net, self._make_net, optimizer, own, "cross_entropy", check) for own in data]
         return of_seeds([self._seed], found)
 

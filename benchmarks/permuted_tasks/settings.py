@@ -87,9 +87,7 @@ class Settings(BaseSettings):
     held: float = setting(
         0.2, "share of the units that is held without tasks", value_checks.SHARE, ("cbp_top",), tuning=True
     )
-    weight_decay: float = setting(
-        0.0, "weight decay, decoupled from the gradient", value_checks.NOT_NEGATIVE, ("upgd",), tuning=True
-    )
+    weight_decay: float = setting_fields.weight_decay(0.0, "upgd")
     sigma: float = setting_fields.sigma(1.0)
     utility_decay: float = setting_fields.utility_decay(0.9999)
     s_max: float = setting(400.0, "largest steepness of the gates", value_checks.POSITIVE, _MASKS, tuning=True)

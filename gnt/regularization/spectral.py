@@ -15,7 +15,7 @@ from gnt.regularization._strength import WithStrength
 from gnt.regularization._weight_matrices import as_matrices, select_matrices
 
 STATE_VERSION = 1
-_SHORTEST = 1e-12  # of the products that the power iteration goes on from
+_SHORTEST = 1e-12  # the power iteration goes on from products that are longer
 
 
 class MatrixPenalty(WithStrength):
@@ -114,7 +114,7 @@ class Spectral(MatrixPenalty):
         product = left @ matrices
         with torch.no_grad():
             length = torch.linalg.vector_norm(product, dim=2, keepdim=True)
-            # after matrices of zeros, or with values that are not finite, it goes on from the vector before them
+            # the iteration keeps its vector where a matrix is zero or not finite
             right = torch.where((length > _SHORTEST) & length.isfinite(), product / length, before)
             self._vectors[number] = right.squeeze(1)
         largest = (product * right).sum((1, 2))
@@ -181,14 +181,16 @@ class Parseval(MatrixPenalty):
     def _of(self, number: int, matrices: Tensor) -> Tensor:
         members, outputs, inputs = matrices.shape
         zero_values = members * max(outputs - inputs, 0) * self.scale**2  # singular values that W^T W does not show
+        if outputs > inputs:
+            matrices = matrices.mT
         distance: Tensor = _SquaredDistance.apply(matrices, self.scale)  # type: ignore[no-untyped-call]
         return distance + zero_values
 
 
 class _SquaredDistance(torch.autograd.Function):
-    """The sum of squares of D = W W^T - s I, or of W^T W - s I if W has more rows than columns.
+    """The sum of squares of D = W W^T - s I.
 
-    The gradient, 4 D W or 4 W D, takes one product. Autograd, which does not know that D is symmetric, takes two.
+    The gradient, 4 D W, takes one product. Autograd, which does not know that D is symmetric, takes two.
     """
 
     @staticmethod
@@ -203,14 +205,11 @@ class _SquaredDistance(torch.autograd.Function):
         (matrices,) = ctx.saved_tensors
         # for gradients of gradients the difference is part of the graph
         difference = _difference(matrices, ctx.scale) if torch.is_grad_enabled() else ctx.difference
-        difference = 4.0 * gradient * difference
-        wide = matrices.shape[1] <= matrices.shape[2]
-        return difference @ matrices if wide else matrices @ difference, None
+        return 4.0 * gradient * difference @ matrices, None
 
 
 def _difference(matrices: Tensor, scale: float) -> Tensor:
-    """W W^T - scale * I for each matrix, or W^T W - scale * I if it has more rows than columns."""
-    wide = matrices.shape[1] <= matrices.shape[2]
-    gram = matrices @ matrices.mT if wide else matrices.mT @ matrices
-    gram.diagonal(dim1=1, dim2=2).sub_(scale)
-    return gram
+    """W W^T - scale * I for each matrix."""
+    difference = matrices @ matrices.mT
+    difference.diagonal(dim1=1, dim2=2).sub_(scale)
+    return difference
