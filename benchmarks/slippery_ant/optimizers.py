@@ -1,8 +1,8 @@
-"""The optimizer of each method: betas, weight decay and, for continual backprop, the engine.
+"""The optimizer of each method: betas, weight decay and what replaces units.
 
 With the setting ``decay`` "adamw", weights are multiplied by 1 - lr * weight_decay as in AdamW: with the paper's values
-they shrink by 15% (L2) or 1.6% (continual backprop) in the 1.6 million updates of a whole run. With "adam", as in the
-published code, weight_decay * w is added to the gradient, which Adam then normalises: a much stronger decay.
+they shrink by 15% (L2) or 1.6% (ReDo and continual backprop) in the 1.6 million updates of a whole run. With "adam", as
+in the published code, weight_decay * w is added to the gradient, which Adam then normalises: a much stronger decay.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final
 from torch import nn
 from torch.optim import Optimizer
 
-from gnt import AdamGnT, UnitGroup
+from gnt import AdamGnT, ReDo, UnitGroup
 from gnt.optim import CBPAdam, CBPAdamW
 
 from ..seeds import stream
@@ -22,11 +22,17 @@ STANDARD: Final = (0.9, 0.999)
 PROPER: Final = (0.99, 0.99)  # the paper's "proper" Adam: v follows sudden changes of the gradient as fast as m
 
 
-BETAS: Final = {"backprop": STANDARD, "proper_adam": PROPER, "l2": PROPER, "continual_backprop": PROPER}
+BETAS: Final = {
+    "backprop": STANDARD,
+    "proper_adam": PROPER,
+    "l2": PROPER,
+    "redo": PROPER,
+    "continual_backprop": PROPER,
+}
 
 
 def make_optimizer(method: str, settings: Any, seed: int, agent: nn.Module, groups: Sequence[UnitGroup]) -> Optimizer:
-    """The optimizer of ``agent``'s parameters. If the method replaces units, those of ``groups``."""
+    """The optimizer of ``agent``'s parameters. Continual backprop's has an engine for the units of ``groups``."""
     options: dict[str, Any] = {"lr": settings.lr, "betas": BETAS[method]}
     decoupled = settings.decay == "adamw"
     if settings.affects("weight_decay", method):
@@ -45,3 +51,18 @@ def make_optimizer(method: str, settings: Any, seed: int, agent: nn.Module, grou
         generator=stream(seed, "replacements"),
         **options,
     )
+
+
+def make_redo(method: str, settings: Any, seed: int, groups: Sequence[UnitGroup], optimizer: Optimizer) -> ReDo | None:
+    """ReDo on ``groups``, applied after each step of ``optimizer``; None for other methods."""
+    if method != "redo":
+        return None
+    generator = stream(seed, "replacements")
+    own = {"tau": settings.dormancy, "period": settings.period, "init": "lecun"}
+    redo = ReDo(list(groups), optimizer, **own, generator=generator)
+
+    def replace_dormant(*_: Any) -> None:
+        redo.step()
+
+    optimizer.register_step_post_hook(replace_dormant)
+    return redo

@@ -46,8 +46,9 @@ class Agent:
     Attributes:
         networks: "policy" and "value", each as a sequence of layers.
         groups: the unit groups of their hidden layers.
-        optimizer: optimizer of both networks and of the logarithm of the policy's standard deviation; it has an engine
-            if the method replaces units.
+        optimizer: optimizer of both networks and of the logarithm of the policy's standard deviation; continual
+            backprop's has an engine.
+        redo: what replaces dormant units if the method is ReDo, otherwise None.
     """
 
     def __init__(self, method: str, settings: Any, seed: int, env: SlipperyAnt) -> None:
@@ -65,12 +66,13 @@ class Agent:
             networks.lecun_init_(net, weights)
         self.groups = networks.hidden_units(*self.networks.values())
         self.optimizer = optimizers.make_optimizer(method, settings, seed, policy, self.groups)
+        self.redo = optimizers.make_redo(method, settings, seed, self.groups, self.optimizer)
         policy.optimizer = self.optimizer
 
     @property
     def replaced(self) -> int | None:
         """Number of units replaced so far; None if the method replaces none."""
-        engine = getattr(self.optimizer, "gnt", None)
+        engine = self.redo or getattr(self.optimizer, "gnt", None)
         return None if engine is None else sum(group.state.replaced for group in engine.groups)
 
     def learn(self) -> None:
@@ -92,7 +94,8 @@ class Agent:
     def state_dict(self) -> dict[str, Any]:
         """The complete state, except the environment's, from which training continues bit for bit."""
         ppo = self._ppo
-        return {
+        own = {} if self.redo is None else {"redo": self.redo.state_dict()}
+        return own | {
             "parameters": dict(ppo.policy.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "draws": self._draws.state_dict(),
@@ -105,7 +108,8 @@ class Agent:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a saved state. Raises ValueError if a value is missing or is not of its kind."""
         ppo = self._ppo
-        parts = dict.fromkeys(("parameters", "optimizer", "draws"), mapping(anything))
+        own = () if self.redo is None else ("redo",)
+        parts = dict.fromkeys(("parameters", "optimizer", "draws", *own), mapping(anything))
         shape = ppo.observation_space.shape
         assert shape is not None  # it is that of an array
         parts["seen"] = tensor(torch.float64, 1, *shape, finite=False)
@@ -115,6 +119,8 @@ class Agent:
         fields(**parts, steps=integer(0), epochs=integer(0))("agent", state)
         ppo.policy.load_state_dict(state["parameters"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.redo is not None:
+            self.redo.load_state_dict(state["redo"])
         self._draws.load_state_dict(state["draws"])
         ppo._last_obs, ppo._last_episode_starts = _array(state["seen"]), _array(state["begins"])
         ppo.num_timesteps, ppo._n_updates = state["steps"], state["epochs"]

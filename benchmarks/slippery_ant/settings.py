@@ -32,7 +32,7 @@ class Settings(BaseSettings):
 
     help: ClassVar[str] = "PPO on MuJoCo's Ant while the ground's friction changes"
     revision: ClassVar[int] = 1
-    methods: ClassVar[tuple[str, ...]] = ("backprop", "proper_adam", "l2", "continual_backprop")
+    methods: ClassVar[tuple[str, ...]] = ("backprop", "proper_adam", "l2", "redo", "continual_backprop")
     # The quick size shows that everything works: environment, friction changes, PPO, replacement in both networks, and
     # resuming. It says nothing about loss of plasticity, which took the paper's agents millions of steps, and little
     # about learning to run: an agent has 20,000 steps per friction and needs about a million.
@@ -45,7 +45,11 @@ class Settings(BaseSettings):
         "published": "about seven hours per method and seed on one core",
     }
     needs: ClassVar[dict[str, str]] = dict.fromkeys(("quick", "published"), "the rl extra")
-    method_defaults: ClassVar[dict[str, Values]] = {"continual_backprop": {"weight_decay": 1e-4}}
+    # "redo": the values of the published code for the Ant without changes of friction; it has none for slippery ant
+    method_defaults: ClassVar[dict[str, Values]] = {
+        "redo": {"weight_decay": 1e-4},
+        "continual_backprop": {"weight_decay": 1e-4},
+    }
 
     scale: float = setting(
         0.01,
@@ -70,10 +74,12 @@ class Settings(BaseSettings):
         "adamw",
         "weight decay as in AdamW, or added to the gradient as in the published code: adamw or adam",
         value_checks.one_of("adamw", "adam"),
-        ("l2", "continual_backprop"),
+        ("l2", "redo", "continual_backprop"),
     )
     lr: float = setting_fields.lr(1e-4)
-    weight_decay: float = setting_fields.weight_decay(1e-3, "continual_backprop")
+    weight_decay: float = setting_fields.weight_decay(1e-3, "redo", "continual_backprop")
+    dormancy: float = setting_fields.dormancy(0.1)
+    period: int = setting_fields.period(100)
     replacement_rate: float = setting_fields.replacement_rate(1e-4)
     maturity_threshold: int = setting_fields.maturity_threshold(10_000)
     decay_rate: float = setting_fields.decay_rate(0.99)

@@ -22,8 +22,8 @@ class Training(BaseTraining):
     for all methods.
 
     Keys of a row: ``step`` (environment steps so far); ``mean_return``, ``mean_length`` and number ``episodes`` of the
-    episodes that ended since the last row; the current ``friction``; for continual backprop the number of units
-    ``replaced`` so far; and the metrics of `gnt.metrics.Probe` for the hidden layers of policy and value, on
+    episodes that ended since the last row; the current ``friction``; for ReDo and continual backprop the number
+    of units ``replaced`` so far; and the metrics of `gnt.metrics.Probe` for the hidden layers of policy and value, on
     observations of a random policy from before the training. If no episode ended (rollouts shorter than episodes), the
     means are those of the last row; before the first end, those of the current episode.
     """

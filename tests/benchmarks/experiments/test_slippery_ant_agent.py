@@ -112,6 +112,7 @@ def test_optimizers_have_the_papers_settings(method, decay):
         "backprop": ((0.9, 0.999), 0.0),
         "proper_adam": ((0.99, 0.99), 0.0),
         "l2": ((0.99, 0.99), 1e-3),
+        "redo": ((0.99, 0.99), 1e-4),
         "continual_backprop": ((0.99, 0.99), 1e-4),
     }
     assert (options["betas"], options["weight_decay"]) == wanted[method]
@@ -132,6 +133,33 @@ def test_units_of_both_networks_are_replaced():
     assert agent("l2")[0].replaced is None
 
 
+def test_redo_replaces_units_that_are_dormant_in_the_latest_minibatch():
+    made, _ = agent("redo", dormancy=0.3, period=20)
+    redo, optimizer = made.redo, made.optimizer
+    assert (redo.tau, redo.period) == (0.3, 20)
+    features = {}
+    for name, net in made.networks.items():
+        for position in (1, 3):
+
+            def keep(layer, args, output, key=(name, position)):
+                if torch.is_grad_enabled():
+                    features[key] = output.detach().abs().mean(0)
+
+            net[position].register_forward_hook(keep)
+    expected = []
+    optimizer.register_step_pre_hook(
+        lambda *_: expected.append([(mean <= 0.3 * mean.mean()).sum().item() for mean in features.values()])
+    )
+    found = []
+    optimizer.register_step_post_hook(lambda *_: found.append([len(units) for units in redo.replaced]))
+    made.learn()
+    assert len(found) == 32
+    assert found[19] == expected[19]
+    assert sum(found[19]) > 0
+    assert made.replaced == sum(map(sum, found)) == sum(found[19])
+    assert agent("backprop")[0].redo is None
+
+
 def test_initial_weights_depend_on_the_seed_but_not_on_the_method():
     first = {method: agent(method)[0] for method in Settings.methods}
     begin = first["backprop"].state_dict()["parameters"]
@@ -145,11 +173,12 @@ def full_state(made, env):
     return {"agent": made.state_dict(), "env": env.state_dict()}
 
 
-@pytest.mark.parametrize("method", ["backprop", "continual_backprop"])
+@pytest.mark.parametrize("method", ["backprop", "redo", "continual_backprop"])
 def test_a_restored_agent_continues_bit_for_bit(method):
-    made, env = agent(method)
+    own = {"dormancy": 0.3, "period": 10} if method == "redo" else {}
+    made, env = agent(method, **own)
     for _ in range(5):
-        again, its_env = agent(method)
+        again, its_env = agent(method, **own)
         saved = through_a_file(full_state(made, env))
         again.load_state_dict(saved["agent"])
         its_env.load_state_dict(saved["env"])
@@ -160,6 +189,7 @@ def test_a_restored_agent_continues_bit_for_bit(method):
         assert_same(through_a_file(full_state(again, its_env)), through_a_file(full_state(made, env)))
     assert env.steps == 320
     assert env.finished
+    assert made.replaced is None if method == "backprop" else made.replaced > 0
 
 
 def test_non_finite_weights_or_outputs_raise_an_error():
