@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
 from contextlib import suppress
 from multiprocessing.connection import wait
 from typing import Any
 
 from ..run import Run
 from ..worker import FINAL_MESSAGES, run_worker
+from . import worker_processes
 
 
 class LocalLauncher:
@@ -18,19 +17,20 @@ class LocalLauncher:
 
     def __init__(self, workers: int | None, checkpoint_seconds: float, *, tensorboard: bool) -> None:
         self.slots = workers or _cores()
+        self._context = worker_processes.make_context()
         self._options = (checkpoint_seconds, tensorboard)
         self._workers: dict[Run, _Worker] = {}
 
     def start(self, run: Run) -> None:
         """Start the run."""
-        self._workers[run] = _Worker(run, *self._options)
+        self._workers[run] = _Worker(self._context, run, *self._options)
 
     def messages(self, timeout: float) -> list[tuple[Run, tuple[Any, ...]]]:
         """Messages that arrived within ``timeout`` seconds."""
         pipes = {worker.pipe: worker for worker in self._workers.values()}
         received = []
         for pipe in wait(list(pipes), timeout=timeout):
-            worker = pipes[pipe]  # type: ignore[index]
+            worker = pipes[pipe]
             message = worker.receive()
             received.append((worker.run, message))
             if message[0] in FINAL_MESSAGES:
@@ -59,19 +59,12 @@ def _cores() -> int:
 class _Worker:
     """A worker process and the pipe to it."""
 
-    def __init__(self, run: Run, checkpoint_seconds: float, tensorboard: bool) -> None:
+    def __init__(self, context: Any, run: Run, checkpoint_seconds: float, tensorboard: bool) -> None:
         self.run = run
-        self.started = False  # whether it has sent a message; before, it only imports modules
-        context = multiprocessing.get_context("spawn")  # torch's threads do not survive fork
+        self.started = False  # whether it has sent a message; before, it only prepares
         self.pipe, worker_end = context.Pipe()
         arguments = (run, worker_end, checkpoint_seconds, tensorboard)
-        self.process = context.Process(target=run_worker, args=arguments, daemon=True)
-        # The worker inherits that SIGINT is ignored, so that Ctrl-C does not end it while it imports modules.
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            self.process.start()
-        finally:
-            signal.signal(signal.SIGINT, handler)
+        self.process = worker_processes.start(context, run_worker, *arguments)
         worker_end.close()  # only the worker holds its end, so that the pipe is closed when the worker dies
 
     def receive(self) -> tuple[Any, ...]:
@@ -85,7 +78,7 @@ class _Worker:
         return message
 
     def request_stop(self) -> None:
-        """Ask the process to save and stop. One that only imports modules is terminated."""
+        """Ask the process to save and stop. One that only prepares is terminated."""
         if not self.started:
             self.process.terminate()
         with suppress(OSError):  # it has ended; its final message can still be read

@@ -84,7 +84,7 @@ def test_a_killed_worker_is_reported_and_the_others_continue(tmp_path: Path) -> 
     command = ["slowly_changing_regression", "--steps", 1900, "--bin", 250, "--workers", 2, "--out", tmp_path]
     with start(*command, "--checkpoint-every", 0) as process:
         until(lambda: any(tmp_path.rglob("continual_backprop*/**/checkpoint.pt")), process)  # of the second worker
-        os.kill(youngest_child(process.pid), signal.SIGKILL)
+        os.kill(youngest_worker(process.pid), signal.SIGKILL)
         _, errors = finish(process, status=2)
     assert "was killed (exit code -9). Run the same command again to continue from the last checkpoint." in errors
     assert sum(b'{"end"' in record for record in records(tmp_path).values()) == 1
@@ -92,10 +92,14 @@ def test_a_killed_worker_is_reported_and_the_others_continue(tmp_path: Path) -> 
     assert sum(b'{"end"' in record for record in records(tmp_path).values()) == 2
 
 
-def youngest_child(pid: int) -> int:
-    """The process that was started last: a worker, as multiprocessing's own processes are started before."""
-    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return max(children)
+def youngest_worker(pid: int) -> int:
+    """The worker that was started last. Workers are children of the fork server, a child of the command."""
+    return max(worker for child in children(pid) for worker in children(child))
+
+
+def children(pid: int) -> list[int]:
+    """The child processes of a process."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_results_of_another_revision_of_the_settings_are_refused(tmp_path: Path) -> None:
