@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gnt.diagnosis._batches import TARGET, Batch
+from gnt.learners import check_mse_shapes
 from gnt.units import call_model
 
 LossFunction = Callable[[Any, Any], Tensor]
@@ -38,6 +39,7 @@ def loss_of(net: nn.Module, batch: Batch, loss: LossFunction | None) -> tuple[Te
             raise TypeError("loss must be a function (output, y): batches and outputs have none of their own")
     else:
         output = call_model(net, batch.x)
+        check_mse_shapes(loss, output, batch.y)
         value = loss(output, batch.y)
     if not isinstance(value, Tensor) or value.numel() != 1:
         got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

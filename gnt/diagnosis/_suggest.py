@@ -68,7 +68,7 @@ class Suggestion:
 
     @property
     def settings(self) -> dict[str, float | int]:
-        """The settings as keywords: ``gnt.GnT(net, optimizer, **suggestion.settings)``."""
+        """The settings as keywords: ``gnt.GnT(net, optimizer, **suggestion.settings).attach()``."""
         return {
             "replacement_rate": self.replacement_rate,
             "maturity_threshold": self.maturity_threshold,

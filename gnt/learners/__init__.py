@@ -8,7 +8,7 @@
 With ``compile=True`` the whole step of a learner is one compiled graph.
 """
 
-from gnt.learners._loss_and_optimizer import Loss, find_loss
+from gnt.learners._loss_and_optimizer import Loss, check_mse_shapes, find_loss
 from gnt.learners._methods import Methods
 from gnt.learners._step_result import Step
 from gnt.learners.backprop import Backprop
@@ -28,5 +28,6 @@ __all__ = [
     "Methods",
     "StackedNet",
     "Step",
+    "check_mse_shapes",
     "find_loss",
 ]

@@ -53,6 +53,14 @@ def find_loss(loss: LossName | Loss) -> Loss:
     return LOSSES[loss]
 
 
+def check_mse_shapes(loss: Any, output: Any, y: Any) -> None:
+    """Raise ValueError if "mse" would broadcast outputs and targets of different shapes, and compare all with all."""
+    if loss is F.mse_loss and isinstance(output, Tensor) and isinstance(y, Tensor) and output.shape != y.shape:
+        raise ValueError(
+            f"mse compares output and target element by element: output {tuple(output.shape)}, y {tuple(y.shape)}"
+        )
+
+
 def check_needs_no_closure(optimizer: Optimizer) -> None:
     """Raise TypeError for an optimizer whose step must be given a closure, such as LBFGS."""
     closure = inspect.signature(type(optimizer).step).parameters.get("closure")
@@ -61,6 +69,12 @@ def check_needs_no_closure(optimizer: Optimizer) -> None:
             f"opt must be an optimizer that steps once for each batch: step of {type(optimizer).__name__} needs a "
             "closure, which evaluates the loss several times; allowed is any optimizer with step()"
         )
+
+
+def refuse_own_engine(optimizer: Any) -> None:
+    """Raise ValueError for an optimizer that has an engine, in a learner that has one, too."""
+    if hasattr(optimizer, "gnt"):
+        raise ValueError(f"{type(optimizer).__name__} has its own engine: pass it to Backprop")
 
 
 def find_optimizer(

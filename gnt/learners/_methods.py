@@ -14,19 +14,23 @@ A method is an object with any of these hooks, which a learner calls in the orde
 
 It may have ``state_dict`` and ``load_state_dict``, which become part of the learner's state, and ``discard()``, which
 is called when a step fails before its update. A true attribute ``records_gradient`` says that its `penalty_backward`
-takes ``.grad`` for the gradient of the loss: it is called after those of the others. If it keeps numbers per weight
-(`gnt.replacement.Follower`) of units that the learner's engine replaces, it follows the engine.
+takes ``.grad`` for the gradient of the loss: it is called after those of the others. ``expects_classes`` is set if it
+takes outputs for logits of classes, to what its user passes for other targets; a learner with "mse" warns. If it keeps
+numbers per weight (`gnt.replacement.Follower`) of units that the learner's engine replaces, it follows the engine.
 """
 
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from gnt._utils.stack_level import user_level
 from gnt.replacement import GnT
 
 _FIT_ANY = frozenset({"net", "task", "data", "optimizer", "steps_per_epoch"})
@@ -76,6 +80,16 @@ class Methods(tuple[Any, ...]):
                 )
             methods._penalties.append((each, tuple(taken)))
         return methods
+
+    def warn_of_loss(self, loss: Any) -> None:
+        """Warn if a method takes outputs for logits of classes, while the loss is "mse"."""
+        for each in self:
+            remedy = getattr(each, "expects_classes", None)
+            if remedy and loss is F.mse_loss:
+                warnings.warn(
+                    f"{type(each).__name__} takes outputs for logits of classes, and the loss is 'mse': {remedy}",
+                    stacklevel=user_level(),
+                )
 
     def __new__(cls, given: Iterable[Any] = ()) -> Methods:
         methods = super().__new__(cls, given)

@@ -12,13 +12,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gnt.importance import ENGINE_UNCHANGED, FeatureBatch
 from gnt.learners._evaluated import BackwardStart, Evaluated, check_loss
-from gnt.learners._loss_and_optimizer import Loss
+from gnt.learners._loss_and_optimizer import Loss, check_mse_shapes
 from gnt.learners._methods import Methods
 from gnt.learners._step_backup import StepBackup
 from gnt.learners._step_result import Step
@@ -167,10 +166,7 @@ class TrainingStep:
 
     def compute_loss(self, output: Tensor, y: Tensor) -> Tensor:
         """The loss, checked for everything but its value."""
-        if self.loss is F.mse_loss and output.shape != y.shape:
-            raise ValueError(
-                f"mse compares output and target element by element: output {tuple(output.shape)}, y {tuple(y.shape)}"
-            )
+        check_mse_shapes(self.loss, output, y)
         loss = self.loss(output, y)
         if not isinstance(loss, Tensor) or loss.ndim != 0:
             got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__

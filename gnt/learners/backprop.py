@@ -14,7 +14,14 @@ from typing_extensions import Unpack
 from gnt._utils.known_attributes import known_attributes
 from gnt._utils.validation import check_flags
 from gnt.learners._compile import CompiledSteps
-from gnt.learners._loss_and_optimizer import OPTIMIZERS, Loss, check_needs_no_closure, find_loss, find_optimizer
+from gnt.learners._loss_and_optimizer import (
+    OPTIMIZERS,
+    Loss,
+    check_needs_no_closure,
+    find_loss,
+    find_optimizer,
+    refuse_own_engine,
+)
 from gnt.learners._methods import Methods
 from gnt.learners._optimizer_options import OptimizerOptions
 from gnt.learners._step_result import Step
@@ -105,6 +112,7 @@ class Backprop:
             checked_methods.check_compilable()
         self._step = TrainingStep(net, loss_function, optimizer)
         self._step.set_methods(checked_methods)
+        checked_methods.warn_of_loss(loss_function)
         self._compiled_steps = CompiledSteps(self._step) if compile else None
 
     @property
@@ -117,6 +125,9 @@ class Backprop:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"opt of a learner must be a torch.optim.Optimizer, got {optimizer!r:.80}")
         check_needs_no_closure(optimizer)
+        if self._step.engine is not None:
+            refuse_own_engine(optimizer)
+            self._step.engine.optimizer = optimizer
         self._step.optimizer = optimizer
 
     @property
@@ -130,6 +141,7 @@ class Backprop:
         if self._compiled_steps is not None:
             checked.check_compilable()
         self._step.set_methods(checked)
+        checked.warn_of_loss(self.loss)
 
     def begin_task(self, **info: Any) -> None:
         """Call ``begin_task`` of all methods that have it: a task begins.

@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 from gnt._utils.known_attributes import known_attributes
 from gnt.initialization import Init
 from gnt.learners._engine_keywords import CONTINUAL_BACKPROP_SETTINGS
-from gnt.learners._loss_and_optimizer import UNIT_OPTIMIZERS, Loss
+from gnt.learners._loss_and_optimizer import UNIT_OPTIMIZERS, Loss, refuse_own_engine
 from gnt.learners._optimizer_options import OptimizerOptions
 from gnt.learners._training_step import EngineTrainingStep
 from gnt.learners.backprop import IN_OPTIMIZER, Backprop, step_attribute
@@ -99,8 +99,7 @@ class ContinualBackprop(Backprop):
         soft: SoftReplacement | bool | None = EngineSettings.soft,
         **options: Unpack[OptimizerOptions],
     ) -> None:
-        if hasattr(opt, "gnt"):
-            raise ValueError(f"{type(opt).__name__} has its own engine: pass it to Backprop")
+        refuse_own_engine(opt)
         super().__init__(net, loss=loss, opt=opt, step_size=step_size, compile=compile, methods=methods, **options)
         record = not hasattr(net, "predict")
         engine = GnT(

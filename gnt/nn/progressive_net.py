@@ -111,7 +111,10 @@ class ProgressiveNet(nn.Module):
 
         Raises:
             ValueError: there is no such column.
+            RuntimeError: there is no column yet.
         """
+        if not len(self.columns):
+            raise RuntimeError("there is no column yet: call add_column(outputs), one for each task")
         last = len(self.columns) - 1 if task is None else task
         if isinstance(last, bool) or not isinstance(last, int) or not 0 <= last < len(self.columns):
             raise ValueError(f"task must be the number of a column, 0..{len(self.columns) - 1}, or None, got {task!r}")

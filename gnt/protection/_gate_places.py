@@ -44,20 +44,19 @@ class GatePlace:
         self.index = torch.full((self.width,), -1)
 
 
-def gate_places(model: nn.Module, layout: UnitLayout) -> list[GatePlace]:
-    """The places of all gates of the groups of a model.
+def gate_places(layout: UnitLayout) -> list[GatePlace]:
+    """The places of all gates of the groups of a layout.
 
     Raises:
         ValueError: a group with a norm over several units before which it cannot be gated.
     """
     places: dict[tuple[int, bool], GatePlace] = {}
-    modules = dict(model.named_modules())
     for number, group in enumerate(layout.groups):
         for slot in group.outgoing:
             trailing = slot.weight.ndim - 2 if isinstance(slot.module, CONV_LAYERS) else 0
             _add(places, GatePlace(slot.name, slot.module, slot.width, trailing), layout, number, slot)
         for coupling in group.couplings:
-            _add_before(places, layout, number, coupling, modules)
+            _add_before(places, layout, number, coupling)
     for place in places.values():
         _simplify(place, layout)
     return list(places.values())
@@ -70,17 +69,12 @@ def _add(
     layout.write_units(place.index, slot, number)
 
 
-def _add_before(
-    places: dict[tuple[int, bool], GatePlace],
-    layout: UnitLayout,
-    number: int,
-    coupling: str,
-    modules: dict[str, nn.Module],
-) -> None:
+def _add_before(places: dict[tuple[int, bool], GatePlace], layout: UnitLayout, number: int, coupling: str) -> None:
     """Gates before a norm: at its input if that is known, otherwise at the outputs of the producers."""
     group = layout.groups[number]
-    norm = modules.get(coupling.split(" ")[0])
-    slot = next((each for each in group.scales if each.module is norm), None)
+    name = coupling.split(" ")[0]
+    slot = next((each for each in group.scales if each.name == name), None)
+    norm = None if slot is None else slot.module
     if slot is not None and isinstance(norm, _NORMS) and has_torch_forward(norm):
         if isinstance(norm, nn.GroupNorm):
             place = GatePlace(slot.name, norm, norm.num_channels, 0, dimension_1=True)

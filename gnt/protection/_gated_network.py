@@ -22,7 +22,12 @@ from gnt.protection._hat_settings import HATSettings
 from gnt.protection._saved_state import is_task_id
 from gnt.protection._task_buffers import TaskBuffers
 from gnt.protection._unit_layout import UnitLayout
-from gnt.units import UnitGroup
+from gnt.units import UnitGroup, is_weight_layer
+
+
+def _weight_layers(model: nn.Module) -> frozenset[str]:
+    """The names of the linear and convolution layers of a network."""
+    return frozenset(name for name, module in model.named_modules() if is_weight_layer(module))
 
 
 @dataclass
@@ -63,7 +68,8 @@ class GatedNetwork(nn.Module):
         super().__init__()
         self.settings, self.groups, self.layout = settings, groups, UnitLayout(groups)
         self._model = (model,)  # in a tuple, so that it is not a submodule
-        self._places = gate_places(model, self.layout)
+        self._places = gate_places(self.layout)
+        self._layer_names = _weight_layers(model)
         weight = groups[0].incoming[0].weight
         dtype = torch.promote_types(weight.dtype, torch.float32)
         self.embedding = nn.Parameter(torch.zeros(self.layout.total, dtype=dtype, device=weight.device))
@@ -105,6 +111,19 @@ class GatedNetwork(nn.Module):
             return self.settings.s_max
         batches = self._progress.steps_per_epoch
         return annealed_scale(self._progress.step % batches + 1, batches, self.settings.s_max)
+
+    def check_layers(self) -> None:
+        """Raise ValueError if the network has other layers than at construction, so that gates would be missing."""
+        modules = set(self.net.modules())
+        for group in self.groups:
+            for slot in group.slots:
+                if slot.module not in modules:
+                    raise ValueError(f"{slot.name!r} of group {group.name!r} is not a module of the network any more")
+        for name in _weight_layers(self.net) - self._layer_names:
+            raise ValueError(
+                f"layer {name!r} was added after {type(self).__name__} was built, and no gates act on what it reads: "
+                "add all layers before, and find the units with gnt.trace(net, examples=[...]), one for each head"
+            )
 
     @property
     def gates(self) -> Tensor:

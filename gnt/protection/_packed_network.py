@@ -115,6 +115,15 @@ class PackedNetwork:
         fixed = (each for each in self.parameters if each.fixed is not None and not each.prunable)
         self._fixed_norms = {module for each in fixed for module in each.modules if isinstance(module, _NormBase)}
 
+    def use_optimizer(self, optimizer: Optimizer | None) -> None:
+        """Check new parameters with another optimizer from now on; ValueError if it lacks a parameter."""
+        before, self._optimizer = self._optimizer, optimizer
+        try:
+            self._checked(self.parameters)
+        except ValueError:
+            self._optimizer = before
+            raise
+
     def _checked(self, parameters: list[PackedParameter]) -> list[PackedParameter]:
         for each in parameters:
             if is_lazy(each.tensor):

@@ -13,6 +13,7 @@ from gnt._utils.dynamo import not_compiled
 from gnt._utils.recording_switch import is_paused
 from gnt.protection._coverage import CoveredParameter
 from gnt.protection._forward_hook import ForwardHook
+from gnt.protection._unused_layers import runs_as_module
 from gnt.units import UnitGroup
 
 
@@ -61,6 +62,14 @@ class TrainedParameters:
         for number, each in enumerate(self._parameters):
             if not self.current[number] and each.parameter.grad is not None:
                 self.current[number] = True
+
+    def without_forward(self) -> list[str]:
+        """The names of the parameters of plain layers that the open task has trained without running the layer."""
+        return [
+            each.name
+            for trained, each in self._pairs()
+            if trained and runs_as_module(each.modules) and self._handles.keys() >= set(each.modules)
+        ]
 
     def end(self) -> None:
         """The task has ended."""

@@ -61,7 +61,7 @@ class FGAdaHAT(SavedImportances):
     Args:
         net: the network.
         groups: its units, of `gnt.trace` or `gnt.walk`.
-        alpha: > 0.
+        alpha: > 0. On permuted digits 8 was best of 0.5 to 32 (docs/memory.md), with ``apply="update"``.
         importance: name of a measure or an attribution.
         summing: weights of earlier tasks: "add_all" (T - t + 1 for task t of T), "add_latest", "add_average",
             "linear_decrease" (takes ``step``), "quadratic_decrease", "cubic_decrease", "exponential_decrease"

@@ -23,6 +23,7 @@ from gnt.protection._hat_settings import EmbeddingInit, HATSettings, check_group
 from gnt.protection._protecting_network import ProtectingNetwork
 from gnt.protection._rates import Hard, Rates
 from gnt.protection._saved_state import is_task_id
+from gnt.protection._unused_layers import warn_of_unused_layers
 from gnt.replacement import unwrap_optimizer
 from gnt.units import UnitGroup
 
@@ -190,7 +191,8 @@ class HAT(ProtectingNetwork):
             RuntimeError: a task is open, or this object is closed.
             TypeError: an id or an optimizer of another type.
             ValueError: an id that was used before; ``steps_per_epoch`` below 1; an optimizer that lacks parameters of
-                the groups; LBFGS without the embedding, which cannot be added to it. Nothing is changed.
+                the groups; LBFGS without the embedding, which cannot be added to it; a layer that was added or replaced
+                since construction. Nothing is changed.
         """
         self._require_not_closed()
         if self._open:
@@ -200,6 +202,7 @@ class HAT(ProtectingNetwork):
         if task in self.tasks:
             raise ValueError(f"task must be a new id, got {task!r}, which has ended; known are {self.tasks}")
         check_positive(steps_per_epoch=steps_per_epoch)
+        self.check_layers()
         coverage = self._find_coverage()
         check_optimizer(optimizer, coverage.parameters, self.embedding)
         self._warn_without_capacity(task)
@@ -249,6 +252,7 @@ class HAT(ProtectingNetwork):
         self._conditioning.restore()
         self._conditioning.remove()
         coverage = self._find_coverage()
+        warn_of_unused_layers(self._trained.without_forward(), self.task)
         self._trained.end()
         self._trained.follow(coverage.parameters, new=True)
         self._coverage = coverage

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -13,10 +12,12 @@ from torch.optim import Optimizer
 from gnt._utils.settings import checked_settings, share
 from gnt._utils.state_dicts import check_saved_state
 from gnt._utils.validation import to_float
+from gnt.protection._evaluated_task import EvaluatedTask
 from gnt.protection._owned_units import OwnedUnits
 from gnt.protection._packed_network import PackedNetwork
 from gnt.protection._saved_state import MOST_TASKS, is_task_id, number_of_owners, saved_kinds
 from gnt.protection._step_hook import StepHook
+from gnt.protection._unused_layers import runs_as_module, warn_of_unused_layers
 from gnt.units import UnitGroup, unwrap
 
 STATE_VERSION = 1
@@ -92,9 +93,8 @@ class PackNet:
             raise TypeError(f"net must be a torch.nn.Module, got {type(net).__name__}")
         if not 0 <= to_float(prune) <= 1:
             raise ValueError(f"prune must be a number in [0, 1], got {prune!r}")
-        if optimizer is not None and not isinstance(optimizer, Optimizer):
-            raise TypeError(f"optimizer must be a torch.optim.Optimizer or None, got {type(optimizer).__name__}")
-        self.net, self.share, self.optimizer = net, to_float(prune), optimizer
+        _checked_optimizer(optimizer)
+        self.net, self.share, self._optimizer = net, to_float(prune), optimizer
         self._network = PackedNetwork(unwrap(net), optimizer)
         self.tasks: list[Any] = []
         self.task: Any = None
@@ -102,13 +102,33 @@ class PackNet:
         self._owned_units = OwnedUnits()
         self._add_hook()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_handle": None}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._add_hook()
 
+    @property
+    def optimizer(self) -> Optimizer | None:
+        """The optimizer after whose steps `after_step` is called by itself; another one may be assigned.
+
+        Raises:
+            TypeError, ValueError: as at construction. Nothing is changed.
+        """
+        return self._optimizer
+
+    @optimizer.setter
+    def optimizer(self, optimizer: Optimizer | None) -> None:
+        self._network.use_optimizer(_checked_optimizer(optimizer))
+        self._optimizer = optimizer
+        if self._handle is not None:
+            self._handle.remove()
+        self._add_hook()
+
     def _add_hook(self) -> None:
-        if self.optimizer is not None:
-            self.optimizer.register_step_post_hook(StepHook(self.after_step))
+        own = self._optimizer
+        self._handle = None if own is None else own.register_step_post_hook(StepHook(self.after_step))
 
     @property
     def _open(self) -> bool:
@@ -162,6 +182,8 @@ class PackNet:
             if each.tensor.is_floating_point() and not torch.isfinite(each.tensor).all():
                 raise ValueError(f"parameter {each.name} has values that are not finite: they cannot be ranked")
         number = len(self.tasks) + 1
+        unused = [each for each in took_part if not network.has_run(each) and runs_as_module(each.modules)]
+        warn_of_unused_layers([each.name for each in unused], self.task)
         for each in took_part:
             each.restore()
             each.claim(number, self.share)
@@ -191,11 +213,12 @@ class PackNet:
         """Give owned weights their values back, and set pruned ones to 0; to be called after each optimizer step."""
         self._network.restore()
 
-    @contextlib.contextmanager
-    def use(self, task: Any) -> Iterator[None]:
-        """Evaluate an earlier task: inside, the network has the weights of this task and those before, others are 0.
+    def use(self, task: Any) -> AbstractContextManager[None]:
+        """Evaluate an earlier task, in ``with packnet.use(task):``.
 
-        The network is in evaluation mode inside. Afterwards weights and modes are as before, also after an exception.
+        Inside, the network is in evaluation mode and has the weights of this task and those before; others are 0.
+        Afterwards weights and modes are as before, also after an exception.
+        Without ``with`` nothing is changed, and there is a warning.
 
         Args:
             task: the id of a task that has ended.
@@ -205,24 +228,7 @@ class PackNet:
         """
         if not is_task_id(task) or task not in self.tasks:
             raise ValueError(f"task must be one that has ended ({self.tasks}), got {task!r}")
-        number = self.tasks.index(task) + 1
-        self._network.check_current()
-        modes = [(module, module.training) for module in self.net.modules()]
-        prunable = self._network.prunable
-        before = [each.tensor.detach().clone() for each in prunable]
-        try:
-            self.net.eval()
-            with torch.no_grad():
-                for each in prunable:
-                    each.follow_tensor()
-                    each.tensor.masked_fill_((each.owner == 0) | (each.owner > number), 0.0)
-            yield
-        finally:
-            with torch.no_grad():
-                for each, values in zip(prunable, before, strict=True):
-                    each.tensor.copy_(values)
-            for module, mode in modes:
-                module.training = mode
+        return EvaluatedTask(self.net, self._network, self.tasks.index(task) + 1)
 
     def protected(self, group: UnitGroup) -> Tensor:
         """For ``GnT(protect=packnet)``: True for units with an incoming or outgoing weight that a task owns."""
@@ -277,3 +283,10 @@ class PackNet:
     def _hold(self) -> None:
         self._owned_units.clear()
         self._network.hold(len(self.tasks) + 1)
+
+
+def _checked_optimizer(optimizer: Any) -> Any:
+    """The optimizer, or None; TypeError for anything else."""
+    if optimizer is not None and not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer must be a torch.optim.Optimizer or None, got {type(optimizer).__name__}")
+    return optimizer

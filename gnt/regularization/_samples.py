@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
 
 
 class Batch(NamedTuple):
@@ -37,6 +38,12 @@ def batches(data: Any, samples: int | None, device: torch.device) -> Iterator[Ba
     """
     if data is None or isinstance(data, (str, bytes)):
         raise TypeError(f"data must be x, (x, y) or an iterable of batches, got {data!r}")
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        raise TypeError(
+            f"data must consist of batches, got a {type(data).__name__}: give DataLoader(data, batch_size=...)"
+        )
+    if _is_listed_pair(data):
+        raise TypeError("data [x, y] would be two batches of inputs: give the tuple (x, y)")
     whole = isinstance(data, (Tensor, Mapping)) or (isinstance(data, tuple) and len(data) == 2)
     if not whole and not isinstance(data, Iterable):
         raise TypeError(f"data must be x, (x, y) or an iterable of batches, got {type(data).__name__}")
@@ -52,6 +59,14 @@ def batches(data: Any, samples: int | None, device: torch.device) -> Iterator[Ba
             yield batch
     if not seen:
         raise ValueError("data must contain at least one sample, got none")
+
+
+def _is_listed_pair(data: Any) -> bool:
+    """True for a list of two tensors of which one is of real numbers: inputs and labels, not two batches."""
+    if not isinstance(data, list) or len(data) != 2 or not all(isinstance(each, Tensor) for each in data):
+        return False
+    first, second = data
+    return bool(first.is_floating_point() != second.is_floating_point())
 
 
 def _batch(item: Any, device: torch.device) -> Batch:

@@ -98,6 +98,11 @@ class EWC(MeasuredPenalty):
         self.generator = generator
 
     @property
+    def expects_classes(self) -> str | None:
+        """For learners: what to pass if outputs are no logits; None if they need not be."""
+        return "give EWC likelihood='gaussian'" if self.likelihood == "categorical" else None
+
+    @property
     def decay(self) -> float:
         """Factor of the importance of earlier tasks with ``mode="online"``; a new value holds from the next task on."""
         return self._decay

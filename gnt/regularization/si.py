@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from gnt._utils.parameters import ModuleOrParameters
 from gnt._utils.settings import above_zero, checked_settings
+from gnt._utils.stack_level import user_level
 from gnt._utils.state_dicts import Kind, tensors_like
 from gnt.regularization._kernel_calls import add_path_integrals, add_penalty_gradients, split_for_kernel
 from gnt.regularization._memory import MemoryPenalty
@@ -192,6 +194,8 @@ class SI(MemoryPenalty):
     def consolidate(self) -> None:
         """Add the importance of a task to A, and take the present weights as anchors.
 
+        There is a warning if no step of the task was recorded, so that its importance is 0.
+
         Raises:
             FloatingPointError: omega or a weight is not finite. Nothing is changed.
         """
@@ -206,6 +210,12 @@ class SI(MemoryPenalty):
             if not torch.isfinite(new).all() or not torch.isfinite(path).all():
                 raise FloatingPointError(f"the importance of parameter {name} is not finite; nothing was changed")
             importance.append(new)
+        if not any(path.any() for path in self._path):
+            warnings.warn(
+                "SI has recorded no step of this task, so the task has importance 0: call attach(optimizer) once, or "
+                "in each step backward() (or after_backward()) before the optimizer's step, and step() after it",
+                stacklevel=user_level(),
+            )
         self._set(importance, [each.detach().clone() for each in self.parameters], self.tasks + 1)
         torch._foreach_zero_(self._path)
 

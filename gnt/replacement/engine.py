@@ -195,12 +195,22 @@ class GnT(AttachedEngine, ExplainsOtherNames):
 
         Returns:
             Indices of the replaced units, one int64 tensor for each group.
+
+        Raises:
+            RuntimeError: the engine is attached and has made this step in that of its optimizer; or as for `update`.
+            ValueError, FloatingPointError: as for `update`.
         """
         structure = self._structure
         if structure is None or not structure.is_current:
             self.check_structure()
         if features is None and self.repeat_step():
             return self.replaced
+        if self._hooks is not None and features is None and not self.feature_buffer.waiting:
+            self.feature_buffer.check_open()
+            raise RuntimeError(
+                "this engine is attached: optimizer.step() ends with its step, so leave out engine.step(). Nothing was "
+                "recorded since then"
+            )
         batch, before = self.take(features, none_is_error=not self.has_other_processes), self.updates
         replaced = self.step_with(batch)
         if self.updates == before:

@@ -74,6 +74,11 @@ class DER:
         self.alpha, self.beta = alpha, beta
         self.batch_size = batch_size
 
+    @property
+    def expects_classes(self) -> str | None:
+        """For learners: what to pass if outputs are no logits; None if they need not be."""
+        return "give DER loss=torch.nn.functional.mse_loss" if self.beta and self.loss is F.cross_entropy else None
+
     def penalty(self, x: Tensor, y: Tensor, output: Tensor) -> Tensor:
         """The penalty for drawn items, a differentiable scalar; afterwards adds the current batch to the buffer.
 

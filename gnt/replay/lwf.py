@@ -88,6 +88,11 @@ class LwF:
         self._outputs: int | None = None  # of the network, in the latest step
         self._past: tuple[FrozenCopy, int | None] | None = None  # the network, and its number of outputs
 
+    @property
+    def expects_classes(self) -> str:
+        """For learners: what to use if outputs are no logits."""
+        return "use gnt.DER, which keeps outputs of any kind"
+
     def end_task(self) -> None:
         """End a task: keep a copy of the network as it is now, in place of the one before."""
         self._past = FrozenCopy.of(self.net), self._outputs

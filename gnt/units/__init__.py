@@ -14,7 +14,14 @@ from gnt.units._containers import Container
 from gnt.units._errors import TraceError, WalkError
 from gnt.units._group import UnitGroup
 from gnt.units._isolated_forward import ModelInputs, call_model, isolated, loss_gradients
-from gnt.units._layer_types import CONV_LAYERS, WEIGHT_LAYERS, has_torch_forward, input_groups, is_transposed_linear
+from gnt.units._layer_types import (
+    CONV_LAYERS,
+    WEIGHT_LAYERS,
+    has_torch_forward,
+    input_groups,
+    is_transposed_linear,
+    is_weight_layer,
+)
 from gnt.units._slices import copy_slices, fill_slices, read_slices, write_slices
 from gnt.units._slot import Slot
 from gnt.units._structure_check import StructureCheck, frozen_layers
@@ -51,6 +58,7 @@ __all__ = [
     "identify_activation",
     "input_groups",
     "is_transposed_linear",
+    "is_weight_layer",
     "isolated",
     "loss_gradients",
     "parse_activation",

@@ -113,7 +113,7 @@ class Passthrough:
                 raise WalkError(
                     f"the list ends in {kind} ({name!r}), so the units of {self.producer.name!r} have no consumer: end "
                     "the list with the weight layer that reads them or, if they are the network's outputs, remove "
-                    f"{kind} from the list: GnT(net[:-1]), ContinualBackprop(net, layers=net[:-1])"
+                    f"{kind} from the list: GnT(net[:-1]), or layers=net[:-1] for learners, CBPAdam and its kin"
                 )
 
     def _scale(self, name: str, layer: nn.Module, size: int, dim: int = 0) -> None:

@@ -123,7 +123,8 @@ def flatten_layers(layers: Layers, prefix: str = "") -> Iterator[tuple[str, Laye
         if not isinstance(inner, (nn.Module, list, tuple)):
             raise WalkError(
                 "layers must be a Sequential, a ModuleList, a list of modules, or a model with .layers; "
-                f"{type(layers).__name__} has no .layers; gnt.trace(model, inputs) finds the units of any model"
+                f"{type(layers).__name__} has no .layers; gnt.trace(model, inputs) finds the units of any model: "
+                "pass what it returns as layers (for a learner layers=gnt.trace(model, inputs))"
             )
         yield from flatten_layers(inner, f"{prefix}layers.")
         return

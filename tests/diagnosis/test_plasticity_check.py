@@ -331,3 +331,12 @@ def test_the_cost_is_said_before_the_first_step(capsys):
     assert (seen[0].done, seen[0].total, seen[0].seconds_left) == (0, 60, None)
     assert (seen[-1].done, seen[-1].seconds_left) == (60, 0.0)
     assert capsys.readouterr().err == ""
+
+
+def test_outputs_and_targets_that_mse_would_broadcast_are_refused():
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 1))
+    data = torch.randn(32, 4), torch.randn(32)
+    with pytest.raises(
+        ValueError, match=r"mse compares output and target element by element: output \(\d+, 1\), y \(\d+,\)"
+    ):
+        check(net, data=data, loss="mse", steps=3, seeds=2)

@@ -297,6 +297,26 @@ def test_loss_network_and_optimizer_can_be_exchanged(learner_class):
     assert learner.state_dict()["kind"] == "SGD"
 
 
+def test_an_optimizer_that_is_assigned_is_also_that_of_the_engine():
+    learner = ContinualBackprop(mlp(), opt="sgd", replacement_rate=0.3, maturity_threshold=2)
+    learner.opt = torch.optim.Adam(learner.net.parameters(), lr=0.01)
+    assert learner.gnt.optimizer is learner.opt
+    units = torch.empty(0)
+    for t in range(20):
+        units = learner.learn(*batch(t)).replaced[0]
+        if len(units):
+            break
+    assert len(units)
+    for moment in ("exp_avg", "exp_avg_sq"):
+        assert not learner.opt.state[learner.net[0].weight][moment][units].any()
+    before = learner.opt
+    with pytest.raises(ValueError, match="CBPAdam has its own engine: pass it to Backprop"):
+        learner.opt = gnt.optim.CBPAdam(learner.net)
+    with pytest.raises(ValueError, match="does not hold"):
+        learner.opt = torch.optim.SGD(learner.net[0].parameters(), lr=0.1)
+    assert learner.opt is learner.gnt.optimizer is before
+
+
 def attach_engine(net):
     optimizer = torch.optim.SGD(net.parameters(), 0.05)
     gnt.GnT(net, optimizer, **FREQUENT_REPLACEMENT).attach()

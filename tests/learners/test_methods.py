@@ -165,7 +165,7 @@ def test_the_order_of_methods_does_not_change_what_si_takes_for_the_gradient_of_
 
 def test_a_method_that_is_attached_to_the_optimizer_and_listed_is_refused():
     net = mlp()
-    for method in (gnt.EWC(net, 1.0), gnt.SI(net, 1.0)):
+    for method in (gnt.MAS(net, 1.0), gnt.SI(net, 1.0)):
         learner = gnt.Backprop(net, step_size=0.1, methods=[method])
         method.attach(learner.opt)
         before = copy.deepcopy(net.state_dict())
@@ -281,3 +281,29 @@ def test_penalty_of_an_ensemble_is_that_of_each_member():
         gnt.Backprop(net, step_size=0.1, methods=[gnt.L2(net, 0.1)]).learn(x[number], y[number])
         for a, b in zip(net.parameters(), ensemble.member(number).parameters(), strict=True):
             torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    ("make", "remedy"),
+    [
+        (lambda net: gnt.EWC(net, 1.0), "give EWC likelihood='gaussian'"),
+        (lambda net: gnt.DER(net, gnt.ReplayBuffer(9), beta=0.5), r"give DER loss=torch\.nn\.functional\.mse_loss"),
+        (gnt.LwF, r"use gnt\.DER, which keeps outputs of any kind"),
+    ],
+)
+def test_methods_for_classes_warn_beside_a_squared_loss(make, remedy):
+    net = mlp()
+    method, warning = make(net), f"takes outputs for logits of classes, and the loss is 'mse': {remedy}"
+    with pytest.warns(UserWarning, match=warning):
+        gnt.Backprop(net, loss="mse", methods=[method])
+    learner = gnt.Backprop(net, loss="mse")
+    with pytest.warns(UserWarning, match=warning):
+        learner.methods = [method]
+    gnt.Backprop(net, loss="cross_entropy", methods=[method])
+
+
+def test_methods_with_the_right_setting_do_not_warn_beside_a_squared_loss():
+    net = mlp()
+    der = gnt.DER(net, gnt.ReplayBuffer(9), beta=0.5, loss=torch.nn.functional.mse_loss)
+    only_outputs = gnt.DER(net, gnt.ReplayBuffer(9))
+    gnt.Backprop(net, loss="mse", methods=[gnt.EWC(net, 1.0, likelihood="gaussian"), der, only_outputs])

@@ -116,3 +116,9 @@ def test_errors_change_nothing(call, message):
         call(net)
     assert_same(dict(net.state_dict()), before)
     assert all(parameter.requires_grad for parameter in net.columns[1].parameters())
+
+
+def test_without_a_column_the_error_says_how_to_add_one():
+    net = gnt.ProgressiveNet(4, [6])
+    with pytest.raises(RuntimeError, match=r"there is no column yet: call add_column\(outputs\), one for each task"):
+        net(torch.randn(2, 4))

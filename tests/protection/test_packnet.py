@@ -333,8 +333,14 @@ def test_errors_change_nothing():
     packnet.end_task()
     with pytest.raises(ValueError, match=r"task must be a new id, got 0, which has ended; known are \[0\]"):
         packnet.begin_task(0)
-    with pytest.raises(ValueError, match=r"task must be one that has ended \(\[0\]\), got 3"), packnet.use(3):
-        pass
+    with pytest.raises(ValueError, match=r"task must be one that has ended \(\[0\]\), got 3"):
+        packnet.use(3)
+    before = packnet.net[0].weight.clone()
+    with pytest.warns(
+        UserWarning, match=r"PackNet\.use\(\) does nothing by itself: write 'with packnet\.use\(task\):'"
+    ):
+        packnet.use(0)
+    assert packnet.net[0].weight.equal(before)
     with pytest.raises(ValueError, match="state_dict is of another network"):
         gnt.PackNet(mlp(4, 2)).load_state_dict(packnet.state_dict())
     damaged = packnet.state_dict()
@@ -388,3 +394,23 @@ def test_a_head_that_is_added_between_tasks_is_trained_and_leaves_earlier_output
     assert not new.bias.equal(start)
     net.task = 0
     assert_same(outputs(packnet, torch.ones(2, 4))[:1], before)
+
+
+def test_another_optimizer_can_be_assigned_and_then_keeps_the_values_of_earlier_tasks():
+    net = mlp()
+    packnet = gnt.PackNet(net, optimizer=torch.optim.SGD(net.parameters(), lr=0.1))
+    first = packnet.optimizer
+    packnet.begin_task()
+    train(net, first, range(3))
+    packnet.end_task()
+    packnet.optimizer = second = torch.optim.Adam(net.parameters(), lr=0.05)
+    owned = net[0].weight != 0
+    held = net[0].weight[owned].clone()
+    packnet.begin_task()
+    train(net, second, range(3, 6))
+    assert net[0].weight[owned].equal(held)
+    assert not first._optimizer_step_post_hooks
+    lacking = torch.optim.SGD(net[0].parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"the optimizer does not hold parameter 2\.weight"):
+        packnet.optimizer = lacking
+    assert packnet.optimizer is second

@@ -133,3 +133,35 @@ def test_invalid_saved_states_raise_and_change_nothing(method: Any, state: Any, 
     with pytest.raises(ValueError, match=re.escape(message)):
         method.load_state_dict(state)
     torch.testing.assert_close(method.state_dict(), before, rtol=0, atol=0)
+
+
+def test_si_says_that_it_has_recorded_no_step():
+    model = net()
+    si, optimizer = gnt.SI(model, 1.0), torch.optim.SGD(model.parameters(), lr=0.1)
+    width = model[0].in_features
+
+    def train() -> None:
+        (model(torch.randn(4, width)).square().mean() + si()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    train()
+    with pytest.warns(UserWarning, match=r"SI has recorded no step of this task.*call attach\(optimizer\) once"):
+        si.consolidate()
+    si.attach(optimizer)
+    (model(torch.randn(4, width)).square().mean()).backward()
+    optimizer.step()
+    si.consolidate()
+    assert si.tasks == 2
+
+
+def test_data_that_are_no_batches_are_refused_with_the_remedy():
+    model = nn.Linear(4, 3)
+    x, y = torch.randn(8, 4), torch.randint(3, (8,))
+    ewc = gnt.EWC(model, 1.0)
+    with pytest.raises(TypeError, match=r"data \[x, y\] would be two batches of inputs: give the tuple \(x, y\)"):
+        ewc.consolidate(model, [x, y])
+    with pytest.raises(TypeError, match=r"got a TensorDataset: give DataLoader\(data, batch_size="):
+        ewc.consolidate(model, torch.utils.data.TensorDataset(x, y))
+    ewc.consolidate(model, [x, x])
+    assert ewc.tasks == 1

@@ -303,3 +303,16 @@ def test_an_attached_step_compares_the_network_once_and_no_tensor_with_another_v
             optimizer.step()
     assert len(checks) == 2
     assert optimizer.gnt.updates == 2
+
+
+def test_an_explicit_step_of_an_attached_engine_says_that_it_was_made_already():
+    net = mlp()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    engine = gnt.GnT(net, optimizer).attach()
+    net(torch.randn(3, 4)).square().mean().backward()
+    optimizer.step()
+    with pytest.raises(
+        RuntimeError, match=r"this engine is attached: optimizer\.step\(\) ends with its step, so leave out"
+    ):
+        engine.step()
+    assert engine.updates == 1

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gnt.initialization import init_name
-from gnt.protection import HAT
+from gnt.protection import HAT, PackNet
 from gnt.replacement import EngineSettings
 from gnt.replay import AGEM, DER, GEM, ExperienceReplay, GenerativeReplay, LwF
 
@@ -48,10 +48,11 @@ def refuse_protect(protect: Any) -> None:
 def refuse_methods(methods: Iterable[Any]) -> None:
     """Raise TypeError for methods of one network or that take the first dimension of a batch for its samples."""
     for each in methods:
-        if isinstance(each, HAT):
+        if isinstance(each, (HAT, PackNet)):
+            what = "gates and masks belong to the units" if isinstance(each, HAT) else "owners belong to the weights"
             raise TypeError(
-                f"methods of an ensemble must not have {type(each).__name__}: its gates and masks belong to the units "
-                f"of one network, and each member would need its own. {_ONE_EACH}"
+                f"methods of an ensemble must not have {type(each).__name__}: its {what} of one network, and each "
+                f"member would need its own. {_ONE_EACH}"
             )
         if isinstance(each, _SAMPLES_FIRST):
             raise TypeError(

@@ -124,6 +124,7 @@ def _merge(parts: Sequence[_Part]) -> tuple[UnitGroup, dict[str, dict[int, set[i
         outgoing=tuple(outgoing),
         scales=tuple(sides["scales"]),
         activation=activations.pop() if len(activations) == 1 else None,
+        couplings=tuple(dict.fromkeys(norm for part in parts for norm in part.group.couplings)),
     )
     return group, sources
 

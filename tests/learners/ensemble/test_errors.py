@@ -10,6 +10,7 @@ from torch import nn
 
 import gnt
 from tests.helpers.ensembles import mlp
+from tests.helpers.small_runs import conv_net
 
 NET = mlp(4, 6, 2)
 
@@ -194,7 +195,7 @@ def test_methods_that_take_the_members_for_samples_are_refused_by_name(name: str
         ensemble.methods = [build[name]()]
     assert ensemble.methods == kept
     with pytest.raises(TypeError, match=f"methods of an ensemble must not have {name}"):
-        gnt.Ensemble(NET, [1, 2], methods=[build[name]()])
+        gnt.Ensemble(NET, [1, 2], loss="cross_entropy", methods=[build[name]()])
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1])
@@ -207,3 +208,11 @@ def test_methods_given_at_construction_act_in_each_step(rate: float) -> None:
 
     gnt.Ensemble(NET, [1, 2], replacement_rate=rate, methods=[Seen()]).learn(x(2, 5, 4), x(2, 5, 2))
     assert shapes == [(2, 5, 4)]
+
+
+def test_packnet_is_refused() -> None:
+    ensemble = gnt.Ensemble(conv_net, [1, 2])
+    with pytest.raises(
+        TypeError, match="methods of an ensemble must not have PackNet: its owners belong to the weights of"
+    ):
+        ensemble.methods = [gnt.PackNet(ensemble.net)]
