@@ -15,6 +15,8 @@ FISHERS, LIKELIHOODS = get_args(FisherName), get_args(LikelihoodName)
 class FisherDirections:
     """Maps the output (1, ...) of one sample to directions (K, 1, ...), one backward pass for each.
 
+    Probabilities and drawn numbers are of float32 or wider, and the directions of the output's dtype.
+
     Args:
         fisher: which labels: all, weighted by their probability; one drawn from the model; the true one.
         likelihood: what the outputs mean.
@@ -48,14 +50,14 @@ class FisherDirections:
                 shape = (count,)
             draw: Any = torch.randn if self.likelihood == "gaussian" else torch.rand
             device = self.generator.device if self.generator is not None else output.device
-            drawn: Tensor = draw(shape, generator=self.generator, device=device, dtype=output.dtype)
+            drawn: Tensor = draw(shape, generator=self.generator, device=device, dtype=_wide(output.dtype))
             return drawn.to(output.device)
         if y is None:
             raise ValueError("fisher='empirical' needs labels: data must be (x, y) or batches of (x, y)")
         if self.likelihood != "categorical":
             if y.shape != shape:
                 raise ValueError(f"y must have the shape of the output, {tuple(shape)}, got {tuple(y.shape)}")
-            return y.to(output.dtype)
+            return y.to(_wide(output.dtype))
         if y.dtype.is_floating_point or y.dtype.is_complex or y.shape != (count,):
             raise ValueError(f"y must be integer labels of shape ({count},), got {y.dtype} of shape {tuple(y.shape)}")
         classes = output.shape[1]
@@ -65,12 +67,13 @@ class FisherDirections:
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
         """The directions for one sample."""
+        wide = output.to(_wide(output.dtype))
         if self.likelihood == "categorical":
-            return self._categorical(output[0], target).unsqueeze(1)
-        flat = output.flatten()
+            return self._categorical(wide[0], target).unsqueeze(1).to(output.dtype)
+        flat = wide.flatten()
         if self.likelihood == "gaussian":
             if self.fisher == "exact":
-                rows = torch.eye(len(flat), dtype=output.dtype, device=output.device)
+                rows = torch.eye(len(flat), dtype=flat.dtype, device=flat.device)
             else:
                 rows = (target.flatten() if self.fisher == "sample" else target.flatten() - flat)[None]
         else:
@@ -80,7 +83,7 @@ class FisherDirections:
             else:
                 labels = (target.flatten() < p).to(p.dtype) if self.fisher == "sample" else target.flatten()
                 rows = (labels - p)[None]
-        return rows.reshape(-1, *output.shape)
+        return rows.reshape(-1, *output.shape).to(output.dtype)
 
     def _categorical(self, logits: Tensor, target: Tensor) -> Tensor:
         p = logits.softmax(0)
@@ -90,6 +93,11 @@ class FisherDirections:
             return p.sqrt()[:, None] * (one_hot - p)
         label = (p.cumsum(0) < target).sum().clamp(max=len(p) - 1) if self.fisher == "sample" else target
         return ((classes == label).to(p.dtype) - p)[None]
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """Float32 or wider: in 16 bits random numbers are few, and a probability near 1 is 1."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 class NormDirections:

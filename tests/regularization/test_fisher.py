@@ -129,6 +129,26 @@ def test_mean_of_sampled_fishers_approaches_the_exact_one(likelihood: Any) -> No
         torch.testing.assert_close(sampled.importance(p), exact.importance(p), rtol=0.1, atol=0.0)
 
 
+@pytest.mark.parametrize("fisher", ["sample", "exact"])
+@pytest.mark.parametrize("likelihood", ["categorical", "bernoulli", "gaussian"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_fisher_in_16_bits_is_near_that_in_64(dtype: torch.dtype, likelihood: Any, fisher: Any) -> None:
+    """Also of a class with a probability near 1, and of one that is rare."""
+    x = torch.rand(20_000, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.5
+    found = []
+    for each, how in ((torch.float64, "exact"), (dtype, fisher)):
+        net = nn.Linear(2, 2).to(each)
+        with torch.no_grad():
+            net.weight.zero_()
+            net.bias.copy_(torch.tensor([6.0, 0.0]))
+        draws = torch.Generator().manual_seed(1)
+        ewc = gnt.EWC(net, 1.0, likelihood=likelihood, fisher=how, generator=draws, chunk=4096)
+        ewc.consolidate(net, x.to(each))
+        found.append([ewc.importance(p).double() for p in net.parameters()])
+    for exact, low in zip(*found, strict=True):
+        torch.testing.assert_close(low, exact, rtol=0.4 if fisher == "sample" else 0.02, atol=0.0)
+
+
 def test_gaussian_fisher_of_linear_regression_is_the_mean_of_squared_inputs() -> None:
     net = nn.Linear(3, 2).double()
     x = torch.randn(5, 3, dtype=torch.float64)
