@@ -44,7 +44,7 @@ class AGEM(GradientProjection):
         net: the network, called as ``net(x)``.
         buffer: stores the items.
         loss: (output, y) -> scalar, the mean over samples.
-        batch_size: number of drawn items.
+        batch_size: number of drawn items; fewer while the buffer holds fewer, of other tasks if tasks are given.
         task: the task of the batches that are added; `begin_task` changes it.
         forward: (x, task) -> output, in place of ``net(x)``, for a network with several heads; ``task`` holds the task
             of each item.
@@ -115,16 +115,8 @@ class AGEM(GradientProjection):
         """Items of other tasks; None if there are none."""
         if not len(self.buffer):
             return None
-        if self.task is None:
-            return self.buffer.sample(self.batch_size)
-        # about half of the items, at most, are of the current task
-        drawn = self.buffer.sample(2 * self.batch_size)
-        if drawn.task is None:
-            raise ValueError(f"the buffer stores no tasks, and the current task is {self.task}: add(x, y, task)")
-        others = (drawn.task != self.task).nonzero().flatten()[: self.batch_size]
-        if not len(others):
-            return None
-        return Samples(drawn.x[others], drawn.y[others], drawn.task[others], {})
+        drawn = self.buffer.sample(self.batch_size, other_than=self.task)
+        return drawn if len(drawn.x) else None
 
     def project(self) -> None:
         """Remove from ``.grad`` what would raise the loss on drawn items; nothing while there are none.

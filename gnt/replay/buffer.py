@@ -160,17 +160,30 @@ class ReplayBuffer:
         self._keys, self._labels = keys[source], labels[source]
 
     @torch.no_grad()
-    def sample(self, n: int) -> Samples:
+    def sample(self, n: int, *, other_than: int | None = None) -> Samples:
         """Draw n different items, or all if there are fewer, in random order.
 
+        Args:
+            n: number of items, >= 1.
+            other_than: draw items of other tasks than this one only; there may be none.
+
         Raises:
-            ValueError: n is not a positive integer.
+            ValueError: n is not a positive integer, or ``other_than`` is given and the buffer stores no tasks.
             RuntimeError: the buffer is empty.
         """
         check_positive(n=n)
         if not len(self):
             raise RuntimeError("the buffer is empty: add(x, y) first")
-        index = torch.randperm(len(self), generator=self.generator)[: int(n)].to(self._stored["x"].device)
+        if other_than is not None and "task" not in self._stored:
+            raise ValueError(
+                f"the buffer stores no tasks, so items of task {other_than} cannot be left out: add(x, y, task)"
+            )
+        order, device = torch.randperm(len(self), generator=self.generator), self._stored["x"].device
+        if other_than is None:
+            index = order[: int(n)].to(device)
+        else:
+            order = order.to(device)
+            index = order[self._stored["task"][order] != other_than][: int(n)]
         drawn = {name: tensor[index] for name, tensor in self._stored.items()}
         return Samples(drawn.pop("x"), drawn.pop("y"), drawn.pop("task", None), drawn)
 

@@ -197,6 +197,23 @@ def test_agem_gives_each_stored_item_its_head():
     assert sorted(seen[0].tolist()) == [0] * 6 + [1] * 6  # the current task is left out
 
 
+def test_agem_is_constrained_by_the_few_items_that_other_tasks_have_left():
+    memory = gnt.ReplayBuffer(200)
+    agem = gnt.AGEM(one_layer(2), memory, linear_loss, batch_size=4, task=0)
+    agem.add(vectors((1.0, 0.0)), torch.zeros(1))
+    agem.begin_task(1)
+    assert projected(agem, vectors(-1.0, 1.0)).equal(vectors(0.0, 1.0))
+    agem.add(torch.ones(150, 2, dtype=torch.float64), torch.zeros(150))
+    assert all(projected(agem, vectors(-1.0, 1.0)).equal(vectors(0.0, 1.0)) for _ in range(20))
+    agem.begin_task(0)
+    drawn = memory.sample(4, other_than=0)
+    assert (drawn.task == 1).all()
+    assert len(drawn.x) == 4
+    memory.load_state_dict(gnt.ReplayBuffer(200).state_dict())
+    agem.add(vectors((1.0, 0.0)), torch.zeros(1))
+    assert projected(agem, vectors(-1.0, 1.0)).equal(vectors(-1.0, 1.0))  # no other task has items
+
+
 def test_projection_changes_nothing_but_gradients():
     """Statistics of batch norm, modes, generators, hooks and the features of an engine are as before."""
     torch.manual_seed(0)
@@ -340,7 +357,7 @@ def test_wrong_settings_and_calls_are_refused_and_change_nothing():
     with pytest.raises(FloatingPointError, match="the gradient on stored items is not finite"):
         agem.project()
     agem.begin_task(0)
-    with pytest.raises(ValueError, match="the buffer stores no tasks, and the current task is 0"):
+    with pytest.raises(ValueError, match="the buffer stores no tasks, so items of task 0 cannot be left out"):
         agem.project()
     assert_same(gradients, [p.grad for p in net.parameters()])
 
