@@ -102,7 +102,12 @@ class AGEM(GradientProjection):
         self.buffer.add(x, y, self.task)
 
     def before_batch(self, x: Tensor, y: Tensor) -> None:
-        """Draw the items for this step, then add the batch to the buffer; errors as `ReplayBuffer.add`."""
+        """Draw the items for this step, then add the batch to the buffer.
+
+        Raises:
+            TypeError, ValueError: as `ReplayBuffer.add`. Nothing is changed.
+        """
+        self.buffer.check(x, y, self.task)
         drawn = self._draw()
         self.add(x, y)
         self._drawn = (drawn,)

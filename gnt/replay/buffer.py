@@ -229,7 +229,8 @@ class ReplayBuffer:
         """The checked tensors of a batch by name, their labels, and all labels seen so far."""
         fields = checked_batch(x, y, task, more, self._stored)
         labels = labels_of(fields, self.balance)
-        classes = np.union1d(self._labels, labels)
+        # without balance all labels are 0
+        classes = np.zeros(1, np.int64) if self.balance is None else np.union1d(self._labels, labels)
         if self.balance is not None and len(classes) > self.size:
             raise ValueError(
                 f"size must be at least the number of {self.balance} labels: {len(classes)} were seen, size is "

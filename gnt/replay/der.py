@@ -92,6 +92,8 @@ class DER:
         if not isinstance(output, Tensor) or output.ndim != 2:
             got = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
             raise ValueError(f"output must be the network's output (batch, outputs), got {got}")
+        stored = self.buffer.width("output")
+        self.buffer.check(x, y, output=output[:, :stored])  # those that are new are left out
         count = len(x) if self.batch_size is None else self.batch_size
         total = output.new_zeros(())
         if len(self.buffer) and count:
@@ -100,7 +102,6 @@ class DER:
             if self.beta:
                 drawn = self.buffer.sample(count)
                 total = total + self.beta * self.loss(self.net(drawn.x.to(x.device)), drawn.y.to(y.device))
-        stored = self.buffer.width("output")
         if stored is not None and stored < output.shape[1]:
             self.buffer.widen("output", output.shape[1])
         self.buffer.add(x, y, output=output.detach())

@@ -66,6 +66,7 @@ class ExperienceReplay:
         Raises:
             ValueError, TypeError: as `ReplayBuffer.add`. Nothing is changed.
         """
+        self.buffer.check(x, y, self.task)
         count = len(x) if self.batch_size is None else self.batch_size
         drawn = self.buffer.sample(count) if len(self.buffer) and count else None
         self.buffer.add(x, y, self.task)

@@ -118,6 +118,32 @@ def test_a_learner_with_replay_resumes_exactly(kind):
             other.load_state_dict(damaged)
 
 
+@pytest.mark.parametrize("kind", ["er", "der", "agem"])
+def test_a_batch_that_is_refused_changes_nothing(kind):
+    net, (x, y) = mlp(), stream(1)[0]
+    method: Any = {
+        "er": lambda: gnt.ExperienceReplay(buffer(), task=0),
+        "der": lambda: gnt.DER(net, buffer(), beta=0.5),
+        "agem": lambda: gnt.AGEM(net, buffer(), F.cross_entropy, task=0),
+    }[kind]()
+    wider = torch.zeros(6, 5)
+
+    def give(x: Any, y: Tensor, output: Tensor) -> Any:
+        return method(x, y, output) if kind == "der" else method.before_batch(x, y)
+
+    give(x, y, net(x))
+    before = copy.deepcopy(method.state_dict())
+    for bad in [(x, y.float(), wider), (x.double(), y, wider), (x, y[:3], wider), ([1], y, wider)]:
+        with pytest.raises((TypeError, ValueError), match=r"of the first batch|samples|must be a tensor"):
+            give(*bad)
+        assert_same(method.state_dict(), before)
+    if kind == "der":
+        for output in (wider[:4], wider[:, :1], wider.double()):
+            with pytest.raises(ValueError, match=r"output (has|of the first batch had)"):
+                give(x, y, output)
+            assert_same(method.state_dict(), before)
+
+
 def test_wrong_settings_and_outputs_are_refused():
     net, memory = mlp(), buffer()
     for build, error, message in [
