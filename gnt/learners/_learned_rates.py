@@ -47,19 +47,28 @@ class LearnedRates(Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update rates, then weights. Parameters without gradient are left alone."""
+        self._limit_norms()
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             rates = [self.rate(parameter) for parameter in parameters]
             learned = [(rate, rate.grad) for rate in rates if rate.grad is not None]
-            if group["max_norm"] is not None:
-                nn.utils.clip_grad_norm_(parameters, group["max_norm"])
-                nn.utils.clip_grad_norm_([rate for rate, _ in learned], group["max_norm"])
             if learned:
                 changed, gradients = map(list, zip(*learned, strict=True))
                 torch._foreach_add_(changed, gradients, alpha=-group["rate_step"])
             if parameters:
                 gradients = [parameter.grad for parameter in parameters]
                 torch._foreach_addcmul_(parameters, gradients, torch._foreach_clamp_min(rates, 0.0), value=-1.0)
+
+    def _limit_norms(self) -> None:
+        """Limit the norm of the gradients of all weights together, and of all rates; a group may have its own limit."""
+        if all(group["max_norm"] is None for group in self.param_groups):
+            return
+        weights = [group["params"] for group in self.param_groups]
+        for groups in (weights, [[self.rate(parameter) for parameter in each] for each in weights]):
+            norm = nn.utils.get_total_norm([p.grad for each in groups for p in each if p.grad is not None])
+            for group, members in zip(self.param_groups, groups, strict=True):
+                if group["max_norm"] is not None:
+                    nn.utils.clip_grads_with_norm_(members, group["max_norm"], norm)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of weights and rates."""

@@ -165,6 +165,20 @@ def test_the_norm_of_gradients_is_limited_for_weights_and_rates_each():
         torch.testing.assert_close(mine.detach(), old - learned * weight.grad)
 
 
+def test_the_norm_is_that_of_all_parameter_groups_together():
+    one, several = learner(tanh_net(), max_norm=0.01), learner(tanh_net(), max_norm=0.01)
+    group = several.opt.param_groups[0]
+    last = group["params"][2:]
+    del group["params"][2:]
+    for parameter in last:
+        del several.opt.state[parameter]
+    several.opt.add_param_group({"params": last})
+    for each in (one, several):
+        each.learn(*batch(0))
+    assert_same(list(one.net.parameters()), list(several.net.parameters()))
+    assert_same(list(map(one.rate, one.net.parameters())), list(map(several.rate, several.net.parameters())))
+
+
 class Normed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
