@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
@@ -13,7 +14,7 @@ from gnt.initialization import init_distribution
 from gnt.units import is_transposed_linear
 
 
-def layers_with_matrices(net: nn.Module, method: str) -> list[tuple[str, nn.Module, Tensor]]:
+def _layers_with_matrices(net: nn.Module, method: str) -> list[tuple[str, nn.Module, Tensor]]:
     """The linear and convolution layers of a module that are trained: name of the weight, layer, weight.
 
     Layers of other types count if their weight is initialized like that of a linear layer.
@@ -34,20 +35,37 @@ def layers_with_matrices(net: nn.Module, method: str) -> list[tuple[str, nn.Modu
     return list(found.values())
 
 
-def select_matrices(given: ModuleOrParameters, method: str) -> tuple[list[str], list[Tensor], int]:
-    """Names and weights of a module's linear and convolution layers, or given ones, and the number of members.
+class Matrices(NamedTuple):
+    """The weights that a method acts on.
+
+    Attributes:
+        names, weights: the weights.
+        layers: the layer of each; None for weights that were given without one.
+        members: number of networks whose weights each parameter holds one after the other.
+    """
+
+    names: list[str]
+    weights: list[Tensor]
+    layers: list[nn.Module | None]
+    members: int
+
+
+def select_matrices(given: ModuleOrParameters, method: str) -> Matrices:
+    """The weights of a module's linear and convolution layers, or given ones.
 
     Raises:
         TypeError: neither a module nor a list of tensors, or weights that are sharded over processes.
         ValueError: no weights; a list with parameters that are no matrices, frozen, lazy or repeated.
     """
     if isinstance(given, nn.Module):
-        layers = layers_with_matrices(given, method)
-        if not layers:
+        found = _layers_with_matrices(given, method)
+        if not found:
             raise ValueError(f"{method} found no linear or convolution layer to be trained in {type(given).__name__}")
-        names, weights = [name for name, *_ in layers], [weight for *_, weight in layers]
+        names, weights = [name for name, *_ in found], [weight for *_, weight in found]
+        layers: list[nn.Module | None] = [layer for _, layer, _ in found]
     else:
         names, weights = select_parameters(given if isinstance(given, (Tensor, Iterable)) else [given], method)
+        layers = [None] * len(weights)
     flat = [name for name, weight in zip(names, weights, strict=True) if weight.ndim < 2]
     if flat:
         raise ValueError(
@@ -60,9 +78,33 @@ def select_matrices(given: ModuleOrParameters, method: str) -> tuple[list[str], 
     if any(map(is_dtensor, weights)):
         raise TypeError(f"{method} cannot act on weights that are sharded over processes")
     members = getattr(given, "members", 1)
-    return names, weights, members if isinstance(members, int) else 1
+    return Matrices(names, weights, layers, members if isinstance(members, int) else 1)
 
 
-def as_matrices(weight: Tensor, members: int) -> Tensor:
-    """A weight as (members, outputs, inputs), with the kernel's positions among the inputs."""
+def parts_of(layer: nn.Module | None, members: int) -> int:
+    """The number of matrices that a weight holds one after the other: groups of a convolution, of all members."""
+    return int(getattr(layer, "groups", members))
+
+
+def has_inputs_first(layer: nn.Module | None) -> bool:
+    """Whether the weight is (inputs, outputs / groups, ...), as in transposed convolutions."""
+    return layer is not None and (bool(getattr(layer, "transposed", False)) or is_transposed_linear(layer))
+
+
+def transposed_groups(layer: nn.Module | None, members: int) -> int:
+    """`parts_of` a layer whose weight has its inputs first; 0 for others."""
+    return parts_of(layer, members) if has_inputs_first(layer) else 0
+
+
+def as_matrices(weight: Tensor, members: int, transposed: int = 0) -> Tensor:
+    """A weight as (members, outputs, inputs / groups), with the kernel's positions among the inputs.
+
+    Args:
+        weight: (outputs, inputs / groups, ...), or as ``transposed`` says.
+        members: number of networks whose weights it holds one after the other.
+        transposed: the `transposed_groups` of its layer.
+    """
+    if transposed:
+        weight = weight.reshape(transposed, len(weight) // transposed, weight.shape[1], -1).transpose(1, 2)
+        return weight.reshape(members, -1, weight.shape[2] * weight.shape[3])
     return weight.reshape(members, len(weight) // members, -1)

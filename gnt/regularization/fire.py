@@ -12,9 +12,8 @@ from torch.optim import Optimizer
 from gnt._utils.settings import checked_settings, count, positive
 from gnt._utils.state_dicts import check_saved_state, counter
 from gnt.regularization._every_nth_step import EveryNthStep
-from gnt.regularization._weight_matrices import layers_with_matrices, select_matrices
+from gnt.regularization._weight_matrices import has_inputs_first, parts_of, select_matrices
 from gnt.replacement import ElementStateReset
-from gnt.units import is_transposed_linear
 
 STATE_VERSION = 1
 
@@ -60,8 +59,7 @@ class FIRE(EveryNthStep):
         self.iterations, self.every, self.steps = iterations, every, 0
         if not isinstance(net, nn.Module):
             raise TypeError(f"FIRE takes a module, got {type(net).__name__}")
-        self.names, self.weights, self._members = select_matrices(net, "FIRE")
-        self._layers = [layer for _, layer, _ in layers_with_matrices(net, "FIRE")]
+        self.names, self.weights, self._layers, self._members = select_matrices(net, "FIRE")
         self._optimizer_state = None if optimizer is None else ElementStateReset(optimizer, self.names, self.weights)
 
     @torch.no_grad()
@@ -75,14 +73,12 @@ class FIRE(EveryNthStep):
                 if self._optimizer_state is not None:
                     self._optimizer_state.reset(weight, torch.ones_like(weight, dtype=torch.bool))
 
-    def _orthogonal(self, layer: nn.Module, weight: Tensor) -> Tensor:
-        parts = int(getattr(layer, "groups", self._members))  # a convolution has the groups of all members
+    def _orthogonal(self, layer: nn.Module | None, weight: Tensor) -> Tensor:
+        parts = parts_of(layer, self._members)
         wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
         matrices = wide.reshape(parts, len(weight) // parts, weight.shape[1], -1).permute(0, 3, 1, 2)
         positions, rows, columns = matrices.shape[1:]
-        # some layers have their inputs first
-        turned = getattr(layer, "transposed", False) or is_transposed_linear(layer)
-        outputs, inputs = (columns, rows) if turned else (rows, columns)
+        outputs, inputs = (columns, rows) if has_inputs_first(layer) else (rows, columns)
         scale = math.sqrt(outputs / inputs) / positions
         made = newton_schulz(matrices, self.iterations) * scale
         return made.permute(0, 2, 3, 1).reshape(weight.shape).to(weight.dtype)

@@ -12,7 +12,7 @@ from gnt._utils.parameters import ModuleOrParameters, accumulation_dtype
 from gnt._utils.settings import above_zero, at_least, checked_settings
 from gnt._utils.state_dicts import Kind, check_saved_state, sequence, tensor
 from gnt.regularization._strength import WithStrength
-from gnt.regularization._weight_matrices import as_matrices, select_matrices
+from gnt.regularization._weight_matrices import as_matrices, select_matrices, transposed_groups
 
 STATE_VERSION = 1
 _SHORTEST = 1e-12  # the power iteration goes on from products that are longer
@@ -28,16 +28,18 @@ class MatrixPenalty(WithStrength):
 
     def __init__(self, params: ModuleOrParameters, strength: float) -> None:
         self.strength = strength
-        self.names, self.weights, self.members = select_matrices(params, type(self).__name__)
+        self.names, self.weights, layers, self.members = select_matrices(params, type(self).__name__)
+        self._transposed = [transposed_groups(layer, self.members) for layer in layers]
 
     def penalty(self) -> Tensor:
         """Return the penalty as a differentiable scalar, in float32 or wider, to be added to the loss."""
         device, dtype = self.weights[0].device, accumulation_dtype(self.weights)
-        values = [
-            self._of(number, as_matrices(weight.to(dtype), self.members)).to(device)
-            for number, weight in enumerate(self.weights)
-        ]
+        values = [self._of(number, self._matrices(number, dtype)).to(device) for number in range(len(self.weights))]
         return self._strength * torch.stack(values).sum()
+
+    def _matrices(self, number: int, dtype: torch.dtype) -> Tensor:
+        """A weight as matrices (members, outputs, inputs)."""
+        return as_matrices(self.weights[number].to(dtype), self.members, self._transposed[number])
 
     def __call__(self) -> Tensor:
         """Return `penalty()`."""
@@ -66,7 +68,7 @@ class Spectral(MatrixPenalty):
     iteration: one step per call, from the vectors of the call before. Biases and norms are left alone.
 
     Args:
-        params: a module, or a list of weights.
+        params: a module, or a list of weights, whose first dimension then counts as outputs.
         strength: factor of the penalty, >= 0; may be changed later.
         exponent: k, >= 1.
         generator: generator of the first vectors; None creates one, seeded from torch's global generator.
@@ -99,8 +101,8 @@ class Spectral(MatrixPenalty):
         elif not isinstance(generator, torch.Generator):
             raise TypeError(f"generator must be a torch.Generator or None, got {generator!r}")
         self._vectors = []
-        for weight in self.weights:
-            inputs = weight[0].numel()
+        for number, weight in enumerate(self.weights):
+            inputs = self._matrices(number, weight.dtype).shape[2]
             drawn = torch.randn(inputs, generator=generator, device=generator.device)
             # the members of an ensemble begin as single networks would
             vector = drawn.to(weight.device, accumulation_dtype(self.weights)).expand(self.members, inputs)
@@ -124,9 +126,9 @@ class Spectral(MatrixPenalty):
         """The present estimate of each weight's largest singular value, (members,)."""
         with torch.no_grad():
             found = []
-            for weight, vector in zip(self.weights, self._vectors, strict=True):
-                matrices = as_matrices(weight.to(vector.dtype), self.members)
-                product = vector.to(weight.device)[:, None] @ matrices.mT
+            for number, vector in enumerate(self._vectors):
+                matrices = self._matrices(number, vector.dtype)
+                product = vector.to(matrices.device)[:, None] @ matrices.mT
                 found.append(torch.linalg.vector_norm(product, dim=(1, 2)))
             return found
 
@@ -157,7 +159,7 @@ class Parseval(MatrixPenalty):
     than inputs, the same value is computed from W^T W. Biases and norms are left alone.
 
     Args:
-        params: a module, or a list of weights.
+        params: a module, or a list of weights, whose first dimension then counts as outputs.
         strength: factor of the penalty, >= 0; may be changed later.
         scale: s, the squared length of rows, > 0.
 

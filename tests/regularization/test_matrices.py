@@ -95,6 +95,21 @@ def test_fire_treats_groups_and_transposed_convolutions_as_matrices_of_their_own
     assert not zero.weight.any()
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_transposed_convolutions_count_as_matrices_with_their_outputs_first(groups: int) -> None:
+    torch.manual_seed(0)
+    layer = nn.ConvTranspose2d(4, 6, 2, groups=groups).double()
+    parts = [part.transpose(0, 1) for part in layer.weight.detach().chunk(groups)]
+    turned = torch.cat(parts).numpy()
+    spectral, parseval = gnt.Spectral(layer, 0.3), gnt.Parseval(layer, 0.3, scale=0.7)
+    assert parseval().item() == pytest.approx(twin.parseval_penalty([turned], 0.3, 0.7), rel=1e-12)
+    for _ in range(200):
+        value = spectral()
+    assert value.item() == pytest.approx(twin.spectral_penalty([turned], 0.3, 2.0), rel=1e-6)
+    largest = np.linalg.svd(turned.reshape(6, -1))[1].max()
+    assert spectral.largest_singular_values()[0].item() == pytest.approx(largest, rel=1e-6)
+
+
 def test_members_of_an_ensemble_are_treated_as_networks_of_their_own() -> None:
     seeds, build = [3, 14], mlp(4, 6, 2)
     ensemble = gnt.Ensemble(build, seeds, replacement_rate=0.0)
