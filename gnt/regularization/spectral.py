@@ -108,9 +108,20 @@ class Spectral(MatrixPenalty):
             vector = drawn.to(weight.device, accumulation_dtype(self.weights)).expand(self.members, inputs)
             self._vectors.append(torch.nn.functional.normalize(vector, dim=1))
 
+    def _refresh(self) -> None:
+        """Move the vectors to the devices of the weights, and to the dtype of the penalty."""
+        dtype = accumulation_dtype(self.weights)
+        for number, (weight, vector) in enumerate(zip(self.weights, self._vectors, strict=True)):
+            self._vectors[number] = vector.to(weight.device, dtype)
+
+    def penalty(self) -> Tensor:
+        """As `MatrixPenalty.penalty`, with a step of the power iteration."""
+        self._refresh()
+        return super().penalty()
+
     def _of(self, number: int, matrices: Tensor) -> Tensor:
         # vectors are rows: on a CPU products of several matrices with columns take ten times as long
-        before = self._vectors[number].to(matrices.device)[:, None]
+        before = self._vectors[number][:, None]
         with torch.no_grad():
             left = torch.nn.functional.normalize(before @ matrices.mT, dim=2)
         product = left @ matrices
@@ -124,11 +135,12 @@ class Spectral(MatrixPenalty):
 
     def largest_singular_values(self) -> list[Tensor]:
         """The present estimate of each weight's largest singular value, (members,)."""
+        self._refresh()
         with torch.no_grad():
             found = []
             for number, vector in enumerate(self._vectors):
                 matrices = self._matrices(number, vector.dtype)
-                product = vector.to(matrices.device)[:, None] @ matrices.mT
+                product = vector[:, None] @ matrices.mT
                 found.append(torch.linalg.vector_norm(product, dim=(1, 2)))
             return found
 
@@ -142,6 +154,7 @@ class Spectral(MatrixPenalty):
         Raises:
             ValueError: not the result of `state_dict`, or of another network. Nothing is changed.
         """
+        self._refresh()
         own: list[Kind] = [tensor(vector) for vector in self._vectors]
         kinds: dict[str, Kind] = {"vectors": sequence(own, f"{len(own)} vectors, one for each weight")}
         vectors = check_saved_state(state_dict, "Spectral.state_dict()", kinds, STATE_VERSION)["vectors"]

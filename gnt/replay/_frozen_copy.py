@@ -43,8 +43,9 @@ class FrozenCopy:
         lost = [name for name in self.tensors if name not in own]
         if lost:
             raise RuntimeError(f"{type(unwrap(module)).__name__} no longer has {lost[0]}, which its frozen copy has")
-        if any(each.device != own[name].device for name, each in self.tensors.items()):  # the module was moved
-            self.tensors = {name: each.to(own[name].device) for name, each in self.tensors.items()}
+        if any((each.device, each.dtype) != (own[n].device, own[n].dtype) for n, each in self.tensors.items()):
+            # the module was moved
+            self.tensors = {name: each.to(own[name].device, own[name].dtype) for name, each in self.tensors.items()}
         # a forward may change buffers in place
         values = {f"net.{n}": each.clone() if n in buffers else each for n, each in self.tensors.items()}
         return functional_call(ForwardOf(unwrap(module), function), values, inputs)

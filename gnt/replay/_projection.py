@@ -123,9 +123,13 @@ class GradientProjection:
         """The gradients on each of the batches of items, with their tasks; means over all processes.
 
         A batch that is None in this process counts as no sample.
+
+        Raises:
+            ValueError: items of another dtype than the parameters, which the network does not take.
         """
-        net, device = unwrap(self.net), parameters[0].device
+        net, device, dtype = unwrap(self.net), parameters[0].device, parameters[0].dtype
         present: list[bool] = []
+        others: set[torch.dtype] = set()  # of items
 
         def inputs() -> Iterator[tuple[tuple[Any, ...], Tensor] | None]:
             for batch in batches:
@@ -134,11 +138,20 @@ class GradientProjection:
                     yield None
                     continue
                 (x, y, *_), task = batch
+                others.update(each.dtype for each in (x, y) if each.is_floating_point() and each.dtype != dtype)
                 task = task.to(device) if isinstance(task, Tensor) else task
                 yield (x.to(device),) if self.forward is None else (x.to(device), task), y.to(device)
 
         with unlearned(net, device):
-            rows = reference_gradients(net, inputs(), self.loss, self.forward)
+            try:
+                rows = reference_gradients(net, inputs(), self.loss, self.forward)
+            except RuntimeError as error:
+                if not others or isinstance(error, torch.OutOfMemoryError):
+                    raise
+                held = ", ".join(sorted(map(str, others)))
+                raise ValueError(
+                    f"items were stored as {held}, and the network is of {dtype} and does not take them: {error}"
+                ) from error
         group = resolve_process_group(self.process_group)
         if group is None:
             return rows

@@ -131,6 +131,7 @@ class AGEM(GradientProjection):
         Raises:
             RuntimeError: there are no gradients.
             TypeError: sparse gradients.
+            ValueError: items were stored in another dtype than the network now takes. Nothing is changed.
             FloatingPointError: the gradient on drawn items is not finite (checked on the CPU). Nothing is changed.
         """
         super().project()

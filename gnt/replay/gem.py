@@ -145,6 +145,7 @@ class GEM(GradientProjection):
         Raises:
             RuntimeError: there are no gradients, or no task has begun.
             TypeError: sparse gradients.
+            ValueError: items were stored in another dtype than the network now takes. Nothing is changed.
             FloatingPointError: the gradient on a memory is not finite. Nothing is changed.
         """
         super().project()

@@ -184,8 +184,9 @@ class GenerativeReplay:
         check_positive(n=n)
         if self._past is None:
             raise RuntimeError("nothing to replay yet: call end_task() at the end of a task")
-        device = next((each.device for each in self.net.parameters()), torch.device("cpu"))
-        x = self._training.sample(self._past.model, int(n)).to(device)
+        x = self._training.sample(self._past.model, int(n))
+        like = next(self.net.parameters(), x)
+        x = x.to(like.device, like.dtype)
         return x, self._old_outputs(x, self._past)
 
     def _old_outputs(self, x: Tensor, past: _Past) -> Tensor:

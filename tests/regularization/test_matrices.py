@@ -134,6 +134,17 @@ def test_power_iteration_goes_on_after_loading() -> None:
     assert torch.equal(reg(), other())
 
 
+def test_vectors_follow_a_change_of_dtype() -> None:
+    net = make_net().float()
+    reg, other = gnt.Spectral(net, 1.0), gnt.Spectral(make_net(), 1.0)
+    before = reg.largest_singular_values()
+    net.double()
+    torch.testing.assert_close(reg.largest_singular_values(), [each.double() for each in before])
+    reg().backward()
+    other.load_state_dict(reg.state_dict())
+    assert torch.equal(reg.state_dict()["vectors"][0], other.state_dict()["vectors"][0])
+
+
 @pytest.mark.parametrize("method", [gnt.Spectral, gnt.Parseval])
 def test_errors_name_the_argument(method: Any) -> None:
     net = make_net()

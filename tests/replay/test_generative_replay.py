@@ -207,6 +207,21 @@ def test_an_engine_measures_units_on_current_and_generated_samples():
     torch.testing.assert_close(engine.groups[0].state.mean_feature, features.detach())
 
 
+def test_the_frozen_network_follows_a_change_of_dtype():
+    net, (x, y) = mlp(), stream(0)[0]
+    replay = method(net)
+    replay(x, y, net(x))
+    replay.end_task()
+    state = replay.generator.get_state()
+    before = replay.sample(5)
+    net.double()
+    replay.generator.set_state(state)
+    for old, new in zip(before, replay.sample(5), strict=True):
+        torch.testing.assert_close(new, old.double(), rtol=1e-5, atol=1e-6)
+    x = x.double()
+    assert replay(x, y, net(x)).dtype == torch.float64
+
+
 @pytest.mark.parametrize("targets", ["hard", "soft"])
 def test_classes_added_since_get_probability_zero(targets):
     class Net(nn.Module):

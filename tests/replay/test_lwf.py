@@ -90,6 +90,16 @@ def test_outputs_of_a_head_that_has_grown_are_left_out():
     torch.testing.assert_close(lwf(x, net(x)), before)
 
 
+def test_the_frozen_network_follows_a_change_of_dtype():
+    net, (x, _) = mlp(), stream(0)[0]
+    lwf = gnt.LwF(net)
+    lwf.end_task()
+    before = lwf(x, net(x))
+    net.double()
+    torch.testing.assert_close(lwf(x.double(), net(x.double())), before.double(), rtol=1e-6, atol=0)
+    assert all(each.dtype == torch.float64 for each in lwf.state_dict()["network"].values())
+
+
 def test_a_learner_resumes_exactly():
     def learner() -> gnt.ContinualBackprop:
         net: Any = mlp()

@@ -363,6 +363,24 @@ def test_wrong_settings_and_calls_are_refused_and_change_nothing():
 
 
 @pytest.mark.parametrize("kind", ["gem", "agem"])
+def test_items_of_another_dtype_than_the_networks_are_refused_in_words(kind):
+    net, (x, y) = mlp(), stream(0)[0]
+    method = method_of(kind, net)
+    method.begin_task(0)
+    method.add(x, y)
+    method.begin_task(1)
+    net.double()
+    F.cross_entropy(net(x.double()), y).backward()
+    gradients = [p.grad.clone() for p in net.parameters()]
+    message = r"items were stored as torch.float32, and the network is of torch.float64"
+    with pytest.raises(ValueError, match=message):
+        method.project()
+    assert_same(gradients, [p.grad for p in net.parameters()])
+    method.forward = lambda x, _: net(x.double())  # a network that takes them
+    method.project()
+
+
+@pytest.mark.parametrize("kind", ["gem", "agem"])
 def test_a_saved_state_that_does_not_fit_changes_nothing(kind):
     method = method_of(kind, mlp())
     method.begin_task(0)
