@@ -39,6 +39,46 @@ class FrozenCopy:
         Raises:
             RuntimeError: the module has lost a parameter or a buffer.
         """
+        return self._run(module, function, inputs, {})
+
+    @torch.no_grad()
+    def earlier_outputs(
+        self, module: nn.Module, function: Callable[..., Any], inputs: tuple[Any, ...], output: Tensor
+    ) -> int | None:
+        """Return how many entries of an output's dimension 1 the module had when it was copied; None if it has no such.
+
+        They are those that do not depend on tensors which are new: they are the same if these are NaN. To be called
+        inside of `unlearned`.
+
+        Args:
+            module, function, inputs: as for `run`.
+            output: what `run` returned.
+
+        Raises:
+            ValueError: all entries depend on new tensors, or other ones than the last.
+        """
+        if output.ndim < 2:
+            return None
+        new = {
+            name: torch.full_like(each, torch.nan)
+            for name, each in _tensors_of(module).items()
+            if name not in self.tensors and each.is_floating_point()
+        }
+        if not new:
+            return output.shape[1]
+        changed = self._run(module, function, inputs, new).isnan() & ~output.isnan()
+        depends: list[bool] = changed.transpose(0, 1).flatten(1).any(1).tolist()
+        number = len(depends) - sum(depends)
+        if not number or any(depends[:number]):
+            raise ValueError(
+                f"which outputs of {type(unwrap(module)).__name__} are those of earlier tasks is not known: "
+                f"{sum(depends)} of {len(depends)}, not only the last ones, depend on new tensors such as "
+                f"{next(iter(new))}; compute the penalty in each task, from the first on"
+            )
+        return number
+
+    def _run(self, module: nn.Module, function: Callable[..., Any], inputs: Any, new: dict[str, Tensor]) -> Any:
+        """`run`, with given values of new tensors."""
         own, buffers = _tensors_of(module), {name for name, _ in unwrap(module).named_buffers()}
         lost = [name for name in self.tensors if name not in own]
         if lost:
@@ -47,7 +87,7 @@ class FrozenCopy:
             # the module was moved
             self.tensors = {name: each.to(own[name].device, own[name].dtype) for name, each in self.tensors.items()}
         # a forward may change buffers in place
-        values = {f"net.{n}": each.clone() if n in buffers else each for n, each in self.tensors.items()}
+        values = {f"net.{n}": each.clone() if n in buffers else each for n, each in {**self.tensors, **new}.items()}
         return functional_call(ForwardOf(unwrap(module), function), values, inputs)
 
 

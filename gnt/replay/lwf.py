@@ -53,7 +53,8 @@ class LwF:
         ValueError: a number out of range.
 
     S' runs in evaluation mode: statistics, random generators and records of engines are as before. If the network has
-    got more outputs since (a head that has grown), the penalty compares the earlier ones.
+    got more outputs since (a head that has grown), the penalty compares the earlier ones: as many as the output had in
+    the penalty's latest call in that task, or without one those that do not depend on parameters which are new.
 
     Source: Li & Hoiem, ECCV 2016 (arXiv 1606.09282), Eqs. 2 and 3, with T = 2; the heads' losses are summed.
 
@@ -85,7 +86,7 @@ class LwF:
         self.strength = strength
         self.temperature = temperature
         self.tasks = 0
-        self._outputs: int | None = None  # of the network, in the latest step
+        self._outputs: int | None = None  # of the network, in the latest step of the task
         self._past: tuple[FrozenCopy, int | None] | None = None  # the network, and its number of outputs
 
     @property
@@ -96,6 +97,7 @@ class LwF:
     def end_task(self) -> None:
         """End a task: keep a copy of the network as it is now, in place of the one before."""
         self._past = FrozenCopy.of(self.net), self._outputs
+        self._outputs = None
         self.tasks += 1
 
     def penalty(self, x: Tensor, output: Tensor) -> Tensor:
@@ -107,7 +109,9 @@ class LwF:
 
         Raises:
             TypeError: ``output`` is not a tensor.
-            ValueError: outputs without classes, or ``forward`` returned other numbers of heads.
+            ValueError: outputs without classes, ``forward`` returned other numbers of heads, or the network has got new
+                parameters since the latest task ended, in which no penalty was computed, and outputs other than the
+                last ones depend on them.
         """
         self._outputs = number_of_outputs(output)
         if self._past is None or not self.strength or not len(x):
@@ -115,6 +119,10 @@ class LwF:
         frozen, width = self._past
         with unlearned(self.net, x.device):
             old = _heads(frozen.run(self.net, self.forward or self.net, x))
+            if self.forward is None and width is None and len(old) == 1:  # no penalty was computed in that task
+                width = frozen.earlier_outputs(self.net, self.net, (x,), old[0])
+                if not old[0].isnan().any():  # which would hide what new parameters change
+                    self._past = frozen, width
         if self.forward is None:
             new, old = [first_outputs(output, width)], [first_outputs(each, width) for each in old]
         else:

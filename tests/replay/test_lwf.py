@@ -72,22 +72,53 @@ def test_heads_of_earlier_tasks_are_kept_and_the_frozen_network_leaves_no_trace(
     assert lwf.state_dict()["network"]["norm.num_batches_tracked"] == 1
 
 
-def test_outputs_of_a_head_that_has_grown_are_left_out():
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.heads = gnt.MultiHead(4, 2)
+class Growing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.heads = gnt.MultiHead(4, 2)
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.heads(x)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.heads(x)
 
-    net, (x, _) = Net(), stream(0)[0]
+
+@pytest.mark.parametrize("called", [True, False])
+def test_outputs_of_a_head_that_has_grown_are_left_out(called):
+    """Whether or not the penalty was computed in the tasks that ended, and after loading."""
+    net, (x, _) = Growing(), stream(0)[0]
     lwf = gnt.LwF(net)
-    lwf(x, net(x))
+    for width, added in ((2, 3), (5, 1)):
+        if called:
+            lwf(x, net(x))
+        lwf.end_task()
+        old = net(x).detach()
+        net.heads.grow(added)
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        loaded = gnt.LwF(net)
+        loaded.load_state_dict(lwf.state_dict())
+        new = net(x)[:, :width]
+        expected = F.cross_entropy(new / 2, (old / 2).softmax(1))
+        for each in (lwf, loaded):
+            bad = each(x * torch.nan, net(x))  # tells nothing
+            assert bad.isnan()
+            torch.testing.assert_close(each(x, net(x)), expected)
+        net.heads.grow(1)  # once it is known, later growth makes no difference
+        torch.testing.assert_close(lwf(x, net(x)), expected)
+        del net.heads.heads["task_0"][-1]
+        lwf = gnt.LwF(net)
+
+
+def test_outputs_that_all_depend_on_new_parameters_are_refused():
+    net, (x, _) = nn.Sequential(Growing(), nn.LogSoftmax(1)), stream(0)[0]
+    lwf = gnt.LwF(net)
     lwf.end_task()
-    before = lwf(x, net(x))
-    net.heads.grow(3)
-    torch.testing.assert_close(lwf(x, net(x)), before)
+    net[0].heads.grow(1)
+    with pytest.raises(
+        ValueError, match=r"is not known: 3 of 3, not only the last ones, depend on new tensors such as 0"
+    ):
+        lwf(x, net(x))
 
 
 def test_the_frozen_network_follows_a_change_of_dtype():
