@@ -25,14 +25,16 @@ class AdaHAT(HAT):
     M_ij is the smaller of the numbers of earlier tasks that use the weight's two units, R_l the sparsity term of its
     layer in this step. Where no task uses one of the units the rate is 1. The outputs of earlier tasks move.
 
-    With ``apply="update"`` the rate multiplies the change that the optimizer makes, and alpha of 0.01 to 0.1 works for
-    any optimizer. With ``apply="gradient"``, as published, it multiplies the gradient, and alpha is 1e-6: Adam does not
-    depend on the scale of gradients, so that a rate acts only as far as the gradient falls below Adam's eps.
+    With ``apply="update"`` the rate multiplies the change that the optimizer makes, so that it means the same for any
+    optimizer: start with an alpha of 0.4, the best of 0.025 to 1.6 in one experiment (docs/masks.md), and search by
+    factors of 4. With ``apply="gradient"``, as published, it multiplies the gradient, and the authors' alpha is 1e-6:
+    Adam does not depend on the scale of gradients, so that a rate acts only as far as the gradient falls below Adam's
+    eps.
 
     Args:
         net: the network.
         groups: its units, of `gnt.trace` or `gnt.walk`.
-        alpha: > 0.
+        alpha: > 0; the larger, the more the weights of used units change.
         epsilon: > 0.
         variant: "adahat"; "no_sum": the number of earlier tasks in place of M_ij, for all weights; "no_reg": R_l is 0.
         sparsity: factor of the sparsity term, >= 0.
@@ -46,7 +48,7 @@ class AdaHAT(HAT):
 
     >>> import torch, gnt
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
-    >>> hat = gnt.AdaHAT(net, gnt.walk(net), alpha=0.1)
+    >>> hat = gnt.AdaHAT(net, gnt.walk(net), alpha=0.4)
     >>> optimizer = torch.optim.Adam(net.parameters())
     >>> hat.begin("first", optimizer, steps_per_epoch=10)
     >>> hat.capacity()
