@@ -118,19 +118,34 @@ class TaskMatrix:
         """`gnt.metrics.average_incremental_accuracy`."""
         return memory.average_incremental_accuracy(self._matrix)
 
-    def figures(self, prefix: str = "memory/") -> dict[str, float]:
+    def figures(self, prefix: str = "memory/", *, after: int | str | None = None) -> dict[str, float]:
         """All metrics that the measured entries allow, as a flat dict for a logger such as TensorBoard's.
+
+        Args:
+            prefix: prepended to all names.
+            after: a task: metrics as if it and those before were all tasks, to log them while later ones are still to
+                come; None: all tasks.
+
+        Raises:
+            ValueError: an unknown task.
 
         >>> matrix = TaskMatrix(1)
         >>> matrix.put(0, 0, 0.5)
         >>> matrix.figures()
         {'memory/average_accuracy': 0.5, 'memory/learning_accuracy': 0.5, 'memory/average_incremental_accuracy': 0.5}
+        >>> matrix = TaskMatrix(3)
+        >>> matrix.put(0, 0, 0.5)
+        >>> matrix.figures(), matrix.figures(after=0)["memory/average_accuracy"]
+        ({}, 0.5)
         """
-        functions = {name: lambda f=f: f(self._matrix) for name, f in _FIGURES.items()}
+        count = len(self.names) if after is None else self._number("after", after) + 1
+        matrix, baseline = self._matrix[:count, :count], self._baseline[:count]
         found = {}
-        for name, function in (functions | {"forward_transfer": self.forward_transfer}).items():
+        for name, function in (
+            _FIGURES | {"forward_transfer": lambda own: memory.forward_transfer(own, baseline)}
+        ).items():
             try:
-                found[f"{prefix}{name}"] = function()
+                found[f"{prefix}{name}"] = function(matrix)
             except ValueError:  # an entry was not measured, or there is one task only
                 continue
         return found

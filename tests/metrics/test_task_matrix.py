@@ -149,3 +149,22 @@ def test_wrong_entries_and_matrices_are_refused():
         metrics.forgetting([[1.0]])
     with pytest.raises(ValueError, match=r"baseline must hold one number for each of 3 tasks, got shape \(2,\)"):
         metrics.forward_transfer(R, [0.1, 0.1])
+
+
+def test_figures_after_a_task_are_those_of_a_matrix_of_the_tasks_so_far():
+    whole = TaskMatrix(["a", "b", "c", "d"])
+    draws = torch.Generator().manual_seed(0)
+    for after in range(4):
+        part = TaskMatrix(after + 1)
+        for task in range(4):
+            whole.baseline(task, 0.1 * task)
+            whole.put(after, task, float(torch.rand((), generator=draws)))
+        for task in range(after + 1):
+            part.baseline(task, 0.1 * task)
+            for row in range(after + 1):
+                part.put(row, task, whole.as_tensor()[row, task])
+        assert whole.figures(after=after) == part.figures() == whole.figures(after=whole.names[after])
+        assert whole.figures("x/", after=after).keys() == part.figures("x/").keys()
+    assert whole.figures(after="d") == whole.figures()
+    with pytest.raises(ValueError, match=r"after must be a task: a number in 0\.\.3 or one of a, b, c, d, got 4"):
+        whole.figures(after=4)
