@@ -87,6 +87,7 @@ class AGEM(GradientProjection):
         super().__init__(net, loss, forward, process_group)
         self.task = checked_task(task)
         self._drawn: tuple[Samples | None] | None = None  # what the next projection uses, drawn before the batch came
+        self._waiting: tuple[Tensor, Tensor] | None = None  # a learner's batch, until its step was made
         self._before_draw: Tensor | None = None  # the generator's state, if a GradScaler may skip the step
 
     def begin_task(self, task: int | None = None) -> None:
@@ -102,19 +103,23 @@ class AGEM(GradientProjection):
         self.buffer.add(x, y, self.task)
 
     def before_batch(self, x: Tensor, y: Tensor) -> None:
-        """Draw the items for this step, then add the batch to the buffer.
+        """Draw the items for this step. Hook of learners, which add the batch in `after_step`.
 
         Raises:
             TypeError, ValueError: as `ReplayBuffer.add`. Nothing is changed.
         """
         self.buffer.check(x, y, self.task)
-        drawn = self._draw()
-        self.add(x, y)
-        self._drawn = (drawn,)
+        self._drawn, self._waiting = (self._draw(),), (x, y)
+
+    def after_step(self) -> None:
+        """Hook of learners: add the batch to the buffer."""
+        if self._waiting is not None:
+            self.add(*self._waiting)
+            self._waiting = None
 
     def discard(self) -> None:
-        """Drop the items drawn for a step that failed."""
-        self._drawn = None
+        """Drop the batch of a step that failed, and the items drawn for it."""
+        self._drawn = self._waiting = None
 
     def _draw(self) -> Samples | None:
         """Items of other tasks; None if there are none."""

@@ -73,6 +73,7 @@ class DER:
         self.net, self.buffer, self.loss = net, checked_buffer(buffer), loss
         self.alpha, self.beta = alpha, beta
         self.batch_size = batch_size
+        self._waiting: tuple[Tensor, Tensor, Tensor] | None = None  # a learner's batch, until its step was made
 
     @property
     def expects_classes(self) -> str | None:
@@ -80,7 +81,7 @@ class DER:
         return "give DER loss=torch.nn.functional.mse_loss" if self.beta and self.loss is F.cross_entropy else None
 
     def penalty(self, x: Tensor, y: Tensor, output: Tensor) -> Tensor:
-        """The penalty for drawn items, a differentiable scalar; afterwards adds the current batch to the buffer.
+        """The penalty for drawn items, a differentiable scalar. Hook of learners, which add the batch in `after_step`.
 
         Args:
             x, y: the current batch.
@@ -102,10 +103,22 @@ class DER:
             if self.beta:
                 drawn = self.buffer.sample(count)
                 total = total + self.beta * self.loss(self.net(drawn.x.to(x.device)), drawn.y.to(y.device))
+        self._waiting = x, y, output.detach()
+        return total
+
+    def after_step(self) -> None:
+        """Hook of learners: add the batch and its outputs to the buffer."""
+        if self._waiting is None:
+            return
+        (x, y, output), stored = self._waiting, self.buffer.width("output")
         if stored is not None and stored < output.shape[1]:
             self.buffer.widen("output", output.shape[1])
-        self.buffer.add(x, y, output=output.detach())
-        return total
+        self.buffer.add(x, y, output=output)
+        self._waiting = None
+
+    def discard(self) -> None:
+        """Hook of learners: forget the batch of a step that failed."""
+        self._waiting = None
 
     def _distance(self, drawn: Samples, device: torch.device) -> Tensor:
         before = drawn.more["output"].to(device)
@@ -114,8 +127,14 @@ class DER:
         return difference.square().sum(1).mean()
 
     def __call__(self, x: Tensor, y: Tensor, output: Tensor) -> Tensor:
-        """`penalty`."""
-        return self.penalty(x, y, output)
+        """The penalty for drawn items, a differentiable scalar; afterwards adds the current batch to the buffer.
+
+        Args, Raises:
+            as `penalty`.
+        """
+        penalty = self.penalty(x, y, output)
+        self.after_step()
+        return penalty
 
     def state_dict(self) -> dict[str, Any]:
         """The buffer's state, which includes its items."""

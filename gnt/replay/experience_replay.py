@@ -52,13 +52,14 @@ class ExperienceReplay:
     def __init__(self, buffer: ReplayBuffer, batch_size: int | None = None, *, task: int | None = None) -> None:
         self.buffer, self.batch_size = checked_buffer(buffer), batch_size
         self.task = checked_task(task)
+        self._waiting: tuple[Tensor, Tensor] | None = None  # a learner's batch, until its step was made
 
     def begin_task(self, task: int | None = None) -> None:
         """Store the next batches as those of a task."""
         self.task = self.task if task is None else checked_task(task)
 
     def before_batch(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The current batch joined with drawn items; adds the current batch to the buffer.
+        """The current batch joined with drawn items. Hook of learners, which add the batch in `after_step`.
 
         Args:
             x, y: the batch, samples first.
@@ -69,14 +70,30 @@ class ExperienceReplay:
         self.buffer.check(x, y, self.task)
         count = len(x) if self.batch_size is None else self.batch_size
         drawn = self.buffer.sample(count) if len(self.buffer) and count else None
-        self.buffer.add(x, y, self.task)
+        self._waiting = x, y
         if drawn is None:
             return x, y
         return torch.cat([x, drawn.x.to(x.device)]), torch.cat([y, drawn.y.to(y.device)])
 
+    def after_step(self) -> None:
+        """Hook of learners: add the batch to the buffer."""
+        if self._waiting is not None:
+            self.buffer.add(*self._waiting, self.task)
+            self._waiting = None
+
+    def discard(self) -> None:
+        """Hook of learners: forget the batch of a step that failed."""
+        self._waiting = None
+
     def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """`before_batch`."""
-        return self.before_batch(x, y)
+        """The current batch joined with drawn items; adds the current batch to the buffer.
+
+        Args, Raises:
+            as `before_batch`.
+        """
+        joined = self.before_batch(x, y)
+        self.after_step()
+        return joined
 
     def state_dict(self) -> dict[str, Any]:
         """The current task, and the buffer's state, which includes its items."""

@@ -98,6 +98,7 @@ class GEM(GradientProjection):
         self.generator = new_generator(torch.device("cpu")) if generator is None else generator
         ReplayBuffer(self.per_task, generator=self.generator)  # refuses a generator that is not one on the CPU
         self.task: int | None = None
+        self._waiting: tuple[Tensor, Tensor] | None = None  # a learner's batch, until its step was made
         self.memories: dict[int, ReplayBuffer] = {}  # of each task, in the order in which they began
 
     def begin_task(self, task: int | None = None) -> None:
@@ -128,8 +129,19 @@ class GEM(GradientProjection):
         self.memories[self._current_task()].add(x, y)
 
     def before_batch(self, x: Tensor, y: Tensor) -> None:
-        """`add`: the current task's memory does not constrain its own steps."""
-        self.add(x, y)
+        """Check the batch. Hook of learners, which add it in `after_step`; errors as `add`."""
+        self.memories[self._current_task()].check(x, y)
+        self._waiting = x, y
+
+    def after_step(self) -> None:
+        """Hook of learners: `add`."""
+        if self._waiting is not None:
+            self.add(*self._waiting)
+            self._waiting = None
+
+    def discard(self) -> None:
+        """Hook of learners: forget the batch of a step that failed."""
+        self._waiting = None
 
     def _current_task(self) -> int:
         if self.task is None:

@@ -295,6 +295,7 @@ def test_a_learner_equals_a_loop_and_resumes_exactly(kind):
             method.project()
             changed += any(not a.equal(p.grad) for a, p in zip(before, net.parameters(), strict=True))
             optimizer.step()
+            method.after_step()
             assert_same([*one.net.parameters()], [*net.parameters()])
         if task == 1:
             other.load_state_dict(copy.deepcopy(one.state_dict()))

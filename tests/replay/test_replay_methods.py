@@ -128,8 +128,12 @@ def test_a_batch_that_is_refused_changes_nothing(kind):
     }[kind]()
     wider = torch.zeros(6, 5)
 
-    def give(x: Any, y: Tensor, output: Tensor) -> Any:
-        return method(x, y, output) if kind == "der" else method.before_batch(x, y)
+    def give(x: Any, y: Tensor, output: Tensor) -> None:
+        if kind == "der":
+            method(x, y, output)
+        else:
+            method.before_batch(x, y)
+            method.after_step()
 
     give(x, y, net(x))
     before = copy.deepcopy(method.state_dict())
@@ -142,6 +146,32 @@ def test_a_batch_that_is_refused_changes_nothing(kind):
             with pytest.raises(ValueError, match=r"output (has|of the first batch had)"):
                 give(x, y, output)
             assert_same(method.state_dict(), before)
+
+
+@pytest.mark.parametrize("kind", ["ER", "DER", "AGEM", "GEM"])
+def test_the_batch_of_a_step_that_failed_is_not_stored(kind):
+    net, stored = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), buffer()
+    method = {
+        "ER": lambda: gnt.ExperienceReplay(stored),
+        "DER": lambda: gnt.DER(net, stored, beta=0.5),
+        "AGEM": lambda: gnt.AGEM(net, stored, F.cross_entropy),
+        "GEM": lambda: gnt.GEM(net, F.cross_entropy, per_task=50),
+    }[kind]()
+    learner = gnt.Backprop(net, loss="cross_entropy", methods=[method])
+    for task in range(2):
+        learner.begin_task(task=task)
+        for x, y in stream(3):
+            learner.learn(x, y)
+    count = sum(map(len, method.memories.values())) if kind == "GEM" else len(stored)
+    assert count
+    x, y = stream(1)[0]
+    with pytest.raises(FloatingPointError):
+        learner.learn(x * torch.nan, y)
+    now = list(method.memories.values()) if kind == "GEM" else [stored]
+    assert sum(map(len, now)) == count
+    assert all(each.sample(len(each)).x.isfinite().all() for each in now)
+    learner.learn(x, y)  # the next step is made, and stored
+    assert sum(map(len, now)) == count + (len(x) if kind == "GEM" else 0)  # the buffer of the others is full
 
 
 def test_wrong_settings_and_outputs_are_refused():
