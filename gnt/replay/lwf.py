@@ -109,9 +109,9 @@ class LwF:
 
         Raises:
             TypeError: ``output`` is not a tensor.
-            ValueError: outputs without classes, ``forward`` returned other numbers of heads, or the network has got new
-                parameters since the latest task ended, in which no penalty was computed, and outputs other than the
-                last ones depend on them.
+            ValueError: outputs without classes or of one class, ``forward`` returned other numbers of heads, or the
+                network has got new parameters since the latest task ended, in which no penalty was computed, and
+                outputs other than the last ones depend on them.
         """
         self._outputs = number_of_outputs(output)
         if self._past is None or not self.strength or not len(x):
@@ -132,6 +132,11 @@ class LwF:
             raise ValueError(
                 f"outputs must be (batch, classes, ...), and as before: the network gives {shapes[0]}, and with the "
                 f"weights of earlier tasks {shapes[1]}"
+            )
+        if any(each.shape[1] < 2 for each in old):
+            raise ValueError(
+                "LwF compares the probabilities of classes, and of one output there are none: give the network an "
+                "output for each class, or use gnt.DER"
             )
         losses = [soft_cross_entropy(a, b, self.temperature) for a, b in zip(new, old, strict=True)]
         return self.strength * sum(losses, start=output.new_zeros(()))

@@ -182,3 +182,12 @@ def test_strength_0_is_plain_training_and_wrong_input_is_refused():
         with pytest.raises(ValueError, match=message):
             lwf.load_state_dict({**before, **change})
         assert_same(lwf.state_dict(), before)
+
+
+def test_one_output_has_no_probabilities_and_is_refused():
+    net, x = nn.Linear(4, 1), torch.randn(5, 4)
+    lwf = gnt.LwF(net)
+    assert lwf(x, net(x)) == 0.0  # nothing to compare with yet
+    lwf.end_task()
+    with pytest.raises(ValueError, match="LwF compares the probabilities of classes, and of one output there are none"):
+        lwf(x, net(x))
