@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
+from multiprocessing.forkserver import _forkserver
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,13 @@ pytestmark = pytest.mark.skipif(not worker_processes.HAS_FORK_SERVER, reason="wi
 
 
 @pytest.fixture
-def context() -> Any:
-    return worker_processes.make_context()
+def context() -> Iterator[Any]:
+    """With a fork server of its own: one process has one, and other tests start it in other ways."""
+    before = _forkserver._preload_modules
+    _forkserver._stop()
+    yield worker_processes.make_context()
+    _forkserver._stop()
+    _forkserver._preload_modules = before
 
 
 def describe(answer: Connection, importing: list[str]) -> None:
