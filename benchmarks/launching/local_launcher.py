@@ -61,7 +61,7 @@ class _Worker:
 
     def __init__(self, context: Any, run: Run, checkpoint_seconds: float, tensorboard: bool) -> None:
         self.run = run
-        self.started = False  # whether it has sent a message; before, it only prepares
+        self.started = False  # whether it has sent a message; before, it has not trained
         self.pipe, worker_end = context.Pipe()
         arguments = (run, worker_end, checkpoint_seconds, tensorboard)
         self.process = worker_processes.start(context, run_worker, *arguments)
@@ -78,7 +78,7 @@ class _Worker:
         return message
 
     def request_stop(self) -> None:
-        """Ask the process to save and stop. One that only prepares is terminated."""
+        """Ask the process to save and stop. One that has not trained is terminated."""
         if not self.started:
             self.process.terminate()
         with suppress(OSError):  # it has ended; its final message can still be read

@@ -22,18 +22,9 @@ STANDARD: Final = (0.9, 0.999)
 PROPER: Final = (0.99, 0.99)  # the paper's "proper" Adam: v follows sudden changes of the gradient as fast as m
 
 
-BETAS: Final = {
-    "backprop": STANDARD,
-    "proper_adam": PROPER,
-    "l2": PROPER,
-    "redo": PROPER,
-    "continual_backprop": PROPER,
-}
-
-
 def make_optimizer(method: str, settings: Any, seed: int, agent: nn.Module, groups: Sequence[UnitGroup]) -> Optimizer:
     """The optimizer of ``agent``'s parameters. Continual backprop's has an engine for the units of ``groups``."""
-    options: dict[str, Any] = {"lr": settings.lr, "betas": BETAS[method]}
+    options: dict[str, Any] = {"lr": settings.lr, "betas": STANDARD if method == "backprop" else PROPER}
     decoupled = settings.decay == "adamw"
     if settings.affects("weight_decay", method):
         options["weight_decay"] = settings.weight_decay

@@ -117,12 +117,8 @@ class PackedNetwork:
 
     def use_optimizer(self, optimizer: Optimizer | None) -> None:
         """Check new parameters with another optimizer from now on; ValueError if it lacks a parameter."""
-        before, self._optimizer = self._optimizer, optimizer
-        try:
-            self._checked(self.parameters)
-        except ValueError:
-            self._optimizer = before
-            raise
+        _check_held(self.parameters, optimizer)
+        self._optimizer = optimizer
 
     def _checked(self, parameters: list[PackedParameter]) -> list[PackedParameter]:
         for each in parameters:
@@ -130,11 +126,7 @@ class PackedNetwork:
                 raise ValueError(f"parameter {each.name} is lazy and has no values yet: run one forward before")
         if not any(each.prunable for each in parameters):
             raise ValueError(f"{type(self._net).__name__} has no weight of a linear or convolution layer to prune")
-        if self._optimizer is not None:
-            held = {id(p) for options in self._optimizer.param_groups for p in options["params"]}
-            for each in parameters:
-                if each.tensor.requires_grad and id(each.tensor) not in held:
-                    raise ValueError(f"the optimizer does not hold parameter {each.name}: optimizer.add_param_group")
+        _check_held(parameters, self._optimizer)
         return parameters
 
     def _add_hooks(self) -> None:
@@ -152,3 +144,13 @@ class PackedNetwork:
             self._ran.add(module)
         if module in self._fixed_norms and module.training:
             module.training = False
+
+
+def _check_held(parameters: list[PackedParameter], optimizer: Optimizer | None) -> None:
+    """Raise ValueError for a parameter that requires a gradient and that the optimizer, if there is one, lacks."""
+    if optimizer is None:
+        return
+    held = {id(p) for options in optimizer.param_groups for p in options["params"]}
+    for each in parameters:
+        if each.tensor.requires_grad and id(each.tensor) not in held:
+            raise ValueError(f"the optimizer does not hold parameter {each.name}: optimizer.add_param_group")

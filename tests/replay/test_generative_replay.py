@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import gnt
 from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, mlp
+from tests.replay.growing_net import Growing
 
 TASKS, STEPS = 3, 3
 
@@ -224,16 +225,7 @@ def test_the_frozen_network_follows_a_change_of_dtype():
 
 @pytest.mark.parametrize("targets", ["hard", "soft"])
 def test_classes_added_since_get_probability_zero(targets):
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            torch.manual_seed(0)
-            self.heads = gnt.MultiHead(4, 2)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.heads(x)
-
-    net, (x, y) = Net(), stream(0)[0]
+    net, (x, y) = Growing(), stream(0)[0]
     replay = method(net, targets=targets, temperature=1.0, weight=0.0)
     replay(x, y, net(x))
     replay.end_task()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import gnt
 from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, mlp
+from tests.replay.growing_net import Growing
 from tests.replay.test_generative_replay import stream
 
 
@@ -70,16 +71,6 @@ def test_heads_of_earlier_tasks_are_kept_and_the_frozen_network_leaves_no_trace(
     total.backward()
     assert all(parameter.grad is not None for parameter in net.parameters())
     assert lwf.state_dict()["network"]["norm.num_batches_tracked"] == 1
-
-
-class Growing(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.heads = gnt.MultiHead(4, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.heads(x)
 
 
 @pytest.mark.parametrize("called", [True, False])
