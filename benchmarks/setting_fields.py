@@ -43,8 +43,8 @@ def setting(
 
 _CBP = ("continual_backprop", "ewc_cbp", "ewc_cbp_protected", "er_cbp", "hat_cbp", "cbp_top")
 _ENGINES = (*_CBP, "algorithm_1")
-_STEP_BY_STEP = (  # they act between the learner's backward and the next step, or change buffers in the forward
-    *("l2_init", "redo", "algorithm_1", "ccbp", "snr", "swr", "upgd", "spectral", "parseval", "fire", "input_norm"),
+_STEP_BY_STEP = (  # they act between the learner's backward and the next step
+    *("l2_init", "redo", "algorithm_1", "ccbp", "snr", "swr", "upgd", "spectral", "parseval"),
 )
 
 

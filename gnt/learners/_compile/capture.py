@@ -17,13 +17,13 @@ from gnt.learners._compile.decompositions import DECOMPOSITIONS
 from gnt.learners._compile.functional_optimizers import ParameterStep
 from gnt.learners._compile.inputs import NONFINITE_GROUP, NONFINITE_LOSS, STATUS_OK, GraphInputs, UnpackedInputs
 from gnt.learners._compile.python_state import PythonState
+from gnt.learners._compile.repeated_values import return_repeated_values
 from gnt.learners._compile.tensor_slots import attributes, changed_attributes, restore_attributes
 from gnt.learners._training_step import TrainingStep
 
 Writes = list[tuple[Tensor, Tensor]]  # a tensor, and the value that is written to it
 
 ADVICE = "leave compile=False for this network"
-_LARGE = 4096  # elements of a parameter
 
 
 def capture_step(
@@ -78,6 +78,7 @@ def capture_step(
             f"compile=True: the forward of {type(step.network).__name__} draws from Python's or NumPy's random "
             f"numbers, which compiled code would repeat in every step: draw from torch's, or {ADVICE}"
         )
+    return_repeated_values(graph)
     return graph, fakes
 
 
@@ -103,8 +104,7 @@ def _traced_step(step: TrainingStep, inputs: GraphInputs, at: UnpackedInputs) ->
         with torch.no_grad():
             finite_loss = torch.isfinite(loss).all() if inputs.checks_finite else None
             writes = _buffer_writes(inputs, at.values, local)
-            optimizer_writes, shared = _optimizer_writes(inputs, at, grads)
-            writes += optimizer_writes
+            writes += _optimizer_writes(inputs, at, grads)
             if finite_loss is not None:
                 writes = [(to, torch.where(finite_loss, value, to)) for to, value in writes]
             new_values = {id(to): value for to, value in writes}
@@ -125,7 +125,7 @@ def _traced_step(step: TrainingStep, inputs: GraphInputs, at: UnpackedInputs) ->
         for to, value in writes:
             if value is not to:
                 to.copy_(value)
-    return loss.detach(), output.detach(), status, *shared
+    return loss.detach(), output.detach(), status
 
 
 def _leaf(own: Tensor, value: Tensor) -> Tensor:
@@ -146,13 +146,9 @@ def _buffer_writes(inputs: GraphInputs, values: Sequence[Tensor], local: Sequenc
     ]
 
 
-def _optimizer_writes(inputs: GraphInputs, at: UnpackedInputs, grads: Sequence[Tensor]) -> tuple[Writes, list[Tensor]]:
-    """The new parameters and optimizer states, and tensors that the graph returns so that they are computed once.
-
-    Only large parameters have such tensors: for small ones the arithmetic takes less time than another output.
-    """
+def _optimizer_writes(inputs: GraphInputs, at: UnpackedInputs, grads: Sequence[Tensor]) -> Writes:
+    """The new parameters and optimizer states."""
     writes: Writes = []
-    shared: list[Tensor] = []
     for each, grad, state, reset_steps in zip(inputs.trained, grads, at.optimizer_states, at.reset_steps, strict=True):
         param = at.values[each.index]
         new = inputs.functional_optimizer.step(
@@ -160,8 +156,7 @@ def _optimizer_writes(inputs: GraphInputs, at: UnpackedInputs, grads: Sequence[T
         )
         writes.append((param, new.param.to(param.dtype)))
         writes += [(old, value.to(old.dtype)) for old, value in zip(state, new.state, strict=True)]
-        shared += new.shared if param.numel() >= _LARGE else []
-    return writes, shared
+    return writes
 
 
 def _status(finite_loss: Tensor | None, finite_groups: Tensor | None) -> Tensor:

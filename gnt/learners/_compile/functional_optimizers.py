@@ -20,6 +20,8 @@ from gnt.optim import AdamGnT
 
 ParamGroup = Mapping[str, Any]
 
+_LARGE, _LONG_ROW = 4096, 64  # elements of a parameter, and of its last dimension
+
 
 @dataclass
 class ParameterStep:
@@ -53,12 +55,10 @@ class ParameterUpdate(NamedTuple):
     Attributes:
         param: the new value.
         state: the new state, in the order of `FunctionalOptimizer.state_keys`.
-        shared: small tensors that many elements read, to be computed once and not once for each element.
     """
 
     param: Tensor
     state: list[Tensor]
-    shared: list[Tensor]
 
 
 class FunctionalOptimizer:
@@ -112,7 +112,7 @@ class FunctionalSGD(FunctionalOptimizer):
             buffer = h["momentum"] * state[0] + (1.0 - h["dampening"]) * grad
             state = [buffer]
             grad = grad + h["momentum"] * buffer if nesterov else buffer
-        return ParameterUpdate(at.param - h["lr"] * grad, state, [])
+        return ParameterUpdate(at.param - h["lr"] * grad, state)
 
 
 class FunctionalAdam(FunctionalOptimizer):
@@ -160,9 +160,23 @@ class FunctionalAdam(FunctionalOptimizer):
         sizes = {dim: (-exact["lr"] / torch.expm1(c * exact["log beta1"])).to(wide) for dim, c in counts.items()}
         root = _per_element(torch.minimum, roots, param)
         size = _per_element(torch.maximum, sizes, param)
+        if not at.reset_steps:
+            root, size = _per_row(root, param), _per_row(size, param)
         param = param - size * first / (greatest.sqrt() / root + h["eps"])
         state = [at.state[0] + 1.0, first, second, *([greatest] if amsgrad else [])]
-        return ParameterUpdate(param, state, [*roots.values(), *sizes.values()])
+        return ParameterUpdate(param, state)
+
+
+def _per_row(scalar: Tensor, param: Tensor) -> Tensor:
+    """A scalar as one stored value for each row of a large matrix.
+
+    The gradient of a linear layer over one sample is an outer product, which the compiler computes row by row. A loop
+    that reads a scalar instead of the rows' values goes over all elements at once, is not joined with that loop, and
+    needs the moments stored in between; the step of an ensemble then takes several times as long.
+    """
+    if param.ndim < 2 or param.shape[-1] < _LONG_ROW or param.numel() < _LARGE:
+        return scalar
+    return scalar.expand(*param.shape[:-1], 1).clone()
 
 
 def _per_element(
