@@ -116,6 +116,18 @@ def test_seeds_trained_together_equal_seeds_trained_alone(method):
         assert one == pytest.approx(other, rel=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:Warning")  # torch's compiler uses a deprecated function
+@pytest.mark.parametrize("method", ["input_norm", "fire"])
+def test_compiled_runs_give_about_the_same_and_resumed_ones_the_same(method):
+    given = {"method": method, "seeds": (0, 1), "optimizer": "sgd", "lr": 0.01}
+    plain, compiled = rows_of(make(**given)), rows_of(make(**given, compile="yes"))
+    for key in ("online_accuracy", "weight_magnitude"):
+        torch.testing.assert_close(
+            torch.tensor([row[key] for row in compiled]), torch.tensor([row[key] for row in plain]), rtol=1e-4, atol=0
+        )
+    assert json.dumps(rows_with_interruptions(lambda: make(**given, compile="yes"))) == json.dumps(compiled)
+
+
 def test_methods_train_differently():
     methods = [method for method in Settings.methods if method != "crelu"]  # CReLU has other shapes
     ends = {method: rows_of(make(method))[-1]["weight_magnitude"] for method in methods}
