@@ -224,12 +224,16 @@ def first_and_last(result: MethodResults, display: Display) -> tuple[Estimate, E
 
 
 def best_results(results: Sequence[MethodResults], display: Display) -> dict[str, MethodResults]:
-    """The results with the best main metric over the whole run, for each method that has a complete seed."""
+    """For each method that has a complete seed, the settings with the best main metric over the whole run, among those
+    with the fewest diverged seeds: the seeds that are left where others diverged are not a fair sample.
+    """
     sign = 1.0 if display.higher_is_better else -1.0
     found: dict[str, MethodResults] = {}
-    scores: dict[str, float] = {}
+    ranks: dict[str, tuple[float, float]] = {}
     for result in results:
-        score = sign * result.mean(display.main.name).mean if result.complete_seeds else None
-        if score is not None and score > scores.get(result.method, -math.inf):
-            found[result.method], scores[result.method] = result, score
+        if not result.complete_seeds:
+            continue
+        rank = -len(result.diverged_seeds), sign * result.mean(display.main.name).mean
+        if result.method not in ranks or rank > ranks[result.method]:
+            found[result.method], ranks[result.method] = result, rank
     return found

@@ -13,7 +13,7 @@ from benchmarks.comparison_table import comparison_table
 from benchmarks.display import DEAD, Display, Metric
 from benchmarks.picture_headline import headline
 from benchmarks.run_plan import RunPlan
-from benchmarks.summary import MethodResults, estimate, first_and_last, results_of, run_labels
+from benchmarks.summary import MethodResults, best_results, estimate, first_and_last, results_of, run_labels
 
 DISPLAY = Display(
     x="task",
@@ -114,6 +114,21 @@ def test_diverged_seeds_are_listed_but_not_averaged(tmp_path: Path) -> None:
     assert (result.diverged_seeds, result.complete_seeds) == ([2], [0, 1])
     assert result.mean("online_accuracy").mean == pytest.approx(0.3)
     assert "2 (1 diverged)" in text_of([result])
+
+
+def test_the_best_of_settings_is_one_with_the_fewest_diverged_seeds(tmp_path: Path) -> None:
+    plan = RunPlan("random_label_mnist", ("crelu",), None, {}, {"lr": (0.01, 0.1, 1.0)}, (0, 1))
+    values = {0.01: (0.2, 0.3), 0.1: (0.3, 0.4), 1.0: (0.9, None)}  # None: diverged
+    runs = plan.runs(tmp_path)
+    for run in runs:
+        value = values[run.settings.lr][run.seeds[0]]
+        run.record.begin(run.head)
+        run.record.add([{"seed": run.seeds[0], "task": 1, "online_accuracy": value or 0.1}])
+        run.record.end(**({} if value else {"diverged": "the loss is nan"}))
+    found = results_of(runs)
+    assert best_results(found, DISPLAY)["crelu"].settings.lr == 0.1
+    assert best_results(found[::-1], DISPLAY)["crelu"].settings.lr == 0.1
+    assert best_results([each for each in found if each.diverged_seeds], DISPLAY)["crelu"].settings.lr == 1.0
 
 
 def text_of(found: list[MethodResults], width: int = 200) -> str:
