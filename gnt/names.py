@@ -110,6 +110,7 @@ OptimizerName = Literal["sgd", "adam", "adamw"]
 """Optimizers of learners."""
 
 FreshTask = Literal["data", "labels", "permutation"]
+PlasticityMeasure = Literal["error", "loss"]
 """What `gnt.plasticity_check` lets the copies learn."""
 
 # masks and gates

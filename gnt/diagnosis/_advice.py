@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from gnt.diagnosis._layer_figures import LayerFigures
 from gnt.diagnosis._verdict import SOME, Gaps
 
 _MOST = 3  # layers that are named
+_NONFINITE = 10.0  # score of a layer that is not finite: before all others
 _SHARE = 0.1  # of the units: a larger share of dead or dormant units than in a fresh layer counts
 _RANK, _GRADIENT, _WEIGHT = 0.7, 0.5, 2.0  # ratios to the fresh layer's that count
 
@@ -20,7 +22,7 @@ class WorstLayer:
     Attributes:
         name: its name.
         reasons: in words, the most important first.
-        signs: what they are: "dead", "dormant", "rank", "weights", "gradients".
+        signs: what they are: "nonfinite", "dead", "dormant", "rank", "weights", "gradients".
     """
 
     name: str
@@ -58,6 +60,16 @@ def worst_layers(present: Sequence[LayerFigures], fresh: Sequence[LayerFigures])
 
 def _compare(old: LayerFigures, new: LayerFigures) -> tuple[float, WorstLayer]:
     signs: list[tuple[float, str, str]] = []
+    wrong = [
+        name
+        for name, value, fresh in (
+            ("weights", old.weight_magnitude, new.weight_magnitude),
+            ("gradients", old.gradient_norm, new.gradient_norm),
+        )
+        if not math.isfinite(value) and math.isfinite(fresh)
+    ]
+    if wrong:
+        signs.append((_NONFINITE, "nonfinite", f"{' and '.join(wrong)} that are not finite"))
     dead, dormant = (_more(old.dead_units, new.dead_units), _more(old.dormant_units, new.dormant_units))
     if dead >= _SHARE:
         signs.append((2 * dead, "dead", f"{old.dead_units:.0%} dead units (fresh {new.dead_units:.0%})"))
@@ -68,7 +80,13 @@ def _compare(old: LayerFigures, new: LayerFigures) -> tuple[float, WorstLayer]:
         signs.append((share, "rank", f"effective rank {old.effective_rank:.1f} (fresh {new.effective_rank:.1f})"))
     if new.weight_magnitude and old.weight_magnitude >= _WEIGHT * new.weight_magnitude:
         ratio = old.weight_magnitude / new.weight_magnitude
-        signs.append((0.5 - 0.5 * _WEIGHT / ratio, "weights", f"weights {ratio:.1f} times a fresh layer's"))
+        signs.append(
+            (
+                0.5 - 0.5 * _WEIGHT / ratio,
+                "weights",
+                f"weights {ratio:{'.1f' if ratio < 1000 else '.2g'}} times a fresh layer's",
+            )
+        )
     if new.gradient_norm and old.gradient_norm < _GRADIENT * new.gradient_norm:
         share = 1.0 - old.gradient_norm / new.gradient_norm
         signs.append((share, "gradients", f"gradient norm {old.gradient_norm:.2g} (fresh {new.gradient_norm:.2g})"))
@@ -85,6 +103,16 @@ def advise(verdict: str, gaps: Gaps, worst: Sequence[WorstLayer]) -> tuple[Advic
     """What is worth trying first, the most promising first; empty without a loss."""
     if verdict not in ("some", "severe"):
         return ()
+    named = ("nonfinite", "dead", "dormant", "weights")
+    names = {sign: [layer.name for layer in worst if sign in layer.signs] for sign in named}
+    if names["nonfinite"]:
+        return (
+            Advice(
+                "an earlier checkpoint, and a smaller learning rate or gradient clipping",
+                f"weights or gradients of {', '.join(names['nonfinite'])} are not finite: training has diverged",
+                "docs/diagnosis.md",
+            ),
+        )
     found = []
     if gaps.lost_fresh_head.mean < max(SOME, gaps.lost.mean / 2):
         found.append(
@@ -94,7 +122,6 @@ def advise(verdict: str, gaps: Gaps, worst: Sequence[WorstLayer]) -> tuple[Advic
                 "docs/which_remedy.md",
             )
         )
-    names = {sign: [layer.name for layer in worst if sign in layer.signs] for sign in ("dead", "dormant", "weights")}
     idle = names["dead"] or names["dormant"]
     if idle:
         found.append(

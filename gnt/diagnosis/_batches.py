@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
 from gnt.diagnosis._generators import states_kept
 from gnt.units import ModelInputs
@@ -31,13 +32,16 @@ class Batch(NamedTuple):
 def read_batches(data: Any, count: int, batch_size: int) -> list[Batch]:
     """Return the first ``count`` batches of ``data``, or all if there are fewer.
 
-    Samples of tensors and of data sets are taken in a random order that is always the same; loaders and other
-    iterables keep their own. A loader's workers are not used, so that an epoch that is under way is not disturbed.
+    Samples of tensors and of data sets are taken in a random order that is always the same, without a last batch of one
+    sample; loaders and other iterables keep their own order. A loader's workers are not used, so that an epoch that is
+    under way is not disturbed.
 
     Raises:
         TypeError, ValueError: data of another kind, or without a batch.
     """
     check_data(data)
+    if isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, np.ndarray) for part in data):
+        raise TypeError("data must be tensors (x, y), got NumPy arrays: torch.from_numpy makes tensors of them")
     if isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
         x, y = data
         if not x.ndim or not y.ndim or len(x) != len(y) or not len(x):
@@ -48,7 +52,11 @@ def read_batches(data: Any, count: int, batch_size: int) -> list[Batch]:
         data = TensorDataset(x, y)
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
         order = torch.Generator().manual_seed(0)
-        data = DataLoader(data, batch_size, shuffle=True, generator=order)
+        size = len(data)  # type: ignore[arg-type]
+        last_of_one = size > batch_size > 1 and size % batch_size == 1  # batch norm cannot learn it
+        data = DataLoader(data, batch_size, shuffle=True, generator=order, drop_last=last_of_one)
+    elif isinstance(data, IterableDataset):
+        data = _in_batches(data, batch_size)
     with contextlib.closing(_items(data)) as items:
         batches = [_checked(batch, number) for number, batch in enumerate(islice(items, count))]
     if not batches:
@@ -116,7 +124,27 @@ def _of_iterable(data: DataLoader[Any]) -> Generator[Any, None, None]:
         yield from map(collate, items)
         return
     while samples := list(islice(items, data.batch_size)):
+        if data.drop_last and len(samples) < data.batch_size:
+            return
         yield collate(samples)
+
+
+def _in_batches(data: IterableDataset[Any], batch_size: int) -> Iterator[Any]:
+    """The batches of a data set that yields batches, or samples, whose targets are numbers."""
+    items = iter(data)
+    first = next(items, None)
+    if first is None:
+        return iter(())
+    y = first[1] if isinstance(first, (tuple, list)) and len(first) == 2 else None
+    items = chain([first], items)
+    if isinstance(y, (int, float)) or (isinstance(y, (Tensor, np.generic, np.ndarray)) and not y.ndim):
+        return _of_samples(items, batch_size)
+    return items
+
+
+def _of_samples(items: Iterator[Any], batch_size: int) -> Iterator[Any]:
+    while samples := list(islice(items, batch_size)):
+        yield default_collate(samples)
 
 
 def _checked(batch: Any, number: int) -> Batch:
@@ -134,6 +162,8 @@ def _checked(batch: Any, number: int) -> Batch:
             f"data: batch {number} must hold inputs (a tensor, a tuple or a dict) and a tensor of targets, got "
             f"{type(x).__name__} and {type(y).__name__}"
         )
+    if not y.ndim:
+        raise ValueError(f"data: batch {number} must hold a target for each sample, got one sample without a batch")
     return Batch(_copied(x), _copied(y))
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gnt.diagnosis._fresh import FRESH
-from gnt.diagnosis._plasticity_check import plasticity_check
+from gnt.diagnosis._plasticity_check import MEASURES, plasticity_check
 from gnt.diagnosis._result import PlasticityCheck
 
 FAILED = 2  # exit status after an error
@@ -62,6 +62,7 @@ def run_command(arguments: Sequence[str]) -> int:
         return 0
     try:
         result = _check(given)
+        print(json.dumps(_as_json(result), indent=2) if given.json else result, flush=True)
         if given.picture is not None:
             result.draw(given.picture)
     except KeyboardInterrupt:
@@ -73,7 +74,6 @@ def run_command(arguments: Sequence[str]) -> int:
         kind = "" if isinstance(error, (_CannotRun, ModuleNotFoundError)) else f"{type(error).__name__}: "
         print(f"gnt check: {kind}{' '.join(str(error).split())}", file=sys.stderr)
         return FAILED
-    print(json.dumps(_as_json(result), indent=2) if given.json else result)
     return 0
 
 
@@ -98,6 +98,11 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--seeds", type=int, default=5, help="number of seeds (default: 5)")
     check.add_argument("--batches", type=int, help="number of batches to learn, over and over")
     check.add_argument("--head", action="append", help="path of an output layer; may be repeated")
+    check.add_argument(
+        "--measure",
+        choices=MEASURES,
+        help="what is compared (default: error, the share of wrong classes, if targets are classes)",
+    )
     check.add_argument("--json", action="store_true", help="print the result as JSON")
     check.add_argument("--picture", type=Path, help="save a picture, for example check.png (needs matplotlib)")
     check.add_argument("--quiet", action="store_true", help="do not show the cost and the progress")
@@ -130,6 +135,7 @@ def _check(given: Any) -> PlasticityCheck:
         seeds=given.seeds,
         batches=given.batches,
         head=given.head,
+        measure=given.measure,
         reinitialize=script.get("reinitialize") or (lambda: script["model"]().to(next(net.parameters()).device)),
         progress=not given.quiet,
     )
@@ -148,10 +154,12 @@ def _load(net: nn.Module, path: Path) -> None:
             break
     if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
         raise _CannotRun(f"--checkpoint: {path} holds no state_dict of a network (nor one in {', '.join(_INSIDE)})")
-    for prefix in _PREFIXES:
-        own = set(net.state_dict())
-        if not own & set(state) and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    own = set(net.state_dict())
+    while not own & set(state):  # wrappers lie around wrappers
+        prefix = next((each for each in _PREFIXES if all(name.startswith(each) for name in state)), None)
+        if prefix is None:
+            break
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
     try:
         net.load_state_dict(state)
     except RuntimeError as error:

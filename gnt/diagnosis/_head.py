@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gnt.diagnosis._reinitialize import State
 from gnt.units import ModelInputs, call_model
@@ -46,13 +46,29 @@ def find_head(net: nn.Module, inputs: ModelInputs, head: str | Sequence[str] | N
     return (run[-1] if run else list(layers)[-1],)
 
 
-def with_head_of(present: State, fresh: State, head: Sequence[str]) -> State:
-    """The values ``present``, with those of ``fresh`` in the output layers."""
+def with_head_of(present: State, fresh: State, names: Collection[str]) -> State:
+    """The values ``present``, with those of ``fresh`` for the tensors ``names``."""
+    return {name: fresh[name] if name in names else each for name, each in present.items()}
 
-    def in_head(name: str) -> bool:
-        return any(not path or name.startswith(f"{path}.") for path in head)
 
-    return {name: fresh[name] if in_head(name) else each for name, each in present.items()}
+def tensors_of_head(net: nn.Module, head: Sequence[str]) -> tuple[set[str], set[str]]:
+    """The names of all tensors of the output layers, and of those that layers outside of the head share."""
+    inside = {id(each) for path in head for each in _tensors(net.get_submodule(path))}
+    modules = {module for path in head for module in net.get_submodule(path).modules()}
+    outside = {
+        id(each)
+        for module in net.modules()
+        if module not in modules
+        for each in (*module._parameters.values(), *module._buffers.values())
+    }
+    named = [*net.named_parameters(), *net.named_buffers()]
+    return {name for name, each in named if id(each) in inside}, {
+        name for name, each in named if id(each) in inside & outside
+    }
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
 
 
 def _has_weights(module: nn.Module) -> bool:

@@ -65,7 +65,7 @@ class LayerReader:
         try:
             self._groups = _trace(net, batches[0].to(device).x)
         except TraceError as error:
-            self.without_units = str(error).splitlines()[0]
+            self.without_units = _one_line(error)
         self._layers = _layers(net, self._groups)
 
     def measure(self, state: State, batch: Batch) -> tuple[LayerFigures, ...]:
@@ -95,8 +95,14 @@ class LayerReader:
         try:
             return Probe(net, self._groups, inputs).measure()
         except (FloatingPointError, RuntimeError, ValueError) as error:
-            self.without_units = str(error).splitlines()[0]
+            self.without_units = _one_line(error)
             return {}
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines()]
+    first = "; ".join(lines[1:4]) + ("; ..." if len(lines) > 4 else "")
+    return f"{lines[0]} {first}".strip()
 
 
 def mean_figures(several: Sequence[tuple[LayerFigures, ...]]) -> tuple[LayerFigures, ...]:

@@ -17,7 +17,10 @@ LossFunction = Callable[[Any, Any], Tensor]
 
 
 class Curve(NamedTuple):
-    """Values of each step: the loss, and the share of wrong classes if the targets are classes; float64, on the CPU."""
+    """Values of each step: the loss, and the share of wrong classes if the targets are classes; float64, on the CPU.
+
+    The error of a step whose loss or outputs are not finite is NaN: the largest of NaNs is no answer.
+    """
 
     loss: Tensor
     error: Tensor | None
@@ -68,7 +71,7 @@ def learn(
         losses.append(value.detach())
         wrong = _share_wrong(output, batch.y)
         if wrong is not None:
-            errors.append(wrong)
+            errors.append(torch.where(value.detach().isfinite(), wrong, torch.nan))
         on_step()
     on_cpu = torch.stack(losses).double().cpu()
     return Curve(on_cpu, torch.stack(errors).double().cpu() if len(errors) == len(losses) else None)
@@ -81,4 +84,5 @@ def _share_wrong(output: Any, y: Tensor) -> Tensor | None:
         return None
     if scores.ndim != 2 or y.shape != scores.shape[:1] or scores.shape[1] < 2:
         return None
-    return (scores.detach().argmax(1) != y).double().mean()
+    scores = scores.detach()
+    return torch.where(scores.isfinite().all(), (scores.argmax(1) != y).double().mean(), torch.nan)

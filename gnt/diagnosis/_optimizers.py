@@ -30,7 +30,15 @@ def fresh_optimizer(make: MakeOptimizer, net: nn.Module, model: nn.Module) -> Op
         optimizer: Any = _like(make, net, model)
     elif callable(make):
         first = next(iter(inspect.signature(make).parameters), "")
-        optimizer = make(net if first in _NETWORK else list(net.parameters()))
+        try:
+            optimizer = make(net if first in _NETWORK else list(net.parameters()))
+        except (AttributeError, TypeError) as error:
+            if first in _NETWORK:
+                raise
+            raise TypeError(
+                f"make_optimizer was called with a list of parameters and failed: {error}. If it takes the network, "
+                f"name its first argument {', '.join(_NETWORK[:-1])} or {_NETWORK[-1]}"
+            ) from error
     else:
         raise TypeError(
             "make_optimizer must be a function of the parameters that returns an optimizer, or an optimizer, got "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,8 @@ def draw_check(check: Any) -> FigureType:
 def _draw_curves(ax: Axes, check: Any) -> None:
     window = max(1, check.steps // 20)
     for name in COPIES:
-        curves = _smooth(check.curves[name], window)
+        curve = check.curves[name]
+        curves = _smooth(torch.where(curve.isfinite(), curve, check.gaps.start), window)  # as in the verdict
         mean, half = curves.mean(0), curves.std(0) / len(curves) ** 0.5 * t_quantile(len(curves) - 1)
         steps = range(1, check.steps + 1)
         label = {PRESENT: "present network", FRESH: "fresh network", FRESH_HEAD: "present, fresh head"}[name]
@@ -62,7 +64,8 @@ def _draw_curves(ax: Axes, check: Any) -> None:
     ax.annotate("before learning", (check.steps, check.gaps.start), (4, 0), annotation_clip=False, **beside)
     ax.set_xlim(0, check.steps)
     if check.measure == "error":
-        ax.set_ylim(0.0, min(1.02, max(1.12 * check.gaps.start, float(check.curves[PRESENT].mean(0).max()))))
+        present = check.curves[PRESENT].nan_to_num(0.0)
+        ax.set_ylim(0.0, min(1.02, max(1.12 * check.gaps.start, float(present.mean(0).max())) or 1.0))
     ax.set_xlabel("step")
     averaged = f", mean of {window} steps" if window > 1 else ""
     ax.set_ylabel(f"{check.measure}{averaged}")
@@ -78,16 +81,17 @@ def _draw_bars(ax: Axes, check: Any, name: str, share: bool) -> None:
         PRESENT: [getattr(layer, name) for layer in check.present[:_MOST_LAYERS]],
         FRESH: [getattr(layer, name) for layer in check.fresh[:_MOST_LAYERS]],
     }
-    largest = max((v for own in values.values() for v in own if v is not None), default=0.0)
+    largest = max((v for own in values.values() for v in own if v is not None and math.isfinite(v)), default=0.0)
     for offset, (copy, own) in zip((-0.2, 0.2), values.items(), strict=True):
-        ax.barh([i + offset for i in range(len(own))], [v or 0.0 for v in own], 0.36, color=_COLORS[copy])
+        lengths = [v if v is not None and math.isfinite(v) else 0.0 for v in own]
+        ax.barh([i + offset for i in range(len(own))], lengths, 0.36, color=_COLORS[copy])
         for i, value in enumerate(own):
             text = (
                 "" if value is None else f"{value:.0%}" if share else f"{value:.2g}" if value < 10 else f"{value:.0f}"
             )
             ax.annotate(
                 text,
-                (value or 0.0, i + offset),
+                (lengths[i], i + offset),
                 (3, 0),
                 textcoords="offset points",
                 va="center",

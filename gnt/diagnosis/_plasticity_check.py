@@ -5,19 +5,22 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
+from gnt._utils.autocast import no_autocast_cache
 from gnt._utils.dynamo import not_compiled
 from gnt._utils.validation import check_positive
 from gnt.diagnosis._advice import advise, worst_layers
 from gnt.diagnosis._batches import Batch, read_batches
 from gnt.diagnosis._fresh import FRESH, fresh_task, in_passes, pool_size
 from gnt.diagnosis._generators import generators_kept, seed_generators
-from gnt.diagnosis._head import find_head, with_head_of
+from gnt.diagnosis._gradients import Gradients, gradients_kept
+from gnt.diagnosis._head import find_head, tensors_of_head, with_head_of
 from gnt.diagnosis._layer_figures import LayerFigures, LayerReader, mean_figures
 from gnt.diagnosis._learning import Curve, LossFunction, learn
 from gnt.diagnosis._optimizers import MakeOptimizer, fresh_optimizer
@@ -29,8 +32,10 @@ from gnt.diagnosis._verdict import FRESH as FRESH_COPY
 from gnt.diagnosis._verdict import FRESH_HEAD as HEAD_COPY
 from gnt.distributed import dtensor
 from gnt.learners import find_loss
-from gnt.names import FreshTask, LossName
+from gnt.names import FreshTask, LossName, PlasticityMeasure
 from gnt.units import unwrap
+
+MEASURES = get_args(PlasticityMeasure)
 
 
 @not_compiled
@@ -49,6 +54,7 @@ def plasticity_check(
     batch_size: int = 32,
     reinitialize: Reinitialize | None = None,
     head: str | Sequence[str] | None = None,
+    measure: PlasticityMeasure | None = None,
     progress: bool | Callable[[Progress], object] = True,
 ) -> PlasticityCheck:
     """Measure whether a network has lost plasticity: whether it learns something new as well as a fresh network does.
@@ -95,6 +101,9 @@ def plasticity_check(
             ``_init_weights`` of a Hugging Face model. Pass it if your network was initialized otherwise. Frozen
             parameters keep their values.
         head: paths of the output layers, for "fresh head". None: the layer with weights that the forward runs last.
+        measure: what m is: "error", the share of wrong classes, or "loss". None: "error" if targets are integers, one
+            for each row of scores that the network returns. Pass "loss" if these are not scores of classes, as in
+            metric learning, or if the loss says more.
         progress: print the cost and the remaining time on stderr; False: do not; a function: call it with `Progress`.
 
     Returns:
@@ -102,7 +111,8 @@ def plasticity_check(
 
     Raises:
         TypeError: arguments of the wrong type; a model that cannot be copied, is sharded, or returns no loss.
-        ValueError: values out of range; no data; parameters whose initial values are not known.
+        ValueError: values out of range; no data; parameters whose initial values are not known; "error" as the measure
+            where targets are not classes.
 
     Source: warm starts against fresh networks: Ash and Adams, NeurIPS 2020 (arXiv 1910.08475). New targets as a probe:
     Lyle et al., ICML 2023 (arXiv 2303.01486).
@@ -117,13 +127,13 @@ def plasticity_check(
     >>> check.verdict
     'none'
     """
-    check_settings(loss, steps, fresh, seeds, batches, batch_size, reinitialize, progress=progress)
+    check_settings(loss, steps, fresh, seeds, batches, batch_size, reinitialize, measure=measure, progress=progress)
     numbers, function = _checked_seeds(seeds), None if loss is None else find_loss(loss)
     model = _checked_model(model)
-    with generators_kept():
+    with generators_kept(), no_autocast_cache(), gradients_kept(model, function) as gradients:
         pool = read_batches(data, batches or pool_size(fresh, steps), batch_size)
-        run = _Run(model, make_optimizer, function, pool, steps, fresh, numbers, reinitialize, head)
-        return run.result(progress)
+        run = _Run(model, make_optimizer, function, pool, steps, fresh, numbers, reinitialize, head, measure)
+        return run.result(progress, gradients)
 
 
 def check_settings(
@@ -135,6 +145,7 @@ def check_settings(
     batch_size: Any = 1,
     reinitialize: Any = None,
     head: Any = None,
+    measure: Any = None,
     progress: Any = True,
 ) -> None:
     """Raise TypeError or ValueError for arguments of `plasticity_check` that are wrong for any model.
@@ -147,6 +158,8 @@ def check_settings(
         check_positive(batches=batches)
     if not isinstance(fresh, str) or fresh not in FRESH:
         raise ValueError(f"fresh must be one of {', '.join(map(repr, FRESH))}, got {fresh!r}")
+    if measure is not None and (not isinstance(measure, str) or measure not in MEASURES):
+        raise ValueError(f"measure must be None or one of {', '.join(map(repr, MEASURES))}, got {measure!r}")
     if not isinstance(progress, bool) and not callable(progress):
         raise TypeError(f"progress must be True, False or a function, got {progress!r}")
     if reinitialize is not None and not callable(reinitialize):
@@ -169,15 +182,17 @@ class _Run:
         seeds: tuple[int, ...],
         reinitialize: Reinitialize | None,
         head: str | Sequence[str] | None,
+        measure: str | None,
     ) -> None:
         self._model, self._make, self._loss, self._pool = model, make_optimizer, loss, pool
-        self._steps, self._fresh, self._seeds = steps, fresh, seeds
+        self._steps, self._fresh, self._seeds, self._measure = steps, fresh, seeds, measure
         self._device = next(model.parameters()).device
         self._started = time.monotonic()
         self._present = tensors_of(model)
         self._new = {seed: fresh_tensors(model, seed, reinitialize) for seed in seeds}
         seed_generators(seeds[0])
         self._head = find_head(self._copy(), pool[0].to(self._device).x, head)
+        self._in_head, self._shared_head = tensors_of_head(model, self._head)
 
     def _copy(self) -> nn.Module:
         """A copy in training mode, with the modes of the submodules if the model is in training mode."""
@@ -186,9 +201,10 @@ class _Run:
             parameter.grad = None
         return net if net.training else net.train()
 
-    def result(self, progress: bool | Callable[[Progress], object]) -> PlasticityCheck:
+    def result(self, progress: bool | Callable[[Progress], object], gradients: Gradients) -> PlasticityCheck:
         """Learn, measure and judge."""
         fresh_optimizer(self._make, self._copy(), self._model)  # errors first
+        layers = self._layers()
         total = len(COPIES) * len(self._seeds) * self._steps
         what = f"{len(COPIES)} copies x {len(self._seeds)} seeds x {self._steps} steps = {total:,} training steps"
         report = ProgressReport(total, what, progress)
@@ -200,21 +216,42 @@ class _Run:
         losses = {name: torch.stack([curve.loss for curve in own]) for name, own in curves.items()}
         errors = {name: [curve.error for curve in own if curve.error is not None] for name, own in curves.items()}
         of_classes = all(len(own) == len(self._seeds) for own in errors.values())
-        measured = {name: torch.stack(own) for name, own in errors.items()} if of_classes else losses
-        present, fresh, why = self._layers()
-        gaps = find_gaps(measured)
+        if self._measure == "error" and not of_classes:
+            raise ValueError(
+                "measure='error' needs integer targets of shape (batch,) and outputs of shape (batch, classes): leave "
+                "measure=None, or pass 'loss'"
+            )
+        by_error = of_classes and self._measure != "loss"
+        measured = {name: torch.stack(own) for name, own in errors.items()} if by_error else losses
+        present, fresh, why = layers
+        gaps, loss_gaps = find_gaps(measured), find_gaps(losses)
         verdict, worst = judge(gaps), worst_layers(present, fresh)
         notes = [f"no figures of units: {why}"] if why else []
+        if by_error and gaps.progress.low <= 0.0 < loss_gaps.progress.low:
+            notes.append("a fresh network's loss falls, and its error does not: measure='loss' judges by the loss")
+        if self._shared_head:
+            notes.append(
+                f"the output layer shares {', '.join(sorted(self._shared_head))} with other layers, which are new with "
+                "it in the copy with a fresh head"
+            )
+        if gradients.of_model():
+            notes.append(
+                "the loss depends on parameters of the model itself: such terms have no effect on the copies, so put "
+                "weight decay into the optimizer"
+            )
         if self._fresh == "data" and gaps.lost.high < 0.0:
             notes.append("data that the network has been trained on say nothing: give new ones, or fresh='labels'")
         if not all(bool(each.isfinite().all()) for each in losses.values()):
-            notes.append("some losses are not finite, and count as no progress")
+            notes.append(
+                "some losses are not finite, and count as no progress: look at inputs, targets, weights and the "
+                "learning rate"
+            )
         return PlasticityCheck(
             verdict=verdict,
             sentence=sentence(verdict, gaps, self._steps),
-            measure="error" if of_classes else "loss",
+            measure="error" if by_error else "loss",
             gaps=gaps,
-            loss_gaps=find_gaps(losses),
+            loss_gaps=loss_gaps,
             curves=measured,
             losses=losses,
             present=present,
@@ -245,7 +282,7 @@ class _Run:
         if name == FRESH_COPY:
             return self._new[seed]
         assert name == HEAD_COPY
-        return with_head_of(self._present, self._new[seed], self._head)
+        return with_head_of(self._present, self._new[seed], self._in_head)
 
     def _layers(self) -> tuple[tuple[LayerFigures, ...], tuple[LayerFigures, ...], str]:
         tasks = {seed: fresh_task(self._pool, self._fresh, seed) for seed in self._seeds}
@@ -259,8 +296,10 @@ class _Run:
 def _checked_seeds(seeds: Any) -> tuple[int, ...]:
     if isinstance(seeds, (list, tuple, range)):
         numbers = tuple(seeds)
-        if not all(isinstance(each, int) and not isinstance(each, bool) and each >= 0 for each in numbers):
-            raise ValueError(f"seeds must be integers >= 0, got {seeds!r}")
+        integers = all(isinstance(each, (int, np.integer)) and not isinstance(each, bool) for each in numbers)
+        if not integers or not all(0 <= int(each) < 2**63 for each in numbers):
+            raise ValueError(f"seeds must be integers >= 0 and below 2**63, got {seeds!r}")
+        numbers = tuple(map(int, numbers))
     else:
         check_positive(seeds=seeds)
         numbers = tuple(range(seeds))

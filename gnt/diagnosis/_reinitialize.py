@@ -26,7 +26,11 @@ def tensors_of(net: nn.Module) -> State:
 def load(net: nn.Module, state: State) -> nn.Module:
     """Give a network these values, in evaluation and training flags nothing changes; returns it."""
     for name, each in [*net.named_parameters(), *net.named_buffers()]:
-        each.copy_(state[name])
+        if 0 in each.stride():  # an expanded tensor, whose elements share memory, cannot be written to
+            if not torch.equal(each, state[name]):
+                each.data = state[name].clone()
+        else:
+            each.copy_(state[name])
     return net
 
 
@@ -77,6 +81,8 @@ def _by_layers(net: nn.Module) -> None:
     huggingface = getattr(net, "_init_weights", None)
     if callable(huggingface):
         net.apply(huggingface)
+    else:
+        _check_shared(net)
     kept = [
         name
         for name, each in net.named_parameters()
@@ -88,6 +94,22 @@ def _by_layers(net: nn.Module) -> None:
             f"the initial values of {shown} are not known (known are layers with reset_parameters, and "
             f"{SUPPORTED_LAYERS}): pass reinitialize=, a function that re-initialises a network in place or builds a "
             "new one"
+        )
+
+
+def _check_shared(net: nn.Module) -> None:
+    """Raise ValueError if modules of different kinds share a parameter: whose initial values it has is not known."""
+    owners: dict[int, dict[type[nn.Module], str]] = {}
+    for path, module in net.named_modules():
+        for name, each in module._parameters.items():
+            if each is not None and each.requires_grad:
+                owners.setdefault(id(each), {}).setdefault(type(module), f"{path}.{name}".removeprefix("."))
+    shared = [list(kinds.values()) for kinds in owners.values() if len(kinds) > 1]
+    if shared:
+        names = " and ".join(shared[0])
+        raise ValueError(
+            f"the initial values of {names}, which are one parameter, are not known (that of which layer?): pass "
+            "reinitialize=, a function that re-initialises a network in place or builds a new one"
         )
 
 

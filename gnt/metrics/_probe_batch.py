@@ -36,6 +36,8 @@ class ProbeBatch(NamedTuple):
             raise TypeError(f"x must be a tensor, a tuple of inputs or a dict of them, got {type(x).__name__}")
         values = [x] if isinstance(x, Tensor) else x.values() if isinstance(x, Mapping) else x
         tensors = [value for value in values if isinstance(value, Tensor)]
+        if any(not tensor.ndim for tensor in tensors[:1]):
+            raise ValueError(f"x must have a dimension of samples, got shape {tuple(tensors[0].shape)}")
         if not tensors or not all(tensor.numel() for tensor in tensors):
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors) or "no tensor"
             raise ValueError(f"x must hold at least one sample, got {shapes}")
@@ -88,7 +90,15 @@ class ProbeBatch(NamedTuple):
                 f"y must have the shape of the output for mse, got {tuple(self.targets.shape)} and "
                 f"{tuple(output.shape)}"
             )
-        value: Any = self.loss(output, self.targets)
+        targets = self.targets
+        if (
+            self.loss is F.cross_entropy
+            and isinstance(output, Tensor)
+            and output.ndim > 2
+            and output.shape[:-1] == targets.shape
+        ):
+            output, targets = output.flatten(0, -2), targets.flatten()  # sequences: classes are last, as in accuracy
+        value: Any = self.loss(output, targets)
         if not isinstance(value, Tensor) or value.numel() != 1:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"loss must return one number for the batch, as a tensor, got {got}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -190,8 +191,8 @@ class TaskMatrix:
     def _number(self, argument: str, task: Any) -> int:
         if isinstance(task, str) and task in self.names:
             return self.names.index(task)
-        if isinstance(task, int) and not isinstance(task, bool) and 0 <= task < len(self.names):
-            return task
+        if isinstance(task, (int, np.integer)) and not isinstance(task, bool) and 0 <= task < len(self.names):
+            return int(task)
         raise ValueError(
             f"{argument} must be a task: a number in 0..{len(self.names) - 1} or one of {', '.join(self.names)}, got "
             f"{task!r}"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -44,10 +46,11 @@ def loss_gradients(model: nn.Module, inputs: ModelInputs, loss: Any) -> list[Ten
 
 @contextlib.contextmanager
 def isolated(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Put the model into evaluation mode; restore modes, attributes, buffers and random generators on exit.
+    """Put the model into evaluation mode; restore modes, attributes, buffers and global random generators on exit.
 
     Inside this context engines record no features, and compiled modules run uncompiled.
     """
+    numbers, plain = np.random.get_state(), random.getstate()
     buffers = [(buffer, buffer._version, buffer.detach().clone()) for buffer in model.buffers()]
     cuda_devices = [device] if device.type == "cuda" else []
     uncompiled: Any = contextlib.nullcontext()
@@ -63,6 +66,8 @@ def isolated(model: nn.Module, device: torch.device) -> Iterator[None]:
                 for buffer, version, saved in buffers:
                     if buffer._version != version:
                         buffer.copy_(saved)
+            np.random.set_state(numbers)
+            random.setstate(plain)
 
 
 def _reshard(model: nn.Module) -> None:

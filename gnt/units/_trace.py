@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from gnt._utils.autocast import no_autocast_cache
 from gnt.names import ActivationName, TraceModes
 from gnt.units._activations import activation_gain, parse_activation
 from gnt.units._containers import ModelContainers
@@ -92,7 +93,8 @@ def trace(
     model = unwrap(model)
     for number, example in enumerate(inputs, 1):
         check_inputs(model, example, f"example {number}: " if len(inputs) > 1 else "")
-    groups, refused, notes = find_units(model, inputs, modes)
+    with no_autocast_cache():
+        groups, refused, notes = find_units(model, inputs, modes)
     groups = _select(groups, refused, **patterns)
     if given is not None:
         unknown = [group for group in groups if group.activation is None or activation_gain(group.activation) is None]

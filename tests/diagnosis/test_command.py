@@ -44,7 +44,8 @@ def test_the_check_of_a_checkpoint_equals_that_of_the_function(script, capsys, t
     with torch.no_grad():
         net[0].bias[2:] = -100.0
     torch.save(
-        {"epoch": 3, "state_dict": {f"module.{n}": each for n, each in net.state_dict().items()}}, tmp_path / "c.pt"
+        {"epoch": 3, "state_dict": {f"_orig_mod.module.{n}": each for n, each in net.state_dict().items()}},
+        tmp_path / "c.pt",
     )
     picture = tmp_path / "check.png"
     command = [

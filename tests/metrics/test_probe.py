@@ -221,6 +221,18 @@ def test_loss_accuracy_and_gradient_norm():
     assert halved["loss"] == values["loss"] / 2
 
 
+@pytest.mark.parametrize("length", [5, 10])  # with as many tokens as classes torch would take one for the other
+def test_the_loss_of_sequences_has_the_classes_last_as_the_accuracy(length: int) -> None:
+    net = nn.Sequential(nn.Embedding(10, 8), nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 10))
+    x = torch.randint(10, (6, length), generator=torch.Generator().manual_seed(0))
+    probe = gnt.metrics.Probe(net, gnt.trace(net, x), x, y=x, gradient=True)
+    found = probe.measure()
+    loss = nn.functional.cross_entropy(net(x).flatten(0, 1), x.flatten())
+    gradients = torch.autograd.grad(loss, list(net.parameters()))
+    assert found["loss"] == pytest.approx(loss.item())
+    assert found["gradient_norm"] == pytest.approx(torch.cat([g.flatten() for g in gradients]).norm().item(), rel=1e-5)
+
+
 def test_no_accuracy_for_integer_targets_of_a_single_output() -> None:
     def loss(output: Tensor, y: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(output[:, 0], y.float())

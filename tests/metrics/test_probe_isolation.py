@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from gnt.metrics import Probe
 from tests.helpers.small_runs import assert_same, batch, full_state, make_run, mlp
@@ -118,3 +122,18 @@ def test_a_compiled_model_is_measured_uncompiled(how):
     assert probe.measure() == probe.measure() == wanted
     assert torch.equal(model(inputs()), before)
     assert len(compiled) == graphs  # neither the probe nor the model compiled again
+
+
+def test_generators_of_numpy_and_python_are_restored():
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.second(torch.relu(self.first(x * random.random() * np.random.rand())))
+
+    net = Noisy()
+    before = random.getstate(), np.random.get_state()[2]
+    Probe(net, [net.first, nn.ReLU(), net.second], torch.randn(6, 4)).measure()
+    assert (random.getstate(), np.random.get_state()[2]) == before

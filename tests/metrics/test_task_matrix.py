@@ -97,6 +97,9 @@ def test_table_heat_map_and_saved_state():
     axes = matrix.plot()
     assert [text.get_text() for text in axes.texts] == ["0.50"]
     assert filled().plot(axes) is axes
+    matrix.put(np.int64(0), np.int64(1), 0.5)
+    assert float(matrix.as_tensor()[0, 1]) == 0.5
+    matrix.put(0, 1, 0.25)
     buffer = io.BytesIO()
     torch.save(matrix.state_dict(), buffer)
     buffer.seek(0)
