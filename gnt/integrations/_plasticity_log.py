@@ -9,6 +9,7 @@ from torch import nn
 
 from gnt._utils.validation import check_known_settings, check_positive
 from gnt.diagnosis import PlasticityCheck, check_data, check_settings, plasticity_check
+from gnt.integrations._interval import Interval
 
 _OWN = ("model", "make_optimizer", "data", "loss")
 DEFAULTS = {"fresh": "labels", "steps": 100, "seeds": 3, "progress": False}
@@ -18,10 +19,10 @@ class PlasticityLog:
     """Runs `gnt.plasticity_check` every so many steps, and keeps the results.
 
     Attributes:
-        every: the interval, in optimizer steps.
+        interval: the interval, in optimizer steps.
         settings: the settings of each check.
         latest: the latest result; None before the first.
-        history: the figures of each check (`gnt.PlasticityCheck.to_dict`), by step.
+        history: the figures of each check (`gnt.PlasticityCheck.to_dict`), by step, counted over all fits.
 
     Raises:
         TypeError, ValueError: an interval, settings, a loss or data that are not allowed.
@@ -34,19 +35,15 @@ class PlasticityLog:
         allowed = [name for name in inspect.signature(plasticity_check).parameters if name not in _OWN]
         check_known_settings(settings, "LogPlasticity", ("every", "data", "loss"), allowed)
         check_settings(loss, **settings)  # now, not at the first check
-        self.every, self.settings = every, {**DEFAULTS, **settings}
+        self.settings, self.interval = {**DEFAULTS, **settings}, Interval(every)
         self.latest: PlasticityCheck | None = None
         self.history: dict[int, dict[str, float]] = {}
 
-    def is_due(self, step: int) -> bool:
-        """True at every multiple of the interval, once."""
-        return step > 0 and step % self.every == 0 and step not in self.history
-
-    def check(self, step: int, model: nn.Module, optimizer: Any, data: Any, loss: Any) -> dict[str, float]:
+    def check(self, model: nn.Module, optimizer: Any, data: Any, loss: Any) -> dict[str, float]:
         """Check now, and return the figures."""
         self.latest = plasticity_check(model, optimizer, data, loss, **self.settings)
-        self.history[step] = self.latest.to_dict()
-        return self.history[step]
+        self.history[self.interval.total] = self.latest.to_dict()
+        return self.history[self.interval.total]
 
 
 class PlasticityLogResults:
@@ -61,5 +58,5 @@ class PlasticityLogResults:
 
     @property
     def history(self) -> dict[int, dict[str, float]]:
-        """The figures of each check by step."""
+        """The figures of each check by step, counted over all fits."""
         return self._log.history

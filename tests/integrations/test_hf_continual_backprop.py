@@ -72,8 +72,19 @@ def test_callback_and_mixin_train_like_an_optimizer_with_an_engine(tmp_path):
     logged = [entry for entry in called.state.log_history if "gnt/replaced" in entry]
     beside = [entry for entry in mixed.state.log_history if "loss" in entry]
     assert [entry["step"] for entry in logged] == [entry["step"] for entry in beside] == [4, 8]
+    own = [entry for entry in called.state.log_history if "loss" in entry]  # the trainer's own entries are written too
+    assert [entry["step"] for entry in own] == [4, 8]
+    assert {"learning_rate", "grad_norm"} <= own[0].keys()
     assert logged[1]["gnt/replaced"] == beside[1]["gnt/replaced"] == sum(replaced(callback.engine))
     assert beside[1]["gnt/bert.encoder.layer.1.intermediate.dense/age"] <= 8
+
+
+def test_figures_are_logged_with_the_trainer_at_the_end_of_epochs(tmp_path):
+    run = trainer(tmp_path, arguments={"logging_strategy": "epoch"})
+    run.add_callback(ContinualBackprop(run, **settings()))
+    run.train()
+    for key in ("gnt/replaced", "loss"):
+        assert [entry["step"] for entry in run.state.log_history if key in entry] == [6, 8]
 
 
 def test_runs_resumed_from_a_checkpoint_continue_bit_for_bit(tmp_path):

@@ -121,6 +121,28 @@ def test_the_next_fit_goes_on_with_the_ages(tmp_path):
         callback.engine.group("net.1")
 
 
+def test_a_fit_of_another_module_starts_anew(tmp_path):
+    callback, alone = cbp(), cbp()
+    trainer(tmp_path, [callback], 2).fit(Regression(), loader())
+    assert replaced(callback.engine)[0] > 0
+    callback._settings["generator"].manual_seed(5)
+    for each in (callback, alone):
+        module, run = Regression(seed=1), trainer(tmp_path, [each], 1)
+        run.fit(module, loader())
+        assert each.engine.updates == BATCHES
+    assert callback.engine.figures() == alone.engine.figures()
+
+
+def test_every_fit_logs(tmp_path):
+    callback, module = cbp(), Regression()
+    for task in range(2):
+        logger = CSVLogger(tmp_path / str(task))
+        trainer(tmp_path, [callback], 1, logger=logger, log_every_n_steps=4).fit(module, loader())
+        with Path(logger.log_dir, "metrics.csv").open() as file:
+            logged = [int(row["step"]) for row in csv.DictReader(file) if row["gnt/net.0/replaced"]]
+        assert logged == [[4], [2, 6]][task]  # steps 4, 8 and 12 of both
+
+
 def test_ewc_si_and_replay_equal_a_plain_loop_over_two_tasks(tmp_path):
     def methods(net: torch.nn.Module) -> list[Any]:
         buffer = gnt.ReplayBuffer(20, generator=torch.Generator().manual_seed(1))

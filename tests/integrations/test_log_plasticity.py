@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 
 import gnt
+from gnt.integrations._interval import Interval
 from gnt.integrations.huggingface import LogPlasticity as TrainerLog
 from gnt.integrations.lightning import LogPlasticity
 from tests.helpers.small_runs import assert_same, mlp
@@ -73,6 +74,33 @@ def test_lightning_logs_the_figures_and_trains_as_without_them(tmp_path):
     assert float(rows[6]["plasticity/lost"]) == pytest.approx(log.history[6]["plasticity/lost"])
 
 
+def test_a_trainers_own_entry_is_written_where_a_check_is_logged(tmp_path):
+    trainer, _, _ = train(tmp_path, every=4)
+    both = {key for entry in trainer.state.log_history if entry["step"] == 4 for key in entry}
+    assert {"plasticity/lost", "loss", "learning_rate"} <= both
+
+
+def test_intervals_continue_over_fits(tmp_path):
+    log = LogPlasticity(every=3, loss="mse", net=lambda module: module.net, **SHORT)
+    for number in range(3):  # of eight steps each
+        fit(tmp_path / str(number), log)
+    assert list(log.history) == [3, 6, 9, 12, 15, 18, 21, 24]
+
+
+def test_intervals_with_several_optimizers_gradient_accumulation_and_checkpoints():
+    """A trainer's step rises by the number of optimizers, stays while gradients accumulate, and may begin anywhere."""
+    interval = Interval(5)
+    interval.begin(0)
+    assert [step for step in range(0, 22, 2) if interval.is_due(step)] == [6, 10, 16, 20]
+    assert not interval.is_due(20)
+    interval.begin(7)  # from an earlier checkpoint of this run, or a further fit
+    assert interval.total == 20
+    assert [step for step in range(7, 20) if interval.is_due(step)] == [12, 17]
+    resumed = Interval(5)
+    resumed.begin(10)
+    assert [step for step in range(10, 16) if resumed.is_due(step)] == [15]
+
+
 def train(root: Path, *, every: int | None) -> tuple[Trainer, list[object], TrainerLog | None]:
     torch.manual_seed(0)
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 12}
@@ -99,6 +127,10 @@ def test_the_trainer_of_transformers_logs_the_figures_and_trains_as_without_them
     assert entries[1]["plasticity/lost"] == log.history[6]["plasticity/lost"]
     assert log.latest.measure == "error"
     assert log.latest.head == ("classifier",)
+    assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == [4]
+    trainer.train()
+    assert list(log.history) == [3, 6, 9, 12]
+    assert [entry["step"] for entry in trainer.state.log_history if "plasticity/lost" in entry] == [3, 6]
     assert "bert.encoder.layer.0.intermediate.dense" in [layer.name for layer in log.latest.present if layer.units]
 
 

@@ -37,7 +37,9 @@ ANY_NAME = {
     "Backprop.end_task.info",
     *(f"{kind}.options" for kind in ("Backprop", "ContinualBackprop", "Ensemble")),
     "LogPlasticity.settings",  # of gnt.plasticity_check
+    "LogPlasticity.on_train_begin.kwargs",
     "LogPlasticity.on_step_end.kwargs",  # of transformers
+    "ContinualBackprop.on_epoch_end.kwargs",
     "ContinualBackprop.on_step_end.kwargs",
     "ContinualBackprop.on_train_begin.kwargs",
     "ContinualBackpropMixin.kwargs",

@@ -13,6 +13,7 @@ from gnt._utils.other_names import explains_unknown_settings
 from gnt.initialization import Init
 from gnt.integrations._engine_settings import engine_settings, given_settings
 from gnt.integrations.huggingface._engine_maker import EngineMaker, Patterns, without_wrapper
+from gnt.integrations.huggingface._log_besides import log_besides
 from gnt.names import Accumulate, ActivationName, BiasInit, Utility
 from gnt.replacement import EngineSettings, GnT, Protect, SoftReplacement
 
@@ -124,7 +125,13 @@ class ContinualBackprop(TrainerCallback):  # type: ignore[misc,unused-ignore]
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Log the figures in the steps in which the trainer logs."""
         if control.should_log and self._maker.log:
-            self._trainer.log(self._maker.figures())
+            log_besides(self._trainer, control, self._maker.figures())
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Log the figures at the end of an epoch if the trainer logs then (``logging_strategy="epoch"``)."""
+        self.on_step_end(args, state, control)
 
 
 class ContinualBackpropMixin:

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from gnt.integrations._plasticity_log import PlasticityLog, PlasticityLogResults
+from gnt.integrations.huggingface._log_besides import log_besides
 
 
 class LogPlasticity(PlasticityLogResults, TrainerCallback):  # type: ignore[misc,unused-ignore]
@@ -28,7 +29,7 @@ class LogPlasticity(PlasticityLogResults, TrainerCallback):  # type: ignore[misc
 
     Attributes:
         latest: the result of the latest check; None before the first.
-        history: the figures of each check by step.
+        history: the figures of each check by step, counted over all calls of ``train``.
 
     Raises:
         TypeError, ValueError: settings that are not allowed; what the check raises.
@@ -40,14 +41,20 @@ class LogPlasticity(PlasticityLogResults, TrainerCallback):  # type: ignore[misc
         self._log = PlasticityLog(every, settings, loss, data)
         self._trainer, self._data, self._loss = trainer, data, loss
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Count from the first step, or from that of the checkpoint."""
+        self._log.interval.begin(state.global_step)
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Check and log at the interval."""
         trainer = self._trainer
-        if self._log.is_due(state.global_step) and trainer.is_world_process_zero():
+        if self._log.interval.is_due(state.global_step) and trainer.is_world_process_zero():
             data = self._own_data(args) if self._data is None else self._data
             model: Any = trainer.model
-            figures = self._log.check(state.global_step, model, trainer.optimizer, data, self._loss)
-            trainer.log(dict(figures))
+            figures = self._log.check(model, trainer.optimizer, data, self._loss)
+            log_besides(trainer, control, dict(figures))
 
     def _own_data(self, args: TrainingArguments) -> DataLoader[Any]:
         """A loader of the training data, apart from the trainer's own."""

@@ -15,6 +15,7 @@ from gnt._utils.other_names import explains_unknown_settings
 from gnt._utils.validation import check_counts, check_flags
 from gnt.initialization import Init
 from gnt.integrations._engine_settings import check_follow, engine_settings
+from gnt.integrations._interval import Interval
 from gnt.integrations.lightning._trainer import optimizer_of
 from gnt.names import Accumulate, ActivationName, BiasInit, Utility
 from gnt.replacement import EngineSettings, GnT, Protect, SoftReplacement
@@ -29,7 +30,8 @@ class ContinualBackprop(Callback):
     When a fit starts, it finds the hidden units and attaches a `gnt.GnT` to the module's optimizer; from then on units
     are replaced after each optimizer step, whatever the accumulation of gradients, precision, clipping and number of
     processes. The engine's state is part of the optimizer's in each checkpoint, and a resumed fit continues bit for
-    bit. A further fit of the module, for the next task, goes on with the ages and utilities of the one before.
+    bit. A further fit of the same module, for the next task, goes on with the ages and utilities of the one before; a
+    fit of another module starts anew.
 
     Args:
         layers: the layers or unit groups of the engine, or a function of the LightningModule that returns them. None:
@@ -100,7 +102,7 @@ class ContinualBackprop(Callback):
         patterns = {"include": include, "exclude": exclude}
         self._patterns: dict[str, Any] = {name: checked_patterns(name, given) for name, given in patterns.items()}
         self._optimizer, self._log, self._follow, self._settings = optimizer, log, follow, settings
-        self._logged_step = 0
+        self._interval = Interval(1)  # that of the trainer's logs is known in a fit
         self._saved_settings: dict[str, Any] | None = None
         self.engine: GnT | None = None
 
@@ -120,7 +122,7 @@ class ContinualBackprop(Callback):
         if before is not None:
             before.close()
         self.engine = GnT(units, optimizer, follow=self._follow, **self._settings).attach()
-        if before is not None:
+        if before is not None and _weights(before) == _weights(self.engine):
             self._continue(self.engine, before)
         if self._saved_settings is not None:
             self._compare(self._saved_settings)
@@ -165,17 +167,21 @@ class ContinualBackprop(Callback):
         if changed:
             rank_zero_warn(f"settings of ContinualBackprop differ from those of the checkpoint: {', '.join(changed)}")
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count from the first step, or from that of the checkpoint."""
+        self._interval.begin(trainer.global_step)
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log figures of the units."""
         step, every = trainer.global_step, getattr(trainer, "log_every_n_steps", 0)
-        if self._log and self.engine is not None and trainer.loggers and every and step % every == 0:
-            if step != self._logged_step:
-                figures = {f"gnt/{name}": value for name, value in self.engine.figures().items()}
-                for logger in trainer.loggers:
-                    logger.log_metrics(figures, step=step)
-            self._logged_step = step
+        if not every or not self._interval.is_due(step, every):
+            return
+        if self._log and self.engine is not None and trainer.loggers:
+            figures = {f"gnt/{name}": value for name, value in self.engine.figures().items()}
+            for logger in trainer.loggers:
+                logger.log_metrics(figures, step=step)
 
     def state_dict(self) -> dict[str, Any]:
         """The settings; the engine's state is saved with the optimizer's."""
@@ -184,3 +190,8 @@ class ContinualBackprop(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the settings of a checkpoint, to be compared with those of this callback."""
         self._saved_settings = state_dict["settings"]
+
+
+def _weights(engine: GnT) -> list[int]:
+    """The identities of the weights into the engine's units."""
+    return [id(slot.weight) for group in engine.groups for slot in group.incoming]

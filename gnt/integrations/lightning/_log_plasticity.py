@@ -31,7 +31,7 @@ class LogPlasticity(PlasticityLogResults, Callback):
 
     Attributes:
         latest: the result of the latest check; None before the first.
-        history: the figures of each check by step.
+        history: the figures of each check by step, counted over all fits.
 
     Raises:
         TypeError, ValueError: settings that are not allowed; what the check raises.
@@ -58,16 +58,20 @@ class LogPlasticity(PlasticityLogResults, Callback):
         self._log = PlasticityLog(every, settings, loss, data)
         self._loss, self._net, self._data, self._optimizer = loss, net, data, optimizer
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count from the first step, or from that of the checkpoint."""
+        self._log.interval.begin(trainer.global_step)
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Check and log at the interval."""
         step = trainer.global_step
-        if not self._log.is_due(step) or not trainer.is_global_zero:
+        if not self._log.interval.is_due(step) or not trainer.is_global_zero:
             return
         net = pl_module if self._net is None else self._net(pl_module)
         data = trainer.train_dataloader if self._data is None else self._data
         optimizer = optimizer_of(trainer, self._optimizer, "LogPlasticity")
-        figures = self._log.check(step, net, optimizer, data, self._loss)
+        figures = self._log.check(net, optimizer, data, self._loss)
         for logger in trainer.loggers:
             logger.log_metrics(figures, step=step)

@@ -41,6 +41,8 @@ class CompiledSteps:
     def __init__(self, step: TrainingStep | None = None) -> None:
         self._by_key: dict[Any, list[_Kind]] = {}
         self._num_kinds = 0
+        self._assigned: list[str] = []  # what the forward of the last eager step set
+        self._assigns_again = False
         self._context: StepContext | None = None
         if step is not None:
             functional_optimizer(step.optimizer)
@@ -102,10 +104,19 @@ class CompiledSteps:
         """The first step of a kind, run eagerly."""
         slots, update = context.slots, context.update
         check_compilable(step, slots.modules, update)
+        if self._assigns_again:
+            raise RuntimeError(
+                f"compile=True: the forward of {type(step.network).__name__} sets {', '.join(self._assigned)} in each "
+                "step, and compiled code would not: change buffers in place, as in buffer.copy_(value), or leave "
+                "compile=False for this network"
+            )
         buffers = [(b, b.clone()) for b in slots.tensors() if not isinstance(b, nn.Parameter)]
         code = ExecutedCode()
         with code.recording():
             result = step.run(x, y)
+        if assigned := slots.assigned():
+            self._context = None  # rebuilt with the new tensors: a forward may build a buffer once
+        self._assigned, self._assigns_again = assigned, bool(assigned) and assigned == self._assigned
         effects = EagerEffects(
             with_gradient={id(p) for p in step.network.parameters() if p.grad is not None},
             changed_buffers={id(b) for b, before in buffers if not torch.equal(b, before)},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from gnt.learners._compile.decompositions import DECOMPOSITIONS
 from gnt.learners._compile.functional_optimizers import ParameterStep
 from gnt.learners._compile.inputs import NONFINITE_GROUP, NONFINITE_LOSS, STATUS_OK, GraphInputs, UnpackedInputs
+from gnt.learners._compile.norm_statistics import NormStatistics
 from gnt.learners._compile.python_state import PythonState
 from gnt.learners._compile.repeated_values import return_repeated_values
 from gnt.learners._compile.tensor_slots import attributes, changed_attributes, restore_attributes
@@ -95,7 +96,8 @@ def _traced_step(step: TrainingStep, inputs: GraphInputs, at: UnpackedInputs) ->
         for each in inputs.trained:
             local[each.index] = at.values[each.index].detach().requires_grad_()
         slots.fill(local)
-        output, features = step.forward(at.x)
+        with NormStatistics() as statistics:
+            output, features = step.forward(at.x)
         loss = step.compute_loss(output, at.y)
         batches = step.take_features(features)
         total = loss if loss.ndim == 0 else loss.sum()
@@ -103,7 +105,7 @@ def _traced_step(step: TrainingStep, inputs: GraphInputs, at: UnpackedInputs) ->
         batches = step.after_backward(batches)
         with torch.no_grad():
             finite_loss = torch.isfinite(loss).all() if inputs.checks_finite else None
-            writes = _buffer_writes(inputs, at.values, local)
+            writes = _buffer_writes(inputs, at.values, local, statistics.written)
             writes += _optimizer_writes(inputs, at, grads)
             if finite_loss is not None:
                 writes = [(to, torch.where(finite_loss, value, to)) for to, value in writes]
@@ -133,16 +135,19 @@ def _leaf(own: Tensor, value: Tensor) -> Tensor:
     return value.detach() if isinstance(own, torch.nn.Parameter) else value.detach().clone()
 
 
-def _buffer_writes(inputs: GraphInputs, values: Sequence[Tensor], local: Sequence[Tensor]) -> Writes:
+def _buffer_writes(
+    inputs: GraphInputs, values: Sequence[Tensor], local: Sequence[Tensor], statistics: Collection[int]
+) -> Writes:
     """The buffers that the forward changed.
 
-    Batch norm does not increase the version of its running statistics, so the effects of an eager step count too.
+    Not all writes increase a tensor's version, so norms' statistics and the effects of an eager step count too.
     """
     changed = inputs.effects.changed_buffers
     return [
         (value, copy)
         for own, value, copy in zip(inputs.slots.tensors(), values, local, strict=True)
-        if not isinstance(own, torch.nn.Parameter) and (copy._version > 0 or id(own) in changed)
+        if not isinstance(own, torch.nn.Parameter)
+        and (copy._version > 0 or id(own) in changed or id(copy) in statistics)
     ]
 
 

@@ -39,6 +39,15 @@ class TensorSlots:
         """What the slots of `tensors` hold now, in the same order."""
         return [*map(dict.get, *self._first_slots)]
 
+    def assigned(self) -> list[str]:
+        """The names of slots that hold other tensors now."""
+        return [
+            name
+            for tensor, slots in self._by_tensor.values()
+            for holder, name in slots
+            if holder.get(name) is not tensor
+        ]
+
     def fill(self, tensors: Sequence[Tensor]) -> None:
         """Store other tensors in the slots of `tensors`, in the same order."""
         for tensor, (_, slots) in zip(tensors, self._by_tensor.values(), strict=True):

@@ -197,7 +197,14 @@ class Ensemble(ContinualBackprop):
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
-        """Outputs in evaluation mode: (S, batch, ...) -> (S, batch, ...)."""
+        """Outputs in evaluation mode: (S, batch, ...) -> (S, batch, ...).
+
+        Raises:
+            ValueError: ``x`` does not hold a batch for each member.
+        """
+        if not isinstance(x, Tensor) or x.ndim < 2 or len(x) != len(self):
+            got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"x must be a tensor ({len(self)} members, batch, ...), got {got}")
         modes = [(module, module.training) for module in self.net.modules()]
         self.net.eval()
         try:

@@ -23,7 +23,7 @@ from tests.helpers.compiled_learners import (
     state,
 )
 from tests.helpers.measures import COVERING_MEASURES
-from tests.helpers.small_runs import IMAGE_SHAPE, assert_same, conv_net, mlp
+from tests.helpers.small_runs import FREQUENT_REPLACEMENT, IMAGE_SHAPE, assert_same, batch, conv_net, mlp
 
 OPTIMIZERS = {
     "sgd": {"opt": "sgd", "step_size": 0.05},
@@ -340,3 +340,48 @@ def test_an_optimizer_state_cleared_during_training():
         learner.opt.state.clear()
     run_both(eager, compiled, range(4, 10))
     assert_states_close(eager, compiled)
+
+
+class BuildsOnce(nn.Module):
+    """Assigns a buffer in its first forward, as caches of positions are built."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("positions", torch.zeros(0))
+
+    def forward(self, x):
+        if len(self.positions) < x.shape[1]:
+            self.positions = torch.arange(x.shape[1], dtype=x.dtype)
+        return x + self.positions
+
+
+def test_buffers_that_are_assigned_once_are_read():
+    plain, compiled = (
+        gnt.ContinualBackprop(nn.Sequential(BuildsOnce(), *mlp()).double(), compile=compile, **FREQUENT_REPLACEMENT)
+        for compile in (False, True)
+    )
+    for step in range(8):
+        x, y = (each.double() for each in batch(step))
+        one, other = plain.learn(x, y), compiled.learn(x, y)
+        torch.testing.assert_close(one.loss, other.loss)
+    assert compiled.net[0].positions.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d, nn.InstanceNorm1d])
+def test_running_statistics_that_the_first_step_leaves_as_they_are(norm):
+    """A batch of zeros behind a layer without bias has means of 0, those of a new norm."""
+
+    def network():
+        torch.manual_seed(0)
+        first = [nn.Linear(4, 16, bias=False), nn.Unflatten(1, (8, 2)), norm(8, track_running_stats=True)]
+        return nn.Sequential(*first, nn.Flatten(), nn.ReLU(), nn.Linear(16, 2)).double()
+
+    learners = [gnt.Backprop(network(), compile=compile) for compile in (False, True)]
+    for step in range(6):
+        x, y = (each.double() for each in batch(step))
+        for learner in learners:
+            learner.learn(x * 0 if step < 2 else x + 2, y)
+    plain, compiled = (dict(learner.net.named_buffers()) for learner in learners)
+    assert plain["2.running_mean"].abs().min() > 0
+    for name, expected in plain.items():
+        torch.testing.assert_close(compiled[name], expected, msg=name)

@@ -199,3 +199,28 @@ def test_a_missing_compiler_is_refused_at_construction(monkeypatch):
 def test_compile_must_be_a_boolean():
     with pytest.raises(TypeError, match="compile must be True or False"):
         gnt.Backprop(mlp(), compile="yes")
+
+
+class Normalizing(nn.Module):
+    """Subtracts a running mean that it assigns in each forward or, with ``once``, in the first one only."""
+
+    def __init__(self, once):
+        super().__init__()
+        self.once = once
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x):
+        if not self.once or not self.mean.any():
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+        return x - self.mean
+
+
+def test_buffers_that_each_forward_assigns_are_refused():
+    net = nn.Sequential(Normalizing(once=False), *mlp())
+    learner = compiled_learner(net)
+    for step in range(2):
+        learner.learn(*batch(step))
+    before = state(learner)
+    with pytest.raises(RuntimeError, match="the forward of Sequential sets mean in each step, and compiled code would"):
+        learner.learn(*batch(2))
+    assert_same(state(learner), before)

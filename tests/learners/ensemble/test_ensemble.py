@@ -55,6 +55,9 @@ def test_member_returns_a_copy_of_one_network() -> None:
         ensemble.learn(*member_batches(t, 2, 4, (1, 10, 10), 3, "mse"))
     x = member_batches(99, 2, 4, (1, 10, 10), 3, "mse")[0]
     outputs = ensemble.predict(x)
+    for wrong in (x[:1], x[0, 0], x.numpy()):
+        with pytest.raises(ValueError, match=r"x must be a tensor \(\d members, batch, \.\.\.\), got"):
+            ensemble.predict(wrong)
     assert all(module.training for module in ensemble.net.modules())
     for i in range(2):
         member = ensemble.member(i)
