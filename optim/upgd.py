@@ -55,9 +55,10 @@ class UPGD(Optimizer):
         scaling: "global" or "local".
         betas: decay rates of Adam's moments, each in [0, 1); None: no moments.
         eps: added to Adam's denominator.
-        generator: generator of the noise; None creates one, seeded from torch's global generator. For the network of a
-            `gnt.Ensemble` a list of generators, one for each member: each has its own maximum and noise, as if it were
-            trained alone, with ``opt=lambda params: UPGD(params, generator=generators)``.
+        generator: generator of the noise; None creates one, seeded from torch's global generator. Processes that train
+            one network together need generators with the same seed. For the network of a `gnt.Ensemble` a list of
+            generators, one for each member: each has its own maximum and noise, as if it were trained alone, with
+            ``opt=lambda params: UPGD(params, generator=generators)``.
         kernels: step by C kernels where they can be used (contiguous float32 and float64 parameters on the CPU); with
             ``scaling="local"`` for the utility only. None: if there are any; True: required; False: torch operations.
 

@@ -31,6 +31,7 @@ from gnt.diagnosis._verdict import COPIES, PRESENT, find_gaps, judge, sentence
 from gnt.diagnosis._verdict import FRESH as FRESH_COPY
 from gnt.diagnosis._verdict import FRESH_HEAD as HEAD_COPY
 from gnt.distributed import dtensor
+from gnt.distributed.process_group import alone
 from gnt.learners import find_loss
 from gnt.names import FreshTask, LossName, PlasticityMeasure
 from gnt.units import unwrap
@@ -130,7 +131,7 @@ def plasticity_check(
     check_settings(loss, steps, fresh, seeds, batches, batch_size, reinitialize, measure=measure, progress=progress)
     numbers, function = _checked_seeds(seeds), None if loss is None else find_loss(loss)
     model = _checked_model(model)
-    with generators_kept(), no_autocast_cache(), gradients_kept(model, function) as gradients:
+    with generators_kept(), no_autocast_cache(), alone(), gradients_kept(model, function) as gradients:
         pool = read_batches(data, batches or pool_size(fresh, steps), batch_size)
         run = _Run(model, make_optimizer, function, pool, steps, fresh, numbers, reinitialize, head, measure)
         return run.result(progress, gradients)

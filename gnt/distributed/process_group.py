@@ -7,8 +7,10 @@ later arithmetic is then the same on every process.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -19,6 +21,19 @@ _world: Any = getattr(getattr(dist, "distributed_c10d", None), "_world", None)
 _world_values: dict[str, Any] = getattr(_world, "__dict__", {})
 
 TorchProcessGroup = Any  # torch.distributed.ProcessGroup does not exist if torch was built without distributed support
+
+
+_alone: ContextVar[bool] = ContextVar("alone", default=False)
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Inside this context nothing is exchanged with other processes, as for copies that only this process trains."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
 
 
 def is_initialized() -> bool:
@@ -44,9 +59,9 @@ def resolve_process_group(setting: TorchProcessGroup) -> TorchProcessGroup:
     """The process group for a ``process_group`` setting; None if there is only one process.
 
     Args:
-        setting: a process group, None for the default group, or False for this process alone.
+        setting: a process group, None for the default group, or False for this process alone (and within `alone`).
     """
-    if setting is False or not is_initialized():
+    if setting is False or not is_initialized() or _alone.get():
         return None
     group = dist.group.WORLD if setting is None else setting
     return group if dist.get_world_size(group) > 1 else None

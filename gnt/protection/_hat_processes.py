@@ -18,8 +18,8 @@ def copy_from_first_process(embedding: Tensor, process_group: Any) -> None:
 
 
 def average_gradient(embedding: Tensor, process_group: Any) -> None:
-    """Average the gradient of the embedding over a process group that was given."""
-    group = None if process_group is None else resolve_process_group(process_group)
+    """Average the gradient of the embedding over the processes; one that DDP has averaged stays as it is."""
+    group = resolve_process_group(process_group)
     if group is not None and embedding.grad is not None:
         dist.all_reduce(embedding.grad, group=group)
         embedding.grad.div_(dist.get_world_size(group))

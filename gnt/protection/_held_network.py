@@ -30,7 +30,7 @@ class HeldNetwork(GatedNetwork):
     Args:
         model, groups, settings: as for `GatedNetwork`.
         generator: for random rates.
-        process_group: the processes whose gradients of e are averaged; None: they are not.
+        process_group: the processes whose gradients of e are averaged; None: all; False: this one alone.
 
     Attributes:
         cumulative: c, (units,).

@@ -82,8 +82,8 @@ class HAT(ProtectingNetwork):
         idle: an engine with ``protect=hat`` may replace units whose gates are off in the task that is trained.
         protect_above: `protected` keeps units that more than this number of tasks use; 0 where weights are fixed.
         generator: for drawing e, and random rates; None: torch's.
-        process_group: the processes whose gradients of e are averaged. None: they are not (DDP does if the embedding is
-            in its module). In each case all processes start a task with the first one's e.
+        process_group: the processes that train one network, as for `GnT`: all start a task with the first one's e, and
+            average its gradients in each step. None: all processes; False: this one alone.
 
     Attributes:
         tasks: ids of the tasks that have ended.

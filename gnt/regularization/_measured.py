@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gnt._utils.parameters import ModuleOrParameters
 from gnt._utils.validation import check_positive
-from gnt.distributed.process_group import resolve_process_group
+from gnt.distributed.process_group import check_process_group, resolve_process_group
 from gnt.regularization._members import EnsembleNet, by_member, is_ensemble, member_with_names
 from gnt.regularization._memory import MemoryPenalty
 from gnt.regularization._per_sample import Directions, SampleGradients
@@ -22,10 +22,13 @@ from gnt.units import isolated, unwrap
 class MeasuredPenalty(MemoryPenalty):
     """A penalty with importance from gradients of single samples."""
 
-    def __init__(self, params: ModuleOrParameters, strength: float, samples: int | None, chunk: int) -> None:
+    def __init__(
+        self, params: ModuleOrParameters, strength: float, samples: int | None, chunk: int, process_group: Any
+    ) -> None:
+        check_process_group(process_group)
         check_positive(chunk=chunk, **({} if samples is None else {"samples": samples}))
         super().__init__(params, strength)
-        self._samples, self._chunk = samples, chunk
+        self._samples, self._chunk, self.process_group = samples, chunk, process_group
 
     def consolidate(self, net: nn.Module, data: Any, *, output: Callable[..., Any] | None = None) -> None:
         """Measure the importance of each weight for a task, add it to A, and take the weights as anchors.
@@ -68,7 +71,7 @@ class MeasuredPenalty(MemoryPenalty):
         return importance
 
     def _measure(self, net: nn.Module, data: Any, output: Callable[..., Any] | None) -> list[Tensor]:
-        group = resolve_process_group(None)
+        group = resolve_process_group(self.process_group)
         error: Exception | None = None
         measured: list[SampleGradients] = []
         try:

@@ -46,6 +46,8 @@ class EWC(MeasuredPenalty):
         normalize: divide F_t by its mean over all elements of all parameters, so that tasks count alike.
         chunk: the largest number of samples at once, which bounds memory.
         generator: generator of drawn labels; None makes one for "sample", seeded from torch's global generator.
+        process_group: the processes over whose samples importances are means, as for `GnT`. None: all; False: this one
+            alone.
 
     Raises:
         TypeError: ``params`` is neither a module nor a list of parameters, or has a sharded one.
@@ -80,6 +82,7 @@ class EWC(MeasuredPenalty):
         normalize: bool = False,
         chunk: int = 256,
         generator: torch.Generator | None = None,
+        process_group: Any = None,
     ) -> None:
         for name, value, allowed in (
             ("mode", mode, MODES),
@@ -91,7 +94,7 @@ class EWC(MeasuredPenalty):
         self.mode, self.decay, self.normalize = mode, decay, normalize
         if generator is not None and not isinstance(generator, torch.Generator):
             raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
-        super().__init__(params, strength, samples, chunk)
+        super().__init__(params, strength, samples, chunk, process_group)
         self.fisher, self.likelihood = fisher, likelihood
         if generator is None and fisher == "sample":
             generator = new_generator(self.parameters[0].device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from gnt._utils.parameters import ModuleOrParameters
@@ -20,6 +22,8 @@ class MAS(MeasuredPenalty):
         strength: factor of the penalty, >= 0, without a factor 1/2.
         samples: use at most so many samples of the data, the first ones; None: all.
         chunk: the largest number of samples at once, which bounds memory.
+        process_group: the processes over whose samples importances are means, as for `GnT`. None: all; False: this one
+            alone.
 
     Raises:
         TypeError: ``params`` is neither a module nor a list of parameters, or has a sharded one.
@@ -36,9 +40,15 @@ class MAS(MeasuredPenalty):
     """
 
     def __init__(
-        self, params: ModuleOrParameters, strength: float, *, samples: int | None = None, chunk: int = 256
+        self,
+        params: ModuleOrParameters,
+        strength: float,
+        *,
+        samples: int | None = None,
+        chunk: int = 256,
+        process_group: Any = None,
     ) -> None:
-        super().__init__(params, strength, samples, chunk)
+        super().__init__(params, strength, samples, chunk, process_group)
 
     def _directions(self) -> NormDirections:
         return NormDirections()

@@ -109,6 +109,7 @@ class ChangeableSettings(EngineSettings):
         self.host_generator = self.importance.generator = generator
         if generator.device.type != "cpu":
             self.host_generator = torch.Generator().manual_seed(generator.initial_seed())
+        self._processes = None  # before the next step all processes get the state of the first one's
 
     def _change_process_group(self, process_group: Any) -> None:
         self._processes = None  # before the next step the processes of the new group compare what they have

@@ -19,9 +19,7 @@ def learn_masks(folder: Path) -> Any:
     rank, world = dist.get_rank(), dist.get_world_size()
     net, single = worker.mlp(), worker.mlp()
     model = DistributedDataParallel(net)
-    together = gnt.HAT(
-        net, gnt.walk(net), sparsity=0.1, generator=torch.Generator().manual_seed(rank), process_group=dist.group.WORLD
-    )
+    together = gnt.HAT(net, gnt.walk(net), sparsity=0.1, generator=torch.Generator().manual_seed(rank))
     alone = gnt.HAT(
         single, gnt.walk(single), sparsity=0.1, generator=torch.Generator().manual_seed(0), process_group=False
     )

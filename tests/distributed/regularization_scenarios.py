@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 import gnt
+from gnt.optim import CBPAdam
 from tests.distributed import worker
 
 
@@ -67,7 +68,37 @@ def consolidate_on_parts(folder: Path) -> Any:
         except (ValueError, RuntimeError) as error:
             message = str(error)
         found.append({"importance": [method.importance(p) for p in net.parameters()], "message": message})
-    return {"x": x, "net": net.state_dict(), "found": found}
+    own = gnt.EWC(net, 1.0, process_group=False)
+    if rank == 0:
+        own.consolidate(net, x)
+    check = measure_on_one_process(net) if rank == 0 else None
+    return {"x": x, "net": net.state_dict(), "found": found, "tasks": own.tasks, "check": check}
+
+
+def measure_on_one_process(net: nn.Module) -> str:
+    """The measure of a plasticity check whose copies have engines, without the other process."""
+
+    def cbp(net: nn.Module) -> torch.optim.Optimizer:
+        return CBPAdam(net, lr=1e-2, replacement_rate=0.1, maturity_threshold=2)
+
+    x = torch.randn(64, 4, dtype=torch.float64)
+    data = x, x[:, :3].argmax(1)
+    return gnt.plasticity_check(net, cbp, data, "cross_entropy", steps=6, seeds=2, progress=False).measure
+
+
+def replace_after_a_change_of_generators(folder: Path) -> Any:
+    """Train with an engine whose generator is another one on each process from the tenth step on."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    net = worker.mlp()
+    model, optimizer = DistributedDataParallel(net), torch.optim.SGD(net.parameters(), lr=0.05)
+    engine = gnt.GnT(gnt.walk(net), optimizer, replacement_rate=0.1, maturity_threshold=3).attach()
+    for step, (x, y) in enumerate(worker.batches(net, 4 * world, 30)):
+        if step == 10:
+            engine.generator = torch.Generator().manual_seed(rank)
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(x[rank::world]), y[rank::world]).backward()
+        optimizer.step()
+    return {"net": worker.flat(net), "replaced": sum(group.state.replaced for group in engine.groups)}
 
 
 def learn_tasks_with_packnet(folder: Path) -> Any:
@@ -129,5 +160,8 @@ def learn_tasks_with_fg_ada_hat(folder: Path) -> Any:
 
 
 if __name__ == "__main__":
-    scenarios = (train_with_all_methods, consolidate_on_parts, learn_tasks_with_packnet, learn_tasks_with_fg_ada_hat)
+    scenarios = (
+        *(train_with_all_methods, consolidate_on_parts, replace_after_a_change_of_generators),
+        *(learn_tasks_with_packnet, learn_tasks_with_fg_ada_hat),
+    )
     worker.main({each.__name__: each for each in scenarios})

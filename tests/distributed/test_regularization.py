@@ -12,8 +12,11 @@ from tests.distributed.launch import run_ranks
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """What the scenarios return on two ranks, by name: started once, as starting is most of the time."""
-    names = "train_with_all_methods+consolidate_on_parts+learn_tasks_with_packnet+learn_tasks_with_fg_ada_hat"
-    return run_ranks(f"regularization_scenarios.{names}", tmp_path_factory.mktemp("ranks"))
+    names = [
+        *("train_with_all_methods", "consolidate_on_parts", "learn_tasks_with_packnet", "learn_tasks_with_fg_ada_hat"),
+        "replace_after_a_change_of_generators",
+    ]
+    return run_ranks(f"regularization_scenarios.{'+'.join(names)}", tmp_path_factory.mktemp("ranks"))
 
 
 def test_methods_equal_those_of_one_process_with_the_whole_batch(results):
@@ -36,6 +39,18 @@ def test_importances_are_means_over_the_samples_of_all_ranks(results):
                 torch.testing.assert_close(mine, single.importance(p), rtol=1e-10, atol=1e-14)
         assert "at least one sample" in first["found"][number]["message"]
         assert "failed in another process" in second["found"][number]["message"]
+
+
+def test_importances_and_checks_of_one_process_wait_for_no_other(results):
+    first, second = results["consolidate_on_parts"]
+    assert (first["tasks"], second["tasks"]) == (1, 0)
+    assert first["check"] == "error"
+
+
+def test_a_new_generator_is_that_of_the_first_process(results):
+    first, second = results["replace_after_a_change_of_generators"]
+    assert torch.equal(first["net"], second["net"])
+    assert first["replaced"] == second["replaced"] > 10
 
 
 def test_packnet_fixes_the_same_weights_on_all_ranks_as_one_process_with_the_whole_batch(results):
