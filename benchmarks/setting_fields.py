@@ -20,6 +20,7 @@ def setting(
     *,
     tuning: bool = False,
     only_speed: bool = False,
+    later: Iterable[str] = (),
 ) -> Any:
     """A field of a settings dataclass.
 
@@ -30,6 +31,8 @@ def setting(
         methods: methods that it affects; empty: all.
         tuning: whether it belongs to the tuning of a method, as opposed to the problem that all methods are given.
         only_speed: whether it changes how results are computed and not what they are, up to rounding.
+        later: methods that got the setting after runs of them were recorded: with the default value they are the same
+            runs, in the same folders.
     """
     metadata = {
         "help": help,
@@ -37,6 +40,7 @@ def setting(
         "methods": tuple(methods),
         "tuning": tuning,
         "only_speed": only_speed,
+        "later": tuple(later),
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -52,7 +56,8 @@ def compiled(methods: Iterable[str]) -> Any:
     """The field ``compile``, for those of the ``methods`` whose whole step can be compiled."""
     methods = [method for method in methods if method not in _STEP_BY_STEP]
     help = "run each step as one compiled graph: yes or no"
-    return setting("no", help, one_of("yes", "no"), methods, tuning=True, only_speed=True)
+    later = ("fire", "input_norm")
+    return setting("no", help, one_of("yes", "no"), methods, tuning=True, only_speed=True, later=later)
 
 
 def lr(default: float) -> Any:

@@ -105,6 +105,7 @@ class BaseSettings:
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
             if self.affects(field.name, method) and tuning in (None, field.metadata["tuning"])
+            if method not in field.metadata["later"] or getattr(self, field.name) != field.default
         }
 
     @classmethod
@@ -125,7 +126,7 @@ class BaseSettings:
     def non_default(self, method: str) -> Values:
         """Those of `affecting` that differ from the defaults of the default size."""
         standard = type(self).of(method).affecting(method)
-        return {name: value for name, value in self.affecting(method).items() if value != standard[name]}
+        return {name: value for name, value in self.affecting(method).items() if value != standard.get(name)}
 
     def folder_name(self, experiment: str, method: str) -> str:
         """The folder's name: the method, the non-default settings, and a hash of all settings that affect the

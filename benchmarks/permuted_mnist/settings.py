@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     }
     durations: ClassVar[dict[str, str]] = {
         "quick": "about five minutes on two cores",
-        "upgd": "one to two hours of one core for five seeds of a method, as one compiled ensemble",
+        "upgd": "8 to 30 minutes of one core for five seeds of a compiled method, 75 to 140 for those of others",
     }
     needs: ClassVar[dict[str, str]] = {"published": "MNIST in a folder and a GPU"}
     by_optimizer: ClassVar[dict[Any, Values]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,8 @@ def run_of(head: Any, out: Path) -> Run:
 
 def _settings(cls: Any, method: str, given: dict[str, Any]) -> Any:
     expected = set(cls.of(method).affecting(method))
-    for what, names in (("has no setting", given.keys() - expected), ("also has", expected - given.keys())):
+    known = {field.name for field in dataclasses.fields(cls) if cls.affects(field.name, method)}
+    for what, names in (("has no setting", given.keys() - known), ("also has", expected - given.keys())):
         if names:
             raise _Unusable(f"made with other settings: this version {what} {', '.join(sorted(names)):.200}")
     for name, value in given.items():

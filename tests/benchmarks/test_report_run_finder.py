@@ -66,6 +66,17 @@ def test_an_unfinished_run_is_listed(run: Run) -> None:
     assert found.unfinished == [(other, 1)]
 
 
+def test_a_setting_that_a_method_got_later_is_recorded_only_where_it_is_not_the_default(tmp_path: Path) -> None:
+    made = []
+    for compile in ("no", "yes"):
+        (run,) = planned_runs(tmp_path, DIGITS, "fire", seeds=2, compile=compile)
+        made.append(write_record(run))
+        assert ("compile" in run.head["settings"]) == (compile == "yes")
+    found = find_runs(tmp_path)
+    assert not found.left_out
+    assert {run.folder: run.settings for run in found.runs} == {run.folder: run.settings for run in made}
+
+
 HEADS = [
     ({"revision": 1}, "made with revision 1 of the settings; this is revision 2"),
     (
