@@ -6,10 +6,11 @@ suggest             replacement rate, maturity threshold and decay rate, and wha
 """
 
 from gnt.diagnosis._advice import Advice, WorstLayer
+from gnt.diagnosis._arguments import check_settings
 from gnt.diagnosis._batches import check_data
 from gnt.diagnosis._command import run_command
 from gnt.diagnosis._layer_figures import LayerFigures
-from gnt.diagnosis._plasticity_check import check_settings, plasticity_check
+from gnt.diagnosis._plasticity_check import plasticity_check
 from gnt.diagnosis._progress import Progress
 from gnt.diagnosis._result import PlasticityCheck
 from gnt.diagnosis._statistics import Estimate

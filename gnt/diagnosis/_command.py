@@ -14,8 +14,9 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from gnt.diagnosis._arguments import MEASURES
 from gnt.diagnosis._fresh import FRESH
-from gnt.diagnosis._plasticity_check import MEASURES, plasticity_check
+from gnt.diagnosis._plasticity_check import plasticity_check
 from gnt.diagnosis._result import PlasticityCheck
 
 FAILED = 2  # exit status after an error

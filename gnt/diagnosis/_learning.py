@@ -19,7 +19,8 @@ LossFunction = Callable[[Any, Any], Tensor]
 class Curve(NamedTuple):
     """Values of each step: the loss, and the share of wrong classes if the targets are classes; float64, on the CPU.
 
-    The error of a step whose loss or outputs are not finite is NaN: the largest of NaNs is no answer.
+    The error of a step whose loss is not finite, or whose outputs have a NaN, is NaN: the largest of NaNs is no answer.
+    (Scores of classes that a model masks may be infinite.)
     """
 
     loss: Tensor
@@ -69,7 +70,7 @@ def learn(
         value.backward()
         optimizer.step()
         losses.append(value.detach())
-        wrong = _share_wrong(output, batch.y)
+        wrong = share_wrong(output, batch.y)
         if wrong is not None:
             errors.append(torch.where(value.detach().isfinite(), wrong, torch.nan))
         on_step()
@@ -77,7 +78,7 @@ def learn(
     return Curve(on_cpu, torch.stack(errors).double().cpu() if len(errors) == len(losses) else None)
 
 
-def _share_wrong(output: Any, y: Tensor) -> Tensor | None:
+def share_wrong(output: Any, y: Tensor) -> Tensor | None:
     """Share of samples whose largest output is not their class; None if the targets are not classes."""
     scores = getattr(output, "logits", output)
     if not isinstance(scores, Tensor) or y.is_floating_point() or y.dtype == torch.bool:
@@ -85,4 +86,4 @@ def _share_wrong(output: Any, y: Tensor) -> Tensor | None:
     if scores.ndim != 2 or y.shape != scores.shape[:1] or scores.shape[1] < 2:
         return None
     scores = scores.detach()
-    return torch.where(scores.isfinite().all(), (scores.argmax(1) != y).double().mean(), torch.nan)
+    return torch.where(scores.isnan().any(), torch.nan, (scores.argmax(1) != y).double().mean())

@@ -5,24 +5,22 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, get_args
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
+from torch import nn
 
 from gnt._utils.autocast import no_autocast_cache
 from gnt._utils.dynamo import not_compiled
-from gnt._utils.validation import check_positive
 from gnt.diagnosis._advice import advise, worst_layers
+from gnt.diagnosis._arguments import check_settings, checked_model, checked_seeds
 from gnt.diagnosis._batches import Batch, read_batches
-from gnt.diagnosis._fresh import FRESH, fresh_task, in_passes, pool_size
+from gnt.diagnosis._fresh import fresh_task, in_passes, pool_size
 from gnt.diagnosis._generators import generators_kept, seed_generators
 from gnt.diagnosis._gradients import Gradients, gradients_kept
 from gnt.diagnosis._head import find_head, tensors_of_head, with_head_of
 from gnt.diagnosis._layer_figures import LayerFigures, LayerReader, mean_figures
-from gnt.diagnosis._learning import Curve, LossFunction, learn
+from gnt.diagnosis._learning import Curve, LossFunction, learn, loss_of, share_wrong
 from gnt.diagnosis._optimizers import MakeOptimizer, fresh_optimizer
 from gnt.diagnosis._progress import Progress, ProgressReport
 from gnt.diagnosis._reinitialize import Reinitialize, State, fresh_tensors, load, tensors_of
@@ -30,13 +28,9 @@ from gnt.diagnosis._result import PlasticityCheck
 from gnt.diagnosis._verdict import COPIES, PRESENT, find_gaps, judge, sentence
 from gnt.diagnosis._verdict import FRESH as FRESH_COPY
 from gnt.diagnosis._verdict import FRESH_HEAD as HEAD_COPY
-from gnt.distributed import dtensor
 from gnt.distributed.process_group import alone
 from gnt.learners import find_loss
 from gnt.names import FreshTask, LossName, PlasticityMeasure
-from gnt.units import unwrap
-
-MEASURES = get_args(PlasticityMeasure)
 
 
 @not_compiled
@@ -129,44 +123,12 @@ def plasticity_check(
     'none'
     """
     check_settings(loss, steps, fresh, seeds, batches, batch_size, reinitialize, measure=measure, progress=progress)
-    numbers, function = _checked_seeds(seeds), None if loss is None else find_loss(loss)
-    model = _checked_model(model)
+    numbers, function = checked_seeds(seeds), None if loss is None else find_loss(loss)
+    model = checked_model(model)
     with generators_kept(), no_autocast_cache(), alone(), gradients_kept(model, function) as gradients:
         pool = read_batches(data, batches or pool_size(fresh, steps), batch_size)
         run = _Run(model, make_optimizer, function, pool, steps, fresh, numbers, reinitialize, head, measure)
         return run.result(progress, gradients)
-
-
-def check_settings(
-    loss: Any = None,
-    steps: Any = 1,
-    fresh: Any = "data",
-    seeds: Any = 2,
-    batches: Any = None,
-    batch_size: Any = 1,
-    reinitialize: Any = None,
-    head: Any = None,
-    measure: Any = None,
-    progress: Any = True,
-) -> None:
-    """Raise TypeError or ValueError for arguments of `plasticity_check` that are wrong for any model.
-
-    ``head`` is checked with the model.
-    """
-    _checked_seeds(seeds)
-    check_positive(steps=steps, batch_size=batch_size)
-    if batches is not None:
-        check_positive(batches=batches)
-    if not isinstance(fresh, str) or fresh not in FRESH:
-        raise ValueError(f"fresh must be one of {', '.join(map(repr, FRESH))}, got {fresh!r}")
-    if measure is not None and (not isinstance(measure, str) or measure not in MEASURES):
-        raise ValueError(f"measure must be None or one of {', '.join(map(repr, MEASURES))}, got {measure!r}")
-    if not isinstance(progress, bool) and not callable(progress):
-        raise TypeError(f"progress must be True, False or a function, got {progress!r}")
-    if reinitialize is not None and not callable(reinitialize):
-        raise TypeError(f"reinitialize must be a function or None, got {type(reinitialize).__name__}")
-    if loss is not None:
-        find_loss(loss)
 
 
 class _Run:
@@ -205,6 +167,8 @@ class _Run:
     def result(self, progress: bool | Callable[[Progress], object], gradients: Gradients) -> PlasticityCheck:
         """Learn, measure and judge."""
         fresh_optimizer(self._make, self._copy(), self._model)  # errors first
+        if self._measure == "error":
+            self._check_classes()
         layers = self._layers()
         total = len(COPIES) * len(self._seeds) * self._steps
         what = f"{len(COPIES)} copies x {len(self._seeds)} seeds x {self._steps} steps = {total:,} training steps"
@@ -217,11 +181,6 @@ class _Run:
         losses = {name: torch.stack([curve.loss for curve in own]) for name, own in curves.items()}
         errors = {name: [curve.error for curve in own if curve.error is not None] for name, own in curves.items()}
         of_classes = all(len(own) == len(self._seeds) for own in errors.values())
-        if self._measure == "error" and not of_classes:
-            raise ValueError(
-                "measure='error' needs integer targets of shape (batch,) and outputs of shape (batch, classes): leave "
-                "measure=None, or pass 'loss'"
-            )
         by_error = of_classes and self._measure != "loss"
         measured = {name: torch.stack(own) for name, own in errors.items()} if by_error else losses
         present, fresh, why = layers
@@ -267,6 +226,17 @@ class _Run:
             notes=tuple(notes),
         )
 
+    def _check_classes(self) -> None:
+        """Raise ValueError unless targets are classes of the outputs."""
+        batch = self._pool[0].to(self._device)
+        with torch.no_grad():
+            output = loss_of(self._copy(), batch, self._loss)[1]
+        if share_wrong(output, batch.y) is None:
+            raise ValueError(
+                "measure='error' needs integer targets of shape (batch,) and outputs of shape (batch, classes): leave "
+                "measure=None, or pass 'loss'"
+            )
+
     def _curves(self, name: str, report: ProgressReport) -> list[Curve]:
         curves = []
         for seed in self._seeds:
@@ -292,37 +262,3 @@ class _Run:
         present = mean_figures([reader.measure(self._present, tasks[seed][0]) for seed in self._seeds])
         fresh = mean_figures([reader.measure(self._new[seed], tasks[seed][0]) for seed in self._seeds])
         return present, fresh, reader.without_units
-
-
-def _checked_seeds(seeds: Any) -> tuple[int, ...]:
-    if isinstance(seeds, (list, tuple, range)):
-        numbers = tuple(seeds)
-        integers = all(isinstance(each, (int, np.integer)) and not isinstance(each, bool) for each in numbers)
-        if not integers or not all(0 <= int(each) < 2**63 for each in numbers):
-            raise ValueError(f"seeds must be integers >= 0 and below 2**63, got {seeds!r}")
-        numbers = tuple(map(int, numbers))
-    else:
-        check_positive(seeds=seeds)
-        numbers = tuple(range(seeds))
-    if len(set(numbers)) < 2 or len(set(numbers)) < len(numbers):
-        raise ValueError(f"seeds must be at least two, all different, for an interval, got {seeds!r}")
-    return numbers
-
-
-def _checked_model(model: Any) -> nn.Module:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    inner = unwrap(model)
-    parameters: list[tuple[str, Tensor]] = list(inner.named_parameters())
-    lazy = [name for name, each in parameters if isinstance(each, UninitializedParameter)]
-    if lazy:
-        raise ValueError(f"model must have all its weights, {', '.join(lazy)} are lazy: run one forward first")
-    if not any(each.requires_grad for _, each in parameters):
-        raise ValueError("model must have parameters that require a gradient, got none")
-    if any(dtensor.is_dtensor(each) for _, each in parameters):
-        raise TypeError("model must not be sharded (DTensor, FSDP2): copies of it could not learn alone")
-    try:
-        copy.deepcopy(inner)
-    except Exception as error:
-        raise TypeError(f"model must be one that copy.deepcopy copies, got an error: {error}") from error
-    return inner

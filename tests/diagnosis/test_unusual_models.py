@@ -61,6 +61,23 @@ def test_a_diverged_network_has_lost_all(scale, loss, y, tmp_path):
     assert (tmp_path / "check.png").stat().st_size > 10_000
 
 
+def test_masked_scores_are_no_sign_of_divergence():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.layers = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 6))
+            self.register_buffer("allowed", torch.arange(6) < 4)
+
+        def forward(self, x):
+            return self.layers(x).masked_fill(~self.allowed, -torch.inf)
+
+    found = check(Masked())
+    assert found.measure == "error"
+    assert bool(found.curves["fresh"].isfinite().all())
+    assert "not finite" not in str(found.notes)
+
+
 def test_a_weight_that_different_layers_share_needs_a_function():
     x = torch.randint(50, (320,), generator=torch.Generator().manual_seed(0))
     data = (x, (x * 7 + 3) % 50)
@@ -133,8 +150,10 @@ def test_the_measure_can_be_the_loss_where_targets_are_not_classes_of_scores():
     by_loss = check(net, loss=contrastive, steps=150, measure="loss")
     assert (by_loss.verdict, by_loss.measure) == ("severe", "loss")
     assert torch.equal(by_loss.curves["fresh"], by_error.losses["fresh"])
+    steps = []
     with pytest.raises(ValueError, match="measure='error' needs integer targets"):
-        check(network(), (X, X[:, :4]), "mse", measure="error")
+        check(network(), (X, X[:, :4]), "mse", measure="error", progress=steps.append)
+    assert not steps
     with pytest.raises(ValueError, match="measure must be None or one of 'error', 'loss', got 'accuracy'"):
         check(network(), measure="accuracy")
 
