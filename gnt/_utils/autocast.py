@@ -10,7 +10,7 @@ import torch
 
 @contextlib.contextmanager
 def no_autocast_cache() -> Iterator[None]:
-    """Inside this context autocast casts weights anew each time.
+    """Inside this context autocast casts weights each time they are used.
 
     Its cache holds casts until the outermost autocast ends, and knows nothing of steps that change the weights or of
     fake tensors that stand for them.

@@ -101,8 +101,8 @@ class LayerReader:
 
 def _one_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
-    first = "; ".join(lines[1:4]) + ("; ..." if len(lines) > 4 else "")
-    return f"{lines[0]} {first}".strip()
+    more = "; ".join(lines[1:4]) + ("; ..." if len(lines) > 4 else "")
+    return f"{lines[0]} {more}".strip()
 
 
 def mean_figures(several: Sequence[tuple[LayerFigures, ...]]) -> tuple[LayerFigures, ...]:

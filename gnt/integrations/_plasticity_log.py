@@ -19,7 +19,8 @@ class PlasticityLog:
     """Runs `gnt.plasticity_check` every so many steps, and keeps the results.
 
     Attributes:
-        interval: the interval, in optimizer steps.
+        every: the interval, in optimizer steps.
+        interval: which steps are reached.
         settings: the settings of each check.
         latest: the latest result; None before the first.
         history: the figures of each check (`gnt.PlasticityCheck.to_dict`), by step, counted over all fits.
@@ -35,9 +36,13 @@ class PlasticityLog:
         allowed = [name for name in inspect.signature(plasticity_check).parameters if name not in _OWN]
         check_known_settings(settings, "LogPlasticity", ("every", "data", "loss"), allowed)
         check_settings(loss, **settings)  # now, not at the first check
-        self.settings, self.interval = {**DEFAULTS, **settings}, Interval(every)
+        self.every, self.settings, self.interval = every, {**DEFAULTS, **settings}, Interval()
         self.latest: PlasticityCheck | None = None
         self.history: dict[int, dict[str, float]] = {}
+
+    def is_due(self, step: int) -> bool:
+        """True if a multiple of the interval has been reached since the last call."""
+        return self.interval.is_due(step, self.every)
 
     def check(self, model: nn.Module, optimizer: Any, data: Any, loss: Any) -> dict[str, float]:
         """Check now, and return the figures."""

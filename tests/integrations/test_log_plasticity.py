@@ -89,16 +89,16 @@ def test_intervals_continue_over_fits(tmp_path):
 
 def test_intervals_with_several_optimizers_gradient_accumulation_and_checkpoints():
     """A trainer's step rises by the number of optimizers, stays while gradients accumulate, and may begin anywhere."""
-    interval = Interval(5)
+    interval = Interval()
     interval.begin(0)
-    assert [step for step in range(0, 22, 2) if interval.is_due(step)] == [6, 10, 16, 20]
-    assert not interval.is_due(20)
+    assert [step for step in range(0, 22, 2) if interval.is_due(step, 5)] == [6, 10, 16, 20]
+    assert not interval.is_due(20, 5)
     interval.begin(7)  # from an earlier checkpoint of this run, or a further fit
     assert interval.total == 20
-    assert [step for step in range(7, 20) if interval.is_due(step)] == [12, 17]
-    resumed = Interval(5)
+    assert [step for step in range(7, 20) if interval.is_due(step, 5)] == [12, 17]
+    resumed = Interval()
     resumed.begin(10)
-    assert [step for step in range(10, 16) if resumed.is_due(step)] == [15]
+    assert [step for step in range(10, 16) if resumed.is_due(step, 5)] == [15]
 
 
 def train(root: Path, *, every: int | None) -> tuple[Trainer, list[object], TrainerLog | None]:

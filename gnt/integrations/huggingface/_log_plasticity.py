@@ -50,7 +50,7 @@ class LogPlasticity(PlasticityLogResults, TrainerCallback):  # type: ignore[misc
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Check and log at the interval."""
         trainer = self._trainer
-        if self._log.interval.is_due(state.global_step) and trainer.is_world_process_zero():
+        if self._log.is_due(state.global_step) and trainer.is_world_process_zero():
             data = self._own_data(args) if self._data is None else self._data
             model: Any = trainer.model
             figures = self._log.check(model, trainer.optimizer, data, self._loss)

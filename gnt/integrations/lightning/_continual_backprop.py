@@ -31,7 +31,7 @@ class ContinualBackprop(Callback):
     are replaced after each optimizer step, whatever the accumulation of gradients, precision, clipping and number of
     processes. The engine's state is part of the optimizer's in each checkpoint, and a resumed fit continues bit for
     bit. A further fit of the same module, for the next task, goes on with the ages and utilities of the one before; a
-    fit of another module starts anew.
+    fit of another module begins with new ones.
 
     Args:
         layers: the layers or unit groups of the engine, or a function of the LightningModule that returns them. None:
@@ -102,7 +102,7 @@ class ContinualBackprop(Callback):
         patterns = {"include": include, "exclude": exclude}
         self._patterns: dict[str, Any] = {name: checked_patterns(name, given) for name, given in patterns.items()}
         self._optimizer, self._log, self._follow, self._settings = optimizer, log, follow, settings
-        self._interval = Interval(1)  # that of the trainer's logs is known in a fit
+        self._interval = Interval()
         self._saved_settings: dict[str, Any] | None = None
         self.engine: GnT | None = None
 

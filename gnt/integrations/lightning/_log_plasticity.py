@@ -67,7 +67,7 @@ class LogPlasticity(PlasticityLogResults, Callback):
     ) -> None:
         """Check and log at the interval."""
         step = trainer.global_step
-        if not self._log.interval.is_due(step) or not trainer.is_global_zero:
+        if not self._log.is_due(step) or not trainer.is_global_zero:
             return
         net = pl_module if self._net is None else self._net(pl_module)
         data = trainer.train_dataloader if self._data is None else self._data

@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from gnt._utils.autocast import no_autocast_cache
 from gnt.learners._compile.decompositions import DECOMPOSITIONS
 from gnt.learners._compile.functional_optimizers import ParameterStep
 from gnt.learners._compile.inputs import NONFINITE_GROUP, NONFINITE_LOSS, STATUS_OK, GraphInputs, UnpackedInputs
@@ -44,16 +45,13 @@ def capture_step(
         fakes = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) for t in values]
     modules = inputs.slots.modules
     before, random_states = attributes(modules), (random.getstate(), np.random.get_state())
-    caches_casts = torch.is_autocast_cache_enabled()
-    torch.set_autocast_cache_enabled(False)
     step.captured = True
     try:
-        with mode, torch.compiler.set_stance("force_eager"):
+        with mode, torch.compiler.set_stance("force_eager"), no_autocast_cache():
             graph = make_fx(lambda *traced: _traced_step(step, inputs, inputs.unpack(traced)), DECOMPOSITIONS)(*fakes)
     except Exception as error:
         raise RuntimeError(_explanation(step, error)) from error
     finally:
-        torch.set_autocast_cache_enabled(caches_casts)
         step.captured = False
         step.discard()
         changed = changed_attributes(before, attributes(modules))

@@ -1,7 +1,7 @@
 """Values that a graph returns so that the compiler stores them instead of computing them again for each reader.
 
 The compiler writes elementwise operations into the loops of what reads them. If these loops are longer, because they
-broadcast the value or because a product over one sample is a loop over the whole weight, the value is computed anew in
+broadcast the value or because a product over one sample is a loop over the whole weight, the value is computed again in
 each iteration: normalized inputs once for each unit of the first layer, a bias correction once for each weight. What a
 graph returns is stored.
 """
