@@ -47,16 +47,15 @@ def setting(
 
 _CBP = ("continual_backprop", "ewc_cbp", "ewc_cbp_protected", "er_cbp", "hat_cbp", "cbp_top")
 _ENGINES = (*_CBP, "algorithm_1")
-_STEP_BY_STEP = (  # they act between the learner's backward and the next step
-    *("l2_init", "redo", "algorithm_1", "ccbp", "snr", "swr", "upgd", "spectral", "parseval"),
-)
+# they act between the learner's backward and the next step
+_STEP_BY_STEP = ("l2_init", "redo", "algorithm_1", "snr", "swr", "upgd", "spectral", "parseval")
 
 
 def compiled(methods: Iterable[str]) -> Any:
     """The field ``compile``, for those of the ``methods`` whose whole step can be compiled."""
     methods = [method for method in methods if method not in _STEP_BY_STEP]
     help = "run each step as one compiled graph: yes or no"
-    later = ("fire", "input_norm")
+    later = ("fire", "input_norm", "ccbp")
     return setting("no", help, one_of("yes", "no"), methods, tuning=True, only_speed=True, later=later)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
-from gnt._kernels import SCALARS, is_readable, load, use_kernels
+from gnt._kernels import SCALARS, is_readable, load, member_layout, noise_keys, use_kernels
 
 _CHUNK = 4096  # as in upgd_utility.c
 
@@ -42,7 +41,7 @@ def update_utilities(
         The largest of each member and parameter, (members, parameters); NaN if one of them is.
     """
     first = utilities[0]
-    layout = _layout((utilities, grads, params), members)
+    layout = member_layout((utilities, grads, params), members)
     largest = first.new_empty(members, len(utilities))
     scratch = first.new_empty(max(-(-each.numel() // _CHUNK) for each in utilities))
     load("upgd_utility", first.dtype)(
@@ -73,31 +72,12 @@ def change_by_kernel(
         divisors: (members, parameters), what utilities are divided by: 1 - U = sigmoid(utility / divisor).
         generators: generators of the noise, one for each member.
     """
-    keys = [0] * len(generators)
-    if options["sigma"]:
-        draws = [torch.empty((), dtype=torch.int64, device=g.device).random_(generator=g) for g in generators]
-        keys = [int(each) for each in draws]
+    keys = noise_keys(generators) if options["sigma"] else [0] * len(generators)
     noise = [(key, number) for key in keys for number in range(len(params))]
-    layout = _layout((params, directions, utilities), len(generators), noise)
+    layout = member_layout((params, directions, utilities), len(generators), noise)
     load("upgd_step", params[0].dtype)(
         layout.buffer_info()[0], divisors.numel(), divisors.data_ptr(), options["sigma"],
         1.0 - options["lr"] * options["weight_decay"], -options["factor"] * options["lr"], int(options["protecting"]),
         torch.get_num_threads(),
     )  # fmt: skip
     increment_version(params)
-
-
-def _layout(
-    lists: Sequence[Sequence[Tensor]], members: int, more: Sequence[tuple[int, ...]] | None = None
-) -> array[int]:
-    """For each member and parameter the addresses in all lists, the number of elements, and more numbers."""
-    parts = [
-        ([each.data_ptr() for each in own], own[0].numel() // members, own[0].element_size())
-        for own in zip(*lists, strict=True)
-    ]
-    fields = [
-        [*(address + member * size * width for address in addresses), size]
-        for member in range(members)
-        for addresses, size, width in parts
-    ]
-    return array("q", [n for each, own in zip(fields, more or [()] * len(fields), strict=True) for n in (*each, *own)])

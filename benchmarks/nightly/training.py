@@ -66,9 +66,11 @@ class Training(BaseTraining):
         """Shrink and Perturb as in its paper: when a night begins, not in every step."""
         if self.name != "shrink_and_perturb":
             return None
-        own = {"shrink": self.settings.shrink, "noise": self.settings.noise}
+        own = self.settings
         generator = stream(self.seed, "shrink and perturb")
-        return gnt.ShrinkAndPerturb(self.net, **own, distribution="normal", every=0, generator=generator)
+        return gnt.ShrinkAndPerturb(
+            self.net, shrink=own.shrink, noise=own.noise, distribution="normal", every=0, generator=generator
+        )
 
     @property
     def net(self) -> nn.Module:

@@ -4,11 +4,13 @@ compiler         compiles the C sources in this folder into shared libraries, fo
 library          finds and loads the library for this processor
 configuration    what is in use on this machine: `gnt.show_config`
 openmp           the functions of the OpenMP runtime that torch has loaded
+members          what kernels read of the parameters of an ensemble
 placed_tensors   checks that tensors are where they were when a kernel was given their addresses
 """
 
 from gnt._kernels.configuration import in_use, show_config
 from gnt._kernels.library import SCALARS, Kernel, load, use_kernels
+from gnt._kernels.members import member_layout, noise_keys
 from gnt._kernels.placed_tensors import PlacedTensors, ReadableGradients, check_gradient, is_readable, layout_check
 
 __all__ = [
@@ -21,6 +23,8 @@ __all__ = [
     "is_readable",
     "layout_check",
     "load",
+    "member_layout",
+    "noise_keys",
     "show_config",
     "use_kernels",
 ]

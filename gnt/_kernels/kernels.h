@@ -9,6 +9,7 @@
     KERNEL(gram, "iiii") \
     KERNEL(path_integral, "iii") \
     KERNEL(penalty_gradient, "iidii") \
+    KERNEL(perturb, "iiddi") \
     KERNEL(replace_unit, "iiiiidiii") \
     KERNEL(restore, "iii") \
     KERNEL(running_averages, "iiiiiii") \

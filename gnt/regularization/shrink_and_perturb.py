@@ -8,20 +8,23 @@ from typing import Any
 import torch
 from torch import nn
 
+from gnt._kernels import use_kernels
 from gnt._utils.generators import member_generators
 from gnt._utils.parameters import ModuleOrParameters, accumulation_dtype, select_parameters
 from gnt._utils.settings import checked_settings, count, non_negative, share
 from gnt._utils.state_dicts import check_saved_state, counter, random_state, sequence
+from gnt._utils.validation import check_kernels
 from gnt.initialization import Distribution, parameter_distributions
 from gnt.names import NoiseDistribution
 from gnt.regularization._every_nth_step import EveryNthStep
+from gnt.regularization._perturb_kernel import fits_kernel, perturb
 
 STATE_VERSION = 1
 
 Generators = torch.Generator | Sequence[torch.Generator]
 
 
-@checked_settings(shrink=share, noise=non_negative, every=count, fixed=("distribution",))
+@checked_settings(shrink=share, noise=non_negative, every=count, fixed=("distribution", "kernels"))
 class ShrinkAndPerturb(EveryNthStep):
     """Shrink and perturb: theta <- shrink * theta + noise * p for all parameters, with a new draw of p each time.
 
@@ -41,6 +44,9 @@ class ShrinkAndPerturb(EveryNthStep):
         generator: generator of the draws; None creates one, seeded from torch's global generator. For the network of a
             `gnt.Ensemble` also a list of generators, one for each member: each member then gets the draws it would get
             if it were trained alone.
+        kernels: with "normal", draw and add the noise by a C kernel in one pass over memory, where that can be done
+            (contiguous float32 or float64 parameters on the CPU). None: if there are kernels; True: required; False:
+            torch operations.
 
     Attributes:
         steps: number of calls of `step`.
@@ -49,6 +55,10 @@ class ShrinkAndPerturb(EveryNthStep):
         ValueError: a setting out of range; no parameters; a parameter that is frozen, lazy, repeated or not real; with
             "init", a parameter whose initial distribution is not known.
         TypeError: ``params`` is neither a module nor a list of parameters; with "init", it is not a module.
+        RuntimeError: ``kernels=True`` and there are none.
+
+    The kernel and torch operations draw different noise. That of the kernel is computed from one number that is drawn
+    in each step (Philox4x32-10 and the transform of Box and Muller), and does not depend on the number of threads.
 
     Optimizer state and buffers, such as running statistics, are left unchanged, and so are parameters that were frozen
     later (``requires_grad_(False)``), while they are frozen. Processes that train one network together
@@ -73,7 +83,11 @@ class ShrinkAndPerturb(EveryNthStep):
         distribution: NoiseDistribution = "init",
         every: int = 1,
         generator: Generators | None = None,
+        kernels: bool | None = None,
     ) -> None:
+        check_kernels(kernels)
+        use_kernels(kernels)
+        self.kernels = kernels
         self.shrink, self.noise, self.every = shrink, noise, every
         if distribution not in ("init", "normal"):
             raise ValueError(f"distribution must be 'init' or 'normal', got {distribution!r}")
@@ -86,6 +100,9 @@ class ShrinkAndPerturb(EveryNthStep):
     @torch.no_grad()
     def apply(self) -> None:
         """Shrink and perturb now, regardless of ``every``; at the end of a task, for example."""
+        if self.noise and self.distribution == "normal" and fits_kernel(self.kernels, self.parameters):
+            perturb(self.parameters, self.shrink, self.noise, self.generators)
+            return
         if self.shrink != 1.0 and (trainable := [p for p in self.parameters if p.requires_grad]):
             torch._foreach_mul_(trainable, self.shrink)
         if self.noise:

@@ -80,6 +80,7 @@ INVALID_SETTINGS = [
     (ValueError, "every must be an integer >= 0, got -1", perturbed(every=-1)),
     (ValueError, "every must be an integer >= 0, got False", perturbed(every=False)),
     (ValueError, "distribution must be 'init' or 'normal', got 'gaussian'", perturbed(distribution="gaussian")),
+    (TypeError, "kernels must be True, False or None, got 'yes'", perturbed(kernels="yes")),
     (TypeError, "generator must be a torch.Generator, a list of them", perturbed(generator=3)),
     (TypeError, "generator must be a torch.Generator, a list of them", perturbed(generator=[])),
     (ValueError, "generator holds a generator twice", perturbed(generator=[GENERATOR, GENERATOR])),

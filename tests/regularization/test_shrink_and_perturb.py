@@ -15,6 +15,7 @@ from tests.helpers.ensembles import mlp
 from tests.regularization.networks import float64_net, net, partly_frozen
 from tests.twins import regularization as twin
 from tests.twins.networks import Builder, conv_flatten, grouped, mlp2, mlp_norms
+from tests.twins.upgd import philox_normal
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)
 
@@ -40,7 +41,7 @@ def init_draws(net: nn.Sequential, generator: torch.Generator) -> dict[str, np.n
 @pytest.mark.parametrize("distribution", ["init", "normal"])
 def test_steps_agree_with_the_formula(build: Builder, distribution: str) -> None:
     net = float64_net(build)
-    rules = {"shrink": 0.8, "noise": 0.3, "distribution": distribution}
+    rules = {"shrink": 0.8, "noise": 0.3, "distribution": distribution, "kernels": False}
     perturb = gnt.ShrinkAndPerturb(net, **rules, generator=torch.Generator().manual_seed(3))
     generator = torch.Generator().manual_seed(3)
     for _ in range(3):
@@ -54,6 +55,43 @@ def test_steps_agree_with_the_formula(build: Builder, distribution: str) -> None
         for name, found in net.named_parameters():
             expected = twin.shrink_and_perturb(before[name], 0.8, 0.3, p[name])
             np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-13, atol=1e-16, err_msg=name)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.float64, 1e-12)])
+def test_steps_by_the_kernel_agree_with_the_formula(dtype: torch.dtype, tolerance: float) -> None:
+    torch.manual_seed(0)
+    params = [nn.Parameter(torch.randn(shape, dtype=dtype)) for shape in ((40, 31), (7,), (0, 2), (3, 5, 2))]
+    rules: dict[str, Any] = {"shrink": 0.8, "noise": 0.3, "distribution": "normal", "kernels": True}
+    perturb = gnt.ShrinkAndPerturb(params, **rules, generator=torch.Generator().manual_seed(3))
+    expected, generator = [p.detach().double().numpy().copy() for p in params], torch.Generator().manual_seed(3)
+    for _ in range(3):
+        version = params[0]._version
+        assert perturb.step()
+        assert params[0]._version > version
+        key = int(torch.empty((), dtype=torch.int64).random_(generator=generator))
+        for n, values in enumerate(expected):
+            drawn = philox_normal(values.size, key, n, dtype).reshape(values.shape)
+            expected[n] = twin.shrink_and_perturb(values, 0.8, 0.3, drawn)
+    for found, value in zip(params, expected, strict=True):
+        np.testing.assert_allclose(found.detach().numpy(), value, rtol=tolerance, atol=tolerance)
+
+
+def test_steps_by_the_kernel_do_not_depend_on_the_number_of_threads() -> None:
+    results, threads = [], torch.get_num_threads()
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            some = nn.Linear(700, 100, bias=False)
+            nn.init.zeros_(some.weight)
+            generator = torch.Generator().manual_seed(3)
+            gnt.ShrinkAndPerturb(
+                some, shrink=1.0, noise=1.0, distribution="normal", generator=generator, kernels=True
+            ).step()
+            results.append(some.weight.detach())
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*results)
+    assert results[0].std().item() == pytest.approx(1.0, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -76,12 +114,12 @@ def test_init_draws_match_the_initialization_of_torch(layer: nn.Module) -> None:
             assert not torch.equal(mine, theirs)
 
 
-@pytest.mark.parametrize("distribution", ["init", "normal"])
-def test_members_of_an_ensemble_equal_networks_trained_alone(distribution: str) -> None:
+@pytest.mark.parametrize(("distribution", "kernels"), [("init", None), ("normal", True), ("normal", False)])
+def test_members_of_an_ensemble_equal_networks_trained_alone(distribution: str, kernels: bool | None) -> None:
     seeds = [3, 14, 15]
     make_net = mlp(4, 6, 2)
     ensemble = gnt.Ensemble(make_net, seeds, replacement_rate=0.0)
-    settings = {"shrink": 0.9, "noise": 0.1, "distribution": distribution}
+    settings = {"shrink": 0.9, "noise": 0.1, "distribution": distribution, "kernels": kernels}
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     together = gnt.ShrinkAndPerturb(ensemble.net, **settings, generator=generators)
     reg = gnt.L2Init(ensemble.net, 0.1)
@@ -180,12 +218,13 @@ def test_frozen_parameters_of_a_module_are_left_out() -> None:
     assert torch.equal(some[0].weight, before)
 
 
-@pytest.mark.parametrize("distribution", ["init", "normal"])
-def test_parameters_frozen_later_are_left_unchanged(distribution: str) -> None:
+@pytest.mark.parametrize(("distribution", "kernels"), [("init", None), ("normal", True), ("normal", False)])
+def test_parameters_frozen_later_are_left_unchanged(distribution: str, kernels: bool | None) -> None:
     def stepped(freeze: bool) -> list[torch.Tensor]:
         some = nn.Sequential(*net(), nn.LayerNorm(2))
         generator = torch.Generator().manual_seed(1)
-        perturb = gnt.ShrinkAndPerturb(some, shrink=0.5, noise=0.1, distribution=distribution, generator=generator)  # type: ignore[arg-type]
+        settings: dict[str, Any] = {"shrink": 0.5, "noise": 0.1, "distribution": distribution, "kernels": kernels}
+        perturb = gnt.ShrinkAndPerturb(some, **settings, generator=generator)
         some[2 * freeze : 4 if freeze else 0].requires_grad_(False)
         perturb.step()
         return [p.detach() for p in some.parameters()]

@@ -117,9 +117,9 @@ def test_seeds_trained_together_equal_seeds_trained_alone(method):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:Warning")  # torch's compiler uses a deprecated function
-@pytest.mark.parametrize("method", ["input_norm", "fire"])
-def test_compiled_runs_give_about_the_same_and_resumed_ones_the_same(method):
-    given = {"method": method, "seeds": (0, 1), "optimizer": "sgd", "lr": 0.01}
+@pytest.mark.parametrize(("method", "own"), [("input_norm", {}), ("fire", {}), ("ccbp", {"soft_period": 5})])
+def test_compiled_runs_give_about_the_same_and_resumed_ones_the_same(method, own):
+    given = {"method": method, "seeds": (0, 1), "optimizer": "sgd", "lr": 0.01, **own}
     plain, compiled = rows_of(make(**given)), rows_of(make(**given, compile="yes"))
     for key in ("online_accuracy", "weight_magnitude"):
         torch.testing.assert_close(
