@@ -40,11 +40,21 @@ class Distribution:
             "constant": ``scale`` itself.
         scale: see ``kind``.
         zero_row: index of a row that is 0; None if there is none.
+
+    Raises:
+        ValueError: an unknown kind; a scale that is not finite or, except for "constant", below 0.
     """
 
     kind: Kind
     scale: float
     zero_row: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, got {self.kind!r}")
+        if not math.isfinite(self.scale) or (self.scale < 0 and self.kind != "constant"):
+            allowed = "a finite number" if self.kind == "constant" else "a finite number >= 0"
+            raise ValueError(f"scale of a {self.kind} distribution must be {allowed}, got {self.scale!r}")
 
     def fill_(self, values: Tensor, generator: torch.Generator, *, stored: torch.dtype, layer_rows: int) -> None:
         """Fill ``values`` with draws, in place.

@@ -26,9 +26,9 @@ def init_distribution(module: nn.Module, name: str) -> Distribution | None:
     """
     if is_transposed_linear(module):
         return {"weight": Distribution("normal", SMALL_STD), "bias": Distribution("constant", 0.0)}.get(name)
-    for layer_type, distribution_of in _DISTRIBUTIONS.items():
-        if isinstance(module, layer_type):
-            distribution = distribution_of(module, name)
+    for layer_type in type(module).__mro__:
+        if layer_type in _DISTRIBUTIONS:
+            distribution = _DISTRIBUTIONS[layer_type](module, name)
             if distribution is not None:
                 return distribution
     return None
@@ -39,7 +39,10 @@ def register_init_distribution(layer_type: type[nn.Module], *, like: type[nn.Mod
 
     Parameters must have the same names, and a weight its inputs along dimension 1, as in torch's layers.
 
+    A type that is registered takes precedence over the known types that it is derived from.
+
     Raises:
+        TypeError: ``layer_type`` is not a class of modules.
         ValueError: ``like`` is not a known type.
 
     >>> import torch, gnt
@@ -50,10 +53,14 @@ def register_init_distribution(layer_type: type[nn.Module], *, like: type[nn.Mod
     >>> gnt.regularization.register_init_distribution(Scaled, like=torch.nn.LayerNorm)
     >>> perturb = gnt.ShrinkAndPerturb(Scaled(), shrink=0.9, noise=0.1)
     """
-    if like not in _DISTRIBUTIONS:
-        known = ", ".join(known_type.__name__ for known_type in _DISTRIBUTIONS)
-        raise ValueError(f"like must be one of {known}, got {like!r}")
-    _DISTRIBUTIONS[layer_type] = _DISTRIBUTIONS[like]
+    if not isinstance(layer_type, type) or not issubclass(layer_type, nn.Module):
+        raise TypeError(f"layer_type must be a class of modules, such as nn.Linear, got {layer_type!r}")
+    known = next((each for each in getattr(like, "__mro__", ()) if each in _DISTRIBUTIONS), None)
+    if known is None:
+        registered = [each.__name__ for each in _DISTRIBUTIONS if not each.__module__.startswith("torch.")]
+        others = f", or one that was registered ({', '.join(registered)})" if registered else ""
+        raise ValueError(f"like must be a class of a layer that is known: {SUPPORTED_LAYERS}{others}, got {like!r}")
+    _DISTRIBUTIONS[layer_type] = _DISTRIBUTIONS[known]
 
 
 def _uniform_by_fan_in(module: Any, name: str) -> Distribution | None:

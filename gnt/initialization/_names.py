@@ -84,8 +84,10 @@ def named_distribution(name: str, slot: Slot, activation: Activation | None, gro
         group: name of the group, for errors.
 
     Raises:
-        ValueError: the name needs the gain of an unknown activation.
+        ValueError: an unknown name, or one that needs the gain of an unknown activation.
     """
+    if name not in INITS:
+        raise ValueError(f"the name of a distribution must be one of {', '.join(INITS)}, got {name!r}")
     if name in UNIFORM:
         return Distribution("uniform", uniform_bound(name, slot, activation, group))
     if name in NORMAL:
@@ -98,7 +100,13 @@ def named_distribution(name: str, slot: Slot, activation: Activation | None, gro
 
 
 def uniform_bound(name: str, slot: Slot, activation: Activation | None, group: str) -> float:
-    """Bound of the uniform distribution with this name."""
+    """Bound of the uniform distribution with this name.
+
+    Raises:
+        ValueError: the name is not one of `UNIFORM`, or needs the gain of an unknown activation.
+    """
+    if name not in UNIFORM:
+        raise ValueError(f"the name of a uniform distribution must be one of {', '.join(UNIFORM)}, got {name!r}")
     fan_in, fan_out = fans(slot)
     if name == "default" and activation != SELU:
         return 1.0 / math.sqrt(fan_in)

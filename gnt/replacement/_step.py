@@ -26,6 +26,7 @@ from gnt.importance import (
     find_measure,
 )
 from gnt.replacement._config import EngineSettings
+from gnt.replacement._cumulative_averages import warn_of_cumulative_averages
 from gnt.replacement._followers import Followers
 from gnt.replacement._setting_changes import check_changes_of_settings
 from gnt.replacement._unit_replacement import UnitReplacement
@@ -68,6 +69,7 @@ class EngineCore(UnitReplacement):
     ) -> None:
         self.__dict__.update(vars(settings))
         self.groups = groups
+        warn_of_cumulative_averages(groups)
         self.choose_inits(self.init, self.bias_init)
         measure = find_measure(self.utility)
         for group in groups:

@@ -22,7 +22,7 @@ from gnt.replacement._kernel_replacement import KernelReplacement
 from gnt.replacement._soft_replacement import check_not_sharded, move_towards_new, soft_shares
 from gnt.replacement._triton_replacement import TritonReplacement
 from gnt.replacement.eligibility import UnitState
-from gnt.units import UnitGroup
+from gnt.units import UnitGroup, check_scales_fit
 
 
 class UnitReplacement(BoundGroups):
@@ -129,6 +129,8 @@ class UnitReplacement(BoundGroups):
         work = [item for item in zip(self.groups, units, fresh, self.slot_inits, strict=True) if len(item[1])]
         if not work:
             return
+        for scales in [group.scales for group, *_ in work if group.scales]:
+            check_scales_fit(scales)
         self.follow_network()
         kernels = self._kernels() if all(each is None for each in fresh) else None
         prepared = None if kernels is None else kernels.prepare(units, self.slot_inits, self.optimizer_state)
@@ -169,6 +171,8 @@ class UnitReplacement(BoundGroups):
             if number not in left_out
         ]
         check_not_sharded([group for group, _ in work])
+        for group, _ in work:
+            check_scales_fit(group.scales)
         movable = self.protection.movable_biases([group for group, _ in work]) if self.bias_transfer else None
         own_function = () if isinstance(self.init, str) else (self.generator,)
         with restore_generators_on_error(own_function):

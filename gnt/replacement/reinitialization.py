@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gnt._utils.initial_values import NORM_INITIAL_VALUES, PRELU_INITIAL_VALUES
 from gnt.distributed import dtensor
 from gnt.initialization import uniform_bound
-from gnt.units import Slot, UnitGroup
+from gnt.units import Slot, UnitGroup, initial_scale_values
 
 INITS = ("default", "xavier", "lecun", "kaiming")  # those that are uniform; all names: `gnt.initialization.INITS`
 
@@ -67,14 +66,6 @@ def set_incoming(slot: Slot, units: Tensor, fresh: Tensor, biases: Tensor | None
         slot.fill_(slot.bias.detach(), units, 0.0)
     else:
         slot.write_biases_(units, biases)
-
-
-def initial_scale_values(slot: Slot) -> dict[str, float]:
-    """Names and initial values of the per-unit tensors that a norm (or PReLU) has."""
-    module, values = slot.module, slot.values
-    if values is None:
-        values = PRELU_INITIAL_VALUES if isinstance(module, nn.PReLU) else NORM_INITIAL_VALUES
-    return {name: value for name, value in values.items() if isinstance(getattr(module, name, None), Tensor)}
 
 
 def changed_scale_tensors(slot: Slot) -> dict[str, float]:

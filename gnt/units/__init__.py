@@ -22,6 +22,7 @@ from gnt.units._layer_types import (
     is_transposed_linear,
     is_weight_layer,
 )
+from gnt.units._scale_values import check_scales_fit, initial_scale_values
 from gnt.units._slices import copy_slices, fill_slices, read_slices, write_slices
 from gnt.units._slot import Slot
 from gnt.units._structure_check import StructureCheck, frozen_layers
@@ -48,6 +49,7 @@ __all__ = [
     "activation_gain",
     "activation_names",
     "call_model",
+    "check_scales_fit",
     "checked_patterns",
     "copy_slices",
     "fill_slices",
@@ -56,6 +58,7 @@ __all__ = [
     "groups_for_engine",
     "has_torch_forward",
     "identify_activation",
+    "initial_scale_values",
     "input_groups",
     "is_transposed_linear",
     "is_weight_layer",

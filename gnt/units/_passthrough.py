@@ -42,6 +42,7 @@ class Passthrough:
         self.activation: Activation | None = None
         self.scales: list[Slot] = []
         self.flattened = False
+        self._normalized = False  # a norm follows the activation
         self._between: list[tuple[str, Any]] = []
         self._inner_norms: list[tuple[str, nn.Module, int]] = []
 
@@ -73,14 +74,19 @@ class Passthrough:
             return
         activation = identify_activation(layer)
         if activation is not None:
+            if self.activation is not None and self.activation != activation and not self._normalized:
+                activation = f"{activation[0]} of {self.activation[0]}", None  # no known activation, and no known gain
+                self.activation = None
             self.activation = self.activation or activation
             if isinstance(layer, nn.PReLU) and layer.num_parameters > 1:
                 self._scale(name, layer, layer.num_parameters)
         elif isinstance(layer, (_NormBase, nn.GroupNorm)):
+            self._normalized = self.activation is not None
             size = layer.num_channels if isinstance(layer, nn.GroupNorm) else layer.num_features
             self._check_lazy(name, layer)
             self._scale(name, layer, size)
         elif isinstance(layer, (nn.LayerNorm, nn.RMSNorm)):
+            self._normalized = self.activation is not None
             self._layer_norm(name, layer)
         elif isinstance(layer, nn.Flatten):
             if layer.start_dim != 1 or layer.end_dim != -1:

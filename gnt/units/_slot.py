@@ -87,6 +87,13 @@ class Slot:
         shape = self.weight.shape
         return (*shape[: self.dim], *shape[self.dim + 1 :])
 
+    @property
+    def reach(self) -> int:
+        """The position after the last one that belongs to a unit."""
+        if self.positions is not None:
+            return int(self.positions.max()) + 1
+        return self.offset + self.num_units * self.block
+
     def index(self, units: Tensor) -> Tensor:
         """Positions of ``units`` along ``dim``, unit by unit: (k,) -> (k * block,)."""
         if self.positions is not None:

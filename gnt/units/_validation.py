@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from gnt.units._containers import Container
 from gnt.units._group import UnitGroup
 from gnt.units._layer_types import WEIGHT_LAYERS, input_groups, weight_fault
+from gnt.units._scale_values import has_entry_per_unit, initial_scale_values
 from gnt.units._slot import Slot
 
 _SIDES = {"incoming": 0, "scales": 0, "outgoing": 1}  # the units' dimension in the weight of torch's layers
@@ -41,6 +43,13 @@ def _check_group(group: UnitGroup) -> None:
         raise TypeError(f"the name of a unit group must be a string, got {group.name!r}")
     _check_integer(label, "num_units", group.num_units, 1)
     _check_activation(label, group.activation)
+    _check_integer(label, "members", group.members, 1)
+    if group.num_units % group.members:
+        raise ValueError(f"members of {label} must divide its num_units, {group.num_units}, got {group.members}")
+    for key, kind in {"containers": Container, "couplings": str}.items():
+        held: Any = getattr(group, key)
+        if not isinstance(held, (tuple, list)) or not all(isinstance(each, kind) for each in held):
+            raise TypeError(f"{key} of {label} must be a tuple of {kind.__name__}, got {held!r}")
     for side in _SIDES:
         slots: Any = getattr(group, side)
         if not isinstance(slots, (tuple, list)) or not all(isinstance(slot, Slot) for slot in slots):
@@ -77,6 +86,8 @@ def _check_slot(label: str, slot: Slot, side: str, units: int) -> None:
         raise ValueError(f"{label} must have the group's num_units, {units}, got {slot.num_units}")
     _check_values(label, slot, side)
     weight = _weight(label, slot, side)
+    if side == "scales":
+        _check_scale(label, slot)
     if weight is None:
         return
     kind, shape = type(slot.module).__name__, tuple(weight.shape)
@@ -90,6 +101,28 @@ def _check_slot(label: str, slot: Slot, side: str, units: int) -> None:
     if slot.groups != groups:
         raise ValueError(f"groups of {label} must be {groups} for this {kind}, got {slot.groups}")
     _check_positions(label, slot, "weight", weight)
+
+
+def _check_scale(label: str, slot: Slot) -> None:
+    """Check that a module between producer and consumer has an entry for each unit in all of its tensors."""
+    kind = type(slot.module).__name__
+    if not has_entry_per_unit(slot):
+        raise ValueError(
+            f"{label}: {kind} is not known to have an entry for each unit: a norm, PReLU or depthwise convolution has; "
+            "for others give values={'NAME': NUMBER} for the parameters that have one"
+        )
+    for key in initial_scale_values(slot):
+        tensor = getattr(slot.module, key)
+        if not isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
+            _check_dim(label, slot, key, tensor)
+            _check_positions(label, slot, key, tensor)
+
+
+def _check_dim(label: str, slot: Slot, key: str, tensor: Tensor) -> None:
+    if slot.dim_of(tensor) >= tensor.ndim:
+        raise ValueError(
+            f"dim of {label} must be in 0..{tensor.ndim - 1} for {key!r} of shape {tuple(tensor.shape)}, got {slot.dim}"
+        )
 
 
 def _check_positions(label: str, slot: Slot, key: str, parameter: Tensor) -> None:
@@ -137,11 +170,7 @@ def _check_values(label: str, slot: Slot, side: str) -> None:
         kind = type(slot.module).__name__
         if parameter is None:
             raise ValueError(f"values of {label} name {key!r}, which is not a parameter of its {kind}")
-        if slot.dim_of(parameter) >= parameter.ndim:
-            shape = tuple(parameter.shape)
-            raise ValueError(
-                f"dim of {label} must be in 0..{parameter.ndim - 1} for {key!r} of shape {shape}, got {slot.dim}"
-            )
+        _check_dim(label, slot, key, parameter)
         _check_positions(label, slot, key, parameter)
 
 

@@ -12,8 +12,9 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import is_lazy
 
 from gnt.names import ActivationName
 from gnt.units._activations import Activation, activation_gain, parse_activation
@@ -21,6 +22,7 @@ from gnt.units._containers import opened_containers
 from gnt.units._errors import WalkError
 from gnt.units._group import UnitGroup
 from gnt.units._layer_types import CONV_LAYERS, WEIGHT_LAYERS, has_torch_forward, num_outputs, weight_fault
+from gnt.units._memory_range import MemoryRange
 from gnt.units._passthrough import Passthrough
 from gnt.units._slot import Slot
 from gnt.units._unwrap import unwrap
@@ -37,8 +39,9 @@ def walk(layers: Layers, *, activation: ActivationName | None = None) -> tuple[U
         layers: an ``nn.Sequential``, an ``nn.ModuleList``, a list of modules and plain functions such as ``F.relu``, or
             a model with ``.layers``. Nested containers are opened. Weight layers are ``Linear`` and
             ``Conv1d/2d/3d``; BatchNorm, LayerNorm, GroupNorm, InstanceNorm, RMSNorm, activations, pooling, dropout and
-            Flatten may stand between them. The Flatten between a convolution and a linear layer may be left out: the
-            linear layer then has a block of columns for each channel.
+            Flatten may stand between them. The Flatten between a convolution and a linear layer may be left out,
+            except in an ``nn.Sequential``, which does only what it lists: the linear layer then has a block of columns
+            for each channel.
         activation: name of the activation for groups whose list contains none (because the model applies it in its
             ``forward``). Norms that are only applied in ``forward`` cannot be seen: include them in the list.
 
@@ -60,14 +63,15 @@ def walk(layers: Layers, *, activation: ActivationName | None = None) -> tuple[U
     layers = list(layers) if isinstance(layers, Iterator) else layers
     named_layers = list(flatten_layers(layers))
     given = parse_activation(activation) if activation is not None else None
-    default = given or _activation_if_none_listed(layers)
+    is_exact = isinstance(layers, nn.Sequential) and has_torch_forward(layers)  # computes what it lists, and no more
+    default = given or (("identity", None) if is_exact else None)
     groups: list[UnitGroup] = []
     between: Passthrough | None = None
     for name, layer in named_layers:
         if isinstance(layer, WEIGHT_LAYERS):
             _check_weights(name, layer)
             if between is not None:
-                consumer = _consumer(between, name, layer)
+                consumer = _consumer(between, name, layer, exact=is_exact)
                 groups.append(_group(between, consumer, given, default))
             between = Passthrough(Slot(name, layer, num_outputs(layer)))
         elif between is not None:
@@ -149,13 +153,14 @@ def flatten_layers(layers: Layers, prefix: str = "") -> Iterator[tuple[str, Laye
             raise TypeError(f"layer {prefix + name!r} must be a module or a function, got {type(child).__name__}")
 
 
-def _activation_if_none_listed(layers: Layers) -> Activation | None:
-    """Identity for a Sequential, which computes exactly what it lists; None (unknown) for other containers."""
-    return ("identity", None) if isinstance(layers, nn.Sequential) and has_torch_forward(layers) else None
+def _consumer(between: Passthrough, name: str, layer: nn.Module, *, exact: bool) -> Slot:
+    """The slot of the columns of ``layer`` that read the producer's units; WalkError if the sizes do not fit.
 
-
-def _consumer(between: Passthrough, name: str, layer: nn.Module) -> Slot:
-    """The slot of the columns of ``layer`` that read the producer's units; WalkError if the sizes do not fit."""
+    Args:
+        between: the producer, and the layers after it.
+        name, layer: the consumer.
+        exact: the model does nothing that the list does not show.
+    """
     producer = between.producer
     between.check_layers()
     if isinstance(layer, CONV_LAYERS):
@@ -171,6 +176,12 @@ def _consumer(between: Passthrough, name: str, layer: nn.Module) -> Slot:
         flat = isinstance(producer.module, CONV_LAYERS)
         fits = num_inputs % producer.num_units == 0 if flat else num_inputs == producer.num_units
         between.resolve_inner_norms(num_inputs)
+        if flat and exact and not between.flattened:
+            raise WalkError(
+                f"{name!r} (Linear) reads the last dimension of what {producer.name!r} "
+                f"({type(producer.module).__name__}) computes, which is not that of its channels: put nn.Flatten() "
+                "before it. If your own forward flattens, pass the layers as a list, list(net)"
+            )
     if not fits:
         raise WalkError(
             f"{name!r} ({type(layer).__name__}) reads {num_inputs} inputs, which does not fit the {producer.num_units} "
@@ -227,26 +238,25 @@ def _check_used_once(groups: list[UnitGroup], layers: Layers) -> None:
                 f"{first!r} and {slot.name!r} are one module used twice: its units have two consumers, and replacing a "
                 "unit for the first would change the second"
             )
-    owners = {
-        _address(p): (slot.name, id(slot.module))
-        for slot in slots
-        for p in slot.module._parameters.values()
-        if p is not None
-    }
+    owners: dict[int, list[tuple[MemoryRange, Slot]]] = {}
+    for slot in slots:
+        for memory, _ in _memory_of_parameters(slot.module):
+            owners.setdefault(memory.storage, []).append((memory, slot))
     others = layers.named_modules() if isinstance(layers, nn.Module) else ()
     for name, module in [*((slot.name, slot.module) for slot in slots), *others]:
-        for key, parameter in module._parameters.items():
-            owner = owners.get(_address(parameter)) if parameter is not None else None
-            if owner is not None and owner[1] != id(module):
-                raise WalkError(
-                    f"{owner[0]!r} and {name!r} share their {key} (tied weights): replacing a unit in one would also "
-                    "replace it in the other"
-                )
+        for memory, key in _memory_of_parameters(module):
+            for own, slot in owners.get(memory.storage, ()):
+                if slot.module is not module and own.overlaps(memory):
+                    raise WalkError(
+                        f"{name!r} and {slot.name!r} share their {key} (tied weights): replacing a unit in one would "
+                        "also replace it in the other"
+                    )
 
 
-def _address(parameter: Tensor) -> int:
-    lazy = isinstance(parameter, UninitializedParameter)
-    return id(parameter) if lazy else parameter.data_ptr() or id(parameter)
+def _memory_of_parameters(module: nn.Module) -> Iterator[tuple[MemoryRange, str]]:
+    for key, parameter in module._parameters.items():
+        if parameter is not None and parameter.layout == torch.strided and not is_lazy(parameter):
+            yield MemoryRange.of(parameter), key
 
 
 def _kinds(named_layers: list[tuple[str, Layer]]) -> str:

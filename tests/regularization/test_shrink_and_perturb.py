@@ -254,14 +254,31 @@ def test_registered_layers_are_drawn_like_the_type_they_name() -> None:
         ValueError, match=r"initial distribution of weight \(OwnLinear\), bias \(OwnLinear\) is not known"
     ):
         gnt.ShrinkAndPerturb(OwnLinear(), **settings)
-    with pytest.raises(ValueError, match=r"like must be one of Linear, .*, got .*ReLU"):
+    with pytest.raises(ValueError, match=r"like must be a class of a layer that is known: Linear, .*, got .*ReLU"):
         gnt.regularization.register_init_distribution(OwnLinear, like=nn.ReLU)
+    with pytest.raises(TypeError, match=r"layer_type must be a class of modules, such as nn.Linear, got OwnLinear\(\)"):
+        gnt.regularization.register_init_distribution(OwnLinear(), like=nn.Linear)  # type: ignore[arg-type]
     gnt.regularization.register_init_distribution(OwnLinear, like=nn.Linear)
     drawn = []
     for layer in (OwnLinear(), nn.Linear(4, 6)):
         gnt.ShrinkAndPerturb(layer, **settings, generator=torch.Generator().manual_seed(0)).apply()
         drawn.append(values(layer))
     assert all(torch.equal(a, b) for a, b in zip(*drawn, strict=True))
+
+
+def test_a_registered_type_takes_precedence_over_the_one_it_is_derived_from() -> None:
+    class OwnConv(nn.Linear):
+        pass
+
+    class OwnNorm(OwnConv):
+        pass
+
+    gnt.regularization.register_init_distribution(OwnNorm, like=nn.BatchNorm2d)
+    gnt.regularization.register_init_distribution(OwnConv, like=nn.Embedding)
+    layer = OwnNorm(3, 2)
+    gnt.ShrinkAndPerturb(layer, shrink=0.0, noise=1.0).apply()
+    assert (layer.weight == 1).all()
+    assert (layer.bias == 0).all()
 
 
 def test_the_bias_of_a_layer_without_inputs_stays_0() -> None:

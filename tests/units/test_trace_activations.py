@@ -35,6 +35,10 @@ WRITTEN_OUT = {
     "swish with a factor": (lambda h, _: h * torch.sigmoid(1.5 * h), "silu", None),
     "gelu by tanh": (lambda h, _: 0.5 * h * (1 + torch.tanh(0.79788 * (h + 0.044715 * h**3))), "gelu", None),
     "affine": (lambda h, _: (2 * h + 1) - 0.5 * h, "identity", None),
+    "applied twice": (lambda h, _: F.relu(F.relu(h)), "relu", None),
+    "cut above": (lambda h, _: F.relu(h).clamp(max=6), "relu6", None),
+    "scaled": (lambda h, _: 2 * F.relu(h) + 1, "relu", None),
+    "read beside its square": (lambda h, _: (r := F.relu(h)) * 0.5 + (h * 0) + 0.5 * r, "relu", None),
     "only missing values": (lambda h, _: torch.where(h.isnan(), 0.0, h) * h.isfinite().float(), "identity", None),
 }
 UNKNOWN = {
@@ -44,6 +48,12 @@ UNKNOWN = {
     "absolute value": lambda h, _: torch.where(h > 0, h, -h),
     "a mask of another value": lambda h, _: torch.where(h.mean(0, keepdim=True) > 0, h, 0.1 * h),
     "hard shrink": lambda h, _: h * (h.abs() > 0.5),
+    "squared relu": lambda h, _: F.relu(h) ** 2,
+    "logarithm of relu": lambda h, _: torch.log1p(F.relu(h)),
+    "relu of tanh": lambda h, _: F.relu(torch.tanh(h)),
+    "tanh of relu": lambda h, _: torch.tanh(F.relu(h)),
+    "tanh and a straight line": lambda h, _: torch.tanh(h) + 0.1 * h,
+    "tanhshrink": lambda h, _: nn.Tanhshrink()(h),
 }
 
 

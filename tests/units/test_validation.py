@@ -35,6 +35,9 @@ WRONG_GROUP = {
     "no consumer": ({"_outgoing": ()}, ValueError, "outgoing of .* is empty"),
     "modules for slots": ({"_incoming": (nn.Linear(4, 8),)}, TypeError, "must be a tuple of gnt.units.Slot, got"),
     "no tuple of scales": ({"scales": 5}, TypeError, "scales of .* must be a tuple of gnt.units.Slot, got 5"),
+    "members": ({"members": 3}, ValueError, "members of unit group '0' must divide its num_units, 8, got 3"),
+    "no containers": ({"containers": (3,)}, TypeError, r"containers of .* must be a tuple of Container, got \(3,\)"),
+    "one coupling": ({"couplings": 3}, TypeError, "couplings of .* must be a tuple of str, got 3"),
     "activation's name": ({"activation": "relu"}, TypeError, r"\('relu', None\).*, got 'relu'"),
     "activation's slope": ({"activation": ("leaky_relu", "x")}, TypeError, "a name and a slope"),
 }
@@ -102,6 +105,50 @@ def test_a_norm_that_is_too_narrow_is_refused():
     _, group = by_hand(scales=(Slot("norm", nn.BatchNorm1d(5), 8),))
     with pytest.raises(ValueError, match=r"scales slot 'norm' .* reaches to position 8"):
         gnt.GnT([group])
+
+
+@pytest.mark.parametrize(
+    ("norm", "settings", "name"),
+    [
+        (nn.BatchNorm1d(5, affine=False), {}, "running_mean"),
+        (nn.BatchNorm1d(8, affine=False), {"offset": 4}, "running_mean"),
+        (nn.InstanceNorm1d(5, track_running_stats=True), {}, "running_mean"),
+    ],
+    ids=str,
+)
+def test_running_statistics_that_are_too_few_are_refused(norm, settings, name):
+    _, group = by_hand(scales=(Slot("norm", norm, 8, **settings),))
+    with pytest.raises(ValueError, match=rf"scales slot 'norm' .* reaches to position .* {name} of shape"):
+        gnt.GnT([group])
+
+
+@pytest.mark.parametrize(
+    "module", [nn.Linear(8, 8), nn.Conv1d(8, 8, 3), nn.Embedding(8, 3), nn.LSTM(8, 8), nn.Identity()], ids=str
+)
+def test_a_module_without_an_entry_per_unit_is_refused_among_the_scales(module):
+    _, group = by_hand(scales=(Slot("mid", module, 8),))
+    with pytest.raises(ValueError, match=r"scales slot 'mid' of .* is not known to have an entry for each unit"):
+        gnt.GnT([group])
+
+
+@pytest.mark.parametrize("units", [[2], [2, 5]])
+def test_running_statistics_that_were_made_smaller_later_are_found_before_a_replacement(units):
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    engine = gnt.GnT(net)
+    net[1].running_var = torch.ones(4)
+    before = [p.detach().clone() for p in net.parameters()]
+    with pytest.raises(RuntimeError, match=r"running_var of '1' \(BatchNorm1d\) has shape \(4,\) now, .*below 8"):
+        engine.replace([units])
+    assert all(map(torch.equal, before, net.parameters()))
+
+
+def test_a_batch_norm_that_averages_over_all_batches_warns():
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8, momentum=None), nn.ReLU(), nn.Linear(8, 2))
+    with pytest.warns(
+        UserWarning, match=r"'1' has momentum=None: its running statistics are averages over all"
+    ) as seen:
+        gnt.GnT(net)
+    assert seen[0].filename == __file__
 
 
 def test_a_square_layer_addressed_along_its_other_dimension_is_refused():

@@ -72,7 +72,9 @@ BETWEEN = {
     "prelu per unit": ([nn.Linear(4, 6), nn.PReLU(6), nn.Linear(6, 2)], "prelu", 1, 1),
     "no parameters": ([nn.Linear(4, 6), nn.Hardshrink(), nn.Linear(6, 2)], "Hardshrink", 0, 1),
     "a function": ([nn.Linear(4, 6), lambda x: x * x, nn.Linear(6, 2)], "<lambda>", 0, 1),
-    "two activations": ([nn.Linear(4, 6), nn.Tanh(), nn.ReLU(), nn.Linear(6, 2)], "tanh", 0, 1),
+    "two activations": ([nn.Linear(4, 6), nn.Tanh(), nn.ReLU(), nn.Linear(6, 2)], "relu of tanh", 0, 1),
+    "one twice": ([nn.Linear(4, 6), nn.ReLU(), F.relu, nn.Linear(6, 2)], "relu", 0, 1),
+    "norm between two": ([nn.Linear(4, 6), nn.ReLU(), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 2)], "relu", 1, 1),
     "dropout": ([nn.Linear(4, 6), nn.ReLU(), nn.Dropout(), nn.Identity(), nn.Linear(6, 2)], "relu", 0, 1),
     "random function": ([nn.Linear(4, 6), F.relu, F.dropout, nn.Linear(6, 2)], "relu", 0, 1),
     "flatten": ([conv(), nn.ReLU(), nn.Flatten(), nn.Linear(54, 2)], "relu", 0, 9),
@@ -120,6 +122,29 @@ def test_probing_does_not_change_the_layer_and_the_generator():
     assert torch.equal(torch.get_rng_state(), before)
     assert noise.training
     assert noise.calls == 0
+
+
+def test_in_a_sequential_a_linear_layer_does_not_read_the_channels_of_a_convolution_without_flatten():
+    net = nn.Sequential(nn.Conv1d(1, 8, 3, padding=1), nn.ReLU(), nn.Linear(8, 2))
+    assert net(torch.zeros(3, 1, 8)).shape == (3, 8, 2)  # its inputs are the positions
+    with pytest.raises(
+        gnt.units.WalkError, match=r"'2' \(Linear\) reads the last dimension .* '0' \(Conv1d\) .*Flatten\(\)"
+    ):
+        gnt.walk(net)
+    assert gnt.walk(list(net))[0].outgoing[0].block == 1  # the forward that runs a list may flatten
+    with_flatten = nn.Sequential(*net[:2], nn.Flatten(), nn.Linear(64, 2))
+    assert gnt.walk(with_flatten)[0].outgoing[0].block == 8
+
+
+def test_weights_that_share_a_part_of_their_memory_are_tied():
+    first, second = nn.Linear(6, 6), nn.Linear(6, 3)
+    second.weight = nn.Parameter(first.weight.data[3:])
+    layers = [first, nn.ReLU(), second, nn.ReLU(), nn.Linear(3, 2)]
+    with pytest.raises(gnt.units.WalkError, match=r"'0' and '2' share their weight \(tied weights\)"):
+        gnt.walk(layers)
+    flat = torch.randn(54)  # parameters may be parts of one tensor that do not overlap
+    first.weight, second.weight = nn.Parameter(flat[:36].view(6, 6)), nn.Parameter(flat[36:].view(3, 6))
+    assert len(gnt.walk(layers)) == 2
 
 
 def test_the_activation_argument_applies_where_the_list_contains_none():

@@ -117,6 +117,10 @@ class UnitTable:
                     replaceable |= self.activation[units] == self.activations.index(other)
             self.activation[units[replaceable]] = self.activations.index(activation)
 
+    def has_activation(self, labels: Labels) -> bool:
+        """True if an activation, known or not, was recorded for one of these units."""
+        return labels is not None and bool(self.activation[distinct_units(labels)].any())
+
     def value_numbers(self, labels: Tensor) -> Tensor:
         """Numbers that distinguish the values of one unit: its occurrences and its joined rows."""
         rank, count = self._ranks()

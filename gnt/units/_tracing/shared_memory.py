@@ -8,14 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gnt.distributed import dtensor
+from gnt.units._memory_range import MemoryRange
 
 
 class TensorSpan(NamedTuple):
-    """The memory range of a tensor, and the module and name that hold it."""
+    """The memory of a tensor, and the module and name that hold it."""
 
-    start: int
-    stop: int
+    memory: MemoryRange
     module: nn.Module
     path: str
     key: str
@@ -28,17 +27,17 @@ class SharedMemory:
         self._by_storage: dict[int, list[TensorSpan]] = {}
         for path, module in model.named_modules():
             for key, tensor in _tensors(module):
-                storage, start, stop = _memory_range(tensor)
-                self._by_storage.setdefault(storage, []).append(TensorSpan(start, stop, module, path, key))
+                memory = MemoryRange.of(tensor)
+                self._by_storage.setdefault(memory.storage, []).append(TensorSpan(memory, module, path, key))
 
     def shared_with(self, module: nn.Module, key: str) -> str | None:
         """Path of a module, or name of a tensor, that shares memory with tensor ``key`` of ``module``, or None.
 
         A buffer or attribute of ``module`` itself is included, because an operation may read it.
         """
-        storage, start, stop = _memory_range(getattr(module, key))
-        for other in self._by_storage.get(storage, ()):
-            if other.start < stop and start < other.stop:
+        memory = MemoryRange.of(getattr(module, key))
+        for other in self._by_storage.get(memory.storage, ()):
+            if other.memory.overlaps(memory):
                 name = f"{other.path}.{other.key}".lstrip(".")
                 if other.module is not module:
                     return other.path if other.path and other.key in ("weight", "bias") else name
@@ -50,10 +49,10 @@ class SharedMemory:
         """True if a parameter of ``module`` shares memory with a tensor of a module that is not below ``path``."""
         for parameter in module._parameters.values():
             if parameter is not None:
-                storage, start, stop = _memory_range(parameter)
-                for other in self._by_storage.get(storage, ()):
+                memory = MemoryRange.of(parameter)
+                for other in self._by_storage.get(memory.storage, ()):
                     inside = f"{other.path}.".startswith(f"{path}.")
-                    if not inside and other.start < stop and start < other.stop:
+                    if not inside and other.memory.overlaps(memory):
                         return True
         return False
 
@@ -64,13 +63,3 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
         for key, tensor in tensors.items():
             if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
                 yield key, tensor
-
-
-def _memory_range(tensor: Tensor) -> tuple[int, int, int]:
-    """(storage, first byte, byte after the last); a tensor without memory (meta device) is its own storage."""
-    local = dtensor.local_part(tensor)
-    start = local.data_ptr()
-    if not start:
-        return id(tensor), 0, 1
-    last = sum((size - 1) * stride for size, stride in zip(local.shape, local.stride(), strict=True))
-    return local.untyped_storage().data_ptr(), start, start + (last + 1) * local.element_size()

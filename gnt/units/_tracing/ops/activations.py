@@ -36,10 +36,11 @@ def record_activation(state: PropagationState, node: Node, operands: list[Node])
         kind = _activation_of_op(node)
         if kind is None:
             state.units.set_activation(labels, UNKNOWN_ACTIVATION)
-    if kind is not None:
+    if kind is None:
+        if node.op not in _LINEAR or _may_be_nonlinear(node, labelled):
+            _record_composition(state, node, labels)
+    elif not state.units.has_activation(labels) or not _record_composition(state, node, labels):
         state.units.set_activation(labels, kind, replacing=[UNKNOWN_ACTIVATION])
-    elif node.op not in _LINEAR or _may_be_nonlinear(node, labelled):
-        _record_composition(state, node, labels)
 
 
 def record_step(state: PropagationState, node: Node, labels: Labels) -> None:
@@ -57,18 +58,25 @@ def _may_be_nonlinear(node: Node, labelled: list[Node]) -> bool:
     return not is_comparison and (len(labelled) > 1 or (mask is not None and node.args[mask] in labelled))
 
 
-def _record_composition(state: PropagationState, node: Node, labels: Labels) -> None:
-    """Record the activation that several operations compute together, such as ``where(h > 0, h, 0.1 * h)``."""
+def _record_composition(state: PropagationState, node: Node, labels: Labels) -> bool:
+    """Record the activation that several operations compute together, such as ``where(h > 0, h, 0.1 * h)``.
+
+    Returns:
+        Whether they compute a function of a single value of a unit. If it is not a known activation, then neither are
+        the units' activations that it is composed of.
+    """
     found = function_of_units(state, node)
     if found is None:
         if node.op in ("where", "masked_fill"):
             state.units.set_activation(labels, UNKNOWN_ACTIVATION)
-        return
-    if found.is_affine:
-        return
-    kind = found.activation()
-    inner = [other for other in map(_activation_of_op, found.operations) if other is not None] if kind else []
-    state.units.set_activation(labels, kind or UNKNOWN_ACTIVATION, replacing=[*inner, UNKNOWN_ACTIVATION])
+        return False
+    if not found.is_affine:
+        kind, parts = found.activation(), found.operations[1:]  # without the last operation
+        if kind is None:  # values that others read, too, are not only a part of it
+            parts = tuple(part for part in parts if set(part.users) <= set(found.operations))
+        inner = [other for other in map(_activation_of_op, parts) if other is not None]
+        state.units.set_activation(labels, kind or UNKNOWN_ACTIVATION, replacing=[*inner, UNKNOWN_ACTIVATION])
+    return True
 
 
 def _activation_of_module(state: PropagationState, node: Node) -> Activation | None:

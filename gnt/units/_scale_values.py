@@ -1,0 +1,48 @@
+"""What modules between producer and consumer have for each unit: norms, PReLU, depthwise convolutions."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from gnt._utils.initial_values import NORM_INITIAL_VALUES, PRELU_INITIAL_VALUES
+from gnt.units._layer_types import CONV_LAYERS
+from gnt.units._slot import Slot
+
+_NORMS_AND_PRELU = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.PReLU)
+
+
+def initial_scale_values(slot: Slot) -> dict[str, float]:
+    """Names and initial values of the per-unit tensors that a norm (or PReLU) has."""
+    module, values = slot.module, slot.values
+    if values is None:
+        values = PRELU_INITIAL_VALUES if isinstance(module, nn.PReLU) else NORM_INITIAL_VALUES
+    return {name: value for name, value in values.items() if isinstance(getattr(module, name, None), Tensor)}
+
+
+def has_entry_per_unit(slot: Slot) -> bool:
+    """True if what a module has for each unit is known: torch's norms, PReLU, depthwise convolutions, ``values``, and
+    modules whose tensors with the names of a norm's have one dimension, apart from those of size 1.
+    """
+    module = slot.module
+    if slot.values is not None or isinstance(module, _NORMS_AND_PRELU):
+        return True
+    if isinstance(module, CONV_LAYERS):
+        return module.groups == module.in_channels
+    tensors = [getattr(module, name) for name in initial_scale_values(slot)]
+    return bool(tensors) and all(tensor.numel() == max(tensor.shape) for tensor in tensors)
+
+
+def check_scales_fit(slots: tuple[Slot, ...]) -> None:
+    """Raise RuntimeError if a tensor of a norm has become too small for the units since the groups were checked."""
+    for slot in slots:
+        for name in initial_scale_values(slot):
+            tensor = getattr(slot.module, name)
+            dim = slot.dim_of(tensor)
+            if dim >= tensor.ndim or tensor.shape[dim] < slot.reach:
+                owner = f"{slot.name!r} ({type(slot.module).__name__})"
+                raise RuntimeError(
+                    f"{name} of {owner} has shape {tuple(tensor.shape)} now, and the units are at positions below "
+                    f"{slot.reach} of its dim {dim}: the network has changed since the engine was built. No unit was "
+                    "replaced; build a new engine"
+                )
