@@ -74,5 +74,7 @@ class ContinualOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        for group in self.param_groups:  # as torch.optim.AdamW does with a state of Adam
+            group.update(self._fixed)
         if "gnt" in state:  # called for a copy, not by load_state_dict
             self.gnt.reattach()

@@ -71,6 +71,11 @@ def _checked_arguments(changed: Any) -> tuple[Any, Any]:
     raise RuntimeError(f"a hook before an optimizer's step must return None or (new_args, new_kwargs), got {changed!r}")
 
 
+def is_own_step(optimizer: Optimizer, step: Step) -> bool:
+    """True if ``step``, a method of the optimizer's base class, was not overridden: nothing follows it in the step."""
+    return type(optimizer).step is step
+
+
 def unwrap_step(step: Step) -> Step:
     """An optimizer's step without torch's wrapper, which torch adds to a class with its first instance."""
     return step.__wrapped__ if getattr(step, "hooked", False) else step  # type: ignore[attr-defined]

@@ -72,7 +72,7 @@ def checked_size(param: Tensor, dim: int, groups: int, state: dict[str, Any]) ->
         raise ValueError(f"groups must be at least 1 and divide the {shape[0]} rows of shape {shape}, got {groups}")
     columns = shape[1] * groups
     start = state.get(START_KEYS[1])
-    if start is not None and start.numel() != columns:
+    if start is not None and start.numel() != columns and start.any():  # zeros: no column was ever reset
         raise ValueError(
             f"groups={groups} for a parameter of shape {shape}, "
             f"but earlier calls had groups={start.numel() // shape[1]}"
@@ -96,7 +96,7 @@ def checked_units(index: Tensor | Sequence[int], size: int, device: torch.device
         numbers = index.tolist() if index.is_cpu else []
     else:
         numbers = _integers(index)
-        units = torch.tensor(numbers, dtype=torch.int64)
+        units = torch.tensor(numbers, dtype=torch.int64, device="cpu")
     if numbers:
         low, high = min(numbers), max(numbers)
         if low < 0 or high >= size:
@@ -114,12 +114,25 @@ def _integers(index: Sequence[int]) -> list[int]:
     return numbers
 
 
-def checked_starts(param: Tensor, saved: Mapping[str, Any]) -> dict[str, Tensor]:
+_LARGEST_ROUNDING = 2.0**-8  # of bfloat16
+
+
+def checked_starts(param: Tensor, saved: Mapping[str, Any], step: float) -> dict[str, Tensor]:
     """The ``START_KEYS`` of a saved state, as int64 copies on the parameter's device. All-zero entries are left out.
 
-    Raises ValueError if their sizes do not fit the parameter's rows and columns.
+    Other optimizers round them to the parameter's dtype, so that they may exceed the step count a little; they are then
+    set to the step count.
+
+    Raises ValueError if their sizes do not fit the parameter's rows and columns, or they do not fit the step count.
     """
     check_starts(param, saved)
+    for key in START_KEYS:
+        if key in saved and saved[key].numel():
+            low, high = (float(bound) for bound in saved[key].aminmax())
+            if not 0 <= low <= high <= step * (1 + _LARGEST_ROUNDING):
+                got = low if low < 0 else high
+                raise ValueError(f"the loaded state's {key} must be in 0..{step:g}, its step count, got {got:g}")
+            saved = {**saved, key: saved[key].to(torch.int64).clamp(max=int(step))}
     # if no unit was ever reset, the parameter is stepped by torch's Adam
     starts = {key: saved[key] for key in START_KEYS if key in saved and saved[key].any()}
     if START_KEYS[0] in starts and row_dim(param.shape, starts[START_KEYS[0]]):

@@ -27,7 +27,7 @@ from gnt.optim._adam.state import MOMENTS, clear_slices
 from gnt.optim._adam.step_counts import START_KEYS, count_elements, restart, single_dim, zero_starts
 from gnt.optim._gradient_checks import GradientChecks
 from gnt.optim._options import ADAM_OPTIONS, ChangedOptions, CheckOptions, check_adam_options, check_option_names
-from gnt.optim._step_wrapper import wrap_uncompiled_step
+from gnt.optim._step_wrapper import is_own_step, wrap_uncompiled_step
 from gnt.optim._validation import check_parameters, checked_size, checked_units, layout_error
 
 _NO_WEIGHT_MEANS: Mapping[int, WeightMeans] = {}
@@ -49,11 +49,12 @@ class AdamGnT(Optimizer):
     follows is about all other parameters.
 
     A parameter of which no unit was ever reset is stepped by torch's functional Adam: it equals torch.optim.Adam or
-    AdamW with the same flags to the last bit. If neither ``foreach`` nor ``fused`` is set, plain tensors on CPU and
-    CUDA use the fused implementation, which differs from torch's default by rounding. From its first reset on, a
-    parameter is stepped by separate tensor operations, whatever ``foreach`` and ``fused`` are, or on a GPU with Triton
-    by its kernels, unless ``kernels=False``. Its units that were not reset then follow torch's for-loop implementation
-    (to the last bit in float32 and float64 on the CPU, up to rounding elsewhere), except for subnormal moments.
+    AdamW with the same flags to the last bit (with step size and betas as numbers; as tensors torch computes with them
+    in their own dtype). If neither ``foreach`` nor ``fused`` is set, plain tensors on CPU and CUDA use the fused
+    implementation, which differs from torch's default by rounding. From its first reset on, a parameter is stepped by
+    separate tensor operations, whatever ``foreach`` and ``fused`` are, or on a GPU with Triton by its kernels, unless
+    ``kernels=False``. Its units that were not reset then follow torch's for-loop implementation (to the last bit in
+    float32 and float64 on the CPU, up to rounding elsewhere), except for subnormal moments.
 
     Subnormal moments, those below the smallest normal number (1e-38 in float32, bfloat16), remain for ever in weights
     that get no gradient, and computing with them is slow. From a parameter's first reset on they are set to zero in
@@ -140,6 +141,7 @@ class AdamGnT(Optimizer):
         use_kernels(kernels, fit=False)
         self.kernels, self.capturable = kernels, capturable
         self._plans: dict[int, StepPlan] = {}
+        self._planned_kernels = kernels
         self._any_on_cuda = False
         self._options = ChangedOptions(ADAM_OPTIONS, self._check_options)
         defaults = {
@@ -213,6 +215,8 @@ class AdamGnT(Optimizer):
 
     def _update_plans(self, params: list[list[Tensor]], grads: list[list[Tensor]]) -> None:
         """Make new plans unless those of the previous step hold for these parameters of each group."""
+        if self.kernels is not self._planned_kernels:
+            self._plans, self._planned_kernels = {}, self.kernels
         groups, weight_means, plans = self.param_groups, self._weight_means(), self._plans
         changed = []
         for i, group in enumerate(groups):
@@ -265,7 +269,8 @@ class AdamGnT(Optimizer):
         Args:
             weight_means: where to write them, by the parameter's id; None: nowhere.
         """
-        self._given_weight_means = _NO_WEIGHT_MEANS if weight_means is None else weight_means
+        writes = weight_means is not None and is_own_step(self, AdamGnT.step)  # another step may change weights later
+        self._given_weight_means = weight_means if writes and weight_means is not None else _NO_WEIGHT_MEANS
 
     @not_compiled
     @torch.no_grad()
@@ -333,7 +338,9 @@ class AdamGnT(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """The state, as of any torch optimizer. Starts of parameters that were never reset are included as zeros.
 
-        So the keys do not depend on resets: checkpoint libraries that load in place need the keys in advance.
+        So the keys do not depend on resets: checkpoint libraries that load in place need the keys in advance. Those of
+        grouped convolutions have one start for each input channel from the first reset on, and for each column of the
+        weight before.
         """
         state_dict = super().state_dict()
         saved_ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
@@ -363,7 +370,7 @@ class AdamGnT(Optimizer):
         super().__setstate__(state)
         self.__dict__.setdefault("kernels", self.__dict__.pop("compile", False))  # from an earlier version
         self.__dict__.setdefault("capturable", False)
-        self._plans, self._any_on_cuda = {}, False
+        self._plans, self._planned_kernels, self._any_on_cuda = {}, self.kernels, False
         self._options = ChangedOptions(ADAM_OPTIONS, self._check_options)
         for group in self.param_groups:
             for name, default in self.defaults.items():

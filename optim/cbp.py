@@ -33,7 +33,7 @@ from gnt.optim._options import (
 )
 from gnt.optim._saved_state import check_entries, check_saved_options, saved_entries
 from gnt.optim._sgd_kernel import SGDKernel
-from gnt.optim._step_wrapper import unwrap_step, wrap_step
+from gnt.optim._step_wrapper import is_own_step, unwrap_step, wrap_step
 from gnt.optim.adam_gnt import AdamGnT
 from gnt.replacement import EngineSettings, Protect, SoftReplacement
 
@@ -160,7 +160,9 @@ class CBPSGD(ContinualOptimizer, torch.optim.SGD):
         if self._options is None or self._kernel is None:
             self._options, self._kernel = ChangedOptions(SGD_OPTIONS, check_sgd_options), SGDKernel()
         self._options.check(self.param_groups)
-        return self._kernel.step(self.param_groups, self.gnt.weight_means)
+        # what an overridden step does after this one may change weights
+        means = self.gnt.weight_means if is_own_step(self, CBPSGD.step) else {}
+        return self._kernel.step(self.param_groups, means)
 
     @not_compiled
     def _check_before_step(self) -> None:
@@ -197,7 +199,21 @@ class _ContinualAdam(ContinualOptimizer, AdamGnT):
     _check_options: ClassVar[CheckOptions] = staticmethod(check_continual_adam_options)
 
     def _weight_means(self) -> Mapping[int, WeightMeans]:
-        return self.gnt.weight_means if use_kernels(self.kernels) else super()._weight_means()
+        own = is_own_step(self, AdamGnT.step) and use_kernels(self.kernels)
+        return self.gnt.weight_means if own else super()._weight_means()
+
+    @property
+    def kernels(self) -> bool | None:
+        """The setting of the engine."""
+        setting: bool | None = self.gnt.kernels if "gnt" in self.__dict__ else self.__dict__["kernels"]
+        return setting
+
+    @kernels.setter
+    def kernels(self, kernels: bool | None) -> None:
+        if "gnt" in self.__dict__:
+            self.gnt.kernels = kernels
+        else:
+            self.__dict__["kernels"] = kernels
 
 
 class CBPAdam(_ContinualAdam):

@@ -232,7 +232,10 @@ class UPGD(Optimizer):
         """Change the parameters of one group."""
         steps, utilities = self._directions(group, params), [self.state[p]["avg_utility"] for p in params]
         if group["scaling"] == "global" and fits_kernel(self.kernels, params, steps, utilities):
-            own = largest.to(utilities[0])[:, None] * torch.tensor(corrections, dtype=utilities[0].dtype).neg_()
+            own = (
+                largest.to(utilities[0])[:, None]
+                * torch.tensor(corrections, dtype=utilities[0].dtype, device="cpu").neg_()
+            )
             change_by_kernel(group, params, steps, utilities, own, self.generators)
             return
         if self.members == 1 and group["scaling"] == "global" and fits_pieces(params, steps, utilities):

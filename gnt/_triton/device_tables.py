@@ -75,7 +75,7 @@ class DeviceTables:
                 write_numbers(found, values)
             self._captured.append(found)
             return found
-        found = upload(torch.tensor(numbers(), dtype=torch.int64), self._device)
+        found = upload(torch.tensor(numbers(), dtype=torch.int64, device="cpu"), self._device)
         self._kept[key] = found
         if len(self._kept) > _KEPT:
             self._kept.popitem(last=False)

@@ -19,7 +19,7 @@ def new_generator(device: torch.device) -> torch.Generator:
 
     `torch.manual_seed` therefore determines its draws, as it does for torch's DataLoader.
     """
-    seed = int(torch.empty((), dtype=torch.int64).random_().item())
+    seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_().item())
     return torch.Generator(device=device).manual_seed(seed)
 
 

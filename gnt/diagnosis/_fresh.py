@@ -45,7 +45,7 @@ def fresh_task(batches: Sequence[Batch], fresh: str, seed: int) -> list[Batch]:
             raise ValueError(
                 "fresh='permutation' needs inputs that are one floating-point tensor (batch, ...): use fresh='labels'"
             )
-        order = torch.randperm(first[0].numel(), generator=generator)
+        order = torch.randperm(first[0].numel(), generator=generator, device="cpu")
         return [Batch(_permuted(batch.x, order), batch.y) for batch in batches]
     return list(batches)
 
@@ -55,13 +55,13 @@ def in_passes(batches: Sequence[Batch], steps: int, seed: int) -> Iterator[Batch
     generator = torch.Generator().manual_seed(seed)
     taken = 0
     while taken < steps:
-        for number in torch.randperm(len(batches), generator=generator).tolist()[: steps - taken]:
+        for number in torch.randperm(len(batches), generator=generator, device="cpu").tolist()[: steps - taken]:
             yield batches[number]
             taken += 1
 
 
 def _shuffled(target: Tensor, generator: torch.Generator) -> Tensor:
-    return target[torch.randperm(len(target), generator=generator).to(target.device)]
+    return target[torch.randperm(len(target), generator=generator, device="cpu").to(target.device)]
 
 
 def _permuted(x: object, order: Tensor) -> Tensor:

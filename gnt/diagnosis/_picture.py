@@ -107,7 +107,7 @@ def _draw_bars(ax: Axes, check: Any, name: str, share: bool) -> None:
 def _smooth(curves: Tensor, window: int) -> Tensor:
     """Means over the last ``window`` steps, over fewer at the start: (seeds, steps)."""
     sums = torch.nn.functional.pad(curves.cumsum(1), (window, 0))
-    counts = torch.arange(1, curves.shape[1] + 1).clamp(max=window)
+    counts = torch.arange(1, curves.shape[1] + 1, device="cpu").clamp(max=window)
     return (sums[:, window:] - sums[:, :-window]) / counts
 
 

@@ -124,7 +124,7 @@ def _reset(module: nn.Module) -> None:
     for name, parameter in module._parameters.items():
         distribution = init_distribution(module, name) if parameter is not None else None
         if parameter is not None and distribution is not None:
-            generator = torch.Generator(parameter.device).manual_seed(int(torch.randint(2**31, ())))
+            generator = torch.Generator(parameter.device).manual_seed(int(torch.randint(2**31, (), device="cpu")))
             values = torch.empty(parameter.shape, dtype=torch.float32, device=parameter.device)
             rows = len(values) if values.ndim else 1
             distribution.fill_(values, generator, stored=parameter.dtype, layer_rows=rows)

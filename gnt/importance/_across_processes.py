@@ -83,7 +83,7 @@ def _average(
     sums: list[tuple[list[Tensor], int, Tensor]] = []  # list and index of each mean, and this process's part of the sum
     sizes: list[Tensor] = []
     for each in signals:
-        sizes.append(torch.tensor([statistics.size for statistics in each.batch], dtype=torch.float64))
+        sizes.append(torch.tensor([statistics.size for statistics in each.batch], dtype=torch.float64, device="cpu"))
         for name, values in _selected(each, means):
             share = processes.size ** -_GRADIENT_POWERS.get(name, 0)
             pairs = enumerate(zip(values, each.batch, strict=True))

@@ -25,7 +25,7 @@ class DeviceCounts:
         self._states = states
         self._device = states[0].born.device
         self._known = [state.updates for state in states]
-        self.on_device = upload(torch.tensor(self._known), self._device)
+        self.on_device = upload(torch.tensor(self._known, device="cpu"), self._device)
 
     @property
     def capturing(self) -> bool:
@@ -46,7 +46,7 @@ class DeviceCounts:
                 "outside of the capture first"
             )
         self._known = list(updates)
-        self.on_device.copy_(upload(torch.tensor(self._known), self._device))
+        self.on_device.copy_(upload(torch.tensor(self._known, device="cpu"), self._device))
 
     def follow_host(self) -> None:
         """`follow` the numbers that the states have now."""

@@ -114,13 +114,16 @@ class SharedState:
         """For each running average the number of its group, and of its unit among all units."""
         sizes = [state.num_units for state in self.states]
         features = [state.mean_features.numel() for state in self.states]
-        group = torch.cat([torch.full((n,), i) for counts in (features, sizes) for i, n in enumerate(counts)])
+        group = torch.cat(
+            [torch.full((n,), i, device="cpu") for counts in (features, sizes) for i, n in enumerate(counts)]
+        )
         start = [0, *itertools.accumulate(sizes)]
         taps = [len(state.mean_features) for state in self.states]
         of_features = [
-            torch.arange(first, first + n).repeat(t) for first, n, t in zip(start, sizes, taps, strict=False)
+            torch.arange(first, first + n, device="cpu").repeat(t)
+            for first, n, t in zip(start, sizes, taps, strict=False)
         ]
-        unit = torch.cat([*of_features, torch.arange(self._num_units)])
+        unit = torch.cat([*of_features, torch.arange(self._num_units, device="cpu")])
         return group.to(self.born.device), unit.to(self.born.device)
 
     def centers(self) -> list[Tensor]:
@@ -143,7 +146,7 @@ class SharedState:
         if lags != self.lags:
             self.lags = lags
             by_state = zip(self.states, lags, strict=True)
-            unit_lags = torch.cat([torch.full((state.num_units,), lag) for state, lag in by_state])
+            unit_lags = torch.cat([torch.full((state.num_units,), lag, device="cpu") for state, lag in by_state])
             self._unit_lags = unit_lags.to(self.born.device, non_blocking=True) if any(lags) else None
 
     @property

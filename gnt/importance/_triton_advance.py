@@ -27,7 +27,7 @@ class TritonAdvance:
         sizes = [state.num_units for state in states]
         rows = [[start, size] for start, size in zip([0, *accumulate(sizes)], sizes, strict=False)]
         self._device = first.born.device
-        self._rows = upload(torch.tensor(rows), self._device)
+        self._rows = upload(torch.tensor(rows, device="cpu"), self._device)
         decay = first.measured_decay
         self._constants = (
             first.measure_every,

@@ -105,7 +105,7 @@ def _fill_orthogonal(values: Tensor, gain: float, generator: torch.Generator, la
 @functools.lru_cache
 def representable(limit: float, dtype: torch.dtype) -> float:
     """The largest number of ``dtype`` that does not exceed ``limit``, so that rounded weights stay within it."""
-    rounded = torch.tensor(limit, dtype=dtype)
+    rounded = torch.tensor(limit, dtype=dtype, device="cpu")
     if rounded.item() > limit:
         rounded = torch.nextafter(rounded, torch.zeros_like(rounded))
     return rounded.item()

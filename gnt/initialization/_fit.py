@@ -172,7 +172,7 @@ def _has_shape(distribution: Distribution, sample: Sample, mean_square: float) -
         half = torch.erf(ordered / math.sqrt(2.0)) / 2.0
         expected = 0.5 + (half / CUT_MASS if distribution.kind == "truncated_normal" else half)
     count = len(ordered)
-    steps = torch.arange(count + 1, dtype=torch.float64) / count
+    steps = torch.arange(count + 1, dtype=torch.float64, device="cpu") / count
     distance = torch.maximum((steps[1:] - expected).max(), (expected - steps[:-1]).max()).item()
     return distance <= 2.6 / math.sqrt(count) + sample.eps
 

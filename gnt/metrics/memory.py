@@ -165,7 +165,7 @@ def _entry(R: Tensor, i: int, j: int) -> float:
 
 def _tensor(name: str, value: Any) -> Tensor:
     try:
-        tensor = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+        tensor = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name} must be a tensor or (nested) lists of numbers, got {value!r:.80}") from None
     if tensor.is_complex() or tensor.dtype is torch.bool:

@@ -123,7 +123,7 @@ def _checked_losses(name: str, value: Any) -> Tensor:
     if isinstance(value, Tensor):
         losses = check_finite(name, to_float64(check_floating(name, value)))
     elif is_real(value):
-        losses = check_finite(name, torch.tensor(float(value), dtype=torch.float64))
+        losses = check_finite(name, torch.tensor(float(value), dtype=torch.float64, device="cpu"))
     else:
         raise TypeError(f"{name} must be a number or a torch.Tensor, got {type(value).__name__}")
     if not losses.numel():

@@ -38,7 +38,7 @@ def singular_values(features: Tensor) -> Tensor:
     matrix = features.flatten(1)
     largest = float(matrix.abs().max())
     if not largest:
-        return torch.zeros(min(matrix.shape), dtype=torch.float64)
+        return torch.zeros(min(matrix.shape), dtype=torch.float64, device="cpu")
     # the ranks do not depend on the scale; with this one no square overflows or underflows
     values = torch.linalg.svdvals(scale_to_unit_range(matrix, largest)).cpu().double()
     rounding = max(matrix.shape) * torch.finfo(matrix.dtype).eps * values[0]

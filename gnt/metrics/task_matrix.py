@@ -63,7 +63,7 @@ class TaskMatrix:
         else:
             check_positive(tasks=tasks)
             self.names = tuple(map(str, range(cast(int, tasks))))
-        self._matrix = torch.full((len(self.names), len(self.names)), torch.nan, dtype=torch.float64)
+        self._matrix = torch.full((len(self.names), len(self.names)), torch.nan, dtype=torch.float64, device="cpu")
         self._baseline = self._matrix[0].clone()
 
     def put(self, after: int | str, task: int | str, value: float | Tensor) -> None:

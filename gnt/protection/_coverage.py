@@ -40,7 +40,7 @@ class ParameterUse:
             by_row = index.view(slot.groups, 1, parameter.shape[1]).expand(-1, parameter.shape[0] // slot.groups, -1)
             self.into = by_row.reshape(parameter.shape[0], parameter.shape[1], *(1,) * (parameter.ndim - 2))
             return
-        flat = torch.full((parameter.shape[dim],), -1) if side is None else side.flatten()
+        flat = torch.full((parameter.shape[dim],), -1, device="cpu") if side is None else side.flatten()
         layout.write_units(flat, slot, number)
         shaped = flat.view([-1 if d == dim else 1 for d in range(parameter.ndim)])
         self.out, self.into = (self.out, shaped) if consumer else (shaped, self.into)
@@ -49,7 +49,7 @@ class ParameterUse:
     def _flat(side: Tensor | None, width: int, slot: Slot, layout: UnitLayout, number: int) -> Tensor:
         """The units of each input of a grouped convolution, those of earlier slots included."""
         rows_per_group = 1 if side is None else side.shape[0] // slot.groups
-        index = torch.full((width,), -1) if side is None else side.flatten(1)[::rows_per_group].flatten()
+        index = torch.full((width,), -1, device="cpu") if side is None else side.flatten(1)[::rows_per_group].flatten()
         layout.write_units(index, slot, number)
         return index
 
@@ -153,7 +153,7 @@ class Coverage:
         The number of groups stands for no group.
         """
         none = len(self.layout.groups)
-        numbers = torch.cat([self.layout.group_numbers(), torch.tensor([none])])
+        numbers = torch.cat([self.layout.group_numbers(), torch.tensor([none], device="cpu")])
         result: list[Tensor | int] = []
         for each in self.parameters:
             out = each.uses[0].out
@@ -165,7 +165,7 @@ class Coverage:
 
 def _joined(use: ParameterUse, ndim: int, extended: Tensor, aggregation: Aggregation) -> Tensor:
     """The numbers of the two sides of one use, joined; the last entry of ``extended`` is that of no group."""
-    none = torch.full((1,) * ndim, -1)
+    none = torch.full((1,) * ndim, -1, device="cpu")
     out = (none if use.out is None else use.out).to(extended.device)
     into = out if ndim < 2 else (none if use.into is None else use.into).to(extended.device)
     a, b = extended[out], extended[into]

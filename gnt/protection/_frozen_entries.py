@@ -80,7 +80,7 @@ class FrozenEntries:
         if self._kept is not None and self._kept.shape != value.shape:
             return None
         by_row = self._rows is not None or (self._kept is not None and value.ndim > 1)
-        rows = torch.zeros(1, dtype=torch.int64) if self._rows is None else self._rows
+        rows = torch.zeros(1, dtype=torch.int64, device="cpu") if self._rows is None else self._rows
         if by_row and self._kept is not None:
             rows = self._some
         held = self._held.contiguous()

@@ -41,7 +41,7 @@ class GatePlace:
     block: int = 1
 
     def __post_init__(self) -> None:
-        self.index = torch.full((self.width,), -1)
+        self.index = torch.full((self.width,), -1, device="cpu")
 
 
 def gate_places(layout: UnitLayout) -> list[GatePlace]:
@@ -112,7 +112,7 @@ def _simplify(place: GatePlace, layout: UnitLayout) -> None:
     for number, (start, size) in enumerate(zip(layout.starts, layout.sizes, strict=True)):
         if place.index.min() == start and place.width % size == 0:
             block = place.width // size
-            if torch.equal(place.index, torch.arange(start, start + size).repeat_interleave(block)):
+            if torch.equal(place.index, torch.arange(start, start + size, device="cpu").repeat_interleave(block)):
                 place.whole, place.block = number, block
 
 

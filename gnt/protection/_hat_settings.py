@@ -153,7 +153,7 @@ def _same_units(a: UnitGroup, b: UnitGroup) -> bool:
 
 
 def _rows(slot: Slot) -> Tensor:
-    return slot.index(torch.arange(slot.num_units))
+    return slot.index(torch.arange(slot.num_units, device="cpu"))
 
 
 def check_norms(net: nn.Module) -> None:

@@ -35,8 +35,8 @@ class OwnedUnits:
 
 
 def _owned(group: UnitGroup, parameters: Iterable[PackedParameter]) -> Tensor:
-    units = torch.arange(group.num_units)
-    found = torch.zeros(group.num_units, dtype=torch.bool)
+    units = torch.arange(group.num_units, device="cpu")
+    found = torch.zeros(group.num_units, dtype=torch.bool, device="cpu")
     by_tensor = {id(each.tensor): each for each in parameters if each.prunable}
     for _, parameter, slot in group.slices():
         each = by_tensor.get(id(parameter))

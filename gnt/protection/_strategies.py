@@ -120,8 +120,8 @@ class RangeScaling:
     """
 
     def __init__(self, sizes: Sequence[int]) -> None:
-        self._sizes = torch.tensor(list(sizes))
-        self._numbers = torch.arange(len(sizes)).repeat_interleave(self._sizes)
+        self._sizes = torch.tensor(list(sizes), device="cpu")
+        self._numbers = torch.arange(len(sizes), device="cpu").repeat_interleave(self._sizes)
 
     def __call__(self, values: Tensor) -> Tensor:
         """The scaled values, of finite ones."""

@@ -37,9 +37,9 @@ class UnitLayout:
 
     def group_numbers(self) -> Tensor:
         """The number of the group of each unit."""
-        return torch.arange(len(self.sizes)).repeat_interleave(torch.tensor(self.sizes))
+        return torch.arange(len(self.sizes), device="cpu").repeat_interleave(torch.tensor(self.sizes, device="cpu"))
 
     def write_units(self, index: Tensor, slot: Slot, number: int) -> None:
         """Set the positions of a slot in ``index`` (positions of the slot's module,) to those of its units here."""
-        units = torch.arange(slot.num_units)
+        units = torch.arange(slot.num_units, device="cpu")
         index[slot.index(units)] = (units + self.starts[number]).repeat_interleave(slot.block)

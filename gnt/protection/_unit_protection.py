@@ -43,11 +43,11 @@ class UnitProtection:
 
     def _find(self, group: UnitGroup) -> Tensor | None:
         theirs = group.incoming[0]
-        rows = theirs.index(torch.arange(group.num_units)).view(group.num_units, -1)[:, 0]
+        rows = theirs.index(torch.arange(group.num_units, device="cpu")).view(group.num_units, -1)[:, 0]
         for number, own in enumerate(self._layout.groups):
             for slot in own.incoming:
                 if slot.module is theirs.module and slot.dim == theirs.dim:
-                    places = torch.full((slot.weight.shape[slot.dim],), -1)
+                    places = torch.full((slot.weight.shape[slot.dim],), -1, device="cpu")
                     self._layout.write_units(places, slot, number)
                     if bool((places[rows] >= 0).all()):
                         return places[rows]
@@ -94,7 +94,9 @@ class UnitProtection:
         for group in groups:
             units = self.units(group)
             device = group.incoming[0].weight.device
-            used = torch.ones(group.num_units) if units is None else cumulative[units.to(cumulative.device)]
+            used = (
+                torch.ones(group.num_units, device="cpu") if units is None else cumulative[units.to(cumulative.device)]
+            )
             result.append((used == 0).nonzero().squeeze(1).to(device))
         return result
 
@@ -112,7 +114,7 @@ class UnitProtection:
         for number, group in enumerate(self._layout.groups):
             for slot in group.incoming:
                 if slot.module._parameters.get("weight") is param and slot.dim == dim:
-                    places = torch.full((param.shape[dim],), -1)
+                    places = torch.full((param.shape[dim],), -1, device="cpu")
                     self._layout.write_units(places, slot, number)
                     units = places[index.cpu()]
                     yield number, torch.unique(units[units >= 0]) - self._layout.starts[number]

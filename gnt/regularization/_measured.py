@@ -111,7 +111,7 @@ class MeasuredPenalty(MemoryPenalty):
         return gradients
 
     def _sum_over_processes(self, measured: list[SampleGradients], error: Exception | None, group: Any) -> None:
-        counts = torch.tensor([float(error is not None), *(float(each.count) for each in measured)])
+        counts = torch.tensor([float(error is not None), *(float(each.count) for each in measured)], device="cpu")
         counts = counts.to(self.parameters[0].device, torch.float64)
         failed = counts[:1].clone()
         dist.all_reduce(failed, group=group)

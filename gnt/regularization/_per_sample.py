@@ -62,7 +62,7 @@ class SampleGradients:
         self._directions, self._chunk = directions, chunk
         self._linear: dict[str, nn.Linear] | None = None
         self._by_loop = False
-        self._example: Tensor = torch.empty(0)
+        self._example: Tensor = torch.empty(0, device="cpu")
         self.sums = {
             name: torch.zeros_like(each, dtype=torch.promote_types(each.dtype, torch.float32))
             for name, each in self._weights.items()

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from gnt.replacement._followed_engine import FollowedEngine
 from gnt.replacement._optimizer_hooks import CopiedHooks, OptimizerHooks
 from gnt.replacement._validation import Selection
-from gnt.replacement.optimizer_state import OptimizerStateReset
+from gnt.replacement.optimizer_state import OptimizerStateReset, optimizers_among
 from gnt.units import Layers, UnitGroup, groups_for_engine
 
 Engine = TypeVar("Engine", bound="AttachedEngine")
@@ -106,7 +106,8 @@ class AttachedEngine(FollowedEngine):
         for group in groups:
             self.new_inits(group, self.init, self.bias_init)
         optimizer = self.optimizer
-        optimizer_state = OptimizerStateReset(optimizer, groups) if optimizer is not None else None
+        beside = optimizers_among(self.followers)
+        optimizer_state = OptimizerStateReset(optimizer, groups, beside) if optimizer is not None else None
         self._followers.check(groups)
         bind_hooks = self._hooks.prepare_rebind(groups) if self._hooks is not None else None
         self.bind(groups, optimizer_state)

@@ -10,7 +10,12 @@ from torch.optim import Optimizer
 
 from gnt.replacement._optimizer_hooks import OptimizerHooks
 from gnt.replacement._reported_engine import ReportedEngine
-from gnt.replacement.optimizer_state import OptimizerStateReset, state_of_further_optimizer, unwrap_optimizer
+from gnt.replacement.optimizer_state import (
+    OptimizerStateReset,
+    optimizers_among,
+    state_of_further_optimizer,
+    unwrap_optimizer,
+)
 
 Engine = TypeVar("Engine", bound="FollowedEngine")
 
@@ -29,7 +34,10 @@ class FollowedEngine(ReportedEngine):
     def optimizer(self, optimizer: Optimizer | None) -> None:
         if getattr(self, "_hooks", None) is not None:
             raise RuntimeError("this engine is attached to its optimizer: build a new GnT for another one")
-        self.optimizer_state = OptimizerStateReset(optimizer, self.groups) if optimizer is not None else None
+        if optimizer is None:
+            self.optimizer_state = None
+        else:
+            self.optimizer_state = OptimizerStateReset(optimizer, self.groups, optimizers_among(self.followers))
         self.protection_changed()
 
     @property
@@ -49,7 +57,9 @@ class FollowedEngine(ReportedEngine):
           as much as the biases;
         - another `GnT`, a `ReDo` or a `gnt.importance.Importance` on some of the same units: there, too, these units
           have age 0 and new averages. For the other direction call ``other.follow(engine)``;
-        - another torch optimizer of the same parameters: its state is reset as that of the engine's own.
+        - another torch optimizer: its state is reset as that of the engine's own. Each parameter of the units must be
+          held by at least one of them: ``GnT(net, muon, follow=[adamw])`` where Muon holds the matrices, and AdamW the
+          biases. The engine must step after all of them: step the engine's own optimizer last.
 
         Followers of a follower are not told. Followers are not part of ``state_dict``. A copy of the engine
         (``copy.deepcopy``) is followed by copies: copy both in one call to have them (``copy.deepcopy((net, engine,
@@ -77,7 +87,7 @@ class FollowedEngine(ReportedEngine):
         self.feature_buffer.check_open()
         if follower is self or getattr(follower, "groups", None) is self.groups:
             raise ValueError(f"a {type(follower).__name__} cannot follow itself")
-        make = partial(state_of_further_optimizer, groups=self.groups, own=self.optimizer)
+        make = partial(state_of_further_optimizer, groups=self.groups, own=self.optimizer, beside=self.followers)
         self._followers = self._followers.with_targets([unwrap_optimizer(follower)], self.groups, make, network)
         return self
 

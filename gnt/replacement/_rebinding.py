@@ -41,7 +41,7 @@ def find_kept(group: UnitGroup, earlier: Sequence[UnitGroup], weight_before: Wei
         earlier: the groups before.
         weight_before: the weight that a module of an earlier group had when it was looked at last.
     """
-    every = torch.arange(group.num_units)
+    every = torch.arange(group.num_units, device="cpu")
     for other in earlier:
         if other.num_units == group.num_units and _same_producers(group, other):
             return Kept(other, every, every, True)
@@ -50,7 +50,7 @@ def find_kept(group: UnitGroup, earlier: Sequence[UnitGroup], weight_before: Wei
         known = {row: number for number, row in enumerate(_rows(other.incoming, weight_before))}
         pairs = [(number, known[row]) for number, row in enumerate(rows) if row in known]
         if pairs:
-            new, old = torch.tensor(pairs).unbind(1)
+            new, old = torch.tensor(pairs, device="cpu").unbind(1)
             return Kept(other, new, old, False)
     return None
 
@@ -79,7 +79,7 @@ def carry_state(state: UnitState, kept: Kept) -> None:
 
 
 def _same_producers(group: UnitGroup, other: UnitGroup) -> bool:
-    units = torch.arange(group.num_units)
+    units = torch.arange(group.num_units, device="cpu")
     return len(group.incoming) == len(other.incoming) and all(
         mine.module is theirs.module and mine.index(units).equal(theirs.index(units))
         for mine, theirs in zip(group.incoming, other.incoming, strict=True)
@@ -90,7 +90,7 @@ def _rows(slots: Sequence[Slot], weight_of: WeightOf) -> list[bytes]:
     """The incoming weights of each unit; none if they cannot be read."""
     parts = []
     for slot in slots:
-        weight, index = weight_of(slot.module), slot.index(torch.arange(slot.num_units))
+        weight, index = weight_of(slot.module), slot.index(torch.arange(slot.num_units, device="cpu"))
         if weight is None or dtensor.is_dtensor(weight) or int(index.max()) >= weight.shape[slot.dim]:
             return []
         rows = weight.detach().movedim(slot.dim, 0)[index.to(weight.device)]

@@ -153,7 +153,7 @@ class _Rows:
         """The tables on the device."""
         if self.most_written > _MOST_ELEMENTS:
             raise Unsupported
-        moves, writes = (upload(torch.tensor(each), device) for each in (self.moves, self.writes))
+        moves, writes = (upload(torch.tensor(each, device="cpu"), device) for each in (self.moves, self.writes))
         return Launch(
             moves,
             (-(-self.most_outputs // kernels.MOVE_OUTPUTS), len(self.moves)),

@@ -71,7 +71,7 @@ class TritonReplacement:
                 if count:
                     rows.append([int(group.state.born.storage_offset()), group.num_units, number, count, place])
                     place += count
-            tasks = _keep(self._selections, key, upload(torch.tensor(rows), self._device))
+            tasks = _keep(self._selections, key, upload(torch.tensor(rows, device="cpu"), self._device))
         shared.follow_host()
         assert shared.updates_on_device is not None
         chosen = torch.empty(sum(counts), dtype=torch.int64, device=self._device)

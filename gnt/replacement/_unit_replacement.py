@@ -242,4 +242,4 @@ class UnitReplacement(BoundGroups):
         return (self.generator,)
 
     def _uniform(self) -> float:
-        return torch.rand((), dtype=torch.float64, generator=self.host_generator).item()
+        return torch.rand((), dtype=torch.float64, generator=self.host_generator, device="cpu").item()

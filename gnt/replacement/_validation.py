@@ -127,7 +127,7 @@ def checked_incoming(fresh: Any, chosen: Sequence[Tensor], groups: Sequence[Unit
 def _rows(given: Any, slot: Slot, indices: Tensor, group: UnitGroup) -> Tensor:
     wanted = (len(indices) * slot.block, *slot.rest)
     try:
-        rows = torch.as_tensor(given).detach()
+        rows = (given if isinstance(given, Tensor) else torch.as_tensor(given, device="cpu")).detach()
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(
             f"incoming weights of group {group.name!r} must be a tensor of shape {wanted}, got {type(given).__name__}"

@@ -156,7 +156,8 @@ class WeightUtilities:
                 )
             wanted = utility.dtype if utility.is_floating_point() else torch.float32
             utility = utility.detach().to(values.device, wanted)
-        return torch.as_tensor(utility).reshape(len(self._generators), -1)
+        shaped: Tensor = utility.reshape(len(self._generators), -1)
+        return shaped
 
     def _random(self, values: Tensor) -> Tensor:
         size = values.numel() // len(self._generators)

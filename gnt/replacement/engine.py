@@ -35,7 +35,12 @@ from gnt.replacement._validation import (
     checked_incoming,
     checked_units,
 )
-from gnt.replacement.optimizer_state import OptimizerStateReset, state_of_further_optimizer, unwrap_optimizer
+from gnt.replacement.optimizer_state import (
+    OptimizerStateReset,
+    optimizers_among,
+    state_of_further_optimizer,
+    unwrap_optimizer,
+)
 from gnt.units import Layers, UnitGroup, groups_for_engine
 
 
@@ -169,8 +174,10 @@ class GnT(AttachedEngine, ExplainsOtherNames):
         )
         check_flags(record=record)
         groups = groups_for_engine(layers, activation)
-        optimizer_state = OptimizerStateReset(optimizer, groups) if optimizer is not None else None
-        make = partial(state_of_further_optimizer, groups=groups, own=unwrap_optimizer(optimizer))
+        own = unwrap_optimizer(optimizer)
+        beside = [each for each in optimizers_among(follow) if each is not own]
+        optimizer_state = OptimizerStateReset(optimizer, groups, beside) if optimizer is not None else None
+        make = partial(state_of_further_optimizer, groups=groups, own=own, beside=beside)
         followers = Followers().with_targets(follow, groups, make)
         super().__init__(groups, settings, optimizer_state, record=record)
         if record:  # without features of its own it may be given its optimizer later

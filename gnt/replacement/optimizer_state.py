@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -49,32 +49,58 @@ __all__ = [
 class OptimizerStateReset:
     """Resets the state of one optimizer, and of optimizers that it wraps, for replaced units: a `FollowerAdapter`.
 
+    Args:
+        optimizer: the optimizer.
+        groups: the groups whose units are replaced.
+        beside: optimizers that hold parameters of the groups which this one does not hold, such as the biases beside
+            Muon; each has an object of its own.
+
     Raises:
         TypeError: not a torch optimizer, or one whose state cannot be reset per unit.
-        ValueError: the optimizer does not hold a parameter of ``groups``, or has eps = 0.
+        ValueError: neither the optimizer nor those beside it hold a parameter of ``groups``, or it has eps = 0.
     """
 
-    def __init__(self, optimizer: Optimizer, groups: Sequence[UnitGroup]) -> None:
+    def __init__(self, optimizer: Optimizer, groups: Sequence[UnitGroup], beside: Sequence[Optimizer] = ()) -> None:
         optimizer = unwrap_optimizer(optimizer)
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer or None, got {type(optimizer).__name__}")
         self.optimizer = optimizer
         self._kinds = WritableKinds()
         self._parts()  # an unknown optimizer is reported as such, whatever parameters it holds
+        self.beside = tuple(beside)
         self._held_for: Sequence[UnitGroup] = ()
+        self._held_sizes: list[list[int]] = []
         self.check(groups)
 
+    def _sizes(self) -> list[list[int]]:
+        """The number of parameters in each parameter group of all optimizers."""
+        return [[len(group["params"]) for group in each.param_groups] for each in (self.optimizer, *self.beside)]
+
     def _check_held(self, groups: Sequence[UnitGroup]) -> None:
-        optimizer = self.optimizer
-        held = {id(p) for options in optimizer.param_groups for p in options["params"]}
+        """Check that the optimizers hold all parameters of the groups, unless they have passed this check."""
+        sizes = self._sizes()
+        if groups is self._held_for and sizes == self._held_sizes:
+            return
         slices = [(name, param) for group in groups for name, param, _ in group.slices()]
+        kinds, held = type(self.optimizer).__name__, _held_by(self.optimizer)
+        if any(id(param) in held for _, param in slices):
+            kinds = " and ".join([kinds, *(type(each).__name__ for each in self.beside)])
+            held |= _held_by(*self.beside)
         missing = dict.fromkeys(name for name, param in slices if param.requires_grad and id(param) not in held)
         if missing:
             raise ValueError(
-                f"optimizer {type(optimizer).__name__} does not hold {', '.join(missing)}: give it the parameters of "
-                "all the layers (a copied network has parameters of its own)"
+                f"optimizer {kinds} does not hold {', '.join(missing)}: give it the parameters of all the layers (a "
+                "copied network has parameters of its own), or the optimizer that holds the others as follow=[OTHER]"
             )
-        self._held_for = groups
+        self._held_for, self._held_sizes = groups, sizes
+
+    def _slices(self, groups: Sequence[UnitGroup]) -> list[tuple[str, Tensor, Slot]]:
+        """The parameters of the groups that this optimizer holds; without others beside it all of them."""
+        slices = [entry for group in groups for entry in group.slices()]
+        if not self.beside:
+            return slices
+        held = _held_by(self.optimizer)
+        return [entry for entry in slices if id(entry[1]) in held]
 
     @property
     def target(self) -> Optimizer:
@@ -86,9 +112,8 @@ class OptimizerStateReset:
 
     def check(self, groups: Sequence[UnitGroup]) -> None:
         """Raise TypeError for state that cannot be reset, ValueError for eps = 0; nothing is changed."""
-        if groups is not self._held_for:
-            self._check_held(groups)
-        slices = [entry for group in groups for entry in group.slices()]
+        self._check_held(groups)
+        slices = self._slices(groups)
         for part in self._parts():
             for optimizer in part.optimizers:
                 check_options(optimizer)
@@ -179,7 +204,7 @@ class OptimizerStateReset:
     def reset(self, group: UnitGroup, units: Tensor) -> None:
         """Reset the state of every slice that belongs to ``units``; all other state stays unchanged."""
         parts = self._parts()
-        for _, param, slot in group.slices():
+        for _, param, slot in self._slices([group]):
             for part in parts:
                 if part.table is None:
                     groups = {"groups": slot.groups} if slot.groups > 1 else {}
@@ -191,7 +216,8 @@ class OptimizerStateReset:
                         _write(slot, value, param, units, part.initial(param, path))
 
     def check_options(self) -> None:
-        """The part of `check` about options: raise ValueError for eps = 0."""
+        """The part of `check` about options and parameters: raise ValueError for eps = 0, and for ones not held."""
+        self._check_held(self._held_for)
         check_options(self.optimizer)
 
     def unit_state(self, param: Tensor, dim: int) -> list[tuple[Tensor, float | Tensor]] | None:
@@ -229,9 +255,11 @@ def _is_known(kind: type) -> bool:
 
 
 def state_of_further_optimizer(
-    optimizer: Optimizer, groups: Sequence[UnitGroup], own: Optimizer | None
+    optimizer: Optimizer, groups: Sequence[UnitGroup], own: Optimizer | None, beside: Sequence[Any] = ()
 ) -> OptimizerStateReset:
     """The state of an optimizer that follows an engine, besides the engine's ``own`` one.
+
+    ``beside``: the followers of the engine, among them further optimizers.
 
     Raises:
         ValueError: it is the engine's own one, or does not hold a parameter of the groups.
@@ -239,7 +267,19 @@ def state_of_further_optimizer(
     """
     if optimizer is own:
         raise ValueError(f"this {type(own).__name__} is the engine's optimizer, whose state is reset in any case")
-    return OptimizerStateReset(optimizer, groups)
+    others = (*([] if own is None else [own]), *optimizers_among(beside))
+    return OptimizerStateReset(optimizer, groups, [each for each in others if each is not optimizer])
+
+
+def optimizers_among(objects: Any) -> list[Optimizer]:
+    """The optimizers in a list of followers; none if it is no list, which is refused elsewhere."""
+    listed = objects if isinstance(objects, (list, tuple)) else ()
+    return [unwrap_optimizer(each) for each in listed if isinstance(each, Optimizer)]
+
+
+def _held_by(*optimizers: Optimizer) -> set[int]:
+    """The ids of all parameters that some optimizers hold."""
+    return {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
 
 
 def _add(value: Tensor, change: Tensor) -> None:

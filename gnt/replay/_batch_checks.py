@@ -31,7 +31,7 @@ def checked_batch(x: Any, y: Any, task: Any, more: dict[str, Any], stored: Mappi
     fields: dict[str, Tensor] = {"x": x, "y": y, **more}
     if task is not None:
         of_batch = isinstance(task, int) and not isinstance(task, bool)
-        fields["task"] = torch.full((len(x),), task) if of_batch else task
+        fields["task"] = torch.full((len(x),), task, device="cpu") if of_batch else task
         if not isinstance(fields["task"], Tensor) or fields["task"].dtype != torch.int64 or fields["task"].ndim != 1:
             raise TypeError(f"task must be an integer, an int64 tensor (batch,) or None, got {task!r:.60}")
     for name, value in fields.items():

@@ -126,7 +126,7 @@ class ModelTraining:
 
     def _seed(self) -> None:
         """Seed torch's global generators, which the caller restores, from the own one."""
-        seed = int(torch.randint(2**63 - 1, (), generator=self.generator))
+        seed = int(torch.randint(2**63 - 1, (), generator=self.generator, device="cpu"))
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             with torch.cuda.device(self.device):

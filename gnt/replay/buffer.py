@@ -112,7 +112,7 @@ class ReplayBuffer:
         count = len(x)
         if count == 0:
             return
-        keys = torch.rand(count, dtype=torch.float64, generator=self.generator).numpy()
+        keys = torch.rand(count, dtype=torch.float64, generator=self.generator, device="cpu").numpy()
         all_keys, all_labels = np.concatenate([self._keys, keys]), np.concatenate([self._labels, labels])
         kept = _largest_of_each(all_keys, all_labels, self.size // len(classes))
         stored = len(self._keys)
@@ -178,7 +178,7 @@ class ReplayBuffer:
             raise ValueError(
                 f"the buffer stores no tasks, so items of task {other_than} cannot be left out: add(x, y, task)"
             )
-        order, device = torch.randperm(len(self), generator=self.generator), self._stored["x"].device
+        order, device = torch.randperm(len(self), generator=self.generator, device="cpu"), self._stored["x"].device
         if other_than is None:
             index = order[: int(n)].to(device)
         else:

@@ -189,7 +189,7 @@ def _effect(layer: Callable[..., Any], shape: tuple[int, ...], training: bool, s
     """
     if isinstance(layer, nn.Module):
         layer.train(training)
-    x = scale * torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    x = scale * torch.randn(shape, generator=torch.Generator().manual_seed(0), device="cpu")
     with torch.no_grad():
         y = _call(layer, x)
         if _equal(y, x.flatten(1)) and x.ndim > 2:
@@ -216,7 +216,7 @@ def _separating_masks(num_units: int) -> Iterator[Tensor]:
 
     There are two masks per bit of the unit's number.
     """
-    number = torch.arange(num_units)
+    number = torch.arange(num_units, device="cpu")
     for bit in range((num_units - 1).bit_length()):
         yield (number >> bit) & 1 == 0
         yield (number >> bit) & 1 == 1

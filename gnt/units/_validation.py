@@ -202,7 +202,7 @@ def _weight(label: str, slot: Slot, side: str) -> Tensor | None:
 def _check_disjoint(groups: Sequence[UnitGroup], side: str) -> None:
     """Refuse a row, column or norm entry that belongs to two units."""
     for name, module, entries in _slots_by_module(groups, side):
-        taken = torch.cat([slot.index(torch.arange(slot.num_units)) for _, slot in entries])
+        taken = torch.cat([slot.index(torch.arange(slot.num_units, device="cpu")) for _, slot in entries])
         if len(torch.unique(taken)) == len(taken):
             continue
         owners = " and ".join(dict.fromkeys(repr(group.name) for group, _ in entries))

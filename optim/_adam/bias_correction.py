@@ -32,7 +32,7 @@ def _table(beta: float, power: float, length: int, device: torch.device) -> Tens
     ``torch.pow`` is not an alternative: its last bit depends on the position of an element in the tensor. A table
     lookup depends on the count alone, on every device, and equals the value of torch.optim.Adam to the last bit.
     """
-    values = torch.tensor([(1.0 - beta**k) ** power for k in range(length)], dtype=torch.float64)
+    values = torch.tensor([(1.0 - beta**k) ** power for k in range(length)], dtype=torch.float64, device="cpu")
     if device.type == "mps":  # does not support float64
         values = values.float()
     if device.type == "cuda":  # a copy from pinned memory does not synchronize
@@ -93,7 +93,7 @@ class _Corrections:
         if counts.is_cpu and beta != before:
             numbers = counts.tolist()
             values = {number: (1.0 - beta**number) ** self._power for number in set(numbers)}
-            return torch.tensor([values[number] for number in numbers], dtype=torch.float64)
+            return torch.tensor([values[number] for number in numbers], dtype=torch.float64, device="cpu")
         length = min(_counts_below_one(beta) + 1, max(_MIN_TABLE_LENGTH, 1 << now.bit_length()))
         if now >= length:
             counts = counts.clamp(max=length - 1)
@@ -161,7 +161,8 @@ class BiasCorrections:
         beta1, beta2 = beta_values(group)
         bias1, root2 = self._first.of(counts, beta1, max(now)), self._second.of(counts, beta2, max(now))
         # torch computes number / tensor as number * (1 / tensor): divide a tensor by a tensor instead
-        lr = group["lr"].to(bias1.dtype) if isinstance(group["lr"], Tensor) else scalar_tensor(group["lr"])
+        lr = group["lr"]
+        lr = lr.to(bias1.dtype).reshape(()) if isinstance(lr, Tensor) else scalar_tensor(lr)
         self._step_sizes.copy_(lr / bias1)
         self._roots.copy_(root2)
 
@@ -176,7 +177,7 @@ class BiasCorrections:
             -torch.expm1(counts * math.log(beta)) if beta else torch.ones_like(counts) for beta in (beta1, beta2)
         )
         lr = group["lr"]
-        rate = lr.to(first.dtype) if isinstance(lr, Tensor) else torch.full_like(first, float(lr))
+        rate = lr.to(first.dtype).reshape(()) if isinstance(lr, Tensor) else torch.full_like(first, float(lr))
         self._step_sizes.copy_(rate / first)
         self._roots.copy_(second.sqrt_())
 
@@ -195,7 +196,7 @@ class BiasCorrections:
 @functools.lru_cache(maxsize=64)
 def scalar_tensor(value: float) -> Tensor:
     """A number as a float64 tensor, cached: torch's foreach functions would convert a number once per tensor."""
-    return torch.tensor(value, dtype=torch.float64)
+    return torch.tensor(value, dtype=torch.float64, device="cpu")
 
 
 def larger_step_sizes(values: Sequence[RowColumn]) -> list[Tensor]:

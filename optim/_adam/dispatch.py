@@ -13,13 +13,11 @@ from gnt.distributed import dtensor
 from gnt.importance import WeightMeans
 from gnt.optim._adam.kernel import KernelStep, kernel_can_step
 from gnt.optim._adam.per_unit_step import PerUnitStep, ShardedPerUnitStep
-from gnt.optim._adam.state import MOMENTS, Group, State, complete_state, is_plain_tensor
+from gnt.optim._adam.state import Group, State, complete_state, is_plain_tensor
 from gnt.optim._adam.step_counts import START_KEYS
 from gnt.optim._adam.torch_step import TorchStep
 from gnt.optim._adam.triton_step import TritonStep, triton_can_step
 from gnt.optim._gradient_checks import GradientChecks
-
-_EXP_AVG, _EXP_AVG_SQ = MOMENTS[:2]
 
 
 class Stepper(Protocol):
@@ -76,9 +74,9 @@ class StepPlan:
             self._steppers.append((stepper, chosen if len(batches) > 1 else None))
         # after the steppers were made, because they replace the step counts in the states by views
         self._params, self._states, self._sizes = list(params), states, [*map(len, states)]
-        keys = ("step", _EXP_AVG, _EXP_AVG_SQ)
-        self._holders, self._keys = [state for state in states for _ in keys], [*keys] * len(states)
-        self._tensors = [state[key] for state in states for key in keys]
+        entries = [(state, key) for state in states for key in state]
+        self._holders, self._keys = [state for state, _ in entries], [key for _, key in entries]
+        self._tensors = [state[key] for state, key in entries]
         self._all_params, self._all_states = [*state_of], [*state_of.values()]
         self._gradients = GradientChecks(params)
         self.on_cuda = any(param.is_cuda for param in params)

@@ -23,7 +23,7 @@ from gnt.optim._adam.step_counts import START_KEYS, row_dim
 from gnt.optim._options import beta_values, can_change
 
 _OPTIONS = itemgetter("lr", "betas", "eps", "weight_decay", "decoupled_weight_decay", "maximize")
-_NO_TABLE = torch.empty(0, dtype=torch.float64)
+_NO_TABLE = torch.empty(0, dtype=torch.float64, device="cpu")
 _CHUNK_ROWS = 64  # number of rows that the kernel sums together
 _FIELDS = 14  # number of integers in the kernel's record of a parameter
 _TABLE_LENGTH = 1 << 17  # larger counts are rare: the kernel computes their corrections itself
@@ -118,7 +118,7 @@ class KernelStep:
         """
         lr, _, eps, weight_decay, decoupled, maximize = options
         beta1, beta2 = beta_values(group)
-        numbers = torch.tensor([float(lr), beta1, beta2, eps, weight_decay], dtype=torch.float64)
+        numbers = torch.tensor([float(lr), beta1, beta2, eps, weight_decay], dtype=torch.float64, device="cpu")
         flags = bool(decoupled) + 2 * bool(group["amsgrad"]) + 4 * bool(maximize)
         before1, before2 = self._betas or (None, None)
         bias1 = correction_table(beta1, 1.0, _TABLE_LENGTH) if beta1 == before1 else _NO_TABLE

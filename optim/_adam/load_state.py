@@ -32,7 +32,8 @@ def exact_step_counts(optimizer: Optimizer, check: CheckOptions) -> Iterator[Non
         for param, saved, group in saved_entries(optimizer, state_dict):
             moments = moment_keys(bool(group["amsgrad"]))
             check_entries(optimizer, param, saved, moments, ("step", *MOMENTS[2:], *START_KEYS))
-            counts[param] = {**checked_starts(param, saved), "step": _checked_step(saved)}
+            step = _checked_step(saved)
+            counts[param] = {**checked_starts(param, saved, float(step)), "step": step}
 
     def write_counts(optimizer: Optimizer) -> None:
         for param, exact in counts.items():

@@ -33,7 +33,7 @@ def host_step_count(step: Tensor | float) -> Tensor:
     torch uses float32, which stops at 2^24 = 16.8 million steps: a count that restarts later could never grow. torch's
     functions accept both and return the same bits.
     """
-    return torch.tensor(float(step), dtype=torch.float64)
+    return torch.tensor(float(step), dtype=torch.float64, device="cpu")
 
 
 def complete_state(param: Tensor, state: State, amsgrad: bool, *, capturable: bool = False) -> None:
@@ -56,7 +56,7 @@ def complete_state(param: Tensor, state: State, amsgrad: bool, *, capturable: bo
 
 def share_step_counts(states: Sequence[State]) -> Tensor:
     """Put the step counts of several states in one tensor, and make each state's count a view of it."""
-    counts = torch.tensor([float(state["step"]) for state in states], dtype=torch.float64)
+    counts = torch.tensor([float(state["step"]) for state in states], dtype=torch.float64, device="cpu")
     for state, count in zip(states, counts.unbind(), strict=True):
         state["step"] = count
     return counts

@@ -66,7 +66,7 @@ def restart(state: dict[str, Any], shape: Sequence[int], size: int, dim: int, un
         state[START_KEYS[0]].fill_(now)  # the only row or column has all elements
         return
     key = START_KEYS[dim] if dim < len(START_KEYS) else START_KEYS[0]
-    if key not in state:
+    if key not in state or (key == START_KEYS[1] and len(state[key]) != size):  # a grouped convolution's first reset
         state[key] = torch.zeros(size, dtype=torch.int64, device=units.device)
     if isinstance(now, Tensor):  # index_fill_ would wait for the device
         state[key].index_copy_(0, units, now.to(torch.int64).expand(len(units)))

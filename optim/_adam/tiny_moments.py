@@ -18,7 +18,9 @@ _MIN_EPS = 1e-10  # as in the C kernel (gnt/_kernels/adam.c): with a smaller eps
 
 # float16 is left out: its subnormal numbers begin at 6e-5, where moments do matter
 _LARGEST_SUBNORMAL = {
-    dtype: torch.nextafter(torch.tensor(torch.finfo(dtype).tiny, dtype=dtype), torch.zeros((), dtype=dtype)).item()
+    dtype: torch.nextafter(
+        torch.tensor(torch.finfo(dtype).tiny, dtype=dtype, device="cpu"), torch.zeros((), dtype=dtype, device="cpu")
+    ).item()
     for dtype in (torch.float32, torch.float64, torch.bfloat16)
 }
 

@@ -90,8 +90,8 @@ class TorchStep:
         params = [param for param, *_ in parts]
         moments = moment_lists([state for *_, state in parts], group["amsgrad"])
         function: Any = adamw if group["decoupled_weight_decay"] else adam
-        if group["foreach"] is False and not fused:
-            # torch computes with tensors as they are
+        by_loop = not group["foreach"] and (group["foreach"] is False or group["fused"] is False)
+        if by_loop and not fused:  # torch computes with tensors as they are
             options["beta1"], options["beta2"] = map(_without_dimensions, group["betas"])
         function(
             params,
@@ -129,7 +129,7 @@ def _counts_on_devices(counts: Sequence[float], params: Sequence[Tensor]) -> lis
     by_value: dict[tuple[torch.device, float], list[int]] = {}
     for i, (count, param) in enumerate(zip(counts, params, strict=True)):
         by_value.setdefault((param.device, count), []).append(i)
-    steps = [torch.empty(0)] * len(params)
+    steps = [torch.empty(0, device="cpu")] * len(params)
     for (device, value), numbers in by_value.items():
         filled = torch.full((len(numbers),), value, dtype=torch.float32, device=device)
         for i, step in zip(numbers, filled.unbind(), strict=True):

@@ -66,12 +66,14 @@ class TritonStep:
             self._steps = upload(self._counts.clone(), self._device)
         self._moments = moment_lists(states, group["amsgrad"])
         starts, owners, rows, blocks = self._layout(states)
-        self._starts, self._owners = starts, upload(torch.tensor(owners, dtype=torch.int32), self._device)
+        self._starts, self._owners = starts, upload(torch.tensor(owners, dtype=torch.int32, device="cpu"), self._device)
         addresses = [each.data_ptr() for each in (*self._params, *(m for each in self._moments for m in each))]
         self._aligned = all(address % 16 == 0 for address in addresses)
-        self._rows = upload(torch.tensor(rows, dtype=torch.int64), self._device)
+        self._rows = upload(torch.tensor(rows, dtype=torch.int64, device="cpu"), self._device)
         self._num_blocks = sum(blocks)
-        of_blocks = torch.repeat_interleave(torch.arange(len(blocks), dtype=torch.int32), torch.tensor(blocks))
+        of_blocks = torch.repeat_interleave(
+            torch.arange(len(blocks), dtype=torch.int32, device="cpu"), torch.tensor(blocks, device="cpu")
+        )
         self._block_owners = upload(of_blocks, self._device)
         self._scalar = unit_statistics.scalar_type(self._dtype)
         self._element = unit_statistics.element_type(self._dtype)

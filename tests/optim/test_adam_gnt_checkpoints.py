@@ -167,3 +167,28 @@ def test_options_missing_in_a_state_dict_are_those_of_the_constructor():
     optimizer.load_state_dict(saved)
     assert optimizer.param_groups[0]["decoupled_weight_decay"] is True
     assert optimizer.param_groups[0]["maximize"] is True
+
+
+def test_starts_that_another_optimizer_has_rounded_up_are_set_to_the_step_count():
+    params, optimizer = stepped((4, 3), steps=259, dtype=torch.bfloat16)
+    optimizer.reset_units(params[0], 0, [1])
+    adam = torch.optim.Adam(params)
+    adam.load_state_dict(optimizer.state_dict())  # casts 259 to bfloat16, which is 260
+    loaded = AdamGnT(params)
+    loaded.load_state_dict(adam.state_dict())
+    state = loaded.state[params[0]]
+    assert state["row_start"].tolist() == [0, int(state["step"]), 0, 0]
+    step(loaded, torch.Generator().manual_seed(1))
+    assert params[0].isfinite().all()
+
+
+@pytest.mark.parametrize("start", [-1, 30])
+def test_starts_outside_of_the_steps_are_refused(start):
+    params, optimizer = stepped((4, 3), steps=20)
+    optimizer.reset_units(params[0], 1, [1])
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["state"][0]["column_start"][2] = start
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(ValueError, match=rf"column_start must be in 0..20, its step count, got {start}"):
+        optimizer.load_state_dict(saved)
+    assert_same(optimizer.state_dict(), before)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from gnt.optim import AdamGnT
 from tests.optim.adam_runs import step
 from tests.optim.kernel_runs import assert_close, num_kernel_steps, pair
 
@@ -120,3 +121,19 @@ def test_unsupported_parameters_are_stepped_without_the_kernel():
                 each.reset_units(its_params[0], 0, [1])
         assert num_kernel_steps(optimizer) == [1 if kind == "channels_last" else 0]
         torch.testing.assert_close(params, others, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kernels", [None, False])
+def test_each_tensor_of_the_state_may_be_replaced(kernels):
+    moved = []
+    for kind, own in ((AdamGnT, {"kernels": kernels}), (torch.optim.Adam, {})):
+        param = nn.Parameter(torch.ones(3))
+        optimizer = kind([param], lr=0.01, amsgrad=True, **own)
+        for replace in (False, True):
+            param.grad = torch.tensor([1.0, 2.0, 3.0])
+            if replace:
+                optimizer.state[param]["max_exp_avg_sq"] = torch.full((3,), 100.0)
+            before = param.detach().clone()
+            optimizer.step()
+        moved.append(before - param.detach())
+    torch.testing.assert_close(*moved, rtol=1e-3, atol=1e-8)

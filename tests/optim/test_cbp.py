@@ -270,3 +270,62 @@ def test_a_refused_batch_leaves_no_features_in_the_engine():
     assert not learner.opt.gnt.waiting
     learner.learn(torch.randn(3, 4), torch.randn(3, 2))
     assert learner.opt.gnt.updates == 1
+
+
+@EACH
+def test_the_engine_sees_what_an_overridden_step_does_to_the_weights(name):
+    class Clipped(CLASSES[name][0]):
+        def step(self, closure=None):
+            loss = super().step(closure)
+            for param in self.param_groups[0]["params"]:
+                param.data.clamp_(-0.1, 0.1)  # without a count of versions
+            return loss
+
+    runs = []
+    for kernels in (None, False):
+        net = mlp().double()
+        optimizer = Clipped(net, lr=0.01, generator=seeded_generator(), kernels=kernels, **FREQUENT_REPLACEMENT)
+        units = []
+        for t in range(30):
+            train(net, optimizer, None, range(t, t + 1))
+            units.append([each.tolist() for each in optimizer.gnt.replaced])
+        runs.append((units, [group.state.utility for group in optimizer.gnt.groups]))
+    assert runs[0][0] == runs[1][0]
+    assert sum(map(len, runs[0][0])) > 10
+    torch.testing.assert_close(runs[0][1], runs[1][1])
+
+
+def test_adamw_stays_adamw_with_a_state_of_adam():
+    def weights_after(kind, loaded):
+        net = mlp()
+        own = {"replacement_rate": 0.0} if kind is CBPAdamW else {}
+        optimizer = kind(net if own else net.parameters(), lr=0.01, **own)
+        if loaded:
+            adam = torch.optim.Adam(mlp().parameters(), lr=0.01, weight_decay=0.5)
+            if own:
+                with pytest.warns(UserWarning, match="saved without an engine"):
+                    optimizer.load_state_dict(adam.state_dict())
+            else:
+                optimizer.load_state_dict(adam.state_dict())
+        train(net, optimizer, None, range(20))
+        return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+    ours, torchs = (weights_after(kind, True) for kind in (CBPAdamW, torch.optim.AdamW))
+    torch.testing.assert_close(ours, torchs)
+
+
+@pytest.mark.parametrize("assign", [lambda o: setattr(o.gnt, "kernels", False), lambda o: setattr(o, "kernels", False)])
+def test_kernels_may_be_changed_for_engine_and_optimizer(assign):
+    states = []
+    for change in (False, True):
+        net, optimizer = cbp("adam", kernels=False if not change else None)
+        if change:
+            assign(optimizer)
+        assert optimizer.kernels is optimizer.gnt.kernels is False
+        states.append(train_on(net, optimizer, range(8)))
+    assert_same(*states)
+    net, optimizer = cbp("adam")
+    train(net, optimizer, None, range(3))
+    assign(optimizer)
+    train(net, optimizer, None, range(3, 5))
+    assert not any(type(stepper).__name__ == "KernelStep" for stepper, _ in optimizer._plans[0]._steppers)

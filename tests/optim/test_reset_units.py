@@ -172,3 +172,28 @@ def test_elements_along_a_single_dimension_are_reset_like_those_of_a_vector(opti
             assert_same(optimizer.state_dict(), saved)
     with pytest.raises(ValueError, match=re.escape(f"allowed: 0 (rows), 1 (columns) or {len(shape) - 1} (elements)")):
         optimizer.reset_units(param, 7, [0])
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+def test_input_channels_of_a_grouped_convolution_may_be_reset_first(capturable):
+    (param,), optimizer = stepped((8, 4, 3, 3), capturable=capturable, kernels=False)
+    optimizer.reset_units(param, 1, [5], groups=2)
+    assert optimizer.state[param]["column_start"].tolist() == [0] * 5 + [int(optimizer.state[param]["step"])] + [0] * 2
+    moments = optimizer.state[param]["exp_avg"]
+    assert not moments[4:, 1].any()
+    assert moments[:4, 1].all()
+    step(optimizer, torch.Generator().manual_seed(1))
+    with pytest.raises(ValueError, match=r"groups=1 for a parameter of shape .*, but earlier calls had groups=2"):
+        optimizer.reset_units(param, 1, [1])
+
+
+@pytest.mark.parametrize("kernels", [None, False])
+@pytest.mark.parametrize("capturable", [False, True])
+def test_a_step_size_of_one_element_may_have_dimensions(kernels, capturable):
+    results = []
+    for lr in (0.125, torch.full((1, 1), 0.125)):
+        (first, second), optimizer = stepped((3,), (4, 2), lr=lr, kernels=kernels, capturable=capturable)
+        optimizer.reset_units(second, 0, [1])
+        step(optimizer, torch.Generator().manual_seed(1))
+        results.append([first.detach().clone(), second.detach().clone()])
+    torch.testing.assert_close(*results)

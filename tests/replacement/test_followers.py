@@ -184,3 +184,34 @@ def test_followers_keep_what_is_not_replaced_and_a_second_engine_counts_its_elig
             eligible = group.state.eligible
             group.state.recount_eligible()
             assert group.state.eligible == eligible == int(group.state.mature.sum())
+
+
+@pytest.mark.parametrize("order", ["matrices first", "biases first"])
+def test_a_network_may_be_split_over_two_optimizers(order):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    matrices = torch.optim.SGD([net[0].weight, net[2].weight], lr=0.01, momentum=0.9)
+    biases = torch.optim.Adam([net[0].bias, net[2].bias], lr=0.01)
+    own, other = (matrices, biases) if order == "matrices first" else (biases, matrices)
+    with pytest.raises(ValueError, match=rf"optimizer {type(own).__name__} does not hold"):
+        gnt.GnT(net, own)
+    engine = gnt.GnT(net, own, follow=[other])
+    for _ in range(3):
+        net(torch.randn(8, 4)).square().mean().backward()
+        matrices.step()
+        biases.step()
+    engine.replace([[3, 5]])
+    for value in (
+        matrices.state[net[0].weight]["momentum_buffer"],
+        matrices.state[net[2].weight]["momentum_buffer"].T,
+        biases.state[net[0].bias]["exp_avg"],
+    ):
+        changed = (value.reshape(8, -1) == 0).all(1).nonzero().flatten().tolist()
+        assert set(changed) >= {3, 5}
+        assert len(changed) < 8
+    net[2] = nn.Linear(8, 5)
+    biases.add_param_group({"params": [net[2].bias]})
+    with pytest.raises(ValueError, match=r"does not hold 2\.weight"):
+        engine.rebind(net)
+    matrices.add_param_group({"params": [net[2].weight]})
+    engine.rebind(net).replace([[0]])

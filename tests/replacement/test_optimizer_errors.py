@@ -273,3 +273,21 @@ def test_reset_units_is_asked_about_a_dimension_beyond_rows_and_columns():
         with pytest.raises(TypeError, match=f"dimension 2 of 1.weight, and reset_units of .* does not take it: {why}"):
             GnT(groups, make(net.parameters()))
     GnT(groups, SignWithReset(net.parameters()))
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adagrad, torch.optim.Adam])
+@pytest.mark.parametrize("units", [[1], [1, 3]])
+def test_a_parameter_group_that_was_removed_is_found_before_a_replacement(kind, units):
+    net = network()
+    weights, biases = ([p for p in net.parameters() if (p.ndim > 1) is wanted] for wanted in (True, False))
+    optimizer = kind([{"params": weights}, {"params": biases}], lr=0.01)
+    engine = GnT(net, optimizer)
+    net(torch.randn(4, 3)).square().mean().backward()
+    optimizer.step()
+    del optimizer.param_groups[1]
+    before = copy.deepcopy(net.state_dict())
+    with pytest.raises(
+        ValueError, match=rf"optimizer {kind.__name__} does not hold 0.bias: give it .* follow=\[OTHER\]"
+    ):
+        engine.replace([units])
+    assert all(map(torch.equal, before.values(), net.state_dict().values()))

@@ -77,7 +77,11 @@ class Baselines:
 
     def for_each_sample(self) -> Any:
         """One baseline for each sample, in the structure of ``x``."""
-        return self._rows(torch.arange(self._size) if self.count == self._size else torch.zeros(self._size).long())
+        return self._rows(
+            torch.arange(self._size, device="cpu")
+            if self.count == self._size
+            else torch.zeros(self._size, device="cpu").long()
+        )
 
     @property
     def count(self) -> int:
@@ -88,7 +92,7 @@ class Baselines:
     def each_for_all_samples(self) -> Iterator[Any]:
         """Each baseline in turn, repeated for all samples."""
         for number in range(self.count):
-            yield self._rows(torch.full((self._size,), number))
+            yield self._rows(torch.full((self._size,), number, device="cpu"))
 
     def draws(self, n: int, generator: torch.Generator | None) -> tuple[list[Any], list[Tensor]]:
         """For each of ``n`` draws a baseline for each sample, drawn from all of them, and a position u on the path."""

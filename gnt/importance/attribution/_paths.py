@@ -21,7 +21,7 @@ Interpolate = Callable[[ModelInputs, ModelInputs, Any], ModelInputs]
 def gauss_legendre(n: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Nodes and weights of the Gauss-Legendre rule with ``n`` points on [0, 1] (Golub and Welsch, 1969)."""
     off = [k / math.sqrt(4 * k * k - 1) for k in range(1, n)]
-    matrix = torch.zeros(n, n, dtype=torch.float64)
+    matrix = torch.zeros(n, n, dtype=torch.float64, device="cpu")
     for k, value in enumerate(off):
         matrix[k, k + 1] = matrix[k + 1, k] = value
     nodes, vectors = torch.linalg.eigh(matrix)

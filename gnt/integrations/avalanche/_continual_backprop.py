@@ -123,7 +123,9 @@ class ContinualBackprop(SupervisedPlugin):  # type: ignore[misc,unused-ignore]
             return self._layers
         data = strategy.experience.dataset
         with torch.random.fork_rng(devices=[]):
-            x = torch.stack([torch.as_tensor(data[i][0]) for i in range(min(2, len(data)))]).to(strategy.device)
+            x = torch.stack([torch.as_tensor(data[i][0], device="cpu") for i in range(min(2, len(data)))]).to(
+                strategy.device
+            )
         heads = (None,) if is_multi_task_module(model) else ()  # no task label: the outputs of all heads
         return trace(model, x, *heads, **self._patterns)
 

@@ -165,7 +165,7 @@ def _optimizer_writes(inputs: GraphInputs, at: UnpackedInputs, grads: Sequence[T
 def _status(finite_loss: Tensor | None, finite_groups: Tensor | None) -> Tensor:
     """0-d int64: STATUS_OK, NONFINITE_LOSS, or NONFINITE_GROUP + the index of the first group that is not finite."""
     if finite_loss is None:
-        return torch.zeros((), dtype=torch.int64)
+        return torch.zeros((), dtype=torch.int64, device="cpu")
     status = torch.zeros_like(finite_loss, dtype=torch.int64)
     if finite_groups is not None:
         first = (~finite_groups).to(torch.int64).argmax()

@@ -189,12 +189,12 @@ class GraphInputs:
         for group in optimizer.param_groups:
             values += self.functional_optimizer.hyperparameter_values(group)
         if values != self._hyperparameter_values:
-            numbers = torch.tensor(values, dtype=torch.float64)
+            numbers = torch.tensor(values, dtype=torch.float64, device="cpu")
             self._hyperparameters = numbers.to(self.device, non_blocking=True)
             self._hyperparameter_values = values
         if self.update is not None and self._updates_values != (updates := self.update.updates()):
             self._updates_values = updates
-            self._updates.copy_(torch.tensor(updates), non_blocking=True)
+            self._updates.copy_(torch.tensor(updates, device="cpu"), non_blocking=True)
 
 
 def _unit_dims(update: FunctionalUpdate | None) -> dict[int, dict[int, int]]:

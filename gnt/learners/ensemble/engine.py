@@ -113,7 +113,7 @@ class EnsembleGnT(GnT):
         self.importance.generator, self.importance.seeds = self.host_generator, self.seeds
         # the index of each member's first unit in each group: (members, 1)
         self._first_units = {
-            group.name: torch.arange(self.members).mul_(group.num_units // self.members)[:, None]
+            group.name: torch.arange(self.members, device="cpu").mul_(group.num_units // self.members)[:, None]
             for group in self.groups
         }
 

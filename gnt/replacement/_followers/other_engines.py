@@ -18,14 +18,14 @@ def shared_units(group: UnitGroup, other: UnitGroup) -> Tensor:
         for key, unit in _rows(other):
             theirs.setdefault(key, set()).add(unit)
     pairs = {(unit, match) for key, unit in _rows(group) for match in theirs.get(key, ())} if theirs else set()
-    return torch.tensor(sorted(pairs), dtype=torch.int64).reshape(-1, 2)
+    return torch.tensor(sorted(pairs), dtype=torch.int64, device="cpu").reshape(-1, 2)
 
 
 def _rows(group: UnitGroup) -> list[tuple[tuple[int, int], int]]:
     """For each row of the producers (module, position) its unit."""
     found = []
     for slot in group.incoming:
-        rows = slot.index(torch.arange(slot.num_units)).view(slot.num_units, -1).tolist()
+        rows = slot.index(torch.arange(slot.num_units, device="cpu")).view(slot.num_units, -1).tolist()
         found += [((id(slot.module), row), unit) for unit, own in enumerate(rows) for row in own]
     return found
 

@@ -65,7 +65,7 @@ def find_groups(state: PropagationState) -> tuple[list[UnitGroup], list[Refused]
 
 
 def _rows_by_activation(state: PropagationState, producer: Producer) -> list[ProducerRows]:
-    units = torch.arange(producer.first, producer.first + producer.count)
+    units = torch.arange(producer.first, producer.first + producer.count, device="cpu")
     activations = state.units.activation[units]
     return [ProducerRows(producer, kind, units[activations == kind]) for kind in dict.fromkeys(activations.tolist())]
 
@@ -112,9 +112,9 @@ def _group(
     # the first producer names the group and orders its units: no gate computed from the units, and with an activation
     nodes = {part.producer.node for part, _ in members}
     members.sort(key=lambda member: (_depends_on(member[0].producer.node, nodes), member[0].activation == 0))
-    roots = torch.tensor(list(dict.fromkeys(root[members[0][1]].tolist())))
+    roots = torch.tensor(list(dict.fromkeys(root[members[0][1]].tolist())), device="cpu")
     order = torch.full_like(root, -1)
-    order[roots] = torch.arange(len(roots))
+    order[roots] = torch.arange(len(roots), device="cpu")
     activation = _activation(state, members[0][0])
     incoming = [
         slot for part, units in members for slot in _incoming(state, part, units, order, len(roots), activation)
@@ -194,7 +194,7 @@ def _slot(name: str, module: Any, table: Tensor, **settings: Any) -> Slot:
     """A slot of a table of positions; consecutive positions are described by block and offset."""
     count, block = table.shape
     offset = int(table[0, 0])
-    if torch.equal(table.flatten(), torch.arange(offset, offset + count * block)):
+    if torch.equal(table.flatten(), torch.arange(offset, offset + count * block, device="cpu")):
         return Slot(name, module, count, block=block, offset=offset, **settings)
     return Slot(name, module, count, block=block, positions=table.contiguous(), **settings)
 

@@ -47,7 +47,7 @@ def compact(labels: Tensor) -> Labels:
 
 def expand(labels: Labels, shape: Sequence[int]) -> Tensor:
     """Compact labels expanded to the shape of their value."""
-    labels = torch.zeros((), dtype=torch.int64) if labels is None else labels
+    labels = torch.zeros((), dtype=torch.int64, device="cpu") if labels is None else labels
     return labels.expand(tuple(shape))
 
 
@@ -80,10 +80,16 @@ class UnitTable:
     """
 
     def __init__(self) -> None:
-        self.root = torch.zeros(1, dtype=torch.int64)
-        self.sum = torch.zeros(1, dtype=torch.int64)  # equal for units that are summed, so that activations see the sum
-        self.refusal = torch.zeros(1, dtype=torch.int64)  # index into `reasons` for each unit; 0 if not refused
-        self.activation = torch.zeros(1, dtype=torch.int64)  # index into `activations`; 0 if none was seen
+        self.root = torch.zeros(1, dtype=torch.int64, device="cpu")
+        self.sum = torch.zeros(
+            1, dtype=torch.int64, device="cpu"
+        )  # equal for units that are summed, so that activations see the sum
+        self.refusal = torch.zeros(
+            1, dtype=torch.int64, device="cpu"
+        )  # index into `reasons` for each unit; 0 if not refused
+        self.activation = torch.zeros(
+            1, dtype=torch.int64, device="cpu"
+        )  # index into `activations`; 0 if none was seen
         self.reasons: list[str] = [""]
         self.activations: list[object] = [None]
         self._ranked: tuple[Tensor, Tensor, int] | None = None  # `root`, and the ranks that were computed for it
@@ -91,11 +97,11 @@ class UnitTable:
     def new(self, count: int) -> Tensor:
         """Add ``count`` units and return their labels."""
         first = len(self.root)
-        labels = torch.arange(first, first + count)
+        labels = torch.arange(first, first + count, device="cpu")
         self.root = torch.cat([self.root, labels])
         self.sum = torch.cat([self.sum, labels])
-        self.refusal = torch.cat([self.refusal, torch.zeros(count, dtype=torch.int64)])
-        self.activation = torch.cat([self.activation, torch.zeros(count, dtype=torch.int64)])
+        self.refusal = torch.cat([self.refusal, torch.zeros(count, dtype=torch.int64, device="cpu")])
+        self.activation = torch.cat([self.activation, torch.zeros(count, dtype=torch.int64, device="cpu")])
         return labels
 
     def refuse(self, labels: Labels, reason: str) -> None:
@@ -132,7 +138,9 @@ class UnitTable:
             grouped = torch.argsort(self.root, stable=True)
             _, counts = torch.unique_consecutive(self.root[grouped], return_counts=True)
             rank = torch.empty_like(self.root)
-            rank[grouped] = torch.arange(len(self.root)) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+            rank[grouped] = torch.arange(len(self.root), device="cpu") - torch.repeat_interleave(
+                counts.cumsum(0) - counts, counts
+            )
             self._ranked = self.root, rank, int(counts.max())
         return self._ranked[1:]
 
@@ -153,7 +161,7 @@ class UnitTable:
         on_both_sides = torch.isin(left, right) | torch.isin(right, left)
         left_repeated, right_repeated = _is_repeated(left) | on_both_sides, _is_repeated(right) | on_both_sides
         one_to_one = ~left_repeated & ~right_repeated
-        new_root = torch.arange(len(self.root))
+        new_root = torch.arange(len(self.root), device="cpu")
         new_root[right[one_to_one]] = left[one_to_one]
         self.root = new_root[self.root]
         return left[left_repeated], right[right_repeated]
@@ -163,7 +171,7 @@ class UnitTable:
         self.join(a, b)
         a, b = (units_of(labels).flatten() for labels in broadcast(a, b))
         same = (a > 0) & (b > 0) & (self.root[a] == self.root[b])
-        new_sum = torch.arange(len(self.sum))
+        new_sum = torch.arange(len(self.sum), device="cpu")
         new_sum[self.sum[b[same]]] = self.sum[a[same]]
         self.sum = new_sum[self.sum]
 

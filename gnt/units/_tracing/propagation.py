@@ -60,7 +60,7 @@ def _propagate_once(graph: Graph, owners: ParameterOwners, separate: Collection[
 def _passed_refused_units(state: PropagationState) -> set[str]:
     """Names of the operations that were the first to pass on units which are refused."""
     root = state.units.root
-    is_refused = torch.zeros(len(root), dtype=torch.bool)
+    is_refused = torch.zeros(len(root), dtype=torch.bool, device="cpu")
     is_refused[root[state.units.refusal > 0]] = True
     seen: set[int] = set()
     found: set[str] = set()
@@ -120,7 +120,9 @@ def _refuse_attention(state: PropagationState) -> None:
             inner.update(*(operand.sources for operand in node.inputs() if len(operand.sources) == 1))
     units = state.units
     units.reasons.append("attention heads' inner units (or another product of activations)")
-    is_replaceable = torch.tensor([reason.startswith(_REASONS_BEFORE_ATTENTION) for reason in units.reasons])
+    is_replaceable = torch.tensor(
+        [reason.startswith(_REASONS_BEFORE_ATTENTION) for reason in units.reasons], device="cpu"
+    )
     for producer in state.producers:
         if producer.node.name in inner:
             rows = slice(producer.first, producer.first + producer.count)

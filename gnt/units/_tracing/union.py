@@ -71,7 +71,7 @@ def _same_units(found: Sequence[FoundUnits]) -> Iterator[list[_Part]]:
     for entries in members.values():
         sets.setdefault(tuple(index for index, _ in entries), []).append([unit for _, unit in entries])
     for indices, units in sets.items():
-        columns = torch.tensor(units).T
+        columns = torch.tensor(units, device="cpu").T
         yield [_Part(*groups[index], column) for index, column in zip(indices, columns, strict=True)]
 
 
@@ -79,13 +79,15 @@ def _joined_roots(groups: Sequence[tuple[int, UnitGroup]], first: Sequence[int],
     """For each unit of all groups, numbered in order, the smallest number of a unit that is the same one."""
     rows: dict[tuple[int, int], list[int]] = {}  # (module, row): the units that it produces
     for start, (_, group) in zip(first, groups, strict=True):
-        every = torch.arange(group.num_units)
+        every = torch.arange(group.num_units, device="cpu")
         for slot in group.incoming:
             unit = (every + start).repeat_interleave(slot.block).tolist()
             for row, number in zip(slot.index(every).tolist(), unit, strict=True):
                 rows.setdefault((id(slot.module), row), []).append(number)
-    pairs = torch.tensor([(units[0], unit) for units in rows.values() for unit in units[1:]], dtype=torch.int64)
-    root = torch.arange(total)
+    pairs = torch.tensor(
+        [(units[0], unit) for units in rows.values() for unit in units[1:]], dtype=torch.int64, device="cpu"
+    )
+    root = torch.arange(total, device="cpu")
     if not len(pairs):
         return root
     a, b = pairs.unbind(1)
@@ -132,23 +134,23 @@ def _merge(parts: Sequence[_Part]) -> tuple[UnitGroup, dict[str, dict[int, set[i
 def _name(part: _Part, producer: Slot) -> str:
     if len(part.units) == part.group.num_units:
         return part.group.name
-    rows = producer.index(torch.arange(producer.num_units))
+    rows = producer.index(torch.arange(producer.num_units, device="cpu"))
     return f"{producer.name}[{int(rows.min())}:{int(rows.max()) + 1}]"
 
 
 def _of_units(slot: Slot, units: Tensor) -> Slot:
     """The slot of some units of its group, in the given order."""
-    if torch.equal(units, torch.arange(slot.num_units)):
+    if torch.equal(units, torch.arange(slot.num_units, device="cpu")):
         return slot
     table = slot.index(units).reshape(len(units), -1)
     start, block = int(table[0, 0]), table.shape[1]
-    if torch.equal(table.flatten(), torch.arange(start, start + table.numel())):
+    if torch.equal(table.flatten(), torch.arange(start, start + table.numel(), device="cpu")):
         return dataclasses.replace(slot, num_units=len(units), offset=start, block=block, positions=None)
     return dataclasses.replace(slot, num_units=len(units), offset=0, block=block, positions=table.contiguous())
 
 
 def _is_same(a: Slot, b: Slot) -> bool:
-    every = torch.arange(a.num_units)
+    every = torch.arange(a.num_units, device="cpu")
     return (
         a.module is b.module and a.dim == b.dim and a.block == b.block and torch.equal(a.index(every), b.index(every))
     )

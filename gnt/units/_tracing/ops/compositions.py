@@ -19,7 +19,7 @@ from gnt.units._tracing.graph import Node, substitute
 from gnt.units._tracing.ops.elementwise import is_elementwise
 from gnt.units._tracing.state import PropagationState
 
-_GRID = torch.linspace(-8, 8, 641, dtype=torch.float64)
+_GRID = torch.linspace(-8, 8, 641, dtype=torch.float64, device="cpu")
 _TOLERANCE = 0.03  # x * sigmoid(1.702 * x) differs from gelu by 0.02, and sigmoid from hardsigmoid by 0.06
 _CASTS = (
     "_to_copy",

@@ -162,7 +162,10 @@ def _index(state: PropagationState, node: Node) -> Any:
         )
     if any(i is not None and i.value.dtype == torch.bool for i in indices) and not constant:
         return refuse_unknown(state, node)
-    known = [i if i is None else i.value if constant else torch.zeros(i.shape, dtype=torch.int64) for i in indices]
+    known = [
+        i if i is None else i.value if constant else torch.zeros(i.shape, dtype=torch.int64, device="cpu")
+        for i in indices
+    ]
     known = [i if i is None else i.cpu() for i in known]
     result: Tensor = node.call(expand(labels, read.shape), *node.args[1:-1], known if is_list else known[0])
     return compact(result)

@@ -61,7 +61,7 @@ def glu(state: PropagationState, node: Node) -> Any:
 
 
 def _or_zeros(labels: Labels) -> Tensor:
-    return torch.zeros((), dtype=torch.int64) if labels is None else labels
+    return torch.zeros((), dtype=torch.int64, device="cpu") if labels is None else labels
 
 
 def _join(state: PropagationState, node: Node, a: Tensor, b: Tensor, first: Node, second: Node) -> Labels:
