@@ -20,17 +20,15 @@ def initial_scale_values(slot: Slot) -> dict[str, float]:
     return {name: value for name, value in values.items() if isinstance(getattr(module, name, None), Tensor)}
 
 
-def has_entry_per_unit(slot: Slot) -> bool:
-    """True if what a module has for each unit is known: torch's norms, PReLU, depthwise convolutions, ``values``, and
-    modules whose tensors with the names of a norm's have one dimension, apart from those of size 1.
+def has_entry_per_unit(module: nn.Module) -> bool:
+    """False for a layer of torch that mixes units, or has nothing for each: all but norms, PReLU, and depthwise
+    convolutions. True for those and for classes of others, which are not known.
     """
-    module = slot.module
-    if slot.values is not None or isinstance(module, _NORMS_AND_PRELU):
+    if isinstance(module, _NORMS_AND_PRELU):
         return True
     if isinstance(module, CONV_LAYERS):
         return module.groups == module.in_channels
-    tensors = [getattr(module, name) for name in initial_scale_values(slot)]
-    return bool(tensors) and all(tensor.numel() == max(tensor.shape) for tensor in tensors)
+    return not isinstance(module, nn.Linear) and not type(module).__module__.startswith("torch.")
 
 
 def check_scales_fit(slots: tuple[Slot, ...]) -> None:

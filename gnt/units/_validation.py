@@ -106,10 +106,10 @@ def _check_slot(label: str, slot: Slot, side: str, units: int) -> None:
 def _check_scale(label: str, slot: Slot) -> None:
     """Check that a module between producer and consumer has an entry for each unit in all of its tensors."""
     kind = type(slot.module).__name__
-    if not has_entry_per_unit(slot):
+    if slot.values is None and not has_entry_per_unit(slot.module):
         raise ValueError(
-            f"{label}: {kind} is not known to have an entry for each unit: a norm, PReLU or depthwise convolution has; "
-            "for others give values={'NAME': NUMBER} for the parameters that have one"
+            f"{label}: {kind} has no entry for each unit, as norms, PReLU and depthwise convolutions have: it cannot "
+            "be among the scales"
         )
     for key in initial_scale_values(slot):
         tensor = getattr(slot.module, key)

@@ -243,12 +243,12 @@ def _check_used_once(groups: list[UnitGroup], layers: Layers) -> None:
         for memory, _ in _memory_of_parameters(slot.module):
             owners.setdefault(memory.storage, []).append((memory, slot))
     others = layers.named_modules() if isinstance(layers, nn.Module) else ()
-    for name, module in [*((slot.name, slot.module) for slot in slots), *others]:
+    for name, module in [*((slot.name, slot.module) for slot in reversed(slots)), *others]:
         for memory, key in _memory_of_parameters(module):
             for own, slot in owners.get(memory.storage, ()):
                 if slot.module is not module and own.overlaps(memory):
                     raise WalkError(
-                        f"{name!r} and {slot.name!r} share their {key} (tied weights): replacing a unit in one would "
+                        f"{slot.name!r} and {name!r} share their {key} (tied weights): replacing a unit in one would "
                         "also replace it in the other"
                     )
 

@@ -127,7 +127,7 @@ def test_running_statistics_that_are_too_few_are_refused(norm, settings, name):
 )
 def test_a_module_without_an_entry_per_unit_is_refused_among_the_scales(module):
     _, group = by_hand(scales=(Slot("mid", module, 8),))
-    with pytest.raises(ValueError, match=r"scales slot 'mid' of .* is not known to have an entry for each unit"):
+    with pytest.raises(ValueError, match=r"scales slot 'mid' of .* has no entry for each unit"):
         gnt.GnT([group])
 
 
