@@ -68,16 +68,15 @@ def further_columns(results: list[MethodResults], display: Display) -> dict[str,
 
 
 def _cells(result: MethodResults, display: Display, others: list[Metric]) -> list[str]:
-    diverged = f" ({len(result.diverged_seeds)} diverged)" if result.diverged_seeds else ""
     if not result.complete_seeds:
-        return [f"0{diverged}", "", "", "", *("" for _ in others)]
+        return [result.seeds_text, "", "", "", *("" for _ in others)]
     first, last = first_and_last(result, display)
     main = [interval_text(each, display.main) for each in (first, last, result.mean(display.main.name))]
     further = [
         interval_text(result.mean(metric.name, 1.0 - display.last, 1.0), metric) if result.has(metric.name) else ""
         for metric in others
     ]
-    return [f"{len(result.complete_seeds)}{diverged}", *main, *further]
+    return [result.seeds_text, *main, *further]
 
 
 def interval_text(value: Estimate, metric: Metric) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 import gnt
 
+from .errors import Diverged
 from .further_methods import further_remedy, own_optimizer, soft_replacement
 from .graph_warmup import GraphWarmup
 from .plasticity import Check, Verdicts, of_seeds, verdict_of
@@ -139,12 +141,23 @@ class Method:
         """
         single = len(self._seeds) == 1
         batch = (x[0], y[0]) if single else (x, y)
-        step = self.learner.learn(*batch)
+        try:
+            step = self.learner.learn(*batch)
+        except FloatingPointError as error:
+            raise self._diverged(str(error)) from error
         if self._graph_warmup is not None:
             self._graph_warmup.record(*batch)
         if hasattr(self._remedy, "step"):
             self._remedy.step()
         return (step.loss[None], step.output[None]) if single else (step.loss, step.output)
+
+    def _diverged(self, message: str) -> Diverged:
+        """The learner's error; that of an ensemble names the seeds of the members' initial weights."""
+        if len(self._seeds) == 1:
+            return Diverged(message, self._seeds)
+        named = {str(stream(seed, "weights").initial_seed()): seed for seed in self._seeds}
+        found = [named[number] for number in re.findall(r"\d+", message) if number in named]
+        return Diverged(re.sub(r"\d+", lambda match: str(named.get(match[0], match[0])), message), found)
 
     def nets(self) -> list[nn.Module]:
         """The network of each seed; copies if the seeds are an ensemble."""

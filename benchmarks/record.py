@@ -37,8 +37,8 @@ class Record:
         self._append(rows)
 
     def end(self, **more: Any) -> None:
-        """Write the last line. ``more``: "diverged", why the run ended early; "plasticity", what the plasticity check
-        says.
+        """Write the last line. ``more``: "diverged", why the run ended early, and "diverged_seeds", with which seeds;
+        "plasticity", what the plasticity check says.
         """
         self._append([{"end": len(self.lines()) - 1, **more}])
 

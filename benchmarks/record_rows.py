@@ -10,12 +10,14 @@ from typing import Any
 from .display import Display
 from .errors import START_OVER_HINT, CannotRun
 from .plasticity import VERDICTS_KIND
-from .saved_values import all_of, fields, integer, known_fields, mapping, number, shown, text
+from .saved_values import all_of, fields, integer, known_fields, mapping, number, sequence, shown, text
 
 MAX_X = 2**53  # tasks or steps; TensorBoard and pictures hold them exactly
 
 _NUMBERS = mapping(number())
-_END = all_of(fields(end=integer(0)), known_fields(diverged=text, plasticity=VERDICTS_KIND))
+_END = all_of(
+    fields(end=integer(0)), known_fields(diverged=text, diverged_seeds=sequence(integer(0)), plasticity=VERDICTS_KIND)
+)
 
 
 @contextlib.contextmanager

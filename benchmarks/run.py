@@ -205,10 +205,21 @@ class Run:
     @property
     def diverged(self) -> str | None:
         """Why a finished run ended early; None if it did not."""
-        end = self.record.lines()[-1]
+        return self._end().get("diverged")
+
+    @property
+    def diverged_seeds(self) -> tuple[int, ...]:
+        """The seeds with which a finished run ended early. Others of the run were stopped with them; all, if it is not
+        known which.
+        """
+        end = self._end()
+        return tuple(end.get("diverged_seeds") or self.seeds) if "diverged" in end else ()
+
+    def _end(self) -> dict[str, Any]:
+        end: dict[str, Any] = self.record.lines()[-1]
         with damaged(self.record.file):
             check_end(end)
-        return end.get("diverged")  # type: ignore[no-any-return]
+        return end
 
     @property
     def plasticity(self) -> Verdicts:

@@ -70,11 +70,15 @@ class MethodResults:
 
     @cached_property
     def run_by_seed(self) -> dict[int, Run]:
-        """The run of each seed: the first if several have the seed (alone and in an ensemble)."""
+        """The run of each seed: the first if several have the seed (alone and in an ensemble), but rather one in which
+        it was not stopped because another seed diverged.
+        """
         found: dict[int, Run] = {}
-        for run in self.runs:
-            for seed in run.seeds:
-                found.setdefault(seed, run)
+        for stopped in (False, True):
+            for run in self.runs:
+                for seed in run.seeds:
+                    if stopped or not run.diverged or seed in run.diverged_seeds:
+                        found.setdefault(seed, run)
         return found
 
     @property
@@ -98,7 +102,7 @@ class MethodResults:
         shapes = row_shapes(
             [row for own in rows.values() for row in own], list(rows), experiments.display(self.runs[0].experiment)
         )
-        complete = [seed for seed in sorted(rows) if seed not in self.diverged_seeds]
+        complete = [seed for seed in sorted(rows) if not self.run_by_seed[seed].diverged]
         for seed in complete[1:]:
             if shapes[seed] != shapes[complete[0]]:
                 files = [self.run_by_seed[each].record.file for each in (seed, complete[0])]
@@ -114,14 +118,26 @@ class MethodResults:
 
     @cached_property
     def diverged_seeds(self) -> list[int]:
-        """Seeds whose run ended early."""
-        ended = {run for run in self.runs if run.diverged}
-        return sorted(seed for seed, run in self.run_by_seed.items() if run in ended)
+        """Seeds whose run ended early because they diverged."""
+        return sorted(seed for seed, run in self.run_by_seed.items() if seed in run.diverged_seeds)
+
+    @cached_property
+    def stopped_seeds(self) -> list[int]:
+        """Seeds whose run ended early because another seed of the ensemble diverged."""
+        return sorted(seed for seed, run in self.run_by_seed.items() if run.diverged and seed not in run.diverged_seeds)
 
     @property
     def complete_seeds(self) -> list[int]:
         """Seeds with all rows. Only these are averaged."""
-        return [seed for seed in self.seeds if seed not in self.diverged_seeds]
+        return [seed for seed in self.seeds if seed not in self.diverged_seeds and seed not in self.stopped_seeds]
+
+    @property
+    def seeds_text(self) -> str:
+        """The number of complete seeds, with those of diverged and of stopped ones if there are any."""
+        diverged, stopped = len(self.diverged_seeds), len(self.stopped_seeds)
+        more = [f"{diverged} diverged"] if diverged else []
+        more += [f"{stopped} stopped with {'it' if diverged == 1 else 'them'}"] if stopped else []
+        return f"{len(self.complete_seeds)} ({', '.join(more)})" if more else f"{len(self.complete_seeds)}"
 
     @property
     def core_seconds(self) -> float:
@@ -225,7 +241,7 @@ def first_and_last(result: MethodResults, display: Display) -> tuple[Estimate, E
 
 def best_results(results: Sequence[MethodResults], display: Display) -> dict[str, MethodResults]:
     """For each method that has a complete seed, the settings with the best main metric over the whole run, among those
-    with the fewest diverged seeds: the seeds that are left where others diverged are not a fair sample.
+    with the fewest seeds that are not complete: the seeds that are left where others diverged are not a fair sample.
     """
     sign = 1.0 if display.higher_is_better else -1.0
     found: dict[str, MethodResults] = {}
@@ -233,7 +249,7 @@ def best_results(results: Sequence[MethodResults], display: Display) -> dict[str
     for result in results:
         if not result.complete_seeds:
             continue
-        rank = -len(result.diverged_seeds), sign * result.mean(display.main.name).mean
+        rank = len(result.complete_seeds) - len(result.seeds), sign * result.mean(display.main.name).mean
         if result.method not in ranks or rank > ranks[result.method]:
             found[result.method], ranks[result.method] = result, rank
     return found

@@ -73,7 +73,7 @@ def _train(run: Run, connection: Connection, checkpoint_seconds: float, tensorbo
             try:
                 rows = training.advance()
             except FloatingPointError as error:
-                run.finish(*times(), diverged=str(error))
+                run.finish(*times(), diverged=str(error), diverged_seeds=getattr(error, "seeds", list(run.seeds)))
                 return ("diverged", str(error))
             now = time.monotonic()
             if rows:

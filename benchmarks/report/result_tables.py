@@ -109,9 +109,7 @@ def at_end(result: MethodResults, display: Display, metric: Metric) -> Estimate:
 
 def seeds(result: MethodResults) -> str:
     """The number of complete seeds, and of diverged ones."""
-    return f"{len(result.complete_seeds)}" + (
-        f" ({len(result.diverged_seeds)} diverged)" if result.diverged_seeds else ""
-    )
+    return result.seeds_text
 
 
 def published(result: MethodResults, display: Display, sources: Sources) -> str:

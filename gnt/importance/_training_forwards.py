@@ -2,9 +2,9 @@
 
 Only forwards of the step's own training graph count. Not recorded are forwards inside transforms of `torch.func`, with
 tangents of forward-mode AD, on fake tensors, and with other parameters than the network's own
-(`torch.func.functional_call`). Recorded, but left out of the update, are forwards that no training backward reaches:
-those that failed half way, and those whose output was differentiated with respect to inputs only
-(`torch.autograd.grad(output, x)`, `torch.autograd.functional`).
+(`torch.func.functional_call`, target networks of TorchRL). Recorded, but left out of the update, are forwards that no
+training backward reaches: those that failed half way, and those whose output was differentiated with respect to inputs
+only (`torch.autograd.grad(output, x)`, `torch.autograd.functional`).
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class OwnWeights:
     """
 
     def __init__(self, *modules: nn.Module) -> None:
+        self._modules = modules
         self._weights = [(module._parameters, module._parameters.get("weight")) for module in modules]
         self.consumer: Tensor | None = self._weights[0][1]
 
@@ -63,9 +64,12 @@ class OwnWeights:
             return False
         if forward_ad._current_level >= 0 and unpack_dual(feature).tangent is not None:
             return False
-        for parameters, weight in self._weights:
+        for module, (parameters, weight) in zip(self._modules, self._weights, strict=True):
             if parameters.get("weight") is not weight:
-                if _in_functional_call():
+                # TorchRL puts the parameters of a target network, or detached ones, into the modules for a forward
+                now = getattr(module, "weight", None)
+                swapped = isinstance(now, Tensor) and not now.requires_grad
+                if (swapped and weight is not None and weight.requires_grad) or _in_functional_call():
                     return False
                 self._weights = [(parameters, parameters.get("weight")) for parameters, _ in self._weights]
                 self.consumer = self._weights[0][1]

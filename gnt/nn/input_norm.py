@@ -19,7 +19,7 @@ class InputNorm(nn.Module):
 
         m <- m + a d;     v <- (1 - a) (v + a d^2) + a s
 
-    which are mean and variance of all samples so far, weighted by decay^(age of their batch). In evaluation the
+    which are mean and variance over all batches so far, each with weight decay^age whatever its size. In evaluation the
     statistics stay. Unlike `torch.nn.BatchNorm1d` it works with batches of one sample, uses the same statistics in
     training and evaluation, and has no parameters. Gradients do not flow through the statistics. Put it first in a
     network, for a stream whose inputs change.

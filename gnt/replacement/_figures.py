@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -18,7 +19,8 @@ def figures(groups: Sequence[UnitGroup]) -> dict[str, float]:
         for state in states
     ]
     result: dict[str, float] = {}
-    for group, state, row in zip(groups, states, torch.stack(read).tolist() if read else [], strict=True):
+    rows = torch.stack(read).tolist() if read else []
+    for group_name, state, row in zip(unique_names(groups), states, rows, strict=True):
         utility, age, dead = row
         counts = {
             "dead": dead,
@@ -27,8 +29,18 @@ def figures(groups: Sequence[UnitGroup]) -> dict[str, float]:
             "replaced": state.replaced,
         }
         own = {"utility": utility, "age": age, **counts}
-        result.update({f"{group.name}/{name}": float(value) for name, value in own.items()})
+        result.update({f"{group_name}/{name}": float(value) for name, value in own.items()})
     return result
+
+
+def unique_names(groups: Sequence[UnitGroup]) -> list[str]:
+    """The names of groups; further groups of the same name, of another network, are numbered: "0", "0#2"."""
+    counts: Counter[str] = Counter()
+    names = []
+    for group in groups:
+        counts[group.name] += 1
+        names.append(group.name if counts[group.name] == 1 else f"{group.name}#{counts[group.name]}")
+    return names
 
 
 def find_group(groups: Sequence[UnitGroup], name: str) -> UnitGroup:

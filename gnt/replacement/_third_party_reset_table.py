@@ -204,7 +204,8 @@ WITHOUT_EPS = {
     ("pytorch_optimizer", "DAdaptAdaGrad"),
 }
 
-# Work element by element whatever their options: an ensemble, whose members share each parameter, can use them.
+# Work element by element (Lion and AdaBelief without the options adanorm and cautious): an ensemble, whose members
+# share each parameter, can use them.
 ELEMENTWISE = {
     *(("schedulefree", name) for name in ("SGDScheduleFree", "AdamWScheduleFree", "RAdamScheduleFree")),
     *(("lion_pytorch", "Lion"), ("pytorch_optimizer", "Lion"), ("pytorch_optimizer", "AdaBelief")),

@@ -118,6 +118,11 @@ class ReDo(ReplacementRule):
         protect: Protector | Sequence[Protector] | None = None,
     ) -> None:
         self.tau, self.period = tau, period
+        if isinstance(layers, (list, tuple)) and any(getattr(each, "members", 1) > 1 for each in layers):
+            raise ValueError(
+                "ReDo compares the units of a layer, and the groups of an ensemble hold those of several networks: use "
+                "it with single networks"
+            )
         super().__init__(
             layers,
             optimizer,

@@ -132,6 +132,11 @@ class SWR:
         self._optimizer_state = None if optimizer is None else ElementStateReset(optimizer, self.names, self.parameters)
         self.generators = member_generators(generator, self.parameters, self.names, net)
         self._members = len(self.generators)
+        if self._members == 1 and getattr(net, "members", 1) > 1:
+            raise ValueError(
+                f"SWR compares the weights of a parameter, and each parameter of an ensemble holds those of "
+                f"{net.members} members: pass a list of {net.members} generators, one for each member"
+            )
         self._distributions = fitting_distributions(
             net, self.names, self.parameters, "leave them out of SWR by requires_grad_(False)", self._members
         )

@@ -116,6 +116,23 @@ def test_diverged_seeds_are_listed_but_not_averaged(tmp_path: Path) -> None:
     assert "2 (1 diverged)" in text_of([result])
 
 
+def test_seeds_that_were_stopped_with_a_diverged_one_are_not_called_diverged(tmp_path: Path) -> None:
+    (together,) = RunPlan("random_label_mnist", ("upgd",), None, {}, {}, (0, 1, 2)).runs(tmp_path)
+    (alone,) = RunPlan("random_label_mnist", ("upgd",), None, {}, {}, (2,)).runs(tmp_path)
+    together.record.begin(together.head)
+    together.record.add([{"seed": seed, "task": 1, "online_accuracy": 0.1} for seed in together.seeds])
+    together.record.end(diverged="the loss of seed 1 is not finite", diverged_seeds=[1])
+    (result,) = results_of([together])
+    assert (result.diverged_seeds, result.stopped_seeds, result.complete_seeds) == ([1], [0, 2], [])
+    assert "0 (1 diverged, 2 stopped with it)" in text_of([result])
+    alone.record.begin(alone.head)
+    alone.record.add([{"seed": 2, "task": task, "online_accuracy": 0.5} for task in (1, 2)])
+    alone.record.end()
+    (result,) = results_of([together, alone])
+    assert (result.diverged_seeds, result.stopped_seeds, result.complete_seeds) == ([1], [0], [2])
+    assert result.mean("online_accuracy").mean == pytest.approx(0.5)
+
+
 def test_the_best_of_settings_is_one_with_the_fewest_diverged_seeds(tmp_path: Path) -> None:
     plan = RunPlan("random_label_mnist", ("crelu",), None, {}, {"lr": (0.01, 0.1, 1.0)}, (0, 1))
     values = {0.01: (0.2, 0.3), 0.1: (0.3, 0.4), 1.0: (0.9, None)}  # None: diverged

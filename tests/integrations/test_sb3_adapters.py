@@ -12,6 +12,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.policies import ActorCriticPolicy, MultiInputActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from stable_baselines3.sac.policies import SACPolicy
+from stable_baselines3.td3.policies import TD3Policy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import gnt
@@ -165,3 +166,21 @@ def test_wrong_use_says_what_to_do():
         LogUnits(net)
     with pytest.raises(ValueError, match="every must be an integer >= 1, got 0"):
         LogUnits(every=0)
+
+
+def test_an_engine_that_is_given_is_logged_beside_that_of_the_policy():
+    small = {"n_steps": 32, "batch_size": 32, "n_epochs": 1, "device": "cpu"}
+    kwargs = found_by_the_policy(net_arch=[8])
+    kwargs["optimizer_kwargs"]["include"] = "*policy_net*"
+    model = PPO("MlpPolicy", "CartPole-v1", policy_kwargs=kwargs, **small)
+    layers = [*model.policy.mlp_extractor.value_net, model.policy.value_net]
+    engine = gnt.GnT(layers, model.policy.optimizer, replacement_rate=0.0).attach()
+    log = LogUnits(engine)
+    model.learn(64, callback=log)
+    assert {"gnt/mlp_extractor.policy_net.0/age", "gnt/0.0/age"} <= log.figures.keys()
+
+
+@pytest.mark.parametrize("kind", [SACPolicy, TD3Policy])
+def test_actions_may_have_several_dimensions(kind):
+    made = kind(BOX, spaces.Box(-2, 5, (2, 1)), lambda _: 0.01, **found_by_the_policy(net_arch=[8]))
+    assert names(made.critic.optimizer) == ["qf0.0", "qf1.0"]

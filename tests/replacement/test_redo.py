@@ -234,3 +234,10 @@ def test_refused_states_change_nothing(state: Any, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         REDO.load_state_dict(state)
     assert_same(REDO.state_dict(), before)
+
+
+def test_groups_of_an_ensemble_are_refused() -> None:
+    ensemble = gnt.Ensemble(make_net, [1, 2])
+    assert ensemble.gnt is not None
+    with pytest.raises(ValueError, match="ReDo compares the units of a layer, and the groups of an ensemble hold"):
+        gnt.ReDo(ensemble.gnt.groups, ensemble.opt)

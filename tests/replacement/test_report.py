@@ -169,3 +169,11 @@ def test_many_skipped_layers_are_counted_and_listed_on_request():
     assert str(listed).count(f"  {output}") == 11
     assert listed.skipped == listed.refused == engine.skipped == engine.refused
     assert f"skipped:\n  {output}" in str(gnt.GnT(groups, record=False).report())
+
+
+def test_groups_of_the_same_name_have_figures_of_their_own():
+    first, second = mlp(4, 8, 2), mlp(4, 6, 2)
+    engine = gnt.GnT([*gnt.walk(first), *gnt.walk(second)], replacement_rate=0.0)
+    engine.replace([[1, 2, 3], [0]])
+    figures = engine.figures()
+    assert (figures["0/replaced"], figures["0#2/replaced"]) == (3.0, 1.0)

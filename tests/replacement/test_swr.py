@@ -231,6 +231,10 @@ def test_errors_name_the_argument_and_change_nothing() -> None:
             gnt.SWR(net, **wrong)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="takes a module"):
         gnt.SWR(list(net.parameters()))  # type: ignore[arg-type]
+    ensemble = gnt.Ensemble(mlp(4, 6, 2), [1, 2], replacement_rate=0.0)
+    for generator in (None, torch.Generator()):
+        with pytest.raises(ValueError, match="those of 2 members: pass a list of 2 generators, one for each member"):
+            gnt.SWR(ensemble.net, generator=generator)
     with pytest.raises(TypeError, match="Adafactor cannot be reset"):
         gnt.SWR(net, torch.optim.Adafactor(net.parameters()))
     with pytest.raises(ValueError, match=r"does not hold 0\.weight"):

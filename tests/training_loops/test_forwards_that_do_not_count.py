@@ -63,9 +63,31 @@ def without_backward(net):
     net(OTHER)
 
 
+def swapped_in(net, change):
+    """A forward with changed tensors in place of the weights, as TorchRL runs target networks."""
+    held = [(module, dict(module._parameters)) for module in net.modules()]
+    for module, own in held:
+        module._parameters.update({key: change(value) for key, value in own.items() if value is not None})
+    try:
+        net(OTHER).sum().backward()
+    except RuntimeError:  # without a gradient
+        pass
+    finally:
+        for module, own in held:
+            module._parameters.update(own)
+
+
+def target_network(net):
+    swapped_in(net, lambda value: torch.nn.Parameter(value + 1, requires_grad=False))
+
+
+def detached_parameters(net):
+    swapped_in(net, torch.Tensor.detach)
+
+
 FORWARDS = [
-    transforms, other_parameters, derivatives_with_respect_to_inputs, dual_numbers, fake_tensors, interrupted,
-    without_backward,
+    target_network, detached_parameters, transforms, other_parameters, derivatives_with_respect_to_inputs,
+    dual_numbers, fake_tensors, interrupted, without_backward,
 ]  # fmt: skip
 
 

@@ -133,8 +133,8 @@ class ContinualBackprop(SupervisedPlugin):  # type: ignore[misc,unused-ignore]
         """Publish the number of replaced and of dead units."""
         if not self._log or self.engine is None:
             return
-        figures, names = self.engine.figures(), [group.name for group in self.engine.groups]
+        figures = self.engine.figures()
         for figure in ("replaced", "dead"):
-            value = sum(figures[f"{name}/{figure}"] for name in names)
+            value = sum(own for name, own in figures.items() if name.endswith(f"/{figure}"))
             metric = MetricValue(self, f"gnt/{figure}", value, strategy.clock.train_iterations)
             strategy.evaluator.publish_metric_value(metric)

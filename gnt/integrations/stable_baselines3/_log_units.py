@@ -19,8 +19,9 @@ class LogUnits(BaseCallback):
     At the end of a rollout, and of training, it records "gnt/replaced" and "gnt/dead", the sums over all layers, and
     for each layer `GnT.figures` as "gnt/<layer>/<figure>": replaced, dead, eligible, protected, utility, age. The
     logger writes them with its own values, to TensorBoard (``tensorboard_log="folder"``), CSV or JSON; the sums also to
-    the terminal. Training is not changed. A unit counts as dead after its output was 0 on whole batches for longer than
-    the maturity threshold, so units of tanh, the default of PPO and A2C, hardly ever do.
+    the terminal. It does not write after training: the values from its end are in `figures`. Training is not changed. A
+    unit counts as dead after its output was 0 on whole batches for longer than the maturity threshold, so units of
+    tanh, the default of PPO and A2C, hardly ever do.
 
     Args:
         engines: engines that were attached to an optimizer. Engines of the policy's optimizers (`CBPAdam`) are found.
@@ -93,8 +94,9 @@ def _engines(model: BaseAlgorithm, given: tuple[GnT, ...]) -> dict[str, GnT]:
         engine: Any = getattr(module.__dict__.get("optimizer"), "gnt", None)
         if isinstance(engine, GnT):
             found.setdefault(id(engine), (f"{name}." if name else "", engine))
-    for number, engine in enumerate(given):
-        found.setdefault(id(engine), (f"{number}." if len(given) > 1 else "", engine))
+    further = list({id(engine): engine for engine in given if id(engine) not in found}.values())
+    for number, engine in enumerate(further):
+        found[id(engine)] = f"{number}." if found or len(further) > 1 else "", engine
     if not found:
         raise ValueError(
             "LogUnits found no engine: construct the model with policy_kwargs=dict(optimizer_class=CBPAdam), with "

@@ -82,7 +82,8 @@ def _example(network: BaseModel) -> list[Any]:
     inputs = [network.obs_to_tensor(observations)[0]]
     arguments = inspect.signature(network.forward).parameters
     if "actions" in arguments or "action" in arguments:
-        inputs.append(torch.as_tensor(_samples(network.action_space), device=network.device))
+        actions = torch.as_tensor(_samples(network.action_space), device=network.device)
+        inputs.append(actions.reshape(len(actions), -1))  # as the replay buffer returns them
     return inputs
 
 

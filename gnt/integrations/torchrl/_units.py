@@ -9,7 +9,7 @@ from typing import Any
 from tensordict.nn import TensorDictModuleBase  # type: ignore[import-not-found,unused-ignore]
 from torch import nn
 from torchrl.modules import MLP  # type: ignore[import-not-found,unused-ignore]
-from torchrl.objectives import LossModule  # type: ignore[import-not-found,unused-ignore]
+from torchrl.objectives import LossModule, REDQLoss  # type: ignore[import-not-found,unused-ignore]
 
 from gnt.units import WEIGHT_LAYERS, UnitGroup, walk
 
@@ -25,9 +25,9 @@ def units(loss: LossModule, networks: Sequence[str] | None = None) -> list[UnitG
     "<network>.<layer>". Target networks are left alone. The last layer of each list is not replaced, as its outputs go
     into the tensordict.
 
-    Losses such as ``SACLoss``, ``TD3Loss`` and ``REDQLoss`` stack the weights of several critics in tensors of their
-    own and run them under vmap. Layers do not see their features then, so such critics are refused: name the other
-    networks, ``units(loss, networks=["actor_network"])``.
+    Losses such as ``SACLoss`` and ``TD3Loss`` stack the weights of several critics in tensors of their own and run them
+    under vmap. Layers do not see their features then, so such critics are refused: name the other networks,
+    ``units(loss, networks=["actor_network"])``. ``REDQLoss`` runs the actor so, too, and is refused altogether.
 
     Args:
         loss: the loss module.
@@ -57,30 +57,36 @@ def units(loss: LossModule, networks: Sequence[str] | None = None) -> list[UnitG
     if unknown:
         raise ValueError(f"{kind} has no network {', '.join(unknown)}; networks are {', '.join(found)}")
     stacked = [name for name in found if found[name].batch_size]
+    if isinstance(loss, REDQLoss):  # runs the actor stacked with its target
+        stacked = list(found)
     if refused := [name for name in chosen if name in stacked]:
         others = [name for name in chosen if name not in stacked]
         raise ValueError(
             f"{', '.join(refused)} of {kind} cannot be replaced: the weights of several networks are stacked and run "
-            f"under vmap, where layers do not see their features; pass networks={others}"
+            "under vmap, where layers do not see their features" + (f"; pass networks={others}" if others else "")
         )
+    if not found:
+        raise ValueError(f"{kind} has no networks of its own: with functional=False, pass gnt.walk([...]) of yours")
     groups: list[UnitGroup] = []
     seen: set[int] = set()
     for name in chosen:
-        for inner in _lists_of_layers(name, getattr(loss, name)):
+        lists = list(_lists_of_layers(name, getattr(loss, name)))
+        for path, inner in lists:
             if id(inner) not in seen:
                 seen.add(id(inner))
+                prefix = f"{name}.{path}" if len(lists) > 1 else name
                 layers = [layer for child in inner for layer in (child if isinstance(child, MLP) else [child])]
                 last = max(number for number, layer in enumerate(layers) if isinstance(layer, WEIGHT_LAYERS))
                 layers = layers[: last + 1]  # without what computes mean and deviation of the outputs
-                groups += (dataclasses.replace(group, name=f"{name}.{group.name}") for group in walk(layers))
+                groups += (dataclasses.replace(group, name=f"{prefix}.{group.name}") for group in walk(layers))
     if not groups:
         raise ValueError(f"{', '.join(chosen) or kind} has no hidden layer")
     return groups
 
 
-def _lists_of_layers(name: str, network: nn.Module) -> Iterator[Any]:
-    """The lists of at least two weight layers in the TensorDictModules of a network."""
-    for module in network.modules():
+def _lists_of_layers(name: str, network: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The lists of at least two weight layers in the TensorDictModules of a network, each with its path."""
+    for path, module in network.named_modules():
         inner = getattr(module, "module", None) if isinstance(module, TensorDictModuleBase) else None
         if inner is None or isinstance(inner, (TensorDictModuleBase, nn.ModuleList)):
             continue
@@ -91,4 +97,4 @@ def _lists_of_layers(name: str, network: nn.Module) -> Iterator[Any]:
                 f"{name} contains a {type(inner).__name__}, which is no list of layers: pass its units as "
                 "layers=gnt.walk([...]) or layers=gnt.trace(module, inputs)"
             )
-        yield inner
+        yield path, inner

@@ -149,8 +149,8 @@ class Ensemble(ContinualBackprop):
         optimizer = opt if isinstance(opt, str) else build_optimizer(opt, net)
         Backprop.__init__(self, net, loss=loss, opt=optimizer, step_size=step_size, compile=compile, **options)
         engine = None
+        own = engine_generators(generators, [member.generator for member in members])
         if groups:
-            own = engine_generators(generators, [member.generator for member in members])
             engine = EnsembleGnT(groups, self.opt, seeds=self.seeds, generators=own, **settings)
             net.keeps_gradients = engine.measure.reads_feature_gradients
         methods = self._step.methods

@@ -44,6 +44,9 @@ def build_optimizer(factory: Callable[[Any], Optimizer], net: nn.Module) -> Opti
             f"{names}, those of schedulefree and lion_pytorch, Lion and AdaBelief of pytorch_optimizer, and those "
             "described to gnt.register_state_reset"
         )
+    for option in ("adanorm", "cautious"):  # of pytorch_optimizer: norms and means of a whole parameter
+        if any(group.get(option) for group in inner.param_groups):
+            why = f"with {option}=True it reads whole parameters"
     members = getattr(net, "members", 1)
     if isinstance(inner, UPGD) and inner.members != members:
         why = f"give it a list of {members} generators, one for each member; it has {inner.members}"

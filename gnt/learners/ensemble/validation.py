@@ -126,4 +126,22 @@ def check_same_function(net: nn.Module, seed: int, x: Tensor, stacked_output: Ca
             f"{type(net).__name__} computes something else than its list of layers, one after the other; an ensemble "
             "can only stack listed layers"
         )
+    _check_training_mode(alone, x, expected, tolerance)
     return True
+
+
+def _check_training_mode(alone: Any, x: Tensor, expected: Tensor, tolerance: float) -> None:
+    """Refuse a network whose own ``forward`` does something in training mode only, such as ``F.dropout``.
+
+    Its layers stay in evaluation mode, so that the output must be the same as with the whole network in that mode.
+    """
+    for module in alone.modules():
+        module.training = next(module.children(), None) is not None
+    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+        output = alone.predict(x)[0] if hasattr(alone, "predict") else alone(x)
+    if not torch.allclose(output, expected, tolerance, tolerance * float(expected.abs().max())):
+        raise ValueError(
+            f"the forward of {type(alone).__name__} computes something else in training mode than its list of layers, "
+            "one after the other; an ensemble can only stack listed layers: list an nn.Dropout in place of F.dropout, "
+            "for example"
+        )

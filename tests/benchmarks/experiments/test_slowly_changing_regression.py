@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from benchmarks.errors import Diverged
 from benchmarks.run import Run
 from benchmarks.slowly_changing_regression.inputs import Inputs
 from benchmarks.slowly_changing_regression.settings import Settings
@@ -80,3 +81,13 @@ def test_slow_bits_change_at_the_specified_steps() -> None:
         assert [step + 1 for step in flips.nonzero().view(-1).tolist()] == list(range(7, 70, 7))
         assert all(count in allowed for count in flips[flips > 0].tolist())
         assert (bits[1:, 15:] != bits[:-1, 15:]).float().mean() > 0.3
+
+
+def test_an_ensemble_says_which_of_its_seeds_diverged() -> None:
+    training = Training(settings("backprop"), "backprop", [3, 4, 5])
+    with torch.no_grad():
+        for param in training.method.learner.net.parameters():
+            param.view(3, -1)[1] = torch.inf
+    with pytest.raises(Diverged, match=r"the loss of seed 4 is not finite") as caught:
+        training.advance()
+    assert caught.value.seeds == [4]

@@ -7,9 +7,9 @@ import copy
 import pytest
 import torch
 from tensordict import TensorDict
-from tensordict.nn import NormalParamExtractor, TensorDictModule
+from tensordict.nn import NormalParamExtractor, TensorDictModule, TensorDictSequential
 from torchrl.modules import MLP, ProbabilisticActor, QValueActor, TanhNormal, ValueOperator
-from torchrl.objectives import ClipPPOLoss, DQNLoss, SACLoss, SoftUpdate
+from torchrl.objectives import ClipPPOLoss, DQNLoss, REDQLoss, SACLoss, SoftUpdate
 from torchrl.objectives.value import GAE
 
 import gnt
@@ -140,3 +140,46 @@ def test_wrong_use_is_an_error():
         ValueError, match="ClipPPOLoss has no network actor; networks are actor_network, critic_network"
     ):
         units(loss, networks="actor")
+
+
+@pytest.mark.parametrize("delay_value", [True, False])
+def test_forwards_with_the_parameters_of_a_target_are_not_recorded(delay_value):
+    torch.manual_seed(0)
+    net = QValueActor(
+        MLP(3, 2, num_cells=[16], activation_class=torch.nn.ReLU), in_keys=["observation"], action_space="categorical"
+    )
+    loss = DQNLoss(net, action_space="categorical", delay_value=delay_value)
+    if delay_value:
+        SoftUpdate(loss, eps=0.99)
+    settings = {**SETTINGS, "replacement_rate": 0.0}
+    optimizer = CBPAdam(list(loss.parameters()), lr=0.01, layers=units(loss), **settings)
+    (group,) = optimizer.gnt.groups
+    with torch.no_grad():
+        group.incoming[0].module.bias[:4] = -100.0  # these units of the online network are silent
+    for _ in range(8):
+        data = transitions()
+        data["action"] = torch.randint(2, (16,))
+        optimizer.zero_grad()
+        loss(data)["loss"].backward()
+        optimizer.step()
+    assert not group.state.utility[:4].any()
+    assert group.state.utility[4:].any()
+    assert group.state.updates == 8
+
+
+def test_units_of_several_lists_in_one_network_have_different_names():
+    torch.manual_seed(0)
+    trunk = TensorDictModule(MLP(3, 8, num_cells=[6]), in_keys=["observation"], out_keys=["hidden"])
+    head = QValueActor(MLP(8, 2, num_cells=[5]), in_keys=["hidden"], action_space="categorical")
+    loss = DQNLoss(TensorDictSequential(trunk, head), action_space="categorical")
+    found = [group.name for group in units(loss)]
+    assert len(found) == len(set(found)) == 2
+
+
+def test_the_actor_of_redq_is_refused_because_it_is_stacked_too():
+    critic = ValueOperator(
+        MLP(5, 1, num_cells=[16]), in_keys=["observation", "action"], out_keys=["state_action_value"]
+    )
+    loss = REDQLoss(actor(), critic, action_spec=None, target_entropy=-2.0)
+    with pytest.raises(ValueError, match="actor_network of REDQLoss cannot be replaced: the weights of several"):
+        units(loss, networks=["actor_network"])

@@ -216,3 +216,18 @@ def test_packnet_is_refused() -> None:
         TypeError, match="methods of an ensemble must not have PackNet: its owners belong to the weights of"
     ):
         ensemble.methods = [gnt.PackNet(ensemble.net)]
+
+
+class OnlyInTraining(ComputesMore):
+    def forward(self, given: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            given = layer(given)
+        return torch.nn.functional.dropout(given, 0.5, self.training)
+
+
+def test_a_network_that_computes_more_in_training_mode_is_refused() -> None:
+    ensemble = gnt.Ensemble(OnlyInTraining, [1, 2])
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match="the forward of OnlyInTraining computes something else in training mode"):
+        ensemble.learn(x(2, 5, 4), x(2, 5, 2))
+    assert torch.equal(torch.get_rng_state(), state)
