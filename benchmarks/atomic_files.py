@@ -17,8 +17,10 @@ def write_atomically(file: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write a temporary file beside ``file`` with ``write(stream)``, then rename it to ``file``.
 
     Raises:
-        CannotRun: the file cannot be written; an existing one is unchanged.
+        CannotRun: the file cannot be written, or is a device or folder; an existing one is unchanged.
     """
+    if file.exists() and not file.is_file():
+        raise CannotRun(f"Cannot write {file}: it is not a regular file.")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
@@ -32,8 +34,11 @@ def write_atomically(file: Path, write: Callable[[IO[bytes]], object]) -> None:
         except BaseException:
             os.unlink(name)
             raise
-    except OSError as error:
-        raise CannotRun(f"Cannot write {file}: {error}. Existing files were not changed.") from error
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # torch.save hides that a disk is full
+        if not isinstance(cause, OSError):
+            raise
+        raise CannotRun(f"Cannot write {file}: {cause}. Existing files were not changed.") from error
 
 
 def write_json(file: Path, content: Any) -> None:

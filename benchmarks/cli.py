@@ -7,6 +7,7 @@ In a checkout it is ``python -m benchmarks``, called with `main`. In an installe
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -35,8 +36,11 @@ def run_experiment(arguments: list[str]) -> int:
 
 def _handling_errors(arguments: list[str], commands: Commands) -> int:
     try:
+        if isinstance(sys.stdout, io.TextIOWrapper):  # characters that the encoding lacks become "?"
+            sys.stdout.reconfigure(errors="replace")
         status = _dispatch(arguments, commands)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it is closed
+            sys.stdout.flush()
         return status
     except BrokenPipeError:  # what reads the output has ended, as head does
         # Python flushes the output once more when it ends, and would report the error again

@@ -18,7 +18,7 @@ from .errors import START_OVER_HINT, CannotRun
 from .saved_values import parse_json, shown
 from .training import Row
 
-_LAST = 2**16  # bytes at the end of a file that the last line is within
+_LAST = 2**16  # bytes at the end of a file that the last line is usually within
 
 
 class Record:
@@ -110,14 +110,28 @@ class Record:
     def ended(self) -> bool:
         """Whether the last line is an end."""
         try:
+            size, length = self.size, _LAST
             with self.file.open("rb") as stream:
-                stream.seek(max(0, self.size - _LAST))
-                last = stream.read().splitlines(keepends=True)[-1:]
+                last: list[bytes] = []
+                while len(last) < 2 and length < 2 * max(size, _LAST):  # the last line may be longer
+                    stream.seek(max(0, size - length))
+                    last = stream.read().splitlines(keepends=True)[-2:]
+                    length *= 2
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
             raise CannotRun(f"Cannot read {self.file}: {error}.") from error
-        return bool(last) and last[0].startswith(b'{"end"') and last[0].endswith(b"\n")
+        return bool(last) and last[-1].startswith(b'{"end"') and last[-1].endswith(b"\n")
+
+    @property
+    def has_end(self) -> bool:
+        """Whether any line is an end. If it is not the last, complete line, the record was changed."""
+        try:
+            return any(line.startswith(b'{"end"') for line in self.file.read_bytes().splitlines())
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise CannotRun(f"Cannot read {self.file}: {error}.") from error
 
 
 def _head(line: bytes) -> dict[str, Any]:

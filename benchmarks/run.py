@@ -154,6 +154,8 @@ class Run:
         """
         self.check_record()
         if not self._checkpoint.exists():
+            if self.record.has_end:
+                raise CannotRun(f"{self.record.file} is damaged: its end is not the last line. {START_OVER_HINT}")
             self.record.begin(self.head)
             return 0.0, 0.0
         content = checkpoint.read(self._checkpoint)

@@ -240,16 +240,19 @@ def first_and_last(result: MethodResults, display: Display) -> tuple[Estimate, E
 
 
 def best_results(results: Sequence[MethodResults], display: Display) -> dict[str, MethodResults]:
-    """For each method that has a complete seed, the settings with the best main metric over the whole run, among those
-    with the fewest seeds that are not complete: the seeds that are left where others diverged are not a fair sample.
+    """For each method that has a complete seed, the settings with the best main metric over the whole run.
+
+    They are chosen among the settings with the most seeds, and of these among those with the fewest seeds that are not
+    complete: a single seed, or the seeds that are left where others diverged, are not a fair sample.
     """
     sign = 1.0 if display.higher_is_better else -1.0
     found: dict[str, MethodResults] = {}
-    ranks: dict[str, tuple[float, float]] = {}
+    ranks: dict[str, tuple[float, float, float]] = {}
     for result in results:
         if not result.complete_seeds:
             continue
-        rank = len(result.complete_seeds) - len(result.seeds), sign * result.mean(display.main.name).mean
+        seeds, complete = len(result.seeds), len(result.complete_seeds)
+        rank = seeds, complete - seeds, sign * result.mean(display.main.name).mean
         if result.method not in ranks or rank > ranks[result.method]:
             found[result.method], ranks[result.method] = result, rank
     return found

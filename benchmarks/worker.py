@@ -91,6 +91,7 @@ def _train(run: Run, connection: Connection, checkpoint_seconds: float, tensorbo
                 saved = time.monotonic()
     _send(connection, "progress", training.done, training.total, training.latest)
     spent = times()
+    run.save(training, *spent)  # the check may take long, and be stopped
     verdicts = training.plasticity()
     if verdicts:
         run.finish(*spent, plasticity=verdicts)

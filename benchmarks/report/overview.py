@@ -47,13 +47,14 @@ def _row(experiment: str, part: PartSummary, asked: str) -> list[str]:
     others = [name for name in competing if name not in MAIN_METHODS]
     best, best_other = _best(list(competing), problem, display), _best(others, problem, display)
     tests = _tests(CBP, competing, planned=BACKPROP)
+    against = _against(best_other, competing, tests, display) if best_other else ""
     return [
         f"[{experiment}](#{experiment}): {_title(part)}",
         asked,
         _winner(best, competing, display) if best else "",
         _interval(competing[CBP], display) if CBP in competing else "",
         _against(BACKPROP, competing, tests, display) + _family(part, display),
-        f"{_label(best_other, display)}: {_against(best_other, competing, tests, display)}" if best_other else "",
+        f"{_label(best_other, display)}: {against}" if best_other and against else "",
         _both({name: competing[name].published for name in MAIN_METHODS if name in competing}),
         _both({name: competing[name].plasticity for name in MAIN_METHODS if name in competing}),
     ]

@@ -44,10 +44,10 @@ edited by hand. `{command_text("EXPERIMENT", "--help")}` lists the settings. "fi
 these parts of a run's rows. Published values are those with the nearest settings; "with" lists the settings in which
 they differ from these runs. Their "start" and "end" are the first and the last
 published point, while ours are means. "Best of the settings tried" is by the mean over the whole run, with the seeds
-that are shown, among the settings with the fewest seeds that diverged or were stopped. "plasticity check" is what
-`gnt.plasticity_check` says of the networks at the end of a run, when they and fresh ones learn what comes next: the
-verdict, with the number of seeds if they differ, and the share of a fresh network's progress that is lost; "not
-measured" where the check was not made. "core seconds" is the time of one core for a seed."""
+that are shown, among the settings with the most seeds, and of these with the fewest that diverged or were stopped.
+"plasticity check" is what `gnt.plasticity_check` says of the networks at the end of a run, when they and fresh ones
+learn what comes next: the verdict, with the number of seeds if they differ, and the share of a fresh network's progress
+that is lost; "not measured" where the check was not made. "core seconds" is the time of one core for a seed."""
 
 
 @dataclass(frozen=True)

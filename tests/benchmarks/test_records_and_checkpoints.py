@@ -1,8 +1,10 @@
 """The record of a run and its checkpoint: lines are complete at any moment, even if the disk is full."""
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +57,30 @@ def test_an_incomplete_last_line_is_ignored(record: Record) -> None:
     for size in range(len(whole), len(ended)):
         record.file.write_bytes(ended[:size])
         assert not record.ended
+
+
+def test_an_end_may_be_longer_than_what_is_read_of_a_file_at_first(record: Record) -> None:
+    record.add(ROWS)
+    record.end(plasticity={str(seed): {"verdict": "none", "lost": 0.123456789} for seed in range(3000)})
+    assert len(record.file.read_bytes().splitlines()[-1]) > 2**17
+    assert record.ended
+
+
+@pytest.mark.parametrize("change", [lambda whole: whole + b"foo\n", lambda whole: whole[:-1]], ids=["more", "cut"])
+def test_a_finished_record_that_was_changed_is_not_begun_again(change: Callable[[bytes], bytes], finished: Run) -> None:
+    file = finished.record.file
+    file.write_bytes(changed := change(file.read_bytes()))
+    with pytest.raises(CannotRun, match=r"record\.jsonl is damaged: its end is not the last line"):
+        finished.load(finished.make_training())
+    assert file.read_bytes() == changed
+
+
+def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(CannotRun, match=r"it is not a regular file"):
+            write_json(path, {})
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_missing_and_empty_records_have_not_ended(tmp_path: Path) -> None:

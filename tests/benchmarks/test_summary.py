@@ -224,3 +224,14 @@ def test_the_headline_names_all_methods_that_end_as_well(tmp_path: Path) -> None
 def test_the_headline_has_the_best_last_values_if_continual_backprop_gets_worse_too(tmp_path: Path) -> None:
     text = headline_of(tmp_path, {"backprop": 0.5, "continual_backprop": 0.8, "l2": 0.85, "redo": 0.6})
     assert text == "In the end: L2 85.0%, continual backprop 80.0%, ReDo 60.0%, backprop 50.0%"
+
+
+def test_a_tuning_run_with_one_seed_is_not_the_best_of_settings(tmp_path: Path) -> None:
+    cls = "random_label_mnist"
+    runs = RunPlan(cls, ("crelu",), None, {"lr": 0.1}, {}, (0, 1)).runs(tmp_path)
+    runs += RunPlan(cls, ("crelu",), None, {"lr": 1.0}, {}, (100,)).runs(tmp_path)
+    for run in runs:
+        run.record.begin(run.head)
+        run.record.add([{"seed": run.seeds[0], "task": 1, "online_accuracy": run.settings.lr * 0.9}])
+        run.record.end()
+    assert best_results(results_of(runs), DISPLAY)["crelu"].settings.lr == 0.1
