@@ -14,7 +14,7 @@ ABOUT = all_of(
     fields(
         seconds=number(0),
         versions=mapping(text),
-        hardware=all_of(mapping(anything), known_fields(processor=text, cores=optional(integer(1)))),
+        hardware=all_of(mapping(anything), known_fields(processor=text, cores=optional(integer(1)), instructions=text)),
         commit=optional(text),
     ),
     known_fields(wall_seconds=number(0)),  # runs of earlier versions have none
@@ -62,9 +62,17 @@ def commit() -> str | None:
 
 
 def hardware() -> dict[str, Any]:
-    """The machine; on a cluster also the node."""
+    """The machine, with the instruction set that torch uses on it; on a cluster also the node."""
+    import torch
+
     node = os.environ.get("BENCHMARKS_NODE")
-    machine = {"processor": _processor(), "cores": os.cpu_count(), "system": platform.platform()}
+    instructions = torch.backends.cpu.get_cpu_capability()  # on which the last bits of results depend
+    machine = {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "instructions": instructions,
+    }
     return machine if node is None else {**machine, "node": node}
 
 

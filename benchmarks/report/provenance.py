@@ -82,7 +82,8 @@ def _commit(commit: str | None) -> str:
 
 def _machine(hardware: dict[str, Any]) -> str:
     cores = f", {hardware['cores']} cores" if hardware.get("cores") else ""
-    return f"{hardware.get('processor', 'unknown hardware')}{cores}"
+    instructions = f", {hardware['instructions']}" if hardware.get("instructions") else ""
+    return f"{hardware.get('processor', 'unknown hardware')}{cores}{instructions}"
 
 
 def _versions(versions: dict[str, Any]) -> str:

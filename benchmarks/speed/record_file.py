@@ -31,7 +31,7 @@ def new_record(command_line: str, settings: dict[str, Any]) -> dict[str, Any]:
             "began": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "commit": provenance.commit(),
             "versions": provenance.versions(),
-            "hardware": provenance.hardware() | {"instructions": torch.backends.cpu.get_cpu_capability()},
+            "hardware": provenance.hardware(),
             "gpu": torch.cuda.get_device_name() if settings.get("device") == "cuda" else None,
             "threads": torch.get_num_threads(),
             "allocator": describe(),
