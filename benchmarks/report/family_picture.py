@@ -20,9 +20,10 @@ from .problems import Family
 from .result_tables import tuning, varying
 
 _MOST = 7  # panels in a row
-_TITLE, _GAP, _EDGE, _KEYS = 0.5, 0.16, 0.1, 0.42
+_TITLE, _GAP, _EDGE, _KEYS, _KEY_LINE = 0.5, 0.16, 0.1, 0.42, 0.25
+_KEY_SIZE, _KEY_GAP = 11.5, 0.35
 _LEAST, _WIDEST = 1.2, 4.2
-_SIZE = 8.5
+_SIZE, _LABEL = 8.5, 0.17  # of the text at the end of a curve, and the height that it takes
 
 
 def write_family_picture(family: Family, file: IO[bytes]) -> None:
@@ -41,10 +42,13 @@ def draw_family(family: Family) -> Figure:
     labels = 0.08 + text_width("0.000" if not display.main.percent else "100.0%", _SIZE, bold=True) + 0.17
     each = min(_WIDEST, (WIDTH - LEFT - _EDGE - (columns - 1) * _GAP) / columns)
     wide = each - labels
-    high = min(2.2, max(_LEAST, 0.72 * wide))
+    most = max(map(len, cells.values()), default=0)  # curves in a panel, each with its value
+    high = max(min(2.2, max(_LEAST, 0.72 * wide)), _LABEL * most)
     rows = bands * len(tunings)
-    body = rows * high + (rows - 1) * _TITLE + _KEYS
     results = [result for result in family.results if result.complete_seeds]
+    keys = _key_lines(results)
+    above = _KEYS + (len(keys) - 1) * _KEY_LINE
+    body = rows * high + (rows - 1) * _TITLE + above
     by = family.by.replace("_", " ")
     headline = f"{display.main.title}, for each {by}" + (f" and {' and '.join(names)}" if names else "")
     shown = sum(len(curves) for curves in cells.values())
@@ -52,11 +56,11 @@ def draw_family(family: Family) -> Figure:
     figure, height = new_figure(headline, [f"{family.about}.", *seeds_in_words(results), *note], body)
     every = [curve for curves in cells.values() for curve in curves]
     points = [point for curve in every for point in curve.points]
-    _keys(figure, results, height, body)
+    _draw_keys(figure, keys, height, body)
     for (problem, values), curves in cells.items():
         band, column = divmod(problem, columns)
         row = band * len(tunings) + tunings.index(values)
-        place = (LEFT + column * (each + _GAP), body - _KEYS - (row + 1) * high - row * _TITLE)
+        place = (LEFT + column * (each + _GAP), body - above - (row + 1) * high - row * _TITLE)
         title = str(family.problems[problem].values[family.by])
         title += f", {settings_text(dict(zip(names, values, strict=True)))}" if names else ""
         axes = add_panel(figure, *place, wide, high, title, 9.5 if columns > 4 else 11)
@@ -125,11 +129,25 @@ def _value(curve: Curve, display: Display) -> str:
     return display.main.text(curve.mean[-1] / (100.0 if display.main.percent else 1.0))
 
 
-def _keys(figure: Figure, results: list[MethodResults], height: float, body: float) -> None:
-    """Names of the methods in their colours, above the panels."""
+def _key_lines(results: list[MethodResults]) -> list[list[str]]:
+    """The methods, in lines that fit into the width."""
+    lines: list[list[str]] = [[]]
     x = LEFT
-    y = (0.62 + body - 0.02) / height
     for method in dict.fromkeys(result.method for result in results):
-        text = LABELS[method]
-        figure.text(x / WIDTH, y, text, color=COLOURS[method], fontsize=11.5, fontweight="bold", va="bottom")
-        x += text_width(text, 11.5, bold=True) + 0.35
+        wide = text_width(LABELS[method], _KEY_SIZE, bold=True)
+        if lines[-1] and x + wide > WIDTH - _EDGE:
+            lines.append([])
+            x = LEFT
+        lines[-1].append(method)
+        x += wide + _KEY_GAP
+    return lines
+
+
+def _draw_keys(figure: Figure, lines: list[list[str]], height: float, body: float) -> None:
+    """Names of the methods in their colours, above the panels."""
+    for number, methods in enumerate(lines):
+        x, y = LEFT, (0.62 + body - 0.02 - number * _KEY_LINE) / height
+        for method in methods:
+            text, colour = LABELS[method], COLOURS[method]
+            figure.text(x / WIDTH, y, text, color=colour, fontsize=_KEY_SIZE, fontweight="bold", va="bottom")
+            x += text_width(text, _KEY_SIZE, bold=True) + _KEY_GAP
