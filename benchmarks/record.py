@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from .saved_values import parse_json, shown
 from .training import Row
 
 _LAST = 2**16  # bytes at the end of a file that the last line is usually within
+_END = b'{"end"'  # how the last line of a finished record begins
 
 
 class Record:
@@ -109,29 +110,34 @@ class Record:
     @property
     def ended(self) -> bool:
         """Whether the last line is an end."""
-        try:
-            size, length = self.size, _LAST
-            with self.file.open("rb") as stream:
-                last: list[bytes] = []
-                while len(last) < 2 and length < 2 * max(size, _LAST):  # the last line may be longer
-                    stream.seek(max(0, size - length))
-                    last = stream.read().splitlines(keepends=True)[-2:]
-                    length *= 2
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        except OSError as error:
-            raise CannotRun(f"Cannot read {self.file}: {error}.") from error
-        return bool(last) and last[-1].startswith(b'{"end"') and last[-1].endswith(b"\n")
+        last = self._read(_last_line)
+        return last.startswith(_END) and last.endswith(b"\n")
 
     @property
     def has_end(self) -> bool:
         """Whether any line is an end. If it is not the last, complete line, the record was changed."""
+        return any(line.startswith(_END) for line in self._read(Path.read_bytes).splitlines())
+
+    def _read(self, read: Callable[[Path], bytes]) -> bytes:
+        """What ``read`` finds in the file; nothing if there is none."""
         try:
-            return any(line.startswith(b'{"end"') for line in self.file.read_bytes().splitlines())
+            return read(self.file)
         except (FileNotFoundError, NotADirectoryError):
-            return False
+            return b""
         except OSError as error:
             raise CannotRun(f"Cannot read {self.file}: {error}.") from error
+
+
+def _last_line(file: Path) -> bytes:
+    """The last line of a file, complete or not; nothing if the file is empty."""
+    size, length = file.stat().st_size, _LAST
+    with file.open("rb") as stream:
+        while True:
+            stream.seek(max(0, size - length))
+            lines = stream.read().splitlines(keepends=True)
+            if len(lines) > 1 or length >= size:
+                return lines[-1] if lines else b""
+            length *= 2
 
 
 def _head(line: bytes) -> dict[str, Any]:

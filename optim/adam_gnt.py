@@ -269,8 +269,9 @@ class AdamGnT(Optimizer):
         Args:
             weight_means: where to write them, by the parameter's id; None: nowhere.
         """
-        writes = weight_means is not None and is_own_step(self, AdamGnT.step)  # another step may change weights later
-        self._given_weight_means = weight_means if writes and weight_means is not None else _NO_WEIGHT_MEANS
+        if weight_means is None or not is_own_step(self, AdamGnT.step):  # another step may change weights afterwards
+            weight_means = _NO_WEIGHT_MEANS
+        self._given_weight_means = weight_means
 
     @not_compiled
     @torch.no_grad()

@@ -77,7 +77,7 @@ def problem_table(problem: Problem, sources: Sources) -> list[str]:
         further = [_last_cell(result, display, metric) for metric in others]
         further += [cells.get(result.label, "") for cells in more.values()]
         beside = published(result, display, sources)
-        rows.append([LABELS[result.method], settings_text(own), seeds(result), *main, *further, beside])
+        rows.append([LABELS[result.method], settings_text(own), result.seeds_text, *main, *further, beside])
     texts = [f"All with {settings_text(common)}."] if common else []
     texts += [f"Where a method has them: {settings_text(alike)}."] if alike else []
     above = [" ".join(texts), ""] if texts else []
@@ -105,11 +105,6 @@ def _last_cell(result: MethodResults, display: Display, metric: Metric) -> str:
 def at_end(result: MethodResults, display: Display, metric: Metric) -> Estimate:
     """A metric in the last part of the run."""
     return result.mean(metric.name, 1.0 - display.last, 1.0)
-
-
-def seeds(result: MethodResults) -> str:
-    """The number of complete seeds, and of diverged ones."""
-    return result.seeds_text
 
 
 def published(result: MethodResults, display: Display, sources: Sources) -> str:
@@ -144,7 +139,7 @@ def family_table(family: Family, sources: Sources) -> list[str]:
                 "<br>".join(_from_to(each, here, display, bold=each is top) for each in here if each.method == method)
                 for method in methods
             ]
-            counts = "; ".join(dict.fromkeys(map(seeds, here)))
+            counts = "; ".join(dict.fromkeys(each.seeds_text for each in here))
             beside = [f"{LABELS[each.method]}: {p}" for each in here if (p := published(each, display, sources))]
             row = [problem.values[by], *map(str, values), counts, *cells, "<br>".join(dict.fromkeys(beside))]
             rows.append([str(cell) for cell in row])

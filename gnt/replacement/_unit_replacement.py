@@ -129,7 +129,7 @@ class UnitReplacement(BoundGroups):
         work = [item for item in zip(self.groups, units, fresh, self.slot_inits, strict=True) if len(item[1])]
         if not work:
             return
-        for scales in [group.scales for group, *_ in work if group.scales]:
+        if scales := [slot for group, *_ in work for slot in group.scales]:
             check_scales_fit(scales)
         self.follow_network()
         kernels = self._kernels() if all(each is None for each in fresh) else None
@@ -171,8 +171,7 @@ class UnitReplacement(BoundGroups):
             if number not in left_out
         ]
         check_not_sharded([group for group, _ in work])
-        for group, _ in work:
-            check_scales_fit(group.scales)
+        check_scales_fit([slot for group, _ in work for slot in group.scales])
         movable = self.protection.movable_biases([group for group, _ in work]) if self.bias_transfer else None
         own_function = () if isinstance(self.init, str) else (self.generator,)
         with restore_generators_on_error(own_function):

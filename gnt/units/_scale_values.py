@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -31,7 +33,7 @@ def has_entry_per_unit(module: nn.Module) -> bool:
     return not isinstance(module, nn.Linear) and not type(module).__module__.startswith("torch.")
 
 
-def check_scales_fit(slots: tuple[Slot, ...]) -> None:
+def check_scales_fit(slots: Sequence[Slot]) -> None:
     """Raise RuntimeError if a tensor of a norm has become too small for the units since the groups were checked."""
     for slot in slots:
         for name in initial_scale_values(slot):

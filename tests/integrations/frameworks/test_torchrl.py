@@ -93,6 +93,15 @@ def mlp(network):
     return next(module for module in network.modules() if isinstance(module, MLP))
 
 
+def train_dqn(loss, optimizer, steps):
+    for _ in range(steps):
+        data = transitions()
+        data["action"] = torch.randint(2, (16,))
+        optimizer.zero_grad()
+        loss(data)["loss"].backward()
+        optimizer.step()
+
+
 def test_the_target_of_dqn_is_left_alone():
     torch.manual_seed(0)
     net = QValueActor(MLP(3, 2, num_cells=[16]), in_keys=["observation"], action_space="categorical")
@@ -100,12 +109,7 @@ def test_the_target_of_dqn_is_left_alone():
     SoftUpdate(loss, eps=0.99)
     optimizer = CBPAdam(list(loss.parameters()), lr=0.01, layers=units(loss), **SETTINGS)
     target = copy.deepcopy(loss.target_value_network_params.to_dict())
-    for _ in range(12):
-        data = transitions()
-        data["action"] = torch.randint(2, (16,))
-        optimizer.zero_grad()
-        loss(data)["loss"].backward()
-        optimizer.step()
+    train_dqn(loss, optimizer, 12)
     assert optimizer.gnt.groups[0].state.replaced > 4
     assert optimizer.gnt.groups[0].state.age.max() == 12
     assert_same(loss.target_value_network_params.to_dict(), target)
@@ -156,12 +160,7 @@ def test_forwards_with_the_parameters_of_a_target_are_not_recorded(delay_value):
     (group,) = optimizer.gnt.groups
     with torch.no_grad():
         group.incoming[0].module.bias[:4] = -100.0  # these units of the online network are silent
-    for _ in range(8):
-        data = transitions()
-        data["action"] = torch.randint(2, (16,))
-        optimizer.zero_grad()
-        loss(data)["loss"].backward()
-        optimizer.step()
+    train_dqn(loss, optimizer, 8)
     assert not group.state.utility[:4].any()
     assert group.state.utility[4:].any()
     assert group.state.updates == 8
