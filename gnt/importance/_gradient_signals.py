@@ -130,6 +130,11 @@ class GradientSignals(GroupSignals):
         gradients = [slot.weight.grad for slot in slots]
         if all(gradient is None for gradient in gradients):
             names = ", ".join(f"{slot.name}.weight" for slot in slots)
+            if not any(slot.weight.requires_grad for slot in slots):
+                raise RuntimeError(
+                    f"{names} of group {self.group.name!r} is frozen (requires_grad=False), and the measure reads its "
+                    "gradient: unfreeze it, or choose a measure that reads no gradients of these weights"
+                )
             raise RuntimeError(
                 f"{names} of group {self.group.name!r} has no gradient, which the measure reads after the optimizer's "
                 "step: make the update before zero_grad(), and run the backward before the step"

@@ -35,7 +35,7 @@ _ADVICE = {
 }
 
 
-@checked_settings(fixed=("average", "decay_rate"))
+@checked_settings(fixed=("measure", "average", "decay_rate"))
 class Importance(RunningImportance):
     """A running estimate of the importance of each unit of some groups.
 

@@ -96,7 +96,7 @@ def register_utility(
     """Register a measure of utility under ``name``, for ``GnT(..., utility=name)``.
 
     Args:
-        name: a name that no built-in measure has; an earlier measure registered under it is replaced.
+        name: a name that no built-in measure or attribution has; an earlier measure registered under it is replaced.
         function: takes `Signals` and returns a floating point tensor (num_units,); units with lower values are replaced
             first. It must be pure. NaN and infinite values are refused in the update. Values near the largest number of
             the dtype can overflow in the running average, and then count as that number.
@@ -108,25 +108,28 @@ def register_utility(
             named here: those of features are recorded only if a measure reads them.
 
     Raises:
-        ValueError: the name is empty, or that of a built-in measure, or ``reads`` has the name of no signal.
-        TypeError: ``function`` is not callable.
+        ValueError: the name is empty, or that of a built-in measure or attribution, or ``reads`` has the name of no
+            signal.
+        TypeError: ``function`` is not callable, or ``reads`` is no list.
 
     >>> import gnt
     >>> gnt.register_utility("squared_contribution", lambda s: (s.magnitude * s.outgoing).mean(1) ** 2)
     """
     if not isinstance(name, str) or not name:
         raise ValueError(f"name must be a non-empty string, got {name!r}")
-    if name in _BUILT_IN:
-        raise ValueError(f"name {name!r} is taken by a built-in measure; choose another")
+    if name in _BUILT_IN or name in ATTRIBUTIONS:
+        kind = "a built-in measure" if name in _BUILT_IN else "an attribution"
+        raise ValueError(f"name {name!r} is taken by {kind}; choose another")
     check_flags(averaged=averaged, corrected=corrected)
     if not callable(function):
         raise TypeError(f"function must be callable, got {type(function).__name__}")
-    names = frozenset([reads] if isinstance(reads, str) else reads)
+    if not isinstance(reads, Iterable):
+        raise TypeError(f"reads must be a list of names of signals, got {reads!r}")
+    names = [reads] if isinstance(reads, str) else [*reads]
     known = ALL_SIGNALS | GRADIENT_SIGNALS
-    if not names <= known:
-        unknown = ", ".join(sorted(map(repr, names - known)))
+    if unknown := ", ".join(repr(each) for each in names if not isinstance(each, str) or each not in known):
         raise ValueError(f"reads must be names of signals ({', '.join(sorted(known))}), got {unknown}")
-    MEASURES[name] = Measure(function, averaged, names, corrected)
+    MEASURES[name] = Measure(function, averaged, frozenset(names), corrected)
 
 
 def find_measure(name: str, argument: str = "utility") -> Measure:

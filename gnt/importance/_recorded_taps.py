@@ -129,13 +129,17 @@ class RecordedTaps:
     def check_open(self) -> None:
         """Raise RuntimeError after `close`."""
         if self._closed:
-            raise RuntimeError("this engine is closed and its hooks are removed; build a new GnT to continue")
+            raise RuntimeError(
+                "this object is closed and its hooks are removed; build a new GnT or Importance to continue"
+            )
 
     def check_recording(self) -> None:
         """Raise ValueError if features are not recorded by hooks."""
         self.check_open()
         if not self._record:
-            raise ValueError("this engine does not record features (record=False): pass them to GnT.step")
+            raise ValueError(
+                "this object does not record features (record=False): pass them to GnT.step or Importance.update"
+            )
 
     def stop_recording(self) -> None:
         """Remove the hooks and forget what they recorded."""

@@ -77,9 +77,10 @@ class RunningImportance:
     def values(self) -> list[Tensor]:
         """The importance of each unit, (num_units,) for each group: the corrected running average of the measure.
 
-        0 for units of age 0.
+        0 for units of age 0. The tensors are copies, which later updates do not change.
         """
-        return [group.state.corrected_utility for group in self.groups]
+        states = [group.state for group in self.groups]
+        return [state.corrected_utility if state.corrected else state.utility.clone() for state in states]
 
     def latest(self) -> Tensor:
         """The measure in the latest update, of the units of all groups one after the other, (units,).

@@ -107,7 +107,7 @@ class TapFeatures:
         if self._count == MANY_FORWARDS:
             warnings.warn(
                 f"{MANY_FORWARDS} forwards of the consumer of group {self.group!r} are waiting for an update: call "
-                "GnT.step() after each optimizer step, or close() the engine",
+                "GnT.step() or Importance.update() after each optimizer step, or close() the object that reads them",
                 stacklevel=4,
             )
 

@@ -190,8 +190,8 @@ def test_warns_once_after_1000_forwards_without_an_update():
         for _ in range(1100):
             net(x)
     assert [str(w.message) for w in caught] == [
-        "1000 forwards of the consumer of group '0' are waiting for an update: call GnT.step() after each optimizer "
-        "step, or close() the engine"
+        "1000 forwards of the consumer of group '0' are waiting for an update: call GnT.step() or Importance.update() "
+        "after each optimizer step, or close() the object that reads them"
     ]
     engine.close()
 

@@ -261,6 +261,21 @@ def test_missing_gradients_are_refused_by_name():
     assert (engine.updates, weights.updates, int(engine.groups[0].state.age.sum())) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("utility", ["gradient", "incoming_fisher"])
+def test_a_frozen_weight_is_refused_by_name(utility):
+    net = mlp(4, 3, 2)
+    importance = Importance(net, utility)
+    x, y = batch(0)
+    F.mse_loss(net(x), y).backward()
+    importance.update()
+    net.zero_grad()
+    net[0].weight.requires_grad_(False)
+    F.mse_loss(net(x), y).backward()
+    with pytest.raises(RuntimeError, match=r"0\.weight of group '0' is frozen .* unfreeze it, or choose a measure"):
+        importance.update()
+    assert importance.updates == 1
+
+
 def test_gradients_of_given_features_are_those_that_retain_grad_keeps():
     net = mlp(4, 3, 2)
     x, y = batch(0)
@@ -305,8 +320,15 @@ def test_a_measure_may_read_only_the_gradients_that_it_declares():
             engine.update()
     finally:
         del MEASURES["undeclared"]
-    with pytest.raises(ValueError, match=r"reads must be names of signals .* got 'gradients'"):
-        gnt.register_utility("undeclared", lambda signals: signals.incoming, reads=["gradients"])
+    for reads, kind, message in (
+        (["gradients"], ValueError, r"reads must be names of signals .* got 'gradients'"),
+        ([["incoming"]], ValueError, r"reads must be names of signals .* got \['incoming'\]"),
+        (None, TypeError, "reads must be a list of names of signals, got None"),
+    ):
+        with pytest.raises(kind, match=message):
+            gnt.register_utility("undeclared", lambda signals: signals.incoming, reads=reads)
+    with pytest.raises(ValueError, match="name 'deeplift' is taken by an attribution"):
+        gnt.register_utility("deeplift", lambda signals: signals.incoming)
 
 
 @pytest.mark.parametrize("attached", [True, False])

@@ -163,9 +163,26 @@ def test_resumed_and_copied_importance_go_on_exactly():
     assert importance.updates == copied.updates == resumed.updates == 10
 
 
+@pytest.mark.parametrize("average", ["ema", "task_mean", "latest"])
+def test_values_of_a_task_stay_when_another_begins(average):
+    net = double_mlp()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    importance = Importance(net, average=average)
+    train(net, optimizer, importance.update, steps=2)
+    kept = importance.values
+    before = [values.clone() for values in kept]
+    importance.begin_task()
+    train(net, optimizer, importance.update, steps=2)
+    assert all(a.equal(b) for a, b in zip(kept, before, strict=True))
+    kept[0].fill_(-1.0)
+    assert importance.values[0].min() >= 0
+
+
 def test_settings_and_states_that_do_not_fit_are_refused():
     net = double_mlp()
     importance = Importance(net)
+    with pytest.raises(AttributeError, match="measure of Importance cannot be changed"):
+        importance.measure = "weight"
     for settings, message in [
         ({"measure": "contribtion"}, "measure must be one of .* did you mean 'contribution'"),
         ({"average": "mean"}, "average must be one of ema, task_mean, latest, got 'mean'"),

@@ -283,7 +283,7 @@ def test_a_closed_engine_refuses_steps_but_can_be_reported_and_saved():
     engine.close()
     step_with_features, replace = (lambda: engine.step(VALID_FEATURES)), (lambda: engine.replace([[], []]))
     for call in (engine.step, step_with_features, engine.update, engine.select, replace):
-        assert_refused(run, call, RuntimeError, "this engine is closed")
+        assert_refused(run, call, RuntimeError, "this object is closed")
     assert engine.report().updates == 6
     engine.load_state_dict(engine.state_dict())
     assert not any(module._forward_pre_hooks for module in net)

@@ -23,15 +23,16 @@ def ablation(of: Evaluation, chunk: int) -> list[Tensor]:
     """
     output, reads = of.output(of.x)
     values = of.values(output)
+    values = values.to(torch.promote_types(values.dtype, torch.float32))
     found = []
     for number, group in enumerate(of.groups):
         own = [read for read in reads if any(reader.group == number for reader in read.readers)]
         if not own:
             found.append(torch.zeros(group.num_units, dtype=values.dtype, device=values.device))
         elif _makes_output(own, output) and isinstance(of.target, Tensor):
-            found.append(_of_last_group(own[0], number, of.target))
+            found.append(_of_last_group(own[0], number, of.target).to(values))
         else:
-            together = max(1, chunk // max(len(values), 1))
+            together = 1 if of.mixes_samples else max(1, chunk // max(len(values), 1))
             found.append(_by_forwards(of, number, values, reads, together))
     return found
 
@@ -48,7 +49,8 @@ def _of_last_group(read: Read, number: int, target: Tensor) -> Tensor:
     slot = next(reader.slot for reader in read.readers if reader.group == number)
     by_class = slot.weight.detach().movedim(slot.dim, 1)
     products = read.value * by_class[target.to(by_class.device)]
-    return slot.of_units(products, 1).sum(2).abs().mean(0)
+    dtype = torch.promote_types(products.dtype, torch.float32)
+    return _mean(slot.of_units(products, 1).sum(2, dtype=dtype).abs(), 0)
 
 
 def _by_forwards(of: Evaluation, number: int, values: Tensor, reads: Sequence[Read], together: int) -> Tensor:
@@ -60,16 +62,21 @@ def _by_forwards(of: Evaluation, number: int, values: Tensor, reads: Sequence[Re
     while start < units:
         count = min(together, units - start)
         without = _Without(number, start, count, [read.value.shape for read in reads])
-        x = of.x if count == 1 else map_tensors(of.x, lambda t, k=count: _repeated(t, k, samples))  # type: ignore[misc]
         try:
+            x = of.x if count == 1 else map_tensors(of.x, lambda t, k=count: _repeated(t, k, samples))  # type: ignore[misc]
             output, _ = of.output(x, without)
             rows = _values_of_copies(of, output, count)
         except _SamplesElsewhereError:
             together = 1
             continue
-        changes.append((rows - values).abs().mean(1))
+        changes.append(_mean((rows - values).abs(), 1))
         start += count
     return torch.cat(changes)
+
+
+def _mean(values: Tensor, dim: int) -> Tensor:
+    """The mean over samples; 0 without samples."""
+    return values.sum(dim) / max(values.shape[dim], 1)
 
 
 def _repeated(tensor: Tensor, count: int, samples: int) -> Tensor:
@@ -98,9 +105,10 @@ class _Without:
         self._group, self._first, self._count, self._shapes = group, first, count, shapes
 
     def __call__(self, number: int, readers: Sequence[Reader], value: Tensor) -> Tensor:
-        shape = self._shapes[number]
-        if value.shape != (shape[0] * self._count, *shape[1:]):
-            raise _SamplesElsewhereError
+        if self._count > 1:
+            shape = self._shapes[number] if number < len(self._shapes) else value.shape
+            if value.shape != (shape[0] * self._count, *shape[1:]):
+                raise _SamplesElsewhereError
         slot = readers[0].slot
         keep = value.new_ones(self._count, value.shape[1 - slot.weight.ndim])
         for reader in readers:
@@ -110,5 +118,5 @@ class _Without:
                 keep[copies, reader.slot.index(units)] = 0.0
         keep = along_positions(keep, slot)
         lead = (1,) * (value.ndim - keep.ndim + 1)
-        by_copy = value.reshape(self._count, shape[0], *shape[1:])
+        by_copy = value.reshape(self._count, -1, *value.shape[1:]) if self._count > 1 else value[None]
         return (by_copy * keep.reshape(self._count, *lead, *keep.shape[1:])).reshape(value.shape)

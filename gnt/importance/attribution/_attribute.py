@@ -105,7 +105,8 @@ def attribute(
         baselines: x0, in the structure of ``x``, one for each sample or (1, ...) for all; None: zeros. For
             deeplift_shap and gradient_shap a set of any number of baselines, all of which, or random ones, are compared
             with each sample; deeplift_shap needs one.
-        chunk: for ablation, the number of samples in one forward, at most.
+        chunk: for ablation, the number of samples in one forward, at most. Give 1 if the outputs of one sample depend
+            on the others in evaluation mode (where a batch norm without running statistics is the cause, this is done).
         generator: for gradient_shap. None: torch's global generator, which does not advance.
 
     Returns:
@@ -127,15 +128,17 @@ def attribute(
     >>> torch.allclose(value, (h * net[2].weight[y]).abs().mean(0))
     True
     """
-    groups = tuple(groups)
     entry = find_attribution(method)
-    check_attribution(method, n_steps, baselines, chunk)
+    check_attribution(method, n_steps, baselines)
+    check_positive(chunk=chunk)
+    groups = _checked_groups(groups)
     _check(net, groups, target, generator)
     steps = _steps(method, entry, n_steps)
-    given = Baselines(x, baselines, method, entry.baselines)
-    of = Evaluation(net, groups, x, target)
-    with of.isolated():
-        return _values(of, method, steps, given, chunk, generator)
+    with torch.inference_mode(mode=False):  # inside of it there are no gradients, and all would be 0
+        given = Baselines(x, baselines, method, entry.baselines)
+        of = Evaluation(net, groups, x, target)
+        with of.isolated():
+            return _values(of, method, steps, given, chunk, generator)
 
 
 def check_attribution(method: str, n_steps: Any = None, baselines: Any = None, chunk: Any = None) -> None:
@@ -183,12 +186,19 @@ def _values(
     return unit_means(groups, *by_gradient[method](of))
 
 
-def _check(net: Any, groups: tuple[Any, ...], target: Any, generator: Any) -> None:
+def _checked_groups(groups: Any) -> tuple[UnitGroup, ...]:
+    if isinstance(groups, UnitGroup):
+        raise TypeError(f"groups must be a list of unit groups, got one: pass [group] for group {groups.name!r}")
+    found = tuple(groups) if isinstance(groups, Iterable) else (groups,)
+    if not found or not all(isinstance(group, UnitGroup) for group in found):
+        got = ", ".join(dict.fromkeys(type(group).__name__ for group in found)) or "none"
+        raise TypeError(f"groups must be unit groups, from gnt.walk or gnt.trace, got {got}")
+    return found
+
+
+def _check(net: Any, groups: tuple[UnitGroup, ...], target: Any, generator: Any) -> None:
     if not isinstance(net, nn.Module):
         raise TypeError(f"net must be a torch.nn.Module, got {type(net).__name__}")
-    if not groups or not all(isinstance(group, UnitGroup) for group in groups):
-        got = ", ".join(dict.fromkeys(type(group).__name__ for group in groups)) or "none"
-        raise TypeError(f"groups must be unit groups, from gnt.walk or gnt.trace, got {got}")
     modules = set(net.modules())
     for slot in (slot for group in groups for slot in group.outgoing):
         if slot.module not in modules:

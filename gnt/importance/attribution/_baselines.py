@@ -30,9 +30,18 @@ class Baselines:
         moving = [self._moves(part) for part in self._tensors]
         if not any(moving):
             raise ValueError(f"{method!r} needs floating point inputs to compare with a baseline, and x has none")
-        self._size = max(len(part) for part in self._tensors if isinstance(part, Tensor) and part.ndim)
+        sizes = {len(part) for part, moves in zip(self._tensors, moving, strict=True) if moves}
+        if len(sizes - {1}) > 1:
+            raise ValueError(
+                f"{method!r} moves all floating point inputs from a baseline to x, so they must have equally many "
+                f"samples, or one for all, got {sorted(sizes)}: set others inside the model"
+            )
+        self._size = next(iter(sizes - {1}), 1)
         self._given: list[Any] = (
-            [part[:1].detach() * 0 if moves else part for part, moves in zip(self._tensors, moving, strict=True)]
+            [
+                part.new_zeros(1, *part.shape[1:]) if moves else part
+                for part, moves in zip(self._tensors, moving, strict=True)
+            ]
             if baselines is None
             else self._checked(baselines, several=number != "one")
         )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gnt.importance.attribution._evaluation import Evaluation, gradients_of
 from gnt.importance.attribution._operations import OperationCheck, differentiate
-from gnt.importance.attribution._reads import Read
+from gnt.importance.attribution._reads import Read, check_same_shapes
 from gnt.units import ModelInputs
 
 _SMALL = 1e-10  # below this difference of inputs the multiplier is the derivative
@@ -134,5 +134,6 @@ def deeplift(of: Evaluation, baseline: ModelInputs, method: str) -> tuple[list[R
         output, reads = of.output(of.x)
     rescaled.check_seen(output)
     multipliers = gradients_of(of.values(output), reads)
+    check_same_shapes([read.value for read in before], [read.value for read in reads])
     changes = (read.value.detach() - ref.value.detach() for read, ref in zip(reads, before, strict=True))
     return reads, [multiplier * change for multiplier, change in zip(multipliers, changes, strict=True)]

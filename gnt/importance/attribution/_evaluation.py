@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from gnt.importance.attribution._reads import Read, Replace, reads_of
 from gnt.units import ModelInputs, UnitGroup, isolated, unwrap
@@ -31,14 +32,18 @@ class Evaluation:
 
     Attributes:
         groups, x, target: the arguments; the tensors of ``x`` are detached.
+        mixes_samples: what one sample gives depends on the others, by a batch norm without running statistics.
     """
 
     def __init__(self, model: nn.Module, groups: Sequence[UnitGroup], x: ModelInputs, target: Target) -> None:
         self._model = unwrap(model)
-        self.groups, self.target = groups, target
+        self.groups = groups
+        self.target = target.long() if isinstance(target, Tensor) else target  # a uint8 index would be a mask
         self._in_range = False  # True once the classes of the target have been compared with the output
-        self.x = map_tensors(x, Tensor.detach)
+        self.x = map_tensors(x, _detached)
         self._weights = {name: parameter.detach() for name, parameter in self._model.named_parameters()}
+        norms = (module for module in self._model.modules() if isinstance(module, _BatchNorm))
+        self.mixes_samples = any(norm.running_mean is None for norm in norms)
 
     @contextmanager
     def isolated(self) -> Iterator[None]:
@@ -60,13 +65,20 @@ class Evaluation:
             if not isinstance(values, Tensor) or values.ndim != 1:
                 got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
                 raise ValueError(f"target(output) must return one value per sample, a tensor (N,), got {got}")
+            if not values.is_floating_point():
+                raise ValueError(f"target(output) must return floating point values, got {values.dtype}")
+            if isinstance(output, Tensor) and output.requires_grad and not values.requires_grad:
+                raise ValueError(
+                    "target(output) must return values that depend on the output differentiably, got values that do "
+                    "not require gradients"
+                )
             return values
         if not isinstance(output, Tensor):
             raise TypeError(
                 f"the model must return a tensor, got {type(output).__name__}: give target as a function of the output"
             )
         if self.target is None:
-            if output.numel() != len(output):
+            if output.ndim == 0 or output.numel() != len(output):
                 raise ValueError(
                     f"target=None is for outputs of one value per sample, got shape {tuple(output.shape)}: give target "
                     "as class indices (N,), or as a function of the output"
@@ -96,6 +108,11 @@ class Evaluation:
         """What consumers read, and the gradient of the sum of the values with respect to each."""
         values, reads = self.forward(x, replace)
         return reads, gradients_of(values, reads)
+
+
+def _detached(tensor: Tensor) -> Tensor:
+    """The tensor without its graph; one made in inference mode is copied, because autograd cannot save it."""
+    return tensor.clone() if tensor.is_inference() else tensor.detach()
 
 
 def gradients_of(values: Tensor, reads: Sequence[Read]) -> list[Tensor]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gnt.importance.attribution._evaluation import Evaluation
-from gnt.importance.attribution._reads import Read, Reader, along_positions, positions_of
+from gnt.importance.attribution._reads import Read, Reader, along_positions, check_same_shapes, positions_of
 from gnt.units import ModelInputs
 
 Interpolate = Callable[[ModelInputs, ModelInputs, Any], ModelInputs]
@@ -38,9 +38,8 @@ def conductance(of: Evaluation, baseline: ModelInputs, n: int, between: Interpol
         before, at_before = reads, gradients
         reads, gradients = of.gradients(between(baseline, of.x, node))
         if before:
-            pairs = zip(at_before, reads, before, strict=True)
-            terms = [gradient * (now.value - was.value).detach() for gradient, now, was in pairs]
-            total = [a + b for a, b in zip(total, terms, strict=True)] if total else terms
+            terms = [gradient * change for gradient, change in zip(at_before, _changes(before, reads), strict=True)]
+            total = _sum(total, terms)
     return reads, total
 
 
@@ -52,8 +51,7 @@ def internal_influence(
     reads: list[Read] = []
     for node, weight in zip(*gauss_legendre(n), strict=True):
         reads, gradients = of.gradients(between(baseline, of.x, node))
-        terms = [gradient * weight for gradient in gradients]
-        total = [a + b for a, b in zip(total, terms, strict=True)] if total else terms
+        total = _sum(total, [gradient * weight for gradient in gradients])
     return reads, total
 
 
@@ -82,9 +80,10 @@ def gradient_shap(
                 _, before = of.forward(baseline)
             last = baseline
         _, gradients = of.gradients(between(baseline, of.x, u))
-        triples = zip(gradients, reads, before, strict=True)
-        terms = [gradient * (now.value - was.value) / len(positions) for gradient, now, was in triples]
-        total = [a + b for a, b in zip(total, terms, strict=True)] if total else terms
+        changes = _changes(before, reads)
+        check_same_shapes(gradients, changes)
+        pairs = zip(gradients, changes, strict=True)
+        total = _sum(total, [gradient * change / len(positions) for gradient, change in pairs])
     return reads, total
 
 
@@ -93,24 +92,38 @@ def integrated_gradients(of: Evaluation, baseline: ModelInputs, n: int, group: i
     with torch.no_grad():
         _, before = of.forward(baseline)
         _, reads = of.forward(of.x)
-    changes: list[Tensor] = []
-    for was, now in zip(before, reads, strict=True):
-        own = along_positions(positions_of(now.readers, group, now.value), now.readers[0].slot)
-        change = now.value - was.value
-        changes.append(torch.where(own, change, torch.zeros_like(change)))
+    changes = _changes(before, reads)
+    own = [along_positions(positions_of(read.readers, group, read.value), read.readers[0].slot) for read in reads]
     total: list[Tensor] = []
     for node, weight in zip(*gauss_legendre(n), strict=True):
-        _, gradients = of.gradients(of.x, _Move(changes, node - 1))
-        terms = [gradient * weight for gradient in gradients]
-        total = [a + b for a, b in zip(total, terms, strict=True)] if total else terms
-    return reads, [change * gradient for change, gradient in zip(changes, total, strict=True)]
+        points = [was.value + node * change for was, change in zip(before, changes, strict=True)]
+        _, gradients = of.gradients(of.x, _Set(own, points))
+        total = _sum(total, [gradient * weight for gradient in gradients])
+    triples = zip(own, changes, total, strict=True)
+    return reads, [
+        torch.where(units, change * gradient, torch.zeros_like(change)) for units, change, gradient in triples
+    ]
 
 
-class _Move:
-    """Adds a multiple of given changes to what is read."""
+class _Set:
+    """Sets the features of some units to given values, also where they depend on units that were set before."""
 
-    def __init__(self, changes: Sequence[Tensor], factor: float) -> None:
-        self._changes, self._factor = changes, factor
+    def __init__(self, own: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+        self._own, self._values = own, values
 
     def __call__(self, number: int, readers: Sequence[Reader], value: Tensor) -> Tensor:
-        return value + self._factor * self._changes[number]
+        check_same_shapes([value], self._values[number : number + 1])
+        return torch.where(self._own[number], self._values[number], value)
+
+
+def _changes(before: Sequence[Read], reads: Sequence[Read]) -> list[Tensor]:
+    """What is read in one forward minus what is read in another."""
+    check_same_shapes([read.value for read in before], [read.value for read in reads])
+    return [(now.value - was.value).detach() for now, was in zip(reads, before, strict=True)]
+
+
+def _sum(total: list[Tensor], terms: list[Tensor]) -> list[Tensor]:
+    if not total:
+        return terms
+    check_same_shapes(total, terms)
+    return [a + b for a, b in zip(total, terms, strict=True)]

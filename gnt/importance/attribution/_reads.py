@@ -84,6 +84,17 @@ def reads_of(groups: Sequence[UnitGroup], replace: Replace | None = None) -> Ite
             handle.remove()
 
 
+def check_same_shapes(first: Sequence[Tensor], second: Sequence[Tensor]) -> None:
+    """Raise ValueError unless two forwards have read tensors of the same shapes."""
+    shapes = [[tuple(each.shape) for each in several] for several in (first, second)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            "the method compares what layers read for x and for points between a baseline and x, and the network reads "
+            f"features of shapes {shapes[0]} for one and {shapes[1]} for another: choose a method without a baseline, "
+            "such as 'gradient_activation' or 'ablation'"
+        )
+
+
 def positions_of(readers: Sequence[Reader], group: int, like: Tensor) -> Tensor:
     """Which positions of what is read belong to a group: bool (width,)."""
     slot = readers[0].slot
