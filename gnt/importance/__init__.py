@@ -21,7 +21,7 @@ from gnt.importance._evaluate.evaluator import ENGINE_UNCHANGED
 from gnt.importance._evaluate.means_layout import WeightMeans
 from gnt.importance._feature_batch import FeatureBatch, Features
 from gnt.importance._feature_buffer import FeatureBuffer
-from gnt.importance._feature_recording import is_recording_hook, record, record_compiled
+from gnt.importance._feature_recording import is_recording_hook, record, record_compiled, recorders
 from gnt.importance._gradient_scale import check_grad_scaler
 from gnt.importance._gradient_signals import GRADIENT_SIGNALS
 from gnt.importance._importance import Importance
@@ -79,6 +79,7 @@ __all__ = [
     "is_recording_hook",
     "record",
     "record_compiled",
+    "recorders",
     "register_utility",
     "restore_generators_on_error",
     "step_was_skipped",

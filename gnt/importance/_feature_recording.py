@@ -16,7 +16,7 @@ Activation checkpointing runs a forward a second time during the backward. If th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -132,6 +132,11 @@ class Recorder:
         if not self._taps:
             self.handle.remove()
 
+    @property
+    def taps(self) -> tuple[TapFeatures, ...]:
+        """A tap of each reader; another tuple if readers come or go."""
+        return self._taps
+
     def _set_taps(self, taps: tuple[TapFeatures, ...]) -> None:
         self._taps, self._gradients = taps, any(tap.gradients for tap in taps)
 
@@ -200,3 +205,9 @@ def _unpickle_hook(hook_id: int) -> Callable[..., None]:
 def is_recording_hook(hook: object) -> bool:
     """True for a forward pre-hook that records features, or its inactive copy."""
     return isinstance(hook, Recorder) or hook is _inactive_hook
+
+
+def recorders(modules: Iterable[nn.Module]) -> list[Recorder]:
+    """The recorders of modules."""
+    hooks = (hook for module in modules for hook in module._forward_pre_hooks.values())
+    return [hook for hook in hooks if isinstance(hook, Recorder)]

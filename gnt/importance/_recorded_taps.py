@@ -93,6 +93,11 @@ class RecordedTaps:
         weakref.finalize(self, _remove, self._subscriptions)
 
     @property
+    def all_taps(self) -> Sequence[TapFeatures]:
+        """`taps`, and those of consumers with another layout than the first of their tap."""
+        return self._all_taps
+
+    @property
     def waiting(self) -> bool:
         """True if any forward was recorded since the last update."""
         for tap in self._all_taps:  # noqa: SIM110  # a generator takes longer

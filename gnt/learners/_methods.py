@@ -189,11 +189,10 @@ class Methods(tuple[Any, ...]):
         """Raise TypeError for methods that act inside of a step that runs as one compiled graph."""
         for each in self:
             inside = [hook for hook in ("penalty", "penalty_backward", "after_backward") if hasattr(each, hook)]
-            what = f"its {' and '.join(inside)}" if inside else "it, which records features in the forward"
-            if inside or hasattr(each, "groups"):
+            if inside:
                 raise TypeError(
                     f"compile=True runs loss, backward and optimizer as one graph, and {type(each).__name__} would not "
-                    f"be part of it: the graph cannot call {what}. Leave compile=False"
+                    f"be part of it: the graph cannot call its {' and '.join(inside)}. Leave compile=False"
                 )
 
     def state_dict(self) -> list[Any]:

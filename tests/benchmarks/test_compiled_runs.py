@@ -14,7 +14,7 @@ from tests.benchmarks.resumed_training import rows_of, rows_resumed_after_every_
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:Warning")
 
 # units are replaced often, and the last piece is shorter, which means other strides and another graph for ensembles
-SHORT = {"steps": 600, "bin": 100, "flip_every": 200, "replacement_rate": 0.05, "maturity_threshold": 10}
+SHORT = {"steps": 600, "bin": 100, "flip_every": 200, "replacement_rate": 0.05, "maturity_threshold": 10, "period": 50}
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ SHORT = {"steps": 600, "bin": 100, "flip_every": 200, "replacement_rate": 0.05, 
     [
         ("continual_backprop", "sgd", [3]),
         ("continual_backprop", "adam", [3, 4, 5]),
-        ("backprop", "adam", [3]),
+        ("redo", "adam", [3]),
     ],
 )
 def test_a_resumed_run_gives_the_same_bytes(method, optimizer, seeds, tmp_path) -> None:

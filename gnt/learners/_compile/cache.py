@@ -63,6 +63,8 @@ class CompiledSteps:
             engine.check_structure()
             if engine.waiting or engine.frozen:
                 return None  # features of an earlier forward belong to this update too; frozen groups are left out
+        if context.readers.wait:
+            return None
         measured = () if context.update is None else context.update.measures_next
         for kind in self._by_key.get(key := (context.key(step, x, y), measured), ()):
             if kind.python_state.is_current():

@@ -19,6 +19,7 @@ from gnt.learners._compile.functional_optimizers import ParameterStep
 from gnt.learners._compile.inputs import NONFINITE_GROUP, NONFINITE_LOSS, STATUS_OK, GraphInputs, UnpackedInputs
 from gnt.learners._compile.norm_statistics import NormStatistics
 from gnt.learners._compile.python_state import PythonState
+from gnt.learners._compile.recorded_features import RecordedFeatures
 from gnt.learners._compile.repeated_values import return_repeated_values
 from gnt.learners._compile.tensor_slots import attributes, changed_attributes, restore_attributes
 from gnt.learners._training_step import TrainingStep
@@ -29,9 +30,15 @@ ADVICE = "leave compile=False for this network"
 
 
 def capture_step(
-    step: TrainingStep, inputs: GraphInputs, values: Sequence[Tensor], python_state: PythonState
+    step: TrainingStep,
+    inputs: GraphInputs,
+    values: Sequence[Tensor],
+    python_state: PythonState,
+    of_others: RecordedFeatures,
 ) -> tuple[GraphModule, list[Tensor]]:
-    """The graph of one step, which returns loss, output and status, and fake tensors with the layouts of its inputs.
+    """The graph of one step, and fake tensors with the layouts of its inputs.
+
+    The graph returns loss, output, status, and the features that others than the engine record.
 
     Raises:
         RuntimeError: the network does something that a graph would leave out, or turn into a constant.
@@ -48,12 +55,15 @@ def capture_step(
     step.captured = True
     try:
         with mode, torch.compiler.set_stance("force_eager"), no_autocast_cache():
-            graph = make_fx(lambda *traced: _traced_step(step, inputs, inputs.unpack(traced)), DECOMPOSITIONS)(*fakes)
+            graph = make_fx(
+                lambda *traced: _traced_step(step, inputs, inputs.unpack(traced), of_others), DECOMPOSITIONS
+            )(*fakes)
     except Exception as error:
         raise RuntimeError(_explanation(step, error)) from error
     finally:
         step.captured = False
         step.discard()
+        of_others.forget()
         changed = changed_attributes(before, attributes(modules))
         restore_attributes(modules, before)
         changed_values = python_state.undo_capture()
@@ -85,7 +95,9 @@ def _has_generator(graph: GraphModule) -> bool:
     return any(node.kwargs.get("generator") is not None for node in graph.graph.nodes)  # keyword-only in torch
 
 
-def _traced_step(step: TrainingStep, inputs: GraphInputs, at: UnpackedInputs) -> tuple[Tensor, ...]:
+def _traced_step(
+    step: TrainingStep, inputs: GraphInputs, at: UnpackedInputs, of_others: RecordedFeatures
+) -> tuple[Tensor, ...]:
     """`TrainingStep.run` on traced tensors. All writes come at the end, and happen only if the loss is finite."""
     slots, update = inputs.slots, inputs.update
     traced_states = update.traced_states(at.unit_states, at.updates) if update is not None else contextlib.nullcontext()
@@ -101,6 +113,7 @@ def _traced_step(step: TrainingStep, inputs: GraphInputs, at: UnpackedInputs) ->
         total = loss if loss.ndim == 0 else loss.sum()
         grads = torch.autograd.grad(total, [local[each.index] for each in inputs.trained])
         batches = step.after_backward(batches)
+        recorded = of_others.recorded()
         with torch.no_grad():
             finite_loss = torch.isfinite(loss).all() if inputs.checks_finite else None
             writes = _buffer_writes(inputs, at.values, local, statistics.written)
@@ -125,7 +138,7 @@ def _traced_step(step: TrainingStep, inputs: GraphInputs, at: UnpackedInputs) ->
         for to, value in writes:
             if value is not to:
                 to.copy_(value)
-    return loss.detach(), output.detach(), status
+    return loss.detach(), output.detach(), status, *recorded
 
 
 def _leaf(own: Tensor, value: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from gnt.learners._compile.inputs import (
     StaleInputsError,
 )
 from gnt.learners._compile.python_state import PythonState
+from gnt.learners._compile.recorded_features import RecordedFeatures
 from gnt.learners._compile.step_key import StepContext
 from gnt.learners._step_result import Step
 from gnt.learners._training_step import OPTIMIZER_HAS_STEPPED, TrainingStep
@@ -42,6 +43,7 @@ class CompiledStep:
         self._update = context.update
         check_compilable(step, context.slots.modules, self._update)
         self._inputs = GraphInputs(context.slots, step.optimizer, context.functional_optimizer, self._update, effects)
+        self._features = RecordedFeatures(context.readers.taps)
         self._generators: list[torch.Generator] = []
         if self._update is not None and not self._update.engine.measure.reads:
             self._generators.append(self._update.engine.generator)
@@ -51,7 +53,7 @@ class CompiledStep:
         try:
             drawn = self._draw(step)
             inputs = self._inputs.collect(x, y, step.optimizer, drawn)
-            graph, examples = capture_step(step, self._inputs, inputs, python_state)
+            graph, examples = capture_step(step, self._inputs, inputs, python_state, self._features)
             self._graph: CompiledGraph = compile_graph(graph, examples)
         finally:
             _restore(states)
@@ -78,13 +80,14 @@ class CompiledStep:
         except StaleInputsError:
             _restore(states)
             raise
-        loss, output, status, *_ = self._graph(*inputs)
+        loss, output, status, *rest = self._graph(*inputs)
         if self._inputs.checks_finite and (code := int(status.item())) != STATUS_OK:
             if code == NONFINITE_LOSS:
                 _restore(states)
                 raise FloatingPointError(step.nonfinite_loss_message(loss))
             _restore(states[: len(self._generators)])
             raise FloatingPointError(self._nonfinite_group_message(code - NONFINITE_GROUP))
+        self._features.record(rest)
         step.optimizer._opt_called = True  # type: ignore[attr-defined]  # learning rate schedulers check it
         if self._update is None:
             return Step(loss, output, [])

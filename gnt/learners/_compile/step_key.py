@@ -13,6 +13,7 @@ from gnt._kernels import layout_check
 from gnt.learners._compile.functional_optimizers import functional_optimizer
 from gnt.learners._compile.functional_update import FunctionalUpdate
 from gnt.learners._compile.guards import tensor_slots_of
+from gnt.learners._compile.recorded_features import OtherReaders
 from gnt.learners._compile.tensor_slots import plain_attribute_slots
 from gnt.learners._training_step import TrainingStep
 
@@ -26,6 +27,7 @@ class StepContext:
         functional_optimizer: the functional form of the optimizer.
         update: the engine's update, or None without an engine.
         slots: where all tensors are stored that a step reads.
+        readers: what reads features of the network besides the engine.
     """
 
     def __init__(self, step: TrainingStep) -> None:
@@ -33,6 +35,7 @@ class StepContext:
         self.update = FunctionalUpdate(step.engine) if step.engine is not None else None
         self.slots = tensor_slots_of(step, self.update)
         self._built_for = (step.network, step.optimizer, step.loss)
+        self.readers = OtherReaders(self.slots.modules, step.engine)
         self._groups = step.engine.groups if step.engine is not None else None
         modules = self.slots.modules
         self._children = [(m._modules, dict(m._modules)) for m in modules if m._modules]
@@ -47,13 +50,14 @@ class StepContext:
         self._latest: _LatestKey | None = None
 
     def is_current(self, step: TrainingStep) -> bool:
-        """True if network, optimizer, loss and all submodules are the same objects, without new attributes."""
+        """True if network, optimizer, loss, readers and all submodules are the same objects, without new attributes."""
         network, optimizer, loss = self._built_for
         return (
             step.network is network
             and step.optimizer is optimizer
             and step.loss is loss
             and (step.engine is None or step.engine.groups is self._groups)
+            and self.readers.are_current
             and list(map(type, self._modules)) == self._types
             and list(map(len, self._attributes)) == self._num_attributes
             and all(children == before for children, before in self._children)

@@ -1,0 +1,88 @@
+"""RecordedFeatures: what `gnt.SNR` and others record in the forward, which a graph returns since it calls no hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+from torch import Tensor, nn
+
+from gnt.importance import TapFeatures, recorders
+from gnt.replacement import GnT
+
+
+class OtherReaders:
+    """What reads features of a network besides the learner's engine, which is a part of the graph.
+
+    Args:
+        modules: the network's modules.
+        engine: the learner's engine, or None.
+
+    Attributes:
+        taps: a tap for each feature that one of them reads.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], engine: GnT | None) -> None:
+        self._pre_hooks = [module._forward_pre_hooks for module in modules]
+        self._num_hooks = self._count_hooks()
+        self._recorders = recorders(modules)
+        self._found = self._taps_of_recorders()
+        own = set() if engine is None else set(map(id, engine.feature_buffer.all_taps))
+        every = {id(tap): tap for taps in self._found for tap in taps}
+        self.taps: list[TapFeatures] = [tap for number, tap in every.items() if number not in own]
+
+    def _count_hooks(self) -> int:
+        return sum(map(len, self._pre_hooks))
+
+    def _taps_of_recorders(self) -> list[Any]:
+        return [recorder.taps for recorder in self._recorders]
+
+    @property
+    def are_current(self) -> bool:
+        """True if none has come or gone."""
+        return self._count_hooks() == self._num_hooks and self._taps_of_recorders() == self._found
+
+    @property
+    def wait(self) -> bool:
+        """True if one has a feature of an earlier forward, which counts in its next update."""
+        return any(tap.waiting for tap in self.taps)
+
+
+class RecordedFeatures:
+    """The features that taps get in each step of one graph.
+
+    Args:
+        taps: the taps.
+
+    Raises:
+        RuntimeError: a tap keeps gradients of features, which a graph does not leave.
+    """
+
+    def __init__(self, taps: Sequence[TapFeatures]) -> None:
+        for tap in taps:
+            if tap.gradients:
+                raise RuntimeError(
+                    f"compile=True leaves no gradients of features, and an engine or measure beside the learner reads "
+                    f"those of group {tap.group!r}: close it, or leave compile=False"
+                )
+        self._taps = taps
+        self._counts = [0] * len(taps)  # features of each tap in a step, known once the graph is captured
+
+    def recorded(self) -> list[Tensor]:
+        """The features of the step that is captured."""
+        by_tap = [tap.recorded() for tap in self._taps]
+        self._counts = list(map(len, by_tap))
+        return [feature for features in by_tap for feature in features]
+
+    def forget(self) -> None:
+        """Forget the features of the step that was captured."""
+        for tap in self._taps:
+            tap.forget()
+
+    def record(self, returned: Sequence[Tensor]) -> None:
+        """Record what the graph has returned, first of all the features, as the hooks would have done."""
+        features = iter(returned)
+        for tap, count in zip(self._taps, self._counts, strict=True):
+            for feature in islice(features, count):
+                tap.add(feature)
