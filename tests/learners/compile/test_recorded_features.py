@@ -155,9 +155,15 @@ def test_a_method_that_is_bound_to_other_groups() -> None:
     assert_states_close(eager, compiled)
 
 
-def test_an_object_that_the_caller_steps() -> None:
+def algorithm_1(net: Any, optimizer: torch.optim.Optimizer) -> gnt.GnT:
+    settings: dict[str, Any] = {"replacement_rate": 0.1, "maturity_threshold": 3, "decay_rate": 0.9}
+    return gnt.algorithm_1(net, optimizer, **settings, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("make", [redo, algorithm_1])
+def test_an_object_that_the_caller_steps(make: MakeMethod) -> None:
     eager, compiled = pair(mlp().double(), snr, opt="sgd", step_size=0.05)
-    others = [redo(learner.net, learner.opt) for learner in (eager, compiled)]
+    others = [make(learner.net, learner.opt) for learner in (eager, compiled)]
     for t in range(12):
         run_both(eager, compiled, range(t, t + 1))
         first, second = ([units.tolist() for units in other.step()] for other in others)
