@@ -54,7 +54,7 @@ def capture_step(
     before, random_states = attributes(modules), (random.getstate(), np.random.get_state())
     step.captured = True
     try:
-        with mode, torch.compiler.set_stance("force_eager"), no_autocast_cache():
+        with mode, torch.compiler.set_stance("force_eager"), no_autocast_cache(), of_others.captured():
             graph = make_fx(
                 lambda *traced: _traced_step(step, inputs, inputs.unpack(traced), of_others), DECOMPOSITIONS
             )(*fakes)
@@ -63,7 +63,6 @@ def capture_step(
     finally:
         step.captured = False
         step.discard()
-        of_others.forget()
         changed = changed_attributes(before, attributes(modules))
         restore_attributes(modules, before)
         changed_values = python_state.undo_capture()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -75,14 +76,26 @@ class RecordedFeatures:
         self._counts = list(map(len, by_tap))
         return [feature for features in by_tap for feature in features]
 
-    def forget(self) -> None:
-        """Forget the features of the step that was captured."""
+    @contextlib.contextmanager
+    def captured(self) -> Iterator[None]:
+        """Inside this context a step is captured: all taps record, also those that the next update does not measure."""
+        before = [tap.rests for tap in self._taps]
         for tap in self._taps:
-            tap.forget()
+            tap.rests = None
+        try:
+            yield
+        finally:
+            for tap, rests in zip(self._taps, before, strict=True):
+                tap.rests = rests
+                tap.forget()
 
     def record(self, returned: Sequence[Tensor]) -> None:
         """Record what the graph has returned, first of all the features, as the hooks would have done."""
         features = iter(returned)
         for tap, count in zip(self._taps, self._counts, strict=True):
-            for feature in islice(features, count):
+            own = list(islice(features, count))
+            if own and tap.resting:
+                tap.note_forward()
+                continue
+            for feature in own:
                 tap.add(feature)

@@ -160,7 +160,12 @@ def algorithm_1(net: Any, optimizer: torch.optim.Optimizer) -> gnt.GnT:
     return gnt.algorithm_1(net, optimizer, **settings, generator=torch.Generator().manual_seed(3))
 
 
-@pytest.mark.parametrize("make", [redo, algorithm_1])
+def measuring_every_third(net: Any, optimizer: torch.optim.Optimizer) -> gnt.GnT:
+    settings: dict[str, Any] = {"replacement_rate": 0.1, "maturity_threshold": 3, "decay_rate": 0.9}
+    return gnt.GnT(net, optimizer, **settings, measure_every=3, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("make", [redo, algorithm_1, measuring_every_third])
 def test_an_object_that_the_caller_steps(make: MakeMethod) -> None:
     eager, compiled = pair(mlp().double(), snr, opt="sgd", step_size=0.05)
     others = [make(learner.net, learner.opt) for learner in (eager, compiled)]
