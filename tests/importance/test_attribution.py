@@ -83,7 +83,9 @@ def of_captum(method: str, net: nn.Module, group: UnitGroup, x: Tensor, y: Tenso
         units = torch.arange(group.num_units).repeat_interleave(slot.block)
         mask = units.view(1, -1, *(1,) * (kept[0].ndim - 2)).expand(1, *kept[0].shape[1:])
         options = {"layer_mask": mask}
-    layer = kind(net, slot.module)
+    # captum averages over the places of a layer's input if they are dimensions of it
+    flatten = next((module for module in net if isinstance(module, nn.Flatten)), None)
+    layer = kind(net, flatten if method == "gradcam" and slot.block > 1 else slot.module)
     # captum's InternalInfluence and LayerConductance move x through views, so it has to be a leaf of its own
     found = layer.attribute(x.clone().requires_grad_(), target=y, attribute_to_layer_input=True, **given, **options)
     found = (found[0] if isinstance(found, tuple) else found).detach().abs().mean(0)

@@ -79,7 +79,7 @@ def attribute(
     and mean the mean over samples and places, the value of a unit is
 
         gradient_activation   mean |h dF/dh|
-        gradcam               mean |h (mean of dF/dh over the places of the channel)|; the same for linear consumers
+        gradcam               mean |h (mean of dF/dh over the places of the channel)|, also of flattened channels
         lrp                   mean |relevance|, which is h dF/dh for relu and its leaky relatives; others are refused
         deeplift              mean |m (h - h0)|, m the multipliers of the rescale rule
         deeplift_shap         the same, with the mean of m (h - h0) over several baselines inside
@@ -97,6 +97,8 @@ def attribute(
         net: the network.
         groups: its unit groups, from `walk` or `trace`.
         x: what the network takes: a tensor, a tuple of arguments or a mapping of keyword arguments; samples first.
+            Methods with a baseline move the floating point tensors among them and pass others, and those without
+            dimensions, as they are.
         target: class of each sample, (N,); or a function of the output that returns one value per sample, (N,); None
             for outputs of one value per sample.
         method: one of the names above.
