@@ -1,4 +1,4 @@
-"""Checks of gradients, parameters and the arguments of `reset_units`, made before `AdamGnT` changes anything."""
+"""Checks of gradients, parameters and the arguments of `reset_units`, made before an optimizer changes anything."""
 
 from __future__ import annotations
 
@@ -37,18 +37,23 @@ def check_parameters(params: Sequence[Tensor], group: Mapping[str, Any], state_o
                 f"the state of the parameter of shape {shape} has the entries {', '.join(map(str, state))}; AdamGnT "
                 f"needs step, {' and '.join(MOMENTS[:2])}. Load the state of an AdamGnT, Adam or AdamW"
             )
-        for key in MOMENTS:
-            if key in state and state[key].shape != param.shape:
-                raise RuntimeError(
-                    f"the parameter has shape {shape}, but its state {key!r} has shape {tuple(state[key].shape)}: the "
-                    "parameter was changed after its first step. Delete its entry of optimizer.state, or build a new "
-                    "optimizer"
-                )
+        check_state_shapes(param, state, MOMENTS)
         check_starts(param, state)
         if group["fused"] and not (param.is_floating_point() and param.device.type in _fused_devices()):
             raise RuntimeError(
                 f"fused=True requires parameters on one of the devices {', '.join(_fused_devices())}, got a parameter "
                 f"of shape {shape} on {param.device.type} with dtype {param.dtype}: omit fused"
+            )
+
+
+def check_state_shapes(param: Tensor, state: Mapping[str, Any], keys: Sequence[str]) -> None:
+    """Raise RuntimeError if a tensor of a parameter's state, under one of these keys, has another shape than it."""
+    for key in keys:
+        if key in state and state[key].shape != param.shape:
+            raise RuntimeError(
+                f"the parameter has shape {tuple(param.shape)}, but its state {key!r} has shape "
+                f"{tuple(state[key].shape)}: the parameter was changed after its first step. Delete its entry of "
+                "optimizer.state, or build a new optimizer"
             )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from gnt._kernels import use_kernels
+from gnt._kernels import check_gradient, use_kernels
 from gnt._utils.dynamo import not_compiled
 from gnt._utils.generators import member_generators
 from gnt._utils.state_dicts import Entry, counter, random_state, sequence
@@ -22,6 +22,7 @@ from gnt.optim._options import ChangedOptions, check_option_names
 from gnt.optim._pieces import change_in_pieces, fits_pieces
 from gnt.optim._saved_state import check_entries, check_saved_options, saved_entries
 from gnt.optim._upgd_kernel import change_by_kernel, fits_kernel, update_utilities
+from gnt.optim._validation import check_state_shapes
 from gnt.replacement import register_state_reset
 
 _TINY = torch.finfo(torch.float32).tiny
@@ -73,7 +74,9 @@ class UPGD(Optimizer):
 
     Raises:
         ValueError, TypeError: an invalid option or parameter.
-        RuntimeError: ``kernels=True`` and there are none; in ``step``, for sparse gradients. Nothing is changed.
+        RuntimeError: ``kernels=True`` and there are none; in ``step``, for gradients that are sparse, or have another
+            shape or device than their parameter, and for a parameter whose shape was changed after its first step.
+            Nothing is changed.
 
     Source: Elsayed & Mahmood, ICLR 2024 (arXiv 2404.00781), Algorithm 1 and the authors' code. Their second-order
     utility needs the Hessian's diagonal and is not included.
@@ -158,6 +161,8 @@ class UPGD(Optimizer):
         for param in chain.from_iterable(groups):
             if param.grad.layout is not torch.strided:
                 raise RuntimeError(f"UPGD requires dense gradients, got {param.grad.layout} for {tuple(param.shape)}")
+            check_gradient(param.grad, param)
+            check_state_shapes(param, self.state.get(param) or {}, _AVERAGES)
         taking_part = [(group, own) for group, own in zip(self.param_groups, groups, strict=True) if own]
         if taking_part:
             updated = [self._update_averages(group, own) for group, own in taking_part]

@@ -67,10 +67,14 @@ def loaded_library() -> Library | str:
             return _load(shipped, instructions)
         except (OSError, AttributeError) as error:
             reasons.append(f"{shipped} cannot be loaded: {error}")
-    try:
-        return _load(_compiled(instructions), instructions)
-    except (OSError, AttributeError, CompilerError) as error:
-        reasons.append(str(error))
+    for compiled in (_compiled, _compiled_for_this_process):  # the second if what is in the cache cannot be loaded
+        try:
+            return _load(compiled(instructions), instructions)
+        except (OSError, AttributeError) as error:
+            reasons.append(str(error))
+        except CompilerError as error:
+            reasons.append(str(error))
+            break
     return "; ".join(reasons)
 
 
@@ -115,15 +119,21 @@ def _no_kernels(reason: str) -> RuntimeError:
 
 def _compiled(instructions: str) -> Path:
     """The library in the cache folder, compiled if it is not there."""
-    folder = cache_folder() / fingerprint(instructions)
-    path = folder / library_name(instructions)
-    if path.exists():
-        return path
     try:
+        folder = cache_folder() / fingerprint(instructions)
+        path = folder / library_name(instructions)
+        if path.exists():
+            return path
         folder.mkdir(parents=True, exist_ok=True)
         return compile_library(instructions, folder)
-    except OSError:  # a home that cannot be written to
-        return compile_library(instructions, Path(_folder_of_this_process().name))
+    except CompilerError:
+        raise
+    except (OSError, RuntimeError):  # a home that cannot be read or written to, or none (RuntimeError)
+        return _compiled_for_this_process(instructions)
+
+
+def _compiled_for_this_process(instructions: str) -> Path:
+    return compile_library(instructions, Path(_folder_of_this_process().name))
 
 
 @functools.cache

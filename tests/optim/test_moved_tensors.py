@@ -11,7 +11,7 @@ import torch
 
 from gnt import GnT
 from gnt._kernels import check_gradient
-from gnt.optim import CBPSGD, AdamGnT, CBPAdam
+from gnt.optim import CBPSGD, UPGD, AdamGnT, CBPAdam
 from tests.helpers.small_runs import assert_same, mlp, train
 
 
@@ -187,3 +187,25 @@ def test_sgd_by_the_kernel_equals_torch_after_a_change_between_steps(change):
                 change(net, optimizer)
             train(net, optimizer, None, range(t, t + 1))
     assert_same(runs[0][0].state_dict(), runs[1][0].state_dict())
+
+
+@pytest.mark.parametrize("kernels", [False, True])
+@pytest.mark.parametrize(("size", "grad_size", "message"), [
+    (40, 40, "the parameter has shape (40,), but its state 'avg_utility' has shape (20,)"),
+    (10, 10, "the parameter has shape (10,), but its state 'avg_utility' has shape (20,)"),
+    (10, 20, "a gradient of shape (20,) belongs to a parameter of shape (10,)"),
+])  # fmt: skip
+def test_upgd_refuses_a_parameter_of_another_size_before_anything_changes(kernels, size, grad_size, message):
+    first, second = (torch.nn.Parameter(torch.randn(20)) for _ in range(2))
+    optimizer = UPGD([first, second], kernels=kernels)
+    first.grad, second.grad = torch.ones(20), torch.ones(20)
+    optimizer.step()
+    if grad_size == size:
+        second.grad = None
+    second.data = torch.randn(size)
+    if grad_size == size:
+        second.grad = torch.ones(size)
+    before = copy.deepcopy((first, second, optimizer.state_dict()))
+    with pytest.raises(RuntimeError, match=re.escape(message)):
+        optimizer.step()
+    assert_same((first, second, optimizer.state_dict()), before)

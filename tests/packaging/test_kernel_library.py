@@ -87,6 +87,28 @@ def test_a_cache_folder_that_cannot_be_written_is_replaced_by_one_of_this_proces
     assert library._compiled(own_instructions()).exists()
 
 
+@pytest.mark.parametrize("error", [RuntimeError("Could not determine home directory."), PermissionError(13, "denied")])
+def test_without_a_home_that_can_be_read_the_library_is_compiled_for_this_process(new_cache, monkeypatch, error):
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.delenv("GNT_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", refuse)
+    path = library._compiled(own_instructions())
+    assert path.exists()
+    assert path.parent == Path(library._folder_of_this_process().name)
+
+
+def test_a_library_in_the_cache_that_cannot_be_loaded_is_compiled_for_this_process(new_cache, monkeypatch):
+    path = library._compiled(own_instructions())
+    path.write_bytes(b"of a machine with another C library")
+    monkeypatch.setattr(Path, "exists", lambda self: self == path)  # an installation without a library
+    found = library.loaded_library.__wrapped__()
+    assert found.path.parent == Path(library._folder_of_this_process().name)
+    assert "sgd_double" in found.kernels
+
+
 def test_a_compiler_that_fails_is_named_with_its_message(monkeypatch, tmp_path):
     monkeypatch.setenv("CC", f"{sys.executable} -c 'import sys; sys.exit(\"no such flag\")'")
     with pytest.raises(compiler.CompilerError, match=r"the C compiler .* failed with: no such flag"):
