@@ -187,18 +187,19 @@ class AttributionSource:
             )
 
     def measure(self, gates: Callable[[], contextlib.AbstractContextManager[None]]) -> Measured | None:
-        """The mean of the observed batches, weighted by their samples."""
+        """The mean of the observed batches, weighted by their samples; None if these have none."""
         observed, self._observed = self._observed, []
         sizes = [len(y) for _, y in observed]
         with gates():
             found = [torch.cat(self._attribute(x, y)) for x, y in observed]
-        total = sum(sizes)
-        mean = torch.stack([values * (size / total) for values, size in zip(found, sizes, strict=True)]).sum(0)
-        group = resolve_process_group(self._process_group)
+        total, group = sum(sizes), resolve_process_group(self._process_group)
+        if not total and group is None:
+            return None
+        mean = torch.stack([values * (size / max(total, 1)) for values, size in zip(found, sizes, strict=True)]).sum(0)
         if group is not None:
             flat = torch.cat([mean * total, mean.new_tensor([float(total)])])
             Processes(group).all_reduce(flat)
-            mean = flat[:-1] / flat[-1]
+            mean = flat[:-1] / flat[-1].clamp(min=1)
         finite = torch.isfinite(mean)
         self._finite = finite.all() if self._finite is None else self._finite & finite.all()
         if mean.device.type == "cpu" and not bool(self._finite):

@@ -363,6 +363,19 @@ def test_a_step_without_observation_is_refused_before_anything_changes():
     optimizer.step()  # not measured: every 20th step is
 
 
+def test_a_step_whose_batches_are_empty_does_not_count():
+    hat = masked(importance="deeplift", every=1)
+    optimizer = sgd(hat)
+    hat.begin(0, optimizer, steps_per_epoch=STEPS)
+    x, y = data(0, 0)
+    for size in (len(x), 0):
+        hat.observe(x[:size], y[:size])
+        (F.cross_entropy(hat.model(x), y) + hat.penalty()).backward()
+        before = hat.importance_sum.clone()
+        optimizer.step()
+        assert bool((hat.importance_sum == before).all()) is (size == 0)
+
+
 class Branches(nn.Module):
     """Two hidden layers, of which a forward runs one."""
 
