@@ -80,21 +80,27 @@ def draw_comparison(results: list[MethodResults], display: Display, panels: int 
 def seeds_in_words(results: list[MethodResults]) -> list[str]:
     """Sentences about the seeds and the bands."""
     seeds = sorted({seed for result in results for seed in result.complete_seeds})
+    fewest = min(len(result.complete_seeds) for result in results)
     several = any(len(result.complete_seeds) > 1 for result in results)
-    return [f"{_seeds(seeds)}.", *(["Bands: 95% intervals."] if several else [])]
+    return [f"{_seeds(seeds, fewest)}.", *(["Bands: 95% intervals."] if several else [])]
 
 
-def _seeds(seeds: list[int]) -> str:
+def _seeds(seeds: list[int], fewest: int) -> str:
     """The seeds as text.
 
-    >>> _seeds([3]), _seeds([0, 1, 2]), _seeds([0, 2])
-    ('Seed 3', 'Mean over 3 seeds, 0 to 2', 'Mean over 2 seeds: 0, 2')
+    Args:
+        seeds: those of all curves.
+        fewest: the smallest number of seeds of a curve.
+
+    >>> _seeds([3], 1), _seeds([0, 1, 2], 3), _seeds([0, 2], 2), _seeds([0, 1, 2], 2)
+    ('Seed 3', 'Mean over 3 seeds, 0 to 2', 'Mean over 2 seeds: 0, 2', 'Mean over 2 to 3 seeds, 0 to 2')
     """
     if len(seeds) == 1:
         return f"Seed {seeds[0]}"
     unbroken = seeds == list(range(seeds[0], seeds[-1] + 1))
     which = f", {seeds[0]} to {seeds[-1]}" if unbroken else f": {', '.join(map(str, seeds))}"
-    return f"Mean over {len(seeds)} seeds{which}"
+    several = f"{fewest} to {len(seeds)}" if fewest < len(seeds) else f"{len(seeds)}"
+    return f"Mean over {several} seeds{which}"
 
 
 def _curves(results: list[MethodResults], display: Display, metric: Metric) -> list[Curve]:
