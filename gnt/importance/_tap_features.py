@@ -172,6 +172,11 @@ class TapFeatures:
         return self.pending is not None or bool(self.settled) or self._noted or self._noted_settled
 
     @property
+    def awaits_backward(self) -> bool:
+        """True if a forward is waiting, recorded or noted, for which no backward has run."""
+        return self.pending is not None or self._noted
+
+    @property
     def trained(self) -> bool:
         """True if a training backward is known to have reached a waiting feature."""
         pending = self.pending

@@ -8,7 +8,8 @@
    repeated_values.py then finds values that the compiler would compute too often.
 4. compiler.py compiles the graph. Learners with equal graphs share the result.
 5. From then on compiled_step.py collects the tensors, calls the graph and reads its status. Units that are due are
-   selected and replaced afterwards, eagerly, on the same tensors.
+   selected and replaced afterwards, eagerly, on the same tensors. recorded_features.py gives other readers of features
+   what the graph returns for them.
 
 Every value that changes between steps (learning rate, betas, update count, ...) is a tensor that the graph reads, so
 no graph is compiled again as training goes on.

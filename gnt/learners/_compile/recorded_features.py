@@ -46,8 +46,8 @@ class OtherReaders:
 
     @property
     def wait(self) -> bool:
-        """True if one has a feature of an earlier forward, which counts in its next update."""
-        return any(tap.waiting for tap in self.taps)
+        """True if one has a feature of a forward whose backward may still come."""
+        return any(tap.awaits_backward for tap in self.taps)
 
 
 class RecordedFeatures:
@@ -90,12 +90,13 @@ class RecordedFeatures:
                 tap.forget()
 
     def record(self, returned: Sequence[Tensor]) -> None:
-        """Record what the graph has returned, first of all the features, as the hooks would have done."""
+        """Record what the graph has returned, first of all the features, and that their backward has run."""
         features = iter(returned)
         for tap, count in zip(self._taps, self._counts, strict=True):
             own = list(islice(features, count))
             if own and tap.resting:
                 tap.note_forward()
-                continue
-            for feature in own:
-                tap.add(feature)
+            else:
+                for feature in own:
+                    tap.add(feature)
+            tap.after_backward(restarted=False)

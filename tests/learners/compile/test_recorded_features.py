@@ -165,17 +165,23 @@ def measuring_every_third(net: Any, optimizer: torch.optim.Optimizer) -> gnt.GnT
     return gnt.GnT(net, optimizer, **settings, measure_every=3, generator=torch.Generator().manual_seed(3))
 
 
-@pytest.mark.parametrize("make", [redo, algorithm_1, measuring_every_third])
-def test_an_object_that_the_caller_steps(make: MakeMethod) -> None:
+@pytest.mark.parametrize(
+    ("make", "learner_steps"), [(redo, 1), (algorithm_1, 1), (measuring_every_third, 1), (algorithm_1, 3)]
+)
+def test_an_object_that_the_caller_steps(make: MakeMethod, learner_steps: int) -> None:
     eager, compiled = pair(mlp().double(), snr, opt="sgd", step_size=0.05)
     others = [make(learner.net, learner.opt) for learner in (eager, compiled)]
     for t in range(12):
-        run_both(eager, compiled, range(t, t + 1))
+        run_both(eager, compiled, range(t * learner_steps, (t + 1) * learner_steps), n=2)
         first, second = ([units.tolist() for units in other.step()] for other in others)
         assert first == second
     assert [sum(group.state.replaced for group in other.groups) > 3 for other in others] == [True, True]
-    compiled.net.zero_grad()
-    compiled.learn(*(each.double() for each in batch(20)))
+    for one, two in zip(others[0].groups, others[1].groups, strict=True):
+        torch.testing.assert_close(two.state.utility, one.state.utility)
+        torch.testing.assert_close(two.state.mean_features, one.state.mean_features)
+    for t in (40, 41):  # in the second step, features of the first one are waiting
+        compiled.net.zero_grad()
+        compiled.learn(*(each.double() for each in batch(t, n=2)))
     assert all(p.grad is None for p in compiled.net.parameters())  # the step was compiled
 
 
