@@ -7,9 +7,10 @@ break. Compiled code records no marks, so its features count whether or not a ba
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -170,6 +171,20 @@ class TapFeatures:
     def waiting(self) -> bool:
         """True if at least one feature is waiting."""
         return self.pending is not None or bool(self.settled) or self._noted or self._noted_settled
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        """Inside this context all forwards are recorded, also if the next update does not measure this tap.
+
+        At the end they are forgotten, and what was waiting before waits again.
+        """
+        before = dict(self.__dict__)
+        self.forget()
+        self.rests = None
+        try:
+            yield
+        finally:
+            self.__dict__.update(before)
 
     @property
     def awaits_backward(self) -> bool:

@@ -78,16 +78,11 @@ class RecordedFeatures:
 
     @contextlib.contextmanager
     def captured(self) -> Iterator[None]:
-        """Inside this context a step is captured: all taps record, also those that the next update does not measure."""
-        before = [tap.rests for tap in self._taps]
-        for tap in self._taps:
-            tap.rests = None
-        try:
+        """Inside this context a step is captured: what taps record is kept apart from what waits in them."""
+        with contextlib.ExitStack() as stack:
+            for tap in self._taps:
+                stack.enter_context(tap.apart())
             yield
-        finally:
-            for tap, rests in zip(self._taps, before, strict=True):
-                tap.rests = rests
-                tap.forget()
 
     def record(self, returned: Sequence[Tensor]) -> None:
         """Record what the graph has returned, first of all the features, and that their backward has run."""

@@ -185,6 +185,18 @@ def test_an_object_that_the_caller_steps(make: MakeMethod, learner_steps: int) -
     assert all(p.grad is None for p in compiled.net.parameters())  # the step was compiled
 
 
+def test_a_graph_is_captured_while_features_wait() -> None:
+    eager, compiled = pair(mlp().double(), opt="sgd", step_size=0.05)
+    others = [algorithm_1(learner.net, learner.opt) for learner in (eager, compiled)]
+    for sizes in ([8], [2], [8, 2, 2], [8, 2], [2, 8]):  # of size 2 the graph is captured in the third round
+        for n in sizes:
+            run_both(eager, compiled, range(n, n + 1), n=n)
+        first, second = ([units.tolist() for units in other.step()] for other in others)
+        assert first == second
+    for one, two in zip(others[0].groups, others[1].groups, strict=True):
+        torch.testing.assert_close(two.state.utility, one.state.utility)
+
+
 def test_readers_of_gradients_of_features_are_refused() -> None:
     net = mlp()
     learner = gnt.Backprop(net, compile=True)
