@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from gnt.diagnosis._batches import TARGET, Batch
 from gnt.learners import check_mse_shapes
-from gnt.units import call_model
+from gnt.units import ModelInputs, call_model
 
 LossFunction = Callable[[Any, Any], Tensor]
 
@@ -27,18 +27,22 @@ class Curve(NamedTuple):
     error: Tensor | None
 
 
+def inputs_of(batch: Batch, loss: LossFunction | None) -> ModelInputs:
+    """What the network is given: the inputs, and without a loss function the targets, too (Hugging Face models)."""
+    return {**batch.x, TARGET: batch.y} if loss is None and isinstance(batch.x, dict) else batch.x
+
+
 def loss_of(net: nn.Module, batch: Batch, loss: LossFunction | None) -> tuple[Tensor, Any]:
     """The loss of a batch and the network's output.
 
-    Without a loss function the network is given the targets, and the loss is that of its output (Hugging Face models).
+    Without a loss function the loss is that of the network's output: its attribute or its entry ``loss``.
 
     Raises:
         TypeError, ValueError: no loss of one number.
     """
     if loss is None:
-        inputs = batch.x if isinstance(batch.x, dict) else {}
-        output = net(**inputs, **{TARGET: batch.y}) if inputs else None
-        value = getattr(output, "loss", None)
+        output = call_model(net, inputs_of(batch, loss)) if isinstance(batch.x, dict) else None
+        value = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
         if not isinstance(value, Tensor):
             raise TypeError("loss must be a function (output, y): batches and outputs have none of their own")
     else:
@@ -80,7 +84,7 @@ def learn(
 
 def share_wrong(output: Any, y: Tensor) -> Tensor | None:
     """Share of samples whose largest output is not their class; None if the targets are not classes."""
-    scores = getattr(output, "logits", output)
+    scores = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
     if not isinstance(scores, Tensor) or y.is_floating_point() or y.dtype == torch.bool:
         return None
     if scores.ndim != 2 or y.shape != scores.shape[:1] or scores.shape[1] < 2:

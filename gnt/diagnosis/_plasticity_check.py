@@ -20,7 +20,7 @@ from gnt.diagnosis._generators import generators_kept, seed_generators
 from gnt.diagnosis._gradients import Gradients, gradients_kept
 from gnt.diagnosis._head import find_head, tensors_of_head, with_head_of
 from gnt.diagnosis._layer_figures import LayerFigures, LayerReader, mean_figures
-from gnt.diagnosis._learning import Curve, LossFunction, learn, loss_of, share_wrong
+from gnt.diagnosis._learning import Curve, LossFunction, inputs_of, learn, loss_of, share_wrong
 from gnt.diagnosis._optimizers import MakeOptimizer, fresh_optimizer
 from gnt.diagnosis._progress import Progress, ProgressReport
 from gnt.diagnosis._reinitialize import Reinitialize, State, fresh_tensors, load, tensors_of
@@ -154,7 +154,7 @@ class _Run:
         self._present = tensors_of(model)
         self._new = {seed: fresh_tensors(model, seed, reinitialize) for seed in seeds}
         seed_generators(seeds[0])
-        self._head = find_head(self._copy(), pool[0].to(self._device).x, head)
+        self._head = find_head(self._copy(), inputs_of(pool[0].to(self._device), loss), head)
         self._in_head, self._shared_head = tensors_of_head(model, self._head)
 
     def _copy(self) -> nn.Module:

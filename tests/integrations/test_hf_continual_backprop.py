@@ -130,6 +130,34 @@ def _feed_forward(model):
     return [block.intermediate.dense, torch.nn.GELU(), block.output.dense]
 
 
+class Classifier(torch.nn.Module):
+    """A network that cannot be called without labels, and returns a dict."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.hidden, self.head = torch.nn.Linear(4, 12), torch.nn.Linear(12, 3)
+
+    def forward(self, x, labels):
+        logits = self.head(torch.relu(self.hidden(x)))
+        return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+def test_a_model_whose_forward_requires_labels(tmp_path):
+    run = trainer(tmp_path, model=Classifier())
+    run.train_dataset = [{"x": torch.randn(4), "labels": number % 3} for number in range(24)]
+    callback = ContinualBackprop(run, **FREQUENT_REPLACEMENT)
+    run.add_callback(callback)
+    run.train()
+    assert [group.name for group in callback.engine.groups] == ["hidden"]
+    assert replaced(callback.engine)[0] > 2
+
+
+def test_the_mixin_creates_the_optimizer_with_the_arguments_of_trainer(tmp_path):
+    run = trainer(tmp_path, kind=ContinualTrainer, continual_backprop=settings())
+    assert run.create_optimizer(model=run.model) is run.engine.optimizer
+
+
 def test_wrong_settings_are_errors_before_an_optimizer_is_made(tmp_path):
     run = trainer(tmp_path)
     for wrong, error, message in [
@@ -145,6 +173,10 @@ def test_wrong_settings_are_errors_before_an_optimizer_is_made(tmp_path):
         with pytest.raises(error, match=message):
             ContinualBackprop(run, **wrong)
         assert run.optimizer is None
+    data, run.train_dataset = run.train_dataset, []
+    with pytest.raises(ValueError, match="train_dataset has no samples: pass example_inputs or layers"):
+        ContinualBackprop(run)
+    run.train_dataset = data
     with pytest.raises(TypeError, match=r"trainer must be a transformers\.Trainer, got Linear"):
         ContinualBackprop(torch.nn.Linear(2, 2))
     callback = ContinualBackprop(run, include=LAYERS)

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.loggers import CSVLogger
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 
 import gnt
@@ -132,6 +132,52 @@ def test_the_trainer_of_transformers_logs_the_figures_and_trains_as_without_them
     assert list(log.history) == [3, 6, 9, 12]
     assert [entry["step"] for entry in trainer.state.log_history if "plasticity/lost" in entry] == [3, 6]
     assert "bert.encoder.layer.0.intermediate.dense" in [layer.name for layer in log.latest.present if layer.units]
+
+
+class Stream(IterableDataset):
+    def __init__(self, samples):
+        self.samples = samples
+
+    def __iter__(self):
+        return iter(self.samples)
+
+
+class Classifier(torch.nn.Module):
+    """A network that cannot be called without labels, and returns a dict."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = torch.nn.Sequential(torch.nn.Linear(4, 12), torch.nn.ReLU(), torch.nn.Linear(12, 3))
+
+    def forward(self, x, labels):
+        logits = self.net(x)
+        return {"loss": F.cross_entropy(logits, labels), "logits": logits}
+
+
+def test_data_without_an_order_and_a_model_that_returns_a_dict(tmp_path):
+    samples = [{"x": torch.randn(4), "labels": number % 3} for number in range(24)]
+    quiet = {"report_to": [], "disable_tqdm": True, "use_cpu": True, "save_strategy": "no", "logging_steps": 4}
+    arguments = TrainingArguments(tmp_path, max_steps=6, per_device_train_batch_size=4, **quiet)
+    trainer = Trainer(Classifier(), arguments, train_dataset=Stream(samples))
+    log = TrainerLog(trainer, every=3, **SHORT)
+    trainer.add_callback(log)
+    trainer.train()
+    assert list(log.history) == [3, 6]
+    assert (log.latest.measure, log.latest.head) == ("error", ("net.2",))
+
+
+def test_a_trainer_without_a_data_set_needs_data_for_the_check(tmp_path):
+    class OwnLoader(Trainer):
+        def get_train_dataloader(self):
+            return DataLoader([{"x": torch.randn(4), "labels": number % 3} for number in range(24)], 4)
+
+    trainer = OwnLoader(Classifier(), TrainingArguments(tmp_path, max_steps=6, report_to=[], use_cpu=True))
+    trainer.add_callback(TrainerLog(trainer, every=3))
+    with pytest.raises(
+        ValueError, match="LogPlasticity reads train_dataset, which the trainer does not have: pass data"
+    ):
+        trainer.train()
 
 
 def test_settings_that_are_not_those_of_the_check_are_refused():

@@ -165,11 +165,11 @@ class ContinualBackpropMixin:
         """The engine of the latest optimizer; None before the first."""
         return self._continual_backprop.engine
 
-    def create_optimizer(self, *args: Any) -> Optimizer:
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Optimizer:
         """The trainer's optimizer, with an engine attached."""
         create = super().create_optimizer  # type: ignore[misc]
         trainer: Any = self
-        return self._continual_backprop.create_optimizer(trainer, lambda: create(*args))
+        return self._continual_backprop.create_optimizer(trainer, lambda: create(*args, **kwargs))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, with the figures of the units beside the training loss."""

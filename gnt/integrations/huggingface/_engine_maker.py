@@ -112,8 +112,8 @@ class EngineMaker:
             return self._layers(model)
         if self._layers is not None:
             return self._layers
-        inputs = self._inputs if self._inputs is not None else _sample(trainer, self._receiver)
         parameters = inspect.signature(model.forward).parameters
+        inputs = self._inputs if self._inputs is not None else _sample(trainer, self._receiver, parameters)
         if "use_cache" in parameters:  # outputs with a cache cannot be traced
             inputs = {"use_cache": False, **inputs}
         return trace(model, examples=[trainer._prepare_inputs(dict(inputs))], **self._patterns)
@@ -135,14 +135,20 @@ def without_wrapper(optimizer: Any) -> Optimizer:
     return plain
 
 
-def _sample(trainer: Trainer, receiver: str) -> Mapping[str, Any]:
-    """Two collated samples of the training data, without labels, which a forward does not need."""
+def _sample(trainer: Trainer, receiver: str, parameters: Mapping[str, inspect.Parameter]) -> Mapping[str, Any]:
+    """Two collated samples of the training data, without labels that a forward does not require."""
     data: Any = trainer.train_dataset
     if data is None:
         raise ValueError(f"{receiver} finds the units by a forward: pass example_inputs, layers, or a train_dataset")
     collator = trainer._get_collator_with_removed_columns(trainer.data_collator, description="training")
     with torch.random.fork_rng(devices=[]):
-        batch = next(iter(DataLoader(data, 2, collate_fn=collator, generator=torch.Generator().manual_seed(0))))
+        loader = DataLoader(data, 2, collate_fn=collator, generator=torch.Generator().manual_seed(0))
+        batch = next(iter(loader), None)
+    if batch is None:
+        raise ValueError(
+            f"{receiver} finds the units by a forward, and train_dataset has no samples: pass example_inputs or layers"
+        )
     if getattr(getattr(trainer.model, "config", None), "is_encoder_decoder", False):  # decodes from the labels
         return dict(batch)
-    return {name: value for name, value in batch.items() if name not in trainer.label_names}
+    required = {name for name, each in parameters.items() if each.default is each.empty}
+    return {name: value for name, value in batch.items() if name not in trainer.label_names or name in required}

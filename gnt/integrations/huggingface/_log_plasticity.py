@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from gnt.integrations._plasticity_log import PlasticityLog, PlasticityLogResults
@@ -44,7 +44,13 @@ class LogPlasticity(PlasticityLogResults, TrainerCallback):  # type: ignore[misc
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Count from the first step, or from that of the checkpoint."""
+        """Count from the first step, or from that of the checkpoint.
+
+        Raises:
+            ValueError: there is nothing to check with.
+        """
+        if self._data is None and self._trainer.train_dataset is None:
+            raise ValueError("LogPlasticity reads train_dataset, which the trainer does not have: pass data")
         self._log.interval.begin(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -62,4 +68,5 @@ class LogPlasticity(PlasticityLogResults, TrainerCallback):  # type: ignore[misc
         collator = trainer._get_collator_with_removed_columns(trainer.data_collator, description="training")
         order = torch.Generator().manual_seed(0)
         data: Any = trainer.train_dataset
-        return DataLoader(data, args.per_device_train_batch_size, shuffle=True, collate_fn=collator, generator=order)
+        shuffle = not isinstance(data, IterableDataset)
+        return DataLoader(data, args.per_device_train_batch_size, shuffle=shuffle, collate_fn=collator, generator=order)
