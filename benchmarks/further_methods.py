@@ -60,15 +60,10 @@ def further_remedy(name: str, settings: Any, net: nn.Module, opt: Optimizer, gen
         return gnt.SNR(net, opt, eta=settings.eta, estimate_every=settings.estimate_every, generator=generator)
     if name == "fire":
         return gnt.FIRE(net)
-    penalty: gnt.Spectral | gnt.Parseval
     if name == "spectral":
         first = generator[0] if isinstance(generator, list) else generator
         # each seed's power iteration begins with the same vector, whether or not seeds are trained together
-        penalty = gnt.Spectral(net, settings.spectral, generator=first.manual_seed(0))
-    elif name == "parseval":
-        penalty = gnt.Parseval(net, settings.parseval)
-    else:
-        return None
-    # after the loss's backward, so that the optimizer sees the sum of both gradients
-    opt.register_step_pre_hook(lambda *_: penalty.backward())
-    return penalty
+        return gnt.Spectral(net, settings.spectral, generator=first.manual_seed(0))
+    if name == "parseval":
+        return gnt.Parseval(net, settings.parseval)
+    return None

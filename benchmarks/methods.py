@@ -80,6 +80,8 @@ class Method:
             net = with_seed(self._seeds[0], lambda: make_net(name))
             self.learner = self._make_learner(name, net, **given)
         self._remedy = self._make_remedy(name)
+        if hasattr(self._remedy, "functional_penalty"):
+            self._add_penalty(self._remedy, compile)
         self._graph_warmup = GraphWarmup() if compile else None
         self._traced: gnt.Groups | None = None  # cached for the single network with CReLU
 
@@ -115,10 +117,7 @@ class Method:
         generators = [stream(seed, name, self._device) for seed in self._seeds]
         generator = generators if len(generators) > 1 else generators[0]
         if name == "l2_init":
-            penalty = gnt.L2Init(net, settings.l2_init)
-            # after the loss's backward, so that the optimizer sees the sum of both gradients
-            opt.register_step_pre_hook(lambda *_: penalty.backward())
-            return penalty
+            return gnt.L2Init(net, settings.l2_init)
         if name == "shrink_and_perturb":  # the optimizer's weight decay shrinks, as in the authors' code
             noise = {"shrink": 1.0, "noise": settings.noise, "distribution": "normal"}
             return gnt.ShrinkAndPerturb(net, **noise, generator=generator)
@@ -129,6 +128,13 @@ class Method:
             own = {**{setting: getattr(settings, setting) for setting in _ENGINE_SETTINGS[:3]}, **self._init}
             return gnt.algorithm_1(net, opt, **own, generator=_of_one_seed(generators))
         return further_remedy(name, settings, net, opt, generator)
+
+    def _add_penalty(self, penalty: Any, compile: bool) -> None:
+        """Let a penalty act in each step: in the compiled graph, or before the optimizer's step."""
+        if compile:
+            self.learner.methods = [penalty]
+        else:  # after the loss's backward, so that the optimizer sees the sum of both gradients
+            self.learner.opt.register_step_pre_hook(lambda *_: penalty.backward())
 
     def begin_task(self, number: int) -> None:
         """Called before the first step of each task, numbered from 0, by experiments that have tasks."""

@@ -7,6 +7,8 @@ A method is an object with any of these hooks, which a learner calls in the orde
                         names them
     penalty_backward()  called after the backward pass in place of `penalty`: adds the gradient of the penalty to
                         ``.grad`` by itself, where that costs less. The penalty's value is then not computed or checked
+    functional_penalty()    the same penalty as a `gnt.regularization.FunctionalPenalty`, or None for a step without
+                        one: a learner with ``compile=True`` makes it a part of its graph, in place of the two above
     after_backward()    gradients are in ``.grad`` and may be changed in place
     after_step()        after the optimizer's step and the replacement of units
     begin_task(...), end_task(...)      called by the learner's functions of these names; a hook gets the keywords given
@@ -31,6 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gnt._utils.stack_level import user_level
+from gnt.regularization import FunctionalPenalty
 from gnt.replacement import GnT
 
 _FIT_ANY = frozenset({"net", "task", "data", "optimizer", "steps_per_epoch"})
@@ -65,6 +68,11 @@ class Methods(tuple[Any, ...]):
             for hook in own:
                 if not callable(getattr(each, hook)):
                     raise TypeError(f"{name}: {hook} of {type(each).__name__} must be a function")
+            if hasattr(each, "functional_penalty") and not {"penalty", "penalty_backward"} & {*own}:
+                raise TypeError(
+                    f"{name}: {type(each).__name__} has functional_penalty and must have penalty, too: steps that are "
+                    "not compiled call that"
+                )
             if any(each is other for other in given[:number]):
                 raise ValueError(f"{name} is listed twice: this {type(each).__name__} would act twice in each step")
         methods = cls(given)
@@ -185,10 +193,27 @@ class Methods(tuple[Any, ...]):
             if concerned and not engine.is_followed_by(each):
                 engine.follow(each)
 
+    def functional_penalties(self) -> list[FunctionalPenalty]:
+        """The penalties of this step as pure functions, for a graph.
+
+        Raises:
+            TypeError: a method returned something else.
+        """
+        found = [(each, each.functional_penalty()) for each in self.having("functional_penalty")]
+        for each, penalty in found:
+            if not (penalty is None or isinstance(penalty, FunctionalPenalty)):
+                raise TypeError(
+                    f"functional_penalty of {type(each).__name__} must return a gnt.regularization.FunctionalPenalty "
+                    f"or None, got {type(penalty).__name__}"
+                )
+        return [penalty for _, penalty in found if penalty is not None]
+
     def check_compilable(self) -> None:
         """Raise TypeError for methods that act inside of a step that runs as one compiled graph."""
         for each in self:
             inside = [hook for hook in ("penalty", "penalty_backward", "after_backward") if hasattr(each, hook)]
+            if _has_functional_penalty(each):
+                inside = [hook for hook in inside if hook == "after_backward"]
             if inside:
                 raise TypeError(
                     f"compile=True runs loss, backward and optimizer as one graph, and {type(each).__name__} would not "
@@ -220,6 +245,16 @@ class Methods(tuple[Any, ...]):
                     if kept is not None:
                         earlier.load_state_dict(kept)
                 raise
+
+
+def _has_functional_penalty(method: Any) -> bool:
+    """Whether a method has a functional penalty that no subclass or object has made outdated by another penalty."""
+    owners = [getattr(method, "__dict__", {}), *map(vars, type(method).__mro__)]
+    first = {
+        hook: next((place for place, names in enumerate(owners) if hook in names), len(owners))
+        for hook in ("functional_penalty", "penalty", "penalty_backward")
+    }
+    return first["functional_penalty"] < len(owners) and first["functional_penalty"] == min(first.values())
 
 
 def _accepted(function: Callable[..., Any], info: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

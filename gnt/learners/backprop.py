@@ -60,8 +60,8 @@ class Backprop:
             (docs/compiling.md lists the requirements on network and optimizer). Results are the same up to rounding,
             but gradients are not left in ``p.grad``.
         methods: objects that act in each step besides, such as `gnt.L2Init` or `gnt.ReDo`: any object with one of the
-            hooks ``before_batch(x, y)``, ``penalty()``, ``penalty_backward()``, ``after_backward()``, ``after_step()``,
-            ``begin_task(...)`` and ``end_task(...)`` (docs/remedies.md).
+            hooks ``before_batch(x, y)``, ``penalty()``, ``penalty_backward()``, ``functional_penalty()``,
+            ``after_backward()``, ``after_step()``, ``begin_task(...)`` and ``end_task(...)`` (docs/remedies.md).
         options: further options of an optimizer given by name, such as ``momentum``, ``betas``, ``weight_decay``.
 
     Attributes:

@@ -14,10 +14,12 @@ ewc                 EWC: importance from the Fisher information
 mas                 MAS: importance from the sensitivity of the outputs
 si                  SI: importance from the path of the weights during training
 
+`FunctionalPenalty` is the form in which penalties become part of a compiled step.
 `register_init_distribution` makes a layer type known to ``ShrinkAndPerturb(..., distribution="init")``.
 """
 
 from gnt.initialization import register_init_distribution
+from gnt.regularization._functional_penalty import FunctionalPenalty
 from gnt.regularization.ewc import EWC
 from gnt.regularization.fire import FIRE
 from gnt.regularization.l2 import L2
@@ -33,6 +35,7 @@ __all__ = [
     "L2",
     "MAS",
     "SI",
+    "FunctionalPenalty",
     "L2Init",
     "Parseval",
     "ShrinkAndPerturb",

@@ -12,11 +12,12 @@ from torch.optim import Optimizer
 from gnt._utils.optimizer_attachment import OptimizerAttachment, require_parameters
 from gnt._utils.parameters import ModuleOrParameters, accumulation_dtype
 from gnt._utils.validation import finite_number
+from gnt.regularization._functional_penalty import FunctionalPenalty
 from gnt.regularization._quadratic import _dense_grad
 from gnt.regularization._strength import WithStrength
 from gnt.regularization._unit_costs import UnitCosts
 from gnt.regularization._weight_memory import WeightMemory
-from gnt.regularization._weighted_penalty import add_penalty_gradient, weighted_penalty
+from gnt.regularization._weighted_penalty import add_penalty_gradient, functional_value, weighted_penalty
 from gnt.units import UnitGroup
 
 Self = TypeVar("Self", bound="MemoryPenalty")
@@ -108,6 +109,16 @@ class MemoryPenalty(WithStrength, WeightMemory):
                 "twice. Do one of the two"
             )
         self.backward()
+
+    def functional_penalty(self) -> FunctionalPenalty | None:
+        """Hook of learners with ``compile=True``: the penalty of parameters with importance; None if there are none."""
+        chosen = self._selection()
+        if not chosen:
+            return None
+        parameters, importance, anchors = (
+            [each[i] for i in chosen] for each in (self.parameters, self._importance, self._anchors)
+        )
+        return FunctionalPenalty(functional_value, parameters, [*importance, *anchors], [self._factor])
 
     def _add_gradient(self, scale: Tensor | None, only: Iterable[int] | None = None) -> None:
         chosen = self._selection() if only is None else sorted(only)

@@ -6,12 +6,14 @@ operations over all parameters at once, and the gradient is exactly 2 * strength
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gnt._utils.parameters import ModuleOrParameters, accumulation_dtype, select_parameters
+from gnt.regularization._functional_penalty import FunctionalPenalty
 from gnt.regularization._strength import WithStrength
 
 
@@ -58,6 +60,16 @@ class QuadraticPenalty(WithStrength):
         differences = _differences(parameters, targets and [targets[i] for i in trainable])
         torch._foreach_add_([_dense_grad(each) for each in parameters], differences, alpha=2.0 * self._strength)
 
+    def functional_penalty(self) -> FunctionalPenalty | None:
+        """Hook of learners with ``compile=True``: the penalty of the trained parameters; None if all are frozen."""
+        targets = self._targets()
+        trainable = [i for i, parameter in enumerate(self.parameters) if parameter.requires_grad]
+        if not trainable:
+            return None
+        parameters = [self.parameters[i] for i in trainable]
+        tensors = [] if targets is None else [targets[i] for i in trainable]
+        return FunctionalPenalty(_functional_value, parameters, tensors, [self._strength])
+
     def _targets(self) -> list[Tensor] | None:
         """Return the target of each parameter, in its device and dtype; None if all targets are 0."""
         raise NotImplementedError
@@ -85,6 +97,13 @@ class _PenaltyFunction(torch.autograd.Function):
         differences = _differences(ctx.saved_tensors, ctx.targets)
         factor = 2.0 * ctx.strength * gradient
         return None, None, *[each * factor.to(each.device, each.dtype) for each in differences]
+
+
+def _functional_value(
+    parameters: Sequence[Tensor], targets: Sequence[Tensor], numbers: Sequence[float]
+) -> tuple[Tensor, Sequence[Tensor]]:
+    (strength,) = numbers
+    return _compilable_penalty(strength, list(targets) or None, list(parameters)), ()
 
 
 def _compilable_penalty(strength: float, targets: list[Tensor] | None, parameters: list[Tensor]) -> Tensor:

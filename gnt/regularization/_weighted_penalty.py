@@ -93,6 +93,12 @@ def _in_place(parameters: Tensors, importance: Tensors, anchors: Tensors, scale:
     return results
 
 
+def functional_value(parameters: Tensors, tensors: Tensors, numbers: Sequence[float]) -> tuple[Tensor, Tensors]:
+    """The penalty as `FunctionalPenalty.value`: tensors are the importance of each parameter, then the anchors."""
+    (factor,), count = numbers, len(parameters)
+    return _compilable(parameters, tensors[:count], tensors[count:], factor), ()
+
+
 def _compilable(parameters: Tensors, importance: Tensors, anchors: Tensors, factor: float) -> Tensor:
     """The penalty from elementary operations, which `torch.compile` fuses."""
     dtype, device = accumulation_dtype(parameters), parameters[0].device

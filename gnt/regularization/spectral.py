@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from gnt._utils.generators import new_generator
 from gnt._utils.parameters import ModuleOrParameters, accumulation_dtype
 from gnt._utils.settings import above_zero, at_least, checked_settings
 from gnt._utils.state_dicts import Kind, check_saved_state, sequence, tensor
+from gnt.regularization._functional_penalty import FunctionalPenalty
 from gnt.regularization._strength import WithStrength
 from gnt.regularization._weight_matrices import as_matrices, select_matrices, transposed_groups
 
@@ -30,16 +32,41 @@ class MatrixPenalty(WithStrength):
         self.strength = strength
         self.names, self.weights, layers, self.members = select_matrices(params, type(self).__name__)
         self._transposed = [transposed_groups(layer, self.members) for layer in layers]
+        self._vectors: list[Tensor] = []  # one for each weight, if the function keeps some
 
     def penalty(self) -> Tensor:
         """Return the penalty as a differentiable scalar, in float32 or wider, to be added to the loss."""
-        device, dtype = self.weights[0].device, accumulation_dtype(self.weights)
-        values = [self._of(number, self._matrices(number, dtype)).to(device) for number in range(len(self.weights))]
-        return self._strength * torch.stack(values).sum()
+        value, vectors = self._value(self.weights, self._vectors, self._numbers())
+        self._vectors = list(vectors)
+        return value
 
-    def _matrices(self, number: int, dtype: torch.dtype) -> Tensor:
+    def functional_penalty(self) -> FunctionalPenalty | None:
+        """Hook of learners with ``compile=True``: the penalty of all weights; None if all are frozen."""
+        if not any(weight.requires_grad for weight in self.weights):
+            return None
+        return FunctionalPenalty(self._value, self.weights, self._vectors, self._numbers())
+
+    def _value(
+        self, weights: Sequence[Tensor], vectors: Sequence[Tensor], numbers: Sequence[float]
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """The penalty as `FunctionalPenalty.value`, from the strength and the numbers of `_of`."""
+        device, dtype = weights[0].device, accumulation_dtype(weights)
+        strength, setting = numbers
+        values, new_vectors = [], []
+        for number, weight in enumerate(weights):
+            matrices = self._matrices(number, weight.to(dtype))
+            value, *new = self._of(matrices, setting, *vectors[number : number + 1])
+            values.append(value.to(device))
+            new_vectors += new
+        return strength * torch.stack(values).sum(), new_vectors
+
+    def _matrices(self, number: int, weight: Tensor) -> Tensor:
         """A weight as matrices (members, outputs, inputs)."""
-        return as_matrices(self.weights[number].to(dtype), self.members, self._transposed[number])
+        return as_matrices(weight, self.members, self._transposed[number])
+
+    def _numbers(self) -> list[float]:
+        """The strength, and the setting that `_of` takes."""
+        raise NotImplementedError
 
     def __call__(self) -> Tensor:
         """Return `penalty()`."""
@@ -52,8 +79,8 @@ class MatrixPenalty(WithStrength):
             if penalty.requires_grad:  # else all weights were frozen later
                 penalty.backward()
 
-    def _of(self, number: int, matrices: Tensor) -> Tensor:
-        """The function of one weight's matrices, (members, outputs, inputs), summed over members."""
+    def _of(self, matrices: Tensor, setting: float, *vectors: Tensor) -> tuple[Tensor, ...]:
+        """The function of one weight's matrices, (members, outputs, inputs), summed over members, and new vectors."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -100,9 +127,8 @@ class Spectral(MatrixPenalty):
             generator = new_generator(self.weights[0].device)
         elif not isinstance(generator, torch.Generator):
             raise TypeError(f"generator must be a torch.Generator or None, got {generator!r}")
-        self._vectors = []
         for number, weight in enumerate(self.weights):
-            inputs = self._matrices(number, weight.dtype).shape[2]
+            inputs = self._matrices(number, weight).shape[2]
             drawn = torch.randn(inputs, generator=generator, device=generator.device)
             # the members of an ensemble begin as single networks would
             vector = drawn.to(weight.device, accumulation_dtype(self.weights)).expand(self.members, inputs)
@@ -119,9 +145,17 @@ class Spectral(MatrixPenalty):
         self._refresh()
         return super().penalty()
 
-    def _of(self, number: int, matrices: Tensor) -> Tensor:
+    def functional_penalty(self) -> FunctionalPenalty | None:
+        """As `MatrixPenalty.functional_penalty`."""
+        self._refresh()
+        return super().functional_penalty()
+
+    def _numbers(self) -> list[float]:
+        return [self._strength, self.exponent]
+
+    def _of(self, matrices: Tensor, exponent: float, *vectors: Tensor) -> tuple[Tensor, ...]:
         # vectors are rows: on a CPU products of several matrices with columns take ten times as long
-        before = self._vectors[number][:, None]
+        before = vectors[0][:, None]
         with torch.no_grad():
             left = torch.nn.functional.normalize(before @ matrices.mT, dim=2)
         product = left @ matrices
@@ -129,9 +163,8 @@ class Spectral(MatrixPenalty):
             length = torch.linalg.vector_norm(product, dim=2, keepdim=True)
             # the iteration keeps its vector where a matrix is zero or not finite
             right = torch.where((length > _SHORTEST) & length.isfinite(), product / length, before)
-            self._vectors[number] = right.squeeze(1)
         largest = (product * right).sum((1, 2))
-        return (largest.clamp_min(0.0) ** self.exponent - 1.0).square().sum()
+        return (largest.clamp_min(0.0) ** exponent - 1.0).square().sum(), right.squeeze(1)
 
     def largest_singular_values(self) -> list[Tensor]:
         """The present estimate of each weight's largest singular value, (members,)."""
@@ -139,7 +172,7 @@ class Spectral(MatrixPenalty):
         with torch.no_grad():
             found = []
             for number, vector in enumerate(self._vectors):
-                matrices = self._matrices(number, vector.dtype)
+                matrices = self._matrices(number, self.weights[number].to(vector.dtype))
                 product = vector[:, None] @ matrices.mT
                 found.append(torch.linalg.vector_norm(product, dim=(1, 2)))
             return found
@@ -193,13 +226,16 @@ class Parseval(MatrixPenalty):
         super().__init__(params, strength)
         self.scale = scale
 
-    def _of(self, number: int, matrices: Tensor) -> Tensor:
+    def _numbers(self) -> list[float]:
+        return [self._strength, self.scale]
+
+    def _of(self, matrices: Tensor, scale: float, *vectors: Tensor) -> tuple[Tensor, ...]:
         members, outputs, inputs = matrices.shape
-        zero_values = members * max(outputs - inputs, 0) * self.scale**2  # singular values that W^T W does not show
+        zero_values = members * max(outputs - inputs, 0) * scale**2  # singular values that W^T W does not show
         if outputs > inputs:
             matrices = matrices.mT
-        distance: Tensor = _SquaredDistance.apply(matrices, self.scale)  # type: ignore[no-untyped-call]
-        return distance + zero_values
+        distance: Tensor = _SquaredDistance.apply(matrices, scale)  # type: ignore[no-untyped-call]
+        return (distance + zero_values,)
 
 
 class _SquaredDistance(torch.autograd.Function):

@@ -262,8 +262,8 @@ def test_methods_that_cannot_act_are_refused():
 
 def test_methods_inside_of_a_compiled_step_are_refused():
     net = mlp()
-    with pytest.raises(TypeError, match=r"L2 would not be part of it.*cannot call its penalty"):
-        gnt.Backprop(net, compile=True, methods=[gnt.L2(net, 0.1)])
+    with pytest.raises(TypeError, match=r"SI would not be part of it.*cannot call its penalty"):
+        gnt.Backprop(net, compile=True, methods=[gnt.SI(net, 0.1)])
 
 
 def test_penalty_of_an_ensemble_is_that_of_each_member():

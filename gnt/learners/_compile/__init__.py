@@ -4,8 +4,9 @@
 2. guards.py refuses what a graph would leave out; inputs.py and tensor_slots.py list the tensors that a step reads and
    writes.
 3. capture.py traces the step on these tensors, with functional_optimizers.py in place of the optimizer,
-   functional_update.py in place of the engine's update, and decompositions.py for small matrix products;
-   repeated_values.py then finds values that the compiler would compute too often.
+   functional_update.py in place of the engine's update, functional_penalties.py in place of the penalties of methods,
+   and decompositions.py for small matrix products; repeated_values.py then finds values that the compiler would compute
+   too often.
 4. compiler.py compiles the graph. Learners with equal graphs share the result.
 5. From then on compiled_step.py collects the tensors, calls the graph and reads its status. Units that are due are
    selected and replaced afterwards, eagerly, on the same tensors. recorded_features.py gives other readers of features

@@ -13,6 +13,7 @@ from gnt.learners._compile.compiled_step import CompiledStep
 from gnt.learners._compile.compiler import check_compiler
 from gnt.learners._compile.executed_code import ExecutedCode
 from gnt.learners._compile.functional_optimizers import functional_optimizer
+from gnt.learners._compile.functional_penalties import key_of
 from gnt.learners._compile.guards import check_compilable
 from gnt.learners._compile.inputs import EagerEffects, StaleInputsError
 from gnt.learners._compile.python_state import PythonState
@@ -66,15 +67,17 @@ class CompiledSteps:
         if context.readers.wait:
             return None
         measured = () if context.update is None else context.update.measures_next
-        for kind in self._by_key.get(key := (context.key(step, x, y), measured), ()):
+        penalties = step.methods.functional_penalties() if step.methods else []
+        key = (context.key(step, x, y), measured, key_of(penalties))
+        for kind in self._by_key.get(key, ()):
             if kind.python_state.is_current():
                 break
         else:
-            return self._run_first(step, context, measured, x, y) if self._has_room(key) else None
+            return self._run_first(step, context, key[1:], x, y) if self._has_room(key) else None
         try:
             if isinstance(kind.step, EagerEffects):
-                kind.step = CompiledStep(step, context, kind.step, kind.python_state, x, y)
-            return kind.step.run(step, x, y)
+                kind.step = CompiledStep(step, context, kind.step, kind.python_state, penalties, x, y)
+            return kind.step.run(step, x, y, penalties)
         except StaleInputsError:
             self._context = None  # rebuilt after an eager step
             return None
@@ -101,9 +104,9 @@ class CompiledSteps:
         return self._num_kinds <= MAX_KINDS
 
     def _run_first(
-        self, step: TrainingStep, context: StepContext, measured: tuple[bool, ...], x: Tensor, y: Tensor
+        self, step: TrainingStep, context: StepContext, further: tuple[Any, ...], x: Tensor, y: Tensor
     ) -> Step:
-        """The first step of a kind, run eagerly."""
+        """The first step of a kind, run eagerly. ``further``: what is in its key besides `StepContext.key`."""
         slots, update = context.slots, context.update
         check_compilable(step, slots.modules, update)
         if self._assigns_again:
@@ -126,7 +129,7 @@ class CompiledSteps:
         )
         roots = [step.loss] if update is None else [step.loss, update.engine.measure.function]
         kind = _Kind(PythonState(code, roots, slots.modules, slots.tensors()), effects)
-        self._by_key.setdefault((context.key(step, x, y), measured), []).append(kind)
+        self._by_key.setdefault((context.key(step, x, y), *further), []).append(kind)
         return result
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:

@@ -110,12 +110,16 @@ def _traced_step(
         loss = step.compute_loss(output, at.y)
         batches = step.take_features(features)
         total = loss if loss.ndim == 0 else loss.sum()
+        penalty_writes: Writes = []
+        for penalty, changed in inputs.penalties.evaluate(local, at.penalty_tensors, at.penalty_numbers):
+            total = total + penalty
+            penalty_writes += changed
         grads = torch.autograd.grad(total, [local[each.index] for each in inputs.trained])
         batches = step.after_backward(batches)
         recorded = of_others.recorded()
         with torch.no_grad():
             finite_loss = torch.isfinite(loss).all() if inputs.checks_finite else None
-            writes = _buffer_writes(inputs, at.values, local, statistics.written)
+            writes = _buffer_writes(inputs, at.values, local, statistics.written) + penalty_writes
             writes += _optimizer_writes(inputs, at, grads)
             if finite_loss is not None:
                 writes = [(to, torch.where(finite_loss, value, to)) for to, value in writes]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from gnt.learners._compile.compiler import CompiledGraph, compile_graph, draws_random_numbers
+from gnt.learners._compile.functional_penalties import Penalties
 from gnt.learners._compile.guards import check_compilable
 from gnt.learners._compile.inputs import (
     NONFINITE_GROUP,
@@ -35,6 +36,7 @@ class CompiledStep:
         context: StepContext,
         effects: EagerEffects,
         python_state: PythonState,
+        penalties: Penalties,
         x: Tensor,
         y: Tensor,
     ) -> None:
@@ -42,7 +44,9 @@ class CompiledStep:
 
         self._update = context.update
         check_compilable(step, context.slots.modules, self._update)
-        self._inputs = GraphInputs(context.slots, step.optimizer, context.functional_optimizer, self._update, effects)
+        self._inputs = GraphInputs(
+            context.slots, step.optimizer, context.functional_optimizer, self._update, effects, penalties
+        )
         self._features = RecordedFeatures(context.readers.taps)
         self._generators: list[torch.Generator] = []
         if self._update is not None and not self._update.engine.measure.reads:
@@ -52,7 +56,7 @@ class CompiledStep:
         states = self._generator_states()
         try:
             drawn = self._draw(step)
-            inputs = self._inputs.collect(x, y, step.optimizer, drawn)
+            inputs = self._inputs.collect(x, y, step.optimizer, penalties, drawn)
             graph, examples = capture_step(step, self._inputs, inputs, python_state, self._features)
             self._graph: CompiledGraph = compile_graph(graph, examples)
         finally:
@@ -63,7 +67,7 @@ class CompiledStep:
         if draws_random_numbers(graph):
             self._drawing_forward = [*self._drawing_forward, torch.default_generator]
 
-    def run(self, step: TrainingStep, x: Tensor, y: Tensor) -> Step:
+    def run(self, step: TrainingStep, x: Tensor, y: Tensor, penalties: Penalties) -> Step:
         """One step.
 
         Raises:
@@ -74,7 +78,7 @@ class CompiledStep:
             self._update.read_protection()
         states = self._generator_states() if self._generators or self._drawing_forward else []
         drawn = self._draw(step) if self._draws else []
-        inputs = self._inputs.collect(x, y, step.optimizer, drawn)
+        inputs = self._inputs.collect(x, y, step.optimizer, penalties, drawn)
         try:
             self._check_layouts(inputs)
         except StaleInputsError:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gnt.learners._compile.functional_optimizers import FunctionalOptimizer
+from gnt.learners._compile.functional_penalties import FunctionalPenalties, Penalties, numbers_of, tensors_of
 from gnt.learners._compile.functional_update import FunctionalUpdate, Participation
 from gnt.learners._compile.tensor_slots import TensorSlots
 from gnt.learners._training_step import NoiseLayout
@@ -72,6 +73,7 @@ class UnpackedInputs:
         optimizer_states: the state of each trained parameter.
         reset_steps: the reset steps of each trained parameter, by dimension.
         unit_states: the engine's state.
+        penalty_numbers, penalty_tensors: what the penalties of methods read.
         noise: what the forward draws from generators of the network's own.
         drawn: utilities of a random measure.
     """
@@ -84,13 +86,15 @@ class UnpackedInputs:
     optimizer_states: list[list[Tensor]]
     reset_steps: list[dict[int, Tensor]]
     unit_states: list[Tensor]
+    penalty_numbers: Sequence[Tensor]
+    penalty_tensors: list[Tensor]
     noise: list[Tensor]
     drawn: list[Tensor]
 
 
 class GraphInputs:
     """The inputs of a graph, in order: x, y, hyperparameters, numbers of updates, all tensors of the network, the
-    optimizer's state, the engine's state, and what was drawn for this step (noise, utilities).
+    optimizer's state, the engine's state, what penalties read, and what was drawn for this step (noise, utilities).
 
     Args:
         slots: where the network's tensors are stored.
@@ -98,8 +102,10 @@ class GraphInputs:
         functional: its functional form.
         update: the engine's update, or None.
         effects: the effects of an eager step of the same kind.
+        penalties: the penalties of such a step.
 
     Attributes:
+        penalties: the penalties in the graph.
         participation: which groups take part in the steps of the graph, known once it is captured.
     """
 
@@ -110,10 +116,12 @@ class GraphInputs:
         functional: FunctionalOptimizer,
         update: FunctionalUpdate | None,
         effects: EagerEffects,
+        penalties: Penalties,
     ) -> None:
         self.participation = Participation()
         self.slots, self.functional_optimizer, self.update, self.effects = slots, functional, update, effects
         indices = {id(tensor): index for index, tensor in enumerate(slots.tensors())}
+        self.penalties = FunctionalPenalties(penalties, indices)
         counts_per_unit = "step" in functional.state_keys((False,)) and hasattr(optimizer, "reset_units")
         unit_dims = _unit_dims(update) if counts_per_unit else {}
         self.trained: list[TrainedParameter] = []
@@ -136,13 +144,15 @@ class GraphInputs:
         """True if a loss that is not finite is refused: on the CPU, where reading it needs no synchronization."""
         return self.device.type == "cpu"
 
-    def collect(self, x: Tensor, y: Tensor, optimizer: Optimizer, drawn: Sequence[Tensor]) -> list[Tensor]:
+    def collect(
+        self, x: Tensor, y: Tensor, optimizer: Optimizer, penalties: Penalties, drawn: Sequence[Tensor]
+    ) -> list[Tensor]:
         """The inputs with their current values.
 
         Raises:
             StaleInputsError: a parameter or a part of its state is not the one that the graph was built for.
         """
-        self._refresh_numbers(optimizer)
+        self._refresh_numbers(optimizer, penalties)
         inputs = [x, y, self._hyperparameters, self._updates, *self.slots.current_values()]
         for each in self.trained:
             if inputs[4 + each.index] is not each.param:
@@ -159,23 +169,38 @@ class GraphInputs:
                 inputs += [_starts(state, dim, zeros) for dim, zeros in each.no_resets.items()]
         if self.update is not None:
             inputs += self.update.tensors()
+        if penalties:
+            inputs += tensors_of(penalties)
         return [*inputs, *drawn]
 
     def unpack(self, inputs: Sequence[Tensor]) -> UnpackedInputs:
         """The inputs by what they are; the inverse of `collect`."""
         rest = iter(inputs)
         x, y, numbers, updates = (next(rest) for _ in range(4))
-        names = self.functional_optimizer.hyperparameters
+        names, of_groups = self.functional_optimizer.hyperparameters, len(numbers) - self.penalties.num_numbers
         by_group = [
-            {name: numbers[first + i] for i, name in enumerate(names)} for first in range(0, len(numbers), len(names))
+            {name: numbers[first + i] for i, name in enumerate(names)} for first in range(0, of_groups, len(names))
         ]
+        penalty_numbers = [numbers[i] for i in range(of_groups, len(numbers))]
         values = [next(rest) for _ in self.slots.tensors()]
         optimizer_states = [[next(rest) for _ in each.state_keys] for each in self.trained]
         reset_steps = [{dim: next(rest) for dim in each.no_resets} for each in self.trained]
         unit_states = [next(rest) for _ in self.update.tensors()] if self.update is not None else []
+        penalty_tensors = [next(rest) for _ in range(self.penalties.num_tensors)]
         noise = [next(rest) for _ in self.effects.noise_layouts]
         return UnpackedInputs(
-            x, y, by_group, updates, values, optimizer_states, reset_steps, unit_states, noise, list(rest)
+            x,
+            y,
+            by_group,
+            updates,
+            values,
+            optimizer_states,
+            reset_steps,
+            unit_states,
+            penalty_numbers,
+            penalty_tensors,
+            noise,
+            list(rest),
         )
 
     def count_update(self) -> None:
@@ -183,11 +208,13 @@ class GraphInputs:
         absent = self.participation.absent
         self._updates_values = [count + (i not in absent) for i, count in enumerate(self._updates_values)]
 
-    def _refresh_numbers(self, optimizer: Optimizer) -> None:
-        """Write hyperparameters and the number of updates to the device if they have changed."""
+    def _refresh_numbers(self, optimizer: Optimizer, penalties: Penalties) -> None:
+        """Write hyperparameters, numbers of penalties and the number of updates to the device if they have changed."""
         values: list[float] = []
         for group in optimizer.param_groups:
             values += self.functional_optimizer.hyperparameter_values(group)
+        if penalties:
+            values += numbers_of(penalties)
         if values != self._hyperparameter_values:
             numbers = torch.tensor(values, dtype=torch.float64, device="cpu")
             self._hyperparameters = numbers.to(self.device, non_blocking=True)

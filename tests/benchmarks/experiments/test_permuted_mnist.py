@@ -117,7 +117,16 @@ def test_seeds_trained_together_equal_seeds_trained_alone(method):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:Warning")  # torch's compiler uses a deprecated function
-@pytest.mark.parametrize(("method", "own"), [("input_norm", {}), ("fire", {}), ("ccbp", {"soft_period": 5})])
+@pytest.mark.parametrize(
+    ("method", "own"),
+    [
+        ("input_norm", {}),
+        ("fire", {}),
+        ("ccbp", {"soft_period": 5}),
+        ("l2_init", {"l2_init": 0.1}),
+        ("spectral", {"spectral": 0.1}),
+    ],
+)
 def test_compiled_runs_give_about_the_same_and_resumed_ones_the_same(method, own):
     given = {"method": method, "seeds": (0, 1), "optimizer": "sgd", "lr": 0.01, **own}
     plain, compiled = rows_of(make(**given)), rows_of(make(**given, compile="yes"))
