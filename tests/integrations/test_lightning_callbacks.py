@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, TensorDataset
 
 import gnt
-from gnt.integrations.lightning import ContinualBackprop, TaskBoundaries
+from gnt.integrations.lightning import ContinualBackprop, LogPlasticity, TaskBoundaries
 from tests.distributed.launch import run_ranks
 from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, batch, mlp, replaced
 
@@ -286,6 +286,83 @@ def test_layers_are_a_network_or_unit_groups_or_a_function_that_returns_them(fin
     callback = cbp(layers=(lambda module: find(module.net)) if by_function else find(module.net))
     trainer(tmp_path, [callback], 1).fit(module, loader())
     assert [group.name for group in callback.engine.groups] == [group.name for group in gnt.walk(module.net)]
+
+
+class Two(Regression):
+    """Two networks, each with an optimizer."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__(seed)
+        self.automatic_optimization = False
+        self.other = mlp(seed=seed + 1)
+
+    def forward(self, x):
+        return self.net(x) + self.other(x)
+
+    def training_step(self, pair, index):
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+            self.manual_backward(F.mse_loss(self(pair[0]), pair[1]))
+            optimizer.step()
+
+    def configure_optimizers(self):
+        return [torch.optim.AdamW(each.parameters(), lr=0.01) for each in (self.net, self.other)]
+
+
+def test_a_callback_for_each_optimizer_and_a_resumed_fit(tmp_path):
+    def parts() -> tuple[Two, list[ContinualBackprop], list[Any]]:
+        module = Two()
+        engines = [cbp(include="net*"), cbp(include="other*", optimizer=1, replacement_rate=0.05)]
+        tasks = [
+            TaskBoundaries(gnt.SI(net, 1.0), net=lambda _, net=net: net, optimizer=number)
+            for number, net in enumerate((module.net, module.other))
+        ]
+        return module, engines, tasks
+
+    module, engines, tasks = parts()
+    whole = trainer(tmp_path, [*engines, *tasks], 3)
+    whole.fit(module, loader())
+    checkpoint = lightning.pytorch.callbacks.ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
+    middle = parts()
+    trainer(tmp_path, [*middle[1], *middle[2], checkpoint], 1, enable_checkpointing=True).fit(middle[0], loader())
+    resumed, others, resumed_tasks = parts()
+    logger = CSVLogger(tmp_path)
+    run = trainer(tmp_path, [*others, *resumed_tasks], 3, logger=logger, log_every_n_steps=3)
+    run.fit(resumed, loader(), ckpt_path=tmp_path / "epoch=0.ckpt")  # warnings of other settings are errors
+    states = [
+        [dict(each[0].state_dict()), *(o.state_dict() for o in each[1].optimizers)]
+        for each in ((module, whole), (resumed, run))
+    ]
+    assert_same(*states)
+    assert min(replaced(each.engine)[0] for each in engines) > 1
+    assert [each.ended for each in resumed_tasks] == [1, 1]
+    rates = {name: value for name, value in logger.experiment.hparams.items() if "replacement_rate" in name}
+    assert rates == {"gnt/replacement_rate": 0.1, "gnt/optimizer_1/replacement_rate": 0.05}
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_the_data_of_callbacks_have_the_precision_of_the_module(precision, tmp_path):
+    module = Regression()
+    first, second = (gnt.EWC(module, 1.0, likelihood="gaussian") for _ in range(2))
+    log = LogPlasticity(every=4, loss="mse", steps=4, seeds=2)
+    samples = TensorDataset(*batch(0))
+    for tasks in (TaskBoundaries(first), TaskBoundaries(second, data=DataLoader(samples, 4))):
+        trainer(tmp_path, [tasks, log, cbp()], 1, precision=precision).fit(module, loader())
+    assert (first.tasks, second.tasks) == (1, 1)
+    assert list(log.history) == [4, 8, 12]
+    dtype = {"bf16-true": torch.bfloat16, "64-true": torch.float64}[precision]
+    assert {each.dtype for each in module.parameters()} == {dtype}
+
+
+def test_a_penalty_is_still_looked_for_after_a_first_batch_that_was_skipped(tmp_path):
+    class Skipping(Distilled):
+        def on_train_batch_start(self, pair: Any, index: int) -> int | None:
+            return -1 if self.trainer.current_epoch == 0 else None
+
+    module = Skipping(asked=False)
+    with pytest.warns(UserWarning, match="penalty of DER is missing"):
+        trainer(tmp_path, [TaskBoundaries(module.der)], 2).fit(module, loader())
+    assert "penalty" not in vars(module.der)
 
 
 REFUSED = [

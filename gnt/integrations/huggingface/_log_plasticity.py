@@ -22,7 +22,9 @@ class LogPlasticity(PlasticityLogResults, TrainerCallback):  # type: ignore[misc
     Args:
         trainer: the trainer, which logs the figures.
         every: the interval, in optimizer steps.
-        data: batches for the check, as for `gnt.plasticity_check`. None: samples of ``trainer.train_dataset``.
+        data: batches for the check, as for `gnt.plasticity_check`. None: samples of ``trainer.train_dataset``. If that
+            is an iterable data set that goes on where it stopped, pass other data: training would miss what a check has
+            read.
         loss: a function (output, y) -> scalar. None: the loss that the model returns.
         settings: further arguments of `gnt.plasticity_check`; by default ``fresh="labels"``, ``steps=100``,
             ``seeds=3``, ``progress=False``.

@@ -16,7 +16,7 @@ from gnt._utils.validation import check_counts, check_flags
 from gnt.initialization import Init
 from gnt.integrations._engine_settings import check_follow, engine_settings
 from gnt.integrations._interval import Interval
-from gnt.integrations.lightning._trainer import optimizer_of
+from gnt.integrations.lightning._trainer import key_of_callback, optimizer_of
 from gnt.names import Accumulate, ActivationName, BiasInit, Utility
 from gnt.replacement import EngineSettings, GnT, Protect, SoftReplacement
 from gnt.units import checked_patterns, trace, unwrap
@@ -40,7 +40,8 @@ class ContinualBackprop(Callback):
             ``example_input_array``.
         include, exclude: names of layers, or patterns such as ``"backbone.*"``, as for `gnt.trace`: only units of
             layers that match ``include`` and do not match ``exclude`` may be replaced.
-        optimizer: the number of the optimizer, if ``configure_optimizers`` returns several.
+        optimizer: the number of the optimizer, if ``configure_optimizers`` returns several; a callback for each of
+            them, with ``include`` or ``layers``. The hyperparameters of the second are logged as "gnt/optimizer_1/...".
         log: log `GnT.figures` every ``trainer.log_every_n_steps`` optimizer steps, as "gnt/<layer>/<figure>".
         follow: as for `GnT`.
         replacement_rate, maturity_threshold, decay_rate, utility, init, accumulate, bias_transfer, generator,
@@ -127,8 +128,9 @@ class ContinualBackprop(Callback):
         if self._saved_settings is not None:
             self._compare(self._saved_settings)
             self._saved_settings = None
+        prefix = f"gnt/optimizer_{self._optimizer}" if self._optimizer else "gnt"
         for logger in trainer.loggers:
-            logger.log_hyperparams({f"gnt/{name}": value for name, value in self.settings.items()})
+            logger.log_hyperparams({f"{prefix}/{name}": value for name, value in self.settings.items()})
 
     def _units(self, module: LightningModule) -> Any:
         if callable(self._layers) and not isinstance(self._layers, nn.Module):
@@ -182,6 +184,11 @@ class ContinualBackprop(Callback):
             figures = {f"gnt/{name}": value for name, value in self.engine.figures().items()}
             for logger in trainer.loggers:
                 logger.log_metrics(figures, step=step)
+
+    @property
+    def state_key(self) -> str:
+        """The key of the state in a checkpoint, another one for each optimizer."""
+        return key_of_callback(super().state_key, self._optimizer)
 
     def state_dict(self) -> dict[str, Any]:
         """The settings; the engine's state is saved with the optimizer's."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from gnt._utils.validation import check_counts
 from gnt.integrations._plasticity_log import PlasticityLog, PlasticityLogResults
-from gnt.integrations.lightning._trainer import check_network_function, optimizer_of
+from gnt.integrations.lightning._trainer import check_network_function, in_precision, optimizer_of
 
 
 class LogPlasticity(PlasticityLogResults, Callback):
@@ -24,7 +24,10 @@ class LogPlasticity(PlasticityLogResults, Callback):
         every: the interval, in optimizer steps.
         loss: a function (output, y) -> scalar, "cross_entropy" or "mse".
         net: function of the LightningModule that returns the network; None: the module itself.
-        data: batches for the check, as for `gnt.plasticity_check`. None: the training loader of the fit.
+        data: batches for the check, as for `gnt.plasticity_check`. None: the training loader of the fit. Batches are
+            in the trainer's precision; hooks of the module (``on_after_batch_transfer``) do not see them. If the loader
+            reads an iterable data set that goes on where it stopped, pass other data: training would miss what a check
+            has read.
         optimizer: the number of the optimizer, if ``configure_optimizers`` returns several; new ones like it are used.
         settings: further arguments of `gnt.plasticity_check`; by default ``fresh="labels"``, ``steps=100``,
             ``seeds=3``, ``progress=False``.
@@ -70,7 +73,7 @@ class LogPlasticity(PlasticityLogResults, Callback):
         if not self._log.is_due(step) or not trainer.is_global_zero:
             return
         net = pl_module if self._net is None else self._net(pl_module)
-        data = trainer.train_dataloader if self._data is None else self._data
+        data = in_precision(trainer, trainer.train_dataloader if self._data is None else self._data)
         optimizer = optimizer_of(trainer, self._optimizer, "LogPlasticity")
         figures = self._log.check(net, optimizer, data, self._loss)
         for logger in trainer.loggers:

@@ -33,6 +33,7 @@ class PenaltyCalls:
 
     def watch(self) -> None:
         """Begin to note; methods that count tasks in ``tasks`` only if one has ended, others have no penalty yet."""
+        self.stop()  # of a batch that was skipped
         self._asked = []
         for each in self._methods:
             if getattr(each, "tasks", True) and not any(each is other for other in self._warned):

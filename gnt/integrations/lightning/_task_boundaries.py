@@ -12,7 +12,13 @@ from torch.optim import Optimizer
 from gnt._utils.validation import check_counts
 from gnt.importance import step_was_skipped
 from gnt.integrations.lightning._penalty_calls import PenaltyCalls
-from gnt.integrations.lightning._trainer import check_network_function, optimizer_of, steps_per_epoch
+from gnt.integrations.lightning._trainer import (
+    check_network_function,
+    in_precision,
+    key_of_callback,
+    optimizer_of,
+    steps_per_epoch,
+)
 from gnt.learners import Methods
 
 
@@ -38,8 +44,9 @@ class TaskBoundaries(Callback):
     Args:
         methods: the methods.
         net: function of the LightningModule that returns the network for ``end_task``; None: the module itself.
-        data: samples for ``end_task``; None: the training loader of the fit.
-        optimizer: the number of the optimizer, if ``configure_optimizers`` returns several.
+        data: samples for ``end_task``; None: the training loader of the fit. Batches are in the trainer's precision;
+            hooks of the module (``on_after_batch_transfer``) do not see them.
+        optimizer: the number of the optimizer, if ``configure_optimizers`` returns several; a callback for each.
 
     Attributes:
         task: the id of the task that the next fit trains, to be set before it; None: the number of tasks that have
@@ -100,7 +107,7 @@ class TaskBoundaries(Callback):
         return {
             "net": module if self._net is None else self._net(module),
             "task": self.ended if self.task is None else self.task,
-            "data": trainer.train_dataloader if self._data is None else self._data,
+            "data": in_precision(trainer, trainer.train_dataloader if self._data is None else self._data),
         }
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -138,6 +145,11 @@ class TaskBoundaries(Callback):
             self._methods.tell("end_task", self._info(trainer, pl_module))
             self._open, self.task = False, None
             self.ended += 1
+
+    @property
+    def state_key(self) -> str:
+        """The key of the state in a checkpoint, another one for each optimizer."""
+        return key_of_callback(super().state_key, self._optimizer)
 
     def state_dict(self) -> dict[str, Any]:
         """The task, and the states of methods that are not attached to the optimizer."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from lightning.fabric.plugins import Precision
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
 
 def optimizer_of(trainer: Any, number: int, callback: str) -> Optimizer:
@@ -28,6 +32,44 @@ def check_network_function(net: Any) -> None:
     """Raise TypeError for a ``net`` that is neither None nor a function of the LightningModule."""
     if net is not None and (not callable(net) or isinstance(net, nn.Module)):
         raise TypeError(f"net must be a function of the LightningModule, or None, got {type(net).__name__}")
+
+
+def key_of_callback(key: str, number: int) -> str:
+    """The key of a callback's state in a checkpoint: Lightning refuses callbacks with the same one."""
+    return f"{key}{{'optimizer': {number}}}" if number else key
+
+
+def in_precision(trainer: Any, data: Any) -> Any:
+    """Data in the precision in which the trainer gives batches to the module (``precision="bf16-true"``).
+
+    Applies to loaders and to tensors; anything else is returned as it is.
+    """
+    convert = trainer.precision_plugin.convert_input
+    if convert.__func__ is Precision.convert_input:  # it changes nothing
+        return data
+    if isinstance(data, DataLoader):
+        converted = copy.copy(data)
+        converted._iterator = None  # workers of its own, if they are persistent
+        converted.collate_fn = _Converted(data.collate_fn, convert)
+        return converted
+    if isinstance(data, (tuple, list)) and all(isinstance(each, Tensor) for each in data):
+        return convert(data)
+    return data
+
+
+class _Converted:
+    """The batches of another function for collation, converted.
+
+    Args:
+        collate: the other function.
+        convert: batch -> batch.
+    """
+
+    def __init__(self, collate: Callable[[Any], Any], convert: Callable[[Any], Any]) -> None:
+        self._collate, self._convert = collate, convert
+
+    def __call__(self, samples: Any) -> Any:
+        return self._convert(self._collate(samples))
 
 
 def steps_per_epoch(trainer: Any) -> int | None:
