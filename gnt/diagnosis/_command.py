@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -62,7 +63,8 @@ def run_command(arguments: Sequence[str]) -> int:
         parser.print_help()
         return 0
     try:
-        result = _check(given)
+        with _script_alone(given.script), contextlib.redirect_stdout(sys.stderr if given.json else sys.stdout):
+            result = _check(given)
         print(json.dumps(_as_json(result), indent=2) if given.json else result, flush=True)
         if given.picture is not None:
             result.draw(given.picture)
@@ -140,6 +142,16 @@ def _check(given: Any) -> PlasticityCheck:
         reinitialize=script.get("reinitialize") or (lambda: script["model"]().to(next(net.parameters()).device)),
         progress=not given.quiet,
     )
+
+
+@contextlib.contextmanager
+def _script_alone(script: Path) -> Iterator[None]:
+    """Run code of a script as Python would without arguments: those of this process are not meant for it."""
+    arguments, sys.argv = sys.argv, [str(script)]
+    try:
+        yield
+    finally:
+        sys.argv = arguments
 
 
 def _load(net: nn.Module, path: Path) -> None:

@@ -80,6 +80,18 @@ def test_the_report_on_a_checkpoint_of_a_learner_is_printed(script, capsys, tmp_
     assert "layers before learning, present / fresh" in out
 
 
+def test_a_script_does_not_see_the_arguments_and_its_prints_are_not_part_of_the_json(script, capsys, monkeypatch):
+    arguments = ["check", str(script), "--quiet", "--json", "--steps", "20", "--seeds", "2"]
+    parse = "\nimport argparse, sys\nargparse.ArgumentParser().parse_args()\nprint('loading', sys.argv)\n"
+    script.write_text(script.read_text().replace("def data():", f"{parse}\ndef data():\n    print('data')"))
+    monkeypatch.setattr(sys, "argv", ["gnt", *arguments])
+    assert run_command(arguments) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["seeds"] == [0, 1]
+    assert err == f"loading {[str(script)]}\ndata\n"
+    assert sys.argv == ["gnt", *arguments]
+
+
 @pytest.mark.parametrize(
     ("change", "arguments", "message"),
     [
