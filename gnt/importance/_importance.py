@@ -105,7 +105,7 @@ class Importance(RunningImportance):
         check_kernels(kernels)
         check_grad_scaler(grad_scaler)
         self.average, self.decay_rate, self.process_group = average, float(decay_rate), process_group
-        groups = groups_for_engine(layers, None)
+        groups = groups_for_engine(layers, None, frozen=True)
         for group in groups:
             group.state = RunningAverages(
                 group.num_units,

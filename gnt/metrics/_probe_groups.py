@@ -71,7 +71,7 @@ def _find_groups(model: nn.Module, target: Any) -> list[tuple[str, UnitGroup]]:
     if cbp_layers:
         paths = {id(module): path for path, module in model.named_modules()}
         return [(paths.get(id(layer.group.producer), layer.group.name), layer.group) for layer in cbp_layers]
-    return [(group.name, group) for group in groups_for_engine(target, None)]
+    return [(group.name, group) for group in groups_for_engine(target, None, frozen=True)]
 
 
 def _cbp_layers(layers: Any) -> list[CBPLayer]:

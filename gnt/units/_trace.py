@@ -29,6 +29,7 @@ def trace(
     activation: ActivationName | None = None,
     examples: Sequence[Any] | None = None,
     modes: TraceModes = "both",
+    frozen: bool = False,
     **kwargs: Any,
 ) -> Groups:
     """Find all groups of hidden units in a model that can be replaced soundly.
@@ -48,6 +49,8 @@ def trace(
             refused if any example makes them unsound.
         modes: "both" traces each example in training and in evaluation mode. "train" and "eval" trace one mode only,
             for models that cannot be traced in the other; layers that read units only there are not seen.
+        frozen: also find units of layers with frozen weights (requires_grad=False), which can be measured
+            (`gnt.metrics.Probe`, `gnt.importance.Importance`) and not replaced.
 
     Returns:
         `Groups`: a tuple of `UnitGroup` for `GnT` in the order of computation. Its ``refused`` lists the units that
@@ -94,7 +97,7 @@ def trace(
     for number, example in enumerate(inputs, 1):
         check_inputs(model, example, f"example {number}: " if len(inputs) > 1 else "")
     with no_autocast_cache():
-        groups, refused, notes = find_units(model, inputs, modes)
+        groups, refused, notes = find_units(model, inputs, modes, frozen=frozen)
     groups = _select(groups, refused, **patterns)
     if given is not None:
         unknown = [group for group in groups if group.activation is None or activation_gain(group.activation) is None]

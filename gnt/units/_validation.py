@@ -24,8 +24,8 @@ from gnt.units._slot import Slot
 _SIDES = {"incoming": 0, "scales": 0, "outgoing": 1}  # the units' dimension in the weight of torch's layers
 
 
-def check_groups(groups: Sequence[UnitGroup]) -> None:
-    """Check that unit groups fit their modules and each other.
+def check_groups(groups: Sequence[UnitGroup], *, frozen: bool = False) -> None:
+    """Check that unit groups fit their modules and each other; ``frozen``: accept frozen weights.
 
     Raises:
         TypeError: an attribute of the wrong type.
@@ -33,6 +33,8 @@ def check_groups(groups: Sequence[UnitGroup]) -> None:
     """
     for group in groups:
         _check_group(group)
+        if not frozen:
+            _refuse_frozen(group)
     for side in _SIDES:
         _check_disjoint(groups, side)
 
@@ -59,6 +61,17 @@ def _check_group(group: UnitGroup) -> None:
         for slot in slots:
             _check_slot(f"{side} slot {slot.name!r} of {label}", slot, side, group.num_units)
     _check_reads_itself(label, group)
+
+
+def _refuse_frozen(group: UnitGroup) -> None:
+    for side in ("incoming", "outgoing"):
+        for slot in getattr(group, side):
+            fault = weight_fault(slot.module._parameters["weight"])
+            if fault is not None:
+                kind = type(slot.module).__name__
+                raise ValueError(
+                    f"{side} slot {slot.name!r} of unit group {group.name!r}: the weight of its {kind} {fault}"
+                )
 
 
 def _check_reads_itself(label: str, group: UnitGroup) -> None:
@@ -193,7 +206,7 @@ def _weight(label: str, slot: Slot, side: str) -> Tensor | None:
         raise ValueError(
             f"{label}: {kind} is not a layer with a weight matrix (or kernels) and a bias, which may be None"
         )
-    fault = weight_fault(weight, frozen_allowed=side == "scales")
+    fault = weight_fault(weight, frozen_allowed=True)
     if fault is not None:
         raise ValueError(f"{label}: the weight of its {kind} {fault}")
     return weight

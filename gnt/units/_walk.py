@@ -32,7 +32,7 @@ Layer = nn.Module | Callable[..., Any]
 Layers = nn.Module | Iterable[Layer]
 
 
-def walk(layers: Layers, *, activation: ActivationName | None = None) -> tuple[UnitGroup, ...]:
+def walk(layers: Layers, *, activation: ActivationName | None = None, frozen: bool = False) -> tuple[UnitGroup, ...]:
     """Find the unit groups of a list of layers given in the order of computation.
 
     Args:
@@ -44,13 +44,16 @@ def walk(layers: Layers, *, activation: ActivationName | None = None) -> tuple[U
             for each channel.
         activation: name of the activation for groups whose list contains none (because the model applies it in its
             ``forward``). Norms that are only applied in ``forward`` cannot be seen: include them in the list.
+        frozen: accept layers with frozen weights (requires_grad=False), whose units can be measured
+            (`gnt.metrics.Probe`, `gnt.importance.Importance`) and not replaced.
 
     Returns:
         One `UnitGroup` for each weight layer except the last, in order.
 
     Raises:
         WalkError (a ValueError): no hidden layer, a list that ends in an activation, a module used twice, tied weights,
-            frozen, lazy or parametrized weights, sizes that do not fit, or a layer that may not keep units separate.
+            lazy, parametrized or (without ``frozen``) frozen weights, sizes that do not fit, or a layer that may not
+            keep units separate.
 
     >>> from torch import nn
     >>> net = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(54, 2))
@@ -69,7 +72,7 @@ def walk(layers: Layers, *, activation: ActivationName | None = None) -> tuple[U
     between: Passthrough | None = None
     for name, layer in named_layers:
         if isinstance(layer, WEIGHT_LAYERS):
-            _check_weights(name, layer)
+            _check_weights(name, layer, frozen)
             if between is not None:
                 consumer = _consumer(between, name, layer, exact=is_exact)
                 groups.append(_group(between, consumer, given, default))
@@ -91,22 +94,24 @@ def walk(layers: Layers, *, activation: ActivationName | None = None) -> tuple[U
     return tuple(dataclasses.replace(group, containers=containers) for group in groups)
 
 
-def groups_for_engine(layers: Layers | Iterable[UnitGroup], activation: ActivationName | None) -> tuple[UnitGroup, ...]:
+def groups_for_engine(
+    layers: Layers | Iterable[UnitGroup], activation: ActivationName | None, *, frozen: bool = False
+) -> tuple[UnitGroup, ...]:
     """The unit groups for an engine: copies of given groups, or the groups of a list of layers.
 
-    Given groups are copied because an engine writes its state into its groups.
+    Given groups are copied because an engine writes its state into its groups. ``frozen``: accept frozen weights.
     """
     if isinstance(layers, UnitGroup):
         raise TypeError(f"layers must be a list of unit groups, got one: pass [group] for group {layers.name!r}")
     if not isinstance(layers, Iterable) or isinstance(layers, nn.Module):
-        return walk(layers, activation=activation)
+        return walk(layers, activation=activation, frozen=frozen)
     groups: list[Any] = list(layers)
     others = [type(item).__name__ for item in groups if not isinstance(item, UnitGroup)]
     if len(others) == len(groups):
-        return walk(groups, activation=activation)
+        return walk(groups, activation=activation, frozen=frozen)
     if others:
         raise TypeError(f"layers must be a list of layers or a list of unit groups, got both: also {', '.join(others)}")
-    check_groups(groups)
+    check_groups(groups, frozen=frozen)
     default = parse_activation(activation) if activation is not None else None
     without_gain = [group for group in groups if group.activation is None or activation_gain(group.activation) is None]
     if default is not None and not without_gain:
@@ -204,7 +209,7 @@ def _group(between: Passthrough, consumer: Slot, given: Activation | None, defau
     )
 
 
-def _check_weights(name: str, layer: nn.Module) -> None:
+def _check_weights(name: str, layer: nn.Module, frozen: bool) -> None:
     kind = f"{name!r} ({type(layer).__name__})"
     if isinstance(layer, nn.modules.lazy.LazyModuleMixin) and layer.has_uninitialized_params():
         raise WalkError(f"{kind} is lazy and has no weights yet: run one forward before building the engine")
@@ -222,7 +227,7 @@ def _check_weights(name: str, layer: nn.Module) -> None:
         raise WalkError(
             f"{kind} has extra parameters ({', '.join(extra)}), and gnt does not know which of them belong to a unit"
         )
-    fault = weight_fault(weight)
+    fault = weight_fault(weight, frozen_allowed=frozen)
     if fault is not None:
         raise WalkError(f"the weight of {kind} {fault}; remove the layer from the list")
 

@@ -43,6 +43,7 @@ ANY_NAME = {
     "ContinualBackprop.on_step_end.kwargs",
     "ContinualBackprop.on_train_begin.kwargs",
     "ContinualBackpropMixin.kwargs",
+    "ContinualBackpropMixin.create_optimizer.kwargs",
     "ContinualBackpropMixin.log.kwargs",
 }
 

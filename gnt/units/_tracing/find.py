@@ -26,14 +26,14 @@ MODES = {"both": (True, False), "train": (True,), "eval": (False,)}  # values of
 
 
 def find_units(
-    model: nn.Module, examples: Sequence[Example], modes: str
+    model: nn.Module, examples: Sequence[Example], modes: str, *, frozen: bool
 ) -> tuple[list[UnitGroup], list[Refused], list[str]]:
     """The groups on which all examples and modes agree, the refused units, and notes.
 
     Raises:
         TraceError: an example cannot be traced in one of the modes, or there is no group.
     """
-    owners = ParameterOwners(model)
+    owners = ParameterOwners(model, frozen=frozen)
     attempts = []
     with preserve_model(model) as restore:
         captures = Captures(model, restore)

@@ -34,10 +34,15 @@ class WeightLayer(NamedTuple):
 
 
 class ParameterOwners:
-    """The modules of a model, found by their parameters or paths."""
+    """The modules of a model, found by their parameters or paths.
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
+    Args:
+        model: the model.
+        frozen: whether a frozen weight is no fault.
+    """
+
+    def __init__(self, model: nn.Module, *, frozen: bool = False) -> None:
+        self.model, self._frozen = model, frozen
         self.paths: dict[int, str] = {
             id(module): path for path, module in reversed(list(model.named_modules(remove_duplicate=False)))
         }
@@ -123,7 +128,7 @@ class ParameterOwners:
             return shared
         weight = module._parameters["weight"]
         assert weight is not None
-        problem = weight_fault(weight)
+        problem = weight_fault(weight, frozen_allowed=self._frozen)
         return f"has a weight that {problem}" if problem is not None else None
 
     def recording_fault(self, op: WeightOp, module: nn.Module) -> str | None:
