@@ -54,6 +54,7 @@ class EngineCore(UnitReplacement):
         slot_inits: for each group and slot that is drawn, the initial distributions of new units.
         next_idle_check: number of the update after which `idle_warning` is asked; infinity after its warning.
         captured_absent: numbers of the groups that took no part in a captured step; None: none was captured.
+        loads: number of times that a state was loaded.
         protection: what ``protect`` tells of the groups' units.
     """
 
@@ -96,7 +97,7 @@ class EngineCore(UnitReplacement):
         self._followers = Followers()
         self._structure: StructureCheck | None = StructureCheck(groups)
         self.updates = 0
-        self.loaded = False
+        self.loaded, self.loads = False, 0
         self.replaced: list[Tensor] = []
         self.counted = 0
         self.next_idle_check: float = first_check(0)

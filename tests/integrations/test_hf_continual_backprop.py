@@ -99,6 +99,14 @@ def test_runs_resumed_from_a_checkpoint_continue_bit_for_bit(tmp_path):
     assert other.engine.updates == callback.engine.updates == 8
 
 
+def test_a_checkpoint_without_an_engine_gives_a_warning(tmp_path):
+    trainer(tmp_path).train()
+    mixed = trainer(tmp_path, kind=ContinualTrainer, continual_backprop=settings())
+    with pytest.warns(UserWarning, match="this state_dict of AdamGnT was saved without an engine"):
+        mixed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert mixed.engine.updates == 4
+
+
 def test_the_mixin_attaches_an_engine_to_each_optimizer_of_model_init(tmp_path):
     run = trainer(tmp_path, kind=ContinualTrainer, continual_backprop=settings(), model_init=bert)
     run.train()
@@ -177,6 +185,10 @@ def test_wrong_settings_are_errors_before_an_optimizer_is_made(tmp_path):
     with pytest.raises(ValueError, match="train_dataset has no samples: pass example_inputs or layers"):
         ContinualBackprop(run)
     run.train_dataset = data
+    for wrong, message in [({"follow": [3]}, "int cannot follow"), ({"layers": 3}, "layers must be a Sequential")]:
+        with pytest.raises(TypeError, match=message):
+            ContinualBackprop(run, **wrong)
+        assert run.optimizer is None
     with pytest.raises(TypeError, match=r"trainer must be a transformers\.Trainer, got Linear"):
         ContinualBackprop(torch.nn.Linear(2, 2))
     callback = ContinualBackprop(run, include=LAYERS)

@@ -87,9 +87,14 @@ class EngineMaker:
                 )
             self.engine = own
             return optimizer
-        if units is None:
-            units = self._units(trainer)
-        self.engine = GnT(units, plain, follow=self._follow, **self._settings).attach()
+        try:
+            if units is None:
+                units = self._units(trainer)
+            self.engine = GnT(units, plain, follow=self._follow, **self._settings).attach()
+        except Exception:
+            if is_new:
+                trainer.optimizer = None
+            raise
         return optimizer
 
     def _created(self, trainer: Trainer, create: Callable[[], Optimizer]) -> Optimizer:
