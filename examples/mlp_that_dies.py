@@ -77,10 +77,10 @@ axes[0].legend()
 plt.show()
 
 # %% [markdown]
-# With Adam alone more than half of the units are dead after three tasks, and 84% at the end. The network gets a quarter
-# to a half of the images of the last tasks right, where it got 78% in the first. With continual backpropagation it
-# learns the last task as well as the first. Units still die at this learning rate, a sixth to two fifths of them in
-# each task, but they do not stay dead.
+# With Adam alone more than half of the units are dead after three tasks, and 84% at the end. The network gets a fifth
+# to two fifths of the images of the last tasks right, where it got 78% in the first. With continual backpropagation it
+# learns the last task as well as the first. Units still die at this learning rate, a sixth to a third of them in each
+# task, but they do not stay dead.
 #
 # This is one seed, and a learning rate at which the loss is fast. At a lower one units die more slowly, and there is
 # less to gain: [measure](../docs/diagnosis.md) before you decide. The replacement rate is high, too, as tasks are
