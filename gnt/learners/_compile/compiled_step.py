@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,8 @@ from gnt.learners._compile.recorded_features import RecordedFeatures
 from gnt.learners._compile.step_key import StepContext
 from gnt.learners._step_result import Step
 from gnt.learners._training_step import OPTIMIZER_HAS_STEPPED, TrainingStep
+
+_CAPTURE = threading.Lock()  # torch's tracer patches modules of torch, so that one thread at a time can use it
 
 
 class CompiledStep:
@@ -57,8 +61,9 @@ class CompiledStep:
         try:
             drawn = self._draw(step)
             inputs = self._inputs.collect(x, y, step.optimizer, penalties, drawn)
-            graph, examples = capture_step(step, self._inputs, inputs, python_state, self._features)
-            self._graph: CompiledGraph = compile_graph(graph, examples)
+            with _CAPTURE:
+                graph, examples = capture_step(step, self._inputs, inputs, python_state, self._features)
+                self._graph: CompiledGraph = compile_graph(graph, examples)
         finally:
             _restore(states)
         self._num_lasting = len(examples) - len(drawn)  # inputs that may be the same tensors in the next step
