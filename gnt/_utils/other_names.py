@@ -47,6 +47,8 @@ _ARGUMENTS_BY_PAGE: Final = {
         "perturb_scale": _NOISE,
         "loss_func": "not needed by the engine; loss= of the learners",
         "mt": "maturity_threshold=",
+        "threshold": "tau= of gnt.ReDo",
+        "reset_period": "period= of gnt.ReDo",
     },
     _CCBP_PYTORCH: {
         "model": "the first argument, without a name",
@@ -70,7 +72,8 @@ _ARGUMENTS_BY_PAGE: Final = {
         "outgoing_eps": _NO_CHOICE,
     },
     _CLARENA: {
-        "backbone": "the first argument, without a name",
+        "backbone": "not needed in Lightning, where include= and exclude= choose layers; elsewhere the first argument",
+        "heads": "not needed, output units are never replaced",
         "utility_decay_rate": "decay_rate=",
     },
 }

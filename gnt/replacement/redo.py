@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gnt._utils.other_names import explains_unknown_settings
 from gnt._utils.state_dicts import Kind, check_saved_state, counter, sequence
 from gnt._utils.tables import align_columns
 from gnt._utils.validation import check_positive, finite_number
@@ -102,6 +103,7 @@ class ReDo(ReplacementRule):
     True
     """
 
+    @explains_unknown_settings
     def __init__(
         self,
         layers: Layers | Iterable[UnitGroup],

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import gnt
 from gnt.integrations import loss_of_plasticity as lop
+from gnt.integrations.lightning import ContinualBackprop as Callback
 
 
 class Net(nn.Module):
@@ -137,6 +138,13 @@ NET = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
         (lambda: gnt.ConvGnT, "ConvGnT of other implementations is here: gnt.GnT"),
         (lambda: lop.ResGnT, "gnt.trace"),
         (lambda: gnt.GnT(NET).gen_and_test, r"step\(\), after"),
+        (
+            lambda: gnt.ReDo(NET, threshold=0.1),
+            "unknown setting threshold: ReDo takes tau, .* is here: tau= of gnt.ReDo",
+        ),
+        (lambda: gnt.ReDo(NET, reset_period=5), "reset_period of other implementations is here: period= of gnt.ReDo"),
+        (lambda: Callback(backbone=NET), "backbone .* here: not needed in Lightning, where include= and exclude="),
+        (lambda: Callback(heads=[]), "heads of other implementations is here: not needed, output units are never"),
         (
             lambda: gnt.ContinualBackprop(NET).learn(X, Y).item(),
             "Step has no attribute item: learn returns loss, output",
