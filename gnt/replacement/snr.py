@@ -94,8 +94,9 @@ class SNR(ReplacementRule):
         TypeError: an optimizer whose state cannot be reset per unit; for the network of an ensemble, generators that do
             not fit, a function as ``init``, a process group, or an engine of the ensemble as follower.
 
-    With single samples as batches most units are silent in most steps, and silent times say little. A replacement reads
-    the device, so on a GPU each step waits for it.
+    Between two estimates a unit should end 1 / eta silent times or more: with single samples as batches take a smaller
+    ``eta`` and a larger ``estimate_every``, such as 1e-4 and 20,000 (docs/remedies.md). A replacement reads the device,
+    so on a GPU each step waits for it.
 
     Source: Farias & Jozefiak, ICLR 2025 (arXiv 2410.20098), Algorithm 1. The estimate of the quantile, with its
     doubling, is that of published implementations; they count samples, which with batches of one size is the same.
