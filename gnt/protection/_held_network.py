@@ -108,10 +108,8 @@ class HeldNetwork(GatedNetwork):
 
     def _before_optimizer_step(self, has_closure: bool) -> None:
         assert self._conditioning is not None
-        if self.settings.sparsity and not self._progress.penalty_seen and not has_closure:
-            raise RuntimeError(
-                f"no step of task {self.task!r} has used penalty(): add hat.penalty() to the loss, or set sparsity=0"
-            )
+        if not has_closure:  # which computes the loss: then after the step
+            self._check_penalty()
         average_gradient(self.embedding, self.process_group)
         self._conditioning.before_step()
 
@@ -123,6 +121,13 @@ class HeldNetwork(GatedNetwork):
         self._progress.step += 1
         self._conditioning.next_step()
         self._refresh_gates(clamp=True)
+        self._check_penalty()
+
+    def _check_penalty(self) -> None:
+        if self.settings.sparsity and not self._progress.penalty_seen:
+            raise RuntimeError(
+                f"no step of task {self.task!r} has used penalty(): add hat.penalty() to the loss, or set sparsity=0"
+            )
 
     def _after_step(self) -> None:
         """Called after each step that was made, when the weights are final and before the gates of the next step."""

@@ -212,6 +212,46 @@ class Masked(Regression):
             return self.net(batch(0)[0])
 
 
+class MaskedWithSchedule(Masked):
+    def __init__(self, schedule: Any, seed: int = 0) -> None:
+        super().__init__(seed)
+        self.schedule, self.groups = schedule, [{"params": [*self.net.parameters()]}]
+
+    def configure_optimizers(self):
+        groups = [dict(each) for each in self.groups]
+        optimizer = torch.optim.AdamW(groups, lr=0.01)
+        return [optimizer], [{"scheduler": self.schedule(optimizer), "interval": "step"}]
+
+
+def test_schedulers_that_take_no_further_parameters_need_the_embedding_in_the_optimizer(tmp_path):
+    def warm_up(optimizer: torch.optim.Optimizer) -> Any:
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 4))
+
+    module = MaskedWithSchedule(warm_up)
+    boundaries = TaskBoundaries(module.hat)
+    with pytest.raises(ValueError, match=r"LambdaLR was built before the embedding of HAT .* \[self\.hat\.embedding\]"):
+        trainer(tmp_path, [boundaries], 1).fit(module, loader())
+    assert module.hat.task is None
+    module.groups = [{"params": [*module.net.parameters()]}, {"params": [module.hat.embedding], "weight_decay": 0.0}]
+    for task in range(2):
+        run = trainer(tmp_path, [boundaries], 1)
+        run.fit(module, loader(task))
+        assert [group["lr"] for group in run.optimizers[0].param_groups] == [0.01, 0.01]
+    assert module.hat.tasks == [0, 1]
+    other = MaskedWithSchedule(lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 3))
+    trainer(tmp_path, [TaskBoundaries(other.hat)], 1).fit(other, loader())
+
+
+def test_hat_without_its_penalty_is_an_error(tmp_path):
+    class Bare(Masked):
+        def training_step(self, pair, index):
+            return Regression.training_step(self, pair, index)
+
+    module = Bare()
+    with pytest.raises(RuntimeError, match="no step of task 0 has used penalty"):
+        trainer(tmp_path, [TaskBoundaries(module.hat)], 1).fit(module, loader())
+
+
 @pytest.mark.parametrize("engine_first", [True, False])
 def test_hat_keeps_the_outputs_of_a_task_beside_the_engine_and_resumes_within_a_task(engine_first, tmp_path):
     def parts() -> tuple[Masked, list[Any]]:

@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ExponentialLR, MultiStepLR, StepLR
 
 from gnt._utils.validation import check_counts
 from gnt.importance import step_was_skipped
@@ -20,6 +21,10 @@ from gnt.integrations.lightning._trainer import (
     steps_per_epoch,
 )
 from gnt.learners import Methods
+from gnt.protection import HAT
+
+# they multiply the present learning rates; others have numbers for each group of parameters
+_TAKE_NEW_GROUPS = (StepLR, MultiStepLR, ExponentialLR)
 
 
 class TaskBoundaries(Callback):
@@ -55,7 +60,7 @@ class TaskBoundaries(Callback):
 
     Raises:
         TypeError, ValueError: what `gnt.Backprop` refuses as methods; an optimizer that does not exist; a batch that is
-            no pair.
+            no pair; `gnt.HAT` with a learning-rate scheduler for an optimizer that does not hold ``hat.embedding``.
 
     >>> import gnt, torch
     >>> from gnt.integrations.lightning import TaskBoundaries
@@ -86,6 +91,7 @@ class TaskBoundaries(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach the methods to the optimizer, and begin the task, or go on with it after a checkpoint was loaded."""
         optimizer = optimizer_of(trainer, self._optimizer, "TaskBoundaries")
+        self._check_schedulers(trainer, optimizer)
         for each in self._methods:
             if isinstance(each, nn.Module):
                 each.to(pl_module.device)
@@ -102,6 +108,20 @@ class TaskBoundaries(Callback):
         info = {"optimizer": optimizer, **({} if steps is None else {"steps_per_epoch": steps})}
         self._methods.tell("begin_task", {**self._info(trainer, pl_module), **info})
         self._open = True
+
+    def _check_schedulers(self, trainer: Trainer, optimizer: Optimizer) -> None:
+        """Raise ValueError for a scheduler that does not take the parameters that HAT gives the optimizer later."""
+        held = {id(each) for options in optimizer.param_groups for each in options["params"]}
+        methods = [each for each in self._methods if isinstance(each, HAT) and id(each.embedding) not in held]
+        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+        for scheduler in schedulers if methods else []:
+            if getattr(scheduler, "optimizer", optimizer) is optimizer and type(scheduler) not in _TAKE_NEW_GROUPS:
+                name, kind = type(methods[0]).__name__, type(optimizer).__name__
+                raise ValueError(
+                    f"{type(scheduler).__name__} was built before the embedding of {name} is given to the optimizer, "
+                    f"and takes no further parameters: let configure_optimizers give it, {kind}([{{'params': "
+                    "self.net.parameters()}, {'params': [self.hat.embedding], 'weight_decay': 0.0}])"
+                )
 
     def _info(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
         return {
