@@ -69,7 +69,9 @@ class OwnWeights:
                 # TorchRL puts the parameters of a target network, or detached ones, into the modules for a forward
                 now = getattr(module, "weight", None)
                 swapped = isinstance(now, Tensor) and not now.requires_grad
-                if (swapped and weight is not None and weight.requires_grad) or _in_functional_call():
+                # a fake weight is that of a forward that was captured
+                trained = weight is not None and weight.requires_grad and not _is_fake(weight)
+                if (swapped and trained) or _in_functional_call():
                     return False
                 self._weights = [(parameters, parameters.get("weight")) for parameters, _ in self._weights]
                 self.consumer = self._weights[0][1]

@@ -300,6 +300,17 @@ def test_changes_of_mode_frozen_parameters_and_attributes_take_effect():
     assert_states_close(eager, compiled)
 
 
+@pytest.mark.filterwarnings("ignore:the weight of .* is frozen:UserWarning")
+def test_an_output_layer_frozen_after_the_graph_was_captured():
+    eager, graph = eager_and_compiled(mlp(4, 8, 2).double())
+    run_both(eager, graph, range(4), 4)
+    for frozen in (True, False):
+        for learner in (eager, graph):
+            learner.net[2].weight.requires_grad_(not frozen)
+        run_both(eager, graph, range(4, 8), 4)
+        assert_states_close(eager, graph)
+
+
 def test_a_network_converted_to_another_dtype():
     eager, compiled = eager_and_compiled(mlp(), step_size=0.01)
     run_both(eager, compiled, range(3))
