@@ -70,6 +70,11 @@ class MemoryPenalty(WithStrength, WeightMemory):
             if active and p.requires_grad
         ]
 
+    def _tensors_of(self, chosen: Iterable[int]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """The chosen parameters, their importance and their anchors."""
+        parameters, importance, anchors = self.parameters, self._importance, self._anchors
+        return [parameters[i] for i in chosen], [importance[i] for i in chosen], [anchors[i] for i in chosen]
+
     def penalty(self) -> Tensor:
         """Return the penalty as a scalar, in float32 or wider, to be added to the loss.
 
@@ -79,8 +84,7 @@ class MemoryPenalty(WithStrength, WeightMemory):
         chosen = self._selection()
         if not chosen:
             return torch.zeros((), dtype=accumulation_dtype(self.parameters), device=self.parameters[0].device)
-        lists = [[each[i] for i in chosen] for each in (self.parameters, self._importance, self._anchors)]
-        return weighted_penalty(lists[0], lists[1], lists[2], self._factor, self._note_backward)
+        return weighted_penalty(*self._tensors_of(chosen), self._factor, self._note_backward)
 
     def __call__(self) -> Tensor:
         """Return `penalty()`."""
@@ -115,17 +119,15 @@ class MemoryPenalty(WithStrength, WeightMemory):
         chosen = self._selection()
         if not chosen:
             return None
-        parameters, importance, anchors = (
-            [each[i] for i in chosen] for each in (self.parameters, self._importance, self._anchors)
-        )
+        parameters, importance, anchors = self._tensors_of(chosen)
         return FunctionalPenalty(functional_value, parameters, [*importance, *anchors], [self._factor])
 
     def _add_gradient(self, scale: Tensor | None, only: Iterable[int] | None = None) -> None:
         chosen = self._selection() if only is None else sorted(only)
         if chosen:
-            lists = [[each[i] for i in chosen] for each in (self.parameters, self._importance, self._anchors)]
-            grads = [_dense_grad(each) for each in lists[0]]
-            add_penalty_gradient(grads, lists[0], lists[1], lists[2], self._factor, scale)
+            parameters, importance, anchors = self._tensors_of(chosen)
+            grads = [_dense_grad(each) for each in parameters]
+            add_penalty_gradient(grads, parameters, importance, anchors, self._factor, scale)
 
     def attach(self: Self, optimizer: Optimizer) -> Self:
         """Add the gradient of the penalty before each step of an optimizer; return this object.

@@ -120,7 +120,7 @@ class SI(MemoryPenalty):
         self._record(None)
         chosen = [i for i in self._selection() if i in set(self._recorded or ())] if in_loss else []
         if chosen:
-            lists = [[each[i] for i in chosen] for each in (self.parameters, self._importance, self._anchors)]
+            lists = self._tensors_of(chosen)
             with torch.no_grad():
                 for grads, thetas, weights, mus in in_pieces([self._gradients[i] for i in chosen], *lists):
                     terms = torch._foreach_mul(weights, torch._foreach_sub(thetas, mus))

@@ -30,7 +30,6 @@ class AttachableEngine(Protocol):
     """What the hooks need of an engine."""
 
     groups: tuple[UnitGroup, ...]
-    loaded: bool
     loads: int
     updates: int
     replaced: list[Tensor]
@@ -103,7 +102,7 @@ class OptimizerHooks:
             unused_key(STATE_KEY, {owner.key for owner in _hooks_of(optimizer)}), next(_numbers)
         )
         self._state_to_load: CheckedState | None = None
-        self._loads: int | None = None  # number of the latest load by these hooks
+        self._own_load = 0  # which of the engine's loads was the latest by these hooks
         self._watches: GroupWatches | None = None
         self._steps_without_features = 0
         self._checked = False  # the structure, before the step that is running
@@ -236,8 +235,7 @@ class OptimizerHooks:
         self._state_to_load = None
         if self.key in state_dict:
             self._state_to_load = self.engine.checked_state(state_dict[self.key])
-        elif not self.engine.loaded or self.engine.loads == self._loads:
-            # (a distributed checkpoint keeps the engine's state beside the optimizer's, to be loaded before it)
+        elif self.engine.loads == self._own_load:  # a distributed checkpoint may have loaded the engine's state before
             warnings.warn(
                 f"this state_dict of {type(optimizer).__name__} was saved without an engine: its units keep their ages",
                 stacklevel=5,
@@ -248,7 +246,7 @@ class OptimizerHooks:
         state, self._state_to_load = self._state_to_load, None
         if state is not None:
             self.engine.load_checked_state(state)
-            self._loads = self.engine.loads
+            self._own_load = self.engine.loads
 
 
 _numbers = itertools.count()

@@ -48,6 +48,19 @@ def eager_and_compiled(
     return learners[0], learners[1]
 
 
+def with_methods(
+    net: nn.Module,
+    *makers: Callable[[Any, torch.optim.Optimizer], Any],
+    kind: type[Learner] = gnt.Backprop,
+    **settings: Any,
+) -> tuple[Any, Any]:
+    """As `eager_and_compiled`, each with methods of its own, which are made for its network and optimizer."""
+    learners = eager_and_compiled(net, kind, **settings)
+    for learner in learners:
+        learner.methods = [make(learner.net, learner.opt) for make in makers]
+    return learners
+
+
 def samples(t: int, net: nn.Module, *shape: int, n: int = 8) -> tuple[Tensor, Tensor]:
     """`batch` in the dtype of the network."""
     dtype = next(net.parameters()).dtype

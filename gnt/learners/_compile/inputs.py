@@ -189,18 +189,18 @@ class GraphInputs:
         penalty_tensors = [next(rest) for _ in range(self.penalties.num_tensors)]
         noise = [next(rest) for _ in self.effects.noise_layouts]
         return UnpackedInputs(
-            x,
-            y,
-            by_group,
-            updates,
-            values,
-            optimizer_states,
-            reset_steps,
-            unit_states,
-            penalty_numbers,
-            penalty_tensors,
-            noise,
-            list(rest),
+            x=x,
+            y=y,
+            hyperparameters=by_group,
+            updates=updates,
+            values=values,
+            optimizer_states=optimizer_states,
+            reset_steps=reset_steps,
+            unit_states=unit_states,
+            penalty_numbers=penalty_numbers,
+            penalty_tensors=penalty_tensors,
+            noise=noise,
+            drawn=list(rest),
         )
 
     def count_update(self) -> None:

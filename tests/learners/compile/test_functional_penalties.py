@@ -13,18 +13,24 @@ from torch import Tensor, nn
 
 import gnt
 from gnt.regularization import FunctionalPenalty
-from tests.helpers.compiled_learners import assert_states_close, eager_and_compiled, run_both, run_graphs_uncompiled
+from tests.helpers.compiled_learners import (
+    assert_states_close,
+    eager_and_compiled,
+    run_both,
+    run_graphs_uncompiled,
+    with_methods,
+)
 from tests.helpers.ensembles import FREQUENT_REPLACEMENT, member_batches
 from tests.helpers.ensembles import mlp as member_mlp
 from tests.helpers.small_runs import IMAGE_SHAPE, conv_net, mlp
 
-PENALTIES: dict[str, Callable[[nn.Module], Any]] = {
-    "l2": lambda net: gnt.L2(net, 0.03),
-    "l2_init": lambda net: gnt.L2Init(net, 0.03),
-    "spectral": lambda net: gnt.Spectral(net, 0.03, exponent=3.0, generator=torch.Generator().manual_seed(3)),
-    "parseval": lambda net: gnt.Parseval(net, 0.03, scale=0.5),
-    "ewc": lambda net: gnt.EWC(net, 30.0, likelihood="gaussian"),
-    "mas": lambda net: gnt.MAS(net, 3.0),
+PENALTIES: dict[str, Callable[..., Any]] = {
+    "l2": lambda net, _=None: gnt.L2(net, 0.03),
+    "l2_init": lambda net, _=None: gnt.L2Init(net, 0.03),
+    "spectral": lambda net, _=None: gnt.Spectral(net, 0.03, exponent=3.0, generator=torch.Generator().manual_seed(3)),
+    "parseval": lambda net, _=None: gnt.Parseval(net, 0.03, scale=0.5),
+    "ewc": lambda net, _=None: gnt.EWC(net, 30.0, likelihood="gaussian"),
+    "mas": lambda net, _=None: gnt.MAS(net, 3.0),
 }
 each_penalty = pytest.mark.parametrize("name", PENALTIES)
 
@@ -32,14 +38,6 @@ each_penalty = pytest.mark.parametrize("name", PENALTIES)
 @pytest.fixture(autouse=True)
 def graphs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return run_graphs_uncompiled(monkeypatch)
-
-
-def pair(net: nn.Module, *names: str, kind: Any = gnt.Backprop, **settings: Any) -> tuple[Any, Any]:
-    """An eager and a compiled learner, each with penalties of its own."""
-    learners = eager_and_compiled(net, kind, **settings)
-    for learner in learners:
-        learner.methods = [PENALTIES[name](learner.net) for name in names]
-    return learners
 
 
 def end_task(*learners: Any) -> None:
@@ -52,7 +50,7 @@ def end_task(*learners: Any) -> None:
 @each_penalty
 @pytest.mark.parametrize("kind", [gnt.Backprop, gnt.ContinualBackprop])
 def test_weights_and_states_are_those_of_the_eager_learner(name: str, kind: Any, graphs: list[int]) -> None:
-    eager, compiled = pair(mlp().double(), name, kind=kind, opt="adam", step_size=0.01)
+    eager, compiled = with_methods(mlp().double(), PENALTIES[name], kind=kind, opt="adam", step_size=0.01)
     without = copy.deepcopy(eager)
     without.methods = ()
     replaced = run_both(eager, compiled, range(12), 4)
@@ -71,7 +69,9 @@ def test_several_penalties_of_a_network_with_convolutions(graphs: list[int]) -> 
     for module in net.modules():  # before a batch norm its gradient is only rounding, which Adam turns into full steps
         if isinstance(module, nn.Conv2d):
             module.bias = None
-    eager, compiled = pair(net, "spectral", "l2_init", "parseval", opt="adam", step_size=0.01)
+    eager, compiled = with_methods(
+        net, *(PENALTIES[name] for name in ("spectral", "l2_init", "parseval")), opt="adam", step_size=0.01
+    )
     run_both(eager, compiled, range(12), *IMAGE_SHAPE)
     assert_states_close(eager, compiled, rtol=1e-6, atol=1e-8)
     assert len(graphs) == 1
@@ -79,7 +79,7 @@ def test_several_penalties_of_a_network_with_convolutions(graphs: list[int]) -> 
 
 @each_penalty
 def test_strength_may_change_in_each_step(name: str, graphs: list[int]) -> None:
-    eager, compiled = pair(mlp().double(), name, opt="sgd", step_size=0.05)
+    eager, compiled = with_methods(mlp().double(), PENALTIES[name], opt="sgd", step_size=0.05)
     end_task(*[each for each in (eager, compiled) if name in ("ewc", "mas")])
     for t in range(9):
         for learner in (eager, compiled):
@@ -104,7 +104,7 @@ def test_penalty_of_an_ensemble(name: str) -> None:
 
 @each_penalty
 def test_frozen_parameters(name: str, graphs: list[int]) -> None:
-    eager, compiled = pair(mlp().double(), name, opt="sgd", step_size=0.05)
+    eager, compiled = with_methods(mlp().double(), PENALTIES[name], opt="sgd", step_size=0.05)
     run_both(eager, compiled, range(3), 4)
     end_task(*[each for each in (eager, compiled) if name in ("ewc", "mas")])
     before = compiled.net[0].weight.detach().clone()
@@ -119,14 +119,14 @@ def test_frozen_parameters(name: str, graphs: list[int]) -> None:
 def test_a_parameter_that_only_the_penalty_changes() -> None:
     net = mlp().double()
     net.unused = nn.Parameter(torch.ones(3, dtype=torch.float64))
-    eager, compiled = pair(net, "l2", opt="sgd", step_size=0.05)
+    eager, compiled = with_methods(net, PENALTIES["l2"], opt="sgd", step_size=0.05)
     run_both(eager, compiled, range(5), 4)
     assert_states_close(eager, compiled)
     assert 0.9 < compiled.net.unused[0].item() < 1.0
 
 
 def test_losses_that_are_not_finite_change_nothing() -> None:
-    _, compiled = pair(mlp(), "spectral", opt="sgd", step_size=0.05)
+    _, compiled = with_methods(mlp(), PENALTIES["spectral"], opt="sgd", step_size=0.05)
     for t in range(3):
         torch.manual_seed(t)
         compiled.learn(torch.randn(8, 4), torch.randn(8, 2))

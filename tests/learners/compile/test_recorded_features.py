@@ -11,7 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import gnt
-from tests.helpers.compiled_learners import assert_states_close, eager_and_compiled, run_both, run_graphs_uncompiled
+from tests.helpers.compiled_learners import (
+    assert_states_close,
+    eager_and_compiled,
+    run_both,
+    run_graphs_uncompiled,
+    with_methods,
+)
 from tests.helpers.ensembles import FREQUENT_REPLACEMENT, member_batches
 from tests.helpers.ensembles import mlp as member_mlp
 from tests.helpers.small_runs import IMAGE_SHAPE, batch, conv_net, mlp
@@ -33,14 +39,6 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return run_graphs_uncompiled(monkeypatch)
 
 
-def pair(net: nn.Module, *makers: MakeMethod, kind: Any = gnt.Backprop, **settings: Any) -> tuple[Any, Any]:
-    """An eager and a compiled learner, each with methods of its own."""
-    learners = eager_and_compiled(net, kind, **settings)
-    for learner in learners:
-        learner.methods = [make(learner.net, learner.opt) for make in makers]
-    return learners
-
-
 @pytest.mark.parametrize("make", [snr, redo])
 @pytest.mark.parametrize(("net", "shape"), [(mlp, (4,)), (conv_net, IMAGE_SHAPE)], ids=["mlp", "conv"])
 def test_units_and_states_are_those_of_the_eager_learner(
@@ -50,14 +48,14 @@ def test_units_and_states_are_those_of_the_eager_learner(
     for module in made.modules():  # before a batch norm its gradient is only rounding, which Adam turns into full steps
         if isinstance(module, nn.Conv2d):
             module.bias = None
-    eager, compiled = pair(made, make, opt="adam", step_size=0.02)
+    eager, compiled = with_methods(made, make, opt="adam", step_size=0.02)
     assert run_both(eager, compiled, range(40), *shape) > 10
     assert_states_close(eager, compiled)
     assert len(graphs) == 1
 
 
 def test_two_methods_beside_the_engine_of_the_learner() -> None:
-    eager, compiled = pair(mlp().double(), snr, redo, kind=gnt.ContinualBackprop, opt="sgd", step_size=0.05)
+    eager, compiled = with_methods(mlp().double(), snr, redo, kind=gnt.ContinualBackprop, opt="sgd", step_size=0.05)
     assert run_both(eager, compiled, range(40)) > 30
     assert_states_close(eager, compiled)
 
@@ -106,7 +104,7 @@ def test_an_ensemble() -> None:
 
 @pytest.mark.parametrize("backward", [True, False])
 def test_forwards_of_ones_own_before_the_step(backward: bool) -> None:
-    eager, compiled = pair(mlp().double(), snr, opt="sgd", step_size=0.05)
+    eager, compiled = with_methods(mlp().double(), snr, opt="sgd", step_size=0.05)
     for t in range(30):
         x, _ = batch(t)
         if t % 3 == 2:
@@ -119,7 +117,7 @@ def test_forwards_of_ones_own_before_the_step(backward: bool) -> None:
 
 
 def test_a_step_that_is_refused_records_nothing() -> None:
-    _, compiled = pair(mlp(), snr, opt="sgd", step_size=0.05)
+    _, compiled = with_methods(mlp(), snr, opt="sgd", step_size=0.05)
     for t in range(5):
         compiled.learn(*batch(t))
     x, y = batch(5)
@@ -131,7 +129,7 @@ def test_a_step_that_is_refused_records_nothing() -> None:
 
 
 def test_another_method_that_records_in_the_same_layers() -> None:
-    eager, compiled = pair(mlp().double(), snr, opt="sgd", step_size=0.05)
+    eager, compiled = with_methods(mlp().double(), snr, opt="sgd", step_size=0.05)
     others = [redo(learner.net, learner.opt) for learner in (eager, compiled)]
     run_both(eager, compiled, range(5))
     for learner, other in zip((eager, compiled), others, strict=True):
@@ -146,7 +144,7 @@ def test_another_method_that_records_in_the_same_layers() -> None:
 
 
 def test_a_method_that_is_bound_to_other_groups() -> None:
-    eager, compiled = pair(mlp().double(), snr, opt="sgd", step_size=0.05)
+    eager, compiled = with_methods(mlp().double(), snr, opt="sgd", step_size=0.05)
     run_both(eager, compiled, range(5))
     for learner in (eager, compiled):
         method = learner.methods[0]
@@ -169,7 +167,7 @@ def measuring_every_third(net: Any, optimizer: torch.optim.Optimizer) -> gnt.GnT
     ("make", "learner_steps"), [(redo, 1), (algorithm_1, 1), (measuring_every_third, 1), (algorithm_1, 3)]
 )
 def test_an_object_that_the_caller_steps(make: MakeMethod, learner_steps: int) -> None:
-    eager, compiled = pair(mlp().double(), snr, opt="sgd", step_size=0.05)
+    eager, compiled = with_methods(mlp().double(), snr, opt="sgd", step_size=0.05)
     others = [make(learner.net, learner.opt) for learner in (eager, compiled)]
     for t in range(12):
         run_both(eager, compiled, range(t * learner_steps, (t + 1) * learner_steps), n=2)
@@ -186,7 +184,7 @@ def test_an_object_that_the_caller_steps(make: MakeMethod, learner_steps: int) -
 
 
 def test_a_graph_is_captured_while_features_wait() -> None:
-    eager, compiled = pair(mlp().double(), opt="sgd", step_size=0.05)
+    eager, compiled = with_methods(mlp().double(), opt="sgd", step_size=0.05)
     others = [algorithm_1(learner.net, learner.opt) for learner in (eager, compiled)]
     for sizes in ([8], [2], [8, 2, 2], [8, 2], [2, 8]):  # of size 2 the graph is captured in the third round
         for n in sizes:
