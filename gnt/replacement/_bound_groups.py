@@ -24,12 +24,12 @@ class BoundGroups(ChangeableSettings):
     """The groups of an engine with their states, and the checks that come before a step.
 
     Attributes:
-        groups, optimizer_state, importance, updates, loads, replaced, selected: those of `EngineCore`.
+        groups, optimizer_state, importance, updates, loaded, replaced, selected: those of `EngineCore`.
     """
 
     optimizer_state: OptimizerStateReset | None
     updates: int
-    loads: int
+    loaded: bool
     replaced: list[Tensor]
     selected: list[Tensor]
     generator: torch.Generator
@@ -153,11 +153,6 @@ class BoundGroups(ChangeableSettings):
             return
         structure.check(self.optimizer_state.optimizer if self.optimizer_state is not None else None)
         self.structure_changed()
-
-    @property
-    def loaded(self) -> bool:
-        """True if a state was loaded."""
-        return self.loads > 0
 
     @property
     def frozen(self) -> frozenset[int]:

@@ -30,6 +30,7 @@ class AttachableEngine(Protocol):
     """What the hooks need of an engine."""
 
     groups: tuple[UnitGroup, ...]
+    loaded: bool
     loads: int
     updates: int
     replaced: list[Tensor]
@@ -102,7 +103,7 @@ class OptimizerHooks:
             unused_key(STATE_KEY, {owner.key for owner in _hooks_of(optimizer)}), next(_numbers)
         )
         self._state_to_load: CheckedState | None = None
-        self._own_load = 0  # which of the engine's loads was the latest by these hooks
+        self._own_load: int | None = None  # which of the engine's loads was the latest by these hooks
         self._watches: GroupWatches | None = None
         self._steps_without_features = 0
         self._checked = False  # the structure, before the step that is running
@@ -235,7 +236,8 @@ class OptimizerHooks:
         self._state_to_load = None
         if self.key in state_dict:
             self._state_to_load = self.engine.checked_state(state_dict[self.key])
-        elif self.engine.loads == self._own_load:  # a distributed checkpoint may have loaded the engine's state before
+        elif not self.engine.loaded or self.engine.loads == self._own_load:
+            # a distributed checkpoint keeps the engine's state beside the optimizer's: then it was loaded just before
             warnings.warn(
                 f"this state_dict of {type(optimizer).__name__} was saved without an engine: its units keep their ages",
                 stacklevel=5,

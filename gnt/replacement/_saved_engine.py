@@ -69,7 +69,7 @@ class SavedEngine(EngineCore):
         self.next_idle_check = first_check(self.updates)
         self.selected, self.importance.absent = [], frozenset()
         self.discard()
-        self.loads += 1
+        self.loaded, self.loads = True, self.loads + 1
         self._processes = None  # before the next step the processes compare what they have loaded
 
     @property

@@ -97,7 +97,7 @@ class EngineCore(UnitReplacement):
         self._followers = Followers()
         self._structure: StructureCheck | None = StructureCheck(groups)
         self.updates = 0
-        self.loads = 0
+        self.loaded, self.loads = False, 0
         self.replaced: list[Tensor] = []
         self.counted = 0
         self.next_idle_check: float = first_check(0)

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import gnt
 from tests.helpers.small_runs import assert_same
 from tests.helpers.strategies import engine_settings, training_runs, unit_choices
 from tests.helpers.training_run import differences
@@ -68,3 +69,14 @@ def test_step_equals_update_select_and_replace(run, steps):
         other.train_without_replacement()
         other.engine.replace(other.engine.select())
     assert not differences(run.full_state(), other.full_state())
+
+
+def test_a_loaded_state_counts_as_loaded_until_the_next_update():
+    net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    engine = gnt.GnT(net)
+    for loads in (1, 2):
+        engine.load_state_dict(engine.state_dict())
+        assert (engine.loaded, engine.loads) == (True, loads)
+        net(torch.ones(5, 4)).sum().backward()
+        engine.step()
+        assert (engine.loaded, engine.loads) == (False, loads)
