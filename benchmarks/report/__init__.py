@@ -2,6 +2,7 @@
 
 command             the command line; writes the page and its pictures
 run_finder          finds the runs in the folder of results
+record_archive      the records of a page, kept beside it
 problems            groups runs by problem, and similar problems into families
 rerun_commands      the commands that reproduce runs
 result_tables       the tables of results

@@ -17,6 +17,7 @@ from ..needed_packages import check_installed
 from ..results_folder import inside
 from ..settings import OUT
 from . import HELP
+from .record_archive import FOLDER, pack, unpack
 from .run_finder import FoundRuns, find_runs
 
 TO = Path("report" if INSTALLED else "benchmarks")
@@ -35,15 +36,25 @@ def main(arguments: Sequence[str]) -> int:
         help=f"keep what the existing {NAME} says about experiments, and sizes of them, without finished runs in the "
         "folder of results",
     )
+    parser.add(
+        "--records",
+        action="store_true",
+        help=f"keep the records of the page in the folder {FOLDER} beside it, compressed, and make the page of those "
+        "that are there already, too",
+    )
     parser.add("--quiet", action="store_true", help="no progress bar, for logs")
     parsed = parser.parse(arguments)
     check_installed()
-    found = find_runs(parsed.out)
-    _check_writable(parsed.to)
-    return _write(found, parsed.to, keep=parsed.keep, quiet=parsed.quiet)
+    with tempfile.TemporaryDirectory() as folder:
+        archived = Path(folder)
+        if parsed.records:
+            unpack(parsed.to, experiments.NAMES, archived)
+        found = find_runs(parsed.out, archived)
+        _check_writable(parsed.to)
+        return _write(found, parsed.to, keep=parsed.keep, records=parsed.records, quiet=parsed.quiet)
 
 
-def _write(found: FoundRuns, to: Path, *, keep: bool, quiet: bool) -> int:
+def _write(found: FoundRuns, to: Path, *, keep: bool, records: bool, quiet: bool) -> int:
     from rich.console import Console
 
     from ..progress import Title, progress_view
@@ -68,6 +79,8 @@ def _write(found: FoundRuns, to: Path, *, keep: bool, quiet: bool) -> int:
     for file, content in [*drawn.items(), (to / NAME, page.text.encode())]:
         write_atomically(file, lambda stream, content=content: stream.write(content))  # type: ignore[misc]
     write_json(to / SUMMARIES, as_json(page.summaries))
+    if records:
+        pack(to, experiments.NAMES, found.runs)
     for file in old - drawn.keys():
         file.unlink(missing_ok=True)
     texts = [f"{len(found.runs)} runs, {len(drawn)} pictures."]

@@ -40,6 +40,21 @@ class EarlierPage:
             {name: parts for name, parts in summaries.items() if parts},
         )
 
+    def lost_rows(self, made: Summaries) -> list[str]:
+        """A line for each method with fewer seeds among the parts that are made than in the same part of the page."""
+        lines = []
+        for name, parts in made.items():
+            new = {(part.title, *key): count for part in parts for key, count in part.seeds_by_method.items()}
+            for part in self.summaries.get(name, []):
+                if part.title not in {title for title, *_ in new}:
+                    continue
+                for key, count in part.seeds_by_method.items():
+                    if (here := new.get((part.title, *key), 0)) < count:
+                        problem, method = key
+                        where = ", ".join(filter(None, [name, part.title, problem]))
+                        lines.append(f"{where}: {method} with {count} seeds, {here} found")
+        return lines
+
     def pictures(self, folder: str) -> set[str]:
         """The names of the pictures in ``folder`` that its sections show."""
         text = "\n".join(line for lines in self.sections.values() for line in lines)

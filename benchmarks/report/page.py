@@ -12,12 +12,14 @@ from .. import experiments
 from ..command_name import command_text
 from ..comparison_picture import write_picture
 from ..display import Display, FurtherPicture
+from ..errors import CannotRun
 from ..plot_layout import save
 from ..settings import settings_text
 from ..summary import MethodResults, best_results
 from ..task_pictures import ACCURACIES
 from .earlier_page import EarlierPage
 from .family_picture import write_family_picture
+from .markdown import join_names
 from .missing_runs import missing_runs
 from .overview import NOTES, overview
 from .paired_differences import paired_differences
@@ -64,6 +66,9 @@ class Page:
     Args:
         found: the runs.
         earlier: what an existing page says about experiments; used for those without a finished run.
+
+    Raises:
+        CannotRun: a part would be made without runs that the existing page has rows of.
     """
 
     def __init__(self, found: FoundRuns, earlier: EarlierPage | None = None) -> None:
@@ -75,13 +80,19 @@ class Page:
         }
         made = {name: families(own) for name, own in by_experiment.items()}
         titles = {name: {part.title for part in parts} for name, parts in made.items()}
-        self.earlier = (earlier or EarlierPage()).without(titles)
+        earlier = earlier or EarlierPage()
+        summaries = {name: [summary_of(part) for part in parts] for name, parts in made.items()}
+        if lost := earlier.lost_rows(summaries):
+            raise CannotRun(
+                f"The page has rows whose runs were not found, and would lose them: {join_names(lost)}. Add these runs "
+                "to the folder of results, or leave out --keep."
+            )
+        self.earlier = earlier.without(titles)
         sections = self.earlier.sections | {
             name: self._experiment(name, parts, self.earlier.sections.get(name, [])) for name, parts in made.items()
         }
         known: Summaries = {
-            name: [*map(summary_of, made.get(name, [])), *self.earlier.summaries.get(name, [])]
-            for name in experiments.NAMES
+            name: [*summaries.get(name, []), *self.earlier.summaries.get(name, [])] for name in experiments.NAMES
         }
         self.summaries = {name: parts for name, parts in known.items() if parts}
         parts = [

@@ -108,7 +108,7 @@ def makes(arguments: list[str], runs: Sequence[Run]) -> bool:
             made = plan.runs(out)
     except (CannotRun, SystemExit):
         return False
-    return {run.folder for run in made} == {run.folder for run in runs}
+    return {str(run.head) for run in made} == {str(run.head) for run in runs}  # wherever their folders are
 
 
 def default_command(experiment: str) -> str:

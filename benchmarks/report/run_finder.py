@@ -45,25 +45,38 @@ class FoundRuns:
     left_out: list[str] = field(default_factory=list)
 
 
-def find_runs(out: Path) -> FoundRuns:
+def find_runs(out: Path, further: Path | None = None) -> FoundRuns:
     """All runs below ``out``.
 
+    Args:
+        out: the folder of results.
+        further: a second one, for runs that ``out`` has no finished record of; None: none.
+
     Raises:
-        CannotRun: the folder does not exist, or contains no finished run.
+        CannotRun: ``out`` does not exist, or there is no finished run.
     """
-    if not out.is_dir():
+    archived = _runs_below(further) if further is not None else FoundRuns()
+    if not out.is_dir() and not archived.runs:
         raise CannotRun(f"{out} is not a folder. {_example_command(out)}")
+    found = _runs_below(out)
+    known = {str(run.head) for run in found.runs}
+    found.runs += [run for run in archived.runs if str(run.head) not in known]
+    found.left_out += archived.left_out
+    if not found.runs:
+        seen = [f"{len(found.unfinished)} unfinished"] if found.unfinished else []
+        seen += [f"{len(found.left_out)} that cannot be used ({found.left_out[0]})"] if found.left_out else []
+        there = f"; only {' and '.join(seen)}" if seen else ""
+        raise CannotRun(f"No finished runs below {out}{there}. {_example_command(out)}")
+    return found
+
+
+def _runs_below(out: Path) -> FoundRuns:
     found = FoundRuns()
     for file in sorted(out.glob("*/*/*/record.jsonl")):
         try:
             _take(file, out, found)
         except (_Unusable, CannotRun) as error:
             found.left_out.append(f"`{file.parent.relative_to(out)}`: {error}")
-    if not found.runs:
-        seen = [f"{len(found.unfinished)} unfinished"] if found.unfinished else []
-        seen += [f"{len(found.left_out)} that cannot be used ({found.left_out[0]})"] if found.left_out else []
-        there = f"; only {' and '.join(seen)}" if seen else ""
-        raise CannotRun(f"No finished runs below {out}{there}. {_example_command(out)}")
     return found
 
 

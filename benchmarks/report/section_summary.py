@@ -114,6 +114,11 @@ class PartSummary:
             + (f", each {self.by.replace('_', ' ')}" if self.by else "")
         )
 
+    @property
+    def seeds_by_method(self) -> dict[tuple[str, str], int]:
+        """What distinguishes the problem from others of its family, and the method -> number of complete seeds."""
+        return {(problem.value, each.method): each.seeds for problem in self.problems for each in problem.methods}
+
 
 def summary_of(part: Problem | Family) -> PartSummary:
     """The summary of a part of an experiment's section."""

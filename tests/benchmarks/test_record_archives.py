@@ -1,0 +1,116 @@
+"""The records kept beside a page: rows are added to it without the runs it was made from."""
+
+import io
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from benchmarks.cli import main
+from tests.helpers.finished_runs import REGRESSION, planned_runs, write_record
+
+DIGITS = "random_label_mnist"
+
+
+def report(out: Path, to: Path, *options: str) -> str:
+    assert main(["report", "--out", str(out), "--to", str(to), "--quiet", *options]) == 0
+    return (to / "RESULTS.md").read_text()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*.*")}
+
+
+def make(out: Path, methods: str, experiment: str = DIGITS, **options: int) -> None:
+    for run in planned_runs(out, experiment, methods, **options):
+        write_record(run)
+
+
+def test_a_row_is_added_without_the_earlier_runs(tmp_path: Path) -> None:
+    make(tmp_path / "all", "backprop continual_backprop l2")
+    make(tmp_path / "all", "backprop", REGRESSION)
+    make(tmp_path / "first", "backprop continual_backprop")
+    make(tmp_path / "first", "backprop", REGRESSION)
+    make(tmp_path / "second", "l2")
+    report(tmp_path / "all", tmp_path / "expected", "--records")
+    report(tmp_path / "first", tmp_path / "to", "--records")
+    assert files(tmp_path / "to") != files(tmp_path / "expected")
+    report(tmp_path / "second", tmp_path / "to", "--keep", "--records")
+    assert files(tmp_path / "to") == files(tmp_path / "expected")
+    report(tmp_path / "none", tmp_path / "to", "--records")  # of the archives alone
+    assert files(tmp_path / "to") == files(tmp_path / "expected")
+
+
+def test_archived_records_can_be_unpacked_into_a_folder_of_results(tmp_path: Path) -> None:
+    make(tmp_path / "out", "backprop continual_backprop")
+    text = report(tmp_path / "out", tmp_path / "to", "--records")
+    (tmp_path / "again").mkdir()
+    subprocess.run(["tar", "-xf", tmp_path / "to" / "records" / f"{DIGITS}.tar.xz"], cwd=tmp_path / "again", check=True)
+    assert files(tmp_path / "again") == files(tmp_path / "out")
+    assert report(tmp_path / "again", tmp_path / "other") == text
+    assert not (tmp_path / "other" / "records").exists()
+
+
+def test_a_run_in_the_folder_of_results_replaces_the_archived_one(tmp_path: Path) -> None:
+    make(tmp_path / "out", "backprop")
+    old = report(tmp_path / "out", tmp_path / "to", "--records")
+    for run in planned_runs(tmp_path / "new", DIGITS, "backprop"):
+        write_record(run, keep=0.5)
+    new = report(tmp_path / "new", tmp_path / "expected")
+    assert report(tmp_path / "new", tmp_path / "to", "--records") == new != old
+    shutil.rmtree(tmp_path / "new")
+    assert report(tmp_path / "new", tmp_path / "to", "--records") == new
+
+
+def test_without_the_option_archives_are_neither_read_nor_changed(tmp_path: Path) -> None:
+    make(tmp_path / "out", "backprop")
+    make(tmp_path / "other", "l2")
+    report(tmp_path / "out", tmp_path / "to", "--records")
+    before = files(tmp_path / "to" / "records")
+    assert "backprop |" not in report(tmp_path / "other", tmp_path / "to")
+    assert files(tmp_path / "to" / "records") == before
+
+
+def test_keep_refuses_to_lose_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(tmp_path / "out", "backprop continual_backprop", seeds=3)
+    report(tmp_path / "out", tmp_path / "to")
+    before = files(tmp_path / "to")
+    make(tmp_path / "new", "backprop l2")
+    assert main(["report", "--out", str(tmp_path / "new"), "--to", str(tmp_path / "to"), "--keep"]) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert "would lose them: random_label_mnist, Size quick: backprop with 3 seeds, 2 found and" in message
+    assert "random_label_mnist, Size quick: continual_backprop with 3 seeds, 0 found. Add these runs" in message
+    assert files(tmp_path / "to") == before
+    make(tmp_path / "new", "backprop continual_backprop", seeds=3)
+    report(tmp_path / "new", tmp_path / "to", "--keep")
+
+
+@pytest.mark.parametrize(
+    "name", ["../../outside", f"{DIGITS}/../x/seed-0/record.jsonl", f"{REGRESSION}/a/seed-0/record.jsonl"]
+)
+def test_archives_with_other_content_are_refused(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "to" / "records").mkdir(parents=True)
+    with tarfile.open(tmp_path / "to" / "records" / f"{DIGITS}.tar.xz", "w:xz") as archive:
+        member = tarfile.TarInfo(name)
+        member.size = 1
+        archive.addfile(member, io.BytesIO(b"x"))
+    make(tmp_path / "out", "backprop")
+    before = files(tmp_path / "to")
+    options = ["report", "--out", str(tmp_path / "out"), "--to", str(tmp_path / "to"), "--records"]
+    assert main(options) == 2
+    assert "which is not a record of random_label_mnist. Restore the file" in " ".join(capsys.readouterr().err.split())
+    assert files(tmp_path / "to") == before
+
+
+def test_a_damaged_archive_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(tmp_path / "out", "backprop")
+    report(tmp_path / "out", tmp_path / "to", "--records")
+    file = tmp_path / "to" / "records" / f"{DIGITS}.tar.xz"
+    for content in (file.read_bytes()[:-40], b"", b"nonsense"):
+        file.write_bytes(content)
+        before = files(tmp_path / "to")
+        assert main(["report", "--out", str(tmp_path / "out"), "--to", str(tmp_path / "to"), "--records"]) == 2
+        assert f"Cannot read {file}" in "".join(capsys.readouterr().err.split("\n"))
+        assert files(tmp_path / "to") == before
