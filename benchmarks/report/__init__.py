@@ -13,6 +13,7 @@ overview            the table at the top of the page
 missing_runs        what was run, and what is missing
 paired_tests        paired t-tests over seeds, with Holm's correction
 paired_differences  the differences between methods in a section
+further_methods     methods added to a problem whose other rows are only on the existing page
 earlier_page        what an existing page says about experiments that have no runs here
 page, markdown      the page
 """

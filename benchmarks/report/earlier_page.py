@@ -22,38 +22,24 @@ class EarlierPage:
     sections: dict[str, list[str]] = field(default_factory=dict)
     summaries: Summaries = field(default_factory=dict)
 
-    def without(self, made: Mapping[str, Collection[str]]) -> EarlierPage:
+    def without(self, made: Mapping[str, Collection[str]], summarized: Mapping[str, Collection[str]]) -> EarlierPage:
         """What is not made again.
 
         Args:
             made: experiment -> the titles of the parts that are made. Of its section, the other parts remain.
+            summarized: experiment -> the titles of the parts whose summaries are made.
         """
         sections = {
             name: _other_parts(lines, made[name]) if name in made else lines for name, lines in self.sections.items()
         }
         summaries = {
-            name: [part for part in parts if part.title not in made.get(name, ())]
+            name: [part for part in parts if part.title not in summarized.get(name, ())]
             for name, parts in self.summaries.items()
         }
         return EarlierPage(
             {name: lines for name, lines in sections.items() if lines},
             {name: parts for name, parts in summaries.items() if parts},
         )
-
-    def lost_rows(self, made: Summaries) -> list[str]:
-        """A line for each method with fewer seeds among the parts that are made than in the same part of the page."""
-        lines = []
-        for name, parts in made.items():
-            new = {(part.title, *key): count for part in parts for key, count in part.seeds_by_method.items()}
-            for part in self.summaries.get(name, []):
-                if part.title not in {title for title, *_ in new}:
-                    continue
-                for key, count in part.seeds_by_method.items():
-                    if (here := new.get((part.title, *key), 0)) < count:
-                        problem, method = key
-                        where = ", ".join(filter(None, [name, part.title, problem]))
-                        lines.append(f"{where}: {method} with {count} seeds, {here} found")
-        return lines
 
     def pictures(self, folder: str) -> set[str]:
         """The names of the pictures in ``folder`` that its sections show."""

@@ -12,14 +12,13 @@ from .. import experiments
 from ..command_name import command_text
 from ..comparison_picture import write_picture
 from ..display import Display, FurtherPicture
-from ..errors import CannotRun
 from ..plot_layout import save
 from ..settings import settings_text
 from ..summary import MethodResults, best_results
 from ..task_pictures import ACCURACIES
 from .earlier_page import EarlierPage
 from .family_picture import write_family_picture
-from .markdown import join_names
+from .further_methods import FURTHER, Rows, after_their_parts, rows_without_runs, with_rows
 from .missing_runs import missing_runs
 from .overview import NOTES, overview
 from .paired_differences import paired_differences
@@ -28,7 +27,7 @@ from .provenance import provenance_lines, repeated_seeds
 from .rerun_commands import default_command
 from .result_tables import Sources, family_table, of_experiment, problem_table
 from .run_finder import FoundRuns
-from .section_summary import Summaries, summary_of
+from .section_summary import Summaries
 
 PICTURES = "results"  # the folder beside the page
 CROWDED = 8  # curves in a picture; with more, only the best of each method are shown
@@ -68,7 +67,7 @@ class Page:
         earlier: what an existing page says about experiments; used for those without a finished run.
 
     Raises:
-        CannotRun: a part would be made without runs that the existing page has rows of.
+        CannotRun: a part would be made with fewer seeds of a method than it has on the existing page.
     """
 
     def __init__(self, found: FoundRuns, earlier: EarlierPage | None = None) -> None:
@@ -79,15 +78,21 @@ class Page:
             if (runs := [run for run in found.runs if run.experiment == name])
         }
         made = {name: families(own) for name, own in by_experiment.items()}
-        titles = {name: {part.title for part in parts} for name, parts in made.items()}
         earlier = earlier or EarlierPage()
-        summaries = {name: [summary_of(part) for part in parts] for name, parts in made.items()}
-        if lost := earlier.lost_rows(summaries):
-            raise CannotRun(
-                f"The page has rows whose runs were not found, and would lose them: {join_names(lost)}. Add these runs "
-                "to the folder of results, or leave out --keep."
-            )
-        self.earlier = earlier.without(titles)
+        self._rows: dict[tuple[str, str], Rows] = {
+            (name, part.title): rows_without_runs(part, earlier.summaries.get(name, []))
+            for name, parts in made.items()
+            for part in parts
+        }
+        titles = {name: {part.title for part in parts} for name, parts in made.items()}
+        texts = {
+            name: {title + FURTHER for title in own} | {title for title in own if not self._rows[name, title]}
+            for name, own in titles.items()
+        }
+        self.earlier = earlier.without(texts, titles)
+        summaries = {
+            name: [with_rows(part, self._rows[name, part.title]) for part in parts] for name, parts in made.items()
+        }
         sections = self.earlier.sections | {
             name: self._experiment(name, parts, self.earlier.sections.get(name, [])) for name, parts in made.items()
         }
@@ -115,9 +120,14 @@ class Page:
         lines = [f"## {name}", "", f"{cls.help[0].upper()}{cls.help[1:]}. To run it: `{default_command(name)}`."]
         for note in experiments.display(name).notes:
             lines += ["", note]
+        further: dict[str, list[str]] = {}
         for part in parts:
-            lines += ["", f"### {part.title}", "", *self._part(part, sources)]
-        lines += kept
+            if self._rows[name, part.title]:
+                title = part.title + FURTHER
+                further[part.title] = ["", f"### {title}", "", *self._part(part, title, sources)]
+            else:
+                lines += ["", f"### {part.title}", "", *self._part(part, part.title, sources)]
+        lines += after_their_parts(kept, further)
         others = _others(name, sources)
         known = sources.lines()
         lines += ["", *others] if others else []
@@ -125,20 +135,20 @@ class Page:
         lines += [] if known else ["", "Published values for comparable settings: none."]
         return lines
 
-    def _part(self, part: Problem | Family, sources: Sources) -> list[str]:
+    def _part(self, part: Problem | Family, title: str, sources: Sources) -> list[str]:
         display = experiments.display(part.experiment)
         first = part.problems[0] if isinstance(part, Family) else part
         complete = [result for result in part.results if result.complete_seeds]
         lines = [f"{part.about}. {_differences(first, part)}".rstrip()]
         if complete:
-            name = f"{part.experiment}_{_slug(part.title)}.png"
+            name = f"{part.experiment}_{_slug(title)}.png"
             drawn = partial(write_family_picture, part) if isinstance(part, Family) else _picture(part)
             self.pictures.append(Picture(name, drawn))
-            lines += ["", f"![{display.main.title}: {part.experiment}, {part.title}]({PICTURES}/{name})"]
+            lines += ["", f"![{display.main.title}: {part.experiment}, {title}]({PICTURES}/{name})"]
             lines += self._further(part)
         rows = family_table(part, sources) if isinstance(part, Family) else problem_table(part, sources)
         lines += ["", f"{display.main.title}:", "", *rows]
-        lines += paired_differences(part)
+        lines += paired_differences(part, self._rows[part.experiment, part.title])
         lines += [f"\n{text}" for text in repeated_seeds(part.results)]
         lines += [
             f"\n{result.label}: diverged with seed {seed}: {result.run_by_seed[seed].diverged}."
@@ -159,10 +169,11 @@ class Page:
         for problem in part.problems if isinstance(part, Family) else [part]:
             results = [result for result in problem.results if result.has(ACCURACIES)]
             for further in display.further if results else ():
-                name = f"{part.experiment}_{_slug(problem.title)}_{further.name}.png"
+                title = problem.title + (FURTHER if self._rows[part.experiment, part.title] else "")
+                name = f"{part.experiment}_{_slug(title)}_{further.name}.png"
                 drawn = partial(_draw_further, further, results, display)
                 self.pictures.append(Picture(name, drawn))
-                lines += ["", f"![{further.title}: {part.experiment}, {problem.title}]({PICTURES}/{name})"]
+                lines += ["", f"![{further.title}: {part.experiment}, {title}]({PICTURES}/{name})"]
         return lines
 
 

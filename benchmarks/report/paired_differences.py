@@ -14,19 +14,24 @@ from .markdown import collapsible, join_names, table
 from .paired_tests import LEVEL, LOSES, TIES, WINS, Difference, Tested, against_others, difference, holm, signed_text
 from .problems import Family, Problem
 from .result_tables import at_end, tuning
+from .section_summary import MethodSummary
 
 _BACKPROP, _CBP = MAIN_METHODS
 _TITLE = "Differences between methods over the same seeds: paired t-tests"
 _SENTENCES = {WINS: "better than", TIES: "no difference shown from", LOSES: "worse than"}
 
 
-def paired_differences(part: Problem | Family) -> list[str]:
+def paired_differences(part: Problem | Family, rows: Sequence[MethodSummary] = ()) -> list[str]:
     """What continual backprop is better and worse than; then, collapsible, a table of its differences from all other
     methods, and one of the pairs that the experiment's display names.
+
+    Args:
+        part: the runs of a problem, or of a family's problems.
+        rows: of a problem, the methods whose runs are not there; only continual backprop's differences include them.
     """
     display = experiments.display(part.experiment)
     problems = part.problems if isinstance(part, Family) else (part,)
-    tests = [_continual_backprop(problem, display) for problem in problems]
+    tests = [_continual_backprop(problem, display, rows) for problem in problems]
     tables = _against_others(part, tests, display)
     if isinstance(part, Problem):
         tables += _pairs(part, display)
@@ -37,11 +42,12 @@ def paired_differences(part: Problem | Family) -> list[str]:
     return [*lines, "", *collapsible(_TITLE, tables[1:])]
 
 
-def _continual_backprop(problem: Problem, display: Display) -> dict[str, Tested]:
+def _continual_backprop(problem: Problem, display: Display, rows: Sequence[MethodSummary]) -> dict[str, Tested]:
     """Continual backprop against each other method, each with the best of its settings."""
     chosen = best_results(problem.results, display)
     part = (display.main.name, 1.0 - display.last, 1.0)
     last = {name: each.mean_by_seed(*part) for name, each in chosen.items() if name not in display.references}
+    last |= {each.method: each.by_seed for each in rows if each.method not in display.references}
     return against_others(_CBP, last, planned=_BACKPROP)
 
 

@@ -73,18 +73,55 @@ def test_without_the_option_archives_are_neither_read_nor_changed(tmp_path: Path
     assert files(tmp_path / "to" / "records") == before
 
 
-def test_keep_refuses_to_lose_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_keep_refuses_to_lose_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(tmp_path / "out", "backprop continual_backprop", seeds=3)
     report(tmp_path / "out", tmp_path / "to")
     before = files(tmp_path / "to")
     make(tmp_path / "new", "backprop l2")
     assert main(["report", "--out", str(tmp_path / "new"), "--to", str(tmp_path / "to"), "--keep"]) == 2
     message = " ".join(capsys.readouterr().err.split())
-    assert "would lose them: random_label_mnist, Size quick: backprop with 3 seeds, 2 found and" in message
-    assert "random_label_mnist, Size quick: continual_backprop with 3 seeds, 0 found. Add these runs" in message
+    assert "random_label_mnist, Size quick: the page has more than was found" in message
+    assert "would lose backprop (3 seeds). Add these runs to the folder" in message
     assert files(tmp_path / "to") == before
     make(tmp_path / "new", "backprop continual_backprop", seeds=3)
     report(tmp_path / "new", tmp_path / "to", "--keep")
+
+
+def parts(text: str, experiment: str = DIGITS) -> dict[str, str]:
+    section = text.partition(f"\n## {experiment}\n")[2].partition("\n## ")[0]
+    return {part.partition("\n")[0]: part.rstrip() for part in section.split("\n### ")[1:]}
+
+
+def test_methods_are_added_to_a_part_whose_runs_are_not_there(tmp_path: Path) -> None:
+    to, further = tmp_path / "to", "Size quick, further methods"
+    make(tmp_path / "old", "backprop continual_backprop", seeds=3)
+    make(tmp_path / "old", "backprop continual_backprop", seeds=3, epochs=5)
+    old = parts(report(tmp_path / "old", to))
+    for run in planned_runs(tmp_path / "new", DIGITS, "l2 redo", seeds=3):
+        write_record(run, keep=0.5)
+    make(tmp_path / "new", "l2", size="published")
+    for _ in range(2):  # the second time, the part of further methods is made again
+        text = report(tmp_path / "new", to, "--keep", "--records")
+        new = parts(text)
+        assert list(new) == ["Size published", "Size quick", further, "Size quick, but epochs 5"]
+        assert new["Size quick"].rpartition("</details>")[0] == old["Size quick"].rpartition("</details>")[0]
+        assert new[further].count("\n| L2 |") == 2  # its row, and continual backprop's difference from it
+        assert new[further].count("\n| backprop |") == 1  # the difference
+        assert "| ReDo | 3 | " in new[further]
+        assert "corrected for 2 comparisons (without backprop)" in new[further]
+        assert f"results/{DIGITS}_quick_further-methods.png" in new[further]
+        assert (
+            "size quick (4 methods" in text or "size quick (backprop, L2, ReDo and continual backprop, 3 seeds" in text
+        )
+        assert sorted(file.name for file in (to / "results").iterdir()) == [
+            f"{DIGITS}_published.png",
+            f"{DIGITS}_quick.png",
+            f"{DIGITS}_quick_epochs-5.png",
+            f"{DIGITS}_quick_further-methods.png",
+        ]
+    with_all = parts(report(tmp_path / "old", to, "--keep", "--records"))  # all runs of the size are there again
+    assert list(with_all) == ["Size published", "Size quick", "Size quick, but epochs 5"]
+    assert with_all["Size quick"].count("\n| L2 |") == with_all["Size quick"].count("\n| backprop |") == 2
 
 
 @pytest.mark.parametrize(
