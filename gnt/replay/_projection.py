@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,11 @@ from gnt.distributed.process_group import check_process_group, resolve_process_g
 from gnt.replay._reference_gradients import Gradients, Loss, reference_gradients, unlearned
 from gnt.replay.buffer import Samples
 from gnt.units import unwrap
+
+SAFE: Final = 2.0**-80
+"""Squared lengths above it, and below its inverse, lose nothing that matters in float32."""
+
+_LEAST = 2.0**-126  # its inverse is a float32
 
 
 class GradientProjection:
@@ -169,6 +175,30 @@ def product_of(first: Gradients, second: Gradients) -> Tensor:
     if products:
         return torch.stack([each.to(products[0].dtype) for each in products]).sum()
     return next(a for a in first if a is not None).new_zeros(())
+
+
+def rescale(gradients: Gradients) -> float:
+    """Multiply gradients in place by one number, so that the largest entry is about 1.
+
+    Then neither products nor squares of entries vanish or overflow in float32. On a CPU the number is a power of 2, and
+    nothing is rounded. float16 stays as it is: it has no entries so small or large that it matters.
+
+    Returns:
+        The number; 1 on other devices, which are not waited for.
+    """
+    present = [each for each in gradients if each is not None and each.dtype != torch.float16]
+    if not present:
+        return 1.0
+    norms = torch._foreach_norm(present, ord=math.inf)
+    largest = torch.stack([each.to(torch.promote_types(each.dtype, torch.float32)) for each in norms]).max()
+    if largest.device.type != "cpu":
+        torch._foreach_mul_(present, 1.0 / largest.clamp(min=_LEAST))
+        return 1.0
+    if not 0.0 < (size := float(largest)) < math.inf:
+        return 1.0
+    factor = 1.0 / max(2.0 ** math.frexp(size)[1], _LEAST)
+    torch._foreach_mul_(present, factor)
+    return factor
 
 
 def _flat(gradients: Gradients, parameters: Sequence[Tensor]) -> Tensor:

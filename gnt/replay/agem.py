@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gnt._utils.settings import checked_settings, positive
 from gnt._utils.state_dicts import Entry, check_saved_state
 from gnt.replay._arguments import checked_buffer, checked_task, saved_task
-from gnt.replay._projection import GradientProjection, product_of
+from gnt.replay._projection import SAFE, GradientProjection, product_of, rescale
 from gnt.replay._reference_gradients import Loss
 from gnt.replay.buffer import ReplayBuffer, Samples
 
@@ -168,6 +168,9 @@ class AGEM(GradientProjection):
         if (new or on_cpu) and 0 <= product < math.inf:
             return
         square = product_of(row, row)
+        if not on_cpu or not SAFE < square < 1 / SAFE:
+            rescale(row)
+            product, square = product_of(row, gradients), product_of(row, row)
         if on_cpu and not math.isfinite(square):
             raise FloatingPointError("the gradient on stored items is not finite; .grad is unchanged")
         if (new or on_cpu) and not product < 0:

@@ -17,7 +17,7 @@ from gnt.replay._arguments import checked_task, saved_task
 from gnt.replay._item_copies import ItemCopies
 from gnt.replay._nnls import nonnegative_least_squares
 from gnt.replay._products import products_of_all
-from gnt.replay._projection import GradientProjection
+from gnt.replay._projection import SAFE, GradientProjection, rescale
 from gnt.replay._reference_gradients import Loss
 from gnt.replay.buffer import ReplayBuffer
 
@@ -174,7 +174,11 @@ class GEM(GradientProjection):
         if all(each is None for row in rows for each in row):
             return
         products = products_of_all([*rows, gradients], parameters)
-        gram, linear = products[:-1, :-1], products[:-1, -1] / scale
+        squares, sizes = np.diagonal(products)[:-1], np.ones(len(rows))  # of the rows as they are now
+        if parameters[0].device.type == "cpu" and not ((squares > SAFE) & (squares < 1 / SAFE)).all():
+            sizes = np.array([1.0 / rescale(row) for row in rows])
+            products = products_of_all([*rows, gradients], parameters)
+        gram, linear = products[:-1, :-1] * np.outer(sizes, sizes), products[:-1, -1] * sizes / scale
         if (linear >= 0).all() and np.isfinite(linear).all():
             return
         for task, finite in zip(tasks, np.isfinite(np.diagonal(gram)), strict=True):
@@ -183,7 +187,11 @@ class GEM(GradientProjection):
         if not np.isfinite(products).all():
             return
         weights = self.margin + nonnegative_least_squares(gram, linear + self.margin * gram.sum(1))
-        active = [(row, float(weight) * scale) for row, weight in zip(rows, weights, strict=True) if weight > 0]
+        active = [
+            (row, float(weight * size) * scale)
+            for row, weight, size in zip(rows, weights, sizes, strict=True)
+            if weight > 0
+        ]
         for i, parameter in enumerate(parameters):
             if gradients[i] is None and any(row[i] is not None for row, _ in active):
                 parameter.grad = torch.zeros_like(parameter)

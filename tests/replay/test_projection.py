@@ -136,6 +136,36 @@ def test_agem_keeps_the_current_gradient_and_removes_only_what_raises_the_loss_o
     assert not result.equal(opposed)
 
 
+@pytest.mark.parametrize("size", [1e-42, 1e-30, 1e-22, 1e-15, 1e15, 1e30, 1e37])
+@pytest.mark.parametrize("kind", ["agem", "gem"])
+def test_the_size_of_memory_gradients_does_not_matter_in_float32(kind, size):
+    """A well-learned memory has gradients whose squares vanish in float32; the projection depends on directions only."""
+    torch.manual_seed(0)
+    rows = torch.randn(3 if kind == "gem" else 1, 500)
+    gradient = torch.randn(500) - 0.5 * rows.sum(0)
+    results = []
+    for factor in (1.0, size):
+        method = (gem_of if kind == "gem" else lambda each: agem_of(each[0]))(rows * factor)
+        method.net.float()
+        results.append(projected(method, gradient))
+    expected, result = results
+    assert (expected - gradient).norm() > 1.0
+    rtol = 1e-5 if size > 1e-37 else 0.1  # a denormal number has few digits
+    torch.testing.assert_close(result, expected, rtol=rtol, atol=rtol)
+    if kind == "gem":  # tasks of very different sizes
+        method = gem_of(rows * torch.tensor([[1.0], [size], [1e-3]]))
+        method.net.float()
+        torch.testing.assert_close(projected(method, gradient), expected, rtol=rtol, atol=rtol)
+
+
+def test_a_memory_without_gradient_constrains_nothing():
+    for kind in ("agem", "gem"):
+        method = agem_of(torch.zeros(4)) if kind == "agem" else gem_of(torch.zeros(2, 4))
+        method.net.float()
+        gradient = torch.tensor([1.0, -2.0, 3.0, -4.0])
+        assert torch.equal(projected(method, gradient), gradient)
+
+
 def test_margin_favours_earlier_tasks():
     references, gradient = vectors((1.0, 0.0)), vectors(-1.0, 1.0)
     torch.testing.assert_close(projected(gem_of(references, margin=1.5), gradient), vectors(0.5, 1.0))
