@@ -174,8 +174,9 @@ class GEM(GradientProjection):
         if all(each is None for row in rows for each in row):
             return
         products = products_of_all([*rows, gradients], parameters)
+        absent = [all(each is None for each in row) for row in rows]
         squares, sizes = np.diagonal(products)[:-1], np.ones(len(rows))  # of the rows as they are now
-        if parameters[0].device.type == "cpu" and not ((squares > SAFE) & (squares < 1 / SAFE)).all():
+        if parameters[0].device.type == "cpu" and not ((squares > SAFE) & (squares < 1 / SAFE) | absent).all():
             sizes = np.array([1.0 / rescale(row) for row in rows])
             products = products_of_all([*rows, gradients], parameters)
         gram, linear = products[:-1, :-1] * np.outer(sizes, sizes), products[:-1, -1] * sizes / scale

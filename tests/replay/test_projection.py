@@ -139,7 +139,7 @@ def test_agem_keeps_the_current_gradient_and_removes_only_what_raises_the_loss_o
 @pytest.mark.parametrize("size", [1e-42, 1e-30, 1e-22, 1e-15, 1e15, 1e30, 1e37])
 @pytest.mark.parametrize("kind", ["agem", "gem"])
 def test_the_size_of_memory_gradients_does_not_matter_in_float32(kind, size):
-    """A well-learned memory has gradients whose squares vanish in float32; the projection depends on directions only."""
+    """Squares of a well-learned memory's gradients vanish in float32; the projection depends on directions only."""
     torch.manual_seed(0)
     rows = torch.randn(3 if kind == "gem" else 1, 500)
     gradient = torch.randn(500) - 0.5 * rows.sum(0)
