@@ -186,7 +186,7 @@ def rescale(gradients: Gradients) -> float:
     Returns:
         The number; 1 on other devices, which are not waited for.
     """
-    present = [each for each in gradients if each is not None and each.dtype != torch.float16]
+    present = [each for each in gradients if each is not None and each.numel() and each.dtype != torch.float16]
     if not present:
         return 1.0
     norms = torch._foreach_norm(present, ord=math.inf)

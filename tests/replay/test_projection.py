@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from itertools import combinations
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 import gnt
 from gnt.replay._nnls import nonnegative_least_squares
+from gnt.replay._projection import rescale
 from tests.helpers.small_runs import assert_same, mlp
 
 
@@ -156,6 +158,16 @@ def test_the_size_of_memory_gradients_does_not_matter_in_float32(kind, size):
         method = gem_of(rows * torch.tensor([[1.0], [size], [1e-3]]))
         method.net.float()
         torch.testing.assert_close(projected(method, gradient), expected, rtol=rtol, atol=rtol)
+
+
+def test_memory_gradients_are_rescaled_beside_tensors_without_elements_and_without_gradient():
+    gradients = [torch.tensor([3e-30, -8e-30]), torch.zeros(0), None, torch.tensor([[1e-30]])]
+    factor = rescale(gradients)
+    assert math.frexp(factor)[0] == 0.5  # a power of 2
+    torch.testing.assert_close(gradients[0], torch.tensor([3e-30, -8e-30]) * factor, rtol=0.0, atol=0.0)
+    assert 0.5 <= gradients[0].abs().max() <= 1.0
+    for unchanged in ([None], [torch.zeros(0), None], [torch.zeros(2)], [torch.tensor([1.0, float("nan")])]):
+        assert rescale(unchanged) == 1.0
 
 
 def test_a_memory_without_gradient_constrains_nothing():
