@@ -175,7 +175,8 @@ class GEM(GradientProjection):
             return
         products = products_of_all([*rows, gradients], parameters)
         absent = [all(each is None for each in row) for row in rows]
-        squares, sizes = np.diagonal(products)[:-1], np.ones(len(rows))  # of the rows as they are now
+        squares = np.diagonal(products)[:-1]
+        sizes = np.ones(len(rows))  # the gradient on a memory is size * row
         if parameters[0].device.type == "cpu" and not ((squares > SAFE) & (squares < 1 / SAFE) | absent).all():
             sizes = np.array([1.0 / rescale(row) for row in rows])
             products = products_of_all([*rows, gradients], parameters)
