@@ -72,7 +72,7 @@ class Method:
         generators = [stream(seed, f"{name} optimizer", device) for seed in self._seeds]
         optimizer = own_optimizer(name, settings, opt, options, generators)
         if optimizer is not None:
-            given = {"loss": loss, "opt": optimizer}
+            given = {"loss": loss, "opt": optimizer, "compile": compile}
         self.learner: Any
         if len(self._seeds) > 1:
             self.learner = self._make_ensemble(name, make_net, **given)
@@ -80,8 +80,7 @@ class Method:
             net = with_seed(self._seeds[0], lambda: make_net(name))
             self.learner = self._make_learner(name, net, **given)
         self._remedy = self._make_remedy(name)
-        if hasattr(self._remedy, "functional_penalty"):
-            self._add_penalty(self._remedy, compile)
+        self._add_to_learner(self._remedy, compile)
         self._graph_warmup = GraphWarmup() if compile else None
         self._traced: gnt.Groups | None = None  # cached for the single network with CReLU
 
@@ -129,12 +128,13 @@ class Method:
             return gnt.algorithm_1(net, opt, **own, generator=_of_one_seed(generators))
         return further_remedy(name, settings, net, opt, generator)
 
-    def _add_penalty(self, penalty: Any, compile: bool) -> None:
-        """Let a penalty act in each step: in the compiled graph, or before the optimizer's step."""
-        if compile:
-            self.learner.methods = [penalty]
-        else:  # after the loss's backward, so that the optimizer sees the sum of both gradients
-            self.learner.opt.register_step_pre_hook(lambda *_: penalty.backward())
+    def _add_to_learner(self, remedy: Any, compile: bool) -> None:
+        """Let a remedy act in the learner's step if it needs to."""
+        is_penalty = hasattr(remedy, "functional_penalty")
+        if compile and (is_penalty or getattr(remedy, "reads_gradients", False)):
+            self.learner.methods = [remedy]
+        elif is_penalty:  # after the loss's backward, so that the optimizer sees the sum of both gradients
+            self.learner.opt.register_step_pre_hook(lambda *_: remedy.backward())
 
     def begin_task(self, number: int) -> None:
         """Called before the first step of each task, numbered from 0, by experiments that have tasks."""
@@ -153,7 +153,7 @@ class Method:
             raise self._diverged(str(error)) from error
         if self._graph_warmup is not None:
             self._graph_warmup.record(*batch)
-        if hasattr(self._remedy, "step"):
+        if hasattr(self._remedy, "step") and self._remedy not in self.learner.methods:
             self._remedy.step()
         return (step.loss[None], step.output[None]) if single else (step.loss, step.output)
 

@@ -47,15 +47,24 @@ def setting(
 
 _CBP = ("continual_backprop", "ewc_cbp", "ewc_cbp_protected", "er_cbp", "hat_cbp", "cbp_top")
 _ENGINES = (*_CBP, "algorithm_1")
-# they act between the learner's backward and the next step
-_STEP_BY_STEP = ("swr", "upgd")
 
 
 def compiled(methods: Iterable[str]) -> Any:
-    """The field ``compile``, for those of the ``methods`` whose whole step can be compiled."""
-    methods = [method for method in methods if method not in _STEP_BY_STEP]
-    help = "run each step as one compiled graph: yes or no"
-    later = ("fire", "input_norm", "ccbp", "redo", "snr", "algorithm_1", "l2_init", "spectral", "parseval")
+    """The field ``compile`` for ``methods``."""
+    help = "run each step as a compiled graph, as far as a graph can be made of it: yes or no"
+    later = (
+        "fire",
+        "input_norm",
+        "ccbp",
+        "redo",
+        "snr",
+        "algorithm_1",
+        "l2_init",
+        "spectral",
+        "parseval",
+        "swr",
+        "upgd",
+    )
     return setting("no", help, one_of("yes", "no"), methods, tuning=True, only_speed=True, later=later)
 
 

@@ -1,4 +1,4 @@
-"""The result of forward and loss, and where the backward pass starts."""
+"""The results of forward and loss, and of the backward pass."""
 
 from __future__ import annotations
 
@@ -40,6 +40,20 @@ class Evaluated(NamedTuple):
     output: Tensor
     losses: Tensor
     start: BackwardStart
+    features: Any
+
+
+class Differentiated(NamedTuple):
+    """The result of forward, loss and backward, whose gradients are in ``.grad``.
+
+    Attributes:
+        output: the network's output, detached.
+        losses: the loss or losses, detached.
+        features: the features of this forward.
+    """
+
+    output: Tensor
+    losses: Tensor
     features: Any
 
 

@@ -10,7 +10,8 @@ A method is an object with any of these hooks, which a learner calls in the orde
     functional_penalty()    the same penalty as a `gnt.regularization.FunctionalPenalty`, or None for a step without
                         one: a learner with ``compile=True`` makes it a part of its graph, in place of the two above
     after_backward()    gradients are in ``.grad`` and may be changed in place
-    after_step()        after the optimizer's step and the replacement of units
+    after_step()        after the optimizer's step and the replacement of units. A true attribute ``reads_gradients``
+                        says that it reads ``.grad``, which a learner with ``compile=True`` leaves only if asked
     begin_task(...), end_task(...)      called by the learner's functions of these names; a hook gets the keywords given
                         there, and ``net`` and ``optimizer``, the learner's, as far as its signature names them
 
@@ -144,6 +145,16 @@ class Methods(tuple[Any, ...]):
             total = value if total is None else total + value
         return total
 
+    @property
+    def need_gradients(self) -> bool:
+        """True if a method reads or changes gradients outside the graph of a learner with ``compile=True``."""
+        return any(
+            hasattr(each, "after_backward")
+            or getattr(each, "reads_gradients", False)
+            or (hasattr(each, "penalty_backward") and not _has_functional_penalty(each))
+            for each in self
+        )
+
     def after_backward(self) -> None:
         """Add the gradients of penalties that are not part of the loss, then call the hooks of this name."""
         for each in self._gradients:
@@ -193,13 +204,18 @@ class Methods(tuple[Any, ...]):
             if concerned and not engine.is_followed_by(each):
                 engine.follow(each)
 
-    def functional_penalties(self) -> list[FunctionalPenalty]:
+    def functional_penalties(self, *, whole_step: bool) -> list[FunctionalPenalty]:
         """The penalties of this step as pure functions, for a graph.
+
+        Args:
+            whole_step: the graph includes the optimizer's step. After other graphs `after_backward` is called, so those
+                with ``penalty_backward`` are left to it.
 
         Raises:
             TypeError: a method returned something else.
         """
-        found = [(each, each.functional_penalty()) for each in self.having("functional_penalty")]
+        taken = [each for each in self if whole_step or not hasattr(each, "penalty_backward")]
+        found = [(each, each.functional_penalty()) for each in filter(_has_functional_penalty, taken)]
         for each, penalty in found:
             if not (penalty is None or isinstance(penalty, FunctionalPenalty)):
                 raise TypeError(
@@ -209,15 +225,12 @@ class Methods(tuple[Any, ...]):
         return [penalty for _, penalty in found if penalty is not None]
 
     def check_compilable(self) -> None:
-        """Raise TypeError for methods that act inside of a step that runs as one compiled graph."""
-        for each in self:
-            inside = [hook for hook in ("penalty", "penalty_backward", "after_backward") if hasattr(each, hook)]
-            if _has_functional_penalty(each):
-                inside = [hook for hook in inside if hook == "after_backward"]
-            if inside:
+        """Raise TypeError for methods with a penalty that cannot be part of a compiled graph of loss and backward."""
+        for each in self.having("penalty"):
+            if not (hasattr(each, "penalty_backward") or _has_functional_penalty(each)):
                 raise TypeError(
-                    f"compile=True runs loss, backward and optimizer as one graph, and {type(each).__name__} would not "
-                    f"be part of it: the graph cannot call its {' and '.join(inside)}. Leave compile=False"
+                    f"compile=True runs loss and backward as one graph, and {type(each).__name__} would not be part of "
+                    "it: the graph cannot call its penalty. Leave compile=False"
                 )
 
     def state_dict(self) -> list[Any]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gnt.importance import ENGINE_UNCHANGED, FeatureBatch
-from gnt.learners._evaluated import BackwardStart, Evaluated, check_loss
+from gnt.learners._evaluated import BackwardStart, Differentiated, Evaluated, check_loss
 from gnt.learners._loss_and_optimizer import Loss, check_mse_shapes
 from gnt.learners._methods import Methods
 from gnt.learners._step_backup import StepBackup
@@ -65,16 +65,17 @@ class TrainingStep:
         An error before the optimizer's step changes nothing. One in the optimizer's step leaves buffers and random
         generators as they were, and parameters and optimizer state as the optimizer left them.
         """
+        return self.run_with(self._differentiate, x, y)
+
+    def run_with(self, differentiate: Callable[[Tensor, Tensor], Differentiated], x: Tensor, y: Tensor) -> Step:
+        """As `run`, with the loss and its gradients from ``differentiate``, which leaves these in ``.grad``."""
         backup = self._current_backup()
         backup.save()
         try:
-            output, losses, start, batches = self._evaluate(x, y)
+            output, losses, batches = differentiate(x, y)
             if len(x) == 0:
                 self.undo(backup)
-                return Step(losses, output.detach(), self.no_units())
-            penalty = self.methods.penalty(x, y, output) if self.methods else None
-            self.clear_gradients()
-            start.backward(penalty)
+                return Step(losses, output, self.no_units())
             batches = self.after_backward(batches)
             if self.methods:
                 self.methods.after_backward()
@@ -88,7 +89,16 @@ class TrainingStep:
         units = self.after_optimizer_step(batches)
         for engine, updates in others:
             units = units + (engine.replaced if engine.updates > updates else engine.no_units())
-        return Step(losses, output.detach(), units)
+        return Step(losses, output, units)
+
+    def _differentiate(self, x: Tensor, y: Tensor) -> Differentiated:
+        """Forward, loss and backward; a batch without samples has no backward."""
+        output, losses, start, batches = self._evaluate(x, y)
+        if len(x):
+            penalty = self.methods.penalty(x, y, output) if self.methods else None
+            self.clear_gradients()
+            start.backward(penalty)
+        return Differentiated(output.detach(), losses, batches)
 
     def _step_optimizer(self) -> None:
         """The optimizer's step, which writes what the engine reads after it."""
@@ -217,10 +227,14 @@ class TrainingStep:
         backup.restore()
 
     def discard(self) -> None:
+        """Drop what engines and methods have recorded for a step that failed."""
+        self.discard_features()
+        self.methods.discard()
+
+    def discard_features(self) -> None:
         """Drop the features recorded in forwards that no update follows."""
         for engine in self.other_engines():
             engine.discard()
-        self.methods.discard()
 
 
 def _has_predict(network: nn.Module) -> bool:
@@ -276,7 +290,7 @@ class EngineTrainingStep(TrainingStep):
         """Empty indices for each group."""
         return self.engine.no_units() + super().no_units()
 
-    def discard(self) -> None:
+    def discard_features(self) -> None:
         """Also drop what this engine has recorded."""
-        super().discard()
+        super().discard_features()
         self.engine.discard()

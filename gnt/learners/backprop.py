@@ -58,7 +58,8 @@ class Backprop:
         step_size: learning rate of an optimizer given by name; 1e-3 by default.
         compile: run the whole of `learn` as one compiled graph, from the second step with inputs of the same shape on
             (docs/compiling.md lists the requirements on network and optimizer). Results are the same up to rounding,
-            but gradients are not left in ``p.grad``.
+            but gradients are left in ``p.grad`` only if the optimizer's step is not part of the graph: with other
+            optimizers than SGD, Adam, AdamW and AdamGnT, with hooks, or with methods that need gradients.
         methods: objects that act in each step besides, such as `gnt.L2Init` or `gnt.ReDo`: any object with one of the
             hooks ``before_batch(x, y)``, ``penalty()``, ``penalty_backward()``, ``functional_penalty()``,
             ``after_backward()``, ``after_step()``, ``begin_task(...)`` and ``end_task(...)`` (docs/remedies.md).
@@ -74,7 +75,7 @@ class Backprop:
     Raises:
         ValueError: unknown loss or optimizer, or a method that is listed twice.
         TypeError: an unused setting, an object without any hook in ``methods``, an optimizer whose step needs a closure
-            (LBFGS) or, with ``compile``, an optimizer or a method that cannot be compiled.
+            (LBFGS) or, with ``compile``, a method whose penalty cannot be part of a graph.
         RuntimeError: ``compile`` without a working compiler; in `learn`, a network that cannot be compiled.
         FloatingPointError: in `learn`, a loss that is not finite (on the CPU); nothing is changed.
 

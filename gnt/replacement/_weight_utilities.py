@@ -53,6 +53,11 @@ class WeightUtilities:
         ]
 
     @property
+    def reads_gradients(self) -> bool:
+        """True for utilities that are computed from gradients, or may be."""
+        return callable(self._utility) or self._utility == "gradient"
+
+    @property
     def name(self) -> str:
         """The utility as it is written in a call."""
         return getattr(self._utility, "__qualname__", repr(self._utility))

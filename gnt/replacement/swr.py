@@ -157,6 +157,11 @@ class SWR:
             raise ValueError(f"factor must be in [0, 1] for select='proportional', got {factor!r}")
         self._factor = number
 
+    @property
+    def reads_gradients(self) -> bool:
+        """Whether the utility may read ``.grad``: a learner with ``compile=True`` then leaves gradients there."""
+        return self._utilities.reads_gradients
+
     @torch.no_grad()
     def step(self) -> bool:
         """Count one step, and reinitialize weights at every ``period``-th call.

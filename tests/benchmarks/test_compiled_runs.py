@@ -23,6 +23,8 @@ SHORT = {"steps": 600, "bin": 100, "flip_every": 200, "replacement_rate": 0.05, 
         ("continual_backprop", "sgd", [3]),
         ("continual_backprop", "adam", [3, 4, 5]),
         ("redo", "adam", [3]),
+        ("swr", "sgd", [3, 4]),
+        ("upgd", "adam", [3]),
     ],
 )
 def test_a_resumed_run_gives_the_same_bytes(method, optimizer, seeds, tmp_path) -> None:

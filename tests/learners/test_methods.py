@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import gnt
+from tests.helpers.compiled_learners import run_graphs_uncompiled
 from tests.helpers.small_runs import assert_same, mlp
 
 
@@ -260,10 +261,22 @@ def test_methods_that_cannot_act_are_refused():
     assert_same(net.state_dict(), before)
 
 
-def test_methods_inside_of_a_compiled_step_are_refused():
+def test_a_compiled_step_stores_the_same_batches_for_replay(monkeypatch):
+    run_graphs_uncompiled(monkeypatch)
+    buffers = []
+    for compiled in (False, True):
+        net, buffer = mlp(), gnt.ReplayBuffer(50, generator=torch.Generator().manual_seed(1))
+        learner = gnt.Backprop(net, step_size=0.1, compile=compiled, methods=[gnt.ExperienceReplay(buffer)])
+        for x, y in batches(4):
+            learner.learn(x, y)
+        buffers.append(buffer.state_dict())
+    assert_same(*buffers)
+
+
+def test_penalties_that_cannot_be_part_of_a_compiled_step_are_refused():
     net = mlp()
-    with pytest.raises(TypeError, match=r"SI would not be part of it.*cannot call its penalty"):
-        gnt.Backprop(net, compile=True, methods=[gnt.SI(net, 0.1)])
+    with pytest.raises(TypeError, match=r"LwF would not be part of it.*cannot call its penalty"):
+        gnt.Backprop(net, loss="cross_entropy", compile=True, methods=[gnt.LwF(net)])
 
 
 def test_penalty_of_an_ensemble_is_that_of_each_member():

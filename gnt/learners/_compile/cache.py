@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from gnt.learners._compile.compiled_step import CompiledStep
 from gnt.learners._compile.compiler import check_compiler
 from gnt.learners._compile.executed_code import ExecutedCode
-from gnt.learners._compile.functional_optimizers import functional_optimizer
 from gnt.learners._compile.functional_penalties import key_of
 from gnt.learners._compile.guards import check_compilable
 from gnt.learners._compile.inputs import EagerEffects, StaleInputsError
@@ -35,7 +34,6 @@ class CompiledSteps:
     A copy starts empty; its graphs equal the original's, so nothing is compiled again.
 
     Raises:
-        TypeError: the optimizer's step cannot be compiled.
         RuntimeError: there is no working compiler.
     """
 
@@ -46,7 +44,6 @@ class CompiledSteps:
         self._assigns_again = False
         self._context: StepContext | None = None
         if step is not None:
-            functional_optimizer(step.optimizer)
             check_compiler(next((p.device.type for p in step.network.parameters()), "cpu"))
 
     def run(self, step: TrainingStep, x: Tensor, y: Tensor) -> Step | None:
@@ -59,15 +56,17 @@ class CompiledSteps:
         if not _is_regular_batch(x, y):
             return None
         context = self._current_context(step)
-        if context.update is not None:
-            engine = context.update.engine
+        engine = step.engine
+        if engine is not None:
             engine.check_structure()
             if engine.waiting or engine.frozen:
                 return None  # features of an earlier forward belong to this update too; frozen groups are left out
         if context.readers.wait:
             return None
         measured = () if context.update is None else context.update.measures_next
-        penalties = step.methods.functional_penalties() if step.methods else []
+        penalties = (
+            step.methods.functional_penalties(whole_step=context.functional_optimizer.in_graph) if step.methods else []
+        )
         key = (context.key(step, x, y), measured, key_of(penalties))
         for kind in self._by_key.get(key, ()):
             if kind.python_state.is_current():
@@ -76,7 +75,11 @@ class CompiledSteps:
             return self._run_first(step, context, key[1:], x, y) if self._has_room(key) else None
         try:
             if isinstance(kind.step, EagerEffects):
-                kind.step = CompiledStep(step, context, kind.step, kind.python_state, penalties, x, y)
+                try:
+                    kind.step = CompiledStep(step, context, kind.step, kind.python_state, penalties, x, y)
+                except (RuntimeError, TypeError):
+                    step.methods.discard()
+                    raise
             return kind.step.run(step, x, y, penalties)
         except StaleInputsError:
             self._context = None  # rebuilt after an eager step
@@ -108,7 +111,7 @@ class CompiledSteps:
     ) -> Step:
         """The first step of a kind, run eagerly. ``further``: what is in its key besides `StepContext.key`."""
         slots, update = context.slots, context.update
-        check_compilable(step, slots.modules, update)
+        check_compilable(step, slots.modules)
         if self._assigns_again:
             raise RuntimeError(
                 f"compile=True: the forward of {type(step.network).__name__} sets {', '.join(self._assigned)} in each "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +30,19 @@ Writes = list[tuple[Tensor, Tensor]]  # a tensor, and the value that is written 
 ADVICE = "leave compile=False for this network"
 
 
+class _Traced(NamedTuple):
+    """What `_backward` returns: traced tensors, and what is written to buffers and to tensors of penalties.
+
+    ``gradients`` are those of the trained parameters; None where the loss does not depend on one.
+    """
+
+    output: Tensor
+    features: Sequence[Tensor] | None
+    loss: Tensor
+    gradients: list[Tensor | None]
+    writes: Writes
+
+
 def capture_step(
     step: TrainingStep,
     inputs: GraphInputs,
@@ -38,7 +52,8 @@ def capture_step(
 ) -> tuple[GraphModule, list[Tensor]]:
     """The graph of one step, and fake tensors with the layouts of its inputs.
 
-    The graph returns loss, output, status, and the features that others than the engine record.
+    The graph returns loss, output, status, and the features that are recorded outside the graph; then, if the optimizer
+    steps after it, the features that the forward returned, and the gradients.
 
     Raises:
         RuntimeError: the network does something that a graph would leave out, or turn into a constant.
@@ -55,14 +70,15 @@ def capture_step(
     step.captured = True
     try:
         with mode, torch.compiler.set_stance("force_eager"), no_autocast_cache(), of_others.captured():
+            traced_step = _traced_step if inputs.functional_optimizer.in_graph else _traced_gradients
             graph = make_fx(
-                lambda *traced: _traced_step(step, inputs, inputs.unpack(traced), of_others), DECOMPOSITIONS
+                lambda *traced: traced_step(step, inputs, inputs.unpack(traced), of_others), DECOMPOSITIONS
             )(*fakes)
     except Exception as error:
         raise RuntimeError(_explanation(step, error)) from error
     finally:
         step.captured = False
-        step.discard()
+        step.discard_features()
         changed = changed_attributes(before, attributes(modules))
         restore_attributes(modules, before)
         changed_values = python_state.undo_capture()
@@ -101,32 +117,18 @@ def _traced_step(
     slots, update = inputs.slots, inputs.update
     traced_states = update.traced_states(at.unit_states, at.updates) if update is not None else contextlib.nullcontext()
     with torch.enable_grad(), slots.restored_afterwards(), traced_states, step.noise_given(at.noise):
-        local = [_leaf(own, value) for own, value in zip(slots.tensors(), at.values, strict=True)]
-        for each in inputs.trained:
-            local[each.index] = at.values[each.index].detach().requires_grad_()
-        slots.fill(local)
-        with NormStatistics() as statistics:
-            output, features = step.forward(at.x)
-        loss = step.compute_loss(output, at.y)
-        batches = step.take_features(features)
-        total = loss if loss.ndim == 0 else loss.sum()
-        penalty_writes: Writes = []
-        for penalty, changed in inputs.penalties.evaluate(local, at.penalty_tensors, at.penalty_numbers):
-            total = total + penalty
-            penalty_writes += changed
-        grads = torch.autograd.grad(total, [local[each.index] for each in inputs.trained])
-        batches = step.after_backward(batches)
+        output, features, loss, grads, writes = _backward(step, inputs, at)
+        batches = step.after_backward(step.take_features(features))
         recorded = of_others.recorded()
         with torch.no_grad():
             finite_loss = torch.isfinite(loss).all() if inputs.checks_finite else None
-            writes = _buffer_writes(inputs, at.values, local, statistics.written) + penalty_writes
-            writes += _optimizer_writes(inputs, at, grads)
+            writes += _optimizer_writes(inputs, at, [grad for grad in grads if grad is not None])
             if finite_loss is not None:
                 writes = [(to, torch.where(finite_loss, value, to)) for to, value in writes]
             new_values = {id(to): value for to, value in writes}
             slots.fill([new_values.get(id(value), value) for value in at.values])
             for each, grad in zip(inputs.trained, grads, strict=True):  # a measure may read it
-                new_values[id(at.values[each.index])].grad = grad.detach()
+                new_values[id(at.values[each.index])].grad = grad
             status = _status(finite_loss, None)
             if update is not None:
                 unit_states, finite_groups, inputs.participation = update.update(batches, at.drawn, finite_loss)
@@ -137,11 +139,58 @@ def _traced_step(
                     [n + counted if own else n for n, own in zip(at.updates, takes_part, strict=True)]
                 )
                 writes += [*zip(at.unit_states, unit_states, strict=True), (at.updates, updates)]
+    _write(writes)
+    return loss.detach(), output.detach(), status, *recorded
+
+
+def _traced_gradients(
+    step: TrainingStep, inputs: GraphInputs, at: UnpackedInputs, of_others: RecordedFeatures
+) -> tuple[Tensor, ...]:
+    """The part of a step before the optimizer's, on traced tensors."""
+    with torch.enable_grad(), inputs.slots.restored_afterwards(), step.noise_given(at.noise):
+        output, features, loss, grads, writes = _backward(step, inputs, at)
+        recorded = of_others.recorded()
+    with torch.no_grad():
+        finite_loss = torch.isfinite(loss).all() if inputs.checks_finite else None
+        if finite_loss is not None:
+            writes = [(to, torch.where(finite_loss, value, to)) for to, value in writes]
+        _write(writes)
+        inputs.note_returned(features, grads)
+        given = [feature.detach() for feature in features or ()]
+        # each parameter gets memory of its own for its gradient, in its layout: it may be changed in place
+        own = [
+            torch.empty_like(at.values[each.index]).copy_(grad)
+            for each, grad in zip(inputs.trained, grads, strict=True)
+            if grad is not None
+        ]
+    return loss.detach(), output.detach(), _status(finite_loss, None), *recorded, *given, *own
+
+
+def _backward(step: TrainingStep, inputs: GraphInputs, at: UnpackedInputs) -> _Traced:
+    """Forward, loss and backward on traced tensors, which remain in the slots."""
+    slots = inputs.slots
+    local = [_leaf(own, value) for own, value in zip(slots.tensors(), at.values, strict=True)]
+    for each in inputs.trained:
+        local[each.index] = at.values[each.index].detach().requires_grad_()
+    slots.fill(local)
+    with NormStatistics() as statistics:
+        output, features = step.forward(at.x)
+    loss = step.compute_loss(output, at.y)
+    total = loss if loss.ndim == 0 else loss.sum()
+    writes = _buffer_writes(inputs, at.values, local, statistics.written)
+    for penalty, changed in inputs.penalties.evaluate(local, at.penalty_tensors, at.penalty_numbers):
+        total = total + penalty
+        writes += changed
+    trained = [local[each.index] for each in inputs.trained]
+    grads = torch.autograd.grad(total, trained, allow_unused=not inputs.functional_optimizer.in_graph)
+    return _Traced(output, features, loss, [grad if grad is None else grad.detach() for grad in grads], writes)
+
+
+def _write(writes: Writes) -> None:
     with torch.no_grad():
         for to, value in writes:
             if value is not to:
                 to.copy_(value)
-    return loss.detach(), output.detach(), status, *recorded
 
 
 def _leaf(own: Tensor, value: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from gnt.learners._compile.inputs import (
 from gnt.learners._compile.python_state import PythonState
 from gnt.learners._compile.recorded_features import RecordedFeatures
 from gnt.learners._compile.step_key import StepContext
+from gnt.learners._evaluated import Differentiated
 from gnt.learners._step_result import Step
 from gnt.learners._training_step import OPTIMIZER_HAS_STEPPED, TrainingStep
 
@@ -47,7 +48,8 @@ class CompiledStep:
         from gnt.learners._compile.capture import capture_step  # slow to import: it loads sympy
 
         self._update = context.update
-        check_compilable(step, context.slots.modules, self._update)
+        check_compilable(step, context.slots.modules)
+        self._steps_after = not context.functional_optimizer.in_graph
         self._inputs = GraphInputs(
             context.slots, step.optimizer, context.functional_optimizer, self._update, effects, penalties
         )
@@ -79,6 +81,10 @@ class CompiledStep:
             StaleInputsError: a tensor has another layout than the graph was compiled for. Nothing was changed.
             FloatingPointError: as in the eager step.
         """
+        if self._steps_after:
+            inputs = self._inputs.collect(x, y, step.optimizer, penalties, ())
+            self._check_layouts(inputs)
+            return step.run_with(lambda *_: self._differentiate(step, inputs), x, y)
         if self._update is not None and self._update.engine.protect is not None:
             self._update.read_protection()
         states = self._generator_states() if self._generators or self._drawing_forward else []
@@ -93,15 +99,33 @@ class CompiledStep:
         if self._inputs.checks_finite and (code := int(status.item())) != STATUS_OK:
             if code == NONFINITE_LOSS:
                 _restore(states)
+                step.methods.discard()
                 raise FloatingPointError(step.nonfinite_loss_message(loss))
             _restore(states[: len(self._generators)])
             raise FloatingPointError(self._nonfinite_group_message(code - NONFINITE_GROUP))
         self._features.record(rest)
+        self._features.after_backward()
         step.optimizer._opt_called = True  # type: ignore[attr-defined]  # learning rate schedulers check it
         if self._update is None:
             return Step(loss, output, [])
         self._inputs.count_update()
         return Step(loss, output, self._update.finish(self._inputs.participation))
+
+    def _differentiate(self, step: TrainingStep, inputs: list[Tensor]) -> Differentiated:
+        """Run a graph that ends before the optimizer's step: gradients and recorded features go where they belong."""
+        loss, output, status, *rest = self._graph(*inputs, *(self._draw(step) if self._draws else ()))
+        if self._inputs.checks_finite and int(status.item()) != STATUS_OK:
+            raise FloatingPointError(step.nonfinite_loss_message(loss))
+        num_features, parameters = self._inputs.returned
+        first = len(rest) - len(parameters)
+        self._features.record(rest)
+        step.clear_gradients()
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, rest[first:], strict=True):
+                _leave_gradient(parameter, gradient)
+        self._features.after_backward()
+        features = None if num_features is None else rest[first - num_features : first]
+        return Differentiated(output, loss, step.take_features(features))
 
     def _check_layouts(self, inputs: list[Tensor]) -> None:
         """Compare layouts with those of the compiled graph; skipped while all tensors are where they were.
@@ -134,6 +158,16 @@ class CompiledStep:
 
 
 GeneratorState = tuple[torch.Generator, Tensor]
+
+
+def _leave_gradient(parameter: Tensor, gradient: Tensor) -> None:
+    """Store a gradient in ``.grad`` and run the parameter's hooks, as a backward does."""
+    for hook in tuple((parameter._backward_hooks or {}).values()):
+        changed = hook(gradient)
+        gradient = gradient if changed is None else changed
+    parameter.grad = gradient
+    for hook in tuple((parameter._post_accumulate_grad_hooks or {}).values()):
+        hook(parameter)
 
 
 def _restore(states: list[GeneratorState]) -> None:

@@ -62,7 +62,13 @@ class ParameterUpdate(NamedTuple):
 
 
 class FunctionalOptimizer:
-    """The functional form of an optimizer."""
+    """The functional form of an optimizer.
+
+    Attributes:
+        in_graph: whether the optimizer's step is part of the graph.
+    """
+
+    in_graph = True
 
     hyperparameters: tuple[str, ...] = ("lr", "weight_decay")
     refused: tuple[str, ...] = ("differentiable", "capturable")
@@ -82,6 +88,21 @@ class FunctionalOptimizer:
     def step(self, at: ParameterStep) -> ParameterUpdate:
         """One step of one parameter."""
         raise NotImplementedError
+
+
+class StepsAfterGraph(FunctionalOptimizer):
+    """Stands for any optimizer that steps after a graph of forward and backward, by its own ``step()``."""
+
+    in_graph = False
+    hyperparameters = ()
+
+    def flags(self, group: ParamGroup) -> tuple[Any, ...]:
+        """None: the graph reads no options."""
+        return ()
+
+    def state_keys(self, flags: tuple[Any, ...]) -> tuple[str, ...]:
+        """None: the graph reads no state."""
+        return ()
 
 
 class FunctionalSGD(FunctionalOptimizer):
@@ -208,27 +229,25 @@ FUNCTIONAL_OPTIMIZERS: dict[type[Optimizer], FunctionalOptimizer] = {
 }
 
 
-def functional_optimizer(optimizer: Optimizer) -> FunctionalOptimizer:
-    """The functional form of an optimizer.
+STEPS_AFTER_GRAPH = StepsAfterGraph()
 
-    Raises:
-        TypeError: there is none, or the optimizer has options or hooks that a graph would leave out.
+
+def functional_optimizer(optimizer: Optimizer, *, gradients_needed: bool) -> FunctionalOptimizer:
+    """The functional form of an optimizer; `STEPS_AFTER_GRAPH` if its step cannot be part of a graph.
+
+    Args:
+        optimizer: the optimizer.
+        gradients_needed: something reads or changes gradients outside the graph.
     """
-    kind = type(optimizer).__name__
-    functional = FUNCTIONAL_OPTIMIZERS.get(type(optimizer))
-    if functional is None:
-        allowed = ", ".join(each.__name__ for each in FUNCTIONAL_OPTIMIZERS)
-        raise TypeError(
-            f"compile=True cannot compile the step of {kind}: known are {allowed}. Use one of them, or compile=False"
-        )
-    for group in optimizer.param_groups:
-        for name in functional.refused:
-            if group.get(name):
-                raise TypeError(f"compile=True cannot compile {kind} with {name}=True; leave it out, or compile=False")
-    hooks = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
-    if any(hooks):
-        raise TypeError(
-            f"compile=True would not call the step hooks of this {kind} (for example those of an attached engine): "
-            "remove them, or compile=False"
-        )
-    return functional
+    functional = FUNCTIONAL_OPTIMIZERS.get(type(optimizer), STEPS_AFTER_GRAPH)
+    left_out = any(group.get(name) for group in optimizer.param_groups for name in functional.refused)
+    return STEPS_AFTER_GRAPH if gradients_needed or left_out or has_step_hooks(optimizer) else functional
+
+
+def has_step_hooks(optimizer: Optimizer) -> bool:
+    """True if hooks run before or after each step, such as those of an attached engine."""
+    hooks = (
+        getattr(optimizer, "_optimizer_step_pre_hooks", None),
+        getattr(optimizer, "_optimizer_step_post_hooks", None),
+    )
+    return any(hooks)

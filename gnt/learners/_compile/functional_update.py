@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gnt.distributed.process_group import resolve_process_group
 from gnt.importance import AgedAverages, FeatureBatch, Signals, check_measured
 from gnt.learners._compile.decompositions import column_means
 from gnt.learners._compile.tensor_slots import TensorSlots
@@ -116,14 +115,6 @@ class FunctionalUpdate:
         self._known_states: list[Any] = []
         self._holders: list[dict[str, Any]] = []  # of the tensors of these states
         self._names: list[str] = []
-
-    def check_one_process(self) -> None:
-        """Refuse to compile where several processes train one network."""
-        if resolve_process_group(self.engine.process_group) is not None:
-            raise RuntimeError(
-                "compile=True is for one process, and torch.distributed runs several: leave compile=False or, if each "
-                "process trains a network of its own, pass process_group=False"
-            )
 
     @property
     def constants(self) -> tuple[Any, ...]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from gnt.distributed import dtensor
+from gnt.distributed.process_group import resolve_process_group
 from gnt.importance import is_recording_hook
-from gnt.learners._compile.functional_optimizers import functional_optimizer
 from gnt.learners._compile.functional_update import FunctionalUpdate
 from gnt.learners._compile.tensor_slots import TensorSlots
 from gnt.learners._training_step import TrainingStep
@@ -32,16 +32,18 @@ def tensor_slots_of(step: TrainingStep, update: FunctionalUpdate | None) -> Tens
     return slots
 
 
-def check_compilable(step: TrainingStep, modules: Sequence[nn.Module], update: FunctionalUpdate | None) -> None:
+def check_compilable(step: TrainingStep, modules: Sequence[nn.Module]) -> None:
     """Refuse a step of which a graph would leave something out.
 
     Raises:
-        TypeError: an optimizer, a wrapper or a layer that cannot be compiled.
+        TypeError: a wrapper or a layer that cannot be compiled.
         RuntimeError: hooks, sharded parameters, or several processes.
     """
-    functional_optimizer(step.optimizer)
-    if update is not None:
-        update.check_one_process()
+    if step.engine is not None and resolve_process_group(step.engine.process_group) is not None:
+        raise RuntimeError(
+            "compile=True is for one process, and torch.distributed runs several: leave compile=False or, if each "
+            "process trains a network of its own, pass process_group=False"
+        )
     inner = unwrap(step.network)
     for module in step.network.modules():
         if isinstance(module, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
@@ -63,17 +65,10 @@ def check_compilable(step: TrainingStep, modules: Sequence[nn.Module], update: F
                 f"{_ADVICE}"
             )
         for name, param in module._parameters.items():
-            if param is None:
-                continue
-            if dtensor.is_dtensor(param):
+            if param is not None and dtensor.is_dtensor(param):
                 raise RuntimeError(
                     f"compile=True does not compile sharded parameters such as {name} of {type(module).__name__}: "
                     "leave compile=False"
-                )
-            if param._backward_hooks or getattr(param, "_post_accumulate_grad_hooks", None):
-                raise RuntimeError(
-                    f"compile=True would not call the hooks on {name} of {type(module).__name__}: remove them, "
-                    f"{_ADVICE}"
                 )
 
 

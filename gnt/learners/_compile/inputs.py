@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -61,6 +61,18 @@ class EagerEffects:
     noise_layouts: Sequence[NoiseLayout] = ()
 
 
+class Returned(NamedTuple):
+    """What a graph returns at its end if the optimizer steps after it.
+
+    Attributes:
+        num_features: number of features that the forward returned; None: it returns none.
+        with_gradient: the parameters whose gradients it returns.
+    """
+
+    num_features: int | None
+    with_gradient: list[Tensor]
+
+
 @dataclass
 class UnpackedInputs:
     """A graph's inputs, by what they are.
@@ -105,6 +117,7 @@ class GraphInputs:
         penalties: the penalties of such a step.
 
     Attributes:
+        returned: what the graph returns for the optimizer's step after it, known once it is captured.
         penalties: the penalties in the graph.
         participation: which groups take part in the steps of the graph, known once it is captured.
     """
@@ -119,6 +132,7 @@ class GraphInputs:
         penalties: Penalties,
     ) -> None:
         self.participation = Participation()
+        self.returned = Returned(None, [])
         self.slots, self.functional_optimizer, self.update, self.effects = slots, functional, update, effects
         indices = {id(tensor): index for index, tensor in enumerate(slots.tensors())}
         self.penalties = FunctionalPenalties(penalties, indices)
@@ -138,6 +152,19 @@ class GraphInputs:
         self._hyperparameter_values: list[float] = []
         self._updates_values = [0] * len(update.engine.groups) if update is not None else []
         self._updates = torch.zeros(len(self._updates_values), dtype=torch.int64, device=self.device)
+
+    def note_returned(self, features: Sequence[Tensor] | None, gradients: Sequence[Tensor | None]) -> None:
+        """Note what the graph returns, for an optimizer that steps after it.
+
+        Args:
+            features: what the forward returned.
+            gradients: those of the trained parameters.
+        """
+        with_gradient = zip(self.trained, gradients, strict=True)
+        self.returned = Returned(
+            None if features is None else len(features),
+            [each.param for each, grad in with_gradient if grad is not None],
+        )
 
     @property
     def checks_finite(self) -> bool:
@@ -179,7 +206,7 @@ class GraphInputs:
         x, y, numbers, updates = (next(rest) for _ in range(4))
         names, of_groups = self.functional_optimizer.hyperparameters, len(numbers) - self.penalties.num_numbers
         by_group = [
-            {name: numbers[first + i] for i, name in enumerate(names)} for first in range(0, of_groups, len(names))
+            {name: numbers[first + i] for i, name in enumerate(names)} for first in range(0, of_groups, len(names) or 1)
         ]
         penalty_numbers = [numbers[i] for i in range(of_groups, len(numbers))]
         values = [next(rest) for _ in self.slots.tensors()]

@@ -1,4 +1,7 @@
-"""RecordedFeatures: what `gnt.SNR` and others record in the forward, which a graph returns since it calls no hooks."""
+"""RecordedFeatures: what `gnt.SNR` and others record in the forward, which a graph returns since it calls no hooks.
+
+The learner's engine is one of them if its update is not part of the graph.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,11 @@ from gnt.replacement import GnT
 
 
 class OtherReaders:
-    """What reads features of a network besides the learner's engine, which is a part of the graph.
+    """What reads features of a network outside the graph.
 
     Args:
         modules: the network's modules.
-        engine: the learner's engine, or None.
+        engine: the learner's engine if its update is part of the graph, otherwise None.
 
     Attributes:
         taps: a tap for each feature that one of them reads.
@@ -64,7 +67,7 @@ class RecordedFeatures:
         for tap in taps:
             if tap.gradients:
                 raise RuntimeError(
-                    f"compile=True leaves no gradients of features, and an engine or measure beside the learner reads "
+                    f"compile=True leaves no gradients of features, and an engine or measure outside the graph reads "
                     f"those of group {tap.group!r}: close it, or leave compile=False"
                 )
         self._taps = taps
@@ -85,7 +88,7 @@ class RecordedFeatures:
             yield
 
     def record(self, returned: Sequence[Tensor]) -> None:
-        """Record what the graph has returned, first of all the features, and that their backward has run."""
+        """Record what the graph has returned, first of all the features."""
         features = iter(returned)
         for tap, count in zip(self._taps, self._counts, strict=True):
             own = list(islice(features, count))
@@ -94,4 +97,8 @@ class RecordedFeatures:
             else:
                 for feature in own:
                     tap.add(feature)
+
+    def after_backward(self) -> None:
+        """Note that the backward of these features has run."""
+        for tap in self._taps:
             tap.after_backward(restarted=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from gnt._kernels import layout_check
-from gnt.learners._compile.functional_optimizers import functional_optimizer
+from gnt.learners._compile.functional_optimizers import functional_optimizer, has_step_hooks
 from gnt.learners._compile.functional_update import FunctionalUpdate
 from gnt.learners._compile.guards import tensor_slots_of
 from gnt.learners._compile.recorded_features import OtherReaders
 from gnt.learners._compile.tensor_slots import plain_attribute_slots
+from gnt.learners._methods import Methods
 from gnt.learners._training_step import TrainingStep
 
-_BACKWARD_HOOKS = attrgetter("_backward_hooks")
+_GRADIENT_HOOKS = attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 class StepContext:
@@ -25,17 +26,23 @@ class StepContext:
 
     Attributes:
         functional_optimizer: the functional form of the optimizer.
-        update: the engine's update, or None without an engine.
+        update: the engine's update if it is part of the graph, otherwise None.
         slots: where all tensors are stored that a step reads.
-        readers: what reads features of the network besides the engine.
+        readers: what reads features of the network outside the graph.
     """
 
     def __init__(self, step: TrainingStep) -> None:
-        self.functional_optimizer = functional_optimizer(step.optimizer)
-        self.update = FunctionalUpdate(step.engine) if step.engine is not None else None
+        self._with_hooks = [*step.network.parameters()]  # the parameters whose hooks a backward calls
+        self._methods, self._needed = step.methods, step.methods.need_gradients
+        self._hooked = has_step_hooks(step.optimizer), _has_gradient_hooks(self._with_hooks)
+        self.functional_optimizer = functional_optimizer(
+            step.optimizer, gradients_needed=self._needed or self._hooked[1]
+        )
+        in_graph = self.functional_optimizer.in_graph
+        self.update = FunctionalUpdate(step.engine) if in_graph and step.engine is not None else None
         self.slots = tensor_slots_of(step, self.update)
         self._built_for = (step.network, step.optimizer, step.loss)
-        self.readers = OtherReaders(self.slots.modules, step.engine)
+        self.readers = OtherReaders(self.slots.modules, step.engine if in_graph else None)
         self._groups = step.engine.groups if step.engine is not None else None
         modules = self.slots.modules
         self._children = [(m._modules, dict(m._modules)) for m in modules if m._modules]
@@ -45,23 +52,32 @@ class StepContext:
         plain = plain_attribute_slots(modules)
         self._plain_holders, self._plain_names = [holder for holder, _ in plain], [name for _, name in plain]
         self._hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks)]
-        self._hooks += [step.optimizer._optimizer_step_pre_hooks, step.optimizer._optimizer_step_post_hooks]
         self._parameters = [t for t in self.slots.tensors() if isinstance(t, nn.Parameter)]
         self._latest: _LatestKey | None = None
 
     def is_current(self, step: TrainingStep) -> bool:
-        """True if network, optimizer, loss, readers and all submodules are the same objects, without new attributes."""
+        """True if network, optimizer, loss, readers and all submodules are the same objects, without new attributes.
+
+        What needs gradients outside the graph must not have come or gone.
+        """
         network, optimizer, loss = self._built_for
         return (
             step.network is network
             and step.optimizer is optimizer
             and step.loss is loss
+            and (step.methods is self._methods or self._needs_the_same(step.methods))
+            and (has_step_hooks(optimizer), _has_gradient_hooks(self._with_hooks)) == self._hooked
             and (step.engine is None or step.engine.groups is self._groups)
             and self.readers.are_current
             and list(map(type, self._modules)) == self._types
             and list(map(len, self._attributes)) == self._num_attributes
             and all(children == before for children, before in self._children)
         )
+
+    def _needs_the_same(self, methods: Methods) -> bool:
+        """True if other methods need gradients, or not, as those before."""
+        self._methods = methods
+        return methods.need_gradients is self._needed
 
     def key(self, step: TrainingStep, x: Tensor, y: Tensor) -> tuple[Any, ...]:
         """Everything that a step's graph depends on, apart from the values of tensors."""
@@ -72,7 +88,7 @@ class StepContext:
         autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         key = (
             *(x.shape, x.stride(), x.dtype, x.device, y.shape, y.stride(), y.dtype, y.device, autocast),
-            tuple([p.requires_grad and p._backward_hooks is None for p in self._parameters]),
+            tuple([p.requires_grad for p in self._parameters]),
             *own,
         )
         self._latest = _LatestKey(key, own, x, y, self._parameters) if autocast is None else None
@@ -89,6 +105,11 @@ class StepContext:
         )
 
 
+def _has_gradient_hooks(parameters: Iterable[Tensor]) -> bool:
+    """True if a backward calls hooks on parameters."""
+    return any(map(any, map(_GRADIENT_HOOKS, parameters)))
+
+
 class _LatestKey:
     """The key of the latest step, with what recognizes tensors for which it is the same."""
 
@@ -96,9 +117,8 @@ class _LatestKey:
         self, key: tuple[Any, ...], own: tuple[Any, ...], x: Tensor, y: Tensor, params: Sequence[Tensor]
     ) -> None:
         self.key, self.own = key, own
-        self._hooks = [*map(_BACKWARD_HOOKS, params)]
         self._layouts = layout_check([x, y, *params])
 
     def fits(self, x: Tensor, y: Tensor, params: Sequence[Tensor]) -> bool:
-        """True if x, y and the parameters have the layouts, and the parameters the hooks, of the latest step."""
-        return self._layouts.check(x, y, *params) and [*map(_BACKWARD_HOOKS, params)] == self._hooks
+        """True if x, y and the parameters have the layouts of the latest step."""
+        return self._layouts.check(x, y, *params)

@@ -109,7 +109,3 @@ class EnsembleTrainingStep(TrainingStep):
         finally:
             for each in active:
                 each.given_noise = None
-
-    def discard(self) -> None:
-        """Drop what methods have recorded; the features of a stacked network are returned by ``predict``."""
-        self.methods.discard()

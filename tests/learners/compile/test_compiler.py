@@ -42,6 +42,31 @@ def test_convolutions_batch_norm_and_dropout_give_the_results_of_the_eager_learn
     assert_states_close(eager, compiled, rtol=1e-7, atol=1e-9)
 
 
+def test_gradients_of_a_graph_without_the_optimizer_have_memory_of_their_own():
+    """The gradients of two biases are the same numbers, and a sum has one gradient for all samples."""
+
+    class TwoBiases(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.other = mlp(4, 8, 2), nn.Parameter(torch.zeros(2))
+
+        def forward(self, x):
+            return self.linear(x) + self.other
+
+    learners = []
+    for compiled in (False, True):
+        net = TwoBiases().double()
+        opt = torch.optim.RMSprop(net.parameters(), lr=1e-3)
+        learners.append(gnt.Backprop(net, opt=opt, loss=lambda output, y: (output * y).sum(), compile=compiled))
+    run_both(*learners, range(20))
+    assert_states_close(*learners, rtol=1e-7, atol=1e-9)
+    gradients = [parameter.grad for parameter in learners[1].net.parameters()]
+    expected = [gradient + number for number, gradient in enumerate(gradients)]
+    for number, gradient in enumerate(gradients):
+        gradient.add_(number)
+    torch.testing.assert_close(gradients, expected)
+
+
 def test_learners_of_one_shape_compile_once():
     counts = []
     for seed in range(5):

@@ -12,7 +12,6 @@ from torch import nn
 
 import gnt
 from gnt.learners._compile import compiler
-from gnt.optim import CBPSGD
 from tests.helpers.compiled_learners import run_graphs_uncompiled, state
 from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, batch, mlp
 
@@ -101,8 +100,6 @@ def hooked(register):
         (lambda net: net[1].register_forward_hook(lambda *_: None), "hook .*lambda.* of ReLU"),
         (lambda net: net[0].register_forward_pre_hook(lambda *_: None), "hook .*lambda.* of Linear"),
         (lambda net: net[0].register_full_backward_hook(lambda *_: None), "of Linear"),
-        (lambda net: net[0].weight.register_hook(lambda g: g.clamp(-1, 1)), "hooks on weight of Linear"),
-        (lambda net: net[0].weight.register_post_accumulate_grad_hook(lambda p: None), "hooks on weight of Linear"),
     ],
 )
 def test_hooks_are_refused(register, message):
@@ -120,30 +117,6 @@ def test_hooks_added_later_are_refused():
     learner.net[1].register_forward_hook(lambda *_: None)
     with pytest.raises(RuntimeError, match="of ReLU"):
         learner.learn(*batch(3))
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda p: torch.optim.RMSprop(p), "RMSprop: known are SGD, Adam, AdamW, AdamGnT"),
-        (lambda p: torch.optim.Adam(p, capturable=True), "Adam with capturable=True"),
-        (lambda p: torch.optim.SGD(p, lr=0.1, differentiable=True), "SGD with differentiable=True"),
-    ],
-)
-def test_optimizers_that_cannot_be_compiled_are_refused(make, message):
-    net = mlp()
-    with pytest.raises(TypeError, match=re.escape(message)):
-        compiled_learner(net, opt=make(net.parameters()))
-
-
-def test_optimizers_with_an_engine_are_refused():
-    net = mlp()
-    with pytest.raises(TypeError, match="CBPSGD"):
-        gnt.Backprop(net, opt=CBPSGD(net, 0.1), compile=True)
-    optimizer = torch.optim.SGD(net.parameters(), 0.1)
-    gnt.GnT(net, optimizer).attach()
-    with pytest.raises(TypeError, match="step hooks of this SGD"):
-        gnt.Backprop(net, opt=optimizer, compile=True)
 
 
 def test_cbp_layers_are_refused():
