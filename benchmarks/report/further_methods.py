@@ -7,6 +7,7 @@ top of the page include the rows of both, from the values of each seed beside th
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 
 from .. import experiments
@@ -22,32 +23,42 @@ FURTHER = ", further methods"
 Rows = tuple[MethodSummary, ...]
 
 
-def rows_without_runs(part: Problem | Family, earlier: Sequence[PartSummary]) -> Rows:
+def rows_without_runs(part: Problem | Family, earlier: Sequence[PartSummary], section: Sequence[str]) -> Rows:
     """The rows of the same part of an existing page whose methods are not among the runs.
 
     Args:
         part: what would be made of the runs.
         earlier: the parts of the page about this experiment.
+        section: the lines of the page about this experiment.
 
     Raises:
-        CannotRun: the page has more seeds of one of the methods than there are runs, or the part is a family, and the
-            page has more of it than was found.
+        CannotRun: the page has more seeds of one of the methods than there are runs; or the part is a family, and the
+            page has more of it than was found; or methods without runs have their rows in an existing part of further
+            methods, which the new one would replace.
     """
     old = next((each for each in earlier if each.title == part.title), None)
     if old is None:
         return ()
     new = summary_of(part).seeds_by_method
     lost = {key: count for key, count in old.seeds_by_method.items() if count > new.get(key, 0)}
-    fewer = [key for key in lost if key in new or isinstance(part, Family)]
+    replaced = _labels(section, part.title + FURTHER)
+    fewer = [key for key in lost if key in new or isinstance(part, Family) or LABELS[key[1]] in replaced]
     if fewer:
         names = join_names(
             [f"{', '.join(filter(None, [value, LABELS[name]]))} ({lost[value, name]} seeds)" for value, name in fewer]
         )
         raise CannotRun(
             f"{part.experiment}, {part.title}: the page has more than was found in the folder of results, and would "
-            f"lose {names}. Add these runs to the folder, or leave out --keep."
+            f"lose {names}. Add these runs to the folder, or --records if the page was written with it, or leave out "
+            "--keep."
         )
     return tuple(each for each in old.problems[0].methods if ("", each.method) in lost)
+
+
+def _labels(section: Sequence[str], title: str) -> set[str]:
+    """The methods of a part of the page, from the list of commands below its tables."""
+    part = "\n".join(section).partition(f"\n### {title}\n")[2].partition("\n### ")[0]
+    return {item.partition(",")[0] for item in re.findall(r"^- \*\*(.+?)\*\*", part, re.MULTILINE)}
 
 
 def with_rows(part: Problem | Family, rows: Rows) -> PartSummary:

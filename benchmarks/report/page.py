@@ -67,7 +67,7 @@ class Page:
         earlier: what an existing page says about experiments; used for those without a finished run.
 
     Raises:
-        CannotRun: a part would be made with fewer seeds of a method than it has on the existing page.
+        CannotRun: a part would lose seeds or methods that it has on the existing page.
     """
 
     def __init__(self, found: FoundRuns, earlier: EarlierPage | None = None) -> None:
@@ -80,7 +80,7 @@ class Page:
         made = {name: families(own) for name, own in by_experiment.items()}
         earlier = earlier or EarlierPage()
         self._rows: dict[tuple[str, str], Rows] = {
-            (name, part.title): rows_without_runs(part, earlier.summaries.get(name, []))
+            (name, part.title): rows_without_runs(part, earlier.summaries.get(name, []), earlier.sections.get(name, []))
             for name, parts in made.items()
             for part in parts
         }

@@ -92,7 +92,9 @@ def parts(text: str, experiment: str = DIGITS) -> dict[str, str]:
     return {part.partition("\n")[0]: part.rstrip() for part in section.split("\n### ")[1:]}
 
 
-def test_methods_are_added_to_a_part_whose_runs_are_not_there(tmp_path: Path) -> None:
+def test_methods_are_added_to_a_part_whose_runs_are_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     to, further = tmp_path / "to", "Size quick, further methods"
     make(tmp_path / "old", "backprop continual_backprop", seeds=3)
     make(tmp_path / "old", "backprop continual_backprop", seeds=3, epochs=5)
@@ -117,6 +119,11 @@ def test_methods_are_added_to_a_part_whose_runs_are_not_there(tmp_path: Path) ->
             f"{DIGITS}_quick_epochs-5.png",
             f"{DIGITS}_quick_further-methods.png",
         ]
+    make(tmp_path / "third", "parseval", seeds=3)
+    before = files(to)
+    assert main(["report", "--out", str(tmp_path / "third"), "--to", str(to), "--keep"]) == 2  # without the records
+    assert "would lose L2 (3 seeds) and ReDo (3 seeds)" in " ".join(capsys.readouterr().err.split())
+    assert files(to) == before
     with_all = parts(report(tmp_path / "old", to, "--keep", "--records"))  # all runs of the size are there again
     assert list(with_all) == ["Size published", "Size quick", "Size quick, but epochs 5"]
     assert with_all["Size quick"].count("\n| L2 |") == with_all["Size quick"].count("\n| backprop |") == 2
