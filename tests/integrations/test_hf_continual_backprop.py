@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import copy
+import random
 
+import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    Trainer,
+    TrainingArguments,
+    default_data_collator,
+)
 
 import gnt
 from gnt.integrations.huggingface import ContinualBackprop, ContinualBackpropMixin
@@ -117,6 +125,19 @@ def test_the_mixin_attaches_an_engine_to_each_optimizer_of_model_init(tmp_path):
     assert run.engine.groups[0].producer is run.model.bert.encoder.layer[0].intermediate.dense
     with pytest.raises(ValueError, match="model_init makes a new optimizer for each run: use ContinualBackpropMixin"):
         ContinualBackprop(run)
+
+
+def test_augmentations_of_the_samples_that_are_traced_draw_nothing(tmp_path):
+    def augmented(samples):
+        random.random(), np.random.rand(), torch.rand(())
+        return default_data_collator(samples)
+
+    run = trainer(tmp_path, data_collator=augmented)
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    expected = random.random(), np.random.rand(), torch.rand(())
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    ContinualBackprop(run, **settings())
+    assert (random.random(), np.random.rand(), torch.rand(())) == expected
 
 
 def test_other_optimizers_are_kept(tmp_path):

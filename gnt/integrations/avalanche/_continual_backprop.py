@@ -12,6 +12,7 @@ from avalanche.models.utils import is_multi_task_module  # type: ignore[import-n
 from torch import nn
 
 from gnt._utils.other_names import explains_unknown_settings
+from gnt._utils.random_states import random_states_kept
 from gnt._utils.validation import check_flags
 from gnt.initialization import Init
 from gnt.integrations._engine_settings import check_follow, engine_settings, given_settings
@@ -122,7 +123,7 @@ class ContinualBackprop(SupervisedPlugin):  # type: ignore[misc,unused-ignore]
         if self._layers is not None:
             return self._layers
         data = strategy.experience.dataset
-        with torch.random.fork_rng(devices=[]):
+        with random_states_kept():
             x = torch.stack([torch.as_tensor(data[i][0], device="cpu") for i in range(min(2, len(data)))]).to(
                 strategy.device
             )

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
+from gnt._utils.random_states import random_states_kept
 from gnt._utils.validation import check_flags, check_known_settings
 from gnt.integrations._engine_settings import check_follow
 from gnt.optim import AdamGnT
@@ -146,7 +147,7 @@ def _sample(trainer: Trainer, receiver: str, parameters: Mapping[str, inspect.Pa
     if data is None:
         raise ValueError(f"{receiver} finds the units by a forward: pass example_inputs, layers, or a train_dataset")
     collator = trainer._get_collator_with_removed_columns(trainer.data_collator, description="training")
-    with torch.random.fork_rng(devices=[]):
+    with random_states_kept():
         loader = DataLoader(data, 2, collate_fn=collator, generator=torch.Generator().manual_seed(0))
         batch = next(iter(loader), None)
     if batch is None:
