@@ -11,7 +11,9 @@ import lightning
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
+from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
 
 import gnt
@@ -86,6 +88,27 @@ def test_the_callback_equals_an_engine_in_a_plain_loop(tmp_path):
     assert plain[1]["gnt"]["groups"][0].pop("name") == "0"
     assert_same(mine, plain)
     assert replaced(callback.engine)[0] > 3
+
+
+def test_averaged_weights_of_replaced_units_are_those_of_the_new_units(tmp_path):
+    callback, module = cbp(layers=lambda module: module.net), Regression()
+    averaging = EMAWeightAveraging(decay=0.9)
+    trainer(tmp_path, [callback, averaging], 3).fit(module, loader())
+    net = mlp()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
+    generator = torch.Generator().manual_seed(5)
+    averaged = AveragedModel(net, avg_fn=get_ema_avg_fn(0.9), use_buffers=True)
+    engine = gnt.GnT(net, optimizer, generator=generator, follow=[averaged], **FREQUENT_REPLACEMENT).attach()
+    for _ in range(3):
+        for x, y in loader():
+            optimizer.zero_grad()
+            F.mse_loss(net(x), y).backward()
+            optimizer.step()
+            averaged.update_parameters(net)
+    assert min(replaced(engine)) > 3
+    assert_same(dict(module.net.state_dict()), dict(averaged.module.state_dict()))
+    trainer(tmp_path, [EMAWeightAveraging(decay=0.9), callback], 1).fit(module, loader())
+    assert len(callback.engine.followers) == 1
 
 
 def test_a_resumed_fit_continues_bit_for_bit_and_logs(tmp_path):
@@ -240,6 +263,13 @@ def test_schedulers_that_take_no_further_parameters_need_the_embedding_in_the_op
     assert module.hat.tasks == [0, 1]
     other = MaskedWithSchedule(lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 3))
     trainer(tmp_path, [TaskBoundaries(other.hat)], 1).fit(other, loader())
+
+
+def test_hat_with_averaged_weights_is_an_error(tmp_path):
+    module = Masked()
+    with pytest.raises(ValueError, match=r"EMAWeightAveraging writes averaged weights .* HAT would then not keep"):
+        trainer(tmp_path, [TaskBoundaries(module.hat), EMAWeightAveraging()], 1).fit(module, loader())
+    assert module.hat.task is None
 
 
 def test_hat_without_its_penalty_is_an_error(tmp_path):

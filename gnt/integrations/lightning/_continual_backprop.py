@@ -16,7 +16,7 @@ from gnt._utils.validation import check_counts, check_flags
 from gnt.initialization import Init
 from gnt.integrations._engine_settings import check_follow, engine_settings
 from gnt.integrations._interval import Interval
-from gnt.integrations.lightning._trainer import key_of_callback, optimizer_of
+from gnt.integrations.lightning._trainer import averaged_models, key_of_callback, optimizer_of
 from gnt.names import Accumulate, ActivationName, BiasInit, Utility
 from gnt.replacement import EngineSettings, GnT, Protect, SoftReplacement
 from gnt.units import checked_patterns, trace, unwrap
@@ -31,7 +31,8 @@ class ContinualBackprop(Callback):
     are replaced after each optimizer step, whatever the accumulation of gradients, precision, clipping and number of
     processes. The engine's state is part of the optimizer's in each checkpoint, and a resumed fit continues bit for
     bit. A further fit of the same module, for the next task, goes on with the ages and utilities of the one before; a
-    fit of another module begins with new ones.
+    fit of another module begins with new ones. With Lightning's ``WeightAveraging`` or ``EMAWeightAveraging``, the
+    averaged weights of replaced units become those of the new units (`GnT.follow`).
 
     Args:
         layers: the layers or unit groups of the engine, or a function of the LightningModule that returns them. None:
@@ -125,6 +126,8 @@ class ContinualBackprop(Callback):
         self.engine = GnT(units, optimizer, follow=self._follow, **self._settings).attach()
         if before is not None and _weights(before) == _weights(self.engine):
             self._continue(self.engine, before)
+        for averaged in averaged_models(trainer):
+            self.engine.follow(averaged, network=pl_module)
         if self._saved_settings is not None:
             self._compare(self._saved_settings)
             self._saved_settings = None

@@ -19,6 +19,7 @@ from gnt.integrations.lightning._trainer import (
     key_of_callback,
     optimizer_of,
     steps_per_epoch,
+    weight_averaging,
 )
 from gnt.learners import Methods
 from gnt.protection import HAT
@@ -60,7 +61,8 @@ class TaskBoundaries(Callback):
 
     Raises:
         TypeError, ValueError: what `gnt.Backprop` refuses as methods; an optimizer that does not exist; a batch that is
-            no pair; `gnt.HAT` with a learning-rate scheduler for an optimizer that does not hold ``hat.embedding``.
+            no pair; `gnt.HAT` with a learning-rate scheduler for an optimizer that does not hold ``hat.embedding``, or
+            with Lightning's ``WeightAveraging``.
 
     >>> import gnt, torch
     >>> from gnt.integrations.lightning import TaskBoundaries
@@ -91,6 +93,7 @@ class TaskBoundaries(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach the methods to the optimizer, and begin the task, or go on with it after a checkpoint was loaded."""
         optimizer = optimizer_of(trainer, self._optimizer, "TaskBoundaries")
+        self._check_averaging(trainer)
         self._check_schedulers(trainer, optimizer)
         for each in self._methods:
             if isinstance(each, nn.Module):
@@ -108,6 +111,16 @@ class TaskBoundaries(Callback):
         info = {"optimizer": optimizer, **({} if steps is None else {"steps_per_epoch": steps})}
         self._methods.tell("begin_task", {**self._info(trainer, pl_module), **info})
         self._open = True
+
+    def _check_averaging(self, trainer: Trainer) -> None:
+        """Raise ValueError if Lightning averages weights of a network with HAT."""
+        hat = next((type(each).__name__ for each in self._methods if isinstance(each, HAT)), None)
+        averaging = weight_averaging(trainer)
+        if hat is not None and averaging:
+            raise ValueError(
+                f"{type(averaging[0]).__name__} writes averaged weights into the network after the task has ended, and "
+                f"{hat} would then not keep the outputs of the task: leave one of the two out"
+            )
 
     def _check_schedulers(self, trainer: Trainer, optimizer: Optimizer) -> None:
         """Raise ValueError for a scheduler that does not take the parameters that HAT gives the optimizer later."""

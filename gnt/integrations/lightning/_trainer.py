@@ -7,9 +7,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import lightning.pytorch.callbacks as lightning_callbacks
 from lightning.fabric.plugins import Precision
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 
@@ -26,6 +28,20 @@ def optimizer_of(trainer: Any, number: int, callback: str) -> Optimizer:
             f"configure_optimizers returns, got {number}"
         )
     return optimizers[number]
+
+
+_WeightAveraging: Any = getattr(lightning_callbacks, "WeightAveraging", ())  # since 2.6
+
+
+def weight_averaging(trainer: Any) -> list[Any]:
+    """The trainer's callbacks that average weights: ``WeightAveraging`` and ``EMAWeightAveraging``."""
+    return [callback for callback in trainer.callbacks if isinstance(callback, _WeightAveraging)]
+
+
+def averaged_models(trainer: Any) -> list[AveragedModel]:
+    """The averaged copies of the module in this fit."""
+    found = (getattr(callback, "_average_model", None) for callback in weight_averaging(trainer))
+    return [model for model in found if isinstance(model, AveragedModel)]
 
 
 def check_network_function(net: Any) -> None:
