@@ -43,6 +43,7 @@ class CompiledSteps:
         self._assigned: list[str] = []  # what the forward of the last eager step set
         self._assigns_again = False
         self._context: StepContext | None = None
+        self._gradients_left = True  # the step before left gradients in .grad
         if step is not None:
             check_compiler(next((p.device.type for p in step.network.parameters()), "cpu"))
 
@@ -53,6 +54,7 @@ class CompiledSteps:
             FloatingPointError: as in the eager step.
             RuntimeError, TypeError: the learner cannot be compiled. Nothing was changed.
         """
+        gradients_left, self._gradients_left = self._gradients_left, True
         if not _is_regular_batch(x, y):
             return None
         context = self._current_context(step)
@@ -64,9 +66,8 @@ class CompiledSteps:
         if context.readers.wait:
             return None
         measured = () if context.update is None else context.update.measures_next
-        penalties = (
-            step.methods.functional_penalties(whole_step=context.functional_optimizer.in_graph) if step.methods else []
-        )
+        whole_step = context.functional_optimizer.in_graph
+        penalties = step.methods.functional_penalties(whole_step=whole_step) if step.methods else []
         key = (context.key(step, x, y), measured, key_of(penalties))
         for kind in self._by_key.get(key, ()):
             if kind.python_state.is_current():
@@ -80,10 +81,15 @@ class CompiledSteps:
                 except (RuntimeError, TypeError):
                     step.methods.discard()
                     raise
-            return kind.step.run(step, x, y, penalties)
+            result = kind.step.run(step, x, y, penalties)
         except StaleInputsError:
             self._context = None  # rebuilt after an eager step
             return None
+        if whole_step:
+            if gradients_left:
+                step.clear_gradients()
+            self._gradients_left = False
+        return result
 
     def _current_context(self, step: TrainingStep) -> StepContext:
         context = self._context

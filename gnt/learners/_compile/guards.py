@@ -37,7 +37,7 @@ def check_compilable(step: TrainingStep, modules: Sequence[nn.Module]) -> None:
 
     Raises:
         TypeError: a wrapper or a layer that cannot be compiled.
-        RuntimeError: hooks, sharded parameters, or several processes.
+        RuntimeError: hooks, sharded parameters, sparse gradients, or several processes.
     """
     if step.engine is not None and resolve_process_group(step.engine.process_group) is not None:
         raise RuntimeError(
@@ -63,6 +63,11 @@ def check_compilable(step: TrainingStep, modules: Sequence[nn.Module]) -> None:
             raise RuntimeError(
                 f"compile=True would not call the hook {_name(hooks[0])} of {type(module).__name__}: remove it, "
                 f"{_ADVICE}"
+            )
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse:
+            raise RuntimeError(
+                "compile=True does not compile sparse gradients, such as those of "
+                f"{type(module).__name__}(sparse=True): build it with sparse=False, {_ADVICE}"
             )
         for name, param in module._parameters.items():
             if param is not None and dtensor.is_dtensor(param):

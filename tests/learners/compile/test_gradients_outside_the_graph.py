@@ -204,6 +204,16 @@ def test_what_needs_gradients_may_come_and_go(graphs: list[int]) -> None:
     assert len(graphs) == 2  # with the optimizer's step and without
 
 
+def test_no_gradient_of_an_earlier_step_is_left_by_a_graph_with_the_optimizer() -> None:
+    learner = gnt.Backprop(mlp(), compile=True)
+    with_gradients = []
+    for t, size in enumerate((8, 8, 8, 5, 8)):  # the first step with each size runs without a graph
+        learner.learn(*samples(t, learner.net, n=size))
+        with_gradients.append(all(parameter.grad is not None for parameter in learner.net.parameters()))
+        assert with_gradients[-1] or all(parameter.grad is None for parameter in learner.net.parameters())
+    assert with_gradients == [True, False, False, True, False]
+
+
 def test_a_hook_on_a_parameter_of_the_loss_and_methods_that_are_assigned_again(graphs: list[int]) -> None:
     class Scaled(nn.Module):
         def __init__(self) -> None:

@@ -126,6 +126,16 @@ def test_cbp_layers_are_refused():
         gnt.Backprop(net, compile=True).learn(*batch(0))
 
 
+def test_sparse_gradients_are_refused():
+    net = nn.Sequential(nn.Embedding(10, 4, sparse=True), nn.Linear(4, 2))
+    before = state(learner := gnt.Backprop(net, compile=True))
+    with pytest.raises(
+        RuntimeError, match=r"does not compile sparse gradients, such as those of Embedding\(sparse=True"
+    ):
+        learner.learn(torch.zeros(8, dtype=torch.long), torch.zeros(8, 2))
+    assert_same(before, state(learner))
+
+
 def test_bad_batches_raise_the_errors_of_the_eager_learner():
     learner = compiled_learner(mlp())
     for t in range(3):
