@@ -39,7 +39,7 @@ from gnt.importance._shared_state import SharedState
 from gnt.importance._signals import Signals
 from gnt.importance._statistics import GroupStatistics, TapStatistics
 from gnt.importance._tap_features import TapFeatures
-from gnt.importance._training_forwards import OwnWeights, in_backward
+from gnt.importance._training_forwards import OwnWeights, PastBackward, in_backward
 from gnt.importance._validation import check_feature, check_measured
 from gnt.importance.attribution import ATTRIBUTIONS, attribute, check_attribution
 
@@ -58,6 +58,7 @@ __all__ = [
     "Importance",
     "Measure",
     "OwnWeights",
+    "PastBackward",
     "RunningAverages",
     "RunningImportance",
     "SharedState",

@@ -15,11 +15,11 @@ from typing import Any
 
 from torch import Tensor
 
-from gnt.importance._training_forwards import BackwardMark, OwnWeights
+from gnt.importance._training_forwards import BackwardMark, OwnWeights, PastBackward
 
 MANY_FORWARDS = 1000  # warn once when this many forwards are waiting
 
-Entry = tuple[Tensor, BackwardMark | None]  # a feature, and its mark if a backward can be seen
+Entry = tuple[Tensor, BackwardMark | PastBackward | None]  # a feature, and its mark if a backward can be seen
 LinkedList = Any  # None, or (the latest feature, its mark, the list before it)
 
 
@@ -101,7 +101,7 @@ class TapFeatures:
         self._latest = weakref.ref(feature)
         return False
 
-    def add(self, feature: Tensor, mark: BackwardMark | None = None) -> None:
+    def add(self, feature: Tensor, mark: BackwardMark | PastBackward | None = None) -> None:
         """Keep the detached feature of one forward, and its mark."""
         self.pending = (feature, mark, self.pending)
         self._count += 1
@@ -166,6 +166,11 @@ class TapFeatures:
         if not self.settled and self.pending is not None and self.pending[2] is None:  # one forward
             return [self.pending[0]]
         return [feature for feature, _ in self.settled + _entries(self.pending)]
+
+    def recorded_gradients(self) -> list[Tensor | None]:
+        """The gradients of all waiting features, oldest first, as far as a backward has reached them."""
+        entries = self.settled + _entries(self.pending)
+        return [None if mark is None else _gradient_of(feature, mark) for feature, mark in entries]
 
     @property
     def waiting(self) -> bool:
@@ -262,7 +267,7 @@ def _entries(pending: LinkedList) -> list[Entry]:
     return entries[::-1]
 
 
-def _gradient_of(feature: Tensor, mark: BackwardMark) -> Tensor | None:
+def _gradient_of(feature: Tensor, mark: BackwardMark | PastBackward) -> Tensor | None:
     """The gradient in the shape of the feature, which may be recorded in another one (flat, by a `CBPConv`)."""
     return None if mark.gradient is None else mark.gradient.reshape(feature.shape)
 

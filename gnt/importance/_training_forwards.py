@@ -97,6 +97,19 @@ def _is_fake(tensor: Tensor | None) -> bool:
 Gradient = tuple[weakref.ref[Tensor], int]
 
 
+class PastBackward:
+    """The mark of a feature whose backward has run where no mark could see it, as in a compiled graph.
+
+    Attributes:
+        trained, probed, gradient: those of `BackwardMark`.
+    """
+
+    trained, probed = True, False
+
+    def __init__(self, gradient: Tensor | None) -> None:
+        self.gradient = gradient
+
+
 class BackwardMark:
     """Marks whether a backward of the training loss has reached the feature of one forward.
 

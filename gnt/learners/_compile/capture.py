@@ -53,7 +53,8 @@ def capture_step(
     """The graph of one step, and fake tensors with the layouts of its inputs.
 
     The graph returns loss, output, status, and the features that are recorded outside the graph; then, if the optimizer
-    steps after it, the features that the forward returned, and the gradients.
+    steps after it, the features that the forward returned, and the gradients of parameters. A feature is followed by
+    its gradient if that is kept.
 
     Raises:
         RuntimeError: the network does something that a graph would leave out, or turn into a constant.
@@ -155,8 +156,9 @@ def _traced_gradients(
         if finite_loss is not None:
             writes = [(to, torch.where(finite_loss, value, to)) for to, value in writes]
         _write(writes)
-        inputs.note_returned(features, grads)
-        given = [feature.detach() for feature in features or ()]
+        pairs = [(each.detach(), each.grad if each.is_leaf or each.retains_grad else None) for each in features or ()]
+        inputs.note_returned(None if features is None else [grad is not None for _, grad in pairs], grads)
+        given = [each for pair in pairs for each in pair if each is not None]
         # each parameter gets memory of its own for its gradient, in its layout: it may be changed in place
         own = [
             torch.empty_like(at.values[each.index]).copy_(grad)

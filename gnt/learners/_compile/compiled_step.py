@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -116,7 +117,7 @@ class CompiledStep:
         loss, output, status, *rest = self._graph(*inputs, *(self._draw(step) if self._draws else ()))
         if self._inputs.checks_finite and int(status.item()) != STATUS_OK:
             raise FloatingPointError(step.nonfinite_loss_message(loss))
-        num_features, parameters = self._inputs.returned
+        have_gradients, parameters = self._inputs.returned
         first = len(rest) - len(parameters)
         self._features.record(rest)
         step.clear_gradients()
@@ -124,7 +125,7 @@ class CompiledStep:
             for parameter, gradient in zip(parameters, rest[first:], strict=True):
                 _leave_gradient(parameter, gradient)
         self._features.after_backward()
-        features = None if num_features is None else rest[first - num_features : first]
+        features = None if have_gradients is None else _with_gradients(rest[:first], have_gradients)
         return Differentiated(output, loss, step.take_features(features))
 
     def _check_layouts(self, inputs: list[Tensor]) -> None:
@@ -158,6 +159,17 @@ class CompiledStep:
 
 
 GeneratorState = tuple[torch.Generator, Tensor]
+
+
+def _with_gradients(returned: Sequence[Tensor], have_gradients: Sequence[bool]) -> list[Tensor]:
+    """The features at the end of what a graph has returned, with their gradients in ``.grad``."""
+    rest = iter(returned[len(returned) - len(have_gradients) - sum(have_gradients) :])
+    features = []
+    for has_gradient in have_gradients:
+        feature = next(rest)
+        feature.grad = next(rest) if has_gradient else None
+        features.append(feature)
+    return features
 
 
 def _leave_gradient(parameter: Tensor, gradient: Tensor) -> None:

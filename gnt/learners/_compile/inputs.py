@@ -65,12 +65,12 @@ class Returned(NamedTuple):
     """What a graph returns at its end if the optimizer steps after it.
 
     Attributes:
-        num_features: number of features that the forward returned; None: it returns none.
-        with_gradient: the parameters whose gradients it returns.
+        features: for each feature that the forward returned whether its gradient comes after it; None: it returns none.
+        parameters: the parameters whose gradients come last.
     """
 
-    num_features: int | None
-    with_gradient: list[Tensor]
+    features: list[bool] | None
+    parameters: list[Tensor]
 
 
 @dataclass
@@ -153,17 +153,16 @@ class GraphInputs:
         self._updates_values = [0] * len(update.engine.groups) if update is not None else []
         self._updates = torch.zeros(len(self._updates_values), dtype=torch.int64, device=self.device)
 
-    def note_returned(self, features: Sequence[Tensor] | None, gradients: Sequence[Tensor | None]) -> None:
+    def note_returned(self, features: list[bool] | None, gradients: Sequence[Tensor | None]) -> None:
         """Note what the graph returns, for an optimizer that steps after it.
 
         Args:
-            features: what the forward returned.
+            features: for each feature that the forward returned whether it has a gradient; None: it returned none.
             gradients: those of the trained parameters.
         """
-        with_gradient = zip(self.trained, gradients, strict=True)
         self.returned = Returned(
-            None if features is None else len(features),
-            [each.param for each, grad in with_gradient if grad is not None],
+            features,
+            [each.param for each, grad in zip(self.trained, gradients, strict=True) if grad is not None],
         )
 
     @property

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
 
-from gnt.importance import TapFeatures, recorders
+from gnt.importance import PastBackward, TapFeatures, recorders
 from gnt.replacement import GnT
 
 
@@ -54,30 +53,27 @@ class OtherReaders:
 
 
 class RecordedFeatures:
-    """The features that taps get in each step of one graph.
+    """The features that taps get in each step of one graph, and their gradients for taps that keep them.
 
     Args:
         taps: the taps.
-
-    Raises:
-        RuntimeError: a tap keeps gradients of features, which a graph does not leave.
     """
 
     def __init__(self, taps: Sequence[TapFeatures]) -> None:
-        for tap in taps:
-            if tap.gradients:
-                raise RuntimeError(
-                    f"compile=True leaves no gradients of features, and an engine or measure outside the graph reads "
-                    f"those of group {tap.group!r}: close it, or leave compile=False"
-                )
         self._taps = taps
-        self._counts = [0] * len(taps)  # features of each tap in a step, known once the graph is captured
+        # for each feature of each tap in a step, whether it has a gradient; known once the graph is captured
+        self._have_gradients: list[list[bool]] = [[] for _ in taps]
 
     def recorded(self) -> list[Tensor]:
-        """The features of the step that is captured."""
-        by_tap = [tap.recorded() for tap in self._taps]
-        self._counts = list(map(len, by_tap))
-        return [feature for features in by_tap for feature in features]
+        """The features of the step that is captured, each followed by its gradient if that is kept."""
+        found: list[Tensor] = []
+        for tap, have_gradients in zip(self._taps, self._have_gradients, strict=True):
+            features = tap.recorded()
+            gradients = tap.recorded_gradients() if tap.gradients else [None] * len(features)
+            have_gradients[:] = [gradient is not None for gradient in gradients]
+            pairs = zip(features, gradients, strict=True)
+            found += [each for pair in pairs for each in pair if each is not None]
+        return found
 
     @contextlib.contextmanager
     def captured(self) -> Iterator[None]:
@@ -89,14 +85,15 @@ class RecordedFeatures:
 
     def record(self, returned: Sequence[Tensor]) -> None:
         """Record what the graph has returned, first of all the features."""
-        features = iter(returned)
-        for tap, count in zip(self._taps, self._counts, strict=True):
-            own = list(islice(features, count))
-            if own and tap.resting:
+        rest = iter(returned)
+        for tap, have_gradients in zip(self._taps, self._have_gradients, strict=True):
+            resting = bool(have_gradients) and tap.resting
+            if resting:
                 tap.note_forward()
-            else:
-                for feature in own:
-                    tap.add(feature)
+            for has_gradient in have_gradients:
+                feature, gradient = next(rest), next(rest) if has_gradient else None
+                if not resting:
+                    tap.add(feature, PastBackward(gradient) if tap.gradients else None)
 
     def after_backward(self) -> None:
         """Note that the backward of these features has run."""

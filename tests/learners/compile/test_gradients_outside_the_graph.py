@@ -5,6 +5,7 @@ The graph then ends with the gradients, which are left in ``.grad``.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -78,19 +79,36 @@ def test_buffers_dropout_features_and_measures(measure_every: int, graphs: list[
 
 
 class WithPredict(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, *, retains_gradients: bool = True) -> None:
         super().__init__()
-        self.layers = mlp()
+        self.layers, self.retains_gradients = mlp(), retains_gradients
 
     def predict(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        return self.layers(x), [self.layers[:2](x), self.layers[:4](x)]
+        first = self.layers[:2](x)
+        second = self.layers[2:4](first)
+        for feature in (first, second) if self.retains_gradients else ():
+            feature.retain_grad()  # for measures that read it
+        return self.layers[4:](second), [first, second]
 
 
 def test_features_returned_by_predict() -> None:
     opt: Any = OPTIMIZERS["RMSprop"]
-    eager, compiled = eager_and_compiled(WithPredict().double(), opt=opt)
+    eager, compiled = eager_and_compiled(WithPredict(retains_gradients=False).double(), opt=opt)
     assert run_both(eager, compiled, range(20)) > 10
     assert_states_close(eager, compiled)
+
+
+class TwoReaders(nn.Module):
+    """Hidden units that two layers read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.left, self.right = nn.Linear(4, 8), nn.Linear(8, 2), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x).relu()
+        return self.left(h) + self.right(h)
 
 
 def cbp_adam(net: nn.Module) -> torch.optim.Optimizer:
@@ -346,12 +364,39 @@ def test_learning_rate_schedules_do_not_warn() -> None:
     assert_states_close(eager, compiled)
 
 
-def test_measures_of_gradients_of_features_are_refused() -> None:
-    learner = gnt.ContinualBackprop(
-        net := mlp(), opt=torch.optim.RMSprop(net.parameters()), utility="replacement_cost", compile=True
-    )
-    learner.learn(*samples(0, net))
-    before = state(learner)
-    with pytest.raises(RuntimeError, match="leaves no gradients of features"):
-        learner.learn(*samples(1, net))
-    assert_same(before, state(learner))
+MEASURES = ["gradient_activation", "replacement_cost"]
+
+
+@pytest.mark.parametrize("utility", MEASURES)
+@pytest.mark.parametrize("net", [mlp, TwoReaders, WithPredict])
+def test_measures_of_gradients_of_features(net: Callable[[], nn.Module], utility: str, graphs: list[int]) -> None:
+    made = net().double()
+    settings: dict[str, Any] = {}
+    learners = []
+    for compiled in (False, True):
+        own = copy.deepcopy(made)
+        if net is TwoReaders:
+            settings = {"layers": gnt.trace(own, torch.zeros(2, 4, dtype=torch.float64))}
+        opt, generator = torch.optim.RMSprop(own.parameters(), lr=0.01), torch.Generator().manual_seed(5)
+        given = {**FREQUENT_REPLACEMENT, **settings, "generator": generator, "utility": utility, "compile": compiled}
+        learners.append(gnt.ContinualBackprop(own, opt=opt, **given))
+    assert run_both(*learners, range(30)) > 5
+    assert_states_close(*learners)
+    assert len(graphs) == 1
+
+
+@pytest.mark.parametrize("utility", MEASURES)
+def test_measures_of_gradients_of_features_in_an_ensemble(utility: str, graphs: list[int]) -> None:
+    def make_net() -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).double()
+
+    opt: Any = OPTIMIZERS["RMSprop"]
+    settings: Any = {"opt": opt, "utility": utility, **FREQUENT_REPLACEMENT}
+    eager, compiled = (gnt.Ensemble(make_net, [3, 11], compile=each, **settings) for each in (False, True))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        x, y = (torch.randn(2, 5, n, generator=generator, dtype=torch.float64) for n in (4, 2))
+        one, other = eager.learn(x, y), compiled.learn(x, y)
+        assert [u.tolist() for u in one.replaced] == [u.tolist() for u in other.replaced]
+    assert_states_close(eager, compiled)
+    assert len(graphs) == 1

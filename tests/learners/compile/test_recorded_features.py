@@ -195,13 +195,14 @@ def test_a_graph_is_captured_while_features_wait() -> None:
         torch.testing.assert_close(two.state.utility, one.state.utility)
 
 
-def test_readers_of_gradients_of_features_are_refused() -> None:
-    net = mlp()
-    learner = gnt.Backprop(net, compile=True)
-    importance = gnt.importance.Importance(net, measure="gradient_activation")
-    learner.learn(*batch(0))
-    importance.update()
-    with pytest.raises(RuntimeError, match=r"compile=True leaves no gradients of features.*group '0'"):
-        learner.learn(*batch(1))
-    importance.close()
-    learner.learn(*batch(1))
+def test_readers_of_gradients_of_features(graphs: list[int]) -> None:
+    eager, compiled = eager_and_compiled(mlp().double(), utility="replacement_cost")
+    readers = [gnt.importance.Importance(each.net, measure="gradient_activation") for each in (eager, compiled)]
+    for t in range(20):
+        run_both(eager, compiled, range(t, t + 1))
+        for reader in readers:
+            reader.update()
+    for one, two in zip(readers[0].groups, readers[1].groups, strict=True):
+        torch.testing.assert_close(two.state.utility, one.state.utility)
+        assert one.state.utility.max() > 0
+    assert len(graphs) == 1
