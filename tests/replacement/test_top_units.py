@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import gnt
 from gnt import TopUnits
 from gnt.optim import CBPSGD, CBPAdamW
+from tests.helpers.compiled_learners import assert_states_close, eager_and_compiled, run_both, run_graphs_uncompiled
 from tests.helpers.ownership import hidden_layers
 from tests.helpers.small_runs import IMAGE_SHAPE, assert_same, conv_net, full_state, make_run, mlp, train
 from tests.helpers.strategies import engine_settings, seeds
@@ -333,7 +334,9 @@ def test_settings_out_of_range_are_refused(build, error, message):
         build()
 
 
-def test_a_compiled_learner_refuses_hooks_that_slow():
-    learner = gnt.ContinualBackprop(mlp(), compile=True, protect="top:0.2")
-    with pytest.raises((RuntimeError, TypeError), match="compile=True would not call the step hooks of this SGD"):
-        learner.learn(torch.randn(8, 4), torch.randn(8, 2))
+def test_a_compiled_learner_slows_as_the_eager_one_does(monkeypatch):
+    graphs = run_graphs_uncompiled(monkeypatch)
+    learners = eager_and_compiled(mlp().double(), protect="top:0.2", opt="adam", step_size=0.01)
+    assert run_both(*learners, range(30)) > 5
+    assert_states_close(*learners)
+    assert len(graphs) == 1
