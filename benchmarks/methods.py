@@ -81,6 +81,7 @@ class Method:
             self.learner = self._make_learner(name, net, **given)
         self._remedy = self._make_remedy(name)
         self._add_to_learner(self._remedy, compile)
+        self._remedy_steps = hasattr(self._remedy, "step") and self._remedy not in self.learner.methods
         self._graph_warmup = GraphWarmup() if compile else None
         self._traced: gnt.Groups | None = None  # cached for the single network with CReLU
 
@@ -153,7 +154,7 @@ class Method:
             raise self._diverged(str(error)) from error
         if self._graph_warmup is not None:
             self._graph_warmup.record(*batch)
-        if hasattr(self._remedy, "step") and self._remedy not in self.learner.methods:
+        if self._remedy_steps:
             self._remedy.step()
         return (step.loss[None], step.output[None]) if single else (step.loss, step.output)
 

@@ -7,10 +7,11 @@
    functional_update.py in place of the engine's update, functional_penalties.py in place of the penalties of methods,
    and decompositions.py for small matrix products; repeated_values.py then finds values that the compiler would compute
    too often.
+   If the optimizer's step cannot be part of the graph, or something else needs the gradients, the graph ends with them.
 4. compiler.py compiles the graph. Learners with equal graphs share the result.
 5. From then on compiled_step.py collects the tensors, calls the graph and reads its status. Units that are due are
    selected and replaced afterwards, eagerly, on the same tensors. recorded_features.py gives other readers of features
-   what the graph returns for them.
+   what the graph returns for them. After a graph that ends with gradients, `TrainingStep.run_with` does the rest.
 
 Every value that changes between steps (learning rate, betas, update count, ...) is a tensor that the graph reads, so
 no graph is compiled again as training goes on.

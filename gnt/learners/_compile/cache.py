@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gnt.learners._compile.compiled_step import CompiledStep
 from gnt.learners._compile.compiler import check_compiler
 from gnt.learners._compile.executed_code import ExecutedCode
-from gnt.learners._compile.functional_penalties import key_of
+from gnt.learners._compile.functional_penalties import Penalties, key_of
 from gnt.learners._compile.guards import check_compilable
 from gnt.learners._compile.inputs import EagerEffects, StaleInputsError
 from gnt.learners._compile.python_state import PythonState
@@ -75,13 +75,7 @@ class CompiledSteps:
         else:
             return self._run_first(step, context, key[1:], x, y) if self._has_room(key) else None
         try:
-            if isinstance(kind.step, EagerEffects):
-                try:
-                    kind.step = CompiledStep(step, context, kind.step, kind.python_state, penalties, x, y)
-                except (RuntimeError, TypeError):
-                    step.methods.discard()
-                    raise
-            result = kind.step.run(step, x, y, penalties)
+            result = _graph_of(kind, step, context, penalties, x, y).run(step, x, y, penalties)
         except StaleInputsError:
             self._context = None  # rebuilt after an eager step
             return None
@@ -151,6 +145,19 @@ class _Kind:
 
     python_state: PythonState
     step: EagerEffects | CompiledStep
+
+
+def _graph_of(
+    kind: _Kind, step: TrainingStep, context: StepContext, penalties: Penalties, x: Tensor, y: Tensor
+) -> CompiledStep:
+    """The graph of a kind of step, which is compiled the first time; errors as `CompiledSteps.run`."""
+    if isinstance(kind.step, EagerEffects):
+        try:
+            kind.step = CompiledStep(step, context, kind.step, kind.python_state, penalties, x, y)
+        except (RuntimeError, TypeError):
+            step.methods.discard()
+            raise
+    return kind.step
 
 
 def _is_regular_batch(x: Any, y: Any) -> bool:

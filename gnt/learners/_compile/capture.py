@@ -123,9 +123,8 @@ def _traced_step(
         recorded = of_others.recorded()
         with torch.no_grad():
             finite_loss = torch.isfinite(loss).all() if inputs.checks_finite else None
-            writes += _optimizer_writes(inputs, at, [grad for grad in grads if grad is not None])
-            if finite_loss is not None:
-                writes = [(to, torch.where(finite_loss, value, to)) for to, value in writes]
+            writes += _optimizer_writes(inputs, at, [grad for grad in grads if grad is not None])  # there is no None
+            writes = _only_if(finite_loss, writes)
             new_values = {id(to): value for to, value in writes}
             slots.fill([new_values.get(id(value), value) for value in at.values])
             for each, grad in zip(inputs.trained, grads, strict=True):  # a measure may read it
@@ -153,9 +152,7 @@ def _traced_gradients(
         recorded = of_others.recorded()
     with torch.no_grad():
         finite_loss = torch.isfinite(loss).all() if inputs.checks_finite else None
-        if finite_loss is not None:
-            writes = [(to, torch.where(finite_loss, value, to)) for to, value in writes]
-        _write(writes)
+        _write(_only_if(finite_loss, writes))
         pairs = [(each.detach(), each.grad if each.is_leaf or each.retains_grad else None) for each in features or ()]
         inputs.note_returned(None if features is None else [grad is not None for _, grad in pairs], grads)
         given = [each for pair in pairs for each in pair if each is not None]
@@ -186,6 +183,11 @@ def _backward(step: TrainingStep, inputs: GraphInputs, at: UnpackedInputs) -> _T
     trained = [local[each.index] for each in inputs.trained]
     grads = torch.autograd.grad(total, trained, allow_unused=not inputs.functional_optimizer.in_graph)
     return _Traced(output, features, loss, [grad if grad is None else grad.detach() for grad in grads], writes)
+
+
+def _only_if(condition: Tensor | None, writes: Writes) -> Writes:
+    """Writes that change nothing unless the condition is true; None: it always is."""
+    return writes if condition is None else [(to, torch.where(condition, value, to)) for to, value in writes]
 
 
 def _write(writes: Writes) -> None:

@@ -241,13 +241,4 @@ def functional_optimizer(optimizer: Optimizer, *, gradients_needed: bool) -> Fun
     """
     functional = FUNCTIONAL_OPTIMIZERS.get(type(optimizer), STEPS_AFTER_GRAPH)
     left_out = any(group.get(name) for group in optimizer.param_groups for name in functional.refused)
-    return STEPS_AFTER_GRAPH if gradients_needed or left_out or has_step_hooks(optimizer) else functional
-
-
-def has_step_hooks(optimizer: Optimizer) -> bool:
-    """True if hooks run before or after each step, such as those of an attached engine."""
-    hooks = (
-        getattr(optimizer, "_optimizer_step_pre_hooks", None),
-        getattr(optimizer, "_optimizer_step_post_hooks", None),
-    )
-    return any(hooks)
+    return STEPS_AFTER_GRAPH if gradients_needed or left_out else functional

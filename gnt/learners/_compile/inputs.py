@@ -65,11 +65,12 @@ class Returned(NamedTuple):
     """What a graph returns at its end if the optimizer steps after it.
 
     Attributes:
-        features: for each feature that the forward returned whether its gradient comes after it; None: it returns none.
+        have_gradients: for each feature that the forward returned whether its gradient comes after it; None: it returns
+            none.
         parameters: the parameters whose gradients come last.
     """
 
-    features: list[bool] | None
+    have_gradients: list[bool] | None
     parameters: list[Tensor]
 
 
@@ -153,15 +154,15 @@ class GraphInputs:
         self._updates_values = [0] * len(update.engine.groups) if update is not None else []
         self._updates = torch.zeros(len(self._updates_values), dtype=torch.int64, device=self.device)
 
-    def note_returned(self, features: list[bool] | None, gradients: Sequence[Tensor | None]) -> None:
+    def note_returned(self, have_gradients: list[bool] | None, gradients: Sequence[Tensor | None]) -> None:
         """Note what the graph returns, for an optimizer that steps after it.
 
         Args:
-            features: for each feature that the forward returned whether it has a gradient; None: it returned none.
-            gradients: those of the trained parameters.
+            have_gradients: as in `Returned`.
+            gradients: those of the trained parameters; None where there is none.
         """
         self.returned = Returned(
-            features,
+            have_gradients,
             [each.param for each, grad in zip(self.trained, gradients, strict=True) if grad is not None],
         )
 

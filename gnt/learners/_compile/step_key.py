@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from gnt._kernels import layout_check
-from gnt.learners._compile.functional_optimizers import functional_optimizer, has_step_hooks
+from gnt.learners._compile.functional_optimizers import functional_optimizer
 from gnt.learners._compile.functional_update import FunctionalUpdate
 from gnt.learners._compile.guards import tensor_slots_of
 from gnt.learners._compile.recorded_features import OtherReaders
 from gnt.learners._compile.tensor_slots import plain_attribute_slots
-from gnt.learners._methods import Methods
 from gnt.learners._training_step import TrainingStep
 
 _GRADIENT_HOOKS = attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
@@ -33,11 +33,9 @@ class StepContext:
 
     def __init__(self, step: TrainingStep) -> None:
         self._with_hooks = [*step.network.parameters()]  # the parameters whose hooks a backward calls
-        self._methods, self._needed = step.methods, step.methods.need_gradients
-        self._hooked = has_step_hooks(step.optimizer), _has_gradient_hooks(self._with_hooks)
-        self.functional_optimizer = functional_optimizer(
-            step.optimizer, gradients_needed=self._needed or self._hooked[1]
-        )
+        self._methods, self._methods_need_gradients = step.methods, step.methods.need_gradients
+        self._gradients_needed = self._needs_gradients(step)
+        self.functional_optimizer = functional_optimizer(step.optimizer, gradients_needed=self._gradients_needed)
         in_graph = self.functional_optimizer.in_graph
         self.update = FunctionalUpdate(step.engine) if in_graph and step.engine is not None else None
         self.slots = tensor_slots_of(step, self.update)
@@ -56,17 +54,15 @@ class StepContext:
         self._latest: _LatestKey | None = None
 
     def is_current(self, step: TrainingStep) -> bool:
-        """True if network, optimizer, loss, readers and all submodules are the same objects, without new attributes.
-
-        What needs gradients outside the graph must not have come or gone.
+        """True if network, optimizer, loss, readers and all submodules are the same objects, without new attributes,
+        and gradients are needed outside the graph only if they were.
         """
         network, optimizer, loss = self._built_for
         return (
             step.network is network
             and step.optimizer is optimizer
             and step.loss is loss
-            and (step.methods is self._methods or self._needs_the_same(step.methods))
-            and (has_step_hooks(optimizer), _has_gradient_hooks(self._with_hooks)) == self._hooked
+            and self._needs_gradients(step) is self._gradients_needed
             and (step.engine is None or step.engine.groups is self._groups)
             and self.readers.are_current
             and list(map(type, self._modules)) == self._types
@@ -74,10 +70,11 @@ class StepContext:
             and all(children == before for children, before in self._children)
         )
 
-    def _needs_the_same(self, methods: Methods) -> bool:
-        """True if other methods need gradients, or not, as those before."""
-        self._methods = methods
-        return methods.need_gradients is self._needed
+    def _needs_gradients(self, step: TrainingStep) -> bool:
+        """True if something reads or changes gradients outside the graph: methods, or hooks."""
+        if step.methods is not self._methods:
+            self._methods, self._methods_need_gradients = step.methods, step.methods.need_gradients
+        return self._methods_need_gradients or _has_step_hooks(step.optimizer) or _has_gradient_hooks(self._with_hooks)
 
     def key(self, step: TrainingStep, x: Tensor, y: Tensor) -> tuple[Any, ...]:
         """Everything that a step's graph depends on, apart from the values of tensors."""
@@ -103,6 +100,12 @@ class StepContext:
             tuple([(len(g["params"]), self.functional_optimizer.flags(g)) for g in step.optimizer.param_groups]),
             self.update.constants if self.update is not None else None,
         )
+
+
+def _has_step_hooks(optimizer: Optimizer) -> bool:
+    """True if hooks run before or after each step, such as those of an attached engine."""
+    before = getattr(optimizer, "_optimizer_step_pre_hooks", None)
+    return bool(before or getattr(optimizer, "_optimizer_step_post_hooks", None))
 
 
 def _has_gradient_hooks(parameters: Iterable[Tensor]) -> bool:

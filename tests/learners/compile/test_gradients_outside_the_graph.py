@@ -265,6 +265,17 @@ def test_other_readers_of_features_and_earlier_forwards() -> None:
     assert_states_close(eager, compiled)
 
 
+def train_both(eager: gnt.Ensemble, compiled: gnt.Ensemble) -> None:
+    """Train two ensembles of two members; assert equal losses, outputs, replaced units and states."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        x, y = (torch.randn(2, 5, n, generator=generator, dtype=torch.float64) for n in (4, 2))
+        one, other = eager.learn(x, y), compiled.learn(x, y)
+        torch.testing.assert_close((one.loss, one.output), (other.loss, other.output))
+        assert [u.tolist() for u in one.replaced] == [u.tolist() for u in other.replaced]
+    assert_states_close(eager, compiled)
+
+
 @pytest.mark.parametrize("settings", [{"replacement_rate": 0.0}, FREQUENT_REPLACEMENT], ids=["backprop", "engine"])
 def test_members_of_an_ensemble(settings: dict[str, Any], graphs: list[int]) -> None:
     def make_net() -> nn.Module:
@@ -273,13 +284,7 @@ def test_members_of_an_ensemble(settings: dict[str, Any], graphs: list[int]) -> 
 
     opt: Any = OPTIMIZERS["NAdam"]
     eager, compiled = (gnt.Ensemble(make_net, [3, 11], opt=opt, compile=each, **settings) for each in (False, True))
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(20):
-        x, y = (torch.randn(2, 5, n, generator=generator, dtype=torch.float64) for n in (4, 2))
-        one, other = eager.learn(x, y), compiled.learn(x, y)
-        torch.testing.assert_close((one.loss, one.output), (other.loss, other.output))
-        assert [u.tolist() for u in one.replaced] == [u.tolist() for u in other.replaced]
-    assert_states_close(eager, compiled)
+    train_both(eager, compiled)
     assert len(graphs) == 1
 
 
@@ -393,10 +398,5 @@ def test_measures_of_gradients_of_features_in_an_ensemble(utility: str, graphs: 
     opt: Any = OPTIMIZERS["RMSprop"]
     settings: Any = {"opt": opt, "utility": utility, **FREQUENT_REPLACEMENT}
     eager, compiled = (gnt.Ensemble(make_net, [3, 11], compile=each, **settings) for each in (False, True))
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(20):
-        x, y = (torch.randn(2, 5, n, generator=generator, dtype=torch.float64) for n in (4, 2))
-        one, other = eager.learn(x, y), compiled.learn(x, y)
-        assert [u.tolist() for u in one.replaced] == [u.tolist() for u in other.replaced]
-    assert_states_close(eager, compiled)
+    train_both(eager, compiled)
     assert len(graphs) == 1
