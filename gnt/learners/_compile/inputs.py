@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -44,6 +45,11 @@ class TrainedParameter:
     flags: tuple[Any, ...]
     state_keys: tuple[str, ...]
     no_resets: dict[int, Tensor]
+
+    @functools.cached_property
+    def reset_keys(self) -> frozenset[str]:
+        """The keys of the optimizer's state that hold the steps of these resets."""
+        return frozenset(_start_key(dim) for dim in self.no_resets)
 
 
 @dataclass
@@ -137,14 +143,16 @@ class GraphInputs:
         self.slots, self.functional_optimizer, self.update, self.effects = slots, functional, update, effects
         indices = {id(tensor): index for index, tensor in enumerate(slots.tensors())}
         self.penalties = FunctionalPenalties(penalties, indices)
-        counts_per_unit = "step" in functional.state_keys((False,)) and hasattr(optimizer, "reset_units")
-        unit_dims = _unit_dims(update) if counts_per_unit else {}
+        self._counts_per_unit = functional.in_graph and isinstance(optimizer, AdamGnT)
+        unit_dims = _unit_dims(update)
         self.trained: list[TrainedParameter] = []
         for number, group in enumerate(optimizer.param_groups):
             flags = functional.flags(group)
             for param in group["params"]:
                 if id(param) in effects.with_gradient and id(param) in indices:
-                    no_resets = _no_resets(param, unit_dims.get(id(param), {}), optimizer.state.get(param, {}))
+                    no_resets = {}
+                    if self._counts_per_unit:
+                        no_resets = _no_resets(param, unit_dims.get(id(param), {}), optimizer.state.get(param, {}))
                     keys = functional.state_keys(flags)
                     self.trained.append(TrainedParameter(param, indices[id(param)], number, flags, keys, no_resets))
         first = self.trained[0].param if self.trained else slots.tensors()[0]
@@ -190,9 +198,11 @@ class GraphInputs:
                     if key not in state:
                         raise StaleInputsError
                     inputs.append(state[key])
-        for each in self.trained:
+        for each in self.trained if self._counts_per_unit else ():
+            state = optimizer.state[each.param]
+            if any(key in state and key not in each.reset_keys for key in AdamGnT.start_keys):
+                raise StaleInputsError  # units were reset along a dimension for the first time
             if each.no_resets:
-                state = optimizer.state[each.param]
                 inputs += [_starts(state, dim, zeros) for dim, zeros in each.no_resets.items()]
         if self.update is not None:
             inputs += self.update.tensors()
@@ -267,8 +277,12 @@ def _starts(state: Mapping[str, Any], dim: int, zeros: Tensor) -> Tensor:
 
     Those along a dimension from the third on are stored as rows, in place of those along dimension 0.
     """
-    starts: Tensor = state.get(AdamGnT.start_keys[dim if dim < 2 else 0], zeros)
+    starts: Tensor = state.get(_start_key(dim), zeros)
     return starts if len(starts) == len(zeros) else zeros
+
+
+def _start_key(dim: int) -> str:
+    return AdamGnT.start_keys[dim if dim < 2 else 0]
 
 
 def _no_resets(param: Tensor, dims: Mapping[int, int], state: Mapping[str, Any]) -> dict[int, Tensor]:

@@ -54,6 +54,17 @@ def test_units_and_states_are_those_of_the_eager_learner(
     assert len(graphs) == 1
 
 
+def test_step_counts_of_units_that_a_method_resets() -> None:
+    """The graph is captured before the first reset, when the optimizer has no counts of units."""
+
+    def adam(params: Any) -> torch.optim.Optimizer:
+        return gnt.AdamGnT(params, lr=0.02)
+
+    eager, compiled = with_methods(mlp().double(), redo, opt=adam)
+    assert run_both(eager, compiled, range(40)) > 10
+    assert_states_close(eager, compiled)
+
+
 def test_two_methods_beside_the_engine_of_the_learner() -> None:
     eager, compiled = with_methods(mlp().double(), snr, redo, kind=gnt.ContinualBackprop, opt="sgd", step_size=0.05)
     assert run_both(eager, compiled, range(40)) > 30
