@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from gnt._utils.recording_switch import is_paused
 from gnt.protection._forward_hook import ForwardHook
-from gnt.protection._packed_parameter import PackedParameter, packed_parameters
+from gnt.protection._packed_parameter import RUNNING_NORMS, PackedParameter, packed_parameters
 
 
 class PackedNetwork:
@@ -113,7 +112,7 @@ class PackedNetwork:
             else:
                 each.release()
         fixed = (each for each in self.parameters if each.fixed is not None and not each.prunable)
-        self._fixed_norms = {module for each in fixed for module in each.modules if isinstance(module, _NormBase)}
+        self._fixed_norms = {module for each in fixed for module in each.modules if isinstance(module, RUNNING_NORMS)}
 
     def use_optimizer(self, optimizer: Optimizer | None) -> None:
         """Check new parameters with another optimizer from now on; ValueError if it lacks a parameter."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils.parametrizations import _SpectralNorm
 
+from gnt.nn import InputNorm
 from gnt.units import WEIGHT_LAYERS, is_transposed_linear
+
+RUNNING_NORMS: Final = (_NormBase, InputNorm, _SpectralNorm)  # training forwards change their buffers
 
 
 class PackedParameter:
@@ -107,7 +112,7 @@ def packed_parameters(net: nn.Module) -> Iterator[PackedParameter]:
     for path, module in net.named_modules(remove_duplicate=True):
         prefix = f"{path}." if path else ""
         own = [(key, value) for key, value in module._parameters.items() if value is not None]
-        if isinstance(module, _NormBase):
+        if isinstance(module, RUNNING_NORMS):
             own += [(key, value) for key, value in module._buffers.items() if value is not None]
         linear = isinstance(module, WEIGHT_LAYERS) or is_transposed_linear(module)
         for key, value in own:

@@ -354,17 +354,27 @@ def test_errors_change_nothing():
         packnet.begin_task()
 
 
-def test_norms_use_their_statistics_in_training_after_the_first_task():
-    net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2))
+@pytest.mark.parametrize("norm", ["batch", "input", "spectral"])
+def test_norms_keep_the_statistics_of_the_first_task(norm: str):
+    first = nn.Linear(4, 6)
+    if norm == "spectral":
+        first = nn.utils.parametrizations.spectral_norm(first)
+    before = [gnt.InputNorm(4)] if norm == "input" else []
+    after = [nn.BatchNorm1d(6)] if norm == "batch" else []
+    net = nn.Sequential(*before, first, *after, nn.ReLU(), nn.Linear(6, 2))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     packnet = gnt.PackNet(net, optimizer=optimizer)
-    packnet.begin_task()
-    train(net, optimizer, range(3))
-    packnet.end_task()
-    packnet.begin_task()
-    net.train()
-    x = batch(0)[0]
-    assert net(x).equal(net.eval()(x))
+    x, seen = batch(0)[0], []
+    for task in range(2):
+        packnet.begin_task()
+        net.train()
+        train(net, optimizer, range(3 * task, 3 * task + 3), after=lambda: net(2 * x + 1))
+        if task == 1:
+            assert net(x).equal(net.eval()(x))
+        packnet.end_task()
+        net.eval()
+        seen += outputs(packnet, x)[:1]
+    assert seen[0].equal(seen[1])
 
 
 def test_a_head_that_is_added_between_tasks_is_trained_and_leaves_earlier_outputs():
