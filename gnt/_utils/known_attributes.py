@@ -48,7 +48,12 @@ def known_attributes(
         def set_attribute(self: Any, name: str, value: Any) -> None:
             if name[0] != "_" and name not in self.__dict__ and not hasattr(type(self), name):
                 _check(self, name, places, others_allowed, sys._getframe(1))
-            assign(self, name, value)
+            try:
+                assign(self, name, value)
+            except AttributeError:
+                if isinstance(own := getattr(type(self), name, None), property) and own.fset is None:
+                    raise _fixed(self, name) from None
+                raise
 
         set_attribute.unchecked = assign  # type: ignore[attr-defined]
         kind.__setattr__ = set_attribute  # type: ignore[assignment]
@@ -71,6 +76,8 @@ def _check(owner: object, name: str, elsewhere: Mapping[str, str], others_allowe
     kind = type(owner).__name__
     if name in elsewhere:
         raise AttributeError(f"{name} is not an attribute of {kind}: assign {elsewhere[name]}")
+    if not others_allowed and name in inspect.signature(type(owner)).parameters:
+        raise _fixed(owner, name)
     own = _settable(type(owner))
     places = {**{each: each for each in own}, **elsewhere}
     near = nearly_same(name, places, _VERY_SIMILAR if others_allowed else _SIMILAR)
@@ -79,6 +86,11 @@ def _check(owner: object, name: str, elsewhere: Mapping[str, str], others_allowe
     if not others_allowed:
         hint = advice([name]) or "; attributes of your own need a subclass, or a name that begins with an underscore"
         raise AttributeError(f"unknown setting {name}: {kind} has {', '.join(own)}{hint}")
+
+
+def _fixed(owner: object, name: str) -> AttributeError:
+    kind = type(owner).__name__
+    return AttributeError(f"{name} of {kind} cannot be changed: build a new {kind}")
 
 
 def _may_add(owner: object, caller: FrameType) -> bool:

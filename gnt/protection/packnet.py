@@ -88,6 +88,8 @@ class PackNet:
     {'free': 16, 0: 32, 1: 16}
     """
 
+    watches_forward = True  # a learner with compile=True refuses it
+
     def __init__(self, net: nn.Module, *, prune: float = 0.5, optimizer: Optimizer | None = None) -> None:
         if not isinstance(net, nn.Module):
             raise TypeError(f"net must be a torch.nn.Module, got {type(net).__name__}")

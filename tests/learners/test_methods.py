@@ -273,10 +273,16 @@ def test_a_compiled_step_stores_the_same_batches_for_replay(monkeypatch):
     assert_same(*buffers)
 
 
-def test_penalties_that_cannot_be_part_of_a_compiled_step_are_refused():
+def test_methods_that_cannot_be_part_of_a_compiled_step_are_refused():
     net = mlp()
-    with pytest.raises(TypeError, match=r"LwF would not be part of it.*cannot call its penalty"):
-        gnt.Backprop(net, loss="cross_entropy", compile=True, methods=[gnt.LwF(net)])
+    refused = {
+        r"LwF would not be part of it.*cannot call its penalty": gnt.LwF(net),
+        r"HAT would not be part of it.*cannot call its penalty": gnt.HAT(net, gnt.walk(net)),
+        r"PackNet would not be part of it.*would not call its hooks on layers": gnt.PackNet(net),
+    }
+    for message, method in refused.items():
+        with pytest.raises(TypeError, match=message):
+            gnt.Backprop(net, loss="cross_entropy", compile=True, methods=[method])
 
 
 def test_penalty_of_an_ensemble_is_that_of_each_member():

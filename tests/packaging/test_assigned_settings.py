@@ -157,6 +157,9 @@ UNKNOWN: list[tuple[str, str, str]] = [
     ("CBPLinear", "replacement_rate", "replacement_rate is not .*: assign engine.replacement_rate"),
     ("Backprop", "step_size", r'step_size is not .* Backprop: assign opt.param_groups\[0\]\["lr"\]'),
     ("Backprop", "replacement_rate", "unknown setting replacement_rate: Backprop has loss, methods, net, opt"),
+    ("Backprop", "compile", "compile of Backprop cannot be changed: build a new Backprop"),
+    ("SNR", "longest", "longest of SNR cannot be changed: build a new SNR"),
+    ("SWR", "utility", "utility of SWR cannot be changed: build a new SWR"),
     ("ContinualBackprop", "replacement_rate", "assign gnt.replacement_rate"),
     ("ContinualBackprop", "replacment_rate", "did you mean gnt.replacement_rate"),
     ("Ensemble", "method", "unknown setting method of Ensemble; did you mean methods"),
@@ -179,9 +182,10 @@ def test_an_unknown_setting_is_not_assigned(kind: str, name: str, words: str) ->
     def assign(engine: Any) -> None:
         setattr(engine, name, 0.5)
 
+    before = getattr(made, name, None)
     with pytest.raises(AttributeError, match=words):
         assign(made)
-    assert name not in vars(made)
+    assert name not in vars(made) and getattr(made, name, None) == before
     for own in (copy.deepcopy(made), made):
         own._note = 0.5
         assert own._note == 0.5
