@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from .. import experiments
@@ -17,7 +18,7 @@ from .section_summary import OTHER_SETTINGS, MethodSummary, PartSummary, Problem
 
 BACKPROP, CBP = MAIN_METHODS
 HEADINGS: Final = (
-    *("experiment", "what was asked", "best", "CBP"),
+    *("experiment", "what was asked", "best", "CBP (backprop)"),
     *("CBP against backprop", "CBP against the best other", "published", "plasticity check"),
 )
 NOTES: Final = f"""\
@@ -25,9 +26,11 @@ Means over the last part of each run (20%) and over seeds, ± half of the 95% in
 with the best of the settings tried. CBP is continual backpropagation. *{WINS}*, *{TIES}* and *{LOSES}* come from the
 differences of runs with the same seed, in the same part: a paired t-test at 5%. CBP against backprop is one planned
 comparison; the others are corrected (Holm) for the number of methods that CBP, or the best method, is compared with
-in the row. Nothing is corrected for the number of rows, and each interval is that of one comparison. *{TIES}* means
-that no difference was shown, not that there is none. *not tested*: the values of the seeds are not known any more.
-{OTHER_SETTINGS}: published with other settings than those of the row."""
+in the row; of these two the larger p-value counts. Nothing is corrected for the number of rows, and each interval is
+that of one comparison. *{TIES}* means that no difference was shown, not that there is none. *not tested*: the values of
+the seeds are not known any more. Where several settings of a method were tried, the best was chosen on the seeds that
+are shown, which favours methods with more settings; the sections have all of them.
+{OTHER_SETTINGS}: published with other settings than those of the row, or on other data."""
 
 
 def overview(summaries: Summaries) -> list[str]:
@@ -46,13 +49,16 @@ def _row(experiment: str, part: PartSummary, asked: str) -> list[str]:
     competing = {name: each for name, each in problem.complete.items() if name not in display.references}
     others = [name for name in competing if name not in MAIN_METHODS]
     best, best_other = _best(list(competing), problem, display), _best(others, problem, display)
-    tests = _tests(CBP, competing, planned=BACKPROP)
+    tests, tests_of_best = _tests(CBP, competing, planned=BACKPROP), _tests(best, competing) if best else {}
+    if best in others and CBP in tests_of_best:  # one verdict for the pair, whichever cell it is in
+        p = max(tests[best].p, tests_of_best[CBP].p)
+        tests[best], tests_of_best[CBP] = replace(tests[best], p=p), replace(tests_of_best[CBP], p=p)
     against = _against(best_other, competing, tests, display) if best_other else ""
     return [
         f"[{experiment}](#{experiment}): {_title(part)}",
         asked,
-        _winner(best, competing, display) if best else "",
-        _interval(competing[CBP], display) if CBP in competing else "",
+        _winner(best, competing, tests_of_best, display) if best else "",
+        _cbp_and_backprop(competing, display),
         _against(BACKPROP, competing, tests, display) + _family(part, display),
         f"{_label(best_other, display)}: {against}" if best_other and against else "",
         _both({name: competing[name].published for name in MAIN_METHODS if name in competing}),
@@ -75,11 +81,19 @@ def _best(names: list[str], problem: ProblemSummary, display: Display) -> str | 
     return max(names, key=lambda name: sign * (problem.complete[name].mean or 0.0), default=None)
 
 
-def _winner(best: str, competing: dict[str, MethodSummary], display: Display) -> str:
+def _winner(best: str, competing: dict[str, MethodSummary], tests: dict[str, Tested], display: Display) -> str:
     """The best method, with the number of others that the tests cannot tell it from."""
     text = f"{_label(best, display)} {_interval(competing[best], display)}"
-    verdicts = [each.verdict(higher_is_better=display.higher_is_better) for each in _tests(best, competing).values()]
-    return text + (f"; ties with {verdicts.count(TIES)} of {len(verdicts)}" if TIES in verdicts else "")
+    verdicts = [each.verdict(higher_is_better=display.higher_is_better) for each in tests.values()]
+    if TIES in verdicts:
+        return text + f"; ties with {verdicts.count(TIES)} of {len(verdicts)}"
+    return text + (f"; better than the other {len(verdicts) if len(verdicts) > 1 else 'one'}" if verdicts else "")
+
+
+def _cbp_and_backprop(competing: dict[str, MethodSummary], display: Display) -> str:
+    """Continual backprop's value, and backprop's in brackets."""
+    values = [_interval(competing[name], display) if name in competing else "" for name in (CBP, BACKPROP)]
+    return f"{values[0]} ({values[1]})" if all(values) else values[0]
 
 
 def _against(other: str, competing: dict[str, MethodSummary], tests: dict[str, Tested], display: Display) -> str:

@@ -17,5 +17,5 @@ DISPLAY = Display(
     x="step",
     main=Metric("mean_return", "Return of an episode"),
     about=_about,
-    asked="Does the agent still adapt?",
+    asked="Does the agent still adapt? (too few steps to tell)",
 )

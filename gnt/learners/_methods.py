@@ -18,9 +18,9 @@ A method is an object with any of these hooks, which a learner calls in the orde
 It may have ``state_dict`` and ``load_state_dict``, which become part of the learner's state, and ``discard()``, which
 is called when a step fails before its update. A true attribute ``records_gradient`` says that its `penalty_backward`
 takes ``.grad`` for the gradient of the loss: it is called after those of the others. A true attribute
-``watches_forward`` says that it has hooks on layers, which a compiled graph would not call. ``expects_classes`` is set if it
-takes outputs for logits of classes, to what its user passes for other targets; a learner with "mse" warns. If it keeps
-numbers per weight (`gnt.replacement.Follower`) of units that the learner's engine replaces, it follows the engine.
+``watches_forward`` says that it has hooks on layers, which a compiled graph would not call. ``expects_classes`` is set
+if it takes outputs for logits of classes, to what its user passes for other targets; a learner with "mse" warns. If it
+keeps numbers per weight (`gnt.replacement.Follower`) of units that the learner's engine replaces, it follows that.
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ class Methods(tuple[Any, ...]):
         return [penalty for _, penalty in found if penalty is not None]
 
     def check_compilable(self) -> None:
-        """Raise TypeError for methods of which a compiled graph of forward, loss and backward would leave a part out."""
+        """Raise TypeError for methods of which a compiled graph of loss and backward would leave a part out."""
         for each in self:
             outside = "the graph cannot call its penalty"
             if getattr(each, "watches_forward", False):

@@ -185,7 +185,8 @@ def test_an_unknown_setting_is_not_assigned(kind: str, name: str, words: str) ->
     before = getattr(made, name, None)
     with pytest.raises(AttributeError, match=words):
         assign(made)
-    assert name not in vars(made) and getattr(made, name, None) == before
+    assert name not in vars(made)
+    assert getattr(made, name, None) == before
     for own in (copy.deepcopy(made), made):
         own._note = 0.5
         assert own._note == 0.5
