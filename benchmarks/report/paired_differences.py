@@ -154,7 +154,7 @@ def _name(result: MethodResults, results: Sequence[MethodResults]) -> str:
 
 
 def _unbeaten(results: Sequence[MethodResults], display: Display) -> list[str]:
-    """Which results no other one beats in all of the display's ``axes``, by their means."""
+    """Of which results no other one is better on all of the display's ``axes``, by their means."""
     if not display.axes:
         return []
     known = {metric.name: metric for metric in (display.main, *display.others)}
@@ -168,4 +168,4 @@ def _unbeaten(results: Sequence[MethodResults], display: Display) -> list[str]:
     if not best:  # no seed is complete
         return []
     axes = join_names([known[name].title[0].lower() + known[name].title[1:] for name in display.axes])
-    return ["", f"By the means of {axes}, last {display.last:.0%}, no other row beats: {join_names(best)}."]
+    return ["", f"By the means of {axes}, last {display.last:.0%}, no other row is better on every axis than: {join_names(best)}."]

@@ -48,7 +48,7 @@ def cells(lines: list[str], start: str) -> list[str]:
 
 
 def unbeaten(lines: list[str]) -> list[str]:
-    return [line for line in lines if "no other row beats: " in line]
+    return [line for line in lines if "no other row is better on every axis than: " in line]
 
 
 def test_differences_are_taken_seed_by_seed_over_the_last_part(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_differences_are_taken_seed_by_seed_over_the_last_part(tmp_path: Path) -
     assert old.startswith("+1.0% ± 2.5% (2 of 3)")
     assert cells(lines, "continual backprop - backprop")[2] == "**+10.0% ± 0.0%** (3 of 3)"
     assert cells(lines, "continual backprop - backprop")[3].endswith("(1 of 3)")
-    assert unbeaten(lines)[0].endswith("no other row beats: continual backprop and HAT + CBP.")
+    assert unbeaten(lines)[0].endswith("no other row is better on every axis than: continual backprop and HAT + CBP.")
     assert cells(lines, "HAT |")[0] == "3"  # continual backprop against each other method
 
 
