@@ -168,4 +168,5 @@ def _unbeaten(results: Sequence[MethodResults], display: Display) -> list[str]:
     if not best:  # no seed is complete
         return []
     axes = join_names([known[name].title[0].lower() + known[name].title[1:] for name in display.axes])
-    return ["", f"By the means of {axes}, last {display.last:.0%}, no other row is better on every axis than: {join_names(best)}."]
+    unbeaten = f"no other row is better on every axis than: {join_names(best)}"
+    return ["", f"By the means of {axes}, last {display.last:.0%}, {unbeaten}."]
