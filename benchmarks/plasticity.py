@@ -1,8 +1,9 @@
 """What `gnt.plasticity_check` says of the networks at the end of a run: recorded in the end of the record, and shown in
 tables.
 
-The network and a fresh one of the same architecture learn data that come after the run, with the experiment's optimizer
-and learning rate but none of the method's additions, so that methods differ only in the network that they left.
+The network and a fresh one of the same architecture learn data that come after the run, with the optimizer and the
+learning rate of the table's row but none of the method's additions. Methods with the same optimizer and learning rate
+differ only in the network that they left; shares of rows with others cannot be compared.
 """
 
 from __future__ import annotations

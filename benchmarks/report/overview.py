@@ -30,6 +30,7 @@ in the row; of these two the larger p-value counts. Nothing is corrected for the
 that of one comparison. *{TIES}* means that no difference was shown, not that there is none. *not tested*: the values of
 the seeds are not known any more. Where several settings of a method were tried, the best was chosen on the seeds that
 are shown, which favours methods with more settings; the sections have all of them.
+The plasticity check trains with the optimizer and the learning rate of the row.
 {OTHER_SETTINGS}: published with other settings than those of the row, or on other data."""
 
 

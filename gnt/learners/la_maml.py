@@ -73,7 +73,8 @@ class LaMAML(Backprop):
 
     The result of `learn` is that of the network before the step. The k steps and the outer loss run the network
     with other weights than its own; they draw from random generators as any forward, and leave running statistics as
-    they are. Engines attached to ``opt`` replace units as beside any optimizer; a new unit has the initial rates.
+    they are. Engines attached to ``opt`` replace units in `learn`, as beside any optimizer (not in a loop with
+    `outer_loss`, in which no forward is theirs); a new unit has the initial rates.
     Features at other weights are not those of the network: engines measure units in the forward that gives the result,
     at the cost of one backward pass more. A step costs a forward pass of the batch, a forward and
     backward pass of each of the k parts and of the joined batch, and, unless ``first_order``, a backward pass through

@@ -71,7 +71,7 @@ class ProbeBatch(NamedTuple):
         if not isinstance(output, Tensor):
             raise TypeError(f"with y the model must return a tensor, got {type(output).__name__}")
         of_classes = (
-            not self.targets.is_floating_point() and output.shape[:-1] == self.targets.shape and output.shape[-1] > 1
+            not self.targets.is_floating_point() and _classes_are_last(output, self.targets) and output.shape[-1] > 1
         )
         # before the loss, since it checks the range of the classes
         accuracy = {"accuracy": online_accuracy(output, self.targets)} if of_classes else {}
@@ -95,7 +95,7 @@ class ProbeBatch(NamedTuple):
             self.loss is F.cross_entropy
             and isinstance(output, Tensor)
             and output.ndim > 2
-            and output.shape[:-1] == targets.shape
+            and _classes_are_last(output, targets)
         ):
             output, targets = output.flatten(0, -2), targets.flatten()  # sequences: classes are last, as in accuracy
         value: Any = self.loss(output, targets)
@@ -103,6 +103,14 @@ class ProbeBatch(NamedTuple):
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"loss must return one number for the batch, as a tensor, got {got}")
         return value.reshape(())
+
+
+def _classes_are_last(output: Tensor, targets: Tensor) -> bool:
+    """Whether an output has a row of classes for each target; of images of as many rows, columns and classes torch's
+    layout is taken, (samples, classes, rows, columns).
+    """
+    fits_torch = output.ndim > 3 and output.shape[:1] + output.shape[2:] == targets.shape
+    return output.shape[:-1] == targets.shape and not fits_torch
 
 
 @torch.inference_mode(mode=False)  # autograd does not accept tensors created in inference mode

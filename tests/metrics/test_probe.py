@@ -233,6 +233,16 @@ def test_the_loss_of_sequences_has_the_classes_last_as_the_accuracy(length: int)
     assert found["gradient_norm"] == pytest.approx(torch.cat([g.flatten() for g in gradients]).norm().item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("size", [4, 5])
+def test_classes_of_images_are_in_torchs_place_whatever_their_size(size: int) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 5, 1))
+    x, y = torch.randn(3, 1, size, size), torch.randint(5, (3, size, size))
+    found = Probe(net, net, x, y=y).measure()
+    assert found["loss"] == pytest.approx(nn.functional.cross_entropy(net(x), y).item(), rel=1e-5)
+    assert "accuracy" not in found
+
+
 def test_no_accuracy_for_integer_targets_of_a_single_output() -> None:
     def loss(output: Tensor, y: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(output[:, 0], y.float())

@@ -15,6 +15,7 @@ from gnt.learners._compile.executed_code import ExecutedCode
 from gnt.learners._compile.functional_penalties import Penalties, key_of
 from gnt.learners._compile.guards import check_compilable
 from gnt.learners._compile.inputs import EagerEffects, StaleInputsError
+from gnt.learners._compile.integer_ranges import IntegerRanges
 from gnt.learners._compile.python_state import PythonState
 from gnt.learners._compile.step_key import StepContext
 from gnt.learners._step_result import Step
@@ -74,6 +75,10 @@ class CompiledSteps:
                 break
         else:
             return self._run_first(step, context, key[1:], x, y) if self._has_room(key) else None
+        if not kind.ranges.hold(x, y):
+            result = step.run(x, y)
+            kind.ranges.widen(x, y)
+            return result
         try:
             result = _graph_of(kind, step, context, penalties, x, y).run(step, x, y, penalties)
         except StaleInputsError:
@@ -126,12 +131,13 @@ class CompiledSteps:
             self._context = None  # rebuilt with the new tensors: a forward may build a buffer once
         self._assigned, self._assigns_again = assigned, bool(assigned) and assigned == self._assigned
         effects = EagerEffects(
-            with_gradient={id(p) for p in step.network.parameters() if p.grad is not None},
+            with_gradient={id(p) for p in slots.tensors() if isinstance(p, nn.Parameter) and p.grad is not None},
             changed_buffers={id(b) for b, before in buffers if not torch.equal(b, before)},
             noise_layouts=step.noise_layouts(),
         )
         roots = [step.loss] if update is None else [step.loss, update.engine.measure.function]
-        kind = _Kind(PythonState(code, roots, slots.modules, slots.tensors()), effects)
+        kind = _Kind(PythonState(code, roots, slots.modules, slots.tensors()), effects, IntegerRanges())
+        kind.ranges.widen(x, y)
         self._by_key.setdefault((context.key(step, x, y), *further), []).append(kind)
         return result
 
@@ -141,10 +147,13 @@ class CompiledSteps:
 
 @dataclass
 class _Kind:
-    """What is known of one kind of step: the Python values that it read, and its effects or, later, its graph."""
+    """What is known of one kind of step: the Python values that it read, its effects or, later, its graph, and which
+    integers in x and y it has taken.
+    """
 
     python_state: PythonState
     step: EagerEffects | CompiledStep
+    ranges: IntegerRanges
 
 
 def _graph_of(

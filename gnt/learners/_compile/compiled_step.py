@@ -96,7 +96,12 @@ class CompiledStep:
         except StaleInputsError:
             _restore(states)
             raise
-        loss, output, status, *rest = self._graph(*inputs)
+        try:
+            loss, output, status, *rest = self._graph(*inputs)
+        except BaseException:
+            _restore(states)
+            step.methods.discard()
+            raise
         if self._inputs.checks_finite and (code := int(status.item())) != STATUS_OK:
             if code == NONFINITE_LOSS:
                 _restore(states)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from gnt._kernels import layout_check
 from gnt.learners._compile.functional_optimizers import functional_optimizer
@@ -32,7 +33,8 @@ class StepContext:
     """
 
     def __init__(self, step: TrainingStep) -> None:
-        self._with_hooks = [*step.network.parameters()]  # the parameters whose hooks a backward calls
+        roots = [step.network, step.loss] if isinstance(step.loss, nn.Module) else [step.network]
+        self._with_hooks = [each for root in roots for each in root.parameters()]  # whose hooks a backward calls
         self._methods, self._methods_need_gradients = step.methods, step.methods.need_gradients
         self._gradients_needed = self._needs_gradients(step)
         self.functional_optimizer = functional_optimizer(step.optimizer, gradients_needed=self._gradients_needed)
@@ -97,15 +99,17 @@ class StepContext:
             torch.get_default_dtype(),
             tuple(map(dict.get, self._plain_holders, self._plain_names)),
             tuple(map(len, self._hooks)),
-            tuple([(len(g["params"]), self.functional_optimizer.flags(g)) for g in step.optimizer.param_groups]),
+            tuple([(*map(id, g["params"]), *self.functional_optimizer.flags(g)) for g in step.optimizer.param_groups]),
             self.update.constants if self.update is not None else None,
         )
 
 
 def _has_step_hooks(optimizer: Optimizer) -> bool:
-    """True if hooks run before or after each step, such as those of an attached engine."""
-    before = getattr(optimizer, "_optimizer_step_pre_hooks", None)
-    return bool(before or getattr(optimizer, "_optimizer_step_post_hooks", None))
+    """True if hooks run before or after each step, such as those of an attached engine, or in its place."""
+    before = _global_optimizer_pre_hooks or getattr(optimizer, "_optimizer_step_pre_hooks", None)
+    after = _global_optimizer_post_hooks or getattr(optimizer, "_optimizer_step_post_hooks", None)
+    own = vars(optimizer).get("step")  # schedulers of learning rates patch it, to know that it was called
+    return bool(before or after or (own is not None and not hasattr(own, "_wrapped_by_lr_sched")))
 
 
 def _has_gradient_hooks(parameters: Iterable[Tensor]) -> bool:
