@@ -106,10 +106,19 @@ class StepContext:
 
 def _has_step_hooks(optimizer: Optimizer) -> bool:
     """True if hooks run before or after each step, such as those of an attached engine, or in its place."""
-    before = _global_optimizer_pre_hooks or getattr(optimizer, "_optimizer_step_pre_hooks", None)
-    after = _global_optimizer_post_hooks or getattr(optimizer, "_optimizer_step_post_hooks", None)
-    own = vars(optimizer).get("step")  # schedulers of learning rates patch it, to know that it was called
-    return bool(before or after or (own is not None and not hasattr(own, "_wrapped_by_lr_sched")))
+    before = getattr(optimizer, "_optimizer_step_pre_hooks", None)
+    after = getattr(optimizer, "_optimizer_step_post_hooks", None)
+    step = vars(optimizer).get("step")  # schedulers of learning rates patch it, to know that it was called
+    return (
+        bool(before or after or (step is not None and not hasattr(step, "_wrapped_by_lr_sched")))
+        or any(map(_is_of_others, _global_optimizer_pre_hooks.values()))
+        or any(map(_is_of_others, _global_optimizer_post_hooks.values()))
+    )
+
+
+def _is_of_others(hook: object) -> bool:
+    """True for a hook of all optimizers that is not one of torch's profiler or of gnt's layers."""
+    return str(getattr(hook, "__module__", "")).partition(".")[0] not in ("gnt", "torch")
 
 
 def _has_gradient_hooks(parameters: Iterable[Tensor]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import pytest
@@ -73,6 +74,7 @@ def test_other_parameters_in_the_groups_of_an_optimizer_are_trained(
 
 def test_hooks_of_all_optimizers_and_a_wrapped_step_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
     run_graphs_uncompiled(monkeypatch)
+    importlib.import_module("torch.profiler")  # has a hook of its own
     graph = gnt.Backprop(mlp(), step_size=0.1, compile=True)
     calls: list[str] = []
     handle = register_optimizer_step_post_hook(lambda *_: calls.append("hook"))
