@@ -13,6 +13,7 @@ from torch.optim import Adam, Optimizer
 
 from gnt._utils.generators import new_generator
 from gnt._utils.optimizer_attachment import require_parameters
+from gnt._utils.own_gradients import own_gradients
 from gnt._utils.state_dicts import Kind, random_state
 from gnt.replay._frozen_copy import FrozenCopy
 from gnt.replay._reference_gradients import unlearned
@@ -109,7 +110,7 @@ class ModelTraining:
         step, self._next = self._next, None
         if step is None:
             return False
-        for parameter, gradient in zip(_trained(self.model), step.gradients, strict=True):
+        for parameter, gradient in zip(_trained(self.model), own_gradients(step.gradients), strict=True):
             parameter.grad = gradient
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -178,26 +178,28 @@ def product_of(first: Gradients, second: Gradients) -> Tensor:
 
 
 def rescale(gradients: Gradients) -> float:
-    """Multiply gradients in place by one number, so that the largest entry is about 1.
+    """Replace gradients by multiples of them, all by one number, so that the largest entry is about 1.
 
     Then neither products nor squares of entries vanish or overflow in float32. On a CPU the number is a power of 2, and
-    nothing is rounded. float16 stays as it is: it has no entries so small or large that it matters.
+    nothing is rounded. float16 stays as it is: it has no entries so small or large that it matters. The tensors
+    themselves are left alone: autograd gives parameters that are added to each other one gradient.
 
     Returns:
         The number; 1 on other devices, which are not waited for.
     """
-    present = [each for each in gradients if each is not None and each.numel() and each.dtype != torch.float16]
+    places = [i for i, g in enumerate(gradients) if g is not None and g.numel() and g.dtype != torch.float16]
+    present = [each for each in (gradients[i] for i in places) if each is not None]
     if not present:
         return 1.0
     norms = torch._foreach_norm(present, ord=math.inf)
     largest = torch.stack([each.to(torch.promote_types(each.dtype, torch.float32)) for each in norms]).max()
-    if largest.device.type != "cpu":
-        torch._foreach_mul_(present, 1.0 / largest.clamp(min=_LEAST))
+    on_cpu = largest.device.type == "cpu"
+    if on_cpu and not 0.0 < (size := float(largest)) < math.inf:
         return 1.0
-    if not 0.0 < (size := float(largest)) < math.inf:
-        return 1.0
-    factor = 1.0 / max(2.0 ** math.frexp(size)[1], _LEAST)
-    torch._foreach_mul_(present, factor)
+    factor = 1.0 / max(2.0 ** math.frexp(size)[1], _LEAST) if on_cpu else 1.0
+    scaled = torch._foreach_mul(present, factor if on_cpu else 1.0 / largest.clamp(min=_LEAST))
+    for i, each in zip(places, scaled, strict=True):
+        gradients[i] = each
     return factor
 
 

@@ -184,8 +184,7 @@ class AGEM(GradientProjection):
         if on_cpu:
             torch._foreach_add_(changed, references, alpha=float(factor))
         else:  # without waiting for the device
-            torch._foreach_mul_(references, factor)
-            torch._foreach_add_(changed, references)
+            torch._foreach_add_(changed, torch._foreach_mul(references, factor))
 
     def state_dict(self) -> dict[str, Any]:
         """The buffer's state, which includes its items, and the task."""

@@ -93,6 +93,25 @@ def test_a_replay_buffer_on_the_gpu_returns_what_it_was_given():
     assert torch.equal(drawn.x.squeeze(1), drawn.y)
 
 
+def test_agem_projects_a_gradient_that_two_parameters_share_as_on_the_cpu():
+    torch.manual_seed(0)
+    start, (x, y) = torch.randn(2, 3, 4), (torch.randn(8, 4), torch.arange(8) % 3)
+    found = []
+    for device in DEVICES:
+        net = nn.ParameterList([*start.to(device)])
+        agem = gnt.AGEM(
+            net, gnt.ReplayBuffer(8), F.cross_entropy, forward=lambda x, _, net=net: F.linear(x, net[0] + net[1])
+        )
+        agem.add(x, y)
+        (0.1 * net[0].sum() - F.cross_entropy(F.linear(x.to(device), net[0] + net[1]), y.to(device))).backward()
+        before = net[0].grad.clone()
+        agem.project()
+        assert not torch.equal(net[0].grad, before)
+        found.append(net)
+    for own, other in zip(*found, strict=True):
+        torch.testing.assert_close(own.grad, other.grad.cpu())
+
+
 def test_la_maml_trains_as_on_the_cpu():
     nets = []
     for device in DEVICES:

@@ -372,3 +372,31 @@ def test_wrong_settings_and_states_are_refused():
     replay.end_task()
     with pytest.raises(ValueError, match=r"targets='hard' needs outputs \(batch, classes, ...\), got \(6, 1\)"):
         replay(x, y[:, None].float(), lines(x))
+
+
+class SumOfWeights(Custom):
+    """A model with one gradient for two parameters, and one for all entries of a third."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(4))
+        self.third = nn.Parameter(torch.ones(4))
+
+    def loss(self, x: Tensor) -> Tensor:
+        return super().loss(x) + ((self.first + self.second) * x.mean(0)).sum() + self.third.sum()
+
+
+def test_a_hook_of_the_models_optimizer_may_change_gradients_in_place():
+    net, model = mlp(), SumOfWeights()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+
+    def halve(*_: Any) -> None:
+        for parameter in model.parameters():
+            parameter.grad.mul_(0.5)
+
+    optimizer.register_step_pre_hook(halve)
+    x, y = stream(0)[0]
+    gnt.Backprop(net, loss="cross_entropy", methods=[method(net, model, optimizer=optimizer)]).learn(x, y)
+    for each in (model.first, model.second):
+        torch.testing.assert_close(each.detach(), 1.0 - 0.5 * x.mean(0))
+    assert model.third.tolist() == [0.5] * 4

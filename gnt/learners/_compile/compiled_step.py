@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gnt._utils.own_gradients import own_gradients
 from gnt.learners._compile.compiler import CompiledGraph, compile_graph, draws_random_numbers
 from gnt.learners._compile.functional_penalties import Penalties
 from gnt.learners._compile.guards import check_compilable
@@ -127,7 +128,7 @@ class CompiledStep:
         self._features.record(rest)
         step.clear_gradients()
         with torch.no_grad():
-            for parameter, gradient in zip(parameters, rest[first:], strict=True):
+            for parameter, gradient in zip(parameters, own_gradients(rest[first:]), strict=True):
                 _leave_gradient(parameter, gradient)
         self._features.after_backward()
         features = None if have_gradients is None else _with_gradients(rest[:first], have_gradients)

@@ -43,19 +43,20 @@ def test_convolutions_batch_norm_and_dropout_give_the_results_of_the_eager_learn
 
 
 def test_gradients_of_a_graph_without_the_optimizer_have_memory_of_their_own():
-    """The gradients of two biases are the same numbers, and a sum has one gradient for all samples."""
+    """The gradients of two biases, and of two parts of a weight, are the same; a sum has one for all samples."""
 
-    class TwoBiases(nn.Module):
+    class SumsOfParameters(nn.Module):
         def __init__(self):
             super().__init__()
             self.linear, self.other = mlp(4, 8, 2), nn.Parameter(torch.zeros(2))
+            self.parts = nn.ParameterList([torch.eye(2), torch.ones(2, 2)])
 
         def forward(self, x):
-            return self.linear(x) + self.other
+            return F.linear(self.linear(x), self.parts[0] + self.parts[1]) + self.other
 
     learners = []
     for compiled in (False, True):
-        net = TwoBiases().double()
+        net = SumsOfParameters().double()
         opt = torch.optim.RMSprop(net.parameters(), lr=1e-3)
         learners.append(gnt.Backprop(net, opt=opt, loss=lambda output, y: (output * y).sum(), compile=compiled))
     run_both(*learners, range(20))

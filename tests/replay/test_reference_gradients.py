@@ -1,0 +1,64 @@
+"""Gradients on stored items: those that share memory, those that are absent, and state of the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import gnt
+from gnt.replay._projection import product_of, rescale
+
+KINDS = ["AGEM", "GEM"]
+ITEMS = torch.randn(8, 4, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3
+
+
+def constrained(kind: str, net: nn.Module, loss: Callable[..., Tensor] = F.cross_entropy, **settings: Any) -> Any:
+    """A method with a memory of one earlier task, and no margin."""
+    method = gnt.AGEM(net, gnt.ReplayBuffer(8), loss, **settings) if kind == "AGEM" else None
+    method = method or gnt.GEM(net, loss, margin=0.0, **settings)
+    method.begin_task(0)
+    method.add(*ITEMS)
+    method.begin_task(1)
+    return method
+
+
+class SumOfWeights(nn.Module):
+    """A layer whose weight is the sum of two parameters, which have one gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared, self.own = nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(3, 4))
+        self.offset = nn.Parameter(torch.randn(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.shared + self.own, self.offset)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-13])
+@pytest.mark.parametrize("kind", KINDS)
+def test_parameters_that_share_a_gradient_are_projected_as_others(kind, size):
+    torch.manual_seed(0)
+    net = SumOfWeights()
+    parameters = list(net.parameters())
+    reference = torch.autograd.grad(F.cross_entropy(net(ITEMS[0]), ITEMS[1]), parameters)
+    assert reference[0] is reference[1]
+    before = [0.3 * torch.randn_like(each) - each for each in reference]
+    for parameter, gradient in zip(parameters, before, strict=True):
+        parameter.grad = gradient.clone()
+    constrained(kind, net, lambda output, y: size * F.cross_entropy(output, y)).project()
+    factor = product_of(before, reference) / product_of(reference, reference)
+    for parameter, old, other in zip(parameters, before, reference, strict=True):
+        torch.testing.assert_close(parameter.grad, old - factor * other, rtol=0, atol=1e-6)
+
+
+def test_gradients_that_share_memory_are_rescaled_once():
+    """One tensor twice, a view of it, and one whose entries lie in one place."""
+    shared = torch.full((2, 3), 2.0**-90)
+    row = [shared, shared, shared.view(3, 2), shared[:1, :1].expand(2, 2), None]
+    assert rescale(row) == 2.0**89
+    assert [None if each is None else each.unique().tolist() for each in row] == [[0.5]] * 4 + [None]
