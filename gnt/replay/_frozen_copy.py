@@ -108,13 +108,23 @@ def saved_copy(module: nn.Module) -> Kind:
                     f"state_dict is of another network: its {entry.name} has {name!r:.80} of shape {shape}, and this "
                     f"{type(unwrap(module)).__name__} {has}"
                 )
-            if like.dtype == torch.bool and saved.dtype == torch.bool:
-                checked[name] = saved.detach().to(like.device, copy=True)
+            part = Entry(name, f" in {entry.name}")
+            if isinstance(like, nn.Parameter):
+                checked[name] = tensor(like.detach().new_empty(shape))(part, saved)
             else:
-                checked[name] = tensor(like.detach().new_empty(shape))(Entry(name, f" in {entry.name}"), saved)
+                checked[name] = _checked_buffer(part, saved, like)
         return FrozenCopy(checked)
 
     return check
+
+
+def _checked_buffer(entry: Entry, saved: Tensor, like: Tensor) -> Tensor:
+    """A buffer, which may hold what no parameter does: masks of -inf, complex rotations."""
+    kinds = [(each.is_floating_point(), each.is_complex(), each.dtype == torch.bool) for each in (saved, like)]
+    if saved.is_meta or saved.layout is not like.layout or saved.is_quantized or kinds[0] != kinds[1]:
+        got = f"of dtype {saved.dtype} on {saved.device}, with layout {saved.layout}"
+        raise entry.wrong_tensor(saved, got, f"like the buffer, {like.dtype}, with values")
+    return saved.detach().to(like.device, like.dtype, copy=True)
 
 
 def _tensors_of(module: nn.Module) -> dict[str, Tensor]:

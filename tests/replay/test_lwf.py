@@ -142,6 +142,28 @@ def test_a_learner_resumes_exactly():
     assert_same(one.state_dict(), other.state_dict())
 
 
+def test_buffers_may_hold_infinities_nan_and_complex_numbers():
+    def learner() -> gnt.Backprop:
+        net: Any = mlp()
+        net.register_buffer("mask", torch.full((3, 3), float("-inf")).triu(1))
+        net.register_buffer("missing", torch.tensor([1.0, float("nan")]))
+        net.register_buffer("rotation", torch.polar(torch.ones(3), torch.arange(3.0)))
+        net.register_buffer("chosen", torch.tensor([True, False]))
+        return gnt.Backprop(net, loss="cross_entropy", methods=[gnt.LwF(net)])
+
+    one, other = learner(), learner()
+    one.learn(*stream(0)[0])
+    one.end_task()
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    assert_same(one.state_dict(), other.state_dict())
+    state = one.methods[0].state_dict()
+    for name, wrong in [("mask", torch.ones(3, 3, dtype=torch.int64)), ("rotation", torch.ones(3)), ("chosen", 1)]:
+        changed = {**state, "network": {**state["network"], name: wrong}}
+        with pytest.raises(ValueError, match=f"state_dict (has|is of another network: its network has) '{name}'"):
+            other.methods[0].load_state_dict(changed)
+    assert_same(one.state_dict(), other.state_dict())
+
+
 def test_strength_0_is_plain_training_and_wrong_input_is_refused():
     net, (x, _) = mlp(), stream(0)[0]
     free = gnt.LwF(net, 0.0)
