@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gnt._utils.recording_switch import pause_recording
+from gnt.units import preserve_attributes
 
 Gradients = list[Tensor | None]  # of each parameter; None: the loss does not depend on it
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -60,6 +61,8 @@ def reference_gradients(
         if not isinstance(value, Tensor) or value.ndim:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"loss must return a scalar tensor, got {got}")
+        if not value.requires_grad:
+            return [None] * len(trained)
         return list(torch.autograd.grad(value, trained, allow_unused=True))
 
     prefixed = {f"net.{name}": alias for name, alias in aliases.items()}
@@ -70,7 +73,7 @@ def reference_gradients(
 
 @contextlib.contextmanager
 def unlearned(net: nn.Module, device: torch.device) -> Iterator[None]:
-    """Put a network into evaluation mode; restore modes, buffers and random generators on exit.
+    """Put a network into evaluation mode; restore modes, buffers, attributes and random generators on exit.
 
     Inside of this context engines record no features, and compiled modules run uncompiled.
     """
@@ -86,7 +89,8 @@ def unlearned(net: nn.Module, device: torch.device) -> Iterator[None]:
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         try:
             net.eval()
-            yield
+            with preserve_attributes(net):
+                yield
         finally:
             for module, training in modes:
                 module.training = training

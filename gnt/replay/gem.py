@@ -199,7 +199,8 @@ class GEM(GradientProjection):
                 parameter.grad = torch.zeros_like(parameter)
         for row, weight in active:
             pairs = [(p.grad, r) for p, r in zip(parameters, row, strict=True) if p.grad is not None and r is not None]
-            torch._foreach_add_([g for g, _ in pairs], [r for _, r in pairs], alpha=weight)
+            if pairs:  # a task may have no items, or no trained parameter
+                torch._foreach_add_([g for g, _ in pairs], [r for _, r in pairs], alpha=weight)
 
     def state_dict(self) -> dict[str, Any]:
         """The memory of each task, which includes its items, the current task and the generator."""

@@ -28,7 +28,7 @@ from gnt.units._slot import Slot
 from gnt.units._structure_check import StructureCheck, frozen_layers
 from gnt.units._trace import checked_patterns, trace
 from gnt.units._trace_result import Groups, Refused
-from gnt.units._tracing.isolation import preserve_model
+from gnt.units._tracing.isolation import preserve_attributes, preserve_model
 from gnt.units._unwrap import unwrap
 from gnt.units._walk import Layers, flatten_layers, groups_for_engine, walk
 
@@ -65,6 +65,7 @@ __all__ = [
     "isolated",
     "loss_gradients",
     "parse_activation",
+    "preserve_attributes",
     "preserve_model",
     "read_slices",
     "trace",

@@ -62,3 +62,73 @@ def test_gradients_that_share_memory_are_rescaled_once():
     row = [shared, shared, shared.view(3, 2), shared[:1, :1].expand(2, 2), None]
     assert rescale(row) == 2.0**89
     assert [None if each is None else each.unique().tolist() for each in row] == [[0.5]] * 4 + [None]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_earlier_task_without_items_constrains_nothing(kind):
+    """With a margin, too, which is a weight on the gradient of each memory."""
+    net = nn.Linear(4, 3)
+    method, other = (constrained(kind, net) for _ in range(2))
+    method.begin_task(2)
+    other.begin_task(2)
+    if kind == "GEM":
+        method.margin = other.margin = 0.5
+        del other.memories[1]
+    found = []
+    for each in (method, other):
+        net.zero_grad()
+        F.cross_entropy(net(ITEMS[0]), (ITEMS[1] + 1) % 3).backward()
+        each.project()
+        found.append(net.weight.grad)
+    torch.testing.assert_close(*found)
+
+
+def test_a_memory_whose_loss_depends_on_no_trained_parameter_constrains_nothing():
+    """The layer of the first task is frozen since; that of the second is not."""
+    layers = nn.ModuleList([nn.Linear(4, 3), nn.Linear(4, 3)])
+    gem = constrained("GEM", layers, forward=lambda x, task: layers[min(task, 1)](x))
+    layers[0].requires_grad_(False)
+    F.cross_entropy(layers[1](ITEMS[0]), ITEMS[1]).backward()
+    before = layers[1].weight.grad.clone()
+    gem.project()
+    assert layers[0].weight.grad is None
+    assert torch.equal(layers[1].weight.grad, before)
+
+
+class Stateful(nn.Module):
+    """A forward that replaces a buffer, keeps a state as attribute, and adds to containers, also of a module of torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.read = nn.RNNCell(4, 5), nn.Linear(5, 3)
+        self.register_buffer("calls", torch.zeros(()))
+        self.state: Any = torch.zeros(8, 5)
+        self.log: dict[str, list[int]] = {"sizes": []}
+        self.read.seen = []  # type: ignore[assignment]
+
+    def forward(self, x: Tensor, task: Any = None) -> Tensor:
+        self.calls = self.calls + 1
+        self.state = self.cell(x, self.state).detach() if len(x) == len(self.state) else None
+        self.log["sizes"].append(len(x))
+        self.read.seen.append(len(x))
+        self.last = x
+        return self.read(self.cell(x))
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "LwF"])
+def test_state_that_a_forward_keeps_is_left_as_it_was(kind):
+    net = Stateful()
+    output = net(ITEMS[0])
+    F.cross_entropy(output, ITEMS[1]).backward()
+    if kind == "LwF":
+        method: Any = gnt.LwF(net)
+        method.end_task()
+    else:
+        method = constrained(kind, net)
+    before = dict(vars(net)), dict(net._buffers), list(net.log["sizes"]), list(net.read.seen)
+    method(ITEMS[0], output) if kind == "LwF" else method.project()
+    after = vars(net), net._buffers, net.log["sizes"], net.read.seen
+    assert before[2:] == after[2:]
+    for old, new in zip(before[:2], after[:2], strict=True):
+        assert old.keys() == new.keys()
+        assert all(new[name] is each for name, each in old.items())

@@ -36,8 +36,12 @@ def reachable(model: nn.Module, *, hooks: bool) -> Iterator[Any]:
         model: the model.
         hooks: include what the modules' forward hooks can reach.
     """
+    return reachable_from(list(model.modules()), hooks=hooks)
+
+
+def reachable_from(waiting: list[Any], *, hooks: bool) -> Iterator[Any]:
+    """Yield every object that can be reached from those of a list, which is emptied."""
     seen: dict[int, Any] = {}  # keeps the objects, so that no id is used again
-    waiting: list[Any] = list(model.modules())
     while waiting:
         value = waiting.pop()
         if id(value) not in seen and not _is_closed(value):
