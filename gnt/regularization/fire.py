@@ -80,7 +80,8 @@ class FIRE(EveryNthStep):
         positions, rows, columns = matrices.shape[1:]
         outputs, inputs = (columns, rows) if has_inputs_first(layer) else (rows, columns)
         scale = math.sqrt(outputs / inputs) / positions
-        made = newton_schulz(matrices, self.iterations) * scale
+        with torch.autocast(weight.device.type, enabled=False):
+            made = newton_schulz(matrices, self.iterations) * scale
         return made.permute(0, 2, 3, 1).reshape(weight.shape).to(weight.dtype)
 
     def end_task(self) -> None:

@@ -53,12 +53,13 @@ class MatrixPenalty(WithStrength):
         device, dtype = weights[0].device, accumulation_dtype(weights)
         strength, setting = numbers
         values, new_vectors = [], []
-        for number, weight in enumerate(weights):
-            matrices = self._matrices(number, weight.to(dtype))
-            value, *new = self._of(matrices, setting, *vectors[number : number + 1])
-            values.append(value.to(device))
-            new_vectors += new
-        return strength * torch.stack(values).sum(), new_vectors
+        with torch.autocast(device.type, enabled=False):  # products in 16 bits would not be the penalty's dtype
+            for number, weight in enumerate(weights):
+                matrices = self._matrices(number, weight.to(dtype))
+                value, *new = self._of(matrices, setting, *vectors[number : number + 1])
+                values.append(value.to(device))
+                new_vectors += new
+            return strength * torch.stack(values).sum(), new_vectors
 
     def _matrices(self, number: int, weight: Tensor) -> Tensor:
         """A weight as matrices (members, outputs, inputs)."""
@@ -74,7 +75,7 @@ class MatrixPenalty(WithStrength):
 
     def backward(self) -> None:
         """Add the gradient of the penalty to ``.grad`` of each weight, after the backward pass of the loss."""
-        with torch.enable_grad():
+        with torch.enable_grad(), torch.autocast(self.weights[0].device.type, enabled=False):
             penalty = self.penalty()
             if penalty.requires_grad:  # else all weights were frozen later
                 penalty.backward()
@@ -169,7 +170,7 @@ class Spectral(MatrixPenalty):
     def largest_singular_values(self) -> list[Tensor]:
         """The present estimate of each weight's largest singular value, (members,)."""
         self._refresh()
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(self.weights[0].device.type, enabled=False):
             found = []
             for number, vector in enumerate(self._vectors):
                 matrices = self._matrices(number, self.weights[number].to(vector.dtype))
@@ -255,8 +256,9 @@ class _SquaredDistance(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (matrices,) = ctx.saved_tensors
         # for gradients of gradients the difference is part of the graph
-        difference = _difference(matrices, ctx.scale) if torch.is_grad_enabled() else ctx.difference
-        return 4.0 * gradient * difference @ matrices, None
+        with torch.autocast(matrices.device.type, enabled=False):
+            difference = _difference(matrices, ctx.scale) if torch.is_grad_enabled() else ctx.difference
+            return 4.0 * gradient * difference @ matrices, None
 
 
 def _difference(matrices: Tensor, scale: float) -> Tensor:

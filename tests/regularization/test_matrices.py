@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -215,3 +216,42 @@ def test_vectors_of_another_length_are_refused() -> None:
     with pytest.raises(ValueError, match="vectors of lengths 0 to 0, which must be 1"):
         reg.load_state_dict({**kept, "vectors": [torch.zeros(1, 3)]})
     assert torch.equal(reg.state_dict()["vectors"][0], kept["vectors"][0])
+
+
+@pytest.mark.parametrize("kind", [gnt.Spectral, gnt.Parseval])
+def test_autocast_changes_no_penalty(kind: Any) -> None:
+    """Neither value, gradient nor vectors, whether the backward pass is inside of autocast or not."""
+
+    def run(enabled: bool, form: str) -> list[Any]:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(32, 16), nn.Linear(16, 24))
+        reg = kind(net, 0.1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            value = reg()
+            if form == "inside":
+                value.backward()
+            elif form == "direct":
+                reg.backward()
+        if form == "outside":
+            value.backward()
+        kept = reg.largest_singular_values() if kind is gnt.Spectral else []
+        return [value.detach(), *(layer.weight.grad for layer in net), *kept]
+
+    for form in ("outside", "direct", *(["inside"] if kind is gnt.Parseval else [])):
+        for found, expected in zip(run(True, form), run(False, form), strict=True):
+            assert found.dtype == torch.float32
+            torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_autocast_changes_neither_singular_values_nor_fire() -> None:
+    torch.manual_seed(0)
+    nets = [nn.Linear(32, 16)]
+    nets.append(copy.deepcopy(nets[0]))
+    found = []
+    for enabled, net in zip((False, True), nets, strict=True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            reg = gnt.Spectral(net, 0.1, generator=torch.Generator().manual_seed(1))
+            found.append(reg.largest_singular_values()[0])
+            gnt.FIRE(net).apply()
+    torch.testing.assert_close(*found)
+    torch.testing.assert_close(*(net.weight for net in nets))

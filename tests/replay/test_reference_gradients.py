@@ -96,7 +96,7 @@ def test_a_memory_whose_loss_depends_on_no_trained_parameter_constrains_nothing(
 
 
 class Stateful(nn.Module):
-    """A forward that replaces a buffer, keeps a state as attribute, and adds to containers, also of a module of torch."""
+    """A forward that replaces a buffer, keeps a state as attribute, and adds to containers, one of them torch's."""
 
     def __init__(self) -> None:
         super().__init__()

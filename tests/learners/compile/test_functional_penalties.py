@@ -18,6 +18,7 @@ from tests.helpers.compiled_learners import (
     eager_and_compiled,
     run_both,
     run_graphs_uncompiled,
+    samples,
     with_methods,
 )
 from tests.helpers.ensembles import FREQUENT_REPLACEMENT, member_batches
@@ -228,3 +229,13 @@ def test_wrong_penalties_of_ones_own() -> None:
 
     with pytest.raises(TypeError, match="Only has functional_penalty and must have penalty, too"):
         gnt.Backprop(net, methods=[Only()])
+
+
+@pytest.mark.parametrize("name", ["spectral", "parseval"])
+def test_penalties_under_autocast_are_those_of_the_eager_step(name: str) -> None:
+    eager, compiled = with_methods(mlp(), PENALTIES[name])
+    for t in range(4):
+        for learner in (eager, compiled):
+            with torch.autocast("cpu", torch.bfloat16):
+                learner.learn(*samples(t, learner.net))
+    assert_states_close(eager, compiled, rtol=1e-2, atol=1e-3)
