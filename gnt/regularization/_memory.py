@@ -90,7 +90,8 @@ class MemoryPenalty(WithStrength, WeightMemory):
         """Return `penalty()`."""
         return self.penalty()
 
-    def _note_backward(self) -> None:
+    def _note_backward(self, gradient: Tensor | None) -> None:
+        """Called in the backward pass of the penalty, with the gradient of the loss for it; None if it is compiled."""
         self._in_loss = True
 
     def backward(self) -> None:

@@ -16,14 +16,16 @@ from gnt.regularization._kernel_calls import add_penalty_gradients, split_for_ke
 from gnt.regularization._pieces import in_pieces
 
 Tensors = Sequence[Tensor]
+Note = Callable[[Tensor | None], None]
 
 
-def weighted_penalty(
-    parameters: Tensors, importance: Tensors, anchors: Tensors, factor: float, note: Callable[[], None]
-) -> Tensor:
-    """Return factor * sum A (theta - mu)^2, differentiable by the parameters; ``note`` is called in its backward."""
+def weighted_penalty(parameters: Tensors, importance: Tensors, anchors: Tensors, factor: float, note: Note) -> Tensor:
+    """Return factor * sum A (theta - mu)^2, differentiable by the parameters.
+
+    ``note`` is called in its backward with the gradient for the value, or in a compiled forward with None.
+    """
     if torch.compiler.is_compiling():
-        note()
+        note(None)
         return _compilable(parameters, importance, anchors, factor)
     value: Tensor = _PenaltyFunction.apply(note, factor, importance, anchors, *parameters)  # type: ignore[no-untyped-call]
     return value
@@ -48,7 +50,7 @@ def add_penalty_gradient(
 class _PenaltyFunction(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, note: Callable[[], None], factor: float, importance: Tensors, anchors: Tensors, *parameters: Tensor
+        ctx: Any, note: Note, factor: float, importance: Tensors, anchors: Tensors, *parameters: Tensor
     ) -> Tensor:
         ctx.note, ctx.factor, ctx.importance, ctx.anchors = note, factor, importance, anchors
         ctx.save_for_backward(*parameters)
@@ -63,7 +65,7 @@ class _PenaltyFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        ctx.note()
+        ctx.note(gradient)
         wanted = [i for i, needed in enumerate(ctx.needs_input_grad[4:]) if needed]
         lists = [[each[i] for i in wanted] for each in (ctx.saved_tensors, ctx.importance, ctx.anchors)]
         results: list[Tensor | None] = [None] * (len(ctx.needs_input_grad) - 4)

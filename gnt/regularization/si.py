@@ -36,8 +36,9 @@ class SI(MemoryPenalty):
         loss.backward(); si.backward(); optimizer.step(); si.step()
 
     `attach` does both, and so do learners. If the penalty is added to the loss instead, call `after_backward` in place
-    of `backward`: it subtracts the penalty's gradient from ``.grad`` to get g. That is exact up to rounding as long as
-    gradients are not clipped before. Penalties of other methods in the loss count as part of the task's loss.
+    of `backward`: it subtracts the penalty's gradient from ``.grad`` to get g, with the factors that the penalty has in
+    the losses of all backward passes of the step. That is exact up to rounding as long as gradients are not clipped or
+    divided before. Penalties of other methods in the loss count as part of the task's loss.
 
     Args:
         params: a module, whose parameters that require a gradient are used, or a list of parameters.
@@ -74,6 +75,8 @@ class SI(MemoryPenalty):
         self._gradients: list[Tensor] = []  # of the task, and weights, from before the step
         self._before: list[Tensor] = []
         self._recorded: list[int] | None = None
+        self._factor_in_loss: Tensor | None = None  # of the penalty, summed over the backward passes of the step
+        self._last_pass = -1  # the number of the last of these backward passes
         self._recorded_by_hook = False  # `penalty_backward` has done what `after_backward` would do
 
     @property
@@ -108,22 +111,40 @@ class SI(MemoryPenalty):
             )
         self._record(scale, add=True)
 
-    def after_backward(self) -> None:
+    def _note_backward(self, gradient: Tensor | None) -> None:
+        super()._note_backward(gradient)
+        number = torch._C._current_graph_task_id()
+        if number != self._last_pass and all(self.parameters[i].grad is None for i in self._selection()):
+            self._factor_in_loss = None  # no step followed the passes before, and their gradients were dropped
+        self._last_pass = number
+        if gradient is not None:
+            factor = gradient.detach()
+            self._factor_in_loss = factor if self._factor_in_loss is None else self._factor_in_loss + factor
+
+    def after_backward(self, scale: float | Tensor = 1.0) -> None:
         """Record the gradients of the task: ``.grad`` without the gradient of the penalty, if that was in the loss.
 
         In a learner `penalty_backward` has done so already.
+
+        Args:
+            scale: by what ``.grad`` was divided since the backward passes. After ``scaler.unscale_(optimizer)`` of a
+                GradScaler it is ``scaler.get_scale()``.
         """
         if self._recorded_by_hook:
             self._recorded_by_hook = False
             return
-        in_loss, self._in_loss = self._in_loss, False
+        in_loss, factor = self._in_loss, self._factor_in_loss
+        self._in_loss, self._factor_in_loss = False, None
         self._record(None)
         chosen = [i for i in self._selection() if i in set(self._recorded or ())] if in_loss else []
         if chosen:
             lists = self._tensors_of(chosen)
             with torch.no_grad():
+                factor = None if factor is None else factor / scale
                 for grads, thetas, weights, mus in in_pieces([self._gradients[i] for i in chosen], *lists):
                     terms = torch._foreach_mul(weights, torch._foreach_sub(thetas, mus))
+                    if factor is not None:  # else a compiled loss, which has it once
+                        torch._foreach_mul_(terms, factor.to(terms[0].device))
                     torch._foreach_sub_(grads, terms, alpha=2.0 * self._factor)
 
     @torch.no_grad()
@@ -162,7 +183,7 @@ class SI(MemoryPenalty):
         """
         if self._recorded is None:
             raise RuntimeError("SI.step() needs SI.backward() (or after_backward()) before the optimizer's step")
-        recorded, self._recorded, self._in_loss = self._recorded, None, False
+        recorded, self._recorded, self._in_loss, self._factor_in_loss = self._recorded, None, False, None
         self._refresh()
         lists = [[each[i] for i in recorded] for each in (self.parameters, self._before, self._gradients, self._path)]
         taken, lists = split_for_kernel(*lists)
@@ -180,7 +201,7 @@ class SI(MemoryPenalty):
 
     def discard(self) -> None:
         """Drop what was recorded for a step that was not made."""
-        self._recorded, self._in_loss, self._recorded_by_hook = None, False, False
+        self._recorded, self._in_loss, self._recorded_by_hook, self._factor_in_loss = None, False, False, None
 
     def before_optimizer_step(self, scale: Tensor | None) -> None:
         """Hook of `attach`: `backward`."""

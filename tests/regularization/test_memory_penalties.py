@@ -147,6 +147,47 @@ def test_si_path_is_the_drop_of_the_loss_and_half_the_curvature_of_the_steps(nam
         target += 1.0
 
 
+@pytest.mark.parametrize("form", ["two batches", "half of two", "small", "twice", "dropped", "scaler"])
+def test_si_subtracts_the_penalty_as_often_as_the_losses_have_it(form: str) -> None:
+    net, (x, y) = make_net(), batch(0)
+    loss = torch.nn.functional.cross_entropy
+    si = gnt.SI(net, 2.0)
+    loss(net(x), y).backward()
+    si.backward()
+    move(net)
+    si.step()
+    si.consolidate()
+    move(net, 6)
+    net.zero_grad()
+    scale = 1.0
+    if form == "two batches":
+        losses = [loss(net(x[:8]), y[:8]) + si(), loss(net(x[8:]), y[8:]) + si()]
+        expected = losses[0] + losses[1] - 2 * si()
+    elif form == "half of two":
+        losses = [0.5 * (loss(net(part), of) + si()) for part, of in ((x[:8], y[:8]), (x[8:], y[8:]))]
+        expected = losses[0] + losses[1] - si()
+    elif form == "small":
+        losses, expected = [loss(net(x), y) + 0.1 * si()], loss(net(x), y)
+    elif form == "twice":
+        losses, expected = [loss(net(x), y) + si() + 0.5 * si()], loss(net(x), y)
+    else:
+        scale = 1024.0 if form == "scaler" else 1.0
+        losses, expected = [scale * (loss(net(x), y) + si())], loss(net(x), y)
+    reference = torch.autograd.grad(expected, list(net.parameters()), retain_graph=True)
+    si.discard()
+    if form == "dropped":
+        (loss(net(x), y) + si()).backward()
+        net.zero_grad()
+    for each in losses:
+        each.backward()
+    for parameter in net.parameters():
+        assert parameter.grad is not None
+        parameter.grad /= scale
+    si.after_backward(*([scale] if scale != 1.0 else []))
+    for found, wanted in zip(si._gradients, reference, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
 def test_si_importance_is_never_negative_and_not_bounded_from_above() -> None:
     p = nn.Parameter(torch.zeros(2))
     si = gnt.SI([p], 1.0, damping=1e-3)
