@@ -30,6 +30,7 @@ class MeasuredPenalty(MemoryPenalty):
         super().__init__(params, strength)
         self._samples, self._chunk, self.process_group = samples, chunk, process_group
 
+    @torch.inference_mode(False)
     def consolidate(self, net: nn.Module, data: Any, *, output: Callable[..., Any] | None = None) -> None:
         """Measure the importance of each weight for a task, add it to A, and take the weights as anchors.
 

@@ -84,8 +84,13 @@ def _batch(item: Any, device: torch.device) -> Batch:
     lengths = {len(each) for each in [*tensors, *([] if y is None else [y])]}
     if len(lengths) != 1:
         raise ValueError(f"x and y of a batch must have the same length, got {sorted(lengths)}")
-    moved = [each.detach().to(device) for each in tensors]
-    labels = None if y is None else y.detach().to(device)
+    moved = [_normal(each.detach()).to(device) for each in tensors]
+    labels = None if y is None else _normal(y.detach()).to(device)
     if isinstance(inputs, Mapping):
         return Batch((), dict(zip(inputs, moved, strict=True)), labels, lengths.pop())
     return Batch(tuple(moved), {}, labels, lengths.pop())
+
+
+def _normal(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy of one from inference mode, of which autograd keeps none for a backward pass."""
+    return tensor.clone() if tensor.is_inference() else tensor

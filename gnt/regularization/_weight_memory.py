@@ -159,7 +159,8 @@ class WeightMemory:
                     f"built, and now has {tuple(parameter.shape)}: build a new {type(self).__name__}"
                 )
             if anchor.device != parameter.device or anchor.dtype != parameter.dtype:
-                self._move(i, parameter)
+                with torch.inference_mode(False), torch.no_grad():  # the moved state is changed in place later
+                    self._move(i, parameter)
 
     def _move(self, i: int, parameter: Tensor) -> None:
         self._anchors[i] = self._anchors[i].to(parameter.device, parameter.dtype)

@@ -51,7 +51,8 @@ class L2Init(QuadraticPenalty):
     def _targets(self) -> list[Tensor]:
         pairs = list(zip(self._start, self.parameters, strict=True))
         if any(start.device != p.device or start.dtype != p.dtype for start, p in pairs):  # the network was moved
-            self._start = [start.to(p.device, p.dtype) for start, p in pairs]
+            with torch.inference_mode(False), torch.no_grad():  # it is changed in place later
+                self._start = [start.to(p.device, p.dtype) for start, p in pairs]
         return self._start
 
     @torch.no_grad()

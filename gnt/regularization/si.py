@@ -211,6 +211,7 @@ class SI(MemoryPenalty):
         """Hook of `attach`: `step`, unless a GradScaler has skipped it."""
         self.discard() if skipped else self.after_step()
 
+    @torch.inference_mode(False)  # the new state is changed in place later
     @torch.no_grad()
     def consolidate(self) -> None:
         """Add the importance of a task to A, and take the present weights as anchors.

@@ -134,10 +134,7 @@ class ReplayBuffer:
         places = free[: len(new)]
         if not self._stored:
             self.device = fields["x"].device if self.device is None else self.device
-            self._stored = {
-                name: torch.empty(self.size, *value.shape[1:], dtype=value.dtype, device=self.device)
-                for name, value in fields.items()
-            }
+            self._stored = {name: self._places_for(value, self.device) for name, value in fields.items()}
         if len(new):
             index, chosen = torch.from_numpy(places).to(self.device), torch.from_numpy(new)
             for name, value in fields.items():
@@ -158,6 +155,11 @@ class ReplayBuffer:
             source[holes] = source[last]
         source = source[: len(filled)]
         self._keys, self._labels = keys[source], labels[source]
+
+    def _places_for(self, items: Tensor, device: torch.device | None) -> Tensor:
+        """Memory for as many items as the buffer holds; a tensor that can be written outside of inference mode, too."""
+        with torch.inference_mode(False):
+            return torch.empty(self.size, *items.shape[1:], dtype=items.dtype, device=device)
 
     @torch.no_grad()
     def sample(self, n: int, *, other_than: int | None = None) -> Samples:
@@ -215,7 +217,8 @@ class ReplayBuffer:
             raise ValueError(f"name must be a stored tensor with at least two dimensions, got {name!r}")
         if width < tensor.shape[-1]:
             raise ValueError(f"width must be at least that of {name}, {tensor.shape[-1]}, got {width!r}")
-        wider = tensor.new_full((*tensor.shape[:-1], width), fill)
+        with torch.inference_mode(False):
+            wider = tensor.new_full((*tensor.shape[:-1], width), fill)
         wider[..., : tensor.shape[-1]] = tensor
         self._stored[name] = wider
 
@@ -275,7 +278,7 @@ class ReplayBuffer:
         device = self.device if self.device is not None else items["x"].device if items else None
         stored = {}
         for name, value in items.items():
-            stored[name] = torch.empty(self.size, *value.shape[1:], dtype=value.dtype, device=device)
+            stored[name] = self._places_for(value, device)
             stored[name][: len(value)] = value
         self._stored, self.device = stored, device
         self._keys, self._labels = checked["keys"].numpy().copy(), checked["labels"].numpy().copy()

@@ -201,6 +201,26 @@ def test_si_importance_is_never_negative_and_not_bounded_from_above() -> None:
     assert si.importance(p)[1].item() == pytest.approx(2.5 / 0.251)
 
 
+@pytest.mark.parametrize("kind", ["EWC", "MAS", "SI", "L2Init"])
+def test_state_from_inference_mode_is_changed_outside_of_it(kind: str) -> None:
+    """It is computed at the end of a task, or moved after the network was."""
+    net, x = make_net(), batch(0)[0]
+    method = getattr(gnt, kind)(net, 1.0)
+    with torch.inference_mode():
+        if kind == "SI":
+            with pytest.warns(UserWarning, match="no step"):
+                method.consolidate()
+        elif kind != "L2Init":
+            method.consolidate(net, x + 0.0)
+    for _ in range(2):
+        method.reset_units(net[0].weight, 0, torch.tensor([1]))
+        method.move_bias(net[2].bias, torch.ones_like(net[2].bias))
+        with torch.inference_mode():
+            net.float()
+            method()
+    assert getattr(method, "tasks", 1) == 1
+
+
 def methods(net: nn.Module) -> dict[str, Any]:
     return {"EWC": gnt.EWC(net, 5.0), "MAS": gnt.MAS(net, 0.5), "SI": gnt.SI(net, 0.5)}
 

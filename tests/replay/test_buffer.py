@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
+from torch import nn
 
 import gnt
 from gnt import ReplayBuffer
@@ -109,6 +110,23 @@ def test_items_are_copies_and_sampling_draws_different_items():
     assert sorted(memory.sample(100).y.tolist()) == [0, 1, 2]
     memory.widen("output", 3)
     assert memory.sample(1).more["output"][0, 2].isnan()
+
+
+def test_a_buffer_that_is_filled_or_changed_in_inference_mode_is_written_outside_of_it():
+    memory, loaded = ReplayBuffer(5), ReplayBuffer(5)
+    x = torch.arange(6.0).view(3, 2)
+    with torch.inference_mode():
+        memory.add(x + 0.0, torch.arange(3), output=x + 1.0)
+        memory.widen("output", 3)
+        loaded.load_state_dict(memory.state_dict())
+    for each in (memory, loaded):
+        each.add(x + 0.0, torch.arange(3), output=torch.ones(3, 3))
+        assert not any(tensor.is_inference() for tensor in each.items()[:2])
+        drawn = each.sample(2)
+        nn.Linear(2, 1)(drawn.x).sum().backward()
+        with torch.inference_mode():
+            each.add(x + 0.0, torch.arange(3), output=torch.ones(3, 3))
+    assert len(memory) == len(loaded) == 5
 
 
 def test_a_loaded_buffer_goes_on_exactly():
