@@ -177,6 +177,8 @@ class Methods(tuple[Any, ...]):
         Raises:
             TypeError: a hook needs an argument that is not given, or one is given that no hook takes and that is none
                 of net, task, data, optimizer and steps_per_epoch, which fit any method. Nothing is called.
+
+        If a hook fails, the methods before it have the state that they had.
         """
         calls = [(each, *_accepted(getattr(each, hook), info)) for each in self.having(hook)]
         for each, _, missing in calls:
@@ -188,12 +190,19 @@ class Methods(tuple[Any, ...]):
         unknown = [name for name in info if name not in taken | _FIT_ANY]
         if unknown and calls:
             raise TypeError(f"{hook} got {', '.join(unknown)}, which no method takes")
-        for each, arguments, _ in calls:
-            getattr(each, hook)(**arguments)
+        before = [each.state_dict() if hasattr(each, "load_state_dict") else None for each, *_ in calls[:-1]]
+        for number, (each, arguments, _) in enumerate(calls):
+            try:
+                getattr(each, hook)(**arguments)
+            except Exception:
+                for (earlier, *_), state in zip(calls[:number], before, strict=False):
+                    if state is not None:
+                        earlier.load_state_dict(state)
+                raise
 
     def discard(self) -> None:
         """Drop what methods have recorded in a step that failed."""
-        for each in self.having("discard"):
+        for each in reversed([*self.having("discard")]):  # the last draws are undone first
             each.discard()
 
     def follow(self, engine: GnT) -> None:

@@ -51,11 +51,7 @@ class MeasuredPenalty(MemoryPenalty):
                 other parameters than this object.
             FloatingPointError: an importance that is not finite. Nothing is changed by any of these.
         """
-        importance = self._measure(net, data, output)
-        for name, each in zip(self.names, importance, strict=True):
-            if not torch.isfinite(each).all():
-                raise FloatingPointError(f"the importance of parameter {name} is not finite; nothing was changed")
-        self._take(importance)
+        self._take(self._measure(net, data, output))
 
     def end_task(self, net: nn.Module, data: Any, output: Callable[..., Any] | None = None) -> None:
         """Hook of learners: `consolidate`."""
@@ -96,7 +92,11 @@ class MeasuredPenalty(MemoryPenalty):
         if error is not None:
             raise error
         found = [self._scaled(list(each.means().values())) for each in measured]
-        return found[0] if not is_ensemble(net) else [torch.cat(parts) for parts in zip(*found, strict=True)]
+        importance = found[0] if not is_ensemble(net) else [torch.cat(parts) for parts in zip(*found, strict=True)]
+        for name, each in zip(self.names, importance, strict=True):
+            if not torch.isfinite(each).all():
+                raise FloatingPointError(f"the importance of parameter {name} is not finite; nothing was changed")
+        return importance
 
     def _measure_one(
         self, net: nn.Module, names: list[str], data: Any, output: Callable[..., Any] | None

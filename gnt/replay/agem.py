@@ -88,7 +88,7 @@ class AGEM(GradientProjection):
         self.task = checked_task(task)
         self._drawn: tuple[Samples | None] | None = None  # what the next projection uses, drawn before the batch came
         self._waiting: tuple[Tensor, Tensor] | None = None  # a learner's batch, until its step was made
-        self._before_draw: Tensor | None = None  # the generator's state, if a GradScaler may skip the step
+        self._before_draw: Tensor | None = None  # the generator's state, if the step may not be made
 
     def begin_task(self, task: int | None = None) -> None:
         """Store the next batches as those of a task, and constrain by those of other tasks.
@@ -109,17 +109,20 @@ class AGEM(GradientProjection):
             TypeError, ValueError: as `ReplayBuffer.add`. Nothing is changed.
         """
         self.buffer.check(x, y, self.task)
+        self._before_draw = self.buffer.generator.get_state()
         self._drawn, self._waiting = (self._draw(),), (x, y)
 
     def after_step(self) -> None:
         """Hook of learners: add the batch to the buffer."""
         if self._waiting is not None:
             self.add(*self._waiting)
-            self._waiting = None
+            self._waiting = self._before_draw = None
 
     def discard(self) -> None:
-        """Drop the batch of a step that failed, and the items drawn for it."""
-        self._drawn = self._waiting = None
+        """Drop the batch of a step that failed, and the items drawn for it; undo the draws."""
+        if self._before_draw is not None:
+            self.buffer.generator.set_state(self._before_draw)
+        self._drawn = self._waiting = self._before_draw = None
 
     def _draw(self) -> Samples | None:
         """Items of other tasks; None if there are none."""
@@ -206,7 +209,7 @@ class AGEM(GradientProjection):
     def load_checked_state(self, state: dict[str, Any]) -> None:
         """Load a checked state."""
         self.buffer.load_state_dict(state["buffer"])
-        self.task, self._drawn = state["task"], None
+        self.task, self._drawn, self._before_draw = state["task"], None, None
 
     def __repr__(self) -> str:
         return f"AGEM({self.buffer!r}, batch_size={self.batch_size}, task={self.task})"

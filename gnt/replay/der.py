@@ -74,6 +74,7 @@ class DER:
         self.alpha, self.beta = alpha, beta
         self.batch_size = batch_size
         self._waiting: tuple[Tensor, Tensor, Tensor] | None = None  # a learner's batch, until its step was made
+        self._before_draw: Tensor | None = None  # the generator's state, until the step was made
 
     @property
     def expects_classes(self) -> str | None:
@@ -97,6 +98,7 @@ class DER:
         self.buffer.check(x, y, output=output[:, :stored])  # those that are new are left out
         count = len(x) if self.batch_size is None else self.batch_size
         total = output.new_zeros(())
+        self._before_draw = self.buffer.generator.get_state()
         if len(self.buffer) and count:
             if self.alpha:
                 total = total + self.alpha * self._distance(self.buffer.sample(count), x.device)
@@ -114,11 +116,13 @@ class DER:
         if stored is not None and stored < output.shape[1]:
             self.buffer.widen("output", output.shape[1])
         self.buffer.add(x, y, output=output)
-        self._waiting = None
+        self._waiting = self._before_draw = None
 
     def discard(self) -> None:
-        """Hook of learners: forget the batch of a step that failed."""
-        self._waiting = None
+        """Hook of learners: forget the batch of a step that failed, and undo its draws."""
+        if self._before_draw is not None:
+            self.buffer.generator.set_state(self._before_draw)
+        self._waiting = self._before_draw = None
 
     def _distance(self, drawn: Samples, device: torch.device) -> Tensor:
         before = drawn.more["output"].to(device)

@@ -53,6 +53,7 @@ class ExperienceReplay:
         self.buffer, self.batch_size = checked_buffer(buffer), batch_size
         self.task = checked_task(task)
         self._waiting: tuple[Tensor, Tensor] | None = None  # a learner's batch, until its step was made
+        self._before_draw: Tensor | None = None  # the generator's state, until the step was made
 
     def begin_task(self, task: int | None = None) -> None:
         """Store the next batches as those of a task."""
@@ -69,6 +70,7 @@ class ExperienceReplay:
         """
         self.buffer.check(x, y, self.task)
         count = len(x) if self.batch_size is None else self.batch_size
+        self._before_draw = self.buffer.generator.get_state()
         drawn = self.buffer.sample(count) if len(self.buffer) and count else None
         self._waiting = x, y
         if drawn is None:
@@ -79,11 +81,13 @@ class ExperienceReplay:
         """Hook of learners: add the batch to the buffer."""
         if self._waiting is not None:
             self.buffer.add(*self._waiting, self.task)
-            self._waiting = None
+            self._waiting = self._before_draw = None
 
     def discard(self) -> None:
-        """Hook of learners: forget the batch of a step that failed."""
-        self._waiting = None
+        """Hook of learners: forget the batch of a step that failed, and undo its draws."""
+        if self._before_draw is not None:
+            self.buffer.generator.set_state(self._before_draw)
+        self._waiting = self._before_draw = None
 
     def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The current batch joined with drawn items; adds the current batch to the buffer.

@@ -325,3 +325,17 @@ def test_methods_with_the_right_setting_do_not_warn_beside_a_squared_loss():
     der = gnt.DER(net, gnt.ReplayBuffer(9), beta=0.5, loss=torch.nn.functional.mse_loss)
     only_outputs = gnt.DER(net, gnt.ReplayBuffer(9))
     gnt.Backprop(net, loss="mse", methods=[gnt.EWC(net, 1.0, likelihood="gaussian"), der, only_outputs])
+
+
+def test_the_end_of_a_task_that_a_method_refuses_changes_no_other():
+    net = mlp(4, 8, 2)
+    mas, ewc = gnt.MAS(net, 1.0), gnt.EWC(net, 1.0, fisher="empirical")
+    learner = gnt.Backprop(net, loss="cross_entropy", methods=[mas, ewc])
+    x, y = torch.randn(8, 4), torch.arange(8) % 2
+    learner.learn(x, y)
+    before = copy.deepcopy(learner.state_dict())
+    with pytest.raises(ValueError, match="fisher='empirical' needs labels"):
+        learner.end_task(data=x)
+    assert_same(learner.state_dict(), before)
+    learner.end_task(data=(x, y))
+    assert mas.tasks == ewc.tasks == 1

@@ -236,3 +236,17 @@ def test_networks_that_do_not_fit_are_refused() -> None:
     net[2].weight.data = torch.zeros(2, 6)
     with pytest.raises(ValueError, match=r"parameter 2.weight had shape \(1, 6\)"):
         ewc()
+
+
+def test_an_importance_that_is_not_finite_leaves_the_generator_as_it_was() -> None:
+    net, x = nn.Linear(4, 3), torch.randn(5, 4)
+    x[2] = torch.inf
+    ewc = gnt.EWC(net, 1.0, fisher="sample")
+    assert ewc.generator is not None
+    before = ewc.generator.get_state()
+    with pytest.raises(
+        FloatingPointError, match="the importance of parameter weight is not finite; nothing was changed"
+    ):
+        ewc.consolidate(net, x)
+    assert torch.equal(ewc.generator.get_state(), before)
+    assert ewc.tasks == 0

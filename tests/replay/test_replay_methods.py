@@ -148,8 +148,18 @@ def test_a_batch_that_is_refused_changes_nothing(kind):
             assert_same(method.state_dict(), before)
 
 
+class Penalty:
+    """A penalty of a given value."""
+
+    value = 0.0
+
+    def penalty(self) -> Tensor:
+        return torch.tensor(self.value)
+
+
 @pytest.mark.parametrize("kind", ["ER", "DER", "AGEM", "GEM"])
 def test_the_batch_of_a_step_that_failed_is_not_stored(kind):
+    """Because of the loss, or of a penalty that is computed after the method has drawn items."""
     net, stored = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), buffer()
     method = {
         "ER": lambda: gnt.ExperienceReplay(stored),
@@ -157,7 +167,8 @@ def test_the_batch_of_a_step_that_failed_is_not_stored(kind):
         "AGEM": lambda: gnt.AGEM(net, stored, F.cross_entropy),
         "GEM": lambda: gnt.GEM(net, F.cross_entropy, per_task=50),
     }[kind]()
-    learner = gnt.Backprop(net, loss="cross_entropy", methods=[method])
+    other = Penalty()
+    learner = gnt.Backprop(net, loss="cross_entropy", methods=[method, other])
     for task in range(2):
         learner.begin_task(task=task)
         for x, y in stream(3):
@@ -165,8 +176,13 @@ def test_the_batch_of_a_step_that_failed_is_not_stored(kind):
     count = sum(map(len, method.memories.values())) if kind == "GEM" else len(stored)
     assert count
     x, y = stream(1)[0]
-    with pytest.raises(FloatingPointError):
-        learner.learn(x * torch.nan, y)
+    generator = method.generator if kind == "GEM" else stored.generator
+    before = generator.get_state()
+    for factor, other.value in ((torch.nan, 0.0), (1.0, torch.nan)):
+        with pytest.raises(FloatingPointError, match="nothing was changed"):
+            learner.learn(factor * x, y)
+        assert torch.equal(generator.get_state(), before)
+    other.value = 0.0
     now = list(method.memories.values()) if kind == "GEM" else [stored]
     assert sum(map(len, now)) == count
     assert all(each.sample(len(each)).x.isfinite().all() for each in now)
