@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from operator import is_
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +12,15 @@ from torch import Tensor
 from gnt.units import Slot, UnitGroup
 
 LARGEST = 1.0 - 2.0**-24  # in float32 the largest number below 1
+
+
+class _Known(NamedTuple):
+    """The protection of a group, with what it was computed from: the objects themselves, as an id may be used again."""
+
+    group: UnitGroup
+    tensors: list[Tensor]
+    versions: list[int]
+    protection: Tensor | None
 
 
 class UnitCosts:
@@ -22,15 +32,16 @@ class UnitCosts:
 
     def __init__(self, weight: float = 10.0) -> None:
         self.weight = weight
-        self._known: dict[int, tuple[Any, Tensor | None]] = {}
+        self._known: dict[int, _Known] = {}
 
     def of(self, group: UnitGroup, outgoing: Sequence[tuple[Slot, Tensor, Tensor]]) -> Tensor | None:
         """The protection of a group's units, from the slots of its consumers with importance and anchor; or None."""
-        key = (group, [(id(t), t._version) for _, *tensors in outgoing for t in tensors])
+        tensors = [each for _, *values in outgoing for each in values]
+        versions = [each._version for each in tensors]
         known = self._known.get(id(group))
-        if known is None or known[0] != key:
-            known = self._known[id(group)] = (key, self._compute(outgoing))
-        return known[1]
+        if known is None or known.versions != versions or not all(map(is_, known.tensors, tensors)):
+            known = self._known[id(group)] = _Known(group, tensors, versions, self._compute(outgoing))
+        return known.protection
 
     @torch.no_grad()
     def _compute(self, outgoing: Sequence[tuple[Slot, Tensor, Tensor]]) -> Tensor | None:

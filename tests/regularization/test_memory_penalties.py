@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import gnt
+from gnt.regularization._unit_costs import UnitCosts
 from tests.twins import memory as twin
 
 
@@ -326,6 +327,26 @@ def test_protection_has_its_formula_and_keeps_costly_units() -> None:
     again = ewc.protected(group)
     assert again is not None
     assert again[cost.argmax()] == 0.0
+
+
+def test_protection_is_that_of_new_tensors_in_the_place_of_freed_ones() -> None:
+    """A freed tensor and the next one often have one id and one version."""
+    group = gnt.GnT(make_net()).groups[0]
+    (slot,) = group.outgoing
+    costs = UnitCosts()
+    for _ in range(20):
+        values = [torch.rand_like(slot.weight) for _ in range(2)]
+        found = costs.of(group, [(slot, *values)])
+        expected = UnitCosts().of(group, [(slot, *values)])
+        assert found is not None
+        assert expected is not None
+        assert torch.equal(found, expected)
+        assert costs.of(group, [(slot, *values)]) is found
+        del values[:]
+    values = [torch.ones_like(slot.weight) for _ in range(2)]
+    assert costs.of(group, [(slot, *values)]) is not None
+    values[0].zero_()
+    assert costs.of(group, [(slot, *values)]) is None
 
 
 def test_heads_without_importance_get_no_gradient() -> None:
