@@ -101,18 +101,18 @@ class SampleGradients:
 
     def _examine(self, sample: Batch) -> None:
         """Check the output for one sample, and find the linear layers for which the short form is right."""
-        uses: dict[int, int] = {}
+        owners: dict[int, int] = {}
         modules = list(self._caller.net.named_modules())
         for _, module in modules:
             for parameter in module._parameters.values():
-                uses[id(parameter)] = uses.get(id(parameter), 0) + 1
+                owners[id(parameter)] = owners.get(id(parameter), 0) + 1
         candidates = {
             name: module
             for name, module in modules
             if type(module) is nn.Linear
             and f"net.{name}.weight" in self._weights
             and (module.bias is None or f"net.{name}.bias" in self._weights)
-            and all(uses[id(each)] == 1 for each in module._parameters.values() if each is not None)
+            and all(owners[id(each)] == 1 for each in module._parameters.values() if each is not None)
         }
         with torch.enable_grad(), _Probes(candidates, watch=True) as probes:
             weights = {name: each.clone().requires_grad_() for name, each in self._weights.items()}
@@ -122,9 +122,16 @@ class SampleGradients:
             self._example = output.detach()
             if not output.requires_grad:
                 raise ValueError("the output does not depend on any of the parameters")
+            uses = _uses(output, weights)
             direction = torch.linspace(0.5, 1.5, output.numel(), dtype=output.dtype, device=output.device)
             seen = {name: calls[0] for name, calls in probes.calls.items() if len(calls) == 1}
             seen = {name: call for name, call in seen.items() if call.x.ndim == 2 and call.y.requires_grad}
+            # a weight that is used elsewhere, too, has another gradient, if not for this sample then for others
+            seen = {
+                name: call
+                for name, call in seen.items()
+                if uses[f"net.{name}.weight"] == 1 and uses.get(f"net.{name}.bias", 1) == 1
+            }
             own = [weights[f"net.{name}.weight"] for name in seen]
             wanted = [*own, *(call.y for call in seen.values())]
             found: Any = (
@@ -136,7 +143,7 @@ class SampleGradients:
             if weight is None or delta is None or len(call.x) != 1:
                 continue
             error = (weight - delta.t() @ call.x).abs().max()
-            if error <= 1e-2 * weight.abs().max():  # not if the weight is used elsewhere, too
+            if error <= 1e-2 * weight.abs().max():
                 self._linear[name] = candidates[name]
 
     def _add_vectorized(self, batch: Batch, targets: Tensor) -> None:
@@ -194,6 +201,22 @@ class SampleGradients:
     def _power(self, values: Tensor, dtype: torch.dtype) -> Tensor:
         values = values.to(dtype)
         return values.square() if self._directions.square else values.abs()
+
+
+def _uses(output: Tensor, weights: dict[str, Tensor]) -> dict[str, int]:
+    """How many operations of an output's graph read each of some leaves."""
+    counts = {id(each): 0 for each in weights.values()}
+    waiting: list[Any] = [] if output.grad_fn is None else [output.grad_fn]
+    seen = set(waiting)
+    while waiting:
+        for node, _ in waiting.pop().next_functions:
+            leaf = getattr(node, "variable", None)  # of the node that accumulates a leaf's gradient
+            if leaf is not None:
+                counts[id(leaf)] = counts.get(id(leaf), 0) + 1
+            elif node is not None and node not in seen:
+                seen.add(node)
+                waiting.append(node)
+    return {name: counts[id(each)] for name, each in weights.items()}
 
 
 def _check_output(output: Any) -> None:

@@ -30,6 +30,20 @@ class Shared(nn.Module):
         return self.b(h) + nn.functional.linear(x, self.b.weight)
 
 
+class Gated(nn.Module):
+    """Weight and bias of linear layers have a second use, which the first of the samples lacks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 5), nn.Linear(5, 3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        is_on = (x[:, :1] > -2.0).to(x.dtype)
+        second = is_on * nn.functional.linear(x.square(), self.a.weight)
+        out: Tensor = self.b(self.a(x) + second) + self.c(x) + is_on * self.c.bias * x[:, :3]
+        return out
+
+
 class Refusing(nn.Module):
     """Control flow that depends on the data, which vmap does not support."""
 
@@ -59,6 +73,7 @@ MODELS: dict[str, Any] = {
     "positions": (lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Flatten(), nn.Linear(10, 3)), (2, 4)),
     "convolution": (lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), Flat(), nn.Linear(4, 3)), (2, 5, 5)),
     "shared weights": (Shared, (4,)),
+    "a second use of some samples": (Gated, (4,)),
     "control flow": (Refusing, (4,)),
     "norm and dropout": (Norms, (4,)),
 }
@@ -68,7 +83,9 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(3)
     make, shape = MODELS[name]
     net = make().double()
-    return net, torch.randn(7, *shape, dtype=torch.float64)
+    x = torch.randn(7, *shape, dtype=torch.float64)
+    x[0] = -x[0].abs() - 2.0
+    return net, x
 
 
 def check(found: list[Tensor], expected: list[Tensor]) -> None:
