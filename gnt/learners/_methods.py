@@ -178,7 +178,8 @@ class Methods(tuple[Any, ...]):
             TypeError: a hook needs an argument that is not given, or one is given that no hook takes and that is none
                 of net, task, data, optimizer and steps_per_epoch, which fit any method. Nothing is called.
 
-        If a hook fails, the methods before it have the state that they had.
+        If a hook fails, the methods before it have the state that they had. What they did to the network itself, as
+        `PackNet` and `FIRE` do at the end of a task, stays, and `HAT` is to be resumed as after loading.
         """
         calls = [(each, *_accepted(getattr(each, hook), info)) for each in self.having(hook)]
         for each, _, missing in calls:
