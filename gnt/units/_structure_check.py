@@ -64,6 +64,8 @@ class StructureCheck:
             (slot.module._parameters, key, slot.module._parameters[key]) for _, slot, key in self._owners
         ]
         self._note()
+        if replaces:
+            self.find_frozen()
 
     def _note(self) -> None:
         """Note what `is_current` compares, as it is now: without Python code for each of its parts."""

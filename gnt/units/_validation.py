@@ -64,14 +64,15 @@ def _check_group(group: UnitGroup) -> None:
 
 
 def _refuse_frozen(group: UnitGroup) -> None:
-    for side in ("incoming", "outgoing"):
-        for slot in getattr(group, side):
-            fault = weight_fault(slot.module._parameters["weight"])
-            if fault is not None:
-                kind = type(slot.module).__name__
-                raise ValueError(
-                    f"{side} slot {slot.name!r} of unit group {group.name!r}: the weight of its {kind} {fault}"
-                )
+    """Refuse frozen weights of which a replacement changes a part: those of all slots but norms."""
+    sides = {id(slot): side for side in _SIDES for slot in getattr(group, side)}
+    for slot in (*group.drawn, *group.outgoing):
+        fault = weight_fault(slot.module._parameters["weight"])
+        if fault is not None:
+            kind = type(slot.module).__name__
+            raise ValueError(
+                f"{sides[id(slot)]} slot {slot.name!r} of unit group {group.name!r}: the weight of its {kind} {fault}"
+            )
 
 
 def _check_reads_itself(label: str, group: UnitGroup) -> None:

@@ -243,6 +243,25 @@ def test_a_frozen_group_is_left_out_and_goes_on_when_it_is_trained_again(layer, 
     one_step(net, optimizer, engine, attached=attached)
 
 
+@pytest.mark.parametrize("attached", [True, False])
+def test_a_copy_leaves_out_the_group_that_is_frozen(attached):
+    net = mlp()
+    optimizer, engine = build(net, attach=attached, replacement_rate=0.5)
+    net[0].weight.requires_grad_(False)
+    with pytest.warns(UserWarning, match="the weight of '0' .* is frozen"):
+        one_step(net, optimizer, engine, attached=attached)
+    net, optimizer, engine = copy.deepcopy((net, optimizer, engine))
+    before = net[0].weight.clone()
+    with pytest.warns(UserWarning, match="the weight of '0' .* is frozen"):
+        one_step(net, optimizer, engine, attached=attached)
+    for seed in range(6):
+        one_step(net, optimizer, engine, attached=attached, seed=seed)
+    assert torch.equal(net[0].weight, before)
+    assert engine.groups[0].state.updates == 0
+    with pytest.raises(ValueError, match="cannot be replaced while the weight of"):
+        engine.replace([[0], []])
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit:Warning")
 def test_scripting_a_network_with_an_engine_names_the_remedy():
     net = mlp()

@@ -62,3 +62,13 @@ def test_not_replaced(kind: Any) -> None:
     with pytest.raises(ValueError, match=r"the weight of '0' .Linear. is frozen"):
         kind(net)
     assert [group.name for group in kind(gnt.trace(net, x)).groups] == ["2"]
+
+
+@pytest.mark.parametrize("kind", [gnt.GnT, gnt.ReDo, gnt.SNR])
+def test_units_with_a_frozen_depthwise_convolution_are_not_replaced(kind: Any) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    net[2].weight.requires_grad_(False)
+    groups = gnt.trace(net, torch.randn(2, 3, 6, 6), frozen=True)
+    with pytest.raises(ValueError, match="scales slot '2' of unit group '0': the weight of its Conv2d is frozen"):
+        kind(groups)
+    Importance(groups).close()
