@@ -88,7 +88,7 @@ class BoundGroups(ChangeableSettings):
             state = self.new_state(group, self.importance.measure)
             state.hold_by_importance(protection.top_units is not None)
             if stays is not None:
-                carry_state(state, stays)
+                carry_state(state, stays, group)
             else:
                 state.start_at(self.updates)
             states.append(state)

@@ -56,19 +56,29 @@ def find_kept(group: UnitGroup, earlier: Sequence[UnitGroup], weight_before: Wei
 
 
 @torch.no_grad()
-def carry_state(state: UnitState, kept: Kept) -> None:
-    """Copy ages, averages and counters of the units that stay into a new state; the others start at age 0."""
+def carry_state(state: UnitState, kept: Kept, group: UnitGroup) -> None:
+    """Copy ages, averages and counters of the units that stay into a new state; the others start at age 0.
+
+    Args:
+        state: the new state.
+        kept: the units that stay.
+        group: the new group.
+    """
     before: UnitState = kept.group.state
     new, old = kept.new.to(state.born.device), kept.old.to(before.born.device)
     state.start_at(before.updates)
     for name in ("utility", "born", "last_active"):
         getattr(state, name)[new] = getattr(before, name)[old].to(state.born.device, getattr(state, name).dtype)
-    for tap in range(len(state.mean_features)):
-        # a consumer that reads other values than those before starts with the averages of the first one
-        values = before.mean_features[tap if tap < len(before.mean_features) else 0][old]
+    for tap, earlier in enumerate(earlier_taps(group, kept)):
+        values, missed = before.mean_features[earlier][old], None
+        if before.missed is not None:
+            missed = before.missed[earlier][old]
+            if state.missed is None:  # the only tap now: it counts all updates, with the same corrected mean
+                age = before.measured_age[old]
+                values = values * (before.correction(age) / before.correction(age - missed))
+            else:
+                state.missed[tap, new] = missed.to(state.missed)
         state.mean_features[tap, new] = values.to(state.mean_features)
-        if state.missed is not None and before.missed is not None and tap < len(before.missed):
-            state.missed[tap, new] = before.missed[tap][old].to(state.missed)
     state.nonfinite.copy_(before.nonfinite)
     state.replaced, state.accumulated = before.replaced, before.accumulated
     if state.long_term is not None and before.long_term is not None:
@@ -76,6 +86,42 @@ def carry_state(state: UnitState, kept: Kept) -> None:
         held = torch.zeros_like(before.born).index_fill_(0, before.held, 1)
         state.held = new[held[old].to(new.device) == 1].sort().values
     state.recount_eligible()
+
+
+def earlier_taps(group: UnitGroup, kept: Kept) -> list[int]:
+    """For each tap of a new group, in their order, the tap of the old group whose averages it goes on with.
+
+    It is the one through which one of its consumers has read the units before. A tap of new consumers starts with the
+    averages of the first one.
+    """
+    numbers, earlier = kept.group.tap_numbers, []
+    for tap in group.tap_numbers:
+        before = (_earlier_slot(slot, group, kept) for slot in group.outgoing if slot.tap == tap)
+        earlier.append(next((numbers.index(slot.tap) for slot in before if slot is not None), 0))
+    return earlier
+
+
+def _earlier_slot(slot: Slot, group: UnitGroup, kept: Kept) -> Slot | None:
+    """Where the consumer of a new group has read the same value of the units before; None if it has not.
+
+    It is the same module, or one of the same name that was replaced by it.
+    """
+    before, modules = kept.group.outgoing, {id(each.module) for each in group.outgoing}
+    same = [each for each in before if each.module is slot.module] or [
+        each for each in before if each.name == slot.name and id(each.module) not in modules
+    ]
+    if kept.all:
+        for each in same:
+            if slot.index(kept.new).equal(each.index(kept.old)):
+                return each
+    # a module that reads the units at several places reads them in the same order as before
+    places = sorted((each for each in group.outgoing if each.module is slot.module), key=_first_position)
+    same.sort(key=_first_position)
+    return same[places.index(slot)] if len(same) == len(places) else None
+
+
+def _first_position(slot: Slot) -> int:
+    return int(slot.index(torch.arange(slot.num_units, device="cpu")).min())
 
 
 def _same_producers(group: UnitGroup, other: UnitGroup) -> bool:
