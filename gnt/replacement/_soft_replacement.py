@@ -68,7 +68,7 @@ def move_towards_new(
             for name, value in changed_scale_tensors(slot).items():
                 _move(slot, getattr(slot.module, name), units, shares, value)
     means = state.corrected_utility.view(members, -1).mean(1, keepdim=True).expand(members, group.num_units // members)
-    target = means.flatten() * state.correction(state.age) if state.corrected else means.flatten()
+    target = means.flatten() * state.correction(state.measured_age) if state.corrected else means.flatten()
     state.utility.lerp_(target.to(state.utility.dtype), shares.to(state.utility.dtype))
 
 

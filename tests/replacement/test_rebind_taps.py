@@ -77,7 +77,7 @@ def test_a_head_that_is_inserted_before_the_others_does_not_take_their_mean_feat
     train(net, engine, *[None] * 5)
     optimizer.add_param_group({"params": net.add("new", 1.0, first=True).parameters()})
     engine.rebind(gnt.trace(net, X))
-    assert [slot.name for slot in engine.groups[0].outgoing][0] == "heads.new"
+    assert engine.groups[0].outgoing[0].name == "heads.new"
     # the new one begins with the mean of the first consumer before
     assert means(engine) == pytest.approx({"new": 5.0, "a": 5.0, "b": -2.0})
 

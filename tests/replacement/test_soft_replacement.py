@@ -155,6 +155,22 @@ def test_the_same_run_in_an_ensemble_and_after_loading(kind: str) -> None:
                 torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("every", [1, 4])
+def test_the_mean_utility_of_a_group_stays(every: int) -> None:
+    net = make_net()
+    engine = gnt.GnT(
+        net, maturity_threshold=4, decay_rate=0.9, measure_every=every,
+        soft=gnt.SoftReplacement(rate=1.0, steepness=0.0, period=12),
+    )  # fmt: skip
+    before = []
+    for _ in range(12):
+        before = [group.state.corrected_utility.clone() for group in engine.groups]
+        backward(net, 0)
+        engine.step()
+    for group, utility in zip(engine.groups, before, strict=True):  # sigmoid(0) = 1/2: half way to the mean
+        torch.testing.assert_close(group.state.corrected_utility, (utility + utility.mean()) / 2)
+
+
 def test_protected_units_stay() -> None:
     class Held:
         def protected(self, group: gnt.UnitGroup) -> torch.Tensor:
