@@ -63,12 +63,29 @@ class KernelTasks:
             updates: the number of updates of its group.
             resets_optimizer: write into the state of the optimizer, too.
         """
+        self._call(unit, mean, len(self.tasks.moves), self._new(fresh, resets_optimizer), updates, resets_optimizer)
+
+    def disconnect(self, unit: int, mean: float | None) -> None:
+        """The first half of `replace`, as `reinitialization.disconnect`."""
+        self._call(unit, mean, len(self.tasks.moves), 0, 0, resets_optimizer=False)
+
+    def renew(self, unit: int, fresh: Sequence[Tensor], updates: int, *, resets_optimizer: bool) -> None:
+        """The second half of `replace`, as `reinitialization.renew`."""
+        self._call(unit, None, 0, self._new(fresh, resets_optimizer), updates, resets_optimizer)
+
+    def _new(self, fresh: Sequence[Tensor], resets_optimizer: bool) -> int:
+        """Let the kernel write these new weights. Returns the number of tensors to be written."""
         for number, weights in enumerate(fresh):
             self._writes[number * _WRITE + _VALUE] = weights.data_ptr()
+        return self._counts[resets_optimizer]
+
+    def _call(
+        self, unit: int, mean: float | None, moves: int, writes: int, updates: int, resets_optimizer: bool
+    ) -> None:
         step = int(self.tasks.steps[0]) if resets_optimizer and self.tasks.steps else 0
         self._kernel(
-            self._moves.buffer_info()[0], len(self.tasks.moves), self._writes.buffer_info()[0],
-            self._counts[resets_optimizer], unit, mean or 0.0, mean is not None, updates, step,
+            self._moves.buffer_info()[0], moves, self._writes.buffer_info()[0], writes, unit, mean or 0.0,
+            mean is not None, updates, step,
         )  # fmt: skip
         increment_version(self.tasks.params)
 
@@ -104,9 +121,32 @@ class PreparedUnits:
         Args:
             transfer: move mean contributions into the consumers' biases.
         """
-        for (group, unit, _), tasks, weights in zip(self._due, self._tasks, self._drawn, strict=True):
-            mean = group.state.corrected_mean_features.index_select(1, unit).item() if transfer else None
-            tasks.replace(int(unit), weights, mean, group.state.updates, resets_optimizer=self.resets_optimizer)
+        units = [int(unit) for _, unit, _ in self._due]
+        states = [group.state for group, *_ in self._due]
+        means = [
+            state.corrected_mean_features.index_select(1, unit).item() if transfer else None
+            for state, (_, unit, _) in zip(states, self._due, strict=True)
+        ]
+        work = list(zip(self._tasks, units, self._drawn, means, states, strict=True))
+        resets = self.resets_optimizer
+        if self._in_one_pass:
+            for tasks, unit, weights, mean, state in work:
+                tasks.replace(unit, weights, mean, state.updates, resets_optimizer=resets)
+            return
+        for tasks, unit, _, mean, _ in work:
+            tasks.disconnect(unit, mean)
+        for tasks, unit, weights, _, state in work:
+            tasks.renew(unit, weights, state.updates, resets_optimizer=resets)
+
+    @property
+    def _in_one_pass(self) -> bool:
+        """True if no group moves contributions into a layer whose new weights are written before."""
+        written: set[int] = set()
+        for each in self._tasks:
+            if not each.tasks.outgoing.isdisjoint(written):
+                return False
+            written |= each.tasks.drawn
+        return True
 
 
 class KernelReplacement:

@@ -34,31 +34,36 @@ def check_not_sharded(groups: Sequence[UnitGroup]) -> None:
         raise TypeError(f"soft replacement cannot act on weights that are sharded over processes: {sharded[0]}")
 
 
-def move_towards_new(
-    group: UnitGroup,
-    shares: Tensor,
-    fresh: Sequence[Tensor],
-    biases: Sequence[Tensor | None],
-    members: int,
-    movable: Mapping[int, Tensor] | None,
+def move_outgoing(group: UnitGroup, shares: Tensor, movable: Mapping[int, Tensor] | None) -> None:
+    """The first half of a move: outgoing weights of all units of a group towards 0, mean contributions into biases.
+
+    Args:
+        group: the group.
+        shares: alpha of each unit.
+        movable: as for `gnt.replacement.reinitialization.disconnect`; None: no mean contribution is moved.
+    """
+    units = torch.arange(group.num_units, device=shares.device)
+    if movable is not None:
+        moved, numbers = group.state.corrected_mean_features * shares, group.tap_numbers
+        for slot in group.outgoing:
+            transfer_mean(slot, units, moved.select(0, numbers.index(slot.tap)), movable.get(id(slot.bias)))
+    for slot in group.outgoing:
+        _move(slot, slot.weight, units, shares, None)
+
+
+def move_incoming(
+    group: UnitGroup, shares: Tensor, fresh: Sequence[Tensor], biases: Sequence[Tensor | None], members: int
 ) -> None:
-    """Move all units of a group towards new ones.
+    """The second half, after the first one of all groups: incoming weights, norms and utilities towards new ones.
 
     Args:
         group: the group.
         shares: alpha of each unit.
         fresh, biases: new weights and biases of all units for each slot of ``group.drawn``; None: 0.
         members: number of networks whose units the group holds one after the other.
-        movable: as for `gnt.replacement.reinitialization.regenerate`; None: no mean contribution is moved.
     """
     units = torch.arange(group.num_units, device=shares.device)
     state: UnitState = group.state
-    if movable is not None:
-        moved, numbers = state.corrected_mean_features * shares, group.tap_numbers
-        for slot in group.outgoing:
-            transfer_mean(slot, units, moved.select(0, numbers.index(slot.tap)), movable.get(id(slot.bias)))
-    for slot in group.outgoing:
-        _move(slot, slot.weight, units, shares, None)
     for slot, rows, own in zip(group.drawn, fresh, biases, strict=True):
         _move(slot, slot.weight, units, shares, rows.reshape(-1, *slot.rest).movedim(0, slot.dim))
         if slot.bias is not None and slot.bias.requires_grad:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,12 +16,10 @@ _MOST_ELEMENTS = (1 << 31) - (1 << 16)
 
 
 class Launch(NamedTuple):
-    """The tables of the two kernels for groups that do not interfere, with the sizes of their grids."""
+    """A table of a kernel for groups that do not interfere, with the size of its grid."""
 
-    moves: Tensor
-    move_grid: tuple[int, int]
-    writes: Tensor
-    write_grid: tuple[int, int]
+    table: Tensor
+    grid: tuple[int, int]
 
 
 class Plan(NamedTuple):
@@ -29,7 +27,8 @@ class Plan(NamedTuple):
 
     Attributes:
         numbers: the groups with units to be replaced.
-        launches: one after the other.
+        moves: launches that move mean contributions and set outgoing weights to 0, one after the other.
+        writes: launches that write new weights and initial values, after all of the moves.
         num_fresh: number of new weights and biases.
         params: the parameters that are changed.
         resets_optimizer: the state of the optimizer is among what is written.
@@ -37,7 +36,8 @@ class Plan(NamedTuple):
     """
 
     numbers: tuple[int, ...]
-    launches: tuple[Launch, ...]
+    moves: tuple[Launch, ...]
+    writes: tuple[Launch, ...]
     num_fresh: int
     params: tuple[Tensor, ...]
     resets_optimizer: bool
@@ -64,99 +64,78 @@ def make_plan(
     Raises:
         Unsupported: tensors too large for the kernels.
     """
-    device = groups[0][1].state.born.device
-    launches: list[Launch] = []
-    rows = _Rows()
-    place = 0  # of the next group's units
+    moves, writes = _Rows(), _Rows()
+    place = num_fresh = 0  # of the next group's units, and of its new weights
     for (number, group, tasks), count, biases in zip(groups, counts, drawn, strict=True):
-        if rows.interfere(tasks):
-            launches.append(rows.launch(kernels, device))
-            rows = _Rows(rows.num_fresh)
-        rows.add(tasks, group, number, place, count, biases, optimizer=resets_optimizer)
+        moves.begin_group(tasks.outgoing)
+        mean_at, born_at = (int(each.storage_offset()) for each in (group.state.mean_features, group.state.born))
+        for move in tasks.moves:
+            moves.add([*move.fields, place, count, mean_at, born_at, number], move.num_outputs)
+        writes.begin_group(tasks.drawn)
+        for write in _writes(tasks, biases, optimizer=resets_optimizer):
+            if write.source == FRESH:
+                write, num_fresh = write._replace(value=num_fresh), num_fresh + count * write.size
+            writes.add([*write.fields, write.source, write.value, place, count], count * write.size)
         place += count
-    launches.append(rows.launch(kernels, device))
+    if writes.most > _MOST_ELEMENTS:
+        raise Unsupported
+    device = groups[0][1].state.born.device
+    launches = moves.launches(kernels.MOVE_OUTPUTS, device), writes.launches(kernels.WRITE_BLOCK, device)
     params = {id(param): param for *_, tasks in groups for param in tasks.params}
     numbers = tuple(number for number, *_ in groups)
-    return Plan(numbers, tuple(launches), rows.num_fresh, tuple(params.values()), resets_optimizer, 0)
+    return Plan(numbers, *launches, num_fresh, tuple(params.values()), resets_optimizer, 0)
+
+
+def _writes(tasks: GroupTasks, biases: Sequence[bool], *, optimizer: bool) -> Iterator[Write]:
+    """All that is written for the units of a group.
+
+    Args:
+        tasks: of the group.
+        biases: for each slot that is drawn whether biases are drawn, too.
+        optimizer: write into the state of the optimizer.
+    """
+    yield from (weight for weight, _ in tasks.new)
+    for (_, bias), drawn in zip(tasks.new, biases, strict=True):
+        if bias is not None:
+            yield bias._replace(source=FRESH) if drawn else bias
+    yield from tasks.writes
+    if optimizer:
+        yield from tasks.optimizer_writes or ()
 
 
 class _Rows:
-    """The rows of the kernels' tables for one launch.
+    """The rows of a kernel's tables: one table for each launch."""
 
-    Args:
-        num_fresh: number of new weights and biases of launches before.
-    """
+    def __init__(self) -> None:
+        self._tables: list[list[list[int]]] = []
+        self._sizes: list[int] = []
+        self._params: set[int] = set()
 
-    def __init__(self, num_fresh: int = 0) -> None:
-        self.moves: list[list[int]] = []
-        self.writes: list[list[int]] = []
-        self.num_fresh = num_fresh
-        self.most_outputs = self.most_written = 0
-        self._outgoing: set[int] = set()
-        self._drawn: set[int] = set()
-
-    def interfere(self, tasks: GroupTasks) -> bool:
-        """True if a group must be replaced after those here, as one launch does everything at once.
-
-        It is so if they change the same parameters, except that consumers of these groups may be its producers: their
-        biases are moved before its new weights are written.
-        """
-        earlier = self._outgoing | self._drawn
-        return not (tasks.outgoing.isdisjoint(earlier) and tasks.drawn.isdisjoint(self._drawn))
-
-    def add(
-        self,
-        tasks: GroupTasks,
-        group: UnitGroup,
-        number: int,
-        place: int,
-        count: int,
-        biases: Sequence[bool],
-        *,
-        optimizer: bool,
-    ) -> None:
-        """Add the tasks of one group.
+    def begin_group(self, params: frozenset[int]) -> None:
+        """Begin another launch if a group before changes the same parameters, as one does everything at once.
 
         Args:
-            tasks, group, number: the group.
-            place: of its first unit among all units.
-            count: number of its units.
-            biases: for each slot that is drawn whether biases are drawn, too.
-            optimizer: write into the state of the optimizer.
+            params: ids of the parameters that the rows of the group change.
         """
-        state = group.state
-        mean_at, born_at = int(state.mean_features.storage_offset()), int(state.born.storage_offset())
-        for move in tasks.moves:
-            self.moves.append([*move.fields, place, count, mean_at, born_at, number])
-            self.most_outputs = max(self.most_outputs, move.num_outputs)
-        for weight, _ in tasks.new:
-            self._add_fresh(weight, place, count)
-        for (_, bias), drawn in zip(tasks.new, biases, strict=True):
-            if bias is not None and drawn:
-                self._add_fresh(bias, place, count)
-            elif bias is not None:
-                self._add(bias, place, count)
-        for write in (*tasks.writes, *((tasks.optimizer_writes or ()) if optimizer else ())):
-            self._add(write, place, count)
-        self._outgoing |= tasks.outgoing
-        self._drawn |= tasks.drawn
+        if not self._tables or not params.isdisjoint(self._params):
+            self._tables.append([])
+            self._sizes.append(0)
+            self._params = set()
+        self._params |= params
 
-    def _add_fresh(self, write: Write, place: int, count: int) -> None:
-        self._add(write._replace(source=FRESH, value=self.num_fresh), place, count)
-        self.num_fresh += count * write.size
+    def add(self, row: list[int], size: int) -> None:
+        """Add a row of the group."""
+        self._tables[-1].append(row)
+        self._sizes[-1] = max(self._sizes[-1], size)
 
-    def _add(self, write: Write, place: int, count: int) -> None:
-        self.writes.append([*write.fields, write.source, write.value, place, count])
-        self.most_written = max(self.most_written, count * write.size)
+    @property
+    def most(self) -> int:
+        """The largest size of a row, which is the number of elements that its programs share."""
+        return max(self._sizes)
 
-    def launch(self, kernels: Any, device: torch.device) -> Launch:
-        """The tables on the device."""
-        if self.most_written > _MOST_ELEMENTS:
-            raise Unsupported
-        moves, writes = (upload(torch.tensor(each, device="cpu"), device) for each in (self.moves, self.writes))
-        return Launch(
-            moves,
-            (-(-self.most_outputs // kernels.MOVE_OUTPUTS), len(self.moves)),
-            writes,
-            (-(-self.most_written // kernels.WRITE_BLOCK), len(self.writes)),
+    def launches(self, block: int, device: torch.device) -> tuple[Launch, ...]:
+        """The tables on the device; a program does ``block`` elements of a row."""
+        return tuple(
+            Launch(upload(torch.tensor(table, device="cpu"), device), (-(-size // block), len(table)))
+            for table, size in zip(self._tables, self._sizes, strict=True)
         )

@@ -193,13 +193,14 @@ class TritonReplacement:
         updates = shared.updates_on_device
         chosen = self._joined([units[number] for number in plan.numbers])
         with on_device(self._device):
-            for launch in plan.launches:
-                kernels.move_contributions[launch.move_grid](
-                    launch.moves, chosen, shared.averages, shared.born, updates, transfer, *self._ages, scalar,
+            for table, grid in plan.moves:
+                kernels.move_contributions[grid](
+                    table, chosen, shared.averages, shared.born, updates, transfer, *self._ages, scalar,
                     kernels.MOVE_FIELDS, kernels.MOVE_OUTPUTS, kernels.MOVE_INNER,
                 )  # fmt: skip
-                kernels.write_slices[launch.write_grid](
-                    launch.writes, chosen, fresh, updates, plan.step, scalar, kernels.WRITE_FIELDS, kernels.WRITE_BLOCK
+            for table, grid in plan.writes:
+                kernels.write_slices[grid](
+                    table, chosen, fresh, updates, plan.step, scalar, kernels.WRITE_FIELDS, kernels.WRITE_BLOCK
                 )
         increment_version(plan.params)
 

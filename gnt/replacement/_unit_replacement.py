@@ -19,7 +19,7 @@ from gnt.replacement import selection
 from gnt.replacement._bound_groups import BoundGroups
 from gnt.replacement._followers import Followers
 from gnt.replacement._kernel_replacement import KernelReplacement
-from gnt.replacement._soft_replacement import check_not_sharded, move_towards_new, soft_shares
+from gnt.replacement._soft_replacement import check_not_sharded, move_incoming, move_outgoing, soft_shares
 from gnt.replacement._triton_replacement import TritonReplacement
 from gnt.replacement.eligibility import UnitState
 from gnt.units import UnitGroup, check_scales_fit
@@ -153,9 +153,11 @@ class UnitReplacement(BoundGroups):
         if prepared is not None:
             prepared.write(transfer=self.bias_transfer)
         else:
-            for (group, indices), (weights, biases) in zip(replaced, drawn, strict=True):
+            for group, indices in replaced:
                 means = group.state.corrected_mean_features.index_select(1, indices) if self.bias_transfer else None
-                reinit.regenerate(group, indices, weights, biases, means, movable)
+                reinit.disconnect(group, indices, means, movable)
+            for (group, indices), (weights, biases) in zip(replaced, drawn, strict=True):
+                reinit.renew(group, indices, weights, biases)
         for group, indices in replaced:
             group.state.replace(indices, all_eligible=selected, restarted=prepared is not None)
         followers.follow(replaced, biases_before)
@@ -180,8 +182,10 @@ class UnitReplacement(BoundGroups):
                 for group, inits in work
             ]
         shares = [soft_shares(self.soft, group.state, self.members) for group, _ in work]
+        for (group, _), alpha in zip(work, shares, strict=True):
+            move_outgoing(group, alpha, movable)
         for (group, _), alpha, (weights, biases) in zip(work, shares, drawn, strict=True):
-            move_towards_new(group, alpha, weights, biases, self.members, movable)
+            move_incoming(group, alpha, weights, biases, self.members)
 
     def _kernels(self) -> KernelReplacement | TritonReplacement | None:
         """What replaces units by kernels, in C on the CPU or in Triton on a GPU; None: only torch operations do."""

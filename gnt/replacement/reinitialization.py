@@ -90,23 +90,14 @@ def reset_scale(slot: Slot, units: Tensor) -> None:
         slot.fill_(getattr(slot.module, name).detach(), units, value)
 
 
-def regenerate(
-    group: UnitGroup,
-    units: Tensor,
-    fresh: Sequence[Tensor],
-    biases: Sequence[Tensor | None],
-    mean_features: Tensor | None,
-    movable: Mapping[int, Tensor] = MappingProxyType({}),
+def disconnect(
+    group: UnitGroup, units: Tensor, mean_features: Tensor | None, movable: Mapping[int, Tensor] = MappingProxyType({})
 ) -> None:
-    """Replace ``units`` of a group in the network.
-
-    The order is: transfer of mean contributions, outgoing weights 0, new incoming weights, initial values of norms.
+    """The first half of a replacement: mean contributions into the consumers' biases, and outgoing weights 0.
 
     Args:
         group: the group.
         units: indices, (k,).
-        fresh: new weights for each slot of ``group.drawn``.
-        biases: new biases for each of them; None: 0.
         mean_features: mean feature of the units at each tap, (taps, k); None: no transfer.
         movable: which entries of consumers' biases may be changed, by the id of the bias; of others all may.
     """
@@ -117,6 +108,19 @@ def regenerate(
             transfer_mean(slot, units, mean_feature, movable.get(id(slot.bias)))
     for slot in group.outgoing:
         slot.fill_(slot.weight.detach(), units, 0.0)
+
+
+def renew(group: UnitGroup, units: Tensor, fresh: Sequence[Tensor], biases: Sequence[Tensor | None]) -> None:
+    """The second half, after the first one of all groups: new incoming weights, and initial values of norms.
+
+    A weight between units that are both replaced then is the new one of the consumer, whatever the order of the groups.
+
+    Args:
+        group: the group.
+        units: indices, (k,).
+        fresh: new weights for each slot of ``group.drawn``.
+        biases: new biases for each of them; None: 0.
+    """
     for slot, rows, own in zip(group.drawn, fresh, biases, strict=True):
         set_incoming(slot, units, rows, own)
     for slot in group.scales:

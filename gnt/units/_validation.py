@@ -67,7 +67,7 @@ def _refuse_frozen(group: UnitGroup) -> None:
     """Refuse frozen weights of which a replacement changes a part: those of all slots but norms."""
     sides = {id(slot): side for side in _SIDES for slot in getattr(group, side)}
     for slot in (*group.drawn, *group.outgoing):
-        fault = weight_fault(slot.module._parameters["weight"])
+        fault = weight_fault(slot.weight)
         if fault is not None:
             kind = type(slot.module).__name__
             raise ValueError(
