@@ -39,9 +39,9 @@ class FiringTimes:
         self.silent += 1
         self.silent.masked_fill_(fired, 0)
 
-    def overdue(self) -> Tensor:
-        """The units that have been silent for too long, bool (num_units,)."""
-        return self.silent >= self.threshold
+    def overdue(self, fired: Tensor) -> Tensor:
+        """The units that will have been silent for too long after `update` with ``fired``, bool (num_units,)."""
+        return (self.silent + 1).masked_fill_(fired, 0) >= self.threshold
 
     def end(self, units: Tensor) -> None:
         """Units, given as bool (num_units,), were reset: their silent times end, and count."""

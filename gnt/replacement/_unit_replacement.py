@@ -41,18 +41,29 @@ class UnitReplacement(BoundGroups):
     _followers: Followers
 
     def select_and_replace(self) -> list[Tensor]:
-        """Replace the units that are due, or move all units softly -> indices of the replaced units of each group."""
+        """Replace the units that are due, or move all units softly -> indices of the replaced units of each group.
+
+        If an error is raised before any unit is replaced, the accumulators are as before: what was due stays due.
+        """
         if self.soft is not None:
             if self.updates % self.soft.period == 0:
                 self._move_towards_new()
             self.selected, self.replaced = [], self.no_units()
             return self.replaced
         own = self.__dict__  # assigning attributes, whose names are checked, takes longer
+        accumulated = [group.state.accumulated for group in self.groups]
         own["replaced"] = replaced = self.select_due()
-        if any(map(Tensor.numel, replaced)):
-            self.replace_units(replaced, [None] * len(self.groups), selected=True)
-        else:
+        if not any(map(Tensor.numel, replaced)):
             own["selected"] = []
+            return replaced
+        try:
+            self.replace_units(replaced, [None] * len(self.groups), selected=True)
+        except BaseException:
+            if self.selected:  # nothing was replaced
+                for group, before in zip(self.groups, accumulated, strict=True):
+                    group.state.accumulated = before
+                self.selected, self.replaced = [], self.no_units()
+            raise
         return replaced
 
     def select_due(self) -> list[Tensor]:
@@ -125,9 +136,9 @@ class UnitReplacement(BoundGroups):
             fresh: incoming weights for each group and slot that is drawn; None: draw them.
             selected: the units are those of the last selection.
         """
-        self.selected = []
         work = [item for item in zip(self.groups, units, fresh, self.slot_inits, strict=True) if len(item[1])]
         if not work:
+            self.selected = []
             return
         if scales := [slot for group, *_ in work for slot in group.scales]:
             check_scales_fit(scales)
@@ -150,6 +161,7 @@ class UnitReplacement(BoundGroups):
                 ]
         replaced = [(group, indices) for group, indices, *_ in work]
         biases_before = followers.consumer_biases(replaced) if self.bias_transfer else []
+        self.selected = []  # from here on the network changes
         if prepared is not None:
             prepared.write(transfer=self.bias_transfer)
         else:

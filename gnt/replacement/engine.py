@@ -206,6 +206,9 @@ class GnT(AttachedEngine, ExplainsOtherNames):
         Raises:
             RuntimeError: the engine is attached and has made this step in that of its optimizer; or as for `update`.
             ValueError, FloatingPointError: as for `update`.
+
+        If the optimizer's state or a follower cannot follow a replacement, its error is raised after the update: no
+        unit is replaced, and the accumulators are as before the step.
         """
         structure = self._structure
         if structure is None or not structure.is_current:

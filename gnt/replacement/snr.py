@@ -199,6 +199,9 @@ class SNR(ReplacementRule):
             RuntimeError: no features were recorded, or `close` was called.
             FloatingPointError: features of a group are NaN or infinite. SNR has changed nothing; the optimizer's step
                 before is not undone.
+
+        If the optimizer's state or a follower cannot follow a replacement, its error is raised, and SNR has changed
+        nothing but forgotten the recorded features.
         """
         self._engine.feature_buffer.check_open()
         self._engine.read_protection()
@@ -211,18 +214,18 @@ class SNR(ReplacementRule):
         overdue = []
         for group, times, own in zip(self.groups, self._times, fired, strict=True):
             times.move_to(group.incoming[0].weight.device)
+            units = times.overdue(own).nonzero().view(-1) if own is not None else group.state.no_units
+            overdue.append(self._replaceable(group, units))
+        overdue = self._engine.without_replaced_by_others(overdue)
+        if any(map(len, overdue)):
+            self._engine.replace(overdue)
+            self.replaced = overdue
+        for times, own, units in zip(self._times, fired, self.replaced, strict=True):
             if own is not None:
                 times.update(own)
-            units = times.overdue().nonzero().view(-1) if own is not None else group.state.no_units
-            overdue.append(self._replaceable(group, units))
-        self.steps += 1
-        if any(map(len, overdue)):
-            self.replaced = self._engine.without_replaced_by_others(overdue)
-            self._engine.replace(self.replaced)
-            for times, units in zip(self._times, self.replaced, strict=True):
+            if len(units):
                 times.end(torch.zeros_like(times.silent, dtype=torch.bool).index_fill_(0, units, True))
-        else:
-            self._engine.without_replaced_by_others(overdue)
+        self.steps += 1
         if self.steps % self.estimate_every == 0:
             for times in self._times:
                 times.set_thresholds(self.eta)

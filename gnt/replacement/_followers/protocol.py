@@ -21,8 +21,10 @@ class Follower(Protocol):
 
     ``check_units(groups)``
         before anything is changed, in each step in which units are replaced, and when the object begins to follow.
-        ``groups`` are all `UnitGroup` of the engine. An exception raised here ends the step with network, optimizer and
-        engine as they were.
+        ``groups`` are all `UnitGroup` of the engine. An exception raised here is that of the step, in which no unit is
+        replaced: network and optimizer are as after the optimizer's step. A `GnT` has updated ages and averages
+        before, and its accumulators are as before the step, so that what was due is due in the next one. `ReDo` and
+        `SNR` have not counted the step. The features that were recorded for it are forgotten.
     ``move_bias(bias, change)``
         for the bias of each consumer, after the mean contribution of the replaced units has moved into it. ``change``
         has the shape of ``bias`` and is what was added; it is 0 where the bias itself belongs to a replaced unit, and
