@@ -169,7 +169,12 @@ class FeatureBuffer(RecordedTaps):
     ) -> str | None:
         """The message of an error if features are missing; see `missing_features`."""
         rests = [number in resting.ran for number, group in enumerate(self._groups) for _ in group.taps]
-        recorded = [bool(each) or number in others or rests[number] for number, each in enumerate(per_tap)]
+        overwritten = {number for number, tap in enumerate(self.taps) if tap.overwritten}
+        overwritten |= {number for number, _, tap in self._other_layouts if tap.overwritten}
+        recorded = [
+            bool(each) or number in others or number in overwritten or rests[number]
+            for number, each in enumerate(per_tap)
+        ]
         return missing_features(recorded, self._readers, partial=partial)
 
     def _check(self, per_tap: list[list[Any]], others: OtherLayouts, kinds: list[Any], *, given: bool) -> None:

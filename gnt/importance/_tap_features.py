@@ -3,6 +3,10 @@
 Under `torch.compile` recording is part of the compiled code. Features are kept as a linked list, which is extended
 without being read, so compiled code does not depend on how many features are waiting: no recompilation and no graph
 break. Compiled code records no marks, so its features count whether or not a backward has reached them.
+
+A feature shares memory with what the consumer has read. Its version, which each in-place operation increments, shows
+whether it still is that; autograd shows it only if it needs the value itself, and not a copy in another dtype
+(autocast). If it was overwritten, it does not count, and copies are kept from the next forward on.
 """
 
 from __future__ import annotations
@@ -10,17 +14,20 @@ from __future__ import annotations
 import contextlib
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
+from gnt._utils.stack_level import user_level
 from gnt.importance._training_forwards import BackwardMark, OwnWeights, PastBackward
 
 MANY_FORWARDS = 1000  # warn once when this many forwards are waiting
 
-Entry = tuple[Tensor, BackwardMark | PastBackward | None]  # a feature, and its mark if a backward can be seen
-LinkedList = Any  # None, or (the latest feature, its mark, the list before it)
+# a feature, its mark if a backward can be seen, and its version when it was recorded
+Entry = tuple[Tensor, BackwardMark | PastBackward | None, int]
+LinkedList = Any  # None, or (the latest feature, its mark, the list before it, its version)
+_ANY_VERSION = -1  # of features that are not compared
 
 
 class TapFeatures:
@@ -41,6 +48,8 @@ class TapFeatures:
         recorded_in_forward: a forward was recorded while it ran, not while it was recomputed in a backward.
         settled: features, with their marks, of earlier backwards of this step.
         pending: features that no backward has reached so far, as a linked list.
+        copies: features are to be copied when they are recorded, because some were overwritten.
+        overwritten: features that `take` was to return the last time were overwritten.
 
     >>> import torch
     >>> features = TapFeatures("0")
@@ -64,6 +73,8 @@ class TapFeatures:
         self.settled: list[Entry] = []
         self.pending: LinkedList = None
         self._latest: weakref.ref[Tensor] | None = None  # with several consumers: the tensor that was recorded last
+        self._copied: dict[int, Tensor] = {}  # by the id of a copy: what it is a copy of
+        self.copies = self.overwritten = False
         self.recorded_in_forward = self.compiled = False
         self._count = 0
 
@@ -103,7 +114,12 @@ class TapFeatures:
 
     def add(self, feature: Tensor, mark: BackwardMark | PastBackward | None = None) -> None:
         """Keep the detached feature of one forward, and its mark."""
-        self.pending = (feature, mark, self.pending)
+        if self.copies:
+            copy = feature.clone()
+            if self.several_consumers:
+                self._copied[id(copy)] = feature
+            feature = copy
+        self.pending = (feature, mark, self.pending, _version_of(feature))
         self._count += 1
         if self._count == MANY_FORWARDS:
             warnings.warn(
@@ -114,7 +130,7 @@ class TapFeatures:
 
     def add_compiled(self, feature: Tensor) -> None:
         """Keep the detached feature of a forward that `torch.compile` compiles."""
-        self.pending = (feature, None, self.pending)
+        self.pending = (feature.clone() if self.copies else feature, None, self.pending, _ANY_VERSION)
         self.recorded_in_forward = self.compiled = True
 
     def take(self, *, only_trained: bool = False) -> list[Tensor]:
@@ -124,53 +140,66 @@ class TapFeatures:
             only_trained: leave out features that no training backward has reached; otherwise only those that were
                 differentiated with respect to inputs only.
         """
-        pending, settled = self.pending, self.settled
+        pending, settled, copied = self.pending, self.settled, self._copied
         self.forget()
         # one forward, as in most steps
-        if pending is None and len(settled) == 1:
-            feature, mark = settled[0]
-            if self.gradients and mark is not None:
-                feature.grad = _gradient_of(feature, mark)
-            return [feature]
-        if not settled and pending is not None and pending[2] is None:
-            feature, mark, _ = pending
-            if not (mark is None or mark.trained or not (only_trained or mark.probed)):
-                return []
+        if pending is None and len(settled) == 1 and _is_intact(settled[0]):
+            feature, mark, _ = settled[0]
             if self.gradients and mark is not None:
                 feature.grad = _gradient_of(feature, mark)
             return [feature]
         entries = _counting(settled + _entries(pending), only_trained)
+        intact = [entry for entry in entries if _is_intact(entry)]
+        if len(intact) < len(entries):
+            self._note_overwritten()
         if self.gradients:
-            for feature, mark in entries:
+            for feature, mark, _ in intact:
                 feature.grad = None if mark is None else _gradient_of(feature, mark)
-        features = [feature for feature, _ in entries]
-        return _without_duplicates(features) if self.several_consumers else features
+        features = [feature for feature, *_ in intact]
+        return _without_duplicates(features, copied) if self.several_consumers else features
+
+    def _note_overwritten(self) -> None:
+        """Copy features from now on, as some that were recorded do not have their values any more."""
+        self.overwritten = self.copies = True
+        warnings.warn(
+            f"features of group {self.group!r} were overwritten in place after their consumer has read them (by "
+            "ReLU(inplace=True) or h += x, for example), and are left out of this update. From the next forward on "
+            "they are copied; an operation that is not in place saves the copies",
+            stacklevel=user_level(),
+        )
 
     def only_forward(self) -> Tensor | None:
         """The feature of the only forward that is waiting, if it counts; otherwise None. Nothing is forgotten."""
         pending, settled = self.pending, self.settled
-        if pending is None:
-            return settled[0][0] if len(settled) == 1 else None
         feature: Tensor
-        mark: BackwardMark | None
-        feature, mark, before = pending
-        return feature if before is None and not settled and (mark is None or mark.trained) else None
+        mark: BackwardMark | PastBackward | None
+        version: int
+        if pending is None:
+            if len(settled) != 1:
+                return None
+            feature, _, version = settled[0]
+        else:
+            feature, mark, before, version = pending
+            if before is not None or settled or not (mark is None or mark.trained):
+                return None
+        return feature if version < 0 or feature._version == version else None
 
     def forget(self) -> None:
         """Forget all waiting features."""
-        self.settled, self.pending, self._latest, self._count = [], None, None, 0
+        self.settled, self.pending, self._latest, self._count, self._copied = [], None, None, 0, {}
+        self.overwritten = False
         self.recorded_in_forward = self.compiled = self._noted = self._noted_settled = False
 
     def recorded(self) -> list[Tensor]:
         """All waiting features, oldest first."""
         if not self.settled and self.pending is not None and self.pending[2] is None:  # one forward
             return [self.pending[0]]
-        return [feature for feature, _ in self.settled + _entries(self.pending)]
+        return [feature for feature, *_ in self.settled + _entries(self.pending)]
 
     def recorded_gradients(self) -> list[Tensor | None]:
         """The gradients of all waiting features, oldest first, as far as a backward has reached them."""
         entries = self.settled + _entries(self.pending)
-        return [None if mark is None else _gradient_of(feature, mark) for feature, mark in entries]
+        return [None if mark is None else _gradient_of(feature, mark) for feature, mark, _ in entries]
 
     @property
     def waiting(self) -> bool:
@@ -201,17 +230,17 @@ class TapFeatures:
         """True if a training backward is known to have reached a waiting feature."""
         pending = self.pending
         while pending is not None:
-            _, mark, pending = pending
+            _, mark, pending, _ = pending
             if mark is not None and mark.trained:
                 return True
         if self._noted_settled:
             return True
-        return bool(self.settled) and any(mark is not None for _, mark in self.settled)
+        return bool(self.settled) and any(mark is not None for _, mark, _ in self.settled)
 
     @property
     def unmarked(self) -> bool:
         """True if a feature (or a note) is waiting of which it cannot be seen whether a backward has reached it."""
-        return self._noted or any(mark is None for _, mark in self.settled + _entries(self.pending))
+        return self._noted or any(mark is None for _, mark, _ in self.settled + _entries(self.pending))
 
     def after_backward(self, *, restarted: bool) -> None:
         """Note that a backward has run for the pending features.
@@ -228,17 +257,17 @@ class TapFeatures:
         if pending is None:
             return
         if pending[2] is None:  # one forward, as in most steps
-            feature, mark, _ = pending
+            feature, mark, _, version = pending
             if mark is None or mark.trained:
-                self.settled.append((feature, mark))
+                self.settled.append((feature, mark, version))
                 self.pending = None
             return
         entries, self.pending = _entries(self.pending), None
-        for feature, mark in entries:
+        for feature, mark, version in entries:
             if mark is None or mark.trained:
-                self.settled.append((feature, mark))
+                self.settled.append((feature, mark, version))
             else:
-                self.pending = (feature, mark, self.pending)
+                self.pending = (feature, mark, self.pending, version)
 
 
 class GroupFeatures:
@@ -262,9 +291,23 @@ def _entries(pending: LinkedList) -> list[Entry]:
     """The entries of a linked list, oldest first."""
     entries = []
     while pending is not None:
-        feature, mark, pending = pending
-        entries.append((feature, mark))
+        feature, mark, pending, version = pending
+        entries.append((feature, mark, version))
     return entries[::-1]
+
+
+def _version_of(feature: Tensor) -> int:
+    """The number of in-place operations on the memory of a feature."""
+    try:
+        return feature._version
+    except RuntimeError:  # an inference tensor
+        return _ANY_VERSION
+
+
+def _is_intact(entry: Entry) -> bool:
+    """True if a feature has the values with which it was recorded."""
+    feature, _, version = entry
+    return version < 0 or feature._version == version
 
 
 def _gradient_of(feature: Tensor, mark: BackwardMark | PastBackward) -> Tensor | None:
@@ -279,19 +322,23 @@ def _counting(entries: list[Entry], only_trained: bool) -> list[Entry]:
     gradient penalty. It counts only if there is no other forward.
     """
     if not only_trained:
-        return [(feature, mark) for feature, mark in entries if mark is None or mark.trained or not mark.probed]
-    trained = [(feature, mark) for feature, mark in entries if mark is None or mark.trained]
-    return [(feature, mark) for feature, mark in trained if mark is None or not mark.probed] or trained
+        return [entry for entry in entries if (mark := entry[1]) is None or mark.trained or not mark.probed]
+    trained = [entry for entry in entries if (mark := entry[1]) is None or mark.trained]
+    return [entry for entry in trained if (mark := entry[1]) is None or not mark.probed] or trained
 
 
-def _without_duplicates(features: list[Tensor]) -> list[Tensor]:
+def _without_duplicates(features: list[Tensor], copied: Mapping[int, Tensor]) -> list[Tensor]:
     """The features without those that are the same memory: consumers that read the same value in one forward.
 
     Each consumer has its own part of the gradient; the feature that stays has their sum.
+
+    Args:
+        features: the features.
+        copied: by the id of a copy, what it is a copy of.
     """
     kept: dict[Any, Tensor] = {}
     for feature in features:
-        first = kept.setdefault(_place(feature), feature)
+        first = kept.setdefault(_place(copied.get(id(feature), feature)), feature)
         if first is not feature and feature.grad is not None:
             part = feature.grad.reshape(first.shape)
             first.grad = part if first.grad is None else first.grad + part
