@@ -35,7 +35,8 @@ def transfer_mean(slot: Slot, units: Tensor, mean_feature: Tensor, movable: Tens
 
     The mean input of the consumers' units then stays the same when the outgoing weights are set to zero. A consumer
     without bias, or with a frozen one, is left unchanged. For convolutions with zero padding this is exact at interior
-    positions.
+    positions. For a linear layer that reads flattened channels, every position of a channel gets the mean over all of
+    them, which is exact if the means of its positions are equal.
 
     Args:
         slot: the consumer.
