@@ -3,6 +3,7 @@
 _training_forwards     which forwards count
 _feature_recording     features recorded by forward pre-hooks, once for all readers
 _tap_features          the features that one reader keeps until its next update
+_feature_entries       which of these count, and which are the same
 _recorded_taps         the taps of all groups, and their subscription to the hooks
 _feature_buffer        the features of all taps: checked (_validation), and taken once per update as a _feature_batch
 _resting_groups        the groups that an update does not measure

@@ -14,19 +14,24 @@ from __future__ import annotations
 import contextlib
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 
 from gnt._utils.stack_level import user_level
+from gnt.importance._feature_entries import (
+    Entry,
+    LinkedList,
+    counting,
+    entries,
+    gradient_of,
+    is_intact,
+    without_duplicates,
+)
 from gnt.importance._training_forwards import BackwardMark, OwnWeights, PastBackward
 
 MANY_FORWARDS = 1000  # warn once when this many forwards are waiting
 
-# a feature, its mark if a backward can be seen, and its version when it was recorded
-Entry = tuple[Tensor, BackwardMark | PastBackward | None, int]
-LinkedList = Any  # None, or (the latest feature, its mark, the list before it, its version)
 _ANY_VERSION = -1  # of features that are not compared
 
 
@@ -143,20 +148,20 @@ class TapFeatures:
         pending, settled, copied = self.pending, self.settled, self._copied
         self.forget()
         # one forward, as in most steps
-        if pending is None and len(settled) == 1 and _is_intact(settled[0]):
+        if pending is None and len(settled) == 1 and is_intact(settled[0]):
             feature, mark, _ = settled[0]
             if self.gradients and mark is not None:
-                feature.grad = _gradient_of(feature, mark)
+                feature.grad = gradient_of(feature, mark)
             return [feature]
-        entries = _counting(settled + _entries(pending), only_trained)
-        intact = [entry for entry in entries if _is_intact(entry)]
-        if len(intact) < len(entries):
+        counted = counting(settled + entries(pending), only_trained)
+        intact = [entry for entry in counted if is_intact(entry)]
+        if len(intact) < len(counted):
             self._note_overwritten()
         if self.gradients:
             for feature, mark, _ in intact:
-                feature.grad = None if mark is None else _gradient_of(feature, mark)
+                feature.grad = None if mark is None else gradient_of(feature, mark)
         features = [feature for feature, *_ in intact]
-        return _without_duplicates(features, copied) if self.several_consumers else features
+        return without_duplicates(features, copied) if self.several_consumers else features
 
     def _note_overwritten(self) -> None:
         """Copy features from now on, as some that were recorded do not have their values any more."""
@@ -194,12 +199,12 @@ class TapFeatures:
         """All waiting features, oldest first."""
         if not self.settled and self.pending is not None and self.pending[2] is None:  # one forward
             return [self.pending[0]]
-        return [feature for feature, *_ in self.settled + _entries(self.pending)]
+        return [feature for feature, *_ in self.settled + entries(self.pending)]
 
     def recorded_gradients(self) -> list[Tensor | None]:
         """The gradients of all waiting features, oldest first, as far as a backward has reached them."""
-        entries = self.settled + _entries(self.pending)
-        return [None if mark is None else _gradient_of(feature, mark) for feature, mark, _ in entries]
+        waiting = self.settled + entries(self.pending)
+        return [None if mark is None else gradient_of(feature, mark) for feature, mark, _ in waiting]
 
     @property
     def waiting(self) -> bool:
@@ -240,7 +245,7 @@ class TapFeatures:
     @property
     def unmarked(self) -> bool:
         """True if a feature (or a note) is waiting of which it cannot be seen whether a backward has reached it."""
-        return self._noted or any(mark is None for _, mark, _ in self.settled + _entries(self.pending))
+        return self._noted or any(mark is None for _, mark, _ in self.settled + entries(self.pending))
 
     def after_backward(self, *, restarted: bool) -> None:
         """Note that a backward has run for the pending features.
@@ -262,8 +267,8 @@ class TapFeatures:
                 self.settled.append((feature, mark, version))
                 self.pending = None
             return
-        entries, self.pending = _entries(self.pending), None
-        for feature, mark, version in entries:
+        waiting, self.pending = entries(self.pending), None
+        for feature, mark, version in waiting:
             if mark is None or mark.trained:
                 self.settled.append((feature, mark, version))
             else:
@@ -287,68 +292,9 @@ class GroupFeatures:
             tap.forget()
 
 
-def _entries(pending: LinkedList) -> list[Entry]:
-    """The entries of a linked list, oldest first."""
-    entries = []
-    while pending is not None:
-        feature, mark, pending, version = pending
-        entries.append((feature, mark, version))
-    return entries[::-1]
-
-
 def _version_of(feature: Tensor) -> int:
     """The number of in-place operations on the memory of a feature."""
     try:
         return feature._version
     except RuntimeError:  # an inference tensor
         return _ANY_VERSION
-
-
-def _is_intact(entry: Entry) -> bool:
-    """True if a feature has the values with which it was recorded."""
-    feature, _, version = entry
-    return version < 0 or feature._version == version
-
-
-def _gradient_of(feature: Tensor, mark: BackwardMark | PastBackward) -> Tensor | None:
-    """The gradient in the shape of the feature, which may be recorded in another one (flat, by a `CBPConv`)."""
-    return None if mark.gradient is None else mark.gradient.reshape(feature.shape)
-
-
-def _counting(entries: list[Entry], only_trained: bool) -> list[Entry]:
-    """The features that count.
-
-    A forward that was differentiated with respect to its inputs before the training backward reached it is that of a
-    gradient penalty. It counts only if there is no other forward.
-    """
-    if not only_trained:
-        return [entry for entry in entries if (mark := entry[1]) is None or mark.trained or not mark.probed]
-    trained = [entry for entry in entries if (mark := entry[1]) is None or mark.trained]
-    return [entry for entry in trained if (mark := entry[1]) is None or not mark.probed] or trained
-
-
-def _without_duplicates(features: list[Tensor], copied: Mapping[int, Tensor]) -> list[Tensor]:
-    """The features without those that are the same memory: consumers that read the same value in one forward.
-
-    Each consumer has its own part of the gradient; the feature that stays has their sum.
-
-    Args:
-        features: the features.
-        copied: by the id of a copy, what it is a copy of.
-    """
-    kept: dict[Any, Tensor] = {}
-    for feature in features:
-        first = kept.setdefault(_place(copied.get(id(feature), feature)), feature)
-        if first is not feature and feature.grad is not None:
-            part = feature.grad.reshape(first.shape)
-            first.grad = part if first.grad is None else first.grad + part
-    return list(kept.values())
-
-
-def _place(feature: Tensor) -> Any:
-    """The same for two features that are the same samples in the same memory."""
-    if feature.__class__ is not Tensor:
-        return id(feature)
-    if feature.is_contiguous() and feature.ndim:  # one may be a view that joins dimensions of samples
-        return feature.data_ptr(), feature.numel(), feature.shape[-1]
-    return feature.data_ptr(), feature.shape, feature.stride()
