@@ -45,8 +45,8 @@ class TaskBuffers:
 
     @torch.no_grad()
     def end_task(self) -> None:
-        """Keep the present values as those of a task."""
-        self.tasks.append(self.changed())
+        """Keep the values of the open task, whether they or those of an earlier one are in force."""
+        self.tasks.append(self.changed() if self.live is None else dict(self.live))
 
     @torch.no_grad()
     def use(self, task: int | None) -> None:
