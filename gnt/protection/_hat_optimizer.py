@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Adagrad, Optimizer
 
 from gnt._utils.dynamo import not_compiled
+from gnt._utils.optimizer_hooks import unused_key
 from gnt._utils.stack_level import user_level
 from gnt.importance import step_was_skipped
 from gnt.protection._coverage import CoveredParameter
@@ -97,11 +98,13 @@ def _warn_of_decay(optimizer: Optimizer, embedding: Tensor) -> None:
 
 
 def add_embedding(optimizer: Optimizer, embedding: nn.Parameter) -> None:
-    """Give the optimizer the embedding, without weight decay, unless it holds it."""
+    """Give the optimizer the embedding, without weight decay, unless it holds it; if it has names, under a new one."""
     optimizer = unwrap_optimizer(optimizer)
     if id(embedding) not in _held(optimizer):
         no_decay = {"weight_decay": 0.0} if "weight_decay" in optimizer.defaults else {}
-        optimizer.add_param_group({"params": [embedding], **no_decay})
+        names = [name for options in optimizer.param_groups for name in options.get("param_names", ())]
+        named = (unused_key("hat.embedding", names), embedding) if names else embedding
+        optimizer.add_param_group({"params": [named], **no_decay})
 
 
 def reset_embedding_state(optimizer: Optimizer, embedding: nn.Parameter) -> None:

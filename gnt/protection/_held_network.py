@@ -14,7 +14,7 @@ from gnt.protection._conditioning import Conditioning, conditioned
 from gnt.protection._coverage import Coverage
 from gnt.protection._gate_kernel import GateKernel
 from gnt.protection._gated_network import GatedNetwork
-from gnt.protection._hat_optimizer import HATOptimizer, add_embedding
+from gnt.protection._hat_optimizer import HATOptimizer
 from gnt.protection._hat_processes import average_gradient
 from gnt.protection._hat_settings import HATSettings, check_uncovered
 from gnt.protection._rates import EarlierTasks
@@ -99,7 +99,6 @@ class HeldNetwork(GatedNetwork):
         self._refresh_gates()
 
     def _hang_on_optimizer(self, optimizer: Optimizer) -> None:
-        add_embedding(optimizer, self.embedding)
         new = HATOptimizer(optimizer, self._before_optimizer_step, self._after_optimizer_step)
         for each in self._optimizers:
             if each.optimizer is new.optimizer:

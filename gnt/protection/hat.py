@@ -17,7 +17,7 @@ from gnt.distributed.process_group import check_process_group
 from gnt.names import Compensation, Form, Norms, SparsityMode, Uncovered
 from gnt.protection._changed_settings import changed_settings, check_generator, settings_of_hat
 from gnt.protection._gated_network import Progress
-from gnt.protection._hat_optimizer import check_optimizer, reset_embedding_state
+from gnt.protection._hat_optimizer import add_embedding, check_optimizer, reset_embedding_state
 from gnt.protection._hat_processes import copy_from_first_process
 from gnt.protection._hat_settings import EmbeddingInit, HATSettings, check_groups, check_norms
 from gnt.protection._protecting_network import ProtectingNetwork
@@ -206,6 +206,7 @@ class HAT(ProtectingNetwork):
         coverage = self._find_coverage()
         check_optimizer(optimizer, coverage.parameters, self.embedding)
         self._warn_without_capacity(task)
+        add_embedding(optimizer, self.embedding)  # the optimizer may refuse it
         self._coverage = coverage
         self._trained.follow(coverage.parameters, new=False)
         if self.settings.norms == "per_task":
@@ -296,6 +297,7 @@ class HAT(ProtectingNetwork):
         if present is not None and present.optimizer is unwrap_optimizer(optimizer):
             raise RuntimeError(f"task {self.task!r} has this optimizer; resume() is for a state that was loaded")
         check_optimizer(optimizer, self._coverage.parameters, self.embedding)
+        add_embedding(optimizer, self.embedding)
         if present is not None:
             present.active = False
         self._hang_on_optimizer(optimizer)

@@ -1,0 +1,63 @@
+"""The optimizers of a `HAT`: how they get the embedding, and what refusals and steps leave."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import gnt
+from gnt.protection._hat_optimizer import add_embedding
+from tests.helpers.small_runs import assert_same, conv_net, mlp
+from tests.protection.masked_runs import learn_steps, learn_task
+
+pytestmark = pytest.mark.filterwarnings("ignore:no capacity is left")
+
+
+def make(net: nn.Module | None = None, kind: type[gnt.HAT] = gnt.HAT, **given: Any) -> Any:
+    net = mlp() if net is None else net
+    return net, kind(net, gnt.walk(net), **{"sparsity": 0.1, "generator": torch.Generator().manual_seed(7), **given})
+
+
+def test_an_optimizer_of_named_parameters_gets_the_embedding_under_a_name():
+    net, hat = make()
+    named, (_, other) = torch.optim.SGD(net.named_parameters(), lr=0.1), make()
+    if "param_names" not in named.param_groups[0]:
+        pytest.skip("this version of torch drops the names")
+    twin, twin_hat = make()
+    plain = torch.optim.SGD(twin.parameters(), lr=0.1)
+    for task in range(2):
+        learn_task(hat, named, task)
+        learn_task(twin_hat, plain, task)
+    assert_same(dict(net.state_dict()), dict(twin.state_dict()))
+    assert named.param_groups[1]["param_names"] == ["hat.embedding"]
+    add_embedding(named, other.embedding)
+    assert named.param_groups[2]["param_names"] == ["hat.embedding_1"]
+    assert named.param_groups[2]["params"] == [other.embedding]
+
+
+class Full(torch.optim.SGD):
+    """Takes no group after the first."""
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        if self.param_groups:
+            raise ValueError("no more groups")
+        super().add_param_group(param_group)
+
+
+def test_an_optimizer_that_cannot_take_the_embedding_changes_nothing():
+    net, hat = make(conv_net())
+    learn_task(hat, torch.optim.SGD(net.parameters(), lr=0.1), 0, (1, 8, 8))
+    before = copy.deepcopy([net.state_dict(), hat.state_dict()])
+    with pytest.raises(ValueError, match="no more groups"):
+        hat.begin(1, Full(net.parameters(), lr=0.1), steps_per_epoch=2)
+    assert_same([net.state_dict(), hat.state_dict()], before)
+    present = torch.optim.SGD(net.parameters(), lr=0.1)
+    hat.begin(1, present, steps_per_epoch=2)
+    with pytest.raises(ValueError, match="no more groups"):
+        hat.resume(Full(net.parameters(), lr=0.1))
+    learn_steps(hat, present, range(2), (1, 8, 8))
+    hat.end()
