@@ -47,9 +47,3 @@ class MaskedMethod(TaskHeadsMethod):
     def _evaluated(self, number: int) -> Iterator[None]:
         with super()._evaluated(number), self._hat.use(number):
             yield
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a saved state. Raises ValueError if a part is missing or is not of its kind."""
-        super().load_state_dict(state)
-        if self._hat.task is not None:
-            self._hat.resume(self.learner.opt)

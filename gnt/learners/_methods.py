@@ -15,12 +15,20 @@ A method is an object with any of these hooks, which a learner calls in the orde
     begin_task(...), end_task(...)      called by the learner's functions of these names; a hook gets the keywords given
                         there, and ``net`` and ``optimizer``, the learner's, as far as its signature names them
 
-It may have ``state_dict`` and ``load_state_dict``, which become part of the learner's state, and ``discard()``, which
-is called when a step fails before its update. A true attribute ``records_gradient`` says that its `penalty_backward`
-takes ``.grad`` for the gradient of the loss: it is called after those of the others. A true attribute
-``watches_forward`` says that it has hooks on layers, which a compiled graph would not call. ``expects_classes`` is set
-if it takes outputs for logits of classes, to what its user passes for other targets; a learner with "mse" warns. If it
-keeps numbers per weight (`gnt.replacement.Follower`) of units that the learner's engine replaces, it follows that.
+It may have ``state_dict`` and ``load_state_dict``, which become part of the learner's state, and
+
+    parameter_group(optimizer)  the group of its own parameters, as for ``optimizer.add_param_group``, that its
+                        `begin_task` gives the optimizer. A learner that loads a state adds it to an optimizer that
+                        lacks it, or removes it, as the saved optimizer had it or not
+    after_load(optimizer)       called after a state was loaded, with the learner's optimizer: the method goes on with
+                        it, such as with the hooks of an open task
+
+``discard()`` is called when a step fails before its update. A true attribute ``records_gradient`` says that its
+`penalty_backward` takes ``.grad`` for the gradient of the loss: it is called after those of the others. A true
+attribute ``watches_forward`` says that it has hooks on layers, which a compiled graph would not call.
+``expects_classes`` is set if it takes outputs for logits of classes, to what its user passes for other targets; a
+learner with "mse" warns. If it keeps numbers per weight (`gnt.replacement.Follower`) of units that the learner's engine
+replaces, it follows that.
 """
 
 from __future__ import annotations
@@ -33,6 +41,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.optim import Optimizer
 
 from gnt._utils.stack_level import user_level
 from gnt.regularization import FunctionalPenalty
@@ -259,6 +268,11 @@ class Methods(tuple[Any, ...]):
             own = ", ".join(type(each).__name__ for each in self)
             got = f"{len(saved)} states" if isinstance(saved, (list, tuple)) else type(saved).__name__
             raise ValueError(f"state_dict has 'methods' that are not those of this learner ({own}): got {got}")
+
+    def after_load(self, optimizer: Optimizer) -> None:
+        """Call the hooks of this name, after the state of a learner with this optimizer was loaded."""
+        for each in self.having("after_load"):
+            each.after_load(optimizer)
 
     def load_state_dict(self, saved: list[Any]) -> None:
         """Load the result of `state_dict`; if one of them fails, all are as before."""

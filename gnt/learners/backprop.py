@@ -22,6 +22,7 @@ from gnt.learners._loss_and_optimizer import (
     find_optimizer,
     refuse_own_engine,
 )
+from gnt.learners._method_groups import MethodGroups
 from gnt.learners._methods import Methods
 from gnt.learners._optimizer_options import OptimizerOptions
 from gnt.learners._step_result import Step
@@ -217,13 +218,20 @@ class Backprop:
             parts["methods"] = self._step.methods
         elif "methods" in state_dict:
             raise ValueError("state_dict has 'methods', and this learner has no methods with state")
-        for loading, part in parts.items():
-            try:
+        methods, loaded = self._step.methods, []
+        groups = MethodGroups(self.opt, methods.having("parameter_group"))
+        try:
+            for loading, part in parts.items():
+                loaded.append(loading)
+                if part is self.opt:
+                    groups.fit(state_dict["opt"])
                 part.load_state_dict(state_dict[loading])
-            except Exception as error:
-                for name, changed in parts.items():
-                    changed.load_state_dict(before[name])
-                    if name == loading:
-                        break
-                kind = type(part).__name__
-                raise ValueError(f"state_dict holds {loading!r} that does not fit this {kind}: {error}") from error
+            methods.after_load(self.opt)
+        except Exception as error:
+            groups.restore()
+            for name in loaded:
+                parts[name].load_state_dict(before[name])
+            if "methods" in loaded:
+                methods.after_load(self.opt)
+            name, kind = loaded[-1], type(parts[loaded[-1]]).__name__
+            raise ValueError(f"state_dict holds {name!r} that does not fit this {kind}: {error}") from error

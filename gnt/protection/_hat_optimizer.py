@@ -97,14 +97,19 @@ def _warn_of_decay(optimizer: Optimizer, embedding: Tensor) -> None:
             )
 
 
-def add_embedding(optimizer: Optimizer, embedding: nn.Parameter) -> None:
-    """Give the optimizer the embedding, without weight decay, unless it holds it; if it has names, under a new one."""
+def embedding_group(optimizer: Optimizer, embedding: nn.Parameter) -> dict[str, Any]:
+    """The group of the embedding, without weight decay; under a new name in an optimizer with names."""
     optimizer = unwrap_optimizer(optimizer)
+    no_decay = {"weight_decay": 0.0} if "weight_decay" in optimizer.defaults else {}
+    names = [name for options in optimizer.param_groups for name in options.get("param_names", ())]
+    named = (unused_key("hat.embedding", names), embedding) if names else embedding
+    return {"params": [named], **no_decay}
+
+
+def add_embedding(optimizer: Optimizer, embedding: nn.Parameter) -> None:
+    """Give the optimizer the group of the embedding, unless it holds it."""
     if id(embedding) not in _held(optimizer):
-        no_decay = {"weight_decay": 0.0} if "weight_decay" in optimizer.defaults else {}
-        names = [name for options in optimizer.param_groups for name in options.get("param_names", ())]
-        named = (unused_key("hat.embedding", names), embedding) if names else embedding
-        optimizer.add_param_group({"params": [named], **no_decay})
+        unwrap_optimizer(optimizer).add_param_group(embedding_group(optimizer, embedding))
 
 
 def reset_embedding_state(optimizer: Optimizer, embedding: nn.Parameter) -> None:

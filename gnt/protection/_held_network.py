@@ -98,12 +98,18 @@ class HeldNetwork(GatedNetwork):
         self._gate_kernel = GateKernel(self._places, self.settings, self._sparsity)
         self._refresh_gates()
 
-    def _hang_on_optimizer(self, optimizer: Optimizer) -> None:
+    def _hang_on_optimizer(self, optimizer: Optimizer, *, active: bool = True) -> None:
         new = HATOptimizer(optimizer, self._before_optimizer_step, self._after_optimizer_step)
+        new.active = active
+        self._leave_optimizer(new.optimizer)
+        self._optimizers.append(new)
+
+    def _leave_optimizer(self, optimizer: Optimizer) -> None:
+        """Remove the hooks on an optimizer without wrappers."""
         for each in self._optimizers:
-            if each.optimizer is new.optimizer:
+            if each.optimizer is optimizer:
                 each.remove()
-        self._optimizers = [*(each for each in self._optimizers if each.optimizer is not new.optimizer), new]
+        self._optimizers = [each for each in self._optimizers if each.optimizer is not optimizer]
 
     def _before_optimizer_step(self, has_closure: bool) -> None:
         assert self._conditioning is not None

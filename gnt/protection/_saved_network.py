@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
 
 from gnt._utils.state_dicts import Entry, random_state, tensor
 from gnt.protection._gated_network import Progress
+from gnt.protection._hat_optimizer import add_embedding, check_optimizer, embedding_group
 from gnt.protection._hat_state import STATE_VERSION, checked_state
 from gnt.protection._reported_network import ReportedNetwork
+from gnt.replacement import unwrap_optimizer
 
 
 class SavedNetwork(ReportedNetwork):
@@ -99,6 +102,43 @@ class SavedNetwork(ReportedNetwork):
             for each in self._optimizers:
                 each.active = False
         self._set_in_force()
+
+    def resume(self, optimizer: Optimizer) -> None:
+        """Go on with the open task, whose state was loaded, with an optimizer; then load the optimizer's state.
+
+        It also puts another optimizer into the place of the one that the task has.
+
+        Args:
+            optimizer: as for `begin`.
+
+        Raises:
+            RuntimeError: no task is open, or this is its optimizer.
+        """
+        self._require_open("resume")
+        present = self._optimizers[-1] if self._optimizers and self._optimizers[-1].active else None
+        if present is not None and present.optimizer is unwrap_optimizer(optimizer):
+            raise RuntimeError(f"task {self.task!r} has this optimizer; resume() is for a state that was loaded")
+        check_optimizer(optimizer, self._coverage.parameters, self.embedding)
+        add_embedding(optimizer, self.embedding)
+        if present is not None:
+            present.active = False
+        self._hang_on_optimizer(optimizer)
+        self._set_in_force()
+
+    def parameter_group(self, optimizer: Optimizer) -> dict[str, Any]:
+        """Hook of learners: the group with the embedding that `begin` gives the optimizer."""
+        return embedding_group(optimizer, self.embedding)
+
+    def after_load(self, optimizer: Optimizer) -> None:
+        """Hook of learners: go on with the open task; between tasks the optimizer refuses to step."""
+        own = unwrap_optimizer(optimizer)
+        if self._open:
+            if not (self._can_train() and self._optimizers[-1].optimizer is own):
+                self.resume(optimizer)
+        elif not self.tasks:
+            self._leave_optimizer(own)
+        elif all(each.optimizer is not own for each in self._optimizers):
+            self._hang_on_optimizer(optimizer, active=False)
 
     def _extra_state(self) -> dict[str, Any]:
         """More entries of the saved state: tensors and plain values."""

@@ -24,7 +24,6 @@ from gnt.protection._protecting_network import ProtectingNetwork
 from gnt.protection._rates import Hard, Rates
 from gnt.protection._saved_state import is_task_id
 from gnt.protection._unused_layers import warn_of_unused_layers
-from gnt.replacement import unwrap_optimizer
 from gnt.units import UnitGroup
 
 
@@ -280,28 +279,6 @@ class HAT(ProtectingNetwork):
         self.begin(task, optimizer, steps_per_epoch=steps_per_epoch)
         yield self
         self.end()
-
-    def resume(self, optimizer: Optimizer) -> None:
-        """Go on with the open task, whose state was loaded, with an optimizer; then load the optimizer's state.
-
-        It also puts another optimizer into the place of the one that the task has.
-
-        Args:
-            optimizer: as for `begin`.
-
-        Raises:
-            RuntimeError: no task is open, or this is its optimizer.
-        """
-        self._require_open("resume")
-        present = self._optimizers[-1] if self._optimizers and self._optimizers[-1].active else None
-        if present is not None and present.optimizer is unwrap_optimizer(optimizer):
-            raise RuntimeError(f"task {self.task!r} has this optimizer; resume() is for a state that was loaded")
-        check_optimizer(optimizer, self._coverage.parameters, self.embedding)
-        add_embedding(optimizer, self.embedding)
-        if present is not None:
-            present.active = False
-        self._hang_on_optimizer(optimizer)
-        self._set_in_force()
 
     def close(self) -> None:
         """Remove all hooks: the network is then without gates, and no weight is held."""
