@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,21 +17,25 @@ from gnt.importance import step_was_skipped
 from gnt.protection._coverage import CoveredParameter
 from gnt.replacement import unwrap_optimizer
 
+Closure = Callable[[], Any] | None  # what computes loss and gradients within a step
+
 
 class HATOptimizer:
     """Calls functions before and after each step of an optimizer, in front of other hooks after the step.
 
     Args:
         optimizer: the optimizer, or a wrapper around it.
-        before: called before each step; True: the step has a closure.
-        after: called after each step that was made.
+        before: called before each step with its closure, or None; returns the closure to be called in its place.
+        after: called after each step that was made; True: it had a closure.
 
     Attributes:
         optimizer: the optimizer without wrappers.
         active: False: a step raises RuntimeError, because no task is open or it has another optimizer.
     """
 
-    def __init__(self, optimizer: Optimizer, before: Callable[[bool], None], after: Callable[[], None]) -> None:
+    def __init__(
+        self, optimizer: Optimizer, before: Callable[[Closure], Closure], after: Callable[[bool], None]
+    ) -> None:
         self.optimizer, self.active = unwrap_optimizer(optimizer), True
         self._before, self._after = before, after
         after_handle = self.optimizer.register_step_post_hook(self._after_step)
@@ -41,23 +45,35 @@ class HATOptimizer:
         hooks.move_to_end(after_handle.id, last=False)
 
     @not_compiled
-    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         if not self.active:
             raise RuntimeError(
                 f"no task is open for this {type(optimizer).__name__}, and a step would change what earlier tasks "
                 "need: call begin(task, optimizer, steps_per_epoch=...) of the HAT, or close() it"
             )
-        self._before(len(args) > 1 or kwargs.get("closure") is not None)
+        given = _closure(args, kwargs)
+        closure = self._before(given)
+        if closure is given:
+            return None
+        if len(args) > 1:  # the optimizer is the first
+            return (args[0], closure, *args[2:]), kwargs
+        return args, {**kwargs, "closure": closure}
 
     @not_compiled
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if not step_was_skipped(optimizer):
-            self._after()
+            self._after(_closure(args, kwargs) is not None)
 
     def remove(self) -> None:
         """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
+
+
+def _closure(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Closure:
+    """The closure among the arguments of a step, of which the optimizer is the first."""
+    closure: Closure = args[1] if len(args) > 1 else kwargs.get("closure")
+    return closure
 
 
 def check_optimizer(optimizer: Any, parameters: Sequence[CoveredParameter], embedding: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch.distributed as dist
@@ -23,3 +24,16 @@ def average_gradient(embedding: Tensor, process_group: Any) -> None:
     if group is not None and embedding.grad is not None:
         dist.all_reduce(embedding.grad, group=group)
         embedding.grad.div_(dist.get_world_size(group))
+
+
+def averaging_closure(closure: Callable[[], Any], embedding: Tensor, process_group: Any) -> Callable[[], Any]:
+    """The closure of a step, after which the gradient of the embedding is averaged; in one process the same one."""
+    if resolve_process_group(process_group) is None:
+        return closure
+
+    def averaged() -> Any:
+        loss = closure()
+        average_gradient(embedding, process_group)
+        return loss
+
+    return averaged

@@ -14,8 +14,8 @@ from gnt.protection._conditioning import Conditioning, conditioned
 from gnt.protection._coverage import Coverage
 from gnt.protection._gate_kernel import GateKernel
 from gnt.protection._gated_network import GatedNetwork
-from gnt.protection._hat_optimizer import HATOptimizer
-from gnt.protection._hat_processes import average_gradient
+from gnt.protection._hat_optimizer import Closure, HATOptimizer
+from gnt.protection._hat_processes import average_gradient, averaging_closure
 from gnt.protection._hat_settings import HATSettings, check_uncovered
 from gnt.protection._rates import EarlierTasks
 from gnt.protection._sparsity import SparsityTerm
@@ -111,14 +111,17 @@ class HeldNetwork(GatedNetwork):
                 each.remove()
         self._optimizers = [each for each in self._optimizers if each.optimizer is not optimizer]
 
-    def _before_optimizer_step(self, has_closure: bool) -> None:
+    def _before_optimizer_step(self, closure: Closure) -> Closure:
         assert self._conditioning is not None
-        if not has_closure:  # which computes the loss: then after the step
+        if closure is None:
             self._check_penalty()
-        average_gradient(self.embedding, self.process_group)
+            average_gradient(self.embedding, self.process_group)
+        else:  # it computes loss and gradients: the penalty is looked for after the step
+            closure = averaging_closure(closure, self.embedding, self.process_group)
         self._conditioning.before_step()
+        return closure
 
-    def _after_optimizer_step(self) -> None:
+    def _after_optimizer_step(self, has_closure: bool) -> None:
         assert self._conditioning is not None
         self._conditioning.after_step()
         self._trained.note_gradients()

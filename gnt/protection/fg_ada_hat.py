@@ -28,6 +28,7 @@ from gnt.names import (
     Utility,
 )
 from gnt.protection._fine_grained import FineGrained
+from gnt.protection._hat_optimizer import Closure
 from gnt.protection._hat_settings import EmbeddingInit, check_quantile
 from gnt.protection._importance_source import AttributionSource, source_maker
 from gnt.protection._saved_importances import SavedImportances
@@ -295,10 +296,10 @@ class FGAdaHAT(SavedImportances):
         self.importance_sum.zero_()
         self._measured = [0] * len(self.groups)
 
-    def _before_optimizer_step(self, has_closure: bool) -> None:
+    def _before_optimizer_step(self, closure: Closure) -> Closure:
         if self._is_due():
             self._source.check_ready()
-        super()._before_optimizer_step(has_closure)
+        return super()._before_optimizer_step(closure)
 
     @torch.no_grad()
     def _after_step(self) -> None:

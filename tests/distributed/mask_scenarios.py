@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import gnt
 from tests.distributed import worker
 
 
-def learn_masks(folder: Path) -> Any:
-    """Train two tasks; each process has its part of each batch, and draws other embeddings than the first one."""
+def learn_masks(folder: Path, way: str) -> Any:
+    """Train two tasks; each process has its part of each batch, and draws other embeddings than the first one.
+
+    Gradients are computed before the optimizer's step, or in a closure given to it, by position or by name.
+    """
     rank, world = dist.get_rank(), dist.get_world_size()
     net, single = worker.mlp(), worker.mlp()
     model = DistributedDataParallel(net)
@@ -31,9 +35,14 @@ def learn_masks(folder: Path) -> Any:
         ):
             if step % 3 == 0:
                 hat.begin(step // 3, optimizer, steps_per_epoch=3)
-            optimizer.zero_grad()
-            (nn.functional.mse_loss(learner(a), b) + hat.penalty()).backward()
-            optimizer.step()
+            closure = functools.partial(_backward, optimizer, learner, hat, a, b)
+            if way == "before":
+                closure()
+                optimizer.step()
+            elif way == "closure":
+                optimizer.step(closure)
+            else:
+                optimizer.step(closure=closure)
             if step % 3 == 2:
                 hat.end()
     return {
@@ -42,6 +51,13 @@ def learn_masks(folder: Path) -> Any:
         "masks": together.masks_by_task,
         "single masks": alone.masks_by_task,
     }
+
+
+def _backward(optimizer: torch.optim.Optimizer, learner: nn.Module, hat: gnt.HAT, x: Tensor, y: Tensor) -> Tensor:
+    optimizer.zero_grad()
+    loss = nn.functional.mse_loss(learner(x), y) + hat.penalty()
+    loss.backward()
+    return loss
 
 
 if __name__ == "__main__":

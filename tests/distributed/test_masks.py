@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from tests.distributed.launch import run_ranks
 
 
-def test_masks_of_several_processes_equal_those_of_one_with_all_samples(tmp_path):
-    one, other = run_ranks("mask_scenarios.learn_masks", tmp_path)
+@pytest.mark.parametrize("way", ["before", "closure", "named closure"])
+def test_masks_of_several_processes_equal_those_of_one_with_all_samples(tmp_path, way):
+    one, other = run_ranks("mask_scenarios.learn_masks", tmp_path, way)
     assert torch.equal(one["net"], other["net"])
     assert torch.equal(one["masks"], other["masks"])
     torch.testing.assert_close(one["net"], one["single"], rtol=0, atol=1e-9)
