@@ -125,10 +125,12 @@ class HeldNetwork(GatedNetwork):
         assert self._conditioning is not None
         self._conditioning.after_step()
         self._trained.note_gradients()
-        self._after_step()
-        self._progress.step += 1
-        self._conditioning.next_step()
-        self._refresh_gates(clamp=True)
+        try:
+            self._after_step(has_closure)
+        finally:
+            self._progress.step += 1
+            self._conditioning.next_step()
+            self._refresh_gates(clamp=True)
         self._check_penalty()
 
     def _check_penalty(self) -> None:
@@ -137,7 +139,7 @@ class HeldNetwork(GatedNetwork):
                 f"no step of task {self.task!r} has used penalty(): add hat.penalty() to the loss, or set sparsity=0"
             )
 
-    def _after_step(self) -> None:
+    def _after_step(self, has_closure: bool) -> None:
         """Called after each step that was made, when the weights are final and before the gates of the next step."""
 
     def _warn_without_capacity(self, task: Any) -> None:

@@ -5,39 +5,33 @@ from __future__ import annotations
 import contextlib
 import difflib
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, NamedTuple, Protocol, cast, get_args
+from typing import Any, Protocol, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gnt._utils.state_dicts import Entry, random_state
-from gnt.distributed.process_group import Processes, resolve_process_group
-from gnt.importance import ATTRIBUTIONS, MEASURES, Importance, attribute, check_attribution
-from gnt.names import AttributionName, AttributionOf
-from gnt.units import ModelInputs, UnitGroup
+from gnt.importance import ATTRIBUTIONS, MEASURES, GroupWatches, Importance, check_attribution
+from gnt.names import AttributionOf
+from gnt.protection._attribution_source import AttributionSource
+from gnt.protection._measured_step import Measured
+from gnt.units import UnitGroup
 
 OF = get_args(AttributionOf)
 _OF_LOSS = "gradient_activation"  # a measure under this name is that of the loss
 _NOT_OF_LOSS = ("deeplift", "deeplift_shap", "lrp")  # their rules would have to go through the loss
 
 
-class Measured(NamedTuple):
-    """Values of a step, of the units of all groups one after the other, and numbers of groups that took no part."""
-
-    values: Tensor
-    absent: frozenset[int]
-
-
 class ImportanceSource(Protocol):
     """What `FGAdaHAT` asks in each step."""
+
+    def watch(self, parameter: Tensor) -> None:
+        """Give the parameter that each backward pass of a step reaches."""
 
     def observe(self, x: Any, y: Any) -> None:
         """Inputs and targets of a batch of the coming step."""
 
     def check_ready(self) -> None:
-        """Raise RuntimeError if the coming step could not be measured."""
+        """Raise RuntimeError if the step could not be measured."""
 
     def measure(self, gates: Callable[[], contextlib.AbstractContextManager[None]]) -> Measured | None:
         """The step that was made; None: there is nothing to measure.
@@ -91,6 +85,12 @@ class MeasureSource:
         self._importance = Importance(
             groups, name, average="latest", generator=generator, process_group=process_group, kernels=kernels
         )
+        features = self._importance.feature_buffer
+        features.require_backward()
+        self._watches = GroupWatches(groups, features.by_group())
+
+    def watch(self, parameter: Tensor) -> None:
+        """Parameters of the groups are watched."""
 
     def observe(self, x: Any, y: Any) -> None:
         """Inputs and targets are not needed."""
@@ -101,6 +101,7 @@ class MeasureSource:
     def measure(self, gates: Callable[[], contextlib.AbstractContextManager[None]]) -> Measured | None:
         """The values of the step that was made."""
         before = self._importance.updates
+        self._watches.drop_abandoned()
         self._importance.update_recorded()
         if self._importance.updates == before:
             return None
@@ -142,117 +143,8 @@ class MeasureSource:
 
     def close(self) -> None:
         """Stop the recording."""
+        self._watches.remove()
         self._importance.close()
-
-
-class AttributionSource:
-    """An attribution of the network's output, or of the loss, for the batches that were observed.
-
-    Args:
-        model: the network.
-        groups: the units.
-        method: name of the attribution.
-        of: "target" or "loss".
-        process_group: the processes over whose samples means are taken.
-        settings: ``n_steps``, ``baselines`` and ``chunk`` of `gnt.importance.attribute`.
-    """
-
-    reads: frozenset[str] = frozenset()
-
-    def __init__(
-        self,
-        model: nn.Module,
-        groups: Sequence[UnitGroup],
-        method: str,
-        of: str,
-        process_group: Any,
-        settings: dict[str, Any],
-    ) -> None:
-        self._model, self._groups, self._method, self._of = (model,), tuple(groups), method, of
-        self._process_group, self._settings = process_group, settings
-        self._generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
-        self._observed: list[tuple[ModelInputs, Any]] = []
-        self._finite: Tensor | None = None  # 0-d bool; None: nothing was measured
-
-    def observe(self, x: Any, y: Any) -> None:
-        """Keep a batch until the step."""
-        self._observed.append((x, y))
-
-    def check_ready(self) -> None:
-        """Raise RuntimeError without a batch."""
-        if not self._observed:
-            raise RuntimeError(
-                f"importance {self._method!r} needs inputs and targets of this step: call hat.observe(x, y) before it, "
-                "or use a learner with methods=[hat], which does so"
-            )
-
-    def measure(self, gates: Callable[[], contextlib.AbstractContextManager[None]]) -> Measured | None:
-        """The mean of the observed batches, weighted by their samples; None if these have none."""
-        observed, self._observed = self._observed, []
-        sizes = [len(y) for _, y in observed]
-        with gates():
-            found = [torch.cat(self._attribute(x, y)) for x, y in observed]
-        total, group = sum(sizes), resolve_process_group(self._process_group)
-        if not total and group is None:
-            return None
-        mean = torch.stack([values * (size / max(total, 1)) for values, size in zip(found, sizes, strict=True)]).sum(0)
-        if group is not None:
-            flat = torch.cat([mean * total, mean.new_tensor([float(total)])])
-            Processes(group).all_reduce(flat)
-            mean = flat[:-1] / flat[-1].clamp(min=1)
-        finite = torch.isfinite(mean)
-        self._finite = finite.all() if self._finite is None else self._finite & finite.all()
-        if mean.device.type == "cpu" and not bool(self._finite):
-            parts = torch.split(finite, [group.num_units for group in self._groups])
-            names = [repr(group.name) for group, part in zip(self._groups, parts, strict=True) if not bool(part.all())]
-            raise FloatingPointError(f"importance {self._method!r} of group {', '.join(names)} is not finite")
-        return Measured(mean, frozenset())
-
-    def check_finite(self) -> None:
-        """Raise FloatingPointError if some values of the task were not finite."""
-        if self._finite is not None and not bool(self._finite):
-            raise FloatingPointError(f"importance {self._method!r} was not finite in a step of the task")
-
-    def _attribute(self, x: Any, y: Any) -> list[Tensor]:
-        target = y if self._of == "target" else partial(_loss, y)
-        settings = {**self._settings, "generator": self._generator}
-        return attribute(
-            self._model[0], self._groups, x, target, method=cast(AttributionName, self._method), **settings
-        )
-
-    def skip(self) -> None:
-        """Drop the batches of the step."""
-        self._observed = []
-
-    def begin_task(self) -> None:
-        """Drop earlier batches."""
-        self._observed, self._finite = [], None
-
-    def restart_units(self, number: int, units: Tensor) -> None:
-        """Nothing is kept of units."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state of the generator."""
-        return {"generator": self._generator.get_state()}
-
-    def checked_state(self, state: Any) -> Any:
-        """Check a saved state."""
-        if not isinstance(state, dict) or state.keys() != {"generator"}:
-            raise ValueError(f"state_dict of an importance by {self._method!r} must contain 'generator' only")
-        return random_state(self._generator)(Entry("generator"), state["generator"])
-
-    def load_checked(self, checked: Any) -> None:
-        """Load a checked state."""
-        self._generator.set_state(checked)
-        self._observed, self._finite = [], None
-
-    def close(self) -> None:
-        """There are no hooks."""
-
-
-def _loss(y: Tensor, output: Tensor) -> Tensor:
-    """The cross-entropy of each sample."""
-    return F.cross_entropy(output, y, reduction="none")
 
 
 def source_maker(

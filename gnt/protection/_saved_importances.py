@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from gnt._utils.state_dicts import Kind, check_entries, counter, equal_to, sequence, tensor
-from gnt.protection._importance_source import AttributionSource, MeasureSource
+from gnt.protection._attribution_source import AttributionSource
+from gnt.protection._importance_source import MeasureSource
 from gnt.protection._strategies import Summing
 from gnt.protection.hat import HAT
 
@@ -25,6 +26,7 @@ class SavedImportances(HAT):
 
     def _hang_source(self) -> None:
         self._source = self._make_source(self.model, self.groups, self.process_group)
+        self._source.watch(self.embedding)
         self._training_gates: Sequence[Tensor] | None = None
 
     def _extra_state(self) -> dict[str, Any]:

@@ -27,10 +27,11 @@ from gnt.names import (
     Uncovered,
     Utility,
 )
+from gnt.protection._attribution_source import AttributionSource
 from gnt.protection._fine_grained import FineGrained
 from gnt.protection._hat_optimizer import Closure
 from gnt.protection._hat_settings import EmbeddingInit, check_quantile
-from gnt.protection._importance_source import AttributionSource, source_maker
+from gnt.protection._importance_source import source_maker
 from gnt.protection._saved_importances import SavedImportances
 from gnt.protection._strategies import RangeScaling, Summing
 from gnt.units import ModelInputs, UnitGroup
@@ -232,9 +233,10 @@ class FGAdaHAT(SavedImportances):
         super().change_setting(name, value)
 
     def observe(self, x: ModelInputs, y: Tensor) -> None:
-        """Give inputs and targets of a batch of the coming step; several micro-batches one after the other.
+        """Give inputs and targets of a batch of the coming step, before the step or in its closure.
 
-        Only attributions need it. The tensors are kept until the step.
+        Only attributions need it. The tensors are kept until the step. Of several batches as many are measured, the
+        last ones, as there were backward passes since the gradients were cleared: the others are of skipped steps.
 
         Args:
             x: what the network takes: a tensor, a tuple of arguments or a mapping of keyword arguments.
@@ -297,15 +299,17 @@ class FGAdaHAT(SavedImportances):
         self._measured = [0] * len(self.groups)
 
     def _before_optimizer_step(self, closure: Closure) -> Closure:
-        if self._is_due():
+        if closure is None and self._is_due():
             self._source.check_ready()
         return super()._before_optimizer_step(closure)
 
     @torch.no_grad()
-    def _after_step(self) -> None:
+    def _after_step(self, has_closure: bool) -> None:
         if not self._is_due():
             self._source.skip()
             return
+        if has_closure:  # which may observe batches
+            self._source.check_ready()
         assert self._conditioning is not None
         reads_gradients = bool(self._source.reads & GRADIENT_SIGNALS)
         with self._conditioning.unconditioned_gradients() if reads_gradients else contextlib.nullcontext():
