@@ -19,7 +19,8 @@ class LearnedRates(Optimizer):
         rate  <- rate - rate_step * gradient of rate
         theta <- theta - max(rate, 0) * gradient of theta
 
-    The rates are leaves of the graph, in ``state[parameter]["rate"]``. A replaced unit gets the initial rates.
+    The rates are leaves of the graph, in ``state[parameter]["rate"]``. A replaced unit gets the initial rates, and so
+    does a parameter whose state was dropped.
 
     Args:
         params: the parameters.
@@ -34,14 +35,26 @@ class LearnedRates(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, with new rates."""
         super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        for parameter in group["params"]:
-            rate = torch.full_like(parameter, group["lr"], memory_format=torch.preserve_format)
-            self.state[parameter]["rate"] = rate.detach().requires_grad_()
+        for parameter in self.param_groups[-1]["params"]:
+            self.rate(parameter)
 
     def rate(self, parameter: Tensor) -> Tensor:
-        """The rates of a parameter."""
-        rate: Tensor = self.state[parameter]["rate"]
+        """The rates of a parameter.
+
+        Raises:
+            ValueError: it is none of this optimizer's.
+        """
+        rate: Tensor | None = self.state[parameter].get("rate") if parameter in self.state else None
+        if rate is None:
+            groups = (group for group in self.param_groups if any(each is parameter for each in group["params"]))
+            group = next(groups, None)
+            if group is None:
+                raise ValueError(
+                    "rate must be one of a parameter that the optimizer holds, got a tensor of shape "
+                    f"{tuple(parameter.shape)}"
+                )
+            rate = torch.full_like(parameter, group["lr"], memory_format=torch.preserve_format).detach()
+            self.state[parameter]["rate"] = rate.requires_grad_()
         return rate
 
     @torch.no_grad()
@@ -85,9 +98,9 @@ class LearnedRates(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Copies of the rates, and the settings."""
-        state = super().state_dict()
-        rates = {number: {"rate": each["rate"].detach().clone()} for number, each in state["state"].items()}
-        return {**state, "state": rates}
+        own = [parameter for group in self.param_groups for parameter in group["params"]]
+        rates = {number: {"rate": self.rate(each).detach().clone()} for number, each in enumerate(own)}
+        return {**super().state_dict(), "state": rates}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the result of `state_dict`.

@@ -138,3 +138,31 @@ def test_each_method_gets_the_group_of_its_own():
     state = copy.deepcopy(saved(make(0)))
     learner.load_state_dict(state)
     assert len(learner.opt.param_groups) == 1
+
+
+@pytest.mark.parametrize("first_order", [True, False])
+def test_la_maml_learns_masks_and_goes_on_from_a_saved_state(first_order):
+    def make(seed: int = 0) -> Any:
+        torch.manual_seed(seed)
+        net = make_net()
+        hat = gnt.HAT(net, gnt.walk(net), sparsity=0.1, generator=torch.Generator().manual_seed(seed))
+        buffer = gnt.ReplayBuffer(20, generator=torch.Generator().manual_seed(seed))
+        settings: Any = {"loss": "cross_entropy", "inner_steps": 2, "max_norm": 2.0, "first_order": first_order}
+        return gnt.LaMAML(net, buffer, methods=[hat], **settings)
+
+    learner, outputs = make(), []
+    for step in range(12):
+        train(learner, step + 1, step)
+        if step in (4, 8):
+            resumed = make(1)
+            resumed.load_state_dict(saved(learner))
+            assert_same(train(copy.deepcopy(learner), 12, step + 1), train(resumed, 12, step + 1))
+        if step in (5, 11):
+            learner.net.eval()
+            with learner.methods[0].use(0), torch.no_grad():
+                outputs.append(learner.net(batch(99)[0]))
+            learner.net.train()
+    assert_same(*outputs)
+    assert learner.rate(learner.methods[0].embedding).unique().tolist() == [pytest.approx(0.1)]
+    with pytest.raises(ValueError, match="rate must be one of a parameter that the optimizer holds"):
+        learner.rate(torch.zeros(3))
