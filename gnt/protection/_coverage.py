@@ -63,13 +63,16 @@ class CoveredParameter:
         uses: one for each module that has it.
         modules: those modules.
         of_groups: its module is one of a group.
+        has_units: it is one of a layer whose outputs are units.
+        sources: the layers whose units its modules read.
     """
 
     def __init__(self, name: str, module: nn.Module, key: str) -> None:
         self.name, self.module, self.key = name, module, key
         self.uses: list[ParameterUse] = []
         self.modules: list[nn.Module] = []
-        self.of_groups = False
+        self.of_groups = self.has_units = False
+        self.sources: list[nn.Module] = []
 
     @property
     def parameter(self) -> nn.Parameter:
@@ -109,6 +112,11 @@ class Coverage:
         found: dict[int, CoveredParameter] = {}
         left_out = set(skipped.modules())
         in_groups = {id(slot.module) for group in layout.groups for slot in group.slots}
+        producing = {id(slot.module) for group in layout.groups for slot in group.incoming}
+        sources: dict[int, list[nn.Module]] = {}
+        for group in layout.groups:
+            for slot in group.outgoing:
+                sources.setdefault(id(slot.module), []).extend(each.module for each in group.incoming)
         for path, module in model.named_modules():
             for key, parameter in module._parameters.items():
                 if parameter is None or module in left_out:
@@ -118,6 +126,8 @@ class Coverage:
                 each.uses.append(uses.get((id(module), key), ParameterUse()))
                 each.modules.append(module)
                 each.of_groups = each.of_groups or id(module) in in_groups
+                each.has_units = each.has_units or id(module) in producing
+                each.sources += sources.get(id(module), [])
         self.parameters = list(found.values())
 
     def measure(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,8 @@ from torch.optim import Optimizer
 from gnt._utils.recording_switch import is_paused
 from gnt.protection._forward_hook import ForwardHook
 from gnt.protection._packed_parameter import RUNNING_NORMS, PackedParameter, packed_parameters
+from gnt.protection._unused_layers import runs_as_module
+from gnt.protection._unused_outputs import has_gradient, is_unused
 
 
 class PackedNetwork:
@@ -35,7 +38,8 @@ class PackedNetwork:
         self._net, self._optimizer = net, optimizer
         self.parameters = self._checked(list(packed_parameters(net)))
         self.watches = False
-        self._ran: set[nn.Module] = set()  # those that a training forward of this task ran
+        self._ran: dict[nn.Module, None] = {}  # those that a training forward of this task ran, the first one first
+        self._reached: set[nn.Module] = set()  # those at which a gradient was seen after a step of this task
         self._fixed_norms: set[nn.Module] = set()
         self._add_hooks()
 
@@ -66,6 +70,7 @@ class PackedNetwork:
         self.parameters = parameters
         self._hook_modules()
         self._ran.clear()
+        self._reached.clear()
 
     def check_current(self) -> None:
         """Raise ValueError for a parameter that is another tensor, or of another shape, than before."""
@@ -78,13 +83,38 @@ class PackedNetwork:
 
     def has_run(self, parameter: PackedParameter) -> bool:
         """True if a training forward of this task has run a module of the parameter."""
-        return not self._ran.isdisjoint(parameter.modules)
+        return not self._ran.keys().isdisjoint(parameter.modules)
+
+    def note_gradients(self) -> None:
+        """Note which modules have gradients, after a step."""
+        self._reached.update(module for module in self._ran.keys() - self._reached if has_gradient(module))
+
+    def used(self) -> list[PackedParameter]:
+        """The parameters that this task has used: it changed them, or ran their modules.
+
+        A plain layer that was run and got no gradient, such as a head of another task, is not used.
+        """
+        changed = [each for each in self.parameters if each.has_changed()]
+        reached = self._reached.union(*(each.modules for each in changed))
+        return [
+            each
+            for each in self.parameters
+            if each in changed or (self.has_run(each) and not self._is_unused(each, reached))
+        ]
+
+    def _is_unused(self, parameter: PackedParameter, reached: set[nn.Module]) -> bool:
+        """True for a parameter of a plain layer whose output was not used, by the modules that gradients reached."""
+        if not runs_as_module(parameter.modules) or not parameter.tensor.requires_grad:
+            return False
+        earlier = itertools.takewhile(lambda module: module not in parameter.modules, self._ran)
+        return reached.isdisjoint(parameter.modules) and is_unused(earlier, reached.__contains__)
 
     def set_run(self, ran: Sequence[bool]) -> None:
         """Set `has_run` of all parameters."""
         self._ran.clear()
+        self._reached.clear()
         for each, flag in zip(self.parameters, ran, strict=True):
-            self._ran.update(each.modules if flag else ())
+            self._ran.update(dict.fromkeys(each.modules if flag else ()))
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -140,7 +170,7 @@ class PackedNetwork:
 
     def _before_forward(self, module: nn.Module) -> None:
         if self.watches and self._net.training and torch.is_grad_enabled() and not is_paused():
-            self._ran.add(module)
+            self._ran[module] = None
         if module in self._fixed_norms and module.training:
             module.training = False
 

@@ -177,7 +177,7 @@ class PackNet:
             raise RuntimeError(f"prune: {'the task was pruned before' if self._open else 'call begin_task first'}")
         network = self._network
         network.check_current()
-        took_part = [each for each in network.parameters if network.has_run(each) or each.has_changed()]
+        took_part = network.used()
         if not took_part:
             raise RuntimeError(f"task {self.task!r} is empty: no training forward was run since begin_task")
         for each in took_part:
@@ -214,6 +214,8 @@ class PackNet:
     def after_step(self) -> None:
         """Give owned weights their values back, and set pruned ones to 0; to be called after each optimizer step."""
         self._network.restore()
+        if self._open:
+            self._network.note_gradients()
 
     def use(self, task: Any) -> AbstractContextManager[None]:
         """Evaluate an earlier task, in ``with packnet.use(task):``.
