@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,22 +28,39 @@ class HATOptimizer:
         optimizer: the optimizer, or a wrapper around it.
         before: called before each step with its closure, or None; returns the closure to be called in its place.
         after: called after each step that was made; True: it had a closure.
-
-    Attributes:
-        optimizer: the optimizer without wrappers.
-        active: False: a step raises RuntimeError, because no task is open or it has another optimizer.
+        active: False: as after `deactivate`.
     """
 
     def __init__(
-        self, optimizer: Optimizer, before: Callable[[Closure], Closure], after: Callable[[bool], None]
+        self,
+        optimizer: Optimizer,
+        before: Callable[[Closure], Closure],
+        after: Callable[[bool], None],
+        *,
+        active: bool = True,
     ) -> None:
-        self.optimizer, self.active = unwrap_optimizer(optimizer), True
+        own: Optimizer = unwrap_optimizer(optimizer)
+        self._reference, self._held = weakref.ref(own), own if active else None
         self._before, self._after = before, after
-        after_handle = self.optimizer.register_step_post_hook(self._after_step)
-        self._handles = [self.optimizer.register_step_pre_hook(self._before_step), after_handle]
+        after_handle = own.register_step_post_hook(self._after_step)
+        self._handles = [own.register_step_pre_hook(self._before_step), after_handle]
         # an engine that replaces units after this step must see weights that have their values back
-        hooks: Any = self.optimizer._optimizer_step_post_hooks
+        hooks: Any = own._optimizer_step_post_hooks
         hooks.move_to_end(after_handle.id, last=False)
+
+    @property
+    def optimizer(self) -> Optimizer | None:
+        """The optimizer without wrappers; None if it is not active and nobody else holds it."""
+        return self._reference()
+
+    @property
+    def active(self) -> bool:
+        """False: a step raises RuntimeError, because no task is open or it has another optimizer."""
+        return self._held is not None
+
+    def deactivate(self) -> None:
+        """Refuse steps from now on, and no longer keep the optimizer with its state in memory."""
+        self._held = None
 
     @not_compiled
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:

@@ -21,6 +21,7 @@ from gnt.protection._rates import EarlierTasks
 from gnt.protection._sparsity import SparsityTerm
 from gnt.protection._trained_parameters import TrainedParameters
 from gnt.protection._unit_protection import UnitProtection
+from gnt.replacement import unwrap_optimizer
 from gnt.units import UnitGroup
 
 
@@ -99,9 +100,8 @@ class HeldNetwork(GatedNetwork):
         self._refresh_gates()
 
     def _hang_on_optimizer(self, optimizer: Optimizer, *, active: bool = True) -> None:
-        new = HATOptimizer(optimizer, self._before_optimizer_step, self._after_optimizer_step)
-        new.active = active
-        self._leave_optimizer(new.optimizer)
+        self._leave_optimizer(unwrap_optimizer(optimizer))
+        new = HATOptimizer(optimizer, self._before_optimizer_step, self._after_optimizer_step, active=active)
         self._optimizers.append(new)
 
     def _leave_optimizer(self, optimizer: Optimizer) -> None:
@@ -109,7 +109,7 @@ class HeldNetwork(GatedNetwork):
         for each in self._optimizers:
             if each.optimizer is optimizer:
                 each.remove()
-        self._optimizers = [each for each in self._optimizers if each.optimizer is not optimizer]
+        self._optimizers = [each for each in self._optimizers if each.optimizer not in (optimizer, None)]
 
     def _before_optimizer_step(self, closure: Closure) -> Closure:
         assert self._conditioning is not None

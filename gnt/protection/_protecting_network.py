@@ -48,8 +48,9 @@ class ProtectingNetwork(SavedNetwork):
         Args:
             param, dim, index, groups: as for `gnt.replacement.Follower`.
         """
-        if self._open and self._optimizers:
-            self._protection.reset_embedding(self._optimizers[-1].optimizer, self.embedding, param, dim, index)
+        optimizer = self._optimizers[-1].optimizer if self._open and self._optimizers else None
+        if optimizer is not None:
+            self._protection.reset_embedding(optimizer, self.embedding, param, dim, index)
 
     @property
     def followed_parameters(self) -> list[Tensor]:

@@ -100,7 +100,7 @@ class SavedNetwork(ReportedNetwork):
         elif was_open:
             self._trained.unwatch()
             for each in self._optimizers:
-                each.active = False
+                each.deactivate()
         self._set_in_force()
 
     def resume(self, optimizer: Optimizer) -> None:
@@ -121,7 +121,7 @@ class SavedNetwork(ReportedNetwork):
         check_optimizer(optimizer, self._coverage.parameters, self.embedding)
         add_embedding(optimizer, self.embedding)
         if present is not None:
-            present.active = False
+            present.deactivate()
         self._hang_on_optimizer(optimizer)
         self._set_in_force()
 

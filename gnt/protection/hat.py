@@ -24,6 +24,7 @@ from gnt.protection._protecting_network import ProtectingNetwork
 from gnt.protection._rates import Hard, Rates
 from gnt.protection._saved_state import is_task_id
 from gnt.protection._unused_layers import warn_of_unused_layers
+from gnt.replacement import unwrap_optimizer
 from gnt.units import UnitGroup
 
 
@@ -220,7 +221,7 @@ class HAT(ProtectingNetwork):
         self._trained.begin()
         self._hang_on_optimizer(optimizer)
         self._set_in_force()
-        reset_embedding_state(self._optimizers[-1].optimizer, self.embedding)
+        reset_embedding_state(unwrap_optimizer(optimizer), self.embedding)
         self._start()
         assert self._conditioning is not None
         self._conditioning.hold()  # at once: another optimizer may step before this one
@@ -263,7 +264,7 @@ class HAT(ProtectingNetwork):
             self._task_buffers.end_task()
         self.tasks.append(self.task)
         self.task, self._open, self._conditioning = None, False, None
-        self._optimizers[-1].active = False
+        self._optimizers[-1].deactivate()
         self._protection.forget()
         self._set_in_force()
         if refresh is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -61,3 +63,25 @@ def test_an_optimizer_that_cannot_take_the_embedding_changes_nothing():
         hat.resume(Full(net.parameters(), lr=0.1))
     learn_steps(hat, present, range(2), (1, 8, 8))
     hat.end()
+
+
+def test_the_optimizers_of_ended_tasks_are_not_kept_alive():
+    net, hat = make()
+    seen = []
+    for task in range(3):
+        optimizer = torch.optim.Adam(net.parameters())
+        seen.append(weakref.ref(optimizer))
+        learn_task(hat, optimizer, task)
+    gc.collect()
+    assert [each() is not None for each in seen] == [False, False, True]
+    with pytest.raises(RuntimeError, match="no task is open for this Adam"):
+        optimizer.step()
+    del optimizer
+    gc.collect()
+    assert seen[-1]() is None
+    hat.begin(3, torch.optim.Adam(net.parameters()), steps_per_epoch=2)
+    gc.collect()
+    assert hat._optimizers[-1].optimizer is not None  # that of the open task is
+    learn_steps(hat, hat._optimizers[-1].optimizer, range(2))
+    hat.end()
+    hat.close()
