@@ -238,7 +238,8 @@ class HAT(ProtectingNetwork):
         Raises:
             TypeError: ``refresh`` is no engine.
             RuntimeError: no task is open, or none of its steps was made.
-            ValueError: an embedding that is not finite. Nothing is changed.
+            ValueError: an embedding that is not finite; layers without a group, with ``uncovered="refuse"``. Nothing is
+                changed.
         """
         self._require_open("end")
         if refresh is not None and not (hasattr(refresh, "groups") and callable(getattr(refresh, "replace", None))):
@@ -248,12 +249,11 @@ class HAT(ProtectingNetwork):
         if not bool(torch.isfinite(self.embedding).all()):
             raise ValueError(f"the embedding of task {self.task!r} is not finite, so that it has no mask")
         assert self._conditioning is not None
-        mask = self._kept_mask()
+        mask, coverage = self._kept_mask(), self._find_coverage()
+        warn_of_unused_layers(self._trained.without_forward(), self.task)
         self._end_task(mask)
         self._conditioning.restore()
         self._conditioning.remove()
-        coverage = self._find_coverage()
-        warn_of_unused_layers(self._trained.without_forward(), self.task)
         self._trained.end()
         self._trained.follow(coverage.parameters, new=True)
         self._coverage = coverage
@@ -315,7 +315,7 @@ class HAT(ProtectingNetwork):
         """Called at the end of `begin`."""
 
     def _end_task(self, mask: Tensor) -> None:
-        """Called at the start of `end`, before anything is changed, with the mask that will be kept, bool (units,)."""
+        """Called by `end` with the mask that will be kept, bool (units,): an error must come before any change."""
 
     def _kept_mask(self) -> Tensor:
         """1(e > 0), without the units of groups that the task has not run."""
