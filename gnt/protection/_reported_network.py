@@ -40,6 +40,8 @@ class ReportedNetwork(HeldNetwork):
     def capacity(self) -> float:
         """Network capacity: the mean rate in this step of the weights and biases of all layers with gated units.
 
+        The rate of frozen parameters is 0.
+
         Raises:
             RuntimeError: no task is open.
         """
@@ -62,5 +64,5 @@ class ReportedNetwork(HeldNetwork):
     def _capacity_of(self, parameter: Tensor) -> tuple[float, int]:
         self._require_open("capacity")
         assert self._conditioning is not None
-        rate = self._conditioning.mean_rate(parameter)
+        rate = self._conditioning.mean_rate(parameter) if parameter.requires_grad else 0.0
         return rate * parameter.numel(), parameter.numel()

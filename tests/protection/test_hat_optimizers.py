@@ -85,3 +85,12 @@ def test_the_optimizers_of_ended_tasks_are_not_kept_alive():
     learn_steps(hat, hat._optimizers[-1].optimizer, range(2))
     hat.end()
     hat.close()
+
+
+def test_frozen_layers_have_no_capacity():
+    net = mlp()
+    net[0].requires_grad_(False)
+    hat = gnt.HAT(net, gnt.trace(net, torch.randn(2, 4), frozen=True), sparsity=0.0)
+    hat.begin(0, torch.optim.SGD([each for each in net.parameters() if each.requires_grad], lr=0.1), steps_per_epoch=2)
+    assert hat.capacity_by_group() == {"0": 0.0, "2": 1.0}
+    assert hat.capacity() == pytest.approx(54 / (54 + 40))
