@@ -43,7 +43,8 @@ def fresh_tensors(model: nn.Module, seed: int, reinitialize: Reinitialize | None
         seed: determines the values.
         reinitialize: a function that gives a network (a copy) new values, in place or by returning another network; one
             without arguments builds a new network. None: each layer's ``reset_parameters``, the ``_init_weights`` of
-            a Hugging Face model, and for known layers their initial distribution.
+            a Hugging Face model, and for known layers their initial distribution. Modules with a true attribute
+            ``keeps_own_parameters`` (`gnt.HAT`) keep theirs.
 
     Raises:
         ValueError: parameters without known initial values; another architecture.
@@ -83,10 +84,19 @@ def _by_layers(net: nn.Module) -> None:
         net.apply(huggingface)
     else:
         _check_shared(net)
+    belonging = {
+        id(each)
+        for module in net.modules()
+        if getattr(module, "keeps_own_parameters", False)
+        for each in module.parameters(recurse=False)
+    }
     kept = [
         name
         for name, each in net.named_parameters()
-        if each.requires_grad and each._version == before[name][0] and torch.equal(each, before[name][1])
+        if id(each) not in belonging
+        and each.requires_grad
+        and each._version == before[name][0]
+        and torch.equal(each, before[name][1])
     ]
     if kept:
         shown = ", ".join(kept[:5]) + (f" and {len(kept) - 5} more" if len(kept) > 5 else "")

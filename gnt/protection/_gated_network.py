@@ -63,6 +63,7 @@ class GatedNetwork(nn.Module):
     """
 
     masks_by_task: Tensor
+    keeps_own_parameters = True  # in networks with fresh weights: e belongs to a task
 
     def __init__(self, model: nn.Module, groups: tuple[UnitGroup, ...], settings: HATSettings) -> None:
         super().__init__()
