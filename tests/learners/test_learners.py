@@ -258,6 +258,38 @@ def test_training_resumes_bit_for_bit_from_a_saved_state(learner_class):
     assert_same(snapshot(other), snapshot(learner))
 
 
+def test_a_loss_with_a_state_resumes_with_the_learner():
+    class Normalized(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(2)
+
+        def forward(self, output, target):
+            return F.mse_loss(self.norm(output), target)
+
+    def fresh(loss):
+        net = mlp()
+        parameters = [*net.parameters(), *(loss.parameters() if isinstance(loss, nn.Module) else ())]
+        return Backprop(net, loss=loss, opt=torch.optim.SGD(parameters, lr=0.1))
+
+    learner, other = fresh(Normalized()), fresh(Normalized())
+    learn(learner, range(4))
+    without = {key: value for key, value in learner.state_dict().items() if key != "loss"}
+    other.load_state_dict(without)  # as older versions saved it
+    assert other.loss.norm.weight.eq(1.0).all()
+    other.load_state_dict(learner.state_dict())
+    for each in (learner, other):
+        learn(each, range(4, 8))
+    assert_same(snapshot(other), snapshot(learner))
+    assert_same(other.loss.state_dict(), learner.loss.state_dict())
+    before = snapshot(other)
+    with pytest.raises(ValueError, match="state_dict holds 'loss' that does not fit this Normalized"):
+        other.load_state_dict({**learner.state_dict(), "loss": {}})
+    assert_same(snapshot(other), before)
+    with pytest.raises(ValueError, match="state_dict has 'loss', and the loss of this learner has no state"):
+        fresh("mse").load_state_dict(learner.state_dict())
+
+
 UNFITTING_STATES = {
     "inputs": (lambda: ContinualBackprop(mlp(5, 8, 6, 2)), "size mismatch"),
     "units": (lambda: ContinualBackprop(mlp(4, 9, 6, 2)), "another architecture"),
