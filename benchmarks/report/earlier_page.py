@@ -75,7 +75,8 @@ def read_page(file: Path, summaries: Path, names: tuple[str, ...]) -> EarlierPag
     return EarlierPage(sections, read_summaries(summaries, tuple(sections)))
 
 
-_CITED = "Published values of these rows:"
+CITED = "Published values of these rows:"
+"""The line above the sources of a part that is kept."""
 
 
 def _other_parts(section: list[str], made: Collection[str]) -> list[str]:
@@ -87,12 +88,12 @@ def _other_parts(section: list[str], made: Collection[str]) -> list[str]:
         if part[0].removeprefix("### ") in made or "</details>" not in part:
             continue
         after = len(part) - part[::-1].index("</details>")  # what follows is about the whole section
-        known = part[after:] if _CITED in part[after : after + 2] else section
+        known = part[after:] if CITED in part[after : after + 2] else section
         sources: dict[str, str] = {}
         for line in known:
             if found := re.match(r"- \[(\d+)\] ", line):
                 sources.setdefault(found[1], line)
         numbers = dict.fromkeys(re.findall(r"\[(\d+)\]", "\n".join(part[:after])))
         cited = [sources[number] for number in numbers if number in sources]
-        kept += ["", *part[:after], *(["", _CITED, "", *cited] if cited else [])]
+        kept += ["", *part[:after], *(["", CITED, "", *cited] if cited else [])]
     return kept

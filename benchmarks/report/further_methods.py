@@ -76,7 +76,8 @@ def with_rows(part: Problem | Family, rows: Rows) -> PartSummary:
 def after_their_parts(kept: Sequence[str], further: Mapping[str, Sequence[str]]) -> list[str]:
     """The lines of kept parts, each followed by the part of further methods of the same title."""
     lines: list[str] = []
-    starts = [number for number, line in enumerate(kept) if line.startswith("### ")]
+    headings = [number for number, line in enumerate(kept) if line.startswith("### ")]
+    starts = [number - 1 if number and not kept[number - 1] else number for number in headings]  # with the line before
     ends = [*starts[1:], len(kept)]
     start = 0
     for end in ends:

@@ -16,7 +16,7 @@ from ..plot_layout import save
 from ..settings import settings_text
 from ..summary import MethodResults, best_results
 from ..task_pictures import ACCURACIES
-from .earlier_page import EarlierPage
+from .earlier_page import CITED, EarlierPage
 from .family_picture import write_family_picture
 from .further_methods import FURTHER, Rows, after_their_parts, rows_without_runs, with_rows
 from .missing_runs import missing_runs
@@ -132,7 +132,7 @@ class Page:
         known = sources.lines()
         lines += ["", *others] if others else []
         lines += ["", "Published values:", "", *(f"- {line}" for line in known)] if known else []
-        lines += [] if known else ["", "Published values for comparable settings: none."]
+        lines += [] if known or CITED in kept else ["", "Published values for comparable settings: none."]
         return lines
 
     def _part(self, part: Problem | Family, title: str, sources: Sources) -> list[str]:

@@ -1,6 +1,7 @@
 """The records kept beside a page: rows are added to it without the runs it was made from."""
 
 import io
+import re
 import shutil
 import subprocess
 import tarfile
@@ -110,6 +111,8 @@ def test_methods_are_added_to_a_part_whose_runs_are_not_there(
         assert new[further].count("\n| L2 |") == 2  # its row, and continual backprop's difference from it
         assert new[further].count("\n| backprop |") == 1  # the difference
         assert "| ReDo | 3 | " in new[further]
+        assert not re.search(r"\n\n\n|[^\n]\n### ", text)
+        assert "Published values for comparable settings: none." not in text
         assert "corrected for 2 comparisons (without backprop)" in new[further]
         assert f"results/{DIGITS}_quick_further-methods.png" in new[further]
         assert "size quick (backprop, L2, ReDo and continual backprop, 3 seeds each)" in text
