@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -207,16 +208,20 @@ class ReplayBuffer:
         Args:
             name: "x", "y" or the name of a further tensor.
             width: the new size, not below the present one.
-            fill: the value of new entries.
+            fill: the value of new entries; for a tensor of integers or bools one that it can hold.
 
         Raises:
-            ValueError: an unknown name, or a width below the present one.
+            ValueError: an unknown name, a width below the present one, or a value that the tensor cannot hold. Nothing
+                is changed.
         """
         tensor = self._stored.get(name)
         if tensor is None or tensor.ndim < 2:
             raise ValueError(f"name must be a stored tensor with at least two dimensions, got {name!r}")
         if width < tensor.shape[-1]:
             raise ValueError(f"width must be at least that of {name}, {tensor.shape[-1]}, got {width!r}")
+        exact = not (tensor.is_floating_point() or tensor.is_complex())
+        if exact and (not math.isfinite(fill) or torch.tensor(fill).to(tensor.dtype).item() != fill):
+            raise ValueError(f"fill must be a value of {name}, {tensor.dtype}, got {fill!r}")
         with torch.inference_mode(False):
             wider = tensor.new_full((*tensor.shape[:-1], width), fill)
         wider[..., : tensor.shape[-1]] = tensor

@@ -202,4 +202,11 @@ def test_wrong_batches_are_refused_and_change_nothing():
         memory.widen("output", 3)
     with pytest.raises(ValueError, match="width must be at least that of x, 3, got 2"):
         memory.widen("x", 2)
+    labels = gnt.ReplayBuffer(4)
+    labels.add(torch.zeros(2, 3), torch.zeros(2, 2, dtype=torch.uint8))
+    for fill in (float("nan"), 0.5, 300):
+        with pytest.raises(ValueError, match=r"fill must be a value of y, torch\.uint8, got"):
+            labels.widen("y", 3, fill)
+    labels.widen("y", 3, 7)
+    assert labels.items().y.tolist() == [[0, 0, 7]] * 2
     assert memory.seen == len(memory) == 2
