@@ -37,8 +37,9 @@ class InputNorm(nn.Module):
     Raises:
         ValueError: a setting out of range; in a forward, an input that is complex or does not fit ``shape``.
 
-    Processes that train one network together have statistics of their own. An input that is not finite makes the
-    statistics of its feature NaN for good: check the inputs of a stream that may hold such values.
+    Processes that train one network together have statistics of their own, unless DistributedDataParallel gives them
+    those of the first one, as for BatchNorm (``broadcast_buffers=True``, its default). An input that is not finite
+    makes the statistics of its feature NaN for good: check the inputs of a stream that may hold such values.
 
     >>> import torch, gnt
     >>> norm = gnt.nn.InputNorm(3)

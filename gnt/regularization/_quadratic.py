@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gnt._utils.parameters import ModuleOrParameters, accumulation_dtype, select_parameters
+from gnt.distributed.dtensor import is_dtensor
 from gnt.regularization._functional_penalty import FunctionalPenalty
 from gnt.regularization._strength import WithStrength
 
@@ -34,9 +35,17 @@ class QuadraticPenalty(WithStrength):
         """Return the penalty as a differentiable scalar, in float32 or wider, to be added to the loss.
 
         With strength 0 both the penalty and its gradient are 0.
+
+        Raises:
+            TypeError: parameters that are sharded over processes (FSDP2), for which there is `backward`.
         """
         if torch.compiler.is_compiling():
             return _compilable_penalty(self._strength, self._targets(), self.parameters)
+        if any(map(is_dtensor, self.parameters)):
+            raise TypeError(
+                f"{type(self).__name__}.penalty() takes no parameters that are sharded over processes: call backward() "
+                "after the backward pass of the loss"
+            )
         value: Tensor = _PenaltyFunction.apply(self._strength, self._targets(), *self.parameters)  # type: ignore[no-untyped-call]
         return value
 

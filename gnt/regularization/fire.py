@@ -32,7 +32,8 @@ class FIRE(EveryNthStep):
         net: a module; its linear and convolution layers whose weight requires a gradient are used. For a part of a
             network pass that, or a ``ModuleList`` of layers: the authors leave all but queries and keys of a vision
             transformer alone.
-        optimizer: its state of these weights is reset; None leaves it alone, as the authors do.
+        optimizer: its state of these weights is reset, but for the step count of Adam and its kin, so that the first
+            steps after it can be longer than the learning rate; None leaves it alone, as the authors do.
         iterations: number of Newton-Schulz steps, >= 1.
         every: `step` acts at every ``every``-th call. With 0 it never acts: call `apply` at the end of a task; as a
             learner's method it acts in ``end_task``.

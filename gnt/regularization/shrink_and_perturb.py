@@ -14,6 +14,7 @@ from gnt._utils.parameters import ModuleOrParameters, accumulation_dtype, select
 from gnt._utils.settings import checked_settings, count, non_negative, share
 from gnt._utils.state_dicts import check_saved_state, counter, random_state, sequence
 from gnt._utils.validation import check_kernels
+from gnt.distributed.dtensor import is_dtensor
 from gnt.initialization import Distribution, parameter_distributions
 from gnt.names import NoiseDistribution
 from gnt.regularization._every_nth_step import EveryNthStep
@@ -54,7 +55,8 @@ class ShrinkAndPerturb(EveryNthStep):
     Raises:
         ValueError: a setting out of range; no parameters; a parameter that is frozen, lazy, repeated or not real; with
             "init", a parameter whose initial distribution is not known.
-        TypeError: ``params`` is neither a module nor a list of parameters; with "init", it is not a module.
+        TypeError: ``params`` is neither a module nor a list of parameters, or sharded over processes; with "init", it
+            is not a module.
         RuntimeError: ``kernels=True`` and there are none.
 
     The kernel and torch operations draw different noise. That of the kernel is computed from one number that is drawn
@@ -93,6 +95,11 @@ class ShrinkAndPerturb(EveryNthStep):
             raise ValueError(f"distribution must be 'init' or 'normal', got {distribution!r}")
         self.distribution = distribution
         self.names, self.parameters = select_parameters(params, "ShrinkAndPerturb")
+        sharded = [name for name, each in zip(self.names, self.parameters, strict=True) if is_dtensor(each)]
+        if sharded:
+            raise TypeError(
+                f"ShrinkAndPerturb cannot draw noise for weights that are sharded over processes: {', '.join(sharded)}"
+            )
         self._distributions = self._find_distributions(params)
         self.generators = member_generators(generator, self.parameters, self.names, params)
         self.steps = 0

@@ -151,6 +151,21 @@ def _refused(kind: str) -> Any:
     return "nothing was refused"
 
 
+def methods(folder: Path) -> Any:
+    """Methods on shards: the errors of those that refuse them, and the gradient of `L2` beside its value."""
+    net = fsdp(worker.mlp())
+    penalty = gnt.L2(net, 0.5)
+    messages = []
+    for act in (lambda: gnt.ShrinkAndPerturb(net, shrink=0.5, noise=0.1), penalty):
+        try:
+            act()
+        except TypeError as error:
+            messages.append(str(error))
+    penalty.backward()
+    weight: Any = net[0].weight
+    return messages, weight.grad.full_tensor().equal(weight.full_tensor())
+
+
 def accumulated(folder: Path) -> Any:
     """Gradient accumulation over three micro-batches with sharded gradients."""
     net, single_net = worker.mlp(), worker.mlp()
@@ -194,4 +209,4 @@ def checkpointed(folder: Path, plan: str, optimizer: str, start: str, stop: str)
 
 
 if __name__ == "__main__":
-    worker.main({scenario.__name__: scenario for scenario in (sharded, accumulated, refused, checkpointed)})
+    worker.main({scenario.__name__: scenario for scenario in (sharded, accumulated, refused, methods, checkpointed)})

@@ -47,7 +47,16 @@ def test_a_sharded_run_equals_a_single_process(tmp_path, ranks, cases):
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """Results of two ranks in the short scenarios, which share one launch."""
-    return run_ranks("dtensor_scenarios.accumulated+refused", tmp_path_factory.mktemp("results"))
+    return run_ranks("dtensor_scenarios.accumulated+refused+methods", tmp_path_factory.mktemp("results"))
+
+
+def test_methods_act_on_shards_or_refuse_them(results):
+    for (perturb, penalty), exact in results["methods"]:
+        assert perturb.startswith(
+            "ShrinkAndPerturb cannot draw noise for weights that are sharded over processes: 0.we"
+        )
+        assert penalty.startswith("L2.penalty() takes no parameters that are sharded over processes: call backward()")
+        assert exact
 
 
 def test_unsupported_shards_are_refused_on_all_ranks(results):
