@@ -33,6 +33,7 @@ replaces, it follows that.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -46,6 +47,7 @@ from torch.optim import Optimizer
 from gnt._utils.stack_level import user_level
 from gnt.regularization import FunctionalPenalty
 from gnt.replacement import GnT
+from gnt.replay import ReplayBuffer
 
 _FIT_ANY = frozenset({"net", "task", "data", "optimizer", "steps_per_epoch"})
 HOOKS = ("before_batch", "penalty", "penalty_backward", "after_backward", "after_step", "begin_task", "end_task")
@@ -187,7 +189,8 @@ class Methods(tuple[Any, ...]):
             TypeError: a hook needs an argument that is not given, or one is given that no hook takes and that is none
                 of net, task, data, optimizer and steps_per_epoch, which fit any method. Nothing is called.
 
-        If a hook fails, the methods before it have the state that they had. What they did to the network itself, as
+        If a hook fails, the methods before it have the state that they had, but for those that keep samples, which the
+        hooks of tasks do not change. What they did to the network itself, as
         `PackNet` and `FIRE` do at the end of a task, stays, and `HAT` is to be resumed as after loading.
         """
         calls = [(each, *_accepted(getattr(each, hook), info)) for each in self.having(hook)]
@@ -200,7 +203,7 @@ class Methods(tuple[Any, ...]):
         unknown = [name for name in info if name not in taken | _FIT_ANY]
         if unknown and calls:
             raise TypeError(f"{hook} got {', '.join(unknown)}, which no method takes")
-        before = [each.state_dict() if hasattr(each, "load_state_dict") else None for each, *_ in calls[:-1]]
+        before = [_small_state(each) for each, *_ in calls[:-1]]
         for number, (each, arguments, _) in enumerate(calls):
             try:
                 getattr(each, hook)(**arguments)
@@ -287,6 +290,16 @@ class Methods(tuple[Any, ...]):
                     if kept is not None:
                         earlier.load_state_dict(kept)
                 raise
+
+
+def _small_state(method: Any) -> Any:
+    """A copy of a method's state; None for those without, and for those that keep samples, which may be large."""
+    held = list(vars(method).values()) if hasattr(method, "__dict__") else []
+    held += [each for values in held if isinstance(values, dict) for each in values.values()]
+    if any(isinstance(each, ReplayBuffer) for each in held):
+        return None
+    has_both = hasattr(method, "state_dict") and hasattr(method, "load_state_dict")
+    return copy.deepcopy(method.state_dict()) if has_both else None
 
 
 def _has_functional_penalty(method: Any) -> bool:

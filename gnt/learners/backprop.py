@@ -194,12 +194,19 @@ class Backprop:
         return step if step is not None else self._step.run(x, y)
 
     def state_dict(self) -> dict[str, Any]:
-        """State of network, optimizer, methods and a loss module, loadable with ``torch.load(weights_only=True)``."""
+        """State of network, optimizer and methods, loadable with ``torch.load(weights_only=True)``.
+
+        With a loss that is a module with parameters of its own also that of the loss.
+        """
         state = {"net": self.net.state_dict(), "opt": self.opt.state_dict(), "kind": type(self.opt).__name__}
-        if isinstance(self.loss, nn.Module) and (of_loss := self.loss.state_dict()):
-            state["loss"] = of_loss
+        if isinstance(self.loss, nn.Module) and self._loss_is_trained(self.loss):
+            state["loss"] = self.loss.state_dict()
         methods = self._step.methods
         return {**state, "methods": methods.state_dict()} if any(methods.having("state_dict")) else state
+
+    def _loss_is_trained(self, loss: nn.Module) -> bool:
+        own = set(self.net.parameters())
+        return any(each.requires_grad and each not in own for each in loss.parameters())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state, to continue bit for bit; the learner must have been built with the same settings.
@@ -220,10 +227,8 @@ class Backprop:
             parts["methods"] = self._step.methods
         elif "methods" in state_dict:
             raise ValueError("state_dict has 'methods', and this learner has no methods with state")
-        if "loss" in before and "loss" in state_dict:  # older states have none
+        if "loss" in before and "loss" in state_dict:  # either may have another loss, without parameters
             parts["loss"] = self.loss
-        elif "loss" in state_dict:
-            raise ValueError("state_dict has 'loss', and the loss of this learner has no state")
         methods, loaded = self._step.methods, []
         groups = MethodGroups(self.opt, methods.having("parameter_group"))
         try:

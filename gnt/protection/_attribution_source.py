@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gnt._utils.stack_level import user_level
 from gnt._utils.state_dicts import Entry, random_state
 from gnt.distributed.process_group import Processes, resolve_process_group
 from gnt.importance import BackwardWatch, attribute
@@ -47,7 +49,9 @@ class AttributionSource:
         self._generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
         self._observed: list[tuple[ModelInputs, Any]] = []
         self._backwards: int | None = None  # those whose gradients the coming step gets; None: none was seen
+        self._at_backward = 0  # number of batches that had been observed at the last of these
         self._watch: BackwardWatch | None = None
+        self._warned = False
         self._finite: Tensor | None = None  # 0-d bool; None: nothing was measured
 
     def watch(self, parameter: Tensor) -> None:
@@ -56,6 +60,9 @@ class AttributionSource:
 
     def after_backward(self, *, restarted: bool) -> None:
         """Count a backward pass; ``restarted``: the gradients of earlier ones were cleared, and no step takes them."""
+        if restarted:
+            self._observed = self._observed[self._at_backward :]
+        self._at_backward = len(self._observed)
         self._backwards = 1 if restarted or self._backwards is None else self._backwards + 1
 
     def observe(self, x: Any, y: Any) -> None:
@@ -73,6 +80,14 @@ class AttributionSource:
     def measure(self, gates: Callable[[], contextlib.AbstractContextManager[None]]) -> Measured | None:
         """The mean of the batches of this step, weighted by their samples; None if these have none."""
         observed = self._observed[-self._backwards :] if self._backwards else self._observed
+        if len(observed) < len(self._observed) and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{len(self._observed)} batches were observed for a step with {self._backwards} backward passes: only "
+                f"the last {len(observed)} are measured, as if the others were of skipped steps. If one loss has "
+                "several batches, join them and observe them as one",
+                stacklevel=user_level(),
+            )
         self.skip()
         sizes = [len(y) for _, y in observed]
         with gates():
@@ -107,7 +122,7 @@ class AttributionSource:
 
     def skip(self) -> None:
         """Drop the batches of the step."""
-        self._observed, self._backwards = [], None
+        self._observed, self._backwards, self._at_backward = [], None, 0
 
     def begin_task(self) -> None:
         """Drop earlier batches."""

@@ -77,6 +77,7 @@ class SI(MemoryPenalty):
         self._recorded: list[int] | None = None
         self._factor_in_loss: Tensor | None = None  # of the penalty, summed over the backward passes of the step
         self._last_pass = -1  # the number of the last of these backward passes
+        self._factor_checked = False  # without a scale the factor must be 1, in the first step that has one
         self._recorded_by_hook = False  # `penalty_backward` has done what `after_backward` would do
 
     @property
@@ -121,18 +122,29 @@ class SI(MemoryPenalty):
             factor = gradient.detach()
             self._factor_in_loss = factor if self._factor_in_loss is None else self._factor_in_loss + factor
 
-    def after_backward(self, scale: float | Tensor = 1.0) -> None:
+    def after_backward(self, scale: float | Tensor | None = None) -> None:
         """Record the gradients of the task: ``.grad`` without the gradient of the penalty, if that was in the loss.
 
         In a learner `penalty_backward` has done so already.
 
         Args:
-            scale: by what ``.grad`` was divided since the backward passes. After ``scaler.unscale_(optimizer)`` of a
-                GradScaler it is ``scaler.get_scale()``.
+            scale: by what ``.grad`` was divided since the backward passes: ``scaler.get_scale()`` after
+                ``scaler.unscale_(optimizer)`` of a GradScaler, 1.0 if it was not divided. It may be left out if the
+                losses have the penalty once, with the factor 1.
+
+        Raises:
+            ValueError: no scale, and in the first step the factor of the penalty is not 1. Nothing is changed.
         """
         if self._recorded_by_hook:
             self._recorded_by_hook = False
             return
+        if scale is None and not self._factor_checked and self._factor_in_loss is not None:
+            if (found := float(self._factor_in_loss)) != 1.0:  # once: later steps do not wait for the device
+                raise ValueError(
+                    f"scale must be given where the penalty has the factor {found:g} in the losses: "
+                    "scale=scaler.get_scale() if a GradScaler has unscaled the gradients, otherwise scale=1.0"
+                )
+            self._factor_checked = True
         in_loss, factor = self._in_loss, self._factor_in_loss
         self._in_loss, self._factor_in_loss = False, None
         self._record(None)
@@ -140,7 +152,7 @@ class SI(MemoryPenalty):
         if chosen:
             lists = self._tensors_of(chosen)
             with torch.no_grad():
-                factor = None if factor is None else factor / scale
+                factor = None if factor is None else factor / (1.0 if scale is None else scale)
                 for grads, thetas, weights, mus in in_pieces([self._gradients[i] for i in chosen], *lists):
                     terms = torch._foreach_mul(weights, torch._foreach_sub(thetas, mus))
                     if factor is not None:  # else a compiled loss, which has it once

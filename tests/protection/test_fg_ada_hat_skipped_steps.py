@@ -38,6 +38,7 @@ def total(net: nn.Module, hat: gnt.FGAdaHAT, x: Tensor, y: Tensor) -> Tensor:
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("observed", ["before", "after"])
 @pytest.mark.parametrize("skipped", ["loss", "gradient"])
+@pytest.mark.filterwarnings("ignore:.* batches were observed for a step with")
 def test_a_skipped_step_leaves_nothing_that_is_measured_later(importance, parts, observed, skipped):
     results = []
     for bad in (None, 0, 1):
@@ -84,6 +85,17 @@ def test_batches_may_be_observed_in_the_closure_of_a_step(optimizer):
     assert_same(seen, [batch(0)[0]])
     hat.end()
     assert hat.importances.any()
+
+
+def test_several_batches_of_one_backward_pass_are_warned_of():
+    net, hat, optimizer = make("gradient_activation")
+    hat.begin(0, optimizer, steps_per_epoch=1)
+    x, y = batch(0, 8)
+    for part in (slice(0, 4), slice(4, 8)):
+        hat.observe(x[part], y[part])
+    total(net, hat, x, y).backward()
+    with pytest.warns(UserWarning, match="2 batches were observed for a step with 1 backward passes: only the last 1"):
+        optimizer.step()
 
 
 def test_a_closure_without_observation_is_an_error_after_the_step_which_is_counted():

@@ -184,7 +184,12 @@ def test_si_subtracts_the_penalty_as_often_as_the_losses_have_it(form: str) -> N
     for parameter in net.parameters():
         assert parameter.grad is not None
         parameter.grad /= scale
-    si.after_backward(*([scale] if scale != 1.0 else []))
+    if form in ("two batches", "small", "twice", "scaler"):
+        with pytest.raises(ValueError, match="scale must be given where the penalty has the factor"):
+            si.after_backward()
+        si.after_backward(scale)
+    else:
+        si.after_backward()
     for found, wanted in zip(si._gradients, reference, strict=True):
         torch.testing.assert_close(found, wanted)
 

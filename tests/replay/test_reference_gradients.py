@@ -103,13 +103,13 @@ class Stateful(nn.Module):
         self.cell, self.read = nn.RNNCell(4, 5), nn.Linear(5, 3)
         self.register_buffer("calls", torch.zeros(()))
         self.state: Any = torch.zeros(8, 5)
-        self.log: dict[str, list[int]] = {"sizes": []}
+        self.log: list[int] = []
         self.read.seen = []  # type: ignore[assignment]
 
     def forward(self, x: Tensor, task: Any = None) -> Tensor:
         self.calls = self.calls + 1
         self.state = self.cell(x, self.state).detach() if len(x) == len(self.state) else None
-        self.log["sizes"].append(len(x))
+        self.log.append(len(x))
         self.read.seen.append(len(x))
         self.last = x
         return self.read(self.cell(x))
@@ -125,9 +125,9 @@ def test_state_that_a_forward_keeps_is_left_as_it_was(kind):
         method.end_task()
     else:
         method = constrained(kind, net)
-    before = dict(vars(net)), dict(net._buffers), list(net.log["sizes"]), list(net.read.seen)
+    before = dict(vars(net)), dict(net._buffers), list(net.log), list(net.read.seen)
     method(ITEMS[0], output) if kind == "LwF" else method.project()
-    after = vars(net), net._buffers, net.log["sizes"], net.read.seen
+    after = vars(net), net._buffers, net.log, net.read.seen
     assert before[2:] == after[2:]
     for old, new in zip(before[:2], after[:2], strict=True):
         assert old.keys() == new.keys()

@@ -136,7 +136,8 @@ class CompiledSteps:
             noise_layouts=step.noise_layouts(),
         )
         roots = [step.loss] if update is None else [step.loss, update.engine.measure.function]
-        kind = _Kind(PythonState(code, roots, slots.modules, slots.tensors()), effects, IntegerRanges())
+        ranges = IntegerRanges(inputs=any(isinstance(each, (nn.Embedding, nn.EmbeddingBag)) for each in slots.modules))
+        kind = _Kind(PythonState(code, roots, slots.modules, slots.tensors()), effects, ranges)
         kind.ranges.widen(x, y)
         self._by_key.setdefault((context.key(step, x, y), *further), []).append(kind)
         return result

@@ -11,9 +11,13 @@ class IntegerRanges:
 
     In compiled code that runs on several threads an index out of range ends the process. Batches with other integers
     than before are therefore to run eagerly: these raise the usual error, or widen the range.
+
+    Args:
+        inputs: integers in x are indices; otherwise only those in y.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, inputs: bool) -> None:
+        self._inputs = inputs
         self._ranges: dict[int, tuple[int, int]] = {}  # 0: of x, 1: of y
 
     def hold(self, x: Tensor, y: Tensor) -> bool:
@@ -29,7 +33,7 @@ class IntegerRanges:
     def widen(self, x: Tensor, y: Tensor) -> None:
         """Let the ranges hold the integers of a batch."""
         for place, each in enumerate((x, y)):
-            if each.is_cpu and each.dtype in _INTEGERS and each.numel():
+            if (place or self._inputs) and each.is_cpu and each.dtype in _INTEGERS and each.numel():
                 low, high = _range_of(each)
                 least, most = self._ranges.get(place, (low, high))
                 self._ranges[place] = min(low, least), max(high, most)

@@ -23,9 +23,7 @@ from gnt.units._tracing.reachable import (
     CachedFunction,
     assigned_globals,
     cell_content,
-    is_own_class,
     reachable,
-    reachable_from,
     slot_values,
 )
 
@@ -59,23 +57,17 @@ def preserve_model(model: nn.Module) -> Iterator[Restore]:
 def preserve_attributes(model: nn.Module) -> Iterator[None]:
     """Context manager that restores attributes and buffers of ``model`` on exit, in less time than `preserve_model`.
 
-    What modules of classes outside torch can reach is restored as there, and so are containers among the attributes of
-    all modules. Hooks, parameters and submodules are left as they are.
+    Lists, dicts, sets and deques among the attributes of modules are restored, too; what is inside of these, and
+    objects of other classes, are not searched: they may be large, as a vocabulary is. Hooks, parameters and submodules
+    are left as they are.
     """
-    modules = list(model.modules())
-    open_values: list[Any] = [module for module in modules if is_own_class(type(module))]
     restorers: list[Restore] = []
-    for module in modules:
+    for module in model.modules():
         attributes = vars(module)
         restorers += (_restorer_of_dict(attributes), _restorer_of_dict(module._buffers))
-        open_values += [
-            value
-            for name, value in attributes.items()
-            if isinstance(value, (dict, list, set, deque)) and name not in INTERNAL
-        ]
-    restorers += [
-        restorer for value in reachable_from(open_values, hooks=False) for restorer in _restorers(value, internal=False)
-    ]
+        for name, value in attributes.items():
+            if isinstance(value, (dict, list, set, deque)) and name not in INTERNAL:
+                restorers += _restorers(value, internal=False)
     try:
         yield
     finally:
