@@ -220,7 +220,7 @@ class ReplayBuffer:
         if width < tensor.shape[-1]:
             raise ValueError(f"width must be at least that of {name}, {tensor.shape[-1]}, got {width!r}")
         exact = not (tensor.is_floating_point() or tensor.is_complex())
-        if exact and (not math.isfinite(fill) or torch.tensor(fill).to(tensor.dtype).item() != fill):
+        if exact and (not math.isfinite(fill) or torch.tensor(fill, device="cpu").to(tensor.dtype).item() != fill):
             raise ValueError(f"fill must be a value of {name}, {tensor.dtype}, got {fill!r}")
         with torch.inference_mode(False):
             wider = tensor.new_full((*tensor.shape[:-1], width), fill)
