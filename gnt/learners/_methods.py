@@ -25,7 +25,8 @@ It may have ``state_dict`` and ``load_state_dict``, which become part of the lea
 
 ``discard()`` is called when a step fails before its update. A true attribute ``records_gradient`` says that its
 `penalty_backward` takes ``.grad`` for the gradient of the loss: it is called after those of the others. A true
-attribute ``watches_forward`` says that it has hooks on layers, which a compiled graph would not call.
+attribute ``watches_forward`` says that it has hooks on layers, which a compiled graph would not call; a true attribute
+``keeps_samples`` that its state may be large, so that it is not copied before the hooks of tasks.
 ``expects_classes`` is set if it takes outputs for logits of classes, to what its user passes for other targets; a
 learner with "mse" warns. If it keeps numbers per weight (`gnt.replacement.Follower`) of units that the learner's engine
 replaces, it follows that.
@@ -47,7 +48,6 @@ from torch.optim import Optimizer
 from gnt._utils.stack_level import user_level
 from gnt.regularization import FunctionalPenalty
 from gnt.replacement import GnT
-from gnt.replay import ReplayBuffer
 
 _FIT_ANY = frozenset({"net", "task", "data", "optimizer", "steps_per_epoch"})
 HOOKS = ("before_batch", "penalty", "penalty_backward", "after_backward", "after_step", "begin_task", "end_task")
@@ -294,12 +294,8 @@ class Methods(tuple[Any, ...]):
 
 def _small_state(method: Any) -> Any:
     """A copy of a method's state; None for those without, and for those that keep samples, which may be large."""
-    held = list(vars(method).values()) if hasattr(method, "__dict__") else []
-    held += [each for values in held if isinstance(values, dict) for each in values.values()]
-    if any(isinstance(each, ReplayBuffer) for each in held):
-        return None
     has_both = hasattr(method, "state_dict") and hasattr(method, "load_state_dict")
-    return copy.deepcopy(method.state_dict()) if has_both else None
+    return copy.deepcopy(method.state_dict()) if has_both and not getattr(method, "keeps_samples", False) else None
 
 
 def _has_functional_penalty(method: Any) -> bool:

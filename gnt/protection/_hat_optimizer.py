@@ -50,7 +50,7 @@ class HATOptimizer:
 
     @property
     def optimizer(self) -> Optimizer | None:
-        """The optimizer without wrappers; None if it is not active and nobody else holds it."""
+        """The optimizer without wrappers; None if it is not active and has been freed."""
         return self._reference()
 
     @property

@@ -27,6 +27,8 @@ _LEAST = 2.0**-126  # its inverse is a float32
 class GradientProjection:
     """Base class of methods that project the gradient between backward and step."""
 
+    keeps_samples = True  # task hooks of learners do not copy its state
+
     def __init__(
         self, net: nn.Module, loss: Loss, forward: Callable[..., Tensor] | None, process_group: Any = None
     ) -> None:

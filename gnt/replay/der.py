@@ -56,6 +56,8 @@ class DER:
     torch.Size([4, 3])
     """
 
+    keeps_samples = True  # task hooks of learners do not copy its state
+
     def __init__(
         self,
         net: nn.Module,

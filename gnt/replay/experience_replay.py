@@ -49,6 +49,8 @@ class ExperienceReplay:
     (torch.Size([16, 3]), 24)
     """
 
+    keeps_samples = True  # task hooks of learners do not copy its state
+
     def __init__(self, buffer: ReplayBuffer, batch_size: int | None = None, *, task: int | None = None) -> None:
         self.buffer, self.batch_size = checked_buffer(buffer), batch_size
         self.task = checked_task(task)
