@@ -59,8 +59,9 @@ class FiringTimes:
     def set_thresholds(self, eta: float) -> None:
         """Set each threshold to the (1 - eta) quantile of the unit's silent times, and restart the counts.
 
-        If that is not below the present one, which has cut times off, the threshold is doubled. It is at least 1, and
-        stays if no time has ended because the unit was silent throughout, or there were no steps.
+        If that is not below the present one, which has cut times off, the threshold is doubled. If no time has ended,
+        the threshold becomes 1 where the unit fired in each step, and stays where it was silent throughout, or there
+        were no steps.
         """
         if not self.updates:
             return
@@ -70,8 +71,9 @@ class FiringTimes:
         quantile = enough.int().argmax(1) + 1
         longer = (2 * self.threshold).clamp_max(self.counts.shape[1])
         threshold = torch.where(quantile < self.threshold, quantile, longer)
-        unknown = (cumulative[:, -1] == 0) & (self.silent > 0)
-        self.threshold = torch.where(unknown, self.threshold, threshold)
+        none_ended = cumulative[:, -1] == 0
+        unchanged = torch.where(self.silent > 0, self.threshold, 1)
+        self.threshold = torch.where(none_ended, unchanged, threshold)
         self.counts.zero_()
 
     def move_to(self, device: torch.device) -> None:

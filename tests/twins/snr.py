@@ -31,9 +31,10 @@ class SilentUnit:
     def estimate(self) -> None:
         """The smallest time that a share 1 - eta of the ended times does not exceed."""
         times = sorted(self.ended)
-        if not times and self.silent:  # silent throughout: nothing is known
+        if not times:  # silent throughout: nothing is known; or it fired in each step
+            self.threshold = self.threshold if self.silent else 1
             return
         needed = (1 - self.eta) * len(times)
-        quantile = 1 if not times else times[max(math.ceil(needed), 1) - 1]
+        quantile = times[max(math.ceil(needed), 1) - 1]
         self.threshold = quantile if quantile < self.threshold else min(2 * self.threshold, self.longest)
         self.ended = []
