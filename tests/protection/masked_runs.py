@@ -8,7 +8,17 @@ import torch
 from torch import Tensor, nn
 
 import gnt
+from tests.helpers.small_runs import mlp
 from tests.twins import hat as twin
+
+FAST = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.1}
+
+
+def make_hat(net: nn.Module | None = None, kind: type[gnt.HAT] = gnt.HAT, **given: Any) -> Any:
+    """A network, a mask over the units that `walk` finds in it, and an optimizer that moves each weight."""
+    net = mlp() if net is None else net
+    hat = kind(net, gnt.walk(net), **{"sparsity": 0.1, "generator": torch.Generator().manual_seed(7), **given})
+    return net, hat, torch.optim.SGD(net.parameters(), **FAST)
 
 
 def learn_task(

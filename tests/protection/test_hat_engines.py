@@ -13,18 +13,12 @@ from torch import Tensor, nn
 import gnt
 from tests.helpers.small_runs import IMAGE_SHAPE, assert_same, conv_net, mlp
 from tests.helpers.strategies import networks, optimizer_cases
-from tests.protection.masked_runs import inputs, learn_steps, learn_task, outputs
+from tests.protection.masked_runs import inputs, learn_steps, learn_task, make_hat, outputs
 from tests.replacement.test_no_synchronization import NoSynchronization
 from tests.twins.protection import ProtectedLayer
 
 pytestmark = pytest.mark.filterwarnings("ignore:no capacity is left")
 ALL: dict[str, Any] = {"replacement_rate": 1.0, "maturity_threshold": 0}
-
-
-def make(net: nn.Module | None = None, kind: type[gnt.HAT] = gnt.HAT, **given: Any) -> Any:
-    net = mlp(4, 12, 10, 2) if net is None else net
-    hat = kind(net, gnt.walk(net), **{"sparsity": 0.1, "generator": torch.Generator().manual_seed(7), **given})
-    return net, hat, torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, weight_decay=0.1)
 
 
 def train_beside(hat: gnt.HAT, optimizer: torch.optim.Optimizer, engine: gnt.GnT, shape: Any, tasks: int) -> int:
@@ -79,7 +73,7 @@ def test_optimizers_with_an_engine_keep_what_old_tasks_use(kind):
 
 def test_selection_equals_a_loop_that_passes_over_units_with_gates_that_are_off():
     """rate * eligible counts all free units; what is due and finds no unit with an open gate is dropped."""
-    net, hat, optimizer = make()
+    net, hat, optimizer = make_hat(mlp(4, 12, 10, 2))
     learn_task(hat, optimizer, 0)
     rate = 0.3
     engine = gnt.GnT(net, record=False, replacement_rate=rate, maturity_threshold=1, protect=hat)
@@ -111,7 +105,7 @@ def test_selection_equals_a_loop_that_passes_over_units_with_gates_that_are_off(
 
 
 def test_steps_with_nothing_due_do_not_wait_for_the_device_while_gates_move():
-    net, hat, optimizer = make()
+    net, hat, optimizer = make_hat(mlp(4, 12, 10, 2))
     learn_task(hat, optimizer, 0)
     engine = gnt.GnT(net, record=False, replacement_rate=0.0, maturity_threshold=0, protect=hat)
     engine.importance.evaluator.parts[0].on_cpu = False
@@ -124,7 +118,7 @@ def test_steps_with_nothing_due_do_not_wait_for_the_device_while_gates_move():
 
 
 def test_adahat_keeps_units_that_more_than_so_many_tasks_use():
-    net, hat, optimizer = make(kind=gnt.AdaHAT, alpha=0.1, protect_above=1)
+    net, hat, optimizer = make_hat(mlp(4, 12, 10, 2), kind=gnt.AdaHAT, alpha=0.1, protect_above=1)
     for task in range(2):
         learn_task(hat, optimizer, task)
     engine = gnt.GnT(net, protect=hat)
@@ -134,7 +128,7 @@ def test_adahat_keeps_units_that_more_than_so_many_tasks_use():
 
 
 def test_the_end_of_a_task_renews_what_no_task_uses():
-    net, hat, optimizer = make()
+    net, hat, optimizer = make_hat(mlp(4, 12, 10, 2))
     engine = gnt.GnT(net, optimizer, replacement_rate=0.0, protect=hat).attach()
     hat.begin(0, optimizer, steps_per_epoch=2)
     learn_steps(hat, optimizer, range(4))
@@ -205,3 +199,62 @@ def test_wrong_answers_about_available_units_are_refused():
     broken.available = 3
     with pytest.raises(TypeError, match="available of Answers, an object in protect, must be a method"):
         gnt.GnT(mlp(), protect=broken)
+
+
+@pytest.mark.parametrize("engine_first", [True, False])
+def test_an_attached_engine_steps_after_weights_have_their_values_back(engine_first):
+    net, hat, optimizer = make_hat()
+    learn_task(hat, optimizer, 0)
+    frozen = net[2].weight.detach().clone()
+    seen = []
+
+    class Watch(gnt.GnT):
+        def step_recorded(self) -> bool:
+            seen.append(net[2].weight.detach().clone())
+            return super().step_recorded()
+
+    def attach() -> None:
+        Watch(net, optimizer, replacement_rate=0.0).attach()
+
+    if engine_first:
+        attach()
+    hat.begin(1, optimizer, steps_per_epoch=2)
+    if not engine_first:
+        attach()
+    learn_steps(hat, optimizer, range(1))
+    held = torch.outer(hat.masks[0]["2"], hat.masks[0]["0"])
+    assert held.any()
+    assert len(seen) == 1
+    assert_same(seen[0][held], frozen[held])
+
+
+def test_answers_to_an_engine():
+    net, hat, optimizer = make_hat()
+    group, engine_group = hat.groups[0], gnt.walk(net)[0]
+    assert not hat.protected(group).any()
+    assert hat.movable_bias(net[2].bias).all()
+    learn_task(hat, optimizer, 0)
+    used = hat.masks[0]
+    assert_same(hat.protected(engine_group), used["0"])
+    assert hat.protected(engine_group) is hat.protected(engine_group)
+    assert_same(hat.movable_bias(net[2].bias), ~used["2"])
+    assert not hat.movable_bias(net[4].bias).any()  # the output layer has been trained
+    assert hat.movable_bias(nn.Linear(2, 2).bias) is None
+    assert hat.protected(gnt.walk(mlp())[0]) is None
+    assert hat.available(group) is None
+    hat.begin(1, optimizer, steps_per_epoch=2)
+    assert_same(hat.protected(group), used["0"])
+    assert_same(hat.available(engine_group), hat.embedding[:8] > 0)
+
+
+def test_a_replaced_unit_keeps_its_embedding_and_loses_its_optimizer_state():
+    net, hat, optimizer = make_hat()
+    hat.begin(0, optimizer, steps_per_epoch=4)
+    engine = gnt.GnT(net, optimizer, follow=[hat])
+    learn_steps(hat, optimizer, range(2))
+    e, momentum = hat.embedding.detach().clone(), optimizer.state[hat.embedding]["momentum_buffer"]
+    before = momentum.clone()
+    engine.replace([torch.tensor([1, 3]), torch.tensor([0])])
+    assert_same(hat.embedding.detach(), e)
+    reset = torch.zeros(14, dtype=torch.bool).index_fill(0, torch.tensor([1, 3, 8]), True)
+    assert_same(momentum, before.masked_fill(reset, 0.0))

@@ -9,27 +9,21 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 import gnt
 from gnt.protection._hat_optimizer import add_embedding
 from tests.helpers.small_runs import assert_same, conv_net, mlp
-from tests.protection.masked_runs import learn_steps, learn_task
+from tests.protection.masked_runs import learn_steps, learn_task, make_hat
 
 pytestmark = pytest.mark.filterwarnings("ignore:no capacity is left")
 
 
-def make(net: nn.Module | None = None, kind: type[gnt.HAT] = gnt.HAT, **given: Any) -> Any:
-    net = mlp() if net is None else net
-    return net, kind(net, gnt.walk(net), **{"sparsity": 0.1, "generator": torch.Generator().manual_seed(7), **given})
-
-
 def test_an_optimizer_of_named_parameters_gets_the_embedding_under_a_name():
-    net, hat = make()
-    named, (_, other) = torch.optim.SGD(net.named_parameters(), lr=0.1), make()
+    net, hat, _ = make_hat()
+    named, (_, other, _) = torch.optim.SGD(net.named_parameters(), lr=0.1), make_hat()
     if "param_names" not in named.param_groups[0]:
         pytest.skip("this version of torch drops the names")
-    twin, twin_hat = make()
+    twin, twin_hat, _ = make_hat()
     plain = torch.optim.SGD(twin.parameters(), lr=0.1)
     for task in range(2):
         learn_task(hat, named, task)
@@ -51,7 +45,7 @@ class Full(torch.optim.SGD):
 
 
 def test_an_optimizer_that_cannot_take_the_embedding_changes_nothing():
-    net, hat = make(conv_net())
+    net, hat, _ = make_hat(conv_net())
     learn_task(hat, torch.optim.SGD(net.parameters(), lr=0.1), 0, (1, 8, 8))
     before = copy.deepcopy([net.state_dict(), hat.state_dict()])
     with pytest.raises(ValueError, match="no more groups"):
@@ -66,7 +60,7 @@ def test_an_optimizer_that_cannot_take_the_embedding_changes_nothing():
 
 
 def test_the_optimizers_of_ended_tasks_are_not_kept_alive():
-    net, hat = make()
+    net, hat, _ = make_hat()
     seen = []
     for task in range(3):
         optimizer = torch.optim.Adam(net.parameters())
