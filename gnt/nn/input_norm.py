@@ -61,9 +61,18 @@ class InputNorm(nn.Module):
             raise ValueError(f"decay must be a number in [0, 1), got {decay!r}")
         self.shape, self.decay = tuple(map(int, sizes)), float(decay)
         self.eps = finite_number("eps", eps, exclusive=True)
-        self.register_buffer("mean", torch.zeros(self.shape))
-        self.register_buffer("var", torch.ones(self.shape))
-        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("mean", torch.empty(self.shape))
+        self.register_buffer("var", torch.empty(self.shape))
+        self.register_buffer("batches", torch.empty((), dtype=torch.int64))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Forget all batches: the statistics are those before the first one. There are no parameters; the name is that
+        of torch's layers.
+        """
+        self.mean.zero_()
+        self.var.fill_(1.0)
+        self.batches.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
         """The normalized input, of its shape, and of its dtype if that is floating point."""

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from gnt import GnT, register_utility
-from gnt.importance import MEASURES
+from gnt import GnT, register_utility, trace
+from gnt.importance import MEASURES, Importance
 from tests.helpers.measures import COVERING_MEASURES
 from tests.helpers.strategies import BUILT_IN_MEASURES, engine_settings, networks, seeds, training_runs
 from tests.helpers.training_run import TrainingRun, differences
@@ -150,3 +150,27 @@ def test_replacements_draw_only_from_the_engines_generator(run):
     torch.rand(5)
     other.engine.replace(units)
     assert not differences(run.full_state(), other.full_state())
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_the_sum_of_outgoing_weights_is_over_the_consumers_that_ran(both):
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.small, self.large = nn.Linear(4, 6), nn.Linear(6, 1), nn.Linear(6, 50)
+
+        def forward(self, x: Tensor, both: bool) -> Tensor:
+            h = torch.relu(self.body(x))
+            return self.small(h).sum() + (self.large(torch.tanh(h)).square().sum() if both else 0)
+
+    torch.manual_seed(0)
+    net, x = Net(), torch.randn(5, 4)
+    importance = Importance(trace(net, examples=[(x, True), (x, False)]), "uncorrected_contribution", average="latest")
+    net(x, both).backward()
+    importance.update()
+    with torch.no_grad():
+        h = torch.relu(net.body(x))
+        expected = h.mean(0) * net.small.weight.abs().sum(0)
+        if both:
+            expected += torch.tanh(h).mean(0) * net.large.weight.abs().sum(0)
+    torch.testing.assert_close(importance.values[0], expected)

@@ -14,6 +14,7 @@ from torch.func import functional_call, grad, jacrev, vmap
 
 import gnt
 from gnt._utils.recording_switch import pause_recording
+from gnt.importance import GroupWatches
 from tests.helpers.small_runs import assert_same, batch
 from tests.helpers.training_loops import make_loop
 
@@ -270,3 +271,45 @@ def test_replaced_units_are_silent_in_all_heads_whichever_is_trained(attached):
         assert not any(head.weight[:, replaced].any() for head in heads)
     assert engine.updates == 20
     assert engine.groups[0].state.replaced > 10
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_units_whose_features_are_detached_are_measured_by_an_attached_engine(every):
+    """Their producers get no gradient, and their consumers do; the other group has gradients on both sides."""
+    results = []
+    for attached in (True, False):
+        torch.manual_seed(0)
+        body, hidden, out = torch.nn.Linear(4, 6), torch.nn.Linear(6, 5), torch.nn.Linear(5, 2)
+        groups = gnt.walk([body, torch.nn.ReLU(), hidden, torch.nn.ReLU(), out])
+        optimizer = torch.optim.SGD([p for layer in (body, hidden, out) for p in layer.parameters()], lr=0.05)
+        settings = {"replacement_rate": 0.1, "maturity_threshold": 2, "measure_every": every}
+        engine = gnt.GnT(groups, optimizer, **settings, generator=torch.Generator().manual_seed(1))
+        engine = engine.attach() if attached else engine
+        for t in range(20):
+            optimizer.zero_grad()
+            out(torch.relu(hidden(torch.relu(body(batch(t)[0])).detach()))).square().mean().backward()
+            optimizer.step()
+            if not attached:
+                engine.step()
+        results.append(
+            [(group.state.updates, group.state.replaced, body.weight, out.weight) for group in engine.groups]
+        )
+    assert_same(*results)
+    assert min(replaced for _, replaced, *_ in results[0]) > 5
+
+
+def test_an_abandoned_backward_does_not_count_beside_a_step_that_trains_the_same_consumer():
+    """As where a scaler has skipped a step of one branch: the next step trains the layer that reads both branches."""
+    torch.manual_seed(0)
+    branches, out = [torch.nn.Linear(4, 6) for _ in range(2)], torch.nn.Linear(6, 2)
+    groups = [gnt.walk([branch, torch.nn.ReLU(), out])[0] for branch in branches]
+    optimizer = torch.optim.SGD([p for layer in (*branches, out) for p in layer.parameters()], lr=0.05)
+    importances = [gnt.importance.Importance([group], "contribution") for group in groups]
+    watches = GroupWatches(groups, [importance.feature_buffer.by_group()[0] for importance in importances])
+    for branch in branches:
+        optimizer.zero_grad()
+        out(torch.relu(branch(batch(0)[0]))).square().mean().backward()
+    watches.drop_abandoned()
+    waiting = [importance.feature_buffer.by_group()[0].taps[0].waiting for importance in importances]
+    watches.remove()
+    assert waiting == [False, True]

@@ -363,6 +363,19 @@ def test_a_sample_without_batch_dimension_is_accepted():
     assert summary(gnt.trace(net, torch.randn(2, 8))) == {"0": "6 relu: 0 > 3*6"}
 
 
+@pytest.mark.parametrize("loss", [lambda v: v.mean() * 2, lambda v: v.squeeze(1).square().mean() + v.mean()])
+def test_an_output_that_is_reduced_to_a_number_may_be_computed_with(loss):
+    class Critic(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.value = nn.Linear(4, 6), nn.Linear(6, 1)
+
+        def forward(self, x):
+            return loss(self.value(F.relu(self.body(x))))
+
+    assert _names(gnt.trace(Critic(), X)) == ["body"]
+
+
 def test_nested_inputs_and_outputs_are_accepted():
     class Several(Net):
         def forward(self, x, *, masks, scale=1.0):
