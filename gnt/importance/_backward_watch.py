@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -132,13 +132,13 @@ class GroupWatches:
 
     def __init__(self, groups: Sequence[UnitGroup], features: Sequence[GroupFeatures]) -> None:
         by_param: dict[int, tuple[Tensor, list[GroupFeatures]]] = {}
+        self._watched: list[_WatchedGroup] = []
         for group, own in zip(groups, features, strict=True):
-            slots = (*group.incoming, *group.outgoing)
-            param = next((slot.weight for slot in slots if slot.weight.requires_grad), None)
-            if param is not None:
-                by_param.setdefault(id(param), (param, []))[1].append(own)
+            weights = [slot.weight for slot in (*group.incoming, *group.outgoing) if slot.weight.requires_grad]
+            if weights:
+                by_param.setdefault(id(weights[0]), (weights[0], []))[1].append(own)
+                self._watched.append(_WatchedGroup([weakref.ref(weight) for weight in weights], own))
         joined = [(p, GroupFeatures([tap for each in own for tap in each.taps])) for p, own in by_param.values()]
-        self._watched = [(weakref.ref(param), own) for param, own in joined]
         self._watches: list[BackwardWatch] = []
         try:
             self._watches += (BackwardWatch(own, param) for param, own in joined)
@@ -154,10 +154,38 @@ class GroupWatches:
     def drop_abandoned(self) -> None:
         """Forget the features of groups that have no gradient although others have: their step was abandoned."""
         if len(self._watched) > 1:
-            without = [own for ref, own in self._watched if (param := ref()) is None or param.grad is None]
+            without = [group.features for group in self._watched if not group.was_trained]
             if len(without) < len(self._watched):
                 for features in without:
                     features.clear()
+
+
+class _WatchedGroup(NamedTuple):
+    """A group of which a parameter is watched.
+
+    Attributes:
+        weights: those of producers, then of consumers, that require grad; the gradient of the first is watched.
+        features: what was recorded of the group.
+    """
+
+    weights: list[weakref.ref[Tensor]]
+    features: GroupFeatures
+
+    @property
+    def was_trained(self) -> bool:
+        """True if the first weight has a gradient.
+
+        Features that are detached give none to their producers: there, that of any weight counts.
+        """
+        first, *others = self.weights
+        if _has_gradient(first):
+            return True
+        return any(tap.unmarked for tap in self.features.taps) and any(_has_gradient(each) for each in others)
+
+
+def _has_gradient(weight: weakref.ref[Tensor]) -> bool:
+    found = weight()
+    return found is not None and found.grad is not None
 
 
 def _creates_graph() -> bool:

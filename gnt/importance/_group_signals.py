@@ -70,10 +70,10 @@ class GroupSignals:
         if len(self.group.outgoing) == 1:
             return by_tap[0]
         numbers = self.group.tap_numbers
-        return torch.cat([by_tap[numbers.index(slot.tap)] for slot in self._consumers], 1)
+        return torch.cat([by_tap[numbers.index(slot.tap)] for slot in self.consumers], 1)
 
     @property
-    def _consumers(self) -> Sequence[Slot]:
+    def consumers(self) -> Sequence[Slot]:
         """The consumers of the taps that had features."""
         if all(self.present):
             return self.group.outgoing
@@ -96,7 +96,7 @@ class GroupSignals:
         """Means of the outgoing weights of each position, from those of each consumer's columns: (num_units, block)."""
         if len(self.group.outgoing) == 1:
             return magnitudes[0]
-        slots = self._consumers
+        slots = self.consumers
         if len(slots) < len(self.group.outgoing):
             magnitudes = [m for m, slot in zip(magnitudes, self.group.outgoing, strict=True) if slot in slots]
         weights = sum(slot.fan * slot.block for slot in slots)

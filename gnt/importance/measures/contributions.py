@@ -15,7 +15,7 @@ def contribution(signals: Signals) -> Tensor:
 
 def uncorrected_contribution(signals: Signals) -> Tensor:
     """Mean |h| * sum |w_out|, ranked by its running average without age correction (Nature 632 (2024), Eq. 1)."""
-    slots = signals.group.outgoing
+    slots = signals.consumers
     weights, positions = sum(slot.fan * slot.block for slot in slots), sum(slot.block for slot in slots)
     return (signals.magnitude * signals.outgoing).sum(1) * (weights / positions)
 

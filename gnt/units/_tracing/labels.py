@@ -58,7 +58,7 @@ def varies(labels: Tensor, dims: Iterable[int]) -> bool:
 
 def add_leading_dims(labels: Tensor, ndim: int) -> Tensor:
     """Compact labels with leading dimensions of size 1, as in broadcasting to ``ndim`` dimensions."""
-    return labels.reshape(*[1] * (ndim - labels.ndim), *labels.shape)
+    return labels.reshape((*[1] * (ndim - labels.ndim), *labels.shape))
 
 
 def broadcast(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
