@@ -139,6 +139,7 @@ class GroupWatches:
                 by_param.setdefault(id(weights[0]), (weights[0], []))[1].append(own)
                 self._watched.append(_WatchedGroup([weakref.ref(weight) for weight in weights], own))
         joined = [(p, GroupFeatures([tap for each in own for tap in each.taps])) for p, own in by_param.values()]
+        self._joined = [own for _, own in joined]  # kept alive: each watch has a weak reference
         self._watches: list[BackwardWatch] = []
         try:
             self._watches += (BackwardWatch(own, param) for param, own in joined)

@@ -233,8 +233,12 @@ class FeatureBuffer(RecordedTaps):
             tap.forget()
 
     def require_backward(self) -> None:
-        """From now on count only features that a training backward has reached, or of which this cannot be seen."""
+        """From now on count only features that a training backward has reached, or of which this cannot be seen.
+
+        Those of layers that were frozen in the forward do not count.
+        """
         self._only_trained = True
+        super().require_backward()
 
     def rebound(self, groups: Sequence[UnitGroup]) -> FeatureBuffer:
         """A buffer of the same kind for other groups; this one is closed."""
@@ -246,6 +250,8 @@ class FeatureBuffer(RecordedTaps):
             may_rest=self.may_rest,
         )
         other._only_trained = self._only_trained
+        if self.requires_backward:
+            other.require_backward()
         self.close()
         return other
 

@@ -48,10 +48,14 @@ def record(
     if switch.pauses or not own.are_used_by(node):
         return None
     recomputed, differentiable = torch._C._current_graph_task_id() != -1, node.requires_grad
-    value = mark = view = None
+    value = mark = view = frozen = None
     if gradients and differentiable and any(tap.gradients and not tap.resting for tap in taps):
         node = view = node.view_as(node)
     for tap in taps:
+        if tap.skips_frozen:
+            frozen = own.are_frozen if frozen is None else frozen
+            if frozen:
+                continue
         if tap.rests is not None and tap.rests():
             tap.note_forward()
             continue

@@ -36,6 +36,7 @@ class RecordedTaps:
         taps: the features of each tap; a group has one tap for each different value that its consumers read.
         is_simple: each tap has one layout, and its features are recorded without gradients.
         may_rest: as given.
+        requires_backward: `require_backward` was called.
     """
 
     taps: Sequence[TapFeatures]
@@ -45,7 +46,7 @@ class RecordedTaps:
         self._groups, self._record, self._gradients = groups, record, gradients
         self.may_rest = may_rest
         self._readers = [(group, slot) for group in groups for slot in group.taps]
-        self._closed = False
+        self._closed = self.requires_backward = False
         self._start()
 
     def _start(self) -> None:
@@ -73,7 +74,17 @@ class RecordedTaps:
             several_consumers=several_consumers,
             gradients=bool(self._gradients),
             rests=(lambda: not group.state.measures_next) if self.may_rest else None,
+            skips_frozen=self.requires_backward and _is_trained(group),
         )
+
+    def require_backward(self) -> None:
+        """From now on forwards that run while the layers of their group are frozen are not recorded.
+
+        No backward trains the units by them, as where a critic is frozen while the actor's loss runs through it.
+        """
+        self.requires_backward = True
+        for number, tap in self._numbered_taps:
+            tap.skips_frozen = _is_trained(self._groups[number])
 
     def _subscribe(self, consumers: Sequence[Sequence[Slot]]) -> None:
         """Record what the consumers of each tap read."""
@@ -162,6 +173,11 @@ class RecordedTaps:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._start()
+
+
+def _is_trained(group: UnitGroup) -> bool:
+    """False for a group whose weights are all frozen: its features are read for other ends than training."""
+    return any(slot.weight.requires_grad for slot in (*group.incoming, *group.outgoing))
 
 
 def _remove(subscriptions: Sequence[Subscription]) -> None:

@@ -44,11 +44,12 @@ class TapFeatures:
         group: name of the unit group, for messages.
         several_consumers, gradients: the attributes.
         rests: tells whether the next update does not measure this tap; None: each update does.
+        skips_frozen: forwards that run while the weights that produce and read the units are frozen are not recorded.
 
     Attributes:
         several_consumers: several consumers read the values of this tap.
         gradients: the gradients of the features are kept; `take` stores them in ``feature.grad``.
-        rests: as given.
+        rests, skips_frozen: as given.
         compiled: a forward was recorded by code that `torch.compile` has compiled, which records no gradients.
         recorded_in_forward: a forward was recorded while it ran, not while it was recomputed in a backward.
         settled: features, with their marks, of earlier backwards of this step.
@@ -71,8 +72,10 @@ class TapFeatures:
         several_consumers: bool = False,
         gradients: bool = False,
         rests: Callable[[], bool] | None = None,
+        skips_frozen: bool = False,
     ) -> None:
         self.group, self.gradients, self.rests = group, gradients, rests
+        self.skips_frozen = skips_frozen
         self._noted = self._noted_settled = False  # forwards that are not recorded; whether a backward has run for one
         self.several_consumers = several_consumers
         self.settled: list[Entry] = []

@@ -53,6 +53,11 @@ class OwnWeights:
         """The weights that require gradients."""
         return [weight for _, weight in self._weights if weight is not None and weight.requires_grad]
 
+    @property
+    def are_frozen(self) -> bool:
+        """True if no weight requires a gradient; False if a module has none, or computes it from others."""
+        return all(weight is not None and not weight.requires_grad for _, weight in self._weights)
+
     def of_same_modules(self, other: OwnWeights) -> bool:
         """True if both are the weights of the same modules."""
         pairs = zip(self._weights, other._weights, strict=False)

@@ -274,6 +274,42 @@ def test_replaced_units_are_silent_in_all_heads_whichever_is_trained(attached):
 
 
 @pytest.mark.parametrize("every", [1, 2])
+def test_freezing_a_critic_in_the_step_of_the_actor_changes_nothing(every):
+    results = []
+    for freeze in (False, True):
+        torch.manual_seed(0)
+        actor, critic = (
+            torch.nn.Linear(4, 4),
+            torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1)),
+        )
+        of_actor, of_critic = (torch.optim.SGD(net.parameters(), lr=0.05) for net in (actor, critic))
+        engine = gnt.GnT(critic, of_critic, replacement_rate=0.1, maturity_threshold=2, measure_every=every).attach()
+        for t in range(20):
+            of_critic.zero_grad()
+            critic(batch(t)[0]).square().mean().backward()
+            of_critic.step()
+            critic.requires_grad_(not freeze)
+            of_actor.zero_grad()
+            critic(3 * actor(batch(t)[0])).mean().backward()
+            of_actor.step()
+            critic.requires_grad_(True)
+        results.append((engine.groups[0].state.state_dict(), dict(critic.named_parameters())))
+    assert results[0][0]["replaced"] > 5
+    assert_same(*results)
+
+
+def test_units_that_were_frozen_from_the_start_are_measured_beside_an_optimizer():
+    net = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    front = torch.nn.Linear(4, 4)
+    net.requires_grad_(False)
+    optimizer = torch.optim.SGD(front.parameters(), lr=0.05)
+    importance = gnt.importance.Importance(gnt.walk(list(net), frozen=True), "contribution").attach(optimizer)
+    net(front(batch(0)[0])).square().mean().backward()
+    optimizer.step()
+    assert importance.groups[0].state.updates == 1
+
+
+@pytest.mark.parametrize("every", [1, 2])
 def test_units_whose_features_are_detached_are_measured_by_an_attached_engine(every):
     """Their producers get no gradient, and their consumers do; the other group has gradients on both sides."""
     results = []
