@@ -274,6 +274,14 @@ def test_parameters_without_known_initial_values_are_named_and_a_function_helps(
         check(net, reinitialize=lambda: nn.ModuleDict({"fc": nn.Linear(2, 2)}), **settings)
 
 
+def test_fresh_networks_begin_without_statistics_of_inputs():
+    """The check of a network that has seen large inputs is that of a network that has seen none."""
+    net = nn.Sequential(gnt.InputNorm(8), *network())
+    new = copy.deepcopy(net)
+    net(100 * torch.randn(64, 8))
+    assert_same(check(net, steps=5, seeds=2).losses["fresh"], check(new, steps=5, seeds=2).losses["fresh"])
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [

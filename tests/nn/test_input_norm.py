@@ -35,6 +35,14 @@ def test_statistics_over_channels_and_of_half_precision_inputs() -> None:
     assert norm.mean.dtype is torch.float32
 
 
+def test_reset_parameters_forgets_all_batches() -> None:
+    norm = gnt.nn.InputNorm((3, 1, 1))
+    norm(torch.randn(8, 3, 5, 5) * 4 + 7)
+    norm.reset_parameters()
+    new = gnt.nn.InputNorm((3, 1, 1)).state_dict()
+    assert all(torch.equal(value, new[name]) for name, value in norm.state_dict().items())
+
+
 def test_engines_take_a_network_that_begins_with_it() -> None:
     net = nn.Sequential(gnt.nn.InputNorm(4), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
     before = net[0].mean.clone()
