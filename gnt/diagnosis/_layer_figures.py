@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -49,6 +49,7 @@ class LayerReader:
     Args:
         net: a copy of the network, which is used up.
         batches: what is learned; the units are measured on the first samples.
+        make_loss: gives the loss, a copy for each measurement if it is a module.
         device: the device of the network.
 
     Attributes:
@@ -56,9 +57,13 @@ class LayerReader:
     """
 
     def __init__(
-        self, net: nn.Module, batches: Sequence[Batch], loss: LossFunction | None, device: torch.device
+        self,
+        net: nn.Module,
+        batches: Sequence[Batch],
+        make_loss: Callable[[], LossFunction | None],
+        device: torch.device,
     ) -> None:
-        self._net, self._loss, self._device = net, loss, device
+        self._net, self._make_loss, self._device = net, make_loss, device
         self._inputs = _joined(batches)
         self._groups: tuple[UnitGroup, ...] = ()
         self.without_units = ""
@@ -77,7 +82,7 @@ class LayerReader:
         for parameter in net.parameters():
             parameter.grad = None
         with torch.inference_mode(mode=False), torch.enable_grad():
-            loss_of(net, batch, self._loss)[0].backward()
+            loss_of(net, batch, self._make_loss())[0].backward()
         result = []
         for name, weights, size in self._layers:
             total, count = sum(float(w.detach().double().abs().sum()) for w in weights), sum(w.numel() for w in weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -25,6 +26,23 @@ class Curve(NamedTuple):
 
     loss: Tensor
     error: Tensor | None
+
+
+def copied_loss(loss: LossFunction | None, model: nn.Module) -> LossFunction | None:
+    """A copy of a loss that is a module, whose state a forward may change; any other is returned as it is.
+
+    Parameters of ``model`` are not copied, so that their gradients show whether the loss depends on them.
+
+    Raises:
+        TypeError: a module that cannot be copied.
+    """
+    if not isinstance(loss, nn.Module):
+        return loss
+    try:
+        own: LossFunction = copy.deepcopy(loss, {id(each): each for each in model.parameters()})
+    except Exception as error:
+        raise TypeError(f"loss must be a module that copy.deepcopy copies, got an error: {error}") from error
+    return own
 
 
 def inputs_of(batch: Batch, loss: LossFunction | None) -> ModelInputs:

@@ -20,7 +20,7 @@ from gnt.diagnosis._generators import generators_kept, seed_generators
 from gnt.diagnosis._gradients import Gradients, gradients_kept
 from gnt.diagnosis._head import find_head, tensors_of_head, with_head_of
 from gnt.diagnosis._layer_figures import LayerFigures, LayerReader, mean_figures
-from gnt.diagnosis._learning import Curve, LossFunction, inputs_of, learn, loss_of, share_wrong
+from gnt.diagnosis._learning import Curve, LossFunction, copied_loss, inputs_of, learn, loss_of, share_wrong
 from gnt.diagnosis._optimizers import MakeOptimizer, fresh_optimizer
 from gnt.diagnosis._progress import Progress, ProgressReport
 from gnt.diagnosis._reinitialize import Reinitialize, State, fresh_tensors, load, tensors_of
@@ -66,9 +66,10 @@ def plasticity_check(
     the mean, that of the last quarter of the steps and that with a fresh head are at least 0.5; otherwise "none", or
     "unclear" if the fresh network does not learn either, or the interval reaches from 0 to 0.5.
 
-    The model, its modes, buffers, gradients and hooks, the optimizer, the records of engines and the random generators
-    (torch, CUDA, numpy, Python, a loader's) are left unchanged, also if the check is interrupted. Hooks of your own on
-    the model run in the copies, too. It costs 3 * seeds * steps training steps, which is said before they start.
+    The model, its modes, buffers, gradients and hooks, the optimizer, a loss that is a module, the records of engines
+    and the random generators (torch, CUDA, numpy, Python, a loader's) are left unchanged, also if the check is
+    interrupted. Hooks of your own on the model run in the copies, too. It costs 3 * seeds * steps training steps, which
+    is said before they start.
 
     Args:
         model: any module. Units of layers are measured if `gnt.trace` takes it; otherwise a note says why not.
@@ -79,7 +80,7 @@ def plasticity_check(
             tensor, a tuple of positional or a dict of keyword arguments. A batch that is a dict has its targets in
             "labels". An iterator is advanced by the batches that are taken.
         loss: a function (output, y) -> scalar, "cross_entropy" or "mse"; None: the ``loss`` of the output, for Hugging
-            Face models that are given the labels.
+            Face models that are given the labels. Of a module each copy of the network has a copy, for each seed.
         steps: number of steps of each copy.
         fresh: what is learned. "data": the data as given, which should be new to the network, such as those of the next
             task: then the verdict is about the data that you train on next. "labels": the same inputs with their
@@ -125,7 +126,7 @@ def plasticity_check(
     check_settings(loss, steps, fresh, seeds, batches, batch_size, reinitialize, measure=measure, progress=progress)
     numbers, function = checked_seeds(seeds), None if loss is None else find_loss(loss)
     model = checked_model(model)
-    with generators_kept(), no_autocast_cache(), alone(), gradients_kept(model, function) as gradients:
+    with generators_kept(), no_autocast_cache(), alone(), gradients_kept(model) as gradients:
         pool = read_batches(data, batches or pool_size(fresh, steps), batch_size)
         run = _Run(model, make_optimizer, function, pool, steps, fresh, numbers, reinitialize, head, measure)
         return run.result(progress, gradients)
@@ -163,6 +164,9 @@ class _Run:
         for parameter in net.parameters():
             parameter.grad = None
         return net if net.training else net.train()
+
+    def _copied_loss(self) -> LossFunction | None:
+        return copied_loss(self._loss, self._model)
 
     def result(self, progress: bool | Callable[[Progress], object], gradients: Gradients) -> PlasticityCheck:
         """Learn, measure and judge."""
@@ -230,7 +234,7 @@ class _Run:
         """Raise ValueError unless targets are classes of the outputs."""
         batch = self._pool[0].to(self._device)
         with torch.no_grad():
-            output = loss_of(self._copy(), batch, self._loss)[1]
+            output = loss_of(self._copy(), batch, self._copied_loss())[1]
         if share_wrong(output, batch.y) is None:
             raise ValueError(
                 "measure='error' needs integer targets of shape (batch,) and outputs of shape (batch, classes): leave "
@@ -244,7 +248,7 @@ class _Run:
             optimizer = fresh_optimizer(self._make, net, self._model)
             batches = in_passes(fresh_task(self._pool, self._fresh, seed), self._steps, seed)
             seed_generators(seed)
-            curves.append(learn(net, optimizer, batches, self._loss, self._device, report.step))
+            curves.append(learn(net, optimizer, batches, self._copied_loss(), self._device, report.step))
         return curves
 
     def _state(self, name: str, seed: int) -> State:
@@ -258,7 +262,7 @@ class _Run:
     def _layers(self) -> tuple[tuple[LayerFigures, ...], tuple[LayerFigures, ...], str]:
         tasks = {seed: fresh_task(self._pool, self._fresh, seed) for seed in self._seeds}
         seed_generators(self._seeds[0])
-        reader = LayerReader(self._copy(), tasks[self._seeds[0]], self._loss, self._device)
+        reader = LayerReader(self._copy(), tasks[self._seeds[0]], self._copied_loss, self._device)
         present = mean_figures([reader.measure(self._present, tasks[seed][0]) for seed in self._seeds])
         fresh = mean_figures([reader.measure(self._new[seed], tasks[seed][0]) for seed in self._seeds])
         return present, fresh, reader.without_units

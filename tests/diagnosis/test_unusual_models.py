@@ -133,6 +133,30 @@ def test_gradients_of_the_model_and_of_a_loss_are_as_before():
     assert "no effect" not in str(check(network()).notes)
 
 
+class Rising(nn.Module):
+    """A cross entropy whose weight rises with the number of calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, output, y):
+        self.calls += 1
+        return self.calls * F.cross_entropy(output, y)
+
+
+def test_each_copy_learns_with_a_copy_of_a_loss_that_is_a_module():
+    loss = Rising()
+    found = check(network(), [(X[:32], Y[:32])], loss, steps=3, seeds=2, measure="loss", reinitialize=lambda net: None)
+    assert found.losses["present"][0].tolist() == found.losses["fresh"][0].tolist()
+    assert found.losses["present"][0].tolist() == found.losses["present"][1].tolist()
+    assert found.present[0].gradient_norm == found.fresh[0].gradient_norm
+    assert loss.calls == 0
+    loss.rows = (row for row in X)
+    with pytest.raises(TypeError, match=r"loss must be a module that copy\.deepcopy copies"):
+        check(network(), loss=loss)
+
+
 def test_the_measure_can_be_the_loss_where_targets_are_not_classes_of_scores():
     net = network(outputs=6)
     with torch.no_grad():
