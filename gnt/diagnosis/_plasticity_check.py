@@ -23,7 +23,7 @@ from gnt.diagnosis._layer_figures import LayerFigures, LayerReader, mean_figures
 from gnt.diagnosis._learning import Curve, LossFunction, copied_loss, inputs_of, learn, loss_of, share_wrong
 from gnt.diagnosis._optimizers import MakeOptimizer, fresh_optimizer
 from gnt.diagnosis._progress import Progress, ProgressReport
-from gnt.diagnosis._reinitialize import Reinitialize, State, fresh_tensors, load, tensors_of
+from gnt.diagnosis._reinitialize import Reinitialize, State, fresh_tensors, load, restart_engines, tensors_of
 from gnt.diagnosis._result import PlasticityCheck
 from gnt.diagnosis._verdict import COPIES, PRESENT, find_gaps, judge, sentence
 from gnt.diagnosis._verdict import FRESH as FRESH_COPY
@@ -245,6 +245,8 @@ class _Run:
         curves = []
         for seed in self._seeds:
             net = load(self._copy(), self._state(name, seed))
+            if name == FRESH_COPY:
+                restart_engines(net)
             optimizer = fresh_optimizer(self._make, net, self._model)
             batches = in_passes(fresh_task(self._pool, self._fresh, seed), self._steps, seed)
             seed_generators(seed)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gnt.diagnosis._generators import seed_generators
 from gnt.initialization import SUPPORTED_LAYERS, init_distribution
+from gnt.replacement import CBPLayer
 
 State = dict[str, Tensor]
 Reinitialize = Callable[..., Any]
@@ -31,6 +32,14 @@ def load(net: nn.Module, state: State) -> nn.Module:
                 each.data = state[name].clone()
         else:
             each.copy_(state[name])
+    return net
+
+
+def restart_engines(net: nn.Module) -> nn.Module:
+    """Give the CBP layers of a network engines without ages and utilities, as a new network has them; returns it."""
+    for module in net.modules():
+        if isinstance(module, CBPLayer):
+            module.reset_parameters()
     return net
 
 

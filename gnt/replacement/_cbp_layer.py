@@ -261,6 +261,12 @@ class CBPLayer(nn.Module):
         """Load the engine's state from the network's state_dict."""
         self.engine.load_state_dict(state)
 
+    def reset_parameters(self) -> None:
+        """Start the engine anew: all units at age 0, without utilities and recorded features. There are no parameters;
+        the name is that of torch's layers.
+        """
+        self.set_extra_state(self.engine.initial_state_dict())
+
     def extra_repr(self) -> str:
         """The engine's settings."""
         return repr(self.engine)

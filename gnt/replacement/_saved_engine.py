@@ -59,6 +59,16 @@ class SavedEngine(EngineCore):
             load_biases=self.bias_init == "initial",
         )
 
+    def initial_state_dict(self) -> dict[str, Any]:
+        """The state of a new engine for these groups, for `load_state_dict`: all units at age 0, nothing counted.
+
+        The initial distributions and the generators' states are the present ones.
+        """
+        new = [self.new_state(group, self.measure).state_dict() for group in self.groups]
+        own = self.state_dict()
+        groups = [{**saved, **state} for saved, state in zip(own["groups"], new, strict=True)]
+        return {**own, "updates": 0, "counted": 0, "groups": groups}
+
     def load_checked_state(self, state: _checkpoint.CheckedState) -> None:
         """Load a checked state; this does not fail."""
         _checkpoint.load_units(state, self.groups)

@@ -283,3 +283,17 @@ def test_a_misplaced_layer_is_refused_in_the_forward():
 def test_unknown_settings_and_invalid_norms_are_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         gnt.CBPLinear(nn.Linear(4, 6), nn.Linear(6, 2), **arguments)
+
+
+def test_reset_parameters_starts_the_engine_anew():
+    net = cbp_net()
+    new = copy.deepcopy(net)
+    train(net, torch.optim.SGD(net.parameters(), 0.1), None, range(10), 1, 8, 8)
+    for layer, fresh in zip(net, new, strict=True):
+        if isinstance(layer, (CBPConv, CBPLinear)):
+            assert layer.group.state.replaced
+            layer.reset_parameters()
+            state, expected = layer.get_extra_state(), fresh.get_extra_state()
+            for name in ("generator", "coin"):  # draws go on
+                assert not torch.equal(state.pop(name), expected.pop(name))
+            assert_same(state, expected)
