@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from gnt.diagnosis._generators import states_kept
 from gnt.units import ModelInputs
 
 TARGET = "labels"  # of a batch that is a mapping, as Hugging Face models take them
+_PASS_BATCHES_ON = ("torch", "torchdata", "accelerate")  # packages whose loaders do not change what is collated
 
 
 class Batch(NamedTuple):
@@ -34,7 +36,7 @@ def read_batches(data: Any, count: int, batch_size: int) -> list[Batch]:
 
     Samples of tensors and of data sets are taken in a random order that is always the same, without a last batch of one
     sample; loaders and other iterables keep their own order. A loader's workers are not used, so that an epoch that is
-    under way is not disturbed.
+    under way is not disturbed. A subclass of DataLoader that iterates in a way of its own is asked for its batches.
 
     Raises:
         TypeError, ValueError: data of another kind, or without a batch.
@@ -51,10 +53,11 @@ def read_batches(data: Any, count: int, batch_size: int) -> list[Batch]:
             )
         data = TensorDataset(x, y)
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
-        order = torch.Generator().manual_seed(0)
         size = len(data)  # type: ignore[arg-type]
+        # drawn here, since a loader draws on the default device
+        order = torch.randperm(size, generator=torch.Generator().manual_seed(0), device="cpu").tolist()
         last_of_one = size > batch_size > 1 and size % batch_size == 1  # batch norm cannot learn it
-        data = DataLoader(data, batch_size, shuffle=True, generator=order, drop_last=last_of_one)
+        data = DataLoader(data, batch_size, sampler=order, drop_last=last_of_one)
     elif isinstance(data, IterableDataset):
         data = _in_batches(data, batch_size)
     with contextlib.closing(_items(data)) as items:
@@ -92,6 +95,11 @@ def _items(data: Any) -> Generator[Any, None, None]:
     drawing = [getattr(each, "generator", None) for each in (data, *samplers)]
     generators = {id(each): each for each in drawing if isinstance(each, torch.Generator)}
     with states_kept(list(generators.values())), _attributes_kept(samplers):
+        if _iterates_in_its_own_way(data):
+            alone = copy.copy(data)
+            vars(alone).update(num_workers=0, timeout=0, _iterator=None)
+            yield from alone
+            return
         if isinstance(data.dataset, IterableDataset):
             yield from _of_iterable(data)
             return
@@ -103,6 +111,11 @@ def _items(data: Any) -> Generator[Any, None, None]:
         for indices in data.batch_sampler:
             many = getattr(data.dataset, "__getitems__", None)
             yield collate(many(indices) if many is not None else [data.dataset[index] for index in indices])
+
+
+def _iterates_in_its_own_way(data: DataLoader[Any]) -> bool:
+    """True if a subclass may change the batches that are collated."""
+    return type(data).__iter__.__module__.split(".")[0] not in _PASS_BATCHES_ON
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import gnt
 from gnt.diagnosis._batches import read_batches
@@ -209,6 +209,27 @@ def test_data_sets_of_samples_without_a_length_are_batched():
         read_batches(Stream(), 9, 32)
     with pytest.raises(ValueError, match="batch 0 must hold a target for each sample"):
         read_batches([(X[0], Y[0])], 9, 32)
+
+
+class Halved(DataLoader):
+    epochs = 0
+
+    def __iter__(self):
+        self.epochs += 1
+        for x, y in super().__iter__():
+            yield x / 2, y
+
+
+def test_a_loader_with_iteration_of_its_own_gives_its_own_batches():
+    order = torch.Generator().manual_seed(3)
+    settings = {"batch_size": 32, "shuffle": True, "generator": order, "num_workers": 2, "persistent_workers": True}
+    loader = Halved(TensorDataset(X, Y), **settings)
+    before = order.get_state()
+    found = read_batches(loader, 3, 1)
+    assert torch.equal(order.get_state(), before)
+    assert (loader.num_workers, loader._iterator, loader.epochs) == (2, None, 0)
+    assert [len(each.y) for each in found] == [32] * 3
+    assert all(bool(((each.x * 2)[:, None] == X).all(2).any(1).all()) for each in found)
 
 
 def test_expanded_buffers_are_kept():

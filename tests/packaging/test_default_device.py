@@ -114,6 +114,9 @@ CASES: dict[str, Callable[[], None]] = {
     "check": lambda: print(
         gnt.plasticity_check(net(), torch.optim.SGD, [batch()], "cross_entropy", steps=3, seeds=2, progress=False)
     ),
+    "check of tensors": lambda: print(
+        gnt.plasticity_check(net(), torch.optim.SGD, batch(), "cross_entropy", steps=3, seeds=2, progress=False)
+    ),
 }  # fmt: skip
 
 
