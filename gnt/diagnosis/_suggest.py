@@ -28,9 +28,9 @@ class GroupRenewal:
 
     Attributes:
         name: its name.
-        units: number of units.
-        first_due: number of updates until the first unit is due.
-        updates_between: number of updates between two replacements in the long run; infinity: none.
+        units: number of units; of all members together if the engine is that of an ensemble.
+        first_due: number of updates until the first unit is due, in each member.
+        updates_between: number of updates between two replacements in the long run, in any member; infinity: none.
         per_task: number of units replaced per task in the long run; None: the length of a task is not known.
         per_hour: number of units replaced per hour; None: the speed is not known.
     """
@@ -144,14 +144,14 @@ def suggest(
         "decay_rate": decay_rate,
     }
     EngineSettings(**{name: value for name, value in given.items() if value is not None})
-    names_and_units, at_most_one = _groups(model), False
+    names_and_units, members, at_most_one = _groups(model), 1, False
     if isinstance(model, GnT):
         if named := [name for name, value in given.items() if value is not None]:
             raise TypeError(f"{', '.join(named)} would be ignored: the engine has settings of its own")
         if model.soft is not None:
             raise ValueError("model must be an engine that replaces units, got one with soft replacement")
         given = {name: getattr(model, name) for name in given}
-        at_most_one = model.accumulate == "one"
+        members, at_most_one = model.members, model.accumulate == "one"
     missing = [name for name, value in given.items() if value is None]
     if missing and steps_per_task is None:
         raise TypeError(f"steps_per_task is needed to suggest {', '.join(missing)}: the number of updates per task")
@@ -159,7 +159,7 @@ def suggest(
     rate, threshold = to_float(settings["replacement_rate"]), int(settings["maturity_threshold"])
     lives = lifetime(rate, threshold)
     groups = tuple(
-        _renewal(name, units, rate, threshold, at_most_one, steps_per_task, steps_per_second)
+        _renewal(name, units, members, rate, threshold, at_most_one, steps_per_task, steps_per_second)
         for name, units in names_and_units
     )
     total = sum(units for _, units in names_and_units)
@@ -218,13 +218,21 @@ def _filled(given: dict[str, Any], task: int | None, renew: float) -> tuple[dict
 
 
 def _renewal(
-    name: str, units: int, rate: float, threshold: int, at_most_one: bool, task: int | None, speed: float | None
+    name: str,
+    units: int,
+    members: int,
+    rate: float,
+    threshold: int,
+    at_most_one: bool,
+    task: int | None,
+    speed: float | None,
 ) -> GroupRenewal:
-    pace = replaced_per_update(units, rate, threshold, at_most_one=at_most_one)
+    of_one = units // members  # each member of an ensemble counts what is due among its own units
+    pace = members * replaced_per_update(of_one, rate, threshold, at_most_one=at_most_one)
     return GroupRenewal(
         name,
         units,
-        first_due=to_float(threshold) + (math.ceil(1.0 / (rate * units)) if rate * units else math.inf),
+        first_due=to_float(threshold) + (math.ceil(1.0 / (rate * of_one)) if rate * of_one else math.inf),
         updates_between=1.0 / pace if pace else math.inf,
         per_task=None if task is None else pace * task,
         per_hour=None if speed is None else pace * speed * 3600.0,

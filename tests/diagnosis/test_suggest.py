@@ -126,3 +126,12 @@ def test_an_engine_whose_units_are_all_protected_renews_none():
     found = gnt.suggest(gnt.GnT(net(), protect=Everything()), steps_per_task=100)
     assert found.renewed == 0.0
     assert "all are protected" in found.warnings[0]
+
+
+@pytest.mark.parametrize(("rate", "accumulate"), [(0.002, True), (0.2, "one")])
+def test_members_of_an_ensemble_renew_their_units_as_single_networks(rate, accumulate):
+    settings = {"replacement_rate": rate, "maturity_threshold": 1, "accumulate": accumulate}
+    one = gnt.suggest(gnt.GnT(net(), **settings), steps_per_task=20).groups[0]
+    five = gnt.suggest(gnt.Ensemble(net, range(5), **settings).gnt, steps_per_task=20).groups[0]
+    assert (five.units, five.first_due) == (5 * one.units, one.first_due)
+    assert five.per_task == pytest.approx(5 * one.per_task)
