@@ -200,11 +200,13 @@ def _filled(given: dict[str, Any], task: int | None, renew: float) -> tuple[dict
     if settings["replacement_rate"] is None:
         assert task is not None
         left = task - renew * to_float(settings["maturity_threshold"])
-        rate = min(HIGHEST_RATE, renew / left) if left > 0 else HIGHEST_RATE
-        settings["replacement_rate"] = float(f"{rate:.3g}")
-        limited = f", but at most {HIGHEST_RATE:g}" if rate == HIGHEST_RATE else ""
+        wanted = renew / left if left > 0 else math.inf
+        settings["replacement_rate"] = float(f"{min(HIGHEST_RATE, wanted):.3g}")
         reasons.append(
-            f"replacement_rate={settings['replacement_rate']:g}: a task then renews {renew:.0%} of the units{limited}"
+            f"replacement_rate={HIGHEST_RATE:g}: the highest rate that is suggested; a task renews less than "
+            f"{renew:.0%} of the units"
+            if wanted > HIGHEST_RATE
+            else f"replacement_rate={settings['replacement_rate']:g}: a task then renews {renew:.0%} of the units"
         )
     if settings["decay_rate"] is None:
         threshold = int(settings["maturity_threshold"])

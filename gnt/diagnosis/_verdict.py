@@ -96,29 +96,36 @@ def judge(gaps: Gaps) -> str:
 
 def sentence(verdict: str, gaps: Gaps, steps: int) -> str:
     """The verdict in words."""
-    lost, low, high = (f"{100 * each:.0f}%" for each in (gaps.lost.mean, gaps.lost.low, gaps.lost.high))
-    interval = f"95% interval {low} to {high}"
+    low, lost, high = gaps.lost.low, gaps.lost.mean, gaps.lost.high
+    if round(100 * lost) < 0:
+        low, lost, high = -high, -lost, -low
+        behind = f"is ahead of a fresh one by {_percent(lost)} of its progress"
+    else:
+        behind = f"misses {_percent(lost)} of a fresh network's progress"
+    interval = f"95% interval {_percent(low)} to {_percent(high)}"
     if verdict == "unclear":
         if gaps.progress.low <= 0.0:
             return (
                 f"Unclear: a fresh network does not learn this in {steps} steps either. Take more steps, a larger "
                 "learning rate, or fewer batches."
             )
-        return (
-            f"Unclear: the present network misses {lost} of a fresh network's progress ({interval}). Take more seeds."
-        )
+        return f"Unclear: the present network {behind} ({interval}). Take more seeds."
     if verdict == "none":
         if gaps.lost.high < 0.0:
             return (
                 f"No loss of plasticity: the present network learns faster than a fresh one, by {-gaps.lost.mean:.0%}."
             )
-        return f"No loss of plasticity: the present network misses {lost} of a fresh network's progress ({interval})."
+        return f"No loss of plasticity: the present network {behind} ({interval})."
     text = (
-        f"{'Severe' if verdict == 'severe' else 'Some'} loss of plasticity: the present network misses {lost} of the "
+        f"{'Severe' if verdict == 'severe' else 'Some'} loss of plasticity: the present network misses "
+        f"{_percent(lost)} of the progress that a fresh one makes in {steps} steps ({interval})"
     )
-    text += f"progress that a fresh one makes in {steps} steps ({interval})"
     if gaps.lost_at_end.mean < SOME:
         return text + "; by the end it has nearly caught up."
     if gaps.lost_fresh_head.mean < gaps.lost.mean / 2:
         return text + "; most of it is due to the output layer, for with a fresh one it learns better."
     return text + "."
+
+
+def _percent(share: float) -> str:
+    return f"{round(100 * share)}%"

@@ -155,6 +155,20 @@ def test_the_verdict_is_unclear_if_nothing_is_learned_or_seeds_disagree():
     assert "more seeds" in sentence("unclear", gaps, 3)
 
 
+@pytest.mark.parametrize(
+    ("present", "words"),
+    [
+        ([0.1, 0.4], "the present network is ahead of a fresh one by 7% of its progress (95% interval -265% to 279%)."),
+        ([0.3, 0.2999], "the present network misses 0% of a fresh network's progress (95% interval 0% to 0%)."),
+    ],
+)
+def test_a_network_that_is_ahead_is_not_said_to_miss_progress(present, words):
+    own = torch.tensor([[1.0, *[each] * 7] for each in present], dtype=torch.float64)
+    fresh = torch.tensor([[1.0, *[0.3] * 7]] * 2, dtype=torch.float64)
+    gaps = find_gaps({"present": own, "fresh": fresh, "fresh head": own})
+    assert sentence("none", gaps, 8).endswith(words)
+
+
 def test_the_quantile_is_that_of_published_tables():
     table = {1: 12.7062, 2: 4.30265, 3: 3.18245, 4: 2.77645, 7: 2.36462, 10: 2.22814, 29: 2.04523, 100: 1.98397}
     assert [t_quantile(n) for n in table] == pytest.approx(list(table.values()), rel=2e-6)

@@ -135,3 +135,10 @@ def test_members_of_an_ensemble_renew_their_units_as_single_networks(rate, accum
     five = gnt.suggest(gnt.Ensemble(net, range(5), **settings).gnt, steps_per_task=20).groups[0]
     assert (five.units, five.first_due) == (5 * one.units, one.first_due)
     assert five.per_task == pytest.approx(5 * one.per_task)
+
+
+@pytest.mark.parametrize("given", [{"steps_per_task": 20}, {"steps_per_task": 1000, "maturity_threshold": 10_000}])
+def test_the_highest_suggested_rate_is_said_to_renew_less(given):
+    found = gnt.suggest(net(), **given)
+    assert "replacement_rate=0.01: the highest rate that is suggested; a task renews less than 50%" in str(found)
+    assert found.renewed < 0.5
