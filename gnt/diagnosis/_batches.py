@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
 from gnt.diagnosis._generators import states_kept
-from gnt.units import ModelInputs
+from gnt.units import ModelInputs, map_tensors
 
 TARGET = "labels"  # of a batch that is a mapping, as Hugging Face models take them
 _PASS_BATCHES_ON = ("torch", "torchdata", "accelerate")  # packages whose loaders do not change what is collated
@@ -74,17 +74,6 @@ def check_data(data: Any) -> None:
             "data must be a DataLoader, a data set, tensors (x, y), or an iterable of batches (x, y), got "
             f"{type(data).__name__}"
         )
-
-
-def map_tensors(inputs: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """Apply ``function`` to each tensor of one tensor, a tuple or a mapping, and keep everything else."""
-    if isinstance(inputs, Tensor):
-        return function(inputs)
-    if isinstance(inputs, Mapping):
-        return {name: map_tensors(value, function) for name, value in inputs.items()}
-    if isinstance(inputs, tuple):
-        return tuple(map_tensors(value, function) for value in inputs)
-    return inputs
 
 
 def _items(data: Any) -> Generator[Any, None, None]:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gnt.diagnosis._batches import Batch, map_tensors
+from gnt.diagnosis._batches import Batch
 from gnt.diagnosis._learning import LossFunction, loss_of
 from gnt.diagnosis._reinitialize import State, load
 from gnt.metrics import Probe
-from gnt.units import TraceError, UnitGroup, trace
+from gnt.units import TraceError, UnitGroup, map_tensors, trace
 
 PROBED = 512  # samples, at most
 _PER_UNIT = ("dead_units", "dormant_units", "effective_rank", "nature_rank", "approximate_rank")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from gnt.metrics._validation import check_finite
 from gnt.metrics.online import online_accuracy
 from gnt.metrics.parameters import euclidean_norm
 from gnt.names import LossName
-from gnt.units import ModelInputs, loss_gradients
+from gnt.units import ModelInputs, loss_gradients, map_tensors
 
 
 class ProbeBatch(NamedTuple):
@@ -45,17 +45,17 @@ class ProbeBatch(NamedTuple):
             for name, given in (("loss", loss), ("gradient", gradient or None)):
                 if given is not None:
                     raise ValueError(f"{name}={given!r} would be ignored: there are no targets y")
-            return cls(_map_tensors(x, _copy), None, None)
+            return cls(map_tensors(x, _copy), None, None)
         if not isinstance(y, Tensor):
             raise TypeError(f"y must be a torch.Tensor, got {type(y).__name__}")
         if isinstance(x, Tensor) and (not y.ndim or len(y) != len(x)):
             raise ValueError(f"y must hold a target for each of the {len(x)} samples of x, got shape {tuple(y.shape)}")
         default_loss: LossName = "mse" if y.is_floating_point() else "cross_entropy"
-        return cls(_map_tensors(x, _copy), _copy(y), find_loss(default_loss if loss is None else loss))
+        return cls(map_tensors(x, _copy), _copy(y), find_loss(default_loss if loss is None else loss))
 
     def to(self, device: torch.device) -> ProbeBatch:
         """Return the batch on ``device``."""
-        inputs = _map_tensors(self.inputs, lambda tensor: tensor.to(device))
+        inputs = map_tensors(self.inputs, lambda tensor: tensor.to(device))
         return self._replace(inputs=inputs, targets=None if self.targets is None else self.targets.to(device))
 
     def output_metrics(self, output: Any) -> dict[str, float]:
@@ -116,16 +116,3 @@ def _classes_are_last(output: Tensor, targets: Tensor) -> bool:
 @torch.inference_mode(mode=False)  # autograd does not accept tensors created in inference mode
 def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().clone()
-
-
-def _map_tensors(inputs: ModelInputs, function: Callable[[Tensor], Tensor]) -> ModelInputs:
-    """Apply ``function`` to each tensor and keep everything else."""
-
-    def mapped(value: Any) -> Any:
-        return function(value) if isinstance(value, Tensor) else value
-
-    if isinstance(inputs, Mapping):
-        return {name: mapped(value) for name, value in inputs.items()}
-    if isinstance(inputs, tuple):
-        return tuple(mapped(value) for value in inputs)
-    return function(inputs)

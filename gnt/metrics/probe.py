@@ -57,7 +57,7 @@ class Probe:
         groups: an engine, the groups of `walk` or `trace`, layers as `GnT` takes them, or CBP layers (or a model that
             contains them; their groups are then named after their producers).
         x: the batch: the model's input, a tuple of positional or a dict of keyword arguments. It is copied, and moved
-            to the device of the model's first parameter.
+            to the device of the model's first parameter, with the tensors in tuples, lists and dicts in it.
         y: targets, for loss and accuracy.
         loss: "cross_entropy", "mse", or a callable (output, y) -> scalar. None selects by the dtype of y: cross entropy
             for integers, mean squared error for floating point.

@@ -13,7 +13,7 @@ from gnt.units._activations import (
 from gnt.units._containers import Container
 from gnt.units._errors import TraceError, WalkError
 from gnt.units._group import UnitGroup
-from gnt.units._isolated_forward import ModelInputs, call_model, isolated, loss_gradients
+from gnt.units._isolated_forward import ModelInputs, call_model, isolated, loss_gradients, map_tensors
 from gnt.units._layer_types import (
     CONV_LAYERS,
     WEIGHT_LAYERS,
@@ -64,6 +64,7 @@ __all__ = [
     "is_weight_layer",
     "isolated",
     "loss_gradients",
+    "map_tensors",
     "parse_activation",
     "preserve_attributes",
     "preserve_model",

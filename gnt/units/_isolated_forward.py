@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import random
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.utils.rnn import PackedSequence
 
 from gnt.units._tracing.isolation import preserve_model
 
@@ -22,6 +23,23 @@ def call_model(model: nn.Module, inputs: ModelInputs) -> Any:
     """Return the model's output for one tensor, a tuple of positional arguments or a mapping of keyword arguments."""
     args, kwargs = _arguments(inputs)
     return model(*args, **kwargs)
+
+
+def map_tensors(inputs: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Apply ``function`` to each tensor of one tensor, or of tuples, lists and mappings at any depth.
+
+    Everything else is kept, also packed sequences, of which a part must stay on the CPU.
+    """
+    if isinstance(inputs, Tensor):
+        return function(inputs)
+    if isinstance(inputs, Mapping):
+        return {name: map_tensors(value, function) for name, value in inputs.items()}
+    if not isinstance(inputs, (tuple, list)) or isinstance(inputs, PackedSequence):
+        return inputs
+    mapped = [map_tensors(value, function) for value in inputs]
+    if hasattr(inputs, "_fields"):  # a named tuple
+        return type(inputs)(*mapped)
+    return mapped if isinstance(inputs, list) else tuple(mapped)
 
 
 def loss_gradients(model: nn.Module, inputs: ModelInputs, loss: Any) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from gnt.metrics import Probe
 from tests.helpers.small_runs import batch, make_run, mlp, train
@@ -48,4 +49,22 @@ def test_the_batch_is_copied():
     before = probe.measure()
     x.zero_()
     y.zero_()
+    assert probe.measure() == before
+
+
+def test_tensors_inside_of_the_arguments_are_copied():
+    class Stateful(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = mlp()
+
+        def forward(self, x, state):
+            return self.net(x + state[0] + state[1]["more"][0])
+
+    net, x = Stateful(), inputs()
+    state = (torch.zeros(32, 4), {"more": [torch.zeros(4)]})
+    probe = Probe(net, net.net, (x, state))
+    before = probe.measure()
+    state[0].fill_(3.0)
+    state[1]["more"][0].fill_(3.0)
     assert probe.measure() == before
