@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gnt.diagnosis._batches import TARGET, Batch
-from gnt.learners import check_mse_shapes
+from gnt.learners import IGNORED_TARGET, check_mse_shapes
 from gnt.units import ModelInputs, call_model
 
 LossFunction = Callable[[Any, Any], Tensor]
@@ -101,11 +101,15 @@ def learn(
 
 
 def share_wrong(output: Any, y: Tensor) -> Tensor | None:
-    """Share of samples whose largest output is not their class; None if the targets are not classes."""
+    """Share of samples whose largest output is not their class; None if the targets are not classes.
+
+    Samples of class -100, which cross entropy ignores by default, are left out; NaN if that is all of them.
+    """
     scores = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
     if not isinstance(scores, Tensor) or y.is_floating_point() or y.dtype == torch.bool:
         return None
     if scores.ndim != 2 or y.shape != scores.shape[:1] or scores.shape[1] < 2:
         return None
-    scores = scores.detach()
-    return torch.where(scores.isnan().any(), torch.nan, (scores.argmax(1) != y).double().mean())
+    scores, counted = scores.detach(), y.long() != IGNORED_TARGET
+    wrong = ((scores.argmax(1) != y) & counted).sum().double() / counted.sum()
+    return torch.where(scores.isnan().any(), torch.nan, wrong)

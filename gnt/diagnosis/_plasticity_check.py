@@ -98,8 +98,9 @@ def plasticity_check(
             parameters keep their values.
         head: paths of the output layers, for "fresh head". None: the layer with weights that the forward runs last.
         measure: what m is: "error", the share of wrong classes, or "loss". None: "error" if targets are integers, one
-            for each row of scores that the network returns. Pass "loss" if these are not scores of classes, as in
-            metric learning, or if the loss says more.
+            for each row of scores that the network returns; samples of class -100, which torch's cross entropy ignores
+            by default, are left out. Pass "loss" if these are not scores of classes, as in metric learning, or if the
+            loss says more.
         progress: print the cost and the remaining time on stderr; False: do not; a function: call it with `Progress`.
 
     Returns:

@@ -8,7 +8,7 @@
 With ``compile=True`` the whole step of a learner is one compiled graph.
 """
 
-from gnt.learners._loss_and_optimizer import Loss, check_mse_shapes, find_loss
+from gnt.learners._loss_and_optimizer import IGNORED_TARGET, Loss, check_mse_shapes, find_loss
 from gnt.learners._methods import Methods
 from gnt.learners._step_result import Step
 from gnt.learners.backprop import Backprop
@@ -17,6 +17,7 @@ from gnt.learners.ensemble import Ensemble, EnsembleGnT, MemberLinear, MemberNor
 from gnt.learners.la_maml import LaMAML
 
 __all__ = [
+    "IGNORED_TARGET",
     "Backprop",
     "ContinualBackprop",
     "Ensemble",

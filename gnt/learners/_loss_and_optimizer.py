@@ -38,6 +38,9 @@ _FUSED = (torch.optim.Adam, torch.optim.AdamW)
 _NOT_OPTIONS = ("params", "lr", "decoupled_weight_decay", "kernels")  # arguments that a learner sets, or does not offer
 
 
+IGNORED_TARGET = -100  # a class that cross entropy leaves out, as torch's ``ignore_index``
+
+
 def find_loss(loss: LossName | Loss) -> Loss:
     """The loss function of a name, or the callable itself.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from gnt._utils.validation import check_real, finite_number
+from gnt.learners import IGNORED_TARGET
 from gnt.metrics._numerics import at_least_float32, full_tensor
 
 _FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -102,11 +103,11 @@ def checked_parameters(name: str, given: Any) -> list[Tensor]:
 
 
 def checked_predictions(output: Any, target: Any) -> tuple[Tensor, Tensor]:
-    """Return outputs (..., classes) and class targets (...), detached and unsharded.
+    """Return outputs (..., classes) and class targets (...), detached and unsharded, of samples that are not ignored.
 
     Raises:
         TypeError: not tensors.
-        ValueError: dtypes or shapes that do not match, no samples, or targets outside 0..classes - 1.
+        ValueError: dtypes or shapes that do not match, no samples, or targets outside 0..classes - 1 that are not -100.
         FloatingPointError: ``output`` holds NaN or infinite values.
     """
     output = check_finite("output", full_tensor(check_floating("output", output).detach()))
@@ -123,6 +124,12 @@ def checked_predictions(output: Any, target: Any) -> tuple[Tensor, Tensor]:
     if not target.numel():
         raise ValueError(f"target must hold at least one sample, got shape {tuple(target.shape)}")
     low, high = (int(bound) for bound in target.aminmax())
+    if low == IGNORED_TARGET:
+        kept = target != IGNORED_TARGET
+        output, target = output[kept], target[kept]
+        if not target.numel():
+            raise ValueError(f"target must hold at least one sample that is not ignored, got {IGNORED_TARGET} for all")
+        low, high = (int(bound) for bound in target.aminmax())
     if low < 0 or high >= output.shape[-1]:
         raise ValueError(f"target must hold classes in 0..{output.shape[-1] - 1}, got {low}..{high}")
     return output, target

@@ -23,14 +23,15 @@ def online_accuracy(output: Tensor, target: Tensor) -> float:
 
     Args:
         output: (..., classes), floating point; logits, log-probabilities or probabilities.
-        target: (...), integers in 0..classes - 1.
+        target: (...), integers in 0..classes - 1. Samples of class -100, which torch's cross entropy ignores by
+            default, are left out.
 
     Returns:
         A number in [0, 1].
 
     Raises:
         TypeError: not tensors.
-        ValueError: shapes or dtypes that do not match, no samples, or a target outside 0..classes - 1.
+        ValueError: shapes or dtypes that do not match, no samples, or another target outside 0..classes - 1.
         FloatingPointError: an output is NaN or infinite.
 
     Source: Dohare et al., Nature 632 (2024), Methods, Online Permuted MNIST; Kumar et al., arXiv 2308.11958, Section 4.
@@ -52,14 +53,14 @@ def online_error(output: Tensor, target: Tensor) -> float:
 
     Args:
         output: floating point, computed before the update on these samples.
-        target: classes or real targets; its dtype selects the formula.
+        target: classes or real targets; its dtype selects the formula. Samples of class -100 are left out.
 
     Returns:
         A number >= 0.
 
     Raises:
         TypeError: not tensors.
-        ValueError: shapes or dtypes that do not match, no samples, or a target outside 0..classes - 1.
+        ValueError: shapes or dtypes that do not match, no samples, or another target outside 0..classes - 1.
         FloatingPointError: an output or a real target is NaN or infinite.
 
     Source: Dohare et al., Nature 632 (2024), Methods; the squared error is that of Slowly-Changing Regression.

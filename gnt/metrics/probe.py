@@ -58,7 +58,7 @@ class Probe:
             contains them; their groups are then named after their producers).
         x: the batch: the model's input, a tuple of positional or a dict of keyword arguments. It is copied, and moved
             to the device of the model's first parameter, with the tensors in tuples, lists and dicts in it.
-        y: targets, for loss and accuracy.
+        y: targets, for loss and accuracy, which leaves out samples of class -100, as torch's cross entropy does.
         loss: "cross_entropy", "mse", or a callable (output, y) -> scalar. None selects by the dtype of y: cross entropy
             for integers, mean squared error for floating point.
         every: interval of measurements, in calls of `step`.

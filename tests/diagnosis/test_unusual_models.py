@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import gnt
 from gnt.diagnosis._batches import read_batches
+from gnt.diagnosis._learning import share_wrong
 
 torch.manual_seed(0)
 X = torch.randn(320, 8)
@@ -59,6 +60,13 @@ def test_a_diverged_network_has_lost_all(scale, loss, y, tmp_path):
     assert any("some losses are not finite" in note for note in found.notes)
     found.draw(tmp_path / "check.png")
     assert (tmp_path / "check.png").stat().st_size > 10_000
+
+
+def test_samples_that_cross_entropy_ignores_do_not_count_as_wrong():
+    scores = torch.eye(200)[[156, 3, 4, 5]]
+    assert share_wrong(scores, torch.tensor([156, 3, 0, -100])) == pytest.approx(1 / 3)
+    assert share_wrong(scores, torch.tensor([156, 3, 0, 5], dtype=torch.uint8)) == 0.25
+    assert share_wrong(scores, torch.full((4,), -100)).isnan()
 
 
 def test_masked_scores_are_no_sign_of_divergence():

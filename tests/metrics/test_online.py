@@ -18,6 +18,18 @@ def test_accuracy_and_error_of_classes():
     assert online_accuracy(output.half(), target.int()) == 0.5
 
 
+def test_samples_that_cross_entropy_ignores_are_left_out():
+    output = torch.tensor([[2.0, 1.0], [0.0, 1.0], [0.0, 5.0]])
+    target = torch.tensor([0, -100, 0])
+    assert online_accuracy(output, target) == online_error(output, target) == 0.5
+    with pytest.raises(ValueError, match="at least one sample that is not ignored, got -100 for all"):
+        online_accuracy(output, torch.full((3,), -100))
+    with pytest.raises(ValueError, match=r"classes in 0\.\.1, got -1\.\.0"):
+        online_accuracy(output, target.clamp(min=-1))
+    many = torch.eye(200)[[156, 3]]
+    assert online_accuracy(many, torch.tensor([156, 3], dtype=torch.uint8)) == 1.0
+
+
 def test_error_of_real_targets_is_squared():
     output, target = torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [2.0]])
     assert online_error(output, target) == 2.0

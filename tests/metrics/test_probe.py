@@ -221,6 +221,16 @@ def test_loss_accuracy_and_gradient_norm():
     assert halved["loss"] == values["loss"] / 2
 
 
+def test_tokens_that_cross_entropy_ignores_are_left_out_of_the_accuracy() -> None:
+    net, x = mlp(4, 8, 6, 3), inputs(4, 5, 4)
+    y = net(x).argmax(2)
+    y[:, ::2] = -100
+    y[0, 1] = (y[0, 1] + 1) % 3
+    values = Probe(net, net, x, y=y).measure()
+    assert values["accuracy"] == 7 / 8
+    assert values["loss"] == pytest.approx(float(F.cross_entropy(net(x).detach().flatten(0, 1), y.flatten())))
+
+
 @pytest.mark.parametrize("length", [5, 10])  # with as many tokens as classes torch would take one for the other
 def test_the_loss_of_sequences_has_the_classes_last_as_the_accuracy(length: int) -> None:
     net = nn.Sequential(nn.Embedding(10, 8), nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 10))

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gnt.learners._evaluated import BackwardStart, check_loss
-from gnt.learners._loss_and_optimizer import Loss
+from gnt.learners._loss_and_optimizer import IGNORED_TARGET, Loss
 
 
 def member_losses(loss: Loss, output: Tensor, y: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def _cross_entropy(output: Tensor, y: Tensor) -> Tensor:
     losses = F.cross_entropy(output.flatten(0, 1), y.flatten(0, 1), reduction="none").view(len(y), -1)
     if y.is_floating_point():
         return losses.mean(1)
-    return losses.sum(1) / (y.flatten(1) != -100).sum(1)  # -100: torch's mark for targets that are ignored
+    return losses.sum(1) / (y.flatten(1).long() != IGNORED_TARGET).sum(1)
 
 
 def _one_by_one(loss: Loss, output: Tensor, y: Tensor) -> Tensor:
