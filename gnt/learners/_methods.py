@@ -20,16 +20,18 @@ It may have ``state_dict`` and ``load_state_dict``, which become part of the lea
     parameter_group(optimizer)  the group of its own parameters, as for ``optimizer.add_param_group``, that its
                         `begin_task` gives the optimizer. A learner that loads a state adds it to an optimizer that
                         lacks it, or removes it, as the saved optimizer had it or not
+    keep_batch()        called where gradients accumulate, after each batch that no step follows: `after_step` is meant
+                        for all batches kept, and the last one. Learners make a step of each batch and do not call it
     after_load(optimizer)       called after a state was loaded, with the learner's optimizer: the method goes on with
                         it, such as with the hooks of an open task
 
-``discard()`` is called when a step fails before its update. A true attribute ``records_gradient`` says that its
-`penalty_backward` takes ``.grad`` for the gradient of the loss: it is called after those of the others. A true
-attribute ``watches_forward`` says that it has hooks on layers, which a compiled graph would not call; a true attribute
-``keeps_samples`` that its state may be large, so that it is not copied before the hooks of tasks.
-``expects_classes`` is set if it takes outputs for logits of classes, to what its user passes for other targets; a
-learner with "mse" warns. If it keeps numbers per weight (`gnt.replacement.Follower`) of units that the learner's engine
-replaces, it follows that.
+``discard()`` is called when a step fails before its update, and drops what was kept for it. A true attribute
+``records_gradient`` says that its `penalty_backward` takes ``.grad`` for the gradient of the loss: it is called after
+those of the others. A true attribute ``watches_forward`` says that it has hooks on layers, which a compiled graph would
+not call; a true attribute ``keeps_samples`` that its state may be large, so that it is not copied before the hooks of
+tasks. ``expects_classes`` is set if it takes outputs for logits of classes, to what its user passes for other targets;
+a learner with "mse" warns. If it keeps numbers per weight (`gnt.replacement.Follower`) of units that the learner's
+engine replaces, it follows that.
 """
 
 from __future__ import annotations

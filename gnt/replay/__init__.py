@@ -2,6 +2,7 @@
 
 buffer              ReplayBuffer: a uniform random sample of all items seen
 _batch_checks       what a batch must have that is added to it
+_step_batches       StepBatches: the batches of an optimizer step, until they are added
 experience_replay   ExperienceReplay: each step learns from the current batch and from stored items
 der                 DER and DER++: outputs on stored items stay near those of the time of storage
 agem                A-GEM: no step raises the loss on stored items

@@ -20,9 +20,10 @@ from gnt.replay._reference_gradients import unlearned
 
 
 class _Step(NamedTuple):
-    """A step that has not been made yet: its gradients, and what undoes its draws."""
+    """A step that has not been made yet: its gradients, the number of samples, and what undoes its draws."""
 
     gradients: list[Tensor | None]
+    samples: int
     generator: Tensor
     buffers: list[tuple[Tensor, Tensor]]
 
@@ -53,6 +54,7 @@ class ModelTraining:
         self.optimizer: Optimizer = optimizer
         self.generator = new_generator(torch.device("cpu")) if generator is None else generator
         self._next: _Step | None = None
+        self._kept: _Step | None = None  # of earlier batches of the same step
 
     @property
     def device(self) -> torch.device:
@@ -76,7 +78,7 @@ class ModelTraining:
     def begin(self) -> None:
         """Begin a step: keep what `discard` restores."""
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
-        self._next = _Step([], self.generator.get_state(), buffers)
+        self._next = _Step([], 0, self.generator.get_state(), buffers)
 
     def compute(self, x: Tensor, samples: Tensor | None, share: float) -> None:
         """Compute the gradients of ``share * loss(x) + (1 - share) * loss(samples)``, or of ``loss(x)``.
@@ -103,11 +105,24 @@ class ModelTraining:
                     "model's learning rate"
                 )
             gradients = torch.autograd.grad(loss, _trained(model), allow_unused=True)
-        self._next = self._next._replace(gradients=list(gradients))
+        self._next = self._next._replace(gradients=list(gradients), samples=len(x))
+
+    def keep(self) -> None:
+        """Keep the step that was computed: it becomes one with the next one, with the mean over all samples."""
+        self._next, self._kept = None, self._joined()
+
+    def _joined(self) -> _Step | None:
+        if self._next is None or self._kept is None:
+            return self._kept if self._next is None else self._next
+        samples = self._kept.samples + self._next.samples
+        share = self._next.samples / samples
+        pairs = zip(self._kept.gradients, self._next.gradients, strict=True)
+        means = [_weighted(old, 1 - share, new, share) for old, new in pairs]
+        return self._kept._replace(gradients=means, samples=samples)
 
     def step(self) -> bool:
         """Make the step that was computed; False if there is none."""
-        step, self._next = self._next, None
+        step, self._next, self._kept = self._joined(), None, None
         if step is None:
             return False
         for parameter, gradient in zip(_trained(self.model), own_gradients(step.gradients), strict=True):
@@ -119,7 +134,7 @@ class ModelTraining:
     @torch.no_grad()
     def discard(self) -> None:
         """Undo what a step that is not made has drawn."""
-        step, self._next = self._next, None
+        step, self._next, self._kept = self._kept or self._next, None, None
         if step is not None:
             self.generator.set_state(step.generator)
             for buffer, value in step.buffers:
@@ -164,7 +179,7 @@ class ModelTraining:
             self.optimizer.load_state_dict(before[1])
             raise ValueError(f"state_dict holds a model or an optimizer that does not fit: {error}") from error
         self.generator.set_state(state["generator"])
-        self._next = None
+        self._next = self._kept = None
 
 
 def _checked_model(net: Any, model: Any) -> nn.Module:
@@ -181,6 +196,14 @@ def _checked_model(net: Any, model: Any) -> nn.Module:
     if shared:
         raise ValueError(f"model must have parameters of its own; {shared[0]} is one of net")
     return model
+
+
+def _weighted(first: Tensor | None, share: float, second: Tensor | None, other_share: float) -> Tensor | None:
+    """``share * first + other_share * second``, where None is 0."""
+    if first is None or second is None:
+        present, factor = (second, other_share) if first is None else (first, share)
+        return None if present is None else present * factor
+    return share * first + other_share * second
 
 
 def _trained(model: nn.Module) -> list[nn.Parameter]:

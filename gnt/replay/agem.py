@@ -14,6 +14,7 @@ from gnt._utils.state_dicts import Entry, check_saved_state
 from gnt.replay._arguments import checked_buffer, checked_task, saved_task
 from gnt.replay._projection import SAFE, GradientProjection, product_of, rescale
 from gnt.replay._reference_gradients import Loss
+from gnt.replay._step_batches import StepBatches
 from gnt.replay.buffer import ReplayBuffer, Samples
 
 STATE_VERSION = 1
@@ -87,7 +88,7 @@ class AGEM(GradientProjection):
         super().__init__(net, loss, forward, process_group)
         self.task = checked_task(task)
         self._drawn: tuple[Samples | None] | None = None  # what the next projection uses, drawn before the batch came
-        self._waiting: tuple[Tensor, Tensor] | None = None  # a learner's batch, until its step was made
+        self._batches = StepBatches()  # of a learner, until their step was made
         self._before_draw: Tensor | None = None  # the generator's state, if the step may not be made
 
     def begin_task(self, task: int | None = None) -> None:
@@ -109,20 +110,27 @@ class AGEM(GradientProjection):
             TypeError, ValueError: as `ReplayBuffer.add`. Nothing is changed.
         """
         self.buffer.check(x, y, self.task)
-        self._before_draw = self.buffer.generator.get_state()
-        self._drawn, self._waiting = (self._draw(),), (x, y)
+        if not self._batches.kept:
+            self._before_draw = self.buffer.generator.get_state()
+            self._drawn = (self._draw(),)
+        self._batches.note(x, y)
+
+    def keep_batch(self) -> None:
+        """Hook for gradient accumulation: another batch of the same step follows, and `after_step` adds all of them."""
+        self._batches.keep()
 
     def after_step(self) -> None:
         """Hook of learners: add the batch to the buffer."""
-        if self._waiting is not None:
-            self.add(*self._waiting)
-            self._waiting = self._before_draw = None
+        for x, y in self._batches.take():
+            self.add(x, y)
+        self._before_draw = None
 
     def discard(self) -> None:
         """Drop the batch of a step that failed, and the items drawn for it; undo the draws."""
         if self._before_draw is not None:
             self.buffer.generator.set_state(self._before_draw)
-        self._drawn = self._waiting = self._before_draw = None
+        self._drawn = self._before_draw = None
+        self._batches.drop()
 
     def _draw(self) -> Samples | None:
         """Items of other tasks; None if there are none."""
@@ -146,7 +154,8 @@ class AGEM(GradientProjection):
 
     def before_optimizer_step(self, scale: Tensor | None) -> None:
         """Hook of `attach`: `project`."""
-        self._before_draw = None if scale is None else self.buffer.generator.get_state()
+        if self._drawn is None:  # `before_batch` has drawn otherwise
+            self._before_draw = None if scale is None else self.buffer.generator.get_state()
         super().before_optimizer_step(scale)
 
     def after_optimizer_step(self, skipped: bool) -> None:

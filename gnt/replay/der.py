@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gnt._utils.settings import checked_settings, non_negative
 from gnt.replay._arguments import batch_size_setting, checked_buffer
+from gnt.replay._step_batches import StepBatches
 from gnt.replay.buffer import ReplayBuffer, Samples
 
 
@@ -75,7 +76,7 @@ class DER:
         self.net, self.buffer, self.loss = net, checked_buffer(buffer), loss
         self.alpha, self.beta = alpha, beta
         self.batch_size = batch_size
-        self._waiting: tuple[Tensor, Tensor, Tensor] | None = None  # a learner's batch, until its step was made
+        self._batches = StepBatches()  # of a learner with their outputs, until their step was made
         self._before_draw: Tensor | None = None  # the generator's state, until the step was made
 
     @property
@@ -100,31 +101,36 @@ class DER:
         self.buffer.check(x, y, output=output[:, :stored])  # those that are new are left out
         count = len(x) if self.batch_size is None else self.batch_size
         total = output.new_zeros(())
-        self._before_draw = self.buffer.generator.get_state()
+        if not self._batches.kept:
+            self._before_draw = self.buffer.generator.get_state()
         if len(self.buffer) and count:
             if self.alpha:
                 total = total + self.alpha * self._distance(self.buffer.sample(count), x.device)
             if self.beta:
                 drawn = self.buffer.sample(count)
                 total = total + self.beta * self.loss(self.net(drawn.x.to(x.device)), drawn.y.to(y.device))
-        self._waiting = x, y, output.detach()
+        self._batches.note(x, y, output.detach())
         return total
+
+    def keep_batch(self) -> None:
+        """Hook for gradient accumulation: another batch of the same step follows, and `after_step` adds all of them."""
+        self._batches.keep()
 
     def after_step(self) -> None:
         """Hook of learners: add the batch and its outputs to the buffer."""
-        if self._waiting is None:
-            return
-        (x, y, output), stored = self._waiting, self.buffer.width("output")
-        if stored is not None and stored < output.shape[1]:
-            self.buffer.widen("output", output.shape[1])
-        self.buffer.add(x, y, output=output)
-        self._waiting = self._before_draw = None
+        for x, y, output in self._batches.take():
+            stored = self.buffer.width("output")
+            if stored is not None and stored < output.shape[1]:
+                self.buffer.widen("output", output.shape[1])
+            self.buffer.add(x, y, output=output)
+        self._before_draw = None
 
     def discard(self) -> None:
         """Hook of learners: forget the batch of a step that failed, and undo its draws."""
         if self._before_draw is not None:
             self.buffer.generator.set_state(self._before_draw)
-        self._waiting = self._before_draw = None
+        self._before_draw = None
+        self._batches.drop()
 
     def _distance(self, drawn: Samples, device: torch.device) -> Tensor:
         before = drawn.more["output"].to(device)

@@ -10,6 +10,7 @@ from torch import Tensor
 from gnt._utils.settings import checked_settings
 from gnt._utils.state_dicts import Kind, check_saved_state
 from gnt.replay._arguments import batch_size_setting, checked_buffer, checked_task, saved_task
+from gnt.replay._step_batches import StepBatches
 from gnt.replay.buffer import ReplayBuffer
 
 STATE_VERSION = 1
@@ -54,7 +55,7 @@ class ExperienceReplay:
     def __init__(self, buffer: ReplayBuffer, batch_size: int | None = None, *, task: int | None = None) -> None:
         self.buffer, self.batch_size = checked_buffer(buffer), batch_size
         self.task = checked_task(task)
-        self._waiting: tuple[Tensor, Tensor] | None = None  # a learner's batch, until its step was made
+        self._batches = StepBatches()  # of a learner, until their step was made
         self._before_draw: Tensor | None = None  # the generator's state, until the step was made
 
     def begin_task(self, task: int | None = None) -> None:
@@ -72,24 +73,30 @@ class ExperienceReplay:
         """
         self.buffer.check(x, y, self.task)
         count = len(x) if self.batch_size is None else self.batch_size
-        self._before_draw = self.buffer.generator.get_state()
+        if not self._batches.kept:
+            self._before_draw = self.buffer.generator.get_state()
         drawn = self.buffer.sample(count) if len(self.buffer) and count else None
-        self._waiting = x, y
+        self._batches.note(x, y)
         if drawn is None:
             return x, y
         return torch.cat([x, drawn.x.to(x.device)]), torch.cat([y, drawn.y.to(y.device)])
 
+    def keep_batch(self) -> None:
+        """Hook for gradient accumulation: another batch of the same step follows, and `after_step` adds all of them."""
+        self._batches.keep()
+
     def after_step(self) -> None:
         """Hook of learners: add the batch to the buffer."""
-        if self._waiting is not None:
-            self.buffer.add(*self._waiting, self.task)
-            self._waiting = self._before_draw = None
+        for x, y in self._batches.take():
+            self.buffer.add(x, y, self.task)
+        self._before_draw = None
 
     def discard(self) -> None:
         """Hook of learners: forget the batch of a step that failed, and undo its draws."""
         if self._before_draw is not None:
             self.buffer.generator.set_state(self._before_draw)
-        self._waiting = self._before_draw = None
+        self._before_draw = None
+        self._batches.drop()
 
     def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The current batch joined with drawn items; adds the current batch to the buffer.

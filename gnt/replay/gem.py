@@ -19,6 +19,7 @@ from gnt.replay._nnls import nonnegative_least_squares
 from gnt.replay._products import products_of_all
 from gnt.replay._projection import SAFE, GradientProjection, rescale
 from gnt.replay._reference_gradients import Loss
+from gnt.replay._step_batches import StepBatches
 from gnt.replay.buffer import ReplayBuffer
 
 STATE_VERSION = 1
@@ -98,7 +99,7 @@ class GEM(GradientProjection):
         self.generator = new_generator(torch.device("cpu")) if generator is None else generator
         ReplayBuffer(self.per_task, generator=self.generator)  # refuses a generator that is not one on the CPU
         self.task: int | None = None
-        self._waiting: tuple[Tensor, Tensor] | None = None  # a learner's batch, until its step was made
+        self._batches = StepBatches()  # of a learner, until their step was made
         self.memories: dict[int, ReplayBuffer] = {}  # of each task, in the order in which they began
 
     def begin_task(self, task: int | None = None) -> None:
@@ -131,17 +132,20 @@ class GEM(GradientProjection):
     def before_batch(self, x: Tensor, y: Tensor) -> None:
         """Check the batch. Hook of learners, which add it in `after_step`; errors as `add`."""
         self.memories[self._current_task()].check(x, y)
-        self._waiting = x, y
+        self._batches.note(x, y)
+
+    def keep_batch(self) -> None:
+        """Hook for gradient accumulation: another batch of the same step follows, and `after_step` adds all of them."""
+        self._batches.keep()
 
     def after_step(self) -> None:
         """Hook of learners: `add`."""
-        if self._waiting is not None:
-            self.add(*self._waiting)
-            self._waiting = None
+        for x, y in self._batches.take():
+            self.add(x, y)
 
     def discard(self) -> None:
         """Hook of learners: forget the batch of a step that failed."""
-        self._waiting = None
+        self._batches.drop()
 
     def _current_task(self) -> int:
         if self.task is None:

@@ -234,6 +234,13 @@ class GenerativeReplay:
         self._outputs = outputs
         return total
 
+    def keep_batch(self) -> None:
+        """Hook for gradient accumulation: another batch follows, and `after_step` makes one step of the model on all.
+
+        Its gradient is the mean over the samples of all batches.
+        """
+        self._training.keep()
+
     def after_step(self) -> None:
         """Make the model's step on the batch for which `penalty` was computed; without one, nothing."""
         self.steps += self._training.step()

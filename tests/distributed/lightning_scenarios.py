@@ -12,7 +12,7 @@ import torch
 
 import gnt
 from gnt.integrations.lightning import TaskBoundaries
-from tests.integrations.test_lightning_callbacks import Regression, cbp, loader, trainer
+from tests.integrations.lightning_helpers import Regression, cbp, loader, trainer
 
 
 def fit(folder: Path) -> None:

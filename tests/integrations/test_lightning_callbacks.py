@@ -1,4 +1,4 @@
-"""The callbacks for Lightning equal engines and methods in a plain loop, resume from checkpoints, and run under DDP."""
+"""The callback with an engine equals one in a plain loop; the callbacks resume from checkpoints, and run under DDP."""
 
 from __future__ import annotations
 
@@ -20,49 +20,9 @@ import gnt
 from gnt.integrations.lightning import ContinualBackprop, LogPlasticity, TaskBoundaries
 from tests.distributed.launch import run_ranks
 from tests.helpers.small_runs import FREQUENT_REPLACEMENT, assert_same, batch, mlp, replaced
+from tests.integrations.lightning_helpers import BATCHES, USUAL_WARNINGS, Regression, cbp, loader, trainer
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    pytest.mark.filterwarnings("ignore:GPU available but not used"),
-    pytest.mark.filterwarnings("ignore:.*smaller than the logging interval"),
-    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
-    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists"),
-]
-BATCHES = 6
-
-
-def loader(task: int = 0) -> DataLoader:
-    """The same six batches each time, for each task others."""
-    x, y = (torch.cat(part) for part in zip(*(batch(t + 100 * task) for t in range(BATCHES)), strict=True))
-    return DataLoader(TensorDataset(x, y), batch_size=8)
-
-
-class Regression(lightning.LightningModule):
-    example_input_array = torch.zeros(2, 4)
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        self.net = mlp(seed=seed)
-
-    def forward(self, x):
-        return self.net(x)
-
-    def training_step(self, pair, index):
-        return F.mse_loss(self(pair[0]), pair[1])
-
-    def configure_optimizers(self):
-        return torch.optim.AdamW(self.parameters(), lr=0.01)
-
-
-def trainer(root: Any, callbacks: list[Any], epochs: int, **more: Any) -> lightning.Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    device = {"accelerator": "cpu", "devices": 1, "default_root_dir": root, "enable_checkpointing": False}
-    return lightning.Trainer(max_epochs=epochs, callbacks=callbacks, **{**device, **quiet, **more})
-
-
-def cbp(**settings: Any) -> ContinualBackprop:
-    return ContinualBackprop(generator=torch.Generator().manual_seed(5), **{**FREQUENT_REPLACEMENT, **settings})
+pytestmark = USUAL_WARNINGS
 
 
 def state(module: Regression, run: lightning.Trainer) -> Any:
@@ -166,189 +126,6 @@ def test_every_fit_logs(tmp_path):
         assert logged == [[4], [2, 6]][task]  # steps 4, 8 and 12 of both
 
 
-def test_ewc_si_and_replay_equal_a_plain_loop_over_two_tasks(tmp_path):
-    def methods(net: torch.nn.Module) -> list[Any]:
-        buffer = gnt.ReplayBuffer(20, generator=torch.Generator().manual_seed(1))
-        ewc = gnt.EWC(net, 10.0, likelihood="gaussian")
-        return [ewc, gnt.SI(net, 1.0), gnt.ExperienceReplay(buffer, batch_size=4)]
-
-    module = Regression()
-    ewc, si, replay = methods(module.net)
-    boundaries = TaskBoundaries(ewc, si, replay, net=lambda module: module.net)
-    for task in range(2):
-        trainer(tmp_path, [boundaries], 2).fit(module, loader(task))
-    net = mlp()
-    own = methods(net)
-    for task in range(2):
-        optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
-        for each in own[:2]:
-            each.detach()
-            each.attach(optimizer)
-        own[2].begin_task(task)
-        for _ in range(2):
-            for x, y in loader(task):
-                x, y = own[2](x, y)
-                optimizer.zero_grad()
-                F.mse_loss(net(x), y).backward()
-                optimizer.step()
-        own[0].end_task(net, loader(task))
-        own[1].end_task()
-    assert_same(dict(module.net.state_dict()), dict(net.state_dict()))
-    assert_same([ewc.state_dict(), si.state_dict(), replay.state_dict()], [each.state_dict() for each in own])
-    assert (boundaries.ended, ewc.tasks) == (2, 2)
-
-
-def test_a_task_resumes_from_a_checkpoint_in_its_middle(tmp_path):
-    def parts() -> tuple[Regression, TaskBoundaries, list[Any]]:
-        module = Regression()
-        buffer = gnt.ReplayBuffer(20, generator=torch.Generator().manual_seed(1))
-        methods = [gnt.SI(module.net, 1.0), gnt.ExperienceReplay(buffer, batch_size=4)]
-        return module, TaskBoundaries(*methods), methods
-
-    module, boundaries, methods = parts()
-    trainer(tmp_path, [boundaries], 2).fit(module, loader())
-    checkpoint = lightning.pytorch.callbacks.ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
-    middle = parts()
-    trainer(tmp_path, [middle[1], checkpoint], 2, enable_checkpointing=True).fit(middle[0], loader())
-    resumed = parts()
-    trainer(tmp_path, [resumed[1]], 2).fit(resumed[0], loader(), ckpt_path=tmp_path / "epoch=0.ckpt")
-    expected = [dict(module.net.state_dict()), *(each.state_dict() for each in methods)]
-    assert_same(expected, [dict(resumed[0].net.state_dict()), *(each.state_dict() for each in resumed[2])])
-    assert resumed[1].ended == 1
-
-
-class Masked(Regression):
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__(seed)
-        self.hat = gnt.HAT(self.net, gnt.walk(self.net), generator=torch.Generator().manual_seed(7))
-
-    def training_step(self, pair, index):
-        return super().training_step(pair, index) + self.hat.penalty()
-
-    def configure_optimizers(self):
-        return torch.optim.AdamW(self.net.parameters(), lr=0.01)
-
-    @torch.no_grad()
-    def outputs(self, task: int) -> torch.Tensor:
-        self.eval()
-        with self.hat.use(task):
-            return self.net(batch(0)[0])
-
-
-class MaskedWithSchedule(Masked):
-    def __init__(self, schedule: Any, seed: int = 0) -> None:
-        super().__init__(seed)
-        self.schedule, self.groups = schedule, [{"params": [*self.net.parameters()]}]
-
-    def configure_optimizers(self):
-        groups = [dict(each) for each in self.groups]
-        optimizer = torch.optim.AdamW(groups, lr=0.01)
-        return [optimizer], [{"scheduler": self.schedule(optimizer), "interval": "step"}]
-
-
-def test_schedulers_that_take_no_further_parameters_need_the_embedding_in_the_optimizer(tmp_path):
-    def warm_up(optimizer: torch.optim.Optimizer) -> Any:
-        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 4))
-
-    module = MaskedWithSchedule(warm_up)
-    boundaries = TaskBoundaries(module.hat)
-    with pytest.raises(ValueError, match=r"LambdaLR was built before the embedding of HAT .* \[self\.hat\.embedding\]"):
-        trainer(tmp_path, [boundaries], 1).fit(module, loader())
-    assert module.hat.task is None
-    module.groups = [{"params": [*module.net.parameters()]}, {"params": [module.hat.embedding], "weight_decay": 0.0}]
-    for task in range(2):
-        run = trainer(tmp_path, [boundaries], 1)
-        run.fit(module, loader(task))
-        assert [group["lr"] for group in run.optimizers[0].param_groups] == [0.01, 0.01]
-    assert module.hat.tasks == [0, 1]
-    other = MaskedWithSchedule(lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 3))
-    trainer(tmp_path, [TaskBoundaries(other.hat)], 1).fit(other, loader())
-
-
-def test_hat_with_averaged_weights_is_an_error(tmp_path):
-    module = Masked()
-    with pytest.raises(ValueError, match=r"EMAWeightAveraging writes averaged weights .* HAT would then not keep"):
-        trainer(tmp_path, [TaskBoundaries(module.hat), EMAWeightAveraging()], 1).fit(module, loader())
-    assert module.hat.task is None
-
-
-def test_hat_without_its_penalty_is_an_error(tmp_path):
-    class Bare(Masked):
-        def training_step(self, pair, index):
-            return Regression.training_step(self, pair, index)
-
-    module = Bare()
-    with pytest.raises(RuntimeError, match="no step of task 0 has used penalty"):
-        trainer(tmp_path, [TaskBoundaries(module.hat)], 1).fit(module, loader())
-
-
-@pytest.mark.parametrize("engine_first", [True, False])
-def test_hat_keeps_the_outputs_of_a_task_beside_the_engine_and_resumes_within_a_task(engine_first, tmp_path):
-    def parts() -> tuple[Masked, list[Any]]:
-        module = Masked()
-        callbacks = [cbp(layers=lambda module: module.net, protect=module.hat), TaskBoundaries(module.hat)]
-        return module, callbacks if engine_first else callbacks[::-1]
-
-    module, callbacks = parts()
-    trainer(tmp_path, callbacks, 2).fit(module, loader())
-    first = module.outputs(0)
-    checkpoint = lightning.pytorch.callbacks.ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
-    trainer(tmp_path, [*callbacks, checkpoint], 2, enable_checkpointing=True).fit(module.train(), loader(1))
-    assert_same(module.outputs(0), first)
-    assert module.hat.tasks == [0, 1]
-    resumed, others = parts()
-    trainer(tmp_path, others, 2).fit(resumed, loader(1), ckpt_path=tmp_path / "epoch=0.ckpt")
-    results = [[dict(each.net.state_dict()), each.hat.embedding.detach(), each.hat.masks] for each in (resumed, module)]
-    assert_same(*results)
-
-
-def test_a_fit_after_one_that_failed_goes_on_with_its_task(tmp_path):
-    class Failing(lightning.Callback):
-        def on_train_batch_end(self, *arguments: Any) -> None:
-            raise KeyError("in the middle of a task")
-
-    module = Masked()
-    boundaries = TaskBoundaries(module.hat)
-    with pytest.raises(KeyError):
-        trainer(tmp_path, [boundaries, Failing()], 1).fit(module, loader())
-    assert (module.hat.task, module.hat.tasks) == (0, [])
-    trainer(tmp_path, [boundaries], 1).fit(module, loader())
-    assert (module.hat.task, module.hat.tasks, boundaries.ended) == (None, [0], 1)
-
-
-class Distilled(Regression):
-    """Adds the penalty of LwF from the second task on, and that of DER as told."""
-
-    def __init__(self, asked: bool) -> None:
-        super().__init__()
-        self.lwf, self.der, self.asked = gnt.LwF(self.net), gnt.DER(self.net, gnt.ReplayBuffer(20)), asked
-
-    def training_step(self, pair, index):
-        x, y = pair
-        output = self(x)
-        loss = F.mse_loss(output, y)
-        if self.lwf.tasks and self.asked:
-            loss = loss + self.lwf(x, output)
-        return loss + self.der(x, y, output) if self.asked else loss
-
-
-def test_a_penalty_that_training_step_does_not_add_is_reported_once(tmp_path):
-    module = Distilled(asked=True)
-    boundaries = TaskBoundaries(module.lwf, module.der, gnt.SI(module.net, 1.0))
-    for task in range(2):
-        trainer(tmp_path, [boundaries], 1).fit(module, loader(task))  # warnings are errors
-    assert "penalty" not in {**vars(module.lwf), **vars(module.der)}
-    module = Distilled(asked=False)
-    boundaries = TaskBoundaries(module.lwf, module.der)
-    with pytest.warns(UserWarning, match=r"penalty of DER is missing.*self\.der\.penalty\(x, y, output\)") as warned:
-        trainer(tmp_path, [boundaries], 1).fit(module, loader())
-    assert not [each for each in warned if "LwF" in str(each.message)]  # it has no penalty in the first task
-    with pytest.warns(UserWarning, match=r"penalty of LwF is missing.*self\.lwf\.penalty\(x, output\)") as warned:
-        trainer(tmp_path, [boundaries], 1).fit(module, loader())
-    assert not [each for each in warned if "penalty of DER" in str(each.message)]
-    trainer(tmp_path, [boundaries], 1).fit(module, loader())
-
-
 @pytest.mark.parametrize("find", [lambda net: gnt.walk(net), lambda net: list(gnt.walk(net)), lambda net: net])
 @pytest.mark.parametrize("by_function", [True, False])
 def test_layers_are_a_network_or_unit_groups_or_a_function_that_returns_them(find, by_function, tmp_path):
@@ -422,17 +199,6 @@ def test_the_data_of_callbacks_have_the_precision_of_the_module(precision, tmp_p
     assert list(log.history) == [4, 8, 12]
     dtype = {"bf16-true": torch.bfloat16, "64-true": torch.float64}[precision]
     assert {each.dtype for each in module.parameters()} == {dtype}
-
-
-def test_a_penalty_is_still_looked_for_after_a_first_batch_that_was_skipped(tmp_path):
-    class Skipping(Distilled):
-        def on_train_batch_start(self, pair: Any, index: int) -> int | None:
-            return -1 if self.trainer.current_epoch == 0 else None
-
-    module = Skipping(asked=False)
-    with pytest.warns(UserWarning, match="penalty of DER is missing"):
-        trainer(tmp_path, [TaskBoundaries(module.der)], 2).fit(module, loader())
-    assert "penalty" not in vars(module.der)
 
 
 REFUSED = [

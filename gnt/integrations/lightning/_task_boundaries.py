@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ExponentialLR, MultiStepLR, StepLR
 
 from gnt._utils.validation import check_counts
-from gnt.importance import step_was_skipped
 from gnt.integrations.lightning._penalty_calls import PenaltyCalls
+from gnt.integrations.lightning._step_calls import StepCalls
 from gnt.integrations.lightning._trainer import (
     check_network_function,
     in_precision,
@@ -37,7 +37,9 @@ class TaskBoundaries(Callback):
       ``begin_task`` is called;
     - before each batch, ``before_batch``: a batch that it returns takes the place of the present one, which has to be a
       list [x, y], as a DataLoader of (x, y) makes it;
-    - after each optimizer step, ``after_step`` of methods that are not attached;
+    - after each optimizer step, ``after_step`` of methods that are not attached, and of AGEM and GEM, which store the
+      batch there; with ``accumulate_grad_batches``, ``keep_batch`` after each batch that no step follows. If a step is
+      not made, ``discard``;
     - when training ends without an exception, ``end_task``.
 
     A penalty that reads the output (`gnt.DER`, `gnt.LwF`) or a parameter of its own (`gnt.HAT`) must be added in
@@ -86,7 +88,7 @@ class TaskBoundaries(Callback):
         check_network_function(net)
         self._net, self._data, self._optimizer = net, data, optimizer
         self._open, self.ended, self.task = False, 0, None
-        self._detach: list[Callable[[], Any]] = []
+        self._steps = StepCalls(self._methods)
         self._penalties = PenaltyCalls(self._methods)
         self._first_batch = False
 
@@ -98,10 +100,7 @@ class TaskBoundaries(Callback):
         for each in self._methods:
             if isinstance(each, nn.Module):
                 each.to(pl_module.device)
-        for detach in self._detach:
-            detach()
-        attached = [_attach(each, optimizer) for each in self._methods]
-        self._detach = [each for each in attached if each is not None]
+        self._steps.attach(optimizer)
         self._first_batch = True
         if self._open:
             for each in self._methods.having("resume"):
@@ -147,11 +146,13 @@ class TaskBoundaries(Callback):
         """Let methods see the batch, or put another one in its place."""
         if self._first_batch:
             self._penalties.watch()
+        automatic = pl_module.automatic_optimization
+        self._steps.begin_batch(starts_step=batch_idx % trainer.accumulate_grad_batches == 0 if automatic else None)
         if not any(self._methods.having("before_batch")):
             return
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise TypeError(f"methods of TaskBoundaries need batches [x, y], got {type(batch).__name__}")
-        learned = self._methods.before_batch(*batch)
+        learned = self._steps.before_batch(*batch)
         if any(new is not old for new, old in zip(learned, batch, strict=True)):
             if not isinstance(batch, list):
                 raise TypeError(
@@ -160,10 +161,16 @@ class TaskBoundaries(Callback):
                 )
             batch[:] = learned
 
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Note that a step is to be made."""
+        if optimizer is trainer.optimizers[self._optimizer]:
+            self._steps.before_optimizer_step()
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """After the first batch: warn of penalties that it did not ask for."""
+        """Keep a batch that no step has followed. After the first batch: warn of penalties that it did not ask for."""
+        self._steps.end_batch()
         if self._first_batch:
             self._first_batch = False
             self._penalties.warn()
@@ -171,9 +178,11 @@ class TaskBoundaries(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the methods as they were."""
         self._penalties.stop()
+        self._steps.discard()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the task."""
+        self._steps.discard()
         if self._open:
             self._methods.tell("end_task", self._info(trainer, pl_module))
             self._open, self.task = False, None
@@ -206,19 +215,3 @@ class TaskBoundaries(Callback):
             if state is not None:
                 each.load_state_dict(state)
         self.task, self._open, self.ended = state_dict["task"], state_dict["open"], state_dict["ended"]
-
-
-def _attach(method: Any, optimizer: Optimizer) -> Callable[[], Any] | None:
-    """Let a method act around the steps of an optimizer; the result ends it."""
-    if hasattr(method, "attach"):
-        attached = method.attach(optimizer)
-        detach: Callable[[], Any] = method.detach if hasattr(method, "detach") else attached.remove
-        return detach
-    if not hasattr(method, "after_step"):
-        return None
-
-    def after_step(*arguments: Any) -> None:
-        if not step_was_skipped(optimizer):
-            method.after_step()
-
-    return optimizer.register_step_post_hook(after_step).remove
