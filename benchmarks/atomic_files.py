@@ -41,6 +41,12 @@ def write_atomically(file: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise CannotRun(f"Cannot write {file}: {cause}. Existing files were not changed.") from error
 
 
+def remove_temporary_files(file: Path) -> None:
+    """Remove temporary files that `write_atomically` has left, because its process was killed; none may be running."""
+    for left in file.parent.glob(f".{file.name}-*"):
+        left.unlink(missing_ok=True)
+
+
 def write_json(file: Path, content: Any) -> None:
     """Write ``content`` as JSON, atomically."""
     text = json.dumps(content, indent=1) + "\n"

@@ -63,7 +63,7 @@ class Method:
         self._plain = partial(OPTIMIZERS[opt], lr=settings.lr, **options)
         self._layers = layers
         self._settings, self._seeds = settings, list(seeds)
-        self._init = {"init": init or ("default" if name == "redo" else "kaiming")}
+        self._init = {"init": init or ("auto" if name == "redo" else "kaiming")}
         self._device = device
         if hasattr(settings, "weight_decay") and settings.affects("weight_decay", name):
             options["weight_decay"] = settings.weight_decay

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from . import checkpoint, experiments, provenance
-from .atomic_files import read_json, write_atomically, write_json
+from .atomic_files import read_json, remove_temporary_files, write_atomically, write_json
 from .errors import START_OVER_HINT, CannotRun
 from .method_styles import COLOURS
 from .plasticity import Verdicts
@@ -128,7 +128,13 @@ class Run:
         except OSError as error:
             raise CannotRun(f"Cannot write to {self.folder}: {error}.") from error
         with lock:
+            self._remove_temporary_files()
             yield
+
+    def _remove_temporary_files(self) -> None:
+        """Remove what a process that was killed while it wrote a file has left."""
+        for file in (self._checkpoint, self._about):
+            remove_temporary_files(file)
 
     def make_training(self) -> Training:
         """Its training loop, from the start."""

@@ -25,7 +25,14 @@ class Settings(BaseSettings):
     sizes: ClassVar[dict[Any, Values]] = {
         "quick": {"tasks": 40, "epochs": 20, "train": 100, "test": 100, "batch": 20, "lr": 0.03},
         "fashion": {"tasks": 200, "epochs": 50, "train": 600, "test": 100},
-        "published": {"source": "imagenet", "tasks": 2000, "epochs": 250, "train": 600, "test": 100},
+        "published": {
+            "source": "imagenet",
+            "tasks": 2000,
+            "epochs": 250,
+            "train": 600,
+            "test": 100,
+            "utility": "adaptable_contribution",
+        },
     }
     durations: ClassVar[dict[str, str]] = {
         "quick": "about two minutes per run",

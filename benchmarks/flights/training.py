@@ -17,7 +17,7 @@ from ..saved_values import anything, fields, integer, mapping, sequence, text
 from ..seeds import stream
 from ..training import Row
 from ..training import Training as BaseTraining
-from .settings import Settings
+from .settings import KEPT, Settings
 from .stream import Flights, auc
 
 CHECK: Final = Check()
@@ -68,9 +68,10 @@ class Training(BaseTraining):
         return {**row, **gnt.metrics.Probe(net, self.method.units(net, probed), probed).measure()}
 
     def plasticity(self) -> Verdicts:
-        """The check learns the days after the last one."""
-        later = self.flights.days[self.settings.days :]
-        if not later or len(self.flights) * self.settings.epochs // self.settings.batch < SHORTEST:
+        """The check learns the two weeks after the last day."""
+        days, later = (self.flights.days[part] for part in (slice(self.total), slice(self.total, self.total + KEPT)))
+        learned = sum(len(self.flights.day(day)[0]) for day in days)
+        if not later or learned * self.settings.epochs // self.settings.batch < SHORTEST:
             return {}
         x, y = (torch.cat(part) for part in zip(*map(self.flights.day, later), strict=True))
         return self.method.plasticity([(x, y)] * len(self.seeds), CHECK)

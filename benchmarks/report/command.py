@@ -80,7 +80,7 @@ def _write(found: FoundRuns, to: Path, *, keep: bool, records: bool, quiet: bool
         write_atomically(file, lambda stream, content=content: stream.write(content))  # type: ignore[misc]
     write_json(to / SUMMARIES, as_json(page.summaries))
     if records:
-        pack(to, experiments.NAMES, found.runs)
+        pack(to, experiments.NAMES, found.runs, keep=keep)
     for file in old - drawn.keys():
         file.unlink(missing_ok=True)
     texts = [f"{len(found.runs)} runs, {len(drawn)} pictures."]

@@ -119,8 +119,9 @@ def problems(runs: Sequence[Run]) -> list[Problem]:
 
 def _order(cls: Any, run: Run) -> tuple[Any, ...]:
     """Sort key: methods in the experiment's order, then tuning ascending, then larger ensembles first."""
-    own = run.settings.affecting(run.method)
-    return (cls.methods.index(run.method), [own[name] for name in sorted(own)], -len(run.seeds), run.seeds)
+    names = sorted(field.name for field in dataclasses.fields(cls) if cls.affects(field.name, run.method))
+    tuning = [getattr(run.settings, name) for name in names]
+    return (cls.methods.index(run.method), tuning, -len(run.seeds), run.seeds)
 
 
 def _rank(problem: Problem) -> tuple[int, int, int]:

@@ -46,7 +46,7 @@ def unpack(to: Path, names: Sequence[str], into: Path) -> None:
             target.write_bytes(content)
 
 
-def pack(to: Path, names: Sequence[str], runs: Iterable[Run]) -> None:
+def pack(to: Path, names: Sequence[str], runs: Iterable[Run], *, keep: bool = False) -> None:
     """Write the archives of these runs, and delete those of the other experiments in ``names``.
 
     An archive that already has the same content is left as it is. Equal records give equal bytes.
@@ -55,6 +55,7 @@ def pack(to: Path, names: Sequence[str], runs: Iterable[Run]) -> None:
         to: the page's folder.
         names: all experiments.
         runs: the finished runs.
+        keep: archived records of other runs stay, those that this version cannot read among them.
     """
     members: dict[str, dict[str, bytes]] = {}
     for run in runs:
@@ -63,10 +64,12 @@ def pack(to: Path, names: Sequence[str], runs: Iterable[Run]) -> None:
         own.update({f"{place}/{part}": run.path(part).read_bytes() for part in _FILES})
     for name in names:
         file = _archive(to, name)
-        if name not in members:
+        archived = _read(file, name) if file.exists() else {}
+        own = {**(archived if keep else {}), **members.get(name, {})}
+        if not own:
             file.unlink(missing_ok=True)
-        elif not file.exists() or _read(file, name) != members[name]:
-            content = _compressed(members[name])
+        elif own != archived:
+            content = _compressed(own)
             write_atomically(file, lambda stream, content=content: stream.write(content))  # type: ignore[misc]
 
 

@@ -25,8 +25,8 @@ class Settings(BaseSettings):
     ensemble_methods: ClassVar[tuple[str, ...]] = trained_together(METHODS)
     sizes: ClassVar[dict[Any, Values]] = {
         "quick": {"steps": 300_000},
-        "published": {"steps": 1_000_000},
-        "one_bit": {"steps": 3_000_000, "variant": "one_bit"},
+        "published": {"steps": 1_000_000, "utility": "adaptable_contribution"},
+        "one_bit": {"steps": 3_000_000, "variant": "one_bit", "utility": "adaptable_contribution"},
     }
     durations: ClassVar[dict[str, str]] = {"quick": "about three minutes on two cores"}
 

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.experiment_options import parse_plan
 from tests.helpers.commands import checkpoints, finish, kill, records, run, run_here, start, table, until
-from tests.helpers.finished_runs import train
+from tests.helpers.finished_runs import REGRESSION, planned_runs, train
 
 FREQUENT = ["--bin", 250, "--flip-every", 600, "--replacement-rate", 0.01, "--maturity-threshold", 20]
 CBP = ["slowly_changing_regression", "--methods", "continual_backprop", *FREQUENT]
@@ -29,6 +29,16 @@ def uninterrupted(command: list[object], out: Path) -> dict[str, bytes]:
     finally:
         torch.set_flush_denormal(False)
     return records(out)
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
+    (run,) = planned_runs(tmp_path, REGRESSION, "backprop", seeds=1)
+    run.folder.mkdir(parents=True)
+    left = [run.folder / name for name in (".checkpoint.pt-x1", ".about.json-x2")]
+    for file in left:
+        file.write_bytes(b"0")
+    with run.lock(0):
+        assert not any(file.exists() for file in left)
 
 
 def test_runs_killed_at_random_moments_give_the_same_records(tmp_path: Path) -> None:

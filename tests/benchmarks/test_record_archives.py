@@ -74,6 +74,30 @@ def test_without_the_option_archives_are_neither_read_nor_changed(tmp_path: Path
     assert files(tmp_path / "to" / "records") == before
 
 
+def test_keep_leaves_archived_records_that_cannot_be_read_any_more(tmp_path: Path) -> None:
+    make(tmp_path / "old", "backprop", REGRESSION)
+    page = report(tmp_path / "old", tmp_path / "to", "--records")
+    (archive,) = (tmp_path / "to" / "records").iterdir()
+    for record in (tmp_path / "old").rglob("record.jsonl"):
+        record.write_text(record.read_text().replace('"revision": ', '"revision": 9', 1))
+    with tarfile.open(archive, "w:xz") as earlier:
+        for file in (tmp_path / "old").rglob("*.json*"):
+            earlier.add(file, str(file.relative_to(tmp_path / "old")))
+    before = archive.read_bytes()
+    make(tmp_path / "new", "backprop")
+    assert parts(report(tmp_path / "new", tmp_path / "to", "--keep", "--records"), REGRESSION) == parts(
+        page, REGRESSION
+    )
+    assert archive.read_bytes() == before
+
+
+def test_runs_with_and_without_compiled_steps_are_in_one_report(tmp_path: Path) -> None:
+    for compile in ("no", "yes"):
+        for run in planned_runs(tmp_path / "out", DIGITS, "backprop snr", compile=compile):
+            write_record(run)
+    assert "| SNR |" in report(tmp_path / "out", tmp_path / "to")
+
+
 def test_keep_refuses_to_lose_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(tmp_path / "out", "backprop continual_backprop", seeds=3)
     report(tmp_path / "out", tmp_path / "to")
