@@ -8,7 +8,7 @@ import lightning
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
 
 import gnt
 from gnt.integrations.lightning import TaskBoundaries
@@ -210,3 +210,51 @@ def test_a_penalty_is_still_looked_for_after_a_first_batch_that_was_skipped(tmp_
     with pytest.warns(UserWarning, match="penalty of DER is missing"):
         trainer(tmp_path, [TaskBoundaries(module.der)], 2).fit(module, loader())
     assert "penalty" not in vars(module.der)
+
+
+class Averaged(Regression):
+    def __init__(self) -> None:
+        super().__init__()
+        self.ewc = gnt.EWC(self.net, 1.0, likelihood="gaussian")
+
+
+@pytest.mark.parametrize("average", [EMAWeightAveraging, lambda: StochasticWeightAveraging(0.1, 0.5)])
+def test_averaging_is_listed_before_tasks_end(average, tmp_path):
+    module = Averaged()
+    boundaries = TaskBoundaries(module.ewc, net=lambda module: module.net)
+    with pytest.raises(ValueError, match=r"Averaging is listed after TaskBoundaries: .* List it before"):
+        trainer(tmp_path, [boundaries, average()], 1).fit(module, loader())
+    replay = TaskBoundaries(gnt.ExperienceReplay(gnt.ReplayBuffer(20)))  # has no end_task
+    trainer(tmp_path, [replay, EMAWeightAveraging()], 1).fit(Regression(), loader())
+    trainer(tmp_path, [EMAWeightAveraging(decay=0.9), boundaries], 2).fit(module, loader())
+    assert module.ewc.tasks == 1
+    assert_same(list(module.ewc._anchors), [each.detach() for each in module.net.parameters()])
+
+
+@pytest.mark.parametrize("kind", ["AGEM", "GEM"])
+def test_the_next_task_begins_after_a_checkpoint_was_loaded(kind, tmp_path):
+    def parts() -> tuple[Regression, Any, TaskBoundaries]:
+        module = Regression()
+        buffer = gnt.ReplayBuffer(200, generator=torch.Generator().manual_seed(1))
+        method = gnt.AGEM(module.net, buffer, F.mse_loss) if kind == "AGEM" else gnt.GEM(module.net, F.mse_loss)
+        return module, method, TaskBoundaries(method)
+
+    module, _, boundaries = parts()
+    run = trainer(tmp_path, [boundaries], 1)
+    run.fit(module, loader())
+    run.save_checkpoint(tmp_path / "task0.ckpt")
+    checkpoint = lightning.pytorch.callbacks.ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
+    module, method, boundaries = parts()
+    run = trainer(tmp_path, [boundaries, checkpoint], 3, enable_checkpointing=True)
+    run.fit(module, loader(1), ckpt_path=tmp_path / "task0.ckpt")
+    assert (method.task, boundaries.ended) == (1, 2)
+    again, resumed, boundaries = parts()  # in the middle of the second task, which does not begin twice
+    trainer(tmp_path, [boundaries], 3).fit(again, loader(1), ckpt_path=tmp_path / "epoch=1.ckpt")
+    assert_same(
+        [dict(module.net.state_dict()), method.state_dict()], [dict(again.net.state_dict()), resumed.state_dict()]
+    )
+    assert (resumed.task, boundaries.ended) == (1, 2)
+    if kind == "AGEM":
+        assert method.buffer.sample(200).task.bincount().tolist() == [48, 96]
+    else:
+        assert {task: memory.seen for task, memory in method.memories.items()} == {0: 48, 1: 96}

@@ -171,3 +171,54 @@ def test_batches_without_a_step_are_dropped_at_the_end_of_a_fit_and_after_an_err
         trainer(tmp_path, [boundaries], 1, accumulate_grad_batches=2).fit(Failing(), loader())
     trainer(tmp_path, [boundaries], 1, accumulate_grad_batches=2).fit(Regression(), loader())
     assert replay.buffer.seen == 3 * 16 + 48
+
+
+class Halving:
+    """Halves the gradients and notes their sum."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net, self.sums = net, []
+
+    def after_backward(self) -> None:
+        for each in self.net.parameters():
+            each.grad *= 0.5
+        self.sums.append(sum(float(each.grad.sum()) for each in self.net.parameters()))
+
+
+@EACH_BATCH_AND_EACH_STEP_OF_TWO
+def test_gradients_can_be_changed_once_in_each_step(batches, tmp_path):
+    module = Regression()
+    method = Halving(module.net)
+    trainer(tmp_path, [TaskBoundaries(method)], 1, accumulate_grad_batches=batches).fit(module, loader())
+    net = mlp()
+    own, optimizer = Halving(net), torch.optim.AdamW(net.parameters(), lr=0.01)
+    pairs = list(loader())
+    for first in range(0, len(pairs), batches):
+        optimizer.zero_grad()
+        for x, y in pairs[first : first + batches]:
+            (F.mse_loss(net(x), y) / batches).backward()
+        own.after_backward()
+        optimizer.step()
+    assert method.sums == own.sums
+    assert_same(dict(module.net.state_dict()), dict(net.state_dict()))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_gradients_that_methods_change_are_not_scaled(fused, tmp_path):
+    class Own(Regression):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.01, fused=fused)
+
+    results = []
+    for scale in (4.0, 1024.0):
+        module = Own()
+        method = Halving(module.net)
+        scaled = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale))
+        run = trainer(tmp_path, [TaskBoundaries(method)], 1, plugins=[scaled])
+        if fused:
+            with pytest.raises(ValueError, match=r"Halving has after_backward, which .* give SGD fused=False"):
+                run.fit(module, loader())
+            return
+        run.fit(module, loader())
+        results.append(method.sums)
+    assert results[0] == pytest.approx(results[1], rel=1e-2)

@@ -13,7 +13,7 @@ from gnt.learners import Methods
 
 
 class StepCalls:
-    """Calls `before_batch`, `keep_batch`, `after_step` and `discard` of methods.
+    """Calls `before_batch`, `keep_batch`, `after_backward`, `after_step` and `discard` of methods.
 
     With gradient accumulation a step has several batches: `keep_batch` is called after each that no step follows. If
     the step is not made, because a GradScaler skips it or the epoch ends, `discard` is called.
@@ -31,8 +31,21 @@ class StepCalls:
         self._open = False  # a batch has begun, and its step was not made
         self._due = False  # a step was to be made since the latest batch began
 
-    def attach(self, optimizer: Optimizer) -> None:
-        """Act around the steps of this optimizer, and no more around those of the one before."""
+    def attach(self, optimizer: Optimizer, *, scaled: bool) -> None:
+        """Act around the steps of this optimizer, and no more around those of the one before.
+
+        Args:
+            optimizer: the optimizer.
+            scaled: gradients are scaled until the optimizer's step.
+
+        Raises:
+            ValueError: scaled gradients for a method that is called before the step.
+        """
+        if scaled and (calls := self._before_step()):
+            raise ValueError(
+                f"{type(calls[0].__self__).__name__} has {calls[0].__name__}, which would get gradients that are "
+                f"multiplied by the factor of the GradScaler: give {type(optimizer).__name__} fused=False"
+            )
         for detach in self._detach:
             detach()
         self._detach = []
@@ -60,8 +73,19 @@ class StepCalls:
         return self._methods.before_batch(x, y)
 
     def before_optimizer_step(self) -> None:
-        """The gradients of a step are complete."""
+        """The gradients of a step are complete and not scaled."""
         self._due = True
+        for function in self._before_step():
+            function()
+
+    def _before_step(self) -> list[Any]:
+        """What is called when the gradients of a step are complete, as in a learner.
+
+        Penalties of methods that have ``penalty``, too, are part of the loss that ``training_step`` returns.
+        """
+        own = Methods(each for each in self._methods if not hasattr(each, "attach"))
+        added = [each.penalty_backward for each in own.having("penalty_backward") if not hasattr(each, "penalty")]
+        return added + [each.after_backward for each in own.having("after_backward")]
 
     def end_batch(self) -> None:
         """A batch ends: if no step was made, methods keep it for a later one."""

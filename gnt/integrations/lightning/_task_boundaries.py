@@ -19,6 +19,7 @@ from gnt.integrations.lightning._trainer import (
     key_of_callback,
     optimizer_of,
     steps_per_epoch,
+    unscales_in_step,
     weight_averaging,
 )
 from gnt.learners import Methods
@@ -34,9 +35,10 @@ class TaskBoundaries(Callback):
     It does what a learner does with ``methods=[...]`` (`gnt.Backprop`), as far as a callback can:
 
     - when a fit starts, methods with ``attach`` (EWC, SI, MAS, AGEM, GEM) are attached to the optimizer, and
-      ``begin_task`` is called;
+      ``begin_task`` is called, of those methods after a checkpoint was loaded;
     - before each batch, ``before_batch``: a batch that it returns takes the place of the present one, which has to be a
       list [x, y], as a DataLoader of (x, y) makes it;
+    - before each optimizer step, ``after_backward`` of methods that are not attached; gradients are not clipped yet;
     - after each optimizer step, ``after_step`` of methods that are not attached, and of AGEM and GEM, which store the
       batch there; with ``accumulate_grad_batches``, ``keep_batch`` after each batch that no step follows. If a step is
       not made, ``discard``;
@@ -62,9 +64,11 @@ class TaskBoundaries(Callback):
         ended: number of tasks that have ended.
 
     Raises:
-        TypeError, ValueError: what `gnt.Backprop` refuses as methods; an optimizer that does not exist; a batch that is
+        TypeError, ValueError: what `gnt.Backprop` refuses as methods; an optimizer that does not exist, or a fused one
+            with a GradScaler for methods with ``after_backward``, which would get scaled gradients; a batch that is
             no pair; `gnt.HAT` with a learning-rate scheduler for an optimizer that does not hold ``hat.embedding``, or
-            with Lightning's ``WeightAveraging``.
+            with Lightning's ``WeightAveraging``, which has to be listed before this callback if a method has
+            ``end_task``.
 
     >>> import gnt, torch
     >>> from gnt.integrations.lightning import TaskBoundaries
@@ -88,37 +92,59 @@ class TaskBoundaries(Callback):
         check_network_function(net)
         self._net, self._data, self._optimizer = net, data, optimizer
         self._open, self.ended, self.task = False, 0, None
+        self._to_begin = False  # attached methods, once the optimizer's state was loaded
         self._steps = StepCalls(self._methods)
         self._penalties = PenaltyCalls(self._methods)
         self._first_batch = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Attach the methods to the optimizer, and begin the task, or go on with it after a checkpoint was loaded."""
+        """Attach the methods to the optimizer; begin the task, or go on with it after a checkpoint was loaded.
+
+        Methods with ``attach`` begin it in `on_train_start`: their state is loaded later, with the optimizer's.
+        """
         optimizer = optimizer_of(trainer, self._optimizer, "TaskBoundaries")
         self._check_averaging(trainer)
         self._check_schedulers(trainer, optimizer)
         for each in self._methods:
             if isinstance(each, nn.Module):
                 each.to(pl_module.device)
-        self._steps.attach(optimizer)
+        self._steps.attach(optimizer, scaled=unscales_in_step(trainer, optimizer))
         self._first_batch = True
         if self._open:
             for each in self._methods.having("resume"):
                 each.resume(optimizer)
             return
-        steps = steps_per_epoch(trainer)
+        self._begin_task(trainer, pl_module, attached=False)
+        self._open = self._to_begin = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin the task of methods that are attached to the optimizer, whose state was loaded by now."""
+        if self._to_begin:
+            self._begin_task(trainer, pl_module, attached=True)
+            self._to_begin = False
+
+    def _begin_task(self, trainer: Trainer, module: LightningModule, *, attached: bool) -> None:
+        optimizer, steps = optimizer_of(trainer, self._optimizer, "TaskBoundaries"), steps_per_epoch(trainer)
         info = {"optimizer": optimizer, **({} if steps is None else {"steps_per_epoch": steps})}
-        self._methods.tell("begin_task", {**self._info(trainer, pl_module), **info})
-        self._open = True
+        methods = Methods(each for each in self._methods if hasattr(each, "attach") is attached)
+        methods.tell("begin_task", {**self._info(trainer, module), **info})
 
     def _check_averaging(self, trainer: Trainer) -> None:
-        """Raise ValueError if Lightning averages weights of a network with HAT."""
+        """Raise ValueError if Lightning averages weights of a network with HAT, or after a task has ended."""
         hat = next((type(each).__name__ for each in self._methods if isinstance(each, HAT)), None)
         averaging = weight_averaging(trainer)
         if hat is not None and averaging:
             raise ValueError(
                 f"{type(averaging[0]).__name__} writes averaged weights into the network after the task has ended, and "
                 f"{hat} would then not keep the outputs of the task: leave one of the two out"
+            )
+        later = weight_averaging(trainer, after=self)
+        ending = next((type(each).__name__ for each in self._methods.having("end_task")), None)
+        if later and ending is not None:
+            name = type(later[0]).__name__
+            raise ValueError(
+                f"{name} is listed after TaskBoundaries: it would write averaged weights into the network after "
+                f"{ending} has ended the task on others. List it before: callbacks=[{name}(...), TaskBoundaries(...)]"
             )
 
     def _check_schedulers(self, trainer: Trainer, optimizer: Optimizer) -> None:
@@ -162,7 +188,7 @@ class TaskBoundaries(Callback):
             batch[:] = learned
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Note that a step is to be made."""
+        """Call ``after_backward`` of methods that are not attached to the optimizer."""
         if optimizer is trainer.optimizers[self._optimizer]:
             self._steps.before_optimizer_step()
 
@@ -215,3 +241,4 @@ class TaskBoundaries(Callback):
             if state is not None:
                 each.load_state_dict(state)
         self.task, self._open, self.ended = state_dict["task"], state_dict["open"], state_dict["ended"]
+        self._to_begin = False

@@ -30,12 +30,23 @@ def optimizer_of(trainer: Any, number: int, callback: str) -> Optimizer:
     return optimizers[number]
 
 
-_WeightAveraging: Any = getattr(lightning_callbacks, "WeightAveraging", ())  # since 2.6
+_AVERAGING: tuple[Any, ...] = tuple(
+    getattr(lightning_callbacks, name)
+    for name in ("WeightAveraging", "StochasticWeightAveraging")
+    if hasattr(lightning_callbacks, name)  # the first since 2.6
+)
 
 
-def weight_averaging(trainer: Any) -> list[Any]:
-    """The trainer's callbacks that average weights: ``WeightAveraging`` and ``EMAWeightAveraging``."""
-    return [callback for callback in trainer.callbacks if isinstance(callback, _WeightAveraging)]
+def weight_averaging(trainer: Any, after: Any = None) -> list[Any]:
+    """The trainer's callbacks that average weights, such as ``EMAWeightAveraging``, and write them back at the end.
+
+    Args:
+        trainer: the trainer.
+        after: only those that are listed after this callback.
+    """
+    callbacks = trainer.callbacks
+    start = 0 if after is None else next((n for n, each in enumerate(callbacks) if each is after), len(callbacks))
+    return [callback for callback in callbacks[start:] if isinstance(callback, _AVERAGING)]
 
 
 def averaged_models(trainer: Any) -> list[AveragedModel]:
@@ -86,6 +97,12 @@ class _Converted:
 
     def __call__(self, samples: Any) -> Any:
         return self._convert(self._collate(samples))
+
+
+def unscales_in_step(trainer: Any, optimizer: Optimizer) -> bool:
+    """True if gradients are multiplied by the factor of a GradScaler until the step, as for fused optimizers."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    return scaler is not None and bool(getattr(optimizer, "_step_supports_amp_scaling", False))
 
 
 def steps_per_epoch(trainer: Any) -> int | None:
