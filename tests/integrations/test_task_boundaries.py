@@ -258,3 +258,25 @@ def test_the_next_task_begins_after_a_checkpoint_was_loaded(kind, tmp_path):
         assert method.buffer.sample(200).task.bincount().tolist() == [48, 96]
     else:
         assert {task: memory.seen for task, memory in method.memories.items()} == {0: 48, 1: 96}
+
+
+@pytest.mark.parametrize("kind", ["SI", "EWC", "HAT"])
+def test_a_checkpoint_of_the_end_of_training_ends_its_task(kind, tmp_path):
+    def parts() -> tuple[Regression, Any, TaskBoundaries]:
+        module = Masked() if kind == "HAT" else Regression()
+        makers = {"SI": lambda: gnt.SI(module.net, 1.0), "EWC": lambda: gnt.EWC(module.net, 1.0, likelihood="gaussian")}
+        method = module.hat if isinstance(module, Masked) else makers[kind]()
+        return module, method, TaskBoundaries(method, net=lambda module: module.net)
+
+    checkpoint = lightning.pytorch.callbacks.ModelCheckpoint(tmp_path, save_last=True)
+    whole, expected, boundaries = parts()
+    trainer(tmp_path, [boundaries, checkpoint], 2, enable_checkpointing=True).fit(whole, loader())
+    module, method, boundaries = parts()
+    trainer(tmp_path, [boundaries], 2, limit_train_batches=0).fit(module, loader(), ckpt_path=tmp_path / "last.ckpt")
+    assert boundaries.ended == 0  # nothing to train on
+    module, method, boundaries = parts()
+    trainer(tmp_path, [boundaries], 2).fit(module, loader(), ckpt_path=tmp_path / "last.ckpt")
+    assert boundaries.ended == 1
+    assert_same([dict(module.state_dict()), method.state_dict()], [dict(whole.state_dict()), expected.state_dict()])
+    trainer(tmp_path, [boundaries], 1).fit(module, loader(1))
+    assert boundaries.ended == 2

@@ -46,10 +46,10 @@ class TaskBoundaries(Callback):
 
     A penalty that reads the output (`gnt.DER`, `gnt.LwF`) or a parameter of its own (`gnt.HAT`) must be added in
     ``training_step``: ``loss + self.hat.penalty()``. If the first batch of a fit does not ask for it, there is a
-    warning (HAT raises an error). Hooks get what their signatures name of ``net``, ``task``,
-    ``data``, ``optimizer`` and ``steps_per_epoch`` (in optimizer steps). A fit that is resumed from a checkpoint goes
-    on with its task. States are part of checkpoints: attached methods' with the optimizer's state, others' with this
-    callback's.
+    warning (HAT raises an error). Hooks get what their signatures name of ``net``, ``task``, ``data``, ``optimizer``
+    and ``steps_per_epoch`` (in optimizer steps). A fit that is resumed from a checkpoint goes on with its task, or only
+    ends it if all its epochs are done. States are part of checkpoints: attached methods' with the optimizer's state,
+    others' with this callback's.
 
     Args:
         methods: the methods.
@@ -93,6 +93,7 @@ class TaskBoundaries(Callback):
         self._net, self._data, self._optimizer = net, data, optimizer
         self._open, self.ended, self.task = False, 0, None
         self._to_begin = False  # attached methods, once the optimizer's state was loaded
+        self._resumed = False  # the task is of a checkpoint, and was not trained since
         self._steps = StepCalls(self._methods)
         self._penalties = PenaltyCalls(self._methods)
         self._first_batch = False
@@ -119,6 +120,7 @@ class TaskBoundaries(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin the task of methods that are attached to the optimizer, whose state was loaded by now."""
+        self._resumed = False
         if self._to_begin:
             self._begin_task(trainer, pl_module, attached=True)
             self._to_begin = False
@@ -209,9 +211,20 @@ class TaskBoundaries(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the task."""
         self._steps.discard()
+        self._end_task(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End the task of a checkpoint from the end of its training: Lightning then trains no more."""
+        if self._resumed and trainer.limit_train_batches and trainer.num_training_batches:
+            pl_module.to(trainer.strategy.root_device)  # Lightning has moved it to the CPU already
+            self._end_task(trainer, pl_module)
+            pl_module.cpu()
+
+    def _end_task(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._open:
             self._methods.tell("end_task", self._info(trainer, pl_module))
-            self._open, self.task = False, None
+            self._open = self._resumed = False
+            self.task = None
             self.ended += 1
 
     @property
@@ -241,4 +254,4 @@ class TaskBoundaries(Callback):
             if state is not None:
                 each.load_state_dict(state)
         self.task, self._open, self.ended = state_dict["task"], state_dict["open"], state_dict["ended"]
-        self._to_begin = False
+        self._to_begin, self._resumed = False, self._open

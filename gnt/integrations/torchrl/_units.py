@@ -75,13 +75,28 @@ def units(loss: LossModule, networks: Sequence[str] | None = None) -> list[UnitG
             if id(inner) not in seen:
                 seen.add(id(inner))
                 prefix = f"{name}.{path}" if len(lists) > 1 else name
-                layers = [layer for child in inner for layer in (child if isinstance(child, MLP) else [child])]
-                last = max(number for number, layer in enumerate(layers) if isinstance(layer, WEIGHT_LAYERS))
+                layers = list(_flat(inner))
+                last = max(number for number, layer in enumerate(layers) if _has_weights(layer))
                 layers = layers[: last + 1]  # without what computes mean and deviation of the outputs
                 groups += (dataclasses.replace(group, name=f"{prefix}.{group.name}") for group in walk(layers))
     if not groups:
         raise ValueError(f"{', '.join(chosen) or kind} has no hidden layer")
     return groups
+
+
+def _flat(layers: nn.Sequential) -> Iterator[nn.Module]:
+    """The layers of a list, and of the lists in it that run one layer after the other."""
+    for layer in layers:
+        if isinstance(layer, MLP) or (
+            isinstance(layer, nn.Sequential) and type(layer).forward is nn.Sequential.forward
+        ):
+            yield from _flat(layer)
+        else:
+            yield layer
+
+
+def _has_weights(layer: nn.Module) -> bool:
+    return any(isinstance(each, WEIGHT_LAYERS) for each in layer.modules())
 
 
 def _lists_of_layers(name: str, network: nn.Module) -> Iterator[tuple[str, Any]]:

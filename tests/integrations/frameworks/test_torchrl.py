@@ -182,3 +182,25 @@ def test_the_actor_of_redq_is_refused_because_it_is_stacked_too():
     loss = REDQLoss(actor(), critic, action_spec=None, target_entropy=-2.0)
     with pytest.raises(ValueError, match="actor_network of REDQLoss cannot be replaced: the weights of several"):
         units(loss, networks=["actor_network"])
+
+
+def block(inputs, outputs):
+    return torch.nn.Sequential(torch.nn.Linear(inputs, outputs), torch.nn.ReLU())
+
+
+def head():
+    return torch.nn.Sequential(block(16, 8), torch.nn.Linear(8, 2))
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        torch.nn.Sequential(block(3, 16), head()),
+        torch.nn.Sequential(MLP(3, 16, num_cells=[]), torch.nn.ReLU(), torch.nn.Sequential(head())),
+        torch.nn.Sequential(torch.nn.Linear(3, 16), torch.nn.ReLU(), head(), torch.nn.Identity()),
+    ],
+)
+def test_nested_lists_are_opened(net):
+    actor = QValueActor(net, in_keys=["observation"], action_space="categorical")
+    groups = units(DQNLoss(actor, action_space="categorical"))
+    assert [(group.name, group.num_units) for group in groups] == [("value_network.0", 16), ("value_network.2", 8)]
