@@ -182,7 +182,7 @@ class UPGD(Optimizer):
                 if key not in state:
                     state[key] = torch.zeros_like(param, dtype=_wide(param), memory_format=torch.preserve_format)
             corrections.append(1.0 - group["decay_rate"] ** state["step"])
-        grads, weights = _widened([p.grad for p in params]), _widened(params)
+        grads, weights = _gradients(params), _widened(params)
         utilities = [self.state[p]["avg_utility"] for p in params]
         if fits_kernel(self.kernels, params, grads, utilities):
             of_members = update_utilities(utilities, grads, weights, group["decay_rate"], self.members)
@@ -265,7 +265,7 @@ class UPGD(Optimizer):
     def _directions(self, group: Mapping[str, Any], params: list[Tensor]) -> list[Tensor]:
         """The gradients, or Adam's steps."""
         if group["betas"] is None:
-            return _widened([p.grad for p in params])
+            return _gradients(params)
         steps = [self.state[p]["step"] for p in params]
         first, second = group["betas"]
         means = torch._foreach_div([self.state[p]["exp_avg"] for p in params], [1.0 - first**k for k in steps])
@@ -302,7 +302,7 @@ class UPGD(Optimizer):
             raise ValueError(f"state_dict is not one of UPGD: it lacks {', '.join(map(repr, lacking))}, got {got}")
         kinds = [random_state(each) for each in self.generators]
         states = sequence(kinds, f"{len(kinds)} states of generators")(Entry("generators"), state_dict["generators"])
-        check_saved_options(self, state_dict, tuple(self.defaults), _check_options)
+        check_saved_options(self, state_dict, _OPTIONS, _check_options)
         for param, saved, _ in saved_entries(self, state_dict):
             check_entries(self, param, saved, _AVERAGES[:1], ("step", *_AVERAGES[1:]))
             check_entries(self, param, saved, _AVERAGES, ("step",), required=False)
@@ -334,6 +334,11 @@ def _wide(tensor: Tensor) -> torch.dtype:
 
 def _widened(tensors: Sequence[Any]) -> list[Tensor]:
     return [each.to(_wide(each)) for each in tensors]
+
+
+def _gradients(params: Sequence[Any]) -> list[Tensor]:
+    """The gradients, in the dtype of the state."""
+    return [p.grad.to(_wide(p)) for p in params]
 
 
 def _check_options(options: Mapping[str, Any], *, read_devices: bool = True) -> None:

@@ -115,6 +115,35 @@ def test_a_resumed_run_equals_an_uninterrupted_one(dtype: torch.dtype) -> None:
     assert optimizer.state[next(net.parameters())]["avg_utility"].dtype is torch.promote_types(dtype, torch.float32)
 
 
+def test_a_state_can_be_loaded_again_and_into_a_copy() -> None:
+    net = make_net()
+    optimizer = UPGD(net.parameters(), lr=0.1)
+    backward(net, 0)
+    optimizer.step()
+    state = copy.deepcopy(optimizer.state_dict())
+    copied = copy.deepcopy(optimizer)
+    for each in (optimizer, optimizer, copied):
+        each.load_state_dict(state)
+        each.load_state_dict(each.state_dict())
+
+
+@pytest.mark.skipif(not hasattr(torch.Tensor, "grad_dtype"), reason="this torch has no gradients of another dtype")
+@pytest.mark.parametrize("kernels", [None, False])
+@pytest.mark.parametrize("betas", [None, (0.9, 0.99)])
+@pytest.mark.parametrize("dtypes", [(torch.float64, torch.float32), (torch.float32, torch.float64)], ids=str)
+def test_gradients_of_another_dtype_act_as_those_of_the_state(
+    dtypes: tuple[torch.dtype, torch.dtype], betas: tuple[float, float] | None, kernels: bool | None
+) -> None:
+    own, of_gradient = dtypes
+    weights = [nn.Parameter(torch.linspace(-1, 1, 15, dtype=own).view(5, 3)) for _ in range(2)]
+    gradient = torch.linspace(2, -1, 15).view(5, 3)
+    weights[0].grad_dtype = of_gradient
+    for weight, dtype in zip(weights, (of_gradient, own), strict=True):
+        weight.grad = gradient.to(dtype)
+        UPGD([weight], lr=0.1, sigma=0.0, betas=betas, kernels=kernels).step()
+    assert torch.equal(*weights)
+
+
 def test_errors_name_the_option_and_change_nothing() -> None:
     net = make_net()
     for wrong, message in [
