@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import operator
 import weakref
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -188,6 +189,9 @@ def _after_any_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[st
     if not layers:
         return
     batches = [(layer.engine, layer.take_features()) for layer in layers]
+    for engine, _ in batches:
+        if engine.updates == 0 and engine.optimizer_state is not None:
+            engine.optimizer_state.check(engine.groups)  # the state exists now: not only at the first replacement
     work = _with_samples([(engine, batch, engine.signals(batch)) for engine, batch in batches])
     for engine, *_ in work:
         engine.read_protection()
@@ -196,10 +200,20 @@ def _after_any_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[st
             engine.evaluate(batch, signals if signals[0].shared else None)
     for engine, *_ in work:
         engine.advance()
-    due = [engine.select_due() for engine, *_ in work]
-    for (engine, *_), units in zip(work, due, strict=True):
-        engine.replaced = units
-        engine.replace_units(units, [None], selected=True)
+    _replace_due([engine for engine, *_ in work])
+
+
+def _replace_due(engines: Sequence[GnT]) -> None:
+    """Select the units of all engines, then replace them; if an engine refuses, those after it replace none, either."""
+    due = deque([(engine, engine.find_due()) for engine in engines])
+    try:
+        while due:
+            engine, accumulated = due.popleft()
+            engine.replace_due(accumulated)
+    except BaseException:
+        for engine, accumulated in due:
+            engine.leave_due(accumulated)
+        raise
 
 
 def _leave_out(layer: SteppedLayer) -> None:

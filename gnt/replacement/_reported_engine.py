@@ -73,7 +73,7 @@ class ReportedEngine(SavedEngine):
         return Report.from_groups(
             self.groups,
             self.updates,
-            self.replacement_rate if self.soft is None else 0.0,  # soft replacement replaces no unit as a whole
+            self._rate_of_whole_units,
             self.slot_inits,
             self.left_out(),
             self.notes,
@@ -103,5 +103,10 @@ class ReportedEngine(SavedEngine):
         check_positive(most=most)
         movable = self.protection.movable_biases(self.groups) if self.bias_transfer else None
         return plan_replacements(
-            self.groups, self.updates, self.replacement_rate, most, movable, self.protection.available
+            self.groups, self.updates, self._rate_of_whole_units, most, movable, self.protection.available
         )
+
+    @property
+    def _rate_of_whole_units(self) -> float:
+        """The replacement rate; 0 with soft replacement, which replaces no unit as a whole."""
+        return self.replacement_rate if self.soft is None else 0.0

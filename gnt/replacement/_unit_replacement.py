@@ -45,14 +45,34 @@ class UnitReplacement(BoundGroups):
 
         If an error is raised before any unit is replaced, the accumulators are as before: what was due stays due.
         """
+        return self.replace_due(self.find_due())
+
+    def find_due(self) -> list[float]:
+        """The first half of `select_and_replace`: select the units that are due, which ``replaced`` then names.
+
+        Returns:
+            The accumulators before, for the second half.
+        """
+        own = self.__dict__  # assigning attributes, whose names are checked, takes longer
+        accumulated = [group.state.accumulated for group in self.groups]
+        if self.soft is None:
+            own["replaced"] = self.select_due()
+        else:
+            own["selected"], own["replaced"] = [], self.no_units()
+        return accumulated
+
+    def replace_due(self, accumulated: Sequence[float]) -> list[Tensor]:
+        """The second half of `select_and_replace`, which changes the network.
+
+        Args:
+            accumulated: what `find_due` has returned.
+        """
+        own = self.__dict__
+        replaced: list[Tensor] = own["replaced"]
         if self.soft is not None:
             if self.updates % self.soft.period == 0:
                 self._move_towards_new()
-            self.selected, self.replaced = [], self.no_units()
-            return self.replaced
-        own = self.__dict__  # assigning attributes, whose names are checked, takes longer
-        accumulated = [group.state.accumulated for group in self.groups]
-        own["replaced"] = replaced = self.select_due()
+            return replaced
         if not any(map(Tensor.numel, replaced)):
             own["selected"] = []
             return replaced
@@ -60,11 +80,19 @@ class UnitReplacement(BoundGroups):
             self.replace_units(replaced, [None] * len(self.groups), selected=True)
         except BaseException:
             if self.selected:  # nothing was replaced
-                for group, before in zip(self.groups, accumulated, strict=True):
-                    group.state.accumulated = before
-                self.selected, self.replaced = [], self.no_units()
+                self.leave_due(accumulated)
             raise
         return replaced
+
+    def leave_due(self, accumulated: Sequence[float]) -> None:
+        """Replace none of the units that `find_due` has found: what was due stays due.
+
+        Args:
+            accumulated: what `find_due` has returned.
+        """
+        for group, before in zip(self.groups, accumulated, strict=True):
+            group.state.accumulated = before
+        self.selected, self.replaced = [], self.no_units()
 
     def select_due(self) -> list[Tensor]:
         """Indices of the units that are due, at most once for each update.

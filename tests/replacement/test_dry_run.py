@@ -63,6 +63,11 @@ def test_a_rate_of_0_is_reported_as_never_due():
     assert "none is eligible" in str(engine.dry_run())
 
 
+def test_soft_replacement_replaces_no_unit_as_a_whole():
+    _, engine = engine_after(1, soft=True)
+    assert "next due    never" in str(engine.dry_run())
+
+
 @pytest.mark.parametrize("most", [0, -1, 1.5, True, "3"])
 def test_most_must_be_a_positive_integer(most):
     with pytest.raises(ValueError, match=r"most must be an integer >= 1, got"):

@@ -70,6 +70,17 @@ def test_layers_equal_one_engine_over_the_same_groups(opt, settings):
         assert_same(layer.group.state.state_dict(), group.state.state_dict())
 
 
+def test_layers_move_units_softly_as_one_engine_does():
+    settings = {"soft": gnt.SoftReplacement(rate=0.1, period=2)}
+    net, other = cbp_net(**settings), plain_net()
+    opts = [OPTIMIZERS["sgd"](n.parameters()) for n in (net, other)]
+    engine = gnt.GnT(other, opts[1], generator=torch.Generator().manual_seed(2), **FREQUENT_REPLACEMENT, **settings)
+    train(net, opts[0], None, range(6), 1, 8, 8)
+    train(other, opts[1], engine, range(6), 1, 8, 8)
+    assert_same([p.detach() for p in net.parameters()], [p.detach() for p in other.parameters()])
+    assert [layer.group.state.replaced for layer in cbp_layers(net)] == [0] * 4
+
+
 def test_layers_do_not_affect_backward_and_replace_after_the_step():
     net, other = cbp_net(replacement_rate=1.0, maturity_threshold=0), plain_net()
     opt = OPTIMIZERS["sgd"](net.parameters())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -71,6 +72,33 @@ def test_units_that_were_due_stay_due(accumulate: Any, kernels: bool | None, att
             assert not any(map(len, engine.replaced))
     assert refused == 3
     assert any(map(len, engine.replaced))
+
+
+def test_layers_whose_units_were_due_keep_them_due() -> None:
+    linear = list(mlp(4, 8, 7, 6, 2))[::2]
+    layers = [gnt.CBPLinear(*pair, replacement_rate=0.9, maturity_threshold=0) for pair in itertools.pairwise(linear)]
+    net = torch.nn.Sequential(linear[0], *(each for pair in zip(layers, linear[1:], strict=True) for each in pair))
+    follower = Refuses()
+    layers[1].engine.follow(follower)
+    follower.refuses = True
+    with pytest.raises(Refusal):
+        step(net, torch.optim.SGD(net.parameters(), lr=0.0), 0)
+    assert [layer.group.state.replaced for layer in layers] == [7, 0, 0]
+    assert [len(layer.engine.replaced[0]) for layer in layers] == [7, 0, 0]
+    assert [layer.group.state.accumulated for layer in layers[1:]] == [0.0, 0.0]
+
+
+def test_layers_refuse_an_optimizer_at_its_first_step() -> None:
+    class Unknown(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:
+            for group in self.param_groups:
+                for param in group["params"]:
+                    self.state[param]["table"] = torch.zeros_like(param)
+
+    first, second = torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)
+    net = torch.nn.Sequential(first, torch.nn.ReLU(), gnt.CBPLinear(first, second), second)
+    with pytest.raises(TypeError, match="table"):
+        step(net, Unknown(net.parameters(), lr=0.1), 0)
 
 
 def test_a_selection_that_was_refused_can_be_replaced_later() -> None:
