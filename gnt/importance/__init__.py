@@ -16,6 +16,7 @@ _replaced_by_others    units that an engine replaced after features of the next 
 _across_processes      means over several processes
 """
 
+from gnt._utils.running_backward import in_backward
 from gnt.importance._across_processes import average_over_processes, check_shards
 from gnt.importance._backward_watch import BackwardWatch, GroupWatches, step_was_skipped
 from gnt.importance._evaluate.evaluator import ENGINE_UNCHANGED
@@ -40,7 +41,7 @@ from gnt.importance._shared_state import SharedState
 from gnt.importance._signals import Signals
 from gnt.importance._statistics import GroupStatistics, TapStatistics
 from gnt.importance._tap_features import TapFeatures
-from gnt.importance._training_forwards import OwnWeights, PastBackward, in_backward
+from gnt.importance._training_forwards import OwnWeights, PastBackward
 from gnt.importance._validation import check_feature, check_measured
 from gnt.importance.attribution import ATTRIBUTIONS, attribute, check_attribution
 

@@ -28,11 +28,6 @@ unpack_dual: Callable[[Tensor], Any] = forward_ad.unpack_dual
 _FUNCTIONAL_CALL = stateless._functional_call.__code__
 
 
-def in_backward() -> bool:
-    """True while a backward is running: a forward executed now is a recomputation."""
-    return bool(torch._C._current_graph_task_id() != -1)
-
-
 class OwnWeights:
     """The weights that a forward must use so that its features are those of the network.
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from gnt._utils.running_backward import in_backward
 from gnt._utils.validation import check_positive, finite_number, to_float
 
 
@@ -40,6 +41,10 @@ class InputNorm(nn.Module):
     Processes that train one network together have statistics of their own, unless DistributedDataParallel gives them
     those of the first one, as for BatchNorm (``broadcast_buffers=True``, its default). An input that is not finite
     makes the statistics of its feature NaN for good: check the inputs of a stream that may hold such values.
+
+    A forward that activation checkpointing repeats in the backward does not count again. It takes the present
+    statistics, which are those of the first forward unless another batch came between. A compiled network inside of
+    ``checkpoint`` cannot tell, and counts each batch twice; ``checkpoint`` inside of a compiled network is fine.
 
     >>> import torch, gnt
     >>> norm = gnt.nn.InputNorm(3)
@@ -77,7 +82,7 @@ class InputNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The normalized input, of its shape, and of its dtype if that is floating point."""
         self._check(x)
-        if self.training and x.numel():
+        if self.training and x.numel() and (torch.compiler.is_compiling() or not in_backward()):
             self._update(x.detach())
         wide = x if x.is_floating_point() else x.to(self.mean.dtype)
         normalized = (wide - self.mean) / torch.sqrt(self.var + self.eps)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import gnt
 from tests.twins.matrices import input_norm
@@ -41,6 +44,21 @@ def test_reset_parameters_forgets_all_batches() -> None:
     norm.reset_parameters()
     new = gnt.nn.InputNorm((3, 1, 1)).state_dict()
     assert all(torch.equal(value, new[name]) for name, value in norm.state_dict().items())
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_batch_counts_once_under_activation_checkpointing(reentrant: bool) -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(gnt.nn.InputNorm(4), nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    checkpointed = copy.deepcopy(plain)
+    for number in range(3):
+        x = torch.randn(16, 4) * 3 + number
+        plain(x).square().mean().backward()
+        checkpoint(checkpointed, x.clone().requires_grad_(), use_reentrant=reentrant).square().mean().backward()
+    for mine, theirs in zip(checkpointed.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(mine.grad, theirs.grad)  # type: ignore[arg-type]
+    for mine, theirs in zip(checkpointed.buffers(), plain.buffers(), strict=True):
+        assert torch.equal(mine, theirs)
 
 
 def test_engines_take_a_network_that_begins_with_it() -> None:
