@@ -96,9 +96,9 @@ class EngineSettings:
 
 
 def _plain(name: str, value: Any) -> Any:
-    if name == "init":
-        return init_name(value)
-    return value if value is None or isinstance(value, (bool, int, float, str)) else repr(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return init_name(value) if name == "init" else repr(value)
 
 
 ENGINE_SETTINGS = tuple(each.name for each in dataclasses.fields(EngineSettings))

@@ -156,6 +156,7 @@ def test_figures_and_settings_are_plain_values_that_agree_with_the_report():
     assert len(figures) == 6 * len(report.groups)
     settings = json.loads(json.dumps(engine.settings))
     assert settings["protect"].startswith("TopUnits(fraction=0.3")
+    assert gnt.GnT(mlp()).settings["init"] == "auto"
     assert set(settings) == set(gnt.replacement.ENGINE_SETTINGS) - {"generator", "process_group"}
 
 

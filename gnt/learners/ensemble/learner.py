@@ -52,7 +52,8 @@ class Ensemble(ContinualBackprop):
     Args:
         make_net: builds a network with its initial weights: a Sequential or a module with ``.layers`` that computes
             exactly what it lists. Supported are Linear, Conv1d/2d/3d, BatchNorm, InstanceNorm, GroupNorm, LayerNorm,
-            RMSNorm, `gnt.nn.InputNorm`, Dropout, Flatten, poolings and paddings, and activations without parameters.
+            RMSNorm, `gnt.nn.InputNorm`, Dropout, Flatten, poolings (not FractionalMaxPool, which is random) and
+            paddings, and activations without parameters.
         seeds: an integer for each member.
         loss: "mse", "cross_entropy" (on logits; "nll" is the same), or a callable (output, target) -> scalar, which is
             called for each member.

@@ -89,6 +89,17 @@ def test_each_type_of_layer(rate: float) -> None:
     assert compared.max_difference < 1e-8
 
 
+@pytest.mark.parametrize("layer", [nn.CircularPad2d(1), nn.ZeroPad2d(1), nn.LPPool2d(2, 2)], ids=str)
+def test_paddings_and_poolings(layer: nn.Module) -> None:
+    def make_net() -> nn.Module:
+        size = layer(torch.zeros(1, 3, 4, 4)).numel()
+        return nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), layer, nn.Flatten(), nn.Linear(size, 2)).double()
+
+    settings = {**FREQUENT_REPLACEMENT, "replacement_rate": 0.0}
+    compared = compare_with_single_runs(make_net, [3, 11], 3, shape=(1, 6, 6), out=2, batch=4, **settings)
+    assert compared.max_difference < 1e-11
+
+
 def test_a_callable_loss_and_a_list_of_layers_without_flatten() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
