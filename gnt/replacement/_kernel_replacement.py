@@ -33,7 +33,6 @@ class KernelTasks:
 
     Attributes:
         tasks: the tasks.
-        resets_optimizer: the state of the optimizer is among what is written.
 
     Raises:
         Unsupported: the kernel cannot replace units of this group with the same result as torch operations.
@@ -44,12 +43,15 @@ class KernelTasks:
         self._moves = array("q", [number for move in tasks.moves for number in _move_record(move)])
         new = [*(weight for weight, _ in tasks.new), *(bias for _, bias in tasks.new if bias is not None)]
         own = [*new, *tasks.writes]
-        steps = {float(step) for step in tasks.steps}
-        self.resets_optimizer = tasks.optimizer_writes is not None and len(steps) < 2
-        of_optimizer = (tasks.optimizer_writes or []) if self.resets_optimizer else []
+        of_optimizer = tasks.optimizer_writes or []
         self._writes = array("q", [number for write in (*own, *of_optimizer) for number in _write_record(write)])
         self._counts = len(own), len(own) + len(of_optimizer)
         self._kernel = load("replace_unit", dtype)
+
+    @property
+    def resets_optimizer(self) -> bool:
+        """True if the kernel can write the state of the optimizer: all parameters have made equally many steps."""
+        return self.tasks.optimizer_writes is not None and len({float(step) for step in self.tasks.steps}) < 2
 
     def replace(
         self, unit: int, fresh: Sequence[Tensor], mean: float | None, updates: int, *, resets_optimizer: bool

@@ -73,6 +73,26 @@ def test_replacements_of_single_units_equal_those_by_torch_operations(
     assert_same(*states)
 
 
+def test_step_counts_that_differ_only_later_are_written_as_by_torch_operations() -> None:
+    starts = []
+    for kernels in (None, False):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 1))
+        optimizer = gnt.optim.CBPAdam(
+            net, lr=0.01, replacement_rate=1 / 16, maturity_threshold=0, utility="random", kernels=kernels
+        )
+        optimizer.reset_units(net[0].weight, 0, [])
+        for step in range(20):
+            optimizer.zero_grad()
+            net(torch.randn(8, 4)).square().mean().backward()
+            for parameter in net[0 if step < 2 else 2].parameters():
+                parameter.grad = None
+            optimizer.step()
+        starts.append([state["column_start"] for state in optimizer.state.values() if "column_start" in state])
+    assert len(starts[0]) == 1
+    assert_same(*starts)
+
+
 def test_a_version_is_counted_for_each_changed_parameter() -> None:
     net = mlp()
     engine = gnt.GnT(net)
