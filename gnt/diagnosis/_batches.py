@@ -103,7 +103,13 @@ def _items(data: Any) -> Generator[Any, None, None]:
 
 
 def _iterates_in_its_own_way(data: DataLoader[Any]) -> bool:
-    """True if a subclass may change the batches that are collated."""
+    """True if a subclass may change the batches that are collated.
+
+    One that keeps an iterator for all its epochs is read without it, since to read from it would take training's
+    batches.
+    """
+    if any(isinstance(value, Iterator) for name, value in vars(data).items() if name != "_iterator"):
+        return False
     return type(data).__iter__.__module__.split(".")[0] not in _PASS_BATCHES_ON
 
 

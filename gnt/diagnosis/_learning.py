@@ -31,17 +31,26 @@ class Curve(NamedTuple):
 def copied_loss(loss: LossFunction | None, model: nn.Module) -> LossFunction | None:
     """A copy of a loss that is a module, whose state a forward may change; any other is returned as it is.
 
-    Parameters of ``model`` are not copied, so that their gradients show whether the loss depends on them.
+    Parameters of ``model`` are not copied, so that their gradients show whether the loss depends on them. Results of
+    earlier forwards that the module keeps are copied without their graph.
 
     Raises:
         TypeError: a module that cannot be copied.
     """
     if not isinstance(loss, nn.Module):
         return loss
+    kept: dict[int, Any] = {id(each): each for each in model.parameters()}
+    for module in loss.modules():
+        for value in (*vars(module).values(), *module.buffers(recurse=False)):
+            if isinstance(value, Tensor) and not value.is_leaf:
+                kept[id(value)] = value.detach().clone()
     try:
-        own: LossFunction = copy.deepcopy(loss, {id(each): each for each in model.parameters()})
+        own: LossFunction = copy.deepcopy(loss, kept)
     except Exception as error:
-        raise TypeError(f"loss must be a module that copy.deepcopy copies, got an error: {error}") from error
+        raise TypeError(
+            "loss must be a module that copy.deepcopy copies, or a function such as lambda output, y: loss(output, y), "
+            f"whose state the check may change; got an error: {error}"
+        ) from error
     return own
 
 
@@ -84,7 +93,7 @@ def learn(
     on_step: Callable[[], None],
 ) -> Curve:
     """Train ``net`` on the batches, one step each; ``on_step`` is called after each."""
-    losses, errors = [], []
+    losses, errors, counted = [], [], []
     for each in batches:
         batch = each.to(device)
         optimizer.zero_grad(set_to_none=True)
@@ -95,9 +104,21 @@ def learn(
         wrong = share_wrong(output, batch.y)
         if wrong is not None:
             errors.append(torch.where(value.detach().isfinite(), wrong, torch.nan))
+            counted.append((batch.y.long() != IGNORED_TARGET).any())
         on_step()
     on_cpu = torch.stack(losses).double().cpu()
-    return Curve(on_cpu, torch.stack(errors).double().cpu() if len(errors) == len(losses) else None)
+    if len(errors) < len(losses):
+        return Curve(on_cpu, None)
+    return Curve(on_cpu, _without_gaps(torch.stack(errors).double().cpu(), torch.stack(counted).cpu()))
+
+
+def _without_gaps(values: Tensor, known: Tensor) -> Tensor:
+    """The values, where those that are not known are the last known ones before them, at the start the first one."""
+    if not known.any():
+        return values
+    numbers = torch.arange(len(values))
+    latest = torch.where(known, numbers, -1).cummax(0).values
+    return values[latest.where(latest >= 0, int(known.int().argmax()))]
 
 
 def share_wrong(output: Any, y: Tensor) -> Tensor | None:

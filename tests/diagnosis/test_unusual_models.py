@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import gnt
 from gnt.diagnosis._batches import read_batches
-from gnt.diagnosis._learning import share_wrong
+from gnt.diagnosis._learning import learn, share_wrong
 
 torch.manual_seed(0)
 X = torch.randn(320, 8)
@@ -67,6 +67,21 @@ def test_samples_that_cross_entropy_ignores_do_not_count_as_wrong():
     assert share_wrong(scores, torch.tensor([156, 3, 0, -100])) == pytest.approx(1 / 3)
     assert share_wrong(scores, torch.tensor([156, 3, 0, 5], dtype=torch.uint8)) == 0.25
     assert share_wrong(scores, torch.full((4,), -100)).isnan()
+
+
+@pytest.mark.parametrize("ignored", [0, 4])
+def test_a_batch_of_which_all_targets_are_ignored_says_nothing_about_errors(ignored):
+    y = Y.clone()
+    y[32 * ignored : 32 * ignored + 32] = -100
+
+    def loss(output, y):
+        return F.cross_entropy(output, y, reduction="sum") / max(1, int((y != -100).sum()))
+
+    batches = read_batches([(X[i : i + 32], y[i : i + 32]) for i in range(0, 320, 32)], 10, 1)
+    net = network()
+    errors = learn(net, adam(net.parameters()), batches, loss, torch.device("cpu"), lambda: None).error
+    assert errors.isfinite().all()
+    assert errors[ignored] == errors[ignored - 1 if ignored else 1]
 
 
 def test_masked_scores_are_no_sign_of_divergence():
@@ -160,6 +175,8 @@ def test_each_copy_learns_with_a_copy_of_a_loss_that_is_a_module():
     assert found.losses["present"][0].tolist() == found.losses["present"][1].tolist()
     assert found.present[0].gradient_norm == found.fresh[0].gradient_norm
     assert loss.calls == 0
+    loss.latest = loss(network()(X), Y)  # for logging
+    assert check(network(), loss=loss).steps == 30
     loss.rows = (row for row in X)
     with pytest.raises(TypeError, match=r"loss must be a module that copy\.deepcopy copies"):
         check(network(), loss=loss)
@@ -238,6 +255,25 @@ def test_a_loader_with_iteration_of_its_own_gives_its_own_batches():
     assert (loader.num_workers, loader._iterator, loader.epochs) == (2, None, 0)
     assert [len(each.y) for each in found] == [32] * 3
     assert all(bool(((each.x * 2)[:, None] == X).all(2).any(1).all()) for each in found)
+
+
+class Endless(DataLoader):
+    """A loader with one iterator for all epochs."""
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        self.iterator = super().__iter__()
+
+    def __iter__(self):
+        yield from self.iterator
+
+
+def test_a_loader_that_keeps_its_iterator_loses_no_batches():
+    loader = Endless(TensorDataset(X, Y), batch_size=32)
+    epoch = iter(loader)
+    next(epoch)
+    assert [each.y.tolist() for each in read_batches(loader, 2, 1)] == [Y[:32].tolist(), Y[32:64].tolist()]
+    assert torch.equal(next(epoch)[1], Y[32:64])
 
 
 def test_expanded_buffers_are_kept():
