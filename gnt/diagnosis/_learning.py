@@ -116,7 +116,7 @@ def _without_gaps(values: Tensor, known: Tensor) -> Tensor:
     """The values, where those that are not known are the last known ones before them, at the start the first one."""
     if not known.any():
         return values
-    numbers = torch.arange(len(values))
+    numbers = torch.arange(len(values), device=values.device)
     latest = torch.where(known, numbers, -1).cummax(0).values
     return values[latest.where(latest >= 0, int(known.int().argmax()))]
 
