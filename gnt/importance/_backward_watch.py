@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle, unserializable_hook
 
 from gnt._utils.dynamo import not_compiled
+from gnt._utils.running_backward import in_backward
 from gnt.distributed import dtensor
 from gnt.distributed.process_group import is_initialized
 from gnt.importance._tap_features import GroupFeatures
@@ -191,4 +192,4 @@ def _has_gradient(weight: weakref.ref[Tensor]) -> bool:
 
 def _creates_graph() -> bool:
     """True while a backward with ``create_graph=True`` is running."""
-    return torch.is_grad_enabled() and torch._C._current_graph_task_id() != -1
+    return torch.is_grad_enabled() and in_backward()

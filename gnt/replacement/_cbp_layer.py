@@ -262,8 +262,9 @@ class CBPLayer(nn.Module):
         self.engine.load_state_dict(state)
 
     def reset_parameters(self) -> None:
-        """Start the engine anew: all units at age 0, without utilities and recorded features. There are no parameters;
-        the name is that of torch's layers.
+        """Give the layer the engine of a new one: all units at age 0, without utilities and recorded features.
+
+        There are no parameters; the name is that of torch's layers.
         """
         self.set_extra_state(self.engine.initial_state_dict())
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gnt.importance.attribution._evaluation import Evaluation, map_tensors
+from gnt.importance.attribution._evaluation import Evaluation
 from gnt.importance.attribution._reads import Read, Reader, along_positions
-from gnt.units import is_transposed_linear
+from gnt.units import is_transposed_linear, map_tensors
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gnt.importance.attribution._reads import Read, Replace, reads_of
-from gnt.units import ModelInputs, UnitGroup, isolated, unwrap
+from gnt.units import ModelInputs, UnitGroup, isolated, map_tensors, unwrap
 
 Target = Tensor | Callable[[Any], Tensor] | None
 
@@ -122,17 +122,3 @@ def gradients_of(values: Tensor, reads: Sequence[Read]) -> list[Tensor]:
         return [torch.zeros_like(node) for node in nodes]
     gradients = torch.autograd.grad(values.sum(), nodes, allow_unused=True)
     return [torch.zeros_like(n) if g is None else g for g, n in zip(gradients, nodes, strict=True)]
-
-
-def map_tensors(x: ModelInputs, *functions: Callable[[Tensor], Tensor]) -> Any:
-    """The inputs with functions applied to each of their tensors."""
-
-    def apply(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            for function in functions:
-                value = function(value)
-        return value
-
-    if isinstance(x, Mapping):
-        return {name: apply(value) for name, value in x.items()}
-    return tuple(map(apply, x)) if isinstance(x, tuple) else apply(x)
