@@ -20,6 +20,7 @@ from .problems import Family
 from .result_tables import tuning, varying
 
 _MOST = 7  # panels in a row
+_ONE_ROW = 4  # more problems than these, with one tuning, are shown in two rows
 _TITLE, _GAP, _EDGE, _KEYS, _KEY_LINE = 0.5, 0.16, 0.1, 0.42, 0.25
 _KEY_SIZE, _KEY_GAP = 11.5, 0.35
 _LEAST, _WIDEST = 1.2, 4.2
@@ -37,7 +38,8 @@ def draw_family(family: Family) -> Figure:
     names = varying(family.results)
     cells = _cells(family, names)
     tunings = sorted({values for _, values in cells}, reverse=True)
-    columns = min(_MOST, len(family.problems))
+    in_two_rows = len(tunings) == 1 and len(family.problems) > _ONE_ROW
+    columns = min(_MOST, -(-len(family.problems) // 2) if in_two_rows else len(family.problems))
     bands = -(-len(family.problems) // columns)
     labels = 0.08 + text_width("0.000" if not display.main.percent else "100.0%", _SIZE, bold=True) + 0.17
     each = min(_WIDEST, (WIDTH - LEFT - _EDGE - (columns - 1) * _GAP) / columns)

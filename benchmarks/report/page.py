@@ -19,6 +19,7 @@ from ..task_pictures import ACCURACIES
 from .earlier_page import CITED, EarlierPage
 from .family_picture import write_family_picture
 from .further_methods import FURTHER, Rows, after_their_parts, rows_without_runs, with_rows
+from .markdown import join_names
 from .missing_runs import missing_runs
 from .overview import NOTES, overview
 from .paired_differences import paired_differences
@@ -139,7 +140,7 @@ class Page:
         display = experiments.display(part.experiment)
         first = part.problems[0] if isinstance(part, Family) else part
         complete = [result for result in part.results if result.complete_seeds]
-        lines = [f"{part.about}. {_differences(first, part)}".rstrip()]
+        lines = [f"{part.about}. {_differences(first, part)}".rstrip(), *_elsewhere(part)]
         if complete:
             name = f"{part.experiment}_{_slug(title)}.png"
             drawn = partial(write_family_picture, part) if isinstance(part, Family) else _picture(part)
@@ -203,6 +204,14 @@ def _differences(first: Problem, part: Problem | Family) -> str:
     return f"{text} " + (
         f"Published: {settings_text(differing)}." if differing else "These are the published settings."
     )
+
+
+def _elsewhere(part: Problem | Family) -> list[str]:
+    """Where the similar problems with more methods are."""
+    if not isinstance(part, Family) or not part.elsewhere:
+        return []
+    names = [f'{part.by.replace("_", " ")} {one.values[part.by]} is in "{one.title}"' for one in part.elsewhere]
+    return ["", f"With more methods: {join_names(names)}."]
 
 
 def _others(experiment: str, sources: Sources) -> list[str]:

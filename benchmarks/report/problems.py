@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,10 +57,13 @@ class Problem:
 
 @dataclass(frozen=True)
 class Family:
-    """Problems that differ only in the setting ``by``."""
+    """Problems that differ only in the setting ``by``. ``elsewhere``: similar ones that are not among them, since they
+    have more methods.
+    """
 
     by: str
     problems: tuple[Problem, ...]
+    elsewhere: tuple[Problem, ...] = ()
 
     @property
     def experiment(self) -> str:
@@ -132,7 +136,9 @@ def _rank(problem: Problem) -> tuple[int, int, int]:
 
 
 def families(found: Sequence[Problem]) -> list[Problem | Family]:
-    """The same problems, with similar ones grouped into families."""
+    """The same problems, with similar ones grouped into families. A problem stays alone if it has a method that no
+    similar one has.
+    """
     rest, made = list(found), []
     if not experiments.display(found[0].experiment).families:
         return list(found)
@@ -142,9 +148,18 @@ def families(found: Sequence[Problem]) -> list[Problem | Family]:
         for problem in rest:
             alike.setdefault(tuple(value for key, value in problem.values.items() if key != name), []).append(problem)
         for group in alike.values():
-            if len(group) >= FAMILY:
+            alone, members = _with_own_methods(group)
+            if len(members) >= FAMILY:
                 default = cls.field(name).default
-                group.sort(key=lambda one: (one.values[name] != default, one.values[name]))
-                made.append(Family(name, tuple(group)))
-                rest = [problem for problem in rest if not any(problem is one for one in group)]
+                members.sort(key=lambda one: (one.values[name] != default, one.values[name]))
+                made.append(Family(name, tuple(members), tuple(alone)))
+                rest = [problem for problem in rest if not any(problem is one for one in members)]
     return sorted([*rest, *made], key=lambda one: _rank(one.problems[0] if isinstance(one, Family) else one))
+
+
+def _with_own_methods(group: Sequence[Problem]) -> tuple[list[Problem], list[Problem]]:
+    """The problems with a method that no other of them has, and the others."""
+    count = Counter(method for problem in group for method in problem.methods)
+    own = [len(group) > 1 and any(count[method] == 1 for method in problem.methods) for problem in group]
+    alone = [problem for problem, has in zip(group, own, strict=True) if has]
+    return alone, [problem for problem, has in zip(group, own, strict=True) if not has]

@@ -85,6 +85,10 @@ def test_texts_of_a_family_do_not_overlap(tmp_path: Path) -> None:
     check(figure)
     (fewer,) = families(problems([run for run in runs if run.settings.activation in activations[:3]]))
     check(family_picture.draw_family(fewer))
+    (one_tuning,) = families(problems([run for run in runs if run.settings.lr == 0.01]))
+    figure = family_picture.draw_family(one_tuning)
+    assert len({round(axes.get_position().y0, 4) for axes in figure.axes}) == 2  # in two rows
+    check(figure)
 
 
 def test_negative_returns_are_visible(tmp_path: Path) -> None:

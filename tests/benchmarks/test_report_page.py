@@ -219,3 +219,23 @@ def test_missing_results_are_reported_with_a_command(tmp_path: Path, capsys: pyt
     assert main(["report", "--out", str(tmp_path / "none"), "--to", str(tmp_path / "to")]) == 2
     assert "python -m benchmarks" in capsys.readouterr().err
     assert not (tmp_path / "to").exists()
+
+
+def test_a_problem_with_methods_of_its_own_is_shown_alone(tmp_path: Path) -> None:
+    grid = {"activation": ["relu", "elu", "swish", "tanh"]}
+    runs = planned_runs(tmp_path, REGRESSION, "backprop continual_backprop", grid=grid, steps=50)
+    for run in [*runs, *planned_runs(tmp_path, REGRESSION, "l2 swr", steps=50)]:
+        write_record(run)
+    text = report(tmp_path, tmp_path / "to")
+    title = "Size quick, but steps 50"
+    assert re.findall(r"^### (.+)$", text, re.MULTILINE) == [title, f"{title}, each activation"]
+    alone, _, family = text.partition(f"### {title}, each activation")
+    assert f'With more methods: activation relu is in "{title}".' in family
+    assert [row[0] for row in table_rows(family.partition("<details>")[0], "") if row[0] in grid["activation"]] == [
+        "elu",
+        "swish",
+        "tanh",
+    ]
+    for label in ("backprop", "L2", "SWR", "continual backprop"):
+        assert table_rows(alone.partition("### ")[2].partition("<details>")[0], f"{label} |")
+    assert len(list((tmp_path / "to/results").glob("*.png"))) == 2
