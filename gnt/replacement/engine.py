@@ -304,8 +304,13 @@ class GnT(AttachedEngine, ExplainsOtherNames):
 
         Returns:
             Indices of the units, one int64 tensor for each group; empty if no unit is due.
+
+        Raises:
+            RuntimeError: the engine has soft replacement, which moves all units and selects none; or it is closed.
         """
         self.feature_buffer.check_open()
+        if self.soft is not None:
+            raise RuntimeError(f"{self.soft} moves all units and selects none: call step() instead of select()")
         self.read_protection()
         units = self.select_due()
         self._selection = Selection(units)

@@ -199,5 +199,8 @@ def test_errors_and_the_repr_name_the_setting() -> None:
         gnt.GnT(make_net(), soft=0.1)  # type: ignore[arg-type]
     engine = gnt.GnT(make_net(), soft=True)
     assert "soft=SoftReplacement(rate=0.015, steepness=16.0, period=1000)" in repr(engine)
+    with pytest.raises(RuntimeError, match=r"SoftReplacement\(.*\) moves all units and selects none: call step\(\)"):
+        engine.select()
     engine.soft = None
+    assert not any(map(torch.Tensor.numel, engine.select()))
     assert "soft" not in repr(engine)
