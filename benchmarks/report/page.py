@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import IO
 
@@ -12,6 +12,7 @@ from .. import experiments
 from ..command_name import command_text
 from ..comparison_picture import write_picture
 from ..display import Display, FurtherPicture
+from ..method_styles import LABELS
 from ..plot_layout import save
 from ..settings import settings_text
 from ..summary import MethodResults, best_results
@@ -183,7 +184,8 @@ def _picture(problem: Problem) -> Callable[[IO[bytes]], None]:
     results = [result for result in problem.results if result.complete_seeds]
     chosen = list(best_results(results, display).values())
     if len(results) > CROWDED and len(chosen) < len(results):
-        return lambda file: write_picture(chosen, display, file, note="For each method the best of the settings tried.")
+        named = [replace(result, label=LABELS[result.method]) for result in chosen]  # settings are in the table
+        return lambda file: write_picture(named, display, file, note="For each method the best of the settings tried.")
     return lambda file: write_picture(results, display, file)
 
 
