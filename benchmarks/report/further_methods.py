@@ -7,6 +7,7 @@ top of the page include the rows of both, from the values of each seed beside th
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 
@@ -73,17 +74,18 @@ def with_rows(part: Problem | Family, rows: Rows) -> PartSummary:
     return PartSummary("", (problem,))
 
 
+def parts_of(lines: Sequence[str]) -> list[list[str]]:
+    """The lines of each part, from the empty line before its heading on; first those before the first heading."""
+    headings = [number for number, line in enumerate(lines) if line.startswith("### ")]
+    starts = [number - 1 if number and not lines[number - 1] else number for number in headings]
+    return [list(lines[start:end]) for start, end in itertools.pairwise([0, *starts, len(lines)])]
+
+
 def after_their_parts(kept: Sequence[str], further: Mapping[str, Sequence[str]]) -> list[str]:
     """The lines of kept parts, each followed by the part of further methods of the same title."""
     lines: list[str] = []
-    headings = [number for number, line in enumerate(kept) if line.startswith("### ")]
-    starts = [number - 1 if number and not kept[number - 1] else number for number in headings]  # with the line before
-    ends = [*starts[1:], len(kept)]
-    start = 0
-    for end in ends:
-        part = kept[start:end]
+    for part in parts_of(kept):
         lines += part
         title = next((line.removeprefix("### ") for line in part if line.startswith("### ")), "")
         lines += further.get(title, ())
-        start = end
     return lines

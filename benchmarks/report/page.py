@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import IO
+from typing import IO, TypeVar
 
 from .. import experiments
 from ..command_name import command_text
@@ -19,7 +19,7 @@ from ..summary import MethodResults, best_results
 from ..task_pictures import ACCURACIES
 from .earlier_page import CITED, EarlierPage
 from .family_picture import write_family_picture
-from .further_methods import FURTHER, Rows, after_their_parts, rows_without_runs, with_rows
+from .further_methods import FURTHER, Rows, after_their_parts, parts_of, rows_without_runs, with_rows
 from .markdown import join_names
 from .missing_runs import missing_runs
 from .overview import NOTES, overview
@@ -30,6 +30,8 @@ from .rerun_commands import default_command
 from .result_tables import Sources, family_table, of_experiment, problem_table
 from .run_finder import FoundRuns
 from .section_summary import Summaries
+
+T = TypeVar("T")
 
 PICTURES = "results"  # the folder beside the page
 CROWDED = 8  # curves in a picture; with more, only the best of each method are shown
@@ -99,7 +101,10 @@ class Page:
             name: self._experiment(name, parts, self.earlier.sections.get(name, [])) for name, parts in made.items()
         }
         known: Summaries = {
-            name: [*summaries.get(name, []), *self.earlier.summaries.get(name, [])] for name in experiments.NAMES
+            name: published_first(
+                [*summaries.get(name, []), *self.earlier.summaries.get(name, [])], lambda one: one.title
+            )
+            for name in experiments.NAMES
         }
         self.summaries = {name: parts for name, parts in known.items() if parts}
         parts = [
@@ -123,13 +128,16 @@ class Page:
         for note in experiments.display(name).notes:
             lines += ["", note]
         further: dict[str, list[str]] = {}
+        made: list[str] = []
         for part in parts:
             if self._rows[name, part.title]:
                 title = part.title + FURTHER
                 further[part.title] = ["", f"### {title}", "", *self._part(part, title, sources)]
             else:
-                lines += ["", f"### {part.title}", "", *self._part(part, part.title, sources)]
-        lines += after_their_parts(kept, further)
+                made += ["", f"### {part.title}", "", *self._part(part, part.title, sources)]
+        both = (*parts_of(made), *parts_of(after_their_parts(kept, further)))
+        for own in published_first(both, lambda own: "\n".join(own[:2]).strip("\n# ")):
+            lines += own
         others = _others(name, sources)
         known = sources.lines()
         lines += ["", *others] if others else []
@@ -177,6 +185,11 @@ class Page:
                 self.pictures.append(Picture(name, drawn))
                 lines += ["", f"![{further.title}: {part.experiment}, {title}]({PICTURES}/{name})"]
         return lines
+
+
+def published_first(parts: Iterable[T], title: Callable[[T], str]) -> list[T]:
+    """The parts of the published size before the others, whose order stays."""
+    return sorted(parts, key=lambda part: title(part).removesuffix(FURTHER) != "Size published")
 
 
 def _picture(problem: Problem) -> Callable[[IO[bytes]], None]:

@@ -183,3 +183,13 @@ def test_a_damaged_archive_is_reported(tmp_path: Path, capsys: pytest.CaptureFix
         assert main(["report", "--out", str(tmp_path / "out"), "--to", str(tmp_path / "to"), "--records"]) == 2
         assert f"Cannot read {file}" in "".join(capsys.readouterr().err.split("\n"))
         assert files(tmp_path / "to") == before
+
+
+def test_published_sizes_come_first_whichever_runs_are_new(tmp_path: Path) -> None:
+    for size in ("published", "quick"):
+        for run in planned_runs(tmp_path / size, DIGITS, "backprop continual_backprop", size=size):
+            write_record(run)
+        text = report(tmp_path / size, tmp_path / "to", "--keep")
+    assert re.findall(r"^### (.+)$", text, re.MULTILINE) == ["Size published", "Size quick"]
+    assert re.findall(rf"^\| \[{DIGITS}\]\(#{DIGITS}\): (\w+)", text, re.MULTILINE) == ["published", "quick"]
+    assert report(tmp_path / "quick", tmp_path / "to", "--keep") == text
