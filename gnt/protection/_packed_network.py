@@ -76,6 +76,7 @@ class PackedNetwork:
         """Raise ValueError for a parameter that is another tensor, or of another shape, than before."""
         now = dict(self._net.named_parameters(remove_duplicate=False)) | dict(self._net.named_buffers())
         for each in self.parameters:
+            each.follow_tensor()
             tensor = now.get(each.name)
             if tensor is not each.tensor or tensor.shape != each.held.shape:
                 got = "is gone" if tensor is None else f"is another tensor now, of shape {tuple(tensor.shape)}"

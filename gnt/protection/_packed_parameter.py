@@ -42,7 +42,12 @@ class PackedParameter:
         self._froze = False  # PackNet has set requires_grad=False
 
     def follow_tensor(self) -> None:
-        """Move owners and held values to the parameter's device and dtype."""
+        """Move owners and held values to the parameter's device and dtype. A buffer that ``net.to`` has replaced is
+        taken from its module.
+        """
+        if not isinstance(self.tensor, nn.Parameter):
+            now = self.modules[0]._buffers.get(self.name.rpartition(".")[2])
+            self.tensor = self.tensor if now is None else now
         tensor = self.tensor
         if self.held.device != tensor.device or self.held.dtype != tensor.dtype:
             self.held = self.held.to(tensor.device, tensor.dtype)

@@ -61,7 +61,7 @@ class SampleGradients:
         self._weights = {f"net.{name}": each.detach() for name, each in wanted.items()}
         self._directions, self._chunk = directions, chunk
         self._linear: dict[str, nn.Linear] | None = None
-        self._by_loop = False
+        self._by_loop = self._compared = False
         self._example: Tensor = torch.empty(0, device="cpu")
         self.sums = {
             name: torch.zeros_like(each, dtype=torch.promote_types(each.dtype, torch.float32))
@@ -84,12 +84,31 @@ class SampleGradients:
             part, target = batch.part(start, start + chunk), targets[start : start + chunk]
             if not self._by_loop:
                 try:
+                    if not self._compared and part.size > 1:
+                        self._compare(part.part(0, 2), target[:2])
                     self._add_vectorized(part, target)
                 except RuntimeError:  # an operation that vmap does not support
                     self._by_loop = True
             if self._by_loop:
                 self._add_one_by_one(part, target)
             self.count += part.size
+
+    def _compare(self, two: Batch, targets: Tensor) -> None:
+        """Raise RuntimeError if two samples at once give other sums than one by one, as with the backward of
+        ``nn.PReLU``, whose rule for nested `torch.func.vmap` mixes samples and directions.
+        """
+        before, found = self.sums, []
+        for add in (self._add_one_by_one, self._add_vectorized):
+            self.sums = {name: torch.zeros_like(each) for name, each in before.items()}
+            try:
+                add(two, targets)
+                found.append(self.sums)
+            finally:
+                self.sums = before
+        for right, got in zip(*(each.values() for each in found), strict=True):
+            if bool((got - right).abs().max() > 1e-2 * right.abs().max()):
+                raise RuntimeError("vectorized gradients differ")
+        self._compared = True
 
     def means(self) -> dict[str, Tensor]:
         """The sums divided by the number of samples, by the names of ``wanted``."""

@@ -14,8 +14,8 @@ from gnt.replacement.reinitialization import changed_scale_tensors, transfer_mea
 from gnt.units import Slot, UnitGroup, read_slices, write_slices
 
 
-def soft_shares(soft: SoftReplacement, state: UnitState, members: int) -> Tensor:
-    """Alpha of each unit of a group, (num_units,); protected units have 0."""
+def soft_shares(soft: SoftReplacement, state: UnitState, members: int, available: Tensor | None) -> Tensor:
+    """Alpha of each unit of a group, (num_units,); protected units, and those that are not available, have 0."""
     utility = state.corrected_utility.view(members, -1)
     tiny = torch.finfo(utility.dtype).tiny
     relative = (utility / utility.mean(1, keepdim=True).clamp_min(tiny)).flatten()
@@ -24,6 +24,8 @@ def soft_shares(soft: SoftReplacement, state: UnitState, members: int) -> Tensor
         shares = shares * (state.age.to(utility.dtype) / state.maturity_threshold).clamp_max(1.0)
     if state.unprotected_share is not None:
         shares = shares * state.unprotected_share
+    if available is not None:
+        shares = shares * available
     return shares if state.protected is None else shares.masked_fill(state.protected, 0.0)
 
 

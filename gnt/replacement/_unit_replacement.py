@@ -221,7 +221,9 @@ class UnitReplacement(BoundGroups):
                 self._draw(group, [group.num_units // self.members] * self.members, None, inits)
                 for group, inits in work
             ]
-        shares = [soft_shares(self.soft, group.state, self.members) for group, _ in work]
+        shares = [
+            soft_shares(self.soft, group.state, self.members, self.protection.available(group)) for group, _ in work
+        ]
         for (group, _), alpha in zip(work, shares, strict=True):
             move_outgoing(group, alpha, movable)
         for (group, _), alpha, (weights, biases) in zip(work, shares, drawn, strict=True):

@@ -424,3 +424,26 @@ def test_another_optimizer_can_be_assigned_and_then_keeps_the_values_of_earlier_
     with pytest.raises(ValueError, match=r"the optimizer does not hold parameter 2\.weight"):
         packnet.optimizer = lacking
     assert packnet.optimizer is second
+
+
+def test_a_network_with_norms_can_be_converted_before_and_between_tasks() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    pack = gnt.PackNet(net)
+    for task, dtype in enumerate((torch.float64, torch.float32)):
+        net.to(dtype)  # replaces the running statistics
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        pack.optimizer = optimizer
+        pack.begin_task(task)
+        for _ in range(3):
+            optimizer.zero_grad()
+            x, y = torch.randn(9, 6, dtype=dtype), torch.randint(3, (9,))
+            torch.nn.functional.cross_entropy(net(x), y).backward()
+            optimizer.step()
+        pack.prune()
+        pack.end_task()
+        if not task:
+            mean = net[1].running_mean.clone()
+    torch.testing.assert_close(net[1].running_mean, mean.float())  # the first task's, as its weights
+    with pack.use(0):
+        assert net(x).dtype == torch.float32

@@ -76,6 +76,7 @@ MODELS: dict[str, Any] = {
     "a second use of some samples": (Gated, (4,)),
     "control flow": (Refusing, (4,)),
     "norm and dropout": (Norms, (4,)),
+    "an activation with a weight": (lambda: nn.Sequential(nn.Linear(4, 6), nn.PReLU(), nn.Linear(6, 3)), (4,)),
 }
 
 

@@ -187,6 +187,24 @@ def test_protected_units_stay() -> None:
     torch.testing.assert_close(ratio, torch.tensor([1.0, 0.75, 0.5, 0.5, 0.5], dtype=torch.float64))
 
 
+def test_units_that_are_not_available_stay() -> None:
+    class NotNow:
+        def protected(self, group: gnt.UnitGroup) -> None:
+            return None
+
+        def available(self, group: gnt.UnitGroup) -> torch.Tensor:
+            return torch.arange(group.num_units) >= 2
+
+    net = make_net()
+    engine = gnt.GnT(
+        net, protect=NotNow(), maturity_threshold=0, soft=gnt.SoftReplacement(rate=0.5, steepness=0.0, period=1)
+    )
+    before = net[0].weight.detach().clone()
+    backward(net, 0)
+    engine.step()
+    assert (net[0].weight.detach() != before).any(1).tolist() == [False, False, True, True, True, True]
+
+
 def test_errors_and_the_repr_name_the_setting() -> None:
     for wrong, message in [
         ({"rate": 1.5}, "rate must be a number in"),
