@@ -134,7 +134,8 @@ class MemoryPenalty(WithStrength, WeightMemory):
         """Add the gradient of the penalty before each step of an optimizer; return this object.
 
         Nothing but the end of a task is then needed in the training loop. The state is saved and loaded with the
-        optimizer's, as "gnt_memory". Do not add the penalty to the loss, too.
+        optimizer's, as "gnt_memory". Do not add the penalty to the loss, too. With an optimizer whose step compares
+        losses (LBFGS with a line search) add it to the loss instead: the loss of a closure does not contain it here.
 
         Raises:
             TypeError: not a torch.optim.Optimizer.
