@@ -7,7 +7,6 @@ top of the page include the rows of both, from the values of each seed beside th
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import re
 from collections.abc import Mapping, Sequence
 
@@ -74,18 +73,17 @@ def with_rows(part: Problem | Family, rows: Rows) -> PartSummary:
     return PartSummary("", (problem,))
 
 
-def parts_of(lines: Sequence[str]) -> list[list[str]]:
-    """The lines of each part, from the empty line before its heading on; first those before the first heading."""
+def parts_of(lines: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Title and lines of each part, from the empty line before its heading on. Lines before the first heading are a
+    part without a title.
+    """
     headings = [number for number, line in enumerate(lines) if line.startswith("### ")]
-    starts = [number - 1 if number and not lines[number - 1] else number for number in headings]
-    return [list(lines[start:end]) for start, end in itertools.pairwise([0, *starts, len(lines)])]
+    titles = ["", *(lines[number].removeprefix("### ") for number in headings)]
+    starts = [0, *(number - 1 if number and not lines[number - 1] else number for number in headings)]
+    ends = [*starts[1:], len(lines)]
+    return [(title, list(lines[start:end])) for title, start, end in zip(titles, starts, ends, strict=True)]
 
 
 def after_their_parts(kept: Sequence[str], further: Mapping[str, Sequence[str]]) -> list[str]:
     """The lines of kept parts, each followed by the part of further methods of the same title."""
-    lines: list[str] = []
-    for part in parts_of(kept):
-        lines += part
-        title = next((line.removeprefix("### ") for line in part if line.startswith("### ")), "")
-        lines += further.get(title, ())
-    return lines
+    return [line for title, own in parts_of(kept) for line in (*own, *further.get(title, ()))]

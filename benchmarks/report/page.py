@@ -136,7 +136,7 @@ class Page:
             else:
                 made += ["", f"### {part.title}", "", *self._part(part, part.title, sources)]
         both = (*parts_of(made), *parts_of(after_their_parts(kept, further)))
-        for own in published_first(both, lambda own: "\n".join(own[:2]).strip("\n# ")):
+        for _, own in published_first(both, lambda part: part[0]):
             lines += own
         others = _others(name, sources)
         known = sources.lines()

@@ -148,7 +148,7 @@ def families(found: Sequence[Problem]) -> list[Problem | Family]:
         for problem in rest:
             alike.setdefault(tuple(value for key, value in problem.values.items() if key != name), []).append(problem)
         for group in alike.values():
-            alone, members = _with_own_methods(group)
+            alone, members = _with_and_without_own_methods(group)
             if len(members) >= FAMILY:
                 default = cls.field(name).default
                 members.sort(key=lambda one: (one.values[name] != default, one.values[name]))
@@ -157,7 +157,7 @@ def families(found: Sequence[Problem]) -> list[Problem | Family]:
     return sorted([*rest, *made], key=lambda one: _rank(one.problems[0] if isinstance(one, Family) else one))
 
 
-def _with_own_methods(group: Sequence[Problem]) -> tuple[list[Problem], list[Problem]]:
+def _with_and_without_own_methods(group: Sequence[Problem]) -> tuple[list[Problem], list[Problem]]:
     """The problems with a method that no other of them has, and the others."""
     count = Counter(method for problem in group for method in problem.methods)
     own = [len(group) > 1 and any(count[method] == 1 for method in problem.methods) for problem in group]

@@ -215,15 +215,15 @@ class UnitReplacement(BoundGroups):
         check_not_sharded([group for group, _ in work])
         check_scales_fit([slot for group, _ in work for slot in group.scales])
         movable = self.protection.movable_biases([group for group, _ in work]) if self.bias_transfer else None
+        shares = [
+            soft_shares(self.soft, group.state, self.members, self.protection.available(group)) for group, _ in work
+        ]
         own_function = () if isinstance(self.init, str) else (self.generator,)
         with restore_generators_on_error(own_function):
             drawn = [
                 self._draw(group, [group.num_units // self.members] * self.members, None, inits)
                 for group, inits in work
             ]
-        shares = [
-            soft_shares(self.soft, group.state, self.members, self.protection.available(group)) for group, _ in work
-        ]
         for (group, _), alpha in zip(work, shares, strict=True):
             move_outgoing(group, alpha, movable)
         for (group, _), alpha, (weights, biases) in zip(work, shares, drawn, strict=True):

@@ -171,19 +171,26 @@ def test_the_mean_utility_of_a_group_stays(every: int) -> None:
         torch.testing.assert_close(group.state.corrected_utility, (utility + utility.mean()) / 2)
 
 
+def moved_once(protect: object, rate: float) -> tuple[nn.Sequential, nn.Sequential]:
+    """A network before and after one move of all units by ``rate``."""
+    net = make_net()
+    engine = gnt.GnT(
+        net, protect=protect, maturity_threshold=0, soft=gnt.SoftReplacement(rate=rate, steepness=0.0, period=1)
+    )
+    before = copy.deepcopy(net)
+    backward(net, 0)
+    engine.step()
+    return before, net
+
+
 def test_protected_units_stay() -> None:
     class Held:
         def protected(self, group: gnt.UnitGroup) -> torch.Tensor:
             return torch.tensor([1.0, 0.5, *[0.0] * (group.num_units - 2)])
 
-    net = make_net()
-    engine = gnt.GnT(
-        net, protect=Held(), maturity_threshold=0, soft=gnt.SoftReplacement(rate=1.0, steepness=0.0, period=1)
-    )
-    before = net[4].weight.detach().clone()
-    backward(net, 0)
-    engine.step()
-    ratio = (net[4].weight.detach() / before)[0]
+    before, net = moved_once(Held(), 1.0)
+    # rate 1 and steepness 0: alpha is 1/2 where nothing is protected
+    ratio = (net[4].weight.detach() / before[4].weight.detach())[0]
     torch.testing.assert_close(ratio, torch.tensor([1.0, 0.75, 0.5, 0.5, 0.5], dtype=torch.float64))
 
 
@@ -195,14 +202,9 @@ def test_units_that_are_not_available_stay() -> None:
         def available(self, group: gnt.UnitGroup) -> torch.Tensor:
             return torch.arange(group.num_units) >= 2
 
-    net = make_net()
-    engine = gnt.GnT(
-        net, protect=NotNow(), maturity_threshold=0, soft=gnt.SoftReplacement(rate=0.5, steepness=0.0, period=1)
-    )
-    before = net[0].weight.detach().clone()
-    backward(net, 0)
-    engine.step()
-    assert (net[0].weight.detach() != before).any(1).tolist() == [False, False, True, True, True, True]
+    before, net = moved_once(NotNow(), 0.5)
+    changed = (net[0].weight.detach() != before[0].weight.detach()).any(1)
+    assert changed.tolist() == [False, False, True, True, True, True]
 
 
 def test_errors_and_the_repr_name_the_setting() -> None:
